@@ -1,0 +1,172 @@
+"""The values everything is decided on: records, lineages, changes, decisions, the world. No I/O, no clock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from fedstac.domain.errors import Finding, Problem
+from fedstac.domain.vocabulary import Project
+
+
+class State(StrEnum):
+    """Superseded is not a state: it is `latest` = false."""
+
+    PUBLISHED = "published"
+    RETRACTED = "retracted"
+    MARKED = "marked"
+    DELETED = "deleted"
+    PURGED = "purged"
+
+
+class Outcome(StrEnum):
+    """What became of one command."""
+
+    NEW = "new"  # the first version of its lineage
+    NEWER = "newer"  # a later version; the old latest was demoted
+    OLDER = "older"  # an earlier version than one that is there; stored, not latest
+    UPDATED = "updated"  # the same version with the same files, other metadata
+    IDENTICAL = "identical"  # nothing changed, nothing was announced
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+def rfc3339(moment: datetime) -> str:
+    """An aware datetime as RFC 3339 in UTC with microseconds: the one spelling used in documents, events and digests."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One dataset as it is stored here: the publisher's document and the server's state beside it.
+
+    `document` is None where it was not loaded (the digests are always there). `claims_latest` is what the last event
+    said; `latest` is what is shown: at a consumer they may differ for a moment (rule C1), at the origin never.
+    """
+
+    collection: str
+    id: str
+    lineage: str
+    origin: str
+    version: int | None
+    state: State
+    latest: bool
+    claims_latest: bool
+    epoch: int
+    seq: int
+    created: datetime
+    updated: datetime
+    document: str | None
+    document_digest: bytes
+    files_digest: bytes
+    publisher: str
+    cv_version: str | None
+
+    @property
+    def digest(self) -> bytes:
+        """sha-256 over the document's digest and the server's state; equal on every node that shows the same.
+
+        The document goes in by its own digest, so that a change of state alone needs no document (docs/adr/0002).
+        """
+        state = "\n".join(
+            (
+                self.collection,
+                self.id,
+                self.state.value,
+                "latest" if self.claims_latest else "",
+                rfc3339(self.created),
+                rfc3339(self.updated),
+            )
+        )
+        return hashlib.sha256(self.document_digest + state.encode()).digest()
+
+    def is_newer_than(self, epoch: int, seq: int) -> bool:
+        """Whether this state is later than an event's; clocks decide nothing (invariant I25)."""
+        return (self.epoch, self.seq) >= (epoch, seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """All versions of one dataset name, locked for the transaction that holds this value."""
+
+    key: str
+    origin: str
+    seq: int
+    records: Mapping[str, Record]
+
+    @property
+    def latest(self) -> Record | None:
+        return next((record for record in self.records.values() if record.latest), None)
+
+    def after(self, changes: Sequence[Change]) -> Lineage:
+        """The lineage as the next command of the same batch sees it."""
+        if not changes:
+            return self
+        records = {**self.records, **{change.after.id: change.after for change in changes}}
+        return replace(self, seq=changes[-1].after.seq, records=records)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCopy:
+    """What goes into pgstac: enough to filter, sort and page, nothing to serve."""
+
+    geometry: str  # GeoJSON text, longitudes -180..180, two dimensions
+    start: str  # RFC 3339, as PostgreSQL reads it
+    end: str
+    properties: str  # JSON text of the publisher's properties
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A document made ready: everything that follows from it alone, computed once."""
+
+    collection: str
+    id: str
+    lineage: str
+    version: int | None
+    institution: str | None
+    text: str
+    document_digest: bytes
+    files_digest: bytes
+    search: SearchCopy
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed change of one dataset; exactly one event."""
+
+    event_type: str
+    before: Record | None
+    after: Record
+    draft: Draft | None = None  # where the document itself is new
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    outcome: Outcome
+    changes: tuple[Change, ...] = ()
+    warnings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that a rule may know beside the lineage and the command."""
+
+    now: datetime
+    origin: str  # this node's name
+    epoch: int
+    projects: Mapping[str, Project]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one command of a batch, in the order of the commands."""
+
+    outcome: Outcome
+    changes: tuple[Change, ...] = ()
+    problem: Problem | None = None
+    findings: tuple[Finding, ...] = ()
