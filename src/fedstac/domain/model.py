@@ -35,8 +35,8 @@ class Outcome(StrEnum):
 
 
 def rfc3339(moment: datetime) -> str:
-    """An aware datetime as RFC 3339 in UTC with microseconds: the one spelling used in documents, events and digests."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """An aware datetime as RFC 3339 in UTC with microseconds: one spelling in documents, events and digests."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class Record:
         )
         return hashlib.sha256(self.document_digest + state.encode()).digest()
 
-    def is_newer_than(self, epoch: int, seq: int) -> bool:
-        """Whether this state is later than an event's; clocks decide nothing (invariant I25)."""
+    def includes(self, epoch: int, seq: int) -> bool:
+        """Whether an event is already in this state; clocks decide nothing (invariant I25)."""
         return (self.epoch, self.seq) >= (epoch, seq)
 
 
@@ -158,8 +158,8 @@ class World:
 
     now: datetime
     origin: str  # this node's name
-    epoch: int
     projects: Mapping[str, Project]
+    epoch: int = 1  # of this node's feed, read again under the locks
 
 
 @dataclass(frozen=True, slots=True)

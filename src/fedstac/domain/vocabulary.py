@@ -83,6 +83,4 @@ def name_of(collection: str, item_id: str, project: Project | None) -> DatasetNa
     match = project.id_pattern.fullmatch(item_id)
     if match is None:
         return Finding("id-template", "/id", f"{item_id!r} is not of the form {project.id_template} of {project.name}")
-    return DatasetName(
-        lineage=f"{collection}/{item_id[: -project.base_suffix]}", version=int(match.group("version"))
-    )
+    return DatasetName(lineage=f"{collection}/{item_id[: -project.base_suffix]}", version=int(match.group("version")))

@@ -1,0 +1,48 @@
+"""Connections: the pool of a process, and which failures are worth another try."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+Pool = asyncpg.Pool[asyncpg.Record]
+
+# pgstac's functions need its schema on the path; parallel plans and jit cost more than they bring on these queries
+SESSION = {
+    "search_path": "pgstac, public",
+    "timezone": "UTC",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+    "application_name": "fedstac",
+}
+TRANSIENT_CLASSES = ("40", "53", "57", "08")  # SQLSTATE: rollback, resources, operator intervention, connection
+REFUSED_CLASSES = ("22", "23")  # data exception, integrity constraint: the item itself
+
+
+async def pool(dsn: str, *, size: int, application: str = "fedstac") -> Pool:
+    """A pool on `dsn`, or on PGHOST and its like where that is empty."""
+    settings = SESSION | {"application_name": application}
+    return await asyncpg.create_pool(
+        dsn or None, min_size=1, max_size=size, server_settings=settings, command_timeout=120, timeout=30
+    )
+
+
+async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connection[asyncpg.Record]:
+    """A connection of its own, for locks that live as long as it does."""
+    return await asyncpg.connect(dsn or None, server_settings=SESSION | {"application_name": application}, timeout=30)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may succeed when it is tried again."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(TRANSIENT_CLASSES)
+    return isinstance(error, (OSError, asyncpg.InterfaceError, asyncio.TimeoutError))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the database refused the data itself."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(REFUSED_CLASSES)
+    return isinstance(error, asyncpg.DataError)

@@ -1,0 +1,195 @@
+"""Requests and their items: the queue of the workers, and what became of everything that was accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+from zlib import crc32
+
+import orjson
+
+from fedstac.db.connections import Connection
+from fedstac.domain.errors import Finding
+from fedstac.domain.model import Outcome
+
+SHARDS = 64
+QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document")
+REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "findings", "finished")
+FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
+
+
+def shard_of(lineage: str) -> int:
+    """The shard of a lineage key; also that of the feed's `shard` parameter."""
+    return crc32(lineage.encode()) % SHARDS
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An item of a request as it is accepted; `problem` where it was refused before it was queued."""
+
+    lineage: str
+    dataset: str
+    document: str | None
+    problem: str | None = None
+    detail: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    id: UUID
+    collection: str
+    action: str
+    submitter: str
+    roles: tuple[str, ...]
+    user_agent: str | None
+    correlation: str
+    cv_version: str | None
+    items: Sequence[NewItem]
+
+
+async def create(conn: Connection, request: NewRequest, now: datetime) -> None:
+    """Stores an accepted request; call it in a transaction."""
+    await conn.execute(
+        """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)""",
+        request.id, request.collection, request.action, len(request.items), request.submitter, list(request.roles),
+        request.user_agent, request.correlation, request.cv_version,
+    )  # fmt: skip
+    numbered = list(enumerate(request.items))
+    await conn.copy_records_to_table(
+        "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
+        records=[
+            (request.id, n, shard_of(item.lineage), item.dataset, item.document)
+            for n, item in numbered if item.problem is None
+        ],
+    )  # fmt: skip
+    refused = [(n, item) for n, item in numbered if item.problem is not None]
+    if refused:
+        await conn.copy_records_to_table(
+            "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
+            records=[
+                (request.id, n, shard_of(item.lineage), item.dataset, item.document, "rejected", Outcome.REJECTED.value,
+                 item.problem, item.detail, findings_json(item.findings), now)
+                for n, item in refused
+            ],
+        )  # fmt: skip
+
+
+def findings_json(findings: Sequence[Finding]) -> str | None:
+    return orjson.dumps([finding.as_json() for finding in findings]).decode() if findings else None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Shards that a worker holds for a while; whoever finds the token changed has lost them."""
+
+    token: UUID
+    shards: tuple[int, ...]
+    attempts: int  # claims of one of them that ended without a result
+
+
+async def claim(conn: Connection, worker: str, token: UUID, lease_seconds: float) -> Claim | None:
+    """Claims half of the shards that have work and no holder, the ones that wait longest first; None if there is none.
+
+    Half, so that a second worker finds the other half.
+    """
+    rows = await conn.fetch(
+        """WITH busy AS MATERIALIZED (
+               SELECT s.n, first.id FROM fedstac.shard s
+               CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
+                                   ORDER BY id LIMIT 1) first
+               WHERE s.until < clock_timestamp()),
+           wanted AS MATERIALIZED (
+               SELECT n FROM fedstac.shard WHERE n IN (
+                   SELECT n FROM busy ORDER BY id LIMIT (SELECT (count(*) + 1) / 2 FROM busy))
+               AND until < clock_timestamp() ORDER BY n FOR UPDATE SKIP LOCKED)
+           UPDATE fedstac.shard s SET token = $1, worker = $2, attempts = attempts + 1,
+                  until = clock_timestamp() + make_interval(secs => $3)
+           FROM wanted WHERE s.n = wanted.n RETURNING s.n, s.attempts""",
+        token, worker, lease_seconds,
+    )  # fmt: skip
+    if not rows:
+        return None
+    return Claim(token, tuple(sorted(row["n"] for row in rows)), max(row["attempts"] for row in rows) - 1)
+
+
+async def hold(conn: Connection, claim: Claim) -> bool:
+    """Whether the claim still stands; if so nobody takes it until this transaction ends."""
+    rows = await conn.fetch(
+        "SELECT n FROM fedstac.shard WHERE n = ANY($1::smallint[]) AND token = $2 ORDER BY n FOR KEY SHARE",
+        claim.shards, claim.token,
+    )  # fmt: skip
+    return len(rows) == len(claim.shards)
+
+
+async def renew(conn: Connection, claim: Claim, lease_seconds: float) -> bool:
+    """Prolongs a claim after a result; False if it is lost."""
+    status = await conn.execute(
+        """UPDATE fedstac.shard SET until = clock_timestamp() + make_interval(secs => $3), attempts = 1
+           WHERE n = ANY($1::smallint[]) AND token = $2""",
+        claim.shards, claim.token, lease_seconds,
+    )  # fmt: skip
+    return status == f"UPDATE {len(claim.shards)}"
+
+
+async def release(conn: Connection, claim: Claim) -> None:
+    await conn.execute(
+        """UPDATE fedstac.shard SET token = NULL, worker = NULL, until = '-infinity', attempts = 0
+           WHERE n = ANY($1::smallint[]) AND token = $2""",
+        claim.shards, claim.token,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedItem:
+    id: int
+    request: UUID
+    collection: str
+    action: str
+    dataset: str
+    document: str
+    submitter: str
+    roles: tuple[str, ...]
+    cv_version: str | None
+
+
+async def queued(conn: Connection, claim: Claim, limit: int) -> list[QueuedItem]:
+    """The next items of the claimed shards, in the order in which they were accepted."""
+    rows = await conn.fetch(
+        """SELECT i.id, i.request, r.collection, r.action, i.dataset, i.document, r.submitter, r.roles, r.cv_version
+           FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
+           WHERE i.status = 'queued' AND i.shard = ANY($1::smallint[]) ORDER BY i.id LIMIT $2""",
+        claim.shards, limit,
+    )  # fmt: skip
+    return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one queued item."""
+
+    item: int
+    outcome: Outcome
+    problem: str | None
+    detail: str | None
+    findings: tuple[Finding, ...]
+    last_event: int | None
+
+
+async def finish(conn: Connection, results: Sequence[Result]) -> None:
+    """Makes items final; one that is final already stays as it is (I2). Documents of finished work are let go."""
+    await conn.execute(
+        """UPDATE fedstac.request_item i
+           SET status = r.status, outcome = r.outcome, problem = r.problem, detail = r.detail,
+               findings = r.findings::jsonb, last_event = r.last_event, finished = clock_timestamp(),
+               document = CASE WHEN r.status <> 'done' THEN i.document END
+           FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+                r (id, status, outcome, problem, detail, findings, last_event)
+           WHERE i.id = r.id AND i.status = 'queued'""",
+        [r.item for r in results], [FINAL.get(r.outcome, "done") for r in results], [r.outcome for r in results],
+        [r.problem for r in results], [r.detail for r in results], [findings_json(r.findings) for r in results],
+        [r.last_event for r in results],
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""What happens when someone publishes a dataset (publication.md, Versions)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fedstac.domain import events, policy
+from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists
+from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A new version, or the same one again."""
+
+    draft: Draft
+    principal: policy.Principal
+    warnings: tuple[Finding, ...] = ()
+    cv_version: str | None = None
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        """Demotes the latest before it promotes a newer version; raises a Problem where it is refused."""
+        policy.require_publisher(self.principal, self.draft.institution, self.draft.id)
+        if lineage.origin != world.origin:
+            raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
+        stored = lineage.records.get(self.draft.id)
+        if stored is not None:
+            return self._again(stored, lineage, world)
+        versions = [record.version for record in lineage.records.values() if record.version is not None]
+        is_newest = all((self.draft.version or 0) > version for version in versions)
+        demoted = self._demotions(lineage, world) if is_newest else ()
+        published = Change(
+            event_type=events.PUBLISHED,
+            before=None,
+            after=self._record(lineage, world, seq=lineage.seq + len(demoted) + 1, latest=is_newest),
+            draft=self.draft,
+        )
+        outcome = Outcome.NEW if not versions else Outcome.NEWER if is_newest else Outcome.OLDER
+        return Decision(outcome, (*demoted, published), self.warnings)
+
+    def _again(self, stored: Record, lineage: Lineage, world: World) -> Decision:
+        """The same version: identical, other metadata, or other files, which a version never gets."""
+        if stored.state is not State.PUBLISHED:
+            raise Conflict(f"{stored.id} is {stored.state}; publish a new version instead")
+        if stored.document_digest == self.draft.document_digest:
+            return Decision(Outcome.IDENTICAL, (), self.warnings)
+        if stored.version is None:
+            raise ItemAlreadyExists(f"{stored.id} exists with other content; change it with PUT or PATCH")
+        if stored.files_digest != self.draft.files_digest:
+            raise ItemAlreadyExists(
+                f"{stored.id} exists with other files; files never change under a version: publish a new version"
+            )
+        updated = replace(
+            self._record(lineage, world, seq=lineage.seq + 1, latest=stored.latest),
+            created=stored.created,
+            publisher=stored.publisher,
+        )
+        change = Change(event_type=events.UPDATED, before=stored, after=updated, draft=self.draft)
+        return Decision(Outcome.UPDATED, (change,), self.warnings)
+
+    def _demotions(self, lineage: Lineage, world: World) -> tuple[Change, ...]:
+        old = lineage.latest
+        if old is None:
+            return ()
+        after = replace(
+            old, latest=False, claims_latest=False, epoch=world.epoch, seq=lineage.seq + 1, updated=world.now
+        )
+        return (Change(event_type=events.SUPERSEDED, before=old, after=after, reason=f"superseded by {self.draft.id}"),)
+
+    def _record(self, lineage: Lineage, world: World, *, seq: int, latest: bool) -> Record:
+        return Record(
+            collection=self.draft.collection,
+            id=self.draft.id,
+            lineage=lineage.key,
+            origin=world.origin,
+            version=self.draft.version,
+            state=State.PUBLISHED,
+            latest=latest,
+            claims_latest=latest,
+            epoch=world.epoch,
+            seq=seq,
+            created=world.now,
+            updated=world.now,
+            document=self.draft.text,
+            document_digest=self.draft.document_digest,
+            files_digest=self.draft.files_digest,
+            publisher=self.principal.name,
+            cv_version=self.cv_version,
+        )

@@ -1,0 +1,214 @@
+"""Events: CloudEvents 1.0 in JSON, written once with the change they announce, and read again by consumers.
+
+The stored text has no position; every delivery splices `pos` and `epoch` in front. Events carry the full new state, not
+steps: no consumer ever applies a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+
+from fedstac.domain import documents
+from fedstac.domain.errors import BadRequest
+from fedstac.domain.model import Change, Draft, Record, State, rfc3339
+from fedstac.domain.vocabulary import DatasetName, Project
+
+PREFIX = "org.fedstac."
+PUBLISHED = "org.fedstac.dataset.published.v1"
+UPDATED = "org.fedstac.dataset.updated.v1"
+SUPERSEDED = "org.fedstac.dataset.superseded.v1"
+CURRENT = "org.fedstac.dataset.current.v1"  # a snapshot's entry: the state as it is, no change
+COLLECTION_CREATED = "org.fedstac.collection.created.v1"
+COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"
+COLLECTION_DELETED = "org.fedstac.collection.deleted.v1"
+COLLECTION_CURRENT = "org.fedstac.collection.current.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in a feed: everything up to `pos` of `epoch` is known. Written `epoch.pos`."""
+
+    epoch: int
+    pos: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.pos}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """BadRequest where the text is no cursor."""
+        epoch, dot, pos = text.partition(".")
+        if dot and epoch.isdecimal() and pos.isdecimal() and len(text) < 40:
+            return cls(int(epoch), int(pos))
+        raise BadRequest(
+            f"{text[:40]!r} is no cursor; it looks like 1.4711, as X-Cursor gives it, or 0.0 for the start"
+        )
+
+
+START = Cursor(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an event says beside the change."""
+
+    origin: str
+    actor: str
+    request: UUID | None
+
+
+def dataset_event(change: Change, event_id: UUID, context: Context) -> str:
+    """The text of the event of a change. The record's document has to be loaded, unless it is gone."""
+    record = change.after
+    data = _data(record) | ({"reason": change.reason} if change.reason else {})
+    data |= {"previous_state": change.before.state if change.before else None, "actor": context.actor}
+    envelope = _envelope(change.event_type, event_id, context, record.updated)
+    envelope |= {"subject": f"{record.collection}/{record.id}", "sequence": str(record.seq)}
+    return _with_document(envelope | {"partitionkey": record.lineage, "data": data}, record.document)
+
+
+def collection_event(
+    event_type: str, collection: str, seq: int, *, document: str | None, digest: bytes, at: datetime,
+    event_id: UUID, context: Context,
+) -> str:  # fmt: skip
+    envelope = _envelope(event_type, event_id, context, at)
+    envelope |= {"subject": collection, "sequence": str(seq), "partitionkey": collection}
+    data = {"collection": collection, "seq": seq, "digest": digest.hex(), "actor": context.actor}
+    return _with_document(envelope | {"data": data}, document)
+
+
+def current(record: Record) -> str:
+    """A snapshot's entry, of the same form as an event, so that one reader takes both."""
+    envelope = {"type": CURRENT, "source": record.origin, "epoch": record.epoch, "partitionkey": record.lineage}
+    return _with_document(envelope | {"data": _data(record)}, record.document)
+
+
+def positioned(text: str, cursor: Cursor) -> str:
+    """An event's text with its place in the feed in front."""
+    return f'{{"pos":{cursor.pos},"epoch":{cursor.epoch},{text[1:]}'
+
+
+def _envelope(event_type: str, event_id: UUID, context: Context, at: datetime) -> dict[str, object]:
+    request = {"correlationid": str(context.request)} if context.request else {}
+    return {
+        "specversion": "1.0",
+        "id": str(event_id),
+        "source": context.origin,
+        "type": event_type,
+        "time": rfc3339(at),
+        "datacontenttype": "application/json",
+        **request,
+    }
+
+
+def _data(record: Record) -> dict[str, object]:
+    return {
+        "collection": record.collection,
+        "id": record.id,
+        "base_id": record.lineage.partition("/")[2],
+        "version": record.version,
+        "seq": record.seq,
+        "state": record.state,
+        "latest": record.claims_latest,
+        "created": rfc3339(record.created),
+        "updated": rfc3339(record.updated),
+        "cv": {"version": record.cv_version} if record.cv_version else None,
+        "publisher": record.publisher,
+        "digest": record.digest.hex(),
+    }
+
+
+def _with_document(event: Mapping[str, object], document: str | None) -> str:
+    text = orjson.dumps(event).decode()
+    return text if document is None else f'{text[:-2]},"document":{document}}}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetEvent:
+    """An event as a consumer has it: the new state of one dataset, and the document made ready."""
+
+    event_id: str
+    cursor: Cursor | None  # None in a snapshot
+    record: Record
+    draft: Draft | None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionEvent:
+    event_id: str
+    cursor: Cursor | None
+    change: Literal["set", "deleted"]
+    collection: str
+    origin: str
+    epoch: int
+    seq: int
+    document: str | None
+    digest: bytes
+
+
+Event = DatasetEvent | CollectionEvent
+
+
+def read(event: Mapping[str, Any], projects: Mapping[str, Project]) -> Event:
+    """An event or a snapshot's entry, parsed. BadRequest where it is none, or its digest does not fit its content."""
+    try:
+        read_data = _read_collection if event["type"].startswith(PREFIX + "collection.") else _read_dataset
+        return read_data(event, projects)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadRequest(f"event {event.get('id')} cannot be read: {error!r}") from error
+
+
+def _cursor(event: Mapping[str, Any]) -> Cursor | None:
+    return Cursor(event["epoch"], event["pos"]) if "pos" in event else None
+
+
+def _read_collection(event: Mapping[str, Any], projects: Mapping[str, Project]) -> CollectionEvent:
+    data = event["data"]
+    document = data.get("document")
+    return CollectionEvent(
+        event_id=event.get("id", ""),
+        cursor=_cursor(event),
+        change="deleted" if event["type"] == COLLECTION_DELETED else "set",
+        collection=data["collection"],
+        origin=event["source"],
+        epoch=event["epoch"],
+        seq=data["seq"],
+        document=orjson.dumps(document).decode() if document is not None else None,
+        digest=bytes.fromhex(data["digest"]),
+    )
+
+
+def _read_dataset(event: Mapping[str, Any], projects: Mapping[str, Project]) -> DatasetEvent:
+    data = event["data"]
+    document = data.get("document")
+    project = projects.get(data["collection"])
+    name = DatasetName(lineage=event["partitionkey"], version=data["version"])
+    draft = documents.prepare(document, name, project) if document is not None else None
+    record = Record(
+        collection=data["collection"],
+        id=data["id"],
+        lineage=name.lineage,
+        origin=event["source"],
+        version=name.version,
+        state=State(data["state"]),
+        latest=data["latest"],
+        claims_latest=data["latest"],
+        epoch=event["epoch"],
+        seq=data["seq"],
+        created=datetime.fromisoformat(data["created"]),
+        updated=datetime.fromisoformat(data["updated"]),
+        document=draft.text if draft else None,
+        document_digest=draft.document_digest if draft else b"",
+        files_digest=draft.files_digest if draft else b"",
+        publisher=data["publisher"],
+        cv_version=data["cv"]["version"] if data.get("cv") else None,
+    )
+    if record.digest.hex() != data["digest"]:
+        raise BadRequest(f"event {event.get('id')}: the digest of {record.id} does not fit its content")
+    return DatasetEvent(event_id=event.get("id", ""), cursor=_cursor(event), record=record, draft=draft)

@@ -1,0 +1,173 @@
+"""Is a document valid? All findings at once, each with its place. Rules are pure; schemas are compiled by the caller.
+
+So far: the shape that everything else relies on, the STAC core schema on the item as it will be served, geometry,
+dates, the id template and the project's extensions. The vocabulary's rules (terms, relations) join `RULES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import jsonschema_rs
+
+from fedstac.domain import documents, geometry
+from fedstac.domain.errors import Finding, StacInvalid, errors_in
+from fedstac.domain.model import Draft
+from fedstac.domain.vocabulary import DatasetName, Project, name_of
+
+Rule = Callable[[Mapping[str, Any], Project | None], Iterator[Finding]]
+
+MAX_ID = 512
+ITEM_ID = re.compile(r"[^\x00-\x1f\x7f/?#%\s][^\x00-\x1f\x7f/?#%]*")
+DATES = ("datetime", "start_datetime", "end_datetime")
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE)
+SHAPE: tuple[tuple[str, type, str], ...] = (
+    ("type", str, 'the string "Feature"'),
+    ("stac_version", str, 'a string, "1.1.0"'),
+    ("id", str, "a string"),
+    ("properties", dict, "an object"),
+    ("links", list, "an array"),
+    ("assets", dict, "an object"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """The rules with their compiled schema; one per process, shared."""
+
+    item_schema: jsonschema_rs.Validator
+    projects: Mapping[str, Project]
+
+    def draft(self, document: object, collection: str) -> tuple[Draft, tuple[Finding, ...]]:
+        """The document made ready for `collection`, and warnings. StacInvalid, with all findings, refuses it."""
+        findings = [*_shape(document, collection)]
+        if not findings and isinstance(document, dict):
+            project = self.projects.get(collection)
+            findings += [finding for rule in RULES for finding in rule(document, project)]
+            findings += self._schema(document)
+            name = name_of(collection, document["id"], project)
+            if isinstance(name, DatasetName) and not errors_in(findings):
+                return documents.prepare(document, name, project), (*findings, *documents.replaced(document))
+        raise StacInvalid(_summary(document, findings), findings=tuple(dict.fromkeys(findings)))
+
+    def _schema(self, document: Mapping[str, Any]) -> Iterator[Finding]:
+        as_served = {**document, "collection": document["collection"], "links": [*document["links"], COLLECTION_LINK]}
+        if self.item_schema.is_valid(as_served):
+            return
+        for error in self.item_schema.iter_errors(as_served):
+            pointer = "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in error.instance_path)
+            yield Finding("stac-core", pointer, _message(error))
+
+
+COLLECTION_LINK = {"rel": "collection", "href": "../", "type": "application/json"}  # the server adds one when serving
+
+
+def _message(error: jsonschema_rs.ValidationError) -> str:
+    kind = type(error.kind).__name__
+    if kind in ("OneOfNotValid", "AnyOf", "OneOfMultipleValid"):
+        return "none of the forms that STAC allows here fits"
+    return error.message if len(error.message) < 300 else f"{error.message[:120]} … {error.message[-120:]}"
+
+
+def _summary(document: object, findings: list[Finding]) -> str:
+    name = document.get("id") if isinstance(document, dict) else None
+    what = f"The item {str(name)[:MAX_ID]!r}" if isinstance(name, str) else "The item"
+    first = errors_in(findings)[0]
+    more = f" ({len(errors_in(findings)) - 1} more findings)" if len(errors_in(findings)) > 1 else ""
+    return f"{what} is not valid: {first.pointer or 'the document'}: {first.message}{more}"
+
+
+def _shape(document: object, collection: str) -> Iterator[Finding]:
+    """What every other rule takes for granted."""
+    if not isinstance(document, dict):
+        yield Finding("shape", "", "a STAC Item is expected, a JSON object")
+        return
+    for name, kind, wanted in SHAPE:
+        if name not in document:
+            yield Finding("shape", "", f"the member `{name}` is missing; it has to be {wanted}")
+        elif not isinstance(document[name], kind):
+            yield Finding("shape", f"/{name}", f"`{name}` has to be {wanted}")
+    if document.get("type", "Feature") != "Feature":
+        yield Finding("shape", "/type", f'{document["type"]!r} is not "Feature"')
+    if "geometry" not in document:
+        yield Finding("shape", "", "the member `geometry` is missing; use null where there is none")
+    if document.get("collection") != collection:
+        message = f"{document.get('collection')!r} is not the collection {collection!r} that it was sent to"
+        yield Finding("collection", "/collection", message)
+    yield from _shape_of_members(document)
+
+
+def _shape_of_members(document: Mapping[str, Any]) -> Iterator[Finding]:
+    links, assets = document.get("links"), document.get("assets")
+    for n, link in enumerate(links if isinstance(links, list) else ()):
+        if not (isinstance(link, dict) and isinstance(link.get("rel"), str) and isinstance(link.get("href"), str)):
+            yield Finding("shape", f"/links/{n}", "a link needs `rel` and `href`, both strings")
+    for key, asset in assets.items() if isinstance(assets, dict) else ():
+        if not isinstance(asset, dict):
+            yield Finding("shape", f"/assets/{key.replace('~', '~0').replace('/', '~1')}", "an asset is an object")
+
+
+def _id(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+    item_id = document["id"]
+    if len(item_id) > MAX_ID or not ITEM_ID.fullmatch(item_id):
+        yield Finding("id", "/id", f"an id has 1 to {MAX_ID} characters, none of them a control character, / ? # or %")
+        return
+    name = name_of(document["collection"], item_id, project)
+    if isinstance(name, Finding):
+        yield name
+
+
+def _geometry(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+    yield from geometry.check(document["geometry"])
+
+
+def _dates(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+    """RFC 3339 in years 1 to 9999, and a start that is not after the end."""
+    moments: dict[str, datetime] = {}
+    properties = document["properties"]
+    for name in DATES:
+        value = properties.get(name)
+        if value is None:
+            continue
+        moment = _moment(value)
+        if moment is None:
+            yield Finding("datetime", f"/properties/{name}", f"{str(value)[:64]!r} is no date and time as in RFC 3339")
+        else:
+            moments[name] = moment
+    start, end = moments.get("start_datetime"), moments.get("end_datetime")
+    if start and end and start > end:
+        yield Finding("datetime", "/properties/start_datetime", "start_datetime is after end_datetime")
+    if "datetime" not in properties:
+        yield Finding(
+            "datetime", "/properties", "`datetime` is missing; use null beside start_datetime and end_datetime"
+        )
+    elif properties["datetime"] is None and not (properties.get("start_datetime") and properties.get("end_datetime")):
+        yield Finding("datetime", "/properties", "`datetime` is null: start_datetime and end_datetime are needed")
+
+
+def _moment(value: object) -> datetime | None:
+    if not isinstance(value, str) or not RFC3339.fullmatch(value):
+        return None
+    try:
+        return datetime.fromisoformat(value.upper())
+    except ValueError:
+        return None
+
+
+def _extensions(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+    """Only the project's extensions; a URI is compared, never fetched."""
+    if project is None:
+        return
+    uris = document.get("stac_extensions") or ()
+    for n, uri in enumerate(uris if isinstance(uris, list) else ()):
+        if not str(uri).startswith(project.extensions):
+            accepted = ", ".join(project.extensions)
+            yield Finding("extension", f"/stac_extensions/{n}",
+                          f"{str(uri)[:200]!r} is not accepted by {project.name}; accepted are {accepted}")  # fmt: skip
+
+
+RULES: tuple[Rule, ...] = (_id, _geometry, _dates, _extensions)

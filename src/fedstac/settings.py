@@ -1,0 +1,55 @@
+"""Settings: the only reader of the environment. FEDSTAC_… beside PostgreSQL's own PG… names."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HERE = Path(__file__).resolve().parent
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Each field is read from FEDSTAC_<NAME>, or a .env file."""
+
+    model_config = SettingsConfigDict(env_prefix="FEDSTAC_", env_file=".env", extra="ignore", frozen=True)
+
+    dsn: str = Field("", description="PostgreSQL connection URL of the writer; empty: PGHOST, PGDATABASE, PGUSER, …")
+    owner_dsn: str = Field("", description="Connection URL of the owner, for `fedstac migrate`; empty: PGHOST, …")
+    node: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$", description="This node's name, its origin")
+    public_url: str = Field("", description="The address that clients see; links start with it. Empty: host and port")
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    pool_size: int = Field(10, ge=2, le=200, description="Database connections of an api process")
+    run_workers: bool = Field(True, description="Publish workers and the sequencer run inside the api process")
+    workers: int = Field(1, ge=1, le=16, description="Publish workers in one process")
+    batch: int = Field(250, ge=1, le=5000, description="Items a worker publishes in one transaction")
+    lease_seconds: float = Field(30, ge=1, le=600, description="How long a worker's claim of a shard holds")
+    default_wait_seconds: float = Field(
+        0, ge=0, le=60, description="How long a POST waits for its result without `Prefer: wait`; 0: answer 202 at once"
+    )
+    max_item_bytes: int = Field(4 << 20, description="Largest body of a single item")
+    max_batch_bytes: int = Field(64 << 20, description="Largest body of a batch, also after decompression")
+    max_batch_items: int = Field(5000, description="Most items in one request")
+    read_timeout_seconds: float = Field(15, gt=0, description="Longest pause while a request's headers or body arrive")
+    matched_exact_to: int = Field(1000, ge=0, description="numberMatched of a filtered search is exact up to here")
+    search_limit: int = Field(10, ge=1, description="Items a page where a search names no limit")
+    max_search_limit: int = Field(10_000, ge=1, description="Most items a page")
+    token_key: str = Field("", description="Secret that signs paging tokens; empty: made anew at every start")
+    source: str = Field("", description="For an index node: the address of the publishing node")
+    source_token: str = Field("", description="For an index node: its token at the source")
+    log_format: str = Field("auto", pattern="^(auto|json|console)$", description="Form of the log lines")
+
+
+@lru_cache
+def load() -> Settings:
+    """The settings of this process."""
+    return Settings()
+
+
+def folder(name: str) -> Path:
+    """A folder of data files that ship with the package: `migrations` or `cv`."""
+    installed, checkout = HERE / name, HERE.parents[1] / name
+    return installed if installed.is_dir() else checkout
