@@ -83,7 +83,8 @@ CREATE TABLE fedstac.feed_state (
     system_id   text NOT NULL,                  -- of the cluster: a restored or promoted database starts a new epoch
     timeline    text NOT NULL,
     snap        pg_snapshot NOT NULL,
-    pos         bigint NOT NULL
+    pos         bigint NOT NULL,
+    signing_key bytea NOT NULL                  -- of paging tokens
 );
 
 CREATE TABLE fedstac.epoch (
@@ -224,6 +225,9 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pgstac, public, pg_temp AS $$
     FROM pgstac.collections
 $$;
 REVOKE ALL ON FUNCTION fedstac.widen_partitions() FROM public;
+
+-- Search pages by keyset in this order; thousands of datasets of one model start at the same moment.
+CREATE INDEX items_fedstac_order ON pgstac.items (datetime DESC, collection DESC, id DESC);
 
 GRANT USAGE ON SCHEMA fedstac TO fedstac_writer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA fedstac TO fedstac_writer;

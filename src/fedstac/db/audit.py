@@ -24,7 +24,8 @@ class Entry:
 async def append(conn: Connection, entries: Sequence[Entry]) -> None:
     if entries:
         await conn.execute(
-            """INSERT INTO fedstac.audit (actor, action, collection, dataset, request, outcome, digest_before, digest_after)
+            """INSERT INTO fedstac.audit (actor, action, collection, dataset, request, outcome, digest_before,
+                   digest_after)
                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bytea[],
                                     $8::bytea[])""",
             [e.actor for e in entries], [e.action for e in entries], [e.collection for e in entries],

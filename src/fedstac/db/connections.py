@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeAlias
 
 import asyncpg
 
-Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-Pool = asyncpg.Pool[asyncpg.Record]
+# asyncpg is generic to the type checker only
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Row = asyncpg.Record
 
 # pgstac's functions need its schema on the path; parallel plans and jit cost more than they bring on these queries
 SESSION = {
@@ -29,7 +32,7 @@ async def pool(dsn: str, *, size: int, application: str = "fedstac") -> Pool:
     )
 
 
-async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connection[asyncpg.Record]:
+async def connect(dsn: str, *, application: str = "fedstac") -> "asyncpg.Connection[asyncpg.Record]":
     """A connection of its own, for locks that live as long as it does."""
     return await asyncpg.connect(dsn or None, server_settings=SESSION | {"application_name": application}, timeout=30)
 

@@ -30,7 +30,8 @@ async def append(conn: Connection, entries: Sequence[Entry]) -> list[int]:
     rows = await conn.fetch(
         """INSERT INTO fedstac.outbox (event_id, key, collection, dataset, seq, type, digest, event)
            SELECT event_id, key, collection, dataset, seq, type, digest, event
-           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::text[])
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[],
+                       $8::text[])
                 WITH ORDINALITY e (event_id, key, collection, dataset, seq, type, digest, event, n)
            ORDER BY n RETURNING id""",
         [e.event_id for e in entries], [e.key for e in entries], [e.collection for e in entries],

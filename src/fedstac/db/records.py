@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import orjson
 
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
 from fedstac.domain.model import Change, Lineage, Record, State
 
@@ -47,7 +46,7 @@ async def load(conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[
     return {key: Lineage(key, held.origin, held.seq, records.get(key, {})) for key, held in lineages.items()}
 
 
-def from_row(row: Mapping[str, Any]) -> Record:
+def from_row(row: Row) -> Record:
     """A record from a row of COLUMNS and `document`."""
     values = dict(row)
     return Record(**{**values, "state": State(values["state"])})
@@ -72,8 +71,8 @@ async def _upsert(conn: Connection, changes: Sequence[Change]) -> None:
         return
     records = [change.after for change in changes]
     await conn.execute(
-        """INSERT INTO fedstac.record (collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq,
-                created, updated, document, document_digest, files_digest, digest, publisher, cv_version)
+        """INSERT INTO fedstac.record (collection, id, lineage, origin, version, state, latest, claims_latest, epoch,
+                seq, created, updated, document, document_digest, files_digest, digest, publisher, cv_version)
            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bool[],
                 $8::bool[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::timestamptz[], $13::text[],
                 $14::bytea[], $15::bytea[], $16::bytea[], $17::text[], $18::text[])
@@ -165,7 +164,8 @@ async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change])
     if not changes:
         return
     await conn.execute(
-        f"""UPDATE {leaf} i SET content = jsonb_set(i.content, '{{properties}}', (i.content->'properties') || c.state::jsonb)
+        f"""UPDATE {leaf} i
+            SET content = jsonb_set(i.content, '{{properties}}', (i.content->'properties') || c.state::jsonb)
             FROM unnest($1::text[], $2::text[]) c (id, state) WHERE i.id = c.id""",  # noqa: S608 -- from a number
         [change.after.id for change in changes], [_state(change.after) for change in changes],
     )  # fmt: skip

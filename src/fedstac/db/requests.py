@@ -53,7 +53,8 @@ class NewRequest:
 async def create(conn: Connection, request: NewRequest, now: datetime) -> None:
     """Stores an accepted request; call it in a transaction."""
     await conn.execute(
-        """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version)
+        """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
+               cv_version)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)""",
         request.id, request.collection, request.action, len(request.items), request.submitter, list(request.roles),
         request.user_agent, request.correlation, request.cv_version,

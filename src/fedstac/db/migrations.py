@@ -1,0 +1,148 @@
+"""Migrations: pgstac to its pinned version, then our own in order, under one lock. Synchronous; the CLI calls it.
+
+`SETUP` is what a superuser runs once on a server of the operator's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from pypgstac.db import PgstacDB
+from pypgstac.migrate import Migrate
+
+PGSTAC_VERSION = "0.10.0"
+LOCK = 0x666564_00
+FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+
+SETUP = """\
+-- Run once as a superuser, connected to the database that fedstac will use:
+--   fedstac migrate --print-setup | psql -d <database>
+-- Then set passwords:  ALTER ROLE fedstac_owner PASSWORD '…';  ALTER ROLE fedstac_writer PASSWORD '…';
+CREATE EXTENSION IF NOT EXISTS postgis;
+CREATE EXTENSION IF NOT EXISTS btree_gist;
+CREATE EXTENSION IF NOT EXISTS unaccent;
+DO $$ BEGIN
+    IF to_regrole('fedstac_owner') IS NULL THEN CREATE ROLE fedstac_owner LOGIN; END IF;
+    IF to_regrole('fedstac_writer') IS NULL THEN CREATE ROLE fedstac_writer LOGIN; END IF;
+    IF to_regrole('pgstac_admin') IS NULL THEN CREATE ROLE pgstac_admin; END IF;
+    IF to_regrole('pgstac_read') IS NULL THEN CREATE ROLE pgstac_read; END IF;
+    IF to_regrole('pgstac_ingest') IS NULL THEN CREATE ROLE pgstac_ingest; END IF;
+END $$;
+-- pgstac's own migration creates and grants roles, which PostgreSQL allows to CREATEROLE only
+ALTER ROLE fedstac_owner CREATEROLE;
+GRANT pgstac_admin, pgstac_read, pgstac_ingest TO fedstac_owner WITH ADMIN OPTION;
+GRANT pgstac_read, pgstac_ingest TO fedstac_writer;
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO fedstac_owner', current_database()); END $$;
+"""
+
+
+class MigrationRefused(Exception):
+    """The database is not one that these migrations may touch; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    number: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read(folder: Path) -> list[Migration]:
+    """The migrations in a folder, in order."""
+    files = sorted(path for path in folder.iterdir() if FILE.fullmatch(path.name))
+    return [Migration(int(path.name[:4]), path.name, path.read_text()) for path in files]
+
+
+def setup(dsn: str) -> None:
+    """Runs SETUP; `dsn` is a superuser's."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(SETUP)
+
+
+def migrate(dsn: str, folder: Path, *, say: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Brings a database up to date and returns the names of what was done. `dsn` is the owner's; empty: PGHOST, ….
+
+    Two at once wait for each other. MigrationRefused for a newer schema than this code knows, or a changed file.
+    """
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        _check_setup(conn)
+        conn.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+        pgstac = _migrate_pgstac(dsn, conn, say)
+        conn.execute("CREATE SCHEMA IF NOT EXISTS fedstac")
+        conn.execute(
+            """CREATE TABLE IF NOT EXISTS fedstac.migration (
+                   number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
+                   at timestamptz NOT NULL DEFAULT now())"""
+        )
+        own = _migrate_own(conn, read(folder), say)
+        conn.execute("SELECT fedstac.extend_outbox()")
+        conn.execute("SELECT fedstac.widen_partitions()")
+        database = sql.Identifier(conn.info.dbname)
+        for setting in ("default_toast_compression = 'lz4'", "jit = off"):
+            conn.execute(sql.SQL("ALTER DATABASE {} SET " + setting).format(database))
+        return pgstac + own
+
+
+def _check_setup(conn: psycopg.Connection) -> None:
+    ready = conn.execute(
+        "SELECT to_regtype('public.geometry') IS NOT NULL AND to_regrole('fedstac_writer') IS NOT NULL"
+    ).fetchone()
+    if not ready or not ready[0]:
+        raise MigrationRefused(
+            f"the database {conn.info.dbname!r} lacks PostGIS or the role fedstac_writer; a superuser runs once: "
+            f"fedstac migrate --print-setup | psql -d {conn.info.dbname}"
+        )
+
+
+def _migrate_pgstac(dsn: str, conn: psycopg.Connection, say: Callable[[str], None]) -> list[str]:
+    row = conn.execute("SELECT to_regclass('pgstac.migrations') IS NOT NULL").fetchone()
+    current = None
+    if row and row[0]:
+        found = conn.execute("SELECT version FROM pgstac.migrations ORDER BY datetime DESC, version DESC").fetchone()
+        current = found[0] if found else None
+    if current == PGSTAC_VERSION:
+        return []
+    if current and [int(n) for n in current.split(".")] > [int(n) for n in PGSTAC_VERSION.split(".")]:
+        raise MigrationRefused(
+            f"pgstac {current} is newer than {PGSTAC_VERSION}, which this fedstac knows; update fedstac"
+        )
+    say(f"pgstac {current or 'none'} → {PGSTAC_VERSION}")
+    with PgstacDB(dsn=dsn) as db:
+        Migrate(db).run_migration(PGSTAC_VERSION)
+    return [f"pgstac {PGSTAC_VERSION}"]
+
+
+def _migrate_own(conn: psycopg.Connection, known: list[Migration], say: Callable[[str], None]) -> list[str]:
+    rows = conn.execute("SELECT number, name, checksum FROM fedstac.migration ORDER BY number").fetchall()
+    applied = {number: (name, checksum) for number, name, checksum in rows}
+    numbers = {migration.number: migration for migration in known}
+    for number, (name, checksum) in applied.items():
+        if number not in numbers:
+            raise MigrationRefused(
+                f"the database has the migration {name}, which this fedstac does not know; update it"
+            )
+        if numbers[number].checksum != checksum:
+            raise MigrationRefused(f"the migration {name} was changed after it ran here; restore the released file")
+    done = []
+    for migration in known:
+        if migration.number in applied:
+            continue
+        say(f"migration {migration.name}")
+        with conn.transaction():
+            conn.execute(migration.text.encode())
+            conn.execute(
+                "INSERT INTO fedstac.migration (number, name, checksum) VALUES (%s, %s, %s)",
+                (migration.number, migration.name, migration.checksum),
+            )
+        done.append(migration.name)
+    return done

@@ -1,0 +1,103 @@
+"""Nodes and tokens: who may call, what consumers have acknowledged, and a consumer's own cursor."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from fedstac.db.connections import Connection, Row
+from fedstac.domain.events import Cursor
+from fedstac.domain.policy import Principal
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def issue_token(conn: Connection, name: str, roles: Sequence[str], *, token: str | None = None) -> str:
+    """A new token for these roles; only its hash is kept."""
+    token = token or "fst_" + secrets.token_urlsafe(32)
+    await conn.execute(
+        "INSERT INTO fedstac.token (hash, name, roles) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING",
+        _hash(token), name, list(roles),
+    )  # fmt: skip
+    return token
+
+
+async def principal(conn: Connection, token: str) -> Principal | None:
+    """Who holds a token; None if nobody does."""
+    row = await conn.fetchrow("SELECT name, roles FROM fedstac.token WHERE hash = $1", _hash(token))
+    return Principal(row["name"], frozenset(row["roles"])) if row else None
+
+
+async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
+    """Notes that a node has everything through a position. The same again, or less, changes nothing."""
+    await conn.execute(
+        """INSERT INTO fedstac.node_status (node, epoch, through)
+           SELECT $1, $2, $3 WHERE NOT EXISTS (
+               SELECT 1 FROM fedstac.node_status WHERE node = $1 AND (epoch, through) >= ($2, $3))
+           ON CONFLICT DO NOTHING""",
+        node, through.epoch, through.pos,
+    )  # fmt: skip
+    if exceptions:
+        await conn.execute(
+            """INSERT INTO fedstac.node_exception (node, event_id, outcome, detail)
+               SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[])
+               ON CONFLICT (node, event_id) DO UPDATE SET outcome = EXCLUDED.outcome, detail = EXCLUDED.detail""",
+            node, [e["event_id"] for e in exceptions], [e["outcome"] for e in exceptions],
+            [e.get("detail", "") for e in exceptions],
+        )  # fmt: skip
+
+
+async def statuses(conn: Connection) -> list[Row]:
+    """For every node that has ever acknowledged: through where, and since when."""
+    return await conn.fetch(
+        """SELECT DISTINCT ON (node) node, epoch, through, at FROM fedstac.node_status
+           ORDER BY node, epoch DESC, through DESC"""
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A consumer's place in an origin's feed; `snapshot` is the page to go on with while one is being taken."""
+
+    cursor: Cursor
+    snapshot: str | None
+
+
+async def progress(conn: Connection, origin: str) -> Progress | None:
+    row = await conn.fetchrow("SELECT epoch, pos, snapshot FROM fedstac.cursor WHERE origin = $1", origin)
+    return Progress(Cursor(row["epoch"], row["pos"]), row["snapshot"]) if row else None
+
+
+async def move(conn: Connection, origin: str, cursor: Cursor, snapshot: str | None = None) -> None:
+    """Stores a consumer's place; call it in the transaction that applies."""
+    await conn.execute(
+        """INSERT INTO fedstac.cursor (origin, epoch, pos, snapshot) VALUES ($1, $2, $3, $4)
+           ON CONFLICT (origin) DO UPDATE SET epoch = EXCLUDED.epoch, pos = EXCLUDED.pos,
+                  snapshot = EXCLUDED.snapshot, updated = now()""",
+        origin, cursor.epoch, cursor.pos, snapshot,
+    )  # fmt: skip
+
+
+async def park(conn: Connection, origin: str, event_id: str, subject: str, pos: int, detail: str, event: str) -> None:
+    """Sets an event aside that cannot be applied; a later one of the same dataset replaces it (C2)."""
+    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND subject = $2", origin, subject)
+    await conn.execute(
+        """INSERT INTO fedstac.parked (origin, event_id, subject, pos, detail, event) VALUES ($1, $2, $3, $4, $5, $6)
+           ON CONFLICT (origin, event_id) DO UPDATE SET detail = EXCLUDED.detail, at = now()""",
+        origin, event_id, subject, pos, detail, event,
+    )  # fmt: skip
+
+
+async def unpark(conn: Connection, origin: str, subjects: Sequence[str]) -> None:
+    """Forgets parked events of datasets that a later event has brought up to date."""
+    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND subject = ANY($2::text[])", origin, subjects)
+
+
+async def now(conn: Connection) -> datetime:
+    moment: datetime = await conn.fetchval("SELECT clock_timestamp()")
+    return moment

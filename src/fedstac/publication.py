@@ -1,0 +1,231 @@
+"""THE write path: `perform` for what is asked of this node, `apply` for what other nodes announce.
+
+One transaction, each step one set-wise statement: lock the lineages, read them, decide (pure), write records, search
+copies, events, audit rows and results. Nothing else in the package changes a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import asyncpg
+
+from fedstac.db import audit, collections, outbox, records, requests
+from fedstac.db.connections import Connection, is_refusal
+from fedstac.domain import events
+from fedstac.domain.actions import Command
+from fedstac.domain.errors import CollectionDoesNotExist, Finding, Problem, StacInvalid
+from fedstac.domain.events import DatasetEvent, Event
+from fedstac.domain.identifiers import uuid7
+from fedstac.domain.model import Change, Lineage, Outcome, Receipt, Record, World
+from fedstac.failpoints import failpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A command and where it comes from: its place in the queue, the request, and who asked."""
+
+    command: Command
+    actor: str
+    action: str
+    item: int | None = None
+    request: UUID | None = None
+
+
+class ClaimLost(Exception):
+    """Another worker has the shards now; nothing was written."""
+
+
+async def perform(
+    conn: Connection, world: World, work: Sequence[Work], *, claim: requests.Claim | None = None
+) -> list[Receipt]:
+    """Runs commands in their order and returns what became of each. A single command is a batch of one.
+
+    A command that is refused refuses only itself. One that the database itself refuses is found by halving the batch.
+    ClaimLost if `claim` no longer holds; errors of the connection come as they are, with nothing written.
+    """
+    try:
+        async with conn.transaction():
+            if claim and not await requests.hold(conn, claim):
+                raise ClaimLost
+            return await _perform(conn, world, work)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if not is_refusal(error):
+            raise
+        if len(work) == 1:
+            return [await _reject(conn, world, work[0], error, claim)]
+    middle = len(work) // 2
+    first = await perform(conn, world, work[:middle], claim=claim)
+    return first + await perform(conn, world, work[middle:], claim=claim)
+
+
+async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
+    drafts = [entry.command.draft for entry in work]
+    world = replace(world, epoch=await outbox.epoch(conn))
+    here = await records.hold_leaves(conn, sorted({draft.collection for draft in drafts}))
+    locked = await records.lock(conn, [draft.lineage for draft in drafts if draft.collection in here], world.origin)
+    failpoint("perform.locked")
+    lineages = await records.load(conn, locked, [draft.id for draft in drafts])
+    receipts = [_decide(entry.command, lineages, world) for entry in work]
+    last_events = await _write(conn, world, work, receipts)
+    failpoint("perform.written")
+    await requests.finish(conn, [
+        requests.Result(
+            item=entry.item, outcome=receipt.outcome, problem=receipt.problem.name if receipt.problem else None,
+            detail=receipt.problem.detail if receipt.problem else None, findings=receipt.findings, last_event=event,
+        )
+        for entry, receipt, event in zip(work, receipts, last_events, strict=True) if entry.item is not None
+    ])  # fmt: skip
+    failpoint("perform.finished")
+    return receipts
+
+
+def _decide(command: Command, lineages: dict[str, Lineage], world: World) -> Receipt:
+    """One command against the lineage as the commands before it leave it."""
+    draft = command.draft
+    lineage = lineages.get(draft.lineage)
+    try:
+        if lineage is None:
+            raise CollectionDoesNotExist(f"there is no collection {draft.collection!r} here any more")
+        decision = command.decide(lineage, world)
+    except Problem as problem:
+        return Receipt(Outcome.REJECTED, problem=problem, findings=problem.findings)
+    lineages[draft.lineage] = lineage.after(decision.changes)
+    return Receipt(decision.outcome, decision.changes, findings=decision.warnings)
+
+
+async def _write(conn: Connection, world: World, work: Sequence[Work], receipts: Sequence[Receipt]) -> list[int | None]:
+    """Everything the decisions lead to; for each command the outbox id of its last event."""
+    changes = [change for receipt in receipts for change in receipt.changes]
+    if changes:
+        await records.write(conn, changes)
+        failpoint("perform.records")
+        await records.advance(conn, {change.after.lineage: change.after.seq for change in changes})
+    entries = [
+        _entry(change, world, entry)
+        for entry, receipt in zip(work, receipts, strict=True)
+        for change in receipt.changes
+    ]
+    ids = iter(await outbox.append(conn, entries))
+    failpoint("perform.events")
+    await audit.append(conn, [_audited(entry, receipt) for entry, receipt in zip(work, receipts, strict=True)])
+    return [[next(ids) for _ in receipt.changes][-1] if receipt.changes else None for receipt in receipts]
+
+
+def _entry(change: Change, world: World, work: Work) -> outbox.Entry:
+    record, event_id = change.after, uuid7(world.now)
+    context = events.Context(origin=world.origin, actor=work.actor, request=work.request)
+    return outbox.Entry(
+        event_id=event_id, key=record.lineage, collection=record.collection, dataset=record.id, seq=record.seq,
+        type=change.event_type, digest=record.digest, event=events.dataset_event(change, event_id, context),
+    )  # fmt: skip
+
+
+def _audited(work: Work, receipt: Receipt) -> audit.Entry:
+    own = next((change for change in reversed(receipt.changes) if change.after.id == work.command.draft.id), None)
+    return audit.Entry(
+        actor=work.actor, action=work.action, collection=work.command.draft.collection,
+        dataset=work.command.draft.id, request=work.request, outcome=receipt.outcome,
+        before=own.before.digest if own and own.before else None, after=own.after.digest if own else None,
+    )  # fmt: skip
+
+
+async def _reject(
+    conn: Connection, world: World, work: Work, error: Exception, claim: requests.Claim | None
+) -> Receipt:
+    """The database itself refused the item: final, with a finding that shows nothing of the inside."""
+    state = getattr(error, "sqlstate", None) or "22000"
+    finding = Finding("database", "", f"the database cannot hold this document (SQLSTATE {state}); check its values")
+    problem = StacInvalid(f"{work.command.draft.id} cannot be stored", findings=(finding,))
+    receipt = Receipt(Outcome.REJECTED, problem=problem, findings=(finding,))
+    async with conn.transaction():
+        if claim and not await requests.hold(conn, claim):
+            raise ClaimLost
+        await audit.append(conn, [_audited(work, receipt)])
+        if work.item is not None:
+            refused = requests.Result(work.item, Outcome.REJECTED, problem.name, problem.detail, (finding,), None)
+            await requests.finish(conn, [refused])
+    return receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a page of events at a consumer."""
+
+    applied: int
+    ignored: int  # already known, or older than what is known
+    foreign: tuple[Event, ...] = ()  # events for lineages or collections of another origin
+
+
+async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
+    """Applies what an origin announced; joins the consumer's transaction, which also moves its cursor.
+
+    Each event counts once: what is not newer by (epoch, seq) than what is stored is dropped. A lineage's latest is
+    derived from all of its versions (C1), so no order of arrival can show two.
+    """
+    counted = [0, 0]
+    foreign: list[Event] = []
+    datasets: list[DatasetEvent] = []
+    for event in page:  # a collection's event is rare, and ends a run of datasets
+        if isinstance(event, DatasetEvent):
+            datasets.append(event)
+            continue
+        _add(counted, await _apply_datasets(conn, datasets, foreign))
+        datasets = []
+        known = await collections.apply(conn, event)
+        _add(counted, (int(known is collections.Known.OLDER), int(known is collections.Known.NEWER)))
+        foreign += [event] if known is collections.Known.FOREIGN else []
+    _add(counted, await _apply_datasets(conn, datasets, foreign))
+    return Applied(counted[0], counted[1], tuple(foreign))
+
+
+def _add(counted: list[int], more: tuple[int, int]) -> None:
+    counted[0] += more[0]
+    counted[1] += more[1]
+
+
+async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreign: list[Event]) -> tuple[int, int]:
+    if not page:
+        return 0, 0
+    origin = page[0].record.origin
+    locked = await records.lock(conn, [event.record.lineage for event in page], origin)
+    lineages = await records.load(conn, locked, ())
+    before = {key: dict(lineage.records) for key, lineage in lineages.items()}
+    drafts: dict[tuple[str, str], DatasetEvent] = {}
+    applied = 0
+    for event in page:
+        lineage, record = lineages[event.record.lineage], event.record
+        if lineage.origin != record.origin:
+            foreign.append(event)
+            continue
+        known = lineage.records.get(record.id)
+        if known is not None and known.includes(record.epoch, record.seq):
+            continue
+        lineages[lineage.key] = replace(
+            lineage, seq=max(lineage.seq, record.seq), records={**lineage.records, record.id: record}
+        )
+        drafts[record.collection, record.id] = event
+        applied += 1
+    changes = [change for key in lineages for change in _settled(before[key], lineages[key], drafts)]
+    if changes:
+        await records.write(conn, changes)
+        await records.advance(conn, {key: lineage.seq for key, lineage in lineages.items()})
+    return applied, len(page) - applied - len(foreign)
+
+
+def _settled(
+    before: Mapping[str, Record], lineage: Lineage, drafts: Mapping[tuple[str, str], DatasetEvent]
+) -> list[Change]:
+    """The lineage's changes with its one latest derived (C1): of those that claim it, the newest by (epoch, seq)."""
+    claiming = [record for record in lineage.records.values() if record.claims_latest]
+    winner = max(claiming, key=lambda record: (record.epoch, record.seq), default=None)
+    changes = []
+    for record in lineage.records.values():
+        shown = replace(record, latest=winner is not None and record.id == winner.id)
+        if shown == before.get(record.id):
+            continue
+        event = drafts.get((record.collection, record.id))
+        changes.append(Change(events.CURRENT, before.get(record.id), shown, draft=event.draft if event else None))
+    return changes

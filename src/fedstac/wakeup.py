@@ -1,0 +1,39 @@
+"""Wake-ups inside a process; across processes the same waits end by polling."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Wakeup:
+    """Something may have happened: whoever waits looks again. Waking nobody is harmless, and so is waking too often."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """Ends every wait that is under way."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seconds: float) -> bool:
+        """Waits for the next wake, or until the time is up; which of them it was."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+class Backoff:
+    """How long to wait before looking again: from `least` doubling to `most` seconds; anew after a success."""
+
+    def __init__(self, least: float = 0.05, most: float = 0.5) -> None:
+        self.least, self.most, self._next = least, most, least
+
+    def reset(self) -> None:
+        self._next = self.least
+
+    def pause(self) -> float:
+        current, self._next = self._next, min(self._next * 2, self.most)
+        return current
