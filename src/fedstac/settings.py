@@ -50,6 +50,6 @@ def load() -> Settings:
 
 
 def folder(name: str) -> Path:
-    """A folder of data files that ship with the package: `migrations` or `cv`."""
-    installed, checkout = HERE / name, HERE.parents[1] / name
-    return installed if installed.is_dir() else checkout
+    """A folder of data files that ship with the package: `migrations` or `cv`; a checkout's own come first."""
+    root = HERE.parents[1]
+    return root / name if (root / "pyproject.toml").is_file() else HERE / name

@@ -32,7 +32,7 @@ async def pool(dsn: str, *, size: int, application: str = "fedstac") -> Pool:
     )
 
 
-async def connect(dsn: str, *, application: str = "fedstac") -> "asyncpg.Connection[asyncpg.Record]":
+async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connection[asyncpg.Record]:
     """A connection of its own, for locks that live as long as it does."""
     return await asyncpg.connect(dsn or None, server_settings=SESSION | {"application_name": application}, timeout=30)
 

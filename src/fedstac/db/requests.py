@@ -15,8 +15,8 @@ from fedstac.domain.errors import Finding
 from fedstac.domain.model import Outcome
 
 SHARDS = 64
-QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document")
-REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "findings", "finished")
+QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "findings")
+REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "finished")
 FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
 
 
@@ -63,7 +63,7 @@ async def create(conn: Connection, request: NewRequest, now: datetime) -> None:
     await conn.copy_records_to_table(
         "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
         records=[
-            (request.id, n, shard_of(item.lineage), item.dataset, item.document)
+            (request.id, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings))
             for n, item in numbered if item.problem is None
         ],
     )  # fmt: skip
@@ -72,8 +72,8 @@ async def create(conn: Connection, request: NewRequest, now: datetime) -> None:
         await conn.copy_records_to_table(
             "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
             records=[
-                (request.id, n, shard_of(item.lineage), item.dataset, item.document, "rejected", Outcome.REJECTED.value,
-                 item.problem, item.detail, findings_json(item.findings), now)
+                (request.id, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings),
+                 "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
                 for n, item in refused
             ],
         )  # fmt: skip
@@ -185,7 +185,9 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
     await conn.execute(
         """UPDATE fedstac.request_item i
            SET status = r.status, outcome = r.outcome, problem = r.problem, detail = r.detail,
-               findings = r.findings::jsonb, last_event = r.last_event, finished = clock_timestamp(),
+               findings = CASE WHEN r.findings IS NULL THEN i.findings
+                               ELSE coalesce(i.findings, '[]') || r.findings::jsonb END,
+               last_event = r.last_event, finished = clock_timestamp(),
                document = CASE WHEN r.status <> 'done' THEN i.document END
            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
                 r (id, status, outcome, problem, detail, findings, last_event)
@@ -194,3 +196,104 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
         [r.problem for r in results], [r.detail for r in results], [findings_json(r.findings) for r in results],
         [r.last_event for r in results],
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A request as it stands: counts by status and outcome, and the last of its events."""
+
+    id: UUID
+    collection: str
+    action: str
+    total: int
+    submitter: str
+    user_agent: str | None
+    correlation: str
+    cv_version: str | None
+    created: datetime
+    finished: datetime | None  # of the last item, once all are final
+    counts: dict[str, int]
+    outcomes: dict[str, int]
+    last_event: int | None
+    pos: int | None  # of that event in the feed, once it has one
+
+    @property
+    def status(self) -> str:
+        """queued → running → done | partly | rejected | failed; never leaves a final one."""
+        queued = self.counts.get("queued", 0)
+        if queued:
+            return "queued" if queued == self.total else "running"
+        final = [status for status in ("done", "rejected", "failed") if self.counts.get(status)]
+        return final[0] if len(final) == 1 else "partly" if "done" in final else "failed"
+
+    @property
+    def is_final(self) -> bool:
+        return not self.counts.get("queued")
+
+
+async def summary(conn: Connection, request: UUID) -> Summary | None:
+    """A request with the counts of its items; None where there is no such request."""
+    rows = await conn.fetch(
+        """SELECT r.id, r.collection, r.action, r.total, r.submitter, r.user_agent, r.correlation, r.cv_version,
+                  r.created, i.status, i.outcome, i.n, i.finished, i.last_event
+           FROM fedstac.request r JOIN LATERAL (
+               SELECT status, outcome, count(*) AS n, max(finished) AS finished, max(last_event) AS last_event
+               FROM fedstac.request_item WHERE request = r.id GROUP BY 1, 2) i ON true
+           WHERE r.id = $1""",
+        request,
+    )
+    if not rows:
+        return None
+    counts: dict[str, int] = {}
+    outcomes: dict[str, int] = {}
+    for row in rows:
+        counts[row["status"]] = counts.get(row["status"], 0) + row["n"]
+        if row["outcome"]:
+            outcomes[row["outcome"]] = row["n"]
+    last = max((row["last_event"] for row in rows if row["last_event"] is not None), default=None)
+    pos = await conn.fetchval(
+        """SELECT max(f.pos) FROM fedstac.request_item i LEFT JOIN fedstac.feed f ON f.id = i.last_event
+           WHERE i.request = $1 AND i.last_event IS NOT NULL HAVING count(*) = count(f.pos)""",
+        request,
+    )
+    first = rows[0]
+    return Summary(
+        id=first["id"], collection=first["collection"], action=first["action"], total=first["total"],
+        submitter=first["submitter"], user_agent=first["user_agent"], correlation=first["correlation"],
+        cv_version=first["cv_version"], created=first["created"],
+        finished=max(row["finished"] for row in rows) if "queued" not in counts else None,
+        counts=counts, outcomes=outcomes, last_event=last, pos=pos,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    n: int
+    dataset: str
+    status: str
+    outcome: str | None
+    problem: str | None
+    detail: str | None
+    findings: str | None  # JSON text
+    finished: datetime | None
+
+
+async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[ItemResult]:
+    """Items of a request from number `after` on, of one status if given."""
+    rows = await conn.fetch(
+        """SELECT n, dataset, status, outcome, problem, detail, findings::text AS findings, finished
+           FROM fedstac.request_item WHERE request = $1 AND n > $2 AND ($3::text IS NULL OR status = $3)
+           ORDER BY n LIMIT $4""",
+        request, after, status, limit,
+    )  # fmt: skip
+    return [ItemResult(**dict(row)) for row in rows]
+
+
+async def visible(conn: Connection, pos: int) -> list[tuple[str, datetime | None]]:
+    """Every node that acknowledges, and since when it shows everything through a position; None: not yet."""
+    rows = await conn.fetch(
+        """SELECT node, min(at) FILTER (WHERE through >= $1) AS at
+           FROM fedstac.node_status GROUP BY node ORDER BY node""",
+        pos,
+    )
+    return [(row["node"], row["at"]) for row in rows]

@@ -1,0 +1,40 @@
+# Everything here works on a fresh machine: what is missing is installed first (tools/setup).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+BIN := .venv/bin
+
+.PHONY: help setup demo test check bench lock clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## install what is missing: PostgreSQL with PostGIS, .venv
+	@tools/setup
+
+demo: setup ## a small federation on this machine; ARGS="--help" shows its options
+	$(BIN)/fedstac demo $(ARGS)
+
+test: check ## everything that CI runs; ARGS="-k name -x" goes to pytest
+	$(BIN)/pytest -n 2 $(ARGS)
+
+check: setup ## lint, format, types, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## run a benchmark: BENCH=name ARGS=…; without BENCH list them
+ifdef BENCH
+	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
+else
+	@cd benchmarks && for file in [a-z]*.py; do [ -e "$$file" ] && echo "make bench BENCH=$${file%.py}"; done; true
+endif
+
+lock: ## pin what pyproject.toml names (needs uv); ARGS=--upgrade takes the newest of everything
+	uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+		--extra server --group dev --quiet $(ARGS) --output-file requirements.lock pyproject.toml
+
+clean: ## remove caches and build products; .venv stays
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,164 @@
+"""Search: pgstac's where clause, our order, keyset paging and counts, and the stored documents of the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import orjson
+
+from fedstac.db.connections import Connection, Row
+from fedstac.domain.errors import BadRequest
+
+STATE_COLUMNS = "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.document"
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """One key of the order; `expression` is SQL that pgstac made of a queryable's name."""
+
+    expression: str
+    descending: bool
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is needed to serve one dataset."""
+
+    collection: str
+    id: str
+    retracted: bool
+    latest: bool
+    created: datetime
+    updated: datetime
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    items: tuple[Served, ...]
+    last: tuple[str | None, ...] | None  # the sort values of the last item, where there is a next page
+
+
+def _served(row: Row) -> Served:
+    return Served(
+        row["collection"], row["id"], row["state"] == "retracted", row["latest"], row["created"], row["updated"],
+        row["document"],
+    )  # fmt: skip
+
+
+async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served, bytes, int] | None:
+    """One dataset, its digest and the sequence number of its lineage; None where there is none."""
+    row = await conn.fetchrow(
+        f"""SELECT {STATE_COLUMNS}, r.digest, l.seq AS lineage_seq FROM fedstac.record r
+            JOIN fedstac.lineage l ON l.key = r.lineage
+            WHERE r.collection = $1 AND r.id = $2 AND r.document IS NOT NULL""",  # noqa: S608 -- a constant
+        collection, item_id,
+    )  # fmt: skip
+    return (_served(row), row["digest"], row["lineage_seq"]) if row else None
+
+
+async def where(conn: Connection, query: Mapping[str, Any]) -> str:
+    """SQL that selects from pgstac.items what a search asks for. BadRequest where pgstac does not take it."""
+    try:
+        text = orjson.dumps(query).decode()
+        return str(await conn.fetchval("SELECT pgstac.stac_search_to_where($1::text::jsonb)", text))
+    except asyncpg.PostgresError as error:
+        raise BadRequest(f"the search is not understood: {_reason(error)}") from error
+
+
+async def order(conn: Connection, fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
+    """SQL for sort keys, given as (property, descending); ends with collection and id, so that the order is total."""
+    named = {name for name, _ in fields}
+    fields = [*fields, *((key, fields[-1][1]) for key in ("collection", "id") if key not in named)]
+    try:
+        rows = await conn.fetch(
+            """SELECT (pgstac.queryable(f)).expression, pgstac.queryable_column(f) IS NULL AS nullable
+               FROM unnest($1::text[]) WITH ORDINALITY t (f, n) ORDER BY n""",
+            [name for name, _ in fields],
+        )
+    except asyncpg.PostgresError as error:
+        raise BadRequest(f"sortby is not understood: {_reason(error)}") from error
+    if len(rows) != len(fields) or any(row["expression"] is None for row in rows):
+        raise BadRequest("sortby names a property that cannot be sorted by")
+    return tuple(
+        SortKey(row["expression"], descending, row["nullable"])
+        for row, (_, descending) in zip(rows, fields, strict=True)
+    )
+
+
+async def page(
+    conn: Connection, where: str, keys: Sequence[SortKey], limit: int, after: Sequence[str | None] | None
+) -> Page:
+    """The documents of one page. `after` are the sort values of the item before it."""
+    selected = ", ".join(f"({key.expression})::text AS k{n}" for n, key in enumerate(keys))
+    ordered = ", ".join(f"{key.expression} {'DESC' if key.descending else 'ASC'}" for key in keys)
+    beyond = f" AND {_beyond(keys, after)}" if after else ""
+    statement = f"""
+        WITH page AS MATERIALIZED (
+            SELECT collection, id, {selected} FROM pgstac.items
+            WHERE ({where}){beyond} ORDER BY {ordered} LIMIT {limit + 1}),
+        numbered AS (SELECT *, row_number() OVER () AS n FROM page)
+        SELECT {STATE_COLUMNS}, {", ".join(f"k{n}" for n in range(len(keys)))}
+        FROM numbered p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
+        ORDER BY p.n"""  # noqa: S608 -- pgstac quotes what is the caller's, _beyond what is ours
+    try:
+        rows = await conn.fetch(statement)
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "")[:2] in ("22", "42", "XX"):
+            raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
+        raise
+    last = tuple(rows[limit - 1][f"k{n}"] for n in range(len(keys))) if len(rows) > limit else None
+    return Page(tuple(_served(row) for row in rows[:limit]), last)
+
+
+def _beyond(keys: Sequence[SortKey], after: Sequence[str | None]) -> str:
+    """SQL for "comes after these values", in PostgreSQL's order of nulls: last ascending, first descending."""
+    if len({key.descending for key in keys}) == 1 and not any(key.nullable for key in keys):
+        names = ", ".join(key.expression for key in keys)
+        values = ", ".join(_literal(value) for value in after)
+        return f"({names}) {'<' if keys[0].descending else '>'} ({values})"
+    alternatives, equal = [], ""
+    for key, value in zip(keys, after, strict=True):
+        alternatives.append(f"({equal}{_past(key, value)})")
+        equal += f"{key.expression} {'IS NULL' if value is None else '= ' + _literal(value)} AND "
+    return f"({' OR '.join(alternatives)})"
+
+
+def _past(key: SortKey, value: str | None) -> str:
+    if value is None:
+        return f"{key.expression} IS NOT NULL" if key.descending else "false"
+    if key.descending or not key.nullable:
+        return f"{key.expression} {'<' if key.descending else '>'} {_literal(value)}"
+    return f"({key.expression} > {_literal(value)} OR {key.expression} IS NULL)"
+
+
+def _literal(value: str | None) -> str:
+    return "NULL" if value is None else "'" + value.replace("'", "''") + "'"
+
+
+async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, bool]:
+    """How many items a search matches: exact up to a bound, above it the planner's estimate; (number, is exact)."""
+    try:
+        count = await conn.fetchval(
+            f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded"  # noqa: S608
+        )
+        if count <= exact_to:
+            return count, True
+        plan = await conn.fetchval(f"EXPLAIN (FORMAT JSON) SELECT 1 FROM pgstac.items WHERE {where}")  # noqa: S608
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "")[:2] in ("22", "42", "XX"):
+            raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
+        raise
+    return max(int(orjson.loads(plan)[0]["Plan"]["Plan Rows"]), count), False
+
+
+def _reason(error: asyncpg.PostgresError) -> str:
+    """What pgstac says about a search, one line of it; it speaks of the caller's terms, never of ours."""
+    line = str(error.args[0] if error.args else "").splitlines()[0]
+    return re.sub(r'"?(pgstac|fedstac)"?\.\S+', "…", line)[:200]
