@@ -233,6 +233,6 @@ GRANT USAGE ON SCHEMA fedstac TO fedstac_writer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA fedstac TO fedstac_writer;
 REVOKE UPDATE, DELETE ON fedstac.outbox, fedstac.audit, fedstac.feed FROM fedstac_writer;
 GRANT UPDATE ON fedstac.outbox TO fedstac_writer; -- only for a new epoch, which takes retained rows out of the snapshot
-REVOKE DELETE ON fedstac.record, fedstac.lineage, fedstac.collection FROM fedstac_writer;
+REVOKE DELETE ON fedstac.lineage FROM fedstac_writer;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA fedstac TO fedstac_writer;
 GRANT EXECUTE ON FUNCTION fedstac.extend_outbox(integer, bigint), fedstac.widen_partitions() TO fedstac_writer;

@@ -11,12 +11,23 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 import asyncpg
+import jsonschema_rs
+import orjson
 
 from fedstac.db import audit, collections, outbox, records, requests
 from fedstac.db.connections import Connection, is_refusal
-from fedstac.domain import events
+from fedstac.domain import collections as collection_rules
+from fedstac.domain import documents, events
 from fedstac.domain.actions import Command
-from fedstac.domain.errors import CollectionDoesNotExist, Finding, Problem, StacInvalid
+from fedstac.domain.errors import (
+    CollectionAlreadyExists,
+    CollectionDoesNotExist,
+    CollectionNotEmpty,
+    Finding,
+    ForeignOrigin,
+    Problem,
+    StacInvalid,
+)
 from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Change, Lineage, Outcome, Receipt, Record, World
@@ -229,3 +240,70 @@ def _settled(
         event = drafts.get((record.collection, record.id))
         changes.append(Change(events.CURRENT, before.get(record.id), shown, draft=event.draft if event else None))
     return changes
+
+
+async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
+    """At a consumer: removes what an origin no longer has, that is, what its snapshot of a newer epoch did not list.
+
+    With an epoch beyond all, everything of that origin goes, collections too: the start of a rebuild.
+    """
+    async with conn.transaction():
+        removed = await records.remove(conn, origin, before_epoch)
+        for stored in await collections.every(conn, deleted=True):
+            if stored.origin == origin and stored.epoch < before_epoch:
+                await collections.erase(conn, stored.id)
+        return removed
+
+
+async def put_collection(
+    conn: Connection, world: World, actor: str, document: object, *, schema: jsonschema_rs.Validator, named: str | None
+) -> collections.Stored:
+    """Creates a collection, or changes the `named` one, with its event, at once. The same again changes nothing."""
+    kept = collection_rules.check(document, schema, named)
+    text, digest = orjson.dumps(kept).decode(), documents.digest(kept)
+    async with conn.transaction():
+        stored = await collections.lock(conn, kept["id"])
+        exists = stored is not None and stored.document is not None
+        if stored and stored.origin != world.origin:
+            raise ForeignOrigin(f"the collection {kept['id']} belongs to the node {stored.origin}")
+        if named is None and exists:
+            raise CollectionAlreadyExists(f"there is a collection {kept['id']} already; change it with PUT")
+        if named is not None and not exists:
+            raise CollectionDoesNotExist(f"there is no collection {named!r}; create it with POST /collections")
+        if stored and exists and stored.digest == digest:
+            return stored
+        event_type = events.COLLECTION_UPDATED if exists else events.COLLECTION_CREATED
+        return await _announce(conn, world, actor, event_type, kept["id"], stored, text, digest)
+
+
+async def delete_collection(conn: Connection, world: World, actor: str, collection: str) -> None:
+    """Deletes an empty collection, with its event. CollectionNotEmpty while there are datasets."""
+    async with conn.transaction():
+        stored = await collections.lock(conn, collection)
+        if stored is None or stored.document is None:
+            raise CollectionDoesNotExist(f"there is no collection {collection[:128]!r}")
+        if stored.origin != world.origin:
+            raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}")
+        if not await collections.hold_empty(conn, collection):
+            raise CollectionNotEmpty(f"the collection {collection} has datasets; delete them first")
+        await _announce(conn, world, actor, events.COLLECTION_DELETED, collection, stored, None, b"")
+
+
+async def _announce(
+    conn: Connection, world: World, actor: str, event_type: str, collection: str,
+    before: collections.Stored | None, text: str | None, digest: bytes,
+) -> collections.Stored:  # fmt: skip
+    """Writes a collection's new state with its event and audit row."""
+    event_id, seq = uuid7(world.now), (before.seq if before else 0) + 1
+    after = collections.Stored(collection, world.origin, await outbox.epoch(conn), seq, text, digest, world.now)
+    await (collections.put(conn, after) if text is not None else collections.remove(conn, after))
+    event = events.collection_event(
+        event_type, collection, seq, document=text, digest=digest, at=world.now, event_id=event_id,
+        context=events.Context(world.origin, actor, None),
+    )  # fmt: skip
+    await outbox.append(conn, [outbox.Entry(event_id, collection, collection, None, seq, event_type, digest, event)])
+    await audit.append(conn, [
+        audit.Entry(actor, event_type.split(".")[-2], collection, collection, None, "done",
+                    before.digest if before else None, digest)
+    ])  # fmt: skip
+    return after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 
 class Wakeup:
@@ -16,13 +17,19 @@ class Wakeup:
         self._event.set()
         self._event = asyncio.Event()
 
-    async def wait(self, seconds: float) -> bool:
-        """Waits for the next wake, or until the time is up; which of them it was."""
-        try:
-            await asyncio.wait_for(self._event.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+    def next(self) -> Callable[[float], Awaitable[bool]]:
+        """A wait for the next wake from now on: take it, look, then wait, and nothing falls between."""
+        event = self._event
+
+        async def wait(seconds: float) -> bool:
+            """Waits until the wake or the end of the time; which of them it was."""
+            try:
+                await asyncio.wait_for(event.wait(), seconds)
+            except TimeoutError:
+                return False
+            return True
+
+        return wait
 
 
 class Backoff:

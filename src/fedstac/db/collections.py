@@ -81,6 +81,13 @@ async def _store(conn: Connection, stored: Stored) -> None:
     )  # fmt: skip
 
 
+async def erase(conn: Connection, collection: str) -> None:
+    """At a consumer: takes a collection away as if it had never been there."""
+    await conn.execute("DELETE FROM fedstac.collection WHERE id = $1", collection)
+    if await conn.fetchval("SELECT 1 FROM pgstac.collections WHERE id = $1 FOR UPDATE", collection):
+        await conn.execute("SELECT pgstac.delete_collection($1)", collection)
+
+
 async def hold_empty(conn: Connection, collection: str) -> bool:
     """Whether a collection has no dataset; nobody can publish into it until this transaction ends."""
     await conn.execute("SELECT 1 FROM pgstac.collections WHERE id = $1 FOR UPDATE", collection)

@@ -173,3 +173,23 @@ async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change])
 
 def _state(record: Record) -> str:
     return orjson.dumps(documents.state_of(record)).decode()
+
+
+async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
+    """Removes records of an origin from an epoch before this one, with their search copies; how many."""
+    rows = await conn.fetch(
+        """DELETE FROM fedstac.record WHERE origin = $1 AND epoch < $2
+           RETURNING collection, id, document IS NOT NULL AS counted""",
+        origin, before_epoch,
+    )  # fmt: skip
+    gone: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["counted"]:
+            gone[row["collection"]].append(row["id"])
+    for collection, leaf in (await hold_leaves(conn, sorted(gone))).items():
+        await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY($1::text[])", gone[collection])  # noqa: S608
+    await conn.execute(
+        "INSERT INTO fedstac.tally (collection, records) SELECT * FROM unnest($1::text[], $2::bigint[])",
+        list(gone), [-len(ids) for ids in gone.values()],
+    )  # fmt: skip
+    return len(rows)

@@ -11,7 +11,7 @@ from zlib import crc32
 import orjson
 
 from fedstac.db.connections import Connection
-from fedstac.domain.errors import Finding
+from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import Outcome
 
 SHARDS = 64
@@ -20,9 +20,14 @@ REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "fi
 FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
 
 
+def key_hash(lineage: str) -> int:
+    """What shards are made of: of the queue, and of the feed's `shard` parameter."""
+    return crc32(lineage.encode())
+
+
 def shard_of(lineage: str) -> int:
-    """The shard of a lineage key; also that of the feed's `shard` parameter."""
-    return crc32(lineage.encode()) % SHARDS
+    """The shard of the queue that a lineage's items wait in."""
+    return key_hash(lineage) % SHARDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +281,12 @@ class ItemResult:
     detail: str | None
     findings: str | None  # JSON text
     finished: datetime | None
+
+    def findings_read(self) -> tuple[Finding, ...]:
+        return tuple(
+            Finding(f["rule"], f["pointer"], f["message"], Severity(f["severity"]), f.get("suggestion"))
+            for f in orjson.loads(self.findings or "[]")
+        )
 
 
 async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[ItemResult]:

@@ -162,3 +162,9 @@ def _reason(error: asyncpg.PostgresError) -> str:
     """What pgstac says about a search, one line of it; it speaks of the caller's terms, never of ours."""
     line = str(error.args[0] if error.args else "").splitlines()[0]
     return re.sub(r'"?(pgstac|fedstac)"?\.\S+', "…", line)[:200]
+
+
+async def queryables(conn: Connection, collection: str | None) -> str:
+    """The queryables of a collection, or those that all have, as JSON Schema text."""
+    names = [collection] if collection else None
+    return str(await conn.fetchval("SELECT pgstac.get_queryables($1::text[])::text", names))

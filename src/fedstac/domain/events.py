@@ -83,10 +83,22 @@ def collection_event(
     return _with_document(envelope | {"data": data}, document)
 
 
-def current(record: Record) -> str:
-    """A snapshot's entry, of the same form as an event, so that one reader takes both."""
-    envelope = {"type": CURRENT, "source": record.origin, "epoch": record.epoch, "partitionkey": record.lineage}
+def current(record: Record, epoch: int) -> str:
+    """A snapshot's entry, of the same form as an event, so that one reader takes both.
+
+    It has the feed's epoch, not the record's: after a fork it overrides what came from the log that was lost.
+    """
+    envelope = {"type": CURRENT, "source": record.origin, "epoch": epoch, "partitionkey": record.lineage}
     return _with_document(envelope | {"data": _data(record)}, record.document)
+
+
+def current_collection(
+    collection: str, origin: str, epoch: int, seq: int, *, document: str | None, digest: bytes
+) -> str:
+    """A snapshot's entry for a collection."""
+    event_type = COLLECTION_CURRENT if document is not None else COLLECTION_DELETED
+    data = {"collection": collection, "seq": seq, "digest": digest.hex()}
+    return _with_document({"type": event_type, "source": origin, "epoch": epoch, "data": data}, document)
 
 
 def positioned(text: str, cursor: Cursor) -> str:

@@ -1,0 +1,342 @@
+"""The outermost layer of the API: what no route should have to think of.
+
+Bodies that are too large, too slow or bombs, characters that nothing good is made of, the server's own name, the
+request's id, and faults that nobody caught. uvicorn itself takes bodies of any size at any pace; see server.py for
+headers that never end, which come before any application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fedstac.api import problems
+from fedstac.domain.errors import (
+    BadRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    HeadersTooLarge,
+    Problem,
+    UnsupportedMediaType,
+)
+
+ITEM_BODY = 4 * 2**20
+BATCH_BODY = 64 * 2**20
+
+_INFLATE_RATIO = 100  # JSON of items comes to 10 or 20; deflate can do 1 030
+_INFLATE_FREE = 64 * 1024  # bytes that any small body may inflate to
+_INFLATE_PIECE = 256 * 1024
+_INFLATE_MEMBERS = 10_000
+_MAX_HEADERS = 100
+_SMALL_REST = 64 * 1024  # an unread body that is not worth a new connection: uvicorn skips it
+_LINGER_BYTES = 16 * 2**20
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_IN_QUERY = re.compile(rb"[\x00-\x1f\x7f]|%(?:[01][0-9a-f]|7f|c2%[89][0-9a-f])", re.IGNORECASE)
+_CONTROL_IN_HEADER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a tab may be there (RFC 9110, 5.5)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+
+_log = structlog.get_logger(__name__)
+
+
+def body_limit(scope: Scope) -> int:
+    """Bytes of body, also after decompression: a batch where a batch is taken, a dataset elsewhere."""
+    is_batch = scope["method"] == "POST" and scope["path"].rstrip("/").endswith(("/items", "/validate"))
+    return BATCH_BODY if is_batch else ITEM_BODY
+
+
+class Guard:
+    """An ASGI application around another one.
+
+    public_url: where clients find the application; taken for links instead of what the Host header says.
+    limit_for: bytes of body that a request may have.
+    read_timeout: seconds that a body may pause, and that it has before it must come at min_rate bytes per second.
+    linger: seconds for which the rest of a refused body is still read, so that the client gets to read the refusal.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        public_url: str | None = None,
+        limit_for: Callable[[Scope], int] = body_limit,
+        read_timeout: float = 15.0,
+        min_rate: int = 1024,
+        max_url: int = 16 * 1024,
+        max_headers: int = 32 * 1024,
+        linger: float = 2.0,
+    ) -> None:
+        self.app = app
+        self.public_url = urlsplit(public_url) if public_url else None
+        self.limit_for = limit_for
+        self.read_timeout = read_timeout
+        self.min_rate = min_rate
+        self.max_url = max_url
+        self.max_headers = max_headers
+        self.linger = linger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope = self._as_public(scope)
+        request_id = _request_id(scope)
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        body = _Body(self, receive, scope)
+        answer = _Answer(send, body, request_id)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                self._check_head(scope)
+                await self.app(body.check_head(scope), body.receive, answer.send)
+                if not (answer.has_started or body.refusal or body.has_left):
+                    raise RuntimeError("the application gave no answer")
+            except Problem as problem:
+                body.refusal = body.refusal or problem
+            except ClientDisconnect:
+                return
+            except Exception:
+                if body.refusal is None:  # else this is what the application made of it
+                    _log.exception("request failed", method=scope["method"], path=scope["path"])
+                    body.refusal = problems.failure()
+            if body.refusal is not None and not answer.has_started:
+                await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
+
+    def _as_public(self, scope: Scope) -> Scope:
+        """A copy of the scope; with the public scheme, host and root path, whether or not a proxy cut the path."""
+        if self.public_url is None:
+            return dict(scope)
+        url = self.public_url
+        root = url.path.rstrip("/")
+        path, raw_path = scope["path"], scope.get("raw_path") or scope["path"].encode()
+        if root and path != root and not path.startswith(f"{root}/"):
+            path, raw_path = root + path, root.encode() + raw_path
+        return {
+            **scope,
+            "headers": [(b"host", url.netloc.encode()), *_without(scope, b"host")["headers"]],
+            "scheme": url.scheme,
+            "server": (url.hostname, url.port or (443 if url.scheme == "https" else 80)),
+            "root_path": root,
+            "path": path,
+            "raw_path": raw_path,
+        }
+
+    def _check_head(self, scope: Scope) -> None:
+        fields: list[tuple[bytes, bytes]] = scope["headers"]
+        if len(fields) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in fields) > self.max_headers:
+            raise HeadersTooLarge(f"send at most {_MAX_HEADERS} headers and {self.max_headers} bytes of them")
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self.max_url:
+            raise BadRequest(f"the URL is longer than {self.max_url} bytes; searches can be sent by POST")
+        if _CONTROL.search(scope["path"]):
+            raise BadRequest("the path holds control characters; no id has any")
+        if _CONTROL_IN_QUERY.search(scope["query_string"]):
+            raise BadRequest("the query holds control characters; leave them out (a line break: write a space)")
+        for name, value in fields:
+            if _CONTROL_IN_HEADER.search(value):
+                raise BadRequest(f"the header {name.decode('latin-1')} holds control characters")
+
+
+def _request_id(scope: Scope) -> str:
+    given = _values(scope, b"x-request-id")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _values(scope: Scope, name: bytes) -> bytes:
+    return b", ".join(value for header, value in scope["headers"] if header == name).strip()
+
+
+def _without(scope: Scope, *names: bytes) -> Scope:
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in names]}
+
+
+class _Body:
+    """The request's body on its way in: counted as it comes from the wire, inflated, never kept."""
+
+    def __init__(self, guard: Guard, receive: Receive, scope: Scope) -> None:
+        self._guard = guard
+        self._receive = receive
+        self._limit = guard.limit_for(scope)
+        self._waited = 0.0  # seconds; the application's own pauses are not the client's
+        self._received = 0
+        self._inflater: _Inflater | None = None
+        self._encodings = _values(scope, b"content-encoding")
+        length = _values(scope, b"content-length")
+        self._announced = int(length) if length.isdigit() else None
+        self.is_complete = not self._announced and not _values(scope, b"transfer-encoding")
+        self.has_left = False
+        self.refusal: Problem | None = None
+
+    def check_head(self, scope: Scope) -> Scope:
+        """The scope as the application shall see it."""
+        if self._announced is not None and self._announced > self._limit:
+            raise self._too_large()
+        match self._encodings.lower():
+            case b"identity" | b"":
+                return scope
+            case b"gzip" | b"x-gzip":
+                if not self.is_complete:
+                    self._inflater = _Inflater(self._limit)
+                return _without(scope, b"content-encoding", b"content-length")
+            case other:
+                shown = other.decode("latin-1")[:100]
+                raise UnsupportedMediaType(f"the Content-Encoding {shown!r} is not taken; send gzip, or none")
+
+    def is_worth_skipping(self) -> bool:
+        """Is what has not arrived so little that the connection can be kept for the next request?"""
+        return self._announced is not None and self._announced - self._received <= _SMALL_REST
+
+    async def receive(self) -> Message:
+        """For the application: the next message; raises the Problem for which the body is refused."""
+        if self.refusal is not None:
+            raise self.refusal
+        try:
+            if self._inflater is None:
+                return await self._receive_counted()
+            return await self._receive_inflated(self._inflater)
+        except Problem as problem:
+            self.refusal = problem  # holds whatever the application makes of it
+            raise
+
+    async def skip_rest(self) -> None:
+        """Read on and drop it, for a while: a client that still sends when the connection closes loses our answer."""
+        skipped = 0
+        try:
+            async with asyncio.timeout(self._guard.linger):
+                while not self.is_complete and not self.has_left and skipped < _LINGER_BYTES:
+                    skipped += len((await self._next()).get("body", b""))
+        except TimeoutError:
+            pass
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.is_complete = not message.get("more_body", False)
+        else:
+            self.has_left = True
+        return message
+
+    async def _receive_counted(self) -> Message:
+        if self.is_complete:
+            return await self._next()  # that there is no body, or that the client left
+        start = time.monotonic()
+        budget = self._guard.read_timeout + self._received / self._guard.min_rate - self._waited
+        try:
+            async with asyncio.timeout(min(self._guard.read_timeout, budget)):
+                message = await self._next()
+        except TimeoutError:
+            raise BodyTimeout(
+                f"the body paused for {self._guard.read_timeout:g} s, or came at less than {self._guard.min_rate}"
+                f" bytes per second; {self._received} bytes of it have arrived"
+            ) from None
+        self._waited += time.monotonic() - start
+        self._received += len(message.get("body", b""))
+        if self._received > self._limit:
+            raise self._too_large()
+        return message
+
+    async def _receive_inflated(self, inflater: _Inflater) -> Message:
+        while True:
+            piece = inflater.take(compressed=self._received)
+            if piece:
+                return {"type": "http.request", "body": piece, "more_body": True}
+            if self.is_complete:
+                inflater.end()
+                self._inflater = None
+                return {"type": "http.request", "body": b"", "more_body": False}
+            message = await self._receive_counted()
+            if self.has_left:
+                return message
+            inflater.feed(message.get("body", b""))
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is over {self._limit} bytes; send fewer datasets in a request")
+
+
+class _Inflater:
+    """gzip (RFC 1952), a piece at a time, so that a bomb is noticed before it is in memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._member = zlib.decompressobj(wbits=31)
+        self._members = 1
+        self._input = b""
+        self._holds_more = False  # output that did not fit into the last piece
+        self._inflated = 0
+
+    def feed(self, data: bytes) -> None:
+        self._input += data
+
+    def take(self, *, compressed: int) -> bytes:
+        """The next piece of what was fed; nothing when more has to be fed first."""
+        while self._input or self._holds_more:
+            if self._member.eof:
+                self._next_member()
+            try:
+                piece = self._member.decompress(self._input, _INFLATE_PIECE)
+            except zlib.error:
+                raise BadRequest("the body is not gzip, as its Content-Encoding says") from None
+            self._holds_more = len(piece) == _INFLATE_PIECE and not self._member.eof
+            self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            self._inflated += len(piece)
+            if self._inflated > self._limit:
+                raise BodyTooLarge(f"the body inflates to over {self._limit} bytes; send fewer datasets in a request")
+            if self._inflated > _INFLATE_FREE + _INFLATE_RATIO * compressed:
+                raise BodyTooLarge(f"the body inflates to over {_INFLATE_RATIO} times its size; send it uncompressed")
+            if piece:
+                return piece
+        return b""
+
+    def end(self) -> None:
+        if not self._member.eof:
+            raise BadRequest("the gzip body is cut off")
+
+    def _next_member(self) -> None:
+        self._members += 1
+        if self._members > _INFLATE_MEMBERS:
+            raise BadRequest(f"the gzip body has over {_INFLATE_MEMBERS} members")
+        self._member = zlib.decompressobj(wbits=31)
+
+
+class _Answer:
+    """The response on its way out."""
+
+    def __init__(self, send: Send, body: _Body, request_id: str) -> None:
+        self._send = send
+        self._body = body
+        self._request_id = request_id.encode()
+        self._closes = False
+        self.has_started = False
+
+    async def send(self, message: Message) -> None:
+        """For the application. Once its request's body is refused, that is the answer, whatever it says."""
+        if self.has_started or self._body.refusal is None:
+            await self.send_final(message)
+
+    async def send_final(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_started = True
+            message = {**message, "headers": self._headers(message)}
+        elif self._closes and message["type"] == "http.response.body" and not message.get("more_body", False):
+            # The client has it all (by Content-Length) before the connection closes with the last, empty piece.
+            await self._send({**message, "more_body": True})
+            await self._body.skip_rest()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
+        headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"x-request-id"]
+        headers.append((b"x-request-id", self._request_id))
+        unread = not self._body.is_complete
+        self._closes = unread and (self._body.refusal is not None or not self._body.is_worth_skipping())
+        if self._closes:
+            headers = [(name, value) for name, value in headers if name.lower() != b"connection"]
+            headers.append((b"connection", b"close"))
+        return headers

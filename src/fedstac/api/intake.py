@@ -1,0 +1,117 @@
+"""From a body to drafts: one strict scan, then the rules; what is wrong with a batch is found item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedstac.domain import policy, strict_json
+from fedstac.domain.errors import (
+    BodyTooLarge,
+    Finding,
+    MissingPermission,
+    Problem,
+    StacInvalid,
+    UnsupportedMediaType,
+)
+from fedstac.domain.model import Draft
+from fedstac.domain.policy import Principal
+from fedstac.domain.validation import Checker
+from fedstac.settings import Settings
+
+JSON_TYPES = ("", "application/json", "application/geo+json")
+LINE_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/geo+json-seq")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a body holds: one item, or a batch of them, each with its place."""
+
+    documents: Sequence[Any]
+    is_batch: bool
+    prefix: str  # JSON pointer of the list of items in the body
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One item of a submission: a draft with warnings, or the problem that refuses it."""
+
+    document: Any
+    draft: Draft | None
+    warnings: tuple[Finding, ...] = ()
+    problem: Problem | None = None
+
+
+def read(raw: bytes, media_type: str, limits: Settings) -> Submission:
+    """Parses a body. MalformedJson, UnsupportedMediaType, BodyTooLarge or StacInvalid where it is none."""
+    kind = media_type.partition(";")[0].strip().lower()
+    if kind in LINE_TYPES:
+        submission = Submission(strict_json.parse_lines(raw), True, "")
+    elif kind in JSON_TYPES:
+        submission = _from_value(strict_json.parse(raw))
+    else:
+        accepted = ", ".join((*JSON_TYPES[1:], *LINE_TYPES))
+        raise UnsupportedMediaType(f"{kind!r} is not taken here; send one of {accepted}")
+    _check_size(submission, len(raw), limits)
+    return submission
+
+
+def _from_value(value: object) -> Submission:
+    if isinstance(value, dict) and value.get("type") == "FeatureCollection":
+        features = value.get("features")
+        if not isinstance(features, list):
+            finding = Finding("shape", "/features", "a FeatureCollection needs the list `features`")
+            raise StacInvalid("the FeatureCollection has no list of features", findings=(finding,))
+        return Submission(features, True, "/features")
+    if not isinstance(value, dict):
+        finding = Finding("shape", "", "an Item or a FeatureCollection is expected, a JSON object")
+        raise StacInvalid("the body is neither an Item nor a FeatureCollection", findings=(finding,))
+    return Submission([value], False, "")
+
+
+def _check_size(submission: Submission, size: int, limits: Settings) -> None:
+    if not submission.is_batch and size > limits.max_item_bytes:
+        raise BodyTooLarge(f"the item has {size} bytes; {limits.max_item_bytes} are the most")
+    if submission.is_batch and not submission.documents:
+        finding = Finding("shape", submission.prefix, "the batch is empty")
+        raise StacInvalid("the batch holds no item", findings=(finding,))
+    if len(submission.documents) > limits.max_batch_items:
+        raise BodyTooLarge(
+            f"the batch has {len(submission.documents)} items; {limits.max_batch_items} are the most: send several"
+        )
+
+
+def check(
+    submission: Submission, collection: str, checker: Checker, principal: Principal, limits: Settings
+) -> list[Checked]:
+    """Judges every item. A single item's problem is raised; a batch's is raised only if no item is left."""
+    checked = [_check_one(document, collection, checker, principal, limits) for document in submission.documents]
+    refused = [(n, entry.problem) for n, entry in enumerate(checked) if entry.problem]
+    if len(refused) == len(checked):
+        raise _all_refused(submission, [(n, problem) for n, problem in refused])
+    return checked
+
+
+def _check_one(document: Any, collection: str, checker: Checker, principal: Principal, limits: Settings) -> Checked:
+    try:
+        draft, warnings = checker.draft(document, collection)
+        policy.require_publisher(principal, draft.institution, draft.id)
+        if len(draft.text) > limits.max_item_bytes:
+            raise BodyTooLarge(f"{draft.id} has over {limits.max_item_bytes} bytes, the most for an item")
+    except Problem as problem:
+        return Checked(document, None, problem=problem)
+    return Checked(document, draft, warnings)
+
+
+def _all_refused(submission: Submission, refused: Sequence[tuple[int, Problem]]) -> Problem:
+    first = refused[0][1]
+    if not submission.is_batch or all(isinstance(problem, MissingPermission) for _, problem in refused):
+        return first
+    findings = [
+        Finding(f.rule, f"{submission.prefix}/{n}{f.pointer}", f.message, f.severity, f.suggestion)
+        for n, problem in refused
+        for f in (problem.findings or (Finding(problem.name, "", problem.detail),))
+    ]
+    detail = f"none of the {len(refused)} items is valid; the first: {first.detail}"
+    return StacInvalid(detail, findings=findings[:1000])

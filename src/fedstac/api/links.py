@@ -1,0 +1,57 @@
+"""Links, all from the configured public URL; the Host header has no say."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import orjson
+
+from fedstac.db.search import Served
+from fedstac.domain import documents
+from fedstac.domain.model import rfc3339
+
+GEOJSON, JSON = "application/geo+json", "application/json"
+
+
+def item_url(base: str, collection: str, item_id: str) -> str:
+    return f"{base}/collections/{quote(collection)}/items/{quote(item_id)}"
+
+
+def request_url(base: str, request: object) -> str:
+    return f"{base}/requests/{request}"
+
+
+def item_text(base: str, item: Served) -> str:
+    """A dataset as it is served: the stored text with state and links spliced in."""
+    own = item_url(base, item.collection, item.id)
+    parent = f"{base}/collections/{quote(item.collection)}"
+    links = (
+        f'{{"rel":"self","type":"{GEOJSON}","href":{_json(own)}}},'
+        f'{{"rel":"root","type":"{JSON}","href":{_json(base + "/")}}},'
+        f'{{"rel":"parent","type":"{JSON}","href":{_json(parent)}}},'
+        f'{{"rel":"collection","type":"{JSON}","href":{_json(parent)}}}'
+    )
+    state = (
+        f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.retracted else "false"},'
+        f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}"'
+    )
+    return documents.served(item.document, state=state, links=links)
+
+
+def _json(text: str) -> str:
+    return orjson.dumps(text).decode()
+
+
+def collection(base: str, document: dict[str, object]) -> dict[str, object]:
+    """A collection as it is served."""
+    own = f"{base}/collections/{quote(str(document['id']))}"
+    links = [
+        {"rel": "self", "type": JSON, "href": own},
+        {"rel": "root", "type": JSON, "href": base + "/"},
+        {"rel": "parent", "type": JSON, "href": base + "/"},
+        {"rel": "items", "type": GEOJSON, "href": own + "/items"},
+        {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
+         "title": "Queryables", "href": own + "/queryables"},
+    ]  # fmt: skip
+    stored = document.get("links")
+    return {**document, "links": links + (stored if isinstance(stored, list) else [])}

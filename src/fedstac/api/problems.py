@@ -1,0 +1,262 @@
+"""Refusals as clients see them: RFC 9457 problem documents, and the pages that explain each type.
+
+The members `code` and `description` are for STAC clients, `status_code` for those of ESGF; they repeat the others.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+import orjson
+from fastapi.exceptions import RequestValidationError, ResponseValidationError
+from stac_fastapi.types import errors as stac_errors
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from fedstac.domain import errors
+from fedstac.domain.errors import Finding, Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+_BY_STATUS: Mapping[int, type[Problem]] = {
+    problem.status: problem
+    for problem in (
+        errors.BadRequest,
+        errors.Unauthenticated,
+        errors.MissingPermission,
+        errors.NotFound,
+        errors.MethodNotAllowed,
+        errors.BodyTimeout,
+        errors.Conflict,
+        errors.BodyTooLarge,
+        errors.UnsupportedMediaType,
+        errors.TooManyRequests,
+        errors.HeadersTooLarge,
+        errors.Unavailable,
+    )
+}
+
+
+def body(problem: Problem, *, base_url: str, instance: str) -> bytes:
+    """The document of a problem. Its type is a URL that this server answers with the explanation."""
+    return _document(
+        kind=f"{base_url}/problems/{problem.name}",
+        code=problem.name,
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        instance=instance,
+        findings=problem.findings,
+    )
+
+
+def response(problem: Problem, scope: Scope, *, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that refuses a request. That the connection closes after an unread body is the guard's part."""
+    fields = dict(headers or {})
+    if problem.retry_after is not None:
+        fields["retry-after"] = str(problem.retry_after)
+    if problem.status == 401:
+        fields.setdefault("www-authenticate", "Bearer")
+    content = body(problem, base_url=base_url(scope), instance=_instance(scope))
+    return _response(content, problem.status, fields)
+
+
+def base_url(scope: Scope) -> str:
+    """Where this server is for its clients, without a slash at the end."""
+    return str(Request(scope).base_url).rstrip("/")
+
+
+def install(app: Starlette) -> None:
+    """Let everything that the application refuses, or fails at, be answered as a problem.
+
+    After stac-fastapi's application is built: its own handlers, some of which show internal texts, are replaced.
+    """
+    app.add_exception_handler(Problem, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_with_status)
+    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    for kind, problem in _OF_STAC_FASTAPI.items():
+        app.add_exception_handler(kind, _refuse_as(problem))
+    for kind in (stac_errors.DatabaseError, ResponseValidationError):
+        app.add_exception_handler(kind, _fail)
+    app.add_exception_handler(Exception, _answer_failure)
+
+
+def _response(content: bytes, status: int, headers: Mapping[str, str]) -> Response:
+    fields = {"cache-control": "no-store", **headers}
+    return Response(content, status_code=status, headers=fields, media_type=MEDIA_TYPE)
+
+
+def _document(
+    *, kind: str, code: str, title: str, status: int, detail: str, instance: str, findings: Sequence[Finding] = ()
+) -> bytes:
+    document = {
+        "type": kind,
+        "title": title,
+        "status": status,
+        "status_code": status,
+        "code": code,
+        "description": detail,
+        "detail": detail,
+        "instance": instance,
+        "errors": [finding.as_json() for finding in findings],
+    }
+    try:
+        return orjson.dumps(document)
+    except TypeError:  # a lone surrogate in a text: a refusal must not fail over it
+        return json.dumps(document).encode()
+
+
+def _instance(scope: Scope) -> str:
+    """The path asked for, as it was sent; cut, as it may be what was wrong."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw[:1024].decode("ascii", "replace")
+
+
+# --- handlers ---
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return response(error, request.scope)
+
+
+async def _refuse_with_status(request: Request, error: Exception) -> Response:
+    """Starlette's and FastAPI's HTTPException, by its status; about:blank where no class of ours has that status."""
+    assert isinstance(error, HTTPException)
+    status, headers = error.status_code, error.headers or {}
+    if status < 400:
+        return Response(status_code=status, headers=headers)
+    if problem := _BY_STATUS.get(status):
+        detail = str(error.detail) if status < 500 else problem.title
+        return response(problem(detail), request.scope, headers=headers)
+    if status == 500:
+        return await _answer_failure(request, error)
+    phrase = HTTPStatus(status).phrase
+    content = _document(
+        kind="about:blank",
+        code=phrase.lower().replace(" ", "-"),
+        title=phrase,
+        status=status,
+        detail=str(error.detail) if status < 500 else phrase,
+        instance=_instance(request.scope),
+    )
+    return _response(content, status, headers)
+
+
+async def _refuse_parameters(request: Request, error: Exception) -> Response:
+    """What FastAPI finds in parameters and bodies. What was sent is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    findings = []
+    for found in error.errors():
+        place, *path = (str(part) for part in found["loc"])
+        pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path) if place == "body" else ""
+        named = "" if place == "body" else f"{place} parameter {'.'.join(path)}: "
+        findings.append(Finding(str(found["type"]).replace("_", "-"), pointer, f"{named}{found['msg']}"))
+    detail = "; ".join(finding.message for finding in findings)
+    return response(errors.BadRequest(detail, findings=findings), request.scope)
+
+
+_OF_STAC_FASTAPI: Mapping[type[Exception], type[Problem]] = {
+    stac_errors.NotFoundError: errors.NotFound,
+    stac_errors.ConflictError: errors.Conflict,
+    stac_errors.ForeignKeyError: errors.CollectionDoesNotExist,
+    stac_errors.InvalidQueryParameter: errors.BadRequest,
+}
+
+
+def _refuse_as(problem: type[Problem]):  # type: ignore[no-untyped-def]
+    async def handler(request: Request, error: Exception) -> Response:
+        return response(problem(str(error)), request.scope)
+
+    return handler
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    """A fault of ours, whatever class it has: on to the outermost handler, and to the guard, who logs it once."""
+    raise error
+
+
+async def _answer_failure(request: Request, error: Exception) -> Response:
+    return response(failure(), request.scope)
+
+
+def failure() -> errors.InternalError:
+    """What a caller is told of a fault of ours."""
+    return errors.InternalError(
+        "the server failed; the fault is logged under this answer's x-request-id. Try again later, and report it"
+        " with that id if it stays"
+    )
+
+
+# --- the pages that the types point to ---
+
+
+def routes() -> list[Route]:
+    return [Route("/problems", index, methods=["GET"]), Route("/problems/{name}", explain, methods=["GET"])]
+
+
+async def index(request: Request) -> Response:
+    """All types of problems."""
+    explained = [_explanation(problem, base_url(request.scope)) for problem in errors.problems()]
+    explained.sort(key=lambda each: (each["status"], each["name"]))
+    if not _prefers_html(request):
+        return _json({"problems": explained})
+    rows = "".join(
+        f'<li><a href="{html.escape(str(each["type"]))}">{html.escape(str(each["name"]))}</a> ({each["status"]}):'
+        f" {html.escape(str(each['title']))}</li>"
+        for each in explained
+    )
+    return _page("Problems", f"<ul>{rows}</ul>")
+
+
+async def explain(request: Request) -> Response:
+    """One type of problem."""
+    name = request.path_params["name"]
+    for problem in errors.problems():
+        if problem.name == name:
+            break
+    else:
+        unknown = errors.NotFound(f"there is no problem of the name {name[:100]!r}; all are listed at /problems")
+        return response(unknown, request.scope)
+    explained = _explanation(problem, base_url(request.scope))
+    if not _prefers_html(request):
+        return _json(explained)
+    text = html.escape(str(explained["description"]))
+    return _page(f"{problem.title} ({problem.status})", f"<p><code>{html.escape(problem.name)}</code></p><p>{text}</p>")
+
+
+def _explanation(problem: type[Problem], base: str) -> dict[str, str | int]:
+    return {
+        "type": f"{base}/problems/{problem.name}",
+        "name": problem.name,
+        "status": problem.status,
+        "title": problem.title,
+        "description": " ".join((problem.__doc__ or "").split()),
+    }
+
+
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json", headers={"vary": "accept"})
+
+
+def _page(title: str, content: str) -> Response:
+    title = html.escape(title)
+    text = f'<!doctype html><html lang="en"><title>{title}</title><h1>{title}</h1>{content}</html>'
+    return HTMLResponse(text, headers={"vary": "accept"})
+
+
+def _prefers_html(request: Request) -> bool:
+    wishes: dict[str, float] = {}
+    for part in request.headers.get("accept", "").split(","):
+        media, _, parameters = part.partition(";")
+        quality = parameters.strip().removeprefix("q=")
+        wishes[media.strip().lower()] = float(quality) if quality.replace(".", "", 1).isdigit() else 1.0
+    as_json = max(wishes.get(media, 0.0) for media in ("application/json", MEDIA_TYPE, "application/*", "*/*"))
+    return wishes.get("text/html", 0.0) > as_json

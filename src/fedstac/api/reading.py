@@ -1,0 +1,240 @@
+"""The read side: landing page, collections, items, search. Documents go out as stored text, spliced, never parsed."""
+
+from __future__ import annotations
+
+import time
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import orjson
+from stac_fastapi.pgstac.utils import filter_fields
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import __version__
+from fedstac.api import links, query
+from fedstac.bootstrap import Node
+from fedstac.db import collections, search
+from fedstac.db.connections import Connection
+from fedstac.domain import strict_json
+from fedstac.domain.errors import CollectionDoesNotExist, ItemDoesNotExist
+
+CONFORMS_TO = (
+    "https://api.stacspec.org/v1.0.0/core",
+    "https://api.stacspec.org/v1.0.0/collections",
+    "https://api.stacspec.org/v1.0.0/ogcapi-features",
+    "https://api.stacspec.org/v1.0.0/item-search",
+    "https://api.stacspec.org/v1.0.0/item-search#filter",
+    "https://api.stacspec.org/v1.0.0/item-search#sort",
+    "https://api.stacspec.org/v1.1.0/item-search#sort",
+    "https://api.stacspec.org/v1.0.0/item-search#fields",
+    "https://api.stacspec.org/v1.0.0/item-search#query",
+    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
+    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/geojson",
+    "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/filter",
+    "http://www.opengis.net/spec/cql2/1.0/conf/cql2-text",
+    "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
+    "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
+)
+WHERE_KEPT_SECONDS, WHERE_KEPT_MOST = 30.0, 2000
+
+
+class Plans:
+    """Where clauses and orders that pgstac made lately; making one costs more than running it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, tuple[float, str, tuple[search.SortKey, ...]]] = {}
+
+    async def of(self, conn: Connection, asked: query.Query) -> tuple[str, tuple[search.SortKey, ...]]:
+        key = asked.fingerprint
+        kept = self._kept.get(key)
+        if kept and kept[0] > time.monotonic():
+            return kept[1], kept[2]
+        where = await search.where(conn, asked.conditions) if asked.conditions else "TRUE"
+        order = await search.order(conn, asked.order)
+        if len(self._kept) >= WHERE_KEPT_MOST:
+            self._kept.clear()
+        self._kept[key] = (time.monotonic() + WHERE_KEPT_SECONDS, where, order)
+        return where, order
+
+
+async def landing_page(request: Request) -> Response:
+    """GET /"""
+    base, node = request.app.state.base_url, request.app.state.node
+    async with node.pool.acquire() as conn:
+        stored = await collections.every(conn)
+    titles = {entry.id: orjson.loads(entry.document or "{}").get("title") or entry.id for entry in stored}
+    body = {
+        "type": "Catalog",
+        "stac_version": "1.1.0",
+        "id": node.settings.node,
+        "title": f"fedstac {node.settings.node}",
+        "description": f"Datasets at the node {node.settings.node}, served by fedstac {__version__}",
+        "conformsTo": CONFORMS_TO,
+        "links": [
+            {"rel": "self", "type": links.JSON, "href": base + "/"},
+            {"rel": "root", "type": links.JSON, "href": base + "/"},
+            {"rel": "conformance", "type": links.JSON, "href": base + "/conformance"},
+            {"rel": "data", "type": links.JSON, "href": base + "/collections"},
+            {"rel": "search", "type": links.GEOJSON, "method": "GET", "href": base + "/search"},
+            {"rel": "search", "type": links.GEOJSON, "method": "POST", "href": base + "/search"},
+            {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
+             "href": base + "/queryables"},
+            {"rel": "service-desc", "type": "application/vnd.oai.openapi+json;version=3.0", "href": base + "/api"},
+            {"rel": "service-doc", "type": "text/html", "href": base + "/api.html"},
+            *({"rel": "child", "type": links.JSON, "title": title, "href": f"{base}/collections/{quote(name)}"}
+              for name, title in titles.items()),
+        ],
+    }  # fmt: skip
+    return Response(orjson.dumps(body), media_type=links.JSON)
+
+
+async def conformance(request: Request) -> Response:
+    """GET /conformance"""
+    return Response(orjson.dumps({"conformsTo": CONFORMS_TO}), media_type=links.JSON)
+
+
+async def get_collections(request: Request) -> Response:
+    """GET /collections"""
+    base, node = request.app.state.base_url, request.app.state.node
+    async with node.pool.acquire() as conn:
+        stored = await collections.every(conn)
+    body = {
+        "collections": [links.collection(base, orjson.loads(entry.document or "{}")) for entry in stored],
+        "numberMatched": len(stored),
+        "numberReturned": len(stored),
+        "links": [
+            {"rel": "self", "type": links.JSON, "href": base + "/collections"},
+            {"rel": "root", "type": links.JSON, "href": base + "/"},
+        ],
+    }
+    return Response(orjson.dumps(body), media_type=links.JSON)
+
+
+async def get_collection(request: Request) -> Response:
+    """GET /collections/{collection_id}"""
+    base, node = request.app.state.base_url, request.app.state.node
+    async with node.pool.acquire() as conn:
+        stored = await _collection(conn, request.path_params["collection_id"])
+    return Response(orjson.dumps(links.collection(base, orjson.loads(stored.document or "{}"))), media_type=links.JSON)
+
+
+async def _collection(conn: Connection, name: str) -> collections.Stored:
+    stored = await collections.get(conn, name)
+    if stored is None:
+        raise CollectionDoesNotExist(f"there is no collection {name[:128]!r} here")
+    return stored
+
+
+async def get_queryables(request: Request) -> Response:
+    """GET /queryables and /collections/{collection_id}/queryables"""
+    base, node = request.app.state.base_url, request.app.state.node
+    name = request.path_params.get("collection_id")
+    async with node.pool.acquire() as conn:
+        if name is not None:
+            await _collection(conn, name)
+        schema = orjson.loads(await search.queryables(conn, name))
+    schema |= {"$id": base + request.url.path, "$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return Response(orjson.dumps(schema), media_type="application/schema+json")
+
+
+async def get_item(request: Request) -> Response:
+    """GET /collections/{collection_id}/items/{item_id}: the stored document, with ETag, or 304."""
+    node: Node = request.app.state.node
+    collection, item_id = request.path_params["collection_id"], request.path_params["item_id"]
+    async with node.pool.acquire() as conn:
+        found = await search.item(conn, collection, item_id)
+        if found is None:
+            await _collection(conn, collection)
+            raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}")
+    item, digest, seq = found
+    etag = f'"{digest[:16].hex()}-{seq}"'
+    headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(links.item_text(request.app.state.base_url, item), headers=headers, media_type=links.GEOJSON)
+
+
+async def get_items(request: Request) -> Response:
+    """GET /collections/{collection_id}/items"""
+    node: Node = request.app.state.node
+    name = request.path_params["collection_id"]
+    asked = query.from_parameters(request.query_params, node.settings, collection=name)
+    async with node.pool.acquire() as conn:
+        await _collection(conn, name)
+        return await _found(request, conn, asked, f"/collections/{quote(name)}/items")
+
+
+async def get_search(request: Request) -> Response:
+    """GET /search"""
+    node: Node = request.app.state.node
+    asked = query.from_parameters(request.query_params, node.settings)
+    async with node.pool.acquire() as conn:
+        return await _found(request, conn, asked, "/search")
+
+
+async def post_search(request: Request) -> Response:
+    """POST /search"""
+    node: Node = request.app.state.node
+    raw = await request.body()
+    body = strict_json.parse(raw) if raw else {}
+    asked = query.from_body(body, node.settings)
+    async with node.pool.acquire() as conn:
+        return await _found(request, conn, asked, "/search", body)
+
+
+async def _found(request: Request, conn: Connection, asked: query.Query, path: str, body: object = None) -> Response:
+    """Runs a search and assembles its page as text."""
+    node: Node = request.app.state.node
+    plans: Plans = request.app.state.plans
+    place = query.place_of(asked.token, asked, node.signing_key) if asked.token else None
+    where, order = await plans.of(conn, asked)
+    page = await search.page(conn, where, order, asked.limit, place.values if place else None)
+    matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
+    base = request.app.state.base_url
+    following = None
+    if page.last is not None:
+        following = query.token_for(query.Place(page.last, matched, exact), asked, node.signing_key)
+    features = [links.item_text(base, item) for item in page.items]
+    if asked.include or asked.exclude:
+        features = [_only(text, asked) for text in features]
+    rest = {
+        "links": _page_links(base, path, request, following, body),
+        "numberMatched": matched,
+        "numMatched": matched,
+        "numberReturned": len(features),
+        "numReturned": len(features),
+    } | ({} if exact else {"fedstac:number_matched_estimated": True})
+    text = f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
+    return Response(text, media_type=links.GEOJSON)
+
+
+async def _matched(node: Node, conn: Connection, asked: query.Query, where: str) -> tuple[int, bool]:
+    """Totals without conditions come from the tally; others are counted up to the bound."""
+    if set(asked.conditions) <= {"collections"}:
+        totals = await collections.totals(conn)
+        named = asked.conditions.get("collections", totals)
+        return sum(totals.get(name, 0) for name in set(named)), True
+    return await search.matched(conn, where, node.settings.matched_exact_to)
+
+
+def _only(text: str, asked: query.Query) -> str:
+    return orjson.dumps(filter_fields(orjson.loads(text), set(asked.include), set(asked.exclude))).decode()
+
+
+def _page_links(base: str, path: str, request: Request, following: str | None, body: object) -> list[dict[str, Any]]:
+    own = base + path
+    parameters = {name: value for name, value in request.query_params.items() if name != "token"}
+    shown = own + ("?" + urlencode(parameters) if parameters else "")
+    found: list[dict[str, Any]] = [
+        {"rel": "self", "type": links.GEOJSON, "href": shown},
+        {"rel": "root", "type": links.JSON, "href": base + "/"},
+    ]
+    if following and isinstance(body, dict):
+        found.append({"rel": "next", "type": links.GEOJSON, "method": "POST", "href": own,
+                      "body": {**body, "token": following}})  # fmt: skip
+    elif following:
+        href = own + "?" + urlencode({**parameters, "token": following})
+        found.append({"rel": "next", "type": links.GEOJSON, "method": "GET", "href": href})
+    return found

@@ -1,0 +1,188 @@
+"""Writes: items are accepted here and published by the workers; collections are written at once."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from uuid import UUID, uuid4
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import publication
+from fedstac.api import identity, intake, links
+from fedstac.api.following import request_document
+from fedstac.bootstrap import Node
+from fedstac.db import collections, nodes, requests, search
+from fedstac.domain import policy, strict_json
+from fedstac.domain.errors import CollectionDoesNotExist, InternalError, Problem, RequestDoesNotExist, problems
+from fedstac.domain.model import Outcome
+from fedstac.domain.policy import Principal
+from fedstac.wakeup import Backoff
+
+WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)", re.IGNORECASE)
+LONGEST_WAIT = 60.0
+RETRY_AFTER = "1"
+IN_THREAD = 64  # from so many bytes a kilo on, a batch is parsed beside the event loop
+PROBLEMS = {problem.name: problem for problem in problems()}
+
+
+async def post_items(request: Request) -> Response:
+    """POST /collections/{collection_id}/items: an Item, a FeatureCollection or NDJSON → 202 and a request to follow."""
+    node: Node = request.app.state.node
+    principal = await identity.principal(request)
+    collection = request.path_params["collection_id"]
+    await _require_collection(node, collection)
+    raw = await request.body()
+    media_type = request.headers.get("content-type", "")
+
+    def judge() -> tuple[intake.Submission, list[intake.Checked]]:
+        submission = intake.read(raw, media_type, node.settings)
+        return submission, intake.check(submission, collection, node.checker, principal, node.settings)
+
+    submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
+    accepted = _request(request, principal, collection, checked, node)
+    async with node.pool.acquire() as conn, conn.transaction():
+        await requests.create(conn, accepted, await nodes.now(conn))
+    node.queued.wake()
+    seconds = _wait_seconds(request, node)
+    if seconds:
+        summary = await _final(node, accepted.id, seconds)
+        if summary.is_final:
+            return await _result(request, node, summary, single=not submission.is_batch)
+    return _accepted(request, accepted)
+
+
+async def _require_collection(node: Node, collection: str) -> None:
+    async with node.pool.acquire() as conn:
+        if await collections.get(conn, collection) is None:
+            raise CollectionDoesNotExist(
+                f"there is no collection {collection[:128]!r} here; create it with POST /collections first"
+            )
+
+
+def _request(
+    request: Request, principal: Principal, collection: str, checked: list[intake.Checked], node: Node
+) -> requests.NewRequest:
+    project = node.checker.projects.get(collection)
+    return requests.NewRequest(
+        id=uuid4(), collection=collection, action="publish", submitter=principal.name,
+        roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
+        correlation=request.state.request_id, cv_version=project.cv_version if project else None,
+        items=[_new_item(entry) for entry in checked],
+    )  # fmt: skip
+
+
+def _new_item(entry: intake.Checked) -> requests.NewItem:
+    if entry.draft:
+        return requests.NewItem(entry.draft.lineage, entry.draft.id, entry.draft.text, findings=entry.warnings)
+    assert entry.problem is not None
+    claimed = entry.document.get("id") if isinstance(entry.document, dict) else None
+    name = claimed[:512] if isinstance(claimed, str) else ""
+    text = orjson.dumps(entry.document).decode()
+    return requests.NewItem(name, name, text, entry.problem.name, entry.problem.detail, entry.problem.findings)
+
+
+def _wait_seconds(request: Request, node: Node) -> float:
+    """`Prefer: wait=N` (RFC 7240), else the setting."""
+    asked = WAIT.search(request.headers.get("prefer", ""))
+    return min(float(asked[1]), LONGEST_WAIT) if asked else node.settings.default_wait_seconds
+
+
+async def _final(node: Node, request: UUID, seconds: float) -> requests.Summary:
+    """The request once it is final, or as it stands when the time is up."""
+    deadline, backoff = time.monotonic() + seconds, Backoff(least=0.02)
+    while True:
+        settled = node.settled.next()
+        async with node.pool.acquire() as conn:
+            summary = await requests.summary(conn, request)
+        if summary is None:
+            raise RequestDoesNotExist(f"the request {request} is gone")
+        left = deadline - time.monotonic()
+        if summary.is_final or left <= 0:
+            return summary
+        await settled(min(backoff.pause(), left))
+
+
+def _accepted(request: Request, accepted: requests.NewRequest) -> Response:
+    url = links.request_url(request.app.state.base_url, accepted.id)
+    body = {
+        "id": str(accepted.id),
+        "status": "queued",
+        "total": len(accepted.items),
+        "rejected": sum(item.problem is not None for item in accepted.items),
+        "links": [
+            {"rel": "self", "type": links.JSON, "href": url},
+            {"rel": "items", "type": links.JSON, "href": url + "/items"},
+        ],
+    }
+    return Response(orjson.dumps(body), 202, {"Location": url, "Retry-After": RETRY_AFTER}, media_type=links.JSON)
+
+
+async def _result(request: Request, node: Node, summary: requests.Summary, *, single: bool) -> Response:
+    """The final answer that `Prefer: wait` asked for."""
+    base = request.app.state.base_url
+    url = links.request_url(base, summary.id)
+    applied = {"Preference-Applied": "wait", "Link": f'<{url}>; rel="monitor"'}
+    async with node.pool.acquire() as conn:
+        if not single:
+            body = await request_document(conn, base, summary)
+            return Response(orjson.dumps(body), 200, applied | {"Content-Location": url}, media_type=links.JSON)
+        [result] = await requests.results(conn, summary.id, status=None, after=-1, limit=1)
+        if result.problem:
+            raise _stored_problem(result)
+        found = await search.item(conn, summary.collection, result.dataset)
+    if found is None:
+        raise InternalError("the item is published and cannot be read back")
+    created = result.outcome in (Outcome.NEW, Outcome.NEWER, Outcome.OLDER)
+    location = links.item_url(base, summary.collection, result.dataset)
+    text = links.item_text(base, found[0])
+    return Response(text, 201 if created else 200, applied | {"Location": location}, media_type=links.GEOJSON)
+
+
+def _stored_problem(result: requests.ItemResult) -> Problem:
+    return PROBLEMS.get(result.problem or "", InternalError)(result.detail or "", findings=result.findings_read())
+
+
+async def post_collection(request: Request) -> Response:
+    """POST /collections: a new collection."""
+    principal = await identity.principal(request)
+    policy.require_admin(principal, "create collections")
+    document = strict_json.parse(await request.body())
+    return await _write_collection(request, principal, document, None)
+
+
+async def put_collection(request: Request) -> Response:
+    """PUT /collections/{collection_id}: other metadata for a collection that is there."""
+    principal = await identity.principal(request)
+    policy.require_admin(principal, "change collections")
+    document = strict_json.parse(await request.body())
+    return await _write_collection(request, principal, document, request.path_params["collection_id"])
+
+
+async def _write_collection(request: Request, principal: Principal, document: object, named: str | None) -> Response:
+    node: Node = request.app.state.node
+    async with node.pool.acquire() as conn:
+        world = await node.world(conn)
+        stored = await publication.put_collection(
+            conn, world, principal.name, document, schema=node.collection_schema, named=named
+        )
+    node.committed.wake()
+    base = request.app.state.base_url
+    body = links.collection(base, orjson.loads(stored.document or "{}"))
+    location = {"Location": f"{base}/collections/{stored.id}"}
+    return Response(orjson.dumps(body), 201 if named is None else 200, location, media_type=links.JSON)
+
+
+async def delete_collection(request: Request) -> Response:
+    """DELETE /collections/{collection_id}: an empty one."""
+    node: Node = request.app.state.node
+    principal = await identity.principal(request)
+    policy.require_admin(principal, "delete collections")
+    async with node.pool.acquire() as conn:
+        world = await node.world(conn)
+        await publication.delete_collection(conn, world, principal.name, request.path_params["collection_id"])
+    node.committed.wake()
+    return Response(status_code=204)

@@ -1,0 +1,34 @@
+"""Collections: their rules, and what of them is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema_rs
+
+from fedstac.domain.errors import Finding, StacInvalid
+from fedstac.domain.identifiers import COLLECTION_ID
+
+QUERYABLES = "http://www.opengis.net/def/rel/ogc/1.0/queryables"
+SERVER_LINKS = frozenset(("self", "root", "parent", "items", "item", QUERYABLES))
+
+
+def check(document: object, schema: jsonschema_rs.Validator, named: str | None) -> dict[str, Any]:
+    """The collection less the server's links; StacInvalid with all findings where it is refused."""
+    if not isinstance(document, dict):
+        raise StacInvalid("a STAC Collection is expected", findings=(Finding("shape", "", "not a JSON object"),))
+    findings = [
+        Finding("stac-core", "".join(f"/{step}" for step in error.instance_path), error.message[:300])
+        for error in schema.iter_errors(document)
+    ]
+    name = document.get("id")
+    if not isinstance(name, str) or not COLLECTION_ID.fullmatch(name):
+        findings.append(
+            Finding("id", "/id", "a collection's id has 1 to 128 letters, digits, dots, hyphens and underscores")
+        )
+    elif named is not None and name != named:
+        findings.append(Finding("id", "/id", f"{name!r} is not the collection {named!r} that is addressed"))
+    if findings:
+        raise StacInvalid(f"the collection is not valid: {findings[0].message}", findings=tuple(findings))
+    kept = [link for link in document["links"] if link["rel"] not in SERVER_LINKS]
+    return {**document, "links": kept}

@@ -1,0 +1,108 @@
+"""The HTTP feed as a consumer sees it: events, snapshots, digests, acknowledgements of one publishing node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+import orjson
+
+from fedstac.domain.events import Cursor
+
+
+class SourceAway(Exception):
+    """The source does not answer, or answers with a fault of its own: try again later."""
+
+
+class SourceRefused(Exception):
+    """The source refuses this node; an operator has to see to it."""
+
+
+class BehindRetention(Exception):
+    """The feed does not reach back to our cursor: take a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    events: Sequence[Mapping[str, Any]]
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    origin: str
+    cursor: Cursor
+    entries: Sequence[Mapping[str, Any]]
+    following: str | None
+
+
+class HttpFeed:
+    """A client of one node's feed. Every method raises SourceAway or SourceRefused where the source fails."""
+
+    def __init__(self, url: str, token: str, *, timeout: float = 90.0) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json, */*;q=0.1"},
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> HttpFeed:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def head(self) -> tuple[str, Cursor]:
+        """The origin's name and its last position."""
+        body = await self._json("GET", "/events/head")
+        return body["origin"], Cursor.parse(body["cursor"])
+
+    async def events(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
+        """The next events, after up to `wait` seconds. BehindRetention where the feed does not reach back."""
+        response = await self._send("GET", "/events", {"after": str(after), "limit": limit, "wait": wait})
+        return EventPage(orjson.loads(response.content), Cursor.parse(response.headers["x-cursor"]))
+
+    async def snapshot(self, page: str | None, *, limit: int) -> SnapshotPage:
+        """A page of the origin's current state; None is the first."""
+        body = await self._json("GET", "/snapshot", {"limit": limit} | ({"page": page} if page else {}))
+        return SnapshotPage(body["origin"], Cursor.parse(body["cursor"]), body["entries"], body["next"])
+
+    async def digests(self) -> tuple[Cursor, list[dict[str, Any]]]:
+        body = await self._json("GET", "/digests")
+        return Cursor.parse(body["cursor"]), body["entries"]
+
+    async def bucket(self, collection: str, bucket: int) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = (
+            await self._json("GET", "/digests", {"collection": collection, "bucket": bucket})
+        )["entries"]
+        return entries
+
+    async def acknowledge(self, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
+        """Tells the source that everything through a position is applied here, but for the exceptions."""
+        body = {"epoch": through.epoch, "through": through.pos, "exceptions": list(exceptions)}
+        await self._send("POST", "/events/status", content=orjson.dumps(body))
+
+    async def _json(self, method: str, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
+        return orjson.loads((await self._send(method, path, parameters)).content)
+
+    async def _send(
+        self, method: str, path: str, parameters: Mapping[str, Any] | None = None, content: bytes | None = None
+    ) -> httpx.Response:
+        headers = {"Content-Type": "application/json"} if content is not None else None
+        try:
+            response = await self._client.request(method, path, params=parameters, content=content, headers=headers)
+        except httpx.HTTPError as error:
+            raise SourceAway(f"{self._client.base_url}: {error or type(error).__name__}") from error
+        if response.status_code == 410:
+            raise BehindRetention(response.text[:500])
+        if response.status_code in (408, 429) or response.status_code >= 500:
+            raise SourceAway(f"{self._client.base_url}{path} answered {response.status_code}")
+        if response.status_code >= 400:
+            raise SourceRefused(f"{self._client.base_url}{path} answered {response.status_code}: {response.text[:300]}")
+        return response

@@ -1,0 +1,254 @@
+"""The index node: follows an origin's feed into its own database, and serves search from there.
+
+One loop: receive, apply and move the cursor in one transaction, acknowledge. What is killed in between is done again
+and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import structlog
+
+from fedstac import publication
+from fedstac.bootstrap import Node
+from fedstac.db import collections, feed, nodes, outbox
+from fedstac.db.connections import Connection, is_refusal, is_transient
+from fedstac.domain import events
+from fedstac.domain.errors import BadRequest
+from fedstac.domain.events import Cursor, Event
+from fedstac.failpoints import failpoint
+from fedstac.messaging.http_feed import BehindRetention, HttpFeed, SourceAway, SourceRefused
+from fedstac.wakeup import Backoff
+
+PAGE = 500
+LONG_POLL_SECONDS = 20
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows one origin. `snapshot_first`: a new node starts from a snapshot instead of the log's beginning."""
+
+    node: Node
+    source: HttpFeed
+    snapshot_first: bool = True
+    origin: str = ""
+    cursor: Cursor = events.START
+    told: Cursor = events.START
+    exceptions: list[dict[str, str]] = field(default_factory=list)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follows until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
+        backoff = Backoff(least=0.2, most=10.0)
+        while not stop.is_set():
+            try:
+                await self._follow(stop, backoff)
+            except SourceAway as error:
+                log.warning("the source is away; trying again", reason=str(error))
+            except SourceRefused as error:
+                log.error("the source refuses this node; see to its token", reason=str(error))
+            except Exception as error:
+                if not is_transient(error):
+                    log.exception("the index node failed; trying again")
+            await _pause(stop, backoff.pause())
+
+    async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
+        self.origin, _ = await self.source.head()
+        await self.begin()
+        backoff.reset()
+        while not stop.is_set():
+            try:
+                await self.step(LONG_POLL_SECONDS)
+                backoff.reset()
+            except BehindRetention as error:
+                log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
+                await self.take_snapshot(None)
+
+    async def begin(self) -> None:
+        """Finds our place: where we were, in the middle of a snapshot, or at the start."""
+        async with self.node.pool.acquire() as conn:
+            known = await nodes.progress(conn, self.origin)
+        if known is None and self.snapshot_first:
+            await self.take_snapshot(None)
+        elif known is not None and known.snapshot is not None:
+            await self.take_snapshot(known.snapshot or None)
+        elif known is not None:
+            self.cursor = known.cursor
+        log.info("following", origin=self.origin, cursor=str(self.cursor))
+
+    async def step(self, wait: int) -> int:
+        """One page of the feed: received, applied, acknowledged. How many events it had."""
+        page = await self.source.events(self.cursor, limit=PAGE, wait=wait)
+        if page.cursor != self.cursor:
+            await self._apply(page.events, page.cursor, None)
+            failpoint("index.applied")
+        if self.told != self.cursor or self.exceptions:
+            await self.source.acknowledge(self.cursor, self.exceptions)
+            self.told, self.exceptions = self.cursor, []
+        return len(page.events)
+
+    async def take_snapshot(self, page: str | None) -> None:
+        """The origin's current state, page by page; each page is kept, so that a killed node goes on with the next."""
+        if page is None:
+            async with self.node.pool.acquire() as conn, conn.transaction():
+                await nodes.move(conn, self.origin, events.START, "")
+        while True:
+            held = await self.source.snapshot(page, limit=PAGE)
+            await self._apply(held.entries, held.cursor, held.following)
+            failpoint("index.snapshot")
+            if held.following is None:
+                break
+            page = held.following
+        async with self.node.pool.acquire() as conn:
+            forgotten = await publication.forget(conn, self.origin, before_epoch=self.cursor.epoch)
+        if forgotten:
+            log.warning("the origin no longer has some datasets; they are removed here", datasets=forgotten)
+        log.info("snapshot taken", origin=self.origin, cursor=str(self.cursor))
+
+    async def _apply(self, raw: Sequence[Mapping[str, Any]], cursor: Cursor, snapshot: str | None) -> None:
+        """Applies a page and moves the cursor in one transaction. What cannot be applied is parked, the rest goes on."""
+        readable, broken = self._read(raw)
+        async with self.node.pool.acquire() as conn:
+            try:
+                await self._commit(conn, readable, broken, cursor, snapshot)
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                refused = await self._find_refused(conn, readable)
+                kept = [pair for pair in readable if pair not in refused]
+                broken += [(event, "the database here refuses it") for event, _ in refused]
+                await self._commit(conn, kept, broken, cursor, snapshot)
+        self.cursor = cursor
+
+    def _read(
+        self, raw: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[tuple[Mapping[str, Any], Event]], list[tuple[Mapping[str, Any], str]]]:
+        readable, broken = [], []
+        for event in raw:
+            try:
+                readable.append((event, events.read(event, self.node.checker.projects)))
+            except BadRequest as error:
+                broken.append((event, error.detail))
+        return readable, broken
+
+    async def _commit(
+        self,
+        conn: Connection,
+        readable: Sequence[tuple[Mapping[str, Any], Event]],
+        broken: Sequence[tuple[Mapping[str, Any], str]],
+        cursor: Cursor,
+        snapshot: str | None,
+    ) -> None:
+        async with conn.transaction():
+            applied = await publication.apply(conn, [event for _, event in readable])
+            failpoint("index.written")
+            foreign = {id(event) for event in applied.foreign}
+            strangers = [raw for raw, event in readable if id(event) in foreign]
+            parked = [*broken, *((raw, "it belongs to another origin") for raw in strangers)]
+            for raw, detail in parked:
+                subject = str(raw.get("subject", raw.get("partitionkey", "")))
+                text = orjson.dumps(raw).decode()
+                await nodes.park(conn, self.origin, str(raw.get("id")), subject, cursor.pos, detail, text)
+            done = [str(raw["subject"]) for raw, event in readable if id(event) not in foreign and "subject" in raw]
+            await nodes.unpark(conn, self.origin, done)
+            await nodes.move(conn, self.origin, cursor, snapshot)
+        for raw, detail in parked:
+            log.error("an event is parked", event=raw.get("id"), subject=raw.get("subject"), detail=detail)
+            self.exceptions.append({"event_id": str(raw.get("id")), "outcome": "parked", "detail": detail})
+        if applied.applied:
+            log.info("applied", origin=self.origin, events=applied.applied, ignored=applied.ignored, cursor=str(cursor))
+
+    async def _find_refused(
+        self, conn: Connection, pairs: Sequence[tuple[Mapping[str, Any], Event]]
+    ) -> list[tuple[Mapping[str, Any], Event]]:
+        """The events that the database refuses, by halving; nothing stays written."""
+        try:
+            async with conn.transaction():
+                await publication.apply(conn, [event for _, event in pairs])
+                raise _Undo
+        except _Undo:
+            return []
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+        if len(pairs) == 1:
+            return list(pairs)
+        middle = len(pairs) // 2
+        return await self._find_refused(conn, pairs[:middle]) + await self._find_refused(conn, pairs[middle:])
+
+
+class _Undo(Exception):
+    """Ends a trial transaction."""
+
+
+async def run(node: Node, stop: asyncio.Event) -> None:
+    """Follows the source that the settings name, until `stop`."""
+    async with HttpFeed(node.settings.source, node.settings.source_token) as source:
+        await asyncio.gather(
+            Follower(node, source, snapshot_first=node.settings.snapshot_first).run(stop), _keep_house(node, stop)
+        )
+
+
+async def _keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float = 5.0) -> None:
+    """What the sequencer does at a publishing node: tallies summed up, partitions ahead."""
+    while not stop.is_set():
+        try:
+            async with node.pool.acquire() as conn, conn.transaction():
+                await outbox.extend(conn)
+                await collections.sum_up(conn)
+        except Exception as error:
+            if not is_transient(error):
+                log.exception("housekeeping failed; trying again")
+        await _pause(stop, every_seconds)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One dataset on which a node and its source do not agree."""
+
+    collection: str
+    id: str
+    kind: str  # missing here, extra here, or different
+
+
+async def verify(node: Node, source: HttpFeed) -> tuple[Cursor, int, list[Difference]]:
+    """Compares every record's digest with the source's; what the source changed meanwhile is not a difference.
+
+    Buckets are compared by a fingerprint; only those that differ are listed.
+    """
+    origin, _ = await source.head()
+    cursor, theirs = await source.digests()
+    async with node.pool.acquire() as conn:
+        known = await nodes.progress(conn, origin)
+        mine = {
+            (row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in await feed.digests(conn, origin)
+        }
+        others = {(row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in theirs}
+        found: list[Difference] = []
+        for collection, bucket in sorted(mine.keys() | others.keys()):
+            if mine.get((collection, bucket)) != others.get((collection, bucket)):
+                found += await _compare(conn, source, origin, collection, bucket)
+    return known.cursor if known else cursor, sum(n for n, _ in others.values()), found
+
+
+async def _compare(conn: Connection, source: HttpFeed, origin: str, collection: str, bucket: int) -> list[Difference]:
+    theirs = {row["id"]: row for row in await source.bucket(collection, bucket)}
+    mine = {row["id"]: row for row in await feed.bucket(conn, origin, collection, bucket)}
+    found = [Difference(collection, item, "missing here") for item in sorted(theirs.keys() - mine.keys())]
+    found += [Difference(collection, item, "extra here") for item in sorted(mine.keys() - theirs.keys())]
+    for item in sorted(theirs.keys() & mine.keys()):
+        if theirs[item]["digest"] != mine[item]["digest"] and theirs[item]["seq"] <= mine[item]["seq"]:
+            found.append(Difference(collection, item, "different"))
+    return found

@@ -1,0 +1,70 @@
+"""The sequencer: gives the events that became visible their positions. One leader; the rest stand by."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import collections, connections, feed, outbox
+from fedstac.db.connections import Connection, is_transient
+from fedstac.failpoints import failpoint
+from fedstac.wakeup import Backoff
+
+STAND_BY_SECONDS = 1.0
+HOUSEKEEPING_SECONDS = 5.0
+log = structlog.get_logger()
+
+
+async def run(node: Node, stop: asyncio.Event) -> None:
+    """Sequences until `stop`, whenever this process is the leader."""
+    while not stop.is_set():
+        try:
+            conn = await connections.connect(node.settings.dsn, application=f"fedstac {node.settings.node} sequencer")
+            try:
+                await _lead(node, conn, stop)
+            finally:
+                conn.terminate()
+        except Exception as error:
+            if not is_transient(error):
+                log.exception("the sequencer failed; trying again")
+        await _pause(stop, STAND_BY_SECONDS)
+
+
+async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
+    """Sequences while the lock is ours; it goes with the connection."""
+    if not await feed.lead(conn):
+        return
+    epoch = await feed.fork_if_restored(conn)
+    if epoch:
+        log.warning("this database was restored or promoted; the feed goes on in a new epoch", epoch=epoch)
+    log.info("sequencing", head=str(await feed.head(conn)))
+    backoff, kept = Backoff(least=0.02, most=0.25), 0.0
+    while not stop.is_set():
+        if time.monotonic() - kept > HOUSEKEEPING_SECONDS:
+            kept = time.monotonic()
+            await _keep_house(conn)
+        committed = node.committed.next()
+        given = await feed.sequence(conn)
+        failpoint("sequencer.sequenced")
+        if given:
+            backoff.reset()
+            node.sequenced.wake()
+        else:
+            await committed(backoff.pause())
+
+
+async def _keep_house(conn: Connection) -> None:
+    """Partitions of the outbox ahead of the writers, and one tally a collection."""
+    await outbox.extend(conn)
+    async with conn.transaction():
+        await collections.sum_up(conn)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

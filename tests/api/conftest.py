@@ -1,0 +1,87 @@
+"""Running nodes: the real application behind real uvicorn on a loopback port, in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from fedstac import sample
+from fedstac.api import app, server
+from fedstac.db import nodes
+from fedstac.settings import Settings
+
+
+@dataclass(frozen=True)
+class Api:
+    """A node that answers, and clients for it."""
+
+    url: str
+    settings: Settings
+    admin: httpx.AsyncClient
+    anyone: httpx.AsyncClient
+    tokens: dict[str, str]
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, background: bool = True) -> AsyncIterator[Api]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    parts = app.publishing(settings) if background else ()
+    uvicorn = server.Server(server.Config(app.create(settings, url, background=parts), public_url=url))
+    task = asyncio.create_task(uvicorn.serve(sockets=[listening]))
+    while not uvicorn.started:
+        if task.done():
+            await task
+        await asyncio.sleep(0.01)
+    tokens = await issue_tokens(settings.dsn)
+    bearer = {"Authorization": f"Bearer {tokens['admin']}"}
+    try:
+        async with (
+            httpx.AsyncClient(base_url=url, headers=bearer, timeout=60, trust_env=False) as admin,
+            httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as anyone,
+        ):
+            yield Api(url, settings, admin, anyone, tokens)
+    finally:
+        uvicorn.should_exit = True
+        await asyncio.wait_for(task, 20)
+
+
+async def issue_tokens(dsn: str) -> dict[str, str]:
+    conn = await asyncpg.connect(dsn)
+    try:
+        roles = ("admin", "publisher:NCAR", "node:east", "node:south")
+        return {role: await nodes.issue_token(conn, role, [role]) for role in roles}
+    finally:
+        await conn.close()
+
+
+StartApi = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture
+async def start_api() -> AsyncIterator[StartApi]:
+    """Starts nodes that end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*, background: bool = True, **values: Any) -> Api:
+            settings = Settings(**{"node": "west", "default_wait_seconds": 20.0, "_env_file": None, **values})
+            return await stack.enter_async_context(running(settings, background=background))
+
+        yield start
+
+
+@pytest.fixture
+async def api(start_api: StartApi, dsn: str) -> Api:
+    """A publishing node `west` with the collection CMIP6."""
+    started = await start_api(dsn=dsn)
+    response = await started.admin.post("/collections", json=sample.collection())
+    assert response.status_code == 201, response.text
+    return started

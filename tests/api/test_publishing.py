@@ -1,0 +1,50 @@
+"""Publishing over HTTP: what a client is promised."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from fedstac import sample
+from tests.api.conftest import Api
+
+OWNED = {"latest", "retracted", "created", "updated"}
+
+
+def written(document: dict[str, Any]) -> dict[str, Any]:
+    """What the publisher wrote: the document less what the server owns."""
+    kept = copy.deepcopy(document)
+    kept["properties"] = {name: value for name, value in kept["properties"].items() if name not in OWNED}
+    kept["links"] = [link for link in kept["links"] if link["rel"] not in ("self", "root", "parent", "collection")]
+    return kept
+
+
+async def test_a_published_item_comes_back_equal_by_value(api: Api) -> None:
+    [item] = sample.items(1)
+    response = await api.admin.post("/collections/CMIP6/items", json=item)
+    assert response.status_code == 201, response.text
+    found = await api.anyone.get(f"/collections/CMIP6/items/{item['id']}")
+    assert found.status_code == 200
+    assert written(found.json()) == written(item)
+    assert found.json()["properties"]["latest"] is True
+    assert found.json()["properties"]["datetime"] is None
+    again = await api.anyone.get(
+        f"/collections/CMIP6/items/{item['id']}", headers={"If-None-Match": found.headers["etag"]}
+    )
+    assert again.status_code == 304
+
+
+async def test_a_batch_is_followed_and_searched(api: Api) -> None:
+    items = list(sample.items(60))
+    body = {"type": "FeatureCollection", "features": items}
+    response = await api.admin.post("/collections/CMIP6/items", json=body)
+    assert response.status_code == 200, response.text
+    assert response.json()["status"] == "done"
+    assert response.json()["counts"]["done"] == 60
+    page = (await api.anyone.post("/search", json={"limit": 100})).json()
+    assert page["numberMatched"] == 60
+    assert {feature["id"] for feature in page["features"]} == {item["id"] for item in items}
+    events = await api.anyone.get("/events", params={"after": "0.0", "limit": 2000, "wait": 5},
+                                  headers={"Authorization": f"Bearer {api.tokens['node:east']}"})  # fmt: skip
+    assert events.status_code == 200, events.text
+    assert len(events.json()) >= 61
