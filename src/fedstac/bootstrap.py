@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -49,6 +50,9 @@ class Node:
         return World(now=await nodes.now(conn), origin=self.settings.node, projects=self.checker.projects)
 
 
+Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs until the event is set
+
+
 @asynccontextmanager
 async def node(settings: Settings) -> AsyncIterator[Node]:
     """A node on its database. WrongNode if that database is another's."""
@@ -70,6 +74,23 @@ async def node(settings: Settings) -> AsyncIterator[Node]:
         )  # fmt: skip
     finally:
         pool.terminate()
+
+
+@asynccontextmanager
+async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Runs a node's background parts, and ends them before the node goes."""
+    tasks = [asyncio.create_task(part(node, stop)) for part in parts]
+    try:
+        yield
+    finally:
+        stop.set()
+        node.queued.wake()
+        node.committed.wake()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def projects(folder: Path | None = None) -> dict[str, Project]:

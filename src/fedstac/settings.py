@@ -40,9 +40,7 @@ class Settings(BaseSettings):
     token_key: str = Field("", description="Secret that signs paging tokens; empty: made anew at every start")
     source: str = Field("", description="For an index node: the address of the publishing node")
     source_token: str = Field("", description="For an index node: its token at the source")
-    snapshot_first: bool = Field(
-        True, description="A new index node starts from a snapshot, not from the log's beginning"
-    )
+    snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
     log_format: str = Field("auto", pattern="^(auto|json|console)$", description="Form of the log lines")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,12 +28,11 @@ from fedstac import __version__, bootstrap
 from fedstac.api import feed, following, problems, reading, server, transactions
 from fedstac.api.guard import Guard
 from fedstac.api.identity import Principals
-from fedstac.bootstrap import Node
+from fedstac.bootstrap import Background
 from fedstac.settings import Settings
 from fedstac.workers import publisher, sequencer
 
 Handler = Callable[[Request], Awaitable[Response]]
-Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]
 log = structlog.get_logger()
 
 # Served before stac-fastapi's own routes of the same paths: its dependency injection halves the rate (performance.md).
@@ -125,7 +124,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with bootstrap.node(settings) as node, _running(node, background):
+        async with bootstrap.node(settings) as node, bootstrap.beside(node, background, asyncio.Event()):
             app.state.node, app.state.principals, app.state.plans = node, Principals(), reading.Plans()
             yield
 
@@ -160,23 +159,6 @@ def _limits(settings: Settings) -> Callable[[Any], int]:
         return settings.max_batch_bytes if is_batch else settings.max_item_bytes
 
     return limit
-
-
-@asynccontextmanager
-async def _running(node: Node, background: Sequence[Background]) -> AsyncIterator[None]:
-    """Runs the node's background parts, and ends them before the node goes."""
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(part(node, stop), name=getattr(part, "__module__", "part")) for part in background]
-    try:
-        yield
-    finally:
-        stop.set()
-        node.queued.wake()
-        node.committed.wake()
-        await asyncio.wait(tasks, timeout=5) if tasks else None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def publishing(settings: Settings) -> tuple[Background, ...]:
