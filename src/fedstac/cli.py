@@ -82,6 +82,52 @@ def sequencer(ready_file: ReadyFile = None) -> None:
 
 
 @app.command()
+def demo(
+    items: Annotated[int | None, typer.Option(min=1, help="Datasets to publish: 1000, or 5000 with --check.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where PostgreSQL keeps its data.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65534, help="Port of west; east has the next. 0: free ones.")] = 8080,
+    dsn: Annotated[str, typer.Option(help="Use this PostgreSQL: URL of a user who may create databases.")] = "",
+    ready_file: ReadyFile = None,
+    check: Annotated[bool, typer.Option("--check", help="Publish, compare everything, print figures, stop.")] = False,
+    source: Annotated[
+        Path | None, typer.Option("--input", exists=True, dir_okay=False, help="With --check: NDJSON(.gz) to publish.")
+    ] = None,
+    expect_rejected: Annotated[int, typer.Option(min=0, help="With --check: how many items must be refused.")] = 0,
+    output: Annotated[str, typer.Option("--output", "-o", help="With --check: table or json.")] = "table",
+) -> None:
+    """Run a small federation on this machine: a publishing node, an index node, and a PostgreSQL of their own."""
+    from rich.console import Console
+
+    from fedstac import demo as federation
+    from fedstac import embedded
+    from fedstac.federation import StartFailed
+
+    console = Console(stderr=check and output == "json")
+    try:
+        if not check:
+            federation.run(
+                items=items or 1000, data_dir=data_dir, port=port, dsn=dsn, ready_file=ready_file, console=console
+            )
+            return
+        report = federation.check(
+            source=source,
+            items=items or 5000,
+            expect_rejected=expect_rejected,
+            data_dir=data_dir,
+            dsn=dsn,
+            console=console,
+        )
+    except (embedded.ClusterError, StartFailed) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(5) from None
+    if output == "json":
+        typer.echo(json.dumps(report.as_json()))
+    else:
+        federation.show(report, console)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
 def migrate(
     print_setup: Annotated[bool, typer.Option("--print-setup", help="Print what a superuser runs once.")] = False,
 ) -> None:

@@ -63,6 +63,11 @@ class HttpFeed:
         body = await self._json("GET", "/events/head")
         return body["origin"], Cursor.parse(body["cursor"])
 
+    async def progress(self) -> tuple[Cursor, dict[str, Cursor]]:
+        """The last position, and through where each node has acknowledged."""
+        body = await self._json("GET", "/events/head")
+        return Cursor.parse(body["cursor"]), {row["node"]: Cursor.parse(row["through"]) for row in body["nodes"]}
+
     async def events(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
         """The next events, after up to `wait` seconds. BehindRetention where the feed does not reach back."""
         response = await self._send("GET", "/events", {"after": str(after), "limit": limit, "wait": wait})

@@ -111,7 +111,7 @@ class Follower:
         log.info("snapshot taken", origin=self.origin, cursor=str(self.cursor))
 
     async def _apply(self, raw: Sequence[Mapping[str, Any]], cursor: Cursor, snapshot: str | None) -> None:
-        """Applies a page and moves the cursor in one transaction. What cannot be applied is parked, the rest goes on."""
+        """Applies a page and moves the cursor in one transaction; what cannot be applied is parked."""
         readable, broken = self._read(raw)
         async with self.node.pool.acquire() as conn:
             try:
