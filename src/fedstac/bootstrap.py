@@ -44,6 +44,13 @@ class Node:
     committed: Wakeup  # events were written
     sequenced: Wakeup  # positions were given
     settled: Wakeup  # items became final
+    stopping: asyncio.Event  # long answers end now
+
+    def stop(self) -> None:
+        """Ends what waits, so that the process can end."""
+        self.stopping.set()
+        for wakeup in (self.queued, self.committed, self.sequenced, self.settled):
+            wakeup.wake()
 
     async def world(self, conn: Connection) -> World:
         """The world of a decision taken now; the clock is the database's."""
@@ -71,6 +78,7 @@ async def node(settings: Settings) -> AsyncIterator[Node]:
             settings=settings, pool=pool, checker=Checker(item_schema, projects()),
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
+            stopping=asyncio.Event(),
         )  # fmt: skip
     finally:
         pool.terminate()
@@ -84,8 +92,7 @@ async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -
         yield
     finally:
         stop.set()
-        node.queued.wake()
-        node.committed.wake()
+        node.stop()
         if tasks:
             await asyncio.wait(tasks, timeout=5)
         for task in tasks:

@@ -162,10 +162,11 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 @contextmanager
-def federation(server: Server, *, index_nodes: Sequence[str] = (), folder: Path | None = None, say: Say = lambda _: None,
-               prefix: str = "fedstac_") -> Iterator[Federation]:  # fmt: skip
+def federation(
+    server: Server, *, index_nodes: Sequence[str] = (), say: Say = lambda _: None, prefix: str = "fedstac_"
+) -> Iterator[Federation]:
     """Databases and tokens for west and these index nodes; processes are the caller's to start, and end with this."""
-    run = Path(tempfile.mkdtemp(prefix="run-", dir=folder)) if folder else Path(tempfile.mkdtemp(prefix="fedstac-"))
+    run = Path(tempfile.mkdtemp(prefix="fedstac-"))
 
     def database(node: str, user: str = "fedstac_writer") -> str:
         return server.dsn(prefix + node, user=user)

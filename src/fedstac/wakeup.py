@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Wakeup:
@@ -30,6 +33,18 @@ class Wakeup:
             return True
 
         return wait
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Does work that may be cut short anywhere; None if `stop` came first."""
+    stopped, done = asyncio.create_task(stop.wait()), asyncio.create_task(work)
+    try:
+        await asyncio.wait((stopped, done), return_when=asyncio.FIRST_COMPLETED)
+        return done.result() if done.done() else None
+    finally:
+        for task in (stopped, done):
+            task.cancel()
+        await asyncio.gather(stopped, done, return_exceptions=True)
 
 
 class Backoff:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from fedstac import sample
-from fedstac.api import app, server
+from fedstac.api import app
 from fedstac.db import nodes
 from fedstac.settings import Settings
 
@@ -35,7 +35,7 @@ async def running(settings: Settings, *, background: bool = True) -> AsyncIterat
     listening = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     parts = app.publishing(settings) if background else ()
-    uvicorn = server.Server(server.Config(app.create(settings, url, background=parts), public_url=url))
+    uvicorn = app.running_on(app.create(settings, url, background=parts), settings, url)
     task = asyncio.create_task(uvicorn.serve(sockets=[listening]))
     while not uvicorn.started:
         if task.done():

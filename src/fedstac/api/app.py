@@ -22,7 +22,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from fedstac import __version__, bootstrap
 from fedstac.api import feed, following, problems, reading, server, transactions
@@ -119,8 +118,8 @@ def _raw(handler: Handler) -> Callable[..., Awaitable[Response]]:
     return endpoint
 
 
-def create(settings: Settings, base_url: str, *, background: Sequence[Background] = ()) -> ASGIApp:
-    """The application of a node, guarded. `background` runs beside it while it serves."""
+def create(settings: Settings, base_url: str, *, background: Sequence[Background] = ()) -> FastAPI:
+    """The application of a node, not yet guarded. `background` runs beside it while it serves."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -150,7 +149,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
     app.router.routes[:0] = [Route(path, handler, methods=[method]) for method, path, handler in ROUTES]
     app.router.routes.extend(problems.routes())
     problems.install(app)
-    return Guard(app, public_url=base_url, limit_for=_limits(settings), read_timeout=settings.read_timeout_seconds)
+    return app
 
 
 def _limits(settings: Settings) -> Callable[[Any], int]:
@@ -175,6 +174,13 @@ def serve(
     address = f"http://{host}:{port}"
     base_url = (settings.public_url or address).rstrip("/")
     app = create(settings, base_url, background=background)
-    config = server.Config(app, public_url=base_url, header_timeout=settings.read_timeout_seconds)
-    running = server.Server(config, on_ready=lambda _: on_ready(address) if on_ready else None)
-    running.run(sockets=[listening])
+    running_on(app, settings, base_url, on_ready=lambda _: on_ready(address) if on_ready else None).run([listening])
+
+
+def running_on(
+    app: FastAPI, settings: Settings, base_url: str, *, on_ready: Callable[[str], object] | None = None
+) -> server.Server:
+    """The server of an application, behind its guard; it ends long polls before it waits for open answers."""
+    guard = Guard(app, public_url=base_url, limit_for=_limits(settings), read_timeout=settings.read_timeout_seconds)
+    config = server.Config(guard, public_url=base_url, header_timeout=settings.read_timeout_seconds)
+    return server.Server(config, on_ready=on_ready, on_stop=lambda: app.state.node.stop())

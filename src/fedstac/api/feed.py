@@ -43,7 +43,7 @@ async def get_events(request: Request) -> Response:
             after = await feed.resume(conn, after)
             page = await feed.page(conn, after.pos, max(limit, 1))
         left = deadline - time.monotonic()
-        if page or left <= 0:
+        if page or left <= 0 or node.stopping.is_set():
             break
         await sequenced(min(backoff.pause(), left))
     cursor = Cursor(after.epoch, page[-1].pos) if page else after

@@ -136,16 +136,28 @@ class Protocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Calls on_ready with the URL under which it listens, once it does: with port 0, the system chooses the port."""
+    """Calls on_ready with the URL under which it listens, once it does, and on_stop before it waits for answers."""
 
-    def __init__(self, config: Config, *, on_ready: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_ready: Callable[[str], object] | None = None,
+        on_stop: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and self._on_ready is not None:
             self._on_ready(self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._on_stop is not None:
+            self._on_stop()
+        await super().shutdown(sockets)
 
     @property
     def url(self) -> str:

@@ -101,7 +101,7 @@ async def _final(node: Node, request: UUID, seconds: float) -> requests.Summary:
         if summary is None:
             raise RequestDoesNotExist(f"the request {request} is gone")
         left = deadline - time.monotonic()
-        if summary.is_final or left <= 0:
+        if summary.is_final or left <= 0 or node.stopping.is_set():
             return summary
         await settled(min(backoff.pause(), left))
 

@@ -23,7 +23,7 @@ from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor, Event
 from fedstac.failpoints import failpoint
 from fedstac.messaging.http_feed import BehindRetention, HttpFeed, SourceAway, SourceRefused
-from fedstac.wakeup import Backoff
+from fedstac.wakeup import Backoff, unless
 
 PAGE = 500
 LONG_POLL_SECONDS = 20
@@ -63,7 +63,7 @@ class Follower:
         backoff.reset()
         while not stop.is_set():
             try:
-                await self.step(LONG_POLL_SECONDS)
+                await unless(stop, self.step(LONG_POLL_SECONDS))
                 backoff.reset()
             except BehindRetention as error:
                 log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
@@ -83,14 +83,19 @@ class Follower:
 
     async def step(self, wait: int) -> int:
         """One page of the feed: received, applied, acknowledged. How many events it had."""
+        await self._acknowledge()
         page = await self.source.events(self.cursor, limit=PAGE, wait=wait)
         if page.cursor != self.cursor:
             await self._apply(page.events, page.cursor, None)
             failpoint("index.applied")
+        await self._acknowledge()
+        return len(page.events)
+
+    async def _acknowledge(self) -> None:
+        """Tells the source how far we are, if it does not know."""
         if self.told != self.cursor or self.exceptions:
             await self.source.acknowledge(self.cursor, self.exceptions)
             self.told, self.exceptions = self.cursor, []
-        return len(page.events)
 
     async def take_snapshot(self, page: str | None) -> None:
         """The origin's current state, page by page; each page is kept, so that a killed node goes on with the next."""
