@@ -68,7 +68,6 @@ CREATE TABLE fedstac.outbox (
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
 CREATE INDEX outbox_xid ON fedstac.outbox (xid);
-CREATE INDEX outbox_key ON fedstac.outbox (key, seq);
 
 -- The log: dense positions, written by the sequencer alone; its two keys are the fence against a second one.
 CREATE TABLE fedstac.feed (

@@ -20,6 +20,12 @@ def _configured() -> dict[str, str]:
     return {name: action or "plant" for name, _, action in (entry.partition("=") for entry in entries if entry)}
 
 
+def read_again() -> None:
+    """For tests that set FEDSTAC_FAILPOINTS while their process runs."""
+    _configured.cache_clear()
+    passes.clear()
+
+
 def failpoint(name: str) -> None:
     """Dies here if a test asked for it."""
     action = _configured().get(name)

@@ -76,7 +76,7 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     drafts = [entry.command.draft for entry in work]
     world = replace(world, epoch=await outbox.epoch(conn))
     here = await records.hold_leaves(conn, sorted({draft.collection for draft in drafts}))
-    locked = await records.lock(conn, [draft.lineage for draft in drafts if draft.collection in here], world.origin)
+    locked = await records.lock(conn, {draft.lineage: world.origin for draft in drafts if draft.collection in here})
     failpoint("perform.locked")
     lineages = await records.load(conn, locked, [draft.id for draft in drafts])
     receipts = [_decide(entry.command, lineages, world) for entry in work]
@@ -167,7 +167,7 @@ class Applied:
 
     applied: int
     ignored: int  # already known, or older than what is known
-    foreign: tuple[Event, ...] = ()  # events for lineages or collections of another origin
+    foreign: tuple[Event, ...] = ()  # for lineages or collections of another origin, or a collection that is not here
 
 
 async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
@@ -176,32 +176,30 @@ async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
     Each event counts once: what is not newer by (epoch, seq) than what is stored is dropped. A lineage's latest is
     derived from all of its versions (C1), so no order of arrival can show two.
     """
-    counted = [0, 0]
+    applied = 0
     foreign: list[Event] = []
     datasets: list[DatasetEvent] = []
     for event in page:  # a collection's event is rare, and ends a run of datasets
         if isinstance(event, DatasetEvent):
             datasets.append(event)
             continue
-        _add(counted, await _apply_datasets(conn, datasets, foreign))
+        applied += await _apply_datasets(conn, datasets, foreign)
         datasets = []
         known = await collections.apply(conn, event)
-        _add(counted, (int(known is collections.Known.OLDER), int(known is collections.Known.NEWER)))
+        applied += known is collections.Known.OLDER
         foreign += [event] if known is collections.Known.FOREIGN else []
-    _add(counted, await _apply_datasets(conn, datasets, foreign))
-    return Applied(counted[0], counted[1], tuple(foreign))
+    applied += await _apply_datasets(conn, datasets, foreign)
+    return Applied(applied, len(page) - applied - len(foreign), tuple(foreign))
 
 
-def _add(counted: list[int], more: tuple[int, int]) -> None:
-    counted[0] += more[0]
-    counted[1] += more[1]
-
-
-async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreign: list[Event]) -> tuple[int, int]:
+async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreign: list[Event]) -> int:
+    here = await records.hold_leaves(conn, sorted({event.record.collection for event in page}))
+    foreign += [event for event in page if event.draft and event.record.collection not in here]
+    page = [event for event in page if not event.draft or event.record.collection in here]
     if not page:
-        return 0, 0
-    origin = page[0].record.origin
-    locked = await records.lock(conn, [event.record.lineage for event in page], origin)
+        return 0
+    # of several origins that claim a new lineage in one page, the first has it
+    locked = await records.lock(conn, {event.record.lineage: event.record.origin for event in reversed(page)})
     lineages = await records.load(conn, locked, ())
     before = {key: dict(lineage.records) for key, lineage in lineages.items()}
     drafts: dict[tuple[str, str], DatasetEvent] = {}
@@ -223,7 +221,7 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     if changes:
         await records.write(conn, changes)
         await records.advance(conn, {key: lineage.seq for key, lineage in lineages.items()})
-    return applied, len(page) - applied - len(foreign)
+    return applied
 
 
 def _settled(

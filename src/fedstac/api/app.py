@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from fedstac import __version__, bootstrap
 from fedstac.api import feed, following, problems, reading, server, transactions
+from fedstac.api.admission import Admission
 from fedstac.api.guard import Guard
 from fedstac.api.identity import Principals
 from fedstac.bootstrap import Background
@@ -125,6 +126,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with bootstrap.node(settings) as node, bootstrap.beside(node, background, asyncio.Event()):
             app.state.node, app.state.principals, app.state.plans = node, Principals(), reading.Plans()
+            app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
             yield
 
     stac = StacSettings(_env_file=None, openapi_url="/api", docs_url="/api.html", enable_response_models=False)

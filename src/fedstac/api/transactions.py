@@ -15,7 +15,7 @@ from fedstac import publication
 from fedstac.api import identity, intake, links
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
-from fedstac.db import collections, nodes, requests, search
+from fedstac.db import collections, requests, search
 from fedstac.domain import policy, strict_json
 from fedstac.domain.errors import CollectionDoesNotExist, InternalError, Problem, RequestDoesNotExist, problems
 from fedstac.domain.model import Outcome
@@ -24,6 +24,7 @@ from fedstac.wakeup import Backoff
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)", re.IGNORECASE)
 LONGEST_WAIT = 60.0
+KNOWN_SECONDS = 5.0
 RETRY_AFTER = "1"
 IN_THREAD = 64  # from so many bytes a kilo on, a batch is parsed beside the event loop
 PROBLEMS = {problem.name: problem for problem in problems()}
@@ -34,7 +35,7 @@ async def post_items(request: Request) -> Response:
     node: Node = request.app.state.node
     principal = await identity.principal(request)
     collection = request.path_params["collection_id"]
-    await _require_collection(node, collection)
+    await request.app.state.known.require(node, collection)
     raw = await request.body()
     media_type = request.headers.get("content-type", "")
 
@@ -44,9 +45,7 @@ async def post_items(request: Request) -> Response:
 
     submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
     accepted = _request(request, principal, collection, checked, node)
-    async with node.pool.acquire() as conn, conn.transaction():
-        await requests.create(conn, accepted, await nodes.now(conn))
-    node.queued.wake()
+    await request.app.state.admission.store(accepted)
     seconds = _wait_seconds(request, node)
     if seconds:
         summary = await _final(node, accepted.id, seconds)
@@ -55,12 +54,22 @@ async def post_items(request: Request) -> Response:
     return _accepted(request, accepted)
 
 
-async def _require_collection(node: Node, collection: str) -> None:
-    async with node.pool.acquire() as conn:
-        if await collections.get(conn, collection) is None:
-            raise CollectionDoesNotExist(
-                f"there is no collection {collection[:128]!r} here; create it with POST /collections first"
-            )
+class KnownCollections:
+    """Collections that were there a moment ago. One that goes meanwhile is found out when the item is published."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    async def require(self, node: Node, collection: str) -> None:
+        """CollectionDoesNotExist where there is none."""
+        if self._until.get(collection, 0.0) > time.monotonic():
+            return
+        async with node.pool.acquire() as conn:
+            if await collections.get(conn, collection) is None:
+                raise CollectionDoesNotExist(
+                    f"there is no collection {collection[:128]!r} here; create it with POST /collections first"
+                )
+        self._until[collection] = time.monotonic() + KNOWN_SECONDS
 
 
 def _request(

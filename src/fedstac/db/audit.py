@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from uuid import UUID
 
 from fedstac.db.connections import Connection
@@ -21,14 +22,10 @@ class Entry:
     after: bytes | None
 
 
+COLUMNS = ("actor", "action", "collection", "dataset", "request", "outcome", "digest_before", "digest_after")
+_row = attrgetter("actor", "action", "collection", "dataset", "request", "outcome", "before", "after")
+
+
 async def append(conn: Connection, entries: Sequence[Entry]) -> None:
     if entries:
-        await conn.execute(
-            """INSERT INTO fedstac.audit (actor, action, collection, dataset, request, outcome, digest_before,
-                   digest_after)
-               SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bytea[],
-                                    $8::bytea[])""",
-            [e.actor for e in entries], [e.action for e in entries], [e.collection for e in entries],
-            [e.dataset for e in entries], [e.request for e in entries], [e.outcome for e in entries],
-            [e.before for e in entries], [e.after for e in entries],
-        )  # fmt: skip
+        await conn.copy_records_to_table("audit", schema_name="fedstac", columns=COLUMNS, records=map(_row, entries))

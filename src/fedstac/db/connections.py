@@ -28,8 +28,18 @@ async def pool(dsn: str, *, size: int, application: str = "fedstac") -> Pool:
     """A pool on `dsn`, or on PGHOST and its like where that is empty."""
     settings = SESSION | {"application_name": application}
     return await asyncpg.create_pool(
-        dsn or None, min_size=1, max_size=size, server_settings=settings, command_timeout=120, timeout=30
+        dsn or None,
+        min_size=1,
+        max_size=size,
+        server_settings=settings,
+        command_timeout=120,
+        timeout=30,
+        reset=_nothing_to_reset,
     )
+
+
+async def _nothing_to_reset(conn: object) -> None:
+    """Sessions are left as they were found: no listeners, no session settings, no session locks from the pool."""
 
 
 async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connection[asyncpg.Record]:

@@ -36,6 +36,11 @@ NAIVE = """
     UPDATE fedstac.feed_state SET snap = pg_current_snapshot(), pos = pos + (SELECT count(*) FROM put)
     WHERE EXISTS (SELECT 1 FROM fresh) RETURNING (SELECT count(*) FROM put)"""  # planted in tests only
 
+RESTORED = """
+    SELECT NOT (system_id = system_identifier::text AND timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8)
+                AND pg_snapshot_xmax(snap) <= pg_snapshot_xmax(pg_current_snapshot()))
+    FROM fedstac.feed_state, pg_control_system()"""
+
 
 async def lead(conn: Connection) -> bool:
     """Whether this session is the sequencer now; the lock goes with the session."""
@@ -67,16 +72,12 @@ async def fork_if_restored(conn: Connection) -> int | None:
     Told by the cluster's id, the timeline, or a stored snapshot that lies ahead of now. Retained events stand in the
     log as they did; what had no position gets one, in the order of ids, after the fork.
     """
+    if not await conn.fetchval(RESTORED):
+        return None
     async with conn.transaction():
-        # no event can be on its way while the log is forked
-        await conn.execute("LOCK TABLE fedstac.outbox IN EXCLUSIVE MODE")
-        forked = await conn.fetchval(
-            """SELECT NOT (system_id = system_identifier::text
-                           AND timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8)
-                           AND pg_snapshot_xmax(snap) <= pg_snapshot_xmax(pg_current_snapshot()))
-               FROM fedstac.feed_state, pg_control_system()"""
-        )
-        if not forked:
+        # who writes reads the epoch first: once this lock is ours no event is on its way, and none in the old epoch
+        await conn.execute("LOCK TABLE fedstac.feed_state IN ACCESS EXCLUSIVE MODE")
+        if not await conn.fetchval(RESTORED):
             return None
         state = await conn.fetchrow("SELECT epoch, pos FROM fedstac.feed_state FOR UPDATE")
         assert state is not None
@@ -154,7 +155,7 @@ async def snapshot_page(conn: Connection, origin: str, after: tuple[str, str], l
     """Current state of what this node is the origin of, tombstones included, by collection and id."""
     rows = await conn.fetch(
         f"""SELECT {records.COLUMNS}, document FROM fedstac.record
-            WHERE origin = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4""",  # noqa: S608
+            WHERE origin = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4""",
         origin, *after, limit,
     )  # fmt: skip
     return [records.from_row(row) for row in rows]

@@ -1,8 +1,348 @@
-"""Invariants (being written)."""
+"""The invariants (design/limits-and-faults.md) as assertions over the stored state: `fedstac admin check`, and tests.
 
-from fedstac.db.connections import Connection
+Each is one statement that selects what contradicts it, set-wise, so that a large catalogue costs disk and time but no
+memory. On an index node's database the assertions about an origin hold of nothing; those about a consumer speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import asyncpg
+import orjson
+
+from fedstac.db.connections import Connection, is_refusal
+from fedstac.domain import documents
+from fedstac.domain.events import SUPERSEDED
+
+MOST_EXAMPLES = 5
 
 
-async def check(conn: Connection) -> list[str]:
-    """Nothing is checked yet."""
-    return []
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that does not hold, and a few of the things that contradict it."""
+
+    name: str
+    statement: str
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """`query` selects a column `example`: one sentence for each thing that contradicts the statement."""
+
+    name: str
+    statement: str
+    query: str
+
+
+HERE = "(SELECT origin FROM fedstac.feed_state)"
+# Old events go by dropping partitions. What refers to a dropped one cannot be judged.
+FIRST_KEPT = """(SELECT coalesce(min(substring(c.relname FROM 8)::bigint) * 1000000 + 1, 1)
+                 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                 WHERE i.inhparent = 'fedstac.outbox'::regclass)"""
+COMPLETE = f"({FIRST_KEPT} = 1)"
+# The server's part of a search copy, as documents.state_of makes it.
+MICROSECONDS = '\'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\''
+CREATED = f"to_char(r.created AT TIME ZONE 'UTC', {MICROSECONDS})"
+UPDATED = f"to_char(r.updated AT TIME ZONE 'UTC', {MICROSECONDS})"
+STATE = f"""jsonb_build_object('latest', r.latest, 'retracted', r.state = 'retracted', 'created', {CREATED},
+                               'updated', {UPDATED})"""
+# Its times, as documents.prepare makes them of the properties as they were written.
+START, END = (
+    rf"""regexp_replace(coalesce(nullif(d.written->>'{name}_datetime', ''), d.written->>'datetime'),
+                        '(\.\d{{6}})\d+', '\1')::timestamptz"""
+    for name in ("start", "end")
+)
+# What an event says about latest. Its document comes last, and a quote inside a string is written \\", so that the
+# first match is the event's own.
+CLAIM = """(substring(o.event FROM '"latest":(true|false)') = 'true')"""
+WIDE = "tstzrange('-infinity', 'infinity', '[]')"
+
+INVARIANTS = (
+    Invariant(
+        "I1",
+        "no accepted item is lost: a request has all its items, numbered from 0, and what is not final can be worked",
+        """SELECT format('request %s accepted %s items and has %s, numbered %s to %s', r.id, r.total, count(i.n),
+                         min(i.n), max(i.n)) AS example
+           FROM fedstac.request r LEFT JOIN fedstac.request_item i ON i.request = r.id GROUP BY r.id
+           HAVING count(i.n) <> r.total OR min(i.n) <> 0 OR max(i.n) <> r.total - 1
+           UNION ALL
+           SELECT format('item %s of request %s is queued without a document, or in a shard that nobody works',
+                         i.n, i.request)
+           FROM fedstac.request_item i WHERE i.status = 'queued'
+             AND (i.document IS NULL OR NOT EXISTS (SELECT 1 FROM fedstac.shard s WHERE s.n = i.shard))""",
+    ),
+    Invariant(
+        "I2",
+        "an item is done if and only if its event exists or nothing changed",
+        f"""SELECT format('item %s of request %s (%s) is %s, %s, with the event %s', i.n, i.request, i.dataset,
+                          i.status, i.outcome, i.last_event) AS example
+            FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
+            LEFT JOIN fedstac.outbox o ON o.id = i.last_event
+            WHERE CASE WHEN i.status = 'done' AND i.outcome IS DISTINCT FROM 'identical'
+                       THEN coalesce(i.last_event >= {FIRST_KEPT}, true)
+                            AND (o.collection, o.dataset) IS DISTINCT FROM (r.collection, i.dataset)
+                       ELSE i.last_event IS NOT NULL END""",
+    ),
+    Invariant(
+        "I2",  # between requests it cannot be told afterwards: which 202 went out first is not stored
+        "the items of one lineage in one request were performed in their order",
+        """SELECT format('item %s of request %s (%s) was performed before an item that precedes it', n, request, key)
+                  AS example
+           FROM (SELECT i.request, i.n, o.key, i.last_event,
+                        max(i.last_event) OVER (PARTITION BY i.request, o.key ORDER BY i.n
+                                                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS earlier
+                 FROM fedstac.request_item i JOIN fedstac.outbox o ON o.id = i.last_event) performed
+           WHERE last_event < earlier""",
+    ),
+    Invariant(
+        "I4",
+        "a record and the newest event of its dataset agree; none is there without the other",
+        f"""SELECT format('%s: the record is at seq %s (%s), the newest event at seq %s (%s)',
+                          coalesce(r.lineage, e.key) || ' ' || coalesce(r.id, e.dataset), r.seq,
+                          left(encode(r.digest, 'hex'), 8), e.seq, left(encode(e.digest, 'hex'), 8)) AS example
+            FROM (SELECT DISTINCT ON (collection, dataset) key, collection, dataset, seq, digest FROM fedstac.outbox
+                  WHERE dataset IS NOT NULL ORDER BY collection, dataset, seq DESC, id DESC) e
+            FULL JOIN (SELECT collection, id, lineage, seq, digest FROM fedstac.record WHERE origin = {HERE}) r
+                 ON r.collection = e.collection AND r.id = e.dataset
+            WHERE (r.lineage, r.seq, r.digest) IS DISTINCT FROM (e.key, e.seq, e.digest)
+              AND ({COMPLETE} OR e.dataset IS NOT NULL)""",
+    ),
+    Invariant(
+        "I4",
+        "a collection and its newest event agree; none is there without the other",
+        f"""SELECT format('%s: the collection is at seq %s, the newest event at seq %s', coalesce(c.id, e.collection),
+                          c.seq, e.seq) AS example
+            FROM (SELECT DISTINCT ON (collection) collection, seq, digest FROM fedstac.outbox
+                  WHERE dataset IS NULL ORDER BY collection, seq DESC, id DESC) e
+            FULL JOIN (SELECT id, seq, digest FROM fedstac.collection WHERE origin = {HERE}) c ON c.id = e.collection
+            WHERE (c.seq, c.digest) IS DISTINCT FROM (e.seq, e.digest)
+              AND ({COMPLETE} OR e.collection IS NOT NULL)""",
+    ),
+    Invariant(
+        "I4",
+        "what was asked for and changed something has an audit row with what it became, and its event",
+        f"""SELECT format('%s: its record has no audit row', r.collection || '/' || r.id) AS example
+            FROM fedstac.record r WHERE r.origin = {HERE} AND NOT EXISTS (
+                SELECT 1 FROM fedstac.audit a WHERE a.collection = r.collection AND a.dataset = r.id
+                   AND a.digest_after IS NOT NULL)
+            UNION ALL
+            SELECT format('event %s of %s: no audit row', o.id, o.key)
+            FROM fedstac.outbox o WHERE o.type <> '{SUPERSEDED}' AND NOT EXISTS (
+                SELECT 1 FROM fedstac.audit a WHERE a.collection = o.collection
+                   AND a.dataset = coalesce(o.dataset, o.collection) AND a.digest_after = o.digest)
+            UNION ALL
+            SELECT format('audit row %s of %s: no event', a.id, a.collection || '/' || a.dataset)
+            FROM fedstac.audit a WHERE a.digest_after IS NOT NULL AND {COMPLETE} AND NOT EXISTS (
+                SELECT 1 FROM fedstac.outbox o WHERE o.collection = a.collection
+                   AND coalesce(o.dataset, o.collection) = a.dataset AND o.digest = a.digest_after)""",
+    ),
+    Invariant(
+        "I5",
+        "positions are dense, and every event that the sequencer could see has one",
+        f"""SELECT format('positions %s to %s are %s in number; the state says %s', min(f.pos), max(f.pos), count(f.pos),
+                          (SELECT pos FROM fedstac.feed_state)) AS example
+            FROM fedstac.feed f
+            HAVING count(f.pos) <> coalesce(max(f.pos) - min(f.pos) + 1, 0) OR (min(f.pos) > 1 AND {COMPLETE})
+                OR coalesce(max(f.pos), 0) <> (SELECT pos FROM fedstac.feed_state)
+            UNION ALL
+            SELECT format('event %s of %s was visible and was passed over', o.id, o.key)
+            FROM fedstac.outbox o WHERE pg_visible_in_snapshot(o.xid, (SELECT snap FROM fedstac.feed_state))
+              AND NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)
+            UNION ALL
+            SELECT format('position %s is that of event %s, which is not there', f.pos, f.id)
+            FROM fedstac.feed f WHERE f.id >= {FIRST_KEPT}
+              AND NOT EXISTS (SELECT 1 FROM fedstac.outbox o WHERE o.id = f.id)""",
+    ),
+    Invariant(
+        "I6",
+        "a lineage's events are numbered without gaps, and stand in the feed in that order",
+        f"""SELECT format('%s: the event at position %s has seq %s and follows seq %s', key, pos, seq, before) AS example
+            FROM (SELECT o.key, f.pos, o.seq, lag(o.seq) OVER (PARTITION BY o.key ORDER BY f.pos) AS before
+                  FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id) ordered
+            WHERE seq <> before + 1 OR (before IS NULL AND seq <> 1 AND {COMPLETE})
+            UNION ALL
+            SELECT format('%s: the lineage counts %s events; %s are stored, the last with seq %s', l.key, l.seq,
+                          count(o.id), max(o.seq))
+            FROM fedstac.lineage l LEFT JOIN fedstac.outbox o ON o.key = l.key WHERE l.origin = {HERE}
+            GROUP BY l.key
+            HAVING l.seq <> coalesce(max(o.seq), l.seq) OR (count(o.id) <> l.seq AND {COMPLETE})
+            UNION ALL
+            SELECT format('%s: the record is at seq %s, its lineage at %s', r.id, r.seq, l.seq)
+            FROM fedstac.record r JOIN fedstac.lineage l ON l.key = r.lineage
+            WHERE r.seq > l.seq OR r.origin <> l.origin""",
+    ),
+    Invariant(
+        "I8",
+        "what search finds is what the records show: the same datasets, properties and times",
+        f"""SELECT format('%s %s', coalesce(r.collection || '/' || r.id, i.collection || '/' || i.id),
+                          CASE WHEN i.id IS NULL THEN 'cannot be found' WHEN r.id IS NULL THEN 'is found and is not there'
+                               ELSE 'is found with other properties or times' END) AS example
+            FROM (SELECT * FROM fedstac.record WHERE document IS NOT NULL) r
+            FULL JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
+            LEFT JOIN LATERAL (SELECT r.document::jsonb->'properties' AS written) d ON true
+            WHERE i.id IS NULL OR r.id IS NULL OR i.content->'properties' IS DISTINCT FROM d.written || {STATE}
+               OR i.datetime <> {START} OR i.end_datetime <> {END}""",
+    ),
+    Invariant(
+        "I8",
+        "the fold of the feed gives the records: the last event of each dataset, latest by C1",
+        f"""WITH pending AS (
+                SELECT DISTINCT o.key FROM fedstac.outbox o
+                WHERE NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)),
+            last AS (
+                SELECT DISTINCT ON (o.collection, o.dataset) o.collection, o.dataset, o.key, o.seq, o.digest,
+                       {CLAIM} AS claims
+                FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id WHERE o.dataset IS NOT NULL
+                ORDER BY o.collection, o.dataset, o.seq DESC),
+            fold AS (
+                SELECT *, claims AND row_number() OVER (PARTITION BY key ORDER BY claims DESC, seq DESC) = 1 AS latest
+                FROM last)
+            SELECT format('%s: the record has %s, latest %s; the feed %s, latest %s', coalesce(r.id, e.dataset),
+                          left(encode(r.digest, 'hex'), 8), r.latest, left(encode(e.digest, 'hex'), 8), e.latest)
+                   AS example
+            FROM fold e FULL JOIN (SELECT collection, id, lineage, digest, latest FROM fedstac.record
+                                   WHERE origin = {HERE}) r ON r.collection = e.collection AND r.id = e.dataset
+            WHERE (r.digest, r.latest) IS DISTINCT FROM (e.digest, e.latest) AND ({COMPLETE} OR e.dataset IS NOT NULL)
+              AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.key = coalesce(r.lineage, e.key))""",
+    ),
+    Invariant(
+        "I8",
+        "the tallies count the datasets of each collection",
+        """SELECT format('%s: %s datasets; the tally says %s', coalesce(r.collection, t.collection), r.n, t.n) AS example
+           FROM (SELECT collection, count(*) AS n FROM fedstac.record WHERE document IS NOT NULL GROUP BY 1) r
+           FULL JOIN (SELECT collection, sum(records) AS n FROM fedstac.tally GROUP BY 1) t USING (collection)
+           WHERE coalesce(r.n, 0) <> coalesce(t.n, 0)""",
+    ),
+    Invariant(
+        "I9",
+        "the digest of a record is that of its document's digest and its state",
+        f"""SELECT format('%s/%s', r.collection, r.id) AS example FROM fedstac.record r
+            WHERE r.digest <> sha256(r.document_digest || convert_to(concat_ws(E'\\n', r.collection, r.id, r.state,
+                      CASE WHEN r.claims_latest THEN 'latest' ELSE '' END, {CREATED}, {UPDATED}), 'UTF8'))""",
+    ),
+    Invariant(
+        "I11",
+        "a lineage has at most one latest, and it is the newest of those that claim it (C1)",
+        f"""SELECT format('%s: %s are latest', lineage, string_agg(id, ', ' ORDER BY id)) AS example
+            FROM fedstac.record WHERE latest GROUP BY lineage HAVING count(*) > 1
+            UNION ALL
+            SELECT format('%s: latest is %s, and ought not to be', id, latest)
+            FROM (SELECT id, latest, row_number() OVER (PARTITION BY lineage ORDER BY epoch DESC, seq DESC) AS n
+                  FROM fedstac.record WHERE claims_latest) claiming
+            WHERE latest <> (n = 1)
+            UNION ALL
+            SELECT format('%s is latest without claiming it, or claims it without being it at its origin', id)
+            FROM fedstac.record
+            WHERE (latest AND NOT claims_latest) OR (latest <> claims_latest AND origin = {HERE})""",
+    ),
+    Invariant(
+        "I11",
+        "at no position of the feed has a lineage two latest",
+        f"""SELECT format('%s: %s latest at position %s', key, held, pos) AS example
+            FROM (SELECT key, pos, sum(step) OVER (PARTITION BY key ORDER BY pos) AS held
+                  FROM (SELECT key, pos, claims::int - coalesce(lag(claims::int) OVER (
+                                   PARTITION BY key, dataset ORDER BY pos), 0) AS step
+                        FROM (SELECT o.key, o.dataset, f.pos, {CLAIM} AS claims
+                              FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+                              WHERE o.dataset IS NOT NULL) said) steps) counted
+            WHERE held > 1""",
+    ),
+    Invariant(
+        "I23",
+        "events get their positions: none waits for over a minute",
+        """SELECT format('event %s of %s waits since %s', o.id, o.key, o.at) AS example FROM fedstac.outbox o
+           WHERE o.at < clock_timestamp() - interval '1 minute'
+             AND NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)""",
+    ),
+    Invariant(
+        "I23",
+        "writers never wait for a partition: three of the outbox are ahead, and pgstac's have no bounds",
+        f"""SELECT format('%s partitions of the outbox are ahead', count(*)) AS example
+            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = 'fedstac.outbox'::regclass AND substring(c.relname FROM 8)::bigint >
+                  (SELECT coalesce(max(id), 1) - 1 FROM fedstac.outbox) / 1000000
+            HAVING count(*) < 3
+            UNION ALL
+            SELECT format('%s: pgstac.%s takes times %s to %s only; run fedstac migrate', collection, partition,
+                          constraint_dtrange, constraint_edtrange)
+            FROM pgstac.partition_sys_meta
+            WHERE NOT (constraint_dtrange @> {WIDE} AND constraint_edtrange @> {WIDE})
+            UNION ALL
+            SELECT format('%s: pgstac has%s the collection, and it is%s here', coalesce(c.id, p.id),
+                          CASE WHEN p.id IS NULL THEN ' not' END, CASE WHEN c.id IS NULL THEN ' not' END)
+            FROM (SELECT id FROM fedstac.collection WHERE document IS NOT NULL) c
+            FULL JOIN pgstac.collections p ON p.id = c.id WHERE c.id IS NULL OR p.id IS NULL""",
+    ),
+    Invariant(
+        "I23",
+        "a consumer has a cursor for each origin, and has parked nothing",
+        f"""SELECT format('%s: no cursor', origin) AS example
+            FROM (SELECT origin FROM fedstac.record UNION SELECT origin FROM fedstac.collection) o
+            WHERE origin <> {HERE} AND NOT EXISTS (SELECT 1 FROM fedstac.cursor c WHERE c.origin = o.origin)
+            UNION ALL
+            SELECT format('%s: the cursor is in epoch %s, and %s in %s', c.origin, c.epoch, r.id, r.epoch)
+            FROM fedstac.cursor c JOIN fedstac.record r ON r.origin = c.origin AND r.epoch > c.epoch
+            WHERE c.snapshot IS NULL
+            UNION ALL
+            SELECT format('%s: event %s of %s is parked: %s', origin, event_id, subject, detail) FROM fedstac.parked""",
+    ),
+)
+DOCUMENTS = Invariant("I9", "the digests of documents and files are those of what is stored", "")
+
+
+async def check(conn: Connection, *, say: Callable[[str, str], None] = lambda name, statement: None) -> list[Violation]:
+    """What does not hold, all seen in one snapshot. `say` hears the name and the statement of each before its turn.
+
+    Joins a transaction that is open, which then sees what it sees.
+    """
+    isolation = None if conn.is_in_transaction() else "repeatable_read"
+    found: list[Violation] = []
+    async with conn.transaction(isolation=isolation):  # type: ignore[arg-type]
+        for invariant in (*INVARIANTS, DOCUMENTS):
+            say(invariant.name, invariant.statement)
+            try:
+                async with conn.transaction():
+                    examples = await _examples(conn, invariant)
+            except asyncpg.PostgresError as error:
+                if not is_refusal(error):
+                    raise
+                examples = [f"something stored cannot be read: {error.args[0] if error.args else error.sqlstate}"]
+            if examples:
+                found.append(Violation(invariant.name, invariant.statement, tuple(examples)))
+    return found
+
+
+async def _examples(conn: Connection, invariant: Invariant) -> list[str]:
+    if invariant is DOCUMENTS:
+        return await _broken_documents(conn)
+    rows = await conn.fetch(f"SELECT example FROM ({invariant.query}) found LIMIT {MOST_EXAMPLES}")
+    return [row["example"] for row in rows]
+
+
+async def _broken_documents(conn: Connection) -> list[str]:
+    """Streams the documents: canonical JSON is made here, not in SQL."""
+    found: list[str] = []
+    rows = conn.cursor(
+        """SELECT collection, id, document, document_digest, files_digest FROM fedstac.record
+           WHERE document IS NOT NULL
+           UNION ALL SELECT id, NULL, document, digest, NULL FROM fedstac.collection WHERE document IS NOT NULL""",
+        prefetch=500,
+    )
+    async for collection, item, text, digest, files in rows:
+        found += [f"{collection}/{item or ''}: {what}" for what in _broken(bool(item), text, digest, files)]
+        if len(found) >= MOST_EXAMPLES:
+            break
+    return found[:MOST_EXAMPLES]
+
+
+def _broken(is_dataset: bool, text: str, digest: bytes, files: bytes) -> Iterator[str]:
+    document = orjson.loads(text)
+    if documents.digest(document) != digest:
+        yield "the digest of the document differs"
+    if is_dataset and documents.files_digest(document["assets"]) != files:
+        yield "the digest of the files differs"
+    if is_dataset and not (text.startswith(documents.HEAD) and text.endswith(documents.TAIL)):
+        yield "the server's links and state cannot be spliced into the text"

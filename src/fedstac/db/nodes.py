@@ -12,6 +12,8 @@ from fedstac.db.connections import Connection, Row
 from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 
+FOLLOWER_LOCK = 0x66656402  # advisory locks of the followers, with the hash of the origin as second key
+
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
@@ -31,6 +33,34 @@ async def principal(conn: Connection, token: str) -> Principal | None:
     """Who holds a token; None if nobody does."""
     row = await conn.fetchrow("SELECT name, roles FROM fedstac.token WHERE hash = $1", _hash(token))
     return Principal(row["name"], frozenset(row["roles"])) if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An issued token as far as it is known: the beginning of its hash names it."""
+
+    id: str
+    name: str
+    roles: tuple[str, ...]
+    created: datetime
+
+
+async def tokens(conn: Connection) -> list[Token]:
+    """All tokens that are valid, by name."""
+    rows = await conn.fetch(
+        "SELECT left(encode(hash, 'hex'), 12) AS id, name, roles, created FROM fedstac.token ORDER BY name, created"
+    )
+    return [Token(row["id"], row["name"], tuple(row["roles"]), row["created"]) for row in rows]
+
+
+async def revoke_tokens(conn: Connection, which: str) -> list[Token]:
+    """Withdraws the tokens of a name, or the one of an id as `tokens` shows it; those that were."""
+    rows = await conn.fetch(
+        """DELETE FROM fedstac.token WHERE name = $1 OR left(encode(hash, 'hex'), 12) = $1
+           RETURNING left(encode(hash, 'hex'), 12) AS id, name, roles, created""",
+        which,
+    )
+    return [Token(row["id"], row["name"], tuple(row["roles"]), row["created"]) for row in rows]
 
 
 async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
@@ -81,6 +111,17 @@ async def move(conn: Connection, origin: str, cursor: Cursor, snapshot: str | No
                   snapshot = EXCLUDED.snapshot, updated = now()""",
         origin, cursor.epoch, cursor.pos, snapshot,
     )  # fmt: skip
+
+
+async def forget_progress(conn: Connection, origin: str) -> None:
+    """Deletes a consumer's place and what is parked: the origin is followed as if for the first time."""
+    await conn.execute("DELETE FROM fedstac.cursor WHERE origin = $1", origin)
+    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1", origin)
+
+
+async def follow_alone(conn: Connection, origin: str) -> bool:
+    """Whether this session is the one that follows an origin into this database; the lock goes with the session."""
+    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", FOLLOWER_LOCK, origin))
 
 
 async def park(conn: Connection, origin: str, event_id: str, subject: str, pos: int, detail: str, event: str) -> None:

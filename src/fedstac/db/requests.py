@@ -13,6 +13,7 @@ import orjson
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import Outcome
+from fedstac.failpoints import planted
 
 SHARDS = 64
 QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "findings")
@@ -55,31 +56,37 @@ class NewRequest:
     items: Sequence[NewItem]
 
 
-async def create(conn: Connection, request: NewRequest, now: datetime) -> None:
-    """Stores an accepted request; call it in a transaction."""
+async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
+    """Stores accepted requests with their items; call it in a transaction."""
     await conn.execute(
         """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
                cv_version)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)""",
-        request.id, request.collection, request.action, len(request.items), request.submitter, list(request.roles),
-        request.user_agent, request.correlation, request.cv_version,
+           SELECT id, collection, action, total, submitter, string_to_array(roles, ' '), user_agent, correlation,
+                  cv_version
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[],
+                       $9::text[])
+                r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version)""",
+        [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
+        [len(r.items) for r in accepted], [r.submitter for r in accepted], [" ".join(r.roles) for r in accepted],
+        [r.user_agent for r in accepted], [r.correlation for r in accepted], [r.cv_version for r in accepted],
     )  # fmt: skip
-    numbered = list(enumerate(request.items))
+    numbered = [(request.id, n, item) for request in accepted for n, item in enumerate(request.items)]
     await conn.copy_records_to_table(
         "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
         records=[
-            (request.id, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings))
-            for n, item in numbered if item.problem is None
+            (request, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings))
+            for request, n, item in numbered if item.problem is None
         ],
     )  # fmt: skip
-    refused = [(n, item) for n, item in numbered if item.problem is not None]
+    refused = [(request, n, item) for request, n, item in numbered if item.problem is not None]
     if refused:
+        now = await conn.fetchval("SELECT clock_timestamp()")
         await conn.copy_records_to_table(
             "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
             records=[
-                (request.id, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings),
+                (request, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings),
                  "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
-                for n, item in refused
+                for request, n, item in refused
             ],
         )  # fmt: skip
 
@@ -165,9 +172,10 @@ class QueuedItem:
 async def queued(conn: Connection, claim: Claim, limit: int) -> list[QueuedItem]:
     """The next items of the claimed shards, in the order in which they were accepted."""
     rows = await conn.fetch(
-        """SELECT i.id, i.request, r.collection, r.action, i.dataset, i.document, r.submitter, r.roles, r.cv_version
+        f"""SELECT i.id, i.request, r.collection, r.action, i.dataset, i.document, r.submitter, r.roles, r.cv_version
            FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
-           WHERE i.status = 'queued' AND i.shard = ANY($1::smallint[]) ORDER BY i.id LIMIT $2""",
+           WHERE i.status = 'queued' AND i.shard = ANY($1::smallint[])
+           ORDER BY i.id {"DESC" if planted("requests-out-of-order") else ""} LIMIT $2""",
         claim.shards, limit,
     )  # fmt: skip
     return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]

@@ -57,7 +57,7 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served,
     row = await conn.fetchrow(
         f"""SELECT {STATE_COLUMNS}, r.digest, l.seq AS lineage_seq FROM fedstac.record r
             JOIN fedstac.lineage l ON l.key = r.lineage
-            WHERE r.collection = $1 AND r.id = $2 AND r.document IS NOT NULL""",  # noqa: S608 -- a constant
+            WHERE r.collection = $1 AND r.id = $2 AND r.document IS NOT NULL""",
         collection, item_id,
     )  # fmt: skip
     return (_served(row), row["digest"], row["lineage_seq"]) if row else None
@@ -106,7 +106,7 @@ async def page(
         numbered AS (SELECT *, row_number() OVER () AS n FROM page)
         SELECT {STATE_COLUMNS}, {", ".join(f"k{n}" for n in range(len(keys)))}
         FROM numbered p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
-        ORDER BY p.n"""  # noqa: S608 -- pgstac quotes what is the caller's, _beyond what is ours
+        ORDER BY p.n"""
     try:
         rows = await conn.fetch(statement)
     except asyncpg.PostgresError as error:
@@ -146,11 +146,11 @@ async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, boo
     """How many items a search matches: exact up to a bound, above it the planner's estimate; (number, is exact)."""
     try:
         count = await conn.fetchval(
-            f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded"  # noqa: S608
+            f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded"
         )
         if count <= exact_to:
             return count, True
-        plan = await conn.fetchval(f"EXPLAIN (FORMAT JSON) SELECT 1 FROM pgstac.items WHERE {where}")  # noqa: S608
+        plan = await conn.fetchval(f"EXPLAIN (FORMAT JSON) SELECT 1 FROM pgstac.items WHERE {where}")
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "")[:2] in ("22", "42", "XX"):
             raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error

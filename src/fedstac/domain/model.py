@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property, lru_cache
 
 from fedstac.domain.errors import Finding, Problem
 from fedstac.domain.vocabulary import Project
@@ -34,12 +35,13 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+@lru_cache(maxsize=4096)  # a batch shares its moments
 def rfc3339(moment: datetime) -> str:
     """An aware datetime as RFC 3339 in UTC with microseconds: one spelling in documents, events and digests."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """One dataset as it is stored here: the publisher's document and the server's state beside it.
 
@@ -65,7 +67,7 @@ class Record:
     publisher: str
     cv_version: str | None
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """sha-256 over the document's digest and the server's state; equal on every node that shows the same.
 

@@ -1,0 +1,52 @@
+"""Admission: accepted requests become durable together; who comes while a commit is under way shares the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from fedstac.bootstrap import Node
+from fedstac.db import requests
+from fedstac.db.connections import is_refusal
+from fedstac.db.requests import NewRequest
+
+
+class Admission:
+    """Stores requests; `store` returns when its request is durable, and wakes the workers."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._waiting: list[tuple[NewRequest, asyncio.Future[None]]] = []
+        self._storing: asyncio.Task[None] | None = None
+
+    async def store(self, request: NewRequest) -> None:
+        """Makes a request durable. What the database refuses, or cannot do now, is raised to its own caller."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store_waiting())
+        await future
+
+    async def _store_waiting(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            await self._store(group)
+            self._node.queued.wake()
+
+    async def _store(self, group: Sequence[tuple[NewRequest, asyncio.Future[None]]]) -> None:
+        """One transaction for the group; if the database refuses one of them, one for each."""
+        try:
+            async with self._node.pool.acquire() as conn, conn.transaction():
+                await requests.create(conn, [request for request, _ in group])
+        except Exception as error:
+            if is_refusal(error) and len(group) > 1:
+                for pair in group:
+                    await self._store([pair])
+                return
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for _, future in group:
+            if not future.done():
+                future.set_result(None)
