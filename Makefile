@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 BIN := .venv/bin
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench docs lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,12 +24,11 @@ check: setup ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## run a benchmark: BENCH=name ARGS=…; without BENCH list them
-ifdef BENCH
-	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
-else
-	@cd benchmarks && for file in [a-z]*.py; do [ -e "$$file" ] && echo "make bench BENCH=$${file%.py}"; done; true
-endif
+bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read or write for one; ARGS="--help"
+	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
+
+docs: setup ## write the generated pages of docs/reference
+	$(BIN)/python tools/reference.py
 
 lock: ## pin what pyproject.toml names (needs uv); ARGS=--upgrade takes the newest of everything
 	uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
