@@ -1,0 +1,116 @@
+"""Migrations: repeatable, refused where they would harm, and the schema has what the write path counts on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from fedstac import embedded, settings
+from fedstac.db import migrations
+
+
+@pytest.fixture
+def owner(cluster: embedded.Cluster, dsn: str) -> str:
+    """The owner's DSN of the test's database."""
+    return cluster.dsn(urlsplit(dsn).path.lstrip("/"), user="fedstac_owner", password="owner")
+
+
+@pytest.fixture
+def bare(cluster: embedded.Cluster) -> Iterator[str]:
+    """The name of a database that nothing was done to."""
+    name = "bare_" + threading.current_thread().name.lower().replace("-", "_")
+    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+        conn.execute(f'CREATE DATABASE "{name}"')
+    yield name
+    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+        conn.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def run(dsn: str) -> list[str]:
+    return migrations.migrate(dsn, settings.folder("migrations"))
+
+
+def test_the_second_run_does_nothing(owner: str) -> None:
+    assert run(owner) == []
+
+
+def test_two_at_once_wait_for_each_other(cluster: embedded.Cluster, template: str, bare: str) -> None:
+    migrations.setup(cluster.dsn(bare))
+    dsn, done = cluster.dsn(bare, user="fedstac_owner", password="owner"), []
+    threads = [threading.Thread(target=lambda: done.append(run(dsn))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(map(len, done)) == [0, 1 + len(migrations.read(settings.folder("migrations")))]
+
+
+def test_a_database_without_its_setup_is_refused_with_the_remedy(cluster: embedded.Cluster, bare: str) -> None:
+    with pytest.raises(migrations.MigrationRefused, match="--print-setup"):
+        run(cluster.dsn(bare))
+
+
+def test_a_newer_schema_is_refused(owner: str) -> None:
+    with psycopg.connect(owner, autocommit=True) as conn:
+        conn.execute("INSERT INTO fedstac.migration VALUES (9999, '9999_future.sql', 'x')")
+    with pytest.raises(migrations.MigrationRefused, match=r"9999_future\.sql"):
+        run(owner)
+
+
+def test_a_changed_migration_is_refused(owner: str, tmp_path: Path) -> None:
+    for file in settings.folder("migrations").glob("*.sql"):
+        (tmp_path / file.name).write_text(file.read_text() + "-- changed\n")
+    with pytest.raises(migrations.MigrationRefused, match="changed"):
+        migrations.migrate(owner, tmp_path)
+
+
+def test_a_newer_pgstac_is_refused(owner: str) -> None:
+    with psycopg.connect(owner, autocommit=True) as conn:
+        conn.execute("SET search_path TO pgstac, public; SELECT set_version('0.99.0')")
+    with pytest.raises(migrations.MigrationRefused, match=r"0\.99\.0"):
+        run(owner)
+
+
+def test_migrate_widens_partitions_that_pgstac_tightened(owner: str) -> None:
+    unbounded = "SELECT count(*) FROM pgstac.partition_sys_meta WHERE constraint_dtrange = '(,)'"
+    with psycopg.connect(owner, autocommit=True) as conn:
+        conn.execute("SET search_path TO pgstac, public")
+        conn.execute("""SELECT create_collection('{"id": "c", "type": "Collection", "links": [], "extent": {}}')""")
+        conn.execute("""SELECT check_partition('c', '[2000-01-01,2001-01-01]', '[2000-01-01,2001-01-01]')""")
+        assert conn.execute(unbounded).fetchone() == (0,)
+        run(owner)
+        assert conn.execute(unbounded).fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        ("SELECT id FROM fedstac.outbox WHERE xid >= '1000000'::xid8", "xid"),
+        (
+            "SELECT id FROM fedstac.request_item WHERE shard = 3 AND status = 'queued' ORDER BY id LIMIT 1",
+            "request_item_queue",
+        ),
+        ("SELECT id FROM fedstac.record WHERE lineage = 'c/x'", "record_lineage"),
+        (
+            "SELECT id FROM pgstac.items ORDER BY datetime DESC, collection DESC, id DESC LIMIT 11",
+            "datetime_collection_id",
+        ),
+    ],
+    ids=["sequencer", "claim", "lineage", "default order"],
+)
+def test_hot_statements_have_their_index(owner: str, statement: str, index: str) -> None:
+    with psycopg.connect(owner, autocommit=True) as conn:
+        conn.execute("SET search_path TO pgstac, public")
+        conn.execute("""SELECT create_collection('{"id": "c", "type": "Collection", "links": [], "extent": {}}')""")
+        conn.execute(
+            "SELECT check_partition('c', tstzrange('-infinity','infinity'), tstzrange('-infinity','infinity'))"
+        )
+        conn.execute("SET enable_seqscan = off")
+        conn.execute("SET enable_sort = off")
+        plan = "\n".join(row[0] for row in conn.execute("EXPLAIN " + statement).fetchall())
+    assert index in plan, plan

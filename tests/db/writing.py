@@ -1,0 +1,186 @@
+"""What the tests of the write path share: datasets, commands, writers, and the feed folded by hand.
+
+`python -m tests.db.writing <dsn> <seed> <number> <batches>` is one writer in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from fedstac import bootstrap, publication, sample
+from fedstac.bootstrap import Node
+from fedstac.db import connections, feed, nodes, requests
+from fedstac.db.connections import Connection
+from fedstac.domain import documents, events
+from fedstac.domain.actions.publish import Publish
+from fedstac.domain.events import Cursor, DatasetEvent, Event
+from fedstac.domain.model import Draft, Receipt, World
+from fedstac.domain.policy import Principal
+from fedstac.domain.vocabulary import DatasetName, name_of
+from fedstac.publication import Work
+
+Item = dict[str, Any]
+PROJECTS = bootstrap.projects()
+ANNA = Principal("anna", frozenset({"admin"}))
+BATCH = 200
+
+
+def titled(item: Item, title: str) -> Item:
+    """The same version with the same files and another title."""
+    changed = copy.deepcopy(item)
+    changed["properties"]["title"] = title
+    return changed
+
+
+def version(item: Item, day: int) -> Item:
+    """Another version of the dataset, with files of its own."""
+    changed = copy.deepcopy(item)
+    changed["id"] = f"{item['id'].rpartition('.v')[0]}.v{day}"
+    for asset in changed["assets"].values():
+        if "file:checksum" in asset:
+            asset["file:checksum"] = f"1220{day:064}"
+    return changed
+
+
+def plain(number: int, title: str = "") -> Item:
+    """An item of a collection without a vocabulary."""
+    return {
+        "type": "Feature", "stac_version": "1.1.0", "id": f"thing-{number}", "collection": "plain",
+        "geometry": {"type": "Point", "coordinates": [number % 180, number % 90]},
+        "properties": {"datetime": "2020-01-01T00:00:00Z", "title": title}, "links": [], "assets": {},
+    }  # fmt: skip
+
+
+def draft(item: Item) -> Draft:
+    project = PROJECTS.get(item["collection"])
+    name = name_of(item["collection"], item["id"], project)
+    assert isinstance(name, DatasetName)
+    return documents.prepare(item, name, project)
+
+
+def work(*items: Item | Draft, principal: Principal = ANNA) -> list[Work]:
+    drafts = [item if isinstance(item, Draft) else draft(item) for item in items]
+    return [Work(Publish(one, principal), principal.name, "publish") for one in drafts]
+
+
+async def world(conn: Connection) -> World:
+    return World(now=await nodes.now(conn), origin="west", projects=PROJECTS)
+
+
+async def publish(conn: Connection, *items: Item | Draft) -> list[Receipt]:
+    return await publication.perform(conn, await world(conn), work(*items))
+
+
+async def create_collections(node: Node, *names: str) -> None:
+    async with node.pool.acquire() as conn:
+        for name in names:
+            await publication.put_collection(
+                conn, await node.world(conn), "anna", sample.collection(name), schema=node.collection_schema, named=None
+            )
+
+
+async def submit(conn: Connection, *items: Item) -> requests.NewRequest:
+    """Accepts a batch as the API does; the workers find it in the queue."""
+    drafts = [draft(item) for item in items]
+    new = [requests.NewItem(d.lineage, d.id, orjson.dumps(i).decode()) for d, i in zip(drafts, items, strict=True)]
+    accepted = requests.NewRequest(
+        uuid4(), items[0]["collection"], "publish", "anna", ("admin",), None, "test", None, new
+    )
+    async with conn.transaction():
+        await requests.create(conn, [accepted])
+    return accepted
+
+
+async def write(dsn: str, seed: int, number: int, batches: int) -> list[Receipt]:
+    """Writer `number` of this seed: batches over lineages that all writers share, versions and titles in disorder."""
+    chance = random.Random(f"{seed}/{number}")
+    universe = list(sample.items(600, versions=4, seed=seed))
+    conn = await connections.connect(dsn)
+    try:
+        receipts: list[Receipt] = []
+        for _ in range(batches):
+            items = [
+                plain(chance.randrange(150))
+                if chance.random() < 0.2
+                else titled(item, f"title {chance.randrange(3)}")
+                if chance.random() < 0.2
+                else item
+                for item in chance.choices(universe, k=BATCH)
+            ]
+            receipts += await publish(conn, *items)
+        return receipts
+    finally:
+        await conn.close(timeout=10)
+
+
+async def sequence_all(conn: Connection) -> None:
+    while await feed.sequence(conn):
+        continue
+
+
+async def whole_feed(conn: Connection) -> list[Event]:
+    """Every event as a consumer reads it."""
+    head = await feed.head(conn)
+    entries = await feed.page(conn, 0, 1_000_000)
+    assert [entry.pos for entry in entries] == list(range(1, head.pos + 1))
+    texts = [events.positioned(entry.event, Cursor(head.epoch, entry.pos)) for entry in entries]
+    return [events.read(orjson.loads(text), PROJECTS) for text in texts]
+
+
+def fold(log: Sequence[Event]) -> dict[str, tuple[str, bool]]:
+    """Digest and latest of each dataset: its last event, and of those of a lineage that claim it the newest (C1)."""
+    last: dict[str, DatasetEvent] = {}
+    for event in log:
+        if isinstance(event, DatasetEvent):
+            last[event.record.id] = event
+    newest: dict[str, DatasetEvent] = {}
+    for event in last.values():
+        if event.record.claims_latest:
+            newest[event.record.lineage] = max(
+                event, newest.get(event.record.lineage, event), key=lambda e: (e.record.epoch, e.record.seq)
+            )
+    latest = {event.record.id for event in newest.values()}
+    return {name: (event.record.digest.hex(), name in latest) for name, event in last.items()}
+
+
+async def stored(conn: Connection) -> dict[str, tuple[str, bool]]:
+    """Digest and latest of each record."""
+    rows = await conn.fetch("SELECT id, encode(digest, 'hex') AS digest, latest FROM fedstac.record")
+    return {row["id"]: (row["digest"], row["latest"]) for row in rows}
+
+
+async def searched(conn: Connection) -> dict[str, bool]:
+    """Latest of each dataset that search finds."""
+    rows = await conn.fetch("SELECT id, content->'properties'->>'latest' AS latest FROM pgstac.items")
+    return {row["id"]: row["latest"] == "true" for row in rows}
+
+
+async def until(conn: Connection, query: str, *values: object, seconds: float = 20) -> None:
+    """Waits until a query gives true."""
+    deadline = time.monotonic() + seconds
+    while not await conn.fetchval(query, *values):
+        assert time.monotonic() < deadline, f"waited in vain for: {query}"
+        await asyncio.sleep(0.005)
+
+
+async def is_blocked(watcher: Connection, blocked: Connection, by: Connection) -> None:
+    """Waits until one connection waits for a lock of another."""
+    await until(watcher, "SELECT $1 = ANY (pg_blocking_pids($2))", by.get_server_pid(), blocked.get_server_pid())
+
+
+async def main(dsn: str, seed: str, number: str, batches: str) -> None:
+    receipts = await write(dsn, int(seed), int(number), int(batches))
+    print(len(receipts), sum(len(receipt.changes) for receipt in receipts))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
