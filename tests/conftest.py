@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -55,9 +56,9 @@ def template(cluster: embedded.Cluster) -> str:
     return "template_fedstac"
 
 
-@pytest.fixture
-def make_database(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
-    """Makes migrated databases; returns the writer's DSN of each. They go with the test."""
+@contextmanager
+def databases(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
+    """Makes migrated databases; returns the writer's DSN of each. They go with the context."""
     made: list[str] = []
 
     def make() -> str:
@@ -68,10 +69,19 @@ def make_database(cluster: embedded.Cluster, template: str) -> Iterator[Callable
         made.append(name)
         return cluster.dsn(name, user="fedstac_writer", password="writer")
 
-    yield make
-    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-        for name in made:
-            conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    try:
+        yield make
+    finally:
+        with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+            for name in made:
+                conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def make_database(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
+    """Makes migrated databases that go with the test."""
+    with databases(cluster, template) as make:
+        yield make
 
 
 @pytest.fixture

@@ -344,7 +344,8 @@ async def _check(running: Federation, documents: list[dict[str, Any]], say: Call
             report.differences[name] = len(found)
     for name in ("west", *PLACES):
         async with _node(running, name) as node, node.pool.acquire() as conn:
-            report.violations += [f"{name}: {violation}" for violation in await invariants.check(conn)]
+            broken = await invariants.check(conn)
+            report.violations += [f"{name}: {one.name}: {one.statement}: {', '.join(one.examples)}" for one in broken]
     return report
 
 

@@ -94,7 +94,7 @@ class StartFailed(ClusterError):
     """initdb or the server ended, or did not become ready; the message ends with the last lines of its log."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cluster:
     """A running server. `port` names its socket, and is open on 127.0.0.1 to those who have a password."""
 
@@ -103,6 +103,16 @@ class Cluster:
     port: int
     superuser_password: str = field(repr=False)
     pid: int
+    _start_again: Callable[[], int] | None = field(default=None, repr=False)
+
+    def restart(self) -> None:
+        """Starts a server that has ended, or was killed, again: same data, socket and port, so that clients reconnect.
+
+        From the main thread, as `cluster` itself.
+        """
+        if self._start_again is None:
+            raise RuntimeError("only a cluster that `cluster` started can be started again")
+        self.pid = self._start_again()
 
     def dsn(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
         """The URL through the socket, for asyncpg and psycopg. Who can enter the socket folder needs no password."""
@@ -167,8 +177,21 @@ def cluster(
                 server, port = _start(binaries, folder, account, sockets, held, settings, progress)
         finally:
             os.close(sockets_lock)  # the server has its own copy; a child that this process forks shall have none
+
+        def start_again() -> int:
+            nonlocal server
+            server.wait(LEAVING)
+            with _claimed(folder, progress, LEAVING) as folder_lock:
+                lock = _lock_socket_folder(sockets, account)
+                try:
+                    held = (folder_lock, lock)
+                    server, _ = _start(binaries, folder, account, sockets, held, settings, progress, port)
+                finally:
+                    os.close(lock)
+            return server.pid
+
         try:
-            yield Cluster(folder, sockets, port, _read(folder / "password").strip(), server.pid)
+            yield Cluster(folder, sockets, port, _read(folder / "password").strip(), server.pid, start_again)
         finally:
             _stop(server)
     finally:
@@ -268,14 +291,14 @@ def _may_enter(path: Path, account: _Account) -> bool:
 
 
 @contextmanager
-def _claimed(folder: Path, progress: Callable[[str], None]) -> Iterator[int]:
+def _claimed(folder: Path, progress: Callable[[str], None], grace: float = GRACE) -> Iterator[int]:
     """A lock on the folder, which the server inherits; FolderInUse while another has it."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         since, told = time.monotonic(), False
         while not _try_lock(lock):
             pid, status = _pid_file(folder)
-            if time.monotonic() - since > (LEAVING if status == "stopping" else GRACE):
+            if time.monotonic() - since > (LEAVING if status == "stopping" else grace):
                 raise FolderInUse(_in_use(folder, pid))
             if status == "stopping" and not told:
                 progress(f"Waiting for PostgreSQL {pid} to stop")
@@ -387,6 +410,19 @@ def _make_socket_folder(account: _Account) -> tuple[Path, int]:
             os.close(lock)
 
 
+def _lock_socket_folder(folder: Path, account: _Account) -> int:
+    """A lock on the folder of a server that is gone; made anew if another run took it for left behind."""
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            if _try_lock(lock) and folder.exists():
+                os.fchown(lock, account.uid, account.gid)
+                return lock
+            os.close(lock)
+        time.sleep(0.01)
+
+
 def _socket_base(account: _Account) -> Path:
     temporary = Path(tempfile.gettempdir())
     longest = temporary / f"{SOCKET_PREFIX}12345678" / ".s.PGSQL.65535"
@@ -418,10 +454,11 @@ def _start(
     held: Sequence[int],
     settings: Mapping[str, str],
     progress: Callable[[str], None],
+    same_port: int | None = None,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """A server that accepts connections, and its port; StartFailed otherwise, with nothing left running."""
     for left in reversed(range(PORT_TRIES)):
-        port = _free_port()
+        port = same_port or _free_port()
         ours = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": f'"{sockets}"'}
         command = [str(binaries / "postgres"), "-D", str(folder / "pgdata")]
         for name, value in {**SETTINGS, **settings, **ours}.items():

@@ -98,13 +98,14 @@ class Federation:
         self.wait_ready(process)
         return process
 
-    def restart(self, name: str) -> Process:
-        """Starts a process again as it was started before, on the same port if it has one."""
+    def restart(self, name: str, **changed: str) -> Process:
+        """Starts a process that has ended again as before, on the same port if it has one; without its failpoints."""
         old = self.processes[name]
-        environment = dict(old.environment)
+        if old.is_running:
+            raise RuntimeError(f"{name} is still running: kill it before it is started again")
+        environment = {key: value for key, value in old.environment.items() if key != "FEDSTAC_FAILPOINTS"} | changed
         if old.ready_file.exists() and "url" in json.loads(old.ready_file.read_text()):
             environment["FEDSTAC_PORT"] = old.url.rpartition(":")[2]
-        environment.pop("FEDSTAC_FAILPOINTS", None)
         child = _spawn(old.command, environment, old.log, old.ready_file)
         self.processes[name] = Process(name, old.command, environment, old.log, old.ready_file, child)
         self.wait_ready(self.processes[name])

@@ -62,7 +62,7 @@ async def perform(
             if claim and not await requests.hold(conn, claim):
                 raise ClaimLost
             return await _perform(conn, world, work)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeEncodeError) as error:
         if not is_refusal(error):
             raise
         if len(work) == 1:

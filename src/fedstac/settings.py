@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     source: str = Field("", description="For an index node: the address of the publishing node")
     source_token: str = Field("", description="For an index node: its token at the source")
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
+    url: str = Field("", description="For clients: the address of the server")
+    token: str = Field("", description="For clients: the bearer token")
+    retries: int = Field(5, ge=0, le=100, description="For clients: how often what fails for the moment is tried again")
+    debug: bool = Field(False, description="Commands that fail show where in the code")
     log_format: str = Field("auto", pattern="^(auto|json|console)$", description="Form of the log lines")
 
 

@@ -17,6 +17,7 @@ from fedstac import sample
 from fedstac.api import app
 from fedstac.db import nodes
 from fedstac.settings import Settings
+from fedstac.workers import roles
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class Api:
 @asynccontextmanager
 async def running(settings: Settings, *, background: bool = True) -> AsyncIterator[Api]:
     listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as uvloop does; asyncio does not, for this socket
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    parts = app.publishing(settings) if background else ()
-    uvicorn = app.running_on(app.create(settings, url, background=parts), settings, url)
+    base_url = settings.public_url or url
+    parts = roles.INDEX if settings.source else roles.publishing(settings) if background else ()
+    uvicorn = app.running_on(app.create(settings, base_url, background=parts), settings, base_url)
     task = asyncio.create_task(uvicorn.serve(sockets=[listening]))
     while not uvicorn.started:
         if task.done():

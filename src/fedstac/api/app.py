@@ -30,7 +30,6 @@ from fedstac.api.guard import Guard
 from fedstac.api.identity import Principals
 from fedstac.bootstrap import Background
 from fedstac.settings import Settings
-from fedstac.workers import publisher, sequencer
 
 Handler = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
@@ -129,7 +128,11 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
             yield
 
-    stac = StacSettings(_env_file=None, openapi_url="/api", docs_url="/api.html", enable_response_models=False)
+    stac = StacSettings(
+        _env_file=None, openapi_url="/api", docs_url="/api.html", enable_response_models=False,
+        stac_fastapi_title=f"fedstac {settings.node}", stac_fastapi_version=__version__,
+        stac_fastapi_description=f"Datasets at the node {settings.node}", stac_fastapi_landing_id=settings.node,
+    )  # fmt: skip
     api = StacApi(
         app=FastAPI(
             title=f"fedstac {settings.node}", version=__version__, openapi_url="/api", docs_url="/api.html",
@@ -160,11 +163,6 @@ def _limits(settings: Settings) -> Callable[[Any], int]:
         return settings.max_batch_bytes if is_batch else settings.max_item_bytes
 
     return limit
-
-
-def publishing(settings: Settings) -> tuple[Background, ...]:
-    """What runs inside the api process of a publishing node, unless processes of their own do it."""
-    return (*([publisher.run] * settings.workers), sequencer.run) if settings.run_workers else ()
 
 
 def serve(

@@ -47,7 +47,7 @@ async def get_events(request: Request) -> Response:
             break
         await sequenced(min(backoff.pause(), left))
     cursor = Cursor(after.epoch, page[-1].pos) if page else after
-    texts = [events.positioned(entry.event, Cursor(after.epoch, entry.pos)) for entry in page if keep(entry)]
+    texts = [events.positioned(entry.event, Cursor(entry.epoch, entry.pos)) for entry in page if keep(entry)]
     return _answer(request, texts, cursor)
 
 

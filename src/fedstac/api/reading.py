@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
-from stac_fastapi.pgstac.utils import filter_fields
+from stac_fastapi.pgstac.utils import clean_exclude_set, filter_fields
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -37,7 +37,8 @@ CONFORMS_TO = (
     "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
     "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
 )
-WHERE_KEPT_SECONDS, WHERE_KEPT_MOST = 30.0, 2000
+ALWAYS = frozenset(("type", "id", "collection"))  # members that `fields` does not take away
+WHERE_KEPT_SECONDS, WHERE_KEPT_MOST, WHERE_KEPT_LENGTH = 30.0, 2000, 10_000
 
 
 class Plans:
@@ -55,7 +56,8 @@ class Plans:
         order = await search.order(conn, asked.order)
         if len(self._kept) >= WHERE_KEPT_MOST:
             self._kept.clear()
-        self._kept[key] = (time.monotonic() + WHERE_KEPT_SECONDS, where, order)
+        if len(where) <= WHERE_KEPT_LENGTH:
+            self._kept[key] = (time.monotonic() + WHERE_KEPT_SECONDS, where, order)
         return where, order
 
 
@@ -135,7 +137,8 @@ async def get_queryables(request: Request) -> Response:
         if name is not None:
             await _collection(conn, name)
         schema = orjson.loads(await search.queryables(conn, name))
-    schema |= {"$id": base + request.url.path, "$schema": "https://json-schema.org/draft/2020-12/schema"}
+    own = base if name is None else f"{base}/collections/{quote(name)}"
+    schema |= {"$id": own + "/queryables", "$schema": "https://json-schema.org/draft/2020-12/schema"}
     return Response(orjson.dumps(schema), media_type="application/schema+json")
 
 
@@ -151,7 +154,7 @@ async def get_item(request: Request) -> Response:
     item, digest, seq = found
     etag = f'"{digest[:16].hex()}-{seq}"'
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
-    if etag in request.headers.get("if-none-match", ""):
+    if {etag, "*"} & {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers=headers)
     return Response(links.item_text(request.app.state.base_url, item), headers=headers, media_type=links.GEOJSON)
 
@@ -160,7 +163,7 @@ async def get_items(request: Request) -> Response:
     """GET /collections/{collection_id}/items"""
     node: Node = request.app.state.node
     name = request.path_params["collection_id"]
-    asked = query.from_parameters(request.query_params, node.settings, collection=name)
+    asked = query.from_parameters(request.query_params.multi_items(), node.settings, collection=name)
     async with node.pool.acquire() as conn:
         await _collection(conn, name)
         return await _found(request, conn, asked, f"/collections/{quote(name)}/items")
@@ -169,7 +172,7 @@ async def get_items(request: Request) -> Response:
 async def get_search(request: Request) -> Response:
     """GET /search"""
     node: Node = request.app.state.node
-    asked = query.from_parameters(request.query_params, node.settings)
+    asked = query.from_parameters(request.query_params.multi_items(), node.settings)
     async with node.pool.acquire() as conn:
         return await _found(request, conn, asked, "/search")
 
@@ -177,8 +180,7 @@ async def get_search(request: Request) -> Response:
 async def post_search(request: Request) -> Response:
     """POST /search"""
     node: Node = request.app.state.node
-    raw = await request.body()
-    body = strict_json.parse(raw) if raw else {}
+    body = strict_json.parse(await request.body())
     asked = query.from_body(body, node.settings)
     async with node.pool.acquire() as conn:
         return await _found(request, conn, asked, "/search", body)
@@ -220,7 +222,10 @@ async def _matched(node: Node, conn: Connection, asked: query.Query, where: str)
 
 
 def _only(text: str, asked: query.Query) -> str:
-    return orjson.dumps(filter_fields(orjson.loads(text), set(asked.include), set(asked.exclude))).decode()
+    """An item less what was not asked for; what names it stays, and what is included wins."""
+    include = asked.include | ALWAYS if asked.include else asked.include
+    exclude = clean_exclude_set(set(asked.exclude), set(asked.include | ALWAYS))
+    return orjson.dumps(filter_fields(orjson.loads(text), set(include), exclude)).decode()
 
 
 def _page_links(base: str, path: str, request: Request, following: str | None, body: object) -> list[dict[str, Any]]:

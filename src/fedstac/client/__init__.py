@@ -1,0 +1,255 @@
+"""The Python client of a fedstac node: publish, follow, search, read the feed.
+
+    with Client("https://stac.example.org", token="…") as client:
+        for event in client.publish(documents, collection="CMIP6"):
+            print(event)
+        for item in client.search(collections=["CMIP6"], filter="source_id = 'CESM2'", limit=10):
+            print(item["id"])
+
+It needs nothing of the server's: `pip install fedstac` is enough. All calls are synchronous and raise ClientError
+(client/transport.py): NotAuthorised, NotFound, Invalid and Failed carry the server's problem with its findings.
+Proxies and certificates are taken from the environment, as httpx does; other wishes go into an httpx.Client.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+import orjson
+
+from fedstac.client import documents as reading
+from fedstac.client import publishing
+from fedstac.client.publishing import Publishing
+from fedstac.client.transport import Failed, Stalled, Transport, findings_from
+from fedstac.client.values import FeedPage, Head, ItemResult, Request, Submitted
+
+LINES = "application/x-ndjson"
+RESULTS_PAGE, SEARCH_PAGE, FEED_PAGE = 500, 500, 500
+LONG_POLL_SECONDS = 20
+FIRST_LOOK, LONGEST_LOOK = 0.05, 2.0  # seconds between looks at a request that is being worked on
+
+
+class Client:
+    """A fedstac node, seen by one caller. `retries`: how often what failed for the moment is tried again."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout: float = 60.0,
+        retries: int = 5,
+        http: httpx.Client | None = None,
+    ) -> None:
+        self._transport = Transport(url, token, timeout=timeout, retries=retries, http=http)
+        self.url = self._transport.url
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def publish(
+        self,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        collection: str | None = None,
+        batch: int = publishing.BATCH,
+        wait: bool = True,
+        visible_at: Sequence[str] = (),
+    ) -> Iterator[publishing.Step]:
+        """Publishes documents of any number, batch by batch, and yields what happens: Submitted for each accepted
+        batch, Request whenever one has got on, Trouble for each item that is not published.
+
+        Without `collection` each document goes where its own member `collection` says. `wait`: until all is final;
+        `visible_at`: until these nodes show it.
+        """
+        run = Publishing(self, batch=batch, wait=wait, visible_at=visible_at)
+        return run.publish(reading.entries(documents, collection))
+
+    def submit(self, collection: str, documents: Sequence[Mapping[str, Any] | bytes]) -> Submitted:
+        """Sends one batch and returns as soon as it is accepted. Bytes are JSON without line breaks.
+
+        Invalid if no item of the batch is acceptable; single ones that are not are rejected in the results.
+        """
+        lines = [document if isinstance(document, bytes) else orjson.dumps(document) for document in documents]
+        body = self._transport.json(
+            "POST", f"/collections/{quote(collection, safe='')}/items", content=b"\n".join(lines) + b"\n",
+            headers={"Content-Type": LINES, "Prefer": "respond-async, wait=0"},
+        )  # fmt: skip
+        try:
+            return Submitted(body["id"], self._link(body), body["total"], body.get("rejected", 0))
+        except (KeyError, TypeError):
+            raise Failed(202, "no-request", f"{self.url} took the batch and named no request to follow") from None
+
+    def _link(self, body: Mapping[str, Any]) -> str:
+        links = [link["href"] for link in body.get("links", ()) if link.get("rel") == "self"]
+        return str(links[0]) if links else f"{self.url}/requests/{body['id']}"
+
+    def request(self, id: str) -> Request:
+        """A request as it stands. NotFound where there is none, or it is somebody else's."""
+        return Request.read(self._transport.json("GET", f"/requests/{quote(id, safe='')}"))
+
+    def results(self, id: str, *, status: str | None = None) -> Iterator[ItemResult]:
+        """What became of each item of a request, in the order of the batch; of one status if given."""
+        after, more = -1, True
+        while more:
+            params = {"limit": RESULTS_PAGE, "after": after} | ({"status": status} if status else {})
+            page = self._transport.json("GET", f"/requests/{quote(id, safe='')}/items", params=params)
+            for entry in page["items"]:
+                yield ItemResult(
+                    entry["n"], entry["id"], entry["status"], entry.get("outcome"), entry.get("type"),
+                    entry.get("detail"), findings_from(entry.get("findings")),
+                )  # fmt: skip
+                after = entry["n"]
+            more = bool(page["items"]) and any(link["rel"] == "next" for link in page["links"])
+
+    def wait(self, id: str, *, visible_at: Sequence[str] = (), timeout: float | None = None) -> Iterator[Request]:
+        """The request now, and again whenever it has got on, until it is final, and visible at the named nodes.
+
+        Stalled if nothing moves for `timeout` seconds.
+        """
+        last, pause, moved = None, FIRST_LOOK, time.monotonic()
+        while True:
+            request = self.request(id)
+            if request.document != last:
+                last, pause, moved = request.document, FIRST_LOOK, time.monotonic()
+                yield request
+            if request.is_final and all(request.is_visible_at(node) for node in visible_at):
+                return
+            if timeout is not None and time.monotonic() - moved > timeout:
+                raise Stalled(f"the request {id} is {request.status} and has not moved for {timeout:g} s")
+            time.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_LOOK)
+
+    def search(
+        self,
+        *,
+        collections: Sequence[str] = (),
+        ids: Sequence[str] = (),
+        bbox: Sequence[float] | None = None,
+        datetime: str | None = None,
+        filter: str | None = None,
+        sortby: Sequence[str] = (),
+        limit: int | None = None,
+        page: int = SEARCH_PAGE,
+    ) -> Search:
+        """Datasets that match, fetched page by page as they are iterated over, at most `limit`; see Search.
+
+        filter: CQL2 text. sortby: names of properties, `-` in front for descending order. bbox: west, south, east,
+        north.
+        """
+        body: dict[str, Any] = {}
+        if collections:
+            body["collections"] = list(collections)
+        if ids:
+            body["ids"] = list(ids)
+        if bbox is not None:
+            body["bbox"] = list(bbox)
+        if datetime:
+            body["datetime"] = datetime
+        if filter:
+            body |= {"filter": filter, "filter-lang": "cql2-text"}
+        if sortby:
+            body["sortby"] = [
+                {"field": key.lstrip("+-"), "direction": "desc" if key.startswith("-") else "asc"} for key in sortby
+            ]
+        return Search(self._transport, body, limit, page)
+
+    def item(self, collection: str, id: str) -> dict[str, Any]:
+        """One dataset's document. NotFound where there is none."""
+        path = f"/collections/{quote(collection, safe='')}/items/{quote(id, safe='')}"
+        found: dict[str, Any] = self._transport.json("GET", path)
+        return found
+
+    def events(
+        self, after: str = "0.0", *, follow: bool = False, collection: str | None = None, type: str | None = None
+    ) -> Iterator[FeedPage]:
+        """Pages of the feed after a cursor, up to its end; with `follow` it waits there for more, for ever.
+
+        NotFound (410) where the feed does not reach back to the cursor. Needs a node's token.
+        """
+        chosen = {"collection": collection, "type": type}
+        params: dict[str, Any] = {name: value for name, value in chosen.items() if value}
+        wait = LONG_POLL_SECONDS if follow else 0
+        while True:
+            response = self._transport.send(
+                "GET", "/events", params={**params, "after": after, "limit": FEED_PAGE, "wait": wait}, wait=wait
+            )
+            page = FeedPage(tuple(orjson.loads(response.content)), response.headers["x-cursor"])
+            if page.cursor == after and not page.events and not follow:
+                return
+            after = page.cursor
+            yield page
+
+    def head(self) -> Head:
+        """Where the feed ends, and how far each node has acknowledged it. Needs a node's token."""
+        body = self._transport.json("GET", "/events/head")
+        return Head(body["origin"], body["cursor"], {entry["node"]: entry["through"] for entry in body["nodes"]})
+
+
+@dataclass
+class Search:
+    """What a search found: iterate over it, as often as you like; `matched` is how many there are in all."""
+
+    _transport: Transport
+    _body: Mapping[str, Any]
+    _limit: int | None
+    _page: int
+    _first: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        page: dict[str, Any] | None = self._first_page()
+        left = self._limit
+        while page is not None:
+            for item in page["features"]:
+                if left == 0:
+                    return
+                yield item
+                left = None if left is None else left - 1
+            if left == 0:
+                return
+            following = next((link for link in page.get("links", ()) if link["rel"] == "next"), None)
+            page = self._next_page(following) if following else None
+
+    @property
+    def matched(self) -> int:
+        """How many match, whatever the limit; an estimate where `is_estimated`."""
+        return int(self._first_page().get("numberMatched", 0))
+
+    @property
+    def is_estimated(self) -> bool:
+        """Large totals of filtered searches are the planner's estimate."""
+        return bool(self._first_page().get("fedstac:number_matched_estimated", False))
+
+    def _first_page(self) -> dict[str, Any]:
+        if self._first is None:
+            size = self._page if self._limit is None else max(1, min(self._limit, self._page))
+            self._first = self._post({**self._body, "limit": size})
+        return self._first
+
+    def _next_page(self, link: Mapping[str, Any]) -> dict[str, Any]:
+        """By our own address: the one in the link may be that of a proxy we are behind of."""
+        if link.get("method", "GET") == "POST":
+            return self._post(link["body"])
+        page: dict[str, Any] = self._transport.json("GET", "/search?" + urlsplit(link["href"]).query)
+        return page
+
+    def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        page = self._transport.json("POST", "/search", content=orjson.dumps(body), headers=headers)
+        if not isinstance(page, dict) or not isinstance(page.get("features"), list):
+            raise Failed(200, "no-features", f"{self._transport.url}/search did not answer with a FeatureCollection")
+        return page

@@ -58,4 +58,4 @@ def is_refusal(error: BaseException) -> bool:
     """Whether the database refused the data itself."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(REFUSED_CLASSES)
-    return isinstance(error, asyncpg.DataError)
+    return isinstance(error, UnicodeEncodeError)  # COPY raises what it cannot encode as it is

@@ -134,6 +134,7 @@ async def resume(conn: Connection, after: Cursor) -> Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    epoch: int  # in which the event got its place: a replay across a fork must not make the old look new
     pos: int
     key: str
     collection: str
@@ -144,7 +145,9 @@ class Entry:
 async def page(conn: Connection, after: int, limit: int) -> list[Entry]:
     """Events after a position, in the order of the log."""
     rows = await conn.fetch(
-        """SELECT f.pos, o.key, o.collection, o.type, o.event FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+        """SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
+                  f.pos, o.key, o.collection, o.type, o.event
+           FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
            WHERE f.pos > $1 ORDER BY f.pos LIMIT $2""",
         after, limit,
     )  # fmt: skip

@@ -44,7 +44,7 @@ FIRST_KEPT = """(SELECT coalesce(min(substring(c.relname FROM 8)::bigint) * 1000
                  WHERE i.inhparent = 'fedstac.outbox'::regclass)"""
 COMPLETE = f"({FIRST_KEPT} = 1)"
 # The server's part of a search copy, as documents.state_of makes it.
-MICROSECONDS = '\'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\''
+MICROSECONDS = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""
 CREATED = f"to_char(r.created AT TIME ZONE 'UTC', {MICROSECONDS})"
 UPDATED = f"to_char(r.updated AT TIME ZONE 'UTC', {MICROSECONDS})"
 STATE = f"""jsonb_build_object('latest', r.latest, 'retracted', r.state = 'retracted', 'created', {CREATED},
@@ -142,8 +142,8 @@ INVARIANTS = (
     Invariant(
         "I5",
         "positions are dense, and every event that the sequencer could see has one",
-        f"""SELECT format('positions %s to %s are %s in number; the state says %s', min(f.pos), max(f.pos), count(f.pos),
-                          (SELECT pos FROM fedstac.feed_state)) AS example
+        f"""SELECT format('positions %s to %s are %s in number; the state says %s', min(f.pos), max(f.pos),
+                          count(f.pos), (SELECT pos FROM fedstac.feed_state)) AS example
             FROM fedstac.feed f
             HAVING count(f.pos) <> coalesce(max(f.pos) - min(f.pos) + 1, 0) OR (min(f.pos) > 1 AND {COMPLETE})
                 OR coalesce(max(f.pos), 0) <> (SELECT pos FROM fedstac.feed_state)
@@ -159,7 +159,8 @@ INVARIANTS = (
     Invariant(
         "I6",
         "a lineage's events are numbered without gaps, and stand in the feed in that order",
-        f"""SELECT format('%s: the event at position %s has seq %s and follows seq %s', key, pos, seq, before) AS example
+        f"""SELECT format('%s: the event at position %s has seq %s and follows seq %s', key, pos, seq, before)
+                   AS example
             FROM (SELECT o.key, f.pos, o.seq, lag(o.seq) OVER (PARTITION BY o.key ORDER BY f.pos) AS before
                   FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id) ordered
             WHERE seq <> before + 1 OR (before IS NULL AND seq <> 1 AND {COMPLETE})
@@ -178,7 +179,8 @@ INVARIANTS = (
         "I8",
         "what search finds is what the records show: the same datasets, properties and times",
         f"""SELECT format('%s %s', coalesce(r.collection || '/' || r.id, i.collection || '/' || i.id),
-                          CASE WHEN i.id IS NULL THEN 'cannot be found' WHEN r.id IS NULL THEN 'is found and is not there'
+                          CASE WHEN i.id IS NULL THEN 'cannot be found'
+                               WHEN r.id IS NULL THEN 'is found and is not there'
                                ELSE 'is found with other properties or times' END) AS example
             FROM (SELECT * FROM fedstac.record WHERE document IS NOT NULL) r
             FULL JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
@@ -211,7 +213,8 @@ INVARIANTS = (
     Invariant(
         "I8",
         "the tallies count the datasets of each collection",
-        """SELECT format('%s: %s datasets; the tally says %s', coalesce(r.collection, t.collection), r.n, t.n) AS example
+        """SELECT format('%s: %s datasets; the tally says %s', coalesce(r.collection, t.collection), coalesce(r.n, 0),
+                  coalesce(t.n, 0)) AS example
            FROM (SELECT collection, count(*) AS n FROM fedstac.record WHERE document IS NOT NULL GROUP BY 1) r
            FULL JOIN (SELECT collection, sum(records) AS n FROM fedstac.tally GROUP BY 1) t USING (collection)
            WHERE coalesce(r.n, 0) <> coalesce(t.n, 0)""",
@@ -339,7 +342,11 @@ async def _broken_documents(conn: Connection) -> list[str]:
 
 
 def _broken(is_dataset: bool, text: str, digest: bytes, files: bytes) -> Iterator[str]:
-    document = orjson.loads(text)
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        yield "the document is no JSON"
+        return
     if documents.digest(document) != digest:
         yield "the digest of the document differs"
     if is_dataset and documents.files_digest(document["assets"]) != files:

@@ -69,10 +69,14 @@ async def write(conn: Connection, changes: Iterable[Change]) -> None:
         last[change.after.collection, change.after.id] = Change(change.event_type, before, change.after, draft)
     for latest in (False, True):
         group = [change for change in last.values() if change.after.latest is latest]
-        await _store(conn, [change for change in group if change.draft or not change.before])
-        await _restate(conn, [change for change in group if change.before and not change.draft])
+        await _store(conn, [change for change in group if not _keeps_document(change)])
+        await _restate(conn, [change for change in group if _keeps_document(change)])
     await _count(conn, last.values())
     await _index(conn, list(last.values()))
+
+
+def _keeps_document(change: Change) -> bool:
+    return change.before is not None and change.draft is None and _exists(change.after)
 
 
 async def _store(conn: Connection, changes: Sequence[Change]) -> None:

@@ -61,13 +61,13 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
     await conn.execute(
         """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
                cv_version)
-           SELECT id, collection, action, total, submitter, string_to_array(roles, ' '), user_agent, correlation,
+           SELECT id, collection, action, total, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
                   cv_version
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[],
                        $9::text[])
                 r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version)""",
         [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
-        [len(r.items) for r in accepted], [r.submitter for r in accepted], [" ".join(r.roles) for r in accepted],
+        [len(r.items) for r in accepted], [r.submitter for r in accepted], ["\x1f".join(r.roles) for r in accepted],
         [r.user_agent for r in accepted], [r.correlation for r in accepted], [r.cv_version for r in accepted],
     )  # fmt: skip
     numbered = [(request.id, n, item) for request in accepted for n, item in enumerate(request.items)]
@@ -156,9 +156,25 @@ async def release(conn: Connection, claim: Claim) -> None:
     )  # fmt: skip
 
 
+async def prove(conn: Connection, claim: Claim, shard: int) -> None:
+    """An item that was tried alone has its result: attempts are those on the one behind it."""
+    await conn.execute("UPDATE fedstac.shard SET attempts = 1 WHERE n = $1 AND token = $2", shard, claim.token)
+
+
+async def excuse(conn: Connection, claim: Claim) -> None:
+    """Lets go of a claim that came to nothing by no fault of its items: it does not count."""
+    await conn.execute(
+        """UPDATE fedstac.shard SET token = NULL, worker = NULL, until = '-infinity',
+                  attempts = greatest(attempts - 1, 0)
+           WHERE n = ANY($1::smallint[]) AND token = $2""",
+        claim.shards, claim.token,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class QueuedItem:
     id: int
+    shard: int
     request: UUID
     collection: str
     action: str
@@ -172,11 +188,25 @@ class QueuedItem:
 async def queued(conn: Connection, claim: Claim, limit: int) -> list[QueuedItem]:
     """The next items of the claimed shards, in the order in which they were accepted."""
     rows = await conn.fetch(
-        f"""SELECT i.id, i.request, r.collection, r.action, i.dataset, i.document, r.submitter, r.roles, r.cv_version
+        f"""SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, r.submitter, r.roles,
+                  r.cv_version
            FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
            WHERE i.status = 'queued' AND i.shard = ANY($1::smallint[])
            ORDER BY i.id {"DESC" if planted("requests-out-of-order") else ""} LIMIT $2""",
         claim.shards, limit,
+    )  # fmt: skip
+    return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
+
+
+async def stuck(conn: Connection, claim: Claim, attempts: int) -> list[QueuedItem]:
+    """The first item of each claimed shard that has had so many claims without a result."""
+    rows = await conn.fetch(
+        """SELECT DISTINCT ON (i.shard) i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document,
+                  r.submitter, r.roles, r.cv_version
+           FROM fedstac.shard s JOIN fedstac.request_item i ON i.shard = s.n JOIN fedstac.request r ON r.id = i.request
+           WHERE i.status = 'queued' AND s.n = ANY($1::smallint[]) AND s.token = $2 AND s.attempts > $3
+           ORDER BY i.shard, i.id""",
+        claim.shards, claim.token, attempts,
     )  # fmt: skip
     return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
 

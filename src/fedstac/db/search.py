@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,9 +13,12 @@ import asyncpg
 import orjson
 
 from fedstac.db.connections import Connection, Row
-from fedstac.domain.errors import BadRequest
+from fedstac.domain.errors import BadRequest, Unavailable
 
 STATE_COLUMNS = "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.document"
+LONGEST = 30.0  # seconds that the database has for one search
+# SQLSTATE: data exception, not supported, syntax, program limit, internal (PostGIS), raised by pgstac
+SEARCHERS_CLASSES = ("22", "0A", "42", "54", "XX", "P0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +69,26 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served,
 
 async def where(conn: Connection, query: Mapping[str, Any]) -> str:
     """SQL that selects from pgstac.items what a search asks for. BadRequest where pgstac does not take it."""
-    try:
-        text = orjson.dumps(query).decode()
-        return str(await conn.fetchval("SELECT pgstac.stac_search_to_where($1::text::jsonb)", text))
-    except asyncpg.PostgresError as error:
-        raise BadRequest(f"the search is not understood: {_reason(error)}") from error
+    text = orjson.dumps(query).decode()
+    with _for_the_caller():
+        return str(await conn.fetchval("SELECT pgstac.stac_search_to_where($1::text::jsonb)", text, timeout=LONGEST))
 
 
 async def order(conn: Connection, fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
-    """SQL for sort keys, given as (property, descending); ends with collection and id, so that the order is total."""
+    """SQL for sort keys, given as (property, descending); ends with collection and id, so that the order is total.
+
+    What pgstac knows no type of is compared as JSON: numbers by value, where pgstac would compare their texts.
+    """
     named = {name for name, _ in fields}
     fields = [*fields, *((key, fields[-1][1]) for key in ("collection", "id") if key not in named)]
-    try:
+    with _for_the_caller():
         rows = await conn.fetch(
-            """SELECT (pgstac.queryable(f)).expression, pgstac.queryable_column(f) IS NULL AS nullable
-               FROM unnest($1::text[]) WITH ORDINALITY t (f, n) ORDER BY n""",
+            """SELECT CASE WHEN q.registered THEN q.expression
+                           ELSE format('NULLIF(%s, ''null''::jsonb)', q.path) END AS expression,
+                      pgstac.queryable_column(f) IS NULL AS nullable
+               FROM unnest($1::text[]) WITH ORDINALITY t (f, n) CROSS JOIN LATERAL pgstac.queryable(f) q ORDER BY n""",
             [name for name, _ in fields],
         )
-    except asyncpg.PostgresError as error:
-        raise BadRequest(f"sortby is not understood: {_reason(error)}") from error
     if len(rows) != len(fields) or any(row["expression"] is None for row in rows):
         raise BadRequest("sortby names a property that cannot be sorted by")
     return tuple(
@@ -107,12 +112,8 @@ async def page(
         SELECT {STATE_COLUMNS}, {", ".join(f"k{n}" for n in range(len(keys)))}
         FROM numbered p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
         ORDER BY p.n"""
-    try:
-        rows = await conn.fetch(statement)
-    except asyncpg.PostgresError as error:
-        if (error.sqlstate or "")[:2] in ("22", "42", "XX"):
-            raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
-        raise
+    with _for_the_caller():
+        rows = await conn.fetch(statement, timeout=LONGEST)
     last = tuple(rows[limit - 1][f"k{n}"] for n in range(len(keys))) if len(rows) > limit else None
     return Page(tuple(_served(row) for row in rows[:limit]), last)
 
@@ -144,18 +145,28 @@ def _literal(value: str | None) -> str:
 
 async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, bool]:
     """How many items a search matches: exact up to a bound, above it the planner's estimate; (number, is exact)."""
-    try:
+    with _for_the_caller():
         count = await conn.fetchval(
-            f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded"
+            f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded",
+            timeout=LONGEST,
         )
         if count <= exact_to:
             return count, True
         plan = await conn.fetchval(f"EXPLAIN (FORMAT JSON) SELECT 1 FROM pgstac.items WHERE {where}")
-    except asyncpg.PostgresError as error:
-        if (error.sqlstate or "")[:2] in ("22", "42", "XX"):
-            raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
-        raise
     return max(int(orjson.loads(plan)[0]["Plan"]["Plan Rows"]), count), False
+
+
+@contextmanager
+def _for_the_caller() -> Iterator[None]:
+    """What the database has against a search is told to whoever searches; that it is away or full is not theirs."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if (error.sqlstate or "")[:2] not in SEARCHERS_CLASSES:
+            raise
+        raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
+    except TimeoutError:
+        raise Unavailable(f"the search took over {LONGEST:g} s; ask for less at once") from None
 
 
 def _reason(error: asyncpg.PostgresError) -> str:

@@ -98,8 +98,12 @@ def _tracking_id(asset: Mapping[str, Any]) -> str:
 def _span(properties: Mapping[str, Any]) -> tuple[str, str]:
     start = properties.get("start_datetime") or properties.get("datetime")
     end = properties.get("end_datetime") or properties.get("datetime")
-    # PostgreSQL keeps microseconds and rounds what is finer, at the end of 9999 into a year it cannot give back
-    return ENDLESS_FRACTION.sub(r"\1", str(start)), ENDLESS_FRACTION.sub(r"\1", str(end))
+    return to_microseconds(str(start)), to_microseconds(str(end))
+
+
+def to_microseconds(moment: str) -> str:
+    """RFC 3339 text cut to what PostgreSQL keeps: it rounds, at the end of 9999 into a year it cannot give back."""
+    return ENDLESS_FRACTION.sub(r"\1", moment)
 
 
 def _text(value: object) -> str | None:

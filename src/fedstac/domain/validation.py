@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
@@ -17,14 +18,14 @@ import jsonschema_rs
 from fedstac.domain import documents, geometry
 from fedstac.domain.errors import Finding, StacInvalid, errors_in
 from fedstac.domain.model import Draft
-from fedstac.domain.vocabulary import DatasetName, Project, name_of
+from fedstac.domain.vocabulary import FACET, DatasetName, Project, name_of
 
 Rule = Callable[[Mapping[str, Any], Project | None], Iterator[Finding]]
 
 MAX_ID = 512
-ITEM_ID = re.compile(r"[^\x00-\x1f\x7f/?#%\s][^\x00-\x1f\x7f/?#%]*")
+ITEM_ID = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f/?#%\s][^\x00-\x1f\x7f-\x9f/?#%]*")  # a step of a URL
 DATES = ("datetime", "start_datetime", "end_datetime")
-RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE)
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE | re.ASCII)
 SHAPE: tuple[tuple[str, type, str], ...] = (
     ("type", str, 'the string "Feature"'),
     ("stac_version", str, 'a string, "1.1.0"'),
@@ -59,17 +60,27 @@ class Checker:
         if self.item_schema.is_valid(as_served):
             return
         for error in self.item_schema.iter_errors(as_served):
-            pointer = "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in error.instance_path)
-            yield Finding("stac-core", pointer, _message(error))
+            for cause in _causes(error):
+                pointer = "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in cause.instance_path)
+                yield Finding("stac-core", pointer, _message(cause))
 
 
 COLLECTION_LINK = {"rel": "collection", "href": "../", "type": "application/json"}  # the server adds one when serving
 
 
+def _causes(error: jsonschema_rs.ValidationError) -> Iterator[jsonschema_rs.ValidationError]:
+    """Of alternatives, what the nearest one lacks: that none fits says nothing to anybody."""
+    alternatives = getattr(error.kind, "context", None)
+    if not alternatives:
+        yield error
+        return
+    for cause in min(alternatives, key=len):
+        yield from _causes(cause)
+
+
 def _message(error: jsonschema_rs.ValidationError) -> str:
-    kind = type(error.kind).__name__
-    if kind in ("OneOfNotValid", "AnyOf", "OneOfMultipleValid"):
-        return "none of the forms that STAC allows here fits"
+    if type(error.kind).__name__ == "Not":
+        return "this is not allowed here"
     return error.message if len(error.message) < 300 else f"{error.message[:120]} … {error.message[-120:]}"
 
 
@@ -121,8 +132,31 @@ def _id(document: Mapping[str, Any], project: Project | None) -> Iterator[Findin
         yield name
 
 
+def _identity(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+    """The facets in the id are those of the properties: permission goes by the one, the lineage by the other."""
+    match = _id_with_facets(project.id_template).fullmatch(document["id"]) if project else None
+    if project is None or match is None:  # the latter is said elsewhere
+        return
+    properties = document["properties"]
+    for name, value in zip(FACET.findall(project.id_template), match.groups(), strict=True):
+        stated = properties.get(name, value if name == "version" else None)
+        if stated != value and not (isinstance(stated, list) and value in stated):
+            message = f"{name} is {str(stated)[:80]!r}, and {value!r} in the id" if stated else f"{name} is missing"
+            yield Finding("id-facets", f"/properties/{name}", message, suggestion=value)
+
+
+@lru_cache
+def _id_with_facets(template: str) -> re.Pattern[str]:
+    literals = FACET.split(template)[0::2]
+    return re.compile("([A-Za-z0-9-]+)".join(re.escape(literal) for literal in literals))
+
+
 def _geometry(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
-    yield from geometry.check(document["geometry"])
+    shape = document["geometry"]
+    if isinstance(shape, dict) and shape.get("type") == "GeometryCollection":
+        yield Finding("geometry", "/geometry/type", "STAC does not take collections of geometries; use a Multi… type")
+        return
+    yield from geometry.check(shape)
 
 
 def _dates(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
@@ -133,11 +167,11 @@ def _dates(document: Mapping[str, Any], project: Project | None) -> Iterator[Fin
         value = properties.get(name)
         if value is None:
             continue
-        moment = _moment(value)
-        if moment is None:
+        instant = moment(value)
+        if instant is None:
             yield Finding("datetime", f"/properties/{name}", f"{str(value)[:64]!r} is no date and time as in RFC 3339")
         else:
-            moments[name] = moment
+            moments[name] = instant
     start, end = moments.get("start_datetime"), moments.get("end_datetime")
     if start and end and start > end:
         yield Finding("datetime", "/properties/start_datetime", "start_datetime is after end_datetime")
@@ -149,7 +183,8 @@ def _dates(document: Mapping[str, Any], project: Project | None) -> Iterator[Fin
         yield Finding("datetime", "/properties", "`datetime` is null: start_datetime and end_datetime are needed")
 
 
-def _moment(value: object) -> datetime | None:
+def moment(value: object) -> datetime | None:
+    """A date and time as in RFC 3339, years 1 to 9999; None where it is none."""
     if not isinstance(value, str) or not RFC3339.fullmatch(value):
         return None
     try:
@@ -170,4 +205,4 @@ def _extensions(document: Mapping[str, Any], project: Project | None) -> Iterato
                           f"{str(uri)[:200]!r} is not accepted by {project.name}; accepted are {accepted}")  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (_id, _geometry, _dates, _extensions)
+RULES: tuple[Rule, ...] = (_id, _identity, _geometry, _dates, _extensions)

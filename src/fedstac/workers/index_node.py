@@ -7,7 +7,7 @@ and changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, feed, nodes, outbox
+from fedstac.db import collections, connections, feed, nodes, outbox
 from fedstac.db.connections import Connection, is_refusal, is_transient
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest
@@ -27,6 +27,8 @@ from fedstac.wakeup import Backoff, unless
 
 PAGE = 500
 LONG_POLL_SECONDS = 20
+STAND_BY_SECONDS = 1.0
+BEYOND_ALL = 2**63 - 1  # an epoch
 log = structlog.get_logger()
 
 
@@ -41,6 +43,8 @@ class Follower:
     cursor: Cursor = events.START
     told: Cursor = events.START
     exceptions: list[dict[str, str]] = field(default_factory=list)
+    lock: Connection | None = None  # of `run` and `rebuild`: the session by which nobody else follows
+    on_page: Callable[[int], object] = lambda entries: None  # told of each page that is applied
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
@@ -59,15 +63,21 @@ class Follower:
 
     async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
         self.origin, _ = await self.source.head()
-        await self.begin()
-        backoff.reset()
-        while not stop.is_set():
-            try:
-                await unless(stop, self.step(LONG_POLL_SECONDS))
-                backoff.reset()
-            except BehindRetention as error:
-                log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
-                await self.take_snapshot(None)
+        self.lock = await _session(self.node)
+        try:
+            if not await _stand_by(self.lock, self.origin, stop):
+                return
+            await self.begin()
+            backoff.reset()
+            while not stop.is_set():
+                try:
+                    await unless(stop, self.step(LONG_POLL_SECONDS))
+                    backoff.reset()
+                except BehindRetention as error:
+                    log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
+                    await self.take_snapshot(None)
+        finally:
+            self.lock.terminate()
 
     async def begin(self) -> None:
         """Finds our place: where we were, in the middle of a snapshot, or at the start."""
@@ -77,8 +87,8 @@ class Follower:
             await self.take_snapshot(None)
         elif known is not None and known.snapshot is not None:
             await self.take_snapshot(known.snapshot or None)
-        elif known is not None:
-            self.cursor = known.cursor
+        else:
+            self.cursor = known.cursor if known else events.START
         log.info("following", origin=self.origin, cursor=str(self.cursor))
 
     async def step(self, wait: int) -> int:
@@ -117,6 +127,8 @@ class Follower:
 
     async def _apply(self, raw: Sequence[Mapping[str, Any]], cursor: Cursor, snapshot: str | None) -> None:
         """Applies a page and moves the cursor in one transaction; what cannot be applied is parked."""
+        if self.lock is not None and self.lock.is_closed():
+            raise ConnectionError("the session that keeps others from following is gone")
         readable, broken = self._read(raw)
         async with self.node.pool.acquire() as conn:
             try:
@@ -129,6 +141,7 @@ class Follower:
                 broken += [(event, "the database here refuses it") for event, _ in refused]
                 await self._commit(conn, kept, broken, cursor, snapshot)
         self.cursor = cursor
+        self.on_page(len(raw))
 
     def _read(
         self, raw: Sequence[Mapping[str, Any]]
@@ -136,6 +149,8 @@ class Follower:
         readable, broken = [], []
         for event in raw:
             try:
+                if event.get("source") != self.origin:
+                    raise BadRequest(f"{self.origin} announced what {str(event.get('source'))[:63]} is the origin of")
                 readable.append((event, events.read(event, self.node.checker.projects)))
             except BadRequest as error:
                 broken.append((event, error.detail))
@@ -154,17 +169,17 @@ class Follower:
             failpoint("index.written")
             foreign = {id(event) for event in applied.foreign}
             strangers = [raw for raw, event in readable if id(event) in foreign]
-            parked = [*broken, *((raw, "it belongs to another origin") for raw in strangers)]
+            why = "its lineage is another origin's, or its collection is not here"
+            parked = [*broken, *((raw, why) for raw in strangers)]
             for raw, detail in parked:
-                subject = str(raw.get("subject", raw.get("partitionkey", "")))
-                text = orjson.dumps(raw).decode()
-                await nodes.park(conn, self.origin, str(raw.get("id")), subject, cursor.pos, detail, text)
-            done = [str(raw["subject"]) for raw, event in readable if id(event) not in foreign and "subject" in raw]
+                subject, text = _subject(raw), orjson.dumps(raw).decode()
+                await nodes.park(conn, self.origin, _event_id(raw), subject, cursor.pos, detail, text)
+            done = [_subject(raw) for raw, event in readable if id(event) not in foreign]
             await nodes.unpark(conn, self.origin, done)
             await nodes.move(conn, self.origin, cursor, snapshot)
         for raw, detail in parked:
-            log.error("an event is parked", event=raw.get("id"), subject=raw.get("subject"), detail=detail)
-            self.exceptions.append({"event_id": str(raw.get("id")), "outcome": "parked", "detail": detail})
+            log.error("an event is parked", event_id=_event_id(raw), subject=_subject(raw), detail=detail)
+            self.exceptions.append({"event_id": _event_id(raw), "outcome": "parked", "detail": detail})
         if applied.applied:
             log.info("applied", origin=self.origin, events=applied.applied, ignored=applied.ignored, cursor=str(cursor))
 
@@ -187,12 +202,40 @@ class Follower:
         return await self._find_refused(conn, pairs[:middle]) + await self._find_refused(conn, pairs[middle:])
 
 
+def _subject(raw: Mapping[str, Any]) -> str:
+    """What an event, or a snapshot's entry, is about; broken ones too have to be called something."""
+    data = raw.get("data")
+    named = f"{data.get('collection')}/{data.get('id', '')}" if isinstance(data, dict) else ""
+    return str(raw.get("subject") or named)
+
+
+def _event_id(raw: Mapping[str, Any]) -> str:
+    return str(raw.get("id") or f"snapshot:{_subject(raw)}")
+
+
 class _Undo(Exception):
     """Ends a trial transaction."""
 
 
+async def _session(node: Node) -> Connection:
+    return await connections.connect(node.settings.dsn, application=f"fedstac {node.settings.node} follower")
+
+
+async def _stand_by(lock: Connection, origin: str, stop: asyncio.Event) -> bool:
+    """Waits until nobody else follows the origin into this database; False if `stop` comes first."""
+    told = False
+    while not stop.is_set():
+        if await nodes.follow_alone(lock, origin):
+            return True
+        if not told:
+            log.info("another process follows; standing by", origin=origin)
+            told = True
+        await _pause(stop, STAND_BY_SECONDS)
+    return False
+
+
 async def run(node: Node, stop: asyncio.Event) -> None:
-    """Follows the source that the settings name, until `stop`."""
+    """Follows the source that the settings name, until `stop`. A second process on the same database stands by."""
     async with HttpFeed(node.settings.source, node.settings.source_token) as source:
         await asyncio.gather(
             Follower(node, source, snapshot_first=node.settings.snapshot_first).run(stop), _keep_house(node, stop)
@@ -217,6 +260,39 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:
         return
+
+
+class FollowedElsewhere(Exception):
+    """Another process follows the origin into this database; the text says what to do."""
+
+
+async def rebuild(node: Node, source: HttpFeed, *, from_snapshot: bool, on_page: Callable[[int], object]) -> Cursor:
+    """Forgets everything of the source's origin and takes it anew, from a snapshot or the log's beginning.
+
+    FollowedElsewhere while an index node follows; BehindRetention, with nothing forgotten, where the log has lost its
+    beginning. What is killed in between is gone on with by the index node, or by another rebuild.
+    """
+    origin, head = await source.head()
+    if not from_snapshot:
+        await source.events(events.START, limit=1, wait=0)
+    lock = await _session(node)
+    try:
+        if not await nodes.follow_alone(lock, origin):
+            raise FollowedElsewhere(
+                f"a process follows {origin} into this database; stop the index node first (`fedstac index-node`)"
+            )
+        follower = Follower(node, source, origin=origin, lock=lock, on_page=on_page)
+        async with node.pool.acquire() as conn, conn.transaction():
+            await publication.forget(conn, origin, before_epoch=BEYOND_ALL)
+            await nodes.forget_progress(conn, origin)
+            await nodes.move(conn, origin, events.START, "" if from_snapshot else None)
+        if from_snapshot:
+            await follower.take_snapshot(None)
+        while await follower.step(0) and follower.cursor.pos < head.pos:
+            continue
+        return follower.cursor
+    finally:
+        lock.terminate()
 
 
 @dataclass(frozen=True, slots=True)

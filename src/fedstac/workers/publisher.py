@@ -17,7 +17,7 @@ from fedstac.db import requests
 from fedstac.db.connections import Connection, is_transient
 from fedstac.domain import documents
 from fedstac.domain.actions.publish import Publish
-from fedstac.domain.errors import Finding, InternalError
+from fedstac.domain.errors import Finding, InternalError, StacInvalid
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import name_of
@@ -61,22 +61,37 @@ async def work_once(node: Node, conn: Connection, name: str) -> bool:
     if claim is None:
         return False
     failpoint("worker.claimed")
-    size, began = node.settings.batch if claim.attempts < ALONE_AFTER else 1, time.monotonic()
-    if claim.attempts >= FAILED_AFTER:
-        await _give_up(conn, claim)
-    while items := await requests.queued(conn, claim, size):
-        await _perform(node, conn, items, claim)
-        failpoint("worker.performed")
-        size = node.settings.batch
-        if time.monotonic() - began > lease / 3 and not await requests.renew(conn, claim, lease):
-            raise ClaimLost
+    try:
+        await _work_off(node, conn, claim, lease)
+    except Exception as error:
+        if is_transient(error) and not conn.is_closed():  # the items have no part in it
+            await requests.excuse(conn, claim)
+        raise
     await requests.release(conn, claim)
     return True
 
 
+async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: float) -> None:
+    alone, began = claim.attempts >= ALONE_AFTER, time.monotonic()
+    if claim.attempts >= FAILED_AFTER:
+        await _give_up(conn, claim)
+    while items := await requests.queued(conn, claim, 1 if alone else node.settings.batch):
+        await _perform(node, conn, items, claim)
+        failpoint("worker.performed")
+        if alone:
+            await requests.prove(conn, claim, items[0].shard)
+        if time.monotonic() - began > lease / 3 and not await requests.renew(conn, claim, lease):
+            raise ClaimLost
+
+
 async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem], claim: requests.Claim) -> None:
     started = time.perf_counter()
-    work = [_work(node, item) for item in items]
+    work, misnamed = _work(node, items)
+    if misnamed:
+        async with conn.transaction():
+            if not await requests.hold(conn, claim):
+                raise ClaimLost
+            await requests.finish(conn, misnamed)
     receipts = await publication.perform(conn, await node.world(conn), work, claim=claim)
     node.committed.wake()
     node.settled.wake()
@@ -87,28 +102,38 @@ async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem
     )  # fmt: skip
 
 
-def _work(node: Node, item: requests.QueuedItem) -> Work:
-    """A queued item as a command; its document was judged before the 202 and is what was judged."""
-    document = orjson.loads(item.document)
-    project = node.checker.projects.get(item.collection)
-    name = name_of(item.collection, item.dataset, project)
-    if isinstance(name, Finding):
-        raise LookupError(f"the id {item.dataset} was accepted and is no longer of the project's form")
-    command = Publish(
-        draft=documents.prepare(document, name, project),
-        principal=Principal(item.submitter, frozenset(item.roles)),
-        cv_version=item.cv_version,
-    )
-    return Work(command, item.submitter, item.action, item=item.id, request=item.request)
+def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work], list[requests.Result]]:
+    """Queued items as commands; their documents were judged before the 202 and are what was judged.
+
+    An item whose project changed its id template since then is refused by itself.
+    """
+    work, misnamed = [], []
+    for item in items:
+        document = orjson.loads(item.document)
+        project = node.checker.projects.get(item.collection)
+        name = name_of(item.collection, item.dataset, project)
+        if isinstance(name, Finding):
+            refused = requests.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
+            misnamed.append(refused)
+            continue
+        command = Publish(
+            draft=documents.prepare(document, name, project),
+            principal=Principal(item.submitter, frozenset(item.roles)),
+            cv_version=item.cv_version,
+        )
+        work.append(Work(command, item.submitter, item.action, item=item.id, request=item.request))
+    return work, misnamed
 
 
 async def _give_up(conn: Connection, claim: requests.Claim) -> None:
-    """The item at the head of the shards has ended every attempt on it: failed is ours, and final."""
-    for item in await requests.queued(conn, claim, 1):
+    """An item at the head of its shard has ended every attempt on it, alone too: failed is ours, and final."""
+    for item in await requests.stuck(conn, claim, FAILED_AFTER):
         log.error("an item is given up", dataset=item.dataset, request=str(item.request), attempts=claim.attempts)
         finding = Finding("internal", "", "the server could not process this item; its operators are told")
         result = requests.Result(
             item.id, Outcome.FAILED, InternalError.name, "the server could not process it", (finding,), None
         )
         async with conn.transaction():
+            if not await requests.hold(conn, claim):
+                raise ClaimLost
             await requests.finish(conn, [result])

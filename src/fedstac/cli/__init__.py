@@ -9,9 +9,18 @@ from typing import Annotated
 
 import typer
 
+from fedstac import __version__
 from fedstac import settings as environment
+from fedstac.cli import admin, datasets, operations
+from fedstac.cli.faults import Commands
+from fedstac.cli.options import CODES, Form, Options, Token, Url
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES
+)
+app.add_typer(datasets.commands)
+app.add_typer(operations.commands)
+app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 
 ReadyFile = Annotated[Path | None, typer.Option(help="Write JSON with the address here once it answers.")]
 
@@ -19,6 +28,27 @@ ReadyFile = Annotated[Path | None, typer.Option(help="Write JSON with the addres
 def main() -> None:
     """The entry point of the `fedstac` script."""
     app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedstac {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    ctx: typer.Context,
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """STAC for data federations: publish datasets, search them, run the nodes that serve them."""
+    ctx.obj = Options(output, url, token)
+
+
+# --- the processes of a node ---
 
 
 def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
@@ -30,18 +60,19 @@ def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
     unfinished.replace(ready_file)
 
 
-@app.command()
+@app.command(rich_help_panel="Node")
 def serve(ready_file: ReadyFile = None) -> None:
     """Serve a publishing node: API, publish workers and sequencer. Settings come from FEDSTAC_… variables."""
     from fedstac import processes
     from fedstac.api import app as api
+    from fedstac.workers import roles
 
     processes.start("serve")
     settings = environment.load()
-    api.serve(settings, api.publishing(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(settings, roles.publishing(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
-@app.command(name="index-node")
+@app.command(name="index-node", rich_help_panel="Node")
 def index_node(
     source: Annotated[str, typer.Option(help="Address of the publishing node to follow.")] = "",
     ready_file: ReadyFile = None,
@@ -49,16 +80,16 @@ def index_node(
     """Serve an index node: follow a publishing node's feed into a database of its own, and answer searches."""
     from fedstac import processes
     from fedstac.api import app as api
-    from fedstac.workers import index_node as follower
+    from fedstac.workers import roles
 
     processes.start("index-node")
     settings = environment.load()
     if source:
         settings = settings.model_copy(update={"source": source})
-    api.serve(settings, (follower.run,), on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(settings, roles.INDEX, on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
-@app.command()
+@app.command(rich_help_panel="Node")
 def worker(ready_file: ReadyFile = None) -> None:
     """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes)."""
     from fedstac import processes
@@ -71,7 +102,7 @@ def worker(ready_file: ReadyFile = None) -> None:
     )
 
 
-@app.command()
+@app.command(rich_help_panel="Node")
 def sequencer(ready_file: ReadyFile = None) -> None:
     """Run the sequencer in a process of its own; a second one stands by."""
     from fedstac import processes
@@ -81,7 +112,7 @@ def sequencer(ready_file: ReadyFile = None) -> None:
     processes.run(environment.load(), [sequencing.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
-@app.command()
+@app.command(rich_help_panel="Node")
 def demo(
     items: Annotated[int | None, typer.Option(min=1, help="Datasets to publish: 1000, or 5000 with --check.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where PostgreSQL keeps its data.")] = None,
@@ -127,7 +158,7 @@ def demo(
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command()
+@app.command(rich_help_panel="Node")
 def migrate(
     print_setup: Annotated[bool, typer.Option("--print-setup", help="Print what a superuser runs once.")] = False,
 ) -> None:
@@ -140,7 +171,3 @@ def migrate(
     settings = environment.load()
     done = migrations.migrate(settings.owner_dsn, environment.folder("migrations"), say=typer.echo)
     typer.echo(f"up to date; {len(done)} steps were run" if done else "up to date; nothing to do")
-
-
-if __name__ == "__main__":
-    main()

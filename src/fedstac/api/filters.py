@@ -1,0 +1,322 @@
+"""Filters (CQL2 in JSON or text, and the Query extension), checked and put into the form that pgstac takes.
+
+pgstac builds SQL from whatever it is given: some mistakes fail while the query runs, some match nothing without a word.
+So everything is checked here: operators, their arguments, names, sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cql2
+import orjson
+
+from fedstac.domain import documents, geometry, validation
+from fedstac.domain.errors import BadRequest
+
+Json = dict[str, Any]
+
+DEEPEST, MOST_OPERATORS, LONGEST_LIST, LONGEST_TEXT = 16, 200, 1000, 256 * 1024
+COMPARISONS = frozenset(("=", "<>", "<", "<=", ">", ">="))
+SPATIAL = frozenset(
+    ("s_intersects", "s_equals", "s_disjoint", "s_touches", "s_within", "s_overlaps", "s_crosses", "s_contains")
+)
+TEMPORAL = frozenset(
+    ("t_after", "t_before", "t_contains", "t_disjoint", "t_during", "t_equals", "t_finishedby", "t_finishes",
+     "t_intersects", "t_meets", "t_metby", "t_overlappedby", "t_overlaps", "t_startedby", "t_starts")
+)  # fmt: skip
+ARRAYS = {
+    "a_equals": "a_equals", "a_contains": "a_contains", "a_containedby": "a_contained_by", "a_overlaps": "a_overlaps"
+}  # fmt: skip
+FUNCTIONS = frozenset(("casei", "upper", "lower"))
+COLUMNS = frozenset(("datetime", "start_datetime", "end_datetime"))
+QUERY = {"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">=", "in": "in"}
+PATTERNS: Mapping[str, Callable[[str], str]] = {
+    "startsWith": lambda text: text + "%", "endsWith": lambda text: "%" + text, "contains": lambda text: f"%{text}%"
+}  # fmt: skip
+
+NAME = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_@:.-]{0,199}")
+NOT_SEARCHED = frozenset(("assets", "links", "bbox", "stac_version", "stac_extensions", "properties"))
+QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
+OPERATOR = re.compile(r"[-+*/^%=<>]|\b(?:not|is|between|div)\b", re.IGNORECASE)
+DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
+def property_name(name: object, what: str = "filter") -> str:
+    """The name of a property without `properties.`; BadRequest where nothing can be searched under it."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise BadRequest(f"{what}: {str(name)[:80]!r} is not the name of a property")
+    while name.startswith("properties."):
+        name = name.removeprefix("properties.")
+    if not name or name.partition(".")[0] in NOT_SEARCHED or not all(name.split(".")):
+        raise BadRequest(f"{what}: {name[:80]!r} is not a property that is searched")
+    return name
+
+
+def from_text(text: str) -> object:
+    """CQL2 text as CQL2 JSON. The parser recurses without a bound, so the text is looked at before."""
+    bare = QUOTED.sub("''", text)
+    depth = deepest = 0
+    for character in bare:
+        depth += (character in "([") - (character in ")]")
+        deepest = max(deepest, depth)
+    if deepest > 4 * DEEPEST:
+        raise BadRequest(f"the filter is nested deeper than {4 * DEEPEST}")
+    if len(text) > LONGEST_TEXT or len(OPERATOR.findall(bare)) > LONGEST_LIST + MOST_OPERATORS:
+        raise _too_large()
+    try:
+        return cql2.parse_text(text).to_json()
+    except Exception as error:  # cql2 raises its own kinds and bare ones
+        lines = [line.strip() for line in str(error).splitlines() if line.strip(" |")]
+        raise BadRequest(f"filter is not CQL2 text: {' '.join(lines)[:300]}") from None
+
+
+def from_query(query: object) -> Json | None:
+    """The Query extension's {property: {operator: value}} as CQL2 JSON; None where it asks for nothing."""
+    if not isinstance(query, dict) or not all(isinstance(operators, dict) for operators in query.values()):
+        raise BadRequest('query is an object of objects: {"property": {"eq": value}}')
+    terms = [_query_term(name, op, value) for name, operators in query.items() for op, value in operators.items()]
+    return {"op": "and", "args": terms} if terms else None
+
+
+def _query_term(name: str, op: str, value: object) -> Json:
+    if op in PATTERNS:
+        if not isinstance(value, str):
+            raise BadRequest(f"query: {op} takes a string")
+        literal = re.sub(r"([\\%_])", r"\\\1", value)
+        return {"op": "like", "args": [{"property": name}, PATTERNS[op](literal)]}
+    if op not in QUERY:
+        known = ", ".join((*QUERY, *PATTERNS))
+        raise BadRequest(f"query: {op[:40]!r} is no operator; there are {known}")
+    return {"op": QUERY[op], "args": [{"property": name}, value]}
+
+
+def check(expression: object) -> Json:
+    """A filter in CQL2 JSON, in pgstac's form. BadRequest says what is wrong with it."""
+    return _Checker().predicate(expression, 1)
+
+
+class _Checker:
+    """One walk over a filter; counts its operators."""
+
+    def __init__(self) -> None:
+        self._operators = 0
+
+    def predicate(self, expression: object, depth: int) -> Json:
+        """What is true or false of an item."""
+        if isinstance(expression, dict) and set(expression) == {"property"}:
+            return {"op": "=", "args": [self._property(expression), True]}
+        op, args = self._operation(expression, depth)
+        if op in ("and", "or"):
+            if not args:
+                raise BadRequest(f"filter: {op} needs arguments")
+            return {"op": op, "args": [self.predicate(arg, depth + 1) for arg in args]}
+        if op == "not":
+            return {"op": op, "args": [self.predicate(_only(op, args), depth + 1)]}
+        if op == "isnull":
+            return {"op": op, "args": [self._property(_only(op, args))]}
+        if op in COMPARISONS:
+            return self._comparison(op, args, depth)
+        if op == "between":
+            value, low, high = _exactly(op, args, 3)
+            both = [self._comparison(">=", [value, low], depth), self._comparison("<=", [value, high], depth)]
+            return {"op": "and", "args": both}
+        if op == "in":
+            value, choices = _exactly(op, args, 2)
+            return {"op": op, "args": [self._scalar(value, depth), [_literal(c) for c in _list(op, choices)]]}
+        if op == "like":
+            value, pattern = _exactly(op, args, 2)
+            return {"op": op, "args": [self._text(value, depth), self._text(pattern, depth)]}
+        if op in SPATIAL:
+            return self._spatial(op, args)
+        if op in TEMPORAL:
+            return {"op": op, "args": [self._temporal(arg) for arg in _exactly(op, args, 2)]}
+        if op in ARRAYS:
+            value, members = _exactly(op, args, 2)
+            wanted = [_literal(member) for member in _list(op, members)]
+            return {"op": ARRAYS[op], "args": [self._property(value), wanted]}
+        raise BadRequest(f"filter: {op[:40]!r} is no operator that is known here")
+
+    def _operation(self, expression: object, depth: int) -> tuple[str, list[Any]]:
+        if not isinstance(expression, dict) or set(expression) != {"op", "args"}:
+            raise BadRequest(f"filter: {_shown(expression)} is not CQL2 in JSON, an object with `op` and `args`")
+        op, args = expression["op"], expression["args"]
+        if not isinstance(op, str) or not isinstance(args, list):
+            raise BadRequest(f"filter: {_shown(expression)} needs a string `op` and a list `args`")
+        self._operators += 1
+        if depth > DEEPEST:
+            raise BadRequest(f"the filter is nested deeper than {DEEPEST}")
+        if self._operators > MOST_OPERATORS:
+            raise _too_large()
+        return op.lower(), args
+
+    def _comparison(self, op: str, args: list[Any], depth: int) -> Json:
+        left, right = (self._scalar(arg, depth) for arg in _exactly(op, args, 2))
+        instants = [side for side in (left, right) if isinstance(side, dict) and "timestamp" in side]
+        named = [side["property"] for side in (left, right) if isinstance(side, dict) and "property" in side]
+        if instants and not COLUMNS.intersection(named):  # else pgstac compares text with a timestamp
+            before, after = {"op": "t_before", "args": [left, right]}, {"op": "t_after", "args": [left, right]}
+            same = {"op": "t_equals", "args": [left, right]}
+            opposite = {"<=": after, ">=": before, "<>": same}.get(op)
+            return {"op": "not", "args": [opposite]} if opposite else {"<": before, ">": after, "=": same}[op]
+        return {"op": op, "args": [left, right]}
+
+    def _scalar(self, value: object, depth: int) -> Any:
+        if isinstance(value, dict):
+            if set(value) == {"property"}:
+                return self._property(value)
+            if set(value) in ({"timestamp"}, {"date"}):
+                return _instant(value)
+            op, args = self._operation(value, depth + 1)
+            if op not in FUNCTIONS:
+                raise BadRequest(f"filter: {op[:40]!r} is no function that is known here")
+            return {"op": op, "args": [self._text(_only(op, args), depth + 1)]}
+        return _literal(value)
+
+    def _text(self, value: object, depth: int) -> Any:
+        if isinstance(value, str | dict) and value != {} and not (isinstance(value, dict) and "timestamp" in value):
+            return self._scalar(value, depth)
+        raise BadRequest(f"filter: {_shown(value)} is neither a string nor a property")
+
+    def _property(self, value: object) -> Json:
+        if not isinstance(value, dict) or set(value) != {"property"}:
+            raise BadRequest(f'filter: {_shown(value)} is not a property, {{"property": "name"}}')
+        name = property_name(value["property"])
+        if name == "geometry":
+            raise BadRequest("filter: geometry goes with the spatial operators only")
+        return {"property": name}
+
+    def _spatial(self, op: str, args: list[Any]) -> Json:
+        own, other = _exactly(op, args, 2)
+        if own not in ({"property": "geometry"}, {"property": "properties.geometry"}):
+            raise BadRequest(f'filter: {op} takes {{"property": "geometry"}} and then a geometry')
+        if isinstance(other, dict) and set(other) == {"bbox"}:
+            wanted = box(other["bbox"], "filter")
+        else:
+            wanted = searched_geometry(other, "filter")
+        if wanted["type"] == "GeometryCollection":
+            raise BadRequest(f"filter: {op} does not take collections of geometries")
+        return {"op": op, "args": [{"property": "geometry"}, wanted]}
+
+    def _temporal(self, value: object) -> Json:
+        """A moment or a span; `datetime` is the span that a dataset covers."""
+        if not isinstance(value, dict):
+            raise BadRequest(f"filter: {_shown(value)} is neither a timestamp, a date, an interval nor a property")
+        if set(value) == {"interval"}:
+            ends = _exactly("interval", value["interval"], 2)
+            if ends == ["..", ".."]:
+                raise BadRequest("filter: an interval is open at one end at most")
+            return {"interval": [self._end(end) for end in ends]}
+        if set(value) in ({"timestamp"}, {"date"}):
+            return _instant(value, whole_day=True)
+        named = self._property(value)
+        if named == {"property": "datetime"}:
+            return {"interval": [{"property": "start_datetime"}, {"property": "end_datetime"}]}
+        return named
+
+    def _end(self, end: object) -> Any:
+        if end == "..":
+            return end
+        if isinstance(end, str):
+            return _instant({"date" if DAY.fullmatch(end) else "timestamp": end}, whole_day=True)
+        if isinstance(end, dict) and set(end) in ({"timestamp"}, {"date"}):
+            return _instant(end, whole_day=True)
+        return self._property(end)
+
+
+def _instant(value: Mapping[str, object], *, whole_day: bool = False) -> Json:
+    [(kind, text)] = value.items()
+    at_midnight = f"{text}T00:00:00Z"
+    if kind == "timestamp" and isinstance(text, str) and validation.moment(text):
+        return {"timestamp": documents.to_microseconds(text)}
+    if kind == "date" and isinstance(text, str) and DAY.fullmatch(text) and validation.moment(at_midnight):
+        return {"date": text} if whole_day else {"timestamp": at_midnight}
+    raise BadRequest(f"filter: {_shown(text)} is no {kind} as in RFC 3339")
+
+
+def _literal(value: object) -> Any:
+    if isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    if value is None:
+        raise BadRequest("filter: null is compared with isNull only")
+    raise BadRequest(f"filter: {_shown(value)} is neither a string, a number nor true or false")
+
+
+def _list(op: str, value: object) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise BadRequest(f"filter: {op} takes a value and a list of values")
+    if len(value) > LONGEST_LIST:
+        raise BadRequest(f"filter: {op} takes {LONGEST_LIST} values at most, not {len(value)}")
+    return value
+
+
+def _exactly(op: str, args: object, count: int) -> list[Any]:
+    if not isinstance(args, list) or len(args) != count:
+        raise BadRequest(f"filter: {op} takes {count} arguments")
+    return args
+
+
+def _only(op: str, args: list[Any]) -> Any:
+    return _exactly(op, args, 1)[0]
+
+
+def _too_large() -> BadRequest:
+    return BadRequest(
+        f"the filter is too large: {MOST_OPERATORS} operators and {LONGEST_LIST} values in a list at most"
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def searched_geometry(value: object, what: str) -> Json:
+    """A GeoJSON geometry as it is compared with the index: two dimensions, longitudes −180..180."""
+    if not isinstance(value, dict):
+        raise BadRequest(f"{what}: {_shown(value)} is not a GeoJSON geometry")
+    finding = next(geometry.check(value), None)
+    if finding:
+        raise BadRequest(f"{what}: {finding.message}")
+    plain: Json = orjson.loads(geometry.searchable(value))
+    return plain
+
+
+def box(value: object, what: str = "bbox") -> Json:
+    """A box as a geometry, in two parts where it crosses the antimeridian; heights do not matter."""
+    if not isinstance(value, list) or len(value) not in (4, 6) or not all(type(n) in (int, float) for n in value):
+        raise BadRequest(f"{what}: a box is four numbers (west, south, east, north), or six with heights")
+    half = len(value) // 2
+    west, south, east, north = value[0], value[1], value[half], value[half + 1]
+    if not (-90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360):
+        raise BadRequest(f"{what}: the box {value} does not run from south-west to north-east in degrees")
+    if half == 3 and not value[2] <= value[5]:
+        raise BadRequest(f"{what}: the lowest height of the box {value} is above the highest")
+    parts = [_rectangle(w, south, e, north) for w, e in _spans(west, east)]
+    if len(parts) == 1:
+        return parts[0]
+    return {"type": "Multi" + parts[0]["type"], "coordinates": [part["coordinates"] for part in parts]}
+
+
+def _spans(west: float, east: float) -> list[tuple[float, float]]:
+    """From west eastwards to east, in longitudes −180..180."""
+    if east - west >= 360:
+        return [(-180, 180)]
+    while east < west:
+        east += 360
+    worlds = [(max(west, turn - 180) - turn, min(east, turn + 180) - turn) for turn in (-360, 0, 360, 720)]
+    spans = [(w, e) for w, e in worlds if w < e]
+    return spans or [(w, e) for w, e in worlds if w == e][:1]
+
+
+def _rectangle(west: float, south: float, east: float, north: float) -> Json:
+    """A box without width or height is a line or a point: a polygon of it would be invalid."""
+    if west < east and south < north:
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        return {"type": "Polygon", "coordinates": [ring]}
+    if west < east or south < north:
+        return {"type": "LineString", "coordinates": [[west, south], [east, north]]}
+    return {"type": "Point", "coordinates": [west, south]}

@@ -1,0 +1,5 @@
+"""python -m fedstac.cli"""
+
+from fedstac.cli import main
+
+main()

@@ -1,0 +1,87 @@
+"""What a command raises, as one sentence on standard error and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from fedstac import settings as environment
+from fedstac.cli import terminal
+from fedstac.cli.terminal import complain, say
+from fedstac.client import documents
+from fedstac.client.transport import ClientError
+
+FAULT = 70  # EX_SOFTWARE: ours
+
+
+class Commands(TyperGroup):
+    """All commands: what they raise becomes one sentence and an exit code; FEDSTAC_DEBUG=1 shows the traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Users first."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: getattr(self.commands[name], "rich_help_panel", "") != "Client")
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("stopped")
+            raise typer.Exit(terminal.INTERRUPTED) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if hasattr(error, "format_message"):  # wrong usage, which typer shows itself
+                raise
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `| head` has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(141) from None
+            if _is_debugged():
+                raise
+            sentence, code = _explain(error)
+            complain(sentence)
+            raise typer.Exit(code) from None
+
+
+def _is_debugged() -> bool:
+    try:
+        return environment.load().debug
+    except ValueError:
+        return False
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One sentence that names the thing and the remedy, and the exit code."""
+    if isinstance(error, ClientError | documents.Unreadable):
+        return str(error), terminal.exit_code(error)
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"there is no module {error.name}; the server's parts come with: pip install 'fedstac[server]'",
+            terminal.USAGE,
+        )
+    match type(error).__name__:  # those of the server's parts, which may not be installed
+        case "ValidationError":
+            return "; ".join(_faults(error)), terminal.USAGE
+        case "WrongNode" | "FollowedElsewhere":
+            return str(error), terminal.USAGE
+        case "BehindRetention":
+            return "the source's feed has lost its beginning: use --from snapshot", terminal.NOT_FOUND
+        case "SourceRefused":
+            return f"{error}; see to FEDSTAC_SOURCE_TOKEN", terminal.NOT_AUTHORISED
+        case "SourceAway":
+            return str(error), terminal.AWAY
+    if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):
+        return f"the database or the system refuses: {error}; see to FEDSTAC_DSN", terminal.AWAY
+    return f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where", FAULT
+
+
+def _faults(error: Any) -> Iterator[str]:
+    """Settings that pydantic refuses, by the names of their variables."""
+    for fault in error.errors():
+        yield f"FEDSTAC_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"

@@ -1,0 +1,261 @@
+"""What the commands write: results to standard output in the form asked for, progress and errors to standard error.
+
+Colours and bars only on a terminal; rich leaves colours out where NO_COLOR is set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from fedstac.client.documents import Trouble, Unreadable
+from fedstac.client.publishing import Publishing, Step
+from fedstac.client.transport import Invalid, NotAuthorised, NotFound, findings_from
+from fedstac.client.values import Request, Submitted
+from fedstac.domain.errors import Finding
+
+SHOWN_TROUBLES, SHOWN_FINDINGS = 20, 10
+REJECTED, USAGE, NOT_FOUND, NOT_AUTHORISED, AWAY, INTERRUPTED = 1, 2, 3, 4, 5, 130
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    NDJSON = "ndjson"
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code for what the client raised."""
+    match error:
+        case NotFound():
+            return NOT_FOUND
+        case NotAuthorised():
+            return NOT_AUTHORISED
+        case Invalid() | Unreadable():
+            return USAGE
+        case _:
+            return AWAY
+
+
+def shown(text: object) -> str:
+    """Text from elsewhere without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in str(text))
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for people, on standard error."""
+    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
+
+
+def complain(error: Exception | str) -> None:
+    say(f"fedstac: {shown(error)}", "red")
+
+
+def out(line: str = "", style: str = "") -> None:
+    """A line of a result for people, on standard output, never cut or wrapped."""
+    Console(highlight=False).print(Text(line, style=style), soft_wrap=True)
+
+
+def dump(value: object) -> None:
+    """A JSON text and a line break."""
+    sys.stdout.write(orjson.dumps(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+class Listing:
+    """Rows as they come: a table, an array in `opening` and `closing`, or a line each."""
+
+    def __init__(self, form: Output, columns: Sequence[str], *, opening: str = "[", closing: str = "]") -> None:
+        self._form, self._columns = form, columns
+        self._opening, self._closing = opening, closing
+        self._widths = [len(name) for name in columns]
+        self.count = 0
+
+    def row(self, value: Mapping[str, Any], cells: Sequence[object]) -> None:
+        """`value` is what JSON shows, `cells` what the table does."""
+        match self._form:
+            case Output.NDJSON:
+                dump(value)
+            case Output.JSON:
+                sys.stdout.write((self._opening if not self.count else ",\n") + orjson.dumps(value).decode())
+            case Output.TABLE:
+                texts = [shown("" if cell is None else cell) for cell in cells]
+                self._widths = [max(*pair) for pair in zip(self._widths, map(len, texts), strict=True)]
+                if not self.count:
+                    out(self._line(self._columns), "bold")
+                out(self._line(texts))
+        self.count += 1
+
+    def _line(self, texts: Sequence[str]) -> str:
+        return "  ".join(text.ljust(width) for text, width in zip(texts, self._widths, strict=True)).rstrip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._form is Output.JSON and (self.count or kind is None):
+            sys.stdout.write(("" if self.count else self._opening) + self._closing + "\n")
+            sys.stdout.flush()
+
+
+def finding_line(finding: Finding) -> str:
+    suggestion = f" (suggestion: {finding.suggestion})" if finding.suggestion else ""
+    return shown(f"{finding.pointer or '/'}: {finding.message}{suggestion}")
+
+
+def show_trouble(place: str, id: str, status: str, type: str, detail: str, findings: Sequence[Finding]) -> None:
+    """One item that is not published, for people."""
+    out(shown(f"{status}: {place}  {id}".rstrip()), "red")
+    out(shown(f"  {type}: {detail}"))
+    for finding in findings[:SHOWN_FINDINGS]:
+        out(f"    {finding_line(finding)}")
+    if len(findings) > SHOWN_FINDINGS:
+        out(f"    and {len(findings) - SHOWN_FINDINGS} more findings; -o ndjson shows all")
+
+
+def show_request(request: Request) -> None:
+    """A request, for people: what was done, what was refused, where it is visible."""
+    counts = ", ".join(f"{name} {count}" for name, count in request.counts.items() if count)
+    outcomes = ", ".join(f"{name} {count}" for name, count in request.outcomes.items())
+    out(f"{shown(request.id)}  {shown(request.status)}", "bold")
+    out(shown(f"  {request.collection}: {request.total} items; {counts}" + (f" ({outcomes})" if outcomes else "")))
+    for node, since in request.visible.items():
+        out(shown(f"  {node}: " + (f"visible since {since}" if since else "not visible yet")))
+    if request.unchanged:
+        out("  nothing was changed by it")
+    for entry in request.document.get("problems", ()):
+        place, findings = f"item {entry['n']}", findings_from(entry.get("findings"))
+        show_trouble(place, entry["id"], entry["status"], entry.get("type", ""), entry.get("detail", ""), findings)
+
+
+@contextmanager
+def bars(names: Sequence[str], form: Output = Output.TABLE) -> Iterator[Bars]:
+    """Bars on standard error while the block runs, if that is a terminal.
+
+    Results for people go above them; those for programs keep to standard output, and where that is the same terminal
+    there are no bars.
+    """
+    console, shared = Console(stderr=True), sys.stdout.isatty()
+    shown_here = console.is_terminal and not (shared and form is not Output.TABLE)
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console, disable=not shown_here, transient=True, redirect_stdout=shared,
+    )  # fmt: skip
+    with progress:
+        yield Bars(progress, {name: progress.add_task(name, total=None) for name in names})
+
+
+class Bars:
+    """Named bars; a total of None is not known yet."""
+
+    def __init__(self, progress: Progress, tasks: Mapping[str, TaskID]) -> None:
+        self._progress, self._tasks = progress, tasks
+
+    def set(self, name: str, done: int, total: int | None) -> None:
+        self._progress.update(self._tasks[name], completed=done, total=total)
+
+
+class Report:
+    """What `fedstac publish` shows of a run while it goes on, and at its end."""
+
+    def __init__(self, run: Publishing, form: Output, *, wait: bool) -> None:
+        self._run, self._form, self._wait = run, form, wait
+        self._requests: list[dict[str, Any]] = []
+        self._troubles: list[dict[str, Any]] = []
+        self._shown = 0
+
+    @property
+    def bar_names(self) -> list[str]:
+        following = ["published", *(f"visible at {node}" for node in self._run.visible)] if self._wait else []
+        return ["sent", "accepted", *following, "rejected"]
+
+    def update(self, shown_bars: Bars) -> None:
+        counts = self._run.counts
+        refused = counts["rejected"] + counts["failed"]
+        shown_bars.set("sent", counts["sent"], max(counts["read"], counts["sent"]))
+        shown_bars.set("accepted", counts["accepted"], counts["sent"])
+        if self._wait:
+            shown_bars.set("published", counts["done"], counts["accepted"])
+            for node, done in self._run.visible.items():
+                shown_bars.set(f"visible at {node}", done, counts["done"])
+        shown_bars.set("rejected", refused, counts["read"])
+
+    def step(self, step: Step) -> None:
+        match step:
+            case Submitted():
+                row = {"request": step.id, "url": step.url, "total": step.total, "rejected": step.rejected}
+                self._emit("accepted", row, self._requests)
+                if self._form is Output.TABLE and not self._wait:
+                    out(f"accepted  {step.id}  {step.total} items")
+            case Trouble():
+                self._emit(step.status, step.as_json(), self._troubles)
+                if self._form is Output.TABLE and self._shown < SHOWN_TROUBLES:
+                    show_trouble(step.place, step.id, step.status, step.type, step.detail, step.findings)
+                    self._shown += 1
+            case Request():
+                if self._form is Output.NDJSON and step.is_final:
+                    dump({"event": "settled", "request": step.id, "status": step.status, "counts": step.counts,
+                          "outcomes": step.outcomes, "position": step.position, "visible": step.visible})  # fmt: skip
+
+    def _emit(self, event: str, row: dict[str, Any], kept: list[dict[str, Any]]) -> None:
+        if self._form is Output.NDJSON:
+            dump({"event": event, **row})
+        elif self._form is Output.JSON:
+            kept.append(row)
+
+    def end(self, *, interrupted: bool = False) -> None:
+        summary = self._summary() | ({"interrupted": True, "open": list(self._run.open)} if interrupted else {})
+        match self._form:
+            case Output.NDJSON:
+                dump({"event": "summary", **summary})
+            case Output.JSON:
+                dump({"requests": self._requests, "problems": self._troubles, "summary": summary})
+            case Output.TABLE:
+                self._end_table(summary)
+        if interrupted:
+            self._say_what_is_left()
+
+    def _summary(self) -> dict[str, Any]:
+        run, counts = self._run, self._run.counts
+        unchanged = run.outcomes["identical"]
+        return {
+            "read": counts["read"], "sent": counts["sent"], "accepted": counts["accepted"],
+            "published": counts["done"] - unchanged, "unchanged": unchanged, "rejected": counts["rejected"],
+            "failed": counts["failed"], "requests": run.requests, "outcomes": dict(run.outcomes),
+            "visible": dict(run.visible),
+        }  # fmt: skip
+
+    def _end_table(self, summary: Mapping[str, Any]) -> None:
+        refused = summary["rejected"] + summary["failed"]
+        if refused > self._shown:
+            out(f"and {refused - self._shown} more; -o ndjson shows all of them")
+        names = ["published", "unchanged", "rejected", "failed"] if self._wait else ["accepted", "rejected", "failed"]
+        line = ", ".join(f"{name} {summary[name]}" for name in names if summary[name] or name == names[0])
+        line += f" of {summary['read']} items in {summary['requests']} requests"
+        for node, done in self._run.visible.items():
+            line += f", {done} visible at {node}"
+        out(line, "yellow" if refused else "green")
+
+    def _say_what_is_left(self) -> None:
+        """After an interruption: nothing that was accepted is lost, and this is how to find it."""
+        run = self._run
+        say(f"stopped after {run.counts['accepted']} of {run.counts['sent']} items sent were accepted in "
+            f"{run.requests} requests; what is accepted will be published")  # fmt: skip
+        if not self._wait and run.requests:
+            say("the requests are those listed above; follow one with: fedstac status REQUEST --follow")
+        for opened in run.open.values():
+            say(f"  not settled yet: fedstac status {opened.submitted.id} --follow")
+        if run.under_way:
+            say(f"{len(run.under_way)} items from {shown(run.under_way[0].place)} on were being sent and may have "
+                "been accepted; to send them again is harmless")  # fmt: skip

@@ -1,0 +1,270 @@
+"""Publishing a stream of any length: batches are sent in order, followed a few at a time, and nothing is kept of those
+that are done.
+
+What the server refuses is found item by item: a batch that is refused as a whole is sent again without the items that
+its findings name, or in halves where they name none.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from bisect import insort
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from fedstac.client.documents import Entry, Trouble
+from fedstac.client.transport import Invalid, NotAuthorised, Refused, Stalled
+from fedstac.client.values import Request, Submitted
+from fedstac.domain.errors import Finding, Severity
+
+if TYPE_CHECKING:
+    from fedstac.client import Client
+
+BATCH, BATCH_BYTES = 200, 16 << 20
+MOST_WAITING_BYTES = 64 << 20  # of batches of several collections that are not full yet
+MOST_OPEN = 8  # requests that are followed at a time
+FIRST_LOOK, LONGEST_LOOK = 0.05, 1.0  # seconds between looks
+JUDGED = (400, 409, 413, 422)  # the content was refused; anything else would be so for every content
+PLACE = re.compile(r"/(?:features/)?(\d+)(?=/|$)")
+
+Step: TypeAlias = Submitted | Trouble | Request
+
+
+@dataclass(slots=True)
+class Open:
+    """A request that is followed: where its items were read, and how far it was counted."""
+
+    submitted: Submitted
+    places: Sequence[str]
+    counted: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Batch:
+    entries: list[Entry] = field(default_factory=list)
+    size: int = 0
+
+
+class Publishing:
+    """One run. `counts` says at any time how many items were read, sent, accepted, done, rejected and failed;
+    `outcomes` what was done with those of settled requests; `visible` how many each of the nodes `visible_at` shows.
+
+    `open` are the accepted requests that are not settled, `under_way` what was being sent: after an interruption they
+    say what is left to look after. `patience`: seconds without any progress after which Stalled is raised; 0: none.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        batch: int = BATCH,
+        wait: bool = True,
+        visible_at: Sequence[str] = (),
+        patience: float = 0,
+    ) -> None:
+        self._client, self._size, self._patience = client, max(1, batch), patience
+        self._wait = wait or bool(visible_at)
+        self.counts: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.visible: dict[str, int] = dict.fromkeys(visible_at, 0)
+        self.open: dict[str, Open] = {}
+        self.under_way: Sequence[Entry] = ()
+        self.requests = 0
+        self._unseen: dict[str, list[tuple[int, str, int]]] = {node: [] for node in visible_at}
+        self._moved = self._looked = time.monotonic()
+
+    def publish(self, documents: Iterable[Entry | Trouble]) -> Iterator[Step]:
+        """Sends everything, and yields each acceptance, each refusal, and requests as they get on.
+
+        NotAuthorised, NotFound, Unreachable and Failed end the run; what was accepted before goes on at the server.
+        """
+        for ready in self._batches(documents):
+            if isinstance(ready, Trouble):
+                yield self._troubled(ready)
+                continue
+            yield from self._send(ready)
+            yield from self._follow(MOST_OPEN)
+            yield from self._look_at_nodes(every=FIRST_LOOK * 10)
+        yield from self._follow(0)
+        yield from self._follow_to_nodes()
+
+    # --- sending ---
+
+    def _batches(self, documents: Iterable[Entry | Trouble]) -> Iterator[list[Entry] | Trouble]:
+        waiting: dict[str, _Batch] = {}
+        for document in documents:
+            self.counts["read"] += 1
+            if isinstance(document, Trouble):
+                yield document
+                continue
+            batch = waiting.setdefault(document.collection, _Batch())
+            if batch.entries and batch.size + len(document.text) > BATCH_BYTES:
+                yield batch.entries
+                batch = waiting[document.collection] = _Batch()
+            batch.entries.append(document)
+            batch.size += len(document.text) + 1
+            if len(batch.entries) >= self._size:
+                yield waiting.pop(document.collection).entries
+            elif len(waiting) > 1 and sum(each.size for each in waiting.values()) > MOST_WAITING_BYTES:
+                yield waiting.pop(max(waiting, key=lambda name: waiting[name].size)).entries
+        for batch in waiting.values():
+            yield batch.entries
+
+    def _send(self, batch: list[Entry]) -> Iterator[Step]:
+        self.counts["sent"] += len(batch)
+        pending = [batch]
+        while pending:
+            part = pending.pop()
+            self.under_way = part
+            try:
+                submitted = self._client.submit(part[0].collection, [entry.text for entry in part])
+            except NotAuthorised as refusal:
+                if refusal.status == 401 or not self.requests:
+                    raise
+                yield from (self._troubled(_trouble(entry, refusal)) for entry in part)
+            except Invalid as refusal:
+                if refusal.status not in JUDGED:
+                    raise
+                troubles, left = sort_out(part, refusal)
+                yield from map(self._troubled, troubles)
+                pending += reversed(left)
+            else:
+                self.under_way = ()
+                yield self._accepted(submitted, part)
+                if not self._wait and submitted.rejected:
+                    yield from self._refused_of(submitted.id, [entry.place for entry in part])
+
+    def _accepted(self, submitted: Submitted, part: Sequence[Entry]) -> Submitted:
+        self.requests += 1
+        self.counts["accepted"] += submitted.total - submitted.rejected
+        if self._wait:
+            self.open[submitted.id] = Open(submitted, [entry.place for entry in part])
+        self._moved = time.monotonic()
+        return submitted
+
+    def _troubled(self, trouble: Trouble) -> Trouble:
+        self.counts[trouble.status] += 1
+        return trouble
+
+    def _refused_of(self, request: str, places: Sequence[str]) -> Iterator[Trouble]:
+        for status in ("rejected", "failed"):
+            for result in self._client.results(request, status=status):
+                yield self._troubled(
+                    Trouble(places[result.n], result.id, status, result.type or "unknown", result.detail or "",
+                            result.findings, request)
+                )  # fmt: skip
+
+    # --- following ---
+
+    def _follow(self, most: int) -> Iterator[Step]:
+        """Looks at the oldest open request until at most so many are open; at least once, but not all the time."""
+        pause = FIRST_LOOK
+        while self.open:
+            if len(self.open) <= most and time.monotonic() - self._looked < FIRST_LOOK * 4:
+                return
+            self._looked = time.monotonic()
+            moved = yield from self._look()
+            if moved:
+                pause, self._moved = FIRST_LOOK, time.monotonic()
+                continue
+            if len(self.open) <= most:
+                return
+            self._check_patience()
+            time.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_LOOK)
+
+    def _look(self) -> Generator[Step, None, bool]:
+        """One look at the oldest open request; whether it got on."""
+        id, opened = next(iter(self.open.items()))
+        request = self._client.request(id)
+        done = Counter({"done": request.counts.get("done", 0)})
+        moved = bool(done - opened.counted)
+        self.counts += done - opened.counted
+        opened.counted = done
+        if request.is_final and (request.is_announced or not self.visible):
+            del self.open[id]
+            self.outcomes.update(request.outcomes)
+            yield request
+            if request.counts.get("rejected") or request.counts.get("failed"):
+                yield from self._refused_of(id, opened.places)
+            self._note_position(request)
+            return True
+        if moved:
+            yield request
+        return moved
+
+    def _check_patience(self) -> None:
+        if self._patience and time.monotonic() - self._moved > self._patience:
+            raise Stalled(f"{self._client.url} accepted everything sent, and nothing moved for {self._patience:g} s")
+
+    # --- visibility ---
+
+    def _note_position(self, request: Request) -> None:
+        done = request.counts.get("done", 0)
+        for node, unseen in self._unseen.items():
+            if request.position is None:
+                self.visible[node] += done
+            else:
+                insort(unseen, (request.position, request.id, done))
+
+    def _look_at_nodes(self, *, every: float = 0.0) -> Generator[Step, None, bool]:
+        """Whether a node shows more than before. A node that shows a position shows all before it, so few looks do:
+        at the newest request, the middle one, the oldest."""
+        if not any(self._unseen.values()) or time.monotonic() - self._looked < every:
+            return False
+        self._looked, moved = time.monotonic(), False
+        for node, unseen in self._unseen.items():
+            for index in sorted({len(unseen) - 1, len(unseen) // 2, 0}, reverse=True) if unseen else ():
+                request = self._client.request(unseen[index][1])
+                if request.is_visible_at(node):
+                    self.visible[node] += sum(done for _, _, done in unseen[: index + 1])
+                    del unseen[: index + 1]
+                    self._moved, moved = self._looked, True
+                    yield request
+                    break
+        return moved
+
+    def _follow_to_nodes(self) -> Iterator[Step]:
+        pause = FIRST_LOOK
+        while any(self._unseen.values()):
+            if (yield from self._look_at_nodes()):
+                pause = FIRST_LOOK
+                continue
+            self._check_patience()
+            time.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_LOOK)
+
+
+def sort_out(part: Sequence[Entry], refusal: Refused) -> tuple[list[Trouble], list[list[Entry]]]:
+    """After a batch was refused as a whole: the items that its findings name, and what to send again.
+
+    A pointer begins with the number of the item in the batch. Where none names an item, a single one is the culprit,
+    and more are sent again in halves.
+    """
+    named: dict[int, list[Finding]] = {}
+    for finding in refusal.findings:
+        place = PLACE.match(finding.pointer)
+        if place and int(place[1]) < len(part):
+            own = replace(finding, pointer=finding.pointer[place.end() :])
+            named.setdefault(int(place[1]), []).append(own)
+    faulty = {n: own for n, own in named.items() if any(one.severity is Severity.ERROR for one in own)}
+    if faulty:
+        troubles = [_trouble(part[n], refusal, own) for n, own in sorted(faulty.items())]
+        rest = [entry for n, entry in enumerate(part) if n not in faulty]
+        return troubles, [rest] if rest else []
+    if len(part) == 1:
+        return [_trouble(part[0], refusal, refusal.findings)], []
+    middle = len(part) // 2
+    return [], [list(part[:middle]), list(part[middle:])]
+
+
+def _trouble(entry: Entry, refusal: Refused, findings: Sequence[Finding] | None = None) -> Trouble:
+    """Findings of one item say more than the refusal of the batch does."""
+    detail = refusal.detail
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        detail = findings[0].message + more
+    return Trouble(entry.place, entry.id, "rejected", refusal.type, detail, tuple(findings or ()))

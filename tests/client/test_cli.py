@@ -1,0 +1,475 @@
+"""The commands, each in a process of its own, against a running node: what they print and how they exit."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import pty
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from fedstac import bootstrap, sample
+from fedstac.db import nodes
+from fedstac.messaging.http_feed import HttpFeed
+from fedstac.settings import Settings
+from fedstac.workers import index_node
+from tests.api.conftest import Api, StartApi
+from tests.client.conftest import Fedstac, environment, start
+
+SERVER = ("asyncpg", "psycopg", "starlette", "fastapi", "uvicorn", "structlog", "stac_fastapi", "pypgstac", "shapely")
+
+
+def lines(items: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
+
+
+def broken(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "geometry": {"type": "Point", "coordinates": ["east", "north"]}}
+
+
+def to(api: Api, role: str = "admin") -> dict[str, str]:
+    return {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": api.tokens.get(role, role)}
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.02)
+
+
+# --- publish ---
+
+
+async def test_lines_from_a_pipe_are_published_and_reported_line_by_line(api: Api, fedstac: Fedstac) -> None:
+    items = list(sample.items(25))
+    done = await fedstac("publish", "-", "--batch", "10", "-o", "ndjson", stdin=lines(items), **to(api))
+    assert (done.code, done.stderr) == (0, "")
+    events = [line["event"] for line in done.lines]
+    assert sorted(events) == ["accepted"] * 3 + ["settled"] * 3 + ["summary"]
+    summary = done.lines[-1]
+    assert (summary["published"], summary["unchanged"], summary["rejected"], summary["requests"]) == (25, 0, 0, 3)
+    again = await fedstac("publish", "-", stdin=lines(items), **to(api))
+    assert (again.code, again.stdout) == (0, "published 0, unchanged 25 of 25 items in 1 requests\n")
+
+
+async def test_a_folder_with_gzip_is_published(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    items = list(sample.items(12))
+    folder = tmp_path / "datasets" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "one.json").write_text(json.dumps(items[0], indent=2))
+    (folder / "two.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": items[1:5]}))
+    (folder.parent / "rest.ndjson.gz").write_bytes(gzip.compress(lines(items[5:])))
+    done = await fedstac("publish", "datasets", "-o", "json", "-c", "CMIP6", **to(api))
+    assert done.code == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["summary"]["published"] == 12
+    assert (len(answer["requests"]), answer["problems"]) == (1, [])
+
+
+async def test_one_invalid_item_exits_1_and_names_line_pointer_and_problem(
+    api: Api, fedstac: Fedstac, tmp_path: Path
+) -> None:
+    items = list(sample.items(6))
+    items[3] = broken(items[3])
+    (tmp_path / "items.ndjson").write_bytes(lines(items) + b"{no JSON\n")
+    done = await fedstac("publish", "items.ndjson", **to(api))
+    assert done.code == 1
+    assert f"rejected: items.ndjson:4  {items[3]['id']}" in done.stdout
+    assert "stac-validation: " in done.stdout
+    assert "    /geometry" in done.stdout
+    assert "rejected: items.ndjson:7" in done.stdout
+    assert done.stdout.endswith("published 5, rejected 2 of 7 items in 1 requests\n")
+    found = await fedstac("publish", "items.ndjson", "-o", "ndjson", **to(api))
+    troubles = {line["place"]: line for line in found.lines if line["event"] == "rejected"}
+    assert troubles["items.ndjson:4"]["findings"][0]["pointer"].startswith("/geometry")
+    assert troubles["items.ndjson:4"]["request"]
+
+
+async def test_batches_that_are_refused_as_a_whole_do_not_stop_the_others(api: Api, fedstac: Fedstac) -> None:
+    items = list(sample.items(30))
+    items[10:20] = [broken(item) for item in items[10:20]]
+    done = await fedstac("publish", "-", "--batch", "10", "-o", "json", stdin=lines(items), **to(api))
+    assert done.code == 1
+    answer = json.loads(done.stdout)
+    assert answer["summary"]["published"] == 20
+    assert [trouble["place"] for trouble in answer["problems"]] == [f"standard input:{n}" for n in range(11, 21)]
+
+
+async def test_only_the_first_twenty_are_shown_in_a_table(api: Api, fedstac: Fedstac) -> None:
+    done = await fedstac("publish", "-", stdin=lines([broken(item) for item in sample.items(23)]), **to(api))
+    assert done.code == 1
+    assert done.stdout.count("rejected: ") == 20
+    assert "and 3 more; -o ndjson shows all of them" in done.stdout
+
+
+async def test_without_waiting_the_requests_are_named(api: Api, fedstac: Fedstac) -> None:
+    items = [*sample.items(3), broken(next(sample.items(1, start=3)))]
+    done = await fedstac("publish", "-", "--no-wait", "-o", "ndjson", stdin=lines(items), **to(api))
+    assert done.code == 1  # what is refused at once is known
+    [accepted] = [line for line in done.lines if line["event"] == "accepted"]
+    assert (accepted["total"], accepted["rejected"]) == (4, 1)
+    followed = await fedstac("status", accepted["request"], "--follow", "-o", "json", **to(api))
+    assert followed.code == 1
+    assert json.loads(followed.stdout)["status"] == "partly"
+    refused = await fedstac("status", accepted["request"], "--status", "rejected", "-o", "ndjson", **to(api))
+    [row] = refused.lines
+    assert (row["n"], row["type"]) == (3, "stac-validation")
+    table = await fedstac("status", accepted["request"], **to(api))
+    assert "partly" in table.stdout
+    assert "item 3" in table.stdout
+
+
+async def test_it_waits_until_a_node_shows_everything(api: Api, tmp_path: Path) -> None:
+    process = await start(
+        "publish", "-", "--batch", "4", "--wait-visible", "east", "-o", "ndjson", folder=tmp_path, **to(api)
+    )
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(lines(list(sample.items(10))))
+    process.stdin.write_eof()
+    settled = 0
+    while settled < 3:
+        settled += json.loads(await process.stdout.readline())["event"] == "settled"
+    bearer = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    head = (await api.anyone.get("/events/head", headers=bearer)).json()["cursor"].split(".")
+    report = {"epoch": int(head[0]), "through": int(head[1])}
+    response = await api.anyone.post("/events/status", json=report, headers=bearer)
+    assert response.status_code == 204
+    rest, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    assert json.loads(rest.splitlines()[-1])["visible"] == {"east": 10}
+
+
+async def test_bars_are_on_the_terminal_and_results_in_the_file(api: Api, tmp_path: Path) -> None:
+    own, theirs = pty.openpty()
+    (tmp_path / "items.ndjson").write_bytes(lines(list(sample.items(6))))
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "fedstac.cli", "publish", "items.ndjson", "-o", "ndjson", cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE, stderr=theirs, env=environment(TERM="xterm", NO_COLOR="1", **to(api)),
+        )  # fmt: skip
+        stdout, _ = await asyncio.wait_for(process.communicate(), 60)
+        shown = os.read(own, 1 << 16).decode()
+    finally:
+        os.close(own)
+        os.close(theirs)
+    assert [json.loads(line)["event"] for line in stdout.splitlines()] == ["accepted", "settled", "summary"]
+    assert "published" in shown
+    assert "accepted" in shown
+    assert "[32m" not in shown
+
+
+async def test_ctrl_c_names_what_was_accepted(start_api: StartApi, dsn: str, tmp_path: Path) -> None:
+    api = await start_api(dsn=dsn, background=False)
+    await api.admin.post("/collections", json=sample.collection())
+    process = await start("publish", "-", "-o", "ndjson", folder=tmp_path, **to(api))
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(lines(list(sample.items(5))))
+    process.stdin.write_eof()
+    accepted = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130
+    assert f"fedstac status {accepted['request']}" in stderr.decode()
+    summary = json.loads(stdout.splitlines()[-1])
+    assert (summary["interrupted"], summary["open"], summary["accepted"]) == (True, [accepted["request"]], 5)
+
+
+async def test_it_gives_up_when_nothing_moves(start_api: StartApi, dsn: str, fedstac: Fedstac) -> None:
+    api = await start_api(dsn=dsn, background=False)
+    await api.admin.post("/collections", json=sample.collection())
+    done = await fedstac("publish", "-", "--patience", "0.1", stdin=lines(list(sample.items(2))), **to(api))
+    assert done.code == 5
+    assert "nothing moved for 0.1 s" in done.stderr
+    assert "not settled yet: fedstac status" in done.stderr
+
+
+# --- exit codes ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "role", "code", "said"),
+    [
+        (("publish", "-", "-c", "nowhere"), "admin", 3, "there is no collection 'nowhere'"),
+        (("publish", "-"), "wrong", 4, "this token is not known here"),
+        (("publish", "-"), "node:east", 4, "may not publish"),
+        (("publish", "nothing.json"), "admin", 2, "nothing.json does not exist"),
+        (("publish", "-", "--batch", "0"), "admin", 2, "--batch"),
+        (("status", "7c1f"), "admin", 3, "a request's id is a UUID"),
+        (("search", "--filter", "and and"), "admin", 2, "CQL2"),
+        (("search", "--bbox", "1,x"), "admin", 2, "west,south,east,north"),
+        (("feed", "tail"), "admin", 4, "is no node"),
+        (("feed", "tail", "--after", "7.7"), "node:east", 3, "the feed cannot go on"),
+        (("feed", "tail", "--follow", "-o", "json"), "node:east", 2, "-o ndjson"),
+        (("search", "--url", "localhost"), "admin", 2, "http://"),
+        (("nothing",), "admin", 2, "No such command"),
+    ],
+)
+async def test_errors_are_one_sentence_and_an_exit_code(
+    arguments: tuple[str, ...], role: str, code: int, said: str, api: Api, fedstac: Fedstac
+) -> None:
+    done = await fedstac(*arguments, stdin=lines(list(sample.items(2))), **to(api, role))
+    assert (done.code, done.stdout) == (code, "")
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_server_that_is_away_exits_5(fedstac: Fedstac) -> None:
+    done = await fedstac("search", FEDSTAC_URL="http://127.0.0.1:9", FEDSTAC_RETRIES="0")
+    assert done.code == 5
+    assert done.stderr.startswith("fedstac: http://127.0.0.1:9 does not answer (tried once: ")
+    assert done.stderr.count("\n") == 1
+    told = await fedstac("search", FEDSTAC_URL="http://127.0.0.1:9", FEDSTAC_RETRIES="0", FEDSTAC_DEBUG="1")
+    assert "Traceback" in told.stderr
+
+
+async def test_no_address_and_wrong_settings_are_wrong_usage(fedstac: Fedstac) -> None:
+    done = await fedstac("search")
+    assert done.code == 2
+    assert "FEDSTAC_URL" in done.stderr
+    wrong = await fedstac("search", FEDSTAC_RETRIES="many")
+    assert wrong.code == 2
+    assert wrong.stderr.startswith("fedstac: FEDSTAC_RETRIES: ")
+
+
+# --- search and feed ---
+
+
+async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fedstac) -> None:
+    items = list(sample.items(8))
+    response = await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
+    assert response.status_code == 200
+    ids = {str(item["id"]) for item in items}
+    found = await fedstac("search", "-c", "CMIP6", "-o", "ndjson", "--limit", "0", **to(api))
+    assert {line["id"] for line in found.lines} == ids
+    found = await fedstac("-o", "json", "--url", api.url, "search", "--limit", "3", "--sortby", "-id")
+    features = json.loads(found.stdout)["features"]
+    assert [feature["id"] for feature in features] == sorted(ids, reverse=True)[:3]
+    table = await fedstac("search", **to(api))
+    header, *rows = table.stdout.splitlines()
+    assert header.split() == ["collection", "from", "latest", "id"]
+    assert {row.split()[-1] for row in rows} == ids
+    assert (await fedstac("search", "--ids", "x,y", "-o", "json", **to(api))).stdout == (
+        '{"type":"FeatureCollection","features":[]}\n'
+    )
+    assert (await fedstac("search", "--matched", "--bbox", "-180,-90,180,90", **to(api))).stdout == "8\n"
+    moment = "1990-06-01T00:00:00Z"
+    during = [item for item in items if item["properties"]["end_datetime"] >= moment]  # type: ignore[index]
+    counted = await fedstac("search", "--matched", "--datetime", f"{moment}/..", "-o", "json", **to(api))
+    assert json.loads(counted.stdout) == {"matched": len(during), "estimated": False}
+
+
+async def test_a_reader_that_has_seen_enough_is_no_error(api: Api, tmp_path: Path) -> None:
+    items = list(sample.items(30))
+    await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
+    process = await start("search", "-o", "ndjson", folder=tmp_path, **to(api))
+    assert process.stdout
+    assert process.stderr
+    await process.stdout.readline()
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    assert await asyncio.wait_for(process.stderr.read(), 30) == b""
+    assert await asyncio.wait_for(process.wait(), 30) in (0, 141)
+
+
+async def test_the_feed_is_shown_and_followed(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    body = {"type": "FeatureCollection", "features": list(sample.items(5))}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
+    follower = await start(
+        "feed", "tail", "--after", "0.0", "-f", "-o", "ndjson", folder=tmp_path, **to(api, "node:east")
+    )
+    assert follower.stdout
+    try:
+        events = [json.loads(await asyncio.wait_for(follower.stdout.readline(), 30)) for _ in range(6)]
+        assert [event["pos"] for event in events] == [1, 2, 3, 4, 5, 6]
+        follower.send_signal(signal.SIGINT)
+        _, stderr = await asyncio.wait_for(follower.communicate(), 30)
+        assert (follower.returncode, stderr) == (130, b"stopped\n")
+    finally:
+        if follower.returncode is None:
+            follower.kill()
+    last = await fedstac("feed", "tail", "-n", "2", "-o", "json", **to(api, "node:east"))
+    head = events[-1]["pos"]
+    assert len(json.loads(last.stdout)) >= 2 or head > 6
+    table = await fedstac("feed", "tail", "--after", "0.0", "--type", events[0]["type"], **to(api, "node:east"))
+    assert "collection.created" in table.stdout
+    assert "go on with --after 1." in table.stderr
+
+
+# --- tokens ---
+
+
+async def test_a_token_is_issued_listed_and_revoked(api: Api, fedstac: Fedstac, dsn: str) -> None:
+    issued = await fedstac("token", "issue", "ncar", "--role", "publisher:NCAR", FEDSTAC_DSN=dsn)
+    assert issued.code == 0, issued.stderr
+    token = issued.stdout.strip()
+    assert token.startswith("fst_")
+    listed = await fedstac("token", "list", "-o", "ndjson", FEDSTAC_DSN=dsn)
+    [row] = [line for line in listed.lines if line["name"] == "ncar"]
+    assert row["roles"] == ["publisher:NCAR"]
+    assert token not in listed.stdout
+    response = await api.anyone.get(
+        "/requests/00000000-0000-0000-0000-000000000000", headers={"Authorization": f"Bearer {token}"}
+    )
+    assert response.status_code == 404
+    assert (await fedstac("token", "revoke", row["id"], FEDSTAC_DSN=dsn)).code == 0
+    assert (await fedstac("token", "revoke", "ncar", FEDSTAC_DSN=dsn)).code == 3
+    wrong = await fedstac("token", "issue", "x", "--role", "king", FEDSTAC_DSN=dsn)
+    assert wrong.code == 2
+
+
+async def test_a_database_that_is_away_exits_5(fedstac: Fedstac) -> None:
+    done = await fedstac("token", "list", FEDSTAC_DSN="postgresql://nobody@127.0.0.1:9/none")
+    assert done.code == 5
+    assert "FEDSTAC_DSN" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# --- an index node's copy ---
+
+
+@asynccontextmanager
+async def following(settings: Settings) -> AsyncIterator[None]:
+    """An index node that has everything when the block begins."""
+    stop = asyncio.Event()
+    async with bootstrap.node(settings) as node, bootstrap.beside(node, [index_node.run], stop):
+
+        async def has_all() -> bool:
+            async with HttpFeed(settings.source, settings.source_token) as source, node.pool.acquire() as conn:
+                _, head = await source.head()
+                known = await nodes.progress(conn, "west")
+                return known is not None and known.snapshot is None and known.cursor.pos == head.pos > 1
+
+        await until(has_all)
+        yield
+
+
+async def test_a_copy_is_verified_and_rebuilt(api: Api, fedstac: Fedstac, make_database: Callable[[], str]) -> None:
+    body = {"type": "FeatureCollection", "features": list(sample.items(40))}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
+    east = make_database()
+    variables = {"FEDSTAC_DSN": east, "FEDSTAC_NODE": "east", "FEDSTAC_SOURCE": api.url,
+                 "FEDSTAC_SOURCE_TOKEN": api.tokens["node:east"]}  # fmt: skip
+    settings = Settings(dsn=east, node="east", source=api.url, source_token=api.tokens["node:east"], _env_file=None)  # type: ignore[call-arg]
+    async with following(settings):
+        refused = await fedstac("rebuild", "--from", "zero", **variables)
+        assert refused.code == 2
+        assert "stop the index node first" in refused.stderr
+        verified = await fedstac("verify", **variables)
+        assert (verified.code, verified.stdout) == (0, "")
+        assert "40 datasets at the source, 0 differences" in verified.stderr
+    conn = await asyncpg.connect(east)
+    for start_from in ("zero", "snapshot"):
+        gone = await conn.fetchval(
+            "DELETE FROM fedstac.record WHERE id = (SELECT max(id) FROM fedstac.record) RETURNING id"
+        )
+        verified = await fedstac("verify", "-o", "ndjson", **variables)
+        assert verified.code == 1
+        assert verified.lines == [{"collection": "CMIP6", "id": gone, "kind": "missing here"}]
+        rebuilt = await fedstac("rebuild", "--from", start_from, **variables)
+        assert rebuilt.code == 0, rebuilt.stderr
+        verified = await fedstac("verify", "-o", "json", **variables)
+        assert verified.code == 0
+        assert json.loads(verified.stdout)["differences"] == []
+    assert await conn.fetchval("SELECT count(*) FROM pgstac.items") == 40
+    await conn.close()
+
+
+async def test_a_second_index_node_stands_by_and_takes_over(api: Api, make_database: Callable[[], str]) -> None:
+    east = make_database()
+    settings = Settings(dsn=east, node="east", source=api.url, source_token=api.tokens["node:east"], _env_file=None)  # type: ignore[call-arg]
+    publish = api.admin.post("/collections/CMIP6/items", json=next(sample.items(1)))
+    async with bootstrap.node(settings) as node, HttpFeed(api.url, settings.source_token) as source:
+        first, second = index_node.Follower(node, source), index_node.Follower(node, source)
+        stops = [asyncio.Event(), asyncio.Event()]
+        task = asyncio.create_task(first.run(stops[0]))
+
+        async def first_leads() -> bool:
+            return first.cursor.pos > 0
+
+        await until(first_leads)
+        waiting = asyncio.create_task(second.run(stops[1]))
+        assert (await publish).status_code == 201
+
+        async def first_has_it() -> bool:
+            return first.cursor.pos > 1
+
+        async def second_tries() -> bool:
+            return second.lock is not None
+
+        await until(first_has_it)
+        await until(second_tries)
+        assert second.cursor.pos == 0
+        stops[0].set()
+        await asyncio.wait_for(task, 30)
+
+        async def second_leads() -> bool:
+            return second.cursor.pos > 1
+
+        await until(second_leads)
+        stops[1].set()
+        await asyncio.wait_for(waiting, 30)
+
+
+# --- installed without the server's parts ---
+
+BLOCKED = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from fedstac.cli import main
+sys.argv = ["fedstac", *{arguments!r}]
+main()
+"""
+
+
+async def alone(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    script = BLOCKED.format(names=set(SERVER), arguments=arguments)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", script, stdout=pipe, stderr=pipe, cwd=folder, env=environment()
+    )
+    stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, stdout.decode(), stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "command", ["", "publish", "status", "search", "feed tail", "token issue", "verify", "rebuild"]
+)
+async def test_help_needs_no_server_parts_and_fits_80_columns(command: str, tmp_path: Path) -> None:
+    code, stdout, stderr = await alone(tmp_path, *command.split(), "--help")
+    assert (code, stderr) == (0, "")
+    assert max(map(len, stdout.splitlines())) <= 80
+    assert "\x1b" not in stdout
+    assert "Examples" in stdout or not command
+
+
+async def test_without_the_server_parts_the_remedy_is_named(tmp_path: Path) -> None:
+    code, _, stderr = await alone(tmp_path, "token", "list")
+    assert code == 2
+    assert "pip install 'fedstac[server]'" in stderr
+
+
+async def test_the_client_works_without_the_server_parts(api: Api, tmp_path: Path) -> None:
+    code, stdout, _ = await alone(tmp_path, "--url", api.url, "search", "--matched")
+    assert (code, stdout) == (0, "0\n")
+
+
+async def test_the_version_is_shown(fedstac: Fedstac) -> None:
+    done = await fedstac("--version")
+    assert (done.code, done.stdout.split()[0]) == (0, "fedstac")

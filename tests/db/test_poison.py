@@ -1,0 +1,54 @@
+"""What ends the worker itself: it is found, and only it fails; faults of the database are nobody's."""
+
+# ruff: noqa: F811 -- fixtures
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from fedstac import publication
+from fedstac.workers import publisher
+from tests.db import writing
+from tests.db.test_planted_faults import ITEM, connect, west  # noqa: F401
+
+
+class Crash(BaseException):
+    """What a kill looks like from inside."""
+
+
+async def test_only_the_item_that_kills_workers_fails(west, connect, monkeypatch):
+    conn = await connect()
+    items = [writing.titled(ITEM, f"title {n}") for n in range(30)]
+    await writing.submit(conn, *items, writing.titled(ITEM, "poison"), writing.titled(ITEM, "after"))
+    perform = publication.perform
+
+    async def dying(conn, world, work, *, claim=None):
+        if any("poison" in entry.command.draft.text for entry in work):
+            raise Crash
+        return await perform(conn, world, work, claim=claim)
+
+    monkeypatch.setattr(publication, "perform", dying)
+    for _ in range(12):
+        try:
+            await publisher.work_once(west, conn, "w")
+        except Crash:
+            await conn.execute("UPDATE fedstac.shard SET until = '-infinity'")
+    rows = await conn.fetch("SELECT n, status FROM fedstac.request_item WHERE status <> 'done'")
+    assert [tuple(row) for row in rows] == [(30, "failed")]
+
+
+async def test_a_full_disk_fails_nothing(west, connect, monkeypatch):
+    conn = await connect()
+    await writing.submit(conn, ITEM)
+
+    async def full(*arguments, **named):
+        raise asyncpg.DiskFullError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publication, "perform", full)
+        for _ in range(9):
+            with pytest.raises(asyncpg.DiskFullError):
+                await publisher.work_once(west, conn, "w")
+    assert await publisher.work_once(west, conn, "w")
+    assert await conn.fetchval("SELECT status FROM fedstac.request_item") == "done"
