@@ -110,7 +110,7 @@ def status(
 @commands.command(
     rich_help_panel="Client",
     epilog=examples(
-        "fedstac search -c CMIP6 --filter \"source_id = 'CESM2' AND latest = true\" --limit 5",
+        "fedstac search -c CMIP6 --filter 'latest = true' --limit 5",
         "fedstac search --bbox 5,45,15,55 --datetime 1990-01-01T00:00:00Z/.. -o ndjson",
         "fedstac search -c CMIP6 --matched",
     ),

@@ -7,6 +7,7 @@ and changes nothing.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,32 +115,29 @@ class Follower:
                 await nodes.move(conn, self.origin, events.START, "")
         while True:
             held = await self.source.snapshot(page, limit=PAGE)
-            await self._apply(held.entries, held.cursor, held.following)
+            await self._apply(held.entries, held.cursor, held.following, ends_snapshot=held.following is None)
             failpoint("index.snapshot")
             if held.following is None:
                 break
             page = held.following
-        async with self.node.pool.acquire() as conn:
-            forgotten = await publication.forget(conn, self.origin, before_epoch=self.cursor.epoch)
-        if forgotten:
-            log.warning("the origin no longer has some datasets; they are removed here", datasets=forgotten)
-        log.info("snapshot taken", origin=self.origin, cursor=str(self.cursor))
 
-    async def _apply(self, raw: Sequence[Mapping[str, Any]], cursor: Cursor, snapshot: str | None) -> None:
+    async def _apply(
+        self, raw: Sequence[Mapping[str, Any]], cursor: Cursor, snapshot: str | None, *, ends_snapshot: bool = False
+    ) -> None:
         """Applies a page and moves the cursor in one transaction; what cannot be applied is parked."""
         if self.lock is not None and self.lock.is_closed():
             raise ConnectionError("the session that keeps others from following is gone")
         readable, broken = self._read(raw)
         async with self.node.pool.acquire() as conn:
             try:
-                await self._commit(conn, readable, broken, cursor, snapshot)
+                await self._commit(conn, readable, broken, cursor, snapshot, ends_snapshot)
             except Exception as error:
                 if not is_refusal(error):
                     raise
                 refused = await self._find_refused(conn, readable)
                 kept = [pair for pair in readable if pair not in refused]
                 broken += [(event, "the database here refuses it") for event, _ in refused]
-                await self._commit(conn, kept, broken, cursor, snapshot)
+                await self._commit(conn, kept, broken, cursor, snapshot, ends_snapshot)
         self.cursor = cursor
         self.on_page(len(raw))
 
@@ -163,9 +161,13 @@ class Follower:
         broken: Sequence[tuple[Mapping[str, Any], str]],
         cursor: Cursor,
         snapshot: str | None,
+        ends_snapshot: bool,
     ) -> None:
         async with conn.transaction():
             applied = await publication.apply(conn, [event for _, event in readable])
+            if ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
+                gone = await publication.forget(conn, self.origin, before_epoch=cursor.epoch)
+                log.info("snapshot complete", origin=self.origin, cursor=str(cursor), datasets_gone=gone)
             failpoint("index.written")
             foreign = {id(event) for event in applied.foreign}
             strangers = [raw for raw, event in readable if id(event) in foreign]
@@ -304,32 +306,50 @@ class Difference:
     kind: str  # missing here, extra here, or different
 
 
-async def verify(node: Node, source: HttpFeed) -> tuple[Cursor, int, list[Difference]]:
-    """Compares every record's digest with the source's; what the source changed meanwhile is not a difference.
+async def verify(node: Node, source: HttpFeed, *, patience: float = 30.0) -> tuple[Cursor, int, list[Difference]]:
+    """Compares every record's digest with the source's: our cursor, how many were compared, and where they differ.
 
-    Buckets are compared by a fingerprint; only those that differ are listed.
+    Buckets are compared by a fingerprint; those that differ are compared again, record by record, once this node has what
+    the source had announced by then, so that what is merely on its way is no difference. A node that does not get there
+    within `patience` seconds is compared as it is.
     """
     origin, _ = await source.head()
-    cursor, theirs = await source.digests()
+    _, theirs = await source.digests()
+    others = {(row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in theirs}
     async with node.pool.acquire() as conn:
-        known = await nodes.progress(conn, origin)
-        mine = {
-            (row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in await feed.digests(conn, origin)
-        }
-        others = {(row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in theirs}
+        rows = await feed.digests(conn, origin)
+        mine = {(row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in rows}
+        unlike = [key for key in sorted(mine.keys() | others.keys()) if mine.get(key) != others.get(key)]
         found: list[Difference] = []
-        for collection, bucket in sorted(mine.keys() | others.keys()):
-            if mine.get((collection, bucket)) != others.get((collection, bucket)):
-                found += await _compare(conn, source, origin, collection, bucket)
-    return known.cursor if known else cursor, sum(n for n, _ in others.values()), found
+        for collection, bucket in unlike:
+            entries = await source.bucket(collection, bucket)
+            _, head = await source.head()
+            await _reach(conn, origin, head, patience)
+            differing = _compare(collection, entries, await feed.bucket(conn, origin, collection, bucket))
+            new = {row["id"] for row in await source.bucket(collection, bucket)} if differing else set()
+            found += [one for one in differing if one.kind != "extra here" or one.id not in new]
+        known = await nodes.progress(conn, origin)
+    return known.cursor if known else events.START, sum(n for n, _ in others.values()), found
 
 
-async def _compare(conn: Connection, source: HttpFeed, origin: str, collection: str, bucket: int) -> list[Difference]:
-    theirs = {row["id"]: row for row in await source.bucket(collection, bucket)}
-    mine = {row["id"]: row for row in await feed.bucket(conn, origin, collection, bucket)}
+async def _reach(conn: Connection, origin: str, head: Cursor, patience: float) -> None:
+    """Waits until everything up to a position is applied here."""
+    deadline, backoff = time.monotonic() + patience, Backoff()
+    while time.monotonic() < deadline:
+        known = await nodes.progress(conn, origin)
+        if known and known.snapshot is None and (known.cursor.epoch, known.cursor.pos) >= (head.epoch, head.pos):
+            return
+        await asyncio.sleep(backoff.pause())
+
+
+def _compare(
+    collection: str, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> list[Difference]:
+    """What differs in a bucket; a record that is newer here than the source's list is no difference."""
+    theirs, mine = {row["id"]: row for row in entries}, {row["id"]: row for row in rows}
     found = [Difference(collection, item, "missing here") for item in sorted(theirs.keys() - mine.keys())]
     found += [Difference(collection, item, "extra here") for item in sorted(mine.keys() - theirs.keys())]
     for item in sorted(theirs.keys() & mine.keys()):
-        if theirs[item]["digest"] != mine[item]["digest"] and theirs[item]["seq"] <= mine[item]["seq"]:
+        if theirs[item]["digest"] != mine[item]["digest"] and theirs[item]["seq"] >= mine[item]["seq"]:
             found.append(Difference(collection, item, "different"))
     return found
