@@ -32,6 +32,14 @@ async def test_a_published_item_comes_back_equal_by_value(api: Api) -> None:
         f"/collections/CMIP6/items/{item['id']}", headers={"If-None-Match": found.headers["etag"]}
     )
     assert again.status_code == 304
+    for tags, status in (
+        ("*", 304),
+        (f'"x", W/{found.headers["etag"]}', 304),
+        ('"x"', 200),
+        (found.headers["etag"][:-2], 200),
+    ):
+        again = await api.anyone.get(found.url.path, headers={"If-None-Match": tags})
+        assert again.status_code == status
 
 
 async def test_a_batch_is_followed_and_searched(api: Api) -> None:

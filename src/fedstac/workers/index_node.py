@@ -18,7 +18,7 @@ import structlog
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, nodes, outbox
-from fedstac.db.connections import Connection, is_refusal, is_transient
+from fedstac.db.connections import Connection, Row, is_refusal, is_transient
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor, Event
@@ -309,9 +309,9 @@ class Difference:
 async def verify(node: Node, source: HttpFeed, *, patience: float = 30.0) -> tuple[Cursor, int, list[Difference]]:
     """Compares every record's digest with the source's: our cursor, how many were compared, and where they differ.
 
-    Buckets are compared by a fingerprint; those that differ are compared again, record by record, once this node has what
-    the source had announced by then, so that what is merely on its way is no difference. A node that does not get there
-    within `patience` seconds is compared as it is.
+    Buckets are compared by a fingerprint; those that differ are compared again, record by record, once this node has
+    what the source had announced by then, so that what is merely on its way is no difference. A node that does not get
+    there within `patience` seconds is compared as it is.
     """
     origin, _ = await source.head()
     _, theirs = await source.digests()
@@ -342,9 +342,7 @@ async def _reach(conn: Connection, origin: str, head: Cursor, patience: float) -
         await asyncio.sleep(backoff.pause())
 
 
-def _compare(
-    collection: str, entries: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
-) -> list[Difference]:
+def _compare(collection: str, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[Difference]:
     """What differs in a bucket; a record that is newer here than the source's list is no difference."""
     theirs, mine = {row["id"]: row for row in entries}, {row["id"]: row for row in rows}
     found = [Difference(collection, item, "missing here") for item in sorted(theirs.keys() - mine.keys())]
