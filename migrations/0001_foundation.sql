@@ -113,6 +113,7 @@ CREATE TABLE fedstac.request_item (
     shard           smallint NOT NULL,
     dataset         text NOT NULL,
     document        text COMPRESSION lz4,       -- kept until done
+    prepared        text COMPRESSION lz4,       -- what follows from the document, so that nobody parses it again
     status          text NOT NULL DEFAULT 'queued' CHECK (status IN ('queued', 'done', 'rejected', 'failed')),
     outcome         text,
     problem         text,                       -- the name of the problem that refused it

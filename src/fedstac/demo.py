@@ -27,7 +27,7 @@ from rich.table import Table
 
 from fedstac import bootstrap, embedded, sample
 from fedstac.db import connections, invariants
-from fedstac.federation import Federation, Server, StartFailed, federation
+from fedstac.federation import Federation, Server, StartFailed, drop_databases, federation
 from fedstac.messaging.http_feed import HttpFeed
 from fedstac.settings import Settings
 from fedstac.workers import index_node
@@ -293,13 +293,15 @@ def check(
     """Publishes through the API with two workers while a second index node joins, then compares everything."""
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupt))
-        if dsn is None and data_dir is None:
+        if not dsn and data_dir is None:
             data_dir = Path(tempfile.mkdtemp(prefix="fedstac-check-"))
             data_dir.chmod(0o755)
             stack.callback(shutil.rmtree, data_dir, ignore_errors=True)
         with console.status("starting") as status:
             server = _server(stack, data_dir, dsn, status.update)
             prefix = f"fedstac_check_{os.getpid()}_"
+            if dsn or data_dir:
+                stack.callback(drop_databases, server, [prefix + name for name in ("west", *PLACES)])
             running = stack.enter_context(federation(server, index_nodes=PLACES, say=status.update, prefix=prefix))
             running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false")
             running.start("worker-1", "worker")

@@ -196,6 +196,13 @@ def make_database(server: Server, name: str, say: Say) -> None:
     migrations.migrate(server.dsn(name, user="fedstac_owner"), settings.folder("migrations"))
 
 
+def drop_databases(server: Server, names: Sequence[str]) -> None:
+    """Takes databases away again, and whoever is still connected to them."""
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        for name in names:
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 def _issue_tokens(dsn: str, index_nodes: Sequence[str]) -> dict[str, str]:
     """A token for every role that a demonstration needs."""
     roles = ["admin", *(f"node:{name}" for name in (*index_nodes, *sorted(set(sample.NODES.values()))))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import structlog
+import uvloop
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Background
@@ -22,6 +24,7 @@ DIE_WITH = "FEDSTAC_DIE_WITH"  # set by `fedstac demo` for its children: the pid
 
 def start(role: str) -> None:
     """What every process does first: it writes log lines, and ends with its parent if that asks for it."""
+    gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
     parent = os.environ.get(DIE_WITH)
     if parent:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -59,4 +62,4 @@ def run(settings: Settings, parts: Sequence[Background], *, on_ready: Callable[[
             on_ready()
             await stop.wait()
 
-    asyncio.run(everything())
+    uvloop.run(everything())

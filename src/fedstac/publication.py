@@ -80,7 +80,7 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     failpoint("perform.locked")
     lineages = await records.load(conn, locked, [draft.id for draft in drafts])
     receipts = [_decide(entry.command, lineages, world) for entry in work]
-    last_events = await _write(conn, world, work, receipts)
+    last_events = await _write(conn, world, work, receipts, here)
     failpoint("perform.written")
     await requests.finish(conn, [
         requests.Result(
@@ -107,11 +107,13 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World) -> Rec
     return Receipt(decision.outcome, decision.changes, findings=decision.warnings)
 
 
-async def _write(conn: Connection, world: World, work: Sequence[Work], receipts: Sequence[Receipt]) -> list[int | None]:
+async def _write(
+    conn: Connection, world: World, work: Sequence[Work], receipts: Sequence[Receipt], leaves: Mapping[str, str]
+) -> list[int | None]:
     """Everything the decisions lead to; for each command the outbox id of its last event."""
     changes = [change for receipt in receipts for change in receipt.changes]
     if changes:
-        await records.write(conn, changes)
+        await records.write(conn, changes, leaves)
         failpoint("perform.records")
         await records.advance(conn, {change.after.lineage: change.after.seq for change in changes})
     entries = [
@@ -219,7 +221,7 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         applied += 1
     changes = [change for key in lineages for change in _settled(before[key], lineages[key], drafts)]
     if changes:
-        await records.write(conn, changes)
+        await records.write(conn, changes, here)
         await records.advance(conn, {key: lineage.seq for key, lineage in lineages.items()})
     return applied
 

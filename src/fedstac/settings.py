@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     pool_size: int = Field(10, ge=2, le=200, description="Database connections of an api process")
     run_workers: bool = Field(True, description="Publish workers and the sequencer run inside the api process")
-    workers: int = Field(1, ge=1, le=16, description="Publish workers in one process")
+    workers: int = Field(2, ge=1, le=16, description="Publish workers in one process")
     batch: int = Field(250, ge=1, le=5000, description="Items a worker publishes in one transaction")
     lease_seconds: float = Field(30, ge=1, le=600, description="How long a worker's claim of a shard holds")
     default_wait_seconds: float = Field(

@@ -199,7 +199,7 @@ async def test_every_kind_of_poison_is_found(west: Node, connect: Connect) -> No
 
 async def queue(conn: Connection) -> list[requests.QueuedItem]:
     everything = requests.Claim(uuid4(), tuple(range(requests.SHARDS)), 0)
-    return await requests.queued(conn, everything, 10_000)
+    return await requests.queued(conn, await requests.waiting(conn, everything, 10_000))
 
 
 async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Connect) -> None:
@@ -207,7 +207,7 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     await writing.submit(conn, ITEM)
     mine = await requests.claim(conn, "slow", uuid4(), 0)
     assert mine is not None
-    [item] = await requests.queued(conn, mine, 10)
+    [item] = await requests.queued(conn, await requests.waiting(conn, mine, 10))
     theirs = await requests.claim(thief, "quick", uuid4(), 60)
     assert theirs is not None
     assert (theirs.shards, theirs.attempts) == (mine.shards, 1)
@@ -221,7 +221,7 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     await requests.release(conn, mine)  # of somebody else's claim: nothing
     [receipt] = await publication.perform(thief, await writing.world(thief), work, claim=theirs)
     assert receipt.outcome is Outcome.NEW
-    assert await requests.queued(thief, theirs, 10) == []
+    assert await requests.waiting(thief, theirs, 10) == []
 
 
 async def test_a_claim_lost_while_halving_writes_no_more(west: Node, connect: Connect) -> None:

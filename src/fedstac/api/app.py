@@ -170,6 +170,7 @@ def serve(
 ) -> None:
     """Serves a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers."""
     listening = socket.create_server((settings.host, settings.port), backlog=2048, reuse_port=False)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     host, port = listening.getsockname()[:2]
     address = f"http://{host}:{port}"
     base_url = (settings.public_url or address).rstrip("/")

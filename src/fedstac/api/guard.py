@@ -103,10 +103,10 @@ class Guard:
                 body.refusal = body.refusal or problem
             except ClientDisconnect:
                 return
-            except Exception:
+            except Exception as error:
                 if body.refusal is None:  # else this is what the application made of it
                     _log.exception("request failed", method=scope["method"], path=scope["path"])
-                    body.refusal = problems.failure()
+                    body.refusal = problems.failure(error)
             if body.refusal is not None and not answer.has_started:
                 await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
 

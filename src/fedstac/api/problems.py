@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from fedstac.db.connections import is_transient
 from fedstac.domain import errors
 from fedstac.domain.errors import Finding, Problem
 
@@ -184,11 +185,13 @@ async def _fail(request: Request, error: Exception) -> Response:
 
 
 async def _answer_failure(request: Request, error: Exception) -> Response:
-    return response(failure(), request.scope)
+    return response(failure(error), request.scope)
 
 
-def failure() -> errors.InternalError:
-    """What a caller is told of a fault of ours."""
+def failure(error: Exception) -> errors.Problem:
+    """What a caller is told of a fault of ours: to come again, if that may help."""
+    if is_transient(error):
+        return errors.Unavailable("the database is away or overloaded just now; try again", retry_after=2)
     return errors.InternalError(
         "the server failed; the fault is logged under this answer's x-request-id. Try again later, and report it"
         " with that id if it stays"

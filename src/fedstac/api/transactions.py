@@ -16,7 +16,7 @@ from fedstac.api import identity, intake, links
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, requests, search
-from fedstac.domain import policy, strict_json
+from fedstac.domain import documents, policy, strict_json
 from fedstac.domain.errors import CollectionDoesNotExist, InternalError, Problem, RequestDoesNotExist, problems
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
@@ -86,12 +86,18 @@ def _request(
 
 def _new_item(entry: intake.Checked) -> requests.NewItem:
     if entry.draft:
-        return requests.NewItem(entry.draft.lineage, entry.draft.id, entry.draft.text, findings=entry.warnings)
+        return requests.NewItem(
+            entry.draft.lineage,
+            entry.draft.id,
+            entry.draft.text,
+            documents.packed(entry.draft),
+            findings=entry.warnings,
+        )
     assert entry.problem is not None
     claimed = entry.document.get("id") if isinstance(entry.document, dict) else None
     name = claimed[:512] if isinstance(claimed, str) else ""
     text = orjson.dumps(entry.document).decode()
-    return requests.NewItem(name, name, text, entry.problem.name, entry.problem.detail, entry.problem.findings)
+    return requests.NewItem(name, name, text, None, entry.problem.name, entry.problem.detail, entry.problem.findings)
 
 
 def _wait_seconds(request: Request, node: Node) -> float:

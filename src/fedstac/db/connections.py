@@ -6,6 +6,7 @@ import asyncio
 from typing import TypeAlias
 
 import asyncpg
+import stamina
 
 # asyncpg is generic to the type checker only
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -21,21 +22,26 @@ SESSION = {
     "application_name": "fedstac",
 }
 TRANSIENT_CLASSES = ("40", "53", "57", "08")  # SQLSTATE: rollback, resources, operator intervention, connection
+AWAY_SECONDS = 60.0
 REFUSED_CLASSES = ("22", "23")  # data exception, integrity constraint: the item itself
 
 
 async def pool(dsn: str, *, size: int, application: str = "fedstac") -> Pool:
-    """A pool on `dsn`, or on PGHOST and its like where that is empty."""
+    """A pool on `dsn`, or on PGHOST and its like where that is empty. Waits a minute for a database that is away."""
     settings = SESSION | {"application_name": application}
-    return await asyncpg.create_pool(
-        dsn or None,
-        min_size=1,
-        max_size=size,
-        server_settings=settings,
-        command_timeout=120,
-        timeout=30,
-        reset=_nothing_to_reset,
-    )
+    async for attempt in stamina.retry_context(on=is_transient, timeout=AWAY_SECONDS, attempts=None, wait_max=1.0):
+        with attempt:
+            return await asyncpg.create_pool(
+                dsn or None,
+                min_size=1,
+                max_size=size,
+                server_settings=settings,
+                command_timeout=120,
+                timeout=30,
+                reset=_nothing_to_reset,
+                statement_cache_size=300,  # searches are literal text, and must not push out the statements of writes
+            )
+    raise AssertionError("the last attempt raises")
 
 
 async def _nothing_to_reset(conn: object) -> None:

@@ -134,6 +134,14 @@ async def park(conn: Connection, origin: str, event_id: str, subject: str, pos: 
     )  # fmt: skip
 
 
+async def parked(conn: Connection, origin: str) -> list[dict[str, str]]:
+    """What of an origin's events is set aside here, as exceptions to an acknowledgement."""
+    rows = await conn.fetch(
+        "SELECT event_id, detail FROM fedstac.parked WHERE origin = $1 ORDER BY pos LIMIT 1000", origin
+    )
+    return [{"event_id": row["event_id"], "outcome": "parked", "detail": row["detail"]} for row in rows]
+
+
 async def unpark(conn: Connection, origin: str, subjects: Sequence[str]) -> None:
     """Forgets parked events of datasets that a later event has brought up to date."""
     await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND subject = ANY($2::text[])", origin, subjects)

@@ -8,7 +8,6 @@ from functools import lru_cache
 from operator import attrgetter
 
 import orjson
-import shapely
 
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
@@ -59,7 +58,7 @@ def from_row(row: Row) -> Record:
     return Record(**{**values, "state": State(values["state"])})
 
 
-async def write(conn: Connection, changes: Iterable[Change]) -> None:
+async def write(conn: Connection, changes: Iterable[Change], leaves: Mapping[str, str]) -> None:
     """Stores what the changes lead to: each record once, in its last state, those that lose `latest` first."""
     last: dict[tuple[str, str], Change] = {}
     for change in changes:
@@ -72,7 +71,7 @@ async def write(conn: Connection, changes: Iterable[Change]) -> None:
         await _store(conn, [change for change in group if not _keeps_document(change)])
         await _restate(conn, [change for change in group if _keeps_document(change)])
     await _count(conn, last.values())
-    await _index(conn, list(last.values()))
+    await _index(conn, list(last.values()), leaves)
 
 
 def _keeps_document(change: Change) -> bool:
@@ -155,7 +154,7 @@ async def _count(conn: Connection, changes: Iterable[Change]) -> None:
         )  # fmt: skip
 
 
-async def _index(conn: Connection, changes: Sequence[Change]) -> None:
+async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[str, str]) -> None:
     """Brings pgstac's lean copies up to date, straight in the collections' leaf partitions.
 
     pgstac's own create_items takes a lock per collection until commit, and rebuilds partition bounds (performance.md).
@@ -163,7 +162,6 @@ async def _index(conn: Connection, changes: Sequence[Change]) -> None:
     by_collection: dict[str, list[Change]] = defaultdict(list)
     for change in changes:
         by_collection[change.after.collection].append(change)
-    leaves = await hold_leaves(conn, sorted(by_collection))
     for collection, group in sorted(by_collection.items()):
         leaf = leaves.get(collection)
         if leaf is None:  # the collection is deleted: tombstones only
@@ -204,6 +202,8 @@ async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change])
 @lru_cache(maxsize=4096)  # a model's datasets share a handful of footprints
 def _ewkb(geojson: str) -> bytes:
     """EWKB with its SRID: PostgreSQL takes it many times faster than GeoJSON."""
+    import shapely  # with numpy half of a process's start, and not every process publishes
+
     geometry = shapely.set_srid(shapely.from_geojson(geojson), 4326)
     return shapely.to_wkb(geometry, include_srid=True)
 

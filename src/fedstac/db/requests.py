@@ -16,7 +16,7 @@ from fedstac.domain.model import Outcome
 from fedstac.failpoints import planted
 
 SHARDS = 64
-QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "findings")
+QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "findings")
 REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "finished")
 FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
 
@@ -38,6 +38,7 @@ class NewItem:
     lineage: str
     dataset: str
     document: str | None
+    prepared: str | None = None
     problem: str | None = None
     detail: str | None = None
     findings: tuple[Finding, ...] = ()
@@ -74,7 +75,8 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
     await conn.copy_records_to_table(
         "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
         records=[
-            (request, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings))
+            (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
+             findings_json(item.findings))
             for request, n, item in numbered if item.problem is None
         ],
     )  # fmt: skip
@@ -84,8 +86,8 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
         await conn.copy_records_to_table(
             "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
             records=[
-                (request, n, shard_of(item.lineage), item.dataset, item.document, findings_json(item.findings),
-                 "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
+                (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
+                 findings_json(item.findings), "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
                 for request, n, item in refused
             ],
         )  # fmt: skip
@@ -180,20 +182,34 @@ class QueuedItem:
     action: str
     dataset: str
     document: str
+    prepared: str | None
     submitter: str
     roles: tuple[str, ...]
     cv_version: str | None
 
 
-async def queued(conn: Connection, claim: Claim, limit: int) -> list[QueuedItem]:
-    """The next items of the claimed shards, in the order in which they were accepted."""
+async def waiting(conn: Connection, claim: Claim, limit: int) -> list[int]:
+    """What waits in the claimed shards, in the order in which it was accepted.
+
+    Read for many batches at once: every look costs as much as the queue is long.
+    """
     rows = await conn.fetch(
-        f"""SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, r.submitter, r.roles,
-                  r.cv_version
-           FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
-           WHERE i.status = 'queued' AND i.shard = ANY($1::smallint[])
-           ORDER BY i.id {"DESC" if planted("requests-out-of-order") else ""} LIMIT $2""",
+        """SELECT id FROM fedstac.request_item
+           WHERE status = 'queued' AND shard = ANY($1::smallint[]) ORDER BY id LIMIT $2""",
         claim.shards, limit,
+    )  # fmt: skip
+    return [row["id"] for row in rows]
+
+
+async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
+    """Items of these that still wait, in the order in which they were accepted."""
+    rows = await conn.fetch(
+        f"""SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared, r.submitter,
+                  r.roles, r.cv_version
+           FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
+           WHERE i.id = ANY($1::bigint[]) AND i.status = 'queued'
+           ORDER BY i.id {"DESC" if planted("requests-out-of-order") else ""}""",
+        ids,
     )  # fmt: skip
     return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
 
@@ -202,7 +218,7 @@ async def stuck(conn: Connection, claim: Claim, attempts: int) -> list[QueuedIte
     """The first item of each claimed shard that has had so many claims without a result."""
     rows = await conn.fetch(
         """SELECT DISTINCT ON (i.shard) i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document,
-                  r.submitter, r.roles, r.cv_version
+                  i.prepared, r.submitter, r.roles, r.cv_version
            FROM fedstac.shard s JOIN fedstac.request_item i ON i.shard = s.n JOIN fedstac.request r ON r.id = i.request
            WHERE i.status = 'queued' AND s.n = ANY($1::smallint[]) AND s.token = $2 AND s.attempts > $3
            ORDER BY i.shard, i.id""",
@@ -231,7 +247,8 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
                findings = CASE WHEN r.findings IS NULL THEN i.findings
                                ELSE coalesce(i.findings, '[]') || r.findings::jsonb END,
                last_event = r.last_event, finished = clock_timestamp(),
-               document = CASE WHEN r.status <> 'done' THEN i.document END
+               document = CASE WHEN r.status <> 'done' THEN i.document END,
+               prepared = NULL
            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
                 r (id, status, outcome, problem, detail, findings, last_event)
            WHERE i.id = r.id AND i.status = 'queued'""",

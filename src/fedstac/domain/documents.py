@@ -59,22 +59,44 @@ def prepare(document: Document, name: DatasetName, project: Project | None) -> D
     kept = owned(document)
     properties = cast("Mapping[str, Any]", kept["properties"])
     start, end = _span(properties)
+    written = orjson.dumps(properties)
+    text = orjson.dumps({name: value for name, value in kept.items() if name != "properties"})
     return Draft(
         collection=document["collection"],
         id=document["id"],
         lineage=name.lineage,
         version=name.version,
         institution=_text(properties.get(project.institution)) if project else None,
-        text=orjson.dumps(kept).decode(),
+        text=b"".join((text[:-1], b',"properties":', written, b"}")).decode(),
         document_digest=digest(kept),
         files_digest=files_digest(document["assets"]),
         search=SearchCopy(
             geometry=geometry.searchable(document["geometry"]),
             start=start,
             end=end,
-            properties=orjson.dumps(properties).decode(),
+            properties=written.decode(),
         ),
     )
+
+
+def packed(draft: Draft) -> str:
+    """What `prepare` found out, less the text and the name."""
+    search = draft.search
+    at = len(draft.text) - 1 - len(search.properties)
+    return orjson.dumps([
+        draft.institution, draft.document_digest.hex(), draft.files_digest.hex(), search.geometry, search.start,
+        search.end, at,
+    ]).decode()  # fmt: skip
+
+
+def unpacked(text: str, prepared: str, collection: str, item_id: str, name: DatasetName) -> Draft:
+    """The draft again, without parsing its text."""
+    institution, document_digest, files, shape, start, end, at = orjson.loads(prepared)
+    search = SearchCopy(geometry=shape, start=start, end=end, properties=text[at:-1])
+    return Draft(
+        collection, item_id, name.lineage, name.version, institution, text, bytes.fromhex(document_digest),
+        bytes.fromhex(files), search,
+    )  # fmt: skip
 
 
 def digest(document: Document) -> bytes:
@@ -92,7 +114,10 @@ def files_digest(assets: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def _tracking_id(asset: Mapping[str, Any]) -> str:
-    return next((str(value) for name, value in asset.items() if name.endswith(":tracking_id")), "")
+    for name in asset:
+        if name[-12:] == ":tracking_id":
+            return str(asset[name])
+    return ""
 
 
 def _span(properties: Mapping[str, Any]) -> tuple[str, str]:

@@ -84,6 +84,7 @@ class Follower:
         """Finds our place: where we were, in the middle of a snapshot, or at the start."""
         async with self.node.pool.acquire() as conn:
             known = await nodes.progress(conn, self.origin)
+            self.exceptions = await nodes.parked(conn, self.origin)  # a kill may have come before they were told
         if known is None and self.snapshot_first:
             await self.take_snapshot(None)
         elif known is not None and known.snapshot is not None:

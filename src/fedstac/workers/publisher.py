@@ -25,6 +25,7 @@ from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
 from fedstac.wakeup import Backoff
 
+AT_ONCE = 5000  # items whose numbers are read in one go
 ALONE_AFTER = 2  # claims without a result, after which items are tried one by one
 FAILED_AFTER = 6  # and after which the first one is given up as failed
 log = structlog.get_logger()
@@ -75,13 +76,18 @@ async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: 
     alone, began = claim.attempts >= ALONE_AFTER, time.monotonic()
     if claim.attempts >= FAILED_AFTER:
         await _give_up(conn, claim)
-    while items := await requests.queued(conn, claim, 1 if alone else node.settings.batch):
-        await _perform(node, conn, items, claim)
-        failpoint("worker.performed")
-        if alone:
-            await requests.prove(conn, claim, items[0].shard)
-        if time.monotonic() - began > lease / 3 and not await requests.renew(conn, claim, lease):
-            raise ClaimLost
+    size = 1 if alone else node.settings.batch
+    while ids := await requests.waiting(conn, claim, AT_ONCE):
+        for start in range(0, len(ids), size):
+            items = await requests.queued(conn, ids[start : start + size])
+            if not items:
+                continue
+            await _perform(node, conn, items, claim)
+            failpoint("worker.performed")
+            if alone:
+                await requests.prove(conn, claim, items[0].shard)
+            if time.monotonic() - began > lease / 3 and not await requests.renew(conn, claim, lease):
+                raise ClaimLost
 
 
 async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem], claim: requests.Claim) -> None:
@@ -109,7 +115,6 @@ def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work], lis
     """
     work, misnamed = [], []
     for item in items:
-        document = orjson.loads(item.document)
         project = node.checker.projects.get(item.collection)
         name = name_of(item.collection, item.dataset, project)
         if isinstance(name, Finding):
@@ -117,7 +122,9 @@ def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work], lis
             misnamed.append(refused)
             continue
         command = Publish(
-            draft=documents.prepare(document, name, project),
+            draft=documents.unpacked(item.document, item.prepared, item.collection, item.dataset, name)
+            if item.prepared
+            else documents.prepare(orjson.loads(item.document), name, project),
             principal=Principal(item.submitter, frozenset(item.roles)),
             cv_version=item.cv_version,
         )

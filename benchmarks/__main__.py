@@ -1,0 +1,41 @@
+"""`make bench`: fedstac beside stock stac-fastapi-pgstac. Results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("benchmark", nargs="?", choices=("write", "read"), help="which; without: both")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
+    parser.add_argument("--items", type=int, default=20_000, help="size of the catalogue that `read` reads")
+    parser.add_argument(
+        "--workers", choices=("inside", "beside", "both"), default="both",
+        help="publish workers inside the api process, in a process of their own, or one after the other",
+    )  # fmt: skip
+    parser.add_argument(
+        "--setting", action="append", default=[], metavar="NAME=VALUE", help="a variable for fedstac: FEDSTAC_WORKERS=2"
+    )
+    options = parser.parse_args()
+
+    from benchmarks import load, read, report, servers, write  # so that --help needs no database driver
+
+    more = dict(setting.split("=", 1) for setting in options.setting)
+    rounds = 0 if options.quick else options.rounds
+    servers.prepare_peer()
+    report.line("machine", os.cpu_count() or 0, "cores", detail={"load_before": os.getloadavg()[0], "settings": more})
+    for name, size in (("limit, 6 kB answers", 6000), ("limit, 600 kB answers", 600_000)):
+        limit = load.limit(size, connections=8, seconds=0.3 if options.quick else 3)
+        report.line(name, limit, "requests/s", detail={"what": "the load generator against a server that does nothing"})
+    if options.benchmark != "read":
+        layouts = ("inside", "beside") if options.workers == "both" else (options.workers,)
+        write.run(quick=options.quick, rounds=rounds, layouts=layouts, more=more)
+    if options.benchmark != "write":
+        read.run(quick=options.quick, rounds=rounds, count=options.items, more=more)
+
+
+if __name__ == "__main__":
+    main()

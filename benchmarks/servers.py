@@ -1,0 +1,289 @@
+"""The two servers that are compared, each as processes of their own on a database of its own in one cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+import asyncpg
+import psycopg
+
+from fedstac import embedded, sample, settings
+from fedstac.db import migrations, nodes
+
+HERE = Path(__file__).resolve().parent
+PEER = HERE.parent / ".venv-peer"
+LOCK = HERE / "peer-requirements.lock"
+COLLECTION = "CMIP6"
+STARTING = 60.0
+
+# Stock uvicorn with one worker, and the end that comes with the parent's (prctl: PR_SET_PDEATHSIG, SIGTERM).
+SERVE_PEER = """
+import ctypes, sys, uvicorn
+ctypes.CDLL(None).prctl(1, 15)
+uvicorn.run("stac_fastapi.pgstac.app:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]),
+            loop="uvloop", http="httptools", access_log=False, log_level="warning")
+"""
+LOAD_PEER = """
+import sys, time
+from pypgstac.db import PgstacDB
+from pypgstac.load import Loader, Methods
+with PgstacDB(dsn="") as db:
+    began = time.perf_counter()
+    Loader(db).load_items(sys.argv[1], Methods.insert)
+    print(time.perf_counter() - began)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    name: str
+    address: str
+    dsn: str  # of a superuser, for looking on
+    pids: Mapping[str, int]
+    postmaster: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One request outside of all measuring; its answer, parsed."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        asked = Request(self.address + path, data, {"Content-Type": "application/json", **self.headers}, method=method)
+        try:
+            with build_opener(ProxyHandler({})).open(asked, timeout=120) as answer:
+                found: dict[str, Any] = json.loads(answer.read() or b"{}")
+                return found
+        except HTTPError as error:
+            raise RuntimeError(f"{self.name}: {method} {path}: {error.code} {error.read()[:2000]!r}") from error
+
+    def cpu(self) -> float:
+        """Seconds of processor time that its processes and PostgreSQL have used. The other server idles meanwhile."""
+        children = Path(f"/proc/{self.postmaster}/task/{self.postmaster}/children").read_text().split()
+        own = sum(_seconds(pid)[0] for pid in (*self.pids.values(), *map(int, children)))
+        return own + sum(_seconds(self.postmaster))
+
+    def settle(self, *, analyze: bool = False) -> None:
+        """Everything on disk and no housekeeping due, so that rounds do not pay for each other."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute("VACUUM ANALYZE" if analyze else "VACUUM")
+            conn.execute("CHECKPOINT")
+
+
+def _seconds(pid: int) -> tuple[float, float]:
+    """Processor time of a process, and of its children that have ended (proc(5), stat)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0, 0.0
+    own, ended = (sum(map(int, fields[at : at + 2])) / os.sysconf("SC_CLK_TCK") for at in (11, 13))
+    return own, ended
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def cluster(*, extra: Mapping[str, str] | None = None) -> Iterator[tuple[embedded.Cluster, Path]]:
+    """A new cluster with durability on, and a folder for logs. Both servers have the same settings."""
+    folder = Path(tempfile.mkdtemp(prefix="fedstac-bench-"))
+    folder.chmod(0o755)
+    durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+    try:
+        with embedded.cluster(folder / "pg", settings={**durable, **(extra or {})}, progress=say) as running:
+            yield running, folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_database(running: embedded.Cluster, name: str) -> str:
+    with psycopg.connect(running.dsn(), autocommit=True) as conn:
+        conn.execute(f'CREATE DATABASE "{name}"')
+    return running.dsn(name)
+
+
+def _by_tcp(running: embedded.Cluster, database: str, user: str, password: str) -> str:
+    """The peer knows no sockets; so neither of them uses one."""
+    return f"postgresql://{user}:{password}@127.0.0.1:{running.port}/{database}"
+
+
+@contextmanager
+def _process(folder: Path, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[int]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("FEDSTAC_", "PG", "POSTGRES_"))}
+    with (folder / f"{name}.log").open("ab") as log:
+        started = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env={**inherited, **environment}
+        )
+    try:
+        yield started.pid
+    finally:
+        started.terminate()
+        try:
+            started.wait(20)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def _await(pid: int, ready: Path | int, log: Path) -> None:
+    """Until a file is there, or a port is open."""
+    since = time.monotonic()
+    while time.monotonic() - since < STARTING:
+        if isinstance(ready, Path):
+            if ready.exists():
+                return
+        else:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", ready)) == 0:
+                    return
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            break
+        time.sleep(0.05)
+    raise RuntimeError(f"{log.stem} did not start:\n{log.read_text()[-3000:]}")
+
+
+# --- the peer
+
+
+def prepare_peer() -> None:
+    """Makes the peer's own environment, if it is not there as the lock has it."""
+    mark = PEER / ".installed"
+    if mark.is_file() and mark.read_text() == LOCK.read_text():
+        return
+    say(f"installing the peer into {PEER.name}")
+    if shutil.which("uv"):
+        _quietly("uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(PEER))
+        install = ("uv", "pip", "install", "--quiet", "--python", str(PEER / "bin" / "python"))
+    else:
+        _quietly(sys.executable, "-m", "venv", "--clear", str(PEER))
+        install = (str(PEER / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    _quietly(*install, "--require-hashes", "-r", str(LOCK))
+    mark.write_text(LOCK.read_text())
+
+
+def _quietly(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def _peer_environment(running: embedded.Cluster, database: str) -> dict[str, str]:
+    return {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(running.port),
+        "PGUSER": "postgres",
+        "PGPASSWORD": running.superuser_password,
+        "PGDATABASE": database,
+        "ENABLE_TRANSACTIONS_EXTENSIONS": "TRUE",
+    }
+
+
+@contextmanager
+def peer(running: embedded.Cluster, folder: Path, database: str = "peer") -> Iterator[Server]:
+    """Stock stac-fastapi-pgstac with the collection."""
+    dsn = _make_database(running, database)
+    environment = _peer_environment(running, database)
+    subprocess.run(
+        [PEER / "bin" / "pypgstac", "migrate"], env={**os.environ, **environment}, check=True, capture_output=True
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(PEER / "bin" / "python"), "-c", SERVE_PEER, str(port)]
+    with _process(folder, database, command, environment) as pid:
+        _await(pid, port, folder / f"{database}.log")
+        server = Server("peer", f"http://127.0.0.1:{port}", dsn, {"api": pid}, running.pid)
+        server.ask("POST", "/collections", sample.collection(COLLECTION))
+        yield server
+
+
+def pypgstac_load(running: embedded.Cluster, lines: Path, database: str = "peer") -> float:
+    """Seconds that `pypgstac load` takes for a file of items, less its start."""
+    done = subprocess.run(
+        [PEER / "bin" / "python", "-c", LOAD_PEER, str(lines)],
+        env={**os.environ, **_peer_environment(running, database)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return float(done.stdout.split()[-1])
+
+
+# --- fedstac
+
+
+@contextmanager
+def fedstac(
+    running: embedded.Cluster,
+    folder: Path,
+    database: str = "fedstac",
+    *,
+    workers: str = "inside",
+    more: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """A node with the collection; `workers` is `inside` the api process, or `beside` it in one of their own.
+
+    `more` are environment variables.
+    """
+    superuser = _make_database(running, database)
+    migrations.setup(superuser)
+    with psycopg.connect(superuser, autocommit=True) as conn:
+        conn.execute("ALTER ROLE fedstac_owner PASSWORD 'owner'")
+        conn.execute("ALTER ROLE fedstac_writer PASSWORD 'writer'")
+    owner = running.dsn(database, user="fedstac_owner", password="owner")
+    migrations.migrate(owner, settings.folder("migrations"))
+    dsn = _by_tcp(running, database, "fedstac_writer", "writer")
+    environment = {
+        "FEDSTAC_DSN": dsn,
+        "FEDSTAC_NODE": "bench",
+        "FEDSTAC_PORT": "0",
+        "FEDSTAC_LOG_FORMAT": "json",
+        "FEDSTAC_DIE_WITH": str(os.getpid()),
+        "FEDSTAC_RUN_WORKERS": "true" if workers == "inside" else "false",
+        **(more or {}),
+    }
+    roles = ["serve"] if workers == "inside" else ["serve", "worker", "sequencer"]
+    pids: dict[str, int] = {}
+    with ExitStack() as stack:
+        for role in roles:
+            ready = folder / f"{database}-{role}.ready"
+            command = [sys.executable, "-m", "fedstac.cli", role, "--ready-file", str(ready)]
+            pids[role] = stack.enter_context(_process(folder, f"{database}-{role}", command, environment))
+            _await(pids[role], ready, folder / f"{database}-{role}.log")
+        address = json.loads((folder / f"{database}-serve.ready").read_text())["url"]
+        token = asyncio.run(_token(superuser))
+        server = Server(
+            f"fedstac {workers}", address, superuser, pids, running.pid, {"Authorization": f"Bearer {token}"}
+        )
+        server.ask("POST", "/collections", sample.collection(COLLECTION))
+        yield server
+
+
+async def _token(dsn: str) -> str:
+    conn = await asyncpg.connect(dsn)
+    try:
+        return await nodes.issue_token(conn, "bench", ["admin"])
+    finally:
+        await conn.close()
+
+
+def drain(server: Server, *, patience: float = 300.0) -> None:
+    """Until every request is final. Asks the database: asking the API would take from what is measured."""
+    since = time.monotonic()
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        while conn.execute("SELECT 1 FROM fedstac.request_item WHERE status = 'queued' LIMIT 1").fetchone():
+            if time.monotonic() - since > patience:
+                raise RuntimeError(f"{server.name} is not done after {patience:g} s")
+            time.sleep(0.01)

@@ -1,0 +1,133 @@
+"""kill -9 of every part while datasets are published: nothing accepted is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import psycopg
+import pytest
+
+from fedstac import embedded
+from fedstac.federation import Federation
+from tests.scenarios.watching import Publisher, assert_nothing_lost, fresh_items, settle, wait_until
+
+pytestmark = pytest.mark.xdist_group("kills")
+SEED = int(os.environ.get("FEDSTAC_TEST_SEED") or random.randrange(1_000_000))
+BATCHES_EACH = 3
+
+
+def kill_process(running: Federation, name: str) -> Callable[[], object]:
+    """Kills a process; what starts it again."""
+    running.processes[name].kill()
+    return lambda: running.restart(name)
+
+
+def kill_postmaster(cluster: embedded.Cluster) -> Callable[[], object]:
+    os.kill(cluster.pid, signal.SIGKILL)
+    return cluster.restart
+
+
+def kill_backend(cluster: embedded.Cluster, chance: random.Random) -> Callable[[], object]:
+    """Kills one connection's backend; the postmaster then ends all of them and recovers by itself."""
+    with psycopg.connect(cluster.dsn()) as conn:
+        rows = conn.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = 'fedstac_west' AND backend_type = 'client backend'"
+        ).fetchall()
+    os.kill(chance.choice(sorted(pid for [pid] in rows)), signal.SIGKILL)
+    return lambda: wait_until(lambda: accepts_connections(cluster))
+
+
+def accepts_connections(cluster: embedded.Cluster) -> bool:
+    try:
+        psycopg.connect(cluster.dsn()).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def test_nothing_accepted_is_lost_or_doubled_whatever_is_killed(running: Federation, durable: embedded.Cluster) -> None:
+    print(f"FEDSTAC_TEST_SEED={SEED}")
+    chance = random.Random(SEED)
+    kills: list[Callable[[], Callable[[], object]]] = [
+        *(partial(kill_process, running, name) for name in running.processes),
+        lambda: kill_postmaster(durable),
+        lambda: kill_backend(durable, chance),
+    ]
+    chance.shuffle(kills)
+    items = fresh_items(2000)
+    publisher, failures = Publisher(running), []
+    may_go_on = threading.Semaphore(0)  # so that batches are under way at every kill
+
+    def publish() -> None:
+        try:
+            publisher.publish(items, before=lambda: may_go_on.acquire(timeout=60))
+        except BaseException as error:
+            failures.append(error)
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    for kill in kills:
+        may_go_on.release(BATCHES_EACH)
+        time.sleep(chance.uniform(0, 0.4))  # not a wait for anything: the moment is what is drawn
+        start_again = kill()
+        time.sleep(chance.uniform(0, 0.3))
+        start_again()
+    may_go_on.release(len(items))
+    publishing.join()
+    assert failures == []
+    assert sum(len(datasets) for datasets in publisher.accepted.values()) == len(items)
+    settle(running)
+    assert_nothing_lost(running, publisher)
+
+
+@pytest.mark.parametrize("failpoint", [
+    "worker.claimed=kill", "perform.locked=kill:2", "perform.records=kill:2", "perform.events=kill:2",
+    "perform.written=kill:2", "perform.finished=kill:2", "worker.performed=kill:2",
+])  # fmt: skip
+def test_a_worker_that_dies_between_two_steps_leaves_its_work_to_another(running: Federation, failpoint: str) -> None:
+    die_at(running, "worker-1", failpoint)
+    publisher = Publisher(running)
+    with stopped(running, "worker-2"):
+        publisher.publish(fresh_items(200))
+        wait_until(lambda: not running.processes["worker-1"].is_running, what=f"the worker passes {failpoint}")
+    settle(running)
+    assert_nothing_lost(running, publisher)
+
+
+@pytest.mark.parametrize(("name", "failpoint"), [
+    ("sequencer", "sequencer.sequenced=kill:2"), ("east", "index.written=kill"), ("east", "index.applied=kill"),
+])  # fmt: skip
+def test_a_follower_of_the_log_that_dies_between_two_steps_goes_on(
+    running: Federation, name: str, failpoint: str
+) -> None:
+    die_at(running, name, failpoint)
+    publisher = Publisher(running)
+    publisher.publish(fresh_items(200))
+    wait_until(lambda: not running.processes[name].is_running, what=f"{name} passes {failpoint}")
+    running.restart(name)
+    settle(running)
+    assert_nothing_lost(running, publisher)
+
+
+def die_at(running: Federation, name: str, failpoint: str) -> None:
+    """Starts a process that will die there."""
+    running.processes[name].kill()
+    running.restart(name, FEDSTAC_FAILPOINTS=failpoint)
+
+
+@contextmanager
+def stopped(running: Federation, name: str) -> Iterator[None]:
+    """A process is paused, as by SIGSTOP."""
+    child = running.processes[name].child
+    child.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        child.send_signal(signal.SIGCONT)

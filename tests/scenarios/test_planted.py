@@ -1,0 +1,86 @@
+"""The checkers are checked: a sequencer with a planted fault loses events, and that is seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from fedstac import bootstrap, publication
+from fedstac.db import connections
+from fedstac.domain.actions.publish import Publish
+from fedstac.domain.policy import Principal
+from fedstac.federation import Federation
+from fedstac.publication import Work
+from fedstac.settings import Settings
+from tests.scenarios.watching import (
+    Publisher,
+    assert_nothing_lost,
+    differences,
+    fresh_items,
+    settle,
+    values,
+    violations,
+    wait_until,
+)
+
+pytestmark = pytest.mark.xdist_group("planted")
+PUBLISHED = "SELECT true FROM fedstac.request_item HAVING bool_and(status = 'done')"
+READ_TO_THE_END = """SELECT true FROM fedstac.feed_state
+    WHERE (SELECT max(id) FROM fedstac.feed) = (SELECT max(id) FROM fedstac.outbox)
+      AND pos = (SELECT max(through) FROM fedstac.node_status WHERE node = 'east')"""
+ADMIN = Principal("admin", frozenset({"admin"}))
+
+
+@asynccontextmanager
+async def held_open(running: Federation, documents: list[dict[str, Any]]) -> AsyncIterator[None]:
+    """Datasets published in a transaction that has drawn the ids of its events and commits at the end of this."""
+    settings = Settings(_env_file=None, node="west", dsn=running.database_of("west"), pool_size=2)
+    async with bootstrap.node(settings) as node:
+        drafts = [node.checker.draft(document, "CMIP6")[0] for document in documents]
+        cv_version = node.checker.projects["CMIP6"].cv_version
+        work = [Work(Publish(draft, ADMIN, cv_version=cv_version), "admin", "publish") for draft in drafts]
+        conn = await connections.connect(settings.dsn)
+        try:
+            async with conn.transaction():
+                receipts = await publication.perform(conn, await node.world(conn), work)
+                assert all(receipt.changes for receipt in receipts)
+                yield
+        finally:
+            await conn.close()
+
+
+def commit_out_of_order(running: Federation) -> tuple[Publisher, set[str]]:
+    """Events with high ids get their places before those with lower ids are committed. The ids of the late datasets."""
+    early, late = fresh_items(1000)[:10], fresh_items(200)  # so far apart that no lineage is in both
+    publisher = Publisher(running)
+
+    async def publish() -> None:
+        async with held_open(running, early):
+            publisher.publish(late)
+            settle(running)
+
+    asyncio.run(publish())
+    return publisher, {str(document["id"]) for document in early}
+
+
+def test_events_that_commit_after_later_ones_are_not_lost(running: Federation) -> None:
+    publisher, late = commit_out_of_order(running)
+    settle(running)
+    assert late <= set(values(running, "SELECT id FROM fedstac.record"))
+    assert_nothing_lost(running, publisher)
+
+
+def test_a_sequencer_that_reads_on_from_the_last_id_is_caught(running: Federation) -> None:
+    """The last one here: what is lost stays lost."""
+    running.processes["sequencer"].kill()
+    running.restart("sequencer", FEDSTAC_FAILPOINTS="naive-cursor")
+    _, lost = commit_out_of_order(running)
+    Publisher(running).publish(fresh_items(100))  # and it goes on as if nothing were
+    wait_until(lambda: values(running, PUBLISHED) and values(running, READ_TO_THE_END))
+    missing = {difference.id for difference in differences(running, "east") if difference.kind == "missing here"}
+    assert lost == missing
+    assert {violation.name for violation in violations(running, "west")} & {"I2", "I5", "I6", "I8"}

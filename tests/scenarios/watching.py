@@ -1,0 +1,207 @@
+"""A publisher who does not give up, waiting for conditions, and what has to be true once everything has settled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import psycopg
+
+from fedstac import bootstrap, sample
+from fedstac.db import connections, invariants
+from fedstac.federation import Federation
+from fedstac.messaging.http_feed import HttpFeed
+from fedstac.settings import Settings
+from fedstac.workers import index_node
+
+PATIENCE = 60.0
+Documents = Sequence[Mapping[str, Any]]
+_taken = itertools.count()
+
+
+def fresh_items(count: int) -> list[dict[str, Any]]:
+    """Sample datasets that no other test has had."""
+    start = next(_taken)
+    for _ in range(count - 1):
+        next(_taken)
+    return list(sample.items(count, start=start))
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = PATIENCE, what: str = "") -> Any:
+    """The condition's value once it is true; an AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not after {seconds:g} s: {what or condition}"
+        time.sleep(0.02)
+    return value
+
+
+def client(running: Federation, role: str = "admin") -> httpx.Client:
+    headers = {"Authorization": f"Bearer {running.tokens[role]}", "Prefer": "wait=0"}
+    return httpx.Client(base_url=running.west, headers=headers, timeout=30, trust_env=False)
+
+
+def make_collection(running: Federation) -> None:
+    with client(running) as http:
+        http.post("/collections", json=sample.collection()).raise_for_status()
+
+
+@dataclass
+class Publisher:
+    """Sends batches again until they are accepted, as a careful client does. `accepted`: ids of datasets by request."""
+
+    running: Federation
+    accepted: dict[str, list[str]] = field(default_factory=dict)
+    unanswered: int = 0
+
+    def publish(self, documents: Documents, *, batch: int = 100, before: Callable[[], object] = lambda: None) -> None:
+        with client(self.running) as http:
+            for start in range(0, len(documents), batch):
+                before()
+                self._send(http, documents[start : start + batch])
+
+    def _send(self, http: httpx.Client, batch: Documents) -> None:
+        lines = b"\n".join(orjson.dumps(document) for document in batch)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                response = http.post(
+                    "/collections/CMIP6/items", content=lines, headers={"Content-Type": "application/x-ndjson"}
+                )
+            except httpx.TransportError:
+                self.unanswered += 1
+            else:
+                if response.status_code == 202:
+                    self.accepted[response.json()["id"]] = [str(document["id"]) for document in batch]
+                    return
+                assert response.status_code >= 500, response.text
+                self.unanswered += 1
+            assert time.monotonic() < deadline, "nobody takes this batch"
+            time.sleep(0.05)
+
+
+def west(running: Federation) -> psycopg.Connection[tuple[Any, ...]]:
+    return psycopg.connect(running.database_of("west"), autocommit=True)
+
+
+def values(running: Federation, statement: str, *parameters: Any) -> list[Any]:
+    """The first column of what a query finds at west."""
+    with west(running) as conn:
+        return [row[0] for row in conn.execute(statement, parameters)]
+
+
+def settle(running: Federation, nodes: Iterable[str] = ("east",)) -> None:
+    """Waits until all that was accepted is final, has its place in the feed, and is acknowledged by these nodes."""
+    state: list[Any] = []
+
+    def settled() -> bool:
+        with west(running) as conn:
+            [queued, unsequenced, head] = conn.execute(
+                """SELECT (SELECT count(*) FROM fedstac.request_item WHERE status = 'queued'),
+                          (SELECT count(*) FROM fedstac.outbox) - (SELECT count(*) FROM fedstac.feed),
+                          (SELECT pos FROM fedstac.feed_state)"""
+            ).fetchone() or (1, 1, 0)
+            through = dict(conn.execute("SELECT node, max(through) FROM fedstac.node_status GROUP BY 1").fetchall())
+        state[:] = [queued, unsequenced, head, through]
+        return not queued and not unsequenced and all(through.get(name) == head for name in nodes)
+
+    try:
+        wait_until(settled)
+    except AssertionError:
+        ended = [name for name, process in running.processes.items() if not process.is_running]
+        raise AssertionError(f"queued, unsequenced, head, acknowledged: {state}; not running: {ended}") from None
+
+
+def assert_nothing_lost(running: Federation, publisher: Publisher, nodes: Iterable[str] = ("east",)) -> None:
+    """What was accepted is final and there, once; the log is whole; the nodes agree."""
+    __tracebackhide__ = True
+    accepted = publisher.accepted
+    assert accepted
+    final = values(
+        running, "SELECT request::text FROM fedstac.request_item GROUP BY 1 HAVING bool_and(status = 'done')"
+    )
+    assert accepted.keys() - set(final) == set(), "accepted, and not done"
+    there = values(running, "SELECT id FROM fedstac.record WHERE state = 'published' AND document IS NOT NULL")
+    missing = {dataset for datasets in accepted.values() for dataset in datasets} - set(there)
+    assert missing == set(), "accepted, done, and not in the records"
+    for what, statement in _UNWANTED.items():
+        assert values(running, statement) == [], what
+    for name in ("west", *nodes):
+        assert violations(running, name) == [], f"invariants at {name}"
+    for name in nodes:
+        assert differences(running, name) == []
+        found = httpx.get(f"{running.processes[name].url}/search?limit=1", trust_env=False)
+        assert found.json()["numberMatched"] == len(there)
+
+
+_UNWANTED = {
+    "doubled events": """SELECT collection || '/' || dataset FROM fedstac.outbox
+        WHERE type = 'org.fedstac.dataset.published.v1' GROUP BY collection, dataset HAVING count(*) > 1""",
+    "doubled audit rows": """SELECT collection || '/' || dataset FROM fedstac.audit
+        WHERE digest_before IS NULL AND digest_after IS NOT NULL GROUP BY collection, dataset HAVING count(*) > 1""",
+    "records without their event": """SELECT id FROM fedstac.record r WHERE NOT EXISTS (
+        SELECT 1 FROM fedstac.outbox o WHERE o.dataset = r.id AND o.collection = r.collection AND o.seq = r.seq)""",
+    "gaps in a lineage": """SELECT key FROM fedstac.outbox WHERE dataset IS NOT NULL GROUP BY key
+        HAVING (min(seq), max(seq), count(DISTINCT seq)) <> (1, count(*), count(*))""",
+    "lineages at odds with their events": """SELECT key FROM fedstac.lineage l
+        WHERE seq <> (SELECT count(*) FROM fedstac.outbox o WHERE o.key = l.key)""",
+    "lineages out of order": """SELECT key FROM (
+        SELECT o.key, o.seq, lag(o.seq) OVER (PARTITION BY o.key ORDER BY f.pos) AS before
+        FROM fedstac.outbox o JOIN fedstac.feed f ON f.id = o.id) e WHERE seq <> coalesce(before, 0) + 1""",
+    "gaps in the feed": "SELECT max(pos) - count(*) FROM fedstac.feed HAVING max(pos) <> count(*)",
+    "lineages without one latest": """SELECT lineage FROM fedstac.record GROUP BY lineage
+        HAVING count(*) FILTER (WHERE latest) <> 1 OR
+               max(version) FILTER (WHERE latest) <> max(version)""",
+}  # fmt: skip
+
+
+def violations(running: Federation, name: str) -> list[invariants.Violation]:
+    """What the invariants say about a node's database."""
+
+    async def check() -> list[invariants.Violation]:
+        conn = await connections.connect(running.database_of(name))
+        try:
+            return await invariants.check(conn)
+        finally:
+            await conn.close()
+
+    return asyncio.run(check())
+
+
+def differences(running: Federation, name: str) -> list[index_node.Difference]:
+    """Datasets on which an index node and west do not agree."""
+
+    async def compare() -> list[index_node.Difference]:
+        async with _node(running, name) as node, HttpFeed(running.west, running.tokens[f"node:{name}"]) as source:
+            _, compared, found = await index_node.verify(node, source)
+            assert compared
+            return found
+
+    return asyncio.run(compare())
+
+
+def _node(running: Federation, name: str) -> Any:
+    return bootstrap.node(Settings(_env_file=None, node=name, dsn=running.database_of(name), pool_size=2))
+
+
+def processes_of(*marks: str) -> dict[int, str]:
+    """Processes, but for this one, whose command line, environment or working directory names one of these."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "cmdline").read_bytes() + b"\n" + (entry / "environ").read_bytes()
+                text += os.fsencode(os.readlink(entry / "cwd"))
+            except OSError:  # it ended meanwhile, or is a zombie
+                continue
+            if any(mark.encode() in text for mark in marks):
+                found[int(entry.name)] = text.partition(b"\n")[0].replace(b"\0", b" ").decode(errors="replace")
+    return found
