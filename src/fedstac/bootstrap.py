@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import jsonschema_rs
 
 from fedstac import settings as environment
-from fedstac.db import connections, feed, nodes
-from fedstac.db.connections import Connection, Pool
+from fedstac.db import connections, feed
+from fedstac.db.connections import Pool
 from fedstac.domain.model import World
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import Project, project_from
@@ -52,9 +53,9 @@ class Node:
         for wakeup in (self.queued, self.committed, self.sequenced, self.settled):
             wakeup.wake()
 
-    async def world(self, conn: Connection) -> World:
-        """The world of a decision taken now; the clock is the database's."""
-        return World(now=await nodes.now(conn), origin=self.settings.node, projects=self.checker.projects)
+    def world(self) -> World:
+        """The world of a decision taken now; the write path sets the clock, which is the database's."""
+        return World(now=datetime.now(UTC), origin=self.settings.node, projects=self.checker.projects)
 
 
 Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs until the event is set

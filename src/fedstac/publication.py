@@ -74,7 +74,8 @@ async def perform(
 
 async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
     drafts = [entry.command.draft for entry in work]
-    world = replace(world, epoch=await outbox.epoch(conn))
+    epoch, now = await outbox.begin(conn)
+    world = replace(world, epoch=epoch, now=now)
     here = await records.hold_leaves(conn, sorted({draft.collection for draft in drafts}))
     locked = await records.lock(conn, {draft.lineage: world.origin for draft in drafts if draft.collection in here})
     failpoint("perform.locked")
@@ -113,9 +114,8 @@ async def _write(
     """Everything the decisions lead to; for each command the outbox id of its last event."""
     changes = [change for receipt in receipts for change in receipt.changes]
     if changes:
-        await records.write(conn, changes, leaves)
+        await records.write(conn, changes, {change.after.lineage: change.after.seq for change in changes}, leaves)
         failpoint("perform.records")
-        await records.advance(conn, {change.after.lineage: change.after.seq for change in changes})
     entries = [
         _entry(change, world, entry)
         for entry, receipt in zip(work, receipts, strict=True)
@@ -221,8 +221,7 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         applied += 1
     changes = [change for key in lineages for change in _settled(before[key], lineages[key], drafts)]
     if changes:
-        await records.write(conn, changes, here)
-        await records.advance(conn, {key: lineage.seq for key, lineage in lineages.items()})
+        await records.write(conn, changes, {key: lineage.seq for key, lineage in lineages.items()}, here)
     return applied
 
 
@@ -294,11 +293,12 @@ async def _announce(
     before: collections.Stored | None, text: str | None, digest: bytes,
 ) -> collections.Stored:  # fmt: skip
     """Writes a collection's new state with its event and audit row."""
-    event_id, seq = uuid7(world.now), (before.seq if before else 0) + 1
-    after = collections.Stored(collection, world.origin, await outbox.epoch(conn), seq, text, digest, world.now)
+    epoch, now = await outbox.begin(conn)
+    event_id, seq = uuid7(now), (before.seq if before else 0) + 1
+    after = collections.Stored(collection, world.origin, epoch, seq, text, digest, now)
     await (collections.put(conn, after) if text is not None else collections.remove(conn, after))
     event = events.collection_event(
-        event_type, collection, seq, document=text, digest=digest, at=world.now, event_id=event_id,
+        event_type, collection, seq, document=text, digest=digest, at=now, event_id=event_id,
         context=events.Context(world.origin, actor, None),
     )  # fmt: skip
     await outbox.append(conn, [outbox.Entry(event_id, collection, collection, None, seq, event_type, digest, event)])

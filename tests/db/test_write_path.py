@@ -243,7 +243,7 @@ async def test_a_claim_lost_while_halving_writes_no_more(west: Node, connect: Co
 
 async def test_a_claim_that_holds_is_not_taken_over(west: Node, connect: Connect) -> None:
     first, second = await connect(), await connect()
-    await writing.submit(first, *sample.items(40))
+    await writing.submit(first, *sample.items(400))  # in more shards than one claim takes
     held: list[requests.Claim] = []
     while claim := await requests.claim(first, "one", uuid4(), 60):
         held.append(claim)

@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ import orjson
 
 from fedstac import bootstrap, publication, sample
 from fedstac.bootstrap import Node
-from fedstac.db import connections, feed, nodes, requests
+from fedstac.db import connections, feed, requests
 from fedstac.db.connections import Connection
 from fedstac.domain import documents, events
 from fedstac.domain.actions.publish import Publish
@@ -73,7 +74,7 @@ def work(*items: Item | Draft, principal: Principal = ANNA) -> list[Work]:
 
 
 async def world(conn: Connection) -> World:
-    return World(now=await nodes.now(conn), origin="west", projects=PROJECTS)
+    return World(now=datetime.now(UTC), origin="west", projects=PROJECTS)
 
 
 async def publish(conn: Connection, *items: Item | Draft) -> list[Receipt]:
@@ -84,7 +85,7 @@ async def create_collections(node: Node, *names: str) -> None:
     async with node.pool.acquire() as conn:
         for name in names:
             await publication.put_collection(
-                conn, await node.world(conn), "anna", sample.collection(name), schema=node.collection_schema, named=None
+                conn, node.world(), "anna", sample.collection(name), schema=node.collection_schema, named=None
             )
 
 

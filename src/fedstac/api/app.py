@@ -21,7 +21,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from fedstac import __version__, bootstrap
 from fedstac.api import feed, following, problems, reading, server, transactions
@@ -34,12 +35,15 @@ from fedstac.settings import Settings
 Handler = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
 
+BUSIEST = 4  # of the routes, the first
+
 # Served before stac-fastapi's own routes of the same paths: its dependency injection halves the rate (performance.md).
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/collections/{collection_id}/items/{item_id}", reading.get_item),
     ("POST", "/search", reading.post_search),
     ("GET", "/search", reading.get_search),
     ("POST", "/collections/{collection_id}/items", transactions.post_items),
+    # ---
     ("GET", "/collections/{collection_id}/items", reading.get_items),
     ("GET", "/", reading.landing_page),
     ("GET", "/conformance", reading.conformance),
@@ -178,10 +182,32 @@ def serve(
     running_on(app, settings, base_url, on_ready=lambda _: on_ready(address) if on_ready else None).run([listening])
 
 
+class Direct:
+    """Takes the busiest routes past the middleware, which is a quarter of their cost; the guard answers their problems.
+
+    A request from a browser's page of another origin, and everything else, goes the whole way.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.routes = [Route(path, handler, methods=[method]) for method, path, handler in ROUTES[:BUSIEST]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not any(name == b"origin" for name, _ in scope["headers"]):
+            for route in self.routes:
+                match, matched = route.matches(scope)
+                if match is Match.FULL:
+                    await route.handle({**scope, **matched, "app": self.app}, receive, send)
+                    return
+        await self.app(scope, receive, send)
+
+
 def running_on(
     app: FastAPI, settings: Settings, base_url: str, *, on_ready: Callable[[str], object] | None = None
 ) -> server.Server:
     """The server of an application, behind its guard; it ends long polls before it waits for open answers."""
-    guard = Guard(app, public_url=base_url, limit_for=_limits(settings), read_timeout=settings.read_timeout_seconds)
+    guard = Guard(
+        Direct(app), public_url=base_url, limit_for=_limits(settings), read_timeout=settings.read_timeout_seconds
+    )
     config = server.Config(guard, public_url=base_url, header_timeout=settings.read_timeout_seconds)
     return server.Server(config, on_ready=on_ready, on_stop=lambda: app.state.node.stop())

@@ -180,7 +180,7 @@ async def put_collection(request: Request) -> Response:
 async def _write_collection(request: Request, principal: Principal, document: object, named: str | None) -> Response:
     node: Node = request.app.state.node
     async with node.pool.acquire() as conn:
-        world = await node.world(conn)
+        world = node.world()
         stored = await publication.put_collection(
             conn, world, principal.name, document, schema=node.collection_schema, named=named
         )
@@ -197,7 +197,7 @@ async def delete_collection(request: Request) -> Response:
     principal = await identity.principal(request)
     policy.require_admin(principal, "delete collections")
     async with node.pool.acquire() as conn:
-        world = await node.world(conn)
+        world = node.world()
         await publication.delete_collection(conn, world, principal.name, request.path_params["collection_id"])
     node.committed.wake()
     return Response(status_code=204)

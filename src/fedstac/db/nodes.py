@@ -145,8 +145,3 @@ async def parked(conn: Connection, origin: str) -> list[dict[str, str]]:
 async def unpark(conn: Connection, origin: str, subjects: Sequence[str]) -> None:
     """Forgets parked events of datasets that a later event has brought up to date."""
     await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND subject = ANY($2::text[])", origin, subjects)
-
-
-async def now(conn: Connection) -> datetime:
-    moment: datetime = await conn.fetchval("SELECT clock_timestamp()")
-    return moment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import attrgetter
 from uuid import UUID
 
@@ -44,11 +45,17 @@ COLUMNS = ("event_id", "key", "collection", "dataset", "seq", "type", "digest", 
 _row = attrgetter(*COLUMNS)
 
 
-async def epoch(conn: Connection) -> int:
-    """The feed's epoch. Also keeps the rest of this transaction to indexes: a plan made while a table was small, or
-    before it was analysed, reads all of it."""
-    value = await conn.fetchval("SELECT epoch FROM fedstac.feed_state, set_config('enable_seqscan', 'off', true)")
-    return int(value or 1)
+async def begin(conn: Connection) -> tuple[int, datetime]:
+    """The feed's epoch, and the time, which is the database's.
+
+    Also keeps the rest of this transaction to indexes: a plan made while a table was small, or before it was analysed,
+    reads all of it.
+    """
+    row = await conn.fetchrow(
+        "SELECT epoch, clock_timestamp() AS now FROM fedstac.feed_state, set_config('enable_seqscan', 'off', true)"
+    )
+    assert row is not None  # made at a node's first start
+    return row["epoch"], row["now"]
 
 
 async def extend(conn: Connection) -> int:

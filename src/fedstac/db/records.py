@@ -58,8 +58,13 @@ def from_row(row: Row) -> Record:
     return Record(**{**values, "state": State(values["state"])})
 
 
-async def write(conn: Connection, changes: Iterable[Change], leaves: Mapping[str, str]) -> None:
-    """Stores what the changes lead to: each record once, in its last state, those that lose `latest` first."""
+async def write(
+    conn: Connection, changes: Iterable[Change], seqs: Mapping[str, int], leaves: Mapping[str, str]
+) -> None:
+    """Stores what the changes lead to: each record once, in its last state, those that lose `latest` first.
+
+    `seqs` are the lineages' numbers of events after it, `leaves` the partitions that `hold_leaves` gave.
+    """
     last: dict[tuple[str, str], Change] = {}
     for change in changes:
         earlier = last.get((change.after.collection, change.after.id))
@@ -70,7 +75,7 @@ async def write(conn: Connection, changes: Iterable[Change], leaves: Mapping[str
         group = [change for change in last.values() if change.after.latest is latest]
         await _store(conn, [change for change in group if not _keeps_document(change)])
         await _restate(conn, [change for change in group if _keeps_document(change)])
-    await _count(conn, last.values())
+    await _advance(conn, seqs, last.values())
     await _index(conn, list(last.values()), leaves)
 
 
@@ -129,29 +134,23 @@ STORED = (
 _row = attrgetter(*STORED)
 
 
-async def advance(conn: Connection, seqs: Mapping[str, int]) -> None:
-    """Notes how many events the lineages have had."""
+async def _advance(conn: Connection, seqs: Mapping[str, int], changes: Iterable[Change]) -> None:
+    """Notes how many events the lineages have had, and how many datasets their collections gained."""
+    tally: dict[str, int] = defaultdict(int)
+    for change in changes:
+        tally[change.after.collection] += _exists(change.after) - _exists(change.before)
+    tally = {collection: count for collection, count in tally.items() if count}
     await conn.execute(
-        """UPDATE fedstac.lineage l SET seq = s.seq FROM unnest($1::text[], $2::bigint[]) s (key, seq)
+        """WITH tallied AS (
+               INSERT INTO fedstac.tally (collection, records) SELECT * FROM unnest($3::text[], $4::bigint[]))
+           UPDATE fedstac.lineage l SET seq = s.seq FROM unnest($1::text[], $2::bigint[]) s (key, seq)
            WHERE l.key = s.key""",
-        list(seqs), list(seqs.values()),
+        list(seqs), list(seqs.values()), list(tally), list(tally.values()),
     )  # fmt: skip
 
 
 def _exists(record: Record | None) -> bool:
     return record is not None and record.state not in GONE
-
-
-async def _count(conn: Connection, changes: Iterable[Change]) -> None:
-    tally: dict[str, int] = defaultdict(int)
-    for change in changes:
-        tally[change.after.collection] += _exists(change.after) - _exists(change.before)
-    tally = {collection: count for collection, count in tally.items() if count}
-    if tally:
-        await conn.execute(
-            "INSERT INTO fedstac.tally (collection, records) SELECT * FROM unnest($1::text[], $2::bigint[])",
-            list(tally), list(tally.values()),
-        )  # fmt: skip
 
 
 async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ from fedstac.domain.model import Outcome
 from fedstac.failpoints import planted
 
 SHARDS = 64
+FEW = 24  # shards
 QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "findings")
 REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "finished")
 FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
@@ -107,9 +108,9 @@ class Claim:
 
 
 async def claim(conn: Connection, worker: str, token: UUID, lease_seconds: float) -> Claim | None:
-    """Claims half of the shards that have work and no holder, the ones that wait longest first; None if there is none.
+    """Claims shards that have work and no holder, the ones that wait longest first; None if there is none.
 
-    Half, so that a second worker finds the other half.
+    Half of many, so that a second worker finds the other half; all of a few, whose items make one small batch.
     """
     rows = await conn.fetch(
         """WITH busy AS MATERIALIZED (
@@ -119,12 +120,13 @@ async def claim(conn: Connection, worker: str, token: UUID, lease_seconds: float
                WHERE s.until < clock_timestamp()),
            wanted AS MATERIALIZED (
                SELECT n FROM fedstac.shard WHERE n IN (
-                   SELECT n FROM busy ORDER BY id LIMIT (SELECT (count(*) + 1) / 2 FROM busy))
+                   SELECT n FROM busy ORDER BY id
+                   LIMIT (SELECT CASE WHEN count(*) > $4 THEN (count(*) + 1) / 2 ELSE count(*) END FROM busy))
                AND until < clock_timestamp() ORDER BY n FOR UPDATE SKIP LOCKED)
            UPDATE fedstac.shard s SET token = $1, worker = $2, attempts = attempts + 1,
                   until = clock_timestamp() + make_interval(secs => $3)
            FROM wanted WHERE s.n = wanted.n RETURNING s.n, s.attempts""",
-        token, worker, lease_seconds,
+        token, worker, lease_seconds, FEW,
     )  # fmt: skip
     if not rows:
         return None

@@ -25,6 +25,7 @@ from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
 from fedstac.wakeup import Backoff
 
+GATHER_SECONDS, GATHERED = 0.025, 100  # with less than this in a claim, the next one waits a moment
 AT_ONCE = 5000  # items whose numbers are read in one go
 ALONE_AFTER = 2  # claims without a result, after which items are tried one by one
 FAILED_AFTER = 6  # and after which the first one is given up as failed
@@ -39,55 +40,62 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         queued = node.queued.next()
         try:
             async with node.pool.acquire() as conn:
-                worked = await work_once(node, conn, name)
+                done = await work_once(node, conn, name)
         except ClaimLost:
             log.warning("claim lost to another worker; its work goes on there", worker=name)
-            worked = True
+            done = 1
         except Exception as error:
             if not is_transient(error):
                 log.exception("the publish worker failed; trying again", worker=name)
             else:
                 log.warning("the database is away; trying again", worker=name, error=type(error).__name__)
-            worked = False
-        if worked:
-            backoff.reset()
-        else:
+            done = 0
+        if not done:
             await queued(backoff.pause())
+            continue
+        backoff.reset()
+        if 1 < done < GATHERED:  # many small requests: a moment more makes one larger batch of them
+            await asyncio.sleep(GATHER_SECONDS)
 
 
-async def work_once(node: Node, conn: Connection, name: str) -> bool:
-    """Claims what waits and performs it, batch by batch, until the claimed shards are empty; False if nothing waits."""
+async def work_once(node: Node, conn: Connection, name: str) -> int:
+    """Claims what waits and performs it, batch by batch, until the claimed shards are empty; how many items it was."""
     lease = node.settings.lease_seconds
     claim = await requests.claim(conn, name, uuid4(), lease)
     if claim is None:
-        return False
+        return 0
     failpoint("worker.claimed")
     try:
-        await _work_off(node, conn, claim, lease)
+        done = await _work_off(node, conn, claim, lease)
     except Exception as error:
         if is_transient(error) and not conn.is_closed():  # the items have no part in it
             await requests.excuse(conn, claim)
         raise
     await requests.release(conn, claim)
-    return True
+    return max(done, 1)
 
 
-async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: float) -> None:
+async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: float) -> int:
+    done = 0
     alone, began = claim.attempts >= ALONE_AFTER, time.monotonic()
     if claim.attempts >= FAILED_AFTER:
         await _give_up(conn, claim)
     size = 1 if alone else node.settings.batch
-    while ids := await requests.waiting(conn, claim, AT_ONCE):
+    more = True
+    while more and (ids := await requests.waiting(conn, claim, AT_ONCE)):
+        more = len(ids) == AT_ONCE  # else what came meanwhile is for the next claim
         for start in range(0, len(ids), size):
             items = await requests.queued(conn, ids[start : start + size])
             if not items:
                 continue
             await _perform(node, conn, items, claim)
+            done += len(items)
             failpoint("worker.performed")
             if alone:
                 await requests.prove(conn, claim, items[0].shard)
             if time.monotonic() - began > lease / 3 and not await requests.renew(conn, claim, lease):
                 raise ClaimLost
+    return done
 
 
 async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem], claim: requests.Claim) -> None:
@@ -98,7 +106,7 @@ async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem
             if not await requests.hold(conn, claim):
                 raise ClaimLost
             await requests.finish(conn, misnamed)
-    receipts = await publication.perform(conn, await node.world(conn), work, claim=claim)
+    receipts = await publication.perform(conn, node.world(), work, claim=claim)
     node.committed.wake()
     node.settled.wake()
     log.info(
