@@ -215,7 +215,7 @@ class _Publisher:
         )
         if response.status_code == 202:
             self._requests.append(response.json()["id"])
-        elif response.status_code == 503:
+        elif response.status_code in (429, 503):
             await asyncio.sleep(float(response.headers.get("retry-after", 1)))
             await self._send(batch)
         elif response.status_code >= 500:

@@ -20,6 +20,11 @@ def _configured() -> dict[str, str]:
     return {name: action or "plant" for name, _, action in (entry.partition("=") for entry in entries if entry)}
 
 
+def active() -> bool:
+    """Whether a test asked for anything; an operator has to be told if that was no test."""
+    return bool(_configured())
+
+
 def read_again() -> None:
     """For tests that set FEDSTAC_FAILPOINTS while their process runs."""
     _configured.cache_clear()

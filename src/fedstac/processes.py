@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import structlog
 import uvloop
 
-from fedstac import bootstrap
+from fedstac import bootstrap, failpoints
 from fedstac.bootstrap import Background
 from fedstac.settings import Settings, load
 
@@ -31,6 +31,8 @@ def start(role: str) -> None:
         if os.getppid() != int(parent):  # it went before the line above
             sys.exit(0)
     log_lines(load().log_format, role)
+    if failpoints.active():
+        structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
 
 
 def log_lines(form: str, role: str) -> None:

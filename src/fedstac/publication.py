@@ -246,6 +246,8 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
 
     With an epoch beyond all, everything of that origin goes, collections too: the start of a rebuild.
     """
+    if before_epoch <= 1:
+        return 0
     async with conn.transaction():
         removed = await records.remove(conn, origin, before_epoch)
         for stored in await collections.every(conn, deleted=True):

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     matched_exact_to: int = Field(1000, ge=0, description="numberMatched of a filtered search is exact up to here")
     search_limit: int = Field(10, ge=1, description="Items a page where a search names no limit")
     max_search_limit: int = Field(10_000, ge=1, description="Most items a page")
-    token_key: str = Field("", description="Secret that signs paging tokens; empty: made anew at every start")
+    token_key: str = Field("", description="Secret that signs paging tokens; empty: the one kept in the database")
     source: str = Field("", description="For an index node: the address of the publishing node")
     source_token: str = Field("", description="For an index node: its token at the source")
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")

@@ -130,6 +130,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
         async with bootstrap.node(settings) as node, bootstrap.beside(node, background, asyncio.Event()):
             app.state.node, app.state.principals, app.state.plans = node, Principals(), reading.Plans()
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
+            app.state.large = asyncio.Semaphore(transactions.LARGE_AT_ONCE)
             yield
 
     stac = StacSettings(

@@ -110,7 +110,7 @@ async def get_snapshot(request: Request) -> Response:
         entries = [] if after else await _collections(conn, node.settings.node, cursor.epoch)
         held = await feed.snapshot_page(conn, node.settings.node, after or ("", ""), limit)
     entries += [events.current(record, cursor.epoch) for record in held]
-    following = _write_page(cursor, held[-1].collection, held[-1].id) if len(held) == limit else None
+    following = _write_page(cursor, held[-1].collection, held[-1].id) if held else None
     envelope = {"origin": node.settings.node, "cursor": str(cursor), "next": following}
     text = f'{orjson.dumps(envelope).decode()[:-1]},"entries":[{",".join(entries)}]}}'
     headers = {"X-Cursor": str(cursor), "Cache-Control": "private, no-store"}
@@ -167,6 +167,7 @@ async def post_status(request: Request) -> Response:
         head = await feed.head(conn)
         if (through.epoch, through.pos) > (head.epoch, head.pos):
             raise BadRequest(f"the feed ends at {head}; {through} cannot be acknowledged")
+        await feed.resume(conn, through)  # what lies beyond a fork is not what is announced here now
         await nodes.acknowledge(conn, name, through, exceptions)
     return Response(status_code=204)
 

@@ -97,7 +97,7 @@ def _check_one(document: Any, collection: str, checker: Checker, principal: Prin
     try:
         draft, warnings = checker.draft(document, collection)
         policy.require_publisher(principal, draft.institution, draft.id)
-        if len(draft.text) > limits.max_item_bytes:
+        if len(draft.text.encode()) > limits.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {limits.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
         return Checked(document, None, problem=problem)

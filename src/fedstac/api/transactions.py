@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import nullcontext
 from uuid import UUID, uuid4
 
 import orjson
@@ -17,7 +18,15 @@ from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, requests, search
 from fedstac.domain import documents, policy, strict_json
-from fedstac.domain.errors import CollectionDoesNotExist, InternalError, Problem, RequestDoesNotExist, problems
+from fedstac.domain.errors import (
+    CollectionDoesNotExist,
+    ForeignOrigin,
+    InternalError,
+    Problem,
+    RequestDoesNotExist,
+    TooManyRequests,
+    problems,
+)
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.wakeup import Backoff
@@ -26,6 +35,7 @@ WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)", re.IGNORECASE)
 LONGEST_WAIT = 60.0
 KNOWN_SECONDS = 5.0
 RETRY_AFTER = "1"
+LARGE_AT_ONCE = 12  # batches that are read and judged at the same time
 IN_THREAD = 64  # from so many bytes a kilo on, a batch is parsed beside the event loop
 PROBLEMS = {problem.name: problem for problem in problems()}
 
@@ -36,8 +46,31 @@ async def post_items(request: Request) -> Response:
     principal = await identity.principal(request)
     collection = request.path_params["collection_id"]
     await request.app.state.known.require(node, collection)
-    raw = await request.body()
     media_type = request.headers.get("content-type", "")
+    large = _is_large(request)
+    if large and request.app.state.large.locked():
+        raise TooManyRequests("many large batches are under way here; send this one again in a moment", retry_after=2)
+    async with request.app.state.large if large else nullcontext():
+        submission, accepted = await _admit(request, node, principal, collection, media_type)
+    seconds = _wait_seconds(request, node)
+    if seconds:
+        summary = await _final(node, accepted.id, seconds)
+        if summary.is_final:
+            return await _result(request, node, summary, single=not submission.is_batch)
+    return _accepted(request, accepted)
+
+
+def _is_large(request: Request) -> bool:
+    """A body that is worth counting: many of them at once would be all of the memory."""
+    length = request.headers.get("content-length", "")
+    return not length.isdecimal() or int(length) > IN_THREAD << 10
+
+
+async def _admit(
+    request: Request, node: Node, principal: Principal, collection: str, media_type: str
+) -> tuple[intake.Submission, requests.NewRequest]:
+    """Reads, judges and stores a body; when this returns the request is durable."""
+    raw = await request.body()
 
     def judge() -> tuple[intake.Submission, list[intake.Checked]]:
         submission = intake.read(raw, media_type, node.settings)
@@ -46,12 +79,7 @@ async def post_items(request: Request) -> Response:
     submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
     accepted = _request(request, principal, collection, checked, node)
     await request.app.state.admission.store(accepted)
-    seconds = _wait_seconds(request, node)
-    if seconds:
-        summary = await _final(node, accepted.id, seconds)
-        if summary.is_final:
-            return await _result(request, node, summary, single=not submission.is_batch)
-    return _accepted(request, accepted)
+    return submission, accepted
 
 
 class KnownCollections:
@@ -65,10 +93,13 @@ class KnownCollections:
         if self._until.get(collection, 0.0) > time.monotonic():
             return
         async with node.pool.acquire() as conn:
-            if await collections.get(conn, collection) is None:
+            stored = await collections.get(conn, collection)
+            if stored is None:
                 raise CollectionDoesNotExist(
                     f"there is no collection {collection[:128]!r} here; create it with POST /collections first"
                 )
+            if stored.origin != node.settings.node:
+                raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}; publish there")
         self._until[collection] = time.monotonic() + KNOWN_SECONDS
 
 

@@ -21,9 +21,10 @@ SESSION = {
     "max_parallel_workers_per_gather": "0",
     "application_name": "fedstac",
 }
-TRANSIENT_CLASSES = ("40", "53", "57", "08")  # SQLSTATE: rollback, resources, operator intervention, connection
+# SQLSTATE: rollback, resources, intervention, connection; locks, input and output, read-only; schema and grants
+TRANSIENT_CLASSES = ("40", "53", "57", "08", "55", "58", "25", "42")
 AWAY_SECONDS = 60.0
-REFUSED_CLASSES = ("22", "23")  # data exception, integrity constraint: the item itself
+REFUSED_CLASSES = ("22", "23", "54")  # data exception, integrity constraint, program limit: the item itself
 
 
 async def pool(dsn: str, *, size: int, application: str = "fedstac") -> Pool:
@@ -56,12 +57,17 @@ async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connecti
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may succeed when it is tried again."""
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith(TRANSIENT_CLASSES)
+        return _lacks_partition(error) or (error.sqlstate or "").startswith(TRANSIENT_CLASSES)
     return isinstance(error, (OSError, asyncpg.InterfaceError, asyncio.TimeoutError))
 
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the database refused the data itself."""
     if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith(REFUSED_CLASSES)
+        return not _lacks_partition(error) and (error.sqlstate or "").startswith(REFUSED_CLASSES)
     return isinstance(error, UnicodeEncodeError)  # COPY raises what it cannot encode as it is
+
+
+def _lacks_partition(error: asyncpg.PostgresError) -> bool:
+    """Our fault, not the item's: nobody made partitions of the outbox ahead."""
+    return isinstance(error, asyncpg.CheckViolationError) and getattr(error, "table_name", None) == "outbox"

@@ -11,6 +11,7 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record
 from fedstac.failpoints import planted
 
+PAGE_BYTES = 8 << 20
 SEQUENCER_LOCK = 0x666564_01  # advisory lock of the one sequencer
 
 # Rows that became visible since the last look: those of transactions that had not begun then, and those of transactions
@@ -87,7 +88,10 @@ async def fork_if_restored(conn: Connection) -> int | None:
                WHERE NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)""",
             state["pos"],
         )
-        await conn.execute("UPDATE fedstac.outbox SET xid = '0'::xid8 WHERE xid <> '0'::xid8")
+        # only what a later look could take for new: the rest lies below every snapshot to come
+        await conn.execute(
+            "UPDATE fedstac.outbox SET xid = '0'::xid8 WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())"
+        )
         await conn.execute(
             "INSERT INTO fedstac.epoch (n, forked_at_pos) VALUES ($1, $2)", state["epoch"] + 1, state["pos"]
         )
@@ -143,23 +147,32 @@ class Entry:
 
 
 async def page(conn: Connection, after: int, limit: int) -> list[Entry]:
-    """Events after a position, in the order of the log."""
+    """Events after a position, in the order of the log; of large ones only the first few."""
     rows = await conn.fetch(
-        """SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
-                  f.pos, o.key, o.collection, o.type, o.event
-           FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
-           WHERE f.pos > $1 ORDER BY f.pos LIMIT $2""",
-        after, limit,
+        """SELECT epoch, pos, key, collection, type, event FROM (
+               SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
+                   SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
+                          f.pos, o.key, o.collection, o.type, o.event
+                   FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+                   WHERE f.pos > $1 ORDER BY f.pos LIMIT $2) limited) sized
+           WHERE before < $3 ORDER BY pos""",
+        after, limit, PAGE_BYTES,
     )  # fmt: skip
     return [Entry(**dict(row)) for row in rows]
 
 
 async def snapshot_page(conn: Connection, origin: str, after: tuple[str, str], limit: int) -> list[Record]:
-    """Current state of what this node is the origin of, tombstones included, by collection and id."""
+    """Current state of what this node is the origin of, tombstones included, by collection and id.
+
+    Empty at the end only: of large documents a page has the first few.
+    """
     rows = await conn.fetch(
-        f"""SELECT {records.COLUMNS}, document FROM fedstac.record
-            WHERE origin = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4""",
-        origin, *after, limit,
+        f"""SELECT {records.COLUMNS}, document FROM (
+                SELECT *, sum(size) OVER (ORDER BY collection, id) - size AS before FROM (
+                    SELECT *, coalesce(octet_length(document), 0) AS size FROM fedstac.record
+                    WHERE origin = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4) limited) sized
+            WHERE before < $5 ORDER BY collection, id""",
+        origin, *after, limit, PAGE_BYTES,
     )  # fmt: skip
     return [records.from_row(row) for row in rows]
 

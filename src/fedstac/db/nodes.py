@@ -85,8 +85,14 @@ async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: 
 async def statuses(conn: Connection) -> list[Row]:
     """For every node that has ever acknowledged: through where, and since when."""
     return await conn.fetch(
-        """SELECT DISTINCT ON (node) node, epoch, through, at FROM fedstac.node_status
-           ORDER BY node, epoch DESC, through DESC"""
+        """WITH RECURSIVE last AS (
+               (SELECT node, epoch, through, at FROM fedstac.node_status
+                ORDER BY node DESC, epoch DESC, through DESC LIMIT 1)
+               UNION ALL
+               SELECT s.* FROM last l CROSS JOIN LATERAL (
+                   SELECT node, epoch, through, at FROM fedstac.node_status n WHERE n.node < l.node
+                   ORDER BY node DESC, epoch DESC, through DESC LIMIT 1) s)
+           SELECT node, epoch, through, at FROM last ORDER BY node"""
     )
 
 
@@ -126,6 +132,7 @@ async def follow_alone(conn: Connection, origin: str) -> bool:
 
 async def park(conn: Connection, origin: str, event_id: str, subject: str, pos: int, detail: str, event: str) -> None:
     """Sets an event aside that cannot be applied; a later one of the same dataset replaces it (C2)."""
+    event_id, subject, detail = (text.replace("\0", "\ufffd") for text in (event_id, subject, detail))
     await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND subject = $2", origin, subject)
     await conn.execute(
         """INSERT INTO fedstac.parked (origin, event_id, subject, pos, detail, event) VALUES ($1, $2, $3, $4, $5, $6)

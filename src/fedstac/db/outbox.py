@@ -61,13 +61,3 @@ async def begin(conn: Connection) -> tuple[int, datetime]:
 async def extend(conn: Connection) -> int:
     """Makes partitions ahead of the ids; how many were made."""
     return int(await conn.fetchval("SELECT fedstac.extend_outbox()") or 0)
-
-
-async def partitions_ahead(conn: Connection) -> int:
-    """How many empty partitions lie ahead of the last id."""
-    value = await conn.fetchval(
-        """SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-           WHERE i.inhparent = 'fedstac.outbox'::regclass AND substring(c.relname from 8)::bigint >
-                 (SELECT coalesce(max(id), 1) - 1 FROM fedstac.outbox) / 1000000"""
-    )
-    return int(value or 0)

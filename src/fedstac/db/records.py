@@ -17,6 +17,7 @@ from fedstac.failpoints import planted
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
              document_digest, files_digest, publisher, cv_version"""
 GONE = (State.DELETED, State.PURGED)
+A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
 
 
 async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineage]:
@@ -230,19 +231,19 @@ def _state(record: Record) -> str:
 
 async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
     """Removes records of an origin from an epoch before this one, with their search copies; how many."""
-    rows = await conn.fetch(
-        """DELETE FROM fedstac.record WHERE origin = $1 AND epoch < $2
-           RETURNING collection, id, document IS NOT NULL AS counted""",
-        origin, before_epoch,
+    named = await conn.fetch("SELECT id FROM pgstac.collections ORDER BY id")
+    for collection, leaf in (await hold_leaves(conn, [row["id"] for row in named])).items():
+        await conn.execute(
+            f"""DELETE FROM {leaf} i USING fedstac.record r
+                WHERE r.collection = $1 AND r.id = i.id AND r.origin = $2 AND r.epoch < $3""",
+            collection, origin, before_epoch, timeout=A_DAY,
+        )  # fmt: skip
+    removed = await conn.fetchval(
+        """WITH gone AS (DELETE FROM fedstac.record WHERE origin = $1 AND epoch < $2
+                         RETURNING collection, document IS NOT NULL AS counted),
+                less AS (INSERT INTO fedstac.tally (collection, records)
+                         SELECT collection, -count(*) FROM gone WHERE counted GROUP BY collection)
+           SELECT count(*) FROM gone""",
+        origin, before_epoch, timeout=A_DAY,
     )  # fmt: skip
-    gone: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if row["counted"]:
-            gone[row["collection"]].append(row["id"])
-    for collection, leaf in (await hold_leaves(conn, sorted(gone))).items():
-        await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY($1::text[])", gone[collection])
-    await conn.execute(
-        "INSERT INTO fedstac.tally (collection, records) SELECT * FROM unnest($1::text[], $2::bigint[])",
-        list(gone), [-len(ids) for ids in gone.values()],
-    )  # fmt: skip
-    return len(rows)
+    return int(removed)

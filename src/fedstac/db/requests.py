@@ -17,6 +17,7 @@ from fedstac.failpoints import planted
 
 SHARDS = 64
 FEW = 24  # shards
+BATCH_BYTES = 32 << 20  # of documents that a worker takes up at once
 QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "findings")
 REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "finished")
 FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
@@ -204,26 +205,31 @@ async def waiting(conn: Connection, claim: Claim, limit: int) -> list[int]:
 
 
 async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
-    """Items of these that still wait, in the order in which they were accepted."""
+    """Items of these that still wait, in the order in which they were accepted; of large ones only the first few."""
     rows = await conn.fetch(
-        f"""SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared, r.submitter,
-                  r.roles, r.cv_version
-           FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
-           WHERE i.id = ANY($1::bigint[]) AND i.status = 'queued'
-           ORDER BY i.id {"DESC" if planted("requests-out-of-order") else ""}""",
-        ids,
+        f"""SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version
+           FROM (SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared,
+                        r.submitter, r.roles, r.cv_version,
+                        sum(octet_length(i.document)) OVER (ORDER BY i.id) - octet_length(i.document) AS before
+                 FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
+                 WHERE i.id = ANY($1::bigint[]) AND i.status = 'queued') waiting
+           WHERE before < $2 ORDER BY id {"DESC" if planted("requests-out-of-order") else ""}""",
+        ids, BATCH_BYTES,
     )  # fmt: skip
     return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
 
 
 async def stuck(conn: Connection, claim: Claim, attempts: int) -> list[QueuedItem]:
-    """The first item of each claimed shard that has had so many claims without a result."""
+    """The oldest item of the claimed shards that have had so many claims without a result.
+
+    Items are tried alone in the order of their ids: what lies behind the oldest was not tried, and is not at fault.
+    """
     rows = await conn.fetch(
-        """SELECT DISTINCT ON (i.shard) i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document,
+        """SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document,
                   i.prepared, r.submitter, r.roles, r.cv_version
            FROM fedstac.shard s JOIN fedstac.request_item i ON i.shard = s.n JOIN fedstac.request r ON r.id = i.request
            WHERE i.status = 'queued' AND s.n = ANY($1::smallint[]) AND s.token = $2 AND s.attempts > $3
-           ORDER BY i.shard, i.id""",
+           ORDER BY i.id LIMIT 1""",
         claim.shards, claim.token, attempts,
     )  # fmt: skip
     return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
@@ -360,8 +366,16 @@ async def results(conn: Connection, request: UUID, *, status: str | None, after:
 async def visible(conn: Connection, pos: int) -> list[tuple[str, datetime | None]]:
     """Every node that acknowledges, and since when it shows everything through a position; None: not yet."""
     rows = await conn.fetch(
-        """SELECT node, min(at) FILTER (WHERE through >= $1) AS at
-           FROM fedstac.node_status GROUP BY node ORDER BY node""",
+        """WITH RECURSIVE known AS (
+               (SELECT node FROM fedstac.node_status ORDER BY node LIMIT 1)
+               UNION ALL
+               SELECT (SELECT s.node FROM fedstac.node_status s WHERE s.node > k.node ORDER BY s.node LIMIT 1)
+               FROM known k WHERE k.node IS NOT NULL),
+           since AS (SELECT coalesce(max(n), 1) AS epoch FROM fedstac.epoch WHERE forked_at_pos < $1::bigint)
+           SELECT k.node, (SELECT s.at FROM fedstac.node_status s
+                           WHERE s.node = k.node AND (s.epoch, s.through) >= ((SELECT epoch FROM since), $1::bigint)
+                             AND s.through >= $1::bigint ORDER BY s.epoch, s.through LIMIT 1) AS at
+           FROM known k WHERE k.node IS NOT NULL ORDER BY k.node""",
         pos,
     )
     return [(row["node"], row["at"]) for row in rows]

@@ -170,9 +170,12 @@ Event = DatasetEvent | CollectionEvent
 def read(event: Mapping[str, Any], projects: Mapping[str, Project]) -> Event:
     """An event or a snapshot's entry, parsed. BadRequest where it is none, or its digest does not fit its content."""
     try:
+        numbers = (event["epoch"], event["data"]["seq"])
+        if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
+            raise ValueError("epoch and seq are whole numbers")
         read_data = _read_collection if event["type"].startswith(PREFIX + "collection.") else _read_dataset
         return read_data(event, projects)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BadRequest(f"event {event.get('id')} cannot be read: {error!r}") from error
 
 
@@ -200,6 +203,9 @@ def _read_dataset(event: Mapping[str, Any], projects: Mapping[str, Project]) -> 
     data = event["data"]
     document = data.get("document")
     project = projects.get(data["collection"])
+    texts = (event["partitionkey"], data["collection"], data["id"], data["publisher"])
+    if not all(isinstance(text, str) for text in texts) or type(data["latest"]) is not bool:
+        raise TypeError("a member is of another type")
     name = DatasetName(lineage=event["partitionkey"], version=data["version"])
     draft = documents.prepare(document, name, project) if document is not None else None
     record = Record(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jsonschema_rs
@@ -23,6 +24,7 @@ from fedstac.domain.vocabulary import FACET, DatasetName, Project, name_of
 Rule = Callable[[Mapping[str, Any], Project | None], Iterator[Finding]]
 
 MAX_ID = 512
+MOST_FINDINGS = 100  # of one kind and document: a body of 64 MiB can hold millions of faults
 ITEM_ID = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f/?#%\s][^\x00-\x1f\x7f-\x9f/?#%]*")  # a step of a URL
 DATES = ("datetime", "start_datetime", "end_datetime")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE | re.ASCII)
@@ -45,11 +47,11 @@ class Checker:
 
     def draft(self, document: object, collection: str) -> tuple[Draft, tuple[Finding, ...]]:
         """The document made ready for `collection`, and warnings. StacInvalid, with all findings, refuses it."""
-        findings = [*_shape(document, collection)]
+        findings = [*islice(_shape(document, collection), MOST_FINDINGS)]
         if not findings and isinstance(document, dict):
             project = self.projects.get(collection)
-            findings += [finding for rule in RULES for finding in rule(document, project)]
-            findings += self._schema(document)
+            findings += islice((finding for rule in RULES for finding in rule(document, project)), MOST_FINDINGS)
+            findings += islice(self._schema(document), MOST_FINDINGS)
             name = name_of(collection, document["id"], project)
             if isinstance(name, DatasetName) and not errors_in(findings):
                 return documents.prepare(document, name, project), (*findings, *documents.replaced(document))

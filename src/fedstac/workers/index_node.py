@@ -60,6 +60,8 @@ class Follower:
             except Exception as error:
                 if not is_transient(error):
                     log.exception("the index node failed; trying again")
+                else:
+                    log.warning("the database is away; trying again", error=type(error).__name__)
             await _pause(stop, backoff.pause())
 
     async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
@@ -130,15 +132,17 @@ class Follower:
             raise ConnectionError("the session that keeps others from following is gone")
         readable, broken = self._read(raw)
         async with self.node.pool.acquire() as conn:
-            try:
-                await self._commit(conn, readable, broken, cursor, snapshot, ends_snapshot)
-            except Exception as error:
-                if not is_refusal(error):
-                    raise
-                refused = await self._find_refused(conn, readable)
-                kept = [pair for pair in readable if pair not in refused]
-                broken += [(event, "the database here refuses it") for event, _ in refused]
-                await self._commit(conn, kept, broken, cursor, snapshot, ends_snapshot)
+            while True:
+                try:
+                    await self._commit(conn, readable, broken, cursor, snapshot, ends_snapshot)
+                    break
+                except Exception as error:
+                    if not is_refusal(error) or not readable:
+                        raise
+                # what fails only together is taken apart from its end
+                refused = {id(raw) for raw, _ in await self._find_refused(conn, readable) or readable[-1:]}
+                broken += [(raw, "the database here refuses it") for raw, _ in readable if id(raw) in refused]
+                readable = [pair for pair in readable if id(pair[0]) not in refused]
         self.cursor = cursor
         self.on_page(len(raw))
 
@@ -255,6 +259,8 @@ async def _keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float =
         except Exception as error:
             if not is_transient(error):
                 log.exception("housekeeping failed; trying again")
+            else:
+                log.warning("the database is away; trying again", error=type(error).__name__)
         await _pause(stop, every_seconds)
 
 

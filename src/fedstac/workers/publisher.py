@@ -85,16 +85,21 @@ async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: 
     while more and (ids := await requests.waiting(conn, claim, AT_ONCE)):
         more = len(ids) == AT_ONCE  # else what came meanwhile is for the next claim
         for start in range(0, len(ids), size):
-            items = await requests.queued(conn, ids[start : start + size])
-            if not items:
-                continue
-            await _perform(node, conn, items, claim)
-            done += len(items)
-            failpoint("worker.performed")
-            if alone:
+            if node.stopping.is_set():
+                return done
+            wanted = ids[start : start + size]
+            items = await requests.queued(conn, wanted)
+            if items:
+                await _perform(node, conn, items, claim)
+                done += len(items)
+                failpoint("worker.performed")
+            if alone and items:
                 await requests.prove(conn, claim, items[0].shard)
             if time.monotonic() - began > lease / 3 and not await requests.renew(conn, claim, lease):
                 raise ClaimLost
+            if len(items) < len(wanted):  # large ones: what was left of these comes before those behind them
+                more = True
+                break
     return done
 
 
@@ -152,3 +157,4 @@ async def _give_up(conn: Connection, claim: requests.Claim) -> None:
             if not await requests.hold(conn, claim):
                 raise ClaimLost
             await requests.finish(conn, [result])
+            await requests.prove(conn, claim, item.shard)

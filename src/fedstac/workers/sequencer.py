@@ -30,6 +30,8 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         except Exception as error:
             if not is_transient(error):
                 log.exception("the sequencer failed; trying again")
+            else:
+                log.warning("the database is away; trying again", error=type(error).__name__)
         await _pause(stop, STAND_BY_SECONDS)
 
 
