@@ -33,11 +33,18 @@ class Admission:
             await self._store(group)
             self._node.queued.wake()
 
+    async def _write(self, accepted: Sequence[NewRequest]) -> None:
+        async with self._node.pool.acquire() as conn:
+            if all(len(request.items) == 1 and request.items[0].problem is None for request in accepted):
+                await requests.create_singles(conn, accepted)
+                return
+            async with conn.transaction():
+                await requests.create(conn, accepted)
+
     async def _store(self, group: Sequence[tuple[NewRequest, asyncio.Future[None]]]) -> None:
         """One transaction for the group; if the database refuses one of them, one for each."""
         try:
-            async with self._node.pool.acquire() as conn, conn.transaction():
-                await requests.create(conn, [request for request, _ in group])
+            await self._write([request for request, _ in group])
         except Exception as error:
             if is_refusal(error) and len(group) > 1:
                 for pair in group:

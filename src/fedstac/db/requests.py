@@ -95,6 +95,31 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
         )  # fmt: skip
 
 
+async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> None:
+    """Stores accepted requests of one item each, none of them refused: one statement, so it needs no transaction."""
+    items = [request.items[0] for request in accepted]
+    await conn.execute(
+        """WITH given AS MATERIALIZED (
+               SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                                    $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[])
+                    WITH ORDINALITY g (id, collection, action, submitter, roles, user_agent, correlation, cv_version,
+                                       shard, dataset, document, prepared, findings, n)),
+           stored AS (
+               INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
+                   cv_version)
+               SELECT id, collection, action, 1, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
+                      cv_version FROM given)
+           INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, findings)
+           SELECT id, 0, shard, dataset, document, prepared, findings::jsonb FROM given ORDER BY n""",
+        [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
+        [r.submitter for r in accepted], ["\x1f".join(r.roles) for r in accepted], [r.user_agent for r in accepted],
+        [r.correlation for r in accepted], [r.cv_version for r in accepted],
+        [shard_of(item.lineage) for item in items], [item.dataset for item in items],
+        [item.document for item in items], [item.prepared for item in items],
+        [findings_json(item.findings) for item in items],
+    )  # fmt: skip
+
+
 def findings_json(findings: Sequence[Finding]) -> str | None:
     return orjson.dumps([finding.as_json() for finding in findings]).decode() if findings else None
 
