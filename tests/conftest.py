@@ -11,12 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import psycopg
 import pytest
 
 from fedstac import bootstrap, embedded, settings
 from fedstac.db import migrations
 from fedstac.settings import Settings
+
+# the same examples in every run, for a green run to mean something; FEDSTAC_TEST_RANDOM=1 looks for new ones
+hypothesis.settings.register_profile("fedstac", derandomize=not os.environ.get("FEDSTAC_TEST_RANDOM"), deadline=None)
+hypothesis.settings.load_profile("fedstac")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

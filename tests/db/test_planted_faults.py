@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -17,35 +16,16 @@ from typer.testing import CliRunner
 from fedstac import bootstrap, embedded, failpoints, sample
 from fedstac.bootstrap import Node
 from fedstac.cli import app
-from fedstac.db import connections, feed, invariants
+from fedstac.db import feed, invariants
 from fedstac.db.connections import Connection
 from fedstac.domain.model import Receipt
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing
+from tests.db.writing import Connect
 
-Connect = Callable[[], Any]
 Plant = Callable[[str], None]
 [ITEM] = sample.items(1)
-
-
-@pytest.fixture
-async def west(node: Node) -> Node:
-    await writing.create_collections(node, "CMIP6", "plain")
-    return node
-
-
-@pytest.fixture
-async def connect(west: Node, dsn: str) -> AsyncIterator[Connect]:
-    """Connections of the test's own to west's database; they go with it."""
-    async with AsyncExitStack() as stack:
-
-        async def open_one() -> Connection:
-            conn = await connections.connect(dsn, application="fedstac test")
-            stack.callback(conn.terminate)
-            return conn
-
-        yield open_one
 
 
 @pytest.fixture

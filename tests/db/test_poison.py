@@ -1,23 +1,26 @@
 """What ends the worker itself: it is found, and only it fails; faults of the database are nobody's."""
 
-# ruff: noqa: F811 -- fixtures
-
 from __future__ import annotations
 
 import asyncpg
 import pytest
 
-from fedstac import publication
+from fedstac import publication, sample
+from fedstac.bootstrap import Node
 from fedstac.workers import publisher
 from tests.db import writing
-from tests.db.test_planted_faults import ITEM, connect, west  # noqa: F401
+from tests.db.writing import Connect
+
+[ITEM] = sample.items(1)
 
 
 class Crash(BaseException):
     """What a kill looks like from inside."""
 
 
-async def test_only_the_item_that_kills_workers_fails(west, connect, monkeypatch):
+async def test_only_the_item_that_kills_workers_fails(
+    west: Node, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conn = await connect()
     items = [writing.titled(ITEM, f"title {n}") for n in range(30)]
     await writing.submit(conn, *items, writing.titled(ITEM, "poison"), writing.titled(ITEM, "after"))
@@ -38,7 +41,7 @@ async def test_only_the_item_that_kills_workers_fails(west, connect, monkeypatch
     assert [tuple(row) for row in rows] == [(30, "failed")]
 
 
-async def test_a_full_disk_fails_nothing(west, connect, monkeypatch):
+async def test_a_full_disk_fails_nothing(west: Node, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     conn = await connect()
     await writing.submit(conn, ITEM)
 

@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from typing import Any
 
 import asyncpg
 import pytest
 
 from fedstac import publication, sample
-from fedstac.bootstrap import Node
-from fedstac.db import connections, feed, invariants
+from fedstac.db import feed, invariants
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor, DatasetEvent
 from tests.db import writing
+from tests.db.writing import Connect
 
 SEED = 4711
-Connect = Callable[[], Any]
 [ITEM] = sample.items(1)
-
-
-@pytest.fixture
-async def west(node: Node) -> Node:
-    await writing.create_collections(node, "CMIP6", "plain")
-    return node
-
-
-@pytest.fixture
-async def connect(west: Node, dsn: str) -> AsyncIterator[Connect]:
-    """Connections of the test's own to west's database; they go with it."""
-    async with AsyncExitStack() as stack:
-
-        async def open_one() -> Connection:
-            conn = await connections.connect(dsn, application="fedstac test")
-            stack.callback(conn.terminate)
-            return conn
-
-        yield open_one
 
 
 async def positions(conn: Connection) -> list[int]:

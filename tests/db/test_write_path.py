@@ -7,16 +7,14 @@ import json
 import random
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from fedstac import bootstrap, publication, sample
 from fedstac.bootstrap import Node
-from fedstac.db import collections, connections, feed, invariants, nodes, requests
+from fedstac.db import collections, feed, invariants, nodes, requests
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor, DatasetEvent, Event
@@ -25,31 +23,11 @@ from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing
+from tests.db.writing import Connect
 
 SEED = 20260
-Connect = Callable[[], Any]
 [ITEM] = sample.items(1)
 [OTHER] = sample.items(1, seed=9)
-
-
-@pytest.fixture
-async def west(node: Node) -> Node:
-    """The node `west` with the collections CMIP6 and plain."""
-    await writing.create_collections(node, "CMIP6", "plain")
-    return node
-
-
-@pytest.fixture
-async def connect(dsn: str) -> AsyncIterator[Connect]:
-    """Connections of the test's own; they go with it."""
-    async with AsyncExitStack() as stack:
-
-        async def open_one() -> Connection:
-            conn = await connections.connect(dsn, application="fedstac test")
-            stack.callback(conn.terminate)
-            return conn
-
-        yield open_one
 
 
 async def test_eight_writers_over_the_same_lineages_lose_nothing(west: Node, dsn: str, connect: Connect) -> None:

@@ -10,7 +10,7 @@ import copy
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -30,6 +30,7 @@ from fedstac.domain.vocabulary import DatasetName, name_of
 from fedstac.publication import Work
 
 Item = dict[str, Any]
+Connect = Callable[[], Any]  # opens a connection of the test's own
 PROJECTS = bootstrap.projects()
 ANNA = Principal("anna", frozenset({"admin"}))
 BATCH = 200
