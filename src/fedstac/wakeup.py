@@ -35,6 +35,14 @@ class Wakeup:
         return wait
 
 
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Waits, but not beyond `stop`."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
+
+
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Does work that may be cut short anywhere; None if `stop` came first."""
     stopped, done = asyncio.create_task(stop.wait()), asyncio.create_task(work)

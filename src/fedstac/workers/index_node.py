@@ -24,7 +24,7 @@ from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor, Event
 from fedstac.failpoints import failpoint
 from fedstac.messaging.http_feed import BehindRetention, HttpFeed, SourceAway, SourceRefused
-from fedstac.wakeup import Backoff, unless
+from fedstac.wakeup import Backoff, pause, unless
 
 PAGE = 500
 LONG_POLL_SECONDS = 20
@@ -62,7 +62,7 @@ class Follower:
                     log.exception("the index node failed; trying again")
                 else:
                     log.warning("the database is away; trying again", error=type(error).__name__)
-            await _pause(stop, backoff.pause())
+            await pause(stop, backoff.pause())
 
     async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
         self.origin, _ = await self.source.head()
@@ -237,7 +237,7 @@ async def _stand_by(lock: Connection, origin: str, stop: asyncio.Event) -> bool:
         if not told:
             log.info("another process follows; standing by", origin=origin)
             told = True
-        await _pause(stop, STAND_BY_SECONDS)
+        await pause(stop, STAND_BY_SECONDS)
     return False
 
 
@@ -261,14 +261,7 @@ async def _keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float =
                 log.exception("housekeeping failed; trying again")
             else:
                 log.warning("the database is away; trying again", error=type(error).__name__)
-        await _pause(stop, every_seconds)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
+        await pause(stop, every_seconds)
 
 
 class FollowedElsewhere(Exception):

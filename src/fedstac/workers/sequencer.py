@@ -11,7 +11,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, outbox
 from fedstac.db.connections import Connection, is_transient
 from fedstac.failpoints import failpoint
-from fedstac.wakeup import Backoff
+from fedstac.wakeup import Backoff, pause
 
 STAND_BY_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 5.0
@@ -32,7 +32,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
                 log.exception("the sequencer failed; trying again")
             else:
                 log.warning("the database is away; trying again", error=type(error).__name__)
-        await _pause(stop, STAND_BY_SECONDS)
+        await pause(stop, STAND_BY_SECONDS)
 
 
 async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
@@ -63,10 +63,3 @@ async def _keep_house(conn: Connection) -> None:
     await outbox.extend(conn)
     async with conn.transaction():
         await collections.sum_up(conn)
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
