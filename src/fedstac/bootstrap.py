@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
+import structlog
 
-from fedstac import settings as environment
+from fedstac import checking
 from fedstac.db import connections, feed
-from fedstac.db.connections import Pool
+from fedstac.db import vocabularies as kept
+from fedstac.db.connections import Connection, Pool, is_transient
 from fedstac.domain.model import World
 from fedstac.domain.validation import Checker
-from fedstac.domain.vocabulary import Project, project_from
+from fedstac.domain.vocabulary import UnknownVersion, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
 from fedstac.settings import Settings
-from fedstac.wakeup import Wakeup
+from fedstac.wakeup import Wakeup, pause
 
-ITEM_SCHEMA = "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
-COLLECTION_SCHEMA = "https://schemas.stacspec.org/v1.1.0/collection-spec/json-schema/collection.json"
+LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
+log = structlog.get_logger()
 
 
 class WrongNode(Exception):
@@ -55,7 +54,22 @@ class Node:
 
     def world(self) -> World:
         """The world of a decision taken now; the write path sets the clock, which is the database's."""
-        return World(now=datetime.now(UTC), origin=self.settings.node, projects=self.checker.projects)
+        return World(now=datetime.now(UTC), origin=self.settings.node, judge=self.checker)
+
+    async def refresh(self, conn: Connection) -> None:
+        """Takes up the vocabularies that were installed since the last look."""
+        await refresh(conn, self.checker.vocabularies)
+
+    async def vocabulary(self, project: str, version: str | None) -> Vocabulary | None:
+        """One version, also if it was installed a moment ago. UnknownVersion where it is not here; None without one."""
+        if version is None:
+            return None
+        try:
+            return self.checker.vocabularies.at(project, version)
+        except UnknownVersion:
+            async with self.pool.acquire() as conn:
+                await self.refresh(conn)
+            return self.checker.vocabularies.at(project, version)
 
 
 Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs until the event is set
@@ -74,9 +88,11 @@ async def node(settings: Settings) -> AsyncIterator[Node]:
                     f"or use another database"
                 )
             key = settings.token_key.encode() or await feed.signing_key(conn)
-        item_schema, collection_schema = stac_schemas()
+            rules = checking.checker(pins=settings.cv_pins)
+            await refresh(conn, rules.vocabularies)
+        _, collection_schema = checking.stac_schemas()
         yield Node(
-            settings=settings, pool=pool, checker=Checker(item_schema, projects()),
+            settings=settings, pool=pool, checker=rules,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
             stopping=asyncio.Event(),
@@ -101,30 +117,24 @@ async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def projects(folder: Path | None = None) -> dict[str, Project]:
-    """The projects that are installed in cv/, by collection id."""
-    found = (folder or environment.folder("cv")).glob("*/project.json")
-    loaded = [project_from(json.loads(path.read_text())) for path in sorted(found)]
-    return {project.name: project for project in loaded}
+async def refresh(conn: Connection, vocabularies: Vocabularies) -> None:
+    """Takes up what was installed in the database since the last look."""
+    for raw in await kept.beyond(conn, {(known.project, known.version) for known in vocabularies}):
+        try:
+            snapshot = snapshot_of(raw)
+            vocabularies.install(snapshot)
+            log.info("vocabulary installed", project=snapshot.project, version=snapshot.version)
+        except VocabularyBroken as error:
+            log.error("a vocabulary in the database cannot be used", reason=str(error))
 
 
-def stac_schemas() -> tuple[jsonschema_rs.Validator, jsonschema_rs.Validator]:
-    """Validators of the STAC 1.1.0 core schemas for items and collections, from pystac's copies; nothing is fetched."""
-    known: dict[str, dict[str, Any]] = {}
-    root = resources.files("pystac.validation.jsonschemas")
-    for path in (*root.joinpath("stac-spec", "v1.1.0").iterdir(), *root.joinpath("geojson").iterdir()):
-        if path.name.endswith(".json"):
-            schema = json.loads(path.read_text())
-            # by file name: the published common.json misspells its own $id
-            uri = schema["$id"].rpartition("/")[0] + "/" + path.name
-            known[uri] = {**schema, "$id": uri}
-    registry = jsonschema_rs.Registry(list(known.items()))
-    item, collection = (
-        jsonschema_rs.validator_for(known[uri], registry=registry, retriever=_closed, validate_formats=True)
-        for uri in (ITEM_SCHEMA, COLLECTION_SCHEMA)
-    )
-    return item, collection
-
-
-def _closed(uri: str) -> Any:
-    raise LookupError(f"schema {uri} is not at hand, and nothing is fetched while validating")
+async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
+    """Takes up, while the node serves, what somebody installs."""
+    while not stop.is_set():
+        await pause(stop, LOOK_SECONDS)
+        try:
+            async with node.pool.acquire() as conn:
+                await refresh(conn, node.checker.vocabularies)
+        except Exception as error:
+            if not is_transient(error):
+                log.exception("looking for vocabularies failed; trying again")

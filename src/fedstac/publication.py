@@ -7,6 +7,7 @@ copies, events, audit rows and results. Nothing else in the package changes a re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -72,6 +73,20 @@ async def perform(
     return first + await perform(conn, world, work[middle:], claim=claim)
 
 
+async def rehearse(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
+    """What `perform` would do, with nothing left of it: the same statements in a transaction that is taken back."""
+    receipts: list[Receipt] = []
+    with suppress(_Undo):
+        async with conn.transaction():
+            receipts = await _perform(conn, world, work)
+            raise _Undo
+    return receipts
+
+
+class _Undo(Exception):
+    """Ends a rehearsal."""
+
+
 async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
     drafts = [entry.command.draft for entry in work]
     epoch, now = await outbox.begin(conn)
@@ -130,9 +145,10 @@ async def _write(
 def _entry(change: Change, world: World, work: Work) -> outbox.Entry:
     record, event_id = change.after, uuid7(world.now)
     context = events.Context(origin=world.origin, actor=work.actor, request=work.request)
+    event = events.dataset_event(change, event_id, context, world.judge.vocabularies)
     return outbox.Entry(
         event_id=event_id, key=record.lineage, collection=record.collection, dataset=record.id, seq=record.seq,
-        type=change.event_type, digest=record.digest, event=events.dataset_event(change, event_id, context),
+        type=change.event_type, digest=record.digest, event=event,
     )  # fmt: skip
 
 

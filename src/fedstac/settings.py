@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     search_limit: int = Field(10, ge=1, description="Items a page where a search names no limit")
     max_search_limit: int = Field(10_000, ge=1, description="Most items a page")
     token_key: str = Field("", description="Secret that signs paging tokens; empty: the one kept in the database")
+    cv_pins: dict[str, str] = Field(
+        {}, description="Projects that stay with a version of their vocabulary, as JSON; the others take the newest"
+    )
     source: str = Field("", description="For an index node: the address of the publishing node")
     source_token: str = Field("", description="For an index node: its token at the source")
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
@@ -55,6 +58,6 @@ def load() -> Settings:
 
 
 def folder(name: str) -> Path:
-    """A folder of data files that ship with the package: `migrations` or `cv`; a checkout's own come first."""
+    """A folder of data that ships with the package (`migrations`, `cv`, `extensions`); a checkout's own comes first."""
     root = HERE.parents[1]
     return root / name if (root / "pyproject.toml").is_file() else HERE / name

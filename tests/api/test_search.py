@@ -16,7 +16,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from fedstac import embedded, sample
+from fedstac import checking, embedded, sample
 from fedstac.settings import Settings
 from tests.api import conftest, oracle
 from tests.api.conftest import Api
@@ -26,6 +26,8 @@ from tests.conftest import databases
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+VOCABULARY = checking.checker().vocabularies.current("CMIP6")
+VERSION = VOCABULARY.version if VOCABULARY else None
 PUBLIC = "https://stac.example.org/west"
 FILTERS, SEARCHES = 40, 150
 
@@ -396,6 +398,8 @@ async def test_documents_are_served_whole(site: Site) -> None:
         assert properties.pop("latest") is known.latest
         assert properties.pop("retracted") is False
         assert properties.pop("created") <= properties.pop("updated")
+        assert properties.pop("fedstac:state") == "published"
+        assert properties.pop("fedstac:cv_version", None) == (VERSION if known.key[0] == "CMIP6" else None)
         sent = {
             k: v
             for k, v in known.document["properties"].items()

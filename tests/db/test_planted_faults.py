@@ -133,7 +133,7 @@ async def test_requests_of_a_lineage_out_of_order_are_seen(
         continue
     await writing.sequence_all(conn)
     assert await violated(conn) == ({"I2"} if fault else set())
-    last = json.loads(await conn.fetchval("SELECT document FROM fedstac.record"))["properties"]["title"]
+    last = json.loads(await conn.fetchval("SELECT document FROM fedstac.record"))["properties"]["description"]
     assert last == ("title 0" if fault else "title 3")
 
 

@@ -247,7 +247,7 @@ async def test_two_workers_keep_the_order_of_each_lineage(west: Node, dsn: str, 
         await asyncio.gather(drain(small, "one"), drain(small, "two"))
     told: dict[str, list[str]] = {name: [] for name in wanted}
     for row in await conn.fetch("SELECT dataset, event FROM fedstac.outbox WHERE dataset IS NOT NULL ORDER BY id"):
-        told[row["dataset"]].append(json.loads(row["event"])["data"]["document"]["properties"]["title"])
+        told[row["dataset"]].append(json.loads(row["event"])["data"]["document"]["properties"]["description"])
     assert told == wanted
     await writing.sequence_all(conn)
     assert await invariants.check(conn) == []
@@ -427,8 +427,9 @@ async def test_a_tombstone_stays_and_nothing_brings_the_dataset_back(log: list[E
             Change(events.PREFIX + f"dataset.{state}.v1", event.record, gone),
             uuid4(),
             events.Context("west", "x", None),
+            writing.CHECKER.vocabularies,
         )
-        told = events.read(json.loads(events.positioned(text, Cursor(1, 9999))), writing.PROJECTS)
+        told = events.read(json.loads(events.positioned(text, Cursor(1, 9999))), writing.CMIP6)
         assert (await deliver(east, [told])).applied == 1
         assert event.record.id not in await writing.searched(east)
         assert await invariants.check(east) == []

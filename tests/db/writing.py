@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import orjson
 
-from fedstac import bootstrap, publication, sample
+from fedstac import checking, publication, sample
 from fedstac.bootstrap import Node
 from fedstac.db import connections, feed, requests
 from fedstac.db.connections import Connection
@@ -31,15 +31,16 @@ from fedstac.publication import Work
 
 Item = dict[str, Any]
 Connect = Callable[[], Any]  # opens a connection of the test's own
-PROJECTS = bootstrap.projects()
+CHECKER = checking.checker()
+CMIP6 = CHECKER.vocabularies.current("CMIP6")
 ANNA = Principal("anna", frozenset({"admin"}))
 BATCH = 200
 
 
 def titled(item: Item, title: str) -> Item:
-    """The same version with the same files and another title."""
+    """The same version with the same files and another description."""
     changed = copy.deepcopy(item)
-    changed["properties"]["title"] = title
+    changed["properties"]["description"] = title
     return changed
 
 
@@ -63,10 +64,10 @@ def plain(number: int, title: str = "") -> Item:
 
 
 def draft(item: Item) -> Draft:
-    project = PROJECTS.get(item["collection"])
-    name = name_of(item["collection"], item["id"], project)
+    vocabulary = CHECKER.vocabularies.current(item["collection"])
+    name = name_of(item["collection"], item["id"], vocabulary)
     assert isinstance(name, DatasetName)
-    return documents.prepare(item, name, project)
+    return documents.prepare(item, name, vocabulary)
 
 
 def work(*items: Item | Draft, principal: Principal = ANNA) -> list[Work]:
@@ -75,7 +76,7 @@ def work(*items: Item | Draft, principal: Principal = ANNA) -> list[Work]:
 
 
 async def world(conn: Connection) -> World:
-    return World(now=datetime.now(UTC), origin="west", projects=PROJECTS)
+    return World(now=datetime.now(UTC), origin="west", judge=CHECKER)
 
 
 async def publish(conn: Connection, *items: Item | Draft) -> list[Receipt]:
@@ -94,9 +95,10 @@ async def submit(conn: Connection, *items: Item) -> requests.NewRequest:
     """Accepts a batch as the API does; the workers find it in the queue."""
     drafts = [draft(item) for item in items]
     new = [requests.NewItem(d.lineage, d.id, orjson.dumps(i).decode()) for d, i in zip(drafts, items, strict=True)]
-    accepted = requests.NewRequest(
-        uuid4(), items[0]["collection"], "publish", "anna", ("admin",), None, "test", None, new
-    )
+    collection = items[0]["collection"]
+    vocabulary = CHECKER.vocabularies.current(collection)
+    version = vocabulary.version if vocabulary else None
+    accepted = requests.NewRequest(uuid4(), collection, "publish", "anna", ("admin",), None, "test", version, new)
     async with conn.transaction():
         await requests.create(conn, [accepted])
     return accepted
@@ -135,7 +137,7 @@ async def whole_feed(conn: Connection) -> list[Event]:
     entries = await feed.page(conn, 0, 1_000_000)
     assert [entry.pos for entry in entries] == list(range(1, head.pos + 1))
     texts = [events.positioned(entry.event, Cursor(head.epoch, entry.pos)) for entry in entries]
-    return [events.read(orjson.loads(text), PROJECTS) for text in texts]
+    return [events.read(orjson.loads(text), CMIP6) for text in texts]
 
 
 def fold(log: Sequence[Event]) -> dict[str, tuple[str, bool]]:

@@ -150,13 +150,15 @@ def test_serving_gives_the_document_back_with_the_servers_part(
     document = {**item(), **extra, "properties": properties, "links": links}
     kept = documents.owned(document)
     text = orjson.dumps(kept).decode()
-    assert text.startswith(documents.HEAD)
+    assert text.startswith(documents.HEADS)
     assert text.endswith(documents.TAIL)
-    served = orjson.loads(documents.served(text, state='"latest":true', links='{"rel":"self","href":"here"}'))
+    own = '{"rel":"self","href":"here"}'
+    served = orjson.loads(documents.served(text, extension='"ours"', state='"latest":true', links=own))
+    assert served.pop("stac_extensions") == [*document["stac_extensions"], "ours"]
     assert served["links"] == [{"rel": "self", "href": "here"}, *(link for link in links if link["rel"] != "self")]
     assert served["properties"] == {**properties, "latest": True}
     assert {k: v for k, v in served.items() if k not in ("links", "properties")} == {
-        k: v for k, v in document.items() if k not in ("links", "properties")
+        k: v for k, v in document.items() if k not in ("stac_extensions", "links", "properties")
     }
 
 

@@ -40,9 +40,10 @@ async def held_open(running: Federation, documents: list[dict[str, Any]]) -> Asy
     """Datasets published in a transaction that has drawn the ids of its events and commits at the end of this."""
     settings = Settings(_env_file=None, node="west", dsn=running.database_of("west"), pool_size=2)
     async with bootstrap.node(settings) as node:
-        drafts = [node.checker.draft(document, "CMIP6")[0] for document in documents]
-        cv_version = node.checker.projects["CMIP6"].cv_version
-        work = [Work(Publish(draft, ADMIN, cv_version=cv_version), "admin", "publish") for draft in drafts]
+        vocabulary = node.checker.vocabularies.current("CMIP6")
+        assert vocabulary is not None
+        drafts = [node.checker.draft(document, "CMIP6", vocabulary)[0] for document in documents]
+        work = [Work(Publish(draft, ADMIN, cv_version=vocabulary.version), "admin", "publish") for draft in drafts]
         conn = await connections.connect(settings.dsn)
         try:
             async with conn.transaction():

@@ -25,7 +25,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from fedstac import __version__, bootstrap
-from fedstac.api import feed, following, problems, reading, server, transactions
+from fedstac.api import feed, following, problems, reading, server, transactions, vocabularies
 from fedstac.api.admission import Admission
 from fedstac.api.guard import Guard
 from fedstac.api.identity import Principals
@@ -56,6 +56,12 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/collections/{collection_id}/queryables", reading.get_queryables),
     ("GET", "/requests/{request_id}", following.get_request),
     ("GET", "/requests/{request_id}/items", following.get_request_items),
+    ("GET", "/vocabularies", vocabularies.get_vocabularies),
+    ("GET", "/vocabularies/{project}", vocabularies.get_project),
+    ("GET", "/vocabularies/{project}/{version}", vocabularies.get_snapshot),
+    ("GET", "/vocabularies/{project}/{version}/terms/{facet}", vocabularies.get_terms),
+    ("POST", "/validate", vocabularies.post_validate),
+    ("GET", "/extensions/{name}/{version}/schema.json", vocabularies.get_extension),
     ("GET", "/events", feed.get_events),
     ("GET", "/events/head", feed.get_head),
     ("POST", "/events/status", feed.post_status),
@@ -125,9 +131,11 @@ def _raw(handler: Handler) -> Callable[..., Awaitable[Response]]:
 def create(settings: Settings, base_url: str, *, background: Sequence[Background] = ()) -> FastAPI:
     """The application of a node, not yet guarded. `background` runs beside it while it serves."""
 
+    parts = (*background, bootstrap.watch_vocabularies)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with bootstrap.node(settings) as node, bootstrap.beside(node, background, asyncio.Event()):
+        async with bootstrap.node(settings) as node, bootstrap.beside(node, parts, asyncio.Event()):
             app.state.node, app.state.principals, app.state.plans = node, Principals(), reading.Plans()
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
             app.state.large = asyncio.Semaphore(transactions.LARGE_AT_ONCE)
@@ -164,7 +172,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
 
 def _limits(settings: Settings) -> Callable[[Any], int]:
     def limit(scope: Any) -> int:
-        is_batch = scope["method"] == "POST" and scope["path"].endswith("/items")
+        is_batch = scope["method"] == "POST" and scope["path"].endswith(("/items", "/validate"))
         return settings.max_batch_bytes if is_batch else settings.max_item_bytes
 
     return limit

@@ -14,7 +14,7 @@ from typing import Any
 import cql2
 import orjson
 
-from fedstac.domain import documents, geometry, validation
+from fedstac.domain import documents, geometry, model
 from fedstac.domain.errors import BadRequest
 
 Json = dict[str, Any]
@@ -230,9 +230,9 @@ class _Checker:
 def _instant(value: Mapping[str, object], *, whole_day: bool = False) -> Json:
     [(kind, text)] = value.items()
     at_midnight = f"{text}T00:00:00Z"
-    if kind == "timestamp" and isinstance(text, str) and validation.moment(text):
+    if kind == "timestamp" and isinstance(text, str) and model.moment(text):
         return {"timestamp": documents.to_microseconds(text)}
-    if kind == "date" and isinstance(text, str) and DAY.fullmatch(text) and validation.moment(at_midnight):
+    if kind == "date" and isinstance(text, str) and DAY.fullmatch(text) and model.moment(at_midnight):
         return {"date": text} if whole_day else {"timestamp": at_midnight}
     raise BadRequest(f"filter: {_shown(text)} is no {kind} as in RFC 3339")
 

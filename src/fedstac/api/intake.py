@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fedstac.domain import policy, strict_json
+from fedstac.domain import policy, strict_json, validation
 from fedstac.domain.errors import (
     BodyTooLarge,
     Finding,
     MissingPermission,
     Problem,
+    Severity,
     StacInvalid,
     UnsupportedMediaType,
+    errors_in,
 )
 from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
-from fedstac.domain.validation import Checker
 from fedstac.settings import Settings
 
 JSON_TYPES = ("", "application/json", "application/geo+json")
@@ -35,12 +36,21 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One item of a submission: a draft with warnings, or the problem that refuses it."""
+    """One item of a submission: a draft with what was found, or the problem that refuses it."""
 
     document: Any
     draft: Draft | None
-    warnings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = ()
     problem: Problem | None = None
+
+    @property
+    def held(self) -> tuple[Finding, ...]:
+        """Errors of a draft: they refuse it, unless the dataset is stored already and has them too."""
+        return errors_in(self.findings)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
 
 
 def read(raw: bytes, media_type: str, limits: Settings) -> Submission:
@@ -83,25 +93,52 @@ def _check_size(submission: Submission, size: int, limits: Settings) -> None:
 
 
 def check(
-    submission: Submission, collection: str, checker: Checker, principal: Principal, limits: Settings
+    submission: Submission,
+    judge: Callable[[object], tuple[Draft, tuple[Finding, ...]]],
+    principal: Principal,
+    limits: Settings,
 ) -> list[Checked]:
-    """Judges every item. A single item's problem is raised; a batch's is raised only if no item is left."""
-    checked = [_check_one(document, collection, checker, principal, limits) for document in submission.documents]
+    """Every item by itself: judged, permitted, and not too large."""
+    return [_check_one(document, judge, principal, limits) for document in submission.documents]
+
+
+def claimed_id(document: object) -> str:
+    """What a document calls itself, however broken it is."""
+    claimed = document.get("id") if isinstance(document, dict) else None
+    return claimed[: validation.MAX_ID] if isinstance(claimed, str) else ""
+
+
+def settle(submission: Submission, checked: Sequence[Checked], known: Collection[str]) -> list[Checked]:
+    """Refuses what is held against items that are not among the `known` ids, the stored ones.
+
+    A single item's problem is raised; a batch's is raised only if no item is left.
+    """
+    checked = [
+        replace(entry, draft=None, problem=validation.refusal_of(entry.draft.id, entry.findings))
+        if entry.draft and entry.held and entry.draft.id not in known
+        else entry
+        for entry in checked
+    ]
     refused = [(n, entry.problem) for n, entry in enumerate(checked) if entry.problem]
     if len(refused) == len(checked):
         raise _all_refused(submission, [(n, problem) for n, problem in refused])
     return checked
 
 
-def _check_one(document: Any, collection: str, checker: Checker, principal: Principal, limits: Settings) -> Checked:
+def _check_one(
+    document: Any,
+    judge: Callable[[object], tuple[Draft, tuple[Finding, ...]]],
+    principal: Principal,
+    limits: Settings,
+) -> Checked:
     try:
-        draft, warnings = checker.draft(document, collection)
+        draft, findings = judge(document)
         policy.require_publisher(principal, draft.institution, draft.id)
         if len(draft.text.encode()) > limits.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {limits.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
         return Checked(document, None, problem=problem)
-    return Checked(document, draft, warnings)
+    return Checked(document, draft, findings)
 
 
 def _all_refused(submission: Submission, refused: Sequence[tuple[int, Problem]]) -> Problem:

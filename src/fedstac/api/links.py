@@ -31,11 +31,13 @@ def item_text(base: str, item: Served) -> str:
         f'{{"rel":"parent","type":"{JSON}","href":{_json(parent)}}},'
         f'{{"rel":"collection","type":"{JSON}","href":{_json(parent)}}}'
     )
+    judged = f',"fedstac:cv_version":{_json(item.cv_version)}' if item.cv_version else ""
     state = (
-        f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.retracted else "false"},'
-        f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}"'
+        f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.state == "retracted" else "false"},'
+        f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"{judged}'
     )
-    return documents.served(item.document, state=state, links=links)
+    extension = _json(base + documents.EXTENSION_PATH)
+    return documents.served(item.document, extension=extension, links=links, state=state)
 
 
 def _json(text: str) -> str:

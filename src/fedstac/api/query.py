@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from fedstac.api import filters
-from fedstac.domain import documents, strict_json, validation
+from fedstac.domain import documents, model, strict_json
 from fedstac.domain.errors import BadRequest, MalformedJson
 from fedstac.settings import Settings
 
@@ -159,7 +159,7 @@ def _interval(value: object) -> str:
     if not isinstance(value, str):
         raise BadRequest("datetime is a string: a moment, or an interval such as 1850-01-01T00:00:00Z/..")
     ends = value.split("/")
-    moments = [validation.moment(end) for end in ends if end not in OPEN]
+    moments = [model.moment(end) for end in ends if end not in OPEN]
     if len(ends) > 2 or not moments or None in moments:
         raise BadRequest(
             f"datetime={value[:100]!r} is neither a moment as in RFC 3339 nor an interval of two such, one maybe `..`"

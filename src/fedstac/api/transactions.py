@@ -6,6 +6,8 @@ import asyncio
 import re
 import time
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
@@ -16,9 +18,11 @@ from fedstac import publication
 from fedstac.api import identity, intake, links
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
-from fedstac.db import collections, requests, search
+from fedstac.db import collections, records, requests, search
 from fedstac.domain import documents, policy, strict_json
+from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
+    BadRequest,
     CollectionDoesNotExist,
     ForeignOrigin,
     InternalError,
@@ -27,8 +31,9 @@ from fedstac.domain.errors import (
     TooManyRequests,
     problems,
 )
-from fedstac.domain.model import Outcome
+from fedstac.domain.model import Outcome, Receipt
 from fedstac.domain.policy import Principal
+from fedstac.domain.vocabulary import Vocabulary
 from fedstac.wakeup import Backoff
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)", re.IGNORECASE)
@@ -37,11 +42,15 @@ KNOWN_SECONDS = 5.0
 RETRY_AFTER = "1"
 LARGE_AT_ONCE = 12  # batches that are read and judged at the same time
 IN_THREAD = 64  # from so many bytes a kilo on, a batch is parsed beside the event loop
+DRY_RUN = b"dry_run"
 PROBLEMS = {problem.name: problem for problem in problems()}
 
 
 async def post_items(request: Request) -> Response:
-    """POST /collections/{collection_id}/items: an Item, a FeatureCollection or NDJSON → 202 and a request to follow."""
+    """POST /collections/{collection_id}/items: an Item, a FeatureCollection or NDJSON → 202 and a request to follow.
+
+    With `?dry_run=true` everything is tried and nothing stored: 200 and what would become of each item.
+    """
     node: Node = request.app.state.node
     principal = await identity.principal(request)
     collection = request.path_params["collection_id"]
@@ -51,6 +60,8 @@ async def post_items(request: Request) -> Response:
     if large and request.app.state.large.locked():
         raise TooManyRequests("many large batches are under way here; send this one again in a moment", retry_after=2)
     async with request.app.state.large if large else nullcontext():
+        if DRY_RUN in request.scope["query_string"] and _is_dry_run(request):
+            return await _rehearse(request, node, principal, collection, media_type)
         submission, accepted = await _admit(request, node, principal, collection, media_type)
     seconds = _wait_seconds(request, node)
     if seconds:
@@ -70,16 +81,70 @@ async def _admit(
     request: Request, node: Node, principal: Principal, collection: str, media_type: str
 ) -> tuple[intake.Submission, requests.NewRequest]:
     """Reads, judges and stores a body; when this returns the request is durable."""
+    submission, checked, vocabulary = await _judge(request, node, principal, collection, media_type)
+    accepted = _request(request, principal, collection, checked, vocabulary)
+    await request.app.state.admission.store(accepted)
+    return submission, accepted
+
+
+async def _judge(
+    request: Request, node: Node, principal: Principal, collection: str, media_type: str, *, settle: bool = True
+) -> tuple[intake.Submission, list[intake.Checked], Vocabulary | None]:
+    """Reads a body and judges every item of it, with the vocabulary that is current now.
+
+    `settle`: what nothing that is stored can excuse is refused at once.
+    """
     raw = await request.body()
+    vocabulary = node.checker.vocabularies.current(collection)
 
     def judge() -> tuple[intake.Submission, list[intake.Checked]]:
         submission = intake.read(raw, media_type, node.settings)
-        return submission, intake.check(submission, collection, node.checker, principal, node.settings)
+        draft = partial(node.checker.draft, collection=collection, vocabulary=vocabulary)
+        return submission, intake.check(submission, draft, principal, node.settings)
 
     submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
-    accepted = _request(request, principal, collection, checked, node)
-    await request.app.state.admission.store(accepted)
-    return submission, accepted
+    if not settle:
+        return submission, checked, vocabulary
+    held = [entry.draft.id for entry in checked if entry.draft and entry.held]
+    known: set[str] = set()
+    if held:
+        async with node.pool.acquire() as conn:
+            known = await records.known(conn, collection, held)
+    return submission, intake.settle(submission, checked, known), vocabulary
+
+
+def _is_dry_run(request: Request) -> bool:
+    said = request.query_params.get("dry_run", "false").lower()
+    if said not in ("true", "false"):
+        raise BadRequest(f"dry_run={said[:20]!r} is neither true nor false")
+    return said == "true"
+
+
+async def _rehearse(request: Request, node: Node, principal: Principal, collection: str, media_type: str) -> Response:
+    """Judges and decides everything as if it were published, and takes it back."""
+    _, checked, vocabulary = await _judge(request, node, principal, collection, media_type, settle=False)
+    version = vocabulary.version if vocabulary else None
+    drafts = [entry for entry in checked if entry.draft]
+    work = [
+        publication.Work(Publish(entry.draft, principal, version, entry.held), principal.name, "publish")
+        for entry in drafts if entry.draft
+    ]  # fmt: skip
+    async with node.pool.acquire() as conn:
+        receipts = await publication.rehearse(conn, node.world(), work)
+    outcomes = iter(receipts)
+    items = [_rehearsed(entry, next(outcomes) if entry.draft else None) for entry in checked]
+    valid = all(item["outcome"] != Outcome.REJECTED for item in items)
+    body = {"dry_run": True, "valid": valid, "cv_version": version, "items": items}
+    return Response(orjson.dumps(body), media_type=links.JSON)
+
+
+def _rehearsed(entry: intake.Checked, receipt: Receipt | None) -> dict[str, Any]:
+    problem = receipt.problem if receipt else entry.problem
+    findings = (*entry.warnings, *receipt.findings) if receipt else problem.findings if problem else ()
+    said = {"problem": problem.name, "detail": problem.detail} if problem else {}
+    outcome = receipt.outcome if receipt else Outcome.REJECTED
+    return {"id": intake.claimed_id(entry.document), "outcome": outcome, **said,
+            "findings": [finding.as_json() for finding in dict.fromkeys(findings)]}  # fmt: skip
 
 
 class KnownCollections:
@@ -104,13 +169,16 @@ class KnownCollections:
 
 
 def _request(
-    request: Request, principal: Principal, collection: str, checked: list[intake.Checked], node: Node
+    request: Request,
+    principal: Principal,
+    collection: str,
+    checked: list[intake.Checked],
+    vocabulary: Vocabulary | None,
 ) -> requests.NewRequest:
-    project = node.checker.projects.get(collection)
     return requests.NewRequest(
         id=uuid4(), collection=collection, action="publish", submitter=principal.name,
         roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
-        correlation=request.state.request_id, cv_version=project.cv_version if project else None,
+        correlation=request.state.request_id, cv_version=vocabulary.version if vocabulary else None,
         items=[_new_item(entry) for entry in checked],
     )  # fmt: skip
 
@@ -121,12 +189,11 @@ def _new_item(entry: intake.Checked) -> requests.NewItem:
             entry.draft.lineage,
             entry.draft.id,
             entry.draft.text,
-            documents.packed(entry.draft),
+            documents.packed(entry.draft, entry.held),
             findings=entry.warnings,
         )
     assert entry.problem is not None
-    claimed = entry.document.get("id") if isinstance(entry.document, dict) else None
-    name = claimed[:512] if isinstance(claimed, str) else ""
+    name = intake.claimed_id(entry.document)
     text = orjson.dumps(entry.document).decode()
     return requests.NewItem(name, name, text, None, entry.problem.name, entry.problem.detail, entry.problem.findings)
 

@@ -48,7 +48,9 @@ MICROSECONDS = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""
 CREATED = f"to_char(r.created AT TIME ZONE 'UTC', {MICROSECONDS})"
 UPDATED = f"to_char(r.updated AT TIME ZONE 'UTC', {MICROSECONDS})"
 STATE = f"""jsonb_build_object('latest', r.latest, 'retracted', r.state = 'retracted', 'created', {CREATED},
-                               'updated', {UPDATED})"""
+                               'updated', {UPDATED}, 'fedstac:state', r.state)
+            || CASE WHEN r.cv_version IS NULL THEN '{{}}'::jsonb
+                    ELSE jsonb_build_object('fedstac:cv_version', r.cv_version) END"""
 # Its times, as documents.prepare makes them of the properties as they were written.
 START, END = (
     rf"""regexp_replace(coalesce(nullif(d.written->>'{name}_datetime', ''), d.written->>'datetime'),
@@ -351,5 +353,5 @@ def _broken(is_dataset: bool, text: str, digest: bytes, files: bytes) -> Iterato
         yield "the digest of the document differs"
     if is_dataset and documents.files_digest(document["assets"]) != files:
         yield "the digest of the files differs"
-    if is_dataset and not (text.startswith(documents.HEAD) and text.endswith(documents.TAIL)):
+    if is_dataset and not (text.startswith(documents.HEADS) and text.endswith(documents.TAIL)):
         yield "the server's links and state cannot be spliced into the text"

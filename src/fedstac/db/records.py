@@ -15,7 +15,7 @@ from fedstac.domain.model import Change, Draft, Lineage, Record, State
 from fedstac.failpoints import planted
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
-             document_digest, files_digest, publisher, cv_version"""
+             document_digest, files_digest, publisher, cv_version, cv_excused"""
 GONE = (State.DELETED, State.PURGED)
 A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
 
@@ -51,6 +51,15 @@ async def load(conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[
     for row in rows:
         records[row["lineage"]][row["id"]] = from_row(row)
     return {key: Lineage(key, held.origin, held.seq, records.get(key, {})) for key, held in lineages.items()}
+
+
+async def known(conn: Connection, collection: str, ids: Sequence[str]) -> set[str]:
+    """Those of the ids that have a document here."""
+    rows = await conn.fetch(
+        "SELECT id FROM fedstac.record WHERE collection = $1 AND id = ANY($2::text[]) AND document IS NOT NULL",
+        collection, ids,
+    )  # fmt: skip
+    return {row["id"] for row in rows}
 
 
 def from_row(row: Row) -> Record:
@@ -95,18 +104,19 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
             """UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
                       epoch = c.epoch, seq = c.seq, created = c.created, updated = c.updated, document = c.document,
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
-                      publisher = c.publisher, cv_version = c.cv_version
+                      publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
-                           $14::text[], $15::text[])
+                           $14::text[], $15::text[], $16::text[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
-                       document_digest, files_digest, digest, publisher, cv_version)
+                       document_digest, files_digest, digest, publisher, cv_version, cv_excused)
                WHERE r.collection = c.collection AND r.id = c.id""",
             [r.collection for r in changed], [r.id for r in changed], [r.state for r in changed],
             [r.latest for r in changed], [r.claims_latest for r in changed], [r.epoch for r in changed],
             [r.seq for r in changed], [r.created for r in changed], [r.updated for r in changed],
             [r.document for r in changed], [r.document_digest for r in changed], [r.files_digest for r in changed],
             [r.digest for r in changed], [r.publisher for r in changed], [r.cv_version for r in changed],
+            [r.cv_excused for r in changed],
         )  # fmt: skip
 
 
@@ -130,7 +140,7 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
 
 STORED = (
     "collection", "id", "lineage", "origin", "version", "state", "latest", "claims_latest", "epoch", "seq", "created",
-    "updated", "document", "document_digest", "files_digest", "digest", "publisher", "cv_version",
+    "updated", "document", "document_digest", "files_digest", "digest", "publisher", "cv_version", "cv_excused",
 )  # fmt: skip
 _row = attrgetter(*STORED)
 

@@ -15,7 +15,7 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import BadRequest, Unavailable
 
-STATE_COLUMNS = "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.document"
+STATE_COLUMNS = "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.document"
 LONGEST = 30.0  # seconds that the database has for one search
 # SQLSTATE: data exception, not supported, syntax, program limit, internal (PostGIS), raised by pgstac
 SEARCHERS_CLASSES = ("22", "0A", "42", "54", "XX", "P0")
@@ -36,10 +36,11 @@ class Served:
 
     collection: str
     id: str
-    retracted: bool
+    state: str
     latest: bool
     created: datetime
     updated: datetime
+    cv_version: str | None
     document: str
 
 
@@ -51,7 +52,7 @@ class Page:
 
 def _served(row: Row) -> Served:
     return Served(
-        row["collection"], row["id"], row["state"] == "retracted", row["latest"], row["created"], row["updated"],
+        row["collection"], row["id"], row["state"], row["latest"], row["created"], row["updated"], row["cv_version"],
         row["document"],
     )  # fmt: skip
 

@@ -1,14 +1,14 @@
 """Documents: what a publisher wrote, how it is stored, digested, searched and served (docs/adr/0002).
 
-The stored text has `links` first and `properties` last, so that the server's links and state are spliced in at fixed
-places: nothing is parsed on the way out.
+The stored text has `stac_extensions` and `links` first and `properties` last, so that the server's extension, links and
+state are spliced in: nothing is parsed on the way out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import orjson
@@ -16,7 +16,7 @@ import orjson
 from fedstac.domain import geometry
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import Draft, Record, SearchCopy, State, rfc3339
-from fedstac.domain.vocabulary import DatasetName, Project
+from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 Document = Mapping[str, Any]  # a STAC Item as parsed; never mutated
 
@@ -24,7 +24,10 @@ SERVER_LINKS = frozenset(
     ("self", "root", "parent", "collection", "predecessor-version", "successor-version", "latest-version")
 )
 SERVER_PROPERTIES = frozenset(("latest", "retracted", "created", "updated"))
-HEAD, TAIL = '{"links":[', "}}"
+OUR_EXTENSION = "/extensions/fedstac/"  # in the URI of ours, at whatever node served the item
+EXTENSION_PATH = "/extensions/fedstac/v1.0.0/schema.json"
+EXTENSIONS, LINKS, TAIL = '{"stac_extensions":[', '"links":[', "}}"
+HEADS = (EXTENSIONS, "{" + LINKS)  # how a stored text begins
 ENDLESS_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
@@ -36,8 +39,12 @@ def owned(document: Document) -> Document:
         if name not in SERVER_PROPERTIES and not name.startswith("fedstac:")
     }
     links = [link for link in document["links"] if link["rel"] not in SERVER_LINKS]
-    rest = {name: value for name, value in document.items() if name not in ("links", "properties")}
-    return {"links": links, **rest, "properties": properties}
+    rest = {name: value for name, value in document.items() if name not in ("stac_extensions", "links", "properties")}
+    kept = {"links": links, **rest, "properties": properties}
+    if "stac_extensions" in document:
+        extensions = [uri for uri in document["stac_extensions"] if OUR_EXTENSION not in uri]
+        return {"stac_extensions": extensions, **kept}
+    return kept
 
 
 def replaced(document: Document) -> tuple[Finding, ...]:
@@ -54,7 +61,7 @@ def replaced(document: Document) -> tuple[Finding, ...]:
     )  # fmt: skip
 
 
-def prepare(document: Document, name: DatasetName, project: Project | None) -> Draft:
+def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None) -> Draft:
     """Everything that follows from a valid document alone. The document is not changed."""
     kept = owned(document)
     properties = cast("Mapping[str, Any]", kept["properties"])
@@ -66,7 +73,7 @@ def prepare(document: Document, name: DatasetName, project: Project | None) -> D
         id=document["id"],
         lineage=name.lineage,
         version=name.version,
-        institution=_text(properties.get(project.institution)) if project else None,
+        institution=_text(properties.get(vocabulary.institution)) if vocabulary else None,
         text=b"".join((text[:-1], b',"properties":', written, b"}")).decode(),
         document_digest=digest(kept),
         files_digest=files_digest(document["assets"]),
@@ -79,24 +86,27 @@ def prepare(document: Document, name: DatasetName, project: Project | None) -> D
     )
 
 
-def packed(draft: Draft) -> str:
-    """What `prepare` found out, less the text and the name."""
+def packed(draft: Draft, held: Sequence[Finding] = ()) -> str:
+    """What `prepare` found out, less the text and the name; and the errors that the stored document may excuse."""
     search = draft.search
     at = len(draft.text) - 1 - len(search.properties)
     return orjson.dumps([
         draft.institution, draft.document_digest.hex(), draft.files_digest.hex(), search.geometry, search.start,
-        search.end, at,
+        search.end, at, [finding.as_json() for finding in held],
     ]).decode()  # fmt: skip
 
 
-def unpacked(text: str, prepared: str, collection: str, item_id: str, name: DatasetName) -> Draft:
-    """The draft again, without parsing its text."""
-    institution, document_digest, files, shape, start, end, at = orjson.loads(prepared)
+def unpacked(
+    text: str, prepared: str, collection: str, item_id: str, name: DatasetName
+) -> tuple[Draft, tuple[Finding, ...]]:
+    """The draft again, without parsing its text, and the errors that were held against it."""
+    institution, document_digest, files, shape, start, end, at, held = orjson.loads(prepared)
     search = SearchCopy(geometry=shape, start=start, end=end, properties=text[at:-1])
-    return Draft(
+    draft = Draft(
         collection, item_id, name.lineage, name.version, institution, text, bytes.fromhex(document_digest),
         bytes.fromhex(files), search,
     )  # fmt: skip
+    return draft, tuple(Finding.from_json(finding) for finding in held)
 
 
 def digest(document: Document) -> bytes:
@@ -142,11 +152,17 @@ def state_of(record: Record) -> dict[str, object]:
         "retracted": record.state is State.RETRACTED,
         "created": rfc3339(record.created),
         "updated": rfc3339(record.updated),
-    }
+        "fedstac:state": record.state.value,
+    } | ({"fedstac:cv_version": record.cv_version} if record.cv_version else {})
 
 
-def served(text: str, *, state: str, links: str) -> str:
-    """The stored text with the server's state and links (JSON texts without their brackets) spliced in."""
-    first = "," if not text.startswith("]", len(HEAD)) else ""
+def served(text: str, *, extension: str, links: str, state: str) -> str:
+    """The stored text with the server's extension, links and state (JSON texts without their brackets) spliced in."""
+    head, at = f"{EXTENSIONS}{extension}],{LINKS}", len(LINKS) + 1
+    if text.startswith(EXTENSIONS):  # a list of strings: the first bracket that ends it outside of one
+        end = text.index("]," + LINKS, len(EXTENSIONS) - 1)
+        head = f"{text[:end]}{',' if end > len(EXTENSIONS) else ''}{extension}],{LINKS}"
+        at = end + 2 + len(LINKS)
+    first = "," if not text.startswith("]", at) else ""
     comma = "," if not text.endswith("{}}") else ""
-    return f"{HEAD}{links}{first}{text[len(HEAD) : -len(TAIL)]}{comma}{state}{TAIL}"
+    return f"{head}{links}{first}{text[at : -len(TAIL)]}{comma}{state}{TAIL}"

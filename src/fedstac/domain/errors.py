@@ -7,7 +7,7 @@ one exists (esgf-wire: stac-validation, item-does-not-exist, …).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -31,6 +31,10 @@ class Finding:
     def as_json(self) -> dict[str, str]:
         fields = {"rule": self.rule, "pointer": self.pointer, "message": self.message, "severity": self.severity.value}
         return fields | ({"suggestion": self.suggestion} if self.suggestion else {})
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, str]) -> Finding:
+        return cls(**{**fields, "severity": Severity(fields["severity"])})  # type: ignore[arg-type]
 
 
 def errors_in(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -74,6 +78,18 @@ class Unauthenticated(Problem):
     """A bearer token is missing or unknown."""
 
     status, name, title = 401, "unauthenticated", "A valid token is needed"
+
+
+class InvalidToken(Unauthenticated):
+    """The token is malformed, expired, not valid yet, or of no identity provider that this node takes."""
+
+    name, title = "invalid-token", "The token is not valid"
+
+
+class InvalidTokenAudience(InvalidToken):
+    """The token was issued for another service; log in for this one."""
+
+    name, title = "invalid-token-audience", "The token is for another service"
 
 
 class MissingPermission(Problem):

@@ -17,7 +17,7 @@ import orjson
 from fedstac.domain import documents
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.model import Change, Draft, Record, State, rfc3339
-from fedstac.domain.vocabulary import DatasetName, Project
+from fedstac.domain.vocabulary import DatasetName, Vocabularies, Vocabulary
 
 PREFIX = "org.fedstac."
 PUBLISHED = "org.fedstac.dataset.published.v1"
@@ -63,10 +63,10 @@ class Context:
     request: UUID | None
 
 
-def dataset_event(change: Change, event_id: UUID, context: Context) -> str:
+def dataset_event(change: Change, event_id: UUID, context: Context, vocabularies: Vocabularies) -> str:
     """The text of the event of a change. The record's document has to be loaded, unless it is gone."""
     record = change.after
-    data = _data(record) | ({"reason": change.reason} if change.reason else {})
+    data = _data(record, vocabularies) | ({"reason": change.reason} if change.reason else {})
     data |= {"previous_state": change.before.state if change.before else None, "actor": context.actor}
     envelope = _envelope(change.event_type, event_id, context, record.updated)
     envelope |= {"subject": f"{record.collection}/{record.id}", "sequence": str(record.seq)}
@@ -83,13 +83,13 @@ def collection_event(
     return _with_document(envelope | {"data": data}, document)
 
 
-def current(record: Record, epoch: int) -> str:
+def current(record: Record, epoch: int, vocabularies: Vocabularies) -> str:
     """A snapshot's entry, of the same form as an event, so that one reader takes both.
 
     It has the feed's epoch, not the record's: after a fork it overrides what came from the log that was lost.
     """
     envelope = {"type": CURRENT, "source": record.origin, "epoch": epoch, "partitionkey": record.lineage}
-    return _with_document(envelope | {"data": _data(record)}, record.document)
+    return _with_document(envelope | {"data": _data(record, vocabularies)}, record.document)
 
 
 def current_collection(
@@ -119,7 +119,7 @@ def _envelope(event_type: str, event_id: UUID, context: Context, at: datetime) -
     }
 
 
-def _data(record: Record) -> dict[str, object]:
+def _data(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
     return {
         "collection": record.collection,
         "id": record.id,
@@ -130,10 +130,18 @@ def _data(record: Record) -> dict[str, object]:
         "latest": record.claims_latest,
         "created": rfc3339(record.created),
         "updated": rfc3339(record.updated),
-        "cv": {"version": record.cv_version} if record.cv_version else None,
+        "cv": _cv(record, vocabularies) if record.cv_version else None,
         "publisher": record.publisher,
         "digest": record.digest.hex(),
     }
+
+
+def _cv(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
+    """What the document was judged with, so that a consumer can judge it again with that very version."""
+    snapshot = vocabularies.find(record.collection, record.cv_version or "")
+    digest = {"digest": snapshot.digest} if snapshot else {}
+    excused = {"excused": orjson.loads(record.cv_excused)} if record.cv_excused else {}
+    return {"version": record.cv_version, **digest, **excused}
 
 
 def _with_document(event: Mapping[str, object], document: str | None) -> str:
@@ -167,14 +175,18 @@ class CollectionEvent:
 Event = DatasetEvent | CollectionEvent
 
 
-def read(event: Mapping[str, Any], projects: Mapping[str, Project]) -> Event:
-    """An event or a snapshot's entry, parsed. BadRequest where it is none, or its digest does not fit its content."""
+def read(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Event:
+    """An event or a snapshot's entry, parsed. BadRequest where it is none, or its digest does not fit its content.
+
+    `vocabulary` is the one that the event names (`vocabulary_named`).
+    """
     try:
         numbers = (event["epoch"], event["data"]["seq"])
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
             raise ValueError("epoch and seq are whole numbers")
-        read_data = _read_collection if event["type"].startswith(PREFIX + "collection.") else _read_dataset
-        return read_data(event, projects)
+        if event["type"].startswith(PREFIX + "collection."):
+            return _read_collection(event)
+        return _read_dataset(event, vocabulary)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BadRequest(f"event {event.get('id')} cannot be read: {error!r}") from error
 
@@ -183,7 +195,19 @@ def _cursor(event: Mapping[str, Any]) -> Cursor | None:
     return Cursor(event["epoch"], event["pos"]) if "pos" in event else None
 
 
-def _read_collection(event: Mapping[str, Any], projects: Mapping[str, Project]) -> CollectionEvent:
+def vocabulary_named(event: Mapping[str, Any]) -> tuple[str, str, str | None] | None:
+    """Project, version and digest of the vocabulary that a dataset was judged with; None where it names none."""
+    data = event.get("data")
+    named = data.get("cv") if isinstance(data, dict) else None
+    if not isinstance(named, dict) or not isinstance(data, dict):
+        return None
+    project, version, digest = data.get("collection"), named.get("version"), named.get("digest")
+    if not isinstance(project, str) or not isinstance(version, str):
+        return None
+    return project, version, digest if isinstance(digest, str) else None
+
+
+def _read_collection(event: Mapping[str, Any]) -> CollectionEvent:
     data = event["data"]
     document = data.get("document")
     return CollectionEvent(
@@ -199,15 +223,14 @@ def _read_collection(event: Mapping[str, Any], projects: Mapping[str, Project]) 
     )
 
 
-def _read_dataset(event: Mapping[str, Any], projects: Mapping[str, Project]) -> DatasetEvent:
+def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> DatasetEvent:
     data = event["data"]
     document = data.get("document")
-    project = projects.get(data["collection"])
     texts = (event["partitionkey"], data["collection"], data["id"], data["publisher"])
     if not all(isinstance(text, str) for text in texts) or type(data["latest"]) is not bool:
         raise TypeError("a member is of another type")
     name = DatasetName(lineage=event["partitionkey"], version=data["version"])
-    draft = documents.prepare(document, name, project) if document is not None else None
+    draft = documents.prepare(document, name, vocabulary) if document is not None else None
     record = Record(
         collection=data["collection"],
         id=data["id"],
@@ -226,7 +249,16 @@ def _read_dataset(event: Mapping[str, Any], projects: Mapping[str, Project]) -> 
         files_digest=draft.files_digest if draft else b"",
         publisher=data["publisher"],
         cv_version=data["cv"]["version"] if data.get("cv") else None,
+        cv_excused=_excused(data["cv"].get("excused")) if data.get("cv") else None,
     )
     if record.digest.hex() != data["digest"]:
         raise BadRequest(f"event {event.get('id')}: the digest of {record.id} does not fit its content")
     return DatasetEvent(event_id=event.get("id", ""), cursor=_cursor(event), record=record, draft=draft)
+
+
+def _excused(pairs: Any) -> str | None:
+    if not pairs:
+        return None
+    if not all(isinstance(part, str) for rule, pointer in pairs for part in (rule, pointer)):
+        raise TypeError("what is excused is a list of pairs of a rule and a pointer")
+    return orjson.dumps(pairs).decode()

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import orjson
 
-from fedstac.domain.errors import Finding
+from fedstac.domain.errors import Finding, Severity
 
 EMPTY = '{"type":"GeometryCollection","geometries":[]}'  # where a document has no geometry (STAC allows null)
 MAX_VERTICES = 10_000
@@ -35,6 +35,27 @@ def check(geometry: object) -> Iterator[Finding]:
         yield from _check_collection(geometry)
     else:
         yield from _check_simple(geometry, "/geometry", MAX_VERTICES)
+
+
+def beyond(geometry: Mapping[str, Any]) -> Iterator[Finding]:
+    """Of a checked geometry: a warning where longitudes are over 180, that is, where it is searched by their equals."""
+    furthest = max(position[0] for position in _positions(geometry["coordinates"], DEPTH[geometry["type"]]))
+    if furthest > 180:
+        message = f"the longitude {furthest:g} is over 180; it is searched as {furthest - 360:g}"
+        yield Finding("longitude", "/geometry/coordinates", message, Severity.WARNING)
+
+
+def check_box(box: object) -> Iterator[Finding]:
+    """What is wrong with a bbox (RFC 7946, 5): four or six numbers within −180..360 and −90..90, the south first."""
+    if box is None:
+        return
+    if not isinstance(box, list) or len(box) not in (4, 6) or any(type(number) not in (int, float) for number in box):
+        yield Finding("geometry", "/bbox", "a bbox has four numbers, or six with heights")
+        return
+    west, south, east, north = (box[n] for n in ((0, 1, 2, 3) if len(box) == 4 else (0, 1, 3, 4)))
+    if not (-180 <= west <= 360 and -180 <= east <= 360 and -90 <= south <= north <= 90):
+        message = f"{box} is no box of longitudes (−180..360) and latitudes (−90..90), the south before the north"
+        yield Finding("geometry", "/bbox", message)
 
 
 def _check_collection(geometry: Mapping[str, object]) -> Iterator[Finding]:

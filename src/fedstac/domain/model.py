@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 from fedstac.domain.errors import Finding, Problem
-from fedstac.domain.vocabulary import Project
+from fedstac.domain.vocabulary import Vocabularies, Vocabulary
 
 
 class State(StrEnum):
@@ -41,6 +43,19 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE | re.ASCII)
+
+
+def moment(value: object) -> datetime | None:
+    """A date and time as in RFC 3339, years 1 to 9999; None where it is none."""
+    if not isinstance(value, str) or not RFC3339.fullmatch(value):
+        return None
+    try:
+        return datetime.fromisoformat(value.upper())
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True)
 class Record:
     """One dataset as it is stored here: the publisher's document and the server's state beside it.
@@ -65,7 +80,8 @@ class Record:
     document_digest: bytes
     files_digest: bytes
     publisher: str
-    cv_version: str | None
+    cv_version: str | None  # of the vocabulary that the document was judged with
+    cv_excused: str | None = None  # errors that it may keep, as JSON text: [[rule, pointer], …]
 
     @cached_property
     def digest(self) -> bytes:
@@ -154,13 +170,22 @@ class Decision:
     warnings: tuple[Finding, ...] = ()
 
 
+class Judge(Protocol):
+    """The rules, as a decision needs them (domain/validation.py has the one there is)."""
+
+    @property
+    def vocabularies(self) -> Vocabularies: ...
+
+    def stored(self, text: str, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """All that a rule may know beside the lineage and the command."""
 
     now: datetime
     origin: str  # this node's name
-    projects: Mapping[str, Project]
+    judge: Judge
     epoch: int = 1  # of this node's feed, read again under the locks
 
 

@@ -1,34 +1,32 @@
-"""Is a document valid? All findings at once, each with its place. Rules are pure; schemas are compiled by the caller.
+"""Is a document valid? All findings at once, each with its place, as the document will be served.
 
-So far: the shape that everything else relies on, the STAC core schema on the item as it will be served, geometry,
-dates, the id template and the project's extensions. The vocabulary's rules (terms, relations) join `RULES`.
+`Checker` puts together what every STAC item has to be (shape, the compiled schemas, geometry, dates) and what its
+project's vocabulary asks (domain/rules.py). Pure: schemas are compiled and snapshots read by the caller.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import jsonschema_rs
+import orjson
 
-from fedstac.domain import documents, geometry
-from fedstac.domain.errors import Finding, StacInvalid, errors_in
-from fedstac.domain.model import Draft
-from fedstac.domain.vocabulary import FACET, DatasetName, Project, name_of
+from fedstac.domain import documents, geometry, rules
+from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
+from fedstac.domain.model import Draft, moment
+from fedstac.domain.rules import RULES, pointer
+from fedstac.domain.vocabulary import DatasetName, Vocabularies, Vocabulary, name_of
 
-Rule = Callable[[Mapping[str, Any], Project | None], Iterator[Finding]]
-
-MAX_ID = 512
-MOST_FINDINGS = 100  # of one kind and document: a body of 64 MiB can hold millions of faults
-ITEM_ID = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f/?#%\s][^\x00-\x1f\x7f-\x9f/?#%]*")  # a step of a URL
-DATES = ("datetime", "start_datetime", "end_datetime")
-RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE | re.ASCII)
-SHAPE: tuple[tuple[str, type, str], ...] = (
+MAX_ID: Final = 512
+MOST_FINDINGS: Final = 100  # of one kind and document: a body of 64 MiB can hold millions of faults
+ITEM_ID: Final = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f/?#%\s][^\x00-\x1f\x7f-\x9f/?#%]*")  # a step of a URL
+DATES: Final = ("datetime", "start_datetime", "end_datetime")
+SHAPE: Final[tuple[tuple[str, type, str], ...]] = (
     ("type", str, 'the string "Feature"'),
     ("stac_version", str, 'a string, "1.1.0"'),
     ("id", str, "a string"),
@@ -36,38 +34,106 @@ SHAPE: tuple[tuple[str, type, str], ...] = (
     ("links", list, "an array"),
     ("assets", dict, "an object"),
 )
+SCHEMAS: Final = ("stac-core", "file", "alternate-assets")  # the rules of the parts of a project's item schema
+COLLECTION_LINK: Final = {"rel": "collection", "href": "../", "type": "application/json"}  # added when it is served
 
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """The rules with their compiled schema; one per process, shared."""
+    """The rules with their compiled schemas and the vocabularies at hand; one per process, shared between threads."""
 
-    item_schema: jsonschema_rs.Validator
-    projects: Mapping[str, Project]
+    core: jsonschema_rs.Validator  # of a STAC item
+    item: jsonschema_rs.Validator  # and with the file and alternate-assets extensions: an allOf in the order of SCHEMAS
+    vocabularies: Vocabularies
 
-    def draft(self, document: object, collection: str) -> tuple[Draft, tuple[Finding, ...]]:
-        """The document made ready for `collection`, and warnings. StacInvalid, with all findings, refuses it."""
-        findings = [*islice(_shape(document, collection), MOST_FINDINGS)]
-        if not findings and isinstance(document, dict):
-            project = self.projects.get(collection)
-            findings += islice((finding for rule in RULES for finding in rule(document, project)), MOST_FINDINGS)
-            findings += islice(self._schema(document), MOST_FINDINGS)
-            name = name_of(collection, document["id"], project)
-            if isinstance(name, DatasetName) and not errors_in(findings):
-                return documents.prepare(document, name, project), (*findings, *documents.replaced(document))
-        raise StacInvalid(_summary(document, findings), findings=tuple(dict.fromkeys(findings)))
+    def draft(
+        self, document: object, collection: str, vocabulary: Vocabulary | None
+    ) -> tuple[Draft, tuple[Finding, ...]]:
+        """The document made ready for `collection`, and what was found.
 
-    def _schema(self, document: Mapping[str, Any]) -> Iterator[Finding]:
-        as_served = {**document, "collection": document["collection"], "links": [*document["links"], COLLECTION_LINK]}
-        if self.item_schema.is_valid(as_served):
+        StacInvalid, with all findings, where one is an error of a fixed rule. Errors of others come back with the
+        draft: whether they refuse it depends on what is stored (see `excused`).
+        """
+        findings = self.findings(document, collection, vocabulary)
+        if not any(is_fixed(finding) for finding in errors_in(findings)):
+            assert isinstance(document, dict)
+            name = name_of(collection, document["id"], vocabulary)
+            assert isinstance(name, DatasetName)
+            return documents.prepare(document, name, vocabulary), findings
+        raise refusal(document, findings)
+
+    def findings(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
+        """Everything that is wrong with a document, in the order of the rules; the same for the same version."""
+        found = tuple(islice(_shape(document, collection), MOST_FINDINGS))
+        if found or not isinstance(document, dict):
+            return found
+        found = (
+            *islice(_general(document, vocabulary), MOST_FINDINGS),
+            *islice(self._schema(document, vocabulary), MOST_FINDINGS),
+        )
+        if vocabulary is not None:
+            for check in rules.CHECKS:
+                found += tuple(islice(check(document, vocabulary), MOST_FINDINGS))
+        found += documents.replaced(document)
+        if not found:
+            return found
+        return tuple(dict.fromkeys(_with_severities(found, vocabulary)))
+
+    def stored(self, text: str, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
+        """What is wrong with a document that is stored here, by a version that may be newer than its own."""
+        return self.findings(orjson.loads(text), collection, vocabulary)
+
+    def _schema(self, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[Finding]:
+        schema = self.core if vocabulary is None else self.item
+        as_served = {**document, "links": [*document["links"], COLLECTION_LINK]}
+        if schema.is_valid(as_served):
             return
-        for error in self.item_schema.iter_errors(as_served):
+        for error in schema.iter_errors(as_served):
+            path = list(error.schema_path)
+            rule = SCHEMAS[path[1]] if vocabulary is not None and path[:1] == ["allOf"] else SCHEMAS[0]  # type: ignore[index]
             for cause in _causes(error):
-                pointer = "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in cause.instance_path)
-                yield Finding("stac-core", pointer, _message(cause))
+                yield Finding(rule, pointer(*cause.instance_path), _message(cause))
 
 
-COLLECTION_LINK = {"rel": "collection", "href": "../", "type": "application/json"}  # the server adds one when serving
+def is_fixed(finding: Finding) -> bool:
+    """Whether the finding's rule is one that everything else relies on; no stored document excuses it."""
+    rule = RULES.get(finding.rule)
+    return rule is not None and rule.fixed
+
+
+def excused(held: Sequence[Finding], stored: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Held errors, less those which the stored document has too: these become warnings (publication.md, Validation)."""
+    already = {(finding.rule, finding.pointer, finding.message) for finding in stored}
+    return tuple(
+        replace(finding, severity=Severity.WARNING)
+        if (finding.rule, finding.pointer, finding.message) in already
+        else finding
+        for finding in held
+    )
+
+
+def refusal(document: object, findings: Sequence[Finding]) -> StacInvalid:
+    """The problem that says what is wrong with a document: the first in its sentence, all of them beside."""
+    name = document.get("id") if isinstance(document, dict) else None
+    return refusal_of(name if isinstance(name, str) else None, findings)
+
+
+def refusal_of(name: str | None, findings: Sequence[Finding]) -> StacInvalid:
+    errors = errors_in(findings)
+    what = f"The item {name[:MAX_ID]!r}" if name is not None else "The item"
+    more = f" ({len(errors) - 1} more findings)" if len(errors) > 1 else ""
+    where = errors[0].pointer or "the document"
+    return StacInvalid(f"{what} is not valid: {where}: {errors[0].message}{more}", findings=tuple(findings))
+
+
+def _with_severities(findings: Sequence[Finding], vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    """As the project has it: a rule may be a warning, an error, or off."""
+    switched = vocabulary.rules if vocabulary is not None else {}
+    for finding in findings:
+        if finding.rule not in switched or is_fixed(finding):
+            yield finding
+        elif (severity := switched[finding.rule]) is not None:
+            yield replace(finding, severity=severity)
 
 
 def _causes(error: jsonschema_rs.ValidationError) -> Iterator[jsonschema_rs.ValidationError]:
@@ -86,12 +152,7 @@ def _message(error: jsonschema_rs.ValidationError) -> str:
     return error.message if len(error.message) < 300 else f"{error.message[:120]} … {error.message[-120:]}"
 
 
-def _summary(document: object, findings: list[Finding]) -> str:
-    name = document.get("id") if isinstance(document, dict) else None
-    what = f"The item {str(name)[:MAX_ID]!r}" if isinstance(name, str) else "The item"
-    first = errors_in(findings)[0]
-    more = f" ({len(errors_in(findings)) - 1} more findings)" if len(errors_in(findings)) > 1 else ""
-    return f"{what} is not valid: {first.pointer or 'the document'}: {first.message}{more}"
+# --- what every item has to be ---
 
 
 def _shape(document: object, collection: str) -> Iterator[Finding]:
@@ -121,47 +182,39 @@ def _shape_of_members(document: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding("shape", f"/links/{n}", "a link needs `rel` and `href`, both strings")
     for key, asset in assets.items() if isinstance(assets, dict) else ():
         if not isinstance(asset, dict):
-            yield Finding("shape", f"/assets/{key.replace('~', '~0').replace('/', '~1')}", "an asset is an object")
+            yield Finding("shape", pointer("assets", key), "an asset is an object")
 
 
-def _id(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+def _general(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    yield from _id(document, vocabulary)
+    yield from _geometry(document)
+    yield from _dates(document)
+    yield from rules.addresses(document)
+
+
+def _id(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[Finding]:
     item_id = document["id"]
     if len(item_id) > MAX_ID or not ITEM_ID.fullmatch(item_id):
         yield Finding("id", "/id", f"an id has 1 to {MAX_ID} characters, none of them a control character, / ? # or %")
         return
-    name = name_of(document["collection"], item_id, project)
+    name = name_of(document["collection"], item_id, vocabulary)
     if isinstance(name, Finding):
         yield name
 
 
-def _identity(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
-    """The facets in the id are those of the properties: permission goes by the one, the lineage by the other."""
-    match = _id_with_facets(project.id_template).fullmatch(document["id"]) if project else None
-    if project is None or match is None:  # the latter is said elsewhere
-        return
-    properties = document["properties"]
-    for name, value in zip(FACET.findall(project.id_template), match.groups(), strict=True):
-        stated = properties.get(name, value if name == "version" else None)
-        if stated != value and not (isinstance(stated, list) and value in stated):
-            message = f"{name} is {str(stated)[:80]!r}, and {value!r} in the id" if stated else f"{name} is missing"
-            yield Finding("id-facets", f"/properties/{name}", message, suggestion=value)
-
-
-@lru_cache
-def _id_with_facets(template: str) -> re.Pattern[str]:
-    literals = FACET.split(template)[0::2]
-    return re.compile("([A-Za-z0-9-]+)".join(re.escape(literal) for literal in literals))
-
-
-def _geometry(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+def _geometry(document: Mapping[str, Any]) -> Iterator[Finding]:
     shape = document["geometry"]
     if isinstance(shape, dict) and shape.get("type") == "GeometryCollection":
         yield Finding("geometry", "/geometry/type", "STAC does not take collections of geometries; use a Multi… type")
         return
-    yield from geometry.check(shape)
+    faults = tuple(geometry.check(shape))
+    yield from faults
+    if not faults and shape is not None:
+        yield from geometry.beyond(shape)
+    yield from geometry.check_box(document.get("bbox"))
 
 
-def _dates(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
+def _dates(document: Mapping[str, Any]) -> Iterator[Finding]:
     """RFC 3339 in years 1 to 9999, and a start that is not after the end."""
     moments: dict[str, datetime] = {}
     properties = document["properties"]
@@ -183,28 +236,3 @@ def _dates(document: Mapping[str, Any], project: Project | None) -> Iterator[Fin
         )
     elif properties["datetime"] is None and not (properties.get("start_datetime") and properties.get("end_datetime")):
         yield Finding("datetime", "/properties", "`datetime` is null: start_datetime and end_datetime are needed")
-
-
-def moment(value: object) -> datetime | None:
-    """A date and time as in RFC 3339, years 1 to 9999; None where it is none."""
-    if not isinstance(value, str) or not RFC3339.fullmatch(value):
-        return None
-    try:
-        return datetime.fromisoformat(value.upper())
-    except ValueError:
-        return None
-
-
-def _extensions(document: Mapping[str, Any], project: Project | None) -> Iterator[Finding]:
-    """Only the project's extensions; a URI is compared, never fetched."""
-    if project is None:
-        return
-    uris = document.get("stac_extensions") or ()
-    for n, uri in enumerate(uris if isinstance(uris, list) else ()):
-        if not str(uri).startswith(project.extensions):
-            accepted = ", ".join(project.extensions)
-            yield Finding("extension", f"/stac_extensions/{n}",
-                          f"{str(uri)[:200]!r} is not accepted by {project.name}; accepted are {accepted}")  # fmt: skip
-
-
-RULES: tuple[Rule, ...] = (_id, _identity, _geometry, _dates, _extensions)

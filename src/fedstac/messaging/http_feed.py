@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -87,6 +88,10 @@ class HttpFeed:
             await self._json("GET", "/digests", {"collection": collection, "bucket": bucket})
         )["entries"]
         return entries
+
+    async def vocabulary(self, project: str, version: str) -> bytes:
+        """A snapshot's bytes. SourceRefused where the source has no such version."""
+        return (await self._send("GET", f"/vocabularies/{quote(project, safe='')}/{quote(version, safe='')}")).content
 
     async def acknowledge(self, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
         """Tells the source that everything through a position is applied here, but for the exceptions."""

@@ -15,13 +15,14 @@ from typing import Any
 import orjson
 import structlog
 
-from fedstac import publication
+from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, connections, feed, nodes, outbox
+from fedstac.db import collections, connections, feed, nodes, outbox, vocabularies
 from fedstac.db.connections import Connection, Row, is_refusal, is_transient
 from fedstac.domain import events
-from fedstac.domain.errors import BadRequest
-from fedstac.domain.events import Cursor, Event
+from fedstac.domain.errors import BadRequest, errors_in
+from fedstac.domain.events import Cursor, DatasetEvent, Event
+from fedstac.domain.vocabulary import Snapshot, Vocabularies, VocabularyBroken, snapshot_of
 from fedstac.failpoints import failpoint
 from fedstac.messaging.http_feed import BehindRetention, HttpFeed, SourceAway, SourceRefused
 from fedstac.wakeup import Backoff, pause, unless
@@ -130,7 +131,8 @@ class Follower:
         """Applies a page and moves the cursor in one transaction; what cannot be applied is parked."""
         if self.lock is not None and self.lock.is_closed():
             raise ConnectionError("the session that keeps others from following is gone")
-        readable, broken = self._read(raw)
+        absent = await self._fetch_vocabularies(raw)
+        readable, broken = self._read(raw, absent)
         async with self.node.pool.acquire() as conn:
             while True:
                 try:
@@ -146,18 +148,68 @@ class Follower:
         self.cursor = cursor
         self.on_page(len(raw))
 
+    async def _fetch_vocabularies(self, raw: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+        """Gets the vocabularies that events name and this node lacks; why, of those that cannot be had."""
+        absent: dict[tuple[str, str], str] = {}
+        named = {name for event in raw if (name := events.vocabulary_named(event)) is not None}
+        for project, version, digest in sorted(named, key=str):
+            try:
+                known = self.vocabularies.find(project, version) or await self._fetch(project, version)
+            except (VocabularyBroken, SourceRefused) as error:
+                absent[project, version] = f"its vocabulary {project} {version} cannot be had: {error}"
+                continue
+            if digest is not None and known.digest != digest:
+                absent[project, version] = f"{self.origin} judged it with another vocabulary {project} {version}"
+        return absent
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        return self.node.checker.vocabularies
+
+    async def _fetch(self, project: str, version: str) -> Snapshot:
+        """One version from the source, kept here from then on. VocabularyBroken where it is another or none."""
+        async with self.node.pool.acquire() as conn:
+            await bootstrap.refresh(conn, self.vocabularies)
+            known = self.vocabularies.find(project, version)
+            if known is not None:
+                return known
+            raw = await self.source.vocabulary(project, version)
+            snapshot = snapshot_of(raw)
+            if (snapshot.project, snapshot.version) != (project, version):
+                raise VocabularyBroken(f"{self.origin} gave {snapshot.project} {snapshot.version} for it")
+            await vocabularies.install(conn, raw, self.origin)
+        self.vocabularies.install(snapshot)
+        log.info("vocabulary fetched", origin=self.origin, project=project, version=version, digest=snapshot.digest)
+        return snapshot
+
     def _read(
-        self, raw: Sequence[Mapping[str, Any]]
+        self, raw: Sequence[Mapping[str, Any]], absent: Mapping[tuple[str, str], str]
     ) -> tuple[list[tuple[Mapping[str, Any], Event]], list[tuple[Mapping[str, Any], str]]]:
         readable, broken = [], []
         for event in raw:
             try:
                 if event.get("source") != self.origin:
                     raise BadRequest(f"{self.origin} announced what {str(event.get('source'))[:63]} is the origin of")
-                readable.append((event, events.read(event, self.node.checker.projects)))
+                readable.append((event, self._judged(event, absent)))
             except BadRequest as error:
                 broken.append((event, error.detail))
         return readable, broken
+
+    def _judged(self, raw: Mapping[str, Any], absent: Mapping[tuple[str, str], str]) -> Event:
+        """An event, its document judged again with the very version that it was published under."""
+        named = events.vocabulary_named(raw)
+        if named is not None and named[:2] in absent:
+            raise BadRequest(absent[named[:2]])
+        vocabulary = self.vocabularies.at(*named[:2]) if named else None
+        event = events.read(raw, vocabulary)
+        if isinstance(event, DatasetEvent) and event.draft is not None and vocabulary is not None:
+            findings = self.node.checker.findings(raw["data"]["document"], event.record.collection, vocabulary)
+            excused = {(rule, place) for rule, place in orjson.loads(event.record.cv_excused or "[]")}
+            errors = [found for found in errors_in(findings) if (found.rule, found.pointer) not in excused]
+            if errors:
+                where = errors[0].pointer or "the document"
+                raise BadRequest(f"it contradicts {named[0]} {named[1]}: {where}: {errors[0].message}" if named else "")
+        return event
 
     async def _commit(
         self,

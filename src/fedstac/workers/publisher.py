@@ -105,7 +105,7 @@ async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: 
 
 async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem], claim: requests.Claim) -> None:
     started = time.perf_counter()
-    work, misnamed = _work(node, items)
+    work, misnamed = await _work(node, items)
     if misnamed:
         async with conn.transaction():
             if not await requests.hold(conn, claim):
@@ -121,26 +121,26 @@ async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem
     )  # fmt: skip
 
 
-def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work], list[requests.Result]]:
-    """Queued items as commands; their documents were judged before the 202 and are what was judged.
+async def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work], list[requests.Result]]:
+    """Queued items as commands; their documents were judged before the 202, with the version that was fixed then.
 
-    An item whose project changed its id template since then is refused by itself.
+    An item that has no name by that version is refused by itself.
     """
     work, misnamed = [], []
     for item in items:
-        project = node.checker.projects.get(item.collection)
-        name = name_of(item.collection, item.dataset, project)
+        vocabulary = await node.vocabulary(item.collection, item.cv_version)
+        name = name_of(item.collection, item.dataset, vocabulary)
         if isinstance(name, Finding):
             refused = requests.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
             misnamed.append(refused)
             continue
-        command = Publish(
-            draft=documents.unpacked(item.document, item.prepared, item.collection, item.dataset, name)
+        draft, held = (
+            documents.unpacked(item.document, item.prepared, item.collection, item.dataset, name)
             if item.prepared
-            else documents.prepare(orjson.loads(item.document), name, project),
-            principal=Principal(item.submitter, frozenset(item.roles)),
-            cv_version=item.cv_version,
+            else (documents.prepare(orjson.loads(item.document), name, vocabulary), ())
         )
+        principal = Principal(item.submitter, frozenset(item.roles))
+        command = Publish(draft, principal, cv_version=item.cv_version, held=held)
         work.append(Work(command, item.submitter, item.action, item=item.id, request=item.request))
     return work, misnamed
 

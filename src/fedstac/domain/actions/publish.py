@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fedstac.domain import events, policy
-from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists
+import orjson
+
+from fedstac.domain import events, policy, validation
+from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, Severity, errors_in
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
 
 
@@ -15,8 +17,8 @@ class Publish:
 
     draft: Draft
     principal: policy.Principal
-    warnings: tuple[Finding, ...] = ()
-    cv_version: str | None = None
+    cv_version: str | None = None  # fixed when the request was accepted
+    held: tuple[Finding, ...] = ()  # errors by that version, which the stored document may excuse
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Demotes the latest before it promotes a newer version; raises a Problem where it is refused."""
@@ -26,6 +28,8 @@ class Publish:
         stored = lineage.records.get(self.draft.id)
         if stored is not None:
             return self._again(stored, lineage, world)
+        if self.held:
+            raise validation.refusal_of(self.draft.id, self.held)
         versions = [record.version for record in lineage.records.values() if record.version is not None]
         is_newest = all((self.draft.version or 0) > version for version in versions)
         demoted = self._demotions(lineage, world) if is_newest else ()
@@ -36,27 +40,40 @@ class Publish:
             draft=self.draft,
         )
         outcome = Outcome.NEW if not versions else Outcome.NEWER if is_newest else Outcome.OLDER
-        return Decision(outcome, (*demoted, published), self.warnings)
+        return Decision(outcome, (*demoted, published))
 
     def _again(self, stored: Record, lineage: Lineage, world: World) -> Decision:
         """The same version: identical, other metadata, or other files, which a version never gets."""
         if stored.state is not State.PUBLISHED:
             raise Conflict(f"{stored.id} is {stored.state}; publish a new version instead")
         if stored.document_digest == self.draft.document_digest:
-            return Decision(Outcome.IDENTICAL, (), self.warnings)
+            return Decision(Outcome.IDENTICAL)
         if stored.version is None:
             raise ItemAlreadyExists(f"{stored.id} exists with other content; change it with PUT or PATCH")
         if stored.files_digest != self.draft.files_digest:
             raise ItemAlreadyExists(
                 f"{stored.id} exists with other files; files never change under a version: publish a new version"
             )
+        excused = self._excused(stored, world)
         updated = replace(
             self._record(lineage, world, seq=lineage.seq + 1, latest=stored.latest),
             created=stored.created,
             publisher=stored.publisher,
+            cv_excused=orjson.dumps([[f.rule, f.pointer] for f in excused]).decode() if excused else None,
         )
         change = Change(event_type=events.UPDATED, before=stored, after=updated, draft=self.draft)
-        return Decision(Outcome.UPDATED, (change,), self.warnings)
+        return Decision(Outcome.UPDATED, (change,), excused)
+
+    def _excused(self, stored: Record, world: World) -> tuple[Finding, ...]:
+        """The errors held against the document, as warnings. StacInvalid unless the stored one has them all."""
+        if not self.held or stored.document is None:
+            return ()
+        vocabularies = world.judge.vocabularies
+        vocabulary = vocabularies.at(stored.collection, self.cv_version) if self.cv_version else None
+        findings = validation.excused(self.held, world.judge.stored(stored.document, stored.collection, vocabulary))
+        if errors_in(findings):
+            raise validation.refusal_of(self.draft.id, findings)
+        return tuple(finding for finding in findings if finding.severity is Severity.WARNING)
 
     def _demotions(self, lineage: Lineage, world: World) -> tuple[Change, ...]:
         old = lineage.latest

@@ -1,0 +1,173 @@
+"""Vocabularies as they are served to other nodes and to people, and documents judged with them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import settings as environment
+from fedstac.api import identity, intake, links
+from fedstac.bootstrap import Node
+from fedstac.domain.errors import BadRequest, NotFound, errors_in
+from fedstac.domain.vocabulary import NAME, Snapshot, UnknownVersion, Vocabularies, Vocabulary
+
+CURRENT = "current"  # instead of a version
+FOR_EVER = "public, max-age=31536000, immutable"
+A_WHILE = "public, max-age=60"
+SCHEMA_TYPE = "application/schema+json"
+IN_THREAD = 64 << 10  # bytes
+
+
+def _vocabularies(request: Request) -> Vocabularies:
+    node: Node = request.app.state.node
+    return node.checker.vocabularies
+
+
+async def _named(request: Request) -> Vocabulary:
+    """The version that the path names. NotFound where it is not here."""
+    node: Node = request.app.state.node
+    project, version = request.path_params["project"], request.path_params["version"]
+    known = _vocabularies(request)
+    if version == CURRENT:
+        current = known.current(project)
+        if current is None:
+            raise _unknown_project(known, project)
+        return current
+    try:
+        found = await node.vocabulary(project, version) if known.of(project) else None
+    except UnknownVersion as error:
+        raise NotFound(str(error)) from None
+    if found is None:
+        raise _unknown_project(known, project)
+    return found
+
+
+def _unknown_project(known: Vocabularies, project: str) -> NotFound:
+    return NotFound(
+        f"there is no vocabulary of {project[:80]!r} here; there are {', '.join(known.projects()) or 'none'}"
+    )
+
+
+def _entry(base: str, snapshot: Snapshot, current: str) -> dict[str, Any]:
+    return {
+        "project": snapshot.project,
+        "version": snapshot.version,
+        "digest": snapshot.digest,
+        "current": snapshot.version == current,
+        "links": [
+            {"rel": "self", "type": links.JSON, "href": f"{base}/vocabularies/{snapshot.project}/{snapshot.version}"},
+            {"rel": "describedby", "type": SCHEMA_TYPE,
+             "href": f"{base}/extensions/{snapshot.project}/{snapshot.version}/schema.json"},
+        ],
+    }  # fmt: skip
+
+
+async def get_vocabularies(request: Request) -> Response:
+    """GET /vocabularies: every version of every project that is here."""
+    return _listing(request, _vocabularies(request).projects())
+
+
+async def get_project(request: Request) -> Response:
+    """GET /vocabularies/{project}: its versions, the oldest first, and which one is judged with now."""
+    known, project = _vocabularies(request), request.path_params["project"]
+    if not known.of(project):
+        raise _unknown_project(known, project)
+    return _listing(request, [project])
+
+
+def _listing(request: Request, projects: list[str]) -> Response:
+    known, base = _vocabularies(request), request.app.state.base_url
+    entries = []
+    for project in projects:
+        current = known.current(project)
+        entries += [_entry(base, snapshot, current.version if current else "") for snapshot in known.of(project)]
+    body = {"vocabularies": entries, "links": [{"rel": "root", "type": links.JSON, "href": base + "/"}]}
+    return Response(orjson.dumps(body), headers={"Cache-Control": A_WHILE}, media_type=links.JSON)
+
+
+async def get_snapshot(request: Request) -> Response:
+    """GET /vocabularies/{project}/{version}: the snapshot, byte for byte; its ETag is its sha-256."""
+    vocabulary = await _named(request)
+    etag = f'"{vocabulary.digest}"'
+    lasting = A_WHILE if request.path_params["version"] == CURRENT else FOR_EVER
+    headers = {"ETag": etag, "Cache-Control": lasting}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    snapshot = _vocabularies(request).find(vocabulary.project, vocabulary.version)
+    assert snapshot is not None
+    return Response(await asyncio.to_thread(snapshot.read), headers=headers, media_type=links.JSON)
+
+
+async def get_terms(request: Request) -> Response:
+    """GET /vocabularies/{project}/{version}/terms/{facet}: the terms that a property takes, with what is known of them.
+
+    `facet` is a property (`cmip6:source_id`), its short name (`source_id`), or a vocabulary of the snapshot.
+    """
+    vocabulary, facet = await _named(request), request.path_params["facet"]
+    known = vocabulary.properties.get(facet) or vocabulary.properties.get(f"{vocabulary.prefix}:{facet}")
+    name = known.vocabulary if known is not None and known.vocabulary is not None else facet
+    terms = vocabulary.terms.get(name)
+    pattern = known.pattern.text if known is not None and known.pattern is not None else None
+    if terms is None and pattern is None:
+        there_are = ", ".join(sorted(vocabulary.terms))
+        raise NotFound(f"{vocabulary.project} {vocabulary.version} has no terms of {facet[:80]!r}; it has {there_are}")
+    body = {"project": vocabulary.project, "version": vocabulary.version, "facet": facet, "terms": terms or {}}
+    body |= {"pattern": pattern} if pattern else {}
+    return Response(orjson.dumps(body), headers={"Cache-Control": A_WHILE}, media_type=links.JSON)
+
+
+async def post_validate(request: Request) -> Response:
+    """POST /validate?cv_version=: judges an Item, a FeatureCollection or NDJSON, stores nothing, and says all findings.
+
+    Each document is judged as one of the collection that it names.
+    """
+    await identity.principal(request)
+    node: Node = request.app.state.node
+    raw = await request.body()
+    media_type, version = request.headers.get("content-type", ""), request.query_params.get("cv_version")
+    if version is not None and not NAME.fullmatch(version):
+        raise BadRequest(f"cv_version={version[:40]!r} is no version")
+    if version is not None:
+        async with node.pool.acquire() as conn:
+            await node.refresh(conn)
+
+    def judge() -> list[dict[str, Any]]:
+        submission = intake.read(raw, media_type, node.settings)
+        return [_verdict(node, document, version) for document in submission.documents]
+
+    items = await asyncio.to_thread(judge) if len(raw) > IN_THREAD else judge()
+    body = {"valid": all(item["valid"] for item in items), "items": items}
+    return Response(orjson.dumps(body), media_type=links.JSON)
+
+
+def _verdict(node: Node, document: Any, version: str | None) -> dict[str, Any]:
+    """One line of a report. NotFound where that version is not here."""
+    collection = document.get("collection") if isinstance(document, dict) else None
+    collection = collection if isinstance(collection, str) else ""
+    known = node.checker.vocabularies
+    try:
+        vocabulary = known.at(collection, version) if version and known.of(collection) else known.current(collection)
+    except UnknownVersion as error:
+        raise NotFound(str(error)) from None
+    findings = node.checker.findings(document, collection, vocabulary)
+    return {
+        "id": intake.claimed_id(document),
+        "valid": not errors_in(findings),
+        "cv_version": vocabulary.version if vocabulary else None,
+        "findings": [finding.as_json() for finding in findings],
+    }
+
+
+async def get_extension(request: Request) -> Response:
+    """GET /extensions/{name}/{version}/schema.json: a STAC extension's JSON Schema, of ours or of a project."""
+    name, version = request.path_params["name"], request.path_params["version"]
+    path = environment.folder("extensions") / name / version / "schema.json"
+    if not (NAME.fullmatch(name) and NAME.fullmatch(version) and path.is_file()):
+        raise NotFound(f"there is no extension {name[:80]} {version[:40]} here")
+    return Response(await asyncio.to_thread(Path.read_bytes, path), media_type=SCHEMA_TYPE,
+                    headers={"Cache-Control": A_WHILE})  # fmt: skip

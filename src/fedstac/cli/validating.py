@@ -1,0 +1,141 @@
+"""`fedstac validate`: the server's rules on files, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from fedstac.cli import terminal
+from fedstac.cli.options import Form, examples, form_of
+from fedstac.cli.terminal import Output, out, say
+from fedstac.client import documents
+from fedstac.client.documents import Trouble
+from fedstac.domain.errors import Finding, Severity, errors_in
+from fedstac.domain.validation import Checker
+from fedstac.domain.vocabulary import UnknownVersion, VocabularyBroken
+
+commands = typer.Typer()
+SHOWN_ITEMS = 20
+
+Cv = Annotated[
+    list[str] | None,
+    typer.Option("--cv", metavar="PROJECT=VERSION", help="Judge with this version; else the newest. Repeatable."),
+]
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples(
+        "fedstac validate items.ndjson.gz",
+        "fedstac validate datasets/ --cv CMIP6=6.2.58.60 --all",
+        "fedstac scan /data/CMIP6 | fedstac validate - -o ndjson | jq 'select(.valid | not)'",
+        codes=True,
+    ),
+)
+def validate(
+    ctx: typer.Context,
+    path: Annotated[str, typer.Argument(help="Item, FeatureCollection, NDJSON, each also .gz; a folder; - for stdin.")],
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Judge all as of this one.")] = "",
+    cv: Cv = None,
+    cv_folder: Annotated[Path | None, typer.Option(help="Folder of snapshots instead of the installed ones.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show every item that has findings, not just the first.")
+    ] = False,
+    output: Form = None,
+) -> None:
+    """Judge datasets by the rules of the server, offline; exit 1 if one is not valid.
+
+    Findings name the rule, the place and, where one is near, what was probably meant.
+    """
+    form = form_of(ctx, output)
+    checker = _checker(cv or [], cv_folder)
+    report = _Report(form, every=every)
+    with terminal.bars(["checked"], form) as bars, report.listing:
+        for n, entry in enumerate(documents.read(path, collection or None), 1):
+            report.add(entry.place, _judged(entry, checker, collection))
+            if n % 100 == 0:
+                bars.set("checked", n, None)
+    report.end()
+    if report.invalid:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _checker(versions: Sequence[str], folder: Path | None) -> Checker:
+    from fedstac import checking
+
+    pins: dict[str, str] = {}
+    for text in versions:
+        project, equals, version = text.partition("=")
+        if not equals or not project or not version:
+            raise typer.BadParameter(f"{text!r} is not of the form PROJECT=VERSION", param_hint="--cv")
+        pins[project] = version
+    checker = checking.checker(folder, pins=pins)
+    try:
+        for project, version in pins.items():
+            checker.vocabularies.at(project, version)
+    except (UnknownVersion, VocabularyBroken) as error:
+        raise typer.BadParameter(f"{error}; `fedstac vocab list` shows what there is", param_hint="--cv") from None
+    return checker
+
+
+def _judged(entry: documents.Entry | Trouble, checker: Checker, collection: str) -> dict[str, Any]:
+    """One line of the report."""
+    if isinstance(entry, Trouble):
+        findings = entry.findings or (Finding(entry.type, "", entry.detail),)
+        return _line(entry.id, None, findings)
+    document = orjson.loads(entry.text)
+    if collection:
+        document["collection"] = collection
+    vocabulary = checker.vocabularies.current(entry.collection)
+    found = checker.findings(document, entry.collection, vocabulary)
+    return _line(entry.id, vocabulary.version if vocabulary else None, found)
+
+
+def _line(name: str, version: str | None, findings: Sequence[Finding]) -> dict[str, Any]:
+    return {"id": name, "valid": not errors_in(findings), "cv_version": version,
+            "findings": [finding.as_json() for finding in findings]}  # fmt: skip
+
+
+class _Report:
+    """What the command shows while it goes on, and at its end."""
+
+    def __init__(self, form: Output, *, every: bool) -> None:
+        self._form, self._every = form, every
+        self.listing = terminal.Listing(form, ())
+        self.checked = self.invalid = self.warned = self._shown = 0
+        self._rules: dict[str, int] = {}
+
+    def add(self, place: str, line: dict[str, Any]) -> None:
+        self.checked += 1
+        self.invalid += not line["valid"]
+        self.warned += line["valid"] and bool(line["findings"])
+        for finding in line["findings"]:
+            self._rules[finding["rule"]] = self._rules.get(finding["rule"], 0) + 1
+        if self._form is not Output.TABLE:
+            self.listing.row(line, ())
+        elif line["findings"] and (self._every or self._shown < SHOWN_ITEMS):
+            self._shown += 1
+            self._show(place, line)
+
+    def _show(self, place: str, line: dict[str, Any]) -> None:
+        out(terminal.shown(f"{place}  {line['id']}"), "" if line["valid"] else "red")
+        findings = [Finding.from_json(finding) for finding in line["findings"]]
+        for finding in findings[: terminal.SHOWN_FINDINGS]:
+            sign = "warning " if finding.severity is Severity.WARNING else ""
+            out(f"  {sign}{finding.rule}  {terminal.finding_line(finding)}")
+        if len(findings) > terminal.SHOWN_FINDINGS:
+            out(f"  and {len(findings) - terminal.SHOWN_FINDINGS} more findings; -o ndjson shows all")
+
+    def end(self) -> None:
+        if self._form is Output.TABLE:
+            hidden = self.invalid + self.warned - self._shown
+            if hidden > 0:
+                out(f"and {hidden} more items with findings; --all or -o ndjson shows them")
+        counts = ", ".join(f"{rule} {count}" for rule, count in sorted(self._rules.items(), key=lambda pair: -pair[1]))
+        say(f"{self.checked} checked: {self.checked - self.invalid} valid, {self.invalid} not valid"
+            + (f", {self.warned} with warnings only" if self.warned else "") + (f" ({counts})" if counts else ""),
+            "red" if self.invalid else "green")  # fmt: skip

@@ -1,0 +1,300 @@
+"""Every rule with examples: what breaks it, where the finding points, and what it suggests."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedstac import checking, sample
+from fedstac.domain import rules, validation
+from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
+from fedstac.domain.rules import RULES, pointer
+
+Json = dict[str, Any]
+Change = Callable[[Json], object]
+CHECKER = checking.checker()
+CMIP6 = CHECKER.vocabularies.current("CMIP6")
+assert CMIP6 is not None
+[ITEM] = sample.items(1)
+FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
+AT_FILE = pointer("assets", FILE)
+
+
+def findings(document: Json) -> tuple[Finding, ...]:
+    return CHECKER.findings(document, "CMIP6", CMIP6)
+
+
+def changed(change: Change) -> Json:
+    document = copy.deepcopy(ITEM)
+    change(document)
+    return document
+
+
+def sets(name: str, value: Any) -> Change:
+    return lambda document: document["properties"].__setitem__(name, value)
+
+
+def drops(name: str) -> Change:
+    return lambda document: document["properties"].pop(name)
+
+
+def in_file(name: str, value: Any) -> Change:
+    return lambda document: document["assets"][FILE].__setitem__(name, value)
+
+
+def at(name: str, value: Any) -> Change:
+    return lambda document: document.__setitem__(name, value)
+
+
+def renames(document: Json) -> None:
+    document["assets"]["tas.nc"] = document["assets"].pop(FILE)
+
+
+def repeats(document: Json) -> None:
+    document["assets"]["other.nc"] = copy.deepcopy(document["assets"][FILE])
+
+
+def alternate(**members: Any) -> Change:
+    entry = {"href": "https://east.example/f.nc", "alternate:name": "east", **members}
+    return in_file("alternate", {"east": entry})
+
+
+def p(name: str) -> str:
+    return f"/properties/{name}"
+
+
+# rule: (what is changed, where it is told, what is suggested or None)
+EXAMPLES: dict[str, list[tuple[Change, str, str | None]]] = {
+    "shape": [
+        (lambda d: d.pop("properties"), "", None),
+        (at("links", {}), "/links", None),
+        (at("type", "Item"), "/type", None),
+    ],
+    "collection": [(at("collection", "CMIP7"), "/collection", None)],
+    "id": [(at("id", "a/b"), "/id", None), (at("id", ""), "/id", None)],
+    "id-template": [(at("id", "CMIP6.CMIP.v20200101"), "/id", None), (at("id", ITEM["id"] + "0"), "/id", None)],
+    "stac-core": [
+        (at("stac_version", "1.0"), "/stac_version", None),
+        (lambda d: d.pop("bbox"), "", None),
+    ],
+    "file": [(in_file("file:size", "7"), AT_FILE + "/file:size", None)],
+    "alternate-assets": [(in_file("alternate", []), AT_FILE + "/alternate", None)],
+    "geometry": [
+        (at("geometry", {"type": "Point", "coordinates": [400, 0]}), "/geometry/coordinates", None),
+        (at("bbox", [0, 10, 1, -10]), "/bbox", None),
+    ],
+    "longitude": [(at("geometry", {"type": "Point", "coordinates": [359.5, 0]}), "/geometry/coordinates", None)],
+    "datetime": [
+        (sets("end_datetime", "1800-01-01T00:00:00Z"), p("start_datetime"), None),
+        (sets("start_datetime", "1850"), p("start_datetime"), None),
+    ],
+    "server-owned": [(sets("retracted", True), p("retracted"), None)],
+    "extension": [
+        (lambda d: d["stac_extensions"].append("https://example.org/x.json"), "/stac_extensions/3", None),
+        (lambda d: d["stac_extensions"].pop(0), "/stac_extensions", ITEM["stac_extensions"][0]),
+    ],
+    "required": [(drops("cmip6:realm"), "/properties", None)],
+    "unknown": [(sets("cmip6:sourceid", "x"), p("cmip6:sourceid"), "cmip6:source_id")],
+    "type": [
+        (sets("cmip6:frequency", ["mon"]), p("cmip6:frequency"), None),
+        (sets("cmip6:realm", "atmos"), p("cmip6:realm"), None),
+        (sets("cmip6:realm", []), p("cmip6:realm"), None),
+        (sets("size", -1), p("size"), None),
+        (sets("cmip6:table_id", None), p("cmip6:table_id"), None),
+    ],
+    "term": [
+        (sets("cmip6:experiment_id", "historcal"), p("cmip6:experiment_id"), "historical"),
+        (sets("cmip6:source_id", "NOPE"), p("cmip6:source_id"), None),
+        (sets("cmip6:realm", ["atmos", "Land"]), p("cmip6:realm") + "/1", "land"),
+    ],
+    "pattern": [(sets("cmip6:variant_label", "r1i1p1"), p("cmip6:variant_label"), None)],
+    "id-agrees-with-properties": [
+        (sets("cmip6:grid_label", "gr9"), p("cmip6:grid_label"), ITEM["properties"]["cmip6:grid_label"])
+    ],
+    "base-id": [(sets("base_id", "CMIP6.x"), p("base_id"), ITEM["id"][:-10])],
+    "version": [
+        (sets("version", "20991231"), p("version"), ITEM["properties"]["version"]),
+        (at("id", ITEM["id"][:-8] + "20200230"), "/id", None),
+    ],
+    "file-name": [
+        (renames, "/assets/tas.nc", None),
+        (in_file("file:local_path", "CMIP6/other.nc"), AT_FILE + "/file:local_path", None),
+    ],
+    "directory": [(in_file("file:local_path", f"CMIP6/{FILE}"), AT_FILE + "/file:local_path", None)],
+    "source-institution": [(sets("cmip6:institution_id", "DKRZ"), p("cmip6:institution_id"), None)],
+    "source-activity": [(sets("cmip6:activity_id", ["VolMIP"]), p("cmip6:activity_id"), None)],
+    "experiment-activity": [(sets("cmip6:activity_id", ["OMIP"]), p("cmip6:activity_id"), None)],
+    "sub-experiment": [(sets("cmip6:sub_experiment_id", "s1960"), p("cmip6:sub_experiment_id"), None)],
+    "model-components": [(sets("cmip6:source_type", ["LAND"]), p("cmip6:source_type"), None)],
+    "table-variable": [
+        (sets("cmip6:variable_id", "zostoga"), p("cmip6:variable_id"), None),
+        (sets("cmip6:variable_units", "1e-06"), p("cmip6:variable_units"), None),
+    ],
+    "member-id": [(sets("cmip6:variant_label", "r99i1p1f1"), p("cmip6:member_id"), "r99i1p1f1")],
+    "checksum": [
+        (in_file("file:checksum", "abcd"), AT_FILE + "/file:checksum", None),
+        (in_file("file:checksum", "1220" + "A" * 64), AT_FILE + "/file:checksum", None),
+        (in_file("file:checksum", "1220" + "a" * 62), AT_FILE + "/file:checksum", None),
+        (in_file("file:checksum", "1221" + "a" * 64), AT_FILE + "/file:checksum", None),
+        (in_file("file:checksum", "7f20" + "a" * 64), AT_FILE + "/file:checksum", None),
+        (alternate(**{"file:checksum": "00"}), AT_FILE + "/alternate/east/file:checksum", None),
+    ],
+    "size-sum": [(sets("size", 1), p("size"), None)],
+    "tracking-id": [(repeats, "/assets/other.nc/cmip6:tracking_id", None)],
+    "cite-as": [
+        (at("links", []), "/links", None),
+        (lambda d: d["links"][0].__setitem__("href", "https://example.org/"), "/links/0/href", None),
+    ],
+    "link": [
+        (lambda d: d["links"].append({"rel": "related", "href": "https://example.org/"}), "/links/1/href", None)
+    ],
+    "href": [
+        (in_file("href", "javascript:alert(1)"), AT_FILE + "/href", None),
+        (in_file("href", "\tJava\nScript:alert(1)"), AT_FILE + "/href", None),
+        (alternate(href="data:text/html,x"), AT_FILE + "/alternate/east/href", None),
+        (lambda d: d["links"].append({"rel": "about", "href": "vbscript:x"}), "/links/1/href", None),
+    ],
+    "protocol": [
+        (in_file("protocol", "htps"), AT_FILE + "/protocol", "https"),
+        (lambda d: d["assets"][FILE].pop("protocol"), AT_FILE, None),
+    ],
+    "alternate-name": [
+        (lambda d: d["assets"][FILE].pop("alternate:name"), AT_FILE, None),
+        (alternate(**{"alternate:name": "west"}), AT_FILE + "/alternate/east", "east"),
+    ],
+}  # fmt: skip
+CASES = [(rule, *case) for rule, cases in EXAMPLES.items() for case in cases]
+
+
+def test_a_sample_has_no_findings() -> None:
+    assert findings(ITEM) == ()
+
+
+@pytest.mark.parametrize(("rule", "change", "where", "suggestion"), CASES, ids=[rule for rule, *_ in CASES])
+def test_a_fault_is_found_where_it_is(rule: str, change: Change, where: str, suggestion: str | None) -> None:
+    found = [finding for finding in findings(changed(change)) if finding.rule == rule]
+    assert where in [finding.pointer for finding in found], findings(changed(change))
+    assert CMIP6 is not None
+    for finding in (finding for finding in found if finding.pointer == where):
+        assert finding.severity is CMIP6.rules.get(rule, RULES[rule].severity)
+        assert suggestion is None or finding.suggestion == suggestion
+        assert finding.message[-1] not in ". "
+
+
+def test_every_rule_has_examples() -> None:
+    assert set(EXAMPLES) == set(RULES)
+
+
+def test_every_rule_of_a_snapshot_is_documented() -> None:
+    for snapshot in CHECKER.vocabularies:
+        vocabulary = CHECKER.vocabularies.at(snapshot.project, snapshot.version)
+        named = {relation.rule for relation in vocabulary.relations} | {made.rule for made in vocabulary.compositions}
+        assert named <= set(RULES)
+        assert set(vocabulary.rules) <= set(RULES)
+
+
+def test_all_faults_are_found_at_once() -> None:
+    document = changed(sets("cmip6:source_id", "NOPE"))
+    sets("size", 1)(document)
+    in_file("file:checksum", "abcd")(document)
+    assert {"term", "size-sum", "checksum", "id-agrees-with-properties"} <= {found.rule for found in findings(document)}
+
+
+def test_a_fault_is_not_told_twice() -> None:
+    """A model that is not registered has no institution and no activity that it could contradict."""
+    found = {finding.rule for finding in findings(changed(sets("cmip6:source_id", "NOPE")))}
+    assert found.isdisjoint({"source-institution", "source-activity"})
+
+
+@pytest.mark.parametrize(
+    ("value", "terms", "expected"),
+    [
+        ("historcal", ["historical", "historical-ext"], "historical"),
+        ("MON", ["mon", "monC", "day"], "mon"),
+        ("xyzzy", ["mon", "day"], None),
+        ("x" * 5000, ["mon"], None),
+    ],
+)
+def test_the_nearest_term_is_suggested(value: str, terms: list[str], expected: str | None) -> None:
+    assert rules.nearest(value, terms) == expected
+
+
+def test_only_rules_that_are_not_fixed_can_be_switched() -> None:
+    import dataclasses
+
+    assert CMIP6 is not None
+    lenient = dataclasses.replace(
+        CMIP6, rules={"size-sum": Severity.WARNING, "base-id": None, "id-template": None, "checksum": Severity.WARNING}
+    )
+    document = changed(sets("size", 1))
+    sets("base_id", "x")(document)
+    document["id"] += "0"
+    found = {finding.rule: finding.severity for finding in CHECKER.findings(document, "CMIP6", lenient)}
+    assert found["size-sum"] is Severity.WARNING
+    assert "base-id" not in found
+    assert found["id-template"] is Severity.ERROR
+
+
+def test_what_every_stored_document_needs_refuses_at_once() -> None:
+    with pytest.raises(StacInvalid) as caught:
+        CHECKER.draft(changed(at("id", "x")), "CMIP6", CMIP6)
+    assert caught.value.findings[0].rule == "id-template"
+
+
+def test_what_terms_say_is_held_until_the_stored_document_is_known() -> None:
+    draft, found = CHECKER.draft(changed(sets("cmip6:nominal_resolution", "3 km")), "CMIP6", CMIP6)
+    assert draft.id == ITEM["id"]
+    assert [finding.rule for finding in errors_in(found)] == ["term"]
+
+
+def test_a_fault_that_the_stored_document_has_too_becomes_a_warning() -> None:
+    held = findings(changed(sets("cmip6:nominal_resolution", "3 km")))
+    assert [finding.severity for finding in validation.excused(held, held)] == [Severity.WARNING]
+    other = findings(changed(sets("cmip6:nominal_resolution", "4 km")))
+    assert [finding.severity for finding in validation.excused(held, other)] == [Severity.ERROR]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+PATHS = st.sampled_from([
+    *(("properties", name) for name in ITEM["properties"]), *(("assets", FILE, name) for name in ITEM["assets"][FILE]),
+    *((name,) for name in ITEM if name != "collection"), ("links", 0, "href"), ("links", 0), ("assets", FILE),
+    ("properties", "cmip6:new"), ("assets", FILE, "alternate"), ("stac_extensions", 0),
+])  # fmt: skip
+
+
+@given(st.lists(st.tuples(PATHS, JSON_VALUES), max_size=4), st.randoms(use_true_random=False))
+def test_the_same_document_gives_the_same_findings_byte_for_byte(changes: list[tuple[Any, Any]], random: Any) -> None:
+    """However its members are ordered, and whichever checker judges; and nothing that comes makes a rule fail."""
+    document = copy.deepcopy(ITEM)
+    for path, value in changes:
+        target: Any = document
+        for step in path[:-1]:
+            target = (
+                target.get(step) if isinstance(target, dict) else target[step] if isinstance(target, list) else None
+            )
+        if isinstance(target, dict) or (isinstance(target, list) and path[-1] < len(target)):
+            target[path[-1]] = value
+    expected = orjson.dumps([found.as_json() for found in findings(document)])
+    elsewhere = bootstrap_elsewhere().findings(orjson.loads(orjson.dumps(document)), "CMIP6", CMIP6)
+    assert orjson.dumps([found.as_json() for found in elsewhere]) == expected
+
+
+_SECOND: list[validation.Checker] = []
+
+
+def bootstrap_elsewhere() -> validation.Checker:
+    """A checker as another node has it."""
+    if not _SECOND:
+        _SECOND.append(checking.checker())
+    return _SECOND[0]
