@@ -185,7 +185,8 @@ def planted_digest(cluster: embedded.Cluster, dataset: str) -> Iterator[str]:
         [[event, text]] = conn.execute(
             f"SELECT event_id::text, event FROM fedstac.outbox {where}", (dataset,)
         ).fetchall()
-        wrong = text.replace('"digest":"', '"digest":"00', 1)
+        head, *document = text.partition(',"document":')
+        wrong = '"digest":"00'.join(head.rsplit('"digest":"', 1)) + "".join(document)
         conn.execute(f"UPDATE fedstac.outbox SET event = %s {where}", (wrong, dataset))
         try:
             yield event

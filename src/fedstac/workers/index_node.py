@@ -33,6 +33,8 @@ STAND_BY_SECONDS = 1.0
 BEYOND_ALL = 2**63 - 1  # an epoch
 log = structlog.get_logger()
 
+Named = tuple[str, str, str | None]  # a vocabulary as an event names it: project, version, digest
+
 
 @dataclass(slots=True)
 class Follower:
@@ -148,18 +150,18 @@ class Follower:
         self.cursor = cursor
         self.on_page(len(raw))
 
-    async def _fetch_vocabularies(self, raw: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    async def _fetch_vocabularies(self, raw: Sequence[Mapping[str, Any]]) -> dict[Named, str]:
         """Gets the vocabularies that events name and this node lacks; why, of those that cannot be had."""
-        absent: dict[tuple[str, str], str] = {}
-        named = {name for event in raw if (name := events.vocabulary_named(event)) is not None}
-        for project, version, digest in sorted(named, key=str):
+        absent: dict[Named, str] = {}
+        for named in {name for event in raw if (name := events.vocabulary_named(event)) is not None}:
+            project, version, digest = named
             try:
                 known = self.vocabularies.find(project, version) or await self._fetch(project, version)
             except (VocabularyBroken, SourceRefused) as error:
-                absent[project, version] = f"its vocabulary {project} {version} cannot be had: {error}"
+                absent[named] = f"its vocabulary {project} {version} cannot be had: {error}"
                 continue
             if digest is not None and known.digest != digest:
-                absent[project, version] = f"{self.origin} judged it with another vocabulary {project} {version}"
+                absent[named] = f"{self.origin} judged it with another vocabulary {project} {version}"
         return absent
 
     @property
@@ -183,7 +185,7 @@ class Follower:
         return snapshot
 
     def _read(
-        self, raw: Sequence[Mapping[str, Any]], absent: Mapping[tuple[str, str], str]
+        self, raw: Sequence[Mapping[str, Any]], absent: Mapping[Named, str]
     ) -> tuple[list[tuple[Mapping[str, Any], Event]], list[tuple[Mapping[str, Any], str]]]:
         readable, broken = [], []
         for event in raw:
@@ -195,11 +197,11 @@ class Follower:
                 broken.append((event, error.detail))
         return readable, broken
 
-    def _judged(self, raw: Mapping[str, Any], absent: Mapping[tuple[str, str], str]) -> Event:
+    def _judged(self, raw: Mapping[str, Any], absent: Mapping[Named, str]) -> Event:
         """An event, its document judged again with the very version that it was published under."""
         named = events.vocabulary_named(raw)
-        if named is not None and named[:2] in absent:
-            raise BadRequest(absent[named[:2]])
+        if named is not None and named in absent:
+            raise BadRequest(absent[named])
         vocabulary = self.vocabularies.at(*named[:2]) if named else None
         event = events.read(raw, vocabulary)
         if isinstance(event, DatasetEvent) and event.draft is not None and vocabulary is not None:
