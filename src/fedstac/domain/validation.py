@@ -89,8 +89,8 @@ class Checker:
         if schema.is_valid(as_served):
             return
         for error in schema.iter_errors(as_served):
-            path = list(error.schema_path)
-            rule = SCHEMAS[path[1]] if vocabulary is not None and path[:1] == ["allOf"] else SCHEMAS[0]  # type: ignore[index]
+            part = error.evaluation_path[1] if vocabulary is not None else 0
+            rule = SCHEMAS[part if isinstance(part, int) else 0]
             for cause in _causes(error):
                 yield Finding(rule, pointer(*cause.instance_path), _message(cause))
 
