@@ -41,6 +41,13 @@ class Settings(BaseSettings):
     cv_pins: dict[str, str] = Field(
         {}, description="Projects that stay with a version of their vocabulary, as JSON; the others take the newest"
     )
+    issuers: str = Field("", description="Identity providers: a JSON array, or a file with one (operations.md)")
+    audience: str = Field("", description="What tokens of identity providers have to name as `aud`")
+    groups_claim: str = Field("groups", min_length=1, description="The claim with a caller's groups; a.b is b inside a")
+    admin_group: str = Field("", description="Members of this group are administrators; empty: nobody is by a group")
+    globus_policy: str = Field("", description="File that says which Globus group publishes for which institution")
+    scope: str = Field("openid profile email", description="What GET /scope tells ESGF's publisher to ask for")
+    token_leeway_seconds: float = Field(30, ge=0, le=300, description="How far clocks of identity providers may be off")
     source: str = Field("", description="For an index node: the address of the publishing node")
     source_token: str = Field("", description="For an index node: its token at the source")
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")

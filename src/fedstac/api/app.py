@@ -25,10 +25,9 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from fedstac import __version__, bootstrap
-from fedstac.api import feed, following, problems, reading, server, transactions, vocabularies
+from fedstac.api import feed, following, identity, problems, reading, server, transactions, vocabularies
 from fedstac.api.admission import Admission
 from fedstac.api.guard import Guard
-from fedstac.api.identity import Principals
 from fedstac.bootstrap import Background
 from fedstac.settings import Settings
 
@@ -62,6 +61,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/vocabularies/{project}/{version}/terms/{facet}", vocabularies.get_terms),
     ("POST", "/validate", vocabularies.post_validate),
     ("GET", "/extensions/{name}/{version}/schema.json", vocabularies.get_extension),
+    ("GET", "/me", identity.get_me),
+    ("GET", "/scope", identity.get_scope),
+    ("GET", "/.well-known/oauth-protected-resource", identity.get_resource),
     ("GET", "/events", feed.get_events),
     ("GET", "/events/head", feed.get_head),
     ("POST", "/events/status", feed.post_status),
@@ -132,11 +134,16 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
     """The application of a node, not yet guarded. `background` runs beside it while it serves."""
 
     parts = (*background, bootstrap.watch_vocabularies)
+    callers = identity.finding(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with bootstrap.node(settings) as node, bootstrap.beside(node, parts, asyncio.Event()):
-            app.state.node, app.state.principals, app.state.plans = node, Principals(), reading.Plans()
+        async with (
+            bootstrap.node(settings) as node,
+            callers(node) as principals,
+            bootstrap.beside(node, parts, asyncio.Event()),
+        ):
+            app.state.node, app.state.principals, app.state.plans = node, principals, reading.Plans()
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
             app.state.large = asyncio.Semaphore(transactions.LARGE_AT_ONCE)
             yield
@@ -158,7 +165,9 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
             Middleware(
                 CORSMiddleware, allow_origins=["*"], allow_headers=["*"], max_age=600,
                 allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
-                expose_headers=["ETag", "Location", "Retry-After", "X-Cursor", "X-Request-Id", "Link"],
+                expose_headers=[
+                    "ETag", "Location", "Retry-After", "X-Cursor", "X-Request-Id", "Link", "WWW-Authenticate",
+                ],
             )
         ],
     )  # fmt: skip

@@ -1,48 +1,103 @@
-"""Who is calling: bearer tokens, looked up by their hash. Deny by default."""
+"""Who is calling: bearer tokens of ours, known by their hash, or of an identity provider. Deny by default."""
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import orjson
 from starlette.requests import Request
+from starlette.responses import Response
 
+from fedstac import oidc
+from fedstac.api import links
 from fedstac.bootstrap import Node
-from fedstac.db import nodes
-from fedstac.domain import policy
+from fedstac.db import nodes, people
+from fedstac.domain import groups, policy
 from fedstac.domain.errors import Unauthenticated
+from fedstac.domain.groups import Shares
 from fedstac.domain.policy import Principal
+from fedstac.oidc import Issuer, Misconfigured, Providers
+from fedstac.settings import Settings
 
 KEPT_SECONDS = 10.0  # a withdrawn token works no longer than this
 KEPT_MOST = 1024
-MAX_TOKEN = 8192
+MAX_TOKEN = oidc.MAX_TOKEN
 
 
 class Principals:
-    """Tokens seen lately, so that a busy publisher costs no query a request."""
+    """Who holds which token; those seen lately are known by hash, so that a busy publisher costs no query a request."""
 
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[float, Principal | None]] = {}
+    def __init__(self, node: Node, providers: Providers, shares: Shares) -> None:
+        self._node, self._providers, self._shares = node, providers, shares
+        self.issuers = providers.configured
+        self._kept: dict[bytes, tuple[float, Principal | None]] = {}
 
-    async def of(self, node: Node, token: str) -> Principal | None:
-        known = self._kept.get(token)
+    async def of(self, token: str) -> Principal | None:
+        """None for a token that nobody knows; the Problems of Providers.identify for one that is refused."""
+        name = hashlib.sha256(token.encode()).digest()
+        known = self._kept.get(name)
         if known and known[0] > time.monotonic():
             return known[1]
-        async with node.pool.acquire() as conn:
-            principal = await nodes.principal(conn, token)
+        found, seconds = await self._find(token)
         if len(self._kept) >= KEPT_MOST:
             self._kept.clear()
-        self._kept[token] = (time.monotonic() + KEPT_SECONDS, principal)
-        return principal
+        self._kept[name] = time.monotonic() + seconds, found
+        return found
+
+    async def _find(self, token: str) -> tuple[Principal | None, float]:
+        """Who holds a token, and for how many seconds that is known."""
+        async with self._node.pool.acquire() as conn:
+            issued = await nodes.principal(conn, token)
+        proven = None if issued else await self._providers.identify(token)
+        if proven is None:
+            return issued, KEPT_SECONDS
+        who, settings = proven.identity, self._node.settings
+        async with self._node.pool.acquire() as conn:
+            name = await people.pseudonym(conn, who)
+        roles = groups.roles(who, admin_group=settings.admin_group, shares=self._shares)
+        left = KEPT_SECONDS if proven.expires is None else proven.expires - time.time()
+        return Principal(name, roles, who), min(left, KEPT_SECONDS)
+
+
+Finding = Callable[[Node], AbstractAsyncContextManager[Principals]]
+
+
+def finding(settings: Settings) -> Finding:
+    """How a node will find its callers. Misconfigured, before anything runs, where the settings are wrong."""
+    configured, shares = oidc.issuers(settings.issuers, settings.audience), _shares(settings.globus_policy)
+
+    @asynccontextmanager
+    async def principals(node: Node) -> AsyncIterator[Principals]:
+        claim, leeway = settings.groups_claim, settings.token_leeway_seconds
+        async with oidc.providers(configured, groups_claim=claim, leeway=leeway) as providers:
+            yield Principals(node, providers, shares)
+
+    return principals
+
+
+def _shares(path: str) -> Shares:
+    """What groups of a Globus-style policy file may publish; nothing without a file."""
+    if not path:
+        return {}
+    try:
+        return groups.shares(orjson.loads(Path(path).read_bytes()))
+    except (OSError, orjson.JSONDecodeError, groups.PolicyBroken) as error:
+        raise Misconfigured(f"FEDSTAC_GLOBUS_POLICY: {path}: {error}") from None
 
 
 async def principal(request: Request) -> Principal:
-    """The caller; Unauthenticated where there is no valid token."""
+    """The caller; Unauthenticated where there is no valid token, Unavailable where that cannot be told just now."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send the header `Authorization: Bearer <token>`")
     known: Principals = request.app.state.principals
-    found = await known.of(request.app.state.node, token) if len(token) <= MAX_TOKEN else None
+    found = await known.of(token) if len(token) <= MAX_TOKEN else None
     if found is None:
         raise Unauthenticated("this token is not known here; ask the operators of this node for a new one")
     return found
@@ -51,3 +106,52 @@ async def principal(request: Request) -> Principal:
 async def node_name(request: Request) -> str:
     """The node that is calling; MissingPermission for anybody else."""
     return policy.require_node(await principal(request))
+
+
+# --- what clients ask about identity ---
+
+
+async def get_me(request: Request) -> Response:
+    """GET /me: whom this node takes the caller for. `name` is what its logs say."""
+    caller = await principal(request)
+    body: dict[str, Any] = {"name": caller.name, "roles": sorted(caller.roles), "issuer": None, "subject": None}
+    if who := caller.identity:
+        body |= {
+            "issuer": who.issuer, "subject": who.subject, "full_name": who.name or None, "email": who.email,
+            "client_id": who.client_id or None, "scopes": sorted(who.scopes),
+        }  # fmt: skip
+    body["groups"] = sorted(who.groups) if who else []
+    body["entitlements"] = [
+        {"kind": each.kind, "id": each.id, "institution": each.institution, "role": each.role}
+        for each in (who.entitlements if who else ())
+    ]
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+async def get_resource(request: Request) -> Response:
+    """GET /.well-known/oauth-protected-resource: where tokens for this node come from (RFC 9728, section 2).
+
+    `fedstac_logins` is ours, as section 2 allows: the public client that `fedstac login` uses at each issuer.
+    """
+    settings: Settings = request.app.state.node.settings
+    configured: tuple[Issuer, ...] = request.app.state.principals.issuers
+    body: dict[str, Any] = {
+        "resource": request.app.state.base_url,
+        "resource_name": f"fedstac {settings.node}",
+        "bearer_methods_supported": ["header"],
+    }
+    if configured:
+        body["authorization_servers"] = [each.issuer for each in configured]
+    if settings.scope:
+        body["scopes_supported"] = settings.scope.split()
+    body["fedstac_logins"] = [
+        {"issuer": each.issuer, "client_id": each.login_client_id, "scope": each.login_scope}
+        for each in configured if each.login_client_id
+    ]  # fmt: skip
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "public, max-age=300"})
+
+
+async def get_scope(request: Request) -> Response:
+    """GET /scope: what ESGF's publisher asks for when it logs in (esgf-wire, Publisher)."""
+    settings: Settings = request.app.state.node.settings
+    return Response(orjson.dumps({"scope": settings.scope}), media_type=links.JSON)

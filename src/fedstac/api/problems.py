@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -25,6 +26,7 @@ from fedstac.domain import errors
 from fedstac.domain.errors import Finding, Problem
 
 MEDIA_TYPE = "application/problem+json"
+_NOT_IN_DESCRIPTION = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750, 3
 
 _BY_STATUS: Mapping[int, type[Problem]] = {
     problem.status: problem
@@ -64,9 +66,19 @@ def response(problem: Problem, scope: Scope, *, headers: Mapping[str, str] | Non
     if problem.retry_after is not None:
         fields["retry-after"] = str(problem.retry_after)
     if problem.status == 401:
-        fields.setdefault("www-authenticate", "Bearer")
+        fields.setdefault("www-authenticate", _challenge(problem, scope))
     content = body(problem, base_url=base_url(scope), instance=_instance(scope))
     return _response(content, problem.status, fields)
+
+
+def _challenge(problem: Problem, scope: Scope) -> str:
+    """How to come back (RFC 6750, section 3; RFC 9728, section 5.1). A caller who sent no token made no error."""
+    known = f'resource_metadata="{base_url(scope)}/.well-known/oauth-protected-resource"'
+    sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    if sent[:7].lower() != b"bearer ":
+        return f'Bearer realm="fedstac", {known}'
+    said = _NOT_IN_DESCRIPTION.sub("'", problem.detail)
+    return f'Bearer realm="fedstac", error="invalid_token", error_description="{said}", {known}'
 
 
 def base_url(scope: Scope) -> str:

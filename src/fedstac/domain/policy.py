@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedstac.domain.errors import MissingPermission
+
+if TYPE_CHECKING:
+    from fedstac.domain.groups import Identity
 
 ADMIN = "admin"
 PUBLISHER = "publisher:"
@@ -13,10 +17,14 @@ NODE = "node:"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: a name for the log, and roles (`admin`, `publisher:<institution>`, `node:<node>`)."""
+    """Who asks: a name for the log, and roles (`admin`, `publisher:<institution>`, `node:<node>`).
+
+    Somebody known by an identity provider has that identity beside; their name is a pseudonym (db/people.py).
+    """
 
     name: str
     roles: frozenset[str]
+    identity: Identity | None = None
 
     @property
     def is_admin(self) -> bool:

@@ -1,0 +1,27 @@
+"""People as they stand in logs: pseudonyms, and the one table that knows whose they are. Deleting a row erases it."""
+
+from __future__ import annotations
+
+from fedstac.db.connections import Connection
+from fedstac.domain.groups import Identity
+
+PREFIX = "person:"  # a token's name may be anything; this says that it is none
+
+
+async def pseudonym(conn: Connection, who: Identity) -> str:
+    """The name of an identity in every log, given when it is first seen; name and e-mail are kept as last said."""
+    found = await conn.fetchval(
+        """WITH known AS (
+               SELECT pseudonym FROM fedstac.person
+               WHERE iss = $1 AND sub = $2
+                 AND name IS NOT DISTINCT FROM coalesce($3, name) AND email IS NOT DISTINCT FROM coalesce($4, email)),
+           made AS (
+               INSERT INTO fedstac.person (iss, sub, name, email)
+               SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM known)
+               ON CONFLICT (iss, sub) DO UPDATE SET name = coalesce(EXCLUDED.name, person.name),
+                      email = coalesce(EXCLUDED.email, person.email)
+               RETURNING pseudonym)
+           SELECT pseudonym FROM known UNION ALL SELECT pseudonym FROM made""",
+        who.issuer, who.subject, who.name or None, who.email,
+    )  # fmt: skip
+    return f"{PREFIX}{found}"

@@ -1,0 +1,200 @@
+"""Who somebody is, by an identity provider's word: groups, entitlements, and the roles that follow. Pure.
+
+Claims come from outside and may be anything. What is not understood gives no right: a group that is no text, an
+entitlement that is not exactly of the form is left out, never half-read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from fedstac.domain.errors import InvalidToken
+from fedstac.domain.policy import ADMIN, NODE, PUBLISHER
+
+MOST_GROUPS = 1000
+LONGEST_NAME = 512
+LONGEST_SUBJECT = 255  # OpenID Connect Core 1.0, section 2
+ENTITLEMENT_CLAIMS = ("eduperson_entitlement", "entitlements")  # AARC-G002; EGI Check-in uses both
+ANY = "*"
+_ENTITLEMENT = re.compile(
+    r"urn:mace:egi\.eu:group:esgf\.vo\.egi\.eu:(project|node):(\*|[A-Za-z0-9][A-Za-z0-9._-]*)"
+    r"(?::institution:([A-Za-z0-9][A-Za-z0-9._-]*))?:role=([A-Z]+)#aai\.egi\.eu",
+    re.ASCII,
+)
+
+
+class Kind(StrEnum):
+    """What an entitlement is for."""
+
+    PROJECT = "project"
+    NODE = "node"
+
+
+class Right(StrEnum):
+    """What an entitlement allows (esgf-wire, Identity)."""
+
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    REPLICATE = "REPLICATE"
+    REVOKE = "REVOKE"
+    RETRACT = "RETRACT"
+    CITATION = "CITATION"
+    ERRATA = "ERRATA"
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """A right on a project or a node, or on all of them (`*`); for one institution where that is named."""
+
+    kind: Kind
+    id: str
+    institution: str | None
+    role: Right
+
+    def covers(self, id: str) -> bool:
+        return self.id in (ANY, id)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A person or a service, as an issuer vouches for it. (issuer, subject) is unique and never given to another."""
+
+    issuer: str
+    subject: str
+    name: str
+    email: str | None
+    client_id: str
+    groups: frozenset[str]
+    entitlements: tuple[Entitlement, ...]
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a group of a Globus-style policy file publishes: an institution's datasets of a project."""
+
+    project: str
+    institution: str
+
+
+Shares = Mapping[str, frozenset[Share]]  # by a group's uuid
+
+
+class PolicyBroken(Exception):
+    """A policy file that is not of the form; the message says where."""
+
+
+def entitlement(urn: str) -> Entitlement | None:
+    """An EGI entitlement; None for anything that is not exactly one of the VO esgf.vo.egi.eu with a known role."""
+    found = _ENTITLEMENT.fullmatch(urn)
+    if found is None or found[4] not in Right.__members__:
+        return None
+    return Entitlement(Kind(found[1]), found[2], found[3], Right(found[4]))
+
+
+def identity(issuer: str, claims: Mapping[str, Any], *, groups_claim: str) -> Identity:
+    """What verified claims say of their subject. InvalidToken without a usable subject, or with too many groups."""
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not 0 < len(subject) <= LONGEST_SUBJECT or not subject.isprintable():
+        raise InvalidToken("the token's claim sub is no text of 1 to 255 printable characters; log in again")
+    urns = [urn for name in ENTITLEMENT_CLAIMS for urn in _texts(claims.get(name), name)]
+    found = (entitlement(urn) for urn in dict.fromkeys(urns))
+    return Identity(
+        issuer=issuer,
+        subject=subject,
+        name=_text(claims.get("name")) or _text(claims.get("preferred_username")) or "",
+        email=_text(claims.get("email")),
+        client_id=_text(claims.get("client_id")) or _text(claims.get("azp")) or "",
+        groups=frozenset(_texts(_at(claims, groups_claim), groups_claim)),
+        entitlements=tuple(each for each in found if each is not None),
+        scopes=scopes(claims),
+    )
+
+
+def scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """Scopes of a token: text with spaces between (RFC 8693, 4.2; RFC 7662, 2.2), or a list, as some issuers write."""
+    value = claims.get("scope", claims.get("scp"))
+    return frozenset(value.split(" ") if isinstance(value, str) else _texts(value, "scope")) - {""}
+
+
+def _at(claims: Mapping[str, Any], path: str) -> object:
+    """The claim of that name, or the one that a path with dots leads to (`realm_access.roles`)."""
+    if path in claims:
+        return claims[path]
+    value: object = claims
+    for step in path.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable() else None
+
+
+def _texts(value: object, claim: str) -> list[str]:
+    """The usable texts of a claim that is a list, or one text. InvalidToken for more than anybody has."""
+    values = value if isinstance(value, list) else [value]
+    if len(values) > MOST_GROUPS:
+        raise InvalidToken(f"the token's claim {claim} has over {MOST_GROUPS} entries; ask for a token with fewer")
+    return [text for text in map(_text, values) if text is not None]
+
+
+def shares(document: object) -> Shares:
+    """A Globus-style policy file: {"project": {P: {"<p>:institution_id": {I: [{"name", "uuid", "url"}, …]}}}}.
+
+    PolicyBroken if any part of it is not of that form: a file that is half understood is not used.
+    """
+    found: dict[str, set[Share]] = {}
+    for project, facets in _members(_member(document, "project", "the file"), "project"):
+        for facet, institutions in _members(facets, project):
+            if facet.rpartition(":")[2] != "institution_id":
+                raise PolicyBroken(f"{project}: {facet!r} is no institution_id; shares are by institution")
+            for institution, entries in _members(institutions, f"{project}/{facet}"):
+                for uuid in _uuids(entries, f"{project}/{facet}/{institution}"):
+                    found.setdefault(uuid, set()).add(Share(project, institution))
+    return {uuid: frozenset(shared) for uuid, shared in found.items()}
+
+
+def _member(value: object, name: str, place: str) -> object:
+    if not isinstance(value, Mapping) or name not in value:
+        raise PolicyBroken(f"{place} has no member {name!r}")
+    return value[name]
+
+
+def _members(value: object, place: str) -> Iterable[tuple[str, object]]:
+    if not isinstance(value, Mapping):
+        raise PolicyBroken(f"{place} is no JSON object")
+    return [(str(name), member) for name, member in value.items()]
+
+
+def _uuids(value: object, place: str) -> Iterable[str]:
+    if not isinstance(value, list):
+        raise PolicyBroken(f"{place} is no list of groups")
+    for entry in value:
+        uuid = _member(entry, "uuid", place)
+        if not isinstance(uuid, str) or not uuid:
+            raise PolicyBroken(f"{place} has a group whose uuid is no text")
+        yield uuid.lower()
+
+
+def roles(identity: Identity, *, admin_group: str, shares: Shares) -> frozenset[str]:
+    """Today's roles of an identity (domain/policy.py), until policy reads groups and entitlements themselves.
+
+    They know no project: `publisher:<institution>` follows from a CREATE of that institution in any project, and never
+    from one without an institution. `node:<name>` follows from REPLICATE on exactly one named node.
+    """
+    found = {ADMIN} if admin_group and admin_group in identity.groups else set()
+    for granted in identity.entitlements:
+        if granted.kind is Kind.PROJECT and granted.role is Right.CREATE and granted.institution:
+            found.add(PUBLISHER + granted.institution)
+    for group in identity.groups:
+        found |= {PUBLISHER + share.institution for share in shares.get(group.lower(), ())}
+    nodes = {each.id for each in identity.entitlements if each.kind is Kind.NODE and each.role is Right.REPLICATE}
+    if len(nodes) == 1 and ANY not in nodes:
+        found |= {NODE + name for name in nodes}
+    return frozenset(found)

@@ -1,0 +1,505 @@
+"""Tokens of identity providers: OpenID Connect discovery, JWTs (RFC 7519, 8725, 9068), introspection (RFC 7662).
+
+Only addresses that the operator configured, or that the provider configured there names in its own metadata, are ever
+fetched; nothing that a caller or a token names is. Nothing is fetched before a token asks for it, so that a provider
+that is away stops no node; while it is away, keys that were fetched before go on working for a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import ipaddress
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus, urlsplit
+
+import httpx
+import structlog
+from joserfc import jwk, jws
+from joserfc.errors import JoseError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from fedstac import __version__
+from fedstac.domain import groups, strict_json
+from fedstac.domain.errors import (
+    InvalidToken,
+    InvalidTokenAudience,
+    MalformedJson,
+    MissingPermission,
+    Problem,
+    Unavailable,
+)
+from fedstac.domain.groups import Identity
+
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
+LEAST_RSA_BITS = 2048
+MAX_TOKEN = 8192  # characters
+MAX_ANSWER = 1 << 20  # bytes of any answer of a provider's
+ANSWER_SECONDS = 5.0  # for an answer as a whole
+KEYS_FRESH_SECONDS, KEYS_KEPT_SECONDS = 3600.0, 86_400.0
+REFETCH_SECONDS = 10.0  # least time between two fetches of one issuer's keys, whatever kids tokens name
+INTROSPECTED_SECONDS = 30.0  # with identity.KEPT_SECONDS less than the minute in which a withdrawal takes effect (I18)
+INTROSPECTIONS_KEPT, INTROSPECTIONS_AT_ONCE = 4096, 16
+REST_SECONDS = 2.0  # after an introspection that failed, nobody else waits for the same
+TYPES = (None, "jwt", "at+jwt", "application/at+jwt", "application/jwt")  # of the header typ, in lower case
+_JWT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)", re.ASCII)
+_EMBEDDED = ("jwk", "jku", "x5u", "x5c")
+_KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # by the beginning of an algorithm's name
+
+log = structlog.get_logger()
+
+
+class Misconfigured(Exception):
+    """The settings name no usable identity provider; the message says which member is wrong."""
+
+
+class Issuer(BaseModel):
+    """One identity provider, as the operator configures it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer: str  # exactly as in the provider's metadata
+    audience: str = ""  # instead of the setting
+    algorithms: tuple[str, ...] = ALGORITHMS
+    required_scopes: tuple[str, ...] = ()
+    introspect: bool = False  # its tokens are opaque, or are to be asked about all the same
+    client_id: str = ""  # of this node, for introspection
+    client_secret: str = Field("", repr=False)
+    client_secret_file: str = ""
+    login_client_id: str = ""  # the public client of `fedstac login`
+    login_scope: str = "openid profile email offline_access"
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_safe(cls, url: str) -> str:
+        if urlsplit(url).query or urlsplit(url).fragment or not is_safe(url, of=url):
+            raise ValueError("is no https address (http is for loopback only)")
+        return url
+
+    @field_validator("algorithms")
+    @classmethod
+    def _are_asymmetric(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or set(names) - set(ALGORITHMS):
+            raise ValueError(f"may only hold {', '.join(ALGORITHMS)}")
+        return names
+
+    @model_validator(mode="after")
+    def _can_introspect(self) -> Issuer:
+        if self.introspect and not (self.client_id and (self.client_secret or self.client_secret_file)):
+            raise ValueError("introspect needs client_id, and client_secret or client_secret_file")
+        return self
+
+    @property
+    def secret(self) -> str:
+        """The client's secret; read when it is used, so that it can be changed in place."""
+        return self.client_secret or Path(self.client_secret_file).read_text().strip()
+
+
+def is_safe(url: str, *, of: str) -> bool:
+    """Whether an address may be fetched for an issuer: https, or http between addresses of the loopback."""
+    parts = urlsplit(url)
+    if not parts.hostname or parts.username is not None:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(url) and _is_loopback(of))
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def issuers(text: str, audience: str) -> tuple[Issuer, ...]:
+    """The issuers of the setting: a JSON array, or the name of a file with one. Misconfigured where it is wrong."""
+    if not text.strip():
+        return ()
+    try:
+        raw = text if text.lstrip().startswith("[") else Path(text).read_text()
+        found = TypeAdapter(tuple[Issuer, ...]).validate_json(raw)
+    except OSError as error:
+        raise Misconfigured(f"FEDSTAC_ISSUERS: {error}") from None
+    except ValidationError as error:
+        faults = (f"{'/'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise Misconfigured(f"FEDSTAC_ISSUERS: {'; '.join(faults)}") from None
+    found = tuple(each.model_copy(update={"audience": each.audience or audience}) for each in found)
+    for each in found:
+        if not each.audience:
+            raise Misconfigured(f"FEDSTAC_ISSUERS: say the audience of {each.issuer}'s tokens, or FEDSTAC_AUDIENCE")
+    if len({each.issuer for each in found}) < len(found):
+        raise Misconfigured("FEDSTAC_ISSUERS: an issuer is there twice")
+    if sum(each.introspect for each in found) > 1:  # an opaque token would be shown to the wrong one
+        raise Misconfigured("FEDSTAC_ISSUERS: only one issuer can introspect; an opaque token names none")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """An identity, and the moment (time.time) from which its token no longer proves it; None: not said."""
+
+    identity: Identity
+    expires: float | None
+
+
+class Providers:
+    """The configured issuers. One per process; `identify` may be called by any number of requests at once."""
+
+    def __init__(
+        self, configured: Sequence[Issuer], http: httpx.AsyncClient, *, groups_claim: str, leeway: float
+    ) -> None:
+        self.configured = tuple(configured)
+        self._providers = {each.issuer: _Provider(each, http, leeway) for each in configured}
+        self._asked = next((p for p in self._providers.values() if p.issuer.introspect), None)
+        self._groups_claim = groups_claim
+
+    async def identify(self, token: str) -> Proven | None:
+        """Who a token stands for; None if it is none of an issuer's here.
+
+        InvalidToken, InvalidTokenAudience or MissingPermission (a scope) for a token that is refused; Unavailable if
+        it cannot be decided now because the issuer does not answer.
+        """
+        if len(token) > MAX_TOKEN:
+            raise InvalidToken(f"the token has over {MAX_TOKEN} characters")
+        if not self._providers:
+            return None
+        parts = _JWT.fullmatch(token)
+        if parts is None or (claimed := _decoded(parts[2])) is None:
+            provider, claims = self._asked, None if self._asked is None else await self._asked.introspect(token)
+        else:
+            provider = self._named(claimed)
+            asks = provider.issuer.introspect
+            claims = await provider.introspect(token) if asks else await provider.verify(token, parts)
+        if provider is None or claims is None:
+            return None
+        provider.check_scope(claims)
+        who = groups.identity(provider.issuer.issuer, claims, groups_claim=self._groups_claim)
+        expires = _moment(claims, "exp")
+        return Proven(who, None if expires is None else expires + provider.leeway)
+
+    def _named(self, claims: Mapping[str, Any]) -> _Provider:
+        """The configured issuer that a JWT claims to be of; it has still to be proven."""
+        provider = self._providers.get(iss) if isinstance(iss := claims.get("iss"), str) else None
+        if provider is None:
+            known = ", ".join(self._providers)
+            raise InvalidToken(f"the token is of no identity provider that this node takes; it takes {known}")
+        return provider
+
+
+@asynccontextmanager
+async def providers(configured: Sequence[Issuer], *, groups_claim: str, leeway: float) -> AsyncIterator[Providers]:
+    """The issuers of a process. Certificates and proxies are those of the environment; redirects are not followed."""
+    headers = {"User-Agent": f"fedstac/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
+    async with httpx.AsyncClient(timeout=ANSWER_SECONDS, follow_redirects=False, headers=headers) as http:
+        yield Providers(configured, http, groups_claim=groups_claim, leeway=leeway)
+
+
+class _Away(Exception):
+    """A provider does not answer, or not with what it should."""
+
+
+class _Provider:
+    """One issuer: its metadata and keys, and what it said of opaque tokens."""
+
+    def __init__(self, issuer: Issuer, http: httpx.AsyncClient, leeway: float) -> None:
+        self.issuer, self.leeway = issuer, leeway
+        self._http = http
+        self._keys = _Keys(self._fetch_keys)
+        self._metadata: tuple[float, dict[str, Any]] | None = None
+        self._said = _Said()
+
+    # --- JWTs ---
+
+    async def verify(self, token: str, parts: re.Match[str]) -> Mapping[str, Any]:
+        """The claims of a JWT once its signature, issuer, audience and times hold."""
+        header = _decoded(parts[1])
+        if header is None:
+            raise InvalidToken("the token's header is no JSON object")
+        self._check_header(header)
+        kid, algorithm = header.get("kid"), header["alg"]
+        try:
+            keys = await self._keys.of(kid, algorithm)
+            claims = _signed(token, keys, algorithm)
+            is_new = kid is None or not keys  # the provider may sign with a key that is not here yet
+            if claims is None and is_new and await self._keys.renew():
+                claims = _signed(token, await self._keys.of(kid, algorithm), algorithm)
+        except _Away as error:
+            raise self._unavailable(error) from None
+        if claims is None:
+            raise InvalidToken("the token's signature is of no key of its issuer; log in again")
+        self._check_claims(claims)
+        if _moment(claims, "exp") is None:
+            raise InvalidToken("the token has no end (claim exp)")
+        return claims
+
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        """Before any key is looked for (RFC 8725, 3.1, 3.10, 3.11)."""
+        if embedded := [name for name in _EMBEDDED if name in header]:
+            raise InvalidToken(f"the token brings its own key ({embedded[0]}); only the issuer's keys are taken")
+        if "crit" in header:
+            raise InvalidToken("the token has critical headers (crit), none of which is understood here")
+        if header.get("alg") not in self.issuer.algorithms:
+            allowed = ", ".join(self.issuer.algorithms)
+            raise InvalidToken(f"the token is not signed with one of {allowed}")
+        kind = header.get("typ")
+        if (kind.lower() if isinstance(kind, str) else kind) not in TYPES:
+            raise InvalidToken("the token is no access token (header typ)")
+        if not isinstance(header.get("kid"), str | None):
+            raise InvalidToken("the token's header kid is no text")
+
+    def _check_claims(self, claims: Mapping[str, Any]) -> None:
+        now = time.time()
+        if claims.get("iss") != self.issuer.issuer:
+            raise InvalidToken(f"the token is not of {self.issuer.issuer} (claim iss)")
+        audience = claims.get("aud")
+        if self.issuer.audience not in (audience if isinstance(audience, list) else [audience]):
+            raise InvalidTokenAudience(
+                f"the token is for another service (claim aud); ask for one for {self.issuer.audience}"
+            )
+        if (ends := _moment(claims, "exp")) is not None and now >= ends + self.leeway:
+            raise InvalidToken("the token has expired; log in again")
+        if (begins := _moment(claims, "nbf")) is not None and now < begins - self.leeway:
+            raise InvalidToken("the token is not valid yet (claim nbf); are the clocks right?")
+        if (issued := _moment(claims, "iat")) is not None and now < issued - self.leeway:
+            raise InvalidToken("the token was issued in the future (claim iat); are the clocks right?")
+
+    def check_scope(self, claims: Mapping[str, Any]) -> None:
+        if missing := set(self.issuer.required_scopes) - groups.scopes(claims):
+            raise MissingPermission(f"the token lacks the scope {', '.join(sorted(missing))}; log in with it")
+
+    # --- introspection ---
+
+    async def introspect(self, token: str) -> Mapping[str, Any] | None:
+        """What the issuer says of a token; None if it is not active, or not of it."""
+        try:
+            claims = await self._said.of(token, self._introspect)
+        except _Away as error:
+            raise self._unavailable(error) from None
+        if claims is not None:
+            self._check_claims(claims)
+        return claims
+
+    async def _introspect(self, token: str) -> Mapping[str, Any] | None:
+        endpoint = await self._endpoint("introspection_endpoint")
+        try:
+            user, secret = quote_plus(self.issuer.client_id), quote_plus(self.issuer.secret)  # RFC 6749, 2.3.1
+        except OSError as error:
+            raise _Away(f"the client's secret cannot be read: {error}") from None
+        basic = base64.b64encode(f"{user}:{secret}".encode()).decode()
+        form = {"token": token, "token_type_hint": "access_token"}
+        answer = await _fetch(self._http, "POST", endpoint, data=form, headers={"Authorization": f"Basic {basic}"})
+        if answer.get("active") is not True:
+            return None
+        return {"iss": self.issuer.issuer, **answer}  # it may be left out, as the issuer itself says it
+
+    # --- what the provider publishes ---
+
+    async def _fetch_keys(self) -> list[jwk.Key]:
+        found = await _fetch(self._http, "GET", await self._endpoint("jwks_uri"))
+        entries = found.get("keys")
+        keys = [key for entry in entries if (key := _key(entry))] if isinstance(entries, list) else []
+        if not keys:
+            raise _Away("it publishes no key that could sign a token")
+        return keys
+
+    async def _endpoint(self, name: str) -> str:
+        """An address in the provider's metadata (OpenID Connect Discovery 1.0, section 4)."""
+        if self._metadata is None or self._metadata[0] < time.monotonic():
+            url = self.issuer.issuer.rstrip("/") + "/.well-known/openid-configuration"
+            found = await _fetch(self._http, "GET", url)
+            if found.get("issuer") != self.issuer.issuer:
+                raise _Away("its metadata is of another issuer")
+            self._metadata = time.monotonic() + KEYS_FRESH_SECONDS, found
+        endpoint = self._metadata[1].get(name)
+        if not isinstance(endpoint, str) or not is_safe(endpoint, of=self.issuer.issuer):
+            raise _Away(f"its metadata has no usable {name}")
+        return endpoint
+
+    def _unavailable(self, error: _Away) -> Problem:
+        log.warning("identity provider away", issuer=self.issuer.issuer, reason=str(error))
+        return Unavailable(
+            f"the identity provider {self.issuer.issuer} cannot be asked just now; try again", retry_after=10
+        )
+
+
+def _decoded(segment: str) -> dict[str, Any] | None:
+    """The JSON object in a segment of a JWT; None if it is none, or says something twice."""
+    try:
+        value = strict_json.parse(base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True))
+    except (ValueError, MalformedJson):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _moment(claims: Mapping[str, Any], name: str) -> float | None:
+    """A NumericDate (RFC 7519, 2), None where there is none; InvalidToken for anything else."""
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidToken(f"the token's claim {name} is no number of seconds")
+    return float(value)
+
+
+def _signed(token: str, keys: Sequence[jwk.Key], algorithm: str) -> dict[str, Any] | None:
+    """The claims, if one of the keys signed them; None if none did."""
+    for key in keys:
+        try:
+            jws.deserialize_compact(token, key, registry=_Sized(algorithms=[algorithm], strict_check_header=False))
+        except (JoseError, ValueError, TypeError):
+            continue
+        return _decoded(token.split(".")[1])
+    return None
+
+
+class _Sized(jws.JWSRegistry):
+    """joserfc's limits for a token whose length is checked already."""
+
+    max_header_length = MAX_TOKEN
+
+
+def _key(entry: object) -> jwk.Key | None:
+    """A public key that verifies signatures, from a JWK (RFC 7517); None for any other."""
+    if not isinstance(entry, dict) or entry.get("kty") not in _KEY_TYPES.values() or "d" in entry:
+        return None
+    operations = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+        return None
+    if entry["kty"] == "RSA" and len(str(entry.get("n", ""))) * 6 < LEAST_RSA_BITS:
+        return None
+    try:
+        return jwk.import_key(entry)
+    except (JoseError, ValueError, TypeError, KeyError):
+        return None
+
+
+class _Keys:
+    """An issuer's keys: fetched by one caller while the others wait, again every hour and for what is not known."""
+
+    def __init__(self, fetch: Callable[[], Awaitable[list[jwk.Key]]]) -> None:
+        self._fetch = fetch
+        self._keys: list[jwk.Key] = []
+        self._fetched = self._tried = float("-inf")
+        self._failure: _Away | None = None
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def of(self, kid: str | None, algorithm: str) -> list[jwk.Key]:
+        """The keys that may have signed; _Away if there are none and none can be fetched."""
+        age = time.monotonic() - self._fetched
+        if age > KEYS_KEPT_SECONDS:
+            self._keys = []
+        if not self._keys:
+            await self.renew()
+            if not self._keys:
+                raise self._failure or _Away("its keys could not be fetched a moment ago")
+        elif age > KEYS_FRESH_SECONDS:
+            self._start()  # beside the request: what is here still works
+        return [key for key in self._keys if None in (kid, key.kid) or kid == key.kid if _fits(key, algorithm)]
+
+    async def renew(self) -> bool:
+        """Fetches the keys, at most once in REFETCH_SECONDS; whether they are newer now. _Away if that failed."""
+        before = self._fetched
+        if not self._start() and self._failure:
+            raise self._failure
+        if self._fetching is not None:
+            await asyncio.shield(self._fetching)
+        if self._failure:
+            raise self._failure
+        return self._fetched > before
+
+    def _start(self) -> bool:
+        """Whether a fetch is under way."""
+        if self._fetching is not None and not self._fetching.done():
+            return True
+        if time.monotonic() - self._tried < REFETCH_SECONDS:
+            return False
+        self._tried = time.monotonic()
+        self._fetching = asyncio.create_task(self._renew())
+        return True
+
+    async def _renew(self) -> None:
+        try:
+            self._keys = await self._fetch()
+            self._fetched, self._failure = time.monotonic(), None
+        except _Away as error:
+            self._failure = error
+            log.warning("keys of an identity provider not fetched", reason=str(error))
+        finally:
+            self._tried = time.monotonic()
+
+
+def _fits(key: jwk.Key, algorithm: str) -> bool:
+    """Whether a key is one for an algorithm: by its own word (alg), and by its type and curve."""
+    return key.get("alg") in (None, algorithm) and key.key_type == _KEY_TYPES[algorithm[:2]]
+
+
+class _Said:
+    """What an issuer said of tokens, for a short time, by their hash; one question a token at a time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, tuple[float, Mapping[str, Any] | None]] = {}
+        self._asking: dict[bytes, asyncio.Task[Mapping[str, Any] | None]] = {}
+        self._at_once = asyncio.Semaphore(INTROSPECTIONS_AT_ONCE)
+        self._failure: tuple[float, _Away] | None = None
+
+    async def of(
+        self, token: str, ask: Callable[[str], Awaitable[Mapping[str, Any] | None]]
+    ) -> Mapping[str, Any] | None:
+        name = hashlib.sha256(token.encode()).digest()
+        known = self._kept.get(name)
+        if known and known[0] > time.monotonic():
+            return known[1]
+        if name not in self._asking:
+            self._asking[name] = asyncio.create_task(self._ask(name, token, ask))
+        return await asyncio.shield(self._asking[name])
+
+    async def _ask(
+        self, name: bytes, token: str, ask: Callable[[str], Awaitable[Mapping[str, Any] | None]]
+    ) -> Mapping[str, Any] | None:
+        try:
+            async with self._at_once:
+                if self._failure and self._failure[0] > time.monotonic():
+                    raise self._failure[1]
+                try:
+                    claims = await ask(token)
+                except _Away as error:
+                    self._failure = time.monotonic() + REST_SECONDS, error
+                    raise
+            ends = claims.get("exp") if claims else None
+            lasts = ends - time.time() if isinstance(ends, int | float) else INTROSPECTED_SECONDS
+            if len(self._kept) >= INTROSPECTIONS_KEPT:
+                self._kept.clear()
+            self._kept[name] = time.monotonic() + min(lasts, INTROSPECTED_SECONDS), claims
+            return claims
+        finally:
+            del self._asking[name]
+
+
+async def _fetch(http: httpx.AsyncClient, method: str, url: str, **sent: Any) -> dict[str, Any]:
+    """The JSON object that an address answers with. _Away for anything else, slow or large answers too."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), http.stream(method, url, **sent) as response:
+            if response.status_code != 200:
+                raise _Away(f"{url} answered {response.status_code}")
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise _Away(f"{url} answered compressed")
+            body = bytearray()
+            async for piece in response.aiter_raw():
+                body += piece
+                if len(body) > MAX_ANSWER:
+                    raise _Away(f"{url} answered with over {MAX_ANSWER} bytes")
+        found = strict_json.parse(bytes(body))
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        raise _Away(f"{url}: {str(error) or type(error).__name__}") from None
+    except MalformedJson:
+        raise _Away(f"{url} did not answer with JSON") from None
+    if not isinstance(found, dict):
+        raise _Away(f"{url} did not answer with a JSON object")
+    return found
