@@ -1,0 +1,158 @@
+"""A project's STAC extension as JSON Schema (draft-07), made from a snapshot of its vocabulary.
+
+It says of an item, as it is served, what a schema can say: the id's form; properties, members of assets and links that
+have to be there, and their types, terms and patterns; the extensions that have to be declared, and that no others are.
+What ties values together (relations, compositions, sums, the id against the properties) is domain/rules.py's alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from fedstac.domain.documents import OUR_EXTENSION
+from fedstac.domain.vocabulary import MOST_CHECKED, Extension, Kind, LinkRule, Property, Vocabulary
+
+Schema = dict[str, Any]
+
+DRAFT: Final = "http://json-schema.org/draft-07/schema#"
+SPECIAL: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")  # of ECMA 262's patterns
+MOST_OF_ID: Final = 512  # characters
+SERVED: Final[Mapping[str, Schema]] = {  # what the server sets itself, in every item that it serves
+    "created": {"$ref": "#/definitions/moment"},
+    "latest": {"type": "boolean"},
+    "retracted": {"type": "boolean"},
+    "updated": {"$ref": "#/definitions/moment"},
+}
+MOMENT: Final[Schema] = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": r"^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-[0-9]{2}-[0-9]{2}[Tt]"
+    r"[0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$",  # no year 0, no leap second
+}
+
+
+def schema_of(vocabulary: Vocabulary) -> Schema:
+    """The schema; of the same snapshot always the same, members and all. It refers to nothing outside of itself.
+
+    `$id` is relative: the schema's name is the address at which it is served.
+    """
+    required = [name for name in vocabulary.properties if vocabulary.properties[name].required]
+    prefixed = sorted(name for name in vocabulary.properties if name.startswith(vocabulary.prefix + ":"))
+    return {
+        "$schema": DRAFT,
+        "$id": "schema.json",
+        "title": f"{vocabulary.title} extension, vocabulary {vocabulary.version}",
+        "description": f"What {vocabulary.project} asks of an item, by snapshot sha-256 {vocabulary.digest}.",
+        "type": "object",
+        "required": ["type", "stac_extensions", "id", "collection", "properties", "links", "assets"],
+        "properties": {
+            "type": {"const": "Feature"},
+            "stac_extensions": _extensions(vocabulary.extensions),
+            "id": {"type": "string", "maxLength": MOST_OF_ID, "pattern": _id_pattern(vocabulary)},
+            "collection": {"const": vocabulary.project},
+            "properties": {
+                "type": "object",
+                "required": sorted({*SERVED, *required}),
+                "propertyNames": {"if": {"pattern": f"^{_escaped(vocabulary.prefix)}:"}, "then": {"enum": prefixed}},
+                "properties": {**_members(vocabulary.properties), **SERVED},
+            },
+            "links": _links(vocabulary.links),
+            "assets": {
+                "type": "object",
+                "additionalProperties": {
+                    "type": "object",
+                    "required": sorted(name for name, known in vocabulary.assets.items() if known.required),
+                    "properties": _members(vocabulary.assets),
+                },
+            },
+        },
+        "definitions": {
+            "moment": MOMENT,
+            **{f"terms-{name}": {"enum": sorted(vocabulary.terms[name])} for name in _in_use(vocabulary)},
+        },
+    }
+
+
+def _escaped(literal: str) -> str:
+    return SPECIAL.sub(r"\\\g<0>", literal)
+
+
+def _id_pattern(vocabulary: Vocabulary) -> str:
+    """As Vocabulary.id_pattern, in the syntax of ECMA 262."""
+    ids = vocabulary.id_template
+    parts = [_escaped(ids.literals[0])]
+    for name, literal in zip(ids.names, ids.literals[1:], strict=True):
+        parts += ("[0-9]{8}" if name == "version" else "[A-Za-z0-9-]+", _escaped(literal))
+    return f"^{''.join(parts)}$"
+
+
+def _extensions(extensions: Iterable[Extension]) -> Schema:
+    known = [uri for extension in extensions for uri in extension.uris]
+    ours = {"pattern": _escaped(OUR_EXTENSION)}
+    needed = [{"contains": {"enum": list(extension.uris)}} for extension in extensions if extension.required]
+    accepted = {"type": "array", "items": {"type": "string", "anyOf": [{"enum": known}, ours]}}
+    return accepted | ({"allOf": needed} if needed else {})
+
+
+def _in_use(vocabulary: Vocabulary) -> list[str]:
+    known = (*vocabulary.properties.values(), *vocabulary.assets.values())
+    return sorted({one.vocabulary for one in known if one.vocabulary is not None})
+
+
+def _members(known: Mapping[str, Property]) -> dict[str, Schema]:
+    return {name: _value(known[name]) for name in sorted(known)}
+
+
+def _value(known: Property) -> Schema:
+    match known.kind:
+        case Kind.STRING:
+            return {"type": "string"} | _taken(known)
+        case Kind.STRINGS:
+            entries = {"type": "string"} | _taken(known)
+            return {"type": "array", "minItems": 1, "uniqueItems": True, "items": entries}
+        case Kind.INTEGER | Kind.NUMBER:
+            least = {} if known.minimum is None else {"minimum": _plain(known.minimum)}
+            return {"type": known.kind.value} | least
+        case Kind.BOOLEAN:
+            return {"type": "boolean"}
+        case Kind.DATETIME:
+            return {"$ref": "#/definitions/moment"}
+
+
+def _plain(number: float) -> float:
+    return int(number) if number.is_integer() else number
+
+
+def _taken(known: Property) -> Schema:
+    """As Property.takes."""
+    terms = {"$ref": f"#/definitions/terms-{known.vocabulary}"} if known.vocabulary is not None else None
+    form = {"maxLength": MOST_CHECKED, "pattern": known.pattern.text} if known.pattern is not None else None
+    if terms is not None and form is not None:
+        return {"anyOf": [terms, form]}
+    # beside a $ref nothing counts in draft-07
+    return {"allOf": [terms]} if terms is not None else form or {}
+
+
+def _links(rules: Iterable[LinkRule]) -> Schema:
+    links: Schema = {"type": "array"}
+    needed = [{"contains": _has_rel(rule.rel)} for rule in rules if rule.required]
+    asked = [{"if": _has_rel(rule.rel), "then": {"properties": _link(rule)}} for rule in rules]
+    if asked:
+        links["items"] = {"allOf": asked}
+    return links | ({"allOf": needed} if needed else {})
+
+
+def _has_rel(rel: str) -> Schema:
+    return {"type": "object", "required": ["rel"], "properties": {"rel": {"const": rel}}}
+
+
+def _link(rule: LinkRule) -> Schema:
+    asked: Schema = {}
+    for name, said in (("type", rule.type), ("title", rule.title)):
+        if said is not None:
+            asked[name] = {"const": said}
+    if rule.pattern is not None:
+        asked["href"] = {"maxLength": MOST_CHECKED, "pattern": rule.pattern.text}
+    return asked
