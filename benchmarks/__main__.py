@@ -8,7 +8,7 @@ import os
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("benchmark", nargs="?", choices=("write", "read"), help="which; without: both")
+    parser.add_argument("benchmark", nargs="?", choices=("write", "read", "validate"), help="which; without: all")
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
     parser.add_argument("--items", type=int, default=20_000, help="size of the catalogue that `read` reads")
@@ -21,10 +21,14 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    from benchmarks import load, read, report, servers, write  # so that --help needs no database driver
+    from benchmarks import load, read, report, servers, validate, write  # so that --help needs no database driver
 
     more = dict(setting.split("=", 1) for setting in options.setting)
     rounds = 0 if options.quick else options.rounds
+    if options.benchmark in (None, "validate"):
+        validate.run(quick=options.quick, rounds=rounds)
+    if options.benchmark == "validate":
+        return
     servers.prepare_peer()
     report.line("machine", os.cpu_count() or 0, "cores", detail={"load_before": os.getloadavg()[0], "settings": more})
     for name, size in (("limit, 6 kB answers", 6000), ("limit, 600 kB answers", 600_000)):

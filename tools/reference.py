@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/reference: settings, problems, events, commands. `make docs` runs it."""
+"""Writes the generated pages of docs/reference: settings, problems, rules, events, commands. `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import typer
 
+from fedstac import checking
 from fedstac.cli import app
 from fedstac.domain import events
 from fedstac.domain.errors import problems
+from fedstac.domain.rules import RULES
 from fedstac.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -40,6 +42,30 @@ def problems_page() -> str:
         "# Problems\n\nRefusals are `application/problem+json` (RFC 9457). `type` is an address at the node, "
         "`/problems/<name>`,\nthat explains itself; `errors` holds every finding with a JSON pointer. `status_code`, "
         "`code` and\n`description` stand beside for ESGF and STAC clients.\n\n"
+    )
+    return NOTE + intro + "\n".join(rows) + "\n"
+
+
+def rules_page() -> str:
+    """Every rule that documents are judged by."""
+    vocabularies = checking.checker().vocabularies
+    changed = {
+        (snapshot.project, name): severity.value if severity else "off"
+        for snapshot in vocabularies
+        for name, severity in vocabularies.at(snapshot.project, snapshot.version).rules.items()
+    }
+    rows = ["| rule | asks | severity | projects may switch it |", "|---|---|---|---|"]
+    for name, rule in RULES.items():
+        differing = "; ".join(
+            f"{project}: {said}" for (project, known), said in sorted(changed.items()) if known == name
+        )
+        switch = "no" if rule.fixed else f"yes ({differing})" if differing else "yes"
+        rows.append(f"| `{name}` | {rule.asks} | {rule.severity} | {switch} |")
+    intro = (
+        "# Rules\n\nWhat documents are judged by. Every finding has the rule's name, a JSON pointer, a sentence and, "
+        "where something\nnear is known, a suggestion. An error refuses the document, a warning does not. Rules that "
+        "projects may switch\nhave their severity in the snapshot ([vocabularies](../vocabularies.md)); an "
+        "error of one of them is only\na warning where the stored version of the dataset has it too.\n\n"
     )
     return NOTE + intro + "\n".join(rows) + "\n"
 
@@ -76,7 +102,10 @@ def _command(command: object, path: str) -> str:
     return text
 
 
-PAGES = {"settings": settings_page, "problems": problems_page, "events": events_page, "commands": commands_page}
+PAGES = {
+    "settings": settings_page, "problems": problems_page, "rules": rules_page, "events": events_page,
+    "commands": commands_page,
+}  # fmt: skip
 
 
 def main() -> int:

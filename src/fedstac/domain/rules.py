@@ -1,7 +1,7 @@
 """The rules by which a vocabulary judges a document: each a pure function that yields findings, all faults at once.
 
 `RULES` names every rule there is, with what it asks; a project's snapshot may make one a warning or switch it off
-(docs/rules.md). A relation's or composition's rule gets its name from the snapshot.
+(docs/reference/rules.md). A relation's or composition's rule gets its name from the snapshot.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def nearest(value: str, terms: Sequence[str] | Mapping[str, object]) -> str | No
     """The term that is most like a value, if one is near; the first by name of several."""
     if len(value) > 200:
         return None
-    found = process.extract(value, sorted(terms), scorer=fuzz.ratio, processor=utils.default_process,
+    found = process.extract(value, list(terms), scorer=fuzz.ratio, processor=utils.default_process,
                             score_cutoff=NEAR, limit=5)  # fmt: skip
     if not found:
         return None
@@ -123,7 +123,7 @@ def properties(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     given = document["properties"]
     for name, known in vocabulary.properties.items():
         value = given.get(name)
-        if type(value) is str and known.kind is Kind.STRING and known.terms is not None and value in known.terms:
+        if known.is_met_by(value):
             continue
         if value is None and name not in given:
             if known.required:
@@ -241,7 +241,7 @@ def relations(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     for relation in vocabulary.relations:
         names = [given.get(name) for name in relation.of]
         try:
-            term = relation.terms.get(".".join(names))
+            term = relation.terms.get(".".join(names) if len(names) > 1 else names[0])
         except TypeError:  # one of them is no text, which is said elsewhere
             continue
         if term is None:
@@ -282,6 +282,8 @@ def _holds(holds: Holds, wanted: Any, stated: Any) -> bool:
         if type(stated) is not list:
             return bool(stated == wanted)
         wanted = [wanted]
+    elif type(stated) is str and holds is Holds.ALLOWS:
+        return stated in wanted
     values = stated if type(stated) is list else (stated,)
     match holds:
         case Holds.ALLOWS:
@@ -336,7 +338,7 @@ def assets(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     for key, asset in document["assets"].items():
         yield from _members(key, asset, vocabulary)
         yield from _named(key, asset)
-        if "file:checksum" in asset:
+        if "file:checksum" in asset and not _is_sha2_256(asset["file:checksum"]):
             yield from _checksum(asset["file:checksum"], pointer("assets", key, "file:checksum"))
         if head is not None and vocabulary.file_name is not None:
             yield from _file_name(key, asset, head, folder, vocabulary, is_file=tracking in asset)
@@ -350,7 +352,7 @@ def assets(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
 def _members(key: str, asset: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Finding]:
     for name, known in vocabulary.assets.items():
         value = asset.get(name)
-        if type(value) is str and known.terms is not None and value in known.terms and known.kind is Kind.STRING:
+        if known.is_met_by(value):
             continue
         if value is None and name not in asset:
             if known.required and name not in SERVER_PROPERTIES:
@@ -369,9 +371,9 @@ def _named(key: str, asset: Mapping[str, Any]) -> Iterator[Finding]:
     if type(alternates) is not dict:  # the schema says it
         return
     for node, alternate in alternates.items():
-        place = pointer("assets", key, "alternate", node)
         if type(alternate) is not dict:
             continue
+        place = pointer("assets", key, "alternate", node)
         if alternate.get("alternate:name") != node:
             message = f"`alternate:name` is {_brief(alternate.get('alternate:name'))}; an alternate's key is its node"
             yield Finding("alternate-name", place, message, suggestion=node)
@@ -381,7 +383,7 @@ def _named(key: str, asset: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _checksum(value: object, place: str) -> Iterator[Finding]:
     """A multihash in lower-case hexadecimal (STAC file extension; https://multiformats.io/multihash/)."""
-    if type(value) is not str or SHA2_256.fullmatch(value):
+    if type(value) is not str or _is_sha2_256(value):
         return
     if not HEXADECIMAL.fullmatch(value):
         message = f"{_brief(value)} is no multihash: pairs of the digits 0-9 a-f; sha-256 is 1220 and its 64 digits"
@@ -399,6 +401,10 @@ def _checksum(value: object, place: str) -> Iterator[Finding]:
         name, size = known
         message = f"{_brief(value)} has {len(raw) - at} bytes of {name}, which has {size}"
         yield Finding("checksum", place, message)
+
+
+def _is_sha2_256(value: object) -> bool:
+    return type(value) is str and SHA2_256.fullmatch(value) is not None
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:

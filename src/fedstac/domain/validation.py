@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -203,15 +204,21 @@ def _id(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[
 
 
 def _geometry(document: Mapping[str, Any]) -> Iterator[Finding]:
-    shape = document["geometry"]
-    if isinstance(shape, dict) and shape.get("type") == "GeometryCollection":
-        yield Finding("geometry", "/geometry/type", "STAC does not take collections of geometries; use a Multi… type")
-        return
-    faults = tuple(geometry.check(shape))
-    yield from faults
-    if not faults and shape is not None:
-        yield from geometry.beyond(shape)
+    text = orjson.dumps(document["geometry"])
+    yield from _of_footprint(text) if len(text) <= geometry.LONGEST_KEPT else _of_geometry(text)
     yield from geometry.check_box(document.get("bbox"))
+
+
+def _of_geometry(text: bytes) -> tuple[Finding, ...]:
+    shape = orjson.loads(text)
+    if isinstance(shape, dict) and shape.get("type") == "GeometryCollection":
+        message = "STAC does not take collections of geometries; use a Multi… type"
+        return (Finding("geometry", "/geometry/type", message),)
+    faults = tuple(islice(geometry.check(shape), MOST_FINDINGS))
+    return faults if faults or shape is None else tuple(geometry.beyond(shape))
+
+
+_of_footprint = lru_cache(maxsize=4096)(_of_geometry)  # a model's datasets share a handful of footprints
 
 
 def _dates(document: Mapping[str, Any]) -> Iterator[Finding]:

@@ -95,6 +95,23 @@ class Property:
     pattern: Pattern | None
     minimum: float | None
 
+    def is_met_by(self, value: object) -> bool:
+        """Whether a value is of the kind and one that is taken; what is wrong with another is for `rules` to say."""
+        match self.kind:
+            case Kind.STRING:
+                return type(value) is str and self.takes(value)
+            case Kind.STRINGS:
+                return (
+                    type(value) is list
+                    and bool(value)
+                    and all(type(entry) is str and self.takes(entry) for entry in value)
+                    and (len(value) == 1 or len(set(value)) == len(value))
+                )
+            case Kind.INTEGER:
+                return type(value) is int and (self.minimum is None or value >= self.minimum)
+            case _:
+                return False  # rare enough to be looked at closely
+
     def takes(self, value: str) -> bool:
         """Whether one value is a term, or fits the pattern; anything goes where there is neither."""
         if self.terms is not None and value in self.terms:
