@@ -25,7 +25,7 @@ def item_validator(folder: Path) -> jsonschema_rs.Validator:
     """Judges a STAC item, as it is served, by the core schema, the file and the alternate-assets rules at once.
 
     The first two steps of an error's `evaluation_path` are `allOf` and the number of the part that failed, 0 to 2 in
-    that order. `folder` is `extensions`. jsonschema_rs.ReferencingError where it lacks one of them.
+    that order. `folder` is `extensions`. jsonschema_rs.ValidationError where it lacks one of them.
     """
     parts = [CORE, *(f"{HERE}/{name}/schema.json" for name in PARTS)]
     return compiled({"allOf": [{"$ref": uri} for uri in parts]}, folder)
@@ -34,7 +34,7 @@ def item_validator(folder: Path) -> jsonschema_rs.Validator:
 def compiled(schema: Schema, folder: Path) -> jsonschema_rs.Validator:
     """A schema that may refer to the core's and to those of `folder`; formats count.
 
-    jsonschema_rs.ReferencingError where it refers to anything else.
+    jsonschema_rs.ValidationError where it refers to anything else.
     """
     known = [*core_schemas().items(), *((f"{HERE}/{name}/schema.json", one) for name, one in shipped(folder).items())]
     registry = jsonschema_rs.Registry(known, retriever=closed, draft=jsonschema_rs.Draft7)
