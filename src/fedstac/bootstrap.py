@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -88,7 +89,7 @@ async def node(settings: Settings) -> AsyncIterator[Node]:
                     f"or use another database"
                 )
             key = settings.token_key.encode() or await feed.signing_key(conn)
-            rules = checking.checker(pins=settings.cv_pins)
+            rules = checking.checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
             await refresh(conn, rules.vocabularies)
         _, collection_schema = checking.stac_schemas()
         yield Node(

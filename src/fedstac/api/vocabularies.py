@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from fedstac import settings as environment
 from fedstac.api import identity, intake, links
 from fedstac.bootstrap import Node
+from fedstac.domain import schemas
 from fedstac.domain.errors import BadRequest, NotFound, errors_in
 from fedstac.domain.vocabulary import NAME, Snapshot, UnknownVersion, Vocabularies, Vocabulary
 
@@ -164,10 +164,24 @@ def _verdict(node: Node, document: Any, version: str | None) -> dict[str, Any]:
 
 
 async def get_extension(request: Request) -> Response:
-    """GET /extensions/{name}/{version}/schema.json: a STAC extension's JSON Schema, of ours or of a project."""
+    """GET /extensions/{name}/{version}/schema.json: a STAC extension's JSON Schema.
+
+    One of ours, or a project's, by its name or prefix and a version of its vocabulary.
+    """
+    node: Node = request.app.state.node
     name, version = request.path_params["name"], request.path_params["version"]
+    if not (NAME.fullmatch(name) and NAME.fullmatch(version)):
+        raise NotFound(f"there is no extension {name[:80]!r} {version[:40]!r} here")
     path = environment.folder("extensions") / name / version / "schema.json"
-    if not (NAME.fullmatch(name) and NAME.fullmatch(version) and path.is_file()):
-        raise NotFound(f"there is no extension {name[:80]} {version[:40]} here")
-    return Response(await asyncio.to_thread(Path.read_bytes, path), media_type=SCHEMA_TYPE,
-                    headers={"Cache-Control": A_WHILE})  # fmt: skip
+    if path.is_file():
+        text = await asyncio.to_thread(path.read_bytes)
+    else:
+        project = next((one for one in _vocabularies(request).projects() if one.lower() == name.lower()), "")
+        try:
+            vocabulary = await node.vocabulary(project, version) if project else None
+        except UnknownVersion as error:
+            raise NotFound(str(error)) from None
+        if vocabulary is None:
+            raise NotFound(f"there is no extension {name!r} here; the projects are {_vocabularies(request).projects()}")
+        text = orjson.dumps(schemas.schema_of(vocabulary))
+    return Response(text, media_type=SCHEMA_TYPE, headers={"Cache-Control": A_WHILE})

@@ -1,0 +1,262 @@
+"""Vocabularies over HTTP: served, judged with, rehearsed; and documents that outlive the terms they were judged by."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import orjson
+import pytest
+
+from fedstac import sample
+from fedstac.db import vocabularies
+from fedstac.domain.vocabulary import parse
+from fedstac.settings import folder
+from tests.api.conftest import Api, StartApi
+
+Json = dict[str, Any]
+OLD, NEW = "6.2.58.60", "6.2.60.0"
+ITEMS = "/collections/CMIP6/items"
+# Facts of CMIP6_CVs at these tags (CC BY 4.0): AWI-ESM-2-1-LR was taken out, E3SM-2-1 came in.
+ONLY_OLD, ONLY_NEW = ("AWI.AWI-ESM-1-1-LR", "AWI-ESM-2-1-LR"), ("E3SM-Project.E3SM-1-0", "E3SM-2-1")
+
+
+def of_model(pair: tuple[str, str]) -> Json:
+    """A sample dataset of the first model, told of the second."""
+    registered, other = pair
+    found = next(item for item in sample.items(3000) if item["id"].startswith(f"CMIP6.CMIP.{registered}."))
+    renamed: Json = json.loads(json.dumps(found).replace(registered.partition(".")[2], other))
+    return renamed
+
+
+async def judged(api: Api, item: Json, version: str | None = None) -> Json:
+    response = await api.admin.post("/validate", json=item, params={"cv_version": version} if version else None)
+    assert response.status_code == 200, response.text
+    [verdict] = response.json()["items"]
+    return dict(verdict)
+
+
+def rules_of(answer: Json) -> set[str]:
+    return {finding["rule"] for finding in answer.get("errors", answer.get("findings", ()))}
+
+
+async def test_versions_are_listed_and_served_byte_for_byte(api: Api) -> None:
+    listed = (await api.anyone.get("/vocabularies/CMIP6")).json()["vocabularies"]
+    assert [(entry["version"], entry["current"]) for entry in listed] == [(OLD, False), (NEW, True)]
+    assert {entry["project"] for entry in (await api.anyone.get("/vocabularies")).json()["vocabularies"]} >= {"CMIP6"}
+    for entry in listed:
+        response = await api.anyone.get(entry["links"][0]["href"])
+        assert hashlib.sha256(response.content).hexdigest() == entry["digest"]
+        assert response.content == (folder("cv") / "CMIP6" / f"{entry['version']}.json").read_bytes()
+        again = await api.anyone.get(
+            f"/vocabularies/CMIP6/{entry['version']}", headers={"If-None-Match": response.headers["etag"]}
+        )
+        assert again.status_code == 304
+        assert (await api.anyone.get(entry["links"][1]["href"])).json()["$schema"]
+    current = await api.anyone.get("/vocabularies/CMIP6/current")
+    assert parse(current.content).version == NEW
+
+
+async def test_terms_are_served_with_what_is_known_of_them(api: Api) -> None:
+    for facet in ("cmip6:source_id", "source_id"):
+        body = (await api.anyone.get(f"/vocabularies/CMIP6/{NEW}/terms/{facet}")).json()
+        assert body["terms"]["IPSL-CM6A-LR"]["institution_id"] == ["IPSL"]
+    assert (await api.anyone.get(f"/vocabularies/CMIP6/{NEW}/terms/cmip6:pid")).json()["pattern"].startswith("^hdl:")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/vocabularies/NOPE", f"/vocabularies/NOPE/{NEW}", "/vocabularies/CMIP6/1.0", "/vocabularies/CMIP6/..%2F..%2Fx",
+     f"/vocabularies/CMIP6/{NEW}/terms/nope", "/extensions/nope/1/schema.json", "/extensions/CMIP6/1/schema.json",
+     "/extensions/..%2Fcv/CMIP6/schema.json"],
+)  # fmt: skip
+async def test_what_is_not_here_is_not_found(api: Api, path: str) -> None:
+    response = await api.anyone.get(path)
+    assert response.status_code == 404, response.text
+    assert response.json()["detail"]
+
+
+async def test_our_extension_is_served_where_items_say_it_is(api: Api) -> None:
+    [item] = sample.items(1)
+    assert (await api.admin.post(ITEMS, json=item)).status_code == 201
+    served = (await api.anyone.get(f"{ITEMS}/{item['id']}")).json()
+    assert served["properties"]["fedstac:cv_version"] == NEW
+    uri = served["stac_extensions"][-1]
+    assert uri == f"{api.url}/extensions/fedstac/v1.0.0/schema.json"
+    assert (await api.anyone.get(uri)).json()["$schema"]
+    again = await api.admin.post(ITEMS, json=served)
+    assert again.status_code == 200, again.text
+    assert "fedstac:" not in orjson.dumps(sample_of(api, served)).decode()
+
+
+def sample_of(api: Api, served: Json) -> Json:
+    """What a client would write of what it read."""
+    kept = {name: value for name, value in served["properties"].items() if not name.startswith("fedstac:")}
+    return {**served, "properties": kept, "stac_extensions": [u for u in served["stac_extensions"] if api.url not in u]}
+
+
+async def test_validate_tells_all_findings_and_stores_nothing(api: Api) -> None:
+    good, other = sample.items(2)
+    bad = copy.deepcopy(other)
+    bad["properties"] |= {"cmip6:experiment_id": "historcal", "size": "much"}
+    body = {"type": "FeatureCollection", "features": [good, bad]}
+    answer = (await api.admin.post("/validate", json=body)).json()
+    assert [item["valid"] for item in answer["items"]] == [True, False]
+    assert not answer["valid"]
+    assert {"term", "type", "id-agrees-with-properties"} <= rules_of(answer["items"][1])
+    [term] = [finding for finding in answer["items"][1]["findings"] if finding["rule"] == "term"]
+    assert term["suggestion"] == "historical"
+    assert (await api.anyone.get(f"{ITEMS}/{good['id']}")).status_code == 404
+    assert (await api.anyone.post("/validate", json=good)).status_code == 401
+
+
+@pytest.mark.parametrize(("pair", "valid_in"), [(ONLY_OLD, OLD), (ONLY_NEW, NEW)])
+async def test_an_item_is_judged_by_the_version_that_is_asked_for(
+    api: Api, pair: tuple[str, str], valid_in: str
+) -> None:
+    item = of_model(pair)
+    verdicts = {version: await judged(api, item, version) for version in (OLD, NEW)}
+    assert {version: verdict["valid"] for version, verdict in verdicts.items()} == {
+        version: version == valid_in for version in (OLD, NEW)
+    }
+    assert [verdict["cv_version"] for verdict in verdicts.values()] == [OLD, NEW]
+    assert (await judged(api, item))["valid"] is (valid_in == NEW)
+    response = await api.admin.post("/validate", json=item, params={"cv_version": "1.1"})
+    assert response.status_code == 404
+
+
+async def test_a_rehearsal_says_what_would_become_of_each_and_leaves_nothing(api: Api, dsn: str) -> None:
+    known, new = sample.items(2)
+    assert (await api.admin.post(ITEMS, json=known)).status_code == 201
+    before = await counts(dsn)
+    bad = {**new, "id": "x"}
+    changed = copy.deepcopy(known)
+    changed["properties"]["description"] = "other"
+    body = {"type": "FeatureCollection", "features": [known, changed, new, bad]}
+    response = await api.admin.post(ITEMS, params={"dry_run": "true"}, json=body)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert [item["outcome"] for item in answer["items"]] == ["identical", "updated", "new", "rejected"]
+    assert (answer["dry_run"], answer["valid"], answer["cv_version"]) == (True, False, NEW)
+    assert "id-template" in rules_of(answer["items"][3])
+    assert await counts(dsn) == before
+    assert (await api.admin.post(ITEMS, params={"dry_run": "maybe"}, json=known)).status_code == 400
+
+
+async def counts(dsn: str) -> list[int]:
+    conn = await asyncpg.connect(dsn)
+    tables = ("record", "lineage", "outbox", "request", "request_item", "audit")
+    found = [await conn.fetchval(f"SELECT count(*) FROM fedstac.{table}") for table in tables]
+    await conn.close()
+    return found
+
+
+# --- the version moves on ---
+
+
+async def test_old_datasets_do_not_freeze_when_terms_move(dsn: str, start_api: StartApi) -> None:
+    item = of_model(ONLY_OLD)
+    before = await start_api(dsn=dsn, cv_pins={"CMIP6": OLD})
+    assert (await before.admin.post("/collections", json=sample.collection())).status_code == 201
+    assert (await before.admin.post(ITEMS, json=item)).status_code == 201
+    now = await start_api(dsn=dsn)
+    assert (await now.admin.post(ITEMS, json=item)).status_code == 200
+
+    described = copy.deepcopy(item)
+    described["properties"]["description"] = "with errata"
+    response = await now.admin.post(ITEMS, json=described)
+    assert response.status_code == 200, response.text
+    assert response.json()["properties"]["description"] == "with errata"
+    assert await excused(dsn) == [["term", "/properties/cmip6:source_id"]]
+
+    worse = copy.deepcopy(described)
+    worse["properties"]["cmip6:nominal_resolution"] = "3 km"
+    refused = await now.admin.post(ITEMS, json=worse)
+    assert refused.status_code == 400
+    severities = {finding["pointer"]: finding["severity"] for finding in refused.json()["errors"]}
+    assert severities["/properties/cmip6:source_id"] == "warning"
+    assert severities["/properties/cmip6:nominal_resolution"] == "error"
+
+    version = json.loads(json.dumps(item).replace(item["properties"]["version"], "20991231"))
+    assert (await now.admin.post(ITEMS, json=version)).status_code == 400
+
+
+async def excused(dsn: str) -> Any:
+    conn = await asyncpg.connect(dsn)
+    found = await conn.fetchval("SELECT cv_excused FROM fedstac.record")
+    await conn.close()
+    return json.loads(found)
+
+
+async def test_a_vocabulary_is_installed_while_the_node_serves(dsn: str, start_api: StartApi, tmp_path: Path) -> None:
+    old = folder("cv") / "CMIP6" / f"{OLD}.json"
+    (tmp_path / "CMIP6").mkdir()
+    (tmp_path / "CMIP6" / old.name).write_bytes(old.read_bytes())
+    api = await start_api(dsn=dsn, cv_folder=str(tmp_path))
+    assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
+    item = of_model(ONLY_NEW)
+    assert rules_of((await api.admin.post(ITEMS, json=item)).json()) >= {"term"}
+    conn = await asyncpg.connect(dsn)
+    await vocabularies.install(conn, (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes(), "test")
+    await conn.close()
+    assert (await judged(api, item, NEW))["valid"]  # whoever asks for it looks at once; the others within seconds
+    response = await api.admin.post(ITEMS, json=item)
+    assert response.status_code == 201, response.text
+    assert response.json()["properties"]["fedstac:cv_version"] == NEW
+
+
+async def test_a_version_of_other_content_is_not_taken_up(dsn: str, start_api: StartApi) -> None:
+    conn = await asyncpg.connect(dsn)
+    raw = (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes().replace(b'"title":"CMIP6"', b'"title":"CMIP7"', 1)
+    await vocabularies.install(conn, raw, "somebody")
+    await conn.close()
+    api = await start_api(dsn=dsn)
+    served: httpx.Response = await api.anyone.get(f"/vocabularies/CMIP6/{NEW}")
+    assert served.content == (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes()
+
+
+# --- what ESGF's present services accept (esgf-wire, last section) ---
+
+FAULTS: dict[str, tuple[Json, str]] = {
+    "a source that is not registered": ({"cmip6:source_id": "NOPE"}, "term"),
+    "an id that its properties contradict": ({"cmip6:grid_label": "gr9"}, "id-agrees-with-properties"),
+    "a source of another institution": ({"cmip6:institution_id": "DKRZ"}, "source-institution"),
+    "a variable that is not in its table": ({"cmip6:table_id": "fx"}, "table-variable"),
+    "an activity that the source is not in": ({"cmip6:activity_id": ["VolMIP"]}, "source-activity"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_what_the_present_services_accept_is_refused(api: Api, fault: str) -> None:
+    properties, rule = FAULTS[fault]
+    [item] = sample.items(1)
+    wrong = {**item, "properties": {**item["properties"], **properties}}
+    response = await api.admin.post(ITEMS, json=wrong)
+    assert response.status_code == 400
+    assert rule in rules_of(response.json())
+
+
+async def test_a_checksum_that_is_none_is_refused(api: Api) -> None:
+    [item] = sample.items(1)
+    wrong = json.loads(json.dumps(item))
+    next(asset for asset in wrong["assets"].values() if "file:checksum" in asset)["file:checksum"] = "abcd"
+    response = await api.admin.post(ITEMS, json=wrong)
+    assert response.status_code == 400
+    assert "checksum" in rules_of(response.json())
+
+
+async def test_the_same_post_again_changes_nothing_and_every_202_can_be_followed(api: Api) -> None:
+    [item] = sample.items(1)
+    for outcome in ("new", "identical"):
+        accepted = await api.admin.post(ITEMS, json=item, headers={"Prefer": "wait=0"})
+        assert accepted.status_code == 202
+        request = await api.admin.get(accepted.headers["location"], headers={"Prefer": "wait=10"})
+        while request.json()["status"] not in ("done", "rejected"):
+            request = await api.admin.get(accepted.headers["location"])
+        assert request.json()["outcomes"] == {outcome: 1}
+        assert request.json()["cv_version"] == NEW
