@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import ipaddress
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from fedstac import __version__
 from fedstac.domain import groups, strict_json
+from fedstac.domain.addresses import is_safe
 from fedstac.domain.errors import (
     InvalidToken,
     InvalidTokenAudience,
@@ -100,22 +100,6 @@ class Issuer(BaseModel):
     def secret(self) -> str:
         """The client's secret; read when it is used, so that it can be changed in place."""
         return self.client_secret or Path(self.client_secret_file).read_text().strip()
-
-
-def is_safe(url: str, *, of: str) -> bool:
-    """Whether an address may be fetched for an issuer: https, or http between addresses of the loopback."""
-    parts = urlsplit(url)
-    if not parts.hostname or parts.username is not None:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(url) and _is_loopback(of))
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def issuers(text: str, audience: str) -> tuple[Issuer, ...]:

@@ -11,7 +11,7 @@ import typer
 
 from fedstac import __version__
 from fedstac import settings as environment
-from fedstac.cli import admin, datasets, operations, validating
+from fedstac.cli import admin, datasets, identity, operations, validating
 from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Token, Url
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES
 )
 app.add_typer(datasets.commands)
+app.add_typer(identity.commands)
 app.add_typer(validating.commands)
 app.add_typer(operations.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,8 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli.terminal import Output
 from fedstac.client import Client
+from fedstac.client.credentials import Session, Store
+from fedstac.client.transport import TokenSource
 
 Form = Annotated[Output | None, typer.Option("-o", "--output", help="Form of the results.", show_default="table")]
 Url = Annotated[str, typer.Option(help="Address of the server [FEDSTAC_URL].", show_default=False)]
@@ -34,16 +37,35 @@ def form_of(ctx: typer.Context, output: Output | None) -> Output:
     return output or ctx.obj.output or Output.TABLE
 
 
-def client_of(ctx: typer.Context, url: str, token: str) -> Client:
-    """A client of the server that was named, or that the settings name."""
-    settings = environment.load()
-    address = url or ctx.obj.url or settings.url
+def address_of(ctx: typer.Context, url: str) -> str:
+    """The server that was named, or that the settings name."""
+    address = str(url or ctx.obj.url or environment.load().url)
     if not address:
         raise typer.BadParameter("say which server: --url https://… or FEDSTAC_URL")
-    try:
-        return Client(address, token or ctx.obj.token or settings.token or None, retries=settings.retries)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    if not address.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{address!r} is no address of a server; it begins with http:// or https://")
+    return address
+
+
+def logins() -> Store:
+    """The logins of this user."""
+    return Store(Path(typer.get_app_dir("fedstac")))
+
+
+def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource | None:
+    """The token that was given, else that of the login at this server, renewed in time."""
+    given = str(token or ctx.obj.token or environment.load().token)
+    if given:
+        return given
+    store = logins()
+    login = store.read(address)
+    return Session(store, login) if login else None
+
+
+def client_of(ctx: typer.Context, url: str, token: str) -> Client:
+    """A client of the server that was named, or that the settings name."""
+    address = address_of(ctx, url)
+    return Client(address, token_of(ctx, token, address), retries=environment.load().retries)
 
 
 def examples(*lines: str, codes: bool = False) -> str:

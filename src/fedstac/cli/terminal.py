@@ -19,7 +19,7 @@ from rich.text import Text
 
 from fedstac.client.documents import Trouble, Unreadable
 from fedstac.client.publishing import Publishing, Step
-from fedstac.client.transport import Invalid, NotAuthorised, NotFound, findings_from
+from fedstac.client.transport import Invalid, LoginFailed, NoLogin, NotAuthorised, NotFound, findings_from
 from fedstac.client.values import Request, Submitted
 from fedstac.domain.errors import Finding
 
@@ -38,9 +38,9 @@ def exit_code(error: Exception) -> int:
     match error:
         case NotFound():
             return NOT_FOUND
-        case NotAuthorised():
+        case NotAuthorised() | LoginFailed():
             return NOT_AUTHORISED
-        case Invalid() | Unreadable():
+        case Invalid() | NoLogin() | Unreadable():
             return USAGE
         case _:
             return AWAY

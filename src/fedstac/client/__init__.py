@@ -26,7 +26,7 @@ import orjson
 from fedstac.client import documents as reading
 from fedstac.client import publishing
 from fedstac.client.publishing import Publishing
-from fedstac.client.transport import Failed, Stalled, Transport, findings_from
+from fedstac.client.transport import Failed, Stalled, TokenSource, Transport, findings_from
 from fedstac.client.values import FeedPage, Head, ItemResult, Request, Submitted
 
 LINES = "application/x-ndjson"
@@ -36,12 +36,16 @@ FIRST_LOOK, LONGEST_LOOK = 0.05, 2.0  # seconds between looks at a request that 
 
 
 class Client:
-    """A fedstac node, seen by one caller. `retries`: how often what failed for the moment is tried again."""
+    """A fedstac node, seen by one caller. `retries`: how often what failed for the moment is tried again.
+
+    `token`: a bearer token, or what gives one before each request, for example the Session of a login
+    (client/credentials.py).
+    """
 
     def __init__(
         self,
         url: str,
-        token: str | None = None,
+        token: str | TokenSource | None = None,
         *,
         timeout: float = 60.0,
         retries: int = 5,
@@ -167,6 +171,11 @@ class Client:
                 {"field": key.lstrip("+-"), "direction": "desc" if key.startswith("-") else "asc"} for key in sortby
             ]
         return Search(self._transport, body, limit, page)
+
+    def whoami(self) -> dict[str, Any]:
+        """Whom the server takes the caller for: name, roles, and of a login issuer, subject, groups, entitlements."""
+        found: dict[str, Any] = self._transport.json("GET", "/me")
+        return found
 
     def item(self, collection: str, id: str) -> dict[str, Any]:
         """One dataset's document. NotFound where there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -55,8 +55,19 @@ class Invalid(Refused):
     """Any other 4xx: what was sent is refused, and would be again."""
 
 
+class LoginFailed(ClientError):
+    """There is no login, it has ended, or the identity provider did not allow one."""
+
+
+class NoLogin(ClientError):
+    """The server takes no logins, or not the one that was asked for."""
+
+
 class Failed(Refused):
     """5xx, and whatever is no answer of a STAC server; also 429 and 503 when all tries are used up."""
+
+
+TokenSource = Callable[[], str]  # asked before each request; may raise ClientError
 
 
 class Transport:
@@ -67,15 +78,20 @@ class Transport:
     """
 
     def __init__(
-        self, url: str, token: str | None, *, timeout: float, retries: int, http: httpx.Client | None = None
+        self,
+        url: str,
+        token: str | TokenSource | None,
+        *,
+        timeout: float,
+        retries: int,
+        http: httpx.Client | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is no address of a server; it begins with http:// or https://")
         self.url = url.rstrip("/")
         self._retries, self._timeout = retries, timeout
         self._headers = {"User-Agent": f"fedstac/{__version__}"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._token = token or None
         self._http = http or httpx.Client(timeout=timeout)
 
     def close(self) -> None:
@@ -105,7 +121,7 @@ class Transport:
             try:
                 response = self._http.request(
                     method, self.url + path, params=params, content=content,
-                    headers={**self._headers, **(headers or {})}, timeout=self._timeout + wait,
+                    headers={**self._headers, **self._authorization(), **(headers or {})}, timeout=self._timeout + wait,
                 )  # fmt: skip
             except httpx.TransportError as error:
                 if attempt >= self._retries:
@@ -118,6 +134,10 @@ class Transport:
             longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
             time.sleep(max(least, random.uniform(longest / 2, longest)))  # noqa: S311 -- not for secrets
             attempt += 1
+
+    def _authorization(self) -> dict[str, str]:
+        token = self._token() if callable(self._token) else self._token
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     def _unreachable(self, error: httpx.TransportError, tries: int) -> Unreachable:
         reason = str(error) or type(error).__name__

@@ -1,0 +1,122 @@
+"""Commands about who one is at a server: log in, log out, and whom the server takes one for."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from fedstac.cli import terminal
+from fedstac.cli.options import Form, Token, Url, address_of, client_of, examples, form_of, logins, token_of
+from fedstac.cli.terminal import Output, complain, out, say, shown
+from fedstac.client import Client, credentials
+from fedstac.client import login as logging_in
+from fedstac.client.login import Prompt
+from fedstac.client.transport import LoginFailed, Transport
+
+commands = typer.Typer()
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples(
+        "fedstac login --url https://west.example",
+        "fedstac login --no-browser            # on a machine without one: open the address elsewhere",
+        "fedstac login --issuer https://aai.egi.eu/auth/realms/egi",
+        codes=True,
+    ),
+)
+def login(
+    ctx: typer.Context,
+    issuer: Annotated[str, typer.Option(help="Which identity provider, if the server takes several.")] = "",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    output: Form = None,
+    url: Url = "",
+) -> None:
+    """Log in at the server's identity provider; later commands use and renew that login.
+
+    Tokens are kept in the keyring if there is one that works, else in a file that only you can read. A token that is
+    given by --token or FEDSTAC_TOKEN comes before them.
+    """
+    form, server = form_of(ctx, output), credentials.address(address_of(ctx, url))
+    transport = Transport(server, None, timeout=30, retries=1)
+    try:
+        offer = logging_in.choose(logging_in.offers(transport), issuer, server=server)
+    finally:
+        transport.close()
+    with httpx.Client(timeout=credentials.ANSWER_SECONDS) as http:
+        granted = logging_in.log_in(server, offer, lambda prompt: _show(prompt, browser=browser), http)
+    with Client(server, granted.access_token) as client:
+        me = client.whoami()
+    store = logins()
+    with store.alone(server):
+        kept = store.write(granted)
+    if form is Output.TABLE:
+        out(f"logged in at {server} as {shown(_name(me))}")
+        say(f"the login is kept in {kept}", "dim")
+    else:
+        terminal.dump({"server": server, "kept": kept, **me})
+
+
+def _show(prompt: Prompt, *, browser: bool) -> None:
+    say(f"open {shown(prompt.url)}")
+    if prompt.code:
+        say(f"and confirm the code {shown(prompt.code)}" + (
+            "" if prompt.url != prompt.plain_url else ", which it asks for"), "bold")  # fmt: skip
+    if browser and sys.stderr.isatty():
+        webbrowser.open(prompt.url)
+
+
+@commands.command(rich_help_panel="Client", epilog=examples("fedstac logout --url https://west.example", codes=True))
+def logout(ctx: typer.Context, url: Url = "") -> None:
+    """Forget the login at a server, and take its tokens back at the identity provider, if that can."""
+    server, store = credentials.address(address_of(ctx, url)), logins()
+    with store.alone(server):
+        kept = store.read(server)
+        store.forget(server)
+    if kept is None:
+        say(f"there was no login at {server}")
+        return
+    with httpx.Client(timeout=credentials.ANSWER_SECONDS) as http:
+        revoked = logging_in.revoke(kept, http)
+    out(f"logged out of {server}")
+    if not revoked:
+        complain(f"{kept.issuer} did not take the tokens back; they end by themselves, or on its own pages")
+
+
+@commands.command(rich_help_panel="Client", epilog=examples("fedstac whoami", "fedstac whoami -o json", codes=True))
+def whoami(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
+    """Show whom the server takes you for: name in its logs, identity, groups, entitlements and roles."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as server:
+        if token_of(ctx, token, server.url) is None:
+            raise LoginFailed(f"you are not logged in at {server.url}: fedstac login, or set FEDSTAC_TOKEN")
+        me = server.whoami()
+    if form is not Output.TABLE:
+        terminal.dump(me)
+        return
+    out(shown(_name(me)), "bold")
+    for label, value in _rows(me):
+        for n, text in enumerate(value):
+            out(f"  {'' if n else label:<13}{shown(text)}")
+
+
+def _name(me: dict[str, Any]) -> str:
+    return str(me.get("full_name") or me.get("subject") or me.get("name"))
+
+
+def _rows(me: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    entitlements = [
+        f"{each['role']} {each['kind']} {each['id']}" + (f" for {each['institution']}" if each["institution"] else "")
+        for each in me.get("entitlements", ())
+    ]
+    return [
+        ("in the logs", [str(me.get("name"))]),
+        *((name, [str(me[name])]) for name in ("issuer", "subject", "email") if me.get(name)),
+        ("groups", [str(each) for each in me.get("groups", ())]),
+        ("entitlements", entitlements),
+        ("roles", [str(each) for each in me.get("roles", ())] or ["none: nothing can be written"]),
+    ]

@@ -1,0 +1,212 @@
+"""Logins at servers: kept in the keyring if there is one that works, else in files that only their owner can read."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from fedstac.client.transport import ClientError, LoginFailed
+
+SERVICE = "fedstac"  # in the keyring
+EARLY_SECONDS = 60.0  # an access token that ends sooner is renewed
+ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A login at a server: its tokens, and where they are renewed and revoked."""
+
+    server: str
+    issuer: str
+    client_id: str
+    token_endpoint: str
+    revocation_endpoint: str | None
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires: float | None  # of the access token, as time.time() has it; None: not said
+
+    def lasts(self, seconds: float) -> bool:
+        return self.expires is None or self.expires - time.time() > seconds
+
+    def renewed(self, granted: dict[str, Any]) -> Login:
+        """With the tokens that a token endpoint gave (RFC 6749, 5.1); without a new refresh token the old one stays."""
+        access, lifetime = granted.get("access_token"), granted.get("expires_in")
+        refresh = granted.get("refresh_token", self.refresh_token)
+        if not isinstance(access, str) or not access or str(granted.get("token_type", "")).lower() != "bearer":
+            raise LoginFailed(f"{self.issuer} answered without a bearer token; tell its operators")
+        expires = time.time() + lifetime if isinstance(lifetime, int | float) else None
+        return replace(self, access_token=access, refresh_token=refresh, expires=expires)
+
+
+def address(url: str) -> str:
+    """A server's address in the one spelling under which its login is kept."""
+    parts = urlsplit(url)
+    return f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+class Store:
+    """The logins of this user. `folder` holds a lock for each server, and the logins that no keyring takes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, server: str) -> Login | None:
+        """The login at a server; None if there is none, or what is kept cannot be read."""
+        path = self._path(server, "json")
+        try:
+            text = path.read_text() if path.exists() else _from_keyring(address(server))
+            return Login(**orjson.loads(text)) if text else None
+        except (OSError, orjson.JSONDecodeError, TypeError):
+            return None
+
+    def write(self, login: Login) -> str:
+        """Keeps a login in place of the one before; says where. Under `alone`, if others may renew it meanwhile."""
+        text, path = orjson.dumps(asdict(login)).decode(), self._path(login.server, "json")
+        if _into_keyring(address(login.server), text):
+            path.unlink(missing_ok=True)
+            return "the keyring"
+        self._make_folder()
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError as error:
+            raise ClientError(f"the login cannot be kept: {error}") from None
+        return str(path)
+
+    def forget(self, server: str) -> None:
+        self._path(server, "json").unlink(missing_ok=True)
+        if backend := _keyring():
+            with suppress(Exception):  # whatever a backend raises where there is nothing to delete
+                backend.delete_password(SERVICE, address(server))
+
+    @contextmanager
+    def alone(self, server: str) -> Iterator[None]:
+        """Waits until no other process of this user renews the login at a server, and keeps the others out."""
+        self._make_folder()
+        with self._path(server, "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClientError(f"logins cannot be kept: {error}; use FEDSTAC_TOKEN") from None
+
+    def _path(self, server: str, kind: str) -> Path:
+        name = hashlib.sha256(address(server).encode()).hexdigest()[:16]
+        return self._folder / f"login-{name}.{kind}"
+
+
+def _keyring() -> Any | None:
+    """The module keyring if it is installed (`pip install 'fedstac[keyring]'`)."""
+    try:
+        return importlib.import_module("keyring")
+    except ImportError:
+        return None
+
+
+def _from_keyring(name: str) -> str | None:
+    """What is kept there; None also where the keyring does not work, as on a machine without a desktop."""
+    try:
+        return backend.get_password(SERVICE, name) if (backend := _keyring()) else None
+    except Exception:  # backends raise what they like
+        return None
+
+
+def _into_keyring(name: str, text: str) -> bool:
+    try:
+        if (backend := _keyring()) is None:
+            return False
+        backend.set_password(SERVICE, name, text)
+        return bool(backend.get_password(SERVICE, name) == text)
+    except Exception:  # as above
+        return False
+
+
+class Session:
+    """The access token of a login, renewed in time; a TokenSource for Client."""
+
+    def __init__(self, store: Store, login: Login, *, http: httpx.Client | None = None) -> None:
+        self._store, self._login, self._http = store, login, http
+
+    def __call__(self) -> str:
+        """A token that lasts. LoginFailed if it has ended and cannot be renewed."""
+        if not self._login.lasts(EARLY_SECONDS):
+            self._login = self._renewed()
+        return self._login.access_token
+
+    def _renewed(self) -> Login:
+        """By this process or, while it waited, by another: a refresh token may work only once."""
+        with self._store.alone(self._login.server):
+            login = self._store.read(self._login.server) or self._login
+            if login.lasts(EARLY_SECONDS):
+                return login
+            try:
+                renewed = self._granted(login)
+            except ClientError:
+                if login.lasts(0):  # still good for this request
+                    return login
+                raise
+            self._store.write(renewed)
+            return renewed
+
+    def _granted(self, login: Login) -> Login:
+        if login.refresh_token is None:
+            raise self._ended("it cannot be renewed")
+        form = {"grant_type": "refresh_token", "refresh_token": login.refresh_token, "client_id": login.client_id}
+        granted = ask(login.token_endpoint, form, self._http)
+        if "error" in granted:
+            raise self._ended(said(granted))
+        return login.renewed(granted)
+
+    def _ended(self, why: str) -> LoginFailed:
+        server = self._login.server
+        return LoginFailed(f"your login at {server} has ended ({why}); log in again: fedstac login --url {server}")
+
+
+def ask(url: str, form: dict[str, str], http: httpx.Client | None = None) -> dict[str, Any]:
+    """The JSON object with which an endpoint of an identity provider answers a form; its refusal too (member error).
+
+    LoginFailed where it answers with anything else, or not at all.
+    """
+    try:
+        if http is not None:
+            response = http.post(url, data=form)
+        else:
+            with httpx.Client(timeout=ANSWER_SECONDS) as own:
+                response = own.post(url, data=form)
+        found = orjson.loads(response.content)
+    except httpx.TransportError as error:
+        raise Away(f"{url} does not answer: {str(error) or type(error).__name__}; try again later") from error
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict) or (response.status_code != 200 and not isinstance(found.get("error"), str)):
+        raise LoginFailed(f"{url} answered {response.status_code} and not as a token endpoint does; tell its operators")
+    return found
+
+
+def said(answer: dict[str, Any]) -> str:
+    """The reason in an error answer (RFC 6749, 5.2)."""
+    return str(answer.get("error_description") or answer.get("error"))[:300]
+
+
+class Away(ClientError):
+    """The identity provider does not answer."""

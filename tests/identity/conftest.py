@@ -1,0 +1,148 @@
+"""An identity provider that runs, a node that takes its tokens, and tokens good and bad."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import httpx
+import pytest
+from joserfc import jws
+from joserfc.jwk import ECKey, Key, RSAKey
+
+from fedstac import oidc, sample
+from tests.api.conftest import Api, StartApi
+from tests.api.conftest import start_api as start_api
+from tests.client.conftest import fedstac as fedstac
+from tests.conftest import REPOSITORY
+from tests.identity.provider import CLIENT, NODE_CLIENT, NODE_SECRET
+
+AUDIENCE = "https://west.example"
+CREATE = "urn:mace:egi.eu:group:esgf.vo.egi.eu:project:CMIP6:institution:NCAR:role=CREATE#aai.egi.eu"
+
+
+class Provider:
+    """A provider's process, and the keys that it publishes."""
+
+    def __init__(self) -> None:
+        self.rsa: Key = RSAKey.generate_key(2048, {"kid": "rsa"})
+        self.ec: Key = ECKey.generate_key("P-256", {"kid": "ec"})
+        self.url = ""
+        self._http = httpx.Client(trust_env=False, timeout=20)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, or starts it again under the same address; it knows nothing of before."""
+        port = self.url.rpartition(":")[2] or "0"
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-m", "tests.identity.provider", port]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY, env=environment)
+        assert self._process.stdout is not None
+        self.url = json.loads(self._process.stdout.readline())["url"]
+        self.set(keys=[self.ec.as_dict(private=True)], jwks=public(self.ec, self.rsa), claims={
+            "aud": AUDIENCE, "sub": "alice", "name": "Alice Example", "email": "alice@example.org",
+            "eduperson_entitlement": [CREATE], "groups": ["cmip"],
+        })  # fmt: skip
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            self._process = None
+
+    def close(self) -> None:
+        self.stop()
+        self._http.close()
+
+    def set(self, **values: Any) -> None:
+        self._http.post(f"{self.url}/_control", json=values).raise_for_status()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._http.get(f"{self.url}/_control").json()
+        return found
+
+    def asked(self, path: str) -> int:
+        return int(self.state["asked"].get(path, 0))
+
+    def claims(self, **changes: Any) -> dict[str, Any]:
+        """Claims of a good token; None leaves one out."""
+        now = int(time.time())
+        good = {
+            "iss": self.url, "aud": AUDIENCE, "sub": "alice", "iat": now, "nbf": now, "exp": now + 600,
+            "name": "Alice Example", "client_id": CLIENT, "scope": "openid", "eduperson_entitlement": [CREATE],
+        } | changes  # fmt: skip
+        return {name: value for name, value in good.items() if value is not None}
+
+    def token(self, header: Mapping[str, Any] | None = None, key: Key | None = None, **changes: Any) -> str:
+        """A token signed with the RSA key, with other claims or headers where they are named."""
+        signed_with = key or self.rsa
+        algorithm = "RS256" if signed_with.key_type == "RSA" else "ES256"
+        head = {"alg": algorithm, "kid": signed_with.kid, **(header or {})}
+        present = {name: value for name, value in head.items() if value is not None}
+        return signed(present, json.dumps(self.claims(**changes)), signed_with)
+
+
+def segment(value: object) -> str:
+    """A part of a JWT: bytes as they are, anything else as JSON."""
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def signed(header: Mapping[str, Any], payload: str, key: Key) -> str:
+    """A JWS of any header and payload, with none of a library's checks."""
+    text = f"{segment(header)}.{segment(payload.encode())}"
+    return f"{text}.{segment(jws.JWSRegistry.algorithms[header['alg']].sign(text.encode(), key))}"
+
+
+def public(*keys: Key) -> dict[str, Any]:
+    return {"keys": [key.as_dict(private=False) for key in keys]}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    running = Provider()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+StartNode = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a provider said, or failed to say, holds for the moment only."""
+    monkeypatch.setattr(oidc, "REFETCH_SECONDS", 0.0)
+    monkeypatch.setattr(oidc, "REST_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def start_node(dsn: str, provider: Provider, start_api: StartApi) -> StartNode:
+    """Starts a node that takes the provider's tokens; members of its issuer and settings may be named."""
+
+    async def start(issuer: Mapping[str, Any] | None = None, **values: Any) -> Api:
+        configured = {"issuer": provider.url, "login_client_id": CLIENT, **(issuer or {})}
+        defaults = {"issuers": json.dumps([configured]), "audience": AUDIENCE, "admin_group": "esgf-admins"}
+        node = await start_api(dsn=dsn, **{**defaults, **values})
+        response = await node.admin.post("/collections", json=sample.collection())
+        assert response.status_code == 201, response.text
+        return node
+
+    return start
+
+
+INTROSPECTS = {"introspect": True, "client_id": NODE_CLIENT, "client_secret": NODE_SECRET}
