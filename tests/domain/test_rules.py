@@ -117,9 +117,13 @@ EXAMPLES: dict[str, list[tuple[Change, str, str | None]]] = {
     "id-agrees-with-properties": [
         (sets("cmip6:grid_label", "gr9"), p("cmip6:grid_label"), ITEM["properties"]["cmip6:grid_label"])
     ],
-    "base-id": [(sets("base_id", "CMIP6.x"), p("base_id"), ITEM["id"][:-10])],
+    "base-id": [
+        (sets("base_id", "CMIP6.x"), p("base_id"), ITEM["id"][:-10]),
+        (at("base_id", "CMIP6.x"), "/base_id", ITEM["id"][:-10]),
+    ],
     "version": [
         (sets("version", "20991231"), p("version"), ITEM["properties"]["version"]),
+        (at("version", "20991231"), "/version", ITEM["properties"]["version"]),
         (at("id", ITEM["id"][:-8] + "20200230"), "/id", None),
     ],
     "file-name": [

@@ -17,7 +17,7 @@ from rapidfuzz import fuzz, process, utils
 from fedstac.domain.documents import OUR_EXTENSION, SERVER_PROPERTIES
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import moment
-from fedstac.domain.vocabulary import Composition, Holds, Kind, Property, Relation, Vocabulary
+from fedstac.domain.vocabulary import ANY_RELATION, Composition, Holds, Kind, Property, Relation, Vocabulary
 
 Document = Mapping[str, Any]
 Check = Callable[[Document, Vocabulary], Iterator[Finding]]
@@ -212,20 +212,25 @@ def identity(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
                 continue  # the rule required says it
         message = f"`{name}` is {_brief(stated)}, and {value!r} in the id"
         yield Finding("id-agrees-with-properties", pointer("properties", name), message, suggestion=value)
-    yield from _version(given, match.group(match.re.groups))
+    yield from _version(document, match.group(match.re.groups))
     base = document["id"][: -vocabulary.base_suffix]
-    for name in ("base_id", "title"):
-        stated = given.get(name, base)
+    for name, holder, place in (
+        ("base_id", given, "/properties/base_id"),
+        ("title", given, "/properties/title"),
+        ("base_id", document, "/base_id"),  # where the published schema of CMIP6 looks for it
+    ):
+        stated = holder.get(name, base)
         if stated != base:
             message = f"`{name}` is {_brief(stated)}; it is the id without its version, {base!r}"
-            yield Finding("base-id", pointer("properties", name), message, suggestion=base)
+            yield Finding("base-id", place, message, suggestion=base)
 
 
-def _version(given: Mapping[str, Any], version: str) -> Iterator[Finding]:
-    stated = given.get("version", version)
-    if stated != version:
-        message = f"`version` is {_brief(stated)}, and {version!r} in the id"
-        yield Finding("version", "/properties/version", message, suggestion=version)
+def _version(document: Document, version: str) -> Iterator[Finding]:
+    for holder, place in ((document["properties"], "/properties/version"), (document, "/version")):
+        stated = holder.get("version", version)
+        if stated != version:
+            message = f"`version` is {_brief(stated)}, and {version!r} in the id"
+            yield Finding("version", place, message, suggestion=version)
     try:
         date(int(version[:4]), int(version[4:6]), int(version[6:]))
     except ValueError:
@@ -355,7 +360,7 @@ def _members(key: str, asset: Mapping[str, Any], vocabulary: Vocabulary) -> Iter
         if known.is_met_by(value):
             continue
         if value is None and name not in asset:
-            if known.required and name not in SERVER_PROPERTIES:
+            if known.required:
                 yield Finding("protocol" if name == "protocol" else "required", pointer("assets", key),
                               f"{vocabulary.project} needs `{name}` in every asset")  # fmt: skip
             continue
@@ -461,11 +466,11 @@ def _size(given: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> I
 
 
 def links(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """cite-as and the other relations that the project says something about."""
+    """cite-as and the other relations that the project says something about; `*` is every link."""
     for wanted in vocabulary.links:
         rule, found = "cite-as" if wanted.rel == "cite-as" else "link", False
         for n, link in enumerate(document["links"]):
-            if link["rel"] != wanted.rel:
+            if wanted.rel not in (link["rel"], ANY_RELATION):
                 continue
             found = True
             for member, value in (("type", wanted.type), ("title", wanted.title)):

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fedstac.domain.documents import OUR_EXTENSION
-from fedstac.domain.vocabulary import MOST_CHECKED, Extension, Kind, LinkRule, Property, Vocabulary
+from fedstac.domain.strict_json import EXACT
+from fedstac.domain.vocabulary import ANY_RELATION, MOST_CHECKED, Extension, Kind, LinkRule, Property, Vocabulary
 
 Schema = dict[str, Any]
 
@@ -92,7 +93,7 @@ def _extensions(extensions: Iterable[Extension]) -> Schema:
     known = [uri for extension in extensions for uri in extension.uris]
     ours = {"pattern": _escaped(OUR_EXTENSION)}
     needed = [{"contains": {"enum": list(extension.uris)}} for extension in extensions if extension.required]
-    accepted = {"type": "array", "items": {"type": "string", "anyOf": [{"enum": known}, ours]}}
+    accepted = {"type": "array", "uniqueItems": True, "items": {"type": "string", "anyOf": [{"enum": known}, ours]}}
     return accepted | ({"allOf": needed} if needed else {})
 
 
@@ -114,7 +115,8 @@ def _value(known: Property) -> Schema:
             return {"type": "array", "minItems": 1, "uniqueItems": True, "items": entries}
         case Kind.INTEGER | Kind.NUMBER:
             least = {} if known.minimum is None else {"minimum": _plain(known.minimum)}
-            return {"type": known.kind.value} | least
+            most = {"maximum": EXACT} if known.kind is Kind.INTEGER else {}
+            return {"type": known.kind.value} | least | most
         case Kind.BOOLEAN:
             return {"type": "boolean"}
         case Kind.DATETIME:
@@ -138,7 +140,12 @@ def _taken(known: Property) -> Schema:
 def _links(rules: Iterable[LinkRule]) -> Schema:
     links: Schema = {"type": "array"}
     needed = [{"contains": _has_rel(rule.rel)} for rule in rules if rule.required]
-    asked = [{"if": _has_rel(rule.rel), "then": {"properties": _link(rule)}} for rule in rules]
+    asked = [
+        {"properties": _link(rule)}
+        if rule.rel == ANY_RELATION
+        else {"if": _has_rel(rule.rel), "then": {"properties": _link(rule)}}
+        for rule in rules
+    ]
     if asked:
         links["items"] = {"allOf": asked}
     return links | ({"allOf": needed} if needed else {})

@@ -21,6 +21,7 @@ import orjson
 from fedstac.domain.errors import Finding, Severity
 
 FORMAT: Final = 1
+ANY_RELATION: Final = "*"  # of a link
 MOST_BYTES: Final = 32 << 20  # of a snapshot
 MOST_TERMS: Final = 100_000  # of one vocabulary; CMIP7 has 1 500 variables
 MOST_PATTERN: Final = 1000  # characters
