@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     search_limit: int = Field(10, ge=1, description="Items a page where a search names no limit")
     max_search_limit: int = Field(10_000, ge=1, description="Most items a page")
     token_key: str = Field("", description="Secret that signs paging tokens; empty: the one kept in the database")
+    cv_folder: str = Field("", description="Folder of vocabulary snapshots instead of those that ship with fedstac")
     cv_pins: dict[str, str] = Field(
         {}, description="Projects that stay with a version of their vocabulary, as JSON; the others take the newest"
     )
