@@ -1,0 +1,84 @@
+"""Datasets are judged by the version they were published under: on every node, also after restarts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from fedstac import embedded, settings
+from fedstac.federation import Federation, federation
+from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, ONLY_OLD, of_model
+from tests.scenarios import watching
+from tests.scenarios.watching import Publisher, client, differences, settle, wait_until
+
+pytestmark = pytest.mark.xdist_group("vocabulary-versions")
+
+
+@pytest.fixture
+def running(durable: embedded.Cluster, folder: Path) -> Iterator[Federation]:
+    """West, which stays with the old version, and east, which never had it."""
+    (folder / "cv" / "CMIP6").mkdir(parents=True)
+    shutil.copy(settings.folder("cv") / "CMIP6" / f"{NEW}.json", folder / "cv" / "CMIP6")
+    with federation(durable, index_nodes=("east",), prefix="versions_") as made:
+        made.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_CV_PINS=json.dumps({"CMIP6": OLD}))
+        watching.make_collection(made)
+        made.start_index_node("east", FEDSTAC_CV_FOLDER=str(folder / "cv"))
+        yield made
+
+
+def judged_with(running: Federation, name: str) -> dict[str, str]:
+    with psycopg.connect(running.database_of(name)) as conn:
+        return dict(conn.execute("SELECT id, cv_version FROM fedstac.record").fetchall())
+
+
+def kept(running: Federation, name: str) -> list[tuple[Any, ...]]:
+    """The vocabularies that a node has beyond those of its folder, and from where."""
+    with psycopg.connect(running.database_of(name)) as conn:
+        return conn.execute("SELECT project, version, source FROM fedstac.vocabulary ORDER BY 1, 2").fetchall()
+
+
+def refused(running: Federation, document: dict[str, Any]) -> set[str]:
+    with client(running) as http:
+        response = http.post("/collections/CMIP6/items", json=document)
+    assert response.status_code == 400, response.text
+    return {finding["rule"] for finding in response.json()["errors"]}
+
+
+def test_every_node_judges_with_the_version_of_the_dataset(running: Federation) -> None:
+    old, new = of_model(ONLY_OLD), of_model(ONLY_NEW)
+    publisher = Publisher(running)
+    assert "term" in refused(running, new)
+    publisher.publish([old])
+    settle(running)
+    assert judged_with(running, "east") == {old["id"]: OLD}
+    assert kept(running, "east") == [("CMIP6", OLD, "west")]
+
+    running.processes["serve"].kill()
+    running.restart("serve", FEDSTAC_CV_PINS="{}")
+    running.processes["east"].kill()
+    running.restart("east")
+    fresh = json.loads(json.dumps(old).replace(old["properties"]["version"], "20991231"))
+    assert "term" in refused(running, fresh)
+    publisher.publish([new])
+    settle(running)
+    expected = {old["id"]: OLD, new["id"]: NEW}
+    assert judged_with(running, "west") == judged_with(running, "east") == expected
+    assert differences(running, "east") == []
+
+    with psycopg.connect(running.database_of("east"), autocommit=True) as conn:  # as on a node that begins anew
+        conn.execute("DELETE FROM fedstac.cursor")
+        conn.execute("DELETE FROM fedstac.record")
+    running.processes["east"].kill()
+    running.restart("east")
+    wait_until(lambda: judged_with(running, "east") == expected, what="east from a snapshot")
+    served = httpx.get(f"{running.processes['east'].url}/collections/CMIP6/items/{old['id']}", trust_env=False).json()
+    assert served["properties"]["fedstac:cv_version"] == OLD
+    listed = httpx.get(f"{running.processes['east'].url}/vocabularies/CMIP6", trust_env=False).json()["vocabularies"]
+    assert [entry["version"] for entry in listed] == [OLD, NEW]
