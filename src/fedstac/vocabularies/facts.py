@@ -1,0 +1,204 @@
+"""What a published vocabulary says, whatever its layout: the importers make it, `snapshots` takes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Final
+
+from fedstac.domain.vocabulary import MOST_PATTERN, VocabularyBroken
+from fedstac.domain.vocabulary import pattern as compiled
+from fedstac.vocabularies.sources import SourceRefused
+
+MOST_TERM: Final = 2000  # characters: institutions are named by their addresses
+MOST_TITLE: Final = MOST_TERM  # a title may be a term: `values_of` in project.json
+CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+STEP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # what can stand in an id, a path and a file name
+MOST_REPEATS: Final = 1000  # of a counted repetition, all nested ones together
+MOST_WIDE: Final = 3  # times that `.*` stands in a pattern
+
+Attributes = dict[str, Any]
+Collection = dict[str, Attributes]  # a vocabulary: each term with its attributes; "title" is for people
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A published vocabulary."""
+
+    layout: str
+    project: str
+    version: str | None  # None: its publisher does not number it
+    terms: Mapping[str, Collection]
+    patterns: Mapping[str, str] = field(default_factory=dict)  # of collections that are described and not listed
+    properties: Mapping[str, Attributes] = field(default_factory=dict)  # where the source names them
+    links: Sequence[Attributes] = ()
+    templates: Mapping[str, Sequence[str]] = field(default_factory=dict)  # id, file_name, directory: their parts
+    compositions: Sequence[Attributes] = ()
+    fill: Mapping[str, str] = field(default_factory=dict)  # what stands in brackets in project.json: `[catalog]`
+    warnings: Sequence[str] = ()
+
+
+def title_of(text: object) -> Attributes:
+    """The attributes of a term that has a title, or none; long ones are cut at a word."""
+    if type(text) is not str or not text.strip():
+        return {}
+    line = " ".join(CONTROLS.sub(" ", text).split())
+    if len(line) > MOST_TITLE:
+        line = line[:MOST_TITLE].rpartition(" ")[0] + " …"
+    return {"title": line}
+
+
+def check_term(term: str, place: str, *, as_step: bool = False) -> str:
+    """The term, if it can be one; `as_step`: a part of ids, folders and file names."""
+    if type(term) is not str or CONTROLS.search(term) or len(term) > MOST_TERM or term != term.strip():
+        wanted = f"{MOST_TERM} characters at most, none of them a control character, no space around them"
+        raise SourceRefused(f"{place}: {str(term)[:60]!r} is no term: {wanted}; have it repaired at its publisher")
+    if as_step and not STEP.fullmatch(term):
+        wanted = "letters, digits, . _ + - only, 128 at most"
+        raise SourceRefused(f"{place}: {term[:60]!r} stands in ids and paths and has {wanted}; have it repaired")
+    return term
+
+
+def strings(value: object, place: str) -> list[str]:
+    """A list of texts without the empty ones, or one text as a list."""
+    listed = [value] if type(value) is str else value
+    if type(listed) is not list or not all(type(entry) is str for entry in listed):
+        raise SourceRefused(f"{place} has to be a list of strings, and is {str(value)[:60]!r}; have it repaired")
+    return [entry for entry in listed if entry]
+
+
+# --- regular expressions ---
+
+TOKEN: Final = re.compile(
+    r"(?P<escape>\\.)|(?P<set>\[\^?\]?(?:\\.|[^]\\])*\])|(?P<open>\((?:\?:)?)|(?P<close>\))"
+    r"|(?P<repeat>(?:[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})\??)|(?P<bar>\|)|(?P<anchor>[\^$])|(?P<plain>.)",
+    re.DOTALL,
+)
+COUNTS: Final = re.compile(r"\{([0-9]+)(,?)([0-9]*)\}")
+
+
+def check_pattern(text: object, place: str) -> str:
+    """A regular expression as a snapshot has it: anchored, `\\d` spelled out, and safe in engines that back-track.
+
+    Ours takes linear time whatever it is given; but the project's schemas carry the pattern to others, which do not.
+    The check is conservative: it refuses some that are harmless, and lets none pass that is exponential.
+    """
+    if type(text) is not str or len(text) > MOST_PATTERN:
+        raise SourceRefused(f"{place}: a pattern is a string of {MOST_PATTERN} characters at most; have it repaired")
+    body = text.removeprefix("^")
+    body = body[:-1] if body.endswith("$") and not body.endswith("\\$") else body
+    tokens = [(str(match.lastgroup), match[0]) for match in TOKEN.finditer(body)]
+    reason = _danger(tokens)
+    if reason:
+        advice = "write it so that there is one way to match only"
+        raise SourceRefused(f"{place}: the pattern {text[:80]!r} {reason}; {advice}")
+    made = "".join(_spelled(kind, part) for kind, part in tokens)
+    made = f"^(?:{made})$" if _splits(tokens) else f"^{made}$"
+    try:
+        compiled(made)
+    except VocabularyBroken as error:
+        raise SourceRefused(f"{place}: {error}; have it repaired at its publisher") from error
+    return made
+
+
+def either(patterns: Sequence[str]) -> str:
+    """One pattern that fits what one of these fits."""
+    if len(patterns) == 1:
+        return patterns[0]
+    return "^(?:" + "|".join(pattern.removeprefix("^").removesuffix("$") for pattern in patterns) + ")$"
+
+
+def _spelled(kind: str, part: str) -> str:
+    """`\\d` is any digit of any script in some engines."""
+    if kind == "set":
+        return part.replace("\\d", "0-9")
+    return "[0-9]" if part == "\\d" else part
+
+
+def _splits(tokens: Sequence[tuple[str, str]]) -> bool:
+    depth = 0
+    for kind, _ in tokens:
+        depth += (kind == "open") - (kind == "close")
+        if kind == "bar" and depth == 0:
+            return True
+    return False
+
+
+@dataclass(slots=True)
+class _Part:
+    """An atom or a group while a pattern is looked at."""
+
+    text: str = ""  # of an atom
+    after: str = ""  # the atom directly before it, if that is repeated without end
+    endless: bool = False  # something in it is repeated without end
+    choice: bool = False  # it has alternatives
+    copies: int = 1  # that counted repetitions make of it
+
+
+def _danger(tokens: Sequence[tuple[str, str]]) -> str | None:
+    """What makes the pattern dangerous, if anything."""
+    groups, last, wide = [_Part()], _Part(), 0
+    for kind, part in tokens:
+        match kind:
+            case "open":
+                groups.append(_Part())
+                last = _Part()
+            case "close" if len(groups) == 1:
+                return "closes a bracket that is not open"
+            case "close":
+                last = groups.pop()
+                last.text = "()"
+                _adopt(groups[-1], last)
+            case "bar":
+                groups[-1].choice, last = True, _Part()
+            case "anchor":
+                return "has an anchor within"
+            case "escape" if part[1] in "123456789kbBAZzpPX":
+                return f"uses {part}"
+            case "repeat":
+                most = _most(part)
+                reason = _excess(last, most)
+                wide += most == inf and last.text == "."
+                if reason or wide > MOST_WIDE:
+                    return reason or f"has .* more than {MOST_WIDE} times"
+                last.endless |= most == inf
+                last.copies *= 1 if most == inf else max(int(most), 1)
+                _adopt(groups[-1], last)
+            case _:
+                last = _Part(part, after=last.text if last.endless else "")
+    return "leaves a bracket open" if len(groups) > 1 else None
+
+
+def _excess(part: _Part, most: float) -> str | None:
+    """What is wrong with repeating this part up to that often."""
+    if not part.text:
+        return "repeats nothing, or looks around"
+    if most > 1 and part.endless:
+        return "repeats a repetition"
+    if most == inf and part.choice:
+        return "repeats alternatives without end"
+    if most == inf and part.after and (part.text == part.after or "." in (part.text, part.after)):
+        return "has two endless repetitions side by side"
+    if most != inf and part.copies * most > MOST_REPEATS:
+        return f"counts to more than {MOST_REPEATS}"
+    return None
+
+
+def _adopt(group: _Part, part: _Part) -> None:
+    """What a group inherits from what stands in it."""
+    group.endless |= part.endless
+    group.choice |= part.choice
+    group.copies = max(group.copies, part.copies)
+
+
+def _most(repeat: str) -> float:
+    """How often at most."""
+    counted = COUNTS.match(repeat)
+    if counted is None:
+        return 1 if repeat[0] == "?" else inf
+    low, comma, high = counted.groups()
+    if not comma:
+        return int(low)
+    return int(high) if high else inf
