@@ -1,0 +1,237 @@
+"""`fedstac scan`: from NetCDF files to items, offline."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from fedstac import scan as scanning
+from fedstac.cli import terminal
+from fedstac.cli.options import Form, examples, form_of
+from fedstac.cli.terminal import Output, complain, say, shown
+from fedstac.domain.errors import Severity
+from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
+from fedstac.scan import Fault, Scan, Site, site
+
+commands = typer.Typer()
+SHOWN = 20
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples(
+        "fedstac scan /data/CMIP6 --site site.toml --out items.ndjson",
+        "fedstac scan CMIP6 --root . --node esgf.example.org --base-url https://esgf.example.org/data > items.ndjson",
+        "fedstac scan CMIP6.map --site site.toml --trust-checksums -o json 2> summary.json | fedstac validate -",
+        codes=True,
+    ),
+)
+def scan(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="DIR|MAPFILE", help="Folder of NetCDF files, or an ESGF mapfile.")],
+    site_file: Annotated[
+        Path | None, typer.Option("--site", help="What the data node is called, its folders and addresses (TOML).")
+    ] = None,
+    node: Annotated[str, typer.Option(help="Without --site: the data node's name.")] = "",
+    base_url: Annotated[str, typer.Option(help="Without --site: the address that --root has.")] = "",
+    root: Annotated[
+        Path | None, typer.Option(help="Without --site: folder above the paths in addresses; else DIR.")
+    ] = None,
+    version: Annotated[
+        str, typer.Option("--version", metavar="YYYYMMDD", help="Of files that are in no folder vYYYYMMDD.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="File for the items, put there when all is done; else stdout.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, max=256, help="Files read at a time; 0: one a processor.")] = 0,
+    trust_checksums: Annotated[
+        bool, typer.Option("--trust-checksums", help="Take the mapfile's SHA-256, and read headers only.")
+    ] = False,
+    state: Annotated[Path | None, typer.Option(help="Where what was read is kept; else in the user's folder.")] = None,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Read again what was read before.")] = False,
+    output: Form = None,
+) -> None:
+    """Make STAC items of CMIP6 NetCDF files: one line of JSON for each dataset, to publish or validate.
+
+    A file is read once and remembered: stopped or killed, the same command goes on where it was. What is wrong is
+    listed at the end, on standard error, with a summary in the form of -o; exit 1 if a file or dataset was left out.
+    """
+    form = form_of(ctx, output)
+    missing = scanning.missing_modules()
+    if missing:
+        complain(f"to read NetCDF files takes {' and '.join(missing)}: pip install 'fedstac[netcdf]'")
+        raise typer.Exit(terminal.USAGE)
+    try:
+        described = _site(source, site_file, node=node, base_url=base_url, root=root)
+        run = Scan(
+            source, described, state=state or _state(), version=version or None, vocabulary=_vocabulary(),
+            jobs=jobs or scanning.processors(), trust=trust_checksums, afresh=afresh,
+        )  # fmt: skip
+        report = _Report(run, form)
+        _write(run, report, out)
+    except (scanning.NoListing, scanning.SiteBroken, scanning.StateBroken) as error:
+        complain(error)
+        raise typer.Exit(terminal.USAGE) from None
+    except KeyboardInterrupt:
+        report.end(interrupted=True)
+        raise typer.Exit(terminal.INTERRUPTED) from None
+    report.end()
+    if run.counts["errors"]:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _site(source: str, file: Path | None, *, node: str, base_url: str, root: Path | None) -> Site:
+    if file is not None:
+        if node or base_url or root:
+            raise typer.BadParameter("the site file says it all; leave out --node, --base-url and --root")
+        return site.read(file)
+    if not (node and base_url):
+        raise typer.BadParameter("say where the files will be found: --site FILE, or --node and --base-url")
+    if root is None and not os.path.isdir(source):
+        raise typer.BadParameter("say below which folder the mapfile's paths become addresses: --root")
+    folder = os.path.abspath(root or source)
+    protocol = base_url.partition(":")[0]
+    return site.site({"node": node, "roots": [{"folder": folder, "urls": {protocol: base_url}}]}, "--node, --base-url")
+
+
+def _state() -> Path:
+    """XDG Base Directory Specification 0.8: data that should outlast a restart and matters to nobody else."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "fedstac" / "scan.sqlite"
+
+
+def _vocabulary() -> Vocabulary | None:
+    """The newest of CMIP6 that is installed, if any: items are made without it too."""
+    from fedstac import checking
+
+    try:
+        return checking.checker().vocabularies.current("CMIP6")
+    except (VocabularyBroken, OSError):
+        return None
+
+
+def _write(run: Scan, report: _Report, out: Path | None) -> None:
+    """Items go out as they are made, to a file in one piece at the end."""
+    with _destination(out) as file, report.progress():
+        for made in run.run():
+            if made is None:
+                report.update()
+            elif isinstance(made, Fault):
+                report.add(made)
+            else:
+                file.write(orjson.dumps(made) + b"\n")
+                file.flush()
+
+
+@contextmanager
+def _destination(out: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that is there as a whole or not at all."""
+    if out is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        unfinished = tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False)  # noqa: SIM115
+    except OSError as error:
+        raise typer.BadParameter(f"{out} cannot be written: {error.strerror}", param_hint="--out") from None
+    try:
+        with unfinished as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(unfinished.name, 0o666 & ~mask)  # as any new file: temporary ones are their owner's alone
+        os.replace(unfinished.name, out)
+    except BaseException:
+        Path(unfinished.name).unlink(missing_ok=True)
+        raise
+
+
+class _Report:
+    """What the command shows while it goes on, and at its end; all of it on standard error."""
+
+    def __init__(self, run: Scan, form: Output) -> None:
+        self._run, self._form = run, form
+        self._faults: list[Fault] = []
+        self._began = self._read_for = time.monotonic()
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn(),
+            TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._task = self._bar.add_task("looking for files", total=None)
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        with self._bar:
+            yield
+
+    def update(self) -> None:
+        run, counts = self._run, self._run.counts
+        self._read_for = time.monotonic()
+        done = counts["read"] + counts["remembered"] + counts["unusable"]
+        self._bar.update(
+            self._task, completed=run.was_read, total=run.to_read or None,
+            description=f"{done} of {counts['found']} files",
+        )  # fmt: skip
+
+    def add(self, fault: Fault) -> None:
+        if self._form is Output.NDJSON:
+            self._dump({"event": fault.severity.value, **fault.as_json()})
+        elif self._form is Output.JSON or len(self._faults) < SHOWN or fault.severity is Severity.ERROR:
+            self._faults.append(fault)
+
+    def end(self, *, interrupted: bool = False) -> None:
+        summary = self._summary() | ({"interrupted": True} if interrupted else {})
+        match self._form:
+            case Output.NDJSON:
+                self._dump({"event": "summary", **summary})
+            case Output.JSON:
+                self._dump({"problems": [fault.as_json() for fault in self._faults], "summary": summary})
+            case Output.TABLE:
+                self._end_table(summary)
+        if interrupted:
+            say("stopped; what was read is remembered: say the same again to go on")
+
+    def _summary(self) -> dict[str, Any]:
+        run, counts = self._run, self._run.counts
+        seconds = max(self._read_for - self._began, 1e-3)
+        return {
+            "files": counts["found"], "read": counts["read"], "remembered": counts["remembered"],
+            "unusable": counts["unusable"], "datasets": counts["datasets"], "kept_back": counts["kept back"],
+            "errors": counts["errors"], "warnings": counts["warnings"], "bytes": run.size,
+            "bytes_read": run.read_now, "seconds": round(time.monotonic() - self._began, 3),
+            "mb_per_s": round(run.read_now / seconds / 1e6, 1),
+        }  # fmt: skip
+
+    def _end_table(self, summary: dict[str, Any]) -> None:
+        ordered = sorted(self._faults, key=lambda fault: fault.severity is Severity.WARNING)
+        for fault in ordered[:SHOWN]:
+            style = "red" if fault.severity is Severity.ERROR else "yellow"
+            say(shown(f"{fault.severity}: {fault.path}: {fault.message} [{fault.rule}]"), style)
+        hidden = summary["errors"] + summary["warnings"] - min(SHOWN, len(ordered))
+        if hidden > 0:
+            say(f"and {hidden} more; -o ndjson shows all of them")
+        rest = [(name, summary[name]) for name in ("remembered", "unusable", "kept_back", "warnings")]
+        line = f"{summary['datasets']} datasets from {summary['files']} files"
+        line += "".join(f", {count} {name.replace('_', ' ')}" for name, count in rest if count)
+        line += (
+            f"; {summary['bytes_read'] / 1e6:.1f} MB read in {summary['seconds']:.1f} s, {summary['mb_per_s']:g} MB/s"
+        )
+        say(line, "red" if summary["errors"] else "green")
+
+    def _dump(self, value: object) -> None:
+        sys.stderr.buffer.write(orjson.dumps(value) + b"\n")
+        sys.stderr.buffer.flush()

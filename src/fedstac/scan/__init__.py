@@ -1,0 +1,215 @@
+"""From CMIP6 NetCDF files to STAC items: find the files, read each once, put them together as datasets.
+
+What was read is remembered (memory.py): a run that was
+stopped goes on, a run over what is known reads nothing. `fedstac scan` is its command line; docs/guide.md says what
+comes of which file. Of this package only headers.py and calendars.py need the extra `netcdf`, in reader.py's processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from fedstac.domain.errors import Severity
+from fedstac.domain.vocabulary import Vocabulary
+from fedstac.scan import items, listing
+from fedstac.scan.listing import VERSION, NoListing
+from fedstac.scan.memory import Memory, StateBroken
+from fedstac.scan.readers import Readers
+from fedstac.scan.site import Site, SiteBroken
+from fedstac.scan.values import Facts, Fault, Found, Unusable
+
+__all__ = ["Fault", "NoListing", "Scan", "Site", "SiteBroken", "StateBroken", "missing_modules", "processors"]
+
+Item: TypeAlias = dict[str, Any]
+
+
+def missing_modules() -> list[str]:
+    """What the extra `netcdf` brings and is not installed."""
+    return [name for name in ("h5py", "cftime") if find_spec(name) is None]
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Scan:
+    """One run over a folder or mapfile (`source`). `version` (YYYYMMDD) is that of files whose folder says none.
+
+    `trust`: checksums of the mapfile count, and files are not read as a whole. `afresh`: what is remembered is not
+    used. `counts` says at any time: files found, read now, remembered, unusable; datasets made, kept back; errors and
+    warnings. `size`: bytes of all files; `to_read` and `was_read`: bytes to compute checksums from.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        site: Site,
+        *,
+        state: Path | None,
+        version: str | None = None,
+        vocabulary: Vocabulary | None = None,
+        jobs: int = 1,
+        trust: bool = False,
+        afresh: bool = False,
+    ) -> None:
+        if version is not None and not listing.is_version(version):
+            raise NoListing(f"the version {version!r} is no date of the calendar (YYYYMMDD)")
+        self._source, self._site, self._version, self._vocabulary = source, site, version, vocabulary
+        self._jobs, self._trust, self._afresh, self._state = max(1, jobs), trust, afresh, state
+        self._memory: Memory | None = None
+        self._readers: Readers | None = None
+        self._known = self._finished = 0
+        self._incomplete: dict[tuple[str, ...], str] = {}  # datasets that lack a file, and that file
+        self.counts: Counter[str] = Counter()
+        self.size = self.to_read = 0
+
+    @property
+    def read_now(self) -> int:
+        """Of `was_read`, what is not remembered from before."""
+        return self._finished + (self._readers.read if self._readers else 0)
+
+    @property
+    def was_read(self) -> int:
+        return self._known + self.read_now
+
+    def run(self) -> Iterator[Item | Fault | None]:
+        """The items, and what is wrong with which file or dataset; before, None, for time to show how far it is.
+
+        NoListing where there is nothing to read, StateBroken where nothing can be kept.
+        """
+        with Memory(self._state) as memory:
+            yield from self._list(memory)
+            with Readers(self._jobs) as self._readers:
+                yield from self._read(memory, self._readers)
+                self._finished = self._readers.read
+            self._readers = None
+            for made in self._put_together(memory):
+                if not isinstance(made, Fault):
+                    self.counts["datasets"] += 1
+                yield made
+
+    # --- files ---
+
+    def _list(self, memory: Memory) -> Iterator[Fault | None]:
+        for found in listing.files(self._source, self._site, self._version):
+            if isinstance(found, Fault):
+                yield self._unusable(found)
+                continue
+            memory.add(found)
+            self.counts["found"] += 1
+            self.size += found.size
+            self.to_read += found.size if self._wants_checksum(found) else 0
+            if self.counts["found"] % 100 == 0:
+                yield None
+        if not (self.counts["found"] or self.counts["unusable"]):
+            raise NoListing(f"{self._source} names no file with a name in .nc")
+
+    def _wants_checksum(self, found: Found) -> bool:
+        return not (self._trust and found.checksum)
+
+    def _read(self, memory: Memory, readers: Readers) -> Iterator[Fault | None]:
+        """Settles every file: first what is remembered, which shows how much there is to do, then the rest."""
+        for n, found in memory.listed():
+            facts = None if self._afresh else memory.recall(found)
+            wants = self._wants_checksum(found)
+            if facts is not None and (facts["sha256"] or not wants):
+                self.counts["remembered"] += 1
+                self._known += found.size if wants else 0
+                yield from self._settle(memory, n, found, facts)
+            if n % 100 == 0:
+                yield None
+        numbers: dict[Found, int] = {}
+
+        def unread() -> Iterator[tuple[Found, bool]]:
+            for n, found in memory.listed():
+                numbers[found] = n
+                yield found, self._wants_checksum(found)
+
+        for answer in readers.answers(unread()):
+            if answer is None:
+                yield None
+                continue
+            found, said = answer
+            n = numbers.pop(found)
+            if isinstance(said, Unusable):
+                memory.refuse(n)
+                yield self._unusable(Fault(found.path, said.rule, said.message, dataset=_whole(found)), found)
+                continue
+            self.counts["read"] += 1
+            memory.remember(found, said)
+            yield from self._settle(memory, n, found, said)
+
+    def _settle(self, memory: Memory, n: int, found: Found, facts: Facts) -> Iterator[Fault]:
+        """A file that was read: used, unless it is not what the mapfile says."""
+        base, digest = items.base_id(facts), facts["sha256"]
+        fault = None
+        if digest and found.checksum and digest != found.checksum:
+            fault = "checksum", f"its SHA-256 is {digest}, and the mapfile says {found.checksum}"
+        elif found.dataset not in (None, base):
+            fault = "dataset-id", f"its attributes make it part of {base}, and the mapfile says {found.dataset}"
+        if fault is not None:
+            memory.refuse(n)
+            yield self._unusable(Fault(found.path, *fault, dataset=_whole(found)), found)
+            return
+        last = found.folder.rpartition("/")[2]
+        memory.settle(
+            n,
+            facts,
+            dataset=f"{base}.v{found.version}",
+            folder=f"{found.root}/{found.folder}" if VERSION.fullmatch(last) else "",
+            tracking=facts["attributes"]["tracking_id"].lower(),
+        )
+
+    def _unusable(self, fault: Fault, found: Found | None = None) -> Fault:
+        """Counts it, and notes which dataset is not whole without it: the mapfile's, or that of its neighbours."""
+        if fault.severity is Severity.WARNING:
+            self.counts["warnings"] += 1
+            return fault
+        self.counts["unusable"] += 1
+        self.counts["errors"] += 1
+        if fault.dataset:
+            self._incomplete[(fault.dataset,)] = fault.path
+        folder, _, name = (found.path if found else fault.path).rpartition("/")
+        self._incomplete[folder, items.stem(name)] = fault.path
+        return fault
+
+    # --- datasets ---
+
+    def _put_together(self, memory: Memory) -> Iterator[Item | Fault]:
+        mixed: set[str] = set()
+        for one, other, ids in memory.mixed_folders():
+            mixed.update(ids)
+            message = f"{one.path} and {other.path} are in one version's folder, and of {ids[0]} and {ids[1]}"
+            yield self._fault(Fault(one.folder, "mixed-folder", message))
+        for tracking, one, other in memory.shared_tracking_ids():
+            message = f"{one.path} and {other.path} have one tracking id, {tracking}"
+            yield self._fault(Fault(other.path, "tracking-id", message, Severity.WARNING))
+        for id, files in memory.datasets():
+            faults = [*items.disagreements(id, files), *self._lacking(id, files)]
+            yield from map(self._fault, faults)
+            yield from map(self._fault, items.overlaps(id, files))
+            if faults or id in mixed:
+                self.counts["kept back"] += 1
+            else:
+                yield items.item(id, files, self._site, self._vocabulary)
+
+    def _lacking(self, id: str, files: items.Files) -> Iterator[Fault]:
+        """A dataset that is not whole is not made: its files could not be added under the same version later."""
+        keys = {(id,)} | {(found.path.rpartition("/")[0], items.stem(found.name)) for found, _ in files}
+        lost = sorted(self._incomplete[key] for key in keys & self._incomplete.keys())
+        if lost:
+            yield Fault(id, "incomplete", f"a file of it cannot be used ({lost[0]}), so it is kept back")
+
+    def _fault(self, fault: Fault) -> Fault:
+        self.counts["warnings" if fault.severity is Severity.WARNING else "errors"] += 1
+        return fault
+
+
+def _whole(found: Found) -> str | None:
+    return f"{found.dataset}.v{found.version}" if found.dataset else None

@@ -1,0 +1,210 @@
+"""The STAC item of a CMIP6 dataset, from the facts of its files (values.py). Pure: the same files give the same item.
+
+Sources: "CMIP6 Global Attributes, DRS, Filenames, Directory Structure, and CV's" 6.2.7 (what ids are made of), the STAC
+file extension 2.1.0 (checksums are multihashes) and alternate-assets extension 1.2.0, ESGF's items.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid3
+
+from fedstac.domain.errors import Severity
+from fedstac.domain.vocabulary import Vocabulary
+from fedstac.scan import extents
+from fedstac.scan.calendars import ALWAYS, rfc3339
+from fedstac.scan.extents import Box
+from fedstac.scan.site import SERVICES, Site
+from fedstac.scan.values import Facts, Fault, Found, shown
+
+Files = Sequence[tuple[Found, Facts]]
+EXTENSIONS: Final = (
+    "https://stac-extensions.github.io/cmip6/v3.0.2/schema.json",
+    "https://stac-extensions.github.io/alternate-assets/v1.2.0/schema.json",
+    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
+)
+LISTS: Final = ("activity_id", "realm", "source_type")  # values with spaces between
+TEXTS: Final = (
+    "data_specs_version", "experiment", "experiment_id", "frequency", "grid", "grid_label", "institution_id",
+    "nominal_resolution", "product", "source_id", "sub_experiment_id", "table_id", "variable_id", "variant_label",
+)  # fmt: skip
+OF_VARIABLE: Final = {"standard_name": "cf_standard_name", "long_name": "long_name", "units": "units"}
+STEM: Final = re.compile(r"(?P<stem>.+?)(_[0-9]{4,14}-[0-9]{4,14}(-clim)?)?\.nc")
+FURTHER_INFO: Final = re.compile(r"https?://furtherinfo\.es-doc\.org/CMIP6[A-Za-z0-9._/-]*")
+
+
+def member_id(attributes: Mapping[str, str]) -> str:
+    """The variant, behind the sub-experiment where there is one."""
+    sub_experiment, variant = attributes["sub_experiment_id"], attributes["variant_label"]
+    return variant if sub_experiment == "none" else f"{sub_experiment}-{variant}"
+
+
+def base_id(facts: Facts) -> str:
+    """The dataset's id without its version. Of several activities the first one counts."""
+    attributes = facts["attributes"]
+    return ".".join((
+        "CMIP6", attributes["activity_id"].split()[0], attributes["institution_id"], attributes["source_id"],
+        attributes["experiment_id"], member_id(attributes), attributes["table_id"], attributes["variable_id"],
+        attributes["grid_label"],
+    ))  # fmt: skip
+
+
+def stem(name: str) -> str:
+    """A file's name without its time range: alike for all files of a dataset."""
+    match = STEM.fullmatch(name)
+    return match["stem"] if match else name
+
+
+def pid(id: str) -> str:
+    """The dataset's persistent identifier, as ESGF's own services derive it: a name-based UUID (version 3) of the id
+    in the name space of URLs (RFC 9562)."""
+    return f"hdl:21.14100/{uuid3(NAMESPACE_URL, id)}"
+
+
+def facets(facts: Facts, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    """The properties `cmip6:…` that one file gives. The vocabulary knows the experiment's title where the file does
+    not say it."""
+    attributes = dict(facts["attributes"])
+    if not attributes.get("experiment") and vocabulary is not None:
+        term = vocabulary.terms.get("experiment_id", {}).get(attributes["experiment_id"], {})
+        attributes["experiment"] = term.get("title") or ""
+    values: dict[str, Any] = {name: attributes[name] for name in TEXTS if attributes.get(name)}
+    values |= {name: list(dict.fromkeys(attributes[name].split())) for name in LISTS}
+    values["member_id"] = member_id(attributes)
+    variable = facts["variable"]
+    values |= {f"variable_{ours}": variable[name] for name, ours in OF_VARIABLE.items() if variable.get(name)}
+    return {f"cmip6:{name}": values[name] for name in sorted(values)}
+
+
+# --- whether files belong together ---
+
+
+def disagreements(id: str, files: Files) -> Iterator[Fault]:
+    """Errors: facets in which the files are at odds, each with two of them; two files of one name."""
+    first, facts = files[0]
+    expected, odd = facets(facts), set()
+    names: dict[str, Found] = {}
+    for found, facts in files:
+        given = facets(facts)
+        for name in expected.keys() | given.keys():
+            if given.get(name) != expected.get(name) and name not in odd:
+                odd.add(name)
+                values = f"{shown(expected.get(name))} and {shown(given.get(name))}"
+                yield Fault(id, "facets-disagree", f"{first.path} and {found.path} differ in {name}: {values}")
+        other = names.setdefault(found.name, found)
+        if other is not found:
+            yield Fault(id, "same-name", f"{other.path} and {found.path} have the same name")
+
+
+def overlaps(id: str, files: Files) -> Iterator[Fault]:
+    """Warnings: two files for one time."""
+    spans = sorted((facts["start"], facts["end"], found.path) for found, facts in files if facts["start"])
+    for (_, end, path), (start, _, later) in pairwise(spans):
+        if start <= end:
+            yield Fault(id, "overlap", f"{path} goes up to {end}, and {later} begins at {start}", Severity.WARNING)
+
+
+# --- the item ---
+
+
+def item(id: str, files: Files, site: Site, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    """The item of files that agree. It depends on them, the site and the vocabulary alone; sizes are in bytes."""
+    first, facts = files[0]
+    base = base_id(facts)
+    starts = [facts["start"] or ALWAYS[0] for _, facts in files]
+    ends = [facts["end"] or ALWAYS[1] for _, facts in files]
+    boxes = [Box(*facts["box"]) for _, facts in files if facts["box"]]
+    area = extents.union(boxes) if boxes else None
+    written = max(_created(found, facts) for found, facts in files)
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": _extensions(vocabulary),
+        "id": id,
+        "collection": "CMIP6",
+        "geometry": extents.geometry(area) if area else None,
+        **({"bbox": extents.bbox(area)} if area else {}),
+        "properties": {
+            "datetime": None,
+            "start_datetime": rfc3339(min(starts)),
+            "end_datetime": rfc3339(max(ends)),
+            "created": written,
+            "updated": written,
+            "size": sum(found.size for found, _ in files),
+            "retracted": False,
+            "latest": True,
+            "version": first.version,
+            "project": "CMIP6",
+            "access": site.access_of(site.roots[first.root]),
+            "title": base,
+            "base_id": base,
+            **facets(facts, vocabulary),
+            "cmip6:pid": pid(id),
+        },
+        "links": list(_links(id, facts)),
+        "assets": {found.name: _file(found, facts, site) for found, facts in files}
+        | dict(_folders(files, site, written)),
+    }
+
+
+def _extensions(vocabulary: Vocabulary | None) -> list[str]:
+    """Those that the project needs, in the spelling that it names first."""
+    needed = [extension.uris[0] for extension in vocabulary.extensions if extension.required] if vocabulary else []
+    return needed or list(EXTENSIONS)
+
+
+def _links(id: str, facts: Facts) -> Iterator[dict[str, str]]:
+    href = f"https://cera-www.dkrz.de/WDCC/meta/CMIP6/{id}.json"
+    yield {"rel": "cite-as", "type": "application/json", "title": "Citation URL", "href": href}
+    further = facts["attributes"].get("further_info_url", "")
+    if FURTHER_INFO.fullmatch(further):
+        yield {"rel": "describedby", "type": "text/html", "title": "ES-DOC", "href": further}
+
+
+def _created(found: Found, facts: Facts) -> str:
+    """When the file says that it was written, else when it was last changed."""
+    said = facts["attributes"].get("creation_date", "")
+    try:
+        return datetime.strptime(said, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        return datetime.fromtimestamp(found.mtime // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _file(found: Found, facts: Facts, site: Site) -> dict[str, Any]:
+    root, written = site.roots[found.root], _created(found, facts)
+    return {
+        "href": root.address(root.protocol, found.local),
+        "description": f"{SERVICES[root.protocol]} Link",
+        "type": "application/netcdf",
+        "roles": ["data"],
+        "alternate:name": site.node,
+        "node": site.node,
+        "protocol": root.protocol,
+        "file:size": found.size,
+        "file:checksum": f"1220{facts['sha256'] or found.checksum}",
+        "cmip6:tracking_id": facts["attributes"]["tracking_id"],
+        "created": written,
+        "updated": written,
+        "file:local_path": found.local,
+    }
+
+
+def _folders(files: Files, site: Site, written: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Other ways to the dataset as a whole: Globus, the root's further protocols. None if it has several folders."""
+    root = site.roots[files[0][0].root]
+    folders = {(found.root, found.folder) for found, _ in files}
+    if len(folders) > 1 or not files[0][0].folder:
+        return
+    local = files[0][0].folder
+    ways = [(protocol, f"{SERVICES[protocol]} Link", root.address(protocol, local) + "/") for protocol in root.urls]
+    ways = ways[1:] + ([("globus", "Globus Web App Link", root.globus_address(local))] if root.globus else [])
+    for protocol, description, href in ways:
+        yield protocol, {
+            "href": href, "description": description, "type": "text/html", "roles": ["data"],
+            "alternate:name": site.node, "node": site.node, "protocol": protocol, "created": written,
+            "updated": written, "file:local_path": local,
+        }  # fmt: skip

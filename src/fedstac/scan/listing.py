@@ -1,0 +1,201 @@
+"""Which files there are to read: those of a folder, or those of an ESGF mapfile. Nothing is opened but the mapfile.
+
+Nothing outside the site's roots is ever named as found: links are resolved first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from fedstac.domain.errors import Severity
+from fedstac.scan.site import Site, is_below
+from fedstac.scan.values import Fault, Found, shown
+
+SUFFIX: Final = ".nc"
+VERSION: Final = re.compile(r"v([0-9]{8})")
+DATASET: Final = re.compile(r"(?P<id>[A-Za-z0-9_.-]{1,1000})(?:#|\.v)v?(?P<version>[0-9]{8})")
+SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
+LONGEST_LINE: Final = 1 << 16  # bytes of a mapfile
+DEEPEST: Final = 4000  # bytes of a path; the system takes 4095
+
+
+class NoListing(ValueError):
+    """What was named is neither a folder below the roots nor a mapfile; the text says why."""
+
+
+def is_version(text: str) -> bool:
+    """Whether it is a date of the calendar, YYYYMMDD."""
+    try:
+        datetime.strptime(text, "%Y%m%d").date()  # noqa: DTZ007
+    except ValueError:
+        return False
+    return len(text) == 8
+
+
+def files(path: str, site: Site, version: str | None = None) -> Iterator[Found | Fault]:
+    """The files of a folder or a mapfile; `version` is that of files whose folder says none. NoListing."""
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        yield from _Folder(site, version).files(path)
+    else:
+        yield from _mapfile(path, site)
+
+
+# --- folders ---
+
+
+class _Folder:
+    """A walk in the order of names. Links to folders come last, and only to what the walk has not seen: `latest`
+    beside `v20200101` is the same folder, and a loop has an end."""
+
+    def __init__(self, site: Site, version: str | None) -> None:
+        self._site, self._version = site, version
+        self._roots = [os.path.realpath(root.folder) for root in site.roots]
+        self._seen: set[str] = set()
+        self._links: list[str] = []
+
+    def files(self, top: str) -> Iterator[Found | Fault]:
+        if not any(is_below(os.path.realpath(top), root) for root in self._roots):
+            raise NoListing(f"{top} is not below a root of the site: {', '.join(self._roots)}")
+        yield from self._walk(top)
+        while self._links:
+            link = self._links.pop(0)
+            if os.path.realpath(link) not in self._seen:
+                yield from self._walk(link)
+
+    def _walk(self, top: str) -> Iterator[Found | Fault]:
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
+            real = os.path.realpath(folder)
+            if real in self._seen:
+                continue
+            self._seen.add(real)
+            try:
+                with os.scandir(folder) as entries:
+                    ordered = sorted(entries, key=lambda entry: entry.name)
+            except OSError as error:
+                yield Fault(_clean(folder), "unreadable", f"the folder cannot be read: {error.strerror}")
+                continue
+            inner = []
+            for entry in ordered:
+                if len(os.fsencode(entry.path)) > DEEPEST or _is_left_out(entry, ordered):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    inner.append(entry.path)
+                elif entry.name.endswith(SUFFIX) or (entry.is_symlink() and _is_folder(entry)):
+                    yield from self._entry(entry)
+            waiting += reversed(inner)
+
+    def _entry(self, entry: os.DirEntry[str]) -> Iterator[Found | Fault]:
+        if not entry.is_symlink() or not _is_folder(entry):
+            yield located(entry.path, self._site, self._roots, fallback=self._version)
+        elif any(is_below(os.path.realpath(entry.path), root) for root in self._roots):
+            self._links.append(entry.path)
+        else:
+            message = "this link leads out of the site's roots, and is not followed"
+            yield Fault(_clean(entry.path), "outside", message, Severity.WARNING)
+
+
+def _is_left_out(entry: os.DirEntry[str], beside: Sequence[os.DirEntry[str]]) -> bool:
+    """What is hidden, as is what rsync has not finished; and `files` beside versions, whose links lead there (the
+    archives that esgdrs makes keep each file once)."""
+    if entry.name.startswith("."):
+        return True
+    return entry.name == "files" and any(VERSION.fullmatch(other.name) for other in beside)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop
+        return False
+
+
+def _clean(path: str) -> str:
+    """A path that may be printed and put into JSON."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def located(
+    path: str, site: Site, roots: Sequence[str], *, fallback: str | None = None, version: str | None = None
+) -> Found | Fault:
+    """A file below one of the roots (resolved), with its version: the one given, else its folder's, else `fallback`."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return Fault(_clean(path), "name", "the path is not UTF-8, and so is no part of an address")
+    try:
+        real = os.path.realpath(path, strict=True)
+        status = os.stat(real, follow_symlinks=False)
+    except OSError as error:
+        return Fault(path, "unreadable", f"it cannot be found: {error.strerror}")
+    root = next((n for n, folder in enumerate(roots) if is_below(real, folder)), None)
+    if root is None:
+        return Fault(path, "outside", "it lies, or its link leads, outside the site's roots, and is not read")
+    if not stat.S_ISREG(status.st_mode):
+        return Fault(path, "unreadable", "it is no regular file")
+    above = str(site.roots[root].folder)  # the path as people know it, where it can be said below the root
+    is_plain = is_below(path, above) and os.path.normpath(path) == path
+    local = os.path.relpath(path, above) if is_plain else os.path.relpath(real, roots[root])
+    told = [match[1] for step in local.split("/")[:-1] if (match := VERSION.fullmatch(step))]
+    found = version or (told[-1] if told else fallback)
+    if found is None:
+        return Fault(path, "version", "no folder above it is a version (v20200101); say it with --version")
+    if not is_version(found):
+        return Fault(path, "version", f"its version {shown(found)} is no date of the calendar (YYYYMMDD)")
+    if version and told and told[-1] != version:
+        return Fault(path, "version", f"the mapfile says version {version}, its folder v{told[-1]}")
+    return Found(path, real, local, root, status.st_size, status.st_mtime_ns, found)
+
+
+# --- mapfiles ---
+
+
+def _mapfile(path: str, site: Site) -> Iterator[Found | Fault]:
+    """`dataset_id#version | path | size | name=value | …`, as esgmapfiles writes it; # begins a comment."""
+    roots = [os.path.realpath(root.folder) for root in site.roots]
+    seen: set[str] = set()
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+                if number == 1 and (line.startswith((b"\x89HDF", b"CDF")) or b"\0" in line):
+                    raise NoListing(f"{path} is no mapfile; for one NetCDF file, give its folder")
+                if line.strip() and not line.startswith(b"#"):
+                    yield from _line(line, f"{path}:{number}", site, roots, seen)
+    except OSError as error:
+        raise NoListing(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _line(line: bytes, place: str, site: Site, roots: Sequence[str], seen: set[str]) -> Iterator[Found | Fault]:
+    text = line.decode(errors="replace").strip()
+    dataset, *rest = (part.strip() for part in text.split(" | "))
+    match = DATASET.fullmatch(dataset)
+    if match is None or len(rest) < 2 or "\ufffd" in text:
+        yield Fault(place, "mapfile", f"the line is not `dataset_id#version | path | size | …`: {shown(text, 120)}")
+        return
+    path, size, *pairs = rest
+    extras = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+    checksum = extras.get("checksum") if extras.get("checksum_type", "").upper() in ("SHA256", "SHA-256") else None
+    where, whole = os.path.join(site.roots[0].folder, path), f"{match['id']}.v{match['version']}"
+    if not re.fullmatch("[0-9]{1,18}", size) or (checksum is not None and not SHA256.fullmatch(checksum)):
+        message = f"{place}: the size is no number of bytes, or the checksum no SHA-256"
+        yield Fault(where, "mapfile", message, dataset=whole)
+    elif where in seen:
+        yield Fault(where, "mapfile", f"{place} names this file a second time", dataset=whole)
+    else:
+        seen.add(where)
+        found = located(where, site, roots, version=match["version"])
+        if isinstance(found, Fault):
+            yield replace(found, dataset=whole)
+        elif int(size) != found.size:
+            message = f"it has {found.size} bytes, and the mapfile says {int(size)}"
+            yield Fault(where, "size", message, dataset=whole)
+        else:
+            yield replace(found, dataset=match["id"], checksum=checksum.lower() if checksum else None)

@@ -1,0 +1,143 @@
+"""What was read, kept between runs; and the files of this run, on disk since an archive has millions.
+
+SQLite: each file is remembered at once, in one piece, so that a crash or kill loses those under way and no others. A
+file is known by its resolved path, size and time of change; what a changed file said before is not used again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from fedstac.scan.values import Facts, Found
+
+FORMAT: Final = 1  # of the facts: what another fedstac wrote in another form is read anew
+BATCH: Final = 500
+
+# Temporary tables are SQLite's own to put away; journal_mode WAL would not do on network file systems. Without fsync
+# only a crash of the machine can damage the file, and then it is removed and the files are read again.
+SCHEMA: Final = """
+PRAGMA synchronous = OFF;
+CREATE TABLE IF NOT EXISTS facts (real TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, facts TEXT) WITHOUT ROWID;
+CREATE TEMP TABLE listing (
+    n INTEGER PRIMARY KEY, found TEXT NOT NULL, is_settled INTEGER NOT NULL DEFAULT 0,
+    facts TEXT, dataset TEXT, folder TEXT, tracking TEXT
+);
+CREATE INDEX temp.by_dataset ON listing (dataset);
+"""
+
+
+class StateBroken(ValueError):
+    """The state file cannot be used; the text says what to do."""
+
+
+class Memory:
+    """One run over one state file; None keeps nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=30)
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found not in (0, FORMAT):
+                self._db.execute("DROP TABLE IF EXISTS facts")
+            self._db.executescript(SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise StateBroken(f"the state file {path} cannot be used ({error}); remove it, or name another") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise StateBroken(f"the state file {self._path} fails ({error}); remove it, or name another") from error
+
+    # --- between runs ---
+
+    def recall(self, found: Found) -> Facts | None:
+        """What was read of the file as it is now."""
+        row = self._db.execute(
+            "SELECT facts FROM facts WHERE real = ? AND size = ? AND mtime = ?", (found.real, found.size, found.mtime)
+        ).fetchone()
+        facts: Facts | None = json.loads(row[0]) if row else None
+        return facts
+
+    def remember(self, found: Found, facts: Facts) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)",
+            (found.real, found.size, found.mtime, json.dumps(facts)),
+        )
+
+    # --- this run ---
+
+    def add(self, found: Found) -> None:
+        self._db.execute("INSERT INTO listing (found) VALUES (?)", (json.dumps(found.as_json()),))
+
+    def listed(self) -> Iterator[tuple[int, Found]]:
+        """The files that are not settled, in their order, each with its number; some may be settled meanwhile."""
+        last = 0
+        while rows := self._db.execute(
+            "SELECT n, found FROM listing WHERE n > ? AND NOT is_settled ORDER BY n LIMIT ?", (last, BATCH)
+        ).fetchall():
+            for n, text in rows:
+                yield n, Found(**json.loads(text))
+            last = rows[-1][0]
+
+    def settle(self, n: int, facts: Facts, *, dataset: str, folder: str, tracking: str) -> None:
+        """The facts of a listed file. `folder`: where all files have to be of one dataset; empty: they need not."""
+        self._db.execute(
+            "UPDATE listing SET is_settled = 1, facts = ?, dataset = ?, folder = ?, tracking = ? WHERE n = ?",
+            (json.dumps(facts), dataset, folder, tracking, n),
+        )
+
+    def refuse(self, n: int) -> None:
+        """A listed file is part of no dataset."""
+        self._db.execute("UPDATE listing SET is_settled = 1 WHERE n = ?", (n,))
+
+    def datasets(self) -> Iterator[tuple[str, list[tuple[Found, Facts]]]]:
+        """Each dataset's id, in order, with its files by path."""
+        last = ""
+        while row := self._db.execute("SELECT min(dataset) FROM listing WHERE dataset > ?", (last,)).fetchone():
+            if row[0] is None:
+                return
+            last = row[0]
+            rows = self._db.execute("SELECT found, facts FROM listing WHERE dataset = ?", (last,)).fetchall()
+            files = [(Found(**json.loads(found)), json.loads(facts)) for found, facts in rows]
+            yield last, sorted(files, key=lambda file: file[0].local)
+
+    def mixed_folders(self) -> list[tuple[Found, Found, Sequence[str]]]:
+        """Of each folder that should hold one dataset and holds several: a file of each of two, and all their ids."""
+        rows = self._db.execute(
+            "SELECT folder FROM listing WHERE folder != '' GROUP BY folder HAVING count(DISTINCT dataset) > 1"
+        ).fetchall()
+        mixed: list[tuple[Found, Found, Sequence[str]]] = []
+        for (folder,) in rows:
+            ones = self._db.execute(
+                "SELECT dataset, found, min(n) FROM listing WHERE folder = ? GROUP BY dataset ORDER BY min(n)",
+                (folder,),
+            ).fetchall()
+            first, second = (Found(**json.loads(found)) for _, found, _ in ones[:2])
+            mixed.append((first, second, [dataset for dataset, _, _ in ones]))
+        return mixed
+
+    def shared_tracking_ids(self) -> list[tuple[str, Found, Found]]:
+        """Tracking ids that several files have, with two of them."""
+        rows = self._db.execute(
+            "SELECT tracking, min(n), max(n) FROM listing WHERE tracking IS NOT NULL GROUP BY tracking "
+            "HAVING count(*) > 1 ORDER BY min(n)"
+        ).fetchall()
+        return [(tracking, self._found(first), self._found(last)) for tracking, first, last in rows]
+
+    def _found(self, n: int) -> Found:
+        (text,) = self._db.execute("SELECT found FROM listing WHERE n = ?", (n,)).fetchone()
+        return Found(**json.loads(text))

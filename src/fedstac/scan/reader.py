@@ -1,0 +1,102 @@
+"""A process that reads files, one at a time, for the scan that started it (readers.py).
+
+The libraries below are large, written in C, and meet files of any kind here: what crashes, hangs or wants all memory is
+this process, and the scan goes on. They talk in lines of JSON, which a hostile file cannot make into code.
+
+Lines in: {"path", "size", "mtime", "checksum": whether to compute it}. Lines out, per file: any number of {"bytes": so
+far}, then {"facts": {…}} (values.py) or {"fault": [rule, message]}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import resource
+import stat
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from fedstac.scan.values import Unusable, shown
+
+MEMORY: Final = 4 << 30  # bytes of addresses
+PAUSE: Final = 0.1  # seconds between two reports
+
+
+class Counted(io.FileIO):
+    """A file that reports how much of it was read, and gives nothing away that is not read."""
+
+    report: Callable[[int], None] | None = None
+    _done, _reported = 0, 0.0
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        count = super().readinto(buffer)
+        if self.report and count:
+            self._done += count
+            now = time.monotonic()
+            if now - self._reported > PAUSE:
+                self._reported = now
+                self.report(self._done)
+        return count
+
+
+def read(path: str, size: int, mtime: int, *, checksum: bool, report: Callable[[int], None]) -> dict[str, Any]:
+    """The facts of one file, and its sha-256 if asked for. Unusable where a scan cannot take it."""
+    from fedstac.scan import headers
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise Unusable("unreadable", f"it cannot be opened: {error.strerror}") from None
+    with Counted(descriptor) as file:
+        _check(descriptor, size, mtime)
+        facts = headers.read(file)
+        digest = None
+        if checksum:
+            file.seek(0)
+            file.report = report
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        _check(descriptor, size, mtime)
+    return facts | {"sha256": digest}
+
+
+def _check(descriptor: int, size: int, mtime: int) -> None:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise Unusable("unreadable", "it is no regular file")
+    if (status.st_size, status.st_mtime_ns) != (size, mtime):
+        raise Unusable("changed", "it was changed while it was scanned")
+
+
+def main() -> None:
+    """Answers until there are no more requests, or nobody listens."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="ascii")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing but answers goes to whoever listens
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer, allow_nan=False) + "\n")
+
+    for line in sys.stdin:
+        try:
+            say({"facts": read(**json.loads(line), report=lambda done: say({"bytes": done}))})
+        except Unusable as fault:
+            say({"fault": [fault.rule, fault.message]})
+        except MemoryError:
+            say({"fault": ["unreadable", f"to read it takes more than {MEMORY >> 30} GiB of memory"]})
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # an edge: whatever the libraries raise on a broken file is that file's fault
+            reason = f"{type(error).__name__}: {error}"
+            say({"fault": ["unreadable", f"it is damaged or no CMIP6 file: {shown(reason, 160)}"]})
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, KeyboardInterrupt):
+        os._exit(1)
