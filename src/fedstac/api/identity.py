@@ -26,7 +26,6 @@ from fedstac.settings import Settings
 
 KEPT_SECONDS = 10.0  # a withdrawn token works no longer than this
 KEPT_MOST = 1024
-MAX_TOKEN = oidc.MAX_TOKEN
 
 
 class Principals:
@@ -96,8 +95,10 @@ async def principal(request: Request) -> Principal:
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send the header `Authorization: Bearer <token>`")
+    if len(token) > oidc.MAX_TOKEN:
+        raise Unauthenticated(f"the token has over {oidc.MAX_TOKEN} characters; ask for one with fewer claims")
     known: Principals = request.app.state.principals
-    found = await known.of(token) if len(token) <= MAX_TOKEN else None
+    found = await known.of(token)
     if found is None:
         raise Unauthenticated("this token is not known here; ask the operators of this node for a new one")
     return found
