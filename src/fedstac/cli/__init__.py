@@ -11,7 +11,7 @@ import typer
 
 from fedstac import __version__
 from fedstac import settings as environment
-from fedstac.cli import admin, datasets, identity, operations, validating
+from fedstac.cli import admin, datasets, identity, operations, scanning, validating
 from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Token, Url
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(datasets.commands)
 app.add_typer(identity.commands)
 app.add_typer(validating.commands)
+app.add_typer(scanning.commands)
 app.add_typer(operations.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 
