@@ -86,7 +86,7 @@ class Checker:
 
     def _schema(self, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[Finding]:
         schema = self.core if vocabulary is None else self.item
-        as_served = {**document, "links": [*document["links"], COLLECTION_LINK]}
+        as_served = _as_served(document)
         if schema.is_valid(as_served):
             return
         for error in schema.iter_errors(as_served):
@@ -94,6 +94,15 @@ class Checker:
             rule = SCHEMAS[part if isinstance(part, int) else 0]
             for cause in _causes(error):
                 yield Finding(rule, pointer(*cause.instance_path), _message(cause))
+
+
+def _as_served(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with what the server sets in place of what was sent; links keep their places."""
+    links = [COLLECTION_LINK if link["rel"] in documents.SERVER_LINKS else link for link in document["links"]]
+    properties = dict(document["properties"])
+    for name in documents.SERVER_PROPERTIES:
+        properties.pop(name, None)
+    return {**document, "links": [*links, COLLECTION_LINK], "properties": properties}
 
 
 def is_fixed(finding: Finding) -> bool:
