@@ -19,6 +19,7 @@ from fedstac.db import connections, feed
 from fedstac.db import vocabularies as kept
 from fedstac.db.connections import Connection, Pool, is_transient
 from fedstac.domain.model import World
+from fedstac.domain.policy import ROLES, Policy
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
 from fedstac.settings import Settings
@@ -55,7 +56,12 @@ class Node:
 
     def world(self) -> World:
         """The world of a decision taken now; the write path sets the clock, which is the database's."""
-        return World(now=datetime.now(UTC), origin=self.settings.node, judge=self.checker)
+        return World(now=datetime.now(UTC), origin=self.settings.node, judge=self.checker, policy=self.policy)
+
+    @property
+    def policy(self) -> Policy:
+        """Who may do what, as of now."""
+        return ROLES
 
     async def refresh(self, conn: Connection) -> None:
         """Takes up the vocabularies that were installed since the last look."""

@@ -95,11 +95,12 @@ def _check_size(submission: Submission, size: int, limits: Settings) -> None:
 def check(
     submission: Submission,
     judge: Callable[[object], tuple[Draft, tuple[Finding, ...]]],
+    permissions: policy.Policy,
     principal: Principal,
     limits: Settings,
 ) -> list[Checked]:
     """Every item by itself: judged, permitted, and not too large."""
-    return [_check_one(document, judge, principal, limits) for document in submission.documents]
+    return [_check_one(document, judge, permissions, principal, limits) for document in submission.documents]
 
 
 def claimed_id(document: object) -> str:
@@ -128,12 +129,14 @@ def settle(submission: Submission, checked: Sequence[Checked], known: Collection
 def _check_one(
     document: Any,
     judge: Callable[[object], tuple[Draft, tuple[Finding, ...]]],
+    permissions: policy.Policy,
     principal: Principal,
     limits: Settings,
 ) -> Checked:
     try:
         draft, findings = judge(document)
-        policy.require_publisher(principal, draft.institution, draft.id)
+        touched = policy.Touched(draft.id, draft.collection, draft.institution)
+        permissions.require(principal, policy.Action.PUBLISH, touched)
         if len(draft.text.encode()) > limits.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {limits.max_item_bytes} bytes, the most for an item")
     except Problem as problem:

@@ -100,7 +100,7 @@ async def _judge(
     def judge() -> tuple[intake.Submission, list[intake.Checked]]:
         submission = intake.read(raw, media_type, node.settings)
         draft = partial(node.checker.draft, collection=collection, vocabulary=vocabulary)
-        return submission, intake.check(submission, draft, principal, node.settings)
+        return submission, intake.check(submission, draft, node.policy, principal, node.settings)
 
     submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
     if not settle:

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from typing import Protocol
 
 from fedstac.domain.errors import Finding, Problem
+from fedstac.domain.policy import ROLES, Policy
 from fedstac.domain.vocabulary import Vocabularies, Vocabulary
 
 
@@ -186,6 +187,7 @@ class World:
     now: datetime
     origin: str  # this node's name
     judge: Judge
+    policy: Policy = ROLES
     epoch: int = 1  # of this node's feed, read again under the locks
 
 

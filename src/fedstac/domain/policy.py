@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from fedstac.domain.errors import MissingPermission
@@ -36,16 +37,62 @@ class Principal:
         return next((role.removeprefix(NODE) for role in self.roles if role.startswith(NODE)), None)
 
 
-def require_publisher(principal: Principal, institution: str | None, item_id: str) -> None:
-    """May publish for this institution; a document without one needs an administrator."""
-    if principal.is_admin or (institution is not None and PUBLISHER + institution in principal.roles):
-        return
-    if institution is None:
-        raise MissingPermission(f"{item_id} names no institution; only an administrator may publish it")
-    raise MissingPermission(
-        f"{principal.name} may not publish {item_id}: the role {PUBLISHER}{institution} is needed; "
-        f"ask the administrators of this node for it"
-    )
+class Action(StrEnum):
+    """What can be done with a dataset (publication.md, Actions)."""
+
+    PUBLISH = "publish"
+    UPDATE = "update"
+    REPLACE = "replace"  # other files under the same version: an exemption
+    SUPERSEDE = "supersede"
+    RETRACT = "retract"
+    REINSTATE = "reinstate"
+    REPLICATE = "replicate"  # entries of one node
+    ANNOTATE = "annotate"  # links
+    MARK = "mark"  # for deletion
+    UNMARK = "unmark"
+
+
+BY_PUBLISHERS = frozenset((
+    Action.PUBLISH, Action.UPDATE, Action.SUPERSEDE, Action.RETRACT, Action.MARK, Action.UNMARK, Action.ANNOTATE,
+))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What an action touches: the dataset's id, its project, its institution, and the nodes whose entries change."""
+
+    dataset: str
+    project: str
+    institution: str | None
+    nodes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who may do what with which datasets. Without rules: what the roles of a principal say by themselves."""
+
+    def require(self, principal: Principal, action: Action, touched: Touched) -> None:
+        """MissingPermission, with what would be needed, unless the principal may do it."""
+        if principal.is_admin:
+            return
+        if action is Action.REPLICATE:
+            missing = sorted(node for node in touched.nodes if NODE + node not in principal.roles)
+            if touched.nodes and not missing:
+                return
+            needed = f"the role {NODE}{missing[0] if missing else '<node>'}"
+        elif action in BY_PUBLISHERS and touched.institution is not None:
+            if PUBLISHER + touched.institution in principal.roles:
+                return
+            needed = f"the role {PUBLISHER}{touched.institution}"
+        else:
+            needed = f"the role {ADMIN}"
+        raise MissingPermission(
+            f"{principal.name} may not {action} {touched.dataset}: {needed} is needed; "
+            f"ask the administrators of this node for it"
+        )
+
+
+ROLES = Policy()  # what roles say, without a policy file
 
 
 def require_admin(principal: Principal, what: str) -> None:

@@ -22,7 +22,8 @@ class Publish:
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Demotes the latest before it promotes a newer version; raises a Problem where it is refused."""
-        policy.require_publisher(self.principal, self.draft.institution, self.draft.id)
+        touched = policy.Touched(self.draft.id, self.draft.collection, self.draft.institution)
+        world.policy.require(self.principal, policy.Action.PUBLISH, touched)
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
         stored = lineage.records.get(self.draft.id)
