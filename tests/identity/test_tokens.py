@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -477,3 +478,17 @@ async def test_entitlements_are_shown_as_they_were_understood(start_node: StartN
     api = await start_node()
     shown = (await me(api, provider.token(eduperson_entitlement=[CREATE, CREATE, "urn:mace:other"]))).json()
     assert shown["entitlements"] == [{"kind": "project", "id": "CMIP6", "institution": "NCAR", "role": "CREATE"}]
+
+
+async def test_a_provider_that_says_nothing_costs_a_moment_once(
+    start_node: StartNode, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oidc, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        api = await start_node({"issuer": url})
+        began = time.monotonic()
+        answers = await asyncio.gather(*(me(api, provider.token(iss=url, jti=str(n))) for n in range(20)))
+        later = await me(api, provider.token(iss=url))
+    assert {answer.status_code for answer in (*answers, later)} == {503}
+    assert time.monotonic() - began < 5, "all wait for the same answer, and nobody after them"
