@@ -15,6 +15,7 @@ from fedstac.vocabularies.sources import Files, SourceRefused, expect
 VERSION: Final = ("version_metadata", "CV_collection_version")
 NO_TERMS: Final = frozenset(("DRS", "fixed", "license", "required_global_attributes"))
 TITLES: Final = ("label_extended", "experiment", "domain")  # members that are a term's title
+TABLES: Final = "table_variables.json"
 PART: Final = re.compile(r"<\s*([A-Za-z0-9_]+)\s*>")
 FILE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)_([A-Za-z0-9_]+)\.json")
 
@@ -85,10 +86,10 @@ def _templates(content: dict[str, Any], place: str) -> dict[str, list[str]]:
 
 def _tables(files: Files) -> dict[str, Collection]:
     """`table_variable`, keyed "Amon.tas", and `variable_id` with a long name as the title."""
-    path = "table_variables.json"
+    path = TABLES if TABLES in files.content or len(files.content) != 1 else next(iter(files.content))
     place = f"{files.name}: {path}"
     if path not in files.content:
-        raise SourceRefused(f"{files.name} has no {path}; name the folder that holds it")
+        raise SourceRefused(f"{files.name} has no {TABLES}; name the file itself")
     pairs: Collection = {}
     variables: Collection = {}
     for table, entries in sorted(expect(files.object(path).get("tables"), dict, place).items()):

@@ -13,7 +13,7 @@ from fedstac.domain.vocabulary import pattern as compiled
 from fedstac.vocabularies.sources import SourceRefused
 
 MOST_TERM: Final = 2000  # characters: institutions are named by their addresses
-MOST_TITLE: Final = MOST_TERM  # a title may be a term: `values_of` in project.json
+SHOWN: Final = 5  # of many, in a message
 CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 STEP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # what can stand in an id, a path and a file name
 MOST_REPEATS: Final = 1000  # of a counted repetition, all nested ones together
@@ -33,21 +33,18 @@ class Facts:
     terms: Mapping[str, Collection]
     patterns: Mapping[str, str] = field(default_factory=dict)  # of collections that are described and not listed
     properties: Mapping[str, Attributes] = field(default_factory=dict)  # where the source names them
+    assets: Mapping[str, Attributes] = field(default_factory=dict)
     links: Sequence[Attributes] = ()
     templates: Mapping[str, Sequence[str]] = field(default_factory=dict)  # id, file_name, directory: their parts
-    compositions: Sequence[Attributes] = ()
     fill: Mapping[str, str] = field(default_factory=dict)  # what stands in brackets in project.json: `[catalog]`
     warnings: Sequence[str] = ()
 
 
 def title_of(text: object) -> Attributes:
-    """The attributes of a term that has a title, or none; long ones are cut at a word."""
+    """The attributes of a term that has a title, or none."""
     if type(text) is not str or not text.strip():
         return {}
-    line = " ".join(CONTROLS.sub(" ", text).split())
-    if len(line) > MOST_TITLE:
-        line = line[:MOST_TITLE].rpartition(" ")[0] + " …"
-    return {"title": line}
+    return {"title": " ".join(CONTROLS.sub(" ", text).split())}
 
 
 def check_term(term: str, place: str, *, as_step: bool = False) -> str:
@@ -67,6 +64,12 @@ def strings(value: object, place: str) -> list[str]:
     if type(listed) is not list or not all(type(entry) is str for entry in listed):
         raise SourceRefused(f"{place} has to be a list of strings, and is {str(value)[:60]!r}; have it repaired")
     return [entry for entry in listed if entry]
+
+
+def some(values: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return ", ".join(map(repr, values[:SHOWN])) + more
 
 
 # --- regular expressions ---

@@ -22,7 +22,7 @@ from fedstac.domain import strict_json, vocabulary
 from fedstac.domain.errors import MalformedJson
 from fedstac.domain.vocabulary import FORMAT, MOST_TERMS, NAME, VocabularyBroken, order_of
 from fedstac.vocabularies import compare
-from fedstac.vocabularies.facts import Collection, Facts, check_pattern, check_term
+from fedstac.vocabularies.facts import Collection, Facts, check_pattern, check_term, some
 from fedstac.vocabularies.sources import SourceRefused
 
 MEMBERS: Final = (
@@ -33,8 +33,8 @@ MEMBERS: Final = (
 BY_HAND: Final = frozenset(MEMBERS) - {"format", "version"} | {"parts", "values_of", "changes"}
 TEMPLATES: Final = ("id_template", "file_name_template", "directory_template")
 IN_ID: Final = re.compile(r"[A-Za-z0-9-]+")  # what a facet in an id is made of
+MOST_TITLE: Final = 300  # characters of what is for people
 FEW: Final = 8  # terms: a smaller vocabulary may change altogether
-SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ class _Making:
         said, facts = self.said, self.facts
         self._compare_templates()
         properties = {**facts.properties, **said["properties"]}
-        relations, compositions = said.get("relations", []), [*facts.compositions, *said.get("compositions", [])]
-        demands = {**properties, **said.get("assets", {})}
+        assets = {**facts.assets, **said.get("assets", {})}
+        relations = said.get("relations", [])
         links = {link["rel"]: link for link in (*facts.links, *said.get("links", []))}
         return {
             "format": FORMAT, "project": said["project"], "version": version, "title": said["title"],
@@ -147,10 +147,10 @@ class _Making:
             **{name: said.get(name) for name in TEMPLATES},
             "institution": said["institution"], "facets": said["facets"], "extensions": said["extensions"],
             "properties": {name: self._demand(name, about) for name, about in properties.items()},
-            "assets": {name: self._demand(name, about) for name, about in said.get("assets", {}).items()},
+            "assets": {name: self._demand(name, about) for name, about in assets.items()},
             "links": [self._demand(f"the link {rel}", about) for rel, about in links.items()],
-            "terms": self._terms(demands, relations),
-            "relations": relations, "compositions": compositions, "rules": said.get("rules", {}),
+            "terms": self._terms({**properties, **assets}, relations),
+            "relations": relations, "compositions": said.get("compositions", []), "rules": said.get("rules", {}),
         }  # fmt: skip
 
     def _demand(self, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,11 +195,15 @@ class _Making:
             check_term(term, place, as_step=as_step)
         unfit = [term for term in terms if as_step and not IN_ID.fullmatch(term)]
         if unfit:
-            self.warnings.append(f"{name}: {_some(unfit)} cannot stand in an id, which has letters, digits and hyphens")
-        return {
+            self.warnings.append(f"{name}: {some(unfit)} cannot stand in an id, which has letters, digits and hyphens")
+        kept = {
             term: {each: about[each] for each in dict.fromkeys(attributes) if about.get(each) not in (None, [], "")}
             for term, about in sorted(terms.items())
         }
+        for attributes_of in kept.values():
+            if len(attributes_of.get("title", "")) > MOST_TITLE:
+                attributes_of["title"] = attributes_of["title"][:MOST_TITLE].rpartition(" ")[0] + " …"
+        return kept
 
     def _steps(self, demands: Mapping[str, Any]) -> set[str]:
         """The vocabularies whose terms stand in ids, folders and file names."""
@@ -243,8 +247,10 @@ def _names(template: str) -> tuple[str, ...]:
 def _tokens(template: str) -> list[str]:
     """A template's properties and words, without what is between them."""
     text = vocabulary.template(template)
-    words = [part.strip("./_") for part in text.literals]
-    return [token for pair in zip(words, (*text.names, ""), strict=True) for token in pair if token]
+    words = [re.split(r"[./_]", literal) for literal in text.literals]
+    return [
+        token for between, name in zip(words, (*text.names, ""), strict=True) for token in (*between, name) if token
+    ]
 
 
 def _values_of(known: Mapping[str, Collection], source: str) -> Collection:
@@ -252,11 +258,6 @@ def _values_of(known: Mapping[str, Collection], source: str) -> Collection:
     collection, _, attribute = source.partition(".")
     values = (about.get(attribute) for about in known.get(collection, {}).values())
     return {value: {} for value in sorted({value for value in values if type(value) is str})}
-
-
-def _some(values: Sequence[str]) -> str:
-    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
-    return ", ".join(map(repr, values[:SHOWN])) + more
 
 
 def _dangling(content: Mapping[str, Any]) -> Iterator[str]:
@@ -280,7 +281,7 @@ def _dangling(content: Mapping[str, Any]) -> Iterator[str]:
             if value not in known
         ]
         if unknown:
-            yield f"{relation['rule']}: {len(unknown)} times a term that is not there: {_some(unknown)}"
+            yield f"{relation['rule']}: {len(unknown)} times a term that is not there: {some(unknown)}"
 
 
 # --- the folder of snapshots ---

@@ -74,11 +74,15 @@ def expect(value: object, kind: type, place: str) -> Any:
 
 
 def read(path: Path) -> Files:
-    """The files of a folder or an archive. SourceRefused where it is neither, or more than a vocabulary can be."""
+    """The files of a folder or archive, or one file. SourceRefused where it is none, or more than a vocabulary can be."""
     if path.is_dir():
         return Files(str(path), _folder(path))
     if path.name.endswith(ARCHIVES) and path.is_file():
         return Files(str(path), _archive(path))
+    if path.suffix in READ and path.is_file():
+        found = _Bounded(str(path.parent))
+        found.allow(path.name, path.stat().st_size)
+        return Files(str(path.parent), {path.name: path.read_bytes()})
     raise SourceRefused(f"{path} is no folder and no archive ({', '.join(ARCHIVES)}); name what the project publishes")
 
 
