@@ -141,7 +141,8 @@ GLOBAL = {
 def amon(first: int = 1850, last: int = 1850, member: str = "r1i1p1f1", **others: Any) -> File:
     """A regular monthly file."""
     name = f"tas_Amon_CESM2_historical_{member}_gn_{first:04}01-{last:04}12.nc"
-    return File(name, {"variant_label": member}, **{**GLOBAL, **months(first, last), **others})
+    attributes = {"variant_label": member, **others.pop("attributes", {})}
+    return File(name, attributes, **{**GLOBAL, **months(first, last), **others})
 
 
 def drs(root: Path, version: str = "20190308", *, member: str = "r1i1p1f1", variable: str = "tas") -> Path:

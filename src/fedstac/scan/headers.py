@@ -99,8 +99,8 @@ def text(thing: Any, name: str) -> str | None:
     if h5py.h5a.open(thing.id, key).get_storage_size() > 4 * LONGEST:
         raise Unusable("attribute", f"{where} is longer than {LONGEST} characters")
     value = thing.attrs[name]
-    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "SUO":
-        value = value.reshape(-1)[0]
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0].item() if value.dtype.kind in "iufb" else value.reshape(-1)[0]
     if isinstance(value, h5py.Empty):
         value = "" if value.dtype.kind in "SO" else value
     if isinstance(value, bytes):

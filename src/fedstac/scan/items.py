@@ -32,7 +32,9 @@ TEXTS: Final = (
     "data_specs_version", "experiment", "experiment_id", "frequency", "grid", "grid_label", "institution_id",
     "nominal_resolution", "product", "source_id", "sub_experiment_id", "table_id", "variable_id", "variant_label",
 )  # fmt: skip
-OF_VARIABLE: Final = {"standard_name": "cf_standard_name", "long_name": "long_name", "units": "units"}
+OF_VARIABLE: Final = {
+    "standard_name": "variable_cf_standard_name", "long_name": "variable_long_name", "units": "variable_units",
+}  # fmt: skip
 STEM: Final = re.compile(r"(?P<stem>.+?)(_[0-9]{4,14}-[0-9]{4,14}(-clim)?)?\.nc")
 FURTHER_INFO: Final = re.compile(r"https?://furtherinfo\.es-doc\.org/CMIP6[A-Za-z0-9._/-]*")
 
@@ -66,18 +68,24 @@ def pid(id: str) -> str:
 
 
 def facets(facts: Facts, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
-    """The properties `cmip6:…` that one file gives. The vocabulary knows the experiment's title where the file does
-    not say it."""
-    attributes = dict(facts["attributes"])
-    if not attributes.get("experiment") and vocabulary is not None:
-        term = vocabulary.terms.get("experiment_id", {}).get(attributes["experiment_id"], {})
-        attributes["experiment"] = term.get("title") or ""
-    values: dict[str, Any] = {name: attributes[name] for name in TEXTS if attributes.get(name)}
+    """The properties `cmip6:…` that one file gives; what it leaves out about its experiment and variable is the
+    vocabulary's."""
+    attributes = _known(vocabulary, "experiment_id", facts["attributes"]["experiment_id"], {"title": "experiment"})
+    attributes |= {name: value for name, value in facts["attributes"].items() if value}
+    variable = _known(
+        vocabulary, "table_variable", f"{attributes['table_id']}.{attributes['variable_id']}", OF_VARIABLE
+    )
+    variable |= {ours: facts["variable"][name] for name, ours in OF_VARIABLE.items() if facts["variable"].get(name)}
+    values: dict[str, Any] = {name: attributes[name] for name in TEXTS if name in attributes}
     values |= {name: list(dict.fromkeys(attributes[name].split())) for name in LISTS}
-    values["member_id"] = member_id(attributes)
-    variable = facts["variable"]
-    values |= {f"variable_{ours}": variable[name] for name, ours in OF_VARIABLE.items() if variable.get(name)}
+    values |= {"member_id": member_id(attributes), **variable}
     return {f"cmip6:{name}": values[name] for name in sorted(values)}
+
+
+def _known(vocabulary: Vocabulary | None, terms: str, term: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Texts that a term has, under names of ours."""
+    found = vocabulary.terms.get(terms, {}).get(term, {}) if vocabulary else {}
+    return {ours: found[name] for name, ours in names.items() if isinstance(found.get(name), str)}
 
 
 # --- whether files belong together ---

@@ -26,20 +26,32 @@ MEMORY: Final = 4 << 30  # bytes of addresses
 PAUSE: Final = 0.1  # seconds between two reports
 
 
+class Whole(io.FileIO):
+    """A file for h5py, which takes every read for whole: what the system gives in parts is put together, and behind
+    the end there are zeros, not what was in memory before."""
+
+    def readinto(self, buffer: Any, /) -> int:
+        view, done = memoryview(buffer).cast("B"), 0
+        while done < len(view) and (count := super().readinto(view[done:])):
+            done += count
+        view[done:] = bytes(len(view) - done)
+        return len(view)
+
+
 class Counted(io.FileIO):
-    """A file that reports how much of it was read, and gives nothing away that is not read."""
+    """A file that reports how much of it was read."""
 
-    report: Callable[[int], None] | None = None
-    _done, _reported = 0, 0.0
+    def __init__(self, descriptor: int, report: Callable[[int], None]) -> None:
+        super().__init__(descriptor, closefd=False)
+        self._report, self._done, self._reported = report, 0, 0.0
 
-    def readinto(self, buffer: Any, /) -> int | None:
-        count = super().readinto(buffer)
-        if self.report and count:
-            self._done += count
-            now = time.monotonic()
-            if now - self._reported > PAUSE:
-                self._reported = now
-                self.report(self._done)
+    def readinto(self, buffer: Any, /) -> int:
+        count = super().readinto(buffer) or 0
+        self._done += count
+        now = time.monotonic()
+        if now - self._reported > PAUSE:
+            self._reported = now
+            self._report(self._done)
         return count
 
 
@@ -51,14 +63,13 @@ def read(path: str, size: int, mtime: int, *, checksum: bool, report: Callable[[
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise Unusable("unreadable", f"it cannot be opened: {error.strerror}") from None
-    with Counted(descriptor) as file:
+    with Whole(descriptor) as file:
         _check(descriptor, size, mtime)
         facts = headers.read(file)
         digest = None
         if checksum:
             file.seek(0)
-            file.report = report
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            digest = hashlib.file_digest(Counted(descriptor, report), "sha256").hexdigest()
         _check(descriptor, size, mtime)
     return facts | {"sha256": digest}
 
