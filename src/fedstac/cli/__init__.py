@@ -11,7 +11,7 @@ import typer
 
 from fedstac import __version__
 from fedstac import settings as environment
-from fedstac.cli import admin, datasets, identity, operations, scanning, validating
+from fedstac.cli import admin, datasets, identity, operations, scanning, validating, vocabularies
 from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Token, Url
 
@@ -22,6 +22,7 @@ app.add_typer(datasets.commands)
 app.add_typer(identity.commands)
 app.add_typer(validating.commands)
 app.add_typer(scanning.commands)
+app.add_typer(vocabularies.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 

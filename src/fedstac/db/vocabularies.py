@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from fedstac.db.connections import Connection
 from fedstac.domain.vocabulary import Snapshot, snapshot_of
@@ -42,3 +42,19 @@ async def in_use(conn: Connection) -> list[tuple[str, str, int]]:
            WHERE cv_version IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"""
     )
     return [(row["collection"], row["cv_version"], row["n"]) for row in rows]
+
+
+async def documents(conn: Connection, project: str, *, page: int = 500) -> AsyncIterator[tuple[str, str]]:
+    """Id and stored text of all datasets of a project, by id."""
+    after = ""
+    while True:
+        rows = await conn.fetch(
+            """SELECT id, document FROM fedstac.record
+               WHERE collection = $1 AND id > $2 AND document IS NOT NULL ORDER BY id LIMIT $3""",
+            project, after, page,
+        )  # fmt: skip
+        for row in rows:
+            yield row["id"], row["document"]
+        if len(rows) < page:
+            return
+        after = rows[-1]["id"]

@@ -10,7 +10,7 @@ import re
 from typing import Any, Final
 
 from fedstac.vocabularies.facts import Attributes, Collection, Facts, strings, title_of
-from fedstac.vocabularies.sources import Files, SourceRefused, expect
+from fedstac.vocabularies.sources import Files, VocabularyRefused, expect
 
 VERSION: Final = ("version_metadata", "CV_collection_version")
 NO_TERMS: Final = frozenset(("DRS", "fixed", "license", "required_global_attributes"))
@@ -27,7 +27,7 @@ def project_of(files: Files) -> str | None:
 
 
 def facts(files: Files, tables: Files | None) -> Facts:
-    """What the files say; `tables` holds table_variables.json. SourceRefused where something is not as it has to be."""
+    """What the files say; `tables` holds table_variables.json. VocabularyRefused where something is odd."""
     project = project_of(files)
     assert project is not None
     collections: dict[str, Collection] = {}
@@ -45,7 +45,7 @@ def facts(files: Files, tables: Files | None) -> Facts:
         elif name in content and name not in NO_TERMS:
             collections[name] = _collection(content[name], place)
     if len(versions) > 1:
-        raise SourceRefused(f"{files.name} mixes the versions {', '.join(sorted(versions))}; take all files of one")
+        raise VocabularyRefused(f"{files.name} mixes the versions {', '.join(sorted(versions))}; take all files of one")
     for attributes in collections.get("experiment_id", {}).values():
         required, further = (
             attributes.get(f"{which}_model_components", []) for which in ("required", "additional_allowed")
@@ -89,7 +89,7 @@ def _tables(files: Files) -> dict[str, Collection]:
     path = TABLES if TABLES in files.content or len(files.content) != 1 else next(iter(files.content))
     place = f"{files.name}: {path}"
     if path not in files.content:
-        raise SourceRefused(f"{files.name} has no {TABLES}; name the file itself")
+        raise VocabularyRefused(f"{files.name} has no {TABLES}; name the file itself")
     pairs: Collection = {}
     variables: Collection = {}
     for table, entries in sorted(expect(files.object(path).get("tables"), dict, place).items()):

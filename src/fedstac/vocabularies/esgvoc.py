@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from fedstac.domain.vocabulary import Kind
 from fedstac.vocabularies.facts import Attributes, Collection, Facts, check_pattern, check_term, either, some, title_of
-from fedstac.vocabularies.sources import Files, SourceRefused, expect
+from fedstac.vocabularies.sources import Files, VocabularyRefused, expect
 
 MANIFEST, PROJECT, CATALOG, DRS = "esgvoc_manifest.yaml", "project_specs.yaml", "catalog_specs.yaml", "drs_specs.yaml"
 CONTEXT: Final = "000_context.jsonld"
@@ -32,9 +32,9 @@ def is_layout(files: Files) -> bool:
 
 
 def facts(files: Files, universe: Files | None) -> Facts:
-    """What the project says of its terms, and the universe for it. SourceRefused where something is missing or odd."""
+    """What the project says of its terms, and the universe for it. VocabularyRefused where one is odd."""
     if universe is None:
-        raise SourceRefused(f"{files.name} refers to the WCRP universe; add --universe with its folder or .tar.gz")
+        raise VocabularyRefused(f"{files.name} refers to the WCRP universe; add --universe with its folder or .tar.gz")
     about = _mapping(files, PROJECT)
     prefix = check_term(about.get("project_id", ""), f"{files.name}: {PROJECT}", as_step=True)
     project = check_term(about.get("drs_name") or prefix, f"{files.name}: {PROJECT}", as_step=True)
@@ -99,7 +99,7 @@ class _Terms:
                 if value is None:
                     self.warnings.append(f"{name}: {said['id']!r} has no drs_name, and is left out")
                 elif value in listed:
-                    raise SourceRefused(f"{place}: {value!r} is the drs_name of two terms; have it repaired")
+                    raise VocabularyRefused(f"{place}: {value!r} is the drs_name of two terms; have it repaired")
                 else:
                     listed[value] = self._attributes(name, said)
         if patterns and not listed:
@@ -131,12 +131,14 @@ class _Terms:
         if collection not in self._bases:
             path = f"{collection}/{CONTEXT}"
             if path not in self.files.content:
-                raise SourceRefused(f"{self.files.name}: {path} is missing, so its terms cannot be resolved; add it")
+                raise VocabularyRefused(
+                    f"{self.files.name}: {path} is missing, so its terms cannot be resolved; add it"
+                )
             place = f"{self.files.name}: {path}"
             context = expect(self.files.object(path).get("@context"), dict, place)
             base = RESOURCE.search(str(context.get("@base", "")))
             if base is None or base[1] != UNIVERSE or not STEP.fullmatch(base[2]):
-                raise SourceRefused(f"{place}: `@base` names no data type of the universe; have it repaired")
+                raise VocabularyRefused(f"{place}: `@base` names no data type of the universe; have it repaired")
             self._bases[collection] = base[2], self._references(base[2], context)
         return self._bases[collection]
 
@@ -196,11 +198,11 @@ def _properties(
         name = check_term(about.get("catalog_field_name") or collection or "", place, as_step=True)
         kind = KINDS.get(str(about.get("catalog_field_value_type")))
         if kind is None:
-            raise SourceRefused(f"{place}: {name} has the type {about.get('catalog_field_value_type')!r}; known are "
-                                f"{', '.join(KINDS)}")  # fmt: skip
+            said_type = about.get("catalog_field_value_type")
+            raise VocabularyRefused(f"{place}: {name} has the type {said_type!r}; known are {', '.join(KINDS)}")
         demand: Attributes = {"type": kind.value, **({"required": True} if about.get("is_required") else {})}
         if collection is not None and not collections.get(collection) and collection not in terms.patterns:
-            raise SourceRefused(f"{place}: {name} takes its terms from {collection!r}, which is empty or not there")
+            raise VocabularyRefused(f"{place}: {name} takes its terms from {collection!r}, which is empty or not there")
         if collection is not None and key is not None:
             values = (attributes.get(key) for attributes in collections[collection].values())
             vocabulary = f"{collection}.{key}" if name in folders else name

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from fedstac.domain.vocabulary import MOST_PATTERN, VocabularyBroken
 from fedstac.domain.vocabulary import pattern as compiled
-from fedstac.vocabularies.sources import SourceRefused
+from fedstac.vocabularies.sources import VocabularyRefused
 
 MOST_TERM: Final = 2000  # characters: institutions are named by their addresses
 SHOWN: Final = 5  # of many, in a message
@@ -51,10 +51,10 @@ def check_term(term: str, place: str, *, as_step: bool = False) -> str:
     """The term, if it can be one; `as_step`: a part of ids, folders and file names."""
     if type(term) is not str or CONTROLS.search(term) or len(term) > MOST_TERM or term != term.strip():
         wanted = f"{MOST_TERM} characters at most, none of them a control character, no space around them"
-        raise SourceRefused(f"{place}: {str(term)[:60]!r} is no term: {wanted}; have it repaired at its publisher")
+        raise VocabularyRefused(f"{place}: {str(term)[:60]!r} is no term: {wanted}; have it repaired at its publisher")
     if as_step and not STEP.fullmatch(term):
         wanted = "letters, digits, . _ + - only, 128 at most"
-        raise SourceRefused(f"{place}: {term[:60]!r} stands in ids and paths and has {wanted}; have it repaired")
+        raise VocabularyRefused(f"{place}: {term[:60]!r} stands in ids and paths and has {wanted}; have it repaired")
     return term
 
 
@@ -62,7 +62,7 @@ def strings(value: object, place: str) -> list[str]:
     """A list of texts without the empty ones, or one text as a list."""
     listed = [value] if type(value) is str else value
     if type(listed) is not list or not all(type(entry) is str for entry in listed):
-        raise SourceRefused(f"{place} has to be a list of strings, and is {str(value)[:60]!r}; have it repaired")
+        raise VocabularyRefused(f"{place} has to be a list of strings, and is {str(value)[:60]!r}; have it repaired")
     return [entry for entry in listed if entry]
 
 
@@ -89,20 +89,22 @@ def check_pattern(text: object, place: str) -> str:
     The check is conservative: it refuses some that are harmless, and lets none pass that is exponential.
     """
     if type(text) is not str or len(text) > MOST_PATTERN:
-        raise SourceRefused(f"{place}: a pattern is a string of {MOST_PATTERN} characters at most; have it repaired")
+        raise VocabularyRefused(
+            f"{place}: a pattern is a string of {MOST_PATTERN} characters at most; have it repaired"
+        )
     body = text.removeprefix("^")
     body = body[:-1] if body.endswith("$") and not body.endswith("\\$") else body
     tokens = [(str(match.lastgroup), match[0]) for match in TOKEN.finditer(body)]
     reason = _danger(tokens)
     if reason:
         advice = "write it so that there is one way to match only"
-        raise SourceRefused(f"{place}: the pattern {text[:80]!r} {reason}; {advice}")
+        raise VocabularyRefused(f"{place}: the pattern {text[:80]!r} {reason}; {advice}")
     made = "".join(_spelled(kind, part) for kind, part in tokens)
     made = f"^(?:{made})$" if _splits(tokens) else f"^{made}$"
     try:
         compiled(made)
     except VocabularyBroken as error:
-        raise SourceRefused(f"{place}: {error}; have it repaired at its publisher") from error
+        raise VocabularyRefused(f"{place}: {error}; have it repaired at its publisher") from error
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from fedstac.vocabularies import cmip6, esgvoc, snapshots, sources
 from fedstac.vocabularies.facts import Facts
 from fedstac.vocabularies.snapshots import Built
-from fedstac.vocabularies.sources import Files, SourceRefused
+from fedstac.vocabularies.sources import Files, VocabularyRefused
 
 RECIPE: Final = "project.json"
 LAYOUTS: Final = (
@@ -18,13 +18,13 @@ LAYOUTS: Final = (
 
 
 def facts(source: Path, *, tables: Path | None = None, universe: Path | None = None) -> Facts:
-    """What the source says. SourceRefused where its layout is not known, or it is not to be trusted."""
+    """What the source says. VocabularyRefused where its layout is not known, or it is not to be trusted."""
     files = sources.read(source)
     if esgvoc.is_layout(files):
         return esgvoc.facts(files, _other(universe))
     if cmip6.project_of(files) is not None:
         return cmip6.facts(files, _other(tables))
-    raise SourceRefused(f"{source} has none of the layouts that are known here: {LAYOUTS}; name the folder of one")
+    raise VocabularyRefused(f"{source} has none of the layouts that are known here: {LAYOUTS}; name the folder of one")
 
 
 def build(
@@ -36,14 +36,18 @@ def build(
     tables: Path | None = None,
     universe: Path | None = None,
 ) -> Built:
-    """The snapshot of a source, with <folder>/<project>/project.json. SourceRefused with the reason and a remedy."""
+    """The snapshot of a source, by <folder>/<project>/project.json. VocabularyRefused with a remedy."""
     said = facts(source, tables=tables, universe=universe)
     name = project or said.project
     if name != said.project and project is not None:
-        raise SourceRefused(f"{source} is the vocabulary of {said.project}, not of {project}; name the other source")
+        raise VocabularyRefused(
+            f"{source} is the vocabulary of {said.project}, not of {project}; name the other source"
+        )
     number = version or said.version
     if number is None:
-        raise SourceRefused(f"{source} does not say which version it is; say it with --version, the day for instance")
+        raise VocabularyRefused(
+            f"{source} does not say which version it is; say it with --version, the day for instance"
+        )
     return snapshots.build(snapshots.recipe(folder / name / RECIPE), said, number)
 
 

@@ -23,7 +23,7 @@ from fedstac.domain.errors import MalformedJson
 from fedstac.domain.vocabulary import FORMAT, MOST_TERMS, NAME, VocabularyBroken, order_of
 from fedstac.vocabularies import compare
 from fedstac.vocabularies.facts import Collection, Facts, check_pattern, check_term, some
-from fedstac.vocabularies.sources import SourceRefused
+from fedstac.vocabularies.sources import VocabularyRefused
 
 MEMBERS: Final = (
     "format", "project", "version", "title", "sources", "prefix", "id_template", "file_name_template",
@@ -48,36 +48,38 @@ class Built:
 
 
 def recipe(path: Path) -> dict[str, Any]:
-    """A project.json. SourceRefused where there is none, or it is none."""
+    """A project.json. VocabularyRefused where there is none, or it is none."""
     try:
         said = strict_json.parse(path.read_bytes())
     except FileNotFoundError:
-        raise SourceRefused(
+        raise VocabularyRefused(
             f"{path} is not there: what the project asks beyond its vocabulary is written in it"
         ) from None
     except (MalformedJson, OSError) as error:
-        raise SourceRefused(f"{path}: {error}") from error
+        raise VocabularyRefused(f"{path}: {error}") from error
     if type(said) is not dict or not set(said) <= BY_HAND:
         unknown = ", ".join(sorted(set(said) - BY_HAND)) if type(said) is dict else "no object"
-        raise SourceRefused(f"{path}: not known here: {unknown}; docs/vocabularies.md says what can be in it")
+        raise VocabularyRefused(f"{path}: not known here: {unknown}; docs/vocabularies.md says what can be in it")
     return said
 
 
 def build(said: Mapping[str, Any], facts: Facts, version: str) -> Built:
-    """The snapshot of a version. SourceRefused with the reason, and what to do, where it cannot be trusted."""
+    """The snapshot of a version. VocabularyRefused with the reason, and what to do, where it cannot be trusted."""
     if not NAME.fullmatch(version) or not version[0].isdigit():
-        raise SourceRefused(f"{version!r} is no version: it begins with a digit and has letters, digits, . _ + - only")
+        raise VocabularyRefused(
+            f"{version!r} is no version: it begins with a digit and has letters, digits, . _ + - only"
+        )
     said = _filled(said, {"version": version, **facts.fill})
     making = _Making(said, facts)
     try:
         content = making.content(version)
     except (LookupError, TypeError, AttributeError) as error:
-        raise SourceRefused(f"cv/{facts.project}/project.json: {type(error).__name__}: {error}") from error
+        raise VocabularyRefused(f"cv/{facts.project}/project.json: {type(error).__name__}: {error}") from error
     raw = serialised(content)
     try:
         made = vocabulary.parse(raw)
     except VocabularyBroken as error:
-        raise SourceRefused(
+        raise VocabularyRefused(
             f"what was read makes no snapshot: {error}; compare the source with project.json"
         ) from error
     warnings = (*facts.warnings, *making.warnings, *_dangling(content))
@@ -181,7 +183,7 @@ class _Making:
             if name not in known and name in self.facts.patterns:
                 continue
             if not known.get(name):
-                raise SourceRefused(
+                raise VocabularyRefused(
                     f"{self.facts.project}: the vocabulary {name!r} is empty or not there; is the source whole?"
                 )
             made[name] = self._vocabulary(name, known[name], ("title", *attributes), as_step=name in steps)
@@ -189,7 +191,7 @@ class _Making:
 
     def _vocabulary(self, name: str, terms: Collection, attributes: Sequence[str], *, as_step: bool) -> Collection:
         if len(terms) > MOST_TERMS:
-            raise SourceRefused(f"{self.facts.project}: {name} has {len(terms)} terms; {MOST_TERMS} are the most")
+            raise VocabularyRefused(f"{self.facts.project}: {name} has {len(terms)} terms; {MOST_TERMS} are the most")
         place = f"{self.facts.project}: {name}"
         for term in terms:
             check_term(term, place, as_step=as_step)
@@ -213,7 +215,9 @@ class _Making:
     def _change(self, known: dict[str, Collection], name: str, change: Mapping[str, Any]) -> None:
         """Terms added and left out by hand; what relations say of those left out goes with them."""
         if not str(change.get("why", "")):
-            raise SourceRefused(f"cv/{self.facts.project}/project.json: `changes` of {name} lack their reason, `why`")
+            raise VocabularyRefused(
+                f"cv/{self.facts.project}/project.json: `changes` of {name} lack their reason, `why`"
+            )
         gone = set(change.get("leave_out", ()))
         kept = {term: about for term, about in known[name].items() if term not in gone}
         known[name] = {**kept, **{term: {} for term in change.get("add", ()) if term not in kept}}
@@ -234,7 +238,7 @@ class _Making:
             texts = [parts.get(part, f"{{{self.said['prefix']}:{part}}}") for part in stated if part != "time_range"]
             wanted = [token for text in texts for token in _tokens(text)]
             if wanted != _tokens(ours.partition("[")[0]):
-                raise SourceRefused(
+                raise VocabularyRefused(
                     f"{self.facts.project}: the source's {name} template is {' '.join(wanted)}, and project.json's "
                     f"{' '.join(_tokens(ours))}; bring project.json in line"
                 )
@@ -306,14 +310,16 @@ def versions(folder: Path, project: str) -> list[str]:
 def keep(folder: Path, built: Built, *, accept_losses: bool = False, dry_run: bool = False) -> Kept:
     """Writes the snapshot into <folder>/<project>/<version>.json, unless it lost too much (held) or is there already.
 
-    SourceRefused where the version is there with other content: versions never change.
+    VocabularyRefused where the version is there with other content: versions never change.
     """
     project, version = built.vocabulary.project, built.vocabulary.version
     path = folder / project / f"{version}.json"
     if path.exists():
         if path.read_bytes() == built.raw:
             return Kept(path, "unchanged")
-        raise SourceRefused(f"{path} is there with other content; a version never changes: use --version {version}+1")
+        raise VocabularyRefused(
+            f"{path} is there with other content; a version never changes: use --version {version}+1"
+        )
     known = versions(folder, project)
     against = known[-1] if known else None
     difference: compare.Difference | None = None
@@ -341,7 +347,7 @@ def _write(path: Path, raw: bytes) -> None:
         Path(unfinished).chmod(0o644)
         os.link(unfinished, path)
     except FileExistsError:
-        raise SourceRefused(f"{path} was written by somebody else meanwhile; start again") from None
+        raise VocabularyRefused(f"{path} was written by somebody else meanwhile; start again") from None
     finally:
         Path(unfinished).unlink()
 

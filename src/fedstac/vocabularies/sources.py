@@ -28,7 +28,7 @@ PIECE: Final = 1 << 20
 KINDS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", str: "a string"}
 
 
-class SourceRefused(ValueError):
+class VocabularyRefused(ValueError):
     """The source is not one that a snapshot can be made of: the text names the file and what to do."""
 
 
@@ -40,18 +40,18 @@ class Files:
     content: Mapping[str, bytes]
 
     def json(self, path: str) -> Any:
-        """SourceRefused where it is no JSON, has keys twice, or is nested too deeply."""
+        """VocabularyRefused where it is no JSON, has keys twice, or is nested too deeply."""
         try:
             return strict_json.parse(self.content[path], max_depth=MOST_DEPTH)
         except MalformedJson as error:
-            raise SourceRefused(f"{self.name}: {path}: {error}; have it repaired where it was published") from error
+            raise VocabularyRefused(f"{self.name}: {path}: {error}; have it repaired where it was published") from error
 
     def object(self, path: str) -> dict[str, Any]:
         made: dict[str, Any] = expect(self.json(path), dict, f"{self.name}: {path}")
         return made
 
     def yaml(self, path: str) -> Any:
-        """SourceRefused where it is no YAML, has keys twice, anchors, tags, or is nested too deeply."""
+        """VocabularyRefused where it is no YAML, has keys twice, anchors, tags, or is nested too deeply."""
         return _yaml(self.content[path], f"{self.name}: {path}")
 
     def within(self, folder: str) -> Iterator[str]:
@@ -64,17 +64,17 @@ class Files:
 
 
 def expect(value: object, kind: type, place: str) -> Any:
-    """The value, if it is of that kind; SourceRefused otherwise."""
+    """The value, if it is of that kind; VocabularyRefused otherwise."""
     if type(value) is not kind:
         wanted = KINDS.get(kind, kind.__name__)
-        raise SourceRefused(
+        raise VocabularyRefused(
             f"{place} has to be {wanted}, and is {str(value)[:60]!r}; is it the layout of this project?"
         )
     return value
 
 
 def read(path: Path) -> Files:
-    """The files of a folder or archive, or one file. SourceRefused where it is none, or more than a vocabulary can be."""
+    """The files of a folder or archive, or one file. VocabularyRefused where it is none, or more than may be."""
     if path.is_dir():
         return Files(str(path), _folder(path))
     if path.name.endswith(ARCHIVES) and path.is_file():
@@ -83,7 +83,9 @@ def read(path: Path) -> Files:
         found = _Bounded(str(path.parent))
         found.allow(path.name, path.stat().st_size)
         return Files(str(path.parent), {path.name: path.read_bytes()})
-    raise SourceRefused(f"{path} is no folder and no archive ({', '.join(ARCHIVES)}); name what the project publishes")
+    raise VocabularyRefused(
+        f"{path} is no folder and no archive ({', '.join(ARCHIVES)}); name what the project publishes"
+    )
 
 
 class _Bounded:
@@ -97,14 +99,14 @@ class _Bounded:
         """Before a file is read: whether there may be one more of that size."""
         self._bytes += size
         if size > MOST_BYTES:
-            raise SourceRefused(f"{self._name}: {path} has {size} bytes; {MOST_BYTES} are the most: leave it out")
+            raise VocabularyRefused(f"{self._name}: {path} has {size} bytes; {MOST_BYTES} are the most: leave it out")
         if self._bytes > MOST_TOGETHER or len(self.files) >= MOST_FILES:
             most = f"{MOST_FILES} files of {MOST_TOGETHER} bytes together"
-            raise SourceRefused(f"{self._name} has more than {most}; name the folder of one vocabulary")
+            raise VocabularyRefused(f"{self._name} has more than {most}; name the folder of one vocabulary")
 
     def add(self, path: str, raw: bytes) -> None:
         if path in self.files:
-            raise SourceRefused(f"{self._name}: {path} is there twice; take the archive from its publisher again")
+            raise VocabularyRefused(f"{self._name}: {path} is there twice; take the archive from its publisher again")
         self.files[path] = raw
 
 
@@ -115,7 +117,7 @@ def _folder(root: Path) -> dict[str, bytes]:
         if any(part.startswith(".") for part in parts) or path.suffix not in READ:
             continue
         if path.is_symlink() or any((root / Path(*parts[:n])).is_symlink() for n in range(1, len(parts))):
-            raise SourceRefused(f"{path} is a link, and links are not followed; put the file itself there")
+            raise VocabularyRefused(f"{path} is a link, and links are not followed; put the file itself there")
         if path.is_file():
             found.allow("/".join(parts), path.stat().st_size)
             found.add("/".join(parts), path.read_bytes())
@@ -132,7 +134,7 @@ class _Stream:
         piece = self._packed.read(min(size, PIECE) if size >= 0 else PIECE)
         self._seen += len(piece)
         if self._seen > MOST_TOGETHER:
-            raise SourceRefused(f"{self._name} unpacks to more than {MOST_TOGETHER} bytes; do not use this archive")
+            raise VocabularyRefused(f"{self._name} unpacks to more than {MOST_TOGETHER} bytes; do not use this archive")
         return piece
 
 
@@ -151,28 +153,28 @@ def _archive(path: Path) -> dict[str, bytes]:
             for member in archive:
                 members += 1
                 if members > MOST_MEMBERS:
-                    raise SourceRefused(f"{path} has more than {MOST_MEMBERS} members; name that of one vocabulary")
+                    raise VocabularyRefused(f"{path} has more than {MOST_MEMBERS} members; name that of one vocabulary")
                 name = _safe(member, path)
                 if name is not None:
                     found.allow(name, member.size)
                     content = archive.extractfile(member)
                     found.add(name, content.read(MOST_BYTES) if content else b"")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SourceRefused(f"{path} is no sound archive: {error}; take it from its publisher again") from error
+        raise VocabularyRefused(f"{path} is no sound archive: {error}; take it from its publisher again") from error
     return _below_one_folder(found.files)
 
 
 def _safe(member: tarfile.TarInfo, path: Path) -> str | None:
-    """The member's name, if it is to be read; SourceRefused where archives like that are made to harm."""
+    """The member's name, if it is to be read; VocabularyRefused where archives like that are made to harm."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-        raise SourceRefused(
+        raise VocabularyRefused(
             f"{path}: the member {member.name[:80]!r} leads out of the archive; do not use this archive"
         )
     if member.isdir():
         return None
     if not member.isreg():
-        raise SourceRefused(f"{path}: the member {member.name[:80]!r} is a link or device; do not use this archive")
+        raise VocabularyRefused(f"{path}: the member {member.name[:80]!r} is a link or device; do not use this archive")
     hidden = any(part.startswith(".") and part != "." for part in name.parts)
     return None if hidden or name.suffix not in READ else str(name)
 
@@ -189,7 +191,7 @@ def _yaml(raw: bytes, place: str) -> Any:
     try:
         import yaml
     except ImportError:
-        raise SourceRefused(f"{place} is YAML; to read it: pip install 'fedstac[vocab]'") from None
+        raise VocabularyRefused(f"{place} is YAML; to read it: pip install 'fedstac[vocab]'") from None
 
     class Loader(yaml.SafeLoader):
         """Refuses a key that is there twice."""
@@ -197,26 +199,28 @@ def _yaml(raw: bytes, place: str) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             made = super().construct_mapping(node, deep=deep)
             if len(made) != len(node.value):
-                raise SourceRefused(f"{place}: line {node.start_mark.line + 1}: a key is there twice; keep one of them")
+                raise VocabularyRefused(
+                    f"{place}: line {node.start_mark.line + 1}: a key is there twice; keep one of them"
+                )
             return made
 
     if len(raw) > MOST_YAML:
-        raise SourceRefused(f"{place} has {len(raw)} bytes; {MOST_YAML} are the most")
+        raise VocabularyRefused(f"{place} has {len(raw)} bytes; {MOST_YAML} are the most")
     try:
         depth = 0  # the events come before anything is made of them
         for event in yaml.parse(raw, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             _allow(event, depth, f"{place}: line {event.start_mark.line + 1 if event.start_mark else 0}")
         return yaml.load(raw, Loader=Loader)  # noqa: S506  (a safe loader, and a stricter one)
-    except SourceRefused:
+    except VocabularyRefused:
         raise
     except (yaml.YAMLError, ValueError) as error:
-        raise SourceRefused(f"{place} is no YAML: {' '.join(str(error).split())[:200]}") from error
+        raise VocabularyRefused(f"{place} is no YAML: {' '.join(str(error).split())[:200]}") from error
 
 
 def _allow(event: Any, depth: int, place: str) -> None:
     """Neither anchors, which multiply what is there, nor tags, nor depth."""
     if getattr(event, "anchor", None) or getattr(event, "tag", None):
-        raise SourceRefused(f"{place} has an anchor, an alias or a tag; write out what it stands for")
+        raise VocabularyRefused(f"{place} has an anchor, an alias or a tag; write out what it stands for")
     if depth > MOST_DEPTH:
-        raise SourceRefused(f"{place} is nested deeper than {MOST_DEPTH}")
+        raise VocabularyRefused(f"{place} is nested deeper than {MOST_DEPTH}")
