@@ -1,0 +1,55 @@
+"""From files to a search: `fedstac scan`, `publish` and `search`, against a node that runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.api.conftest import Api
+from tests.api.conftest import api as api
+from tests.api.conftest import start_api as start_api
+from tests.client.conftest import Fedstac
+from tests.client.conftest import fedstac as fedstac
+from tests.scan.files import amon, centres, drs
+from tests.scan.test_items import FIXED, HINDCAST, ocean
+
+
+async def test_what_is_scanned_is_published_and_found(api: Api, fedstac: Fedstac, root: Path, tmp_path: Path) -> None:
+    amon(1850, 1899).write(drs(root))
+    amon(1900, 1949).write(drs(root))
+    amon(1950, 1950).write(drs(root, "20200101"))  # a newer version
+    ocean().write(root / "ocean/v20190308")
+    FIXED.write(root / "fixed/v20190308")
+    hindcast = "tas_Amon_EC-Earth3_dcppA-hindcast_s1960-r2i1p1f1_gr_196102-196103.nc"
+    replace(HINDCAST, name=hindcast).write(root / "dcpp/v20190308")
+    pacific = {"latitudes": centres(-20, 0, 5), "longitudes": centres(160, 200, 8)}
+    edges = {"latitude_edges": None, "longitude_edges": None}
+    amon(member="r9i1p1f1", **pacific, **edges).write(drs(root, member="r9i1p1f1"))
+    state = str(tmp_path / "state.sqlite")
+    node = ("--node", "esgf.example.org", "--base-url", "https://esgf.example.org/data", "--state", state)
+    made = await fedstac("scan", str(root), *node, "--out", "items.ndjson")
+    assert made.code == 0, made.stderr
+    server = {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": api.tokens["admin"]}
+    published = await fedstac("publish", "items.ndjson", **server)
+    assert published.stdout == "published 6 of 6 items in 1 requests\n"
+
+    async def found(*arguments: str) -> set[str]:
+        done = await fedstac("search", "-c", "CMIP6", *arguments, "-o", "ndjson", FEDSTAC_URL=api.url)
+        assert done.code == 0, done.stderr
+        return {line["id"].removeprefix("CMIP6.") for line in done.lines}
+
+    monthly = "CMIP.NCAR.CESM2.historical.r1i1p1f1.Amon.tas.gn"
+    sea = "CMIP.NCAR.CESM2.historical.r1i1p1f1.Omon.tos.gn.v20190308"
+    fixed = "CMIP.NCAR.CESM2.historical.r1i1p1f1.fx.areacella.gn.v20190308"
+    island = "CMIP.NCAR.CESM2.historical.r9i1p1f1.Amon.tas.gn.v20190308"
+    start = "DCPP.EC-Earth-Consortium.EC-Earth3.dcppA-hindcast.s1960-r2i1p1f1.Amon.tas.gr.v20190308"
+    assert await found() == {f"{monthly}.v20190308", f"{monthly}.v20200101", sea, fixed, island, start}
+    assert await found("--filter", "latest = false") == {f"{monthly}.v20190308"}
+    assert await found("--filter", "cmip6:sub_experiment_id = 's1960'") == {start}
+    assert await found("--datetime", "1920-05-05T00:00:00Z") == {f"{monthly}.v20190308", fixed}
+    assert await found("--datetime", "1949-12-31T00:00:00Z/1949-12-31T12:00:00Z") == {f"{monthly}.v20190308", fixed}
+    everywhere = {f"{monthly}.v20190308", f"{monthly}.v20200101", sea, fixed, start}
+    assert await found("--bbox=-175,-10,-170,-5") == everywhere | {island}
+    assert await found("--bbox=0,-10,5,-5") == everywhere
+    again = await fedstac("publish", "items.ndjson", **server)
+    assert again.stdout == "published 0, unchanged 6 of 6 items in 1 requests\n"
