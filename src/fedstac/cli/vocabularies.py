@@ -21,6 +21,7 @@ from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, complain, out, say, shown
 from fedstac.client import documents
+from fedstac.domain import schemas
 from fedstac.domain.errors import Finding, errors_in
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, Vocabularies, Vocabulary, VocabularyBroken
@@ -491,3 +492,22 @@ async def _check_database(dsn: str, judge: Checker, verdict: _Verdict, tell: Cal
             tell()
     finally:
         await conn.close(timeout=10)
+
+
+# --- schema ---
+
+
+@commands.command(
+    epilog=examples("fedstac vocab schema CMIP6", "fedstac vocab schema CMIP6 6.2.58.60 > schema.json", codes=True)
+)
+def schema(
+    project: Project,
+    version: Annotated[str, typer.Argument(help="Version of the vocabulary; else the newest.")] = "",
+    cv_folder: Folder = None,
+) -> None:
+    """Print the project's STAC extension as JSON Schema, as nodes serve it at /extensions/PROJECT/VERSION/schema.json.
+
+    It says what a schema can say of an item: what has to be there, types, terms and patterns. What ties values
+    together is told by `fedstac validate` alone.
+    """
+    terminal.dump(schemas.schema_of(_vocabulary(cv_folder, project, version)))
