@@ -78,15 +78,10 @@ def scan(
             source, described, state=state or _state(), version=version or None, vocabulary=_vocabulary(),
             jobs=jobs or scanning.processors(), trust=trust_checksums, afresh=afresh,
         )  # fmt: skip
-        report = _Report(run, form)
-        _write(run, report, out)
+        _follow(run, _Report(run, form), out)
     except (scanning.NoListing, scanning.SiteBroken, scanning.StateBroken) as error:
         complain(error)
         raise typer.Exit(terminal.USAGE) from None
-    except KeyboardInterrupt:
-        report.end(interrupted=True)
-        raise typer.Exit(terminal.INTERRUPTED) from None
-    report.end()
     if run.counts["errors"]:
         raise typer.Exit(terminal.REJECTED)
 
@@ -121,17 +116,22 @@ def _vocabulary() -> Vocabulary | None:
         return None
 
 
-def _write(run: Scan, report: _Report, out: Path | None) -> None:
-    """Items go out as they are made, to a file in one piece at the end."""
-    with _destination(out) as file, report.progress():
-        for made in run.run():
-            if made is None:
-                report.update()
-            elif isinstance(made, Fault):
-                report.add(made)
-            else:
-                file.write(orjson.dumps(made) + b"\n")
-                file.flush()
+def _follow(run: Scan, report: _Report, out: Path | None) -> None:
+    """Items go out as they are made, to a file in one piece at the end; then there is the report."""
+    try:
+        with _destination(out) as file, report.progress():
+            for made in run.run():
+                if made is None:
+                    report.update()
+                elif isinstance(made, Fault):
+                    report.add(made)
+                else:
+                    file.write(orjson.dumps(made) + b"\n")
+                    file.flush()
+    except KeyboardInterrupt:
+        report.end(interrupted=True)
+        raise typer.Exit(terminal.INTERRUPTED) from None
+    report.end()
 
 
 @contextmanager
@@ -225,13 +225,18 @@ class _Report:
         if hidden > 0:
             say(f"and {hidden} more; -o ndjson shows all of them")
         rest = [(name, summary[name]) for name in ("remembered", "unusable", "kept_back", "warnings")]
-        line = f"{summary['datasets']} datasets from {summary['files']} files"
+        line = f"{_counted(summary['datasets'], 'dataset')} from {_counted(summary['files'], 'file')}"
         line += "".join(f", {count} {name.replace('_', ' ')}" for name, count in rest if count)
         line += (
             f"; {summary['bytes_read'] / 1e6:.1f} MB read in {summary['seconds']:.1f} s, {summary['mb_per_s']:g} MB/s"
         )
         say(line, "red" if summary["errors"] else "green")
 
-    def _dump(self, value: object) -> None:
+    @staticmethod
+    def _dump(value: object) -> None:
         sys.stderr.buffer.write(orjson.dumps(value) + b"\n")
         sys.stderr.buffer.flush()
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,32 @@
+"""The guide says what the code does: each fault is there, and its site file is one."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from fedstac.scan import site
+from tests.conftest import REPOSITORY
+
+SECTION = (REPOSITORY / "docs/guide.md").read_text().partition("## From files to datasets")[2].partition("\n## ")[0]
+FAULT = re.compile(r"""(?:Fault\([^"()]*(?:\([^()]*\))?[^"()]*|Unusable\(\s*|fault = )"([a-z-]+)"[,]""")
+
+
+def test_every_fault_is_explained() -> None:
+    sources = [path.read_text() for path in (REPOSITORY / "src/fedstac/scan").glob("*.py")]
+    named = {rule for source in sources for rule in FAULT.findall(source)}
+    explained = {
+        rule
+        for line in SECTION.partition("| fault |")[2].splitlines()
+        if line.startswith("| `")
+        for rule in re.findall(r"`([a-z-]+)`", line.split("|")[1])
+    }
+    assert named == explained
+
+
+def test_the_site_file_is_one(tmp_path: Path) -> None:
+    block = SECTION[SECTION.index("    node = ") : SECTION.index("A file's asset has")]
+    path = tmp_path / "site.toml"
+    path.write_text(textwrap.dedent(block).replace('"/data"  ', f'"{tmp_path}"'))
+    assert site.read(path).node == "esgf-data.example.org"
