@@ -31,7 +31,7 @@ from fedstac.domain.errors import (
 )
 from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
-from fedstac.domain.model import Change, Lineage, Outcome, Receipt, Record, World
+from fedstac.domain.model import Change, Decision, Lineage, Outcome, Receipt, Record, World
 from fedstac.failpoints import failpoint
 
 
@@ -87,14 +87,22 @@ class _Undo(Exception):
     """Ends a rehearsal."""
 
 
+async def preview(conn: Connection, world: World, command: Command) -> Decision:
+    """What a command would lead to by what is stored now, without a lock; its Problem is raised."""
+    target = command.target
+    lineage = await records.peek(conn, target.lineage, world.origin)
+    loaded = await records.load(conn, {target.lineage: lineage}, [target.id])
+    return command.decide(loaded[target.lineage], world)
+
+
 async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
-    drafts = [entry.command.draft for entry in work]
+    targets = [entry.command.target for entry in work]
     epoch, now = await outbox.begin(conn)
     world = replace(world, epoch=epoch, now=now)
-    here = await records.hold_leaves(conn, sorted({draft.collection for draft in drafts}))
-    locked = await records.lock(conn, {draft.lineage: world.origin for draft in drafts if draft.collection in here})
+    here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
+    locked = await records.lock(conn, {t.lineage: world.origin for t in targets if t.collection in here})
     failpoint("perform.locked")
-    lineages = await records.load(conn, locked, [draft.id for draft in drafts])
+    lineages = await records.load(conn, locked, [target.id for target in targets])
     receipts = [_decide(entry.command, lineages, world) for entry in work]
     last_events = await _write(conn, world, work, receipts, here)
     failpoint("perform.written")
@@ -111,15 +119,15 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
 
 def _decide(command: Command, lineages: dict[str, Lineage], world: World) -> Receipt:
     """One command against the lineage as the commands before it leave it."""
-    draft = command.draft
-    lineage = lineages.get(draft.lineage)
+    target = command.target
+    lineage = lineages.get(target.lineage)
     try:
         if lineage is None:
-            raise CollectionDoesNotExist(f"there is no collection {draft.collection!r} here any more")
+            raise CollectionDoesNotExist(f"there is no collection {target.collection!r} here any more")
         decision = command.decide(lineage, world)
     except Problem as problem:
         return Receipt(Outcome.REJECTED, problem=problem, findings=problem.findings)
-    lineages[draft.lineage] = lineage.after(decision.changes)
+    lineages[target.lineage] = lineage.after(decision.changes)
     return Receipt(decision.outcome, decision.changes, findings=decision.warnings)
 
 
@@ -153,10 +161,10 @@ def _entry(change: Change, world: World, work: Work) -> outbox.Entry:
 
 
 def _audited(work: Work, receipt: Receipt) -> audit.Entry:
-    own = next((change for change in reversed(receipt.changes) if change.after.id == work.command.draft.id), None)
+    own = next((change for change in reversed(receipt.changes) if change.after.id == work.command.target.id), None)
     return audit.Entry(
-        actor=work.actor, action=work.action, collection=work.command.draft.collection,
-        dataset=work.command.draft.id, request=work.request, outcome=receipt.outcome,
+        actor=work.actor, action=work.action, collection=work.command.target.collection,
+        dataset=work.command.target.id, request=work.request, outcome=receipt.outcome,
         before=own.before.digest if own and own.before else None, after=own.after.digest if own else None,
     )  # fmt: skip
 
@@ -167,7 +175,7 @@ async def _reject(
     """The database itself refused the item: final, with a finding that shows nothing of the inside."""
     state = getattr(error, "sqlstate", None) or "22000"
     finding = Finding("database", "", f"the database cannot hold this document (SQLSTATE {state}); check its values")
-    problem = StacInvalid(f"{work.command.draft.id} cannot be stored", findings=(finding,))
+    problem = StacInvalid(f"{work.command.target.id} cannot be stored", findings=(finding,))
     receipt = Receipt(Outcome.REJECTED, problem=problem, findings=(finding,))
     async with conn.transaction():
         if claim and not await requests.hold(conn, claim):

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     default_wait_seconds: float = Field(
         0, ge=0, le=60, description="How long a POST waits for its result without `Prefer: wait`; 0: answer 202 at once"
     )
+    require_if_match: bool = Field(False, description="Changes of a dataset need the header If-Match (else 428)")
     max_item_bytes: int = Field(4 << 20, description="Largest body of a single item")
     max_batch_bytes: int = Field(64 << 20, description="Largest body of a batch, also after decompression")
     max_batch_items: int = Field(5000, description="Most items in one request")
@@ -46,9 +47,29 @@ class Settings(BaseSettings):
     audience: str = Field("", description="What tokens of identity providers have to name as `aud`")
     groups_claim: str = Field("groups", min_length=1, description="The claim with a caller's groups; a.b is b inside a")
     admin_group: str = Field("", description="Members of this group are administrators; empty: nobody is by a group")
+    policy: str = Field("", description="YAML file that says who may do what (operations.md, Policy); empty: by roles")
     globus_policy: str = Field("", description="File that says which Globus group publishes for which institution")
     scope: str = Field("openid profile email", description="What GET /scope tells ESGF's publisher to ask for")
     token_leeway_seconds: float = Field(30, ge=0, le=300, description="How far clocks of identity providers may be off")
+    smtp: str = Field(
+        "",
+        repr=False,
+        description="Mail server: smtp://host, smtp+starttls://user:password@host, smtps://…; empty: no mail",
+    )
+    mail_from: str = Field("", description="Sender of mail; empty: fedstac@ the host of the public URL")
+    alerts: tuple[str, ...] = Field(
+        (), description="Where operators are told of failures, as JSON: mailto:…, https://…, slack+https://…"
+    )
+    notify_hosts: tuple[str, ...] = Field(
+        (), description="Hosts of webhooks and domains of mail that need no confirmation, as JSON; * for any characters"
+    )
+    notify_private: bool = Field(False, description="Webhooks may go to private addresses, and by http")
+    notify_window_seconds: float = Field(
+        30, ge=0, le=86400, description="What happens within this is told together, in one message"
+    )
+    notify_per_hour: int = Field(
+        20, ge=1, description="Messages to one destination; what is beyond is told together later"
+    )
     source: str = Field("", description="For an index node: the address of the publishing node")
     source_token: str = Field("", description="For an index node: its token at the source")
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")

@@ -25,7 +25,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from fedstac import __version__, bootstrap
-from fedstac.api import feed, following, identity, problems, reading, server, transactions, vocabularies
+from fedstac.api import changes, feed, following, identity, problems, reading, server, transactions, vocabularies
 from fedstac.api.admission import Admission
 from fedstac.api.guard import Guard
 from fedstac.bootstrap import Background
@@ -53,6 +53,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("PUT", "/collections/{collection_id}", transactions.put_collection),
     ("DELETE", "/collections/{collection_id}", transactions.delete_collection),
     ("GET", "/collections/{collection_id}/queryables", reading.get_queryables),
+    ("PATCH", "/collections/{collection_id}/items/{item_id}", changes.patch_item),
+    ("PUT", "/collections/{collection_id}/items/{item_id}", changes.put_item),
+    ("DELETE", "/collections/{collection_id}/items/{item_id}", changes.delete_item),
+    ("POST", "/collections/{collection_id}/items/{item_id}/retract", changes.post_retract),
+    ("POST", "/collections/{collection_id}/items/{item_id}/reinstate", changes.post_reinstate),
+    ("POST", "/collections/{collection_id}/items/{item_id}/unmark", changes.post_unmark),
+    ("PUT", "/collections/{collection_id}/items/{item_id}/replicas/{node}", changes.put_replica),
+    ("DELETE", "/collections/{collection_id}/items/{item_id}/replicas/{node}", changes.delete_replica),
     ("GET", "/requests/{request_id}", following.get_request),
     ("GET", "/requests/{request_id}/items", following.get_request_items),
     ("GET", "/vocabularies", vocabularies.get_vocabularies),

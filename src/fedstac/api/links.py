@@ -31,13 +31,17 @@ def item_text(base: str, item: Served) -> str:
         f'{{"rel":"parent","type":"{JSON}","href":{_json(parent)}}},'
         f'{{"rel":"collection","type":"{JSON}","href":{_json(parent)}}}'
     )
+    retraction = f',"fedstac:retraction":{item.retraction}' if item.retraction is not None else ""
     judged = f',"fedstac:cv_version":{_json(item.cv_version)}' if item.cv_version else ""
     state = (
         f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.state == "retracted" else "false"},'
-        f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"{judged}'
+        f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"{judged}{retraction}'
     )
     extension = _json(base + documents.EXTENSION_PATH)
-    return documents.served(item.document, extension=extension, links=links, state=state)
+    text = documents.served(item.document, extension=extension, links=links, state=state)
+    if item.state == "retracted":  # known and explained, and not to be had
+        return orjson.dumps({**orjson.loads(text), "assets": {}}).decode()
+    return text
 
 
 def _json(text: str) -> str:

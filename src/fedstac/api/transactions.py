@@ -63,11 +63,16 @@ async def post_items(request: Request) -> Response:
         if DRY_RUN in request.scope["query_string"] and _is_dry_run(request):
             return await _rehearse(request, node, principal, collection, media_type)
         submission, accepted = await _admit(request, node, principal, collection, media_type)
+    return await respond(request, node, accepted, single=not submission.is_batch)
+
+
+async def respond(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
+    """202 and a request to follow, or the result where the caller waits for it and it comes in time."""
     seconds = _wait_seconds(request, node)
     if seconds:
         summary = await _final(node, accepted.id, seconds)
         if summary.is_final:
-            return await _result(request, node, summary, single=not submission.is_batch)
+            return await _result(request, node, summary, single=single)
     return _accepted(request, accepted)
 
 
@@ -247,8 +252,9 @@ async def _result(request: Request, node: Node, summary: requests.Summary, *, si
         if result.problem:
             raise _stored_problem(result)
         found = await search.item(conn, summary.collection, result.dataset)
-    if found is None:
-        raise InternalError("the item is published and cannot be read back")
+        if found is None:  # marked for deletion: hidden
+            body = await request_document(conn, base, summary)
+            return Response(orjson.dumps(body), 200, applied | {"Content-Location": url}, media_type=links.JSON)
     created = result.outcome in (Outcome.NEW, Outcome.NEWER, Outcome.OLDER)
     location = links.item_url(base, summary.collection, result.dataset)
     text = links.item_text(base, found[0])

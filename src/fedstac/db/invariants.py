@@ -50,7 +50,9 @@ UPDATED = f"to_char(r.updated AT TIME ZONE 'UTC', {MICROSECONDS})"
 STATE = f"""jsonb_build_object('latest', r.latest, 'retracted', r.state = 'retracted', 'created', {CREATED},
                                'updated', {UPDATED}, 'fedstac:state', r.state)
             || CASE WHEN r.cv_version IS NULL THEN '{{}}'::jsonb
-                    ELSE jsonb_build_object('fedstac:cv_version', r.cv_version) END"""
+                    ELSE jsonb_build_object('fedstac:cv_version', r.cv_version) END
+            || CASE WHEN r.retraction IS NULL THEN '{{}}'::jsonb
+                    ELSE jsonb_build_object('fedstac:retraction', r.retraction::jsonb) END"""
 # Its times, as documents.prepare makes them of the properties as they were written.
 START, END = (
     rf"""regexp_replace(coalesce(nullif(d.written->>'{name}_datetime', ''), d.written->>'datetime'),
@@ -184,7 +186,7 @@ INVARIANTS = (
                           CASE WHEN i.id IS NULL THEN 'cannot be found'
                                WHEN r.id IS NULL THEN 'is found and is not there'
                                ELSE 'is found with other properties or times' END) AS example
-            FROM (SELECT * FROM fedstac.record WHERE document IS NOT NULL) r
+            FROM (SELECT * FROM fedstac.record WHERE state IN ('published', 'retracted')) r
             FULL JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
             LEFT JOIN LATERAL (SELECT r.document::jsonb->'properties' AS written) d ON true
             WHERE i.id IS NULL OR r.id IS NULL OR i.content->'properties' IS DISTINCT FROM d.written || {STATE}
@@ -226,7 +228,8 @@ INVARIANTS = (
         "the digest of a record is that of its document's digest and its state",
         f"""SELECT format('%s/%s', r.collection, r.id) AS example FROM fedstac.record r
             WHERE r.digest <> sha256(r.document_digest || convert_to(concat_ws(E'\\n', r.collection, r.id, r.state,
-                      CASE WHEN r.claims_latest THEN 'latest' ELSE '' END, {CREATED}, {UPDATED}), 'UTF8'))""",
+                      CASE WHEN r.claims_latest THEN 'latest' ELSE '' END, {CREATED}, {UPDATED}, r.retraction),
+                      'UTF8'))""",
     ),
     Invariant(
         "I11",

@@ -15,8 +15,9 @@ from fedstac.domain.model import Change, Draft, Lineage, Record, State
 from fedstac.failpoints import planted
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
-             document_digest, files_digest, publisher, cv_version, cv_excused"""
+             document_digest, files_digest, publisher, cv_version, cv_excused, retraction"""
 GONE = (State.DELETED, State.PURGED)
+SEARCHED = (State.PUBLISHED, State.RETRACTED)
 A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
 
 
@@ -37,6 +38,12 @@ async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineag
         keys,
     )
     return {row["key"]: Lineage(row["key"], row["origin"], row["seq"], {}) for row in rows}
+
+
+async def peek(conn: Connection, key: str, origin: str) -> Lineage:
+    """A lineage as it stands, not locked and not loaded; a new one where there is none."""
+    row = await conn.fetchrow("SELECT key, origin, seq FROM fedstac.lineage WHERE key = $1", key)
+    return Lineage(row["key"], row["origin"], row["seq"], {}) if row else Lineage(key, origin, 0, {})
 
 
 async def load(conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[str]) -> dict[str, Lineage]:
@@ -104,19 +111,20 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
             """UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
                       epoch = c.epoch, seq = c.seq, created = c.created, updated = c.updated, document = c.document,
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
-                      publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused
+                      publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
+                      retraction = c.retraction
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
-                           $14::text[], $15::text[], $16::text[])
+                           $14::text[], $15::text[], $16::text[], $17::text[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
-                       document_digest, files_digest, digest, publisher, cv_version, cv_excused)
+                       document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction)
                WHERE r.collection = c.collection AND r.id = c.id""",
             [r.collection for r in changed], [r.id for r in changed], [r.state for r in changed],
             [r.latest for r in changed], [r.claims_latest for r in changed], [r.epoch for r in changed],
             [r.seq for r in changed], [r.created for r in changed], [r.updated for r in changed],
             [r.document for r in changed], [r.document_digest for r in changed], [r.files_digest for r in changed],
             [r.digest for r in changed], [r.publisher for r in changed], [r.cv_version for r in changed],
-            [r.cv_excused for r in changed],
+            [r.cv_excused for r in changed], [r.retraction for r in changed],
         )  # fmt: skip
 
 
@@ -127,20 +135,22 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
     records = [change.after for change in changes]
     await conn.execute(
         """UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
-                  epoch = c.epoch, seq = c.seq, updated = c.updated, digest = c.digest
+                  epoch = c.epoch, seq = c.seq, updated = c.updated, digest = c.digest, retraction = c.retraction
            FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
-                       $8::timestamptz[], $9::bytea[])
-                c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest)
+                       $8::timestamptz[], $9::bytea[], $10::text[])
+                c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest, retraction)
            WHERE r.collection = c.collection AND r.id = c.id""",
         [r.collection for r in records], [r.id for r in records], [r.state for r in records],
         [r.latest for r in records], [r.claims_latest for r in records], [r.epoch for r in records],
         [r.seq for r in records], [r.updated for r in records], [r.digest for r in records],
+        [r.retraction for r in records],
     )  # fmt: skip
 
 
 STORED = (
     "collection", "id", "lineage", "origin", "version", "state", "latest", "claims_latest", "epoch", "seq", "created",
     "updated", "document", "document_digest", "files_digest", "digest", "publisher", "cv_version", "cv_excused",
+    "retraction",
 )  # fmt: skip
 _row = attrgetter(*STORED)
 
@@ -176,9 +186,10 @@ async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[st
         leaf = leaves.get(collection)
         if leaf is None:  # the collection is deleted: tombstones only
             continue
-        await _insert_copies(conn, leaf, [change for change in group if change.draft])
-        await _update_copies(conn, leaf, [change for change in group if not change.draft and _exists(change.after)])
-        gone = [change.after.id for change in group if not _exists(change.after)]
+        shown = [change for change in group if change.after.state in SEARCHED]
+        await _insert_copies(conn, leaf, [change for change in shown if change.draft])
+        await _update_copies(conn, leaf, [change for change in shown if not change.draft])
+        gone = [change.after.id for change in group if change.after.state not in SEARCHED]
         if gone:
             await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY($1::text[])", gone)
 
@@ -229,7 +240,7 @@ async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change])
         return
     await conn.execute(
         f"""UPDATE {leaf} i
-            SET content = jsonb_set(i.content, '{{properties}}', (i.content->'properties') || c.state::jsonb)
+            SET content = jsonb_set(i.content, '{{properties}}', (i.content->'properties') - 'fedstac:retraction' || c.state::jsonb)
             FROM unnest($1::text[], $2::text[]) c (id, state) WHERE i.id = c.id""",
         [change.after.id for change in changes], [_state(change.after) for change in changes],
     )  # fmt: skip

@@ -229,6 +229,12 @@ async def waiting(conn: Connection, claim: Claim, limit: int) -> list[int]:
     return [row["id"] for row in rows]
 
 
+async def is_waiting(conn: Connection, lineage: str) -> bool:
+    """Whether something may not be final yet that was accepted for a lineage, or one of the same shard."""
+    statement = "SELECT EXISTS (SELECT FROM fedstac.request_item WHERE status = 'queued' AND shard = $1)"
+    return bool(await conn.fetchval(statement, shard_of(lineage)))
+
+
 async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     """Items of these that still wait, in the order in which they were accepted; of large ones only the first few."""
     rows = await conn.fetch(

@@ -15,7 +15,7 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import BadRequest, Unavailable
 
-STATE_COLUMNS = "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.document"
+STATE_COLUMNS = "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.document"
 LONGEST = 30.0  # seconds that the database has for one search
 # SQLSTATE: data exception, not supported, syntax, program limit, internal (PostGIS), raised by pgstac
 SEARCHERS_CLASSES = ("22", "0A", "42", "54", "XX", "P0")
@@ -41,6 +41,7 @@ class Served:
     created: datetime
     updated: datetime
     cv_version: str | None
+    retraction: str | None
     document: str
 
 
@@ -53,7 +54,7 @@ class Page:
 def _served(row: Row) -> Served:
     return Served(
         row["collection"], row["id"], row["state"], row["latest"], row["created"], row["updated"], row["cv_version"],
-        row["document"],
+        row["retraction"], row["document"],
     )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served,
     row = await conn.fetchrow(
         f"""SELECT {STATE_COLUMNS}, r.digest, l.seq AS lineage_seq FROM fedstac.record r
             JOIN fedstac.lineage l ON l.key = r.lineage
-            WHERE r.collection = $1 AND r.id = $2 AND r.document IS NOT NULL""",
+            WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('published', 'retracted')""",
         collection, item_id,
     )  # fmt: skip
     return (_served(row), row["digest"], row["lineage_seq"]) if row else None

@@ -117,13 +117,13 @@ def digest(document: Document) -> bytes:
 def files_digest(assets: Mapping[str, Mapping[str, Any]]) -> bytes:
     """sha-256 of the set of (checksum, size, tracking id): equal if and only if the files are the same."""
     files = {
-        (str(asset.get("file:checksum", "")), str(asset.get("file:size", "")), _tracking_id(asset))
+        (str(asset.get("file:checksum", "")), str(asset.get("file:size", "")), tracking_id(asset))
         for asset in assets.values()
     } - {("", "", "")}
     return hashlib.sha256(orjson.dumps(sorted(files))).digest()
 
 
-def _tracking_id(asset: Mapping[str, Any]) -> str:
+def tracking_id(asset: Mapping[str, Any]) -> str:
     for name in asset:
         if name[-12:] == ":tracking_id":
             return str(asset[name])
@@ -147,13 +147,17 @@ def _text(value: object) -> str | None:
 
 def state_of(record: Record) -> dict[str, object]:
     """The server-owned properties of a record, as they are served and searched."""
-    return {
-        "latest": record.latest,
-        "retracted": record.state is State.RETRACTED,
-        "created": rfc3339(record.created),
-        "updated": rfc3339(record.updated),
-        "fedstac:state": record.state.value,
-    } | ({"fedstac:cv_version": record.cv_version} if record.cv_version else {})
+    return (
+        {
+            "latest": record.latest,
+            "retracted": record.state is State.RETRACTED,
+            "created": rfc3339(record.created),
+            "updated": rfc3339(record.updated),
+            "fedstac:state": record.state.value,
+        }
+        | ({"fedstac:cv_version": record.cv_version} if record.cv_version else {})
+        | ({"fedstac:retraction": orjson.loads(record.retraction)} if record.retraction is not None else {})
+    )
 
 
 def served(text: str, *, extension: str, links: str, state: str) -> str:

@@ -164,6 +164,12 @@ class ForeignOrigin(Conflict):
     name, title = "foreign-origin", "The dataset belongs to another node"
 
 
+class PreconditionFailed(Problem):
+    """The dataset is not as the header If-Match says."""
+
+    status, name, title = 412, "precondition-failed", "The dataset has changed"
+
+
 class CursorGone(Problem):
     """The feed no longer holds what the cursor asks for, or never did; take a snapshot."""
 
@@ -176,10 +182,34 @@ class BodyTooLarge(Problem):
     status, name, title = 413, "body-too-large", "The body is too large"
 
 
+class Misdirected(Problem):
+    """The datasets of this project and institution are written at another node; `home` is its address."""
+
+    status, name, title = 421, "misdirected", "Another node is the home of this dataset"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        findings: Sequence[Finding] = (),
+        retry_after: int | None = None,
+        node: str | None = None,
+        home: str | None = None,
+    ) -> None:
+        super().__init__(detail, findings=findings, retry_after=retry_after)
+        self.node, self.home = node, home
+
+
 class UnsupportedMediaType(Problem):
     """The Content-Type or Content-Encoding is not taken here."""
 
     status, name, title = 415, "unsupported-media-type", "The media type is not supported"
+
+
+class PreconditionRequired(Problem):
+    """This node wants the header If-Match with every change."""
+
+    status, name, title = 428, "precondition-required", "If-Match is needed"
 
 
 class TooManyRequests(Problem):

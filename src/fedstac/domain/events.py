@@ -23,6 +23,13 @@ PREFIX = "org.fedstac."
 PUBLISHED = "org.fedstac.dataset.published.v1"
 UPDATED = "org.fedstac.dataset.updated.v1"
 SUPERSEDED = "org.fedstac.dataset.superseded.v1"
+REPLACED = "org.fedstac.dataset.replaced.v1"
+RETRACTED = "org.fedstac.dataset.retracted.v1"
+REINSTATED = "org.fedstac.dataset.reinstated.v1"
+REPLICATED = "org.fedstac.dataset.replicated.v1"
+ANNOTATED = "org.fedstac.dataset.annotated.v1"
+MARKED = "org.fedstac.dataset.marked.v1"
+UNMARKED = "org.fedstac.dataset.unmarked.v1"
 CURRENT = "org.fedstac.dataset.current.v1"  # a snapshot's entry: the state as it is, no change
 COLLECTION_CREATED = "org.fedstac.collection.created.v1"
 COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"
@@ -67,6 +74,7 @@ def dataset_event(change: Change, event_id: UUID, context: Context, vocabularies
     """The text of the event of a change. The record's document has to be loaded, unless it is gone."""
     record = change.after
     data = _data(record, vocabularies) | ({"reason": change.reason} if change.reason else {})
+    data |= {"actions": change.actions} if change.actions else {}
     data |= {"previous_state": change.before.state if change.before else None, "actor": context.actor}
     envelope = _envelope(change.event_type, event_id, context, record.updated)
     envelope |= {"subject": f"{record.collection}/{record.id}", "sequence": str(record.seq)}
@@ -132,6 +140,7 @@ def _data(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
         "updated": rfc3339(record.updated),
         "cv": _cv(record, vocabularies) if record.cv_version else None,
         "publisher": record.publisher,
+        **({"retraction": orjson.loads(record.retraction)} if record.retraction is not None else {}),
         "digest": record.digest.hex(),
     }
 
@@ -249,11 +258,20 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
         files_digest=draft.files_digest if draft else b"",
         publisher=data["publisher"],
         cv_version=data["cv"]["version"] if data.get("cv") else None,
+        retraction=_retraction(data.get("retraction")),
         cv_excused=_excused(data["cv"].get("excused")) if data.get("cv") else None,
     )
     if record.digest.hex() != data["digest"]:
         raise BadRequest(f"event {event.get('id')}: the digest of {record.id} does not fit its content")
     return DatasetEvent(event_id=event.get("id", ""), cursor=_cursor(event), record=record, draft=draft)
+
+
+def _retraction(said: Any) -> str | None:
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        raise TypeError("a retraction is an object")
+    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _excused(pairs: Any) -> str | None:

@@ -33,6 +33,14 @@ class Outcome(StrEnum):
     NEWER = "newer"  # a later version; the old latest was demoted
     OLDER = "older"  # an earlier version than one that is there; stored, not latest
     UPDATED = "updated"  # the same version with the same files, other metadata
+    REPLACED = "replaced"  # the same version with other files, by an exemption
+    SUPERSEDED = "superseded"  # given up as the latest
+    RETRACTED = "retracted"
+    REINSTATED = "reinstated"
+    REPLICATED = "replicated"  # entries of nodes
+    ANNOTATED = "annotated"  # links
+    MARKED = "marked"  # for deletion
+    UNMARKED = "unmarked"
     IDENTICAL = "identical"  # nothing changed, nothing was announced
     REJECTED = "rejected"
     FAILED = "failed"
@@ -83,6 +91,7 @@ class Record:
     publisher: str
     cv_version: str | None  # of the vocabulary that the document was judged with
     cv_excused: str | None = None  # errors that it may keep, as JSON text: [[rule, pointer], …]
+    retraction: str | None = None  # JSON text: reason, errata, replaced_by, data; also while it is marked
 
     @cached_property
     def digest(self) -> bytes:
@@ -98,6 +107,7 @@ class Record:
                 "latest" if self.claims_latest else "",
                 rfc3339(self.created),
                 rfc3339(self.updated),
+                *([self.retraction] if self.retraction is not None else []),
             )
         )
         return hashlib.sha256(self.document_digest + state.encode()).digest()
@@ -160,8 +170,9 @@ class Change:
     event_type: str
     before: Record | None
     after: Record
-    draft: Draft | None = None  # where the document itself is new
+    draft: Draft | None = None  # where the document itself is new, or comes into search again
     reason: str | None = None
+    actions: tuple[str, ...] = ()  # all that it does, where that is more than its event's name says
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +187,10 @@ class Judge(Protocol):
 
     @property
     def vocabularies(self) -> Vocabularies: ...
+
+    def draft(
+        self, document: object, collection: str, vocabulary: Vocabulary | None
+    ) -> tuple[Draft, tuple[Finding, ...]]: ...
 
     def stored(self, text: str, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]: ...
 

@@ -122,6 +122,11 @@ def excused(held: Sequence[Finding], stored: Sequence[Finding]) -> tuple[Finding
     )
 
 
+def excusal(warnings: Sequence[Finding]) -> str | None:
+    """What a record keeps of excused errors: JSON text, [[rule, pointer], …]; None where there is nothing."""
+    return orjson.dumps([[found.rule, found.pointer] for found in warnings]).decode() if warnings else None
+
+
 def refusal(document: object, findings: Sequence[Finding]) -> StacInvalid:
     """The problem that says what is wrong with a document: the first in its sentence, all of them beside."""
     name = document.get("id") if isinstance(document, dict) else None

@@ -16,11 +16,13 @@ from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.connections import Connection, is_transient
 from fedstac.domain import documents
+from fedstac.domain.actions import Command, command_of
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Finding, InternalError, StacInvalid
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
-from fedstac.domain.vocabulary import name_of
+from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
 from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
 from fedstac.wakeup import Backoff
@@ -134,15 +136,24 @@ async def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work
             refused = requests.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
             misnamed.append(refused)
             continue
-        draft, held = (
-            documents.unpacked(item.document, item.prepared, item.collection, item.dataset, name)
-            if item.prepared
-            else (documents.prepare(orjson.loads(item.document), name, vocabulary), ())
-        )
         principal = Principal(item.submitter, frozenset(item.roles))
-        command = Publish(draft, principal, cv_version=item.cv_version, held=held)
+        command = _command(item, name, vocabulary, principal)
         work.append(Work(command, item.submitter, item.action, item=item.id, request=item.request))
     return work, misnamed
+
+
+def _command(
+    item: requests.QueuedItem, name: DatasetName, vocabulary: Vocabulary | None, principal: Principal
+) -> Command:
+    if item.action != "publish":
+        target = Target(item.collection, item.dataset, name.lineage)
+        return command_of(item.action, target, principal, orjson.loads(item.document), item.cv_version)
+    draft, held = (
+        documents.unpacked(item.document, item.prepared, item.collection, item.dataset, name)
+        if item.prepared
+        else (documents.prepare(orjson.loads(item.document), name, vocabulary), ())
+    )
+    return Publish(draft, principal, cv_version=item.cv_version, held=held)
 
 
 async def _give_up(conn: Connection, claim: requests.Claim) -> None:

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
+from fedstac.domain import patching
+from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.flags import Mark, Reinstate, Retract, Unmark
 from fedstac.domain.actions.publish import Publish
-from fedstac.domain.model import Decision, Draft, Lineage, World
+from fedstac.domain.actions.target import Target
+from fedstac.domain.model import Decision, Lineage, World
+from fedstac.domain.policy import Principal
 
-ACTIONS = {"publish": Publish}
+ACTIONS = {
+    "publish": Publish, "amend": Amend, "retract": Retract, "reinstate": Reinstate, "mark": Mark, "unmark": Unmark,
+}  # fmt: skip
+
+
+def command_of(
+    action: str, target: Target, principal: Principal, body: Mapping[str, Any], cv_version: str | None
+) -> Command:
+    """The command that was accepted as `action` with this body; never a publish."""
+    expected = tuple(body["expected"]) if body.get("expected") is not None else None
+    match action:
+        case "retract":
+            return Retract(target, principal, body["retraction"], expected)
+        case "reinstate":
+            return Reinstate(target, principal, expected)
+        case "mark":
+            return Mark(target, principal, body.get("reason"), expected)
+        case "unmark":
+            return Unmark(target, principal, expected)
+        case "amend":
+            edit = patching.from_json(body["edit"])
+            return Amend(target, principal, edit, cv_version, body.get("override"), expected)
+    raise LookupError(f"there is no action {action!r}")
 
 
 class Command(Protocol):
     """One action on one dataset."""
 
     @property
-    def draft(self) -> Draft: ...
+    def target(self) -> Target: ...
 
     def decide(self, lineage: Lineage, world: World) -> Decision: ...

@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 import orjson
 
 from fedstac.domain import events, policy, validation
+from fedstac.domain.actions.amend import with_alternates
+from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, Severity, errors_in
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
+
+ALTERNATE = '"alternate":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,10 @@ class Publish:
     principal: policy.Principal
     cv_version: str | None = None  # fixed when the request was accepted
     held: tuple[Finding, ...] = ()  # errors by that version, which the stored document may excuse
+
+    @property
+    def target(self) -> Target:
+        return Target(self.draft.collection, self.draft.id, self.draft.lineage)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Demotes the latest before it promotes a newer version; raises a Problem where it is refused."""
@@ -47,6 +55,21 @@ class Publish:
         """The same version: identical, other metadata, or other files, which a version never gets."""
         if stored.state is not State.PUBLISHED:
             raise Conflict(f"{stored.id} is {stored.state}; publish a new version instead")
+        if stored.document is not None and ALTERNATE in stored.document:
+            return replace(self, draft=self._with_replicas(stored.document, world))._same(stored, lineage, world)
+        return self._same(stored, lineage, world)
+
+    def _with_replicas(self, known: str, world: World) -> Draft:
+        """The draft with the replicas that nodes have put into the stored document."""
+        written = orjson.loads(self.draft.text)
+        merged = with_alternates(orjson.loads(known), written)
+        if merged == written:
+            return self.draft
+        vocabularies, collection = world.judge.vocabularies, self.draft.collection
+        vocabulary = vocabularies.at(collection, self.cv_version) if self.cv_version is not None else None
+        return world.judge.draft(merged, collection, vocabulary)[0]
+
+    def _same(self, stored: Record, lineage: Lineage, world: World) -> Decision:
         if stored.document_digest == self.draft.document_digest:
             return Decision(Outcome.IDENTICAL)
         if stored.version is None:
@@ -60,7 +83,7 @@ class Publish:
             self._record(lineage, world, seq=lineage.seq + 1, latest=stored.latest),
             created=stored.created,
             publisher=stored.publisher,
-            cv_excused=orjson.dumps([[f.rule, f.pointer] for f in excused]).decode() if excused else None,
+            cv_excused=validation.excusal(excused),
         )
         change = Change(event_type=events.UPDATED, before=stored, after=updated, draft=self.draft)
         return Decision(Outcome.UPDATED, (change,), excused)

@@ -1,0 +1,164 @@
+"""Changes of one dataset that is there: accepted here, decided again under the lock by the workers.
+
+What a change would lead to by what is stored now is found out before the 202, so that most refusals come at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import publication
+from fedstac.api import identity, links, transactions
+from fedstac.bootstrap import Node
+from fedstac.db import requests
+from fedstac.domain import patching, strict_json
+from fedstac.domain.actions import command_of
+from fedstac.domain.actions.amend import replica_edit
+from fedstac.domain.actions.target import Target
+from fedstac.domain.errors import (
+    BadRequest,
+    Finding,
+    ItemDoesNotExist,
+    MissingPermission,
+    PreconditionRequired,
+    Problem,
+    StacInvalid,
+)
+from fedstac.domain.patching import JsonPatch, Whole
+from fedstac.domain.vocabulary import name_of
+
+ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-\d+"')  # as GET gives it: the record's digest, its lineage's number
+RETRACTION = {"reason": str, "errata": str, "replaced_by": str, "data": str}
+DATA = ("keep", "restrict", "purge")
+LONGEST_TEXT = 2000
+
+
+async def patch_item(request: Request) -> Response:
+    """PATCH /collections/{collection_id}/items/{item_id}: a JSON Patch, or an object to merge."""
+    body = strict_json.parse(await request.body())
+    edit = patching.read(body, request.headers.get("content-type", ""))
+    return await _change(request, "amend", {"edit": patching.as_json(edit), "override": _override(request)})
+
+
+async def put_item(request: Request) -> Response:
+    """PUT /collections/{collection_id}/items/{item_id}: the whole document again, with other metadata.
+
+    Other files need an exemption, whose reason the header Fedstac-Override gives.
+    """
+    body = strict_json.parse(await request.body())
+    if not isinstance(body, dict):
+        raise BadRequest("a whole STAC Item is expected, a JSON object")
+    edit = patching.as_json(Whole(body))
+    return await _change(request, "amend", {"edit": edit, "override": _override(request)})
+
+
+async def delete_item(request: Request) -> Response:
+    """DELETE /collections/{collection_id}/items/{item_id}: marks it for deletion; nothing is erased yet."""
+    return await _change(request, "mark", {"reason": request.query_params.get("reason", "")[:LONGEST_TEXT] or None})
+
+
+async def post_retract(request: Request) -> Response:
+    """POST …/retract {reason, errata, replaced_by, data: keep | restrict | purge}: flagged, and every byte kept."""
+    return await _change(request, "retract", {"retraction": _retraction(await request.body())})
+
+
+async def post_reinstate(request: Request) -> Response:
+    """POST …/reinstate: takes a retraction back."""
+    return await _change(request, "reinstate", {})
+
+
+async def post_unmark(request: Request) -> Response:
+    """POST …/unmark: takes a mark for deletion back."""
+    return await _change(request, "unmark", {})
+
+
+async def put_replica(request: Request) -> Response:
+    """PUT …/replicas/{node}: the node's entries, by asset: {"<asset>": {"href": …}}; other nodes' stay as they are."""
+    body = strict_json.parse(await request.body())
+    entries = body.get("assets", body) if isinstance(body, dict) else None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()) or not entries:
+        raise BadRequest('a replica is told as {"<asset>": {"href": "https://…"}, …}, an object for each asset')
+    edit = JsonPatch(replica_edit(entries, request.path_params["node"]))
+    return await _change(request, "amend", {"edit": patching.as_json(edit)})
+
+
+async def delete_replica(request: Request) -> Response:
+    """DELETE …/replicas/{node}: none of the node's entries any more; its having none is no fault."""
+    return await _change(request, "amend", {"edit": {"without": request.path_params["node"]}})
+
+
+def _override(request: Request) -> str | None:
+    return request.headers.get("fedstac-override", "")[:LONGEST_TEXT] or None
+
+
+def _retraction(raw: bytes) -> dict[str, str]:
+    said = strict_json.parse(raw) if raw.strip() else {}
+    if not isinstance(said, dict):
+        raise BadRequest("a retraction is an object: {reason, errata, replaced_by, data}")
+    findings = [
+        Finding("retraction", f"/{name}", f"`{name}` is none of {', '.join(RETRACTION)}, with a text of at most "
+                f"{LONGEST_TEXT} characters")
+        for name, value in said.items()
+        if name not in RETRACTION or not isinstance(value, str) or len(value) > LONGEST_TEXT
+    ]  # fmt: skip
+    if not findings and said.get("data", DATA[0]) not in DATA:
+        findings = [Finding("retraction", "/data", f"`data` is one of {', '.join(DATA)}")]
+    if not findings and "errata" in said and not said["errata"].startswith(("https://", "http://")):
+        findings = [Finding("retraction", "/errata", "`errata` is an address: https://…")]
+    if findings:
+        raise StacInvalid(f"the retraction is not valid: {findings[0].message}", findings=findings)
+    return said
+
+
+async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Response:
+    """Accepts a change. What it comes to by now decides whether it is refused at once; the worker decides for good."""
+    node: Node = request.app.state.node
+    principal = await identity.principal(request)
+    collection, item_id = request.path_params["collection_id"], request.path_params["item_id"]
+    await request.app.state.known.require(node, collection)
+    vocabulary = node.checker.vocabularies.current(collection)
+    name = name_of(collection, item_id, vocabulary)
+    if isinstance(name, Finding):
+        raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}: {name.message}")
+    body = {**body, "expected": _expected(request, node)}
+    version = vocabulary.version if vocabulary else None
+    command = command_of(action, Target(collection, item_id, name.lineage), principal, body, version)
+    async with node.pool.acquire() as conn:
+        waits = await requests.is_waiting(conn, name.lineage)
+        try:
+            decision = await publication.preview(conn, node.world(), command)
+        except MissingPermission:
+            raise
+        except Problem:
+            if not waits:  # what is under way may change it
+                raise
+            decision = None
+    if request.query_params.get("dry_run", "") == "true":
+        said = {"dry_run": True, "outcome": decision.outcome if decision else None,
+                "findings": [finding.as_json() for finding in decision.warnings] if decision else []}  # fmt: skip
+        return Response(orjson.dumps(said), media_type=links.JSON)
+    accepted = requests.NewRequest(
+        id=uuid4(), collection=collection, action=action, submitter=principal.name,
+        roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
+        correlation=request.state.request_id, cv_version=version,
+        items=[requests.NewItem(name.lineage, item_id, orjson.dumps(body).decode())],
+    )  # fmt: skip
+    await request.app.state.admission.store(accepted)
+    return await transactions.respond(request, node, accepted, single=True)
+
+
+def _expected(request: Request, node: Node) -> list[str] | None:
+    """The digests that If-Match names. PreconditionRequired where the settings want one and there is none."""
+    said = request.headers.get("if-match")
+    if said is None:
+        if node.settings.require_if_match:
+            raise PreconditionRequired("send the header If-Match with the ETag that GET gave")
+        return None
+    return ["*"] if said.strip() == "*" else ENTITY_TAG.findall(said)

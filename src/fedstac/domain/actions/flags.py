@@ -1,0 +1,119 @@
+"""What happens when someone retracts, reinstates, marks or unmarks a dataset. Files and documents stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from fedstac.domain import documents, events
+from fedstac.domain.actions.amend import flagged
+from fedstac.domain.actions.target import Target, find
+from fedstac.domain.errors import Conflict
+from fedstac.domain.model import Change, Decision, Lineage, Outcome, Record, State, World
+from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.vocabulary import DatasetName
+
+
+@dataclass(frozen=True, slots=True)
+class Retract:
+    """Flags a dataset; the reason and what to do with the bytes (`data`: keep, restrict or purge) go with it."""
+
+    target: Target
+    principal: Principal
+    retraction: dict[str, Any]  # reason, errata, replaced_by, data
+    expected: tuple[str, ...] | None = None
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        """Retracted; saying it again changes nothing, unless the reason or the like is another one."""
+        stored = find(self.target, lineage, world, self.expected)
+        _permit(self.principal, Action.RETRACT, stored, world)
+        text = orjson.dumps(self.retraction, option=orjson.OPT_SORT_KEYS).decode()
+        if stored.state is State.RETRACTED and stored.retraction == text:
+            return Decision(Outcome.IDENTICAL)
+        after = replace(flagged(stored, lineage, frozenset((Action.RETRACT,))), retraction=text)
+        reason = self.retraction.get("reason")
+        return _decision(events.RETRACTED, Outcome.RETRACTED, stored, after, lineage, world, reason, Action.RETRACT)
+
+
+@dataclass(frozen=True, slots=True)
+class Reinstate:
+    """Takes a retraction back: every byte is as it was; latest again only if nothing newer ever was."""
+
+    target: Target
+    principal: Principal
+    expected: tuple[str, ...] | None = None
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        stored = find(self.target, lineage, world, self.expected)
+        _permit(self.principal, Action.REINSTATE, stored, world)
+        if stored.state is State.PUBLISHED:
+            return Decision(Outcome.IDENTICAL)
+        after = flagged(stored, lineage, frozenset((Action.REINSTATE,)))
+        return _decision(events.REINSTATED, Outcome.REINSTATED, stored, after, lineage, world, None, Action.REINSTATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Marks a dataset for deletion: hidden, not to be changed, until it is unmarked or deleted."""
+
+    target: Target
+    principal: Principal
+    reason: str | None = None
+    expected: tuple[str, ...] | None = None
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        stored = find(self.target, lineage, world, self.expected, marked=True)
+        _permit(self.principal, Action.MARK, stored, world)
+        if stored.state is State.MARKED:
+            return Decision(Outcome.IDENTICAL)
+        after = replace(stored, state=State.MARKED, latest=False, claims_latest=False)
+        return _decision(events.MARKED, Outcome.MARKED, stored, after, lineage, world, self.reason, Action.MARK)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmark:
+    """The dataset is again what it was before it was marked."""
+
+    target: Target
+    principal: Principal
+    expected: tuple[str, ...] | None = None
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        stored = find(self.target, lineage, world, self.expected, marked=True)
+        _permit(self.principal, Action.UNMARK, stored, world)
+        if stored.state is not State.MARKED:
+            return Decision(Outcome.IDENTICAL)
+        if stored.retraction is not None:
+            after = replace(stored, state=State.RETRACTED)
+        else:
+            after = flagged(stored, lineage, frozenset((Action.REINSTATE,)))
+        return _decision(events.UNMARKED, Outcome.UNMARKED, stored, after, lineage, world, None, Action.UNMARK)
+
+
+def _permit(principal: Principal, action: Action, stored: Record, world: World) -> None:
+    version = stored.cv_version
+    vocabulary = world.judge.vocabularies.at(stored.collection, version) if version is not None else None
+    institution = None
+    if vocabulary is not None:
+        institution = orjson.loads(stored.document or "{}")["properties"].get(vocabulary.institution)
+    named = institution if isinstance(institution, str) else None
+    world.policy.require(principal, action, Touched(stored.id, stored.collection, named))
+
+
+def _decision(
+    event: str, outcome: Outcome, stored: Record, after: Record, lineage: Lineage, world: World, reason: str | None,
+    action: Action,
+) -> Decision:  # fmt: skip
+    """One change. What comes into search again brings its search copy: the draft of the stored document."""
+    if stored.document is None:
+        raise Conflict(f"the document of {stored.id} is gone")
+    after = replace(after, epoch=world.epoch, seq=lineage.seq + 1, updated=world.now)
+    draft = None
+    if stored.state is State.MARKED:
+        version = stored.cv_version
+        vocabulary = world.judge.vocabularies.at(stored.collection, version) if version is not None else None
+        name = DatasetName(stored.lineage, stored.version)
+        draft = documents.prepare(orjson.loads(stored.document), name, vocabulary)
+    return Decision(outcome, (Change(event, stored, after, draft, reason=reason, actions=(action,)),))

@@ -1,0 +1,256 @@
+"""JSON Patch (RFC 6902) and merge patch (RFC 7396), applied to a document that is not changed by it.
+
+As ESGF's clients need it: an array is a JSON Patch whatever its media type, so is `{"operations": […]}`; `add` below a
+missing `alternate` makes it; a merge patch's null for what the server owns, or what has to be there, says nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from fedstac.domain.errors import BadRequest, Finding, StacInvalid
+
+MOST_OPERATIONS: Final = 10_000
+MOST_COPIED: Final = 16 << 20  # bytes that the copies of one patch may be in all
+OPERATIONS: Final = {"add": ("value",), "remove": (), "replace": ("value",), "move": ("from",), "copy": ("from",),
+                     "test": ("value",)}  # fmt: skip
+KEPT_BY_NULL: Final = frozenset((
+    "type", "stac_version", "id", "collection", "geometry", "bbox", "properties", "links", "assets", "stac_extensions",
+))  # fmt: skip
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPatch:
+    """Operations, applied in their order or not at all."""
+
+    operations: Sequence[Mapping[str, Json]]
+
+    def applied(self, document: Mapping[str, Json]) -> Json:
+        """The document after it. StacInvalid, naming the operation, where one does not fit."""
+        changed: Json = copy.deepcopy(document)
+        copied = 0
+        for n, operation in enumerate(self.operations):
+            try:
+                if operation["op"] == "copy":
+                    copied += len(orjson.dumps(_find(changed, _steps(operation["from"]))))
+                    if copied > MOST_COPIED:
+                        raise _Misfit("the copies grow beyond all bounds")
+                changed = _apply(changed, operation)
+            except _Misfit as misfit:
+                place = f"{operation['op']} {str(operation['path'])[:200]}"
+                finding = Finding("patch", f"/{n}", f"{place}: {misfit}")
+                raise StacInvalid(f"operation {n} of the patch cannot be applied: {finding.message}",
+                                  findings=(finding,)) from None  # fmt: skip
+        return changed
+
+
+@dataclass(frozen=True, slots=True)
+class MergePatch:
+    """Members to replace; null takes one away."""
+
+    patch: Mapping[str, Json]
+
+    def applied(self, document: Mapping[str, Json]) -> Json:
+        return _merged(document, self.patch, depth=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole document instead of the stored one."""
+
+    document: Mapping[str, Json]
+
+    def applied(self, document: Mapping[str, Json]) -> Json:
+        return self.document
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutNode:
+    """None of one node's alternates any more."""
+
+    node: str
+
+    def applied(self, document: Mapping[str, Json]) -> Json:
+        assets = {}
+        for key, asset in document["assets"].items():
+            alternates = asset.get("alternate")
+            if isinstance(alternates, dict) and self.node in alternates:
+                left = {name: entry for name, entry in alternates.items() if name != self.node}
+                asset = {name: value for name, value in asset.items() if name != "alternate"}
+                assets[key] = {**asset, "alternate": left} if left else asset
+            else:
+                assets[key] = asset
+        return {**document, "assets": assets}
+
+
+Edit = JsonPatch | MergePatch | Whole | WithoutNode
+
+
+def as_json(edit: Edit) -> dict[str, Json]:
+    """An edit as it waits in the queue."""
+    match edit:
+        case JsonPatch(operations):
+            return {"operations": operations}
+        case MergePatch(patch):
+            return {"merge": patch}
+        case Whole(document):
+            return {"whole": document}
+        case WithoutNode(name):
+            return {"without": name}
+
+
+def from_json(said: Mapping[str, Json]) -> Edit:
+    [(form, value)] = said.items()
+    match form:
+        case "operations":
+            return JsonPatch(value)
+        case "merge":
+            return MergePatch(value)
+        case "whole":
+            return Whole(value)
+    return WithoutNode(value)
+
+
+class _Misfit(Exception):
+    """An operation that does not fit the document; the text says why."""
+
+
+def read(body: Json, media_type: str = "") -> JsonPatch | MergePatch:
+    """A patch from a parsed body, told by its shape. BadRequest or StacInvalid where it is none."""
+    wrapped = isinstance(body, dict) and set(body) == {"operations"}
+    operations = body["operations"] if wrapped else body
+    if isinstance(operations, list):
+        return JsonPatch(_checked(operations))
+    if not isinstance(body, dict) or media_type.startswith("application/json-patch+json"):
+        raise BadRequest("a patch is a list of operations (RFC 6902) or an object to merge (RFC 7396)")
+    return MergePatch(body)
+
+
+def _checked(operations: Sequence[Json]) -> Sequence[Mapping[str, Json]]:
+    if len(operations) > MOST_OPERATIONS:
+        raise BadRequest(f"the patch has {len(operations)} operations; {MOST_OPERATIONS} are the most")
+    findings = []
+    for n, operation in enumerate(operations):
+        name = operation.get("op") if isinstance(operation, dict) else None
+        if not isinstance(name, str) or name not in OPERATIONS:
+            findings.append(Finding("patch", f"/{n}/op", f"an operation is one of {', '.join(OPERATIONS)}"))
+            continue
+        for member in ("path", *OPERATIONS[name]):
+            if member not in operation:
+                findings.append(Finding("patch", f"/{n}", f"{name} needs `{member}`"))
+            elif member != "value" and not _is_pointer(operation[member]):
+                findings.append(Finding("patch", f"/{n}/{member}", f"`{member}` has to be a JSON pointer (RFC 6901)"))
+    if findings:
+        raise StacInvalid(f"the patch is not valid: {findings[0].message}", findings=findings[:100])
+    return operations
+
+
+def _is_pointer(value: object) -> bool:
+    return isinstance(value, str) and (value == "" or value.startswith("/")) and len(value) <= 2000
+
+
+def _steps(pointer: str) -> list[str]:
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+
+
+def _apply(document: Json, operation: Mapping[str, Json]) -> Json:
+    name, steps = operation["op"], _steps(operation["path"])
+    match name:
+        case "add":
+            return _add(document, steps, copy.deepcopy(operation["value"]))
+        case "replace":
+            _find(document, steps)
+            return _put(document, steps, copy.deepcopy(operation["value"]))
+        case "remove":
+            return _without(document, steps)
+        case "test":
+            if orjson.dumps(_find(document, steps), option=orjson.OPT_SORT_KEYS) != orjson.dumps(
+                operation["value"], option=orjson.OPT_SORT_KEYS
+            ):
+                raise _Misfit("the value is another one")
+            return document
+    origin = _steps(operation["from"])
+    value = copy.deepcopy(_find(document, origin))
+    if name == "copy":
+        return _add(document, steps, value)
+    if steps[: len(origin)] == origin and len(steps) > len(origin):
+        raise _Misfit("nothing can be moved into itself")
+    return _add(_without(document, origin), steps, value)
+
+
+def _find(document: Json, steps: Sequence[str]) -> Json:
+    for step in steps:
+        if isinstance(document, dict) and step in document:
+            document = document[step]
+        elif isinstance(document, list):
+            document = document[_index(step, len(document) - 1)]
+        else:
+            raise _Misfit("there is no such member")
+    return document
+
+
+def _index(step: str, most: int) -> int:
+    if not (step.isdecimal() and step.isascii() and (step == "0" or step[0] != "0")) or int(step[:9]) > most:
+        raise _Misfit(f"{step[:40]!r} is no place of the list")
+    return int(step)
+
+
+def _add(document: Json, steps: Sequence[str], value: Json) -> Json:
+    if not steps:
+        return value
+    *parents, last = steps
+    if len(steps) == 4 and steps[0] == "assets" and steps[2] == "alternate":  # what ESGF's publisher takes for granted
+        asset = _find(document, steps[:2])
+        if isinstance(asset, dict):
+            asset.setdefault("alternate", {})
+    parent = _find(document, parents)
+    if isinstance(parent, dict):
+        parent[last] = value
+    elif isinstance(parent, list):
+        parent.insert(len(parent) if last == "-" else _index(last, len(parent)), value)
+    else:
+        raise _Misfit("its parent is neither an object nor a list")
+    return document
+
+
+def _put(document: Json, steps: Sequence[str], value: Json) -> Json:
+    if not steps:
+        return value
+    parent = _find(document, steps[:-1])
+    if isinstance(parent, list):
+        parent[_index(steps[-1], len(parent) - 1)] = value
+    else:
+        parent[steps[-1]] = value
+    return document
+
+
+def _without(document: Json, steps: Sequence[str]) -> Json:
+    if not steps:
+        raise _Misfit("the whole document cannot be taken away")
+    _find(document, steps)
+    parent = _find(document, steps[:-1])
+    if isinstance(parent, list):
+        del parent[_index(steps[-1], len(parent) - 1)]
+    else:
+        del parent[steps[-1]]
+    return document
+
+
+def _merged(target: Json, patch: Json, *, depth: int) -> Json:
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            if not (depth == 0 and name in KEPT_BY_NULL):
+                result.pop(name, None)
+        else:
+            result[name] = _merged(result.get(name), value, depth=depth + 1)
+    return result

@@ -1,0 +1,299 @@
+"""Changes over HTTP: what ESGF's clients send, what may not change, conditions, replicas of several nodes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from fedstac import sample
+from fedstac.db import invariants, nodes
+from tests.api.conftest import Api
+from tests.api.test_publishing import written
+
+Json = dict[str, Any]
+ITEMS = "/collections/CMIP6/items"
+[ITEM] = sample.items(1)
+PATH = f"{ITEMS}/{ITEM['id']}"
+FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
+RETRACT = [
+    {"op": "replace", "path": "/properties/latest", "value": False},
+    {"op": "replace", "path": "/properties/retracted", "value": True},
+    {"op": "replace", "path": "/assets", "value": {}},
+]
+AGGREGATION = {
+    "href": "https://example.org/kerchunk.json", "type": "application/json", "roles": ["reference"],
+    "alternate:name": "west.example", "protocol": "kerchunk", "description": "Kerchunk",
+    "created": "2024-01-01T00:00:00Z", "updated": "2024-01-01T00:00:00Z",
+}  # fmt: skip
+
+
+def pointer(*steps: str) -> str:
+    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
+
+
+@pytest.fixture
+async def west(api: Api) -> Api:
+    """With one dataset."""
+    response = await api.admin.post(ITEMS, json=ITEM)
+    assert response.status_code == 201, response.text
+    return api
+
+
+async def patch(api: Api, operations: Any, **headers: str) -> httpx.Response:
+    return await api.admin.patch(PATH, json=operations, headers=headers)
+
+
+async def get(api: Api) -> Json:
+    response = await api.anyone.get(PATH)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+async def told(api: Api) -> list[tuple[str, list[str] | None]]:
+    """The events so far: type and actions."""
+    bearer = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    body: list[Json] = []
+    async with asyncio.timeout(20):
+        while not body or len(body) < await written_events(api):
+            body = (await api.anyone.get("/events?after=0.0&wait=1", headers=bearer)).json()
+    return [
+        (event["type"].split(".")[-2], event["data"].get("actions")) for event in body if ".dataset." in event["type"]
+    ]
+
+
+async def written_events(api: Api) -> int:
+    conn = await asyncpg.connect(api.settings.dsn)
+    count = await conn.fetchval("SELECT count(*) FROM fedstac.outbox")
+    await conn.close()
+    return int(count)
+
+
+async def consistent(api: Api) -> None:
+    await told(api)
+    conn = await asyncpg.connect(api.settings.dsn)
+    assert await invariants.check(conn) == []
+    await conn.close()
+
+
+async def test_retracting_as_esgf_does_keeps_every_file_and_reinstating_restores_every_byte(west: Api) -> None:
+    before = await get(west)
+    response = await patch(west, RETRACT)
+    assert response.status_code == 200, response.text
+    hidden = await get(west)
+    assert (hidden["assets"], hidden["properties"]["retracted"], hidden["properties"]["latest"]) == ({}, True, False)
+    again = await patch(west, RETRACT)
+    assert again.status_code == 200, again.text
+    back = await west.admin.post(f"{PATH}/reinstate")
+    assert back.status_code == 200, back.text
+    after = await get(west)
+    assert written(after) == written(before)
+    assert (after["properties"]["retracted"], after["properties"]["latest"]) == (False, True)
+    assert [name for name, _ in await told(west)] == ["published", "retracted", "reinstated"]
+    await consistent(west)
+
+
+async def test_a_retraction_says_why(west: Api) -> None:
+    said = {"reason": "wrong forcing", "errata": "https://errata.esgf.io/x", "data": "restrict"}
+    response = await west.admin.post(f"{PATH}/retract", json=said)
+    assert response.status_code == 200, response.text
+    assert (await get(west))["properties"]["fedstac:retraction"] == said
+    for wrong in ({"data": "burn"}, {"because": "x"}, {"errata": "javascript:x"}, []):
+        assert (await west.admin.post(f"{PATH}/retract", json=wrong)).status_code == 400
+    refused = await patch(west, [{"op": "replace", "path": "/properties/cmip6:grid", "value": "x"}])
+    assert refused.status_code == 409
+    await consistent(west)
+
+
+async def test_superseding(west: Api) -> None:
+    response = await patch(west, [{"op": "replace", "path": "/properties/latest", "value": False}])
+    assert response.status_code == 200, response.text
+    assert (await get(west))["properties"]["latest"] is False
+    again = await patch(west, [{"op": "replace", "path": "/properties/latest", "value": False}])
+    assert again.status_code == 200
+    assert (await told(west))[1:] == [("superseded", ["supersede"])]
+    await consistent(west)
+
+
+async def test_updating_annotating_and_aggregating(west: Api) -> None:
+    errata = {"rel": "related", "href": "https://errata.esgf.io/static/1", "title": "Errata issue", "type": "text/html"}
+    steps: list[tuple[Any, str]] = [
+        ([{"op": "replace", "path": "/properties/cmip6:grid", "value": "another grid"}], "update"),
+        ([{"op": "add", "path": "/links/-", "value": errata}], "annotate"),
+        ([{"op": "add", "path": "/assets/reference_file", "value": AGGREGATION}], "update"),
+        ([{"op": "remove", "path": "/assets/reference_file"}], "update"),
+        ({"operations": [{"op": "replace", "path": "/properties/cmip6:grid", "value": "third"}]}, "update"),
+        ({"properties": {"cmip6:grid": "merged"}, "id": None, "links": None, "assets": None}, "update"),
+    ]
+    for body, action in steps:
+        response = await patch(west, body)
+        assert response.status_code == 200, response.text
+        assert action in (await told(west))[-1][1]
+    found = await get(west)
+    assert found["properties"]["cmip6:grid"] == "merged"
+    assert any(link["rel"] == "related" for link in found["links"])
+    assert "reference_file" not in found["assets"]
+    await consistent(west)
+
+
+async def replicator(api: Api, node: str) -> httpx.AsyncClient:
+    conn = await asyncpg.connect(api.settings.dsn)
+    token = await nodes.issue_token(conn, f"operator of {node}", [f"node:{node}"])
+    await conn.close()
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.AsyncClient(base_url=api.url, headers=headers, timeout=60, trust_env=False)
+
+
+def at(node: str) -> Json:
+    return {
+        "href": f"https://{node}/{FILE}", "alternate:name": node, "type": "application/netcdf", "roles": ["data"],
+        "description": "HTTPServer Link", "created": "2024-01-01T00:00:00Z", "updated": "2024-01-01T00:00:00Z",
+    }  # fmt: skip
+
+
+async def test_several_nodes_add_their_replicas_at_once_and_none_is_lost(west: Api) -> None:
+    names = [f"node{n}.example" for n in range(6)]
+    clients = [await replicator(west, name) for name in names]
+    path = pointer("assets", FILE, "alternate")
+    responses = await asyncio.gather(*(
+        client.patch(PATH, json=[{"op": "add", "path": f"{path}/{name}", "value": at(name)}])
+        for client, name in zip(clients, names, strict=True)
+    ))  # fmt: skip
+    assert {response.status_code for response in responses} == {200}, [response.text for response in responses]
+    alternates = (await get(west))["assets"][FILE]["alternate"]
+    assert sorted(alternates) == names
+    for entry in alternates.values():
+        assert entry["file:checksum"] == ITEM["assets"][FILE]["file:checksum"]
+        assert entry["file:size"] == ITEM["assets"][FILE]["file:size"]
+    count = len(await told(west))
+    again = await clients[0].put(f"{PATH}/replicas/{names[0]}", json={FILE: at(names[0])})
+    assert again.status_code == 200, again.text
+    assert len(await told(west)) == count
+
+    stranger = await clients[0].patch(PATH, json=[{"op": "remove", "path": f"{path}/{names[1]}"}])
+    assert stranger.status_code == 403
+    sneaky = [{"op": "add", "path": f"{path}/{names[0]}", "value": {**at(names[0]), "title": "x"}},
+              {"op": "replace", "path": f"{path}/{names[1]}/href", "value": "https://evil.example/x"}]  # fmt: skip
+    assert (await clients[0].patch(PATH, json=sneaky)).status_code == 403
+    other = {**at(names[0]), "file:checksum": "1220" + "0" * 64}
+    assert (await clients[0].put(f"{PATH}/replicas/{names[0]}", json={FILE: other})).status_code == 400
+    for client, name in zip(clients[:3], names, strict=False):
+        assert (await client.delete(f"{PATH}/replicas/{name}")).status_code == 200
+    assert sorted((await get(west))["assets"][FILE]["alternate"]) == names[3:]
+
+    described = copy.deepcopy(ITEM)
+    described["properties"]["description"] = "published again"
+    assert (await west.admin.post(ITEMS, json=described)).status_code == 200
+    assert sorted((await get(west))["assets"][FILE]["alternate"]) == names[3:]
+    assert (await west.admin.put(PATH, json=ITEM)).status_code == 200
+    assert sorted((await get(west))["assets"][FILE]["alternate"]) == names[3:]
+    for client in clients:
+        await client.aclose()
+    await consistent(west)
+
+
+async def test_files_never_change_under_a_version_without_an_exemption(west: Api) -> None:
+    other = copy.deepcopy(ITEM)
+    other["assets"][FILE]["file:checksum"] = "1220" + "a" * 64
+    assert (await west.admin.put(PATH, json=other)).status_code == 409
+    response = await west.admin.put(PATH, json=other, headers={"Fedstac-Override": "truncated upload"})
+    assert response.status_code == 200, response.text
+    assert (await told(west))[-1][0] == "replaced"
+    await consistent(west)
+
+
+IDENTITY: list[Any] = [
+    [{"op": "replace", "path": "/id", "value": "x"}], [{"op": "remove", "path": "/id"}],
+    [{"op": "replace", "path": "/properties/version", "value": "20991231"}],
+    [{"op": "replace", "path": "/properties/cmip6:source_id", "value": "CESM2"}],
+    [{"op": "move", "from": "/properties/cmip6:table_id", "path": "/properties/cmip6:grid_label"}],
+    [{"op": "copy", "from": "/properties/cmip6:table_id", "path": "/properties/cmip6:experiment_id"}],
+    [{"op": "replace", "path": "/properties", "value": {"datetime": None}}],
+    [{"op": "replace", "path": "", "value": {}}], [{"op": "remove", "path": ""}],
+    [{"op": "replace", "path": "/collection", "value": "CMIP7"}],
+    [{"op": "replace", "path": "/properties/cmip6:activity_id/0", "value": "OMIP"}],
+    [{"op": "replace", "path": "/properties/base_id", "value": "x"}],
+    {"properties": {"cmip6:source_id": None}}, {"properties": {"version": "20991231"}}, {"id": "x"},
+    [{"op": "add", "path": "/assets", "value": {}}], [{"op": "remove", "path": f"/assets/{FILE}"}],
+    {"assets": {FILE: None}},
+    [{"op": "replace", "path": f"/assets/{FILE}/file:checksum", "value": "1220" + "0" * 64}],
+    [{"op": "replace", "path": f"/assets/{FILE}/file:size", "value": 1}],
+    [{"op": "replace", "path": "/properties/size", "value": "much"}],
+    [{"op": "replace", "path": "/properties/cmip6:frequency", "value": "NOPE"}],
+    [{"op": "replace", "path": "/links", "value": []}], [{"op": "add", "path": "/links/99", "value": {}}],
+    [{"op": "add", "path": "/links/-", "value": {"rel": "about", "href": "javascript:alert(1)"}}],
+    [{"op": "add", "path": "/nowhere/x", "value": 1}], [{"op": "test", "path": "/id", "value": "other"}],
+    [{"op": "explode", "path": "/id"}], [{"op": "add", "path": "id", "value": 1}], ["x"], 7, "x", None,
+    [{"op": "add", "path": "/stac_extensions/-", "value": "https://evil.example/schema.json"}],
+    [{"op": "copy", "from": "", "path": "/properties/x"}] * 40,
+    [{"op": "replace", "path": "/geometry", "value": {"type": "Point", "coordinates": [500, 0]}}],
+    [{"op": "replace", "path": "/type", "value": "Collection"}],
+    [{"op": "remove", "path": "/assets/-1"}], [{"op": "replace", "path": "/links/00", "value": {}}],
+]  # fmt: skip
+
+
+async def test_hostile_patches_change_nothing(west: Api) -> None:
+    before, events = await get(west), await written_events(west)
+    for body in IDENTITY:
+        response = await patch(west, body)
+        assert 400 <= response.status_code < 500, (body, response.status_code, response.text)
+        assert response.json()["detail"]
+    assert await get(west) == before
+    assert await written_events(west) == events
+
+
+async def test_conditions(west: Api) -> None:
+    tag = (await west.anyone.get(PATH)).headers["etag"]
+    change = [{"op": "replace", "path": "/properties/cmip6:grid", "value": "one"}]
+    assert (await patch(west, change, **{"If-Match": tag})).status_code == 200
+    late = [{"op": "replace", "path": "/properties/cmip6:grid", "value": "two"}]
+    refused = await patch(west, late, **{"If-Match": tag})
+    assert (refused.status_code, refused.json()["code"]) == (412, "precondition-failed")
+    assert (await patch(west, late, **{"If-Match": "*"})).status_code == 200
+    assert (await patch(west, late, **{"If-Match": '"nonsense"'})).status_code == 412
+
+
+async def test_a_marked_dataset_is_hidden_and_cannot_be_changed_until_it_is_unmarked(west: Api) -> None:
+    before = await get(west)
+    response = await west.admin.delete(PATH)
+    assert response.status_code == 200, response.text
+    assert (await west.anyone.get(PATH)).status_code == 404
+    assert (await west.anyone.get("/search", params={"ids": ITEM["id"]})).json()["features"] == []
+    assert (await patch(west, [{"op": "add", "path": "/links/-", "value": {}}])).status_code == 409
+    await consistent(west)
+    assert (await west.admin.delete(PATH)).status_code == 200
+    assert (await west.admin.post(f"{PATH}/unmark")).status_code == 200
+    after = await get(west)
+    assert written(after) == written(before)
+    assert after["properties"]["latest"] is True
+    await consistent(west)
+
+
+async def test_what_is_not_there_cannot_be_changed(west: Api) -> None:
+    other = f"{ITEMS}/{ITEM['id'][:-8]}20991231"
+    for response in (
+        await west.admin.patch(other, json=[]), await west.admin.post(f"{other}/retract", json={}),
+        await west.admin.delete(other), await west.admin.patch(f"{ITEMS}/x", json=[]),
+    ):  # fmt: skip
+        assert (response.status_code, response.json()["code"]) == (404, "item-does-not-exist")
+    assert (await west.anyone.patch(PATH, json=[])).status_code == 401
+
+
+async def test_a_retracted_newer_version_keeps_an_older_one_from_being_latest(west: Api) -> None:
+    newer = copy.deepcopy(ITEM)
+    version = ITEM["properties"]["version"]
+    text = json.dumps(newer).replace(version, "20991231")
+    newer = json.loads(text)
+    assert (await west.admin.post(ITEMS, json=newer)).status_code == 201
+    assert (await west.admin.post(f"{PATH}/retract", json={})).status_code == 200
+    assert (await west.admin.post(f"{ITEMS}/{newer['id']}/retract", json={})).status_code == 200
+    assert (await west.admin.post(f"{PATH}/reinstate")).status_code == 200
+    assert (await get(west))["properties"]["latest"] is False
+    assert (await west.admin.post(f"{ITEMS}/{newer['id']}/reinstate")).status_code == 200
+    assert (await west.anyone.get(f"{ITEMS}/{newer['id']}")).json()["properties"]["latest"] is True
+    await consistent(west)
