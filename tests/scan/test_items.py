@@ -261,6 +261,30 @@ def test_overlaps_and_shared_tracking_ids_are_warnings(root: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_file_within_the_time_of_another_is_an_overlap_with_it(root: Path) -> None:
+    for first, last in ((1850, 1860), (1851, 1852), (1855, 1856), (1861, 1861)):
+        amon(first, last).write(drs(root))
+    _, faults = scanned(root)
+    assert rules(faults) == ["overlap", "overlap"]
+    assert all("185001-186012.nc goes up to 1860-12-31T23:59:59" in fault.message for fault in faults)
+
+
+def test_any_unusable_file_in_a_versions_folder_keeps_its_dataset_back(root: Path) -> None:
+    amon().write(drs(root))
+    (drs(root) / "of another name.nc").write_text("broken")
+    items, faults = scanned(root)
+    assert (items, rules(faults)) == ([], ["unreadable", "incomplete"])
+
+
+def test_in_a_flat_folder_only_the_neighbours_by_name_are_kept_back(root: Path) -> None:
+    amon(1850, 1850).write(root)
+    amon(member="r2i1p1f1").write(root)
+    (root / amon(1851, 1851).name).write_text("broken")
+    [item], faults = scanned(root, version="20200101")
+    assert item["properties"]["cmip6:variant_label"] == "r2i1p1f1"
+    assert rules(faults) == ["unreadable", "incomplete"]
+
+
 def test_facets_come_from_attributes_alone(root: Path) -> None:
     file = amon(attributes={"experiment": None}, variable={"standard_name": None, "long_name": None})
     file.write(drs(root))

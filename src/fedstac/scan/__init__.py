@@ -175,8 +175,7 @@ class Scan:
         self.counts["errors"] += 1
         if fault.dataset:
             self._incomplete[(fault.dataset,)] = fault.path
-        folder, _, name = (found.path if found else fault.path).rpartition("/")
-        self._incomplete[folder, items.stem(name)] = fault.path
+        self._incomplete[_neighbours(found.path if found else fault.path)] = fault.path
         return fault
 
     # --- datasets ---
@@ -201,7 +200,7 @@ class Scan:
 
     def _lacking(self, id: str, files: items.Files) -> Iterator[Fault]:
         """A dataset that is not whole is not made: its files could not be added under the same version later."""
-        keys = {(id,)} | {(found.path.rpartition("/")[0], items.stem(found.name)) for found, _ in files}
+        keys = {(id,)} | {_neighbours(found.path) for found, _ in files}
         lost = sorted(self._incomplete[key] for key in keys & self._incomplete.keys())
         if lost:
             yield Fault(id, "incomplete", f"a file of it cannot be used ({lost[0]}), so it is kept back")
@@ -209,6 +208,12 @@ class Scan:
     def _fault(self, fault: Fault) -> Fault:
         self.counts["warnings" if fault.severity is Severity.WARNING else "errors"] += 1
         return fault
+
+
+def _neighbours(path: str) -> tuple[str, ...]:
+    """What files of one dataset have alike, as far as their paths tell: the version's folder, or folder and name."""
+    folder, _, name = path.rpartition("/")
+    return (folder,) if VERSION.fullmatch(folder.rpartition("/")[2]) else (folder, items.stem(name))
 
 
 def _whole(found: Found) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid3
 
@@ -111,9 +110,11 @@ def disagreements(id: str, files: Files) -> Iterator[Fault]:
 def overlaps(id: str, files: Files) -> Iterator[Fault]:
     """Warnings: two files for one time."""
     spans = sorted((facts["start"], facts["end"], found.path) for found, facts in files if facts["start"])
-    for (_, end, path), (start, _, later) in pairwise(spans):
-        if start <= end:
-            yield Fault(id, "overlap", f"{path} goes up to {end}, and {later} begins at {start}", Severity.WARNING)
+    reach, furthest = "", ""
+    for start, end, path in spans:
+        if start <= reach:
+            yield Fault(id, "overlap", f"{furthest} goes up to {reach}, and {path} begins at {start}", Severity.WARNING)
+        reach, furthest = max((reach, furthest), (end, path))
 
 
 # --- the item ---

@@ -22,7 +22,6 @@ VERSION: Final = re.compile(r"v([0-9]{8})")
 DATASET: Final = re.compile(r"(?P<id>[A-Za-z0-9_.-]{1,1000})(?:#|\.v)v?(?P<version>[0-9]{8})")
 SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 LONGEST_LINE: Final = 1 << 16  # bytes of a mapfile
-DEEPEST: Final = 4000  # bytes of a path; the system takes 4095
 
 
 class NoListing(ValueError):
@@ -85,7 +84,7 @@ class _Folder:
                 continue
             inner = []
             for entry in ordered:
-                if len(os.fsencode(entry.path)) > DEEPEST or _is_left_out(entry, ordered):
+                if _is_left_out(entry, ordered):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     inner.append(entry.path)

@@ -18,6 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from fedstac.scan.values import Unusable, shown
@@ -87,7 +88,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing but answers goes to whoever listens
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+    with suppress(ValueError, OSError):  # a system that knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
 
     def say(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer, allow_nan=False) + "\n")

@@ -59,7 +59,8 @@ class Readers:
                     break
                 self._give(reader or self._start(), *entry)
             yield None
-            yield from self._heard()
+            if any(reader.found for reader in self._all):
+                yield from self._heard()
 
     def _start(self) -> _Reader:
         # -P: the folder where a command is given, or a file beside, is no place to take modules from
