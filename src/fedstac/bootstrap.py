@@ -19,9 +19,10 @@ from fedstac.db import connections, feed
 from fedstac.db import vocabularies as kept
 from fedstac.db.connections import Connection, Pool, is_transient
 from fedstac.domain.model import World
-from fedstac.domain.policy import ROLES, Policy
+from fedstac.domain.policy import Policy
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
+from fedstac.policies import Policies
 from fedstac.settings import Settings
 from fedstac.wakeup import Wakeup, pause
 
@@ -40,6 +41,7 @@ class Node:
     settings: Settings
     pool: Pool
     checker: Checker
+    policies: Policies
     collection_schema: jsonschema_rs.Validator
     signing_key: bytes
     queued: Wakeup  # something was accepted
@@ -61,7 +63,7 @@ class Node:
     @property
     def policy(self) -> Policy:
         """Who may do what, as of now."""
-        return ROLES
+        return self.policies.current
 
     async def refresh(self, conn: Connection) -> None:
         """Takes up the vocabularies that were installed since the last look."""
@@ -83,8 +85,9 @@ Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs 
 
 
 @asynccontextmanager
-async def node(settings: Settings) -> AsyncIterator[Node]:
-    """A node on its database. WrongNode if that database is another's."""
+async def node(settings: Settings, policies: Policies | None = None) -> AsyncIterator[Node]:
+    """A node on its database. WrongNode if that database is another's; PolicyBroken if its policy is not usable."""
+    policies = policies or Policies(settings.policy, settings.globus_policy, here=settings.node)
     pool = await connections.pool(settings.dsn, size=settings.pool_size, application=f"fedstac {settings.node}")
     try:
         async with pool.acquire() as conn:
@@ -99,7 +102,7 @@ async def node(settings: Settings) -> AsyncIterator[Node]:
             await refresh(conn, rules.vocabularies)
         _, collection_schema = checking.stac_schemas()
         yield Node(
-            settings=settings, pool=pool, checker=rules,
+            settings=settings, pool=pool, checker=rules, policies=policies,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
             stopping=asyncio.Event(),

@@ -1,4 +1,4 @@
-"""Entitlements, policy files and the roles that follow, as tables."""
+"""Entitlements, shares and what is kept of an identity, as tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from fedstac.domain import groups
 from fedstac.domain.addresses import is_safe
 from fedstac.domain.errors import InvalidToken
-from fedstac.domain.groups import Entitlement, Kind, PolicyBroken, Right, Share
+from fedstac.domain.groups import Entitlement, Identity, Kind, PolicyBroken, Right, Share
+from fedstac.domain.policy import Principal
 
 VO = "urn:mace:egi.eu:group:esgf.vo.egi.eu"
 END = "#aai.egi.eu"
@@ -137,29 +138,25 @@ def test_a_policy_file_is_understood_as_a_whole_or_not_at_all(document: object) 
 
 
 @pytest.mark.parametrize(
-    ("claims", "expected"),
+    ("urns", "expected"),
     [
-        ({}, set()),
-        ({"groups": ["admins"]}, {"admin"}),
-        ({"groups": ["ADMINS", "admin"]}, set()),
-        ({"groups": ["AAAA-1"]}, {"publisher:IPSL"}),
-        ({"eduperson_entitlement": [f"{VO}:project:CMIP6:institution:NCAR:role=CREATE{END}"]}, {"publisher:NCAR"}),
-        ({"entitlements": [f"{VO}:project:*:institution:NCAR:role=CREATE{END}"]}, {"publisher:NCAR"}),
-        ({"entitlements": [f"{VO}:project:CMIP6:institution:NCAR:role=UPDATE{END}"]}, set()),
-        ({"entitlements": [f"{VO}:project:CMIP6:role=CREATE{END}"]}, set()),
-        ({"entitlements": [f"{VO}:node:east:role=REPLICATE{END}"]}, {"node:east"}),
-        ({"entitlements": [f"{VO}:node:east:role=CREATE{END}"]}, set()),
-        ({"entitlements": [f"{VO}:node:*:role=REPLICATE{END}"]}, set()),
-        ({"entitlements": [f"{VO}:node:{name}:role=REPLICATE{END}" for name in ("east", "south")]}, set()),
+        ([], None),
+        ([f"{VO}:node:east:role=REPLICATE{END}"], "east"),
+        ([f"{VO}:node:east:role=CREATE{END}"], None),
+        ([f"{VO}:node:*:role=REPLICATE{END}"], None),
+        ([f"{VO}:project:east:role=REPLICATE{END}"], None),
+        ([f"{VO}:node:{name}:role=REPLICATE{END}" for name in ("east", "south")], None),
     ],
 )
-def test_roles_follow_from_groups_and_entitlements(claims: dict[str, Any], expected: set[str]) -> None:
-    shares = {"aaaa-1": frozenset({Share("CMIP6", "IPSL")})}
-    assert groups.roles(identity(**claims), admin_group="admins", shares=shares) == expected
+def test_who_replicates_on_one_node_speaks_for_it(urns: list[str], expected: str | None) -> None:
+    assert Principal("x", frozenset(), identity(entitlements=urns)).node == expected
 
 
-def test_without_an_admin_group_nobody_is_admin_by_a_group() -> None:
-    assert groups.roles(identity(groups=["", "admin"]), admin_group="", shares={}) == set()
+def test_an_identity_that_was_packed_has_the_same_rights() -> None:
+    whole = identity(groups=["b", "a"], entitlements=[f"{VO}:project:*:institution:NCAR:role=CREATE{END}"])
+    again = Identity.unpacked(whole.packed())
+    assert (again.issuer, again.groups, again.entitlements) == (whole.issuer, whole.groups, whole.entitlements)
+    assert whole.subject not in whole.packed()
 
 
 @pytest.mark.parametrize(

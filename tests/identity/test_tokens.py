@@ -17,6 +17,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from fedstac import oidc, sample
 from fedstac.api import identity
+from fedstac.domain.policy import Action
 from tests.api.conftest import Api, StartApi
 from tests.client.test_cli import until
 from tests.identity.conftest import AUDIENCE, CREATE, INTROSPECTS, Provider, StartNode, bearer, public, segment, signed
@@ -45,7 +46,7 @@ async def test_a_good_token_publishes_under_a_pseudonym(start_node: StartNode, p
     answer = await api.anyone.post(ITEMS, json=ncar(), headers=bearer(provider.token()))
     assert answer.status_code == 201, answer.text
     shown = (await me(api, provider.token())).json()
-    assert shown["roles"] == ["publisher:NCAR"]
+    assert (shown["roles"], [each["rule"] for each in shown["rights"]]) == ([], ["builtin: ESGF CREATE"])
     assert (shown["issuer"], shown["subject"], shown["full_name"]) == (provider.url, "alice", "Alice Example")
     conn = await asyncpg.connect(api.settings.dsn)
     try:
@@ -63,6 +64,10 @@ async def test_tokens_of_ours_are_taken_beside(start_node: StartNode) -> None:
     shown = (await api.admin.get("/me")).json()
     assert shown == {
         "name": "admin", "roles": ["admin"], "issuer": None, "subject": None, "groups": [], "entitlements": [],
+        "own_groups": [], "rights": [{
+            "rule": "builtin: administrators", "actions": sorted(Action), "projects": ["*"], "institutions": ["*"],
+            "nodes": ["*"],
+        }],
     }  # fmt: skip
 
 
@@ -83,7 +88,7 @@ async def test_audiences_may_be_a_list_and_kid_may_be_missing(start_node: StartN
 async def test_groups_are_read_from_the_claim_that_is_configured(start_node: StartNode, provider: Provider) -> None:
     api = await start_node(groups_claim="realm_access.roles")
     answer = (await me(api, provider.token(realm_access={"roles": ["esgf-admins", 5, "x" * 600]}))).json()
-    assert (answer["groups"], answer["roles"]) == (["esgf-admins"], ["admin", "publisher:NCAR"])
+    assert (answer["groups"], answer["roles"]) == (["esgf-admins"], ["admin"])
 
 
 async def test_two_providers_can_be_configured(start_node: StartNode, provider: Provider) -> None:
@@ -384,7 +389,7 @@ async def test_an_opaque_token_is_asked_about_once(start_node: StartNode, provid
     api = await start_node(INTROSPECTS)
     answers = await asyncio.gather(*(me(api, "good") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}, answers[0].text
-    assert answers[0].json()["roles"] == ["publisher:NCAR"]
+    assert [each["rule"] for each in answers[0].json()["rights"]] == ["builtin: ESGF CREATE"]
     assert provider.asked("/introspect") == 1
 
 

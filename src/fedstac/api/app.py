@@ -29,6 +29,7 @@ from fedstac.api import changes, feed, following, identity, problems, reading, s
 from fedstac.api.admission import Admission
 from fedstac.api.guard import Guard
 from fedstac.bootstrap import Background
+from fedstac.policies import Policies
 from fedstac.settings import Settings
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -143,11 +144,12 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
 
     parts = (*background, bootstrap.watch_vocabularies)
     callers = identity.finding(settings)
+    policies = Policies(settings.policy, settings.globus_policy, here=settings.node)  # refused before anything runs
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
-            bootstrap.node(settings) as node,
+            bootstrap.node(settings, policies) as node,
             callers(node) as principals,
             bootstrap.beside(node, parts, asyncio.Event()),
         ):

@@ -149,6 +149,7 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
         roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
         correlation=request.state.request_id, cv_version=version,
         items=[requests.NewItem(name.lineage, item_id, orjson.dumps(body).decode())],
+        identity=identity.packed(principal),
     )  # fmt: skip
     await request.app.state.admission.store(accepted)
     return await transactions.respond(request, node, accepted, single=True)

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,12 +16,12 @@ from starlette.responses import Response
 from fedstac import oidc
 from fedstac.api import links
 from fedstac.bootstrap import Node
-from fedstac.db import nodes, people
-from fedstac.domain import groups, policy
+from fedstac.db import nodes, own_groups, people
+from fedstac.db.connections import Connection
+from fedstac.domain import policy
 from fedstac.domain.errors import Unauthenticated
-from fedstac.domain.groups import Shares
-from fedstac.domain.policy import Principal
-from fedstac.oidc import Issuer, Misconfigured, Providers
+from fedstac.domain.policy import ADMIN, Grant, Principal
+from fedstac.oidc import Issuer, Providers
 from fedstac.settings import Settings
 
 KEPT_SECONDS = 10.0  # a withdrawn token works no longer than this
@@ -31,8 +31,8 @@ KEPT_MOST = 1024
 class Principals:
     """Who holds which token; those seen lately are known by hash, so that a busy publisher costs no query a request."""
 
-    def __init__(self, node: Node, providers: Providers, shares: Shares) -> None:
-        self._node, self._providers, self._shares = node, providers, shares
+    def __init__(self, node: Node, providers: Providers) -> None:
+        self._node, self._providers = node, providers
         self.issuers = providers.configured
         self._kept: dict[bytes, tuple[float, Principal | None]] = {}
 
@@ -52,15 +52,27 @@ class Principals:
         """Who holds a token, and for how many seconds that is known."""
         async with self._node.pool.acquire() as conn:
             issued = await nodes.principal(conn, token)
-        proven = None if issued else await self._providers.identify(token)
+            if issued:
+                return await _member(conn, issued), KEPT_SECONDS
+        proven = await self._providers.identify(token)
         if proven is None:
-            return issued, KEPT_SECONDS
+            return None, KEPT_SECONDS
         who, settings = proven.identity, self._node.settings
         async with self._node.pool.acquire() as conn:
             name = await people.pseudonym(conn, who)
-        roles = groups.roles(who, admin_group=settings.admin_group, shares=self._shares)
+            roles = frozenset((ADMIN,) if settings.admin_group and settings.admin_group in who.groups else ())
+            found = await _member(conn, Principal(name, roles, who))
         left = KEPT_SECONDS if proven.expires is None else proven.expires - time.time()
-        return Principal(name, roles, who), min(left, KEPT_SECONDS)
+        return found, min(left, KEPT_SECONDS)
+
+    def forget(self) -> None:
+        """What was known of callers is asked again: somebody came into a group, or left it."""
+        self._kept.clear()
+
+
+async def _member(conn: Connection, principal: Principal) -> Principal:
+    memberships = await own_groups.memberships(conn, (principal.name,))
+    return replace(principal, memberships=memberships[principal.name]) if memberships else principal
 
 
 Finding = Callable[[Node], AbstractAsyncContextManager[Principals]]
@@ -68,25 +80,15 @@ Finding = Callable[[Node], AbstractAsyncContextManager[Principals]]
 
 def finding(settings: Settings) -> Finding:
     """How a node will find its callers. Misconfigured, before anything runs, where the settings are wrong."""
-    configured, shares = oidc.issuers(settings.issuers, settings.audience), _shares(settings.globus_policy)
+    configured = oidc.issuers(settings.issuers, settings.audience)
 
     @asynccontextmanager
     async def principals(node: Node) -> AsyncIterator[Principals]:
         claim, leeway = settings.groups_claim, settings.token_leeway_seconds
         async with oidc.providers(configured, groups_claim=claim, leeway=leeway) as providers:
-            yield Principals(node, providers, shares)
+            yield Principals(node, providers)
 
     return principals
-
-
-def _shares(path: str) -> Shares:
-    """What groups of a Globus-style policy file may publish; nothing without a file."""
-    if not path:
-        return {}
-    try:
-        return groups.shares(orjson.loads(Path(path).read_bytes()))
-    except (OSError, orjson.JSONDecodeError, groups.PolicyBroken) as error:
-        raise Misconfigured(f"FEDSTAC_GLOBUS_POLICY: {path}: {error}") from None
 
 
 async def principal(request: Request) -> Principal:
@@ -102,6 +104,11 @@ async def principal(request: Request) -> Principal:
     if found is None:
         raise Unauthenticated("this token is not known here; ask the operators of this node for a new one")
     return found
+
+
+def packed(principal: Principal) -> str | None:
+    """What is kept of a caller's identity with a request, so that rights are judged again when it is performed."""
+    return principal.identity.packed() if principal.identity else None
 
 
 async def node_name(request: Request) -> str:
@@ -122,11 +129,20 @@ async def get_me(request: Request) -> Response:
             "client_id": who.client_id or None, "scopes": sorted(who.scopes),
         }  # fmt: skip
     body["groups"] = sorted(who.groups) if who else []
+    current = request.app.state.node.policy
+    body["own_groups"] = sorted(each.group for each in caller.memberships)
+    body["rights"] = [_right(grant) for grant in current.rules_of(caller)]
     body["entitlements"] = [
         {"kind": each.kind, "id": each.id, "institution": each.institution, "role": each.role}
         for each in (who.entitlements if who else ())
     ]
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+def _right(grant: Grant) -> dict[str, Any]:
+    """A rule that says something of the caller; for what of it, what they hold may say more closely."""
+    return {"rule": grant.name, "actions": sorted(grant.actions), "projects": sorted(grant.projects),
+            "institutions": sorted(grant.institutions), "nodes": sorted(grant.nodes)}  # fmt: skip
 
 
 async def get_resource(request: Request) -> Response:

@@ -10,6 +10,7 @@ from fedstac.domain import policy, strict_json, validation
 from fedstac.domain.errors import (
     BodyTooLarge,
     Finding,
+    Misdirected,
     MissingPermission,
     Problem,
     Severity,
@@ -146,7 +147,9 @@ def _check_one(
 
 def _all_refused(submission: Submission, refused: Sequence[tuple[int, Problem]]) -> Problem:
     first = refused[0][1]
-    if not submission.is_batch or all(isinstance(problem, MissingPermission) for _, problem in refused):
+    if not submission.is_batch or all(
+        isinstance(problem, MissingPermission | Misdirected) and type(problem) is type(first) for _, problem in refused
+    ):
         return first
     findings = [
         Finding(f.rule, f"{submission.prefix}/{n}{f.pointer}", f.message, f.severity, f.suggestion)

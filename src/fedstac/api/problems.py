@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 
 import orjson
 from fastapi.exceptions import RequestValidationError, ResponseValidationError
@@ -57,7 +58,15 @@ def body(problem: Problem, *, base_url: str, instance: str) -> bytes:
         detail=problem.detail,
         instance=instance,
         findings=problem.findings,
+        members=_members(problem),
     )
+
+
+def _members(problem: Problem) -> Mapping[str, object]:
+    """What a problem says beside the members that all have."""
+    if isinstance(problem, errors.Misdirected) and problem.home:
+        return {"home": {"node": problem.node, "href": problem.home}}
+    return {}
 
 
 def response(problem: Problem, scope: Scope, *, headers: Mapping[str, str] | None = None) -> Response:
@@ -107,7 +116,15 @@ def _response(content: bytes, status: int, headers: Mapping[str, str]) -> Respon
 
 
 def _document(
-    *, kind: str, code: str, title: str, status: int, detail: str, instance: str, findings: Sequence[Finding] = ()
+    *,
+    kind: str,
+    code: str,
+    title: str,
+    status: int,
+    detail: str,
+    instance: str,
+    findings: Sequence[Finding] = (),
+    members: Mapping[str, object] = MappingProxyType({}),
 ) -> bytes:
     document = {
         "type": kind,
@@ -119,6 +136,7 @@ def _document(
         "detail": detail,
         "instance": instance,
         "errors": [finding.as_json() for finding in findings],
+        **members,
     }
     try:
         return orjson.dumps(document)

@@ -184,7 +184,7 @@ def _request(
         id=uuid4(), collection=collection, action="publish", submitter=principal.name,
         roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
         correlation=request.state.request_id, cv_version=vocabulary.version if vocabulary else None,
-        items=[_new_item(entry) for entry in checked],
+        items=[_new_item(entry) for entry in checked], identity=identity.packed(principal),
     )  # fmt: skip
 
 

@@ -57,21 +57,23 @@ class NewRequest:
     correlation: str
     cv_version: str | None
     items: Sequence[NewItem]
+    identity: str | None = None  # of a submitter whom a provider vouches for, packed (domain/groups.py)
 
 
 async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
     """Stores accepted requests with their items; call it in a transaction."""
     await conn.execute(
         """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-               cv_version)
+               cv_version, identity)
            SELECT id, collection, action, total, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                  cv_version
+                  cv_version, identity
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[])
-                r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version)""",
+                       $9::text[], $10::text[])
+                r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version, identity)""",
         [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
         [len(r.items) for r in accepted], [r.submitter for r in accepted], ["\x1f".join(r.roles) for r in accepted],
         [r.user_agent for r in accepted], [r.correlation for r in accepted], [r.cv_version for r in accepted],
+        [r.identity for r in accepted],
     )  # fmt: skip
     numbered = [(request.id, n, item) for request in accepted for n, item in enumerate(request.items)]
     await conn.copy_records_to_table(
@@ -101,14 +103,15 @@ async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> No
     await conn.execute(
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                                    $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[])
+                                    $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[],
+                                    $14::text[])
                     WITH ORDINALITY g (id, collection, action, submitter, roles, user_agent, correlation, cv_version,
-                                       shard, dataset, document, prepared, findings, n)),
+                                       shard, dataset, document, prepared, findings, identity, n)),
            stored AS (
                INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-                   cv_version)
+                   cv_version, identity)
                SELECT id, collection, action, 1, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                      cv_version FROM given)
+                      cv_version, identity FROM given)
            INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, findings)
            SELECT id, 0, shard, dataset, document, prepared, findings::jsonb FROM given ORDER BY n""",
         [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
@@ -116,7 +119,7 @@ async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> No
         [r.correlation for r in accepted], [r.cv_version for r in accepted],
         [shard_of(item.lineage) for item in items], [item.dataset for item in items],
         [item.document for item in items], [item.prepared for item in items],
-        [findings_json(item.findings) for item in items],
+        [findings_json(item.findings) for item in items], [r.identity for r in accepted],
     )  # fmt: skip
 
 
@@ -214,6 +217,7 @@ class QueuedItem:
     submitter: str
     roles: tuple[str, ...]
     cv_version: str | None
+    identity: str | None  # packed
 
 
 async def waiting(conn: Connection, claim: Claim, limit: int) -> list[int]:
@@ -238,9 +242,10 @@ async def is_waiting(conn: Connection, lineage: str) -> bool:
 async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     """Items of these that still wait, in the order in which they were accepted; of large ones only the first few."""
     rows = await conn.fetch(
-        f"""SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version
+        f"""SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version,
+                  identity
            FROM (SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared,
-                        r.submitter, r.roles, r.cv_version,
+                        r.submitter, r.roles, r.cv_version, r.identity,
                         sum(octet_length(i.document)) OVER (ORDER BY i.id) - octet_length(i.document) AS before
                  FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
                  WHERE i.id = ANY($1::bigint[]) AND i.status = 'queued') waiting
@@ -257,7 +262,7 @@ async def stuck(conn: Connection, claim: Claim, attempts: int) -> list[QueuedIte
     """
     rows = await conn.fetch(
         """SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document,
-                  i.prepared, r.submitter, r.roles, r.cv_version
+                  i.prepared, r.submitter, r.roles, r.cv_version, r.identity
            FROM fedstac.shard s JOIN fedstac.request_item i ON i.shard = s.n JOIN fedstac.request r ON r.id = i.request
            WHERE i.status = 'queued' AND s.n = ANY($1::smallint[]) AND s.token = $2 AND s.attempts > $3
            ORDER BY i.id LIMIT 1""",

@@ -1,4 +1,4 @@
-"""Who somebody is, by an identity provider's word: groups, entitlements, and the roles that follow. Pure.
+"""Who somebody is: groups and entitlements by an identity provider's word, and groups of fedstac's own. Pure.
 
 Claims come from outside and may be anything. What is not understood gives no right: a group that is no text, an
 entitlement that is not exactly of the form is left out, never half-read.
@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
+
+import orjson
 
 from fedstac.domain.errors import InvalidToken
-from fedstac.domain.policy import ADMIN, NODE, PUBLISHER
 
 MOST_GROUPS = 1000
 LONGEST_NAME = 512
@@ -73,6 +74,18 @@ class Identity:
     entitlements: tuple[Entitlement, ...]
     scopes: frozenset[str]
 
+    def packed(self) -> str:
+        """What rights follow from, as JSON text, to be kept with a request; who it is, is not in it."""
+        held = [[each.kind, each.id, each.institution, each.role] for each in self.entitlements]
+        return orjson.dumps([self.issuer, sorted(self.groups), held]).decode()
+
+    @classmethod
+    def unpacked(cls, text: str) -> Self:
+        """The groups and entitlements of a packed identity; its subject is not known any more."""
+        issuer, groups, held = orjson.loads(text)
+        entitlements = tuple(Entitlement(Kind(kind), id, at, Right(right)) for kind, id, at, right in held)
+        return cls(issuer, "", "", None, "", frozenset(groups), entitlements, frozenset())
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -80,6 +93,18 @@ class Share:
 
     project: str
     institution: str
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a member of one of fedstac's own groups is a member for: a project and an institution, or all (`*`)."""
+
+    group: str
+    project: str
+    institution: str
+
+    def covers(self, project: str, institution: str | None) -> bool:
+        return self.project in (ANY, project) and self.institution in (ANY, institution)
 
 
 Shares = Mapping[str, frozenset[Share]]  # by a group's uuid
@@ -180,21 +205,3 @@ def _uuids(value: object, place: str) -> Iterable[str]:
         if not isinstance(uuid, str) or not uuid:
             raise PolicyBroken(f"{place} has a group whose uuid is no text")
         yield uuid.lower()
-
-
-def roles(identity: Identity, *, admin_group: str, shares: Shares) -> frozenset[str]:
-    """Today's roles of an identity (domain/policy.py), until policy reads groups and entitlements themselves.
-
-    They know no project: `publisher:<institution>` follows from a CREATE of that institution in any project, and never
-    from one without an institution. `node:<name>` follows from REPLICATE on exactly one named node.
-    """
-    found = {ADMIN} if admin_group and admin_group in identity.groups else set()
-    for granted in identity.entitlements:
-        if granted.kind is Kind.PROJECT and granted.role is Right.CREATE and granted.institution:
-            found.add(PUBLISHER + granted.institution)
-    for group in identity.groups:
-        found |= {PUBLISHER + share.institution for share in shares.get(group.lower(), ())}
-    nodes = {each.id for each in identity.entitlements if each.kind is Kind.NODE and each.role is Right.REPLICATE}
-    if len(nodes) == 1 and ANY not in nodes:
-        found |= {NODE + name for name in nodes}
-    return frozenset(found)

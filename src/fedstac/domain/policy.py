@@ -1,19 +1,25 @@
-"""Who may do what. Pure: a principal and what is touched in, allowed or a MissingPermission out. Deny by default."""
+"""Who may do what. Pure: a principal and what is touched in, a Verdict out. Deny by default.
+
+A policy is a list of grants. A grant says who may do which actions on which projects, institutions and nodes; one that
+fits is enough, and there is nothing that forbids. What a node allows without a policy file is written as grants too
+(BUILTIN). Files are read by fedstac/policies.py.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from functools import cached_property
 
-from fedstac.domain.errors import MissingPermission
-
-if TYPE_CHECKING:
-    from fedstac.domain.groups import Identity
+from fedstac.domain.errors import Misdirected, MissingPermission
+from fedstac.domain.groups import ANY, Identity, Kind, Membership, Right, Share, Shares
 
 ADMIN = "admin"
 PUBLISHER = "publisher:"
 NODE = "node:"
+INSTITUTION_ROLE, NODE_ROLE = "publisher:{institution}", "node:{node}"  # roles of what is touched
+SHOWN = 4  # ways to a right that a refusal names
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +27,13 @@ class Principal:
     """Who asks: a name for the log, and roles (`admin`, `publisher:<institution>`, `node:<node>`).
 
     Somebody known by an identity provider has that identity beside; their name is a pseudonym (db/people.py).
+    `memberships`: in fedstac's own groups.
     """
 
     name: str
     roles: frozenset[str]
     identity: Identity | None = None
+    memberships: frozenset[Membership] = frozenset()
 
     @property
     def is_admin(self) -> bool:
@@ -33,12 +41,17 @@ class Principal:
 
     @property
     def node(self) -> str | None:
-        """The node that this principal speaks for, where it is one."""
-        return next((role.removeprefix(NODE) for role in self.roles if role.startswith(NODE)), None)
+        """The node that this principal speaks for: by a role, or by REPLICATE on exactly one named node."""
+        named = next((role.removeprefix(NODE) for role in self.roles if role.startswith(NODE)), None)
+        if named is not None or self.identity is None:
+            return named
+        held = self.identity.entitlements
+        nodes = {each.id for each in held if each.kind is Kind.NODE and each.role is Right.REPLICATE}
+        return nodes.pop() if len(nodes) == 1 and ANY not in nodes else None
 
 
 class Action(StrEnum):
-    """What can be done with a dataset (publication.md, Actions)."""
+    """What can be done with a dataset (publication.md, Actions), and what only those who run things do."""
 
     PUBLISH = "publish"
     UPDATE = "update"
@@ -50,16 +63,24 @@ class Action(StrEnum):
     ANNOTATE = "annotate"  # links
     MARK = "mark"  # for deletion
     UNMARK = "unmark"
+    DELETE = "delete"
+    OVERRIDE = "override"  # what the rules refuse
+    COLLECTIONS = "manage-collections"
+    GROUPS = "manage-groups"
 
 
 BY_PUBLISHERS = frozenset((
     Action.PUBLISH, Action.UPDATE, Action.SUPERSEDE, Action.RETRACT, Action.MARK, Action.UNMARK, Action.ANNOTATE,
 ))  # fmt: skip
+ADMINISTRATIVE = frozenset((Action.COLLECTIONS, Action.GROUPS))  # done at any node, not at the home of a dataset
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What an action touches: the dataset's id, its project, its institution, and the nodes whose entries change."""
+    """What an action touches: the dataset's id, its project, its institution, and the nodes whose entries change.
+
+    `*` as project or institution: all of them, which only a grant for all covers.
+    """
 
     dataset: str
     project: str
@@ -67,32 +88,250 @@ class Touched:
     nodes: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Who may do what with which datasets. Without rules: what the roles of a principal say by themselves."""
+class By(StrEnum):
+    """How a grant tells who somebody is."""
 
-    def require(self, principal: Principal, action: Action, touched: Touched) -> None:
-        """MissingPermission, with what would be needed, unless the principal may do it."""
-        if principal.is_admin:
-            return
-        if action is Action.REPLICATE:
-            missing = sorted(node for node in touched.nodes if NODE + node not in principal.roles)
-            if touched.nodes and not missing:
-                return
-            needed = f"the role {NODE}{missing[0] if missing else '<node>'}"
-        elif action in BY_PUBLISHERS and touched.institution is not None:
-            if PUBLISHER + touched.institution in principal.roles:
-                return
-            needed = f"the role {PUBLISHER}{touched.institution}"
+    NAME = "name"  # as in the logs: of a token, or a person's pseudonym
+    ROLE = "role"  # or INSTITUTION_ROLE, NODE_ROLE
+    GROUP = "group"  # of an identity provider
+    ENTITLEMENT = "entitlement"  # of EGI's VO, by ESGF's rule
+    GLOBUS = "globus"  # a share of the Globus-style file
+    OWN = "own"  # group of fedstac's own; * is any
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Those whom a grant is for. What somebody holds for a project, institution or node counts for that one only."""
+
+    by: By
+    value: str
+    issuer: str | None = None  # of a group
+
+    def includes(self, principal: Principal, touched: Touched, shares: Shares) -> bool:
+        identity = principal.identity
+        match self.by:
+            case By.NAME:
+                return principal.name == self.value
+            case By.ROLE:
+                wanted = self._roles(touched)
+                return bool(wanted) and principal.roles >= wanted
+            case By.OWN:
+                return any(self.value in (ANY, each.group) and each.covers(touched.project, touched.institution)
+                           for each in principal.memberships)  # fmt: skip
+            case By.GROUP:
+                return identity is not None and self.value in identity.groups and self.issuer in (None, identity.issuer)
+            case By.GLOBUS:
+                wanted_share = Share(touched.project, touched.institution or "")
+                return identity is not None and any(
+                    wanted_share in shares.get(group.lower(), ()) for group in identity.groups
+                )
+            case By.ENTITLEMENT:
+                return identity is not None and _entitled(identity, Right(self.value), touched)
+
+    def _roles(self, touched: Touched) -> frozenset[str]:
+        """All of these are needed; none means that nobody is included."""
+        if self.value == NODE_ROLE:
+            return frozenset(NODE + node for node in touched.nodes)
+        if self.value == INSTITUTION_ROLE:
+            return frozenset((PUBLISHER + touched.institution,) if touched.institution else ())
+        return frozenset((self.value,))
+
+    def needed(self, touched: Touched) -> str:
+        """What somebody would have to be; "" where nobody can, with what is touched."""
+        match self.by:
+            case By.NAME:
+                return f"the name {self.value}"
+            case By.ROLE:
+                roles = sorted(self._roles(touched))
+                return f"the role{'s' if len(roles) > 1 else ''} {', '.join(roles)}" if roles else ""
+            case By.OWN:
+                which = f"own group {self.value}" if self.value != ANY else f"own group for {_place(touched)}"
+                return f"membership in the {which}" if self.value != ANY else f"membership in an {which}"
+            case By.GROUP:
+                return f"the group {self.value}" + (f" of {self.issuer}" if self.issuer else "")
+            case By.GLOBUS:
+                return f"a Globus group of {_place(touched)}" if touched.institution else ""
+            case By.ENTITLEMENT:
+                nodes = "".join(f" and on the node {node}" for node in sorted(touched.nodes))
+                return f"the entitlement {self.value} on the project {touched.project}{nodes}"
+
+
+def _entitled(identity: Identity, right: Right, touched: Touched) -> bool:
+    """ESGF's rule: the right on the project and on the node of everything touched, the institution where given."""
+    held = [
+        each for each in identity.entitlements
+        if each.role is right and each.institution in (None, touched.institution)
+    ]  # fmt: skip
+    if right is Right.REPLICATE and not touched.nodes:
+        return False
+    on_project = any(each.kind is Kind.PROJECT and each.covers(touched.project) for each in held)
+    return on_project and all(
+        any(each.kind is Kind.NODE and each.covers(node) for each in held) for node in touched.nodes
+    )
+
+
+def _place(touched: Touched) -> str:
+    return f"{touched.project} × {touched.institution or 'no institution'}"
+
+
+def _is_in(value: str | None, names: frozenset[str]) -> bool:
+    return ANY in names or value in names
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A rule: who may do which actions on which projects × institutions × nodes; `*` is all of them."""
+
+    name: str
+    who: tuple[Who, ...]
+    actions: frozenset[Action]
+    projects: frozenset[str]
+    institutions: frozenset[str]
+    nodes: frozenset[str]
+
+    def covers(self, action: Action, touched: Touched) -> bool:
+        """Whether the rule speaks of this at all: of every node that is touched, and for replicas of at least one."""
+        if action not in self.actions or not _is_in(touched.project, self.projects):
+            return False
+        on_nodes = ANY in self.nodes or (
+            touched.nodes <= self.nodes and (touched.nodes or action is not Action.REPLICATE)
+        )
+        return bool(on_nodes) and _is_in(touched.institution, self.institutions)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the datasets of some projects × institutions are written: a node and its address."""
+
+    projects: frozenset[str]
+    institutions: frozenset[str]
+    node: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision, the rule that made it ("" where none fits), and why in a sentence. `home`: where to go instead."""
+
+    allowed: bool
+    rule: str
+    reason: str
+    home: Home | None = None
+
+
+def _everywhere(name: str, who: Who, actions: frozenset[Action]) -> Grant:
+    every = frozenset((ANY,))
+    return Grant(name, (who,), actions, every, every, every)
+
+
+ENTITLED: Mapping[Right, frozenset[Action]] = {  # REVOKE is in no document of ESGF's beside its name: it gives nothing
+    Right.CREATE: frozenset((Action.PUBLISH,)),
+    Right.UPDATE: frozenset((Action.UPDATE, Action.SUPERSEDE)),
+    Right.RETRACT: frozenset((Action.RETRACT,)),
+    Right.DELETE: frozenset((Action.MARK, Action.UNMARK)),
+    Right.REPLICATE: frozenset((Action.REPLICATE,)),
+    Right.CITATION: frozenset((Action.ANNOTATE,)),
+    Right.ERRATA: frozenset((Action.ANNOTATE,)),
+}
+BUILTIN: tuple[Grant, ...] = (
+    _everywhere("builtin: administrators", Who(By.ROLE, ADMIN), frozenset(Action)),
+    _everywhere("builtin: publishers", Who(By.ROLE, INSTITUTION_ROLE), BY_PUBLISHERS),
+    _everywhere("builtin: nodes", Who(By.ROLE, NODE_ROLE), frozenset((Action.REPLICATE,))),
+    *(_everywhere(f"builtin: ESGF {right}", Who(By.ENTITLEMENT, right), actions)
+      for right, actions in ENTITLED.items()),
+    _everywhere("builtin: Globus shares", Who(By.GLOBUS, ANY), BY_PUBLISHERS),
+    _everywhere("builtin: own groups", Who(By.OWN, ANY), BY_PUBLISHERS),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who may do what with which datasets, and at which node. Without a file: BUILTIN.
+
+    `here`: this node's name; a write of what has its home elsewhere is Misdirected, whoever asks.
+    """
+
+    grants: tuple[Grant, ...] = BUILTIN
+    homes: tuple[Home, ...] = ()
+    shares: Shares = field(default_factory=dict)
+    here: str | None = None
+
+    def require(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
+        """MissingPermission, with what would be needed, or Misdirected, unless the principal may do it here."""
+        verdict = self.verdict(principal, action, touched)
+        if verdict.allowed:
+            return verdict
+        if verdict.home is not None:
+            raise Misdirected(verdict.reason, node=verdict.home.node, home=verdict.home.url)
+        raise MissingPermission(verdict.reason)
+
+    def verdict(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
+        """The decision: the first grant that covers what is touched and includes the principal."""
+        home = None if action in ADMINISTRATIVE else self.home_of(touched)
+        if home is not None and home.node != self.here:
+            said = f"{_place(touched)} has its home at the node {home.node}: send this to {home.url}"
+            return Verdict(False, f"home: {home.node}", said, home)
+        for grant in self._by_action.get(action, ()):
+            if not grant.covers(action, touched):
+                continue
+            for who in grant.who:
+                if who.includes(principal, touched, self.shares):
+                    reason = f"{principal.name} may {action} {touched.dataset} by {who.needed(touched)}"
+                    return Verdict(True, grant.name, reason)
+        return Verdict(False, "", self._denied(principal, action, touched))
+
+    def home_of(self, touched: Touched) -> Home | None:
+        """The first home that is named for it; None where any node will do."""
+        for home in self.homes:
+            if _is_in(touched.project, home.projects) and _is_in(touched.institution, home.institutions):
+                return home
+        return None
+
+    def rules_of(self, principal: Principal) -> list[Grant]:
+        """The grants that say something of a principal, whatever they say it of."""
+        return [grant for grant in self.grants if any(_concerns(who, principal, self.shares) for who in grant.who)]
+
+    @cached_property
+    def _by_action(self) -> Mapping[Action, tuple[Grant, ...]]:
+        return {action: tuple(grant for grant in self.grants if action in grant.actions) for action in Action}
+
+    def _denied(self, principal: Principal, action: Action, touched: Touched) -> str:
+        ways = [
+            who.needed(touched) for grant in self._by_action.get(action, ()) if grant.covers(action, touched)
+            for who in grant.who
+        ]  # fmt: skip
+        ways = list(dict.fromkeys(way for way in ways if way))
+        admin = f"the role {ADMIN}"
+        if len(ways) > 1 and admin in ways:  # of all ways the last to be asked for
+            ways = [way for way in ways if way != admin]
+        if not ways:
+            nodes = f" on the nodes {', '.join(sorted(touched.nodes))}" if touched.nodes else ""
+            needed = f"no rule allows it for {_place(touched)}{nodes}"
         else:
-            needed = f"the role {ADMIN}"
-        raise MissingPermission(
-            f"{principal.name} may not {action} {touched.dataset}: {needed} is needed; "
-            f"ask the administrators of this node for it"
+            shown = " or ".join(ways[:SHOWN]) + (" or another right" if len(ways) > SHOWN else "")
+            needed = f"{shown} is needed"
+        return (
+            f"{principal.name} may not {action} {touched.dataset}: {needed}; ask the administrators of this node for it"
         )
 
 
-ROLES = Policy()  # what roles say, without a policy file
+def _concerns(who: Who, principal: Principal, shares: Shares) -> bool:
+    """Whether somebody is among those whom a grant is for, with something at least."""
+    identity = principal.identity
+    match who.by:
+        case By.ROLE if who.value in (INSTITUTION_ROLE, NODE_ROLE):
+            return any(role.startswith(who.value.partition("{")[0]) for role in principal.roles)
+        case By.OWN:
+            return any(who.value in (ANY, each.group) for each in principal.memberships)
+        case By.ENTITLEMENT:
+            return identity is not None and any(each.role is Right(who.value) for each in identity.entitlements)
+        case By.GLOBUS:
+            return identity is not None and any(group.lower() in shares for group in identity.groups)
+        case _:
+            return who.includes(principal, Touched("", "", None), shares)
+
+
+ROLES = Policy()  # what holds without a policy file
 
 
 def require_admin(principal: Principal, what: str) -> None:

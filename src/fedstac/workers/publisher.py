@@ -6,20 +6,22 @@ import asyncio
 import os
 import socket
 import time
-from uuid import uuid4
+from collections.abc import Mapping
+from uuid import UUID, uuid4
 
 import orjson
 import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import requests
+from fedstac.db import own_groups, requests
 from fedstac.db.connections import Connection, is_transient
 from fedstac.domain import documents
 from fedstac.domain.actions import Command, command_of
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Finding, InternalError, StacInvalid
+from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
@@ -107,7 +109,8 @@ async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: 
 
 async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem], claim: requests.Claim) -> None:
     started = time.perf_counter()
-    work, misnamed = await _work(node, items)
+    submitters = await _submitters(conn, items)
+    work, misnamed = await _work(node, items, submitters)
     if misnamed:
         async with conn.transaction():
             if not await requests.hold(conn, claim):
@@ -123,7 +126,21 @@ async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem
     )  # fmt: skip
 
 
-async def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work], list[requests.Result]]:
+async def _submitters(conn: Connection, items: list[requests.QueuedItem]) -> dict[UUID, Principal]:
+    """Who asked, by request: roles, groups and entitlements as of the 202, memberships in own groups as of now."""
+    memberships = await own_groups.memberships(conn, {item.submitter for item in items})
+    return {
+        item.request: Principal(
+            item.submitter, frozenset(item.roles), Identity.unpacked(item.identity) if item.identity else None,
+            memberships.get(item.submitter, frozenset()),
+        )
+        for item in {item.request: item for item in items}.values()
+    }  # fmt: skip
+
+
+async def _work(
+    node: Node, items: list[requests.QueuedItem], submitters: Mapping[UUID, Principal]
+) -> tuple[list[Work], list[requests.Result]]:
     """Queued items as commands; their documents were judged before the 202, with the version that was fixed then.
 
     An item that has no name by that version is refused by itself.
@@ -136,8 +153,7 @@ async def _work(node: Node, items: list[requests.QueuedItem]) -> tuple[list[Work
             refused = requests.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
             misnamed.append(refused)
             continue
-        principal = Principal(item.submitter, frozenset(item.roles))
-        command = _command(item, name, vocabulary, principal)
+        command = _command(item, name, vocabulary, submitters[item.request])
         work.append(Work(command, item.submitter, item.action, item=item.id, request=item.request))
     return work, misnamed
 
