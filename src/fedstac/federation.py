@@ -191,8 +191,7 @@ def make_database(server: Server, name: str, say: Say) -> None:
         if not exists:
             say(f"making the database {name}")
             conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    if not exists:
-        migrations.setup(server.dsn(name))
+    migrations.setup(server.dsn(name))  # also where it ran: this version may know more roles
     migrations.migrate(server.dsn(name, user="fedstac_owner"), settings.folder("migrations"))
 
 

@@ -166,6 +166,7 @@ def _audited(work: Work, receipt: Receipt) -> audit.Entry:
         actor=work.actor, action=work.action, collection=work.command.target.collection,
         dataset=work.command.target.id, request=work.request, outcome=receipt.outcome,
         before=own.before.digest if own and own.before else None, after=own.after.digest if own else None,
+        rule=receipt.problem.name if receipt.problem else None,
     )  # fmt: skip
 
 

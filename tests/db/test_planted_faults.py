@@ -165,6 +165,9 @@ BROKEN = {
     "a position twice as far": ("I5", "UPDATE fedstac.feed_state SET pos = 2 * pos"),
     "a lineage out of order": ("I6", "UPDATE fedstac.outbox SET seq = 10 - seq WHERE key LIKE 'CMIP6/%'"),
     "a lineage counts too many": ("I6", "UPDATE fedstac.lineage SET seq = seq + 1"),
+    "an audit row that was written has no place": (
+        "I7", "UPDATE fedstac.audit_head SET snap = pg_current_snapshot(), pos = 0",
+    ),
     "a search copy is gone": ("I8", "DELETE FROM pgstac._items_1"),
     "a search copy of nothing": (
         "I8", "INSERT INTO pgstac._items_1 SELECT 'x', geometry, collection, datetime, end_datetime, content, private "

@@ -11,7 +11,7 @@ import typer
 
 from fedstac import __version__
 from fedstac import settings as environment
-from fedstac.cli import admin, datasets, identity, operations, scanning, validating, vocabularies
+from fedstac.cli import admin, audit, datasets, identity, operations, scanning, validating, vocabularies
 from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Token, Url
 
@@ -25,6 +25,7 @@ app.add_typer(scanning.commands)
 app.add_typer(vocabularies.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
+app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
 
 ReadyFile = Annotated[Path | None, typer.Option(help="Write JSON with the address here once it answers.")]
 
@@ -113,7 +114,9 @@ def sequencer(ready_file: ReadyFile = None) -> None:
     from fedstac.workers import sequencer as sequencing
 
     processes.start("sequencer")
-    processes.run(environment.load(), [sequencing.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
+    settings = environment.load()
+    settings = settings.model_copy(update={"dsn": settings.sequencer_dsn or settings.dsn})
+    processes.run(settings, [sequencing.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
 @app.command(rich_help_panel="Node")

@@ -1,17 +1,34 @@
-"""The audit log: one row for every accepted write, in the transaction of the write."""
+"""The audit log: a row for every write that was asked for, and the chain over all rows (domain/audit.py).
+
+Accepted writes are written down in their own transaction. Rows are never changed: no role may; places and hashes stand
+in a table of their own that only the function chain_audit can prolong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from datetime import datetime
 from uuid import UUID
 
-from fedstac.db.connections import Connection
+from fedstac.db import people
+from fedstac.db.connections import Connection, Row
+from fedstac.domain import audit as chained
+from fedstac.domain.audit import ChainBroken, Head
+
+PREFETCH = 2000
+PERSON = re.compile(re.escape(people.PREFIX) + "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """What was asked for and what became of it. The row's issuer follows from the actor.
+
+    `correlation` None: that of the request. `rule`: the problem that refused, or what allowed it. `items` and `detail`
+    (JSON): of a row that stands for many.
+    """
+
     actor: str
     action: str
     collection: str
@@ -20,12 +37,159 @@ class Entry:
     outcome: str
     before: bytes | None
     after: bytes | None
+    correlation: str | None = None
+    rule: str | None = None
+    items: int = 1
+    detail: str | None = None
 
 
-COLUMNS = ("actor", "action", "collection", "dataset", "request", "outcome", "digest_before", "digest_after")
-_row = attrgetter("actor", "action", "collection", "dataset", "request", "outcome", "before", "after")
+STORED = ("actor", "issuer", "action", "collection", "dataset", "request", "correlation", "outcome", "rule", "items",
+          "detail", "digest_before", "digest_after")  # fmt: skip
 
 
 async def append(conn: Connection, entries: Sequence[Entry]) -> None:
-    if entries:
-        await conn.copy_records_to_table("audit", schema_name="fedstac", columns=COLUMNS, records=map(_row, entries))
+    """Writes rows down in their order, as part of the transaction that is open."""
+    if not entries:
+        return
+    issuers, correlations = await _known(conn, entries)
+    await conn.copy_records_to_table(
+        "audit", schema_name="fedstac", columns=STORED,
+        records=[
+            (e.actor, issuers.get(e.actor), e.action, e.collection, e.dataset, e.request,
+             e.correlation or correlations.get(e.request), e.outcome, e.rule, e.items, e.detail, e.before, e.after)
+            for e in entries
+        ],
+    )  # fmt: skip
+
+
+async def _known(conn: Connection, entries: Sequence[Entry]) -> tuple[dict[str, str], dict[UUID | None, str]]:
+    """Hosts of the issuers of the people among the actors, and the correlation ids of requests."""
+    persons = {entry.actor.removeprefix(people.PREFIX) for entry in entries if PERSON.fullmatch(entry.actor)}
+    requests = {entry.request for entry in entries if entry.request and entry.correlation is None}
+    if not persons and not requests:
+        return {}, {}
+    rows = await conn.fetch(
+        """SELECT NULL::uuid AS request, pseudonym::text AS person,
+                  split_part(regexp_replace(iss, '^[^:]*://', ''), '/', 1) AS said
+           FROM fedstac.person WHERE pseudonym = ANY ($1::text[]::uuid[])
+           UNION ALL SELECT id, NULL, correlation FROM fedstac.request WHERE id = ANY ($2::uuid[])""",
+        list(persons), list(requests),
+    )  # fmt: skip
+    issuers = {people.PREFIX + row["person"]: row["said"] for row in rows if row["person"]}
+    return issuers, {row["request"]: row["said"] for row in rows if row["request"]}
+
+
+async def chain(conn: Connection) -> int:
+    """Gives places and hashes to the rows that became visible; how many. Writes nothing when there are none."""
+    async with conn.transaction(isolation="repeatable_read"):
+        return int(await conn.fetchval("SELECT fedstac.chain_audit()"))
+
+
+async def chain_restored(conn: Connection) -> None:
+    """The same in a database that was restored or promoted: every row without a place gets one. Joins a transaction."""
+    await conn.execute("SELECT fedstac.chain_audit(true)")
+
+
+# --- for auditors
+
+COLUMNS = """c.pos, a.id, to_char(a.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at, a.actor, a.issuer,
+    a.action, a.collection, a.dataset, a.request::text, a.correlation, a.outcome, a.rule, a.items, a.detail,
+    encode(a.digest_before, 'hex') AS before, encode(a.digest_after, 'hex') AS after, encode(c.hash, 'hex') AS hash"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows; None: whatever it is. `dataset` is an id, also one of the few that a row for many names."""
+
+    who: str | None = None
+    dataset: str | None = None
+    since: datetime | None = None
+    outcome: str | None = None
+    limit: int | None = None
+
+
+async def rows(conn: Connection, wanted: Wanted) -> AsyncIterator[chained.Row]:
+    """Rows, newest first."""
+    async with conn.transaction(readonly=True):
+        async for row in conn.cursor(
+            f"""SELECT {COLUMNS} FROM fedstac.audit a LEFT JOIN fedstac.audit_chain c ON c.id = a.id
+                WHERE ($1::text IS NULL OR a.actor = $1) AND ($3::timestamptz IS NULL OR a.at >= $3)
+                  AND ($2::text IS NULL OR a.dataset = $2 OR a.detail::jsonb -> 'datasets' ? $2)
+                  AND ($4::text IS NULL OR a.outcome = $4)
+                ORDER BY a.id DESC LIMIT $5""",
+            wanted.who, wanted.dataset, wanted.since, wanted.outcome, wanted.limit, prefetch=PREFETCH,
+        ):  # fmt: skip
+            yield chained.Row(**dict(row))
+
+
+async def head(conn: Connection) -> Head:
+    """The last place that was given."""
+    row = await conn.fetchrow("SELECT pos, hash FROM fedstac.audit_head")
+    if row is None:
+        raise ChainBroken(0, "the head of the chain is gone")
+    return Head(row["pos"], row["hash"])
+
+
+async def checkpoint(conn: Connection, at: Head) -> chained.Checkpoint:
+    """A head with this node's name and the time."""
+    row = await conn.fetchrow(
+        """SELECT (SELECT origin FROM fedstac.feed_state) AS origin,
+                  to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS now"""
+    )
+    assert row is not None
+    return chained.Checkpoint(row["origin"] or "", at, row["now"])
+
+
+async def export(conn: Connection, since: datetime | None) -> AsyncIterator[Head | chained.Row | chained.Checkpoint]:
+    """Where it begins, by position every row from the first one of that time on, and a checkpoint; in one snapshot."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        first = await conn.fetchval(
+            """SELECT coalesce(min(c.pos), (SELECT pos + 1 FROM fedstac.audit_head))
+               FROM fedstac.audit_chain c JOIN fedstac.audit a ON a.id = c.id
+               WHERE $1::timestamptz IS NULL OR a.at >= $1""",
+            since,
+        )
+        reached = await at(conn, first - 1)
+        yield reached or chained.START
+        async for row in _placed(conn, first):
+            if row["id"] is not None:
+                yield chained.Row(**dict(row))
+        yield await checkpoint(conn, await head(conn))
+
+
+async def at(conn: Connection, pos: int) -> Head | None:
+    """The head as it was at a position; None where there is no such position."""
+    if pos == 0:
+        return chained.START
+    found = await conn.fetchval("SELECT hash FROM fedstac.audit_chain WHERE pos = $1", pos)
+    return Head(pos, found) if found is not None else None
+
+
+def _placed(conn: Connection, first: int) -> AsyncIterator[Row]:
+    return conn.cursor(
+        f"""SELECT {COLUMNS} FROM fedstac.audit_chain c LEFT JOIN fedstac.audit a ON a.id = c.id
+            WHERE c.pos >= $1 ORDER BY c.pos""",
+        first, prefetch=PREFETCH,
+    ).__aiter__()  # fmt: skip
+
+
+async def verify(conn: Connection) -> Head:
+    """Follows the whole chain in one snapshot, with hashes made here; its head. ChainBroken at the first bad place."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        reached = chained.START
+        async for row in _placed(conn, 0):
+            if row["id"] is None:
+                raise ChainBroken(row["pos"], "its row is gone")
+            reached = chained.link(reached, chained.Row(**dict(row)))
+        stated = await head(conn)
+        if stated != reached:
+            what = f"the chain ends here, and its head is at position {stated.pos}: rows were cut off or put behind"
+            raise ChainBroken(min(reached.pos, stated.pos) + 1, what)
+        foreign = await conn.fetchval(
+            """SELECT min(a.id) FROM fedstac.audit a
+               WHERE pg_visible_in_snapshot(a.xid, (SELECT snap FROM fedstac.audit_head))
+                 AND NOT EXISTS (SELECT FROM fedstac.audit_chain c WHERE c.id = a.id)"""
+        )
+        if foreign is not None:
+            raise ChainBroken(reached.pos + 1, f"row {foreign} was put in without a place")
+        return reached

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedstac.db import records
+from fedstac.db import audit, records
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
@@ -101,6 +101,7 @@ async def fork_if_restored(conn: Connection) -> int | None:
                       pos = (SELECT coalesce(max(pos), 0) FROM fedstac.feed)
                FROM pg_control_system()"""
         )
+        await audit.chain_restored(conn)
         return int(state["epoch"]) + 1
 
 

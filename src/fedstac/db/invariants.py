@@ -14,6 +14,7 @@ import orjson
 
 from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import documents
+from fedstac.domain.audit import GENESIS
 from fedstac.domain.events import SUPERSEDED
 
 MOST_EXAMPLES = 5
@@ -178,6 +179,29 @@ INVARIANTS = (
             SELECT format('%s: the record is at seq %s, its lineage at %s', r.id, r.seq, l.seq)
             FROM fedstac.record r JOIN fedstac.lineage l ON l.key = r.lineage
             WHERE r.seq > l.seq OR r.origin <> l.origin""",
+    ),
+    Invariant(
+        "I7",
+        "the audit log is one chain: nothing in it was changed, removed, moved or put in",
+        f"""SELECT format('position %s: %s', pos, CASE WHEN pos <> prior + 1 THEN 'it follows position ' || prior
+                          WHEN entry IS NULL THEN 'its row is gone' ELSE 'its row is not the one written there' END)
+                   AS example
+            FROM (SELECT c.pos, c.hash, lag(c.hash, 1, decode('{GENESIS.hex()}', 'hex')) OVER placed AS before,
+                         lag(c.pos, 1, 0::bigint) OVER placed AS prior,
+                         CASE WHEN a.id IS NOT NULL THEN fedstac.audit_text(a, c.pos) END AS entry
+                  FROM fedstac.audit_chain c LEFT JOIN fedstac.audit a ON a.id = c.id
+                  WINDOW placed AS (ORDER BY c.pos)) linked
+            WHERE pos <> prior + 1 OR entry IS NULL OR hash <> sha256(before || convert_to(entry, 'UTF8'))
+            UNION ALL
+            SELECT format('the head is at position %s, the last row at position %s', h.pos, c.pos)
+            FROM (SELECT (SELECT pos FROM fedstac.audit_head) AS pos, (SELECT hash FROM fedstac.audit_head) AS hash) h
+            LEFT JOIN (SELECT pos, hash FROM fedstac.audit_chain ORDER BY pos DESC LIMIT 1) c ON true
+            WHERE (h.pos, h.hash) IS DISTINCT FROM (coalesce(c.pos, 0),
+                                                    coalesce(c.hash, decode('{GENESIS.hex()}', 'hex')))
+            UNION ALL
+            SELECT format('audit row %s (%s %s) has no position', a.id, a.action, a.dataset) FROM fedstac.audit a
+            WHERE pg_visible_in_snapshot(a.xid, (SELECT snap FROM fedstac.audit_head))
+              AND NOT EXISTS (SELECT 1 FROM fedstac.audit_chain c WHERE c.id = a.id)""",
     ),
     Invariant(
         "I8",

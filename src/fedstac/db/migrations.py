@@ -20,16 +20,23 @@ PGSTAC_VERSION = "0.10.0"
 LOCK = 0x666564_00
 FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
+ROLES = ("fedstac_writer", "fedstac_sequencer", "fedstac_reader", "fedstac_auditor", "fedstac_deleter")
 SETUP = """\
 -- Run once as a superuser, connected to the database that fedstac will use:
 --   fedstac migrate --print-setup | psql -d <database>
+-- Run it again before `fedstac migrate` where that says so: a newer fedstac may know more roles. It repeats safely.
 -- Then set passwords:  ALTER ROLE fedstac_owner PASSWORD '…';  ALTER ROLE fedstac_writer PASSWORD '…';
+-- and those of fedstac_sequencer, fedstac_reader, fedstac_auditor and fedstac_deleter where they are used.
 CREATE EXTENSION IF NOT EXISTS postgis;
 CREATE EXTENSION IF NOT EXISTS btree_gist;
 CREATE EXTENSION IF NOT EXISTS unaccent;
 DO $$ BEGIN
     IF to_regrole('fedstac_owner') IS NULL THEN CREATE ROLE fedstac_owner LOGIN; END IF;
     IF to_regrole('fedstac_writer') IS NULL THEN CREATE ROLE fedstac_writer LOGIN; END IF;
+    IF to_regrole('fedstac_sequencer') IS NULL THEN CREATE ROLE fedstac_sequencer LOGIN; END IF;
+    IF to_regrole('fedstac_reader') IS NULL THEN CREATE ROLE fedstac_reader LOGIN; END IF;
+    IF to_regrole('fedstac_auditor') IS NULL THEN CREATE ROLE fedstac_auditor LOGIN; END IF;
+    IF to_regrole('fedstac_deleter') IS NULL THEN CREATE ROLE fedstac_deleter LOGIN; END IF;
     IF to_regrole('pgstac_admin') IS NULL THEN CREATE ROLE pgstac_admin; END IF;
     IF to_regrole('pgstac_read') IS NULL THEN CREATE ROLE pgstac_read; END IF;
     IF to_regrole('pgstac_ingest') IS NULL THEN CREATE ROLE pgstac_ingest; END IF;
@@ -38,6 +45,7 @@ END $$;
 ALTER ROLE fedstac_owner CREATEROLE;
 GRANT pgstac_admin, pgstac_read, pgstac_ingest TO fedstac_owner WITH ADMIN OPTION;
 GRANT pgstac_read, pgstac_ingest TO fedstac_writer;
+GRANT pgstac_read TO fedstac_reader;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO fedstac_owner', current_database()); END $$;
 """
 
@@ -94,12 +102,17 @@ def migrate(dsn: str, folder: Path, *, say: Callable[[str], None] = lambda line:
 
 
 def _check_setup(conn: psycopg.Connection) -> None:
-    ready = conn.execute(
-        "SELECT to_regtype('public.geometry') IS NOT NULL AND to_regrole('fedstac_writer') IS NOT NULL"
-    ).fetchone()
-    if not ready or not ready[0]:
+    lacking = [
+        row[0]
+        for row in conn.execute(
+            """SELECT 'PostGIS' WHERE to_regtype('public.geometry') IS NULL
+               UNION ALL SELECT 'the role ' || name FROM unnest(%s::text[]) name WHERE to_regrole(name) IS NULL""",
+            (list(ROLES),),
+        )
+    ]
+    if lacking:
         raise MigrationRefused(
-            f"the database {conn.info.dbname!r} lacks PostGIS or the role fedstac_writer; a superuser runs once: "
+            f"the database {conn.info.dbname!r} lacks {', '.join(lacking)}; a superuser runs, also if it ran before: "
             f"fedstac migrate --print-setup | psql -d {conn.info.dbname}"
         )
 

@@ -1,4 +1,4 @@
-"""The sequencer: gives the events that became visible their positions. One leader; the rest stand by."""
+"""The sequencer: gives events and audit rows that became visible their positions. One leader; the rest stand by."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import time
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import collections, connections, feed, outbox
+from fedstac.db import audit, collections, connections, feed, outbox
 from fedstac.db.connections import Connection, is_transient
 from fedstac.failpoints import failpoint
 from fedstac.wakeup import Backoff, pause
 
 STAND_BY_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 5.0
+CHAIN_SECONDS = 0.25  # nobody waits for places in the audit log: few large links of the chain
 log = structlog.get_logger()
 
 
@@ -22,7 +23,8 @@ async def run(node: Node, stop: asyncio.Event) -> None:
     """Sequences until `stop`, whenever this process is the leader."""
     while not stop.is_set():
         try:
-            conn = await connections.connect(node.settings.dsn, application=f"fedstac {node.settings.node} sequencer")
+            dsn = node.settings.sequencer_dsn or node.settings.dsn
+            conn = await connections.connect(dsn, application=f"fedstac {node.settings.node} sequencer")
             try:
                 await _lead(node, conn, stop)
             finally:
@@ -43,7 +45,7 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
     if epoch:
         log.warning("this database was restored or promoted; the feed goes on in a new epoch", epoch=epoch)
     log.info("sequencing", head=str(await feed.head(conn)))
-    backoff, kept = Backoff(least=0.02, most=0.25), 0.0
+    backoff, kept, chained = Backoff(least=0.02, most=0.25), 0.0, 0.0
     while not stop.is_set():
         if time.monotonic() - kept > HOUSEKEEPING_SECONDS:
             kept = time.monotonic()
@@ -51,11 +53,25 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
         committed = node.committed.next()
         given = await feed.sequence(conn)
         failpoint("sequencer.sequenced")
+        if time.monotonic() - chained > CHAIN_SECONDS:
+            chained = time.monotonic()
+            await _chain(conn)
         if given:
             backoff.reset()
             node.sequenced.wake()
         else:
             await committed(backoff.pause())
+
+
+async def _chain(conn: Connection) -> None:
+    """Places for audit rows. A chain that cannot be prolonged is an alarm; the feed goes on."""
+    try:
+        await audit.chain(conn)
+        failpoint("sequencer.chained")
+    except Exception as error:
+        if is_transient(error):
+            raise
+        log.exception("the audit log cannot be chained; trying again")
 
 
 async def _keep_house(conn: Connection) -> None:

@@ -1,0 +1,160 @@
+"""`fedstac audit`: what is listed, exported and verified, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import psycopg
+import pytest
+
+from fedstac import embedded, sample
+from fedstac.bootstrap import Node
+from fedstac.db import audit
+from fedstac.db.connections import Connection
+from tests.client.conftest import Fedstac
+from tests.db import writing
+
+[ITEM, *MORE] = sample.items(12)
+
+
+@pytest.fixture
+async def logged(node: Node, conn: asyncpg.Connection[asyncpg.Record]) -> Connection:
+    """A log of a dozen writes and a refusal, with places."""
+    await writing.create_collections(node, "CMIP6")
+    await writing.publish(conn, ITEM, *MORE)
+    await writing.publish(conn, {**writing.plain(1), "collection": "gone"})
+    await audit.chain(conn)
+    return conn
+
+
+@pytest.fixture
+def auditor(cluster: embedded.Cluster, dsn: str) -> dict[str, str]:
+    """The variables of somebody who may read the log and nothing else."""
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    return {"FEDSTAC_AUDITOR_DSN": cluster.dsn(name, user="fedstac_auditor"), "FEDSTAC_DSN": "postgresql://127.0.0.1:9"}
+
+
+@pytest.fixture
+def tamper(cluster: embedded.Cluster, dsn: str) -> Callable[[str], None]:
+    def run(statement: str) -> None:
+        with psycopg.connect(cluster.dsn(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])) as conn:
+            conn.execute(statement.encode())
+
+    return run
+
+
+async def test_rows_are_listed_newest_first_by_what_is_asked(
+    logged: Connection, auditor: dict[str, str], fedstac: Fedstac
+) -> None:
+    done = await fedstac("audit", "list", "-o", "ndjson", **auditor)
+    assert (done.code, done.stderr) == (0, "")
+    assert [row["pos"] for row in done.lines] == list(range(len(done.lines), 0, -1))
+    [refused] = (await fedstac("audit", "list", "--outcome", "rejected", "-o", "json", **auditor)).lines[0]
+    assert (refused["decision"], refused["rule"]) == ("refused", "collection-does-not-exist")
+    mine = await fedstac("audit", "list", "--dataset", ITEM["id"], "--who", "anna", "-o", "ndjson", **auditor)
+    assert [row["dataset"] for row in mine.lines] == [ITEM["id"]]
+    assert not (await fedstac("audit", "list", "--since", "2999-01-01", "-o", "ndjson", **auditor)).lines
+    assert len((await fedstac("audit", "list", "--limit", "3", "-o", "ndjson", **auditor)).lines) == 3
+    wrong = await fedstac("audit", "list", "--since", "yesterday", **auditor)
+    assert (wrong.code, "is no time" in wrong.stderr) == (2, True)
+
+
+async def test_the_table_fits_80_columns(logged: Connection, auditor: dict[str, str], fedstac: Fedstac) -> None:
+    await audit.append(logged, [audit.Entry("x" * 200, "y" * 200, "z" * 90, "\x1b[31m", None, "new", None, None)])
+    done = await fedstac("audit", "list", **auditor)
+    assert done.code == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\x1b" not in done.stdout
+    assert ITEM["id"][:50] in done.stdout
+    assert "rejected, collection-does-not-exist, by anna" in done.stdout
+
+
+async def test_a_whole_log_verifies_and_a_broken_one_exits_1(
+    logged: Connection, auditor: dict[str, str], fedstac: Fedstac, tamper: Callable[[str], None]
+) -> None:
+    done = await fedstac("audit", "verify", **auditor)
+    assert (done.code, done.stderr) == (0, "")
+    assert "whole up to position" in done.stdout
+    tamper("UPDATE fedstac.audit SET actor = 'eve' WHERE id = (SELECT id FROM fedstac.audit_chain WHERE pos = 4)")
+    done = await fedstac("audit", "verify", **auditor)
+    assert (done.code, done.stdout) == (1, "")
+    assert "broken at position 4" in done.stderr
+    done = await fedstac("audit", "verify", "-o", "json", **auditor)
+    assert (done.code, json.loads(done.stdout)["position"]) == (1, 4)
+
+
+async def exported(fedstac: Fedstac, path: Path, *arguments: str, **variables: str) -> list[dict[str, object]]:
+    done = await fedstac("audit", "export", *arguments, **variables)
+    assert done.code == 0, done.stderr
+    path.write_text(done.stdout)  # noqa: ASYNC240
+    return done.lines
+
+
+async def test_an_export_is_verified_without_a_database(
+    logged: Connection, auditor: dict[str, str], fedstac: Fedstac, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.ndjson"
+    first, *rows, last = await exported(fedstac, path, FEDSTAC_AUDIT_KEY="secret", **auditor)
+    assert first["begins"] == {"pos": 0, "hash": "00" * 32}
+    assert len(rows) == last["checkpoint"]["pos"] == 14  # type: ignore[index]
+    assert last["checkpoint"]["node"] == "west"  # type: ignore[index]
+    nowhere = {"FEDSTAC_DSN": "postgresql://127.0.0.1:9"}
+    for key, code in (("secret", 0), ("", 0), ("another", 1)):
+        done = await fedstac("audit", "verify", "--file", "log.ndjson", FEDSTAC_AUDIT_KEY=key, **nowhere)
+        assert done.code == code, done.stderr
+    lines = path.read_bytes().splitlines(keepends=True)
+    swapped = [*lines[:4], lines[5], lines[4], *lines[6:]]
+    changed = [line.replace(b'"anna"', b'"evee"') if n == 6 else line for n, line in enumerate(lines)]
+    for broken, said in (
+        (swapped, "position 4"), (changed, "position 6"), (lines[:5] + lines[6:], "position 5"),
+        (lines[:-1], "cut off after position 14"), (lines[:-2] + lines[-1:], "position 13"), (lines[1:], "first line"),
+        ([b"{}\n"], "line 1 is no line"), ([], "first line"), ([*lines, lines[3]], "behind the checkpoint"),
+    ):  # fmt: skip
+        path.write_bytes(b"".join(broken))
+        done = await fedstac("audit", "verify", "--file", "log.ndjson", **nowhere)
+        assert (done.code, said in done.stderr) == (1, True), (said, done.stderr)
+
+
+async def test_an_export_from_a_time_on_is_whole_by_itself(
+    logged: Connection, auditor: dict[str, str], fedstac: Fedstac, tmp_path: Path
+) -> None:
+    since = await logged.fetchval("SELECT clock_timestamp()::text")
+    await writing.publish(logged, writing.titled(ITEM, "later"))
+    await audit.chain(logged)
+    first, *rows, last = await exported(
+        fedstac, tmp_path / "log.ndjson", "--since", since.replace("+00", "Z"), **auditor
+    )
+    assert (first["begins"]["pos"], len(rows), last["checkpoint"]["pos"]) == (14, 1, 15)  # type: ignore[index]
+    assert (await fedstac("audit", "verify", "--file", "log.ndjson")).code == 0
+    none = await exported(fedstac, tmp_path / "none.ndjson", "--since", "2999-01-01", **auditor)
+    assert len(none) == 2
+    assert (await fedstac("audit", "verify", "--file", "none.ndjson")).code == 0
+
+
+async def test_a_log_that_was_cut_off_and_rewritten_is_found_by_an_earlier_export(
+    logged: Connection, auditor: dict[str, str], fedstac: Fedstac, tmp_path: Path, tamper: Callable[[str], None]
+) -> None:
+    await exported(fedstac, tmp_path / "log.ndjson", **auditor)
+    await audit.append(logged, [audit.Entry("anna", "publish", "c", "d", None, "new", None, None)])
+    await audit.chain(logged)
+    assert (await fedstac("audit", "verify", "--against", "log.ndjson", **auditor)).code == 0
+    tamper(
+        """DELETE FROM fedstac.audit WHERE id IN (SELECT id FROM fedstac.audit_chain WHERE pos > 10);
+           DELETE FROM fedstac.audit_chain WHERE pos > 10;
+           UPDATE fedstac.audit_head SET (pos, hash) = (SELECT pos, hash FROM fedstac.audit_chain WHERE pos = 10)"""
+    )
+    assert (await fedstac("audit", "verify", **auditor)).code == 0
+    done = await fedstac("audit", "verify", "--against", "log.ndjson", **auditor)
+    assert done.code == 1
+    assert "it is not the log that was exported at" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "list", "verify", "export"])
+async def test_help_fits_80_columns(command: str, fedstac: Fedstac) -> None:
+    done = await fedstac("audit", *command.split(), "--help")
+    assert (done.code, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "Examples" in done.stdout or not command
