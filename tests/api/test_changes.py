@@ -297,3 +297,25 @@ async def test_a_retracted_newer_version_keeps_an_older_one_from_being_latest(we
     assert (await west.admin.post(f"{ITEMS}/{newer['id']}/reinstate")).status_code == 200
     assert (await west.anyone.get(f"{ITEMS}/{newer['id']}")).json()["properties"]["latest"] is True
     await consistent(west)
+
+
+async def test_the_same_body_under_a_key_is_one_request_and_another_is_refused(west: Api) -> None:
+    change = [{"op": "replace", "path": "/properties/cmip6:grid", "value": "one"}]
+    key = {"Idempotency-Key": '"k-1"', "Prefer": "wait=0"}
+    first, *others = await asyncio.gather(*(patch(west, change, **key) for _ in range(8)))
+    assert {response.status_code for response in (first, *others)} == {202}
+    assert {response.headers["location"] for response in (first, *others)} == {first.headers["location"]}
+    assert {response.json()["id"] for response in (first, *others)} == {first.json()["id"]}
+    other = [{"op": "replace", "path": "/properties/cmip6:grid", "value": "two"}]
+    refused = await patch(west, other, **key)
+    assert (refused.status_code, refused.json()["code"]) == (422, "idempotency-key-reused")
+    later = await patch(west, change, **{"Idempotency-Key": '"k-1"'})
+    assert later.status_code == 200, later.text
+    [made] = sample.items(1, start=5)
+    posted = [await west.admin.post(ITEMS, json=made, headers=key) for _ in range(2)]
+    assert posted[0].json()["id"] == posted[1].json()["id"] != first.json()["id"]
+    conn = await asyncpg.connect(west.settings.dsn)
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.request") == 3
+    await conn.close()
+    for wrong in ("", "x" * 300, "a\tb"):
+        assert (await patch(west, change, **{"Idempotency-Key": wrong})).status_code == 400

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.connections import is_refusal
-from fedstac.db.requests import NewRequest
+from fedstac.db.requests import KeyTaken, NewRequest
 
 
 class Admission:
@@ -35,7 +35,7 @@ class Admission:
 
     async def _write(self, accepted: Sequence[NewRequest]) -> None:
         async with self._node.pool.acquire() as conn:
-            if all(len(request.items) == 1 and request.items[0].problem is None for request in accepted):
+            if all(_is_simple(request) for request in accepted):
                 await requests.create_singles(conn, accepted)
                 return
             async with conn.transaction():
@@ -46,7 +46,7 @@ class Admission:
         try:
             await self._write([request for request, _ in group])
         except Exception as error:
-            if is_refusal(error) and len(group) > 1:
+            if (is_refusal(error) or isinstance(error, KeyTaken)) and len(group) > 1:
                 for pair in group:
                     await self._store([pair])
                 return
@@ -57,3 +57,7 @@ class Admission:
         for _, future in group:
             if not future.done():
                 future.set_result(None)
+
+
+def _is_simple(request: NewRequest) -> bool:
+    return len(request.items) == 1 and request.items[0].problem is None and request.key is None

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import identity, links, transactions
+from fedstac.api import idempotency, identity, links, transactions
 from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.domain import patching, strict_json
@@ -127,6 +127,9 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
     name = name_of(collection, item_id, vocabulary)
     if isinstance(name, Finding):
         raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}: {name.message}")
+    key = await idempotency.key_of(request, principal)
+    if (before := await idempotency.known(node, key)) is not None:
+        return await transactions.respond_again(request, node, before)
     body = {**body, "expected": _expected(request, node)}
     version = vocabulary.version if vocabulary else None
     command = command_of(action, Target(collection, item_id, name.lineage), principal, body, version)
@@ -148,11 +151,10 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
         id=uuid4(), collection=collection, action=action, submitter=principal.name,
         roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
         correlation=request.state.request_id, cv_version=version,
-        items=[requests.NewItem(name.lineage, item_id, orjson.dumps(body).decode())],
+        items=[requests.NewItem(name.lineage, item_id, orjson.dumps(body).decode())], key=key,
         identity=identity.packed(principal),
     )  # fmt: skip
-    await request.app.state.admission.store(accepted)
-    return await transactions.respond(request, node, accepted, single=True)
+    return await transactions.store(request, node, accepted, single=True)
 
 
 def _expected(request: Request, node: Node) -> list[str] | None:

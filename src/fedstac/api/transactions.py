@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import identity, intake, links
+from fedstac.api import idempotency, identity, intake, links
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, records, requests, search
@@ -29,6 +30,7 @@ from fedstac.domain.errors import (
     Problem,
     RequestDoesNotExist,
     TooManyRequests,
+    Unavailable,
     problems,
 )
 from fedstac.domain.model import Outcome, Receipt
@@ -62,8 +64,31 @@ async def post_items(request: Request) -> Response:
     async with request.app.state.large if large else nullcontext():
         if DRY_RUN in request.scope["query_string"] and _is_dry_run(request):
             return await _rehearse(request, node, principal, collection, media_type)
-        submission, accepted = await _admit(request, node, principal, collection, media_type)
-    return await respond(request, node, accepted, single=not submission.is_batch)
+        key = await idempotency.key_of(request, principal)
+        if (before := await idempotency.known(node, key)) is not None:
+            return await respond_again(request, node, before)
+        submission, accepted = await _admit(request, node, principal, collection, media_type, key)
+        return await store(request, node, accepted, single=not submission.is_batch)
+
+
+async def store(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
+    """Makes a request durable and answers; what was accepted under its key meanwhile answers for it."""
+    try:
+        await request.app.state.admission.store(accepted)
+    except requests.KeyTaken:
+        before = await idempotency.known(node, accepted.key)
+        if before is None:
+            raise Unavailable("the request under this Idempotency-Key is just being stored", retry_after=1) from None
+        return await respond_again(request, node, before)
+    return await respond(request, node, accepted, single=single)
+
+
+async def respond_again(request: Request, node: Node, before: UUID) -> Response:
+    """The same handle, or result, as when it was accepted."""
+    summary = await _final(node, before, _wait_seconds(request, node))
+    if summary.is_final and _wait_seconds(request, node):
+        return await _result(request, node, summary, single=summary.total == 1)
+    return _accepted(request, before, summary.total, summary.counts.get("rejected", 0))
 
 
 async def respond(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
@@ -73,7 +98,8 @@ async def respond(request: Request, node: Node, accepted: requests.NewRequest, *
         summary = await _final(node, accepted.id, seconds)
         if summary.is_final:
             return await _result(request, node, summary, single=single)
-    return _accepted(request, accepted)
+    refused = sum(item.problem is not None for item in accepted.items)
+    return _accepted(request, accepted.id, len(accepted.items), refused)
 
 
 def _is_large(request: Request) -> bool:
@@ -83,13 +109,11 @@ def _is_large(request: Request) -> bool:
 
 
 async def _admit(
-    request: Request, node: Node, principal: Principal, collection: str, media_type: str
+    request: Request, node: Node, principal: Principal, collection: str, media_type: str, key: requests.Key | None
 ) -> tuple[intake.Submission, requests.NewRequest]:
-    """Reads, judges and stores a body; when this returns the request is durable."""
+    """Reads and judges a body: what is to be stored."""
     submission, checked, vocabulary = await _judge(request, node, principal, collection, media_type)
-    accepted = _request(request, principal, collection, checked, vocabulary)
-    await request.app.state.admission.store(accepted)
-    return submission, accepted
+    return submission, replace(_request(request, principal, collection, checked, vocabulary), key=key)
 
 
 async def _judge(
@@ -224,13 +248,13 @@ async def _final(node: Node, request: UUID, seconds: float) -> requests.Summary:
         await settled(min(backoff.pause(), left))
 
 
-def _accepted(request: Request, accepted: requests.NewRequest) -> Response:
-    url = links.request_url(request.app.state.base_url, accepted.id)
+def _accepted(request: Request, accepted: UUID, total: int, refused: int) -> Response:
+    url = links.request_url(request.app.state.base_url, accepted)
     body = {
-        "id": str(accepted.id),
+        "id": str(accepted),
         "status": "queued",
-        "total": len(accepted.items),
-        "rejected": sum(item.problem is not None for item in accepted.items),
+        "total": total,
+        "rejected": refused,
         "links": [
             {"rel": "self", "type": links.JSON, "href": url},
             {"rel": "items", "type": links.JSON, "href": url + "/items"},

@@ -240,7 +240,8 @@ async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change])
         return
     await conn.execute(
         f"""UPDATE {leaf} i
-            SET content = jsonb_set(i.content, '{{properties}}', (i.content->'properties') - 'fedstac:retraction' || c.state::jsonb)
+            SET content = jsonb_set(i.content, '{{properties}}',
+                                    (i.content->'properties') - 'fedstac:retraction' || c.state::jsonb)
             FROM unnest($1::text[], $2::text[]) c (id, state) WHERE i.id = c.id""",
         [change.after.id for change in changes], [_state(change.after) for change in changes],
     )  # fmt: skip

@@ -46,6 +46,20 @@ class NewItem:
     findings: tuple[Finding, ...] = ()
 
 
+class KeyTaken(Exception):
+    """Something else was accepted under this Idempotency-Key in the meantime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An Idempotency-Key, scoped to its caller and route, and the digest of what was sent under it."""
+
+    submitter: str
+    route: str
+    key: str
+    digest: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class NewRequest:
     id: UUID
@@ -58,6 +72,7 @@ class NewRequest:
     cv_version: str | None
     items: Sequence[NewItem]
     identity: str | None = None  # of a submitter whom a provider vouches for, packed (domain/groups.py)
+    key: Key | None = None
 
 
 async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
@@ -75,6 +90,7 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
         [r.user_agent for r in accepted], [r.correlation for r in accepted], [r.cv_version for r in accepted],
         [r.identity for r in accepted],
     )  # fmt: skip
+    await _take_keys(conn, [(request.key, request.id) for request in accepted if request.key])
     numbered = [(request.id, n, item) for request in accepted for n, item in enumerate(request.items)]
     await conn.copy_records_to_table(
         "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
@@ -95,6 +111,35 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
                 for request, n, item in refused
             ],
         )  # fmt: skip
+
+
+async def _take_keys(conn: Connection, keys: Sequence[tuple[Key, UUID]]) -> None:
+    """KeyTaken where one of them is another request's already; waits for one that is just being taken."""
+    if not keys:
+        return
+    taken = await conn.fetch(
+        """INSERT INTO fedstac.idempotency (submitter, route, key, digest, request)
+           SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::uuid[])
+           ON CONFLICT DO NOTHING RETURNING key""",
+        [key.submitter for key, _ in keys], [key.route for key, _ in keys], [key.key for key, _ in keys],
+        [key.digest for key, _ in keys], [request for _, request in keys],
+    )  # fmt: skip
+    if len(taken) < len(keys):
+        raise KeyTaken
+
+
+async def under_key(conn: Connection, key: Key) -> tuple[UUID, bytes] | None:
+    """The request that was accepted under a key, and the digest of what was sent then."""
+    row = await conn.fetchrow(
+        "SELECT request, digest FROM fedstac.idempotency WHERE submitter = $1 AND route = $2 AND key = $3",
+        key.submitter, key.route, key.key,
+    )  # fmt: skip
+    return (row["request"], row["digest"]) if row else None
+
+
+async def forget_keys(conn: Connection, days: int) -> None:
+    """Lets go of keys that are older."""
+    await conn.execute("DELETE FROM fedstac.idempotency WHERE at < now() - make_interval(days => $1)", days)
 
 
 async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> None:

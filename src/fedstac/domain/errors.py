@@ -206,6 +206,12 @@ class UnsupportedMediaType(Problem):
     status, name, title = 415, "unsupported-media-type", "The media type is not supported"
 
 
+class IdempotencyKeyReused(Problem):
+    """Another body was sent under this Idempotency-Key before."""
+
+    status, name, title = 422, "idempotency-key-reused", "The Idempotency-Key was used for something else"
+
+
 class PreconditionRequired(Problem):
     """This node wants the header If-Match with every change."""
 

@@ -8,13 +8,14 @@ import time
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import audit, collections, connections, feed, outbox
+from fedstac.db import audit, collections, connections, feed, outbox, requests
 from fedstac.db.connections import Connection, is_transient
 from fedstac.failpoints import failpoint
 from fedstac.wakeup import Backoff, pause
 
 STAND_BY_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 5.0
+KEYS_DAYS = 7  # that an Idempotency-Key is kept
 CHAIN_SECONDS = 0.25  # nobody waits for places in the audit log: few large links of the chain
 log = structlog.get_logger()
 
@@ -79,3 +80,4 @@ async def _keep_house(conn: Connection) -> None:
     await outbox.extend(conn)
     async with conn.transaction():
         await collections.sum_up(conn)
+        await requests.forget_keys(conn, KEYS_DAYS)
