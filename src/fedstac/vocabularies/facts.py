@@ -18,6 +18,8 @@ CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202
 STEP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # what can stand in an id, a path and a file name
 MOST_REPEATS: Final = 1000  # of a counted repetition, all nested ones together
 MOST_WIDE: Final = 3  # times that `.*` stands in a pattern
+MOST_WAYS: Final = 50_000  # in which a pattern can match: an engine that back-tracks may try them all
+ENDLESS_WAYS: Final = 4.0
 
 Attributes = dict[str, Any]
 Collection = dict[str, Attributes]  # a vocabulary: each term with its attributes; "title" is for people
@@ -138,8 +140,9 @@ class _Part:
     text: str = ""  # of an atom
     after: str = ""  # the atom directly before it, if that is repeated without end
     endless: bool = False  # something in it is repeated without end
-    choice: bool = False  # it has alternatives
-    copies: int = 1  # that counted repetitions make of it
+    copies: float = 1  # that counted repetitions make of it
+    ways: float = 1  # in which it can match at most; for a group while it is open: its present alternative
+    others: float = 0  # ways of the alternatives before
 
 
 def _danger(tokens: Sequence[tuple[str, str]]) -> str | None:
@@ -154,25 +157,29 @@ def _danger(tokens: Sequence[tuple[str, str]]) -> str | None:
                 return "closes a bracket that is not open"
             case "close":
                 last = groups.pop()
-                last.text = "()"
-                _adopt(groups[-1], last)
+                last.text, last.ways = "()", last.ways + last.others
+                _adopt(groups[-1], last, last.ways)
             case "bar":
-                groups[-1].choice, last = True, _Part()
+                group = groups[-1]
+                group.others, group.ways, last = group.others + group.ways, 1, _Part()
             case "anchor":
                 return "has an anchor within"
             case "escape" if part[1] in "123456789kbBAZzpPX":
                 return f"uses {part}"
             case "repeat":
-                most = _most(part)
-                reason = _excess(last, most)
+                least, most = _bounds(part)
                 wide += most == inf and last.text == "."
-                if reason or wide > MOST_WIDE:
-                    return reason or f"has .* more than {MOST_WIDE} times"
-                last.endless |= most == inf
-                last.copies *= 1 if most == inf else max(int(most), 1)
-                _adopt(groups[-1], last)
+                reason = _excess(last, most) or (f"has .* more than {MOST_WIDE} times" if wide > MOST_WIDE else None)
+                if reason:
+                    return reason
+                before, last.ways = last.ways, _repeated(last.ways, least, most)
+                last.endless = last.endless or most == inf
+                last.copies *= 1 if most == inf else max(most, 1)
+                _adopt(groups[-1], last, last.ways / before)
             case _:
                 last = _Part(part, after=last.text if last.endless else "")
+        if groups[-1].ways > MOST_WAYS:
+            return f"can match in more than {MOST_WAYS} ways"
     return "leaves a bracket open" if len(groups) > 1 else None
 
 
@@ -182,7 +189,7 @@ def _excess(part: _Part, most: float) -> str | None:
         return "repeats nothing, or looks around"
     if most > 1 and part.endless:
         return "repeats a repetition"
-    if most == inf and part.choice:
+    if most == inf and part.ways > 1:
         return "repeats alternatives without end"
     if most == inf and part.after and (part.text == part.after or "." in (part.text, part.after)):
         return "has two endless repetitions side by side"
@@ -191,19 +198,27 @@ def _excess(part: _Part, most: float) -> str | None:
     return None
 
 
-def _adopt(group: _Part, part: _Part) -> None:
+def _repeated(ways: float, least: int, most: float) -> float:
+    """In how many ways a repetition can match. Without end it is taken for a few: what comes next is another text."""
+    if most == inf:
+        return ENDLESS_WAYS
+    try:
+        return max(float((most - least + 1) * ways**most), 1)
+    except OverflowError:
+        return inf
+
+
+def _adopt(group: _Part, part: _Part, ways: float) -> None:
     """What a group inherits from what stands in it."""
     group.endless |= part.endless
-    group.choice |= part.choice
     group.copies = max(group.copies, part.copies)
+    group.ways *= ways
 
 
-def _most(repeat: str) -> float:
-    """How often at most."""
+def _bounds(repeat: str) -> tuple[int, float]:
+    """How often at least and at most."""
     counted = COUNTS.match(repeat)
     if counted is None:
-        return 1 if repeat[0] == "?" else inf
+        return int(repeat[0] == "+"), 1 if repeat[0] == "?" else inf
     low, comma, high = counted.groups()
-    if not comma:
-        return int(low)
-    return int(high) if high else inf
+    return int(low), (int(high) if high else inf) if comma else int(low)
