@@ -70,8 +70,8 @@ StartApi = Callable[..., Awaitable[Api]]
 
 
 @pytest.fixture
-async def start_api() -> AsyncIterator[StartApi]:
-    """Starts nodes that end with the test."""
+async def start_api(make_database: Callable[[], str]) -> AsyncIterator[StartApi]:
+    """Starts nodes that end with the test, and before their databases."""
     async with AsyncExitStack() as stack:
 
         async def start(*, background: bool = True, **values: Any) -> Api:

@@ -25,7 +25,19 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from fedstac import __version__, bootstrap
-from fedstac.api import changes, feed, following, identity, problems, reading, server, transactions, vocabularies
+from fedstac.api import (
+    changes,
+    feed,
+    following,
+    health,
+    identity,
+    notifications,
+    problems,
+    reading,
+    server,
+    transactions,
+    vocabularies,
+)
 from fedstac.api.admission import Admission
 from fedstac.api.guard import Guard
 from fedstac.bootstrap import Background
@@ -73,6 +85,13 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/me", identity.get_me),
     ("GET", "/scope", identity.get_scope),
     ("GET", "/.well-known/oauth-protected-resource", identity.get_resource),
+    ("GET", "/notifications", notifications.get_destinations),
+    ("POST", "/notifications", notifications.post_destination),
+    ("GET", "/notifications/{destination_id}", notifications.get_destination),
+    ("DELETE", "/notifications/{destination_id}", notifications.delete_destination),
+    ("POST", "/notifications/{destination_id}/confirm", notifications.post_confirmation),
+    ("POST", "/notifications/{destination_id}/test", notifications.post_test),
+    ("GET", "/healthcheck", health.get_health),
     ("GET", "/events", feed.get_events),
     ("GET", "/events/head", feed.get_head),
     ("POST", "/events/status", feed.post_status),

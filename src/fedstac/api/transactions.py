@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import idempotency, identity, intake, links
+from fedstac.api import idempotency, identity, intake, links, notifications
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, records, requests, search
@@ -74,6 +74,7 @@ async def post_items(request: Request) -> Response:
 async def store(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
     """Makes a request durable and answers; what was accepted under its key meanwhile answers for it."""
     try:
+        await notifications.wish(request, accepted.id)
         await request.app.state.admission.store(accepted)
     except requests.KeyTaken:
         before = await idempotency.known(node, accepted.key)

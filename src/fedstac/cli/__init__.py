@@ -11,7 +11,7 @@ import typer
 
 from fedstac import __version__
 from fedstac import settings as environment
-from fedstac.cli import admin, audit, datasets, identity, operations, scanning, validating, vocabularies
+from fedstac.cli import admin, audit, datasets, identity, notifications, operations, scanning, validating, vocabularies
 from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Token, Url
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(datasets.commands)
 app.add_typer(identity.commands)
+app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")
 app.add_typer(validating.commands)
 app.add_typer(scanning.commands)
 app.add_typer(vocabularies.commands, name="vocab", rich_help_panel="Client")
@@ -117,6 +118,18 @@ def sequencer(ready_file: ReadyFile = None) -> None:
     settings = environment.load()
     settings = settings.model_copy(update={"dsn": settings.sequencer_dsn or settings.dsn})
     processes.run(settings, [sequencing.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
+
+
+@app.command(rich_help_panel="Node")
+def notifier(ready_file: ReadyFile = None) -> None:
+    """Send notifications from a process of its own; several share the work."""
+    from fedstac import processes
+    from fedstac.workers import notifier as telling
+
+    processes.start("notifier")
+    settings = environment.load()
+    telling.check(settings)
+    processes.run(settings, [telling.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
 @app.command(rich_help_panel="Node")

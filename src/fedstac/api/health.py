@@ -1,0 +1,61 @@
+"""GET /healthcheck, as ESGF's services have it: for load balancers and people, open to anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import orjson
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import __version__
+from fedstac.api import links
+from fedstac.bootstrap import Node
+from fedstac.db import health
+from fedstac.db.connections import is_transient
+from fedstac.db.health import Parts
+from fedstac.domain.errors import Unavailable
+
+ANSWER_SECONDS = 3.0  # for the database
+KEPT_SECONDS = 1.0  # many askers cost one look
+STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missing
+log = structlog.get_logger()
+
+
+async def get_health(request: Request) -> Response:
+    """GET /healthcheck: 200 while the database answers; Unavailable (503) while it does not.
+
+    `sequencer`: leading or absent. `workers`: idle, working, or stalled where something waits and nobody takes it; idle
+    workers leave no trace, so idle does not say that there are any. An index node says `follower` instead: following or
+    absent. Those do not change the status: searches go on without them.
+    """
+    node: Node = request.app.state.node
+    kept: tuple[float, Parts] | None = getattr(request.app.state, "health", None)
+    if kept is None or kept[0] < time.monotonic():
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
+                found = await health.parts(conn)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("healthcheck: the database does not answer", error=type(error).__name__)
+            raise Unavailable("the database does not answer", retry_after=2) from None
+        kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, found
+    body = {"status": "ok", "node": node.settings.node, "version": __version__, "database": "ok"}
+    body |= _following(kept[1]) if node.settings.source else _publishing(kept[1])
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+def _following(parts: Parts) -> dict[str, str]:
+    return {"follower": "following" if parts.follower else "absent"}
+
+
+def _publishing(parts: Parts) -> dict[str, str]:
+    waiting = parts.waiting_seconds
+    stalled = waiting is not None and waiting > STALLED_SECONDS and not parts.working
+    return {
+        "sequencer": "leading" if parts.sequencer else "absent",
+        "workers": "stalled" if stalled else "idle" if waiting is None else "working",
+    }

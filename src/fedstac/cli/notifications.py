@@ -1,0 +1,134 @@
+"""Commands about notifications: where one is told what became of one's requests and datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from fedstac import settings as environment
+from fedstac.cli import terminal
+from fedstac.cli.options import Form, Token, Url, address_of, examples, form_of, token_of
+from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.client.transport import Transport
+
+commands = typer.Typer(no_args_is_help=True, help="Be told, by mail or webhook, what became of requests and datasets.")
+Id = Annotated[str, typer.Argument(help="The destination's id, from the list.")]
+
+
+class On(StrEnum):
+    """What one can be told of without asking each time."""
+
+    REQUEST = "request"
+    DATASET = "dataset"
+
+
+@contextmanager
+def _server(ctx: typer.Context, url: str, token: str) -> Iterator[Transport]:
+    address = address_of(ctx, url)
+    transport = Transport(address, token_of(ctx, token, address), timeout=60, retries=environment.load().retries)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def _post(server: Transport, path: str, body: object) -> Any:
+    return server.json("POST", path, content=orjson.dumps(body), headers={"Content-Type": "application/json"})
+
+
+@commands.command(
+    epilog=examples(
+        "fedstac notifications add mailto:anna@ncar.example",
+        "fedstac notifications add slack+https://hooks.slack.com/services/… --on request --on dataset",
+        codes=True,
+    )
+)
+def add(
+    ctx: typer.Context,
+    address: Annotated[str, typer.Argument(help="mailto:…, https://… or slack+https://…")],
+    on: Annotated[
+        list[On] | None,
+        typer.Option(
+            "--on", help="request: one of yours is final; dataset: somebody else changed one of yours.",
+            show_default="request",
+        ),
+    ] = None,
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+) -> None:  # fmt: skip
+    """Register a mailbox or a webhook. Unless the node knows it, a code is sent there: confirm with it.
+
+    A webhook's answer shows the secret that its messages are signed with (Standard Webhooks).
+    """
+    with _server(ctx, url, token) as server:
+        found = _post(server, "/notifications", {"address": address, "on": [each.value for each in on or [On.REQUEST]]})
+    _show(form_of(ctx, output), found)
+    if not found["confirmed"]:
+        say(f"a code was sent there; then: fedstac notifications confirm {shown(found['id'])} <code>", "bold")
+
+
+@commands.command("list")
+def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
+    """List where you are told; administrators see the operators' destinations too."""
+    with _server(ctx, url, token) as server:
+        found = server.json("GET", "/notifications")["destinations"]
+    with terminal.Listing(form_of(ctx, output), ("id", "address", "on", "confirmed")) as listing:
+        for each in found:
+            confirmed = (each["confirmed"] or "no")[:10]
+            listing.row(each, (each["id"], each["address"], " ".join(each["on"]), confirmed))
+
+
+@commands.command()
+def show(ctx: typer.Context, id: Id, output: Form = None, url: Url = "", token: Token = "") -> None:
+    """Show one destination, with the secret of a webhook."""
+    with _server(ctx, url, token) as server:
+        found = server.json("GET", f"/notifications/{id}")
+    _show(form_of(ctx, output), found)
+
+
+@commands.command(epilog=examples("fedstac notifications confirm 5f2c8a90-… MZXW6YTBOI", codes=True))
+def confirm(
+    ctx: typer.Context,
+    id: Id,
+    code: Annotated[str, typer.Argument(help="The code that arrived there.")],
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+) -> None:
+    """Say the code that was sent to a destination; from then on it is told."""
+    with _server(ctx, url, token) as server:
+        found = _post(server, f"/notifications/{id}/confirm", {"code": code})
+    _show(form_of(ctx, output), found)
+
+
+@commands.command()
+def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
+    """Take a destination away; nothing more is sent there."""
+    with _server(ctx, url, token) as server:
+        server.send("DELETE", f"/notifications/{id}")
+    out("removed")
+
+
+@commands.command("test")
+def send_test(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
+    """Have a test message sent."""
+    with _server(ctx, url, token) as server:
+        _post(server, f"/notifications/{id}/test", {})
+    out("a test message is on its way")
+
+
+def _show(form: Output, found: dict[str, Any]) -> None:
+    if form is not Output.TABLE:
+        terminal.dump(found)
+        return
+    out(shown(found["id"]), "bold")
+    for label in ("address", "confirmed", "secret"):
+        if found.get(label):
+            out(f"  {label:<11}{shown(found[label])}")
+    out(f"  {'told of':<11}{shown(' '.join(found['on']) or 'requests that name it in Fedstac-Notify')}")

@@ -1,0 +1,42 @@
+"""How a node's parts stand, as far as a few look-ups tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedstac.db.connections import Connection
+from fedstac.db.feed import SEQUENCER_LOCK
+from fedstac.db.nodes import FOLLOWER_LOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What runs, on whatever process; workers that find nothing to do leave no trace."""
+
+    sequencer: bool  # somebody leads
+    follower: bool  # somebody follows a source into this database
+    working: bool  # claims of workers stand
+    waiting_seconds: float | None  # age of the oldest item that nobody has done; None: there is none
+
+
+async def parts(conn: Connection) -> Parts:
+    """Told by the locks that the sequencer and followers hold, and by the queue."""
+    row = await conn.fetchrow(
+        """WITH held AS MATERIALIZED (
+               SELECT classid::bigint, objid::bigint, objsubid FROM pg_locks
+               WHERE locktype = 'advisory' AND granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+           oldest AS MATERIALIZED (
+               SELECT min(first.id) AS id FROM fedstac.shard s
+               CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
+                                   ORDER BY id LIMIT 1) first)
+           SELECT EXISTS (SELECT FROM held WHERE classid << 32 | objid = $1 AND objsubid = 1) AS sequencer,
+                  EXISTS (SELECT FROM held WHERE classid = $2 AND objsubid = 2) AS follower,
+                  EXISTS (SELECT FROM fedstac.shard WHERE until > clock_timestamp()) AS working,
+                  (SELECT extract(epoch FROM clock_timestamp() - r.created)::float8
+                   FROM oldest o JOIN fedstac.request_item i ON i.id = o.id
+                   JOIN fedstac.request r ON r.id = i.request) AS waiting_seconds""",
+        SEQUENCER_LOCK, FOLLOWER_LOCK,
+    )  # fmt: skip
+    assert row is not None
+    return Parts(**dict(row))

@@ -1,0 +1,368 @@
+"""Notifications: who wants to be told, what they are told of, and what of it was delivered.
+
+A notification is a digest for one destination and topic. It grows while nobody has taken it up; who does fixes its
+content, and from then on it is sent again under the same id until the receiver has it or a day has passed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+
+from fedstac.db.connections import Connection, Row
+from fedstac.domain.errors import Finding
+from fedstac.domain.notices import Changed, Refused, Settled, Trouble
+
+OPERATORS = ""  # the owner of the destinations that the settings name
+SETTLED_AT_ONCE, EVENTS_AT_ONCE = 5000, 2000
+KEPT_DAYS, ORPHANED_DAYS = 7, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    id: UUID
+    owner: str
+    address: str
+    topics: tuple[str, ...]
+    secret: bytes
+    confirmed: datetime | None
+    created: datetime
+
+
+COLUMNS = "id, owner, address, topics, secret, confirmed, created"
+
+
+def _destination(row: Row) -> Destination:
+    values = {name: row[name] for name in COLUMNS.split(", ")}
+    return Destination(**{**values, "topics": tuple(values["topics"]), "secret": bytes(values["secret"])})
+
+
+async def register(
+    conn: Connection, owner: str, address: str, topics: Sequence[str], *, confirmed: bool
+) -> tuple[Destination, bool]:
+    """Somebody's destination, and whether it is new; one that is there is told of these topics from now on."""
+    row = await conn.fetchrow(
+        f"""INSERT INTO fedstac.destination (owner, address, topics, secret, confirmed)
+            VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN clock_timestamp() END)
+            ON CONFLICT (owner, address) DO UPDATE SET topics = EXCLUDED.topics,
+                confirmed = coalesce(destination.confirmed, EXCLUDED.confirmed)
+            RETURNING {COLUMNS}, xmax = 0 AS made""",
+        owner, address, list(topics), os.urandom(32), confirmed,
+    )  # fmt: skip
+    assert row is not None
+    return _destination(row), row["made"]
+
+
+async def destinations(conn: Connection, owner: str) -> list[Destination]:
+    """Somebody's destinations, oldest first."""
+    rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.destination WHERE owner = $1 ORDER BY created, id", owner)
+    return [_destination(row) for row in rows]
+
+
+async def destination(conn: Connection, id: UUID) -> Destination | None:
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.destination WHERE id = $1", id)
+    return _destination(row) if row else None
+
+
+async def find(conn: Connection, owner: str, address: str) -> Destination | None:
+    row = await conn.fetchrow(
+        f"SELECT {COLUMNS} FROM fedstac.destination WHERE owner = $1 AND address = $2", owner, address
+    )
+    return _destination(row) if row else None
+
+
+async def remove(conn: Connection, id: UUID) -> None:
+    """Takes a destination away, with whatever was on its way there."""
+    await conn.execute("DELETE FROM fedstac.destination WHERE id = $1", id)
+
+
+async def confirm(conn: Connection, id: UUID) -> None:
+    await conn.execute("UPDATE fedstac.destination SET confirmed = clock_timestamp() WHERE id = $1", id)
+
+
+async def confirmations(conn: Connection, owner: str) -> int:
+    """How many confirmations somebody has asked for within an hour."""
+    return int(await conn.fetchval(
+        """SELECT count(*) FROM fedstac.confirmation
+           WHERE owner = $1 AND at > clock_timestamp() - interval '1 hour'""",
+        owner,
+    ) or 0)  # fmt: skip
+
+
+async def ask_confirmation(conn: Connection, owner: str, id: UUID) -> None:
+    """Sends the code to a destination; call it in a transaction."""
+    await conn.execute("INSERT INTO fedstac.confirmation (owner) VALUES ($1)", owner)
+    await tell(conn, id, "confirm", ["confirm"])
+
+
+async def operate(conn: Connection, addresses: Sequence[str]) -> None:
+    """Makes the operators' destinations those that the settings name; call it in a transaction."""
+    await conn.execute(
+        "DELETE FROM fedstac.destination WHERE owner = $1 AND address <> ALL ($2::text[])", OPERATORS, list(addresses)
+    )
+    for address in addresses:
+        await register(conn, OPERATORS, address, ["alert"], confirmed=True)
+
+
+async def wish(conn: Connection, request: UUID, destination: UUID) -> None:
+    """Notes that a destination is to be told of a request; before that is stored."""
+    await conn.execute(
+        "INSERT INTO fedstac.awaited (request, destination) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        request,
+        destination,
+    )
+
+
+# --- what there is to tell ---
+
+# An open digest takes more in; one that is being taken up at this moment is left, and another one is begun.
+GATHER = """ON CONFLICT (destination, topic) WHERE taken IS NULL
+            DO UPDATE SET about = notification.about || EXCLUDED.about"""
+
+
+async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[str], *, after: float = 0) -> None:
+    """Puts something into the open digest of a destination, due so many seconds from now if that is begun with it."""
+    await conn.execute(
+        f"""INSERT INTO fedstac.notification (destination, topic, about, due)
+            VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) {GATHER}""",
+        destination, topic, list(about), after,
+    )  # fmt: skip
+
+
+async def gather(conn: Connection, window: float) -> bool:
+    """Derives notifications from what has happened since the last time; whether there is more of it.
+
+    In one transaction with the marks of what was seen, so that each thing is told once; two processes at once each find
+    what the other has not.
+    """
+    async with conn.transaction():
+        await _settled(conn, window)
+        await _alerts(conn, window)
+        return await _changes(conn, window)
+
+
+async def _settled(conn: Connection, window: float) -> None:
+    """Requests that became final, for those who wait for them."""
+    await conn.execute(
+        f"""WITH final AS MATERIALIZED (
+                SELECT a.request, a.destination FROM fedstac.awaited a
+                WHERE EXISTS (SELECT FROM fedstac.request_item i WHERE i.request = a.request)
+                  AND NOT EXISTS (SELECT FROM fedstac.request_item i
+                                  WHERE i.request = a.request AND i.status = 'queued')
+                ORDER BY a.at LIMIT {SETTLED_AT_ONCE} FOR UPDATE SKIP LOCKED),
+            gone AS (
+                DELETE FROM fedstac.awaited a USING final f
+                WHERE a.request = f.request AND a.destination = f.destination)
+            INSERT INTO fedstac.notification (destination, topic, about, due)
+            SELECT destination, 'request', array_agg(request::text ORDER BY request),
+                   clock_timestamp() + make_interval(secs => $1)
+            FROM final GROUP BY destination {GATHER}""",
+        window,
+    )
+
+
+async def _alerts(conn: Connection, window: float) -> None:
+    """Items that failed by our fault, and events that a node could not apply, for the operators."""
+    await conn.execute(
+        f"""WITH known AS MATERIALIZED (
+                SELECT 'item:' || i.id AS about FROM fedstac.request_item i
+                WHERE i.status = 'failed'
+                  AND NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'item:' || i.id)
+                UNION ALL
+                SELECT 'event:' || e.node || ' ' || e.event_id FROM fedstac.node_exception e
+                WHERE NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'event:' || e.node || ' ' || e.event_id)
+                LIMIT {SETTLED_AT_ONCE}),
+            fresh AS (
+                INSERT INTO fedstac.alerted (about) SELECT about FROM known ON CONFLICT DO NOTHING RETURNING about)
+            INSERT INTO fedstac.notification (destination, topic, about, due)
+            SELECT d.id, 'alert', array_agg(f.about), clock_timestamp() + make_interval(secs => $1)
+            FROM fresh f CROSS JOIN fedstac.destination d WHERE 'alert' = ANY (d.topics)
+            GROUP BY d.id {GATHER}""",
+        window,
+    )
+
+
+async def _changes(conn: Connection, window: float) -> bool:
+    """Datasets changed by somebody who is not their publisher of record, whatever kind of event says so."""
+    through = await conn.fetchval("SELECT pos FROM fedstac.told FOR UPDATE SKIP LOCKED")
+    if through is None:  # another process is at it
+        return False
+    last = await conn.fetchval(
+        "SELECT max(pos) FROM (SELECT pos FROM fedstac.feed WHERE pos > $1 ORDER BY pos LIMIT $2) page",
+        through, EVENTS_AT_ONCE,
+    )  # fmt: skip
+    if last is None:
+        return False
+    await conn.execute("UPDATE fedstac.told SET pos = $1", last)
+    if not await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.destination WHERE 'dataset' = ANY (topics))"):
+        return False  # nobody asks: events need not be read
+    await conn.execute(
+        f"""WITH page AS MATERIALIZED (
+                SELECT f.pos, o.event::jsonb -> 'data' AS data
+                FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+                WHERE f.pos > $1 AND f.pos <= $2 AND o.dataset IS NOT NULL)
+            INSERT INTO fedstac.notification (destination, topic, about, due)
+            SELECT d.id, 'dataset', array_agg(p.pos::text ORDER BY p.pos), clock_timestamp() + make_interval(secs => $3)
+            FROM page p JOIN fedstac.destination d ON d.owner = p.data ->> 'publisher'
+            WHERE p.data ->> 'actor' <> p.data ->> 'publisher'
+              AND 'dataset' = ANY (d.topics) AND d.confirmed IS NOT NULL
+            GROUP BY d.id {GATHER}""",
+        through, last, window,
+    )  # fmt: skip
+    return bool(last - through >= EVENTS_AT_ONCE)
+
+
+# --- delivery ---
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A message on its way; its content is fixed."""
+
+    id: UUID
+    destination: UUID
+    owner: str
+    address: str
+    secret: bytes
+    topic: str
+    about: tuple[str, ...]
+    attempts: int
+    taken: datetime
+    age: float  # seconds since the first attempt
+
+
+async def take(conn: Connection, limit: int, *, lease: float, per_hour: int) -> list[Notification]:
+    """Takes up what is due; nobody else gets it before the lease is over. At most one a destination.
+
+    A destination that has had its share of the hour waits, and its digest grows meanwhile; what is tried again was
+    counted already.
+    """
+    rows = await conn.fetch(
+        """WITH due AS MATERIALIZED (
+               SELECT n.id, n.destination, n.due FROM fedstac.notification n
+               WHERE n.finished IS NULL AND n.due <= clock_timestamp()
+                 AND (n.taken IS NOT NULL OR n.topic = 'confirm' OR $3 > (
+                     SELECT count(*) FROM fedstac.notification sent
+                     WHERE sent.destination = n.destination AND sent.taken > clock_timestamp() - interval '1 hour'))
+               ORDER BY n.due LIMIT $1 * 4 FOR UPDATE SKIP LOCKED),
+           wanted AS (
+               SELECT id FROM (SELECT DISTINCT ON (destination) id, due FROM due ORDER BY destination, due) each
+               ORDER BY due LIMIT $1)
+           UPDATE fedstac.notification n
+           SET attempts = attempts + 1, taken = coalesce(taken, clock_timestamp()),
+               due = clock_timestamp() + make_interval(secs => $2)
+           FROM wanted w, fedstac.destination d WHERE n.id = w.id AND d.id = n.destination
+           RETURNING n.id, d.id AS destination, d.owner, d.address, d.secret, n.topic, n.about, n.attempts, n.taken,
+                     extract(epoch FROM clock_timestamp() - n.taken)::float8 AS age""",
+        limit, lease, per_hour,
+    )  # fmt: skip
+    return [Notification(**{**dict(row), "about": tuple(row["about"]), "secret": bytes(row["secret"])}) for row in rows]
+
+
+async def finish(conn: Connection, notification: UUID, outcome: str) -> None:
+    """`delivered` or `given up`; one that is finished stays as it is."""
+    await conn.execute(
+        """UPDATE fedstac.notification SET finished = clock_timestamp(), outcome = $2
+           WHERE id = $1 AND finished IS NULL""",
+        notification, outcome,
+    )  # fmt: skip
+
+
+async def put_off(conn: Connection, notification: UUID, seconds: float) -> None:
+    """Tries a notification again later."""
+    await conn.execute(
+        """UPDATE fedstac.notification SET due = clock_timestamp() + make_interval(secs => $2)
+           WHERE id = $1 AND finished IS NULL""",
+        notification, seconds,
+    )  # fmt: skip
+
+
+async def sweep(conn: Connection) -> int:
+    """Removes what was delivered or given up a while ago, and wishes whose request never came; how much."""
+    swept = 0
+    for statement in (
+        f"DELETE FROM fedstac.notification WHERE finished < clock_timestamp() - interval '{KEPT_DAYS} days'",
+        f"""DELETE FROM fedstac.awaited a WHERE a.at < clock_timestamp() - interval '{ORPHANED_DAYS} days'
+            AND NOT EXISTS (SELECT FROM fedstac.request r WHERE r.id = a.request)""",
+        "DELETE FROM fedstac.confirmation WHERE at < clock_timestamp() - interval '1 day'",
+        """DELETE FROM fedstac.destination
+           WHERE confirmed IS NULL AND created < clock_timestamp() - interval '7 days'""",
+    ):
+        swept += int((await conn.execute(statement)).rpartition(" ")[2])
+    return swept
+
+
+# --- what a notification says ---
+
+
+async def settled(conn: Connection, ids: Sequence[UUID]) -> list[Settled]:
+    """Requests that are final, those with troubles first, then as they were accepted."""
+    rows = await conn.fetch(
+        """SELECT r.id::text, r.collection, r.action, r.total,
+                  count(*) FILTER (WHERE i.status = 'done') AS done,
+                  count(*) FILTER (WHERE i.status = 'rejected') AS rejected,
+                  count(*) FILTER (WHERE i.status = 'failed') AS failed
+           FROM fedstac.request r JOIN fedstac.request_item i ON i.request = r.id
+           WHERE r.id = ANY ($1::uuid[]) GROUP BY r.id
+           ORDER BY count(*) FILTER (WHERE i.status <> 'done') = 0, r.created, r.id""",
+        list(ids),
+    )
+    found = []
+    for row in rows:
+        counts = {name: row[name] for name in ("done", "rejected", "failed")}
+        found.append(Settled(row["id"], row["collection"], row["action"], row["total"], counts))
+    return found
+
+
+async def refused(conn: Connection, ids: Sequence[UUID], limit: int) -> list[Refused]:
+    """The first items of these requests that were not done."""
+    rows = await conn.fetch(
+        """SELECT request::text, dataset, status, coalesce(problem, '') AS problem, coalesce(detail, '') AS detail,
+                  findings::text AS findings
+           FROM fedstac.request_item WHERE request = ANY ($1::uuid[]) AND status <> 'done'
+           ORDER BY array_position($1::uuid[], request), n LIMIT $2""",
+        list(ids), limit,
+    )  # fmt: skip
+    return [
+        Refused(
+            **{**dict(row), "findings": [Finding.from_json(each) for each in orjson.loads(row["findings"] or "[]")]}
+        )
+        for row in rows
+    ]
+
+
+async def troubles(conn: Connection, about: Sequence[str]) -> list[Trouble]:
+    """What an alert tells of."""
+    rows = await conn.fetch(
+        """SELECT 'item' AS kind, request::text AS where, dataset AS what, coalesce(detail, '') AS detail
+           FROM fedstac.request_item WHERE id = ANY ($2::bigint[])
+           UNION ALL
+           SELECT 'event', node, event_id, detail FROM fedstac.node_exception
+           WHERE 'event:' || node || ' ' || event_id = ANY ($1::text[])
+           ORDER BY 1 DESC, 2, 3""",
+        list(about), [int(each.removeprefix("item:")) for each in about if each.startswith("item:")],
+    )  # fmt: skip
+    return [Trouble(**dict(row)) for row in rows]
+
+
+async def changes(conn: Connection, positions: Sequence[int], limit: int) -> list[Changed]:
+    """Events at these positions of the feed, in their order; the first few."""
+    rows = await conn.fetch(
+        """SELECT o.type, o.collection, o.dataset, o.event, o.at
+           FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+           WHERE f.pos = ANY ($1::bigint[]) AND o.dataset IS NOT NULL ORDER BY f.pos LIMIT $2""",
+        list(positions), limit,
+    )  # fmt: skip
+    found = []
+    for row in rows:
+        data = orjson.loads(row["event"])["data"]
+        found.append(Changed(
+            type=row["type"], collection=row["collection"], dataset=row["dataset"], state=data["state"],
+            actor=data["actor"], reason=data.get("reason"), at=row["at"],
+        ))  # fmt: skip
+    return found

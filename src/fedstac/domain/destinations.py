@@ -1,0 +1,140 @@
+"""Where notifications may go. Pure: an address in, what it is and whether it may be used out.
+
+What a client names is never fetched because a client named it: its host has to be one that the operator allows, or the
+owner of the mailbox or webhook has confirmed it with a code that was sent there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
+
+from fedstac.domain.errors import BadRequest
+
+LONGEST = 1000
+TOPICS = ("request", "dataset")  # what somebody may subscribe to; alerts go where the settings say
+_MAILBOX = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)", re.ASCII
+)
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|[0-9a-f:.]+", re.ASCII)
+_VISIBLE = re.compile(r"[!-~]+", re.ASCII)
+
+
+class Kind(StrEnum):
+    """How a destination is told."""
+
+    MAIL = "mail"
+    WEBHOOK = "webhook"  # signed JSON
+    SLACK = "slack"  # {text, blocks}, signed too
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`mailto:…`, `https://…` or `slack+https://…`, read."""
+
+    kind: Kind
+    target: str  # the mailbox, or the URL that is posted to
+    host: str  # in lower case: the mailbox's domain, or the URL's host
+
+    def __str__(self) -> str:
+        prefix = {Kind.MAIL: "mailto:", Kind.SLACK: "slack+", Kind.WEBHOOK: ""}[self.kind]
+        return prefix + self.target
+
+    @property
+    def shown(self) -> str:
+        """For logs: the path of a webhook is often a secret."""
+        return f"{self.kind} {self.host}"
+
+
+def parse(text: str, *, private: bool = False) -> Address:
+    """An address as somebody wrote it; BadRequest where it is none. `private`: http and the own network are taken too.
+
+    What a name leads to is judged when it is connected to; here only what shows by itself is refused.
+    """
+    if len(text) > LONGEST or not _VISIBLE.fullmatch(text):
+        raise BadRequest(
+            f"an address is at most {LONGEST} visible ASCII characters: mailto:…, https://… or slack+https://…"
+        )
+    if text.lower().startswith("mailto:"):
+        mailbox = text[len("mailto:") :]
+        found = _MAILBOX.fullmatch(mailbox)
+        if not found or ".." in mailbox:
+            raise BadRequest(f"{text!r} names no mailbox; write mailto:name@example.org")
+        return Address(Kind.MAIL, mailbox, found[1].lower())
+    kind, url = (Kind.SLACK, text[len("slack+") :]) if text.startswith("slack+") else (Kind.WEBHOOK, text)
+    return Address(kind, url, _host_of(url, private=private))
+
+
+def _host_of(url: str, *, private: bool) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise BadRequest("a webhook's address is no URL") from None
+    if parts.scheme != "https" and not (private and parts.scheme == "http"):
+        raise BadRequest("a webhook's address begins with https:// (or slack+https://), a mailbox's with mailto:")
+    host = (parts.hostname or "").rstrip(".")
+    if parts.username is not None or parts.password is not None or parts.fragment or not _HOST.fullmatch(host):
+        raise BadRequest("a webhook's address is https://host/path, with a plain host and without a user or a fragment")
+    if not private and (host == "localhost" or (_is_ip(host) and not is_public(host))):
+        raise BadRequest("a webhook's address is one of the internet, not of this machine or its network")
+    return host
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def allows(patterns: Sequence[str], host: str) -> bool:
+    """Whether the operator lets clients name this host. `*` stands for any characters, dots too."""
+    return any(fnmatchcase(host, pattern.lower()) for pattern in patterns)
+
+
+# beyond what `is_global` says, which knows the registries as of its Python: protocol assignments, 6to4's old relays
+_OTHERWISE_USED = tuple(ipaddress.ip_network(each) for each in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23"))
+_UNICAST6 = ipaddress.ip_network("2000::/3")  # the only IPv6 addresses that are given out; not NAT64's, nor ::a.b.c.d
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet's: not loopback, private, link-local, reserved, nor hiding one."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is not None:
+            return is_public(str(inner))
+        if ip not in _UNICAST6:
+            return False
+    if any(ip in network for network in _OTHERWISE_USED if network.version == ip.version):
+        return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+def confirmation_code(secret: bytes) -> str:
+    """What proves that a message arrived. It follows from the destination's secret, which nobody sees before."""
+    return base64.b32encode(hmac.digest(secret, b"fedstac confirmation", hashlib.sha256))[:16].decode()
+
+
+def signature(secret: bytes, id: str, timestamp: int, body: bytes) -> str:
+    """The header `webhook-signature` (Standard Webhooks 1.0, symmetric signatures)."""
+    signed = b"%s.%d.%s" % (id.encode(), timestamp, body)
+    return "v1," + base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+
+
+def shown_secret(secret: bytes) -> str:
+    """A secret as libraries of Standard Webhooks take it."""
+    return "whsec_" + base64.b64encode(secret).decode()

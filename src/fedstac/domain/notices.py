@@ -1,0 +1,265 @@
+"""What notifications say: facts in, a message out. Pure.
+
+Names come from whoever published: everything that is shown is one line of printable characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from fedstac.domain.errors import Finding
+from fedstac.domain.model import rfc3339
+
+SHOWN = 20  # requests, items, findings or changes in one message
+LONGEST_LINE, LONGEST_SUBJECT = 500, 150
+SLACK_BLOCK, SLACK_BLOCKS = 2900, 20  # characters of a section, sections of a message
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message in all of its forms: `subject` and `lines` for people, `type` and `data` for programs."""
+
+    type: str
+    subject: str
+    lines: tuple[str, ...]
+    data: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines) + "\n"
+
+    def as_json(self, at: datetime) -> dict[str, Any]:
+        """The body of a webhook (Standard Webhooks 1.0: type, timestamp, data)."""
+        return {"type": self.type, "timestamp": rfc3339(at), "data": self.data}
+
+    def as_slack(self) -> dict[str, Any]:
+        """The body that Slack and those who speak like it take: plain text, so that no name is read as a command."""
+        whole = self.text.strip()
+        parts = [whole[start : start + SLACK_BLOCK] for start in range(0, len(whole), SLACK_BLOCK)][:SLACK_BLOCKS]
+        sections = [
+            {"type": "section", "text": {"type": "plain_text", "text": part, "emoji": False}} for part in parts if part
+        ]
+        header = {"type": "header", "text": {"type": "plain_text", "text": self.subject, "emoji": False}}
+        escaped = self.subject.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return {"text": escaped, "blocks": [header, *sections]}
+
+
+def one_line(text: object, longest: int = LONGEST_LINE) -> str:
+    """Text from elsewhere as one line that nothing reads as a command or a header."""
+    line = "".join(char if char.isprintable() else "\ufffd" for char in str(text)[: longest + 1])
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The node that tells, and where its clients find it; links are left out where that is not known."""
+
+    node: str
+    base: str
+
+    def request(self, id: object) -> str | None:
+        return f"{self.base}/requests/{id}" if self.base else None
+
+    def dataset(self, collection: str, id: str) -> str | None:
+        return f"{self.base}/collections/{quote(collection)}/items/{quote(id)}" if self.base else None
+
+    def message(self, type: str, subject: str, lines: Sequence[str | None], data: Mapping[str, Any]) -> Message:
+        shown = tuple(one_line(line) for line in lines if line is not None)
+        whole = one_line(f"fedstac {self.node}: {subject}", LONGEST_SUBJECT)
+        return Message(type, whole, shown, {"node": self.node, **data})
+
+
+def _left(n: int, what: str) -> str | None:
+    return f"… and {n - SHOWN} more {what}" if n > SHOWN else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A request that is final."""
+
+    id: str
+    collection: str
+    action: str
+    total: int
+    counts: Mapping[str, int]
+
+    @property
+    def status(self) -> str:
+        """As the request itself shows it (db/requests.py, Summary)."""
+        final = [status for status in ("done", "rejected", "failed") if self.counts.get(status)]
+        return final[0] if len(final) == 1 else "partly" if "done" in final else "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An item of a request that was not done."""
+
+    request: str
+    dataset: str
+    status: str
+    problem: str
+    detail: str
+    findings: Sequence[Finding]
+
+
+def of_requests(sender: Sender, settled: Sequence[Settled], refused: Sequence[Refused]) -> Message:
+    """The digest of requests that are final; `refused` are the first items that were not done, at most SHOWN."""
+    counts = {name: sum(each.counts.get(name, 0) for each in settled) for name in ("done", "rejected", "failed")}
+    outcome = ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing to do"
+    what = f"request {settled[0].status}" if len(settled) == 1 else f"{len(settled)} requests final"
+    lines: list[str | None] = []
+    for each in settled[:SHOWN]:
+        said = ", ".join(f"{n} {name}" for name, n in each.counts.items() if n)
+        lines += [
+            f"{each.status}: {each.action} of {each.total} in {each.collection} ({said})",
+            _indented(sender, each.id),
+        ]
+    lines.append(_left(len(settled), "requests"))
+    if refused:
+        lines += ["", "Not done:", *_refusals(refused), *_remedy(counts)]
+    data = {
+        "counts": counts,
+        "total_requests": len(settled),
+        "requests": [
+            {"id": each.id, "status": each.status, "action": each.action, "collection": each.collection,
+             "total": each.total, "counts": each.counts, "url": sender.request(each.id)}
+            for each in settled[:SHOWN * 5]
+        ],
+        "problems": [
+            {"request": each.request, "id": each.dataset, "status": each.status, "type": each.problem,
+             "detail": each.detail, "findings": [finding.as_json() for finding in each.findings[:SHOWN]]}
+            for each in refused
+        ],
+    }  # fmt: skip
+    return sender.message("fedstac.requests.final", f"{what} ({outcome})", lines, data)
+
+
+def _indented(sender: Sender, request: str) -> str:
+    return f"  {sender.request(request) or 'fedstac requests show ' + request}"
+
+
+def _refusals(refused: Sequence[Refused]) -> list[str]:
+    lines, left = [], SHOWN
+    for each in refused:
+        lines.append(f"- {each.dataset}: {each.detail} [{each.problem or each.status}]")
+        for finding in each.findings[:left]:
+            suggestion = f" (suggestion: {finding.suggestion})" if finding.suggestion else ""
+            lines.append(f"    {finding.pointer or '/'}: {finding.message}{suggestion}")
+        left -= min(left, len(each.findings))
+    return lines
+
+
+def _remedy(counts: Mapping[str, int]) -> list[str]:
+    lines = [""]
+    more = counts["rejected"] + counts["failed"] - SHOWN
+    if more > 0:
+        lines.append(f"{more} more items were not done; the request's page lists all of them.")
+    if counts["rejected"]:
+        lines.append("Rejected items: correct what is named and send them again; what was done stays done.")
+    if counts["failed"]:
+        lines.append("Failed items: this is the server's fault. Its operators are told; send them again later.")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An item that failed by the server's fault (where: its request), or an event that a node could not apply."""
+
+    kind: str  # item | event
+    where: str
+    what: str
+    detail: str
+
+
+def of_troubles(sender: Sender, troubles: Sequence[Trouble], total: int) -> Message:
+    """The operators' alert; `total` counts also what is no longer there to be described."""
+    items = [each for each in troubles if each.kind == "item"]
+    events = [each for each in troubles if each.kind == "event"]
+    parts = [f"{len(items)} items failed"] if items else []
+    parts += (
+        [f"{len(events)} events could not be applied by {', '.join(sorted({e.where for e in events}))}"]
+        if events
+        else []
+    )
+    lines: list[str | None] = []
+    if items:
+        lines += ["Items that failed by the server's fault (its log names the reason):"]
+        lines += [f"- {each.what}, request {each.where}" for each in items[:SHOWN]]
+        lines += [_left(len(items), "items"), "Mend the cause, then have them sent again.", ""]
+    if events:
+        lines += ["Events that a node could not apply (its table fedstac.parked has them):"]
+        lines += [f"- {each.where}: {each.what}: {each.detail}" for each in events[:SHOWN]]
+        lines += [_left(len(events), "events"), "At that node: see its log, update it, then `fedstac verify`.", ""]
+    data = {
+        "total": total,
+        "troubles": [
+            {"kind": each.kind, "where": each.where, "what": each.what, "detail": each.detail}
+            for each in (*items[: SHOWN * 5], *events[: SHOWN * 5])
+        ],
+    }
+    return sender.message("fedstac.alert", "; ".join(parts) or f"{total} troubles", lines, data)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A change of a dataset, as its event says it."""
+
+    type: str
+    collection: str
+    dataset: str
+    state: str
+    actor: str
+    reason: str | None
+    at: datetime
+
+    @property
+    def verb(self) -> str:
+        """org.fedstac.dataset.retracted.v1 → retracted; a type that is not of this form as it is."""
+        parts = self.type.split(".")
+        return parts[-2].replace("_", " ").replace("-", " ") if len(parts) > 2 else self.type
+
+
+def of_changes(sender: Sender, changes: Sequence[Changed], total: int) -> Message:
+    """What others did to somebody's datasets; `changes` are the first of `total`."""
+    verbs = sorted({each.verb for each in changes})
+    what = f"your dataset {changes[0].dataset} was {verbs[0]}" if total == 1 and changes else (
+        f"{total} of your datasets were {' or '.join(verbs) or 'changed'}")  # fmt: skip
+    lines: list[str | None] = ["Datasets that you published were changed by somebody else:"]
+    for each in changes[:SHOWN]:
+        lines += [
+            f"- {each.dataset}: {each.verb} by {each.actor} at {rfc3339(each.at)}"
+            + (f": {each.reason}" if each.reason else ""),
+            f"  {link}" if (link := sender.dataset(each.collection, each.dataset)) else None,
+        ]
+    lines += [_left(total, "changes"), "", "If that is not right, ask the operators of this node."]
+    data = {
+        "total": total,
+        "changes": [
+            {"type": each.type, "collection": each.collection, "id": each.dataset, "state": each.state,
+             "actor": each.actor, "reason": each.reason, "at": rfc3339(each.at),
+             "url": sender.dataset(each.collection, each.dataset)}
+            for each in changes
+        ],
+    }  # fmt: skip
+    return sender.message("fedstac.datasets.changed", what, lines, data)
+
+
+def of_confirmation(sender: Sender, owner: str, destination: str, code: str) -> Message:
+    """What a destination is told before anything else goes there."""
+    lines = [
+        f"{owner} asks for notifications of the node {sender.node} to be sent here.",
+        "",
+        f"To agree:  fedstac notifications confirm {destination} {code}",
+        "To refuse, do nothing: nothing more will be sent.",
+    ]
+    data = {"destination": destination, "code": code}
+    return sender.message("fedstac.confirmation", "confirm this destination", lines, data)
+
+
+def of_test(sender: Sender) -> Message:
+    lines = [f"This is a test of the notifications of the node {sender.node}. They arrive here."]
+    return sender.message("fedstac.test", "test", lines, {})

@@ -1,0 +1,203 @@
+"""The notifier: finds what somebody wants to know, and delivers it by mail or webhook until it has arrived.
+
+Nothing waits for it. What is told is derived from what is stored, in short transactions; while the network is waited
+for no connection is held. A process that dies leaves its messages to another once their lease is over, under the same
+ids: a receiver that got one twice can tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import orjson
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import notifications
+from fedstac.db.connections import Connection, is_transient
+from fedstac.db.notifications import OPERATORS, Notification
+from fedstac.domain import destinations, notices
+from fedstac.domain.destinations import Kind
+from fedstac.domain.errors import BadRequest
+from fedstac.domain.notices import Message, Sender
+from fedstac.failpoints import failpoint
+from fedstac.messaging import mail
+from fedstac.messaging.mail import Misconfigured
+from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
+from fedstac.settings import Settings
+from fedstac.wakeup import pause
+
+LOOK_SECONDS = 1.0
+AT_ONCE = 16  # deliveries under way in one process
+SECONDS_EACH = 15.0
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 5.0, 3600.0
+GIVEN_UP_AFTER = 86_400.0
+SWEEP_SECONDS = 3600.0
+log = structlog.get_logger()
+
+
+def check(settings: Settings) -> None:
+    """Misconfigured, before anything runs, where the settings of notifications are wrong."""
+    server = mail.server_of(settings.smtp)
+    for text in settings.alerts:
+        try:
+            address = destinations.parse(text, private=True)
+        except BadRequest as error:
+            raise Misconfigured(f"FEDSTAC_ALERTS: {error.detail}") from None
+        if address.kind is Kind.MAIL and server is None:
+            raise Misconfigured(f"FEDSTAC_ALERTS names {text}, and there is no FEDSTAC_SMTP to send mail with")
+
+
+def mail_from(settings: Settings) -> str:
+    """Who mail is from."""
+    return settings.mail_from or f"fedstac@{urlsplit(settings.public_url).hostname or 'localhost'}"
+
+
+class Notifier:
+    """One of any number; they share the work. `find` resolves names of webhooks."""
+
+    def __init__(self, node: Node, *, find: Resolve = resolve) -> None:
+        self.node, self.settings = node, node.settings
+        self.sender = Sender(self.settings.node, self.settings.public_url.rstrip("/"))
+        self._server = mail.server_of(self.settings.smtp)
+        self._hooks = Webhooks(private=self.settings.notify_private, find=find)
+        self._operators_hooks = Webhooks(private=True, find=find)
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._swept = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop`."""
+        operated = False
+        async with self._hooks, self._operators_hooks:
+            while not stop.is_set():
+                more = False
+                try:
+                    async with self.node.pool.acquire() as conn:
+                        if not operated:
+                            async with conn.transaction():
+                                await notifications.operate(conn, self.settings.alerts)
+                            operated = True
+                        more = await self.step(conn)
+                except Exception as error:
+                    if not is_transient(error):
+                        log.exception("the notifier failed; trying again")
+                    else:
+                        log.warning("the database is away; trying again", error=type(error).__name__)
+                if not more:
+                    await pause(stop, LOOK_SECONDS)
+            await self._end()
+
+    async def step(self, conn: Connection) -> bool:
+        """Gathers what there is to tell and begins to deliver what is due; whether there is more to gather."""
+        more = await notifications.gather(conn, self.settings.notify_window_seconds)
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            await notifications.sweep(conn)
+        room = AT_ONCE - len(self._under_way)
+        if room > 0:
+            taken = await notifications.take(
+                conn, room, lease=self.settings.lease_seconds, per_hour=self.settings.notify_per_hour
+            )
+            for each in taken:
+                task = asyncio.create_task(self._deliver(each))
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+        return more
+
+    async def _end(self) -> None:
+        """What is under way has a moment to arrive; the rest is another's once its lease is over."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=2)
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _deliver(self, told: Notification) -> None:
+        """One attempt, and what follows from it."""
+        address = destinations.parse(told.address, private=True)
+        said = log.bind(
+            notification=str(told.id), topic=told.topic, destination=str(told.destination), to=address.shown
+        )
+        try:
+            message = await self._message(told)
+            if message is not None:
+                await self._send(told, address, message)
+            failpoint("notifier.delivered")
+        except (Undelivered, Forbidden) as error:
+            await self._failed(told, error, said)
+            return
+        except Exception as error:
+            if not is_transient(error):
+                said.exception("a notification cannot be delivered; it is tried again")
+            return  # its lease ends, and it is taken up again
+        async with self.node.pool.acquire() as conn:
+            await notifications.finish(conn, told.id, "delivered")
+        said.info("notified", attempts=told.attempts)
+
+    async def _failed(self, told: Notification, error: Exception, said: structlog.BoundLogger) -> None:
+        async with self.node.pool.acquire() as conn:
+            if isinstance(error, Forbidden) or told.age > GIVEN_UP_AFTER:
+                await notifications.finish(conn, told.id, "given up")
+                said.error("a notification is given up", attempts=told.attempts, reason=str(error))
+                return
+            seconds = retry_seconds(told.attempts)
+            await notifications.put_off(conn, told.id, seconds)
+        said.warning("a notification did not arrive; trying again", reason=str(error), seconds=round(seconds, 1))
+
+    async def _send(self, told: Notification, address: destinations.Address, message: Message) -> None:
+        seconds = min(SECONDS_EACH, self.settings.lease_seconds * 0.6)  # over before anybody else begins
+        if address.kind is Kind.MAIL:
+            if self._server is None:
+                raise Undelivered("FEDSTAC_SMTP is not set")
+            sender = mail_from(self.settings)
+            composed = mail.compose(
+                message, sender=sender, to=address.target, node=self.settings.node, id=str(told.id), at=told.taken,
+                footer=_footer(told, self.settings.node),
+            )  # fmt: skip
+            await mail.send(self._server, composed, sender=sender, to=address.target, seconds=seconds)
+            return
+        body = message.as_slack() if address.kind is Kind.SLACK else message.as_json(told.taken)
+        hooks = self._operators_hooks if told.owner == OPERATORS else self._hooks
+        await hooks.send(address.target, id=str(told.id), secret=told.secret, body=orjson.dumps(body), seconds=seconds)
+
+    async def _message(self, told: Notification) -> Message | None:
+        """What a notification says; the same at every attempt. None where nothing of it is left to tell."""
+        if told.topic == "test":
+            return notices.of_test(self.sender)
+        if told.topic == "confirm":
+            code = destinations.confirmation_code(told.secret)
+            return notices.of_confirmation(self.sender, told.owner, str(told.destination), code)
+        async with self.node.pool.acquire() as conn:
+            match told.topic:
+                case "request":
+                    settled = await notifications.settled(conn, [UUID(each) for each in told.about])
+                    ids = [UUID(each.id) for each in settled]
+                    refused = await notifications.refused(conn, ids, notices.SHOWN)
+                    return notices.of_requests(self.sender, settled, refused) if settled else None
+                case "dataset":
+                    positions = [int(each) for each in told.about]
+                    changes = await notifications.changes(conn, positions, notices.SHOWN)
+                    return notices.of_changes(self.sender, changes, len(positions))
+                case _:
+                    troubles = await notifications.troubles(conn, told.about)
+                    return notices.of_troubles(self.sender, troubles, len(told.about))
+
+
+def retry_seconds(attempts: int) -> float:
+    """The pause after so many attempts: doubling up to an hour, spread so that not all come at once."""
+    return min(FIRST_RETRY_SECONDS * 2.0 ** min(attempts - 1, 20), LONGEST_RETRY_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+def _footer(told: Notification, node: str) -> str:
+    if told.owner == OPERATORS:
+        return f"You get this as an operator of the node {node} (its setting FEDSTAC_ALERTS)."
+    return f"fedstac notifications remove {told.destination}   ends these messages."
+
+
+async def run(node: Node, stop: asyncio.Event) -> None:
+    """Tells whoever wants to know, until `stop`."""
+    await Notifier(node).run(stop)

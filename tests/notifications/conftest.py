@@ -1,0 +1,172 @@
+"""A mail server and a receiver of webhooks, both real, on loopback and in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+
+import orjson
+import pytest
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from fedstac import sample
+from fedstac.workers import notifier
+from tests.api.conftest import Api, StartApi
+from tests.api.conftest import start_api as start_api
+
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One POST that arrived."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads(self.body)
+        return found
+
+
+@dataclass
+class Receiver:
+    """An HTTP server of a few lines: it keeps what comes and answers what it is told to, 204 without."""
+
+    port: int = 0
+    calls: asyncio.Queue[Call] = field(default_factory=asyncio.Queue)
+    answers: deque[str] = field(default_factory=deque)
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    async def next(self) -> Call:
+        return await asyncio.wait_for(self.calls.get(), PATIENCE)
+
+    async def ended(self) -> None:
+        """Waits until every connection is closed."""
+        if self.serving:
+            await asyncio.wait(self.serving, timeout=5)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
+        try:
+            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            await self.calls.put(Call(first.split()[1], headers, body))
+            answer = self.answers.popleft() if self.answers else "204 No Content"
+            writer.write(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            await writer.drain()
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+@asynccontextmanager
+async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", port)
+    receiver.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield receiver
+    await receiver.ended()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        yield running
+
+
+@dataclass
+class Mailbox:
+    """What a mail server got: who it was for, and the mail."""
+
+    port: int = 0
+    mails: asyncio.Queue[tuple[list[str], EmailMessage, bytes]] = field(default_factory=asyncio.Queue)
+    refusals: deque[str] = field(default_factory=deque)
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self.port}"
+
+    async def next(self) -> tuple[list[str], EmailMessage, bytes]:
+        return await asyncio.wait_for(self.mails.get(), PATIENCE)
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.refusals:
+            return self.refusals.popleft()
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        raw = envelope.content
+        assert isinstance(raw, bytes)
+        mail = message_from_bytes(raw, policy=policy.default)
+        assert isinstance(mail, EmailMessage)
+        await self.mails.put((envelope.rcpt_tos, mail, raw))
+        return "250 OK"
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[Mailbox]:
+    box = Mailbox()
+    loop = asyncio.get_running_loop()
+    made: list[SMTP] = []
+
+    def connected() -> SMTP:
+        made.append(SMTP(box, hostname="mail.test", loop=loop))
+        return made[-1]
+
+    server = await loop.create_server(connected, "127.0.0.1", 0)
+    box.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield box
+    for each in made:
+        if each.transport is not None:
+            each.transport.close()
+    await asyncio.sleep(0.05)  # the loop closes them
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notifiers of this process look often and try again soon."""
+    monkeypatch.setattr(notifier, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(notifier, "FIRST_RETRY_SECONDS", 0.1)
+
+
+StartTelling = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture
+async def start_telling(start_api: StartApi, dsn: str, mailbox: Mailbox, hurried: None) -> StartTelling:
+    """Starts a node with the collection CMIP6 that sends mail, and webhooks to loopback."""
+
+    async def start(**values: Any) -> Api:
+        wanted = {
+            "dsn": dsn, "smtp": mailbox.url, "notify_private": True, "notify_hosts": ("127.0.0.1", "*.ncar.example"),
+            "notify_window_seconds": 0, "public_url": "https://west.example", "mail_from": "stac@west.example",
+        }  # fmt: skip
+        api = await start_api(**{**wanted, **values})
+        response = await api.admin.post("/collections", json=sample.collection())
+        assert response.status_code == 201, response.text
+        return api
+
+    return start

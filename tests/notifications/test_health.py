@@ -1,0 +1,57 @@
+"""GET /healthcheck."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from fedstac import embedded
+from tests.api.conftest import StartApi
+from tests.notifications.conftest import start_api as start_api
+from tests.notifications.test_notifications import until
+
+
+async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
+    api = await start_api(dsn=dsn)
+
+    async def is_leading() -> bool:
+        return bool((await api.anyone.get("/healthcheck")).json()["sequencer"] == "leading")
+
+    await until(is_leading)
+    response = await api.anyone.get("/healthcheck")
+    assert response.status_code == 200
+    assert response.json() | {"version": ""} == {
+        "status": "ok", "node": "west", "version": "", "database": "ok", "sequencer": "leading", "workers": "idle",
+    }  # fmt: skip
+
+
+async def test_what_nobody_works_on_shows(
+    dsn: str, start_api: StartApi, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_api(dsn=dsn, background=False)
+    await conn.execute(
+        """WITH made AS (
+               INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, correlation, created)
+               VALUES (gen_random_uuid(), 'CMIP6', 'publish', 1, 'anna', '{}', 'x', now() - interval '1 hour')
+               RETURNING id)
+           INSERT INTO fedstac.request_item (request, n, shard, dataset) SELECT id, 0, 7, 'x' FROM made"""
+    )
+    body = (await api.anyone.get("/healthcheck")).json()
+    assert (body["status"], body["sequencer"], body["workers"]) == ("ok", "absent", "stalled")
+
+
+async def test_without_its_database_it_says_so_and_nothing_of_the_inside(
+    dsn: str, start_api: StartApi, cluster: embedded.Cluster
+) -> None:
+    api = await start_api(dsn=dsn, background=False)
+    name = dsn.rpartition("/")[2].partition("?")[0]
+    admin = await asyncpg.connect(cluster.dsn())
+    try:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        response = await api.anyone.get("/healthcheck")
+        assert response.status_code == 503
+        assert response.json()["detail"] == "the database does not answer"
+        assert name not in response.text
+    finally:
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await admin.close()

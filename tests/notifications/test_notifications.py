@@ -1,0 +1,350 @@
+"""Notifications end to end: a real node, a real mail server, a real receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import hashlib
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from fedstac import sample
+from tests.api.conftest import Api
+from tests.client.conftest import Fedstac, start
+from tests.client.conftest import fedstac as fedstac
+from tests.notifications.conftest import Mailbox, Receiver, StartTelling, receiving
+
+ITEMS = "/collections/CMIP6/items"
+MAIL = "mailto:anna@hooks.ncar.example"
+
+
+def broken(item: dict[str, Any]) -> dict[str, Any]:
+    """An item with a term that the vocabulary does not have."""
+    changed = copy.deepcopy(item)
+    changed["properties"]["cmip6:experiment_id"] = "historcal"
+    return changed
+
+
+def batch(*items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "FeatureCollection", "features": list(items)}
+
+
+async def register(api: Api, address: str, *on: str, role: str = "admin") -> dict[str, Any]:
+    response = await api.anyone.post("/notifications", json={"address": address, "on": on}, headers=bearer(api, role))
+    assert response.status_code in (200, 201), response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def bearer(api: Api, role: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api.tokens[role]}"}
+
+
+async def until(look: Callable[[], Awaitable[object]], seconds: float = 30.0) -> None:
+    """Waits for a condition."""
+    deadline = time.monotonic() + seconds
+    while not await look():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_submitter_gets_one_mail_for_a_batch_with_the_findings(
+    start_telling: StartTelling, mailbox: Mailbox
+) -> None:
+    api = await start_telling()
+    first, second, third = sample.items(3)
+    response = await api.admin.post(ITEMS, json=batch(first, broken(second), third), headers={"Fedstac-Notify": MAIL})
+    assert response.status_code == 200, response.text
+    to, mail, _ = await mailbox.next()
+    assert to == ["anna@hooks.ncar.example"]
+    assert mail["Subject"] == "fedstac west: request partly (2 done, 1 rejected)"
+    assert mail["From"] == "fedstac west <stac@west.example>"
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail["List-Id"] == "<notifications.west.west.example>"
+    assert mail["Message-ID"].endswith("@west.example>")
+    assert abs(parsedate_to_datetime(mail["Date"]).timestamp() - time.time()) < 60
+    text = mail.get_content()
+    assert f"https://west.example/requests/{response.json()['id']}" in text
+    assert second["id"] in text
+    assert "/properties/cmip6:experiment_id" in text
+    assert "historical" in text
+    assert "send them again" in text
+    assert first["id"] not in text
+    assert mailbox.mails.empty()
+
+
+async def test_a_webhook_is_signed_and_says_the_same(start_telling: StartTelling, receiver: Receiver) -> None:
+    api = await start_telling()
+    found = await register(api, receiver.url, "request")
+    response = await api.admin.post(ITEMS, json=batch(*sample.items(2)))
+    call = await receiver.next()
+    assert call.json["type"] == "fedstac.requests.final"
+    assert call.json["data"]["node"] == "west"
+    assert call.json["data"]["counts"] == {"done": 2, "rejected": 0, "failed": 0}
+    [told] = call.json["data"]["requests"]
+    assert (told["id"], told["status"]) == (response.json()["id"], "done")
+    key = base64.b64decode(found["secret"].removeprefix("whsec_"))
+    signed = f"{call.headers['webhook-id']}.{call.headers['webhook-timestamp']}.".encode() + call.body
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert call.headers["webhook-signature"] == f"v1,{expected}"
+    assert abs(int(call.headers["webhook-timestamp"]) - time.time()) < 60
+    assert call.headers["host"] == f"127.0.0.1:{receiver.port}"
+
+
+async def test_slack_gets_its_own_form_in_which_no_name_is_a_command(
+    start_telling: StartTelling, receiver: Receiver
+) -> None:
+    api = await start_telling()
+    [item] = sample.items(1)
+    item["id"] = "<!channel> & *x*"
+    response = await api.admin.post(
+        ITEMS, json=batch(item, *sample.items(1)), headers={"Fedstac-Notify": f"slack+{receiver.url}"}
+    )
+    assert response.status_code == 200, response.text
+    body = (await receiver.next()).json
+    assert set(body) == {"text", "blocks"}
+    assert body["text"] == "fedstac west: request partly (1 done, 1 rejected)"
+    assert {block["text"]["type"] for block in body["blocks"]} == {"plain_text"}
+    assert "<!channel>" in body["blocks"][1]["text"]["text"]
+
+
+async def test_requests_within_the_window_are_one_digest(start_telling: StartTelling, receiver: Receiver) -> None:
+    api = await start_telling(notify_window_seconds=3)
+    await register(api, receiver.url, "request")
+    for item in sample.items(3):
+        response = await api.admin.post(ITEMS, json=item)
+        assert response.status_code == 201, response.text
+    call = await receiver.next()
+    assert call.json["data"]["total_requests"] == 3
+    assert receiver.calls.empty()
+
+
+async def test_others_requests_are_not_told(start_telling: StartTelling, receiver: Receiver) -> None:
+    api = await start_telling()
+    await register(api, receiver.url, "request", role="publisher:NCAR")
+    [item] = sample.items(1)
+    await api.admin.post(ITEMS, json=item)
+    mine = await register(api, receiver.url, role="publisher:NCAR")
+    await api.anyone.post(f"/notifications/{mine['id']}/test", headers=bearer(api, "publisher:NCAR"))
+    assert (await receiver.next()).json["type"] == "fedstac.test"
+
+
+async def test_a_receiver_that_was_down_gets_it_later_under_the_same_id(start_telling: StartTelling) -> None:
+    api = await start_telling()
+    async with receiving() as first:
+        first.answers.extend(["503 Service Unavailable", "302 Found\r\nLocation: http://127.0.0.1:1/"])
+        url, port = first.url, first.port
+        found = await register(api, url)
+        await api.admin.post(f"/notifications/{found['id']}/test")
+        ids = {(await first.next()).headers["webhook-id"]}
+    await asyncio.sleep(0.3)  # nobody listens for some attempts: nothing to wait for
+    async with receiving(port) as second:
+        ids.add((await second.next()).headers["webhook-id"])
+    assert len(ids) == 1
+
+
+async def test_a_redirect_is_not_followed(start_telling: StartTelling, receiver: Receiver) -> None:
+    api = await start_telling()
+    async with receiving() as elsewhere:
+        receiver.answers.append(f"307 Temporary Redirect\r\nLocation: {elsewhere.url}")
+        found = await register(api, receiver.url)
+        await api.admin.post(f"/notifications/{found['id']}/test")
+        one, two = await receiver.next(), await receiver.next()
+        assert one.headers["webhook-id"] == two.headers["webhook-id"]
+        assert elsewhere.calls.empty()
+
+
+async def test_killed_between_delivery_and_its_mark_it_comes_again_under_the_same_id(
+    start_telling: StartTelling, receiver: Receiver, dsn: str, tmp_path: Path
+) -> None:
+    api = await start_telling(background=False)
+    found = await register(api, receiver.url)
+    await api.admin.post(f"/notifications/{found['id']}/test")
+    settings = {
+        "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_LEASE_SECONDS": "2", "FEDSTAC_NOTIFY_PRIVATE": "true",
+    }  # fmt: skip
+    dying = await start("notifier", folder=tmp_path, FEDSTAC_FAILPOINTS="notifier.delivered=kill", **settings)
+    await asyncio.wait_for(dying.communicate(), 60)
+    assert dying.returncode == -9
+    first = await receiver.next()
+    another = await start("notifier", folder=tmp_path, **settings)
+    try:
+        second = await receiver.next()
+        assert second.headers["webhook-id"] == first.headers["webhook-id"]
+        assert second.body == first.body
+        async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+            await until(lambda: pool.fetchval("SELECT bool_and(outcome = 'delivered') FROM fedstac.notification"))
+    finally:
+        another.terminate()
+        await asyncio.wait_for(another.communicate(), 60)
+    assert receiver.calls.empty()
+
+
+async def test_operators_are_alerted_of_failed_items_and_of_events_that_a_node_cannot_apply(
+    start_telling: StartTelling, receiver: Receiver, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling(alerts=(receiver.url,), notify_private=False, notify_window_seconds=1)
+    head = (await api.anyone.get("/events/head", headers=bearer(api, "node:east"))).json()["cursor"]
+    epoch, through = map(int, head.split("."))
+    status = {"epoch": epoch, "through": through, "exceptions": [
+        {"event_id": "0193", "outcome": "parked", "detail": "evil\r\nSubject: x"}]}  # fmt: skip
+    response = await api.anyone.post("/events/status", json=status, headers=bearer(api, "node:east"))
+    assert response.status_code == 204, response.text
+    async with conn.transaction():
+        request = await conn.fetchval(
+            """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, correlation)
+               VALUES (gen_random_uuid(), 'CMIP6', 'publish', 1, 'anna', '{}', 'x') RETURNING id"""
+        )
+        await conn.execute(
+            """INSERT INTO fedstac.request_item (request, n, shard, dataset, status, outcome, problem, finished)
+               VALUES ($1, 0, 0, 'CMIP6.broken', 'failed', 'failed', 'unknown', now())""",
+            request,
+        )
+    troubles = []
+    while len(troubles) < 2:
+        call = await receiver.next()
+        assert call.json["type"] == "fedstac.alert"
+        troubles += call.json["data"]["troubles"]
+    assert {(each["kind"], each["where"], each["what"]) for each in troubles} == {
+        ("item", str(request), "CMIP6.broken"), ("event", "east", "0193"),
+    }  # fmt: skip
+
+
+async def test_the_publisher_of_record_is_told_when_somebody_else_changes_a_dataset(
+    start_telling: StartTelling, mailbox: Mailbox
+) -> None:
+    api = await start_telling()
+    await register(api, MAIL, "dataset", role="publisher:NCAR")
+    item = next(item for item in sample.items(200) if item["properties"]["cmip6:institution_id"] == "NCAR")
+    response = await api.anyone.post(ITEMS, json=item, headers=bearer(api, "publisher:NCAR"))
+    assert response.status_code == 201, response.text
+    changed = copy.deepcopy(item)
+    changed["properties"]["description"] = "said otherwise"
+    response = await api.admin.post(ITEMS, json=changed)
+    assert response.status_code == 200, response.text
+    to, mail, _ = await mailbox.next()
+    assert to == [MAIL.removeprefix("mailto:")]
+    assert f"your dataset {item['id']} was updated"[:100] in mail["Subject"]
+    text = mail.get_content()
+    assert f"{item['id']}: updated by admin at" in text
+    assert f"https://west.example/collections/CMIP6/items/{item['id']}" in text
+
+
+async def test_a_destination_that_the_node_does_not_know_has_to_confirm(
+    start_telling: StartTelling, mailbox: Mailbox
+) -> None:
+    api = await start_telling()
+    address = "mailto:anna@elsewhere.example"
+    found = await register(api, address, "request")
+    assert found["confirmed"] is None
+    assert "secret" not in found
+    _, mail, _ = await mailbox.next()
+    assert mail["Subject"] == "fedstac west: confirm this destination"
+    [line] = [line for line in mail.get_content().splitlines() if "notifications confirm" in line]
+    code = line.split()[-1]
+    named = await api.admin.post(ITEMS, json=next(sample.items(1)), headers={"Fedstac-Notify": address})
+    assert named.status_code == 400
+    assert "register the address first" in named.json()["detail"]
+    wrong = await api.admin.post(f"/notifications/{found['id']}/confirm", json={"code": "A" * 16})
+    assert wrong.status_code == 400
+    stranger = await api.anyone.post(
+        f"/notifications/{found['id']}/confirm", json={"code": code}, headers=bearer(api, "publisher:NCAR")
+    )
+    assert stranger.status_code == 404
+    right = await api.admin.post(f"/notifications/{found['id']}/confirm", json={"code": code})
+    assert right.status_code == 200
+    assert right.json()["confirmed"]
+    [item] = sample.items(1)
+    response = await api.admin.post(ITEMS, json=item, headers={"Fedstac-Notify": found["id"]})
+    assert response.status_code == 201, response.text
+    _, mail, _ = await mailbox.next()
+    assert mail["Subject"] == "fedstac west: request done (1 done)"
+    assert mailbox.mails.empty()  # named and subscribed: told once
+
+
+async def test_nobody_has_many_confirmations_sent(start_telling: StartTelling) -> None:
+    api = await start_telling()
+    for n in range(5):
+        found = await register(api, f"mailto:victim{n}@elsewhere.example")
+        await api.admin.delete(f"/notifications/{found['id']}")
+    response = await api.admin.post("/notifications", json={"address": "mailto:victim@elsewhere.example"})
+    assert response.status_code == 429
+
+
+async def test_an_address_that_must_not_be_used_is_refused_at_once(start_telling: StartTelling) -> None:
+    api = await start_telling(notify_private=False, notify_hosts=("*",), background=False)
+    response = await api.admin.post("/notifications", json={"address": "https://169.254.169.254/latest/meta-data"})
+    assert response.status_code == 400, response.text
+    [item] = sample.items(1)
+    response = await api.admin.post(ITEMS, json=item, headers={"Fedstac-Notify": "https://127.0.0.1/"})
+    assert response.status_code == 400, response.text
+
+
+async def test_a_name_that_leads_to_a_private_address_gets_nothing(
+    start_telling: StartTelling, receiver: Receiver, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling(notify_private=False, notify_hosts=("*",))
+    for host in ("2130706433", "0x7f000001", "127.1", "ip6-localhost"):
+        found = await register(api, f"https://{host}:{receiver.port}/hook")
+        await api.admin.post(f"/notifications/{found['id']}/test")
+
+    async def done() -> bool:
+        return not await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.notification WHERE attempts = 0)")
+
+    await until(done)
+    outcomes = await conn.fetch("SELECT DISTINCT outcome FROM fedstac.notification WHERE outcome IS NOT NULL")
+    assert "delivered" not in {row["outcome"] for row in outcomes}
+    assert receiver.calls.empty()
+
+
+async def test_a_hostile_name_adds_no_header_and_no_line(start_telling: StartTelling, mailbox: Mailbox) -> None:
+    api = await start_telling()
+    [good] = sample.items(1)
+    hostile = {**copy.deepcopy(good), "id": "x\u2028Bcc: eve@x.example\u202e" + "y" * 900}
+    response = await api.admin.post(ITEMS, json=batch(good, hostile), headers={"Fedstac-Notify": MAIL})
+    assert response.status_code == 200, response.text
+    to, mail, raw = await mailbox.next()
+    assert to == ["anna@hooks.ncar.example"]
+    assert mail["Bcc"] is None
+    assert "\u2028" not in mail.get_content()
+    assert "\u202e" not in mail.get_content()
+    assert all(len(line) <= 998 for line in raw.split(b"\r\n"))
+
+
+async def test_mail_that_is_refused_for_good_is_given_up_and_what_is_put_off_is_not(
+    start_telling: StartTelling, mailbox: Mailbox, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling()
+    mailbox.refusals.extend(["451 later", "550 no such user"])
+    found = await register(api, MAIL)
+    await api.admin.post(f"/notifications/{found['id']}/test")
+
+    async def given_up() -> bool:
+        return bool(await conn.fetchval("SELECT outcome = 'given up' AND attempts = 2 FROM fedstac.notification"))
+
+    await until(given_up)
+    assert mailbox.mails.empty()
+
+
+async def test_the_commands(start_telling: StartTelling, receiver: Receiver, fedstac: Fedstac) -> None:
+    api = await start_telling()
+    who = {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": api.tokens["admin"]}
+    added = await fedstac("notifications", "add", receiver.url, "--on", "dataset", "-o", "json", **who)
+    assert added.code == 0, added.stderr
+    [found] = added.lines
+    assert found["on"] == ["dataset"]
+    assert found["secret"].startswith("whsec_")
+    assert (await fedstac("notifications", "test", found["id"], **who)).code == 0
+    assert (await receiver.next()).json["type"] == "fedstac.test"
+    listed = await fedstac("notifications", "list", "-o", "ndjson", **who)
+    assert [each["id"] for each in listed.lines] == [found["id"]]
+    assert "secret" not in listed.lines[0]
+    assert (await fedstac("notifications", "remove", found["id"], **who)).code == 0
+    assert (await fedstac("notifications", "show", found["id"], **who)).code == 3
