@@ -9,10 +9,12 @@ from typing import Any
 
 import asyncpg
 import httpx
+import jsonschema_rs
 import pytest
 
 from fedstac import sample
 from fedstac.db import invariants, nodes
+from fedstac.settings import folder
 from tests.api.conftest import Api
 from tests.api.test_publishing import written
 
@@ -26,6 +28,7 @@ RETRACT = [
     {"op": "replace", "path": "/properties/retracted", "value": True},
     {"op": "replace", "path": "/assets", "value": {}},
 ]
+FILES = sum("file:checksum" in asset for asset in ITEM["assets"].values())
 AGGREGATION = {
     "href": "https://example.org/kerchunk.json", "type": "application/json", "roles": ["reference"],
     "alternate:name": "west.example", "protocol": "kerchunk", "description": "Kerchunk",
@@ -74,6 +77,13 @@ async def written_events(api: Api) -> int:
     return int(count)
 
 
+def conforms(served: Json) -> bool:
+    """Whether a served item is valid by our own extension."""
+    schema = json.loads((folder("extensions") / "fedstac" / "v1.0.0" / "schema.json").read_text())
+    jsonschema_rs.validate(schema, served)
+    return True
+
+
 async def consistent(api: Api) -> None:
     await told(api)
     conn = await asyncpg.connect(api.settings.dsn)
@@ -103,7 +113,15 @@ async def test_a_retraction_says_why(west: Api) -> None:
     response = await west.admin.post(f"{PATH}/retract", json=said)
     assert response.status_code == 200, response.text
     assert (await get(west))["properties"]["fedstac:retraction"] == said
-    for wrong in ({"data": "burn"}, {"because": "x"}, {"errata": "javascript:x"}, []):
+    assert conforms(await get(west))
+    for wrong in (
+        {"replaced_by": "a b"},
+        {"reason": ""},
+        {"data": "burn"},
+        {"because": "x"},
+        {"errata": "javascript:x"},
+        [],
+    ):
         assert (await west.admin.post(f"{PATH}/retract", json=wrong)).status_code == 400
     refused = await patch(west, [{"op": "replace", "path": "/properties/cmip6:grid", "value": "x"}])
     assert refused.status_code == 409
@@ -165,8 +183,13 @@ async def test_several_nodes_add_their_replicas_at_once_and_none_is_lost(west: A
         for client, name in zip(clients, names, strict=True)
     ))  # fmt: skip
     assert {response.status_code for response in responses} == {200}, [response.text for response in responses]
-    alternates = (await get(west))["assets"][FILE]["alternate"]
+    found = await get(west)
+    alternates = found["assets"][FILE]["alternate"]
     assert sorted(alternates) == names
+    assert conforms(found)
+    assert found["properties"]["fedstac:replicas"] == {
+        name: {"complete": FILES == 1, "files": 1, "of": FILES} for name in names
+    }
     for entry in alternates.values():
         assert entry["file:checksum"] == ITEM["assets"][FILE]["file:checksum"]
         assert entry["file:size"] == ITEM["assets"][FILE]["file:size"]
@@ -290,6 +313,9 @@ async def test_a_retracted_newer_version_keeps_an_older_one_from_being_latest(we
     text = json.dumps(newer).replace(version, "20991231")
     newer = json.loads(text)
     assert (await west.admin.post(ITEMS, json=newer)).status_code == 201
+    linked = {link["rel"]: link["href"].rpartition("/")[2] for link in (await get(west))["links"]}
+    assert linked["successor-version"] == linked["latest-version"] == newer["id"]
+    assert "predecessor-version" not in linked
     assert (await west.admin.post(f"{PATH}/retract", json={})).status_code == 200
     assert (await west.admin.post(f"{ITEMS}/{newer['id']}/retract", json={})).status_code == 200
     assert (await west.admin.post(f"{PATH}/reinstate")).status_code == 200

@@ -36,6 +36,7 @@ from fedstac.domain.vocabulary import name_of
 
 ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-\d+"')  # as GET gives it: the record's digest, its lineage's number
 RETRACTION = {"reason": str, "errata": str, "replaced_by": str, "data": str}
+REPLACED_BY = re.compile(r"[^/?#%\s]{1,512}")
 DATA = ("keep", "restrict", "purge")
 LONGEST_TEXT = 2000
 
@@ -112,6 +113,10 @@ def _retraction(raw: bytes) -> dict[str, str]:
         findings = [Finding("retraction", "/data", f"`data` is one of {', '.join(DATA)}")]
     if not findings and "errata" in said and not said["errata"].startswith(("https://", "http://")):
         findings = [Finding("retraction", "/errata", "`errata` is an address: https://…")]
+    if not findings and not REPLACED_BY.fullmatch(said.get("replaced_by", "x")):
+        findings = [Finding("retraction", "/replaced_by", "`replaced_by` is the id of a dataset")]
+    if not findings and said.get("reason") == "":
+        findings = [Finding("retraction", "/reason", "`reason` is empty; say it, or leave it out")]
     if findings:
         raise StacInvalid(f"the retraction is not valid: {findings[0].message}", findings=findings)
     return said

@@ -11,6 +11,7 @@ from fedstac.domain import documents
 from fedstac.domain.model import rfc3339
 
 GEOJSON, JSON = "application/geo+json", "application/json"
+VERSIONS = ("predecessor-version", "successor-version", "latest-version")  # STAC version extension
 
 
 def item_url(base: str, collection: str, item_id: str) -> str:
@@ -31,12 +32,16 @@ def item_text(base: str, item: Served) -> str:
         f'{{"rel":"parent","type":"{JSON}","href":{_json(parent)}}},'
         f'{{"rel":"collection","type":"{JSON}","href":{_json(parent)}}}'
     )
-    retraction = f',"fedstac:retraction":{item.retraction}' if item.retraction is not None else ""
-    judged = f',"fedstac:cv_version":{_json(item.cv_version)}' if item.cv_version else ""
+    for rel, other in zip(VERSIONS, item.versions, strict=True):
+        if other is not None and other != item.id:
+            links += f',{{"rel":"{rel}","type":"{GEOJSON}","href":{_json(item_url(base, item.collection, other))}}}'
     state = (
         f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.state == "retracted" else "false"},'
-        f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"{judged}{retraction}'
+        f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"'
     )
+    told = (("cv_version", item.cv_version and _json(item.cv_version)), ("retraction", item.retraction),
+            ("replicas", item.replicas))  # fmt: skip
+    state += "".join(f',"fedstac:{name}":{text}' for name, text in told if text is not None)
     extension = _json(base + documents.EXTENSION_PATH)
     text = documents.served(item.document, extension=extension, links=links, state=state)
     if item.state == "retracted":  # known and explained, and not to be had

@@ -15,7 +15,7 @@ from fedstac.domain.model import Change, Draft, Lineage, Record, State
 from fedstac.failpoints import planted
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
-             document_digest, files_digest, publisher, cv_version, cv_excused, retraction"""
+             document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas"""
 GONE = (State.DELETED, State.PURGED)
 SEARCHED = (State.PUBLISHED, State.RETRACTED)
 A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
@@ -112,12 +112,13 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
                       epoch = c.epoch, seq = c.seq, created = c.created, updated = c.updated, document = c.document,
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
                       publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
-                      retraction = c.retraction
+                      retraction = c.retraction, replicas = c.replicas
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
-                           $14::text[], $15::text[], $16::text[], $17::text[])
+                           $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
-                       document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction)
+                       document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
+                       replicas)
                WHERE r.collection = c.collection AND r.id = c.id""",
             [r.collection for r in changed], [r.id for r in changed], [r.state for r in changed],
             [r.latest for r in changed], [r.claims_latest for r in changed], [r.epoch for r in changed],
@@ -125,6 +126,7 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
             [r.document for r in changed], [r.document_digest for r in changed], [r.files_digest for r in changed],
             [r.digest for r in changed], [r.publisher for r in changed], [r.cv_version for r in changed],
             [r.cv_excused for r in changed], [r.retraction for r in changed],
+            [r.replicas for r in changed],
         )  # fmt: skip
 
 
@@ -150,7 +152,7 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
 STORED = (
     "collection", "id", "lineage", "origin", "version", "state", "latest", "claims_latest", "epoch", "seq", "created",
     "updated", "document", "document_digest", "files_digest", "digest", "publisher", "cv_version", "cv_excused",
-    "retraction",
+    "retraction", "replicas",
 )  # fmt: skip
 _row = attrgetter(*STORED)
 

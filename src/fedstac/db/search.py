@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,9 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import BadRequest, Unavailable
 
-STATE_COLUMNS = "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.document"
+STATE_COLUMNS = (
+    "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document"
+)
 LONGEST = 30.0  # seconds that the database has for one search
 # SQLSTATE: data exception, not supported, syntax, program limit, internal (PostGIS), raised by pgstac
 SEARCHERS_CLASSES = ("22", "0A", "42", "54", "XX", "P0")
@@ -42,7 +44,9 @@ class Served:
     updated: datetime
     cv_version: str | None
     retraction: str | None
+    replicas: str | None
     document: str
+    versions: tuple[str | None, str | None, str | None] = (None, None, None)  # predecessor, successor, latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +58,27 @@ class Page:
 def _served(row: Row) -> Served:
     return Served(
         row["collection"], row["id"], row["state"], row["latest"], row["created"], row["updated"], row["cv_version"],
-        row["retraction"], row["document"],
+        row["retraction"], row["replicas"], row["document"],
     )  # fmt: skip
 
 
 async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served, bytes, int] | None:
-    """One dataset, its digest and the sequence number of its lineage; None where there is none."""
+    """One dataset with the ids of its other versions, its digest, its lineage's number of events; None without one."""
     row = await conn.fetchrow(
-        f"""SELECT {STATE_COLUMNS}, r.digest, l.seq AS lineage_seq FROM fedstac.record r
-            JOIN fedstac.lineage l ON l.key = r.lineage
+        f"""SELECT {STATE_COLUMNS}, r.digest, l.seq AS lineage_seq,
+                   (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version < r.version
+                    AND o.state IN ('published', 'retracted') ORDER BY o.version DESC LIMIT 1) AS predecessor,
+                   (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version > r.version
+                    AND o.state IN ('published', 'retracted') ORDER BY o.version LIMIT 1) AS successor,
+                   (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.latest) AS latest_id
+            FROM fedstac.record r JOIN fedstac.lineage l ON l.key = r.lineage
             WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('published', 'retracted')""",
         collection, item_id,
     )  # fmt: skip
-    return (_served(row), row["digest"], row["lineage_seq"]) if row else None
+    if row is None:
+        return None
+    versions = (row["predecessor"], row["successor"], row["latest_id"])
+    return replace(_served(row), versions=versions), row["digest"], row["lineage_seq"]
 
 
 async def where(conn: Connection, query: Mapping[str, Any]) -> str:

@@ -83,7 +83,28 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
             end=end,
             properties=written.decode(),
         ),
+        replicas=replicas(document["assets"]),
     )
+
+
+def replicas(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """JSON text: of the files, how many each node has among the alternates; None where there is no alternate.
+
+    An aggregation (kerchunk) is no file; an alternate with another checksum is no replica.
+    """
+    held: dict[str, int] = {}
+    files = 0
+    for asset in assets.values():
+        if "file:checksum" not in asset or asset.get("protocol") == "kerchunk":
+            continue
+        files += 1
+        for node, entry in (asset.get("alternate") or {}).items():
+            if entry.get("file:checksum", asset["file:checksum"]) == asset["file:checksum"]:
+                held[node] = held.get(node, 0) + 1
+    if not held:
+        return None
+    told = {node: {"complete": count == files, "files": count, "of": files} for node, count in sorted(held.items())}
+    return orjson.dumps(told).decode()
 
 
 def packed(draft: Draft, held: Sequence[Finding] = ()) -> str:
@@ -92,7 +113,7 @@ def packed(draft: Draft, held: Sequence[Finding] = ()) -> str:
     at = len(draft.text) - 1 - len(search.properties)
     return orjson.dumps([
         draft.institution, draft.document_digest.hex(), draft.files_digest.hex(), search.geometry, search.start,
-        search.end, at, [finding.as_json() for finding in held],
+        search.end, at, [finding.as_json() for finding in held], draft.replicas,
     ]).decode()  # fmt: skip
 
 
@@ -100,11 +121,11 @@ def unpacked(
     text: str, prepared: str, collection: str, item_id: str, name: DatasetName
 ) -> tuple[Draft, tuple[Finding, ...]]:
     """The draft again, without parsing its text, and the errors that were held against it."""
-    institution, document_digest, files, shape, start, end, at, held = orjson.loads(prepared)
+    institution, document_digest, files, shape, start, end, at, held, copies = orjson.loads(prepared)
     search = SearchCopy(geometry=shape, start=start, end=end, properties=text[at:-1])
     draft = Draft(
         collection, item_id, name.lineage, name.version, institution, text, bytes.fromhex(document_digest),
-        bytes.fromhex(files), search,
+        bytes.fromhex(files), search, copies,
     )  # fmt: skip
     return draft, tuple(Finding.from_json(finding) for finding in held)
 
@@ -157,6 +178,7 @@ def state_of(record: Record) -> dict[str, object]:
         }
         | ({"fedstac:cv_version": record.cv_version} if record.cv_version else {})
         | ({"fedstac:retraction": orjson.loads(record.retraction)} if record.retraction is not None else {})
+        | ({"fedstac:replicas": orjson.loads(record.replicas)} if record.replicas is not None else {})
     )
 
 

@@ -258,6 +258,7 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
         files_digest=draft.files_digest if draft else b"",
         publisher=data["publisher"],
         cv_version=data["cv"]["version"] if data.get("cv") else None,
+        replicas=draft.replicas if draft else None,
         retraction=_retraction(data.get("retraction")),
         cv_excused=_excused(data["cv"].get("excused")) if data.get("cv") else None,
     )

@@ -91,6 +91,7 @@ class Record:
     publisher: str
     cv_version: str | None  # of the vocabulary that the document was judged with
     cv_excused: str | None = None  # errors that it may keep, as JSON text: [[rule, pointer], …]
+    replicas: str | None = None  # JSON text, by node, as the document's alternates say
     retraction: str | None = None  # JSON text: reason, errata, replaced_by, data; also while it is marked
 
     @cached_property
@@ -161,6 +162,7 @@ class Draft:
     document_digest: bytes
     files_digest: bytes
     search: SearchCopy
+    replicas: str | None = None  # JSON text, by node
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,7 @@ class Amend:
         if draft is not None:
             after = replace(
                 after, document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
+                replicas=draft.replicas,
                 cv_excused=validation.excusal(excused),
             )  # fmt: skip
         reason = self.override if Action.REPLACE in actions else None

@@ -127,4 +127,5 @@ class Publish:
             files_digest=self.draft.files_digest,
             publisher=self.principal.name,
             cv_version=self.cv_version,
+            replicas=self.draft.replicas,
         )
