@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import jsonschema_rs
 import orjson
+import structlog
 
 from fedstac.db import audit, collections, outbox, records, requests
 from fedstac.db.connections import Connection, is_refusal
@@ -331,6 +332,7 @@ async def _announce(
     await outbox.append(conn, [outbox.Entry(event_id, collection, collection, None, seq, event_type, digest, event)])
     await audit.append(conn, [
         audit.Entry(actor, event_type.split(".")[-2], collection, collection, None, "done",
-                    before.digest if before else None, digest)
+                    before.digest if before else None, digest,
+                    correlation=structlog.contextvars.get_contextvars().get("request_id"))
     ])  # fmt: skip
     return after

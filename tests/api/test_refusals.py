@@ -32,7 +32,7 @@ Json = dict[str, Any]
 ITEMS = "/collections/CMIP6/items"
 LONG_ENOUGH = 15.0  # seconds; a refusal takes milliseconds
 EXAMPLES = 100
-TABLES = ("request", "request_item", "record", "lineage", "outbox", "audit", "tally")
+TABLES = ("request", "request_item", "record", "lineage", "outbox", "tally")  # the audit log: test_audit.py
 EDGE = b'{"type":"Feature","properties":{"x":'
 
 

@@ -168,6 +168,7 @@ BROKEN = {
     "an audit row that was written has no place": (
         "I7", "UPDATE fedstac.audit_head SET snap = pg_current_snapshot(), pos = 0",
     ),
+    "nothing says who asked": ("I20", "UPDATE fedstac.audit SET request = NULL"),
     "a search copy is gone": ("I8", "DELETE FROM pgstac._items_1"),
     "a search copy of nothing": (
         "I8", "INSERT INTO pgstac._items_1 SELECT 'x', geometry, collection, datetime, end_datetime, content, private "

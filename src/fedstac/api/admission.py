@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from fedstac.api import refusals
 from fedstac.bootstrap import Node
-from fedstac.db import requests
+from fedstac.db import audit, requests
 from fedstac.db.connections import is_refusal
 from fedstac.db.requests import KeyTaken, NewRequest
 
@@ -40,6 +41,7 @@ class Admission:
                 return
             async with conn.transaction():
                 await requests.create(conn, accepted)
+                await audit.append(conn, [entry for request in accepted for entry in refusals.of_request(request)])
 
     async def _store(self, group: Sequence[tuple[NewRequest, asyncio.Future[None]]]) -> None:
         """One transaction for the group; if the database refuses one of them, one for each."""

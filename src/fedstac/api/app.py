@@ -34,6 +34,7 @@ from fedstac.api import (
     notifications,
     problems,
     reading,
+    refusals,
     server,
     transactions,
     vocabularies,
@@ -151,6 +152,10 @@ class Transactions(TransactionExtension):  # type: ignore[misc]
 BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 
 
+def _route(method: str, path: str, handler: Handler) -> Route:
+    return Route(path, refusals.watched(method, path, handler), methods=[method])
+
+
 def _raw(handler: Handler) -> Callable[..., Awaitable[Response]]:
     async def endpoint(request: Request, **_: Any) -> Response:
         return await handler(request)
@@ -170,6 +175,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
         async with (
             bootstrap.node(settings, policies) as node,
             callers(node) as principals,
+            refusals.recording(node) as app.state.refusals,
             bootstrap.beside(node, parts, asyncio.Event()),
         ):
             app.state.node, app.state.principals, app.state.plans = node, principals, reading.Plans()
@@ -202,7 +208,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
     )  # fmt: skip
     app: FastAPI = api.app
     app.state.base_url = base_url
-    app.router.routes[:0] = [Route(path, handler, methods=[method]) for method, path, handler in ROUTES]
+    app.router.routes[:0] = [_route(*route) for route in ROUTES]
     app.router.routes.extend(problems.routes())
     problems.install(app)
     return app
@@ -237,7 +243,7 @@ class Direct:
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self.routes = [Route(path, handler, methods=[method]) for method, path, handler in ROUTES[:BUSIEST]]
+        self.routes = [_route(*route) for route in ROUTES[:BUSIEST]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not any(name == b"origin" for name, _ in scope["headers"]):

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import idempotency, identity, intake, links, notifications
+from fedstac.api import idempotency, identity, intake, links, notifications, refusals
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, records, requests, search
@@ -94,6 +94,7 @@ async def respond_again(request: Request, node: Node, before: UUID) -> Response:
 
 async def respond(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
     """202 and a request to follow, or the result where the caller waits for it and it comes in time."""
+    request.state.accepted = True  # what is refused from here on is in the audit log already
     seconds = _wait_seconds(request, node)
     if seconds:
         summary = await _final(node, accepted.id, seconds)
@@ -133,6 +134,7 @@ async def _judge(
         return submission, intake.check(submission, draft, node.policy, principal, node.settings)
 
     submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
+    refusals.submitted(request, checked)
     if not settle:
         return submission, checked, vocabulary
     held = [entry.draft.id for entry in checked if entry.draft and entry.held]

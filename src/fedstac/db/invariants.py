@@ -285,6 +285,17 @@ INVARIANTS = (
             WHERE held > 1""",
     ),
     Invariant(
+        "I20",
+        "what became final has an audit row of its request: its own, or one that counts what was refused at the door",
+        """SELECT format('item %s of request %s (%s) is %s, and no audit row says so', i.n, i.request, i.dataset,
+                         i.status) AS example
+           FROM fedstac.request_item i
+           WHERE i.status <> 'queued'
+             AND i.finished > coalesce((SELECT at FROM fedstac.migration WHERE name LIKE '%audit.sql'), 'infinity')
+             AND NOT EXISTS (SELECT 1 FROM fedstac.audit a WHERE a.request = i.request AND a.dataset = i.dataset)
+             AND NOT EXISTS (SELECT 1 FROM fedstac.audit a WHERE a.request = i.request AND a.items > 1)""",
+    ),
+    Invariant(
         "I23",
         "events get their positions: none waits for over a minute",
         """SELECT format('event %s of %s waits since %s', o.id, o.key, o.at) AS example FROM fedstac.outbox o

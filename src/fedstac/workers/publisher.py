@@ -14,7 +14,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import own_groups, requests
+from fedstac.db import audit, own_groups, requests
 from fedstac.db.connections import Connection, is_transient
 from fedstac.domain import documents
 from fedstac.domain.actions import Command, command_of
@@ -112,10 +112,12 @@ async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem
     submitters = await _submitters(conn, items)
     work, misnamed = await _work(node, items, submitters)
     if misnamed:
+        by_id = {result.item: result for result in misnamed}
         async with conn.transaction():
             if not await requests.hold(conn, claim):
                 raise ClaimLost
             await requests.finish(conn, misnamed)
+            await audit.append(conn, [_audited(item, by_id[item.id]) for item in items if item.id in by_id])
     receipts = await publication.perform(conn, node.world(), work, claim=claim)
     node.committed.wake()
     node.settled.wake()
@@ -184,4 +186,13 @@ async def _give_up(conn: Connection, claim: requests.Claim) -> None:
             if not await requests.hold(conn, claim):
                 raise ClaimLost
             await requests.finish(conn, [result])
+            await audit.append(conn, [_audited(item, result)])
             await requests.prove(conn, claim, item.shard)
+
+
+def _audited(item: requests.QueuedItem, result: requests.Result) -> audit.Entry:
+    """The row of an item that never came to a decision."""
+    return audit.Entry(
+        actor=item.submitter, action=item.action, collection=item.collection, dataset=item.dataset,
+        request=item.request, outcome=result.outcome, before=None, after=None, rule=result.problem,
+    )  # fmt: skip
