@@ -64,7 +64,7 @@ async def test_tokens_of_ours_are_taken_beside(start_node: StartNode) -> None:
     shown = (await api.admin.get("/me")).json()
     assert shown == {
         "name": "admin", "roles": ["admin"], "issuer": None, "subject": None, "groups": [], "entitlements": [],
-        "own_groups": [], "rights": [{
+        "policy_error": None, "own_groups": [], "rights": [{
             "rule": "builtin: administrators", "actions": sorted(Action), "projects": ["*"], "institutions": ["*"],
             "nodes": ["*"],
         }],

@@ -26,12 +26,14 @@ from starlette.types import Receive, Scope, Send
 
 from fedstac import __version__, bootstrap
 from fedstac.api import (
+    access,
     changes,
     feed,
     following,
     health,
     identity,
     notifications,
+    own_groups,
     problems,
     reading,
     refusals,
@@ -50,6 +52,7 @@ log = structlog.get_logger()
 
 BUSIEST = 4  # of the routes, the first
 
+# What each asks of its caller stands in api/access.py, PERMISSIONS.
 # Served before stac-fastapi's own routes of the same paths: its dependency injection halves the rate (performance.md).
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/collections/{collection_id}/items/{item_id}", reading.get_item),
@@ -84,6 +87,16 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/validate", vocabularies.post_validate),
     ("GET", "/extensions/{name}/{version}/schema.json", vocabularies.get_extension),
     ("GET", "/me", identity.get_me),
+    ("GET", "/access/explain", access.get_explain),
+    ("GET", "/groups", own_groups.get_groups),
+    ("POST", "/groups", own_groups.post_group),
+    ("GET", "/groups/{group}", own_groups.get_group),
+    ("PUT", "/groups/{group}", own_groups.put_group),
+    ("DELETE", "/groups/{group}", own_groups.delete_group),
+    ("PUT", "/groups/{group}/members/{principal:path}", own_groups.put_member),
+    ("DELETE", "/groups/{group}/members/{principal:path}", own_groups.delete_member),
+    ("PUT", "/groups/{group}/managers/{principal:path}", own_groups.put_manager),
+    ("DELETE", "/groups/{group}/managers/{principal:path}", own_groups.delete_manager),
     ("GET", "/scope", identity.get_scope),
     ("GET", "/.well-known/oauth-protected-resource", identity.get_resource),
     ("GET", "/notifications", notifications.get_destinations),

@@ -130,6 +130,8 @@ async def get_me(request: Request) -> Response:
         }  # fmt: skip
     body["groups"] = sorted(who.groups) if who else []
     current = request.app.state.node.policy
+    if caller.is_admin:
+        body["policy_error"] = request.app.state.node.policies.error  # of a file that is there and not used
     body["own_groups"] = sorted(each.group for each in caller.memberships)
     body["rights"] = [_right(grant) for grant in current.rules_of(caller)]
     body["entitlements"] = [

@@ -20,7 +20,7 @@ from fedstac.api import idempotency, identity, intake, links, notifications, ref
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, records, requests, search
-from fedstac.domain import documents, policy, strict_json
+from fedstac.domain import documents, strict_json
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
     BadRequest,
@@ -34,7 +34,7 @@ from fedstac.domain.errors import (
     problems,
 )
 from fedstac.domain.model import Outcome, Receipt
-from fedstac.domain.policy import Principal
+from fedstac.domain.policy import Action, Principal, Touched
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.wakeup import Backoff
 
@@ -295,17 +295,24 @@ def _stored_problem(result: requests.ItemResult) -> Problem:
 async def post_collection(request: Request) -> Response:
     """POST /collections: a new collection."""
     principal = await identity.principal(request)
-    policy.require_admin(principal, "create collections")
     document = strict_json.parse(await request.body())
+    _permit(request, principal, str(document.get("id")) if isinstance(document, dict) else "")
     return await _write_collection(request, principal, document, None)
 
 
 async def put_collection(request: Request) -> Response:
     """PUT /collections/{collection_id}: other metadata for a collection that is there."""
     principal = await identity.principal(request)
-    policy.require_admin(principal, "change collections")
+    _permit(request, principal, request.path_params["collection_id"])
     document = strict_json.parse(await request.body())
     return await _write_collection(request, principal, document, request.path_params["collection_id"])
+
+
+def _permit(request: Request, principal: Principal, collection: str) -> None:
+    """MissingPermission for whoever may not manage the collection."""
+    node: Node = request.app.state.node
+    touched = Touched(f"the collection {collection[:128]}", collection, None)
+    node.policy.require(principal, Action.COLLECTIONS, touched)
 
 
 async def _write_collection(request: Request, principal: Principal, document: object, named: str | None) -> Response:
@@ -326,7 +333,7 @@ async def delete_collection(request: Request) -> Response:
     """DELETE /collections/{collection_id}: an empty one."""
     node: Node = request.app.state.node
     principal = await identity.principal(request)
-    policy.require_admin(principal, "delete collections")
+    _permit(request, principal, request.path_params["collection_id"])
     async with node.pool.acquire() as conn:
         world = node.world()
         await publication.delete_collection(conn, world, principal.name, request.path_params["collection_id"])

@@ -11,7 +11,18 @@ import typer
 
 from fedstac import __version__
 from fedstac import settings as environment
-from fedstac.cli import admin, audit, datasets, identity, notifications, operations, scanning, validating, vocabularies
+from fedstac.cli import (
+    access,
+    admin,
+    audit,
+    datasets,
+    identity,
+    notifications,
+    operations,
+    scanning,
+    validating,
+    vocabularies,
+)
 from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Token, Url
 
@@ -21,6 +32,8 @@ app = typer.Typer(
 app.add_typer(datasets.commands)
 app.add_typer(identity.commands)
 app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")
+app.add_typer(access.commands, name="access", rich_help_panel="Client")
+app.add_typer(access.groups, name="groups", rich_help_panel="Client")
 app.add_typer(validating.commands)
 app.add_typer(scanning.commands)
 app.add_typer(vocabularies.commands, name="vocab", rich_help_panel="Client")

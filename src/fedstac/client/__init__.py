@@ -30,6 +30,7 @@ from fedstac.client.transport import Failed, Stalled, TokenSource, Transport, fi
 from fedstac.client.values import FeedPage, Head, ItemResult, Request, Submitted
 
 LINES = "application/x-ndjson"
+JSON_BODY = {"Content-Type": "application/json"}
 RESULTS_PAGE, SEARCH_PAGE, FEED_PAGE = 500, 500, 500
 LONG_POLL_SECONDS = 20
 FIRST_LOOK, LONGEST_LOOK = 0.05, 2.0  # seconds between looks at a request that is being worked on
@@ -176,6 +177,48 @@ class Client:
         """Whom the server takes the caller for: name, roles, and of a login issuer, subject, groups, entitlements."""
         found: dict[str, Any] = self._transport.json("GET", "/me")
         return found
+
+    def explain(
+        self,
+        action: str,
+        item: str,
+        *,
+        who: Sequence[str] = (),
+        collection: str = "",
+        institution: str = "",
+        nodes: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Whether that would be allowed, by which rule and why; for oneself, or as administrator for somebody else."""
+        params = {"action": action, "item": item, "as": list(who), "node": list(nodes)}
+        params |= {"collection": collection} if collection else {}
+        params |= {"institution": institution} if institution else {}
+        found: dict[str, Any] = self._transport.json("GET", "/access/explain", params=params)
+        return found
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The node's own groups that the caller belongs to, looks after or may manage."""
+        found: list[dict[str, Any]] = self._transport.json("GET", "/groups")["groups"]
+        return found
+
+    def group(self, name: str) -> dict[str, Any]:
+        """One of the node's own groups. NotFound where it is none of the caller's business."""
+        found: dict[str, Any] = self._transport.json("GET", f"/groups/{quote(name, safe='')}")
+        return found
+
+    def create_group(self, name: str, *, project: str, institution: str, title: str = "") -> dict[str, Any]:
+        """A new group; Invalid if there is one of that name for something else."""
+        said = {"name": name, "project": project, "institution": institution, "title": title}
+        found: dict[str, Any] = self._transport.json("POST", "/groups", content=orjson.dumps(said), headers=JSON_BODY)
+        return found
+
+    def delete_group(self, name: str) -> None:
+        self._transport.send("DELETE", f"/groups/{quote(name, safe='')}")
+
+    def change_member(self, group: str, principal: str, *, add: bool, manager: bool = False) -> None:
+        """Adds somebody, named as in the logs, to a group, or takes them out; as one of its managers if said."""
+        part = "managers" if manager else "members"
+        path = f"/groups/{quote(group, safe='')}/{part}/{quote(principal, safe='')}"
+        self._transport.send("PUT" if add else "DELETE", path)
 
     def item(self, collection: str, id: str) -> dict[str, Any]:
         """One dataset's document. NotFound where there is none."""

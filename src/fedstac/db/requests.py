@@ -433,6 +433,16 @@ class ItemResult:
         )
 
 
+async def last_identity(conn: Connection, submitter: str) -> str | None:
+    """What was kept of somebody's identity with their last request, packed (domain/groups.py)."""
+    found: str | None = await conn.fetchval(
+        """SELECT identity FROM fedstac.request WHERE submitter = $1 AND identity IS NOT NULL
+           ORDER BY created DESC LIMIT 1""",
+        submitter,
+    )
+    return found
+
+
 async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[ItemResult]:
     """Items of a request from number `after` on, of one status if given."""
     rows = await conn.fetch(

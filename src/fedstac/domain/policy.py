@@ -8,7 +8,7 @@ fits is enough, and there is nothing that forbids. What a node allows without a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -287,6 +287,10 @@ class Policy:
                 return home
         return None
 
+    def at(self, node: str | None) -> Policy:
+        """The policy as it is at a node of that name."""
+        return replace(self, here=node)
+
     def rules_of(self, principal: Principal) -> list[Grant]:
         """The grants that say something of a principal, whatever they say it of."""
         return [grant for grant in self.grants if any(_concerns(who, principal, self.shares) for who in grant.who)]
@@ -332,11 +336,6 @@ def _concerns(who: Who, principal: Principal, shares: Shares) -> bool:
 
 
 ROLES = Policy()  # what holds without a policy file
-
-
-def require_admin(principal: Principal, what: str) -> None:
-    if not principal.is_admin:
-        raise MissingPermission(f"{principal.name} may not {what}: the role {ADMIN} is needed")
 
 
 def require_node(principal: Principal) -> str:
