@@ -9,9 +9,11 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from fedstac.db import notifications
+from fedstac import embedded
+from fedstac.db import notifications, people
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest
+from fedstac.domain.groups import Identity
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
 from fedstac.workers import notifier
 from tests.notifications.conftest import Receiver
@@ -224,3 +226,19 @@ async def test_a_receiver_that_never_answers_takes_no_longer_than_allowed() -> N
         with pytest.raises(Undelivered):
             await hooks.send(f"http://127.0.0.1:{port}/", id="1", secret=KEY, body=b"{}", seconds=0.3)
     await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_who_is_erased_is_told_nothing_more(conn: Conn, dsn: str, cluster: embedded.Cluster) -> None:
+    name = await people.pseudonym(
+        conn, Identity("https://aai.example", "anna", "Anna", None, "", frozenset(), (), frozenset())
+    )
+    to = (await a_destination(conn, name)).id
+    other = (await a_destination(conn, "bob")).id
+    await notifications.tell(conn, to, "request", ["a"])
+    owner = await asyncpg.connect(cluster.dsn(str(await conn.fetchval("SELECT current_database()"))))
+    try:
+        await owner.execute("DELETE FROM fedstac.person WHERE sub = 'anna'")
+    finally:
+        await owner.close()
+    assert [row["id"] for row in await conn.fetch("SELECT id FROM fedstac.destination")] == [other]
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.notification") == 0

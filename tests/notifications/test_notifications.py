@@ -235,6 +235,18 @@ async def test_the_publisher_of_record_is_told_when_somebody_else_changes_a_data
     text = mail.get_content()
     assert f"{item['id']}: updated by admin at" in text
     assert f"https://west.example/collections/CMIP6/items/{item['id']}" in text
+    response = await api.admin.post(f"{ITEMS}/{item['id']}/retract", json={"reason": "wrong units"})
+    assert response.status_code == 200, response.text
+    _, mail, _ = await mailbox.next()
+    assert f"{item['id']}: retracted by admin at" in mail.get_content()
+    assert "wrong units" in mail.get_content()
+    response = await api.admin.post(
+        f"{ITEMS}/{item['id']}/reinstate", json={}, headers={"Fedstac-Notify": "mailto:boss@hooks.ncar.example"}
+    )
+    assert response.status_code == 200, response.text
+    texts = {to[0]: mail.get_content() for to, mail, _ in [await mailbox.next(), await mailbox.next()]}
+    assert f"{item['id']}: reinstated by admin at" in texts[MAIL.removeprefix("mailto:")]
+    assert "done: reinstate of 1 in CMIP6 (1 done)" in texts["boss@hooks.ncar.example"]
 
 
 async def test_a_destination_that_the_node_does_not_know_has_to_confirm(

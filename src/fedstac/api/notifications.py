@@ -115,6 +115,8 @@ async def post_destination(request: Request) -> Response:
     """
     principal = await identity.principal(request)
     node: Node = request.app.state.node
+    if node.settings.source:
+        raise BadRequest("this node publishes nothing and tells nothing; register at the node where you publish")
     address, topics = _read(node.settings, strict_json.parse(await request.body()))
     trusted = _needs_no_confirmation(node.settings, principal, address)
     async with node.pool.acquire() as conn, conn.transaction():

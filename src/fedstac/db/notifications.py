@@ -15,10 +15,12 @@ from uuid import UUID
 import orjson
 
 from fedstac.db.connections import Connection, Row
+from fedstac.domain import events
 from fedstac.domain.errors import Finding
 from fedstac.domain.notices import Changed, Refused, Settled, Trouble
 
 OPERATORS = ""  # the owner of the destinations that the settings name
+ROUTINE = (events.REPLICATED,)  # what others do to one's datasets every day: publishers are not told of it
 SETTLED_AT_ONCE, EVENTS_AT_ONCE = 5000, 2000
 KEPT_DAYS, ORPHANED_DAYS = 7, 1
 
@@ -188,7 +190,7 @@ async def _alerts(conn: Connection, window: float) -> None:
 
 
 async def _changes(conn: Connection, window: float) -> bool:
-    """Datasets changed by somebody who is not their publisher of record, whatever kind of event says so."""
+    """Datasets changed by somebody who is not their publisher of record, whatever event says so but ROUTINE."""
     through = await conn.fetchval("SELECT pos FROM fedstac.told FOR UPDATE SKIP LOCKED")
     if through is None:  # another process is at it
         return False
@@ -203,16 +205,16 @@ async def _changes(conn: Connection, window: float) -> bool:
         return False  # nobody asks: events need not be read
     await conn.execute(
         f"""WITH page AS MATERIALIZED (
-                SELECT f.pos, o.event::jsonb -> 'data' AS data
+                SELECT f.pos, o.type, o.event::jsonb -> 'data' AS data
                 FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
                 WHERE f.pos > $1 AND f.pos <= $2 AND o.dataset IS NOT NULL)
             INSERT INTO fedstac.notification (destination, topic, about, due)
             SELECT d.id, 'dataset', array_agg(p.pos::text ORDER BY p.pos), clock_timestamp() + make_interval(secs => $3)
             FROM page p JOIN fedstac.destination d ON d.owner = p.data ->> 'publisher'
-            WHERE p.data ->> 'actor' <> p.data ->> 'publisher'
+            WHERE p.data ->> 'actor' <> p.data ->> 'publisher' AND p.type <> ALL ($4::text[])
               AND 'dataset' = ANY (d.topics) AND d.confirmed IS NOT NULL
             GROUP BY d.id {GATHER}""",
-        through, last, window,
+        through, last, window, list(ROUTINE),
     )  # fmt: skip
     return bool(last - through >= EVENTS_AT_ONCE)
 

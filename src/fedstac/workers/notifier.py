@@ -103,7 +103,7 @@ class Notifier:
                 conn, room, lease=self.settings.lease_seconds, per_hour=self.settings.notify_per_hour
             )
             for each in taken:
-                task = asyncio.create_task(self._deliver(each))
+                task = asyncio.create_task(self._try(each))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
         return more
@@ -116,8 +116,17 @@ class Notifier:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    async def _try(self, told: Notification) -> None:
+        """One attempt; if our own side fails, the lease ends and somebody takes it up again."""
+        try:
+            await self._deliver(told)
+        except Exception as error:
+            if not is_transient(error):
+                log.exception("a notification cannot be delivered; it is tried again", notification=str(told.id))
+            else:
+                log.warning("the database is away; trying again", error=type(error).__name__)
+
     async def _deliver(self, told: Notification) -> None:
-        """One attempt, and what follows from it."""
         address = destinations.parse(told.address, private=True)
         said = log.bind(
             notification=str(told.id), topic=told.topic, destination=str(told.destination), to=address.shown
@@ -130,10 +139,6 @@ class Notifier:
         except (Undelivered, Forbidden) as error:
             await self._failed(told, error, said)
             return
-        except Exception as error:
-            if not is_transient(error):
-                said.exception("a notification cannot be delivered; it is tried again")
-            return  # its lease ends, and it is taken up again
         async with self.node.pool.acquire() as conn:
             await notifications.finish(conn, told.id, "delivered")
         said.info("notified", attempts=told.attempts)
