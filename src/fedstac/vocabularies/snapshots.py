@@ -327,7 +327,7 @@ def keep(folder: Path, built: Built, *, accept_losses: bool = False, dry_run: bo
     if against is not None:
         before = orjson.loads((folder / project / f"{against}.json").read_bytes())
         difference = compare.between(before, built.content)
-        losses = tuple(_losses(before, built.content, difference))
+        losses = tuple(lost_between(before, built.content, difference))
     if losses and not accept_losses:
         return Kept(path, "held", against, difference, losses)
     if not dry_run:
@@ -352,7 +352,7 @@ def _write(path: Path, raw: bytes) -> None:
         Path(unfinished).unlink()
 
 
-def _losses(before: Mapping[str, Any], after: Mapping[str, Any], difference: compare.Difference) -> Iterator[str]:
+def lost_between(before: Mapping[str, Any], after: Mapping[str, Any], difference: compare.Difference) -> Iterator[str]:
     """What half or more of is gone: terms, or what a relation goes by."""
     for name, terms in before["terms"].items():
         lost = len(terms) if name not in after["terms"] else len(difference.removed.get(name, ()))
