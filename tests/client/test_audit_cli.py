@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -12,12 +13,14 @@ import pytest
 
 from fedstac import embedded, sample
 from fedstac.bootstrap import Node
-from fedstac.db import audit
+from fedstac.db import audit, people
 from fedstac.db.connections import Connection
+from fedstac.domain.groups import Identity
 from tests.client.conftest import Fedstac
 from tests.db import writing
 
 [ITEM, *MORE] = sample.items(12)
+ANNA = Identity("https://aai.example/x", "anna-1", "Anna", "anna@example.org", "", frozenset(), (), frozenset())
 
 
 @pytest.fixture
@@ -150,6 +153,36 @@ async def test_a_log_that_was_cut_off_and_rewritten_is_found_by_an_earlier_expor
     done = await fedstac("audit", "verify", "--against", "log.ndjson", **auditor)
     assert done.code == 1
     assert "it is not the log that was exported at" in done.stderr
+
+
+# --- people
+
+
+async def test_a_person_is_erased_and_the_log_keeps_the_pseudonym(
+    cluster: embedded.Cluster, dsn: str, logged: Connection, fedstac: Fedstac
+) -> None:
+    who = await people.pseudonym(logged, ANNA)
+    other = await people.pseudonym(logged, replace(ANNA, subject="anna-2"))
+    await audit.append(logged, [audit.Entry(who, "publish", "c", "d", None, "new", None, None)])
+    await audit.chain(logged)
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    deleter = {"FEDSTAC_DELETER_DSN": cluster.dsn(name, user="fedstac_deleter")}
+    done = await fedstac("admin", "erase-person", who, **deleter)
+    assert (done.code, done.stderr) == (0, "")
+    stored = await logged.fetch("SELECT * FROM fedstac.person")
+    assert [f"person:{row['pseudonym']}" for row in stored] == [other]
+    await audit.chain(logged)
+    assert await audit.verify(logged) == await audit.head(logged)
+    [row] = [row async for row in audit.rows(logged, audit.Wanted(who=who))]
+    assert (row.actor, row.issuer) == (who, "aai.example")
+    [erased] = [row async for row in audit.rows(logged, audit.Wanted(dataset=who))]
+    assert (erased.actor, erased.action) == ("database:fedstac_deleter", "erase-person")
+    assert await people.pseudonym(logged, ANNA) not in (who, other)  # who comes back is somebody new
+    assert (await fedstac("admin", "erase-person", who, **deleter)).code == 3
+    assert (await fedstac("admin", "erase-person", "anna", **deleter)).code == 2
+    denied = await fedstac("admin", "erase-person", other, "--dsn", dsn)
+    assert denied.code != 0
+    assert "permission denied" in denied.stderr
 
 
 @pytest.mark.parametrize("command", ["", "list", "verify", "export"])

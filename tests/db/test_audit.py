@@ -23,7 +23,7 @@ from tests.db import writing
 from tests.db.writing import Connect
 
 [ITEM] = sample.items(1)
-ANNA = Identity("https://aai.example:8443/auth/x", "anna-1", "Anna", None, "", frozenset(), frozenset(), frozenset())
+ANNA = Identity("https://aai.example:8443/auth/x", "anna-1", "Anna", None, "", frozenset(), (), frozenset())
 STRANGE = 'a "quoted" \\ back\tslash\n\x01\x7f é 数 \U0001f600'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,12 @@ from rich.table import Table
 
 from fedstac import settings as environment
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output
+from fedstac.cli.terminal import NOT_FOUND, Output, complain
 
 if TYPE_CHECKING:
     from fedstac.db.invariants import Violation
 
+PSEUDONYM = re.compile(r"(person:)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 commands = typer.Typer(no_args_is_help=True, help="Look after a node.")
 
 
@@ -45,6 +47,36 @@ def check(
             Console().print(_table(found) if found else "every invariant holds")
     if found:
         raise typer.Exit(1)
+
+
+@commands.command(
+    "erase-person",
+    epilog=examples("fedstac admin erase-person person:8f14e45f-ceea-467f-9575-1cd5e0d0a1b2"),
+)
+def erase_person(
+    who: Annotated[str, typer.Argument(help="The pseudonym, as it stands in logs: person:…")],
+    dsn: Annotated[
+        str, typer.Option(help="The node's database [FEDSTAC_DELETER_DSN, FEDSTAC_OWNER_DSN].", show_default=False)
+    ] = "",
+) -> None:
+    """Forget who a pseudonym is. Logs keep the pseudonym, which names nobody from then on; it cannot be undone."""
+    if not PSEUDONYM.fullmatch(who):
+        raise typer.BadParameter(f"{who!r} is no pseudonym; it looks like person:8f14e45f-ceea-467f-9575-1cd5e0d0a1b2")
+    settings = environment.load()
+    if not asyncio.run(_erase(dsn or settings.deleter_dsn or settings.owner_dsn, who)):
+        complain(f"nobody has the pseudonym {who} here")
+        raise typer.Exit(NOT_FOUND)
+    typer.echo(f"{who} names nobody any more")
+
+
+async def _erase(dsn: str, who: str) -> bool:
+    from fedstac.db import connections, people
+
+    conn = await connections.connect(dsn, application="fedstac admin erase-person")
+    try:
+        return await people.erase(conn, who)
+    finally:
+        await conn.close(timeout=10)
 
 
 async def _check(dsn: str) -> list[Violation]:

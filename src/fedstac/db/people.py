@@ -25,3 +25,22 @@ async def pseudonym(conn: Connection, who: Identity) -> str:
         who.issuer, who.subject, who.name or None, who.email,
     )  # fmt: skip
     return f"{PREFIX}{found}"
+
+
+async def erase(conn: Connection, who: str) -> bool:
+    """Forgets whose pseudonym it is, and writes that down; False where nobody has it (any more).
+
+    Logs keep the pseudonym, which names nobody then. For the deleter, or the owner.
+    """
+    async with conn.transaction():
+        gone = await conn.execute(
+            "DELETE FROM fedstac.person WHERE pseudonym = $1::text::uuid", who.removeprefix(PREFIX)
+        )
+        if gone != "DELETE 1":
+            return False
+        await conn.execute(
+            """INSERT INTO fedstac.audit (actor, action, collection, dataset, outcome)
+               VALUES ('database:' || session_user, 'erase-person', '', $1, 'done')""",
+            PREFIX + who.removeprefix(PREFIX),
+        )
+    return True
