@@ -241,20 +241,21 @@ class Notification:
 async def take(conn: Connection, limit: int, *, lease: float, per_hour: int) -> list[Notification]:
     """Takes up what is due; nobody else gets it before the lease is over. At most one a destination.
 
-    A destination that has had its share of the hour waits, and its digest grows meanwhile; what is tried again was
-    counted already.
+    What was not tried yet comes first: receivers that are down do not hold up the others. A destination that has had
+    its share of the hour waits, and its digest grows meanwhile; what is tried again was counted already.
     """
     rows = await conn.fetch(
         """WITH due AS MATERIALIZED (
-               SELECT n.id, n.destination, n.due FROM fedstac.notification n
+               SELECT n.id, n.destination, n.due, least(n.attempts, 3) AS tried FROM fedstac.notification n
                WHERE n.finished IS NULL AND n.due <= clock_timestamp()
                  AND (n.taken IS NOT NULL OR n.topic = 'confirm' OR $3 > (
                      SELECT count(*) FROM fedstac.notification sent
                      WHERE sent.destination = n.destination AND sent.taken > clock_timestamp() - interval '1 hour'))
-               ORDER BY n.due LIMIT $1 * 4 FOR UPDATE SKIP LOCKED),
+               ORDER BY tried, n.due LIMIT $1 * 4 FOR UPDATE SKIP LOCKED),
            wanted AS (
-               SELECT id FROM (SELECT DISTINCT ON (destination) id, due FROM due ORDER BY destination, due) each
-               ORDER BY due LIMIT $1)
+               SELECT id FROM (
+                   SELECT DISTINCT ON (destination) id, due, tried FROM due ORDER BY destination, tried, due) each
+               ORDER BY tried, due LIMIT $1)
            UPDATE fedstac.notification n
            SET attempts = attempts + 1, taken = coalesce(taken, clock_timestamp()),
                due = clock_timestamp() + make_interval(secs => $2)
