@@ -91,7 +91,7 @@ async def test_log_in_publish_and_log_out(
     assert (shown.code, shown.stderr) == (0, "")
     assert re.search(r"^Alice Example\n  in the logs  person:[0-9a-f-]{36}\n  issuer", shown.stdout)
     assert "CREATE project CMIP6 for NCAR" in shown.stdout
-    assert "publisher:NCAR" in shown.stdout
+    assert "publish (builtin: ESGF CREATE)" in shown.stdout
     as_json = json.loads((await alice("whoami", "-o", "json")).stdout)
     assert (as_json["subject"], as_json["email"]) == ("alice", "alice@example.org")
 

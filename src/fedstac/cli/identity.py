@@ -113,10 +113,13 @@ def _rows(me: dict[str, Any]) -> list[tuple[str, list[str]]]:
         f"{each['role']} {each['kind']} {each['id']}" + (f" for {each['institution']}" if each["institution"] else "")
         for each in me.get("entitlements", ())
     ]
+    rights = [f"{', '.join(each['actions'])} ({each['rule']})" for each in me.get("rights", ())]
     return [
         ("in the logs", [str(me.get("name"))]),
         *((name, [str(me[name])]) for name in ("issuer", "subject", "email") if me.get(name)),
         ("groups", [str(each) for each in me.get("groups", ())]),
         ("entitlements", entitlements),
-        ("roles", [str(each) for each in me.get("roles", ())] or ["none: nothing can be written"]),
+        ("own groups", [str(each) for each in me.get("own_groups", ())]),
+        ("roles", [str(each) for each in me.get("roles", ())]),
+        ("rights", rights or ["none: nothing can be written"]),
     ]
