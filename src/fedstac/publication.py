@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import asyncpg
@@ -33,6 +33,7 @@ from fedstac.domain.errors import (
 from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Change, Decision, Lineage, Outcome, Receipt, Record, World
+from fedstac.domain.policy import Action, Policy, Principal, Touched, Verdict
 from fedstac.failpoints import failpoint
 
 
@@ -99,12 +100,13 @@ async def preview(conn: Connection, world: World, command: Command) -> Decision:
 async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
     targets = [entry.command.target for entry in work]
     epoch, now = await outbox.begin(conn)
-    world = replace(world, epoch=epoch, now=now)
+    policy = _Listening(world.policy.grants, world.policy.homes, world.policy.shares, world.policy.here)
+    world = replace(world, epoch=epoch, now=now, policy=policy)
     here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
     locked = await records.lock(conn, {t.lineage: world.origin for t in targets if t.collection in here})
     failpoint("perform.locked")
     lineages = await records.load(conn, locked, [target.id for target in targets])
-    receipts = [_decide(entry.command, lineages, world) for entry in work]
+    receipts = [_decide(entry.command, lineages, world, policy.heard) for entry in work]
     last_events = await _write(conn, world, work, receipts, here)
     failpoint("perform.written")
     await requests.finish(conn, [
@@ -118,10 +120,23 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     return receipts
 
 
-def _decide(command: Command, lineages: dict[str, Lineage], world: World) -> Receipt:
+@dataclass(frozen=True)
+class _Listening(Policy):
+    """The policy, with an ear for the rules by which it allows what a decision asks: the audit log names them."""
+
+    heard: list[str] = field(default_factory=list)
+
+    def require(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
+        verdict = super().require(principal, action, touched)
+        self.heard.append(verdict.rule)
+        return verdict
+
+
+def _decide(command: Command, lineages: dict[str, Lineage], world: World, heard: list[str]) -> Receipt:
     """One command against the lineage as the commands before it leave it."""
     target = command.target
     lineage = lineages.get(target.lineage)
+    heard.clear()
     try:
         if lineage is None:
             raise CollectionDoesNotExist(f"there is no collection {target.collection!r} here any more")
@@ -129,7 +144,7 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World) -> Rec
     except Problem as problem:
         return Receipt(Outcome.REJECTED, problem=problem, findings=problem.findings)
     lineages[target.lineage] = lineage.after(decision.changes)
-    return Receipt(decision.outcome, decision.changes, findings=decision.warnings)
+    return Receipt(decision.outcome, decision.changes, findings=decision.warnings, rule="; ".join(dict.fromkeys(heard)))
 
 
 async def _write(
@@ -167,7 +182,7 @@ def _audited(work: Work, receipt: Receipt) -> audit.Entry:
         actor=work.actor, action=work.action, collection=work.command.target.collection,
         dataset=work.command.target.id, request=work.request, outcome=receipt.outcome,
         before=own.before.digest if own and own.before else None, after=own.after.digest if own else None,
-        rule=receipt.problem.name if receipt.problem else None,
+        rule=receipt.problem.name if receipt.problem else receipt.rule,
     )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ async def test_an_accepted_write_says_who_what_and_what_it_became(connect: Conne
     await writing.publish(conn, writing.titled(ITEM, "another"))
     changed, new, *_ = await rows(conn, dataset=ITEM["id"])
     assert (new.actor, new.action, new.collection, new.outcome) == ("anna", "publish", "CMIP6", "new")
-    assert (new.before, new.decision, new.pos) == (None, "allowed", None)
+    assert (new.before, new.decision, new.rule, new.pos) == (None, "allowed", "builtin: administrators", None)
     assert changed.before == new.after != changed.after
 
 

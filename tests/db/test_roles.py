@@ -116,6 +116,7 @@ FUNCTIONS = {
     "fedstac.chain_audit(boolean)": {"writer", "sequencer"},
     "fedstac.extend_outbox(integer, bigint)": {"writer", "sequencer"},
     "fedstac.widen_partitions()": {"writer"},
+    "fedstac.forget_destinations()": set(),  # a trigger
 }
 
 

@@ -216,3 +216,4 @@ class Receipt:
     changes: tuple[Change, ...] = ()
     problem: Problem | None = None
     findings: tuple[Finding, ...] = ()
+    rule: str | None = None  # of the policy, which allowed it
