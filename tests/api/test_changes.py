@@ -345,3 +345,13 @@ async def test_the_same_body_under_a_key_is_one_request_and_another_is_refused(w
     await conn.close()
     for wrong in ("", "x" * 300, "a\tb"):
         assert (await patch(west, change, **{"Idempotency-Key": wrong})).status_code == 400
+
+
+async def test_options_tell_what_the_caller_may_send(west: Api) -> None:
+    async with await replicator(west, "east.example") as node:
+        allowed = {
+            name: (await client.options(PATH)).headers["allow"].split(", ")
+            for name, client in (("anyone", west.anyone), ("node", node), ("admin", west.admin))
+        }
+    read = ["GET", "HEAD", "OPTIONS"]
+    assert allowed == {"anyone": read, "node": [*read, "PATCH"], "admin": [*read, "PATCH", "PUT", "DELETE"]}

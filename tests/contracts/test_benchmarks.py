@@ -11,7 +11,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLOCKS = ("perf_counter", "monotonic", "time")
 # They tell work that grows with the square of its input from work that does not, by orders of magnitude.
-GROWTH = ("tests/domain/test_strict_json.py", "tests/api/test_guard.py")
+GROWTH = ("tests/domain/test_strict_json.py", "tests/api/test_guard.py", "tests/vocabularies/test_patterns.py")
 
 
 def test_the_benchmarks_can_be_asked_for_help() -> None:

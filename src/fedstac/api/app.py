@@ -73,6 +73,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("PATCH", "/collections/{collection_id}/items/{item_id}", changes.patch_item),
     ("PUT", "/collections/{collection_id}/items/{item_id}", changes.put_item),
     ("DELETE", "/collections/{collection_id}/items/{item_id}", changes.delete_item),
+    ("OPTIONS", "/collections/{collection_id}/items/{item_id}", changes.options_item),
     ("POST", "/collections/{collection_id}/items/{item_id}/retract", changes.post_retract),
     ("POST", "/collections/{collection_id}/items/{item_id}/reinstate", changes.post_reinstate),
     ("POST", "/collections/{collection_id}/items/{item_id}/unmark", changes.post_unmark),

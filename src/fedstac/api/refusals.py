@@ -69,7 +69,7 @@ def _action(method: str, path: str) -> str:
     if "items" not in parts:
         return OF_COLLECTIONS.get(method, method.lower())
     last = parts[-1]
-    return last if last != "items" and not last.startswith("{") else BY_METHOD[method]
+    return last if last != "items" and not last.startswith("{") else BY_METHOD.get(method, method.lower())
 
 
 def submitted(request: Request, checked: Sequence[intake.Checked]) -> None:
