@@ -48,6 +48,11 @@ async def test_without_its_database_it_says_so_and_nothing_of_the_inside(
     try:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+
+        async def is_away() -> bool:  # a backend ends a moment after it was told to
+            return (await api.anyone.get("/healthcheck")).status_code == 503
+
+        await until(is_away)
         response = await api.anyone.get("/healthcheck")
         assert response.status_code == 503
         assert response.json()["detail"] == "the database does not answer"
