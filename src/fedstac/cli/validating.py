@@ -19,7 +19,7 @@ from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, VocabularyBroken
 
 commands = typer.Typer()
-SHOWN_ITEMS = 20
+SHOWN_ITEMS = {False: 20, True: 5}  # by valid: warnings do not crowd out what is refused
 
 Cv = Annotated[
     list[str] | None,
@@ -106,7 +106,8 @@ class _Report:
     def __init__(self, form: Output, *, every: bool) -> None:
         self._form, self._every = form, every
         self.listing = terminal.Listing(form, ())
-        self.checked = self.invalid = self.warned = self._shown = 0
+        self.checked = self.invalid = self.warned = 0
+        self._shown = {False: 0, True: 0}
         self._rules: dict[str, int] = {}
 
     def add(self, place: str, line: dict[str, Any]) -> None:
@@ -117,8 +118,8 @@ class _Report:
             self._rules[finding["rule"]] = self._rules.get(finding["rule"], 0) + 1
         if self._form is not Output.TABLE:
             self.listing.row(line, ())
-        elif line["findings"] and (self._every or self._shown < SHOWN_ITEMS):
-            self._shown += 1
+        elif line["findings"] and (self._every or self._shown[line["valid"]] < SHOWN_ITEMS[line["valid"]]):
+            self._shown[line["valid"]] += 1
             self._show(place, line)
 
     def _show(self, place: str, line: dict[str, Any]) -> None:
@@ -132,7 +133,7 @@ class _Report:
 
     def end(self) -> None:
         if self._form is Output.TABLE:
-            hidden = self.invalid + self.warned - self._shown
+            hidden = self.invalid + self.warned - sum(self._shown.values())
             if hidden > 0:
                 out(f"and {hidden} more items with findings; --all or -o ndjson shows them")
         counts = ", ".join(f"{rule} {count}" for rule, count in sorted(self._rules.items(), key=lambda pair: -pair[1]))
