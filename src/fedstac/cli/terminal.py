@@ -110,7 +110,8 @@ class Listing:
 
 
 def finding_line(finding: Finding) -> str:
-    suggestion = f" (suggestion: {finding.suggestion})" if finding.suggestion else ""
+    near = finding.suggestion if finding.suggestion and finding.suggestion not in finding.message else ""
+    suggestion = f" (suggestion: {near})" if near else ""
     return shown(f"{finding.pointer or '/'}: {finding.message}{suggestion}")
 
 
