@@ -25,7 +25,8 @@ def draft(version: int | None, *, document: str = "d", files: str = "f", institu
     name = f"CMIP6.a.b.v{version}" if version else "CMIP6.a.b"
     return Draft(
         collection="CMIP6", id=name, lineage=BASE, version=version, institution=institution,
-        text=f'{{"links":[],"said":"{document}","properties":{{}}}}', document_digest=document.encode(),
+        text=f'{{"links":[],"said":"{document}","assets":{{"a":{{"file:size":"{files}"}}}},"properties":{{}}}}',
+        document_digest=document.encode(),
         files_digest=files.encode(), search=SearchCopy("{}", "", "", "{}"),
     )  # fmt: skip
 

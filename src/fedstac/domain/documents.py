@@ -84,6 +84,9 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
             properties=written.decode(),
         ),
         replicas=replicas(document["assets"]),
+        nodes=tuple(
+            sorted({node for asset in document["assets"].values() if type(node := asset.get("alternate:name")) is str})
+        ),
     )
 
 
@@ -95,11 +98,12 @@ def replicas(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
     held: dict[str, int] = {}
     files = 0
     for asset in assets.values():
-        if "file:checksum" not in asset or asset.get("protocol") == "kerchunk":
+        if "file:checksum" not in asset or is_aggregation(asset):
             continue
         files += 1
-        for node, entry in (asset.get("alternate") or {}).items():
-            if entry.get("file:checksum", asset["file:checksum"]) == asset["file:checksum"]:
+        alternates = asset.get("alternate")
+        for node, entry in alternates.items() if isinstance(alternates, dict) else ():
+            if isinstance(entry, dict) and entry.get("file:checksum", asset["file:checksum"]) == asset["file:checksum"]:
                 held[node] = held.get(node, 0) + 1
     if not held:
         return None
@@ -113,7 +117,7 @@ def packed(draft: Draft, held: Sequence[Finding] = ()) -> str:
     at = len(draft.text) - 1 - len(search.properties)
     return orjson.dumps([
         draft.institution, draft.document_digest.hex(), draft.files_digest.hex(), search.geometry, search.start,
-        search.end, at, [finding.as_json() for finding in held], draft.replicas,
+        search.end, at, [finding.as_json() for finding in held], draft.replicas, draft.nodes,
     ]).decode()  # fmt: skip
 
 
@@ -121,11 +125,11 @@ def unpacked(
     text: str, prepared: str, collection: str, item_id: str, name: DatasetName
 ) -> tuple[Draft, tuple[Finding, ...]]:
     """The draft again, without parsing its text, and the errors that were held against it."""
-    institution, document_digest, files, shape, start, end, at, held, copies = orjson.loads(prepared)
+    institution, document_digest, files, shape, start, end, at, held, copies, nodes = orjson.loads(prepared)
     search = SearchCopy(geometry=shape, start=start, end=end, properties=text[at:-1])
     draft = Draft(
         collection, item_id, name.lineage, name.version, institution, text, bytes.fromhex(document_digest),
-        bytes.fromhex(files), search, copies,
+        bytes.fromhex(files), search, copies, tuple(nodes),
     )  # fmt: skip
     return draft, tuple(Finding.from_json(finding) for finding in held)
 
@@ -139,9 +143,14 @@ def files_digest(assets: Mapping[str, Mapping[str, Any]]) -> bytes:
     """sha-256 of the set of (checksum, size, tracking id): equal if and only if the files are the same."""
     files = {
         (str(asset.get("file:checksum", "")), str(asset.get("file:size", "")), tracking_id(asset))
-        for asset in assets.values()
-    } - {("", "", "")}
+        for asset in assets.values() if not is_aggregation(asset)
+    } - {("", "", "")}  # fmt: skip
     return hashlib.sha256(orjson.dumps(sorted(files))).digest()
+
+
+def is_aggregation(asset: Mapping[str, Any]) -> bool:
+    """An aggregation (kerchunk) is made of files and is none."""
+    return asset.get("protocol") == "kerchunk"
 
 
 def tracking_id(asset: Mapping[str, Any]) -> str:

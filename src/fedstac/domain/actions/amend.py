@@ -64,9 +64,11 @@ class Amend:
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(stored, wanted["properties"])
         if not wanted["assets"] and (Action.RETRACT in flags or stored.state is State.RETRACTED):
             wanted = {**wanted, "assets": known["assets"]}  # ESGF's publisher empties them; the files stay known
+        if self.override:
+            wanted = _without_contradicting(wanted)
         if isinstance(self.edit, Whole):
             wanted = with_alternates(known, wanted)
-        kept = _completed(known, documents.owned(wanted))
+        kept = completed(known, documents.owned(wanted))
         vocabulary = self._vocabulary(stored, world, newest=True)
         _check_identity(known, kept, vocabulary)
         difference = difference_between(known, kept)
@@ -142,6 +144,9 @@ def _shaped(wanted: Any) -> dict[str, Any]:
             isinstance(link, dict) and isinstance(link.get("rel"), str) for link in wanted["links"]
         )
         wrong += [] if links_are_links else ["links"]
+        extensions = wanted.get("stac_extensions", [])
+        strings = isinstance(extensions, list) and all(isinstance(uri, str) for uri in extensions)
+        wrong += [] if strings else ["stac_extensions"]
     else:
         wrong = [""]
     if wrong:
@@ -197,29 +202,37 @@ def _check_identity(known: Json, kept: Json, vocabulary: Vocabulary | None) -> N
 
 def difference_between(known: Json, kept: Json) -> Difference:
     """The actions that lead from one document to the other, and the nodes whose alternates differ."""
-    if known == kept:
+    if not _differ(known, kept):
         return Difference(frozenset())
     actions, nodes = set(), set()
     for key in known["assets"].keys() | kept["assets"].keys():
         before, after = known["assets"].get(key), kept["assets"].get(key)
-        if before == after:
+        if not _differ(before, after):
             continue
         old, new = _alternates(before), _alternates(after)
         if before is not None and after is not None:
-            nodes |= {node for node in old.keys() | new.keys() if old.get(node) != new.get(node)}
+            nodes |= {node for node in old.keys() | new.keys() if _differ(old.get(node), new.get(node))}
         else:
             nodes |= old.keys() | new.keys()
-        if (_is_file(before) or _is_file(after)) and _file(before) != _file(after):
+        if _differ(_file(before), _file(after)):
             actions.add(Action.REPLACE)
-        if _less_alternate(before) != _less_alternate(after):
+        if _differ(_less_alternate(before), _less_alternate(after)):
             actions.add(Action.UPDATE)
     if nodes:
         actions.add(Action.REPLICATE)
-    if known["links"] != kept["links"]:
+    if _differ(known["links"], kept["links"]):
         actions.add(Action.ANNOTATE)
-    if {**known, "assets": None, "links": None} != {**kept, "assets": None, "links": None}:
+    if _differ({**known, "assets": None, "links": None}, {**kept, "assets": None, "links": None}):
         actions.add(Action.UPDATE)
     return Difference(frozenset(actions), frozenset(nodes))
+
+
+def _differ(one: object, other: object) -> bool:
+    """By their JSON, as digests do: to Python 1, 1.0 and true are the same."""
+    if one is other:
+        return False
+    sort = orjson.OPT_SORT_KEYS
+    return orjson.dumps(one, option=sort) != orjson.dumps(other, option=sort)
 
 
 def _alternates(asset: Json | None) -> Json:
@@ -231,13 +244,12 @@ def _less_alternate(asset: Json | None) -> Json | None:
     return {name: value for name, value in asset.items() if name != "alternate"} if asset is not None else None
 
 
-def _is_file(asset: Json | None) -> bool:
-    """An aggregation (kerchunk) is made of files and is none."""
-    return asset is not None and asset.get("protocol") != "kerchunk" and any(name in asset for name in FILE)
-
-
-def _file(asset: Json | None) -> tuple[object, ...]:
-    return (*(asset.get(name) for name in FILE), documents.tracking_id(asset)) if asset else ()
+def _file(asset: Json | None) -> tuple[object, ...] | None:
+    """What makes a file the one it is. An aggregation (kerchunk) is made of files and is none."""
+    if asset is None or documents.is_aggregation(asset):
+        return None
+    found = (*(asset.get(name) for name in FILE), documents.tracking_id(asset))
+    return found if any(found) else None
 
 
 def with_alternates(known: Json, wanted: Json) -> dict[str, Any]:
@@ -250,7 +262,11 @@ def with_alternates(known: Json, wanted: Json) -> dict[str, Any]:
     return {**wanted, "assets": assets}
 
 
-def _completed(known: Json, kept: Json) -> dict[str, Any]:
+def without_alternates(document: Json) -> dict[str, Any]:
+    return {**document, "assets": {key: _less_alternate(asset) for key, asset in document["assets"].items()}}
+
+
+def completed(known: Json, kept: Json) -> dict[str, Any]:
     """Size, checksum and type are copied into new alternates; an alternate with others is no replica."""
     assets, findings = dict(kept["assets"]), []
     for key, asset in kept["assets"].items():
@@ -275,6 +291,20 @@ def _completed(known: Json, kept: Json) -> dict[str, Any]:
     if findings:
         raise StacInvalid(f"a replica has the original's files: {findings[0].message}", findings=findings[:100])
     return {**kept, "assets": assets}
+
+
+def _without_contradicting(wanted: Json) -> dict[str, Any]:
+    """Where other files come, replicas of the old ones may still be in what is sent: said twice, it is no fault."""
+    assets = {}
+    for key, asset in wanted["assets"].items():
+        alternates = _alternates(asset)
+        left = {node: entry for node, entry in alternates.items() if not _contradicts(entry, asset)}
+        assets[key] = {**asset, "alternate": left} if len(left) < len(alternates) else asset
+    return {**wanted, "assets": assets}
+
+
+def _contradicts(entry: object, asset: Json) -> bool:
+    return isinstance(entry, dict) and any(name in entry and entry[name] != asset.get(name) for name in FILE)
 
 
 def _without_stale(kept: Json) -> dict[str, Any]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 
 from fedstac.domain import events, policy, validation
-from fedstac.domain.actions.amend import with_alternates
+from fedstac.domain.actions.amend import (
+    Difference,
+    completed,
+    difference_between,
+    with_alternates,
+    without_alternates,
+)
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, Severity, errors_in
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
@@ -30,7 +38,9 @@ class Publish:
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Demotes the latest before it promotes a newer version; raises a Problem where it is refused."""
-        touched = policy.Touched(self.draft.id, self.draft.collection, self.draft.institution)
+        touched = policy.Touched(
+            self.draft.id, self.draft.collection, self.draft.institution, frozenset(self.draft.nodes)
+        )
         world.policy.require(self.principal, policy.Action.PUBLISH, touched)
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
@@ -39,6 +49,17 @@ class Publish:
             return self._again(stored, lineage, world)
         if self.held:
             raise validation.refusal_of(self.draft.id, self.held)
+        return self._first(lineage, world)
+
+    def _first(self, lineage: Lineage, world: World) -> Decision:
+        """A version that was not here before."""
+        if ALTERNATE in self.draft.text:
+            written = orjson.loads(self.draft.text)
+            bare = without_alternates(written)
+            merged = completed(bare, written)
+            self._permit(difference_between(bare, merged), world)
+            if merged != written:
+                return self._with(merged, world)._first(lineage, world)
         versions = [record.version for record in lineage.records.values() if record.version is not None]
         is_newest = all((self.draft.version or 0) > version for version in versions)
         demoted = self._demotions(lineage, world) if is_newest else ()
@@ -55,29 +76,36 @@ class Publish:
         """The same version: identical, other metadata, or other files, which a version never gets."""
         if stored.state is not State.PUBLISHED:
             raise Conflict(f"{stored.id} is {stored.state}; publish a new version instead")
-        if stored.document is not None and ALTERNATE in stored.document:
-            return replace(self, draft=self._with_replicas(stored.document, world))._same(stored, lineage, world)
-        return self._same(stored, lineage, world)
-
-    def _with_replicas(self, known: str, world: World) -> Draft:
-        """The draft with the replicas that nodes have put into the stored document."""
-        written = orjson.loads(self.draft.text)
-        merged = with_alternates(orjson.loads(known), written)
-        if merged == written:
-            return self.draft
-        vocabularies, collection = world.judge.vocabularies, self.draft.collection
-        vocabulary = vocabularies.at(collection, self.cv_version) if self.cv_version is not None else None
-        return world.judge.draft(merged, collection, vocabulary)[0]
-
-    def _same(self, stored: Record, lineage: Lineage, world: World) -> Decision:
         if stored.document_digest == self.draft.document_digest:
+            return Decision(Outcome.IDENTICAL)
+        known, written = orjson.loads(stored.document or "{}"), orjson.loads(self.draft.text)
+        merged = completed(known, with_alternates(known, written))
+        difference = difference_between(known, merged)
+        if not difference.actions:
             return Decision(Outcome.IDENTICAL)
         if stored.version is None:
             raise ItemAlreadyExists(f"{stored.id} exists with other content; change it with PUT or PATCH")
-        if stored.files_digest != self.draft.files_digest:
+        if policy.Action.REPLACE in difference.actions:
             raise ItemAlreadyExists(
                 f"{stored.id} exists with other files; files never change under a version: publish a new version"
             )
+        self._permit(difference, world)
+        return (self if merged == written else self._with(merged, world))._updated(stored, lineage, world)
+
+    def _permit(self, difference: Difference, world: World) -> None:
+        """What publishing changes beside: each by its own permission, and of replicas only the own node's."""
+        for action in sorted(difference.actions):
+            nodes = difference.nodes if action is policy.Action.REPLICATE else frozenset()
+            touched = policy.Touched(self.draft.id, self.draft.collection, self.draft.institution, nodes)
+            world.policy.require(self.principal, action, touched)
+
+    def _with(self, document: Mapping[str, Any], world: World) -> Publish:
+        """The same with another document: the replicas that nodes have put into the stored one are kept."""
+        vocabularies, collection = world.judge.vocabularies, self.draft.collection
+        vocabulary = vocabularies.at(collection, self.cv_version) if self.cv_version is not None else None
+        return replace(self, draft=world.judge.draft(document, collection, vocabulary)[0])
+
+    def _updated(self, stored: Record, lineage: Lineage, world: World) -> Decision:
         excused = self._excused(stored, world)
         updated = replace(
             self._record(lineage, world, seq=lineage.seq + 1, latest=stored.latest),
