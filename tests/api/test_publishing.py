@@ -8,6 +8,7 @@ from typing import Any
 from fedstac import sample
 from tests.api.conftest import Api
 
+SERVER_LINKS = ("self", "root", "parent", "collection", "predecessor-version", "successor-version", "latest-version")
 OWNED = {"latest", "retracted", "created", "updated"}
 
 
@@ -21,7 +22,7 @@ def written(document: dict[str, Any]) -> dict[str, Any]:
     }
     extensions = kept.pop("stac_extensions", [])
     kept["stac_extensions"] = [uri for uri in extensions if "/extensions/fedstac/" not in uri]
-    kept["links"] = [link for link in kept["links"] if link["rel"] not in ("self", "root", "parent", "collection")]
+    kept["links"] = [link for link in kept["links"] if link["rel"] not in SERVER_LINKS]
     return kept
 
 

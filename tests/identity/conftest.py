@@ -25,6 +25,7 @@ from tests.identity.provider import CLIENT, NODE_CLIENT, NODE_SECRET
 
 AUDIENCE = "https://west.example"
 CREATE = "urn:mace:egi.eu:group:esgf.vo.egi.eu:project:CMIP6:institution:NCAR:role=CREATE#aai.egi.eu"
+AT_NODES = "urn:mace:egi.eu:group:esgf.vo.egi.eu:node:*:role=CREATE#aai.egi.eu"
 
 
 class Provider:
@@ -47,7 +48,7 @@ class Provider:
         self.url = json.loads(self._process.stdout.readline())["url"]
         self.set(keys=[self.ec.as_dict(private=True)], jwks=public(self.ec, self.rsa), claims={
             "aud": AUDIENCE, "sub": "alice", "name": "Alice Example", "email": "alice@example.org",
-            "eduperson_entitlement": [CREATE], "groups": ["cmip"],
+            "eduperson_entitlement": [CREATE, AT_NODES], "groups": ["cmip"],
         })  # fmt: skip
 
     def stop(self) -> None:
@@ -77,7 +78,8 @@ class Provider:
         now = int(time.time())
         good = {
             "iss": self.url, "aud": AUDIENCE, "sub": "alice", "iat": now, "nbf": now, "exp": now + 600,
-            "name": "Alice Example", "client_id": CLIENT, "scope": "openid", "eduperson_entitlement": [CREATE],
+            "name": "Alice Example", "client_id": CLIENT, "scope": "openid",
+            "eduperson_entitlement": [CREATE, AT_NODES],
         } | changes  # fmt: skip
         return {name: value for name, value in good.items() if value is not None}
 

@@ -19,7 +19,7 @@ from fedstac import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, Result, start
 from tests.client.test_cli import lines, until
-from tests.identity.conftest import CREATE, Provider, StartNode
+from tests.identity.conftest import AT_NODES, CREATE, Provider, StartNode
 
 As = Callable[..., Awaitable[Result]]
 KEYRING = """
@@ -255,7 +255,7 @@ async def test_names_from_the_provider_do_not_command_the_terminal(
     alice: As, provider: Provider, tmp_path: Path
 ) -> None:
     claims = provider.state["claims"] | {
-        "eduperson_entitlement": [CREATE],
+        "eduperson_entitlement": [CREATE, AT_NODES],
         "groups": ["\u202egroup"],
         "name": "A\u202eB",
     }

@@ -45,7 +45,7 @@ LONGEST_TEXT = 2000
 
 async def patch_item(request: Request) -> Response:
     """PATCH /collections/{collection_id}/items/{item_id}: a JSON Patch, or an object to merge."""
-    body = strict_json.parse(await request.body())
+    body = await _body(request)
     edit = patching.read(body, request.headers.get("content-type", ""))
     return await _change(request, "amend", {"edit": patching.as_json(edit), "override": _override(request)})
 
@@ -55,7 +55,7 @@ async def put_item(request: Request) -> Response:
 
     Other files need an exemption, whose reason the header Fedstac-Override gives.
     """
-    body = strict_json.parse(await request.body())
+    body = await _body(request)
     if not isinstance(body, dict):
         raise BadRequest("a whole STAC Item is expected, a JSON object")
     edit = patching.as_json(Whole(body))
@@ -69,6 +69,7 @@ async def delete_item(request: Request) -> Response:
 
 async def post_retract(request: Request) -> Response:
     """POST …/retract {reason, errata, replaced_by, data: keep | restrict | purge}: flagged, and every byte kept."""
+    await identity.principal(request)
     return await _change(request, "retract", {"retraction": _retraction(await request.body())})
 
 
@@ -84,7 +85,7 @@ async def post_unmark(request: Request) -> Response:
 
 async def put_replica(request: Request) -> Response:
     """PUT …/replicas/{node}: the node's entries, by asset: {"<asset>": {"href": …}}; other nodes' stay as they are."""
-    body = strict_json.parse(await request.body())
+    body = await _body(request)
     entries = body.get("assets", body) if isinstance(body, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()) or not entries:
         raise BadRequest('a replica is told as {"<asset>": {"href": "https://…"}, …}, an object for each asset')
@@ -129,6 +130,12 @@ def _may_one(node: Node, principal: Principal, actions: Sequence[Action], touche
             node.policy.require(principal, action, touched)
             return True
     return False
+
+
+async def _body(request: Request) -> Any:
+    """The parsed body of a caller who is known: to anybody else nothing is said about it."""
+    await identity.principal(request)
+    return strict_json.parse(await request.body())
 
 
 def _override(request: Request) -> str | None:

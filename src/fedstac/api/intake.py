@@ -136,7 +136,7 @@ def _check_one(
 ) -> Checked:
     try:
         draft, findings = judge(document)
-        touched = policy.Touched(draft.id, draft.collection, draft.institution)
+        touched = policy.Touched(draft.id, draft.collection, draft.institution, frozenset(draft.nodes))
         permissions.require(principal, policy.Action.PUBLISH, touched)
         if len(draft.text.encode()) > limits.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {limits.max_item_bytes} bytes, the most for an item")

@@ -163,6 +163,7 @@ class Draft:
     files_digest: bytes
     search: SearchCopy
     replicas: str | None = None  # JSON text, by node
+    nodes: tuple[str, ...] = ()  # that the assets name as theirs
 
 
 @dataclass(frozen=True, slots=True)
