@@ -7,26 +7,29 @@
             print(item["id"])
 
 It needs nothing of the server's: `pip install fedstac` is enough. All calls are synchronous and raise ClientError
-(client/transport.py): NotAuthorised, NotFound, Invalid and Failed carry the server's problem with its findings.
+(client/transport.py): NotAuthorised, NotFound, Conflict, Invalid and Failed carry the server's problem with its
+findings. AsyncClient has the looks and the changes for programs that are asynchronous.
 Proxies and certificates are taken from the environment, as httpx does; other wishes go into an httpx.Client.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
 import orjson
 
+from fedstac.client import changes, publishing
 from fedstac.client import documents as reading
-from fedstac.client import publishing
+from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.publishing import Publishing
-from fedstac.client.transport import Failed, Stalled, TokenSource, Transport, findings_from
+from fedstac.client.transport import Exchange, Failed, Stalled, TokenSource, Transport, findings_from
 from fedstac.client.values import FeedPage, Head, ItemResult, Request, Submitted
 
 LINES = "application/x-ndjson"
@@ -34,6 +37,17 @@ JSON_BODY = {"Content-Type": "application/json"}
 RESULTS_PAGE, SEARCH_PAGE, FEED_PAGE = 500, 500, 500
 LONG_POLL_SECONDS = 20
 FIRST_LOOK, LONGEST_LOOK = 0.05, 2.0  # seconds between looks at a request that is being worked on
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _performed(exchange: Callable[P, Exchange[T]]) -> Callable[Concatenate[Client, P], T]:
+    @wraps(exchange)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._transport.perform(exchange(*args, **kwargs))
+
+    return method
 
 
 class Client:
@@ -54,6 +68,21 @@ class Client:
     ) -> None:
         self._transport = Transport(url, token, timeout=timeout, retries=retries, http=http)
         self.url = self._transport.url
+
+    # looks and changes: client/changes.py
+    get = _performed(changes.get)
+    history = _performed(changes.history)
+    patch = _performed(changes.patch)
+    put = _performed(changes.put)
+    retract = _performed(changes.retract)
+    reinstate = _performed(changes.reinstate)
+    mark = _performed(changes.mark)
+    unmark = _performed(changes.unmark)
+    put_replica = _performed(changes.put_replica)
+    remove_replica = _performed(changes.remove_replica)
+    list_replicas = _performed(changes.list_replicas)
+    validate = _performed(changes.validate)
+    rehearse = _performed(changes.rehearse)
 
     def close(self) -> None:
         self._transport.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import httpx
 import orjson
@@ -17,6 +18,8 @@ from fedstac.domain.errors import Finding, Severity
 
 AGAIN = (429, 502, 503, 504)  # the server, or a proxy before it, cannot just now
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_RETRY_AFTER = 0.5, 20.0, 300.0  # seconds
+
+T = TypeVar("T")
 
 
 class ClientError(Exception):
@@ -55,6 +58,10 @@ class Invalid(Refused):
     """Any other 4xx: what was sent is refused, and would be again."""
 
 
+class Conflict(Invalid):
+    """409: not as things stand, for example other files under the same version; 412: somebody else changed it."""
+
+
 class LoginFailed(ClientError):
     """There is no login, it has ended, or the identity provider did not allow one."""
 
@@ -68,6 +75,70 @@ class Failed(Refused):
 
 
 TokenSource = Callable[[], str]  # asked before each request; may raise ClientError
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to the server. `wait`: seconds the server may take before it answers."""
+
+    method: str
+    path: str
+    params: Mapping[str, Any] | None = None
+    content: bytes | None = None
+    headers: Mapping[str, str] | None = None
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Seconds to wait before the next call."""
+
+    seconds: float
+
+
+# What is to be said to the server, whoever says it: it is given the successful answer of each Call, or its ClientError.
+Exchange: TypeAlias = Generator[Call | Pause, httpx.Response, T]
+
+
+class Tries:
+    """How often and when one call is sent again; what it says holds for every kind of transport."""
+
+    def __init__(self, url: str, retries: int) -> None:
+        self._url, self._retries, self._attempt = url, retries, 0
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        """Seconds to the next try. Unreachable where all are used up."""
+        if self._attempt >= self._retries:
+            reason, tries = str(error) or type(error).__name__, self._attempt + 1
+            times = "once" if tries == 1 else f"{tries} times"
+            raise Unreachable(
+                f"{self._url} does not answer (tried {times}: {reason}); is the address right, and it runs?"
+            ) from error
+        return self._pause(0.0)
+
+    def after(self, response: httpx.Response, path: str) -> float | None:
+        """Seconds to the next try; None where this is a successful answer. A Refused where it is final and none."""
+        if response.is_success:
+            return None
+        if response.status_code not in AGAIN or self._attempt >= self._retries:
+            raise refusal(response, f"{self._url}{path}")
+        return self._pause(retry_after(response.headers.get("retry-after", ""), datetime.now(UTC)))
+
+    def _pause(self, least: float) -> float:
+        longest = min(FIRST_PAUSE * 2**self._attempt, LONGEST_PAUSE)
+        self._attempt += 1
+        return max(least, random.uniform(longest / 2, longest))  # noqa: S311 -- not for secrets
+
+
+def checked_address(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url!r} is no address of a server; it begins with http:// or https://")
+    return url.rstrip("/")
+
+
+def headers_of(call: Call, token: str | None) -> dict[str, str]:
+    bearer = {"Authorization": f"Bearer {token}"} if token else {}
+    return {"User-Agent": f"fedstac/{__version__}", **bearer, **(call.headers or {})}
 
 
 class Transport:
@@ -86,11 +157,8 @@ class Transport:
         retries: int,
         http: httpx.Client | None = None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is no address of a server; it begins with http:// or https://")
-        self.url = url.rstrip("/")
+        self.url = checked_address(url)
         self._retries, self._timeout = retries, timeout
-        self._headers = {"User-Agent": f"fedstac/{__version__}"}
         self._token = token or None
         self._http = http or httpx.Client(timeout=timeout)
 
@@ -99,11 +167,7 @@ class Transport:
 
     def json(self, method: str, path: str, **sent: Any) -> Any:
         """The JSON of a successful answer; see `send`."""
-        response = self.send(method, path, **sent)
-        try:
-            return orjson.loads(response.content)
-        except orjson.JSONDecodeError:
-            raise Failed(response.status_code, "no-json", f"{self.url}{path} did not answer with JSON") from None
+        return json_of(self.send(method, path, **sent), self.url + path)
 
     def send(
         self,
@@ -116,38 +180,50 @@ class Transport:
         wait: float = 0.0,
     ) -> httpx.Response:
         """A successful answer. Unreachable or a Refused where there is none. `wait`: seconds the server may take."""
-        attempt = 0
+        return self.answer(Call(method, path, params, content, headers, wait))
+
+    def answer(self, call: Call) -> httpx.Response:
+        tries = Tries(self.url, self._retries)
         while True:
+            token = self._token() if callable(self._token) else self._token
             try:
                 response = self._http.request(
-                    method, self.url + path, params=params, content=content,
-                    headers={**self._headers, **self._authorization(), **(headers or {})}, timeout=self._timeout + wait,
+                    call.method, self.url + call.path, params=call.params, content=call.content,
+                    headers=headers_of(call, token), timeout=self._timeout + call.wait,
                 )  # fmt: skip
+                pause = tries.after(response, call.path)
             except httpx.TransportError as error:
-                if attempt >= self._retries:
-                    raise self._unreachable(error, attempt + 1) from error
-                least = 0.0
-            else:
-                if response.status_code not in AGAIN or attempt >= self._retries:
-                    return self._checked(response, path)
-                least = retry_after(response.headers.get("retry-after", ""), datetime.now(UTC))
-            longest = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-            time.sleep(max(least, random.uniform(longest / 2, longest)))  # noqa: S311 -- not for secrets
-            attempt += 1
+                pause = tries.after_error(error)
+            if pause is None:
+                return response
+            time.sleep(pause)
 
-    def _authorization(self) -> dict[str, str]:
-        token = self._token() if callable(self._token) else self._token
-        return {"Authorization": f"Bearer {token}"} if token else {}
+    def perform(self, exchange: Exchange[T]) -> T:
+        """Goes through an exchange to its end."""
+        try:
+            step = next(exchange)
+            while True:
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    step = next(exchange)
+                    continue
+                try:
+                    answer = self.answer(step)
+                except ClientError as error:
+                    step = exchange.throw(error)
+                else:
+                    step = exchange.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
-    def _unreachable(self, error: httpx.TransportError, tries: int) -> Unreachable:
-        reason = str(error) or type(error).__name__
-        times = "once" if tries == 1 else f"{tries} times"
-        return Unreachable(f"{self.url} does not answer (tried {times}: {reason}); is the address right, and it runs?")
 
-    def _checked(self, response: httpx.Response, path: str) -> httpx.Response:
-        if response.is_success:
-            return response
-        raise refusal(response, f"{self.url}{path}")
+def json_of(response: httpx.Response, address: str) -> Any:
+    """The JSON of an answer. Failed where it is none."""
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        raise Failed(response.status_code, "no-json", f"{address} did not answer with JSON") from None
 
 
 def retry_after(value: str, now: datetime) -> float:
@@ -168,7 +244,7 @@ def refusal(response: httpx.Response, address: str) -> Refused:
         body = None
     if not isinstance(body, dict):
         body = {}
-    kind = _kind(status)
+    kind = kind_of(status)
     if not isinstance(body.get("detail"), str):
         to = f" to {response.headers['location']}; use that address" if "location" in response.headers else ""
         return kind(status, "about:blank", f"{address} answered {status} {response.reason_phrase}{to}")
@@ -176,11 +252,14 @@ def refusal(response: httpx.Response, address: str) -> Refused:
     return kind(status, name, body["detail"], findings_from(body.get("errors")))
 
 
-def _kind(status: int) -> type[Refused]:
+def kind_of(status: int) -> type[Refused]:
+    """The exception for a status."""
     if status in (401, 403):
         return NotAuthorised
     if status in (404, 410):
         return NotFound
+    if status in (409, 412):
+        return Conflict
     return Invalid if 400 <= status < 500 and status != 429 else Failed
 
 

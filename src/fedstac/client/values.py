@@ -93,3 +93,102 @@ class Head:
     origin: str
     cursor: str
     nodes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset as it is served, and the ETag of what was seen (None where a search found it)."""
+
+    document: Mapping[str, Any]
+    etag: str | None = None
+
+    @property
+    def id(self) -> str:
+        return str(self.document["id"])
+
+    @property
+    def collection(self) -> str:
+        return str(self.document["collection"])
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.document["properties"]
+        return found
+
+    @property
+    def base_id(self) -> str | None:
+        """The id without its version; None where ids have none."""
+        found = self.properties.get("base_id")
+        return found if isinstance(found, str) else None
+
+    @property
+    def version(self) -> str:
+        return str(self.properties.get("version", ""))
+
+    @property
+    def state(self) -> str:
+        """published, retracted."""
+        return str(self.properties.get("fedstac:state", ""))
+
+    @property
+    def is_latest(self) -> bool:
+        return self.properties.get("latest") is True
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """Copies at other nodes, by node; of a retracted dataset nothing is told."""
+        hrefs: dict[str, dict[str, str]] = {}
+        for key, asset in self.document["assets"].items():
+            for node, entry in (asset.get("alternate") or {}).items():
+                hrefs.setdefault(node, {})[key] = str(entry.get("href", ""))
+        told = self.properties.get("fedstac:replicas") or {}
+        return [
+            Replica(node, entry.get("files", 0), entry.get("of", 0), bool(entry.get("complete")), hrefs.get(node, {}))
+            for node, entry in sorted(({node: {} for node in hrefs} | told).items())
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A node's copies of a dataset: of how many of its files, and their addresses by asset."""
+
+    node: str
+    files: int
+    of: int
+    is_complete: bool
+    hrefs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What became of a change: retracted, updated, … or identical where nothing was different; warnings in findings.
+
+    Of a dry run what would become of it; None where what is under way for the dataset decides.
+    """
+
+    id: str
+    outcome: str | None
+    request: str | None
+    findings: tuple[Finding, ...] = ()
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The server's judgement of a document."""
+
+    id: str
+    valid: bool
+    cv_version: str | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What would become of a document: an outcome, and where it is `rejected` the problem's type and detail."""
+
+    id: str
+    outcome: str
+    type: str | None
+    detail: str | None
+    findings: tuple[Finding, ...]

@@ -1,0 +1,115 @@
+"""The client for programs that are asynchronous themselves: looks and changes as Client has them.
+
+Publishing and searching in streams are Client's alone: a thread (asyncio.to_thread) does for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+
+from fedstac.client import changes
+from fedstac.client.transport import (
+    Call,
+    ClientError,
+    Exchange,
+    Pause,
+    TokenSource,
+    Tries,
+    checked_address,
+    headers_of,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _awaited(exchange: Callable[P, Exchange[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+    @wraps(exchange)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.perform(exchange(*args, **kwargs))
+
+    return method
+
+
+class AsyncClient:
+    """A fedstac node, seen by one caller; see Client. Methods are documented in client/changes.py."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | TokenSource | None = None,
+        *,
+        timeout: float = 60.0,
+        retries: int = 5,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        self.url = checked_address(url)
+        self._token, self._timeout, self._retries = token or None, timeout, retries
+        self._http = http or httpx.AsyncClient(timeout=timeout)
+
+    get = _awaited(changes.get)
+    history = _awaited(changes.history)
+    patch = _awaited(changes.patch)
+    put = _awaited(changes.put)
+    retract = _awaited(changes.retract)
+    reinstate = _awaited(changes.reinstate)
+    mark = _awaited(changes.mark)
+    unmark = _awaited(changes.unmark)
+    put_replica = _awaited(changes.put_replica)
+    remove_replica = _awaited(changes.remove_replica)
+    list_replicas = _awaited(changes.list_replicas)
+    validate = _awaited(changes.validate)
+    rehearse = _awaited(changes.rehearse)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def perform(self, exchange: Exchange[T]) -> T:
+        """Goes through an exchange to its end."""
+        try:
+            step = next(exchange)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = next(exchange)
+                    continue
+                try:
+                    answer = await self._answer(step)
+                except ClientError as error:
+                    step = exchange.throw(error)
+                else:
+                    step = exchange.send(answer)
+        except StopIteration as end:
+            result: Any = end.value
+            return result  # type: ignore[no-any-return]
+
+    async def _answer(self, call: Call) -> httpx.Response:
+        tries = Tries(self.url, self._retries)
+        while True:
+            # a login renews its token over the network
+            token = await asyncio.to_thread(self._token) if callable(self._token) else self._token
+            try:
+                response = await self._http.request(
+                    call.method, self.url + call.path, params=call.params, content=call.content,
+                    headers=headers_of(call, token), timeout=self._timeout + call.wait,
+                )  # fmt: skip
+                pause = tries.after(response, call.path)
+            except httpx.TransportError as error:
+                pause = tries.after_error(error)
+            if pause is None:
+                return response
+            await asyncio.sleep(pause)

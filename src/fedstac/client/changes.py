@@ -1,0 +1,248 @@
+"""Changes of datasets and looks at them, as exchanges: what is said to the server, whoever says it.
+
+Client and AsyncClient are made of these functions; each is documented here. `collection` may be left out where an id
+begins with it, as CMIP6's do. A change returns when it is final: Changed, or the Refused that says why not. It carries
+an Idempotency-Key, so that what is sent again after a broken connection is done once.
+
+`dry_run`: everything is judged and nothing done. `if_match`: an ETag; Conflict where the dataset has changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+import orjson
+
+from fedstac.client.transport import (
+    Call,
+    Exchange,
+    Failed,
+    NotFound,
+    Pause,
+    Refused,
+    findings_from,
+    json_of,
+    kind_of,
+)
+from fedstac.client.values import Changed, Dataset, Rehearsed, Replica, Verdict
+from fedstac.domain.errors import problems
+
+JSON, PATCH, MERGE, LINES = (
+    "application/json", "application/json-patch+json", "application/merge-patch+json", "application/x-ndjson",
+)  # fmt: skip
+SERVER_WAITS = 20  # seconds, before it answers with a request to follow
+FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0  # seconds between looks at what is not final yet
+MOST_VERSIONS = 500
+
+Json = Mapping[str, Any]
+
+
+# --- looks ---
+
+
+def get(id: str, *, collection: str | None = None) -> Exchange[Dataset]:
+    """One dataset: its document and its ETag. NotFound where there is none."""
+    response = yield Call("GET", _path(id, collection))
+    return Dataset(json_of(response, id), response.headers.get("etag"))
+
+
+def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]]:
+    """All versions of a dataset that can be seen, the oldest first; of an id, or of one without its version.
+
+    NotFound where there is none.
+    """
+    base, first = id, None
+    try:
+        first = yield from get(id, collection=collection)
+        base = first.base_id or ""
+    except NotFound as error:
+        missing = error
+    if not base:
+        return [first] if first else []
+    body = {"collections": [collection or collection_of(id)], "limit": MOST_VERSIONS, "filter-lang": "cql2-text",
+            "filter": "base_id = '" + base.replace("'", "''") + "'"}  # fmt: skip
+    response = yield Call("POST", "/search", content=orjson.dumps(body), headers={"Content-Type": JSON})
+    found = [Dataset(item, None) for item in json_of(response, "/search")["features"]]
+    if not found and first is None:
+        raise missing
+    return sorted(found or ([first] if first else []), key=lambda one: (len(one.version), one.version))
+
+
+def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Replica]]:
+    """The nodes that have copies of a dataset's files, and where. NotFound where there is no such dataset."""
+    dataset = yield from get(id, collection=collection)
+    return dataset.replicas
+
+
+def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exchange[list[Verdict]]:
+    """The server's judgement of each document, as of the collection that it names; nothing is stored."""
+    params = {"cv_version": cv_version} if cv_version else None
+    response = yield Call("POST", "/validate", params, _lines(documents), {"Content-Type": LINES})
+    return [
+        Verdict(entry["id"], entry["valid"], entry["cv_version"], findings_from(entry["findings"]))
+        for entry in json_of(response, "/validate")["items"]
+    ]
+
+
+def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[list[Rehearsed]]:
+    """What would become of each document if it were published now. Invalid where the batch cannot be read at all."""
+    path = f"/collections/{quote(collection, safe='')}/items"
+    response = yield Call("POST", path, {"dry_run": "true"}, _lines(documents), {"Content-Type": LINES})
+    return [
+        Rehearsed(
+            entry["id"], entry["outcome"], entry.get("problem"), entry.get("detail"), findings_from(entry["findings"])
+        )
+        for entry in json_of(response, path)["items"]
+    ]
+
+
+# --- changes ---
+
+
+def patch(
+    id: str, edit: Json | Sequence[Json], *, collection: str | None = None, if_match: str | None = None,
+    override: str | None = None, dry_run: bool = False,
+) -> Exchange[Changed]:  # fmt: skip
+    """Applies a JSON Patch (a sequence of operations) or a merge patch (a mapping) to what is stored.
+
+    `override`: the reason for other files under the same version, of those who may.
+    """
+    kind = MERGE if isinstance(edit, Mapping) else PATCH
+    call = Call("PATCH", _path(id, collection), content=orjson.dumps(edit), headers={"Content-Type": kind})
+    return (yield from _changed(id, call, if_match, dry_run, override))
+
+
+def put(
+    document: Json, *, collection: str | None = None, if_match: str | None = None, override: str | None = None,
+    dry_run: bool = False,
+) -> Exchange[Changed]:  # fmt: skip
+    """Puts a whole document in the place of the one that is there; see `patch`."""
+    id, named = str(document.get("id", "")), document.get("collection")
+    path = _path(id, collection or (named if isinstance(named, str) else None))
+    call = Call("PUT", path, content=orjson.dumps(document), headers={"Content-Type": JSON})
+    return (yield from _changed(id, call, if_match, dry_run, override))
+
+
+def retract(
+    id: str, *, reason: str | None = None, errata: str | None = None, replaced_by: str | None = None,
+    data: str | None = None, collection: str | None = None, if_match: str | None = None, dry_run: bool = False,
+) -> Exchange[Changed]:  # fmt: skip
+    """Retracts a dataset; nothing is erased. `data` (keep, restrict, purge) tells the nodes what to do with copies."""
+    said = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data}
+    content = orjson.dumps({name: value for name, value in said.items() if value is not None})
+    call = Call("POST", _path(id, collection) + "/retract", content=content, headers={"Content-Type": JSON})
+    return (yield from _changed(id, call, if_match, dry_run))
+
+
+def reinstate(
+    id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
+) -> Exchange[Changed]:
+    """Takes a retraction back."""
+    return (yield from _changed(id, Call("POST", _path(id, collection) + "/reinstate"), if_match, dry_run))
+
+
+def mark(
+    id: str, *, reason: str | None = None, collection: str | None = None, if_match: str | None = None,
+    dry_run: bool = False,
+) -> Exchange[Changed]:  # fmt: skip
+    """Marks a dataset for deletion: it is hidden, and nothing is erased yet."""
+    params = {"reason": reason} if reason else None
+    return (yield from _changed(id, Call("DELETE", _path(id, collection), params), if_match, dry_run))
+
+
+def unmark(
+    id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
+) -> Exchange[Changed]:
+    """Takes a mark for deletion back."""
+    return (yield from _changed(id, Call("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
+
+
+def put_replica(
+    id: str, node: str, entries: Mapping[str, Json], *, collection: str | None = None, if_match: str | None = None,
+    dry_run: bool = False,
+) -> Exchange[Changed]:  # fmt: skip
+    """Says where a node has copies, by asset: {"<asset>": {"href": …}}. Other nodes' entries stay as they are."""
+    path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
+    call = Call("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
+    return (yield from _changed(id, call, if_match, dry_run))
+
+
+def remove_replica(
+    id: str, node: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
+) -> Exchange[Changed]:
+    """Says that a node has no copies any more."""
+    path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
+    return (yield from _changed(id, Call("DELETE", path), if_match, dry_run))
+
+
+def collection_of(id: str) -> str:
+    """What an id begins with, as CMIP6's do with their collection."""
+    return id.partition(".")[0]
+
+
+def _path(id: str, collection: str | None) -> str:
+    return f"/collections/{quote(collection or collection_of(id), safe='')}/items/{quote(id, safe='')}"
+
+
+def _lines(documents: Sequence[Json | bytes]) -> bytes:
+    lines = [document if isinstance(document, bytes) else orjson.dumps(document) for document in documents]
+    return b"\n".join(lines) + b"\n"
+
+
+def _changed(
+    id: str, call: Call, if_match: str | None, dry_run: bool, override: str | None = None
+) -> Exchange[Changed]:
+    headers = dict(call.headers or {}) | ({"If-Match": if_match} if if_match else {})
+    headers |= {"Fedstac-Override": override} if override else {}
+    if dry_run:
+        params = {**(call.params or {}), "dry_run": "true"}
+        response = yield Call(call.method, call.path, params, call.content, headers)
+        body = json_of(response, call.path)
+        return Changed(id, body["outcome"], None, findings_from(body["findings"]), dry_run=True)
+    headers |= {"Prefer": f"wait={SERVER_WAITS}", "Idempotency-Key": f'"{uuid4()}"'}
+    response = yield Call(call.method, call.path, call.params, call.content, headers, wait=SERVER_WAITS)
+    return (yield from _settled(id, _request_of(response, call.path)))
+
+
+def _request_of(response: httpx.Response, path: str) -> str:
+    """The request that an answer is of: in its body while it is under way, else in a link."""
+    if response.status_code == 202:
+        body = json_of(response, path)
+        named = body.get("id") if isinstance(body, dict) else None
+    else:
+        named = response.links.get("monitor", {}).get("url", "").rpartition("/")[2]
+    if not isinstance(named, str) or not named:
+        raise Failed(response.status_code, "no-request", f"{path} was answered without a request to follow")
+    return named
+
+
+def _settled(id: str, request: str) -> Exchange[Changed]:
+    """What became of a request of one item, once it is final."""
+    pause = FIRST_LOOK
+    while True:
+        response = yield Call("GET", f"/requests/{quote(request, safe='')}/items", {"limit": 1})
+        [entry] = json_of(response, request)["items"]
+        if entry["status"] != "queued":
+            break
+        yield Pause(pause)
+        pause = min(pause * 1.5, LONGEST_LOOK)
+    findings = findings_from(entry.get("findings"))
+    if entry["status"] == "done":
+        return Changed(id, entry["outcome"], request, findings)
+    raise refusal_of(entry.get("type") or "unknown", entry.get("detail") or "", findings)
+
+
+def refusal_of(type: str, detail: str, findings: Any) -> Refused:
+    """The exception for what a request tells of a refused item."""
+    status = _statuses().get(type, 500)
+    return kind_of(status)(status, type, detail, findings)
+
+
+@cache
+def _statuses() -> Mapping[str, int]:
+    return {problem.name: problem.status for problem in problems()}
