@@ -15,10 +15,12 @@ from fedstac.cli import (
     access,
     admin,
     audit,
+    changes,
     datasets,
     identity,
     notifications,
     operations,
+    replicas,
     scanning,
     validating,
     vocabularies,
@@ -30,6 +32,8 @@ app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES
 )
 app.add_typer(datasets.commands)
+app.add_typer(changes.commands)
+app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(identity.commands)
 app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")
 app.add_typer(access.commands, name="access", rich_help_panel="Client")

@@ -1,0 +1,328 @@
+"""Commands about datasets that are there: looking at them, and changing them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from fedstac.cli import bulk, terminal
+from fedstac.cli.bulk import Collection, DryRun, Ids, IdsFrom, Job, One, Wishes, Yes
+from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
+from fedstac.cli.terminal import Output, out, shown
+from fedstac.client import Client, documents
+from fedstac.client.transport import NotFound
+from fedstac.client.values import Changed, Dataset
+from fedstac.domain import patching
+from fedstac.domain.actions.amend import with_alternates
+from fedstac.domain.documents import owned
+from fedstac.domain.errors import Problem
+
+commands = typer.Typer()
+Json = dict[str, Any]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A dataset's id.")]
+
+
+class Data(StrEnum):
+    """What nodes do with their copies of a retracted dataset."""
+
+    KEEP = "keep"
+    RESTRICT = "restrict"
+    PURGE = "purge"
+
+
+# --- looks ---
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples("fedstac get CMIP6.CMIP.NCAR.CESM2.….v20190401", "fedstac get CMIP6.… -o json | jq .properties",
+                    codes=True),
+)  # fmt: skip
+def get(
+    ctx: typer.Context, id: Id, collection: Collection = "", output: Form = None, url: Url = "", token: Token = ""
+) -> None:
+    """Show a dataset's document; exit 3 if there is none."""
+    with client_of(ctx, url, token) as client:
+        found = client.get(id, collection=bulk.collection_of(id, collection, client))
+    if form_of(ctx, output) is Output.TABLE:
+        out(orjson.dumps(found.document, option=orjson.OPT_INDENT_2).decode())
+    else:
+        terminal.dump(found.document)
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples("fedstac history CMIP6.CMIP.NCAR.CESM2.….v20190401", "fedstac history CMIP6.… -o ndjson",
+                    codes=True),
+)  # fmt: skip
+def history(
+    ctx: typer.Context, id: Id, collection: Collection = "", output: Form = None, url: Url = "", token: Token = ""
+) -> None:
+    """List the versions of a dataset, the oldest first; the id may be without a version."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        found = client.history(id, collection=bulk.collection_of(id, collection, client))
+    with terminal.Listing(form, ("version   ", "state    ", "latest", "since     ", "changed   ")) as listing:
+        for one in found:
+            cells = (
+                one.version,
+                one.state,
+                "yes" if one.is_latest else "no",
+                _day(one, "created"),
+                _day(one, "updated"),
+            )
+            listing.row(
+                {"id": one.id, "version": one.version, "state": one.state, "latest": one.is_latest,
+                 "created": one.properties.get("created"), "updated": one.properties.get("updated"),
+                 "retraction": one.properties.get("fedstac:retraction")}, cells,
+            )  # fmt: skip
+
+
+def _day(dataset: Dataset, name: str) -> str:
+    return str(dataset.properties.get(name, ""))[:10]
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples("fedstac diff CMIP6.….v20200101", "fedstac diff CMIP6.….v20190401 CMIP6.….v20200101",
+                    "fedstac diff CMIP6.….v20200101 item.json", codes=True),
+)  # fmt: skip
+def diff(
+    ctx: typer.Context,
+    id: Id,
+    other: Annotated[str, typer.Argument(help="Another id, or a file; else the version before.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Also what the server says: state, dates, its links.")] = False,
+    collection: Collection = "",
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+) -> None:
+    """Show what is different between two datasets, or a dataset and a file, as `diff -u` does; exit 1 if something is.
+
+    Of a file, what PUT or publish would change is shown: replicas at other nodes stay.
+    """
+    with client_of(ctx, url, token) as client:
+        where = bulk.collection_of(id, collection, client)
+        mine = client.get(id, collection=where).document
+        if other and os.path.exists(other):
+            names, pair = (id, other), (mine, _with_replicas(mine, _of_file(other)))
+        elif other:
+            theirs = client.get(other, collection=bulk.collection_of(other, collection, client)).document
+            names, pair = (id, other), (mine, theirs)
+        else:
+            before = _before(client, id, where)
+            names, pair = (before.id, id), (before.document, mine)
+    if not every:
+        pair = (owned(pair[0]), owned(pair[1]))
+    lines = bulk.difference(*pair, names)
+    if form_of(ctx, output) is not Output.TABLE:
+        terminal.dump({"before": names[0], "after": names[1], "diff": lines})
+    for line in lines if form_of(ctx, output) is Output.TABLE else ():
+        out(shown(line), bulk.style_of(line))
+    if lines:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _before(client: Client, id: str, collection: str) -> Dataset:
+    versions = client.history(id, collection=collection)
+    at = next((n for n, one in enumerate(versions) if one.id == id), 0)
+    if not at:
+        raise NotFound(404, "no-predecessor", f"no version before {id} can be seen; say what to compare it with")
+    return versions[at - 1]
+
+
+def _of_file(path: str) -> Mapping[str, Any]:
+    [*found] = documents.read(path, "any")
+    if len(found) != 1 or isinstance(found[0], documents.Trouble):
+        raise typer.BadParameter(f"{path} is not one Item in JSON", param_hint="OTHER")
+    said: Json = orjson.loads(found[0].text)
+    return said
+
+
+def _with_replicas(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    return with_alternates(known, wanted) if isinstance(wanted.get("assets"), dict) else wanted
+
+
+# --- changes ---
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples("fedstac patch CMIP6.… --set 'cmip6:grid=native' --unset description",
+                    "fedstac patch CMIP6.… --add-link 'related=https://errata.esgf.io/1 Errata'",
+                    "fedstac search -c CMIP6 -o ndjson | fedstac patch --ids - -f patch.json", codes=True),
+)  # fmt: skip
+def patch(
+    ctx: typer.Context,
+    ids: Ids = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A property, or a /pointer; JSON, else text.")
+    ] = None,
+    unset: Annotated[list[str] | None, typer.Option(metavar="KEY", help="A property, or a /pointer.")] = None,
+    add_link: Annotated[list[str] | None, typer.Option(metavar="REL=HREF [TITLE]", help="A link.")] = None,
+    file: Annotated[str, typer.Option("--file", "-f", help="A JSON Patch or merge patch.")] = "",
+    override: Annotated[str, typer.Option(help="Why files may change under a version; needs permission.")] = "",
+    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Change metadata of datasets. What is so already stays as it is."""
+    edit = _Edit(set_ or [], unset or [], add_link or [], file)
+
+    def perform(one: One) -> Changed:
+        wanted = edit.body
+        if wanted is None:
+            wanted = edit.operations(one.client.get(one.id, collection=one.collection).document)
+        return one.client.patch(one.id, wanted, collection=one.collection, override=override or None,
+                                dry_run=one.dry_run)  # fmt: skip
+
+    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("patch", perform, edit.foreseen), wishes)
+
+
+class _Edit:
+    """What `patch` was told to change."""
+
+    def __init__(self, settings: Sequence[str], unset: Sequence[str], links: Sequence[str], file: str) -> None:
+        said = bool(settings or unset or links)
+        if said == bool(file):
+            raise typer.BadParameter("say --set, --unset, --add-link, or a patch in a file with --file")
+        self.body: Any = _json_of(file) if file else None
+        self._values = [_assignment(text, "--set", "KEY=VALUE") for text in settings]
+        self._gone = [_pointer(key) for key in unset]
+        self._links = [_assignment(text, "--add-link", "REL=HREF") for text in links]
+
+    def operations(self, document: Mapping[str, Any]) -> list[Json]:
+        """The JSON Patch that leads there from a document; none where it is so already."""
+        edits = [{"op": "add", "path": _pointer(key), "value": _value(text)} for key, text in self._values]
+        edits += [{"op": "remove", "path": path} for path in self._gone if _has(document, path)]
+        there = {(link.get("rel"), link.get("href")) for link in document["links"]}
+        for rel, text in self._links:
+            href, _, title = text.partition(" ")
+            if (rel, href) not in there:
+                value = {"rel": rel, "href": href} | ({"title": title.strip()} if title.strip() else {})
+                edits.append({"op": "add", "path": "/links/-", "value": value})
+        return edits
+
+    def foreseen(self, dataset: Dataset) -> Mapping[str, Any]:
+        try:
+            edit = patching.read(self.body if self.body is not None else self.operations(dataset.document))
+            after: Json = edit.applied(dataset.document)
+        except Problem:
+            return dataset.document  # the server says what is wrong with it
+        return after
+
+
+def _json_of(path: str) -> Any:
+    try:
+        return orjson.loads(Path(path).read_bytes())
+    except OSError as error:
+        reason = f"{path} cannot be read: {error.strerror or error}"
+    except orjson.JSONDecodeError as error:
+        reason = f"{path} is not JSON: {error}"
+    raise typer.BadParameter(reason, param_hint="--file")
+
+
+def _assignment(text: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or (option == "--add-link" and not value):
+        raise typer.BadParameter(f"{text!r} is not of the form {form}", param_hint=option)
+    return name, value
+
+
+def _pointer(key: str) -> str:
+    return key if key.startswith("/") else "/properties/" + key.replace("~", "~0").replace("/", "~1")
+
+
+def _value(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _has(document: Mapping[str, Any], path: str) -> bool:
+    try:
+        patching.JsonPatch([{"op": "remove", "path": path}]).applied(document)
+    except Problem:
+        return False
+    return True
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples("fedstac retract CMIP6.….v20190401 --reason 'wrong forcing' --replaced-by CMIP6.….v20200101",
+                    "fedstac retract --ids bad.txt --errata https://errata.esgf.io/1 --data purge --dry-run",
+                    codes=True),
+)  # fmt: skip
+def retract(
+    ctx: typer.Context,
+    ids: Ids = None,
+    reason: Annotated[str, typer.Option(help="Why, for everybody to read.")] = "",
+    errata: Annotated[str, typer.Option(help="Address of an errata page.")] = "",
+    replaced_by: Annotated[str, typer.Option(metavar="ID", help="The dataset to use instead.")] = "",
+    data: Annotated[Data | None, typer.Option(help="What nodes do with their copies.")] = None,
+    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Retract datasets: found and explained, not to be had. Nothing is erased. Exit 3 if they are unknown."""
+    said = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data.value if data else ""}
+    said = {name: value for name, value in said.items() if value}
+
+    def perform(one: One) -> Changed:
+        return one.client.retract(one.id, collection=one.collection, dry_run=one.dry_run, **said)
+
+    def foreseen(dataset: Dataset) -> Json:
+        flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": said}
+        return {**dataset.document, "properties": {**dataset.properties, **flags}, "assets": {}}
+
+    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("retract", perform, foreseen), wishes)
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples("fedstac reinstate CMIP6.….v20190401", "fedstac reinstate --ids ids.txt", codes=True),
+)
+def reinstate(
+    ctx: typer.Context, ids: Ids = None,
+    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Take retractions back: files and replicas are there again."""
+    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("reinstate", lambda one: one.client.reinstate(one.id, collection=one.collection,
+                                                               dry_run=one.dry_run)), wishes)  # fmt: skip
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples("fedstac mark CMIP6.….v20190401 --reason 'published by mistake'", codes=True),
+)
+def mark(
+    ctx: typer.Context, ids: Ids = None,
+    reason: Annotated[str, typer.Option(help="Why, for those who delete.")] = "",
+    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Mark datasets for deletion: hidden until they are unmarked. Nothing is erased yet."""
+    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("mark", lambda one: one.client.mark(one.id, reason=reason or None, collection=one.collection,
+                                                     dry_run=one.dry_run)), wishes)  # fmt: skip
+
+
+@commands.command(rich_help_panel="Client", epilog=examples("fedstac unmark CMIP6.….v20190401", codes=True))
+def unmark(
+    ctx: typer.Context, ids: Ids = None,
+    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Take marks for deletion back."""
+    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("unmark", lambda one: one.client.unmark(one.id, collection=one.collection,
+                                                         dry_run=one.dry_run)), wishes)  # fmt: skip

@@ -1,0 +1,236 @@
+"""Commands about copies at other nodes: who has them, saying so, and whether they can be had."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx
+import typer
+
+from fedstac import __version__
+from fedstac.cli import bulk, terminal
+from fedstac.cli.bulk import Collection, DryRun, Ids, IdsFrom, Job, One, Wishes, Yes
+from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
+from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.client.transport import NotFound
+from fedstac.client.values import Changed, Dataset
+from fedstac.domain.patching import WithoutNode
+
+commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other nodes.")
+
+Node = Annotated[str, typer.Option("--node", "-n", help="The node that has the copies.")]
+SHA256 = "1220"  # multihash: what, how long
+SECONDS = 30.0
+HANDS = 8
+
+
+@commands.command(
+    "add",
+    epilog=examples("fedstac replica add CMIP6.… --node east --base-url https://east.example/data",
+                    "fedstac replica add CMIP6.… --node east --href psl.nc=https://east.example/psl.nc", codes=True),
+)  # fmt: skip
+def add_replica(
+    ctx: typer.Context,
+    node: Node,
+    ids: Ids = None,
+    base_url: Annotated[
+        str, typer.Option(help="All files are below it, by their file:local_path, else by their name.")
+    ] = "",
+    href: Annotated[list[str] | None, typer.Option(metavar="ASSET=URL", help="Where one asset is. Repeatable.")] = None,
+    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Say that a node has copies of datasets' files. Other nodes' entries stay as they are."""
+    if bool(base_url) == bool(href):
+        raise typer.BadParameter("say where the copies are: --base-url for all files, or --href for single ones")
+    named = dict(_named(text) for text in href or ())
+
+    def entries(dataset: Dataset) -> dict[str, dict[str, str]]:
+        found = named or {key: _below(base_url, key, asset) for key, asset in _files(dataset).items()}
+        return {key: {"href": address} for key, address in found.items()}
+
+    def perform(one: One) -> Changed:
+        wanted = entries(one.client.get(one.id, collection=one.collection)) if base_url else {
+            key: {"href": address} for key, address in named.items()
+        }  # fmt: skip
+        if not wanted:
+            raise NotFound(404, "no-files", f"{one.id} shows no files; a retracted dataset has none to copy")
+        return one.client.put_replica(one.id, node, wanted, collection=one.collection, dry_run=one.dry_run)
+
+    def foreseen(dataset: Dataset) -> Mapping[str, Any]:
+        assets = dict(dataset.document["assets"])
+        for key, entry in entries(dataset).items():
+            asset = assets.get(key, {})
+            assets[key] = {**asset, "alternate": {**(asset.get("alternate") or {}), node: entry}}
+        return {**dataset.document, "assets": assets}
+
+    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("replica add", perform, foreseen), wishes)
+
+
+def _named(text: str) -> tuple[str, str]:
+    asset, _, address = text.partition("=")
+    if not address.startswith(("https://", "http://", "s3://", "gsiftp://")):
+        raise typer.BadParameter(f"{text!r} is not of the form ASSET=https://…", param_hint="--href")
+    return asset, address
+
+
+def _files(dataset: Dataset) -> dict[str, Mapping[str, Any]]:
+    """The assets that are files: those with a checksum or a size."""
+    return {
+        key: asset
+        for key, asset in dataset.document["assets"].items()
+        if "file:checksum" in asset or "file:size" in asset
+    }
+
+
+def _below(base: str, key: str, asset: Mapping[str, Any]) -> str:
+    path = str(asset.get("file:local_path") or posixpath.basename(unquote(urlsplit(asset["href"]).path)) or key)
+    return f"{base.rstrip('/')}/{quote(path.lstrip('/'))}"
+
+
+@commands.command("remove", epilog=examples("fedstac replica remove CMIP6.… --node east", codes=True))
+def remove_replica(
+    ctx: typer.Context, node: Node, ids: Ids = None,
+    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Say that a node has no copies any more; if it had none, nothing changes."""
+    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(
+        Job("replica remove",
+            lambda one: one.client.remove_replica(one.id, node, collection=one.collection, dry_run=one.dry_run),
+            lambda dataset: WithoutNode(node).applied(dataset.document)), wishes,
+    )  # fmt: skip
+
+
+@commands.command("list", epilog=examples("fedstac replica list CMIP6.…", codes=True))
+def list_replicas(
+    ctx: typer.Context, id: Annotated[str, typer.Argument(metavar="ID", help="A dataset's id.")],
+    collection: Collection = "", output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """List the nodes that have copies of a dataset, and of how many of its files."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        found = client.list_replicas(id, collection=bulk.collection_of(id, collection, client))
+    with terminal.Listing(form, ("node                     ", "files  ", "complete")) as listing:
+        for each in found:
+            cells = (each.node, f"{each.files}/{each.of}", "yes" if each.is_complete else "no")
+            listing.row(asdict(each), cells)
+    if not found and form is Output.TABLE:
+        say("no other node has copies of it", "dim")
+
+
+# --- verify ---
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A file at a node, and what it has to be like."""
+
+    id: str
+    node: str
+    asset: str
+    href: str
+    size: int | None
+    checksum: str | None
+
+
+@commands.command(
+    epilog=examples("fedstac replica verify CMIP6.…", "fedstac replica verify CMIP6.… --node east --checksums",
+                    codes=True)
+)  # fmt: skip
+def verify(
+    ctx: typer.Context,
+    ids: Ids = None,
+    node: Annotated[str, typer.Option("--node", "-n", help="Only its copies; else all, and the originals.")] = "",
+    checksums: Annotated[bool, typer.Option("--checksums", help="Read every byte and compare the SHA-256.")] = False,
+    ids_from: IdsFrom = "", collection: Collection = "", output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Ask where the copies are said to be whether they are there, of the right size; exit 1 if one is not.
+
+    No token is sent to these addresses. Of those that are not http(s) nothing can be said: `skipped`.
+    """
+    form = form_of(ctx, output)
+    wishes = Wishes(ctx, ids or [], ids_from, collection, True, False, output, url, token)
+    if not wishes.ids and not wishes.ids_from:
+        raise typer.BadParameter("say which datasets: ID…, or --ids with a file or - for stdin", param_hint="ID…")
+    counts = {"ok": 0, "wrong": 0, "skipped": 0}
+    headers = {"User-Agent": f"fedstac/{__version__}"}
+    with (
+        client_of(ctx, url, token) as client, ThreadPoolExecutor(HANDS) as hands,
+        httpx.Client(timeout=SECONDS, follow_redirects=True, headers=headers) as web,
+        terminal.bars(["verified"], form) as bars, terminal.Listing(form, ()) as listing,
+    ):  # fmt: skip
+        for id in bulk.ids_of(wishes):
+            found = client.get(id, collection=bulk.collection_of(id, collection, client))
+            copies = [copy for copy in _copies(found) if node in ("", copy.node)]
+            for copy, (status, said) in zip(
+                copies, hands.map(lambda one: _look(web, one, checksums), copies), strict=True
+            ):
+                counts[status] += 1
+                bars.set("verified", sum(counts.values()), None)
+                _show(form, listing, copy, status, said)
+    say(", ".join(f"{name} {n}" for name, n in counts.items() if n) or "there are no copies to look at",
+        "red" if counts["wrong"] else "green")  # fmt: skip
+    if counts["wrong"]:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _show(form: Output, listing: terminal.Listing, copy: Copy, status: str, said: str) -> None:
+    if form is not Output.TABLE:
+        listing.row({"id": copy.id, "node": copy.node, "asset": copy.asset, "href": copy.href, "status": status,
+                     "detail": said}, ())  # fmt: skip
+    elif status == "wrong":
+        out(shown(f"wrong  {copy.node}  {copy.href}"), "red")
+        out(shown(f"  {said}"))
+
+
+def _copies(dataset: Dataset) -> Iterator[Copy]:
+    """Every file of a dataset at every node: the original and its alternates."""
+    for key, asset in _files(dataset).items():
+        places = {str(asset.get("alternate:name", "the original")): asset, **(asset.get("alternate") or {})}
+        for name, entry in places.items():
+            size, checksum = entry.get("file:size", asset.get("file:size")), entry.get("file:checksum")
+            yield Copy(dataset.id, name, key, str(entry.get("href", "")), size, checksum or asset.get("file:checksum"))
+
+
+def _look(web: httpx.Client, copy: Copy, checksums: bool) -> tuple[str, str]:
+    """ok, wrong or skipped, and why."""
+    if not copy.href.startswith(("http://", "https://")):
+        return "skipped", f"{urlsplit(copy.href).scheme or 'no'} address"
+    try:
+        faults = _faults_of_content(web, copy) if checksums else _faults_of_head(web, copy)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        faults = [str(error) or type(error).__name__]
+    return ("wrong", "; ".join(faults)) if faults else ("ok", "")
+
+
+def _faults_of_head(web: httpx.Client, copy: Copy) -> Sequence[str]:
+    response = web.head(copy.href, headers={"Accept-Encoding": "identity"})
+    if not response.is_success:
+        return [f"answered {response.status_code} {response.reason_phrase}"]
+    length = response.headers.get("content-length", "")
+    if copy.size is not None and length.isdecimal() and int(length) != copy.size:
+        return [f"{length} bytes, and {copy.size} in the dataset"]
+    return []
+
+
+def _faults_of_content(web: httpx.Client, copy: Copy) -> Sequence[str]:
+    digest, size = hashlib.sha256(), 0
+    with web.stream("GET", copy.href, headers={"Accept-Encoding": "identity"}) as response:
+        if not response.is_success:
+            return [f"answered {response.status_code} {response.reason_phrase}"]
+        for chunk in response.iter_raw():
+            digest.update(chunk)
+            size += len(chunk)
+    faults = [f"{size} bytes, and {copy.size} in the dataset"] if copy.size not in (None, size) else []
+    if copy.checksum and copy.checksum.startswith(SHA256) and copy.checksum != SHA256 + digest.hexdigest():
+        faults.append(f"checksum {SHA256}{digest.hexdigest()}, and {copy.checksum} in the dataset")
+    return faults

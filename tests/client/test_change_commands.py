@@ -1,0 +1,338 @@
+"""Commands that look at datasets and change them, each in a process of its own, against a running node."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import pty
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedstac import sample
+from tests.api.conftest import Api, StartApi
+from tests.client.conftest import Fedstac, environment, start
+from tests.client.test_changes import FILES, ID, ITEM, newer
+from tests.client.test_changes import west as west
+from tests.client.test_cli import alone, lines, to, until
+
+NEWER = newer(ITEM)["id"]
+UNKNOWN = ID[:-8] + "20010101"
+
+
+async def served(api: Api, id: str = ID) -> dict[str, Any]:
+    return dict((await api.anyone.get(f"/collections/CMIP6/items/{id}")).json())
+
+
+# --- looks ---
+
+
+async def test_a_dataset_is_shown(west: Api, fedstac: Fedstac) -> None:
+    done = await fedstac("get", ID, "-o", "json", **to(west))
+    assert (done.code, json.loads(done.stdout)["id"]) == (0, ID)
+    people = await fedstac("get", ID, **to(west))
+    assert json.loads(people.stdout) == json.loads(done.stdout)
+    assert people.stdout.count("\n") > 50
+    unknown = await fedstac("get", UNKNOWN, **to(west))
+    assert (unknown.code, unknown.stdout) == (3, "")
+    assert UNKNOWN in unknown.stderr
+
+
+async def test_versions_are_listed(west: Api, fedstac: Fedstac) -> None:
+    done = await fedstac("history", ID, **to(west))
+    assert done.code == 0
+    header, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert header == ["version", "state", "latest", "since", "changed"]
+    assert [row[:3] for row in rows] == [
+        [ITEM["properties"]["version"], "published", "no"], ["20991231", "published", "yes"],
+    ]  # fmt: skip
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    base = await fedstac("history", ID.rpartition(".v")[0], "-o", "ndjson", **to(west))
+    assert [line["id"] for line in base.lines] == [ID, NEWER]
+    assert (await fedstac("history", "CMIP6.nothing", **to(west))).code == 3
+
+
+async def test_differences_are_shown(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    done = await fedstac("diff", NEWER, **to(west))
+    assert done.code == 1
+    assert f"--- {ID}\n+++ {NEWER}\n" in done.stdout
+    assert '\n+    "version": "20991231"' in done.stdout
+    assert "fedstac:" not in done.stdout
+    (tmp_path / "item.json").write_text(json.dumps(ITEM, indent=1))
+    same = await fedstac("diff", ID, "item.json", **to(west))
+    assert (same.code, same.stdout) == (0, "")
+    changed = {**ITEM, "properties": {**ITEM["properties"], "description": "other"}}
+    (tmp_path / "item.json").write_text(json.dumps(changed))
+    other = await fedstac("diff", ID, "item.json", "-o", "json", **to(west))
+    assert other.code == 1
+    assert '+    "description": "other",' in json.loads(other.stdout)["diff"]
+    assert (await fedstac("diff", ID, **to(west))).code == 3  # nothing before it
+    assert "fedstac:" in (await fedstac("diff", ID, NEWER, "--all", **to(west))).stdout
+
+
+# --- changes of one ---
+
+
+async def test_one_is_retracted_and_reinstated(west: Api, fedstac: Fedstac) -> None:
+    reasons = ("--reason", "wrong forcing", "--errata", "https://errata.esgf.io/1", "--replaced-by", NEWER)
+    tried = await fedstac("retract", ID, *reasons, "--dry-run", **to(west))
+    assert (tried.code, tried.stdout) == (0, f"would be retracted  {ID}\n")
+    assert '+    "retracted": true' in tried.stderr
+    assert (await served(west))["properties"]["retracted"] is False
+    done = await fedstac("retract", ID, *reasons, "--data", "restrict", **to(west))
+    assert (done.code, done.stdout, done.stderr) == (0, f"retracted  {ID}\n", "")
+    assert (await served(west))["properties"]["fedstac:retraction"] == {
+        "reason": "wrong forcing", "errata": "https://errata.esgf.io/1", "replaced_by": NEWER, "data": "restrict",
+    }  # fmt: skip
+    again = await fedstac("retract", ID, *reasons, "--data", "restrict", "-o", "json", **to(west))
+    [row] = json.loads(again.stdout)
+    assert (again.code, row["outcome"], row["status"]) == (0, "identical", "done")
+    back = await fedstac("reinstate", ID, **to(west))
+    assert (back.code, back.stdout) == (0, f"reinstated  {ID}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "role", "code", "said"),
+    [
+        (("retract", UNKNOWN), "admin", 3, "there is no dataset"),
+        (("retract", UNKNOWN, "--dry-run"), "admin", 3, "there is no dataset"),
+        (("retract", "CMIP6.nothing"), "admin", 3, "item-does-not-exist"),
+        (("retract", "nowhere.nothing"), "admin", 3, "there is no collection 'nowhere'"),
+        (("retract", ID), "node:east", 4, "may not retract"),
+        (("retract", ID), "wrong", 4, "this token is not known here"),
+        (("retract", ID, "--errata", "javascript:x"), "admin", 1, "`errata` is an address"),
+        (("retract",), "admin", 2, "say which datasets"),
+        (("retract", "--ids", "nothing.txt"), "admin", 2, "nothing.txt cannot be read"),
+        (("retract", ID, "--data", "burn"), "admin", 2, "--data"),
+        (("patch", ID), "admin", 2, "say --set"),
+        (("patch", ID, "--set", "x"), "admin", 2, "KEY=VALUE"),
+        (("patch", ID, "-f", "nothing.json"), "admin", 2, "cannot be read"),
+        (("patch", ID, "--set", "cmip6:nominal_resolution=100km"), "admin", 1, "did you mean `100 km`?"),
+        (("patch", ID, "--set", "version=20200101"), "admin", 1, "is part of what the dataset is known by"),
+        (("reinstate", UNKNOWN), "admin", 3, "there is no dataset"),
+        (("unmark", UNKNOWN), "admin", 3, "there is no dataset"),
+        (("replica", "add", ID, "--node", "east"), "admin", 2, "--base-url"),
+        (("replica", "list", UNKNOWN), "admin", 3, "there is no"),
+    ],
+)
+async def test_what_is_refused_says_why(
+    arguments: tuple[str, ...], role: str, code: int, said: str, west: Api, fedstac: Fedstac
+) -> None:
+    done = await fedstac(*arguments, **to(west, role))
+    shown = " ".join((done.stdout + done.stderr).replace("│", " ").split())
+    assert done.code == code, shown
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+async def test_metadata_is_patched(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    change = ("--set", "cmip6:grid=native", "--set", "/properties/description=said", "--set", "n=3",
+              "--add-link", "related=https://errata.esgf.io/1 Errata of it")  # fmt: skip
+    tried = await fedstac("patch", ID, *change, "--dry-run", **to(west))
+    assert (tried.code, tried.stdout) == (0, f"would be updated  {ID}\n")
+    assert '+    "description": "said",' in tried.stderr
+    done = await fedstac("patch", ID, *change, **to(west))
+    assert (done.code, done.stdout) == (0, f"updated  {ID}\n"), done.stderr
+    found = await served(west)
+    assert [found["properties"][name] for name in ("cmip6:grid", "description", "n")] == ["native", "said", 3]
+    assert {"rel": "related", "href": "https://errata.esgf.io/1", "title": "Errata of it"} in found["links"]
+    again = await fedstac("patch", ID, *change, **to(west))
+    assert (again.code, again.stdout) == (0, f"unchanged  {ID}\n")
+    gone = await fedstac("patch", ID, "--unset", "n", "--unset", "never", **to(west))
+    assert gone.code == 0
+    assert "n" not in (await served(west))["properties"]
+    (tmp_path / "patch.json").write_text(json.dumps({"properties": {"description": None}}))
+    assert (await fedstac("patch", ID, "-f", "patch.json", **to(west))).stdout == f"updated  {ID}\n"
+    assert "description" not in (await served(west))["properties"]
+
+
+async def test_marking_and_unmarking(west: Api, fedstac: Fedstac) -> None:
+    assert (await fedstac("mark", ID, "--reason", "a test", **to(west))).stdout == f"marked  {ID}\n"
+    assert (await fedstac("get", ID, **to(west))).code == 3
+    assert (await fedstac("unmark", ID, **to(west))).stdout == f"unmarked  {ID}\n"
+    assert (await fedstac("get", ID, **to(west))).code == 0
+
+
+async def on_terminal(api: Api, folder: Path, *arguments: str, answer: bytes) -> tuple[int, str]:
+    """Runs a command on a terminal and answers its question."""
+    own, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "fedstac.cli", *arguments, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,
+        env=environment(TERM="xterm", NO_COLOR="1", **to(api)),
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    try:
+        async with asyncio.timeout(60):
+            while b"[y/N]" not in seen:
+                seen += await asyncio.to_thread(os.read, own, 1 << 16)
+            os.write(own, answer)
+            while True:
+                try:
+                    seen += await asyncio.to_thread(os.read, own, 1 << 16)
+                except OSError:
+                    break
+            return await process.wait(), seen.decode()
+    finally:
+        os.close(own)
+
+
+async def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(west: Api, tmp_path: Path) -> None:
+    code, shown = await on_terminal(west, tmp_path, "retract", ID, "--reason", "x", answer=b"n\n")
+    assert (code, "nothing is changed" in shown) == (1, True)
+    assert '+    "retracted": true' in shown
+    assert (await served(west))["properties"]["retracted"] is False
+    code, shown = await on_terminal(west, tmp_path, "retract", ID, NEWER, answer=b"y\n")
+    assert code == 0, shown
+    assert "retract 2 datasets?" in shown
+    assert (await served(west))["properties"]["retracted"] is True
+
+
+# --- many ---
+
+
+async def test_many_are_changed_and_failures_do_not_stop_the_others(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    items = list(sample.items(60))
+    body = {"type": "FeatureCollection", "features": items}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
+    ids = [str(item["id"]) for item in items]
+    said = "\n".join([*ids[:30], "CMIP6.nothing", "", "# a comment", *ids[30:], "nowhere.x"]) + "\n"
+    tried = await fedstac("retract", "--ids", "-", "--dry-run", "-o", "ndjson", stdin=said.encode(), **to(api))
+    assert tried.code == 1
+    assert {line["outcome"] for line in tried.lines} == {"retracted", "rejected"}
+    done = await fedstac("retract", "--ids", "-", "-o", "ndjson", stdin=said.encode(), **to(api))
+    assert done.code == 1
+    rows = {line["id"]: line for line in done.lines}
+    assert {id for id, row in rows.items() if row["status"] == "done"} == set(ids)
+    assert rows["CMIP6.nothing"]["type"] == "item-does-not-exist"
+    assert rows["nowhere.x"]["status"] == "rejected"
+    assert "retract: 62 datasets: retracted 60, rejected 2" in done.stderr
+    (tmp_path / "items.ndjson").write_bytes(lines(items))
+    back = await fedstac("reinstate", "--ids", "items.ndjson", **to(api))
+    assert back.code == 0
+    assert sorted(back.stdout.split()[1::2]) == sorted(ids)
+    assert back.stderr == "reinstate: 60 datasets: reinstated 60\n"
+
+
+async def test_ctrl_c_says_what_may_have_been_done(start_api: StartApi, dsn: str, tmp_path: Path) -> None:
+    api = await start_api(dsn=dsn)
+    await api.admin.post("/collections", json=sample.collection())
+    items = list(sample.items(5))
+    await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
+    process = await start("retract", "--ids", "-", "-o", "ndjson", folder=tmp_path, **to(api))
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("".join(f"{item['id']}\n" for item in items).encode())
+    await process.stdin.drain()  # and it stays open: more may come
+
+    async def all_are_done() -> bool:
+        found = [await served(api, str(item["id"])) for item in items]
+        return all(one["properties"]["retracted"] for one in found)
+
+    await until(all_are_done)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130
+    assert {json.loads(line)["id"] for line in stdout.splitlines()} == {item["id"] for item in items}
+    assert "retract: 5 datasets: retracted 5" in stderr.decode()
+
+
+async def test_a_server_that_is_away_ends_it(fedstac: Fedstac) -> None:
+    away = {"FEDSTAC_URL": "http://127.0.0.1:9", "FEDSTAC_TOKEN": "x", "FEDSTAC_RETRIES": "0"}
+    done = await fedstac("retract", "CMIP6.a", "CMIP6.b", **away)
+    assert done.code == 5
+    assert "may have been done: CMIP6.a" in done.stderr
+    assert "does not answer" in done.stderr
+
+
+# --- replicas ---
+
+
+@contextmanager
+def data_node(files: dict[str, bytes]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            assert "authorization" not in self.headers
+            content = files.get(self.path)
+            self.send_response(200 if content is not None else 404)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content or b"")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+async def test_replicas_are_added_listed_verified_and_removed(api: Api, fedstac: Fedstac) -> None:
+    item = json.loads(json.dumps(ITEM))
+    content = b"some bytes of a model"
+    for key in FILES:
+        item["assets"][key] |= {
+            "file:size": len(content), "file:checksum": "1220" + hashlib.sha256(content).hexdigest(),
+        }  # fmt: skip
+    item["properties"]["size"] = len(content) * len(FILES)
+    response = await api.admin.post("/collections/CMIP6/items", json=item)
+    assert response.status_code == 201, response.text
+    paths = {"/data/" + item["assets"][key]["file:local_path"]: content for key in FILES}
+    with data_node(paths) as base:
+        added = ("replica", "add", ID, "--node", "east", "--base-url", base + "/data/")
+        tried = await fedstac(*added, "--dry-run", **to(api, "node:east"))
+        assert (tried.code, tried.stdout) == (0, f"would be replicated  {ID}\n"), tried.stderr
+        assert (await fedstac(*added, **to(api, "node:east"))).stdout == f"replicated  {ID}\n"
+        listed = await fedstac("replica", "list", ID, **to(api))
+        assert listed.stdout.splitlines()[1].split() == ["east", f"{len(FILES)}/{len(FILES)}", "yes"]
+        for options in ((), ("--checksums",)):
+            verified = await fedstac("replica", "verify", ID, "--node", "east", *options, **to(api))
+            assert (verified.code, verified.stdout, verified.stderr) == (0, "", f"ok {len(FILES)}\n")
+        first = next(iter(paths))
+        paths[first] = content[::-1]
+        assert (await fedstac("replica", "verify", ID, "-n", "east", **to(api))).code == 0
+        wrong = await fedstac("replica", "verify", ID, "-n", "east", "--checksums", "-o", "ndjson", **to(api))
+        assert wrong.code == 1
+        assert [line["detail"][:13] for line in wrong.lines if line["status"] == "wrong"] == ["checksum 1220"]
+        paths[first] = content + b"!"
+        short = await fedstac("replica", "verify", ID, "-n", "east", **to(api))
+        assert (short.code, f"{len(content) + 1} bytes, and {len(content)} in the dataset" in short.stdout) == (1, True)
+        del paths[first]
+        assert "answered 404" in (await fedstac("replica", "verify", ID, "-n", "east", **to(api))).stdout
+    assert (
+        await fedstac("replica", "remove", ID, "-n", "east", **to(api, "node:east"))
+    ).stdout == f"replicated  {ID}\n"
+    assert (await fedstac("replica", "list", ID, "-o", "json", **to(api))).stdout == "[]\n"
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["get", "history", "diff", "patch", "retract", "reinstate", "mark", "unmark", "replica add", "replica verify"],
+)
+async def test_help_needs_no_server_parts_and_fits_80_columns(command: str, tmp_path: Path) -> None:
+    code, stdout, stderr = await alone(tmp_path, *command.split(), "--help")
+    assert (code, stderr) == (0, "")
+    assert max(map(len, stdout.splitlines())) <= 80
+    assert "Examples" in stdout
