@@ -228,7 +228,7 @@ class Walk:
             ([latest, retracted, {"op": "replace", "path": "/assets", "value": {}}], True),
             ([{"op": "add", "path": "/assets/reference_file", "value": aggregation}], True),
             ([{"op": "remove", "path": "/assets/reference_file"}], False),
-            ([{"op": "add", "path": "/links/-", "value": errata}], False),
+            ([{"op": "add", "path": "/links/-", "value": errata}], True),
             ([{"op": "add", "path": "/properties/description", "value": described}], True),
             ({"operations": [{"op": "add", "path": "/properties/note", "value": described}]}, True),
             ([retracted], True),

@@ -108,6 +108,16 @@ def test_one_and_true_are_not_the_same(published: Lineage) -> None:
     assert amend(held, {"properties": {"note": True}})[1].outcome is Outcome.IDENTICAL
 
 
+@pytest.mark.parametrize("path", ["/links/-", "/links"])
+def test_a_link_is_added_once(published: Lineage, path: str) -> None:
+    """`/links` is how ESGF's publisher (esgcet 5.5.3) writes it."""
+    errata = {"rel": "related", "href": "https://errata.esgf.io/1", "title": "Errata issue", "type": "text/html"}
+    held, decision = amend(published, [{"op": "add", "path": path, "value": errata}], PAUL)
+    assert decision.outcome is Outcome.ANNOTATED
+    assert (decision.changes[0].after.document or "").count("errata.esgf.io") == 1
+    assert amend(held, [{"op": "add", "path": path, "value": errata}], PAUL)[1].outcome is Outcome.IDENTICAL
+
+
 def test_a_file_does_not_change_by_way_of_an_aggregation(published: Lineage) -> None:
     """Called an aggregation, changed, and called a file again: three steps, none of which is about files."""
     with pytest.raises(Conflict, match="files never change"):

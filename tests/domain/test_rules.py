@@ -180,6 +180,14 @@ def test_a_sample_has_no_findings() -> None:
     assert findings(ITEM) == ()
 
 
+def test_the_link_to_a_folder_may_have_a_tracking_id() -> None:
+    """As ESGF's publisher (esgcet 5.5.3) sends it: the dataset's."""
+    document = copy.deepcopy(ITEM)
+    document["assets"]["globus"]["cmip6:tracking_id"] = document["properties"]["cmip6:pid"]
+    document["assets"]["globus"]["file:local_path"] = document["id"].replace(".", "/")
+    assert findings(document) == ()
+
+
 @pytest.mark.parametrize(("rule", "change", "where", "suggestion"), CASES, ids=[rule for rule, *_ in CASES])
 def test_a_fault_is_found_where_it_is(rule: str, change: Change, where: str, suggestion: str | None) -> None:
     found = [finding for finding in findings(changed(change)) if finding.rule == rule]

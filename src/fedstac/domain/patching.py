@@ -1,7 +1,8 @@
 """JSON Patch (RFC 6902) and merge patch (RFC 7396), applied to a document that is not changed by it.
 
 As ESGF's clients need it: an array is a JSON Patch whatever its media type, so is `{"operations": […]}`; `add` below a
-missing `alternate` makes it; a merge patch's null for what the server owns, or what has to be there, says nothing.
+missing `alternate` makes it; `add` of an object at `/links` appends it, and a link that is there is not added again; a
+merge patch's null for what the server owns, or what has to be there, says nothing.
 """
 
 from __future__ import annotations
@@ -210,7 +211,11 @@ def _add(document: Json, steps: Sequence[str], value: Json) -> Json:
         asset = _find(document, steps[:2])
         if isinstance(asset, dict):
             asset.setdefault("alternate", {})
+    if steps == ["links"] and isinstance(value, dict):  # and this is how it adds a link
+        parents, last = steps, "-"
     parent = _find(document, parents)
+    if parents == ["links"] and last == "-" and isinstance(parent, list) and value in parent:
+        return document  # said twice
     if isinstance(parent, dict):
         parent[last] = value
     elif isinstance(parent, list):

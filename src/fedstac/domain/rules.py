@@ -346,7 +346,9 @@ def assets(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
         if "file:checksum" in asset and not _is_sha2_256(asset["file:checksum"]):
             yield from _checksum(asset["file:checksum"], pointer("assets", key, "file:checksum"))
         if head is not None and vocabulary.file_name is not None:
-            yield from _file_name(key, asset, head, folder, vocabulary, is_file=tracking in asset)
+            # ESGF's publisher gives its link to the folder at Globus a tracking id: the dataset's
+            is_file = tracking in asset and asset.get("protocol") != "globus"
+            yield from _file_name(key, asset, head, folder, vocabulary, is_file=is_file)
         identifier = asset.get(tracking)
         if identifier is not None and seen.setdefault(str(identifier), key) != key:
             message = f"{_brief(identifier)} is the tracking id of {seen[str(identifier)]!r} too"
