@@ -1,0 +1,132 @@
+"""32 clients racing on one lineage: two versions published, retracted, reinstated, replicated, all at once, over HTTP.
+
+`python -m benchmarks.race --trials 10000`. Each trial has a lineage of its own, and ends when every answer is there.
+Whatever comes out is right, if no answer is a 5xx, nothing deadlocks, and the invariants hold at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+
+from fedstac import embedded, sample
+from fedstac.db import feed, invariants
+from fedstac.federation import Federation, federation
+
+NODES = ("a.example", "b.example")
+Json = dict[str, Any]
+Request = tuple[str, str, str, Json | list[Json] | None]  # role, method, path, body
+
+
+def versions(item: Json) -> tuple[Json, Json]:
+    """The dataset, and a later version of it with files of its own."""
+    later = copy.deepcopy(item)
+    later["id"] = f"{item['properties']['base_id']}.v20330101"
+    later["properties"]["version"] = "20330101"
+    for n, asset in enumerate(later["assets"].values()):
+        if "file:checksum" in asset:
+            asset["file:checksum"] = f"1220{n:064}"
+            asset["file:local_path"] = asset["file:local_path"].replace(item["id"][-9:], later["id"][-9:])
+    return item, later
+
+
+def requests_for(item: Json, clients: int, chance: random.Random) -> list[Request]:
+    """What the clients send, in no order."""
+    made: list[Request] = []
+    pair = versions(item)
+    for n in range(clients):
+        one = pair[n % 2]
+        path = f"/collections/CMIP6/items/{one['id']}"
+        node = chance.choice(NODES)
+        files = [key for key, asset in one["assets"].items() if "file:checksum" in asset]
+        made.append(
+            [
+                ("admin", "POST", "/collections/CMIP6/items", one),
+                ("admin", "POST", "/collections/CMIP6/items", one),
+                ("admin", "POST", f"{path}/retract", {"reason": "race"}),
+                ("admin", "POST", f"{path}/reinstate", None),
+                (f"node:{node}", "PUT", f"{path}/replicas/{node}", {
+                    key: {"href": f"https://{node}/{key}", "description": "HTTPServer Link", "roles": ["data"]}
+                    for key in files
+                }),
+            ][n // 2 % 5]
+        )  # fmt: skip
+    chance.shuffle(made)
+    return made
+
+
+async def race(running: Federation, trials: int, clients: int, seed: int) -> Counter[str]:
+    """How often each status came."""
+    chance, seen = random.Random(seed), Counter[str]()
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=running.west, timeout=60, trust_env=False, limits=limits) as http:
+
+        async def ask(role: str, method: str, path: str, body: Json | list[Json] | None) -> None:
+            headers = {"Authorization": f"Bearer {running.tokens[role]}", "Prefer": "wait=10"}
+            answer = await http.request(method, path, json=body, headers=headers)
+            seen[f"{method} {answer.status_code}"] += 1
+
+        for item in sample.items(trials, versions=1, seed=seed):
+            await asyncio.gather(*(ask(*one) for one in requests_for(dict(item), clients, chance)))
+    return seen
+
+
+async def verdict(dsn: str) -> list[str]:
+    """What is wrong afterwards."""
+    conn = await asyncpg.connect(dsn)
+    try:
+        for _ in range(600):
+            if not await conn.fetchval("SELECT EXISTS (SELECT 1 FROM fedstac.request_item WHERE status = 'queued')"):
+                break
+            await asyncio.sleep(0.1)
+        while await feed.sequence(conn):
+            continue
+        wrong = [f"{found.name} {found.statement}: {found.examples}" for found in await invariants.check(conn)]
+        deadlocks = await conn.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        failed = await conn.fetchval("SELECT count(*) FROM fedstac.request_item WHERE outcome = 'failed'")
+        return [*wrong, *([f"{deadlocks} deadlocks"] if deadlocks else []), *([f"{failed} failed"] if failed else [])]
+    finally:
+        await conn.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=7)
+    said = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fedstac-race-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        with embedded.cluster(folder / "pg") as cluster, federation(cluster, index_nodes=NODES) as running:
+            running.start("serve", "serve", FEDSTAC_PORT="0")
+            bearer = {"Authorization": f"Bearer {running.tokens['admin']}"}
+            address = running.west + "/collections"
+            httpx.post(address, json=sample.collection(), headers=bearer, trust_env=False).raise_for_status()
+            began = time.perf_counter()
+            seen = asyncio.run(race(running, said.trials, said.clients, said.seed))
+            took = time.perf_counter() - began
+            wrong = asyncio.run(verdict(running.database_of("west")))
+    errors = sum(count for status, count in seen.items() if status[-3] == "5")
+    total = sum(seen.values())
+    print(
+        f"{said.trials} trials of {said.clients} clients, seed {said.seed}: {total} requests in {took:.1f} s, ", end=""
+    )
+    print(f"{total / took:.0f}/s; {errors} of them 5xx; {len(wrong)} violations")
+    print(", ".join(f"{status}: {count}" for status, count in sorted(seen.items())))
+    sys.exit("\n".join(wrong) or (1 if errors else 0))
+
+
+if __name__ == "__main__":
+    main()
