@@ -238,7 +238,7 @@ def test_what_is_judged_is_what_is_served() -> None:
             "collection": "CMIP6", "id": document["id"], "state": "published", "latest": True, "created": NOW,
             "updated": NOW, "cv_version": VERSION, "document": draft.text,
         }  # fmt: skip
-        record = Served(**{each.name: stored.get(each.name) for each in fields(Served)})
+        record = Served(**{each.name: stored.get(each.name) for each in fields(Served) if each.name != "versions"})
         item, expected = json.loads(links.item_text(BASE, record)), served(document)
         for link in (*item["links"][:4], *expected["links"][:4]):
             del link["href"], link["type"]
