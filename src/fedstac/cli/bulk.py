@@ -145,6 +145,14 @@ def collection_of(id: str, said: str, client: Client) -> str:
     return str(found["collection"]) if found else first_part(id)
 
 
+def link_of(project: str, rel: str) -> dict[str, str]:
+    """The type and title that a project wants of its links of a kind."""
+    vocabulary = _vocabularies().current(project)
+    rule = next((rule for rule in vocabulary.links if rule.rel == rel), None) if vocabulary else None
+    said = {"type": rule.type, "title": rule.title} if rule else {}
+    return {name: value for name, value in said.items() if value}
+
+
 # --- what would be different ---
 
 

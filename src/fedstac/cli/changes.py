@@ -205,8 +205,9 @@ class _Edit:
         for rel, text in self._links:
             href, _, title = text.partition(" ")
             if (rel, href) not in there:
-                value = {"rel": rel, "href": href} | ({"title": title.strip()} if title.strip() else {})
-                edits.append({"op": "add", "path": "/links/-", "value": value})
+                link = {"rel": rel, "href": href, **bulk.link_of(str(document["collection"]), rel)}
+                link |= {"title": title.strip()} if title.strip() else {}
+                edits.append({"op": "add", "path": "/links/-", "value": link})
         return edits
 
     def foreseen(self, dataset: Dataset) -> Mapping[str, Any]:
