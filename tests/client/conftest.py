@@ -39,7 +39,8 @@ async def start(*arguments: str, folder: Path, **variables: str) -> asyncio.subp
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-m", "fedstac.cli", *arguments,
-        stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, env=environment(**variables), limit=1 << 24,
+        stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder,
+        env=environment(**{"XDG_STATE_HOME": str(folder / "state"), **variables}), limit=1 << 24,
     )  # fmt: skip
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +12,9 @@ import typer
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say
-from fedstac.client import documents, publishing
+from fedstac.client import Client, documents, publishing, rehearsal, runs
+from fedstac.client.documents import Entry, Trouble
+from fedstac.client.runs import Run
 from fedstac.client.transport import ClientError
 
 commands = typer.Typer()
@@ -22,45 +27,123 @@ commands.add_typer(feed, name="feed", rich_help_panel="Client")
     epilog=examples(
         "fedstac publish items.ndjson.gz --collection CMIP6",
         "fedstac publish datasets/ --wait-visible east",
+        "fedstac publish items.ndjson --dry-run",
         "make-items | fedstac publish - -o ndjson > results.ndjson",
         codes=True,
     ),
 )
 def publish(
     ctx: typer.Context,
-    path: Annotated[str, typer.Argument(help="Item, FeatureCollection, NDJSON, each also .gz; a folder; - for stdin.")],
+    path: Annotated[str, typer.Argument(help="Item, FeatureCollection, NDJSON, each also .gz; a folder; - for stdin.")]
+    = "",
     collection: Annotated[str, typer.Option("--collection", "-c", help="Where all go; else each says itself.")] = "",
     batch: Annotated[int, typer.Option(min=1, max=5000, help="Items in one request.")] = publishing.BATCH,
     wait: Annotated[bool, typer.Option(help="Until everything is final.")] = True,
     wait_visible: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Until it shows them all.")] = None,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait without any progress; 0: for ever.")] = 600,
+    check: Annotated[bool, typer.Option("--check", help="Say first: new, newer, older, same, identical.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say so and send nothing.")] = False,
+    run: Annotated[Path | None, typer.Option(help="File that keeps the run; if it is there, go on with it.")] = None,
+    retry_failed: Annotated[Path | None, typer.Option(metavar="RUN", help="Send again what was refused then.")] = None,
     output: Form = None,
     url: Url = "",
     token: Token = "",
-) -> None:
+) -> None:  # fmt: skip
     """Publish datasets, batch by batch; say what became of each that is not published.
 
     Saying it again is harmless: what is there already stays as it is. With Ctrl-C, what was accepted goes on at the
-    server, and its requests are named.
+    server, and its requests are named. What a run has come to is kept in a file until nothing is left of it.
     """
     form = form_of(ctx, output)
+    kept = _kept(path, collection, run, retry_failed)
+    wanted = documents.read(kept.source, kept.collection or None)
     with client_of(ctx, url, token) as server:
-        run = publishing.Publishing(server, batch=batch, wait=wait, visible_at=wait_visible or (), patience=patience)
-        report = terminal.Report(run, form, wait=wait or bool(wait_visible))
-        try:
-            with terminal.bars(report.bar_names, form) as bars:
-                for step in run.publish(documents.read(path, collection or None)):
-                    report.step(step)
-                    report.update(bars)
-        except KeyboardInterrupt:
+        if dry_run:
+            _rehearse(server, wanted, batch, form)
+            return
+        going = publishing.Publishing(server, batch=batch, wait=wait, visible_at=wait_visible or (), patience=patience,
+                                      on_accepted=kept.accepted)  # fmt: skip
+        report = terminal.Report(going, form, wait=wait or bool(wait_visible))
+        left = _less_skipped(going, kept.left(wanted, refused_only=retry_failed is not None))
+        if check:
+            left = rehearsal.Rehearsal(server, report.foresee, skip=_skipping(going), batch=batch).left(left)
+        _publish(going, kept, left, report, form)
+    if going.counts["rejected"] or going.counts["failed"]:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _publish(
+    going: publishing.Publishing, kept: Run, left: Iterator[Entry | Trouble], report: terminal.Report, form: Output
+) -> None:
+    """Follows a run to its end, showing and keeping what happens."""
+    for submitted in kept.open.values():
+        going.follow(submitted)
+    try:
+        with terminal.bars(report.bar_names, form) as bars:
+            for step in going.publish(left):
+                kept.step(step)
+                report.step(step)
+                report.update(bars)
+    except KeyboardInterrupt:
+        report.end(interrupted=True)
+        kept.close()
+        _say_how_to_go_on(kept)
+        raise typer.Exit(terminal.INTERRUPTED) from None
+    except (ClientError, documents.Unreadable):
+        if going.requests:
             report.end(interrupted=True)
-            raise typer.Exit(terminal.INTERRUPTED) from None
-        except (ClientError, documents.Unreadable):
-            if run.requests:
-                report.end(interrupted=True)
-            raise
+            _say_how_to_go_on(kept)
+        kept.close()
+        raise
     report.end()
-    if run.counts["rejected"] or run.counts["failed"]:
+    kept.close()
+    if kept.refused:
+        say(f"when they are mended: fedstac publish --retry-failed {shlex.quote(str(kept.path))}", "dim")
+
+
+def _say_how_to_go_on(kept: Run) -> None:
+    if kept.sent:
+        say(f"go on with: fedstac publish {shlex.quote(kept.source)} --run {shlex.quote(str(kept.path))}")
+
+
+def _kept(path: str, collection: str, run: Path | None, retry_failed: Path | None) -> Run:
+    """The file of the run: one to go on with, or a new one."""
+    if run is not None and retry_failed is not None:
+        raise typer.BadParameter("--run goes on with a run, --retry-failed sends again what was refused: one of them")
+    before = retry_failed or (run if run is not None and run.exists() else None)
+    if before is not None:
+        kept = Run.read(before)
+        kept.source, kept.collection = path or kept.source, collection or kept.collection
+        return kept
+    if not path:
+        raise typer.BadParameter("say what to publish: a file, a folder, or - for stdin", param_hint="PATH")
+    return Run(run or runs.place(), path, collection)
+
+
+def _less_skipped(going: publishing.Publishing, found: Iterator[Entry | Trouble | None]) -> Iterator[Entry | Trouble]:
+    skip = _skipping(going)
+    for document in found:
+        if document is None:
+            skip()
+        else:
+            yield document
+
+
+def _skipping(going: publishing.Publishing) -> Callable[[], None]:
+    return lambda: going.counts.update(read=1, skipped=1)
+
+
+def _rehearse(server: Client, wanted: Iterator[Entry | Trouble], batch: int, form: Output) -> None:
+    """Says of everything what would become of it; exit 1 if something would be refused."""
+    report = terminal.Report(publishing.Publishing(server), form, wait=False)
+    rehearsing = rehearsal.Rehearsal(server, report.foresee, batch=batch)
+    with terminal.bars(["checked"], form) as bars:
+        for n, found in enumerate(rehearsing.told(wanted), 1):
+            if isinstance(found, Trouble):
+                report.step(found)
+            bars.set("checked", n, None)
+    report.end_rehearsal(rehearsing.counts)
+    if rehearsing.counts["rejected"]:
         raise typer.Exit(terminal.REJECTED)
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fedstac.client.documents import Trouble, Unreadable
 from fedstac.client.publishing import Publishing, Step
+from fedstac.client.rehearsal import Foreseen
 from fedstac.client.transport import Invalid, LoginFailed, NoLogin, NotAuthorised, NotFound, findings_from
 from fedstac.client.values import Request, Submitted
 from fedstac.domain.errors import Finding
@@ -174,6 +175,7 @@ class Report:
         self._run, self._form, self._wait = run, form, wait
         self._requests: list[dict[str, Any]] = []
         self._troubles: list[dict[str, Any]] = []
+        self._foreseen: list[dict[str, Any]] = []
         self._shown = 0
 
     @property
@@ -209,6 +211,14 @@ class Report:
                     dump({"event": "settled", "request": step.id, "status": step.status, "counts": step.counts,
                           "outcomes": step.outcomes, "position": step.position, "visible": step.visible})  # fmt: skip
 
+    def foresee(self, one: Foreseen) -> None:
+        """What would become of a dataset, before it is sent."""
+        self._emit("foreseen", one.as_json(), self._foreseen)
+        if self._form is Output.TABLE:
+            out(shown(f"{one.told.outcome:<9}  {one.told.id}"))
+            for finding in one.told.findings:
+                out(f"    warning {finding_line(finding)}", "yellow")
+
     def _emit(self, event: str, row: dict[str, Any], kept: list[dict[str, Any]]) -> None:
         if self._form is Output.NDJSON:
             dump({"event": event, **row})
@@ -221,18 +231,35 @@ class Report:
             case Output.NDJSON:
                 dump({"event": "summary", **summary})
             case Output.JSON:
-                dump({"requests": self._requests, "problems": self._troubles, "summary": summary})
+                told = {"foreseen": self._foreseen} if self._foreseen else {}
+                dump({"requests": self._requests, "problems": self._troubles, **told, "summary": summary})
             case Output.TABLE:
                 self._end_table(summary)
         if interrupted:
             self._say_what_is_left()
+
+    def end_rehearsal(self, counts: Mapping[str, int]) -> None:
+        """The end where nothing was sent."""
+        match self._form:
+            case Output.NDJSON:
+                dump({"event": "summary", "dry_run": True, "foreseen": counts})
+            case Output.JSON:
+                dump({"foreseen": self._foreseen, "problems": self._troubles,
+                      "summary": {"dry_run": True, "foreseen": counts}})  # fmt: skip
+            case Output.TABLE:
+                if counts.get("rejected", 0) > self._shown:
+                    out(f"and {counts['rejected'] - self._shown} more; -o ndjson shows all of them")
+                said = ", ".join(f"{name} {n}" for name, n in counts.items())
+                out(f"nothing sent; of {sum(counts.values())} items would be: {said or 'none'}",
+                    "yellow" if counts.get("rejected") else "green")  # fmt: skip
 
     def _summary(self) -> dict[str, Any]:
         run, counts = self._run, self._run.counts
         unchanged = run.outcomes["identical"]
         return {
             "read": counts["read"], "sent": counts["sent"], "accepted": counts["accepted"],
-            "published": counts["done"] - unchanged, "unchanged": unchanged, "rejected": counts["rejected"],
+            "published": counts["done"] - unchanged, "unchanged": unchanged, "skipped": counts["skipped"],
+            "rejected": counts["rejected"],
             "failed": counts["failed"], "requests": run.requests, "outcomes": dict(run.outcomes),
             "visible": dict(run.visible),
         }  # fmt: skip
@@ -241,7 +268,8 @@ class Report:
         refused = summary["rejected"] + summary["failed"]
         if refused > self._shown:
             out(f"and {refused - self._shown} more; -o ndjson shows all of them")
-        names = ["published", "unchanged", "rejected", "failed"] if self._wait else ["accepted", "rejected", "failed"]
+        names = ["published", "unchanged"] if self._wait else ["accepted"]
+        names += ["skipped", "rejected", "failed"]
         line = ", ".join(f"{name} {summary[name]}" for name in names if summary[name] or name == names[0])
         line += f" of {summary['read']} items in {summary['requests']} requests"
         for node, done in self._run.visible.items():

@@ -11,7 +11,7 @@ import re
 import time
 from bisect import insort
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -49,11 +49,13 @@ class _Batch:
 
 
 class Publishing:
-    """One run. `counts` says at any time how many items were read, sent, accepted, done, rejected and failed;
+    """One run. `counts` says at any time how many items were read, skipped (by whoever prepares what is published),
+    sent, accepted, done, rejected and failed;
     `outcomes` what was done with those of settled requests; `visible` how many each of the nodes `visible_at` shows.
 
     `open` are the accepted requests that are not settled, `under_way` what was being sent: after an interruption they
     say what is left to look after. `patience`: seconds without any progress after which Stalled is raised; 0: none.
+    `on_accepted`: told of each accepted batch before anything else happens.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class Publishing:
         wait: bool = True,
         visible_at: Sequence[str] = (),
         patience: float = 0,
+        on_accepted: Callable[[Submitted, Sequence[Entry]], None] | None = None,
     ) -> None:
         self._client, self._size, self._patience = client, max(1, batch), patience
         self._wait = wait or bool(visible_at)
+        self._on_accepted = on_accepted
         self.counts: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.visible: dict[str, int] = dict.fromkeys(visible_at, 0)
@@ -90,6 +94,12 @@ class Publishing:
             yield from self._look_at_nodes(every=FIRST_LOOK * 10)
         yield from self._follow(0)
         yield from self._follow_to_nodes()
+
+    def follow(self, submitted: Submitted) -> None:
+        """Looks after a request of an earlier run too."""
+        self.open[submitted.id] = Open(submitted, [f"request {submitted.id}, item {n}" for n in range(submitted.total)])
+        self.counts.update(sent=submitted.total, accepted=submitted.total)
+        self.requests += 1
 
     # --- sending ---
 
@@ -140,6 +150,8 @@ class Publishing:
     def _accepted(self, submitted: Submitted, part: Sequence[Entry]) -> Submitted:
         self.requests += 1
         self.counts["accepted"] += submitted.total - submitted.rejected
+        if self._on_accepted is not None:
+            self._on_accepted(submitted, part)
         if self._wait:
             self.open[submitted.id] = Open(submitted, [entry.place for entry in part])
         self._moved = time.monotonic()
@@ -187,9 +199,9 @@ class Publishing:
         if request.is_final and (request.is_announced or not self.visible):
             del self.open[id]
             self.outcomes.update(request.outcomes)
-            yield request
             if request.counts.get("rejected") or request.counts.get("failed"):
                 yield from self._refused_of(id, opened.places)
+            yield request  # last: whoever keeps what was refused has kept it when the request counts as settled
             self._note_position(request)
             return True
         if moved:

@@ -1,0 +1,199 @@
+"""`fedstac publish` before and after it sends: what would become of each, and runs that go on after an interruption."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedstac import sample
+from fedstac.client import runs
+from fedstac.client.documents import Entry, Trouble, Unreadable
+from fedstac.client.runs import Run
+from fedstac.client.values import Submitted
+from tests.api.conftest import Api, StartApi
+from tests.client.conftest import Fedstac, start
+from tests.client.test_changes import ITEM, newer
+from tests.client.test_changes import west as west
+from tests.client.test_cli import broken, lines, to
+
+
+def told_better(item: dict[str, Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(item)
+    changed["properties"]["description"] = "told better"
+    return changed
+
+
+async def count(api: Api) -> int:
+    body = (await api.anyone.get("/collections/CMIP6/items", params={"limit": 1})).json()
+    return int(body["numberMatched"])
+
+
+# --- before it sends ---
+
+
+async def test_prior_publication_is_told_and_nothing_sent(west: Api, fedstac: Fedstac) -> None:
+    items = [ITEM, told_better(newer(ITEM)), newer(ITEM, "21000101"), newer(ITEM, "19990101"),
+             next(sample.items(1, start=5)), broken(next(sample.items(1, start=6)))]  # fmt: skip
+    done = await fedstac("publish", "-", "--dry-run", "-o", "ndjson", stdin=lines(items), **to(west))
+    assert done.code == 1
+    rows = {line["id"]: line["outcome"] for line in done.lines if line["event"] == "foreseen"}
+    assert [rows[item["id"]] for item in items[:5]] == ["identical", "same", "newer", "older", "new"]
+    [refused] = [line for line in done.lines if line["event"] == "rejected"]
+    assert refused["place"] == "standard input:6"
+    assert refused["findings"]
+    assert done.lines[-1]["foreseen"] == {
+        "identical": 1, "same": 1, "newer": 1, "older": 1, "new": 1, "rejected": 1,
+    }  # fmt: skip
+    assert await count(west) == 2
+    table = await fedstac("publish", "-", "--dry-run", stdin=lines(items[:2]), **to(west))
+    assert table.code == 0
+    assert table.stdout.splitlines() == [
+        f"identical  {ITEM['id']}", f"same       {items[1]['id']}",
+        "nothing sent; of 2 items would be: identical 1, same 1",
+    ]  # fmt: skip
+
+
+async def test_check_tells_first_and_does_not_send_what_is_there(west: Api, fedstac: Fedstac) -> None:
+    items = [ITEM, newer(ITEM), newer(ITEM, "21000101")]
+    done = await fedstac("publish", "-", "--check", stdin=lines(items), **to(west))
+    assert done.code == 0
+    assert done.stdout.splitlines() == [
+        f"identical  {items[0]['id']}", f"identical  {items[1]['id']}", f"newer      {items[2]['id']}",
+        "published 1, skipped 2 of 3 items in 1 requests",
+    ]  # fmt: skip
+    assert await count(west) == 3
+
+
+# --- runs ---
+
+
+async def test_a_run_that_was_stopped_goes_on(start_api: StartApi, dsn: str, fedstac: Fedstac, tmp_path: Path) -> None:
+    api = await start_api(dsn=dsn)
+    await api.admin.post("/collections", json=sample.collection())
+    items = list(sample.items(30))
+    (tmp_path / "items.ndjson").write_bytes(lines(items))
+    process = await start(
+        "publish", "-", "--batch", "10", "--run", "run.ndjson", "-o", "ndjson", folder=tmp_path, **to(api)
+    )
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(lines(items[:15]))  # a batch and a half; the rest does not come
+    await process.stdin.drain()
+    assert json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["event"] == "accepted"
+    process.send_signal(signal.SIGINT)
+    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130
+    assert "go on with: fedstac publish - --run run.ndjson" in stderr.decode()
+    done = await fedstac("publish", "items.ndjson", "--run", "run.ndjson", "--batch", "10", "-o", "ndjson", **to(api))
+    assert done.code == 0, done.stderr
+    summary = done.lines[-1]
+    assert (summary["read"], summary["skipped"]) == (30, 10)
+    assert await count(api) == 30
+    assert not (tmp_path / "run.ndjson").exists()  # nothing is left of it
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+async def test_a_killed_run_goes_on_also_with_a_line_cut_off(
+    cut: int, start_api: StartApi, dsn: str, fedstac: Fedstac, tmp_path: Path
+) -> None:
+    api = await start_api(dsn=dsn)
+    await api.admin.post("/collections", json=sample.collection())
+    items = list(sample.items(30))
+    (tmp_path / "items.ndjson").write_bytes(lines(items))
+    process = await start("publish", "-", "--batch", "10", "--run", "run.ndjson", "-o", "ndjson", folder=tmp_path,
+                          **to(api))  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(lines(items[:25]))
+    await process.stdin.drain()
+    accepted = 0
+    while accepted < 2:
+        accepted += json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["event"] == "accepted"
+    process.kill()
+    await process.communicate()
+    run = tmp_path / "run.ndjson"
+    raw = run.read_bytes()
+    last = raw[:-1].rfind(b'{"accepted"')
+    run.write_bytes(raw if not cut else raw[: last + cut])
+    done = await fedstac("publish", "items.ndjson", "--run", "run.ndjson", "-o", "ndjson", **to(api))
+    assert done.code == 0, done.stderr
+    assert done.lines[-1]["skipped"] == (10 if cut else 20)
+    assert await count(api) == 30
+    assert not run.exists()
+
+
+async def test_what_was_refused_is_sent_again_when_it_is_mended(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    items = list(sample.items(12))
+    (tmp_path / "items.ndjson").write_bytes(
+        lines([broken(item) if n in (3, 7) else item for n, item in enumerate(items)])
+    )
+    done = await fedstac("publish", "items.ndjson", **to(api))
+    assert done.code == 1
+    [run] = (tmp_path / "state" / "fedstac" / "runs").iterdir()
+    assert f"fedstac publish --retry-failed {run}" in done.stderr
+    again = await fedstac("publish", "--retry-failed", str(run), **to(api))
+    assert again.code == 1
+    assert again.stdout.endswith("published 0, skipped 10, rejected 2 of 12 items in 0 requests\n")
+    (tmp_path / "items.ndjson").write_bytes(lines(items))
+    mended = await fedstac("publish", "--retry-failed", str(run), **to(api))
+    assert (mended.code, mended.stdout) == (
+        0, "published 2, skipped 10 of 12 items in 1 requests\n"
+    ), mended.stderr  # fmt: skip
+    assert not run.exists()
+    assert await count(api) == 12
+
+
+async def test_a_run_that_is_complete_leaves_no_file(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    done = await fedstac("publish", "-", stdin=lines(list(sample.items(3))), **to(api))
+    assert (done.code, done.stderr) == (0, "")
+    assert list((tmp_path / "state" / "fedstac" / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--retry-failed", "none.ndjson"), "none.ndjson cannot be read"),
+        (("-", "--run", "no-run.json"), "no-run.json is no file of a publishing run"),
+        (("--run", "new.ndjson"), "say what to publish"),
+        (("-", "--run", "a", "--retry-failed", "b"), "one of them"),
+    ],
+)
+async def test_wrong_usage_is_told(
+    arguments: tuple[str, ...], said: str, api: Api, fedstac: Fedstac, tmp_path: Path
+) -> None:
+    (tmp_path / "no-run.json").write_text('{"type": "Feature"}\n')
+    done = await fedstac("publish", *arguments, **to(api))
+    assert done.code == 2
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert (tmp_path / "no-run.json").read_text() == '{"type": "Feature"}\n'
+
+
+def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
+    path = tmp_path / "run.ndjson"
+    entries = [Entry(f"items:{n}", f"id{n}", "CMIP6", b"{}%d" % n) for n in range(6)]
+    run = Run(path, "items", "CMIP6")
+    run.accepted(Submitted("r1", "u", 3), entries[:3])
+    run.step(Trouble("items:1", "id1", "rejected", "t", "d"))
+    run.accepted(Submitted("r2", "u", 3), entries[3:])
+    second = Run.read(path)
+    with pytest.raises(Unreadable, match="another publish is using"):
+        second.accepted(Submitted("r3", "u", 1), entries[:1])
+    run.close()
+    whole = path.read_bytes()
+    head = whole.index(b"\n") + 1
+    for cut in range(head, len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        read = Run.read(path)
+        left = [entry for entry in read.left(entries, refused_only=False) if entry is not None]
+        assert left in (entries, entries[3:], [])
+        read.accepted(Submitted("r4", "u", 1), entries[5:])
+        read.close()
+        again = Run.read(path)
+        assert runs.digest(entries[5]) in again.sent
+        assert again.sent >= read.sent
