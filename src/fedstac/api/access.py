@@ -46,7 +46,8 @@ PERMISSIONS: Mapping[Access, tuple[tuple[str, str], ...]] = {
         ("GET", "/_mgmt/health"),
     ),
     Access.AUTHENTICATED: (
-        ("GET", "/me"), ("GET", "/requests/{request_id}"), ("GET", "/requests/{request_id}/items"),
+        ("GET", "/me"), ("GET", "/requests"), ("GET", "/requests/{request_id}"),
+        ("GET", "/requests/{request_id}/items"),
         ("POST", "/validate"), ("GET", "/groups"), ("GET", "/groups/{group}"), ("GET", "/access/explain"),
         ("GET", "/notifications"), ("POST", "/notifications"), ("GET", "/notifications/{destination_id}"),
         ("DELETE", "/notifications/{destination_id}"), ("POST", "/notifications/{destination_id}/confirm"),

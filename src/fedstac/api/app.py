@@ -79,6 +79,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/collections/{collection_id}/items/{item_id}/unmark", changes.post_unmark),
     ("PUT", "/collections/{collection_id}/items/{item_id}/replicas/{node}", changes.put_replica),
     ("DELETE", "/collections/{collection_id}/items/{item_id}/replicas/{node}", changes.delete_replica),
+    ("GET", "/requests", following.get_requests),
     ("GET", "/requests/{request_id}", following.get_request),
     ("GET", "/requests/{request_id}/items", following.get_request_items),
     ("GET", "/vocabularies", vocabularies.get_vocabularies),

@@ -18,6 +18,33 @@ from fedstac.domain.model import rfc3339
 
 STATUSES = ("queued", "done", "rejected", "failed")
 PAGE, LARGEST_PAGE = 100, 5000
+OWN_PAGE, LARGEST_OWN_PAGE = 20, 100  # requests, each of up to 5 000 items that are counted
+
+
+async def get_requests(request: Request) -> Response:
+    """GET /requests?limit=&after=: the caller's own, the newest first."""
+    node: Node = request.app.state.node
+    principal = await identity.principal(request)
+    try:
+        limit = max(1, min(int(request.query_params.get("limit", OWN_PAGE)), LARGEST_OWN_PAGE))
+        after = UUID(request.query_params["after"]) if "after" in request.query_params else None
+    except ValueError:
+        raise BadRequest("limit is a whole number, and after the id of a request") from None
+    async with node.pool.acquire() as conn:
+        found = await requests.of_submitter(conn, principal.name, after=after, limit=limit + 1)
+    url = f"{request.app.state.base_url}/requests"
+    page_links = [{"rel": "self", "type": links.JSON, "href": url}]
+    if len(found) > limit:
+        more = f"{url}?limit={limit}&after={found[limit - 1].id}"
+        page_links.append({"rel": "next", "type": links.JSON, "href": more})
+    listed = [
+        {"id": str(one.id), "status": one.status, "action": one.action, "collection": one.collection,
+         "total": one.total, "counts": {status: one.counts.get(status, 0) for status in STATUSES},
+         "created": rfc3339(one.created)}
+        for one in found[:limit]
+    ]  # fmt: skip
+    body = {"requests": listed, "links": page_links}
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
 async def get_request(request: Request) -> Response:

@@ -20,6 +20,7 @@ from fedstac.cli import (
     identity,
     notifications,
     operations,
+    own_requests,
     replicas,
     scanning,
     validating,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(datasets.commands)
 app.add_typer(changes.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
+app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")
 app.add_typer(identity.commands)
 app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")
 app.add_typer(access.commands, name="access", rich_help_panel="Client")

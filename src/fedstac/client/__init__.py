@@ -30,11 +30,11 @@ from fedstac.client import documents as reading
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.publishing import Publishing
 from fedstac.client.transport import Exchange, Failed, Stalled, TokenSource, Transport, findings_from
-from fedstac.client.values import FeedPage, Head, ItemResult, Request, Submitted
+from fedstac.client.values import FeedPage, Head, ItemResult, Listed, Request, Submitted
 
 LINES = "application/x-ndjson"
 JSON_BODY = {"Content-Type": "application/json"}
-RESULTS_PAGE, SEARCH_PAGE, FEED_PAGE = 500, 500, 500
+RESULTS_PAGE, SEARCH_PAGE, FEED_PAGE, REQUESTS_PAGE = 500, 500, 500, 50
 LONG_POLL_SECONDS = 20
 FIRST_LOOK, LONGEST_LOOK = 0.05, 2.0  # seconds between looks at a request that is being worked on
 
@@ -135,6 +135,17 @@ class Client:
     def request(self, id: str) -> Request:
         """A request as it stands. NotFound where there is none, or it is somebody else's."""
         return Request.read(self._transport.json("GET", f"/requests/{quote(id, safe='')}"))
+
+    def requests(self) -> Iterator[Listed]:
+        """The caller's own requests, the newest first, page by page."""
+        params: dict[str, Any] = {"limit": REQUESTS_PAGE}
+        while True:
+            page = self._transport.json("GET", "/requests", params=params)
+            for entry in page["requests"]:
+                yield Listed(**{name: entry[name] for name in Listed.__slots__})
+            if not any(link["rel"] == "next" for link in page["links"]):
+                return
+            params["after"] = page["requests"][-1]["id"]
 
     def results(self, id: str, *, status: str | None = None) -> Iterator[ItemResult]:
         """What became of each item of a request, in the order of the batch; of one status if given."""

@@ -66,6 +66,19 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """One's own request in a list."""
+
+    id: str
+    status: str
+    action: str
+    collection: str
+    total: int
+    counts: Mapping[str, int]
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
 class ItemResult:
     """What became of item number `n` of a batch; `type` and `detail` where it was refused, warnings in findings."""
 

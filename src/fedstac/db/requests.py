@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -347,6 +347,15 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
     )  # fmt: skip
 
 
+def status_of(counts: Mapping[str, int], total: int) -> str:
+    """Of a request: queued → running → done | partly | rejected | failed; never leaves a final one."""
+    queued = counts.get("queued", 0)
+    if queued:
+        return "queued" if queued == total else "running"
+    final = [status for status in ("done", "rejected", "failed") if counts.get(status)]
+    return final[0] if len(final) == 1 else "partly" if "done" in final else "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A request as it stands: counts by status and outcome, and the last of its events."""
@@ -368,12 +377,7 @@ class Summary:
 
     @property
     def status(self) -> str:
-        """queued → running → done | partly | rejected | failed; never leaves a final one."""
-        queued = self.counts.get("queued", 0)
-        if queued:
-            return "queued" if queued == self.total else "running"
-        final = [status for status in ("done", "rejected", "failed") if self.counts.get(status)]
-        return final[0] if len(final) == 1 else "partly" if "done" in final else "failed"
+        return status_of(self.counts, self.total)
 
     @property
     def is_final(self) -> bool:
@@ -413,6 +417,44 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
         finished=max(row["finished"] for row in rows) if "queued" not in counts else None,
         counts=counts, outcomes=outcomes, last_event=last, pos=pos,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A request in a list: what it is, and how many of its items have which status."""
+
+    id: UUID
+    collection: str
+    action: str
+    total: int
+    created: datetime
+    counts: dict[str, int]
+
+    @property
+    def status(self) -> str:
+        return status_of(self.counts, self.total)
+
+
+async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, limit: int) -> list[Listed]:
+    """Somebody's requests, the newest first; those before the request `after`, if given (none if it is not theirs)."""
+    rows = await conn.fetch(
+        """SELECT r.id, r.collection, r.action, r.total, r.created, i.status, i.n
+           FROM (SELECT id, collection, action, total, created FROM fedstac.request
+                 WHERE submitter = $1 AND ($2::uuid IS NULL OR (created, id) < (
+                     SELECT created, id FROM fedstac.request WHERE id = $2 AND submitter = $1))
+                 ORDER BY created DESC, id DESC LIMIT $3) r
+           CROSS JOIN LATERAL (SELECT status, count(*) AS n FROM fedstac.request_item
+                               WHERE request = r.id GROUP BY 1) i
+           ORDER BY r.created DESC, r.id DESC""",
+        submitter, after, limit,
+    )  # fmt: skip
+    found: dict[UUID, Listed] = {}
+    for row in rows:
+        listed = found.setdefault(
+            row["id"], Listed(row["id"], row["collection"], row["action"], row["total"], row["created"], {})
+        )
+        listed.counts[row["status"]] = row["n"]
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
