@@ -280,7 +280,7 @@ def retract(
 
     def foreseen(dataset: Dataset) -> Json:
         flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": said}
-        return {**dataset.document, "properties": {**dataset.properties, **flags}, "assets": {}}
+        return {**dataset.document, "properties": {**dataset.properties, **flags}}  # assets are hidden, and stay
 
     wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
     bulk.run(Job("retract", perform, foreseen), wishes)

@@ -118,7 +118,7 @@ def finding_line(finding: Finding) -> str:
 
 def show_trouble(place: str, id: str, status: str, type: str, detail: str, findings: Sequence[Finding]) -> None:
     """One item that is not published, for people."""
-    out(shown(f"{status}: {place}  {id}".rstrip()), "red")
+    out(shown(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
     out(shown(f"  {type}: {detail}"))
     for finding in findings[:SHOWN_FINDINGS]:
         out(f"    {finding_line(finding)}")
