@@ -10,7 +10,7 @@ import pty
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -163,7 +163,9 @@ async def test_marking_and_unmarking(west: Api, fedstac: Fedstac) -> None:
     assert (await fedstac("get", ID, **to(west))).code == 0
 
 
-async def on_terminal(api: Api, folder: Path, *arguments: str, answer: bytes) -> tuple[int, str]:
+async def on_terminal(
+    api: Api, folder: Path, *arguments: str, answer: bytes, meanwhile: Callable[[], Awaitable[object]] | None = None
+) -> tuple[int, str]:
     """Runs a command on a terminal and answers its question."""
     own, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
@@ -176,6 +178,8 @@ async def on_terminal(api: Api, folder: Path, *arguments: str, answer: bytes) ->
         async with asyncio.timeout(60):
             while b"[y/N]" not in seen:
                 seen += await asyncio.to_thread(os.read, own, 1 << 16)
+            if meanwhile:
+                await meanwhile()
             os.write(own, answer)
             while True:
                 try:
@@ -196,6 +200,17 @@ async def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(west: 
     assert code == 0, shown
     assert "retract 2 datasets?" in shown
     assert (await served(west))["properties"]["retracted"] is True
+
+
+async def test_what_was_changed_since_it_was_shown_is_not_overwritten(west: Api, tmp_path: Path) -> None:
+    async def somebody_else() -> None:
+        body = {"properties": {"cmip6:grid": "theirs"}}
+        assert (await west.admin.patch(f"/collections/CMIP6/items/{ID}", json=body)).status_code == 200
+
+    change = ("patch", ID, "--set", "cmip6:grid=mine")
+    code, shown = await on_terminal(west, tmp_path, *change, answer=b"y\n", meanwhile=somebody_else)
+    assert (code, "precondition-failed" in shown) == (1, True), shown
+    assert (await served(west))["properties"]["cmip6:grid"] == "theirs"
 
 
 # --- many ---

@@ -66,7 +66,6 @@ async def test_a_version_is_chosen(fedstac: Fedstac) -> None:
         (("nothing.json",), "nothing.json does not exist"),
         (("-", "--cv", "CMIP6"), "PROJECT=VERSION"),
         (("-", "--cv", "CMIP6=1.0"), "vocab list"),
-        (("-", "--cv-folder", "/nowhere", "--cv", "CMIP6=1.0"), "vocab list"),
     ],
 )
 async def test_wrong_usage_exits_2(arguments: tuple[str, ...], said: str, fedstac: Fedstac) -> None:
@@ -104,3 +103,16 @@ async def test_it_needs_nothing_of_the_server(tmp_path: Path) -> None:
     assert code == 1
     assert "did you mean `historical`?" in stdout
     assert "1 checked: 0 valid, 1 not valid" in stderr
+
+
+async def test_what_no_vocabulary_judged_is_told(fedstac: Fedstac, tmp_path: Path) -> None:
+    """A mistyped collection or folder must not look like a dataset that is as its project wants it."""
+    [item] = sample.items(1)
+    done = await fedstac("validate", "-", "--collection", "CMIP9", stdin=lines([item]))
+    assert done.code == 0
+    assert "1 of the valid ones were judged by STAC's own rules alone" in done.stderr
+    missing = await fedstac("validate", "-", "--cv-folder", str(tmp_path / "nowhere"), stdin=lines([item]))
+    assert missing.code == 2
+    assert "no folder of vocabulary snapshots" in missing.stderr
+    listed = await fedstac("vocab", "list", "--cv-folder", str(tmp_path / "nowhere"))
+    assert listed.code == 2

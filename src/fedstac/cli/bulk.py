@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
@@ -39,12 +39,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would become o
 
 @dataclass(frozen=True, slots=True)
 class One:
-    """One dataset of a job."""
+    """One dataset of a job; `if_match`: the ETag of what was shown before it was confirmed."""
 
     client: Client
     id: str
     collection: str
     dry_run: bool
+    if_match: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,11 @@ def run(job: Job, wishes: Wishes) -> None:
         def one(id: str) -> One:
             return One(client, id, collection_of(id, wishes.collection, client), wishes.dry_run)
 
-        _confirm(job, [one(id) for id in wishes.ids[:SHOWN_DIFFERENCES]], wishes, form)
+        seen = _confirm(job, [one(id) for id in wishes.ids[:SHOWN_DIFFERENCES]], wishes, form)
         report = _Report(form, job.verb, wishes.dry_run)
         total = len(wishes.ids) if not wishes.ids_from else None
         with terminal.bars([job.verb], form) as bars, report.listing:
-            hands = Hands(lambda id: job.perform(one(id)))
+            hands = Hands(lambda id: job.perform(replace(one(id), if_match=seen.get(id))))
             try:
                 for id, result in hands.do(ids_of(wishes)):
                     report.add(id, result)
@@ -172,17 +173,17 @@ def style_of(line: str) -> str:
     return {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
 
 
-def _confirm(job: Job, few: Sequence[One], wishes: Wishes, form: Output) -> None:
-    """On a terminal: shows what would be different, and asks. A pipe is not asked."""
+def _confirm(job: Job, few: Sequence[One], wishes: Wishes, form: Output) -> Mapping[str, str | None]:
+    """On a terminal: shows what would be different, and asks. A pipe is not asked. ETags of what was shown, by id."""
     asks = sys.stdin.isatty() and sys.stderr.isatty() and not (wishes.yes or wishes.dry_run)
     is_shown = asks or (wishes.dry_run and form is Output.TABLE)
     if not is_shown or wishes.ids_from:
-        return
+        return {}
+    seen: dict[str, str | None] = {}
     if job.foreseen is not None and len(wishes.ids) <= SHOWN_DIFFERENCES:
-        for one in few:
-            _show_difference(job.foreseen, one)
+        seen = {one.id: _show_difference(job.foreseen, one) for one in few}
     if not asks:
-        return
+        return {}
     if len(wishes.ids) > 1:
         for id in wishes.ids[:SHOWN_IDS]:
             say(f"  {shown(id)}")
@@ -192,15 +193,18 @@ def _confirm(job: Job, few: Sequence[One], wishes: Wishes, form: Output) -> None
     if not typer.confirm(f"{job.verb} {what}?", err=True):
         say("nothing is changed")
         raise typer.Exit(terminal.REJECTED)
+    return seen
 
 
-def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One) -> None:
+def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One) -> str | None:
+    """Shows it; the ETag of what is there now."""
     try:
         stored = one.client.get(one.id, collection=one.collection)
     except NotFound:
-        return  # the change itself says so
+        return None  # the change itself says so
     for line in difference(stored.document, foreseen(stored), ("now", "then")):
         say(shown(line), style_of(line))
+    return stored.etag
 
 
 # --- many at a time ---

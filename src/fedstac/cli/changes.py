@@ -179,7 +179,7 @@ def patch(
         if wanted is None:
             wanted = edit.operations(one.client.get(one.id, collection=one.collection).document)
         return one.client.patch(one.id, wanted, collection=one.collection, override=override or None,
-                                dry_run=one.dry_run)  # fmt: skip
+                                if_match=one.if_match, dry_run=one.dry_run)  # fmt: skip
 
     wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
     bulk.run(Job("patch", perform, edit.foreseen), wishes)
@@ -276,7 +276,7 @@ def retract(
     said = {name: value for name, value in said.items() if value}
 
     def perform(one: One) -> Changed:
-        return one.client.retract(one.id, collection=one.collection, dry_run=one.dry_run, **said)
+        return one.client.retract(one.id, collection=one.collection, if_match=one.if_match, dry_run=one.dry_run, **said)
 
     def foreseen(dataset: Dataset) -> Json:
         flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": said}

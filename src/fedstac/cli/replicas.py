@@ -61,7 +61,8 @@ def add_replica(
         }  # fmt: skip
         if not wanted:
             raise NotFound(404, "no-files", f"{one.id} shows no files; a retracted dataset has none to copy")
-        return one.client.put_replica(one.id, node, wanted, collection=one.collection, dry_run=one.dry_run)
+        return one.client.put_replica(one.id, node, wanted, collection=one.collection, if_match=one.if_match,
+                                      dry_run=one.dry_run)  # fmt: skip
 
     def foreseen(dataset: Dataset) -> Mapping[str, Any]:
         assets = dict(dataset.document["assets"])
@@ -105,7 +106,8 @@ def remove_replica(
     wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
     bulk.run(
         Job("replica remove",
-            lambda one: one.client.remove_replica(one.id, node, collection=one.collection, dry_run=one.dry_run),
+            lambda one: one.client.remove_replica(one.id, node, collection=one.collection, if_match=one.if_match,
+                                                  dry_run=one.dry_run),
             lambda dataset: WithoutNode(node).applied(dataset.document)), wishes,
     )  # fmt: skip
 
