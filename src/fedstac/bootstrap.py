@@ -86,7 +86,10 @@ Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs 
 
 @asynccontextmanager
 async def node(settings: Settings, policies: Policies | None = None) -> AsyncIterator[Node]:
-    """A node on its database. WrongNode if that database is another's; PolicyBroken if its policy is not usable."""
+    """A node on its database. WrongNode if that database is another's; PolicyBroken if its policy is not usable.
+
+    VocabularyBroken if the folder of vocabularies, a pinned version, or one that would judge is not there or broken.
+    """
     policies = policies or Policies(settings.policy, settings.globus_policy, here=settings.node)
     pool = await connections.pool(settings.dsn, size=settings.pool_size, application=f"fedstac {settings.node}")
     try:
@@ -98,8 +101,7 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
                     f"or use another database"
                 )
             key = settings.token_key.encode() or await feed.signing_key(conn)
-            rules = checking.checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
-            await refresh(conn, rules.vocabularies)
+            rules = await _rules(conn, settings)
         _, collection_schema = checking.stac_schemas()
         yield Node(
             settings=settings, pool=pool, checker=rules, policies=policies,
@@ -125,6 +127,20 @@ async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _rules(conn: Connection, settings: Settings) -> Checker:
+    """The rules with all vocabularies that are here. VocabularyBroken where one that would judge cannot be used."""
+    rules = checking.checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
+    await refresh(conn, rules.vocabularies)
+    for project in sorted({*rules.vocabularies.projects(), *settings.cv_pins}):
+        try:
+            rules.vocabularies.current(project)
+        except UnknownVersion as error:
+            raise VocabularyBroken(f"FEDSTAC_CV_PINS: {error}") from None
+        except VocabularyBroken as error:
+            raise VocabularyBroken(f"the vocabulary of {project} that judges cannot be used: {error}") from error
+    return rules
 
 
 async def refresh(conn: Connection, vocabularies: Vocabularies) -> None:

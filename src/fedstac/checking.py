@@ -11,7 +11,7 @@ import jsonschema_rs
 from fedstac import extensions
 from fedstac import settings as environment
 from fedstac.domain.validation import Checker
-from fedstac.domain.vocabulary import Snapshot, Vocabularies
+from fedstac.domain.vocabulary import Snapshot, Vocabularies, VocabularyBroken
 
 COLLECTION_SCHEMA = "https://schemas.stacspec.org/v1.1.0/collection-spec/json-schema/collection.json"
 
@@ -24,7 +24,9 @@ def checker(folder: Path | None = None, *, pins: Mapping[str, str] | None = None
 
 
 def shipped(folder: Path) -> list[Snapshot]:
-    """The snapshots of a folder: <project>/<version>.json."""
+    """The snapshots of a folder: <project>/<version>.json. VocabularyBroken where there is no such folder."""
+    if not folder.is_dir():
+        raise VocabularyBroken(f"{folder} is no folder of vocabulary snapshots (<project>/<version>.json)")
     paths = [path for path in sorted(folder.glob("*/*.json")) if path.stem[:1].isdigit()]
     return [
         Snapshot(path.parent.name, path.stem, hashlib.sha256(path.read_bytes()).hexdigest(), path.read_bytes)

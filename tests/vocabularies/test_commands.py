@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from fedstac import sample
+from fedstac import sample, settings
 from fedstac.cli import app
 from tests.vocabularies.publishers import CMIP6_FILES, CMIP7_FILES, TABLES, UNIVERSE_FILES, pack, recipes, write
 
@@ -129,3 +129,22 @@ def test_check_counts_by_rule(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(good).encode()))
     assert run("check", "CMIP6", "6.2.60.0", path).exit_code == 0
     assert run("check", "CMIP6", "6.2.60.0").exit_code == 2
+
+
+def test_a_damaged_snapshot_is_named_and_the_others_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "CMIP6").mkdir()
+    sound = settings.folder("cv") / "CMIP6" / "6.2.60.0.json"
+    (tmp_path / "CMIP6" / sound.name).write_bytes(sound.read_bytes())
+    (tmp_path / "CMIP6" / "6.2.61.0.json").write_bytes(sound.read_bytes()[:1000])
+    found = run("list", "--cv-folder", tmp_path)
+    assert found.exit_code == 1
+    assert "CMIP6 6.2.61.0 cannot be used" in found.output
+    assert "6.2.60.0 cannot" not in found.output
+    assert "6.2.60.0" in found.output
+
+
+def test_what_is_no_snapshot_is_refused_before_the_database_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "no.json").write_text("{}")
+    found = run("install", tmp_path / "no.json", "--dsn", "postgresql://127.0.0.1:1/nowhere")
+    assert found.exit_code == 1
+    assert "refused: this is no vocabulary snapshot" in found.output

@@ -106,7 +106,7 @@ class _Report:
     def __init__(self, form: Output, *, every: bool) -> None:
         self._form, self._every = form, every
         self.listing = terminal.Listing(form, ())
-        self.checked = self.invalid = self.warned = 0
+        self.checked = self.invalid = self.warned = self.plain = 0
         self._shown = {False: 0, True: 0}
         self._rules: dict[str, int] = {}
 
@@ -114,6 +114,7 @@ class _Report:
         self.checked += 1
         self.invalid += not line["valid"]
         self.warned += line["valid"] and bool(line["findings"])
+        self.plain += line["valid"] and line["cv_version"] is None
         for finding in line["findings"]:
             self._rules[finding["rule"]] = self._rules.get(finding["rule"], 0) + 1
         if self._form is not Output.TABLE:
@@ -140,3 +141,9 @@ class _Report:
         say(f"{self.checked} checked: {self.checked - self.invalid} valid, {self.invalid} not valid"
             + (f", {self.warned} with warnings only" if self.warned else "") + (f" ({counts})" if counts else ""),
             "red" if self.invalid else "green")  # fmt: skip
+        if self.plain:
+            say(
+                f"{self.plain} of the valid ones were judged by STAC's own rules alone: their collections have no "
+                "vocabulary here (`fedstac vocab list` shows which have)",
+                "yellow",
+            )

@@ -174,23 +174,34 @@ def _count(vocabulary: Vocabulary) -> int:
 
 @commands.command("list", epilog=examples("fedstac vocab list", "fedstac vocab list -o json"))
 def list_snapshots(ctx: typer.Context, cv_folder: Folder = None, output: Form = None) -> None:
-    """List the snapshots: version, source, number of terms, digest, size; `*` is the one that judges."""
-    known = _at_hand(cv_folder)
+    """List the snapshots: version, source, number of terms, digest, size; `*` is the one that judges.
+
+    Exit 1 if one cannot be used.
+    """
+    known, broken = _at_hand(cv_folder), False
     rows: list[dict[str, Any]] = []
     for snapshot in known:
         try:
-            made, newest = known.at(snapshot.project, snapshot.version), known.current(snapshot.project)
+            made = known.at(snapshot.project, snapshot.version)
         except (UnknownVersion, VocabularyBroken) as error:
             complain(f"{snapshot.project} {snapshot.version} cannot be used: {error}")
+            broken = True
             continue
         sources = [{"name": one.name, "version": one.version, "licence": one.licence} for one in made.sources]
         rows.append({
-            "project": made.project, "version": made.version, "current": made is newest, "terms": _count(made),
+            "project": made.project, "version": made.version, "terms": _count(made),
+            "current": snapshot is known.of(snapshot.project)[-1],
             "bytes": len(snapshot.read()), "digest": made.digest, "sources": sources,
         })  # fmt: skip
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump({"snapshots": rows})
-        return
+    else:
+        _show_snapshots(rows)
+    if broken:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _show_snapshots(rows: Sequence[dict[str, Any]]) -> None:
     table = _table("", "project", "version", "terms", "kB", "sha-256", "source", wrap="source")
     for row in rows:
         said = "\n".join(f"{shown(one['name'])} {shown(one['version'])}" for one in row["sources"])
@@ -418,6 +429,7 @@ def install(
     form = form_of(ctx, output)
     raws = [_read(path) for path in files]
     try:
+        made = [parse(raw) for raw in raws]
         held = asyncio.run(_install(dsn or environment.load().dsn, raws, accept_losses))
     except VocabularyBroken as error:
         raise _stop(f"refused: {error}", terminal.REJECTED) from None
@@ -426,7 +438,6 @@ def install(
             complain(sentence)
         raise _stop("nothing is installed; look at it with `fedstac vocab diff`, then --accept-losses",
                     terminal.REJECTED)  # fmt: skip
-    made = [parse(raw) for raw in raws]
     rows = [{"project": one.project, "version": one.version, "digest": one.digest} for one in made]
     if form is not Output.TABLE:
         terminal.dump({"installed": rows})
@@ -450,7 +461,7 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
     conn = await connections.connect(dsn, application="fedstac vocab install")
     try:
         async with conn.transaction():
-            known = _at_hand(None)
+            known = _at_hand(Path(folder) if (folder := environment.load().cv_folder) else None)
             for raw in await kept.beyond(conn, {(one.project, one.version) for one in known}):
                 known.install(snapshot_of(raw))
             held = [] if accept_losses else [loss for raw in raws for loss in _losses(known, raw)]

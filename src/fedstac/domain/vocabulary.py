@@ -24,9 +24,11 @@ FORMAT: Final = 1
 ANY_RELATION: Final = "*"  # of a link
 MOST_BYTES: Final = 32 << 20  # of a snapshot
 MOST_TERMS: Final = 100_000  # of one vocabulary; CMIP7 has 1 500 variables
+MOST_DEMANDS: Final = 1000  # properties, members of assets, links, relations or compositions; CMIP7 has 50
 MOST_PATTERN: Final = 1000  # characters
 MOST_CHECKED: Final = 4096  # characters of a value that a pattern is tried on
 PLACEHOLDER: Final = re.compile(r"\{([A-Za-z0-9_:-]+)\}")
+STEP: Final = re.compile(r"[A-Za-z0-9-]*")  # what a facet in an id is made of
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}")  # of a project, and of a version: a part of a path
 RULE: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 TIME_RANGE: Final = re.compile(r"[0-9]{4,14}-[0-9]{4,14}(-clim)?")
@@ -324,6 +326,13 @@ def _vocabulary(content: Mapping[str, Any], digest: str) -> Vocabulary:
     ids = template(_text(content["id_template"]))
     if ids.names[-1:] != ("version",) or ids.literals[-1] or ids.names.count("version") != 1:
         raise VocabularyBroken(f"the id template {ids.text!r} has to end in {{version}}")
+    if any(
+        STEP.fullmatch(literal) for literal in ids.literals[1:-1]
+    ):  # where facets meet, ids can be read in many ways
+        raise VocabularyBroken(f"the id template {ids.text[:200]!r} needs a dot or the like between its parts")
+    for member in ("properties", "assets", "links", "relations", "compositions"):
+        if len(content[member]) > MOST_DEMANDS:
+            raise VocabularyBroken(f"there are {len(content[member])} {member}; {MOST_DEMANDS} are the most")
     files, folders = content["file_name_template"], content["directory_template"]
     return Vocabulary(
         project=_match(NAME, content["project"]),
@@ -361,9 +370,9 @@ def _text(value: object) -> str:
     return value
 
 
-def _texts(value: object) -> tuple[str, ...]:
+def _texts(value: object, place: str = "") -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise TypeError(f"a list of strings is expected, not {str(value)[:80]!r}")
+        raise TypeError(f"{place}: a list of strings is expected, not {str(value)[:80]!r}".lstrip(": "))
     return tuple(_text(entry) for entry in value)
 
 
@@ -406,12 +415,19 @@ def _relation(said: Mapping[str, Any], terms: Mapping[str, Terms]) -> Relation:
     holds, of = Holds(said["holds"]), _texts(said["of"])
     compares = holds is not Holds.EXISTS
     vocabulary = _text(said["terms"])
+    attribute = _text(said["attribute"]) if compares else None
+    if not of:
+        raise VocabularyBroken(f"the relation {said['rule']!r} is of no property")
+    if attribute is not None:
+        for term, about in terms[vocabulary].items():
+            if type(stated := about.get(attribute, "")) is not str:
+                _texts(stated, f"{attribute} of {term[:80]!r} in {vocabulary!r}")
     return Relation(
         _match(RULE, said["rule"]),
         of,
         vocabulary,
         terms[vocabulary],
-        _text(said["attribute"]) if compares else None,
+        attribute,
         _text(said["property"]) if compares else None,
         holds,
     )

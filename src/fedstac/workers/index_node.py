@@ -20,9 +20,10 @@ from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, nodes, outbox, vocabularies
 from fedstac.db.connections import Connection, Row, is_refusal, is_transient
 from fedstac.domain import events
-from fedstac.domain.errors import BadRequest, errors_in
+from fedstac.domain.errors import BadRequest, Finding, errors_in
 from fedstac.domain.events import Cursor, DatasetEvent, Event
-from fedstac.domain.vocabulary import Snapshot, Vocabularies, VocabularyBroken, snapshot_of
+from fedstac.domain.validation import is_fixed
+from fedstac.domain.vocabulary import Snapshot, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
 from fedstac.failpoints import failpoint
 from fedstac.messaging.http_feed import BehindRetention, HttpFeed, SourceAway, SourceRefused
 from fedstac.wakeup import Backoff, pause, unless
@@ -156,7 +157,8 @@ class Follower:
         for named in {name for event in raw if (name := events.vocabulary_named(event)) is not None}:
             project, version, digest = named
             try:
-                known = self.vocabularies.find(project, version) or await self._fetch(project, version)
+                known = self.vocabularies.find(project, version) or await self._fetch(project, version, digest)
+                self.vocabularies.at(project, version)  # a file here may be damaged
             except (VocabularyBroken, SourceRefused) as error:
                 absent[named] = f"its vocabulary {project} {version} cannot be had: {error}"
                 continue
@@ -168,8 +170,11 @@ class Follower:
     def vocabularies(self) -> Vocabularies:
         return self.node.checker.vocabularies
 
-    async def _fetch(self, project: str, version: str) -> Snapshot:
-        """One version from the source, kept here from then on. VocabularyBroken where it is another or none."""
+    async def _fetch(self, project: str, version: str, digest: str | None) -> Snapshot:
+        """One version from the source, kept here from then on. VocabularyBroken where it is another or none.
+
+        What does not have the event's digest is not kept: a version never changes, the right one could not come later.
+        """
         async with self.node.pool.acquire() as conn:
             await bootstrap.refresh(conn, self.vocabularies)
             known = self.vocabularies.find(project, version)
@@ -179,6 +184,8 @@ class Follower:
             snapshot = snapshot_of(raw)
             if (snapshot.project, snapshot.version) != (project, version):
                 raise VocabularyBroken(f"{self.origin} gave {snapshot.project} {snapshot.version} for it")
+            if digest is not None and snapshot.digest != digest:
+                raise VocabularyBroken(f"{self.origin} gave one with the sha-256 {snapshot.digest} for {digest[:64]}")
             await vocabularies.install(conn, raw, self.origin)
         self.vocabularies.install(snapshot)
         log.info("vocabulary fetched", origin=self.origin, project=project, version=version, digest=snapshot.digest)
@@ -204,14 +211,26 @@ class Follower:
             raise BadRequest(absent[named])
         vocabulary = self.vocabularies.at(*named[:2]) if named else None
         event = events.read(raw, vocabulary)
-        if isinstance(event, DatasetEvent) and event.draft is not None and vocabulary is not None:
-            findings = self.node.checker.findings(raw["data"]["document"], event.record.collection, vocabulary)
+        if isinstance(event, DatasetEvent) and event.draft is not None:
+            findings = self._findings(raw["data"]["document"], event.record.collection, vocabulary)
             excused = {(rule, place) for rule, place in orjson.loads(event.record.cv_excused or "[]")}
-            errors = [found for found in errors_in(findings) if (found.rule, found.pointer) not in excused]
+            # what is fixed is excused for nobody: no publishing node takes it
+            errors = [
+                found for found in errors_in(findings) if is_fixed(found) or (found.rule, found.pointer) not in excused
+            ]
             if errors:
                 where = errors[0].pointer or "the document"
-                raise BadRequest(f"it contradicts {named[0]} {named[1]}: {where}: {errors[0].message}" if named else "")
+                what = f"{named[0]} {named[1]}" if named else "what every item has to be"
+                raise BadRequest(f"it contradicts {what}: {where}: {errors[0].message}")
         return event
+
+    def _findings(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
+        """As everywhere; a document that the rules themselves fail on is parked too, and does not block the others."""
+        try:
+            return self.node.checker.findings(document, collection, vocabulary)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            log.exception("the rules fail on a document", origin=self.origin, collection=collection)
+            raise BadRequest(f"the rules here fail on it: {error!r}"[:300]) from error
 
     async def _commit(
         self,

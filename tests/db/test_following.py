@@ -1,0 +1,180 @@
+"""An index node and what a source says of vocabularies: judged again, fetched by digest, parked where it is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from fedstac import bootstrap, sample
+from fedstac.bootstrap import Node
+from fedstac.db import vocabularies
+from fedstac.db.connections import Connection
+from fedstac.domain import documents, events
+from fedstac.domain.events import Cursor
+from fedstac.domain.model import Record, State
+from fedstac.domain.vocabulary import DatasetName, VocabularyBroken, snapshot_of
+from fedstac.messaging.http_feed import HttpFeed, SnapshotPage
+from fedstac.settings import Settings, folder
+from fedstac.workers.index_node import Follower
+
+Json = dict[str, Any]
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+NEXT = "6.2.61.0"  # a version that no node has
+RAW = (
+    (folder("cv") / "CMIP6" / "6.2.60.0.json").read_bytes().replace(b'"version":"6.2.60.0"', b'"version":"6.2.61.0"', 1)
+)
+OTHER = RAW.replace(b'"title":"CMIP6"', b'"title":"Other"', 1)
+DIGEST = snapshot_of(RAW).digest
+COLLECTION = orjson.dumps(sample.collection()).decode()
+
+
+class Source(HttpFeed):
+    """A node named north that says what it is told to say."""
+
+    def __init__(self, entries: Sequence[str], served: bytes) -> None:
+        super().__init__("http://north.invalid", "")
+        head = events.current_collection("CMIP6", "north", 1, 1, document=COLLECTION, digest=b"")
+        self.entries, self.served = [orjson.loads(text) for text in (head, *entries)], served
+
+    async def snapshot(self, page: str | None, *, limit: int) -> SnapshotPage:
+        return SnapshotPage("north", Cursor(1, 1), self.entries, None)
+
+    async def vocabulary(self, project: str, version: str) -> bytes:
+        return self.served
+
+
+def entry(node: Node, item: Json, version: str | None, *, digest: str | None = None, excused: str | None = None) -> str:
+    """An entry of north's snapshot, sound but for what the item says."""
+    name = item["id"].rpartition(".v")
+    lineage = f"CMIP6/{name[0]}"
+    draft = documents.prepare(item, DatasetName(lineage, int(name[2])), None)
+    record = Record(
+        collection="CMIP6", id=item["id"], lineage=lineage, origin="north", version=int(name[2]),
+        state=State.PUBLISHED, latest=True, claims_latest=True, epoch=1, seq=1, created=NOW, updated=NOW,
+        document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
+        publisher="somebody", cv_version=version, cv_excused=excused,
+    )  # fmt: skip
+    told: Json = orjson.loads(events.current(record, 1, node.checker.vocabularies))
+    if digest is not None:
+        told["data"]["cv"]["digest"] = digest
+    return orjson.dumps(told).decode()
+
+
+async def follow(node: Node, source: HttpFeed) -> Follower:
+    follower = Follower(node, source, origin="north")
+    await follower.take_snapshot(None)
+    return follower
+
+
+async def here(conn: Connection) -> tuple[list[str], list[str], list[str]]:
+    """Datasets, why others are parked, versions that are kept."""
+    return (
+        [row[0] for row in await conn.fetch("SELECT id FROM fedstac.record ORDER BY 1")],
+        [row[0] for row in await conn.fetch("SELECT detail FROM fedstac.parked ORDER BY 1")],
+        [row[0] for row in await conn.fetch("SELECT version FROM fedstac.vocabulary ORDER BY 1")],
+    )
+
+
+async def test_a_vocabulary_of_another_digest_is_not_kept_so_that_the_right_one_can_come(
+    node: Node, conn: Connection
+) -> None:
+    [item] = sample.items(1)
+    entries = [entry(node, item, NEXT, digest=DIGEST)]
+    await follow(node, Source(entries, OTHER))
+    shown, parked, kept = await here(conn)
+    assert (shown, kept) == ([], [])
+    assert DIGEST in parked[0]
+    await follow(node, Source(entries, RAW))
+    assert await here(conn) == ([item["id"]], [], [NEXT])
+
+
+@pytest.mark.parametrize("served", [b"", b"{}", RAW.replace(b"6.2.61.0", b"6.2.62.0", 1), b"<html>"])
+async def test_what_is_no_such_snapshot_parks_the_dataset_alone(node: Node, conn: Connection, served: bytes) -> None:
+    first, second = sample.items(2)
+    await follow(node, Source([entry(node, first, NEXT), entry(node, second, "6.2.60.0")], served))
+    shown, parked, kept = await here(conn)
+    assert (shown, len(parked), kept) == ([second["id"]], 1, [])
+
+
+async def test_a_vocabulary_that_is_here_with_other_content_parks_the_dataset(node: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    await follow(node, Source([entry(node, item, "6.2.60.0", digest="00" * 32)], RAW))
+    shown, [why], _ = await here(conn)
+    assert shown == []
+    assert "another vocabulary" in why
+
+
+def changed(change: Callable[[Json], object]) -> Json:
+    [item] = sample.items(1)
+    made = copy.deepcopy(item)
+    change(made)
+    return made
+
+
+def script(item: Json) -> None:
+    next(iter(item["assets"].values()))["href"] = "javascript:alert(1)"
+
+
+async def test_a_document_without_a_vocabulary_is_judged_by_what_every_item_has_to_be(
+    node: Node, conn: Connection
+) -> None:
+    await follow(node, Source([entry(node, changed(script), None)], RAW))
+    shown, [why], _ = await here(conn)
+    assert shown == []
+    assert "what every item has to be" in why
+
+
+async def test_what_is_excused_is_taken_but_not_what_every_node_refuses(node: Node, conn: Connection) -> None:
+    moved = changed(lambda item: item["properties"].update({"cmip6:nominal_resolution": "3 km"}))
+    excused = json.dumps([["term", "/properties/cmip6:nominal_resolution"]])
+    await follow(node, Source([entry(node, moved, "6.2.60.0", excused=excused)], RAW))
+    assert (await here(conn))[0] == [moved["id"]]
+
+
+async def test_a_rule_that_everything_relies_on_is_excused_for_nobody(node: Node, conn: Connection) -> None:
+    key = next(iter(changed(script)["assets"]))
+    excused = json.dumps([["href", f"/assets/{key}/href"]])
+    await follow(node, Source([entry(node, changed(script), "6.2.60.0", excused=excused)], RAW))
+    shown, parked, _ = await here(conn)
+    assert (shown, len(parked)) == ([], 1)
+
+
+# --- what a node starts with ---
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"cv_folder": "/nowhere/at/all"}, "no folder of vocabulary snapshots"),
+        ({"cv_pins": {"CMIP6": "9.9"}}, r"FEDSTAC_CV_PINS: CMIP6 has no vocabulary '9\.9'"),
+        ({"cv_pins": {"CMIP9": "1"}}, "FEDSTAC_CV_PINS: CMIP9 has no vocabulary"),
+    ],
+)
+async def test_a_node_does_not_start_without_the_vocabularies_it_is_to_judge_with(
+    dsn: str, values: Json, reason: str
+) -> None:
+    with pytest.raises(VocabularyBroken, match=reason):
+        async with bootstrap.node(Settings(**{"dsn": dsn, "node": "west", "_env_file": None, **values})):
+            pass
+
+
+async def test_nor_with_a_damaged_one(dsn: str, tmp_path: Any) -> None:
+    (tmp_path / "CMIP6").mkdir()
+    (tmp_path / "CMIP6" / "6.2.60.0.json").write_bytes(RAW[:1000])
+    with pytest.raises(VocabularyBroken, match="CMIP6 that judges cannot be used"):
+        async with bootstrap.node(Settings(dsn=dsn, node="west", cv_folder=str(tmp_path), _env_file=None)):
+            pass
+
+
+async def test_a_pin_may_be_of_a_version_that_was_installed(dsn: str, conn: Connection) -> None:
+    await vocabularies.install(conn, RAW, "test")
+    async with bootstrap.node(Settings(dsn=dsn, node="west", cv_pins={"CMIP6": NEXT}, _env_file=None)) as running:
+        current = running.checker.vocabularies.current("CMIP6")
+        assert current is not None
+        assert current.version == NEXT
