@@ -65,14 +65,23 @@ async def post_items(request: Request) -> Response:
         if DRY_RUN in request.scope["query_string"] and _is_dry_run(request):
             return await _rehearse(request, node, principal, collection, media_type)
         key = await idempotency.key_of(request, principal)
-        if (before := await idempotency.known(node, key)) is not None:
-            return await respond_again(request, node, before)
-        submission, accepted = await _admit(request, node, principal, collection, media_type, key)
-        return await store(request, node, accepted, single=not submission.is_batch)
+        if (before := await idempotency.known(node, key)) is None:
+            submission, accepted = await _admit(request, node, principal, collection, media_type, key)
+            before = await _keep(request, node, accepted)
+    if before is not None:  # whoever waits for a result holds no place of those who are judged
+        return await respond_again(request, node, before)
+    return await respond(request, node, accepted, single=not submission.is_batch)
 
 
 async def store(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
     """Makes a request durable and answers; what was accepted under its key meanwhile answers for it."""
+    if (before := await _keep(request, node, accepted)) is not None:
+        return await respond_again(request, node, before)
+    return await respond(request, node, accepted, single=single)
+
+
+async def _keep(request: Request, node: Node, accepted: requests.NewRequest) -> UUID | None:
+    """Makes a request durable; the id of the one that was accepted under its key meanwhile, where there is one."""
     try:
         await notifications.wish(request, accepted.id)
         await request.app.state.admission.store(accepted)
@@ -80,8 +89,8 @@ async def store(request: Request, node: Node, accepted: requests.NewRequest, *, 
         before = await idempotency.known(node, accepted.key)
         if before is None:
             raise Unavailable("the request under this Idempotency-Key is just being stored", retry_after=1) from None
-        return await respond_again(request, node, before)
-    return await respond(request, node, accepted, single=single)
+        return before
+    return None
 
 
 async def respond_again(request: Request, node: Node, before: UUID) -> Response:

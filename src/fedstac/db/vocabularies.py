@@ -35,15 +35,6 @@ async def beyond(conn: Connection, known: Collection[tuple[str, str]]) -> list[b
     return [bytes(row["snapshot"]) for row in rows]
 
 
-async def in_use(conn: Connection) -> list[tuple[str, str, int]]:
-    """Project, version and number of the records that were judged with it."""
-    rows = await conn.fetch(
-        """SELECT collection, cv_version, count(*) AS n FROM fedstac.record
-           WHERE cv_version IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"""
-    )
-    return [(row["collection"], row["cv_version"], row["n"]) for row in rows]
-
-
 async def documents(conn: Connection, project: str, *, page: int = 500) -> AsyncIterator[tuple[str, str]]:
     """Id and stored text of all datasets of a project, by id."""
     after = ""

@@ -208,6 +208,10 @@ class World:
     policy: Policy = ROLES
     epoch: int = 1  # of this node's feed, read again under the locks
 
+    def vocabulary(self, collection: str, version: str | None) -> Vocabulary | None:
+        """One version of a collection's vocabulary; None without one. UnknownVersion where it is not here."""
+        return self.judge.vocabularies.at(collection, version) if version is not None else None
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:

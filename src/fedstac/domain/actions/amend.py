@@ -79,19 +79,18 @@ class Amend:
         if not actions:
             return Decision(Outcome.IDENTICAL)
         draft: Draft | None = None
-        excused: tuple[Finding, ...] = ()
+        allowed: tuple[Finding, ...] = ()
         version = stored.cv_version
         if difference.actions:
             written = bool(difference.actions & {Action.UPDATE, Action.REPLACE})
             vocabulary = self._vocabulary(stored, world, newest=written)
-            draft, excused = judged(stored, kept, vocabulary, world)
+            draft, allowed = judged(stored, kept, vocabulary, world)
             version = vocabulary.version if vocabulary else None
-        return self._decision(stored, lineage, world, actions, draft, excused, version)
+        return self._decision(stored, lineage, world, actions, draft, allowed, version)
 
     def _vocabulary(self, stored: Record, world: World, *, newest: bool) -> Vocabulary | None:
         """What the publisher wrote is judged with the newest; what is only carried along keeps the record's own."""
-        version = self.cv_version if newest else stored.cv_version
-        return world.judge.vocabularies.at(stored.collection, version) if version is not None else None
+        return world.vocabulary(stored.collection, self.cv_version if newest else stored.cv_version)
 
     def _permit(
         self, stored: Record, known: Json, difference: Difference, flags: frozenset[Action], world: World,
@@ -113,7 +112,7 @@ class Amend:
 
     def _decision(
         self, stored: Record, lineage: Lineage, world: World, actions: frozenset[Action], draft: Draft | None,
-        excused: tuple[Finding, ...], version: str | None,
+        allowed: tuple[Finding, ...], version: str | None,
     ) -> Decision:  # fmt: skip
         [(event, outcome), *_] = [(event, outcome) for action, event, outcome in TOLD if action in actions]
         after = flagged(stored, lineage, actions)
@@ -122,11 +121,11 @@ class Amend:
             after = replace(
                 after, document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
                 replicas=draft.replicas,
-                cv_excused=validation.excusal(excused),
+                cv_excused=validation.excusal(allowed),
             )  # fmt: skip
         reason = self.override if Action.REPLACE in actions else None
         change = Change(event, stored, after, draft, reason=reason, actions=tuple(sorted(actions)))
-        return Decision(outcome, (change,), excused)
+        return Decision(outcome, (change,), allowed)
 
 
 def _patchable(known: Json, stored: Record) -> dict[str, Any]:
@@ -322,13 +321,19 @@ def judged(
 ) -> tuple[Draft, tuple[Finding, ...]]:
     """The new document as a draft, and as warnings the errors that the stored one has too. StacInvalid for others."""
     draft, findings = world.judge.draft(kept, stored.collection, vocabulary)
-    held = errors_in(findings)
+    return draft, excused(errors_in(findings), stored, vocabulary, world)
+
+
+def excused(
+    held: Sequence[Finding], stored: Record, vocabulary: Vocabulary | None, world: World
+) -> tuple[Finding, ...]:
+    """Errors held against a document, as warnings: the stored one has them all. StacInvalid where it has not."""
     if not held:
-        return draft, ()
+        return ()
     now = validation.excused(held, world.judge.stored(stored.document or "", stored.collection, vocabulary))
     if errors_in(now):
         raise validation.refusal_of(stored.id, now)
-    return draft, tuple(finding for finding in now if finding.severity is Severity.WARNING)
+    return tuple(finding for finding in now if finding.severity is Severity.WARNING)
 
 
 def replica_edit(entries: Mapping[str, Json], node: str) -> Sequence[Mapping[str, Any]]:

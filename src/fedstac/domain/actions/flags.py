@@ -93,8 +93,7 @@ class Unmark:
 
 
 def _permit(principal: Principal, action: Action, stored: Record, world: World) -> None:
-    version = stored.cv_version
-    vocabulary = world.judge.vocabularies.at(stored.collection, version) if version is not None else None
+    vocabulary = world.vocabulary(stored.collection, stored.cv_version)
     institution = None
     if vocabulary is not None:
         institution = orjson.loads(stored.document or "{}")["properties"].get(vocabulary.institution)
@@ -112,8 +111,7 @@ def _decision(
     after = replace(after, epoch=world.epoch, seq=lineage.seq + 1, updated=world.now)
     draft = None
     if stored.state is State.MARKED:
-        version = stored.cv_version
-        vocabulary = world.judge.vocabularies.at(stored.collection, version) if version is not None else None
+        vocabulary = world.vocabulary(stored.collection, stored.cv_version)
         name = DatasetName(stored.lineage, stored.version)
         draft = documents.prepare(orjson.loads(stored.document), name, vocabulary)
     return Decision(outcome, (Change(event, stored, after, draft, reason=reason, actions=(action,)),))

@@ -13,11 +13,12 @@ from fedstac.domain.actions.amend import (
     Difference,
     completed,
     difference_between,
+    excused,
     with_alternates,
     without_alternates,
 )
 from fedstac.domain.actions.target import Target
-from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, Severity, errors_in
+from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
 
 ALTERNATE = '"alternate":'
@@ -101,31 +102,21 @@ class Publish:
 
     def _with(self, document: Mapping[str, Any], world: World) -> Publish:
         """The same with another document: the replicas that nodes have put into the stored one are kept."""
-        vocabularies, collection = world.judge.vocabularies, self.draft.collection
-        vocabulary = vocabularies.at(collection, self.cv_version) if self.cv_version is not None else None
+        collection = self.draft.collection
+        vocabulary = world.vocabulary(collection, self.cv_version)
         return replace(self, draft=world.judge.draft(document, collection, vocabulary)[0])
 
     def _updated(self, stored: Record, lineage: Lineage, world: World) -> Decision:
-        excused = self._excused(stored, world)
+        vocabulary = world.vocabulary(stored.collection, self.cv_version)
+        allowed = excused(self.held, stored, vocabulary, world)
         updated = replace(
             self._record(lineage, world, seq=lineage.seq + 1, latest=stored.latest),
             created=stored.created,
             publisher=stored.publisher,
-            cv_excused=validation.excusal(excused),
+            cv_excused=validation.excusal(allowed),
         )
         change = Change(event_type=events.UPDATED, before=stored, after=updated, draft=self.draft)
-        return Decision(Outcome.UPDATED, (change,), excused)
-
-    def _excused(self, stored: Record, world: World) -> tuple[Finding, ...]:
-        """The errors held against the document, as warnings. StacInvalid unless the stored one has them all."""
-        if not self.held or stored.document is None:
-            return ()
-        vocabularies = world.judge.vocabularies
-        vocabulary = vocabularies.at(stored.collection, self.cv_version) if self.cv_version else None
-        findings = validation.excused(self.held, world.judge.stored(stored.document, stored.collection, vocabulary))
-        if errors_in(findings):
-            raise validation.refusal_of(self.draft.id, findings)
-        return tuple(finding for finding in findings if finding.severity is Severity.WARNING)
+        return Decision(Outcome.UPDATED, (change,), allowed)
 
     def _demotions(self, lineage: Lineage, world: World) -> tuple[Change, ...]:
         old = lineage.latest
