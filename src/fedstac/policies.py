@@ -1,8 +1,8 @@
 """Policy files: read and checked as a whole, kept up to date while a node runs.
 
-The form (docs/operations.md, Policy): YAML with the members `version: 1`, `builtin`, `homes` and `grants`. A file that
-is not wholly understood is not used. Plain YAML only: aliases, anchors, tags and several documents are refused, so that
-a small file is a small policy.
+The form (docs/operations.md, Policy): YAML with the members `version: 1`, `builtin`, `homes`, `promote_previous` and
+`grants`. A file that is not wholly understood is not used. Plain YAML only: aliases, anchors, tags and several
+documents are refused, so that a small file is a small policy.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _Reader:
         self._faults = faults
 
     def policy(self, node: _Node, here: str | None, shares: Shares) -> Policy:
-        members = self._members(node, "", ("version",), ("builtin", "homes", "grants"))
+        members = self._members(node, "", ("version",), ("builtin", "homes", "promote_previous", "grants"))
         if (version := members.get("version")) and (version.tag, version.value) != ("int", VERSION):
             self._fault(version, "version", f"is not {VERSION}, the only one there is")
         builtin = self._flag(members["builtin"], "builtin") if "builtin" in members else False
@@ -108,7 +108,8 @@ class _Reader:
         names = [grant.name for grant in grants]
         for name in sorted({name for name in names if names.count(name) > 1}):
             self._faults.append(f"grants: two have the name {name!r}")
-        return Policy((*(BUILTIN if builtin else ()), *grants), tuple(homes), shares, here)
+        promoting = self._names(members.get("promote_previous"), "promote_previous")
+        return Policy((*(BUILTIN if builtin else ()), *grants), tuple(homes), shares, here, promoting)
 
     def _grant(self, node: _Node, path: str) -> Grant:
         members = self._members(node, path, ("name", "who", "may", "projects", "institutions", "nodes"), ())

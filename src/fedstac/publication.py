@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +21,7 @@ from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import documents, events
 from fedstac.domain.actions import Command
+from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
     CollectionAlreadyExists,
     CollectionDoesNotExist,
@@ -93,19 +94,20 @@ async def preview(conn: Connection, world: World, command: Command) -> Decision:
     """What a command would lead to by what is stored now, without a lock; its Problem is raised."""
     target = command.target
     lineage = await records.peek(conn, target.lineage, world.origin)
-    loaded = await records.load(conn, {target.lineage: lineage}, [target.id])
+    loaded = await records.load(conn, {target.lineage: lineage}, [target.id], _promoting([command], world))
     return command.decide(loaded[target.lineage], world)
 
 
 async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
     targets = [entry.command.target for entry in work]
     epoch, now = await outbox.begin(conn)
-    policy = _Listening(world.policy.grants, world.policy.homes, world.policy.shares, world.policy.here)
+    policy = _Listening(**{each.name: getattr(world.policy, each.name) for each in fields(Policy)})
     world = replace(world, epoch=epoch, now=now, policy=policy)
     here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
     locked = await records.lock(conn, {t.lineage: world.origin for t in targets if t.collection in here})
     failpoint("perform.locked")
-    lineages = await records.load(conn, locked, [target.id for target in targets])
+    whole = _promoting([entry.command for entry in work], world)
+    lineages = await records.load(conn, locked, [target.id for target in targets], whole)
     receipts = [_decide(entry.command, lineages, world, policy.heard) for entry in work]
     last_events = await _write(conn, world, work, receipts, here)
     failpoint("perform.written")
@@ -118,6 +120,14 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     ])  # fmt: skip
     failpoint("perform.finished")
     return receipts
+
+
+def _promoting(commands: Sequence[Command], world: World) -> list[str]:
+    """Keys of the lineages in which a command may make the version before the latest one; it is announced whole."""
+    return [
+        command.target.lineage for command in commands
+        if not isinstance(command, Publish) and world.policy.promotes(command.target.collection)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -437,7 +437,7 @@ class Walk:
             assert (after.document or was.document) == was.document
             siblings = [r for r in self.records.values() if r.lineage == after.lineage]
             newest = all((after.version or 0) >= (r.version or 0) for r in siblings)
-            assert after.latest is (newest and after.state is State.PUBLISHED)
+            assert after.latest is (newest and after.state is State.PUBLISHED and not was.superseded)
 
     def _take(self, change: Change) -> None:
         before, after = change.before, change.after

@@ -254,8 +254,8 @@ INVARIANTS = (
         "the digest of a record is that of its document's digest and its state",
         f"""SELECT format('%s/%s', r.collection, r.id) AS example FROM fedstac.record r
             WHERE r.digest <> sha256(r.document_digest || convert_to(concat_ws(E'\\n', r.collection, r.id, r.state,
-                      CASE WHEN r.claims_latest THEN 'latest' ELSE '' END, {CREATED}, {UPDATED}, r.retraction),
-                      'UTF8'))""",
+                      CASE WHEN r.claims_latest THEN 'latest' ELSE '' END, {CREATED}, {UPDATED}, r.retraction,
+                      CASE WHEN r.superseded THEN 'superseded' END), 'UTF8'))""",
     ),
     Invariant(
         "I11",

@@ -15,7 +15,8 @@ from fedstac.domain.model import Change, Draft, Lineage, Record, State
 from fedstac.failpoints import planted
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
-             document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas"""
+             document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas,
+             superseded"""
 GONE = (State.DELETED, State.PURGED)
 SEARCHED = (State.PUBLISHED, State.RETRACTED)
 A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
@@ -46,14 +47,19 @@ async def peek(conn: Connection, key: str, origin: str) -> Lineage:
     return Lineage(row["key"], row["origin"], row["seq"], {}) if row else Lineage(key, origin, 0, {})
 
 
-async def load(conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[str]) -> dict[str, Lineage]:
-    """The lineages with the heads of all their versions; documents of the latest ones and of `ids`."""
+async def load(
+    conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[str], whole: Sequence[str] = ()
+) -> dict[str, Lineage]:
+    """The lineages with the heads of all their versions; documents of the latest ones and of `ids`.
+
+    `whole`: keys of lineages of which the document of every published version is wanted.
+    """
     rows = await conn.fetch(
-        f"""SELECT {COLUMNS}, CASE WHEN latest OR id = ANY($2::text[]) THEN document END AS document
+        f"""SELECT {COLUMNS}, CASE WHEN latest OR id = ANY($2::text[])
+                                     OR state = 'published' AND lineage = ANY($3::text[]) THEN document END AS document
             FROM fedstac.record WHERE lineage = ANY($1::text[])""",
-        list(lineages),
-        list(ids),
-    )
+        list(lineages), list(ids), list(whole),
+    )  # fmt: skip
     records: dict[str, dict[str, Record]] = defaultdict(dict)
     for row in rows:
         records[row["lineage"]][row["id"]] = from_row(row)
@@ -112,21 +118,21 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
                       epoch = c.epoch, seq = c.seq, created = c.created, updated = c.updated, document = c.document,
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
                       publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
-                      retraction = c.retraction, replicas = c.replicas
+                      retraction = c.retraction, replicas = c.replicas, superseded = c.superseded
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
-                           $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
+                           $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bool[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
-                       replicas)
+                       replicas, superseded)
                WHERE r.collection = c.collection AND r.id = c.id""",
             [r.collection for r in changed], [r.id for r in changed], [r.state for r in changed],
             [r.latest for r in changed], [r.claims_latest for r in changed], [r.epoch for r in changed],
             [r.seq for r in changed], [r.created for r in changed], [r.updated for r in changed],
             [r.document for r in changed], [r.document_digest for r in changed], [r.files_digest for r in changed],
             [r.digest for r in changed], [r.publisher for r in changed], [r.cv_version for r in changed],
-            [r.cv_excused for r in changed], [r.retraction for r in changed],
-            [r.replicas for r in changed],
+            [r.cv_excused for r in changed], [r.retraction for r in changed], [r.replicas for r in changed],
+            [r.superseded for r in changed],
         )  # fmt: skip
 
 
@@ -137,22 +143,23 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
     records = [change.after for change in changes]
     await conn.execute(
         """UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
-                  epoch = c.epoch, seq = c.seq, updated = c.updated, digest = c.digest, retraction = c.retraction
+                  epoch = c.epoch, seq = c.seq, updated = c.updated, digest = c.digest, retraction = c.retraction,
+                  superseded = c.superseded
            FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
-                       $8::timestamptz[], $9::bytea[], $10::text[])
-                c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest, retraction)
+                       $8::timestamptz[], $9::bytea[], $10::text[], $11::bool[])
+                c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest, retraction, superseded)
            WHERE r.collection = c.collection AND r.id = c.id""",
         [r.collection for r in records], [r.id for r in records], [r.state for r in records],
         [r.latest for r in records], [r.claims_latest for r in records], [r.epoch for r in records],
         [r.seq for r in records], [r.updated for r in records], [r.digest for r in records],
-        [r.retraction for r in records],
+        [r.retraction for r in records], [r.superseded for r in records],
     )  # fmt: skip
 
 
 STORED = (
     "collection", "id", "lineage", "origin", "version", "state", "latest", "claims_latest", "epoch", "seq", "created",
     "updated", "document", "document_digest", "files_digest", "digest", "publisher", "cv_version", "cv_excused",
-    "retraction", "replicas",
+    "retraction", "replicas", "superseded",
 )  # fmt: skip
 _row = attrgetter(*STORED)
 

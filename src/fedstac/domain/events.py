@@ -141,6 +141,7 @@ def _data(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
         "cv": _cv(record, vocabularies) if record.cv_version else None,
         "publisher": record.publisher,
         **({"retraction": orjson.loads(record.retraction)} if record.retraction is not None else {}),
+        **({"superseded": True} if record.superseded else {}),
         "digest": record.digest.hex(),
     }
 
@@ -260,6 +261,7 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
         cv_version=data["cv"]["version"] if data.get("cv") else None,
         replicas=draft.replicas if draft else None,
         retraction=_retraction(data.get("retraction")),
+        superseded=data.get("superseded") is True,
         cv_excused=_excused(data["cv"].get("excused")) if data.get("cv") else None,
     )
     if record.digest.hex() != data["digest"]:

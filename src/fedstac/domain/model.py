@@ -93,6 +93,7 @@ class Record:
     cv_excused: str | None = None  # errors that it may keep, as JSON text: [[rule, pointer], …]
     replicas: str | None = None  # JSON text, by node, as the document's alternates say
     retraction: str | None = None  # JSON text: reason, errata, replaced_by, data; also while it is marked
+    superseded: bool = False  # given up by its publisher, not by a newer version: never latest again by itself
 
     @cached_property
     def digest(self) -> bytes:
@@ -109,6 +110,7 @@ class Record:
                 rfc3339(self.created),
                 rfc3339(self.updated),
                 *([self.retraction] if self.retraction is not None else []),
+                *(["superseded"] if self.superseded else []),
             )
         )
         return hashlib.sha256(self.document_digest + state.encode()).digest()

@@ -249,12 +249,17 @@ class Policy:
     """Who may do what with which datasets, and at which node. Without a file: BUILTIN.
 
     `here`: this node's name; a write of what has its home elsewhere is Misdirected, whoever asks.
+    `promoting`: projects in which the version before is latest again when the latest is retracted or marked.
     """
 
     grants: tuple[Grant, ...] = BUILTIN
     homes: tuple[Home, ...] = ()
     shares: Shares = field(default_factory=dict)
     here: str | None = None
+    promoting: frozenset[str] = frozenset()
+
+    def promotes(self, project: str) -> bool:
+        return _is_in(project, self.promoting)
 
     def require(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
         """MissingPermission, with what would be needed, or Misdirected, unless the principal may do it here."""

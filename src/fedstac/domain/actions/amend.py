@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from fedstac.domain import documents, events, strict_json, validation
+from fedstac.domain import documents, events, strict_json, validation, versions
 from fedstac.domain.actions.target import Target, find
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, Severity, StacInvalid, errors_in
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
@@ -115,8 +115,7 @@ class Amend:
         allowed: tuple[Finding, ...], version: str | None,
     ) -> Decision:  # fmt: skip
         [(event, outcome), *_] = [(event, outcome) for action, event, outcome in TOLD if action in actions]
-        after = flagged(stored, lineage, actions)
-        after = replace(after, epoch=world.epoch, seq=lineage.seq + 1, updated=world.now, cv_version=version)
+        after = replace(flagged(stored, lineage, actions), cv_version=version)
         if draft is not None:
             after = replace(
                 after, document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
@@ -125,7 +124,7 @@ class Amend:
             )  # fmt: skip
         reason = self.override if Action.REPLACE in actions else None
         change = Change(event, stored, after, draft, reason=reason, actions=tuple(sorted(actions)))
-        return Decision(outcome, (change,), allowed)
+        return Decision(outcome, versions.changes(change, lineage, world), allowed)
 
 
 def _patchable(known: Json, stored: Record) -> dict[str, Any]:
@@ -171,14 +170,14 @@ def _flags(stored: Record, properties: Json) -> frozenset[Action]:
 
 
 def flagged(stored: Record, lineage: Lineage, actions: frozenset[Action]) -> Record:
-    """The record with its flags after actions; a reinstated one is latest only if it is the newest of all."""
+    """The record with its flags after actions; a reinstated one is latest only if it may be (versions.py)."""
     if Action.RETRACT in actions:
         return replace(stored, state=State.RETRACTED, latest=False, claims_latest=False, retraction="{}")
     if Action.REINSTATE in actions:
-        newest = all((stored.version or 0) >= (record.version or 0) for record in lineage.records.values())
-        return replace(stored, state=State.PUBLISHED, latest=newest, claims_latest=newest, retraction=None)
+        latest = versions.may_be_latest(stored, lineage)
+        return replace(stored, state=State.PUBLISHED, latest=latest, claims_latest=latest, retraction=None)
     if Action.SUPERSEDE in actions:
-        return replace(stored, latest=False, claims_latest=False)
+        return replace(stored, latest=False, claims_latest=False, superseded=True)
     return stored
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from fedstac.domain import documents, events
+from fedstac.domain import documents, events, versions
 from fedstac.domain.actions.amend import flagged
 from fedstac.domain.actions.target import Target, find
 from fedstac.domain.errors import Conflict
@@ -39,7 +39,10 @@ class Retract:
 
 @dataclass(frozen=True, slots=True)
 class Reinstate:
-    """Takes a retraction back: every byte is as it was; latest again only if nothing newer ever was."""
+    """Takes a retraction back: every byte is as it was; latest again only if nothing newer ever was.
+
+    One that its publisher had given up as the latest stays given up.
+    """
 
     target: Target
     principal: Principal
@@ -105,13 +108,13 @@ def _decision(
     event: str, outcome: Outcome, stored: Record, after: Record, lineage: Lineage, world: World, reason: str | None,
     action: Action,
 ) -> Decision:  # fmt: skip
-    """One change. What comes into search again brings its search copy: the draft of the stored document."""
+    """The change. What comes into search again brings its search copy: the draft of the stored document."""
     if stored.document is None:
         raise Conflict(f"the document of {stored.id} is gone")
-    after = replace(after, epoch=world.epoch, seq=lineage.seq + 1, updated=world.now)
     draft = None
     if stored.state is State.MARKED:
         vocabulary = world.vocabulary(stored.collection, stored.cv_version)
         name = DatasetName(stored.lineage, stored.version)
         draft = documents.prepare(orjson.loads(stored.document), name, vocabulary)
-    return Decision(outcome, (Change(event, stored, after, draft, reason=reason, actions=(action,)),))
+    change = Change(event, stored, after, draft, reason=reason, actions=(action,))
+    return Decision(outcome, versions.changes(change, lineage, world))

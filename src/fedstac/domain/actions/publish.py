@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from fedstac.domain import events, policy, validation
+from fedstac.domain import events, policy, validation, versions
 from fedstac.domain.actions.amend import (
     Difference,
     completed,
@@ -61,17 +61,11 @@ class Publish:
             self._permit(difference_between(bare, merged), world)
             if merged != written:
                 return self._with(merged, world)._first(lineage, world)
-        versions = [record.version for record in lineage.records.values() if record.version is not None]
-        is_newest = all((self.draft.version or 0) > version for version in versions)
-        demoted = self._demotions(lineage, world) if is_newest else ()
-        published = Change(
-            event_type=events.PUBLISHED,
-            before=None,
-            after=self._record(lineage, world, seq=lineage.seq + len(demoted) + 1, latest=is_newest),
-            draft=self.draft,
-        )
-        outcome = Outcome.NEW if not versions else Outcome.NEWER if is_newest else Outcome.OLDER
-        return Decision(outcome, (*demoted, published))
+        others = any(record.version is not None for record in lineage.records.values())
+        is_newest = versions.is_newest(self.draft.version, lineage)
+        published = Change(events.PUBLISHED, None, self._record(lineage, world, latest=is_newest), self.draft)
+        outcome = (Outcome.NEWER if is_newest else Outcome.OLDER) if others else Outcome.NEW
+        return Decision(outcome, versions.changes(published, lineage, world))
 
     def _again(self, stored: Record, lineage: Lineage, world: World) -> Decision:
         """The same version: identical, other metadata, or other files, which a version never gets."""
@@ -110,24 +104,17 @@ class Publish:
         vocabulary = world.vocabulary(stored.collection, self.cv_version)
         allowed = excused(self.held, stored, vocabulary, world)
         updated = replace(
-            self._record(lineage, world, seq=lineage.seq + 1, latest=stored.latest),
+            self._record(lineage, world, latest=stored.latest),
             created=stored.created,
             publisher=stored.publisher,
             cv_excused=validation.excusal(allowed),
+            superseded=stored.superseded,
         )
-        change = Change(event_type=events.UPDATED, before=stored, after=updated, draft=self.draft)
-        return Decision(Outcome.UPDATED, (change,), allowed)
+        change = Change(events.UPDATED, stored, updated, self.draft)
+        return Decision(Outcome.UPDATED, versions.changes(change, lineage, world), allowed)
 
-    def _demotions(self, lineage: Lineage, world: World) -> tuple[Change, ...]:
-        old = lineage.latest
-        if old is None:
-            return ()
-        after = replace(
-            old, latest=False, claims_latest=False, epoch=world.epoch, seq=lineage.seq + 1, updated=world.now
-        )
-        return (Change(event_type=events.SUPERSEDED, before=old, after=after, reason=f"superseded by {self.draft.id}"),)
-
-    def _record(self, lineage: Lineage, world: World, *, seq: int, latest: bool) -> Record:
+    def _record(self, lineage: Lineage, world: World, *, latest: bool) -> Record:
+        """The stored state of what is published; its place in the lineage comes with `versions.changes`."""
         return Record(
             collection=self.draft.collection,
             id=self.draft.id,
@@ -138,7 +125,7 @@ class Publish:
             latest=latest,
             claims_latest=latest,
             epoch=world.epoch,
-            seq=seq,
+            seq=0,
             created=world.now,
             updated=world.now,
             document=self.draft.text,

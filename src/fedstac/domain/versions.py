@@ -1,0 +1,63 @@
+"""Which version of a lineage is the latest, and what a change of one version brings along for the others.
+
+Order is that of the versions as numbers; "newest" compares with all versions that ever were, tombstones included
+(publication.md, Versions).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedstac.domain import events
+from fedstac.domain.model import Change, Lineage, Record, State, World
+
+PROMOTE = "promote"  # what an event says of a version that is latest again
+
+
+def is_newest(version: int | None, lineage: Lineage) -> bool:
+    """Whether no version is higher, in whatever state."""
+    return all((version or 0) >= (record.version or 0) for record in lineage.records.values())
+
+
+def may_be_latest(record: Record, lineage: Lineage) -> bool:
+    """Whether a version that comes back is the latest: the newest of all, and not given up by its publisher."""
+    return not record.superseded and is_newest(record.version, lineage)
+
+
+def changes(change: Change, lineage: Lineage, world: World) -> tuple[Change, ...]:
+    """A decided change with those that it brings along, in the order in which they are written and announced.
+
+    Whatever else was the latest is demoted before; where a retraction or a mark took the latest away and the project
+    wants it (promote_previous), the version before is promoted after it.
+    """
+    demoted = _demotion(lineage, world, by=change.after.id) if change.after.latest else ()
+    lineage = lineage.after(demoted)
+    own = replace(change, after=_next(change.after, lineage, world))
+    taken = change.before is not None and change.before.latest and change.after.state is not State.PUBLISHED
+    if not taken or not world.policy.promotes(change.after.collection):
+        return (*demoted, own)
+    return (*demoted, own, *_promotion(lineage.after((own,)), world, instead_of=own.after))
+
+
+def _demotion(lineage: Lineage, world: World, *, by: str) -> tuple[Change, ...]:
+    old = lineage.latest
+    if old is None or old.id == by:
+        return ()
+    after = _next(replace(old, latest=False, claims_latest=False), lineage, world)
+    return (Change(events.SUPERSEDED, old, after, reason=f"superseded by {by}"),)
+
+
+def _promotion(lineage: Lineage, world: World, *, instead_of: Record) -> tuple[Change, ...]:
+    candidates = [
+        record for record in lineage.records.values() if record.state is State.PUBLISHED and not record.superseded
+    ]
+    previous = max(candidates, key=lambda record: record.version or 0, default=None)
+    if previous is None:
+        return ()
+    after = _next(replace(previous, latest=True, claims_latest=True), lineage, world)
+    reason = f"latest again: {instead_of.id} is {instead_of.state}"
+    return (Change(events.UPDATED, previous, after, reason=reason, actions=(PROMOTE,)),)
+
+
+def _next(record: Record, lineage: Lineage, world: World) -> Record:
+    return replace(record, epoch=world.epoch, seq=lineage.seq + 1, updated=world.now)
