@@ -1,4 +1,4 @@
-"""`promote_previous` in the database: the version before is announced whole, in search, and the latest at every node."""
+"""`promote_previous` in the database: the version before is announced whole, and is the latest at every node."""
 
 from __future__ import annotations
 

@@ -82,7 +82,10 @@ homes:
         ("version: '1'", "version is not 1"),
         ("grants: []", "version is missing"),
         ("version: 1\nbuiltin: yes", "line 2: builtin is neither true nor false"),
-        ("version: 1\ngrant: []", "line 2: the file grant is no member; there are version, builtin, homes, promote_previous, grants"),
+        (
+            "version: 1\ngrant: []",
+            "line 2: the file grant is no member; there are version, builtin, homes, promote_previous, grants",
+        ),
         ("version: 1\nversion: 1", "line 2: the file version stands there twice"),
         ("version: 1\n---\nversion: 1", "line 2: a second document"),
         ("version: 1\n  x: [", "no YAML"),
