@@ -95,6 +95,21 @@ def test_publishing_again_needs_the_permission_for_what_it_changes(published: Li
     assert decision.outcome is Outcome.UPDATED
 
 
+def test_latest_is_claimed_only_where_it_comes_to_be_so(published: Lineage) -> None:
+    retracted, _ = amend(published, {"properties": {"retracted": True}})
+    with pytest.raises(Conflict, match="not the latest"):
+        amend(retracted, {"properties": {"latest": True}})
+    _, decision = amend(retracted, {"properties": {"latest": True, "retracted": False}})
+    assert (decision.outcome, decision.changes[0].after.latest) == (Outcome.REINSTATED, True)
+    assert amend(published, {"properties": {"latest": True}})[1].outcome is Outcome.IDENTICAL
+
+
+def test_a_merge_patch_says_nothing_of_a_date_that_is_null(published: Lineage) -> None:
+    """Every CMIP6 document has that null, and whoever merges what they read sends it back."""
+    assert ITEM["properties"]["datetime"] is None  # type: ignore[index]
+    assert amend(published, {"properties": ITEM["properties"]})[1].outcome is Outcome.IDENTICAL
+
+
 @pytest.mark.parametrize("value", [[1], None, "x", [None], {}])
 def test_extensions_that_are_no_list_of_strings_are_refused(published: Lineage, value: Json) -> None:
     with pytest.raises(StacInvalid):

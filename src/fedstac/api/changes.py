@@ -169,6 +169,7 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
     """Accepts a change. What it comes to by now decides whether it is refused at once; the worker decides for good."""
     node: Node = request.app.state.node
     principal = await identity.principal(request)
+    rehearsed = transactions.is_dry_run(request)
     collection, item_id = request.path_params["collection_id"], request.path_params["item_id"]
     await request.app.state.known.require(node, collection)
     vocabulary = node.checker.vocabularies.current(collection)
@@ -191,7 +192,7 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
             if not waits:  # what is under way may change it
                 raise
             decision = None
-    if request.query_params.get("dry_run", "") == "true":
+    if rehearsed:
         said = {"dry_run": True, "outcome": decision.outcome if decision else None,
                 "findings": [finding.as_json() for finding in decision.warnings] if decision else []}  # fmt: skip
         return Response(orjson.dumps(said), media_type=links.JSON)

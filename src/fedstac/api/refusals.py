@@ -54,7 +54,8 @@ def watched(method: str, path: str, handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Problem as problem:
-            if not getattr(request.state, "accepted", False) and request.query_params.get("dry_run") != "true":
+            rehearsed = request.query_params.get("dry_run", "").lower() == "true"
+            if not rehearsed and not getattr(request.state, "accepted", False):
                 await request.app.state.refusals.note(await _entry(request, action, problem))
             raise
 

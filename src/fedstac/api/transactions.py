@@ -62,7 +62,7 @@ async def post_items(request: Request) -> Response:
     if large and request.app.state.large.locked():
         raise TooManyRequests("many large batches are under way here; send this one again in a moment", retry_after=2)
     async with request.app.state.large if large else nullcontext():
-        if DRY_RUN in request.scope["query_string"] and _is_dry_run(request):
+        if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
             return await _rehearse(request, node, principal, collection, media_type)
         key = await idempotency.key_of(request, principal)
         if (before := await idempotency.known(node, key)) is None:
@@ -154,7 +154,8 @@ async def _judge(
     return submission, intake.settle(submission, checked, known), vocabulary
 
 
-def _is_dry_run(request: Request) -> bool:
+def is_dry_run(request: Request) -> bool:
+    """Whether nothing is to be stored. BadRequest where `dry_run` says neither."""
     said = request.query_params.get("dry_run", "false").lower()
     if said not in ("true", "false"):
         raise BadRequest(f"dry_run={said[:20]!r} is neither true nor false")

@@ -38,13 +38,18 @@ def owned(document: Document) -> Document:
         for name, value in document["properties"].items()
         if name not in SERVER_PROPERTIES and not name.startswith("fedstac:")
     }
-    links = [link for link in document["links"] if link["rel"] not in SERVER_LINKS]
+    links = [link for link in document["links"] if not is_of_the_server(link)]
     rest = {name: value for name, value in document.items() if name not in ("stac_extensions", "links", "properties")}
     kept = {"links": links, **rest, "properties": properties}
     if "stac_extensions" in document:
         extensions = [uri for uri in document["stac_extensions"] if OUR_EXTENSION not in uri]
         return {"stac_extensions": extensions, **kept}
     return kept
+
+
+def is_of_the_server(link: Mapping[str, Any]) -> bool:
+    """Whether a link's relation is one that the server sets: capitals make no other relation (RFC 8288, 2.1.1)."""
+    return link["rel"].lower() in SERVER_LINKS
 
 
 def replaced(document: Document) -> tuple[Finding, ...]:

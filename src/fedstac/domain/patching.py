@@ -8,6 +8,7 @@ merge patch's null for what the server owns, or what has to be there, says nothi
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,8 +22,10 @@ MOST_COPIED: Final = 16 << 20  # bytes that the copies of one patch may be in al
 OPERATIONS: Final = {"add": ("value",), "remove": (), "replace": ("value",), "move": ("from",), "copy": ("from",),
                      "test": ("value",)}  # fmt: skip
 KEPT_BY_NULL: Final = frozenset((
-    "type", "stac_version", "id", "collection", "geometry", "bbox", "properties", "links", "assets", "stac_extensions",
+    ("type",), ("stac_version",), ("id",), ("collection",), ("geometry",), ("bbox",), ("properties",), ("links",),
+    ("assets",), ("stac_extensions",), ("properties", "datetime"),
 ))  # fmt: skip
+BAD_ESCAPE: Final = re.compile(r"~(?![01])")
 
 Json = Any
 
@@ -59,7 +62,7 @@ class MergePatch:
     patch: Mapping[str, Json]
 
     def applied(self, document: Mapping[str, Json]) -> Json:
-        return _merged(document, self.patch, depth=0)
+        return _merged(document, self.patch, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +128,13 @@ class _Misfit(Exception):
 
 def read(body: Json, media_type: str = "") -> JsonPatch | MergePatch:
     """A patch from a parsed body, told by its shape. BadRequest or StacInvalid where it is none."""
-    wrapped = isinstance(body, dict) and set(body) == {"operations"}
-    operations = body["operations"] if wrapped else body
+    operations = body
+    if isinstance(body, dict) and "operations" in body:  # no member of an Item; the wrapper has nothing beside it
+        operations = body["operations"] if len(body) == 1 else None
     if isinstance(operations, list):
         return JsonPatch(_checked(operations))
-    if not isinstance(body, dict) or media_type.startswith("application/json-patch+json"):
+    named = media_type.partition(";")[0].strip().lower() == "application/json-patch+json"
+    if operations is not body or not isinstance(body, dict) or named:
         raise BadRequest("a patch is a list of operations (RFC 6902) or an object to merge (RFC 7396)")
     return MergePatch(body)
 
@@ -154,7 +159,10 @@ def _checked(operations: Sequence[Json]) -> Sequence[Mapping[str, Json]]:
 
 
 def _is_pointer(value: object) -> bool:
-    return isinstance(value, str) and (value == "" or value.startswith("/")) and len(value) <= 2000
+    return (
+        isinstance(value, str) and (value == "" or value.startswith("/")) and len(value) <= 2000
+        and not BAD_ESCAPE.search(value)
+    )  # fmt: skip
 
 
 def _steps(pointer: str) -> list[str]:
@@ -248,14 +256,14 @@ def _without(document: Json, steps: Sequence[str]) -> Json:
     return document
 
 
-def _merged(target: Json, patch: Json, *, depth: int) -> Json:
+def _merged(target: Json, patch: Json, at: tuple[str, ...]) -> Json:
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
-            if not (depth == 0 and name in KEPT_BY_NULL):
+            if (*at, name) not in KEPT_BY_NULL:
                 result.pop(name, None)
         else:
-            result[name] = _merged(result.get(name), value, depth=depth + 1)
+            result[name] = _merged(result.get(name), value, (*at, name))
     return result

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from rapidfuzz import fuzz, process, utils
 
-from fedstac.domain.documents import OUR_EXTENSION, SERVER_LINKS, SERVER_PROPERTIES
+from fedstac.domain.documents import OUR_EXTENSION, SERVER_PROPERTIES, is_of_the_server
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import moment
 from fedstac.domain.vocabulary import ANY_RELATION, Composition, Holds, Kind, Property, Relation, Vocabulary
@@ -472,7 +472,7 @@ def links(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     for wanted in vocabulary.links:
         rule, found = "cite-as" if wanted.rel == "cite-as" else "link", False
         for n, link in enumerate(document["links"]):
-            if wanted.rel not in (link["rel"], ANY_RELATION) or link["rel"] in SERVER_LINKS:
+            if wanted.rel not in (link["rel"], ANY_RELATION) or is_of_the_server(link):
                 continue
             found = True
             for member, value in (("type", wanted.type), ("title", wanted.title)):

@@ -98,7 +98,7 @@ class Checker:
 
 def _as_served(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with what the server sets in place of what was sent; links keep their places."""
-    links = [COLLECTION_LINK if link["rel"] in documents.SERVER_LINKS else link for link in document["links"]]
+    links = [COLLECTION_LINK if documents.is_of_the_server(link) else link for link in document["links"]]
     properties = dict(document["properties"])
     for name in documents.SERVER_PROPERTIES:
         properties.pop(name, None)

@@ -61,7 +61,7 @@ class Amend:
         stored = find(self.target, lineage, world, self.expected)
         known: dict[str, Any] = orjson.loads(stored.document or "{}")
         wanted = _shaped(self.edit.applied(_patchable(known, stored)))
-        flags = frozenset() if isinstance(self.edit, Whole) else _flags(stored, wanted["properties"])
+        flags = frozenset() if isinstance(self.edit, Whole) else _flags(stored, lineage, wanted["properties"])
         if not wanted["assets"] and (Action.RETRACT in flags or stored.state is State.RETRACTED):
             wanted = {**wanted, "assets": known["assets"]}  # ESGF's publisher empties them; the files stay known
         if self.override:
@@ -157,8 +157,17 @@ def _shaped(wanted: Any) -> dict[str, Any]:
     return dict(wanted)
 
 
-def _flags(stored: Record, properties: Json) -> frozenset[Action]:
-    """Latest given up, retracted set or taken back; anything else about what the server owns says nothing."""
+def _flags(stored: Record, lineage: Lineage, properties: Json) -> frozenset[Action]:
+    """Latest given up, retracted set or taken back; anything else about what the server owns says nothing.
+
+    StacInvalid where a flag is neither true nor false, Conflict where latest is claimed and would not be so.
+    """
+    findings = [
+        Finding("type", f"/properties/{name}", f"`{name}` is true or false, and not {str(properties[name])[:80]!r}")
+        for name in ("latest", "retracted") if not isinstance(properties.get(name), bool | None)
+    ]  # fmt: skip
+    if findings:
+        raise StacInvalid(findings[0].message, findings=findings)
     actions = set()
     if stored.claims_latest and properties.get("latest") is False and properties.get("retracted") is not True:
         actions.add(Action.SUPERSEDE)
@@ -166,6 +175,9 @@ def _flags(stored: Record, properties: Json) -> frozenset[Action]:
         actions.add(Action.RETRACT)
     if stored.state is State.RETRACTED and properties.get("retracted") is False:
         actions.add(Action.REINSTATE)
+    claims_latest = properties.get("latest") is True and not stored.latest
+    if claims_latest and not flagged(stored, lineage, frozenset(actions)).latest:
+        raise Conflict(f"{stored.id} is not the latest version; `latest` follows from the versions")
     return frozenset(actions)
 
 
