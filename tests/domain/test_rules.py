@@ -173,6 +173,12 @@ EXAMPLES: dict[str, list[tuple[Change, str, str | None]]] = {
         (alternate(**{"alternate:name": "west"}), AT_FILE + "/alternate/east", "east"),
     ],
 }  # fmt: skip
+# rules that CMIP6 has no use for: (properties, where it is told, what is suggested)
+OF_CORDEX: dict[str, tuple[Json, str, str]] = {
+    "domain": (
+        {"cordex-cmip6:domain_id": "EUR-12", "cordex-cmip6:domain": "Africa"}, p("cordex-cmip6:domain"), "Europe",
+    ),
+}  # fmt: skip
 CASES = [(rule, *case) for rule, cases in EXAMPLES.items() for case in cases]
 
 
@@ -199,8 +205,21 @@ def test_a_fault_is_found_where_it_is(rule: str, change: Change, where: str, sug
         assert finding.message[-1] not in ". "
 
 
+@pytest.mark.parametrize("rule", OF_CORDEX)
+def test_a_fault_of_cordex_is_found_where_it_is(rule: str) -> None:
+    cordex = CHECKER.vocabularies.current("CORDEX-CMIP6")
+    assert cordex is not None
+    given, where, suggestion = OF_CORDEX[rule]
+    [found] = [finding for finding in rules.relations({"properties": given}, cordex) if finding.rule == rule]
+    assert (found.pointer, found.suggestion) == (where, suggestion)
+    name = where.rpartition("/")[2]
+    assert list(rules.relations({"properties": {**given, name: suggestion}}, cordex)) == []
+    assert list(rules.relations({"properties": {**given, name: "no term"}}, cordex)) == []  # which is told elsewhere
+
+
 def test_every_rule_has_examples() -> None:
-    assert set(EXAMPLES) == set(RULES)
+    assert set(EXAMPLES) | set(OF_CORDEX) == set(RULES)
+    assert not set(EXAMPLES) & set(OF_CORDEX)
 
 
 def test_every_rule_of_a_snapshot_is_documented() -> None:

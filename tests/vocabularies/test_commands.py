@@ -14,7 +14,7 @@ from fedstac import sample, settings
 from fedstac.cli import app
 from tests.vocabularies.publishers import CMIP6_FILES, CMIP7_FILES, TABLES, UNIVERSE_FILES, pack, recipes, write
 
-VERSIONS = {"CMIP6": {"6.2.58.60", "6.2.60.0"}, "CMIP7": {"1.2.6", "1.2.16"}, "CORDEX-CMIP6": {"2026.11.24"}}
+VERSIONS = {"CMIP6": {"6.2.58.60", "6.2.60.0"}, "CMIP7": {"1.2.6", "1.2.16"}, "CORDEX-CMIP6": {"2026.11.24+1"}}
 
 
 def run(*words: object) -> Result:
@@ -38,7 +38,7 @@ def test_list() -> None:
     for row in rows:
         found.setdefault(row["project"], set()).add(row["version"])
     assert found == VERSIONS
-    assert {row["version"] for row in rows if row["current"]} == {"6.2.60.0", "1.2.16", "2026.11.24"}
+    assert {row["version"] for row in rows if row["current"]} == {"6.2.60.0", "1.2.16", "2026.11.24+1"}
     assert all(len(row["digest"]) == 64 and row["terms"] > 400 and row["sources"] for row in rows)
 
 

@@ -21,6 +21,7 @@ from tests.vocabularies.publishers import (
     UNIVERSE_FILES,
     Json,
     pack,
+    property_of,
     recipes,
     write,
 )
@@ -135,6 +136,29 @@ def test_a_source_without_a_number_needs_one(tmp_path: Path, cv: Path, tables: P
     with pytest.raises(VocabularyRefused, match="--version"):
         importing.build(source, cv, tables=tables)
     assert importing.build(source, cv, tables=tables, version="2026.11.24").vocabulary.version == "2026.11.24"
+
+
+def test_a_second_snapshot_of_one_source_names_that_source(tmp_path: Path, cv: Path, tables: Path) -> None:
+    made = importing.build(write(tmp_path / "CVs", CMIP6_FILES), cv, tables=tables, version="6.2.1.0+1").vocabulary
+    assert (made.version, made.sources[0].version) == ("6.2.1.0+1", "6.2.1.0")
+
+
+def test_what_a_term_is_called_can_be_compared_with(tmp_path: Path, tables: Path) -> None:
+    """As in CORDEX-CMIP6, where a domain's name is a property."""
+    relation = {**CMIP6_RECIPE["relations"][0], "rule": "domain", "of": ["cmip6:domain_id"], "terms": "domain_id",
+                "attribute": "domain", "property": "cmip6:domain", "holds": "equals"}  # fmt: skip
+    recipe = copy.deepcopy(CMIP6_RECIPE)
+    recipe["properties"] |= property_of("domain_id") | property_of("domain")
+    recipe["values_of"]["domain"] = "domain_id.domain"
+    recipe["relations"].append(relation)
+    domains = {"domain_id": {"EUR-12": {"domain": "Europe", "domain_id": "EUR-12"}}}
+    built = importing.build(
+        write(tmp_path / "CVs", changed(CMIP6_FILES, "CMIP6_domain_id.json", domains)),
+        write(tmp_path / "cv", {"CMIP6/project.json": recipe}), tables=tables,
+    )  # fmt: skip
+    assert built.vocabulary.terms["domain_id"] == {"EUR-12": {"title": "Europe", "domain": "Europe"}}
+    assert built.vocabulary.terms["domain"] == {"Europe": {}}
+    assert built.warnings == ()
 
 
 def test_a_relation_to_a_term_that_is_not_there_is_told_and_tolerated(tmp_path: Path, cv: Path, tables: Path) -> None:

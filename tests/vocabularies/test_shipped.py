@@ -23,7 +23,7 @@ SHIPPED: dict[tuple[str, str], dict[str, Any]] = {
     ("CMIP6", "6.2.60.0"): {"source": DATA / "CMIP6_CVs" / "6.2.60.0", "tables": TABLES},
     ("CMIP7", "1.2.6"): {"source": DATA / "CMIP7-CVs" / "1.2.6.tar.gz", "universe": UNIVERSE},
     ("CMIP7", "1.2.16"): {"source": DATA / "CMIP7-CVs" / "1.2.16.tar.gz", "universe": UNIVERSE},
-    ("CORDEX-CMIP6", "2026.11.24"): {"source": DATA / "CORDEX-CMIP6", "version": "2026.11.24"},
+    ("CORDEX-CMIP6", "2026.11.24+1"): {"source": DATA / "CORDEX-CMIP6", "version": "2026.11.24+1"},
 }
 AT_HAND = Vocabularies(checking.shipped(CV))
 SCHEMA = SHARED / "schemas" / "stac-extensions.github.io" / "cmip6" / "v3.0.2" / "schema.json"
@@ -99,6 +99,15 @@ def test_the_real_difference_between_two_versions_of_cmip6() -> None:
         "CMCC-CM2-SR5": ["AerChemMIP", "DAMIP"], "EC-Earth3-Veg": ["PMIP"], "GISS-E2-1-H": ["AerChemMIP"],
         "IPSL-CM6A-LR": ["AerChemMIP"], "TaiESM1": ["RFMIP"],
     }  # fmt: skip
+
+
+def test_a_domain_of_cordex_has_one_name() -> None:
+    made = vocabulary("CORDEX-CMIP6", "2026.11.24+1")
+    [relation] = [one for one in made.relations if one.rule == "domain"]
+    assert set(relation.terms) == set(made.terms["domain_id"])
+    assert {said["domain"] for said in relation.terms.values()} == set(made.terms["domain"])
+    assert relation.terms["EUR-12"]["domain"] == "Europe"
+    assert made.sources[0].version == "2026.11.24"
 
 
 def test_cmip7_puts_its_names_together() -> None:

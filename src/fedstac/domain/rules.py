@@ -76,6 +76,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "experiment-activity": Rule("The experiment belongs to the activity"),
     "sub-experiment": Rule("The sub-experiment is one of the experiment's"),
     "model-components": Rule("The model run has the components that the experiment requires, and none it forbids"),
+    "domain": Rule("The name of the domain is that of its id"),
     "table-variable": Rule("The variable is in the table, with that table's units, standard name, frequency and realm"),
     "member-id": Rule("The member id is the variant label, behind the sub-experiment where there is one"),
     "checksum": Rule("A checksum is a multihash: a known function, with as many bytes as it gives"),

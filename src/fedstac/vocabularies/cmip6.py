@@ -70,10 +70,8 @@ def _attributes(about: object, place: str) -> Attributes:
     for name, value in expect(about, dict, place).items():
         if type(value) is list:
             made[name] = strings(value, f"{place}: {name}")
-        elif name in TITLES:
-            made |= title_of(value)
         elif type(value) is str:
-            made[name] = value
+            made |= {name: value, **(title_of(value) if name in TITLES else {})}
     return made
 
 

@@ -69,7 +69,8 @@ def build(said: Mapping[str, Any], facts: Facts, version: str) -> Built:
         raise VocabularyRefused(
             f"{version!r} is no version: it begins with a digit and has letters, digits, . _ + - only"
         )
-    said = _filled(said, {"version": version, **facts.fill})
+    of_source = version.partition("+")[0]  # what is behind it counts the snapshots of one source
+    said = _filled(said, {"version": of_source, **facts.fill})
     making = _Making(said, facts)
     try:
         content = making.content(version)
