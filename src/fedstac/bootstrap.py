@@ -16,14 +16,14 @@ import structlog
 
 from fedstac import checking
 from fedstac.db import connections, feed
-from fedstac.db import vocabularies as kept
 from fedstac.db.connections import Connection, Pool, is_transient
 from fedstac.domain.model import World
 from fedstac.domain.policy import Policy
 from fedstac.domain.validation import Checker
-from fedstac.domain.vocabulary import UnknownVersion, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
+from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.policies import Policies
 from fedstac.settings import Settings
+from fedstac.shelf import Shelf
 from fedstac.wakeup import Wakeup, pause
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
@@ -41,6 +41,7 @@ class Node:
     settings: Settings
     pool: Pool
     checker: Checker
+    shelf: Shelf  # of the checker's vocabularies
     policies: Policies
     collection_schema: jsonschema_rs.Validator
     signing_key: bytes
@@ -65,10 +66,6 @@ class Node:
         """Who may do what, as of now."""
         return self.policies.current
 
-    async def refresh(self, conn: Connection) -> None:
-        """Takes up the vocabularies that were installed since the last look."""
-        await refresh(conn, self.checker.vocabularies)
-
     async def vocabulary(self, project: str, version: str | None) -> Vocabulary | None:
         """One version, also if it was installed a moment ago. UnknownVersion where it is not here; None without one."""
         if version is None:
@@ -77,7 +74,7 @@ class Node:
             return self.checker.vocabularies.at(project, version)
         except UnknownVersion:
             async with self.pool.acquire() as conn:
-                await self.refresh(conn)
+                await self.shelf.look(conn)
             return self.checker.vocabularies.at(project, version)
 
 
@@ -101,10 +98,10 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
                     f"or use another database"
                 )
             key = settings.token_key.encode() or await feed.signing_key(conn)
-            rules = await _rules(conn, settings)
+            rules, shelf = await _rules(conn, settings)
         _, collection_schema = checking.stac_schemas()
         yield Node(
-            settings=settings, pool=pool, checker=rules, policies=policies,
+            settings=settings, pool=pool, checker=rules, shelf=shelf, policies=policies,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
             stopping=asyncio.Event(),
@@ -129,10 +126,11 @@ async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _rules(conn: Connection, settings: Settings) -> Checker:
+async def _rules(conn: Connection, settings: Settings) -> tuple[Checker, Shelf]:
     """The rules with all vocabularies that are here. VocabularyBroken where one that would judge cannot be used."""
     rules = checking.checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
-    await refresh(conn, rules.vocabularies)
+    shelf = Shelf(rules.vocabularies, settings.node)
+    await shelf.look(conn)
     for project in sorted({*rules.vocabularies.projects(), *settings.cv_pins}):
         try:
             rules.vocabularies.current(project)
@@ -140,18 +138,7 @@ async def _rules(conn: Connection, settings: Settings) -> Checker:
             raise VocabularyBroken(f"FEDSTAC_CV_PINS: {error}") from None
         except VocabularyBroken as error:
             raise VocabularyBroken(f"the vocabulary of {project} that judges cannot be used: {error}") from error
-    return rules
-
-
-async def refresh(conn: Connection, vocabularies: Vocabularies) -> None:
-    """Takes up what was installed in the database since the last look."""
-    for raw in await kept.beyond(conn, {(known.project, known.version) for known in vocabularies}):
-        try:
-            snapshot = snapshot_of(raw)
-            vocabularies.install(snapshot)
-            log.info("vocabulary installed", project=snapshot.project, version=snapshot.version)
-        except VocabularyBroken as error:
-            log.error("a vocabulary in the database cannot be used", reason=str(error))
+    return rules, shelf
 
 
 async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
@@ -160,7 +147,7 @@ async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
         await pause(stop, LOOK_SECONDS)
         try:
             async with node.pool.acquire() as conn:
-                await refresh(conn, node.checker.vocabularies)
+                await node.shelf.look(conn)
         except Exception as error:
             if not is_transient(error):
                 log.exception("looking for vocabularies failed; trying again")

@@ -220,6 +220,50 @@ async def test_a_version_of_other_content_is_not_taken_up(dsn: str, start_api: S
     assert served.content == (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes()
 
 
+async def kept(dsn: str) -> list[tuple[str, ...]]:
+    conn = await asyncpg.connect(dsn)
+    found = await conn.fetch("SELECT project, version, source FROM fedstac.vocabulary ORDER BY 1, 2")
+    await conn.close()
+    return [tuple(row) for row in found]
+
+
+async def test_a_version_that_judged_here_stays_when_its_file_is_gone(
+    dsn: str, start_api: StartApi, tmp_path: Path
+) -> None:
+    item, other = of_model(ONLY_OLD), of_model(ONLY_NEW)
+    before = await start_api(dsn=dsn, cv_pins={"CMIP6": OLD})
+    assert (await before.admin.post("/collections", json=sample.collection())).status_code == 201
+    assert (await before.admin.post("/validate", json=item)).json()["valid"]
+    assert (await before.admin.post(ITEMS, json=item, params={"dry_run": "true"})).json()["valid"]
+    assert await kept(dsn) == []  # nothing is stored that was judged with it
+    assert (await before.admin.post(ITEMS, json=item)).status_code == 201
+    assert await kept(dsn) == [("CMIP6", OLD, "west")]
+
+    (tmp_path / "CMIP6").mkdir()
+    (tmp_path / "CMIP6" / f"{NEW}.json").write_bytes((folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes())
+    after = await start_api(dsn=dsn, cv_folder=str(tmp_path))
+    served = await after.anyone.get(f"/vocabularies/CMIP6/{OLD}")
+    assert served.content == (folder("cv") / "CMIP6" / f"{OLD}.json").read_bytes()
+    patched = await after.admin.patch(f"{ITEMS}/{item['id']}", json={"properties": {"retracted": True}})
+    assert patched.status_code == 200, patched.text
+    assert patched.json()["properties"]["fedstac:cv_version"] == OLD
+    assert await kept(dsn) == [("CMIP6", OLD, "west"), ("CMIP6", NEW, "west")]
+    assert (await after.admin.post(ITEMS, json=other)).status_code == 201
+
+
+async def test_two_contents_never_judge_as_one_version(dsn: str, start_api: StartApi) -> None:
+    api = await start_api(dsn=dsn)
+    assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
+    conn = await asyncpg.connect(dsn)
+    raw = (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes().replace(b'"title":"CMIP6"', b'"title":"CMIP7"', 1)
+    await vocabularies.install(conn, raw, "west")  # as another process of the node, with other files
+    [item] = sample.items(1)
+    response = await api.admin.post(ITEMS, json=item)
+    assert response.status_code == 500
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.request") == 0
+    await conn.close()
+
+
 # --- what ESGF's present services accept (esgf-wire, last section) ---
 
 FAULTS: dict[str, tuple[Json, str]] = {

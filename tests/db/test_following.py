@@ -19,7 +19,7 @@ from fedstac.domain import documents, events
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record, State
 from fedstac.domain.vocabulary import DatasetName, VocabularyBroken, snapshot_of
-from fedstac.messaging.http_feed import HttpFeed, SnapshotPage
+from fedstac.messaging.http_feed import HttpFeed, NotServed, SnapshotPage, SourceRefused
 from fedstac.settings import Settings, folder
 from fedstac.workers.index_node import Follower
 
@@ -37,7 +37,7 @@ COLLECTION = orjson.dumps(sample.collection()).decode()
 class Source(HttpFeed):
     """A node named north that says what it is told to say."""
 
-    def __init__(self, entries: Sequence[str], served: bytes) -> None:
+    def __init__(self, entries: Sequence[str], served: bytes | SourceRefused) -> None:
         super().__init__("http://north.invalid", "")
         head = events.current_collection("CMIP6", "north", 1, 1, document=COLLECTION, digest=b"")
         self.entries, self.served = [orjson.loads(text) for text in (head, *entries)], served
@@ -46,6 +46,8 @@ class Source(HttpFeed):
         return SnapshotPage("north", Cursor(1, 1), self.entries, None)
 
     async def vocabulary(self, project: str, version: str) -> bytes:
+        if isinstance(self.served, SourceRefused):
+            raise self.served
         return self.served
 
 
@@ -94,8 +96,26 @@ async def test_a_vocabulary_of_another_digest_is_not_kept_so_that_the_right_one_
     assert await here(conn) == ([item["id"]], [], [NEXT])
 
 
-@pytest.mark.parametrize("served", [b"", b"{}", RAW.replace(b"6.2.61.0", b"6.2.62.0", 1), b"<html>"])
-async def test_what_is_no_such_snapshot_parks_the_dataset_alone(node: Node, conn: Connection, served: bytes) -> None:
+async def test_a_source_that_refuses_the_vocabulary_is_asked_again_and_nothing_is_parked(
+    node: Node, conn: Connection
+) -> None:
+    [item] = sample.items(1)
+    entries = [entry(node, item, NEXT, digest=DIGEST)]
+    with pytest.raises(SourceRefused):
+        await follow(node, Source(entries, SourceRefused("403")))
+    assert await here(conn) == ([], [], [])
+    await follow(node, Source(entries, RAW))
+    assert await here(conn) == ([item["id"]], [], [NEXT])
+
+
+@pytest.mark.parametrize(
+    "served",
+    [b"", b"{}", RAW.replace(b"6.2.61.0", b"6.2.62.0", 1), b"<html>", NotServed("404")],
+    ids=["empty", "no-snapshot", "another-version", "html", "404"],
+)
+async def test_what_is_no_such_snapshot_parks_the_dataset_alone(
+    node: Node, conn: Connection, served: bytes | SourceRefused
+) -> None:
     first, second = sample.items(2)
     await follow(node, Source([entry(node, first, NEXT), entry(node, second, "6.2.60.0")], served))
     shown, parked, kept = await here(conn)

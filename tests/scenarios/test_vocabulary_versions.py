@@ -21,15 +21,21 @@ from tests.scenarios.watching import Publisher, client, differences, settle, wai
 pytestmark = pytest.mark.xdist_group("vocabulary-versions")
 
 
-@pytest.fixture
-def running(durable: embedded.Cluster, folder: Path) -> Iterator[Federation]:
-    """West, which stays with the old version, and east, which never had it."""
+@pytest.fixture(scope="module")
+def newer(folder: Path) -> str:
+    """A folder of vocabularies without the old version."""
     (folder / "cv" / "CMIP6").mkdir(parents=True)
     shutil.copy(settings.folder("cv") / "CMIP6" / f"{NEW}.json", folder / "cv" / "CMIP6")
+    return str(folder / "cv")
+
+
+@pytest.fixture
+def running(durable: embedded.Cluster, newer: str) -> Iterator[Federation]:
+    """West, which stays with the old version, and east, which never had it."""
     with federation(durable, index_nodes=("east",), prefix="versions_") as made:
         made.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_CV_PINS=json.dumps({"CMIP6": OLD}))
         watching.make_collection(made)
-        made.start_index_node("east", FEDSTAC_CV_FOLDER=str(folder / "cv"))
+        made.start_index_node("east", FEDSTAC_CV_FOLDER=newer)
         yield made
 
 
@@ -82,3 +88,29 @@ def test_every_node_judges_with_the_version_of_the_dataset(running: Federation) 
     assert served["properties"]["fedstac:cv_version"] == OLD
     listed = httpx.get(f"{running.processes['east'].url}/vocabularies/CMIP6", trust_env=False).json()["vocabularies"]
     assert [entry["version"] for entry in listed] == [OLD, NEW]
+
+
+def test_what_is_shipped_no_more_goes_on_judging_what_it_judged(durable: embedded.Cluster, newer: str) -> None:
+    """West is updated to a package that lacks the version of its datasets, before any other node had it."""
+    item = of_model(ONLY_OLD)
+    with federation(durable, index_nodes=("east",), prefix="shipped_") as running:
+        running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_CV_PINS=json.dumps({"CMIP6": OLD}))
+        watching.make_collection(running)
+        Publisher(running).publish([item])
+        settle(running, nodes=())
+        running.processes["serve"].kill()
+        running.restart("serve", FEDSTAC_CV_PINS="{}", FEDSTAC_CV_FOLDER=newer)
+
+        link = {"rel": "related", "type": "text/html", "title": "Errata issue", "href": "https://errata.esgf.io/1"}
+        errata = [{"op": "add", "path": "/links/-", "value": link}]
+        with client(running) as http:
+            patched = http.patch(f"/collections/CMIP6/items/{item['id']}", json=errata, headers={"Prefer": "wait=30"})
+        assert patched.status_code == 200, patched.text
+        served = httpx.get(f"{running.west}/vocabularies/CMIP6/{OLD}", trust_env=False)
+        assert served.content == (settings.folder("cv") / "CMIP6" / f"{OLD}.json").read_bytes()
+
+        running.start_index_node("east", snapshot_first=False, FEDSTAC_CV_FOLDER=newer)
+        settle(running)
+        assert judged_with(running, "east") == {item["id"]: OLD}
+        assert ("CMIP6", OLD, "west") in kept(running, "east")
+        assert differences(running, "east") == []

@@ -82,6 +82,7 @@ async def store(request: Request, node: Node, accepted: requests.NewRequest, *, 
 
 async def _keep(request: Request, node: Node, accepted: requests.NewRequest) -> UUID | None:
     """Makes a request durable; the id of the one that was accepted under its key meanwhile, where there is one."""
+    await node.shelf.keep(node.pool, accepted.collection, accepted.cv_version)
     try:
         await notifications.wish(request, accepted.id)
         await request.app.state.admission.store(accepted)

@@ -134,7 +134,7 @@ async def post_validate(request: Request) -> Response:
         raise BadRequest(f"cv_version={version[:40]!r} is no version")
     if version is not None:
         async with node.pool.acquire() as conn:
-            await node.refresh(conn)
+            await node.shelf.look(conn)
 
     def judge() -> list[dict[str, Any]]:
         submission = intake.read(raw, media_type, node.settings)

@@ -74,6 +74,8 @@ def _explain(error: Exception) -> tuple[str, int]:
             return "the source's feed has lost its beginning: use --from snapshot", terminal.NOT_FOUND
         case "SourceRefused":
             return f"{error}; see to FEDSTAC_SOURCE_TOKEN", terminal.NOT_AUTHORISED
+        case "NotServed":
+            return f"{error}; is FEDSTAC_SOURCE the address of a publishing node?", terminal.NOT_FOUND
         case "SourceAway":
             return str(error), terminal.AWAY
     if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):

@@ -462,8 +462,10 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
     try:
         async with conn.transaction():
             known = _at_hand(Path(folder) if (folder := environment.load().cv_folder) else None)
-            for raw in await kept.beyond(conn, {(one.project, one.version) for one in known}):
-                known.install(snapshot_of(raw))
+            here = {kept.Key(one.project, one.version, one.digest) for one in known}
+            for key, raw in await kept.beyond(conn, here):
+                if known.find(key.project, key.version) is None:
+                    known.install(snapshot_of(raw))
             held = [] if accept_losses else [loss for raw in raws for loss in _losses(known, raw)]
             for raw in raws if not held else ():
                 known.install(snapshot_of(raw))  # refuses a version that is there with other content

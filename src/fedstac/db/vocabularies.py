@@ -1,11 +1,20 @@
-"""Vocabulary snapshots beyond those that ship with the package."""
+"""Vocabulary snapshots that are kept for good: installed, fetched from their origin, or used here for judging."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
+from typing import NamedTuple
 
 from fedstac.db.connections import Connection
 from fedstac.domain.vocabulary import Snapshot, snapshot_of
+
+
+class Key(NamedTuple):
+    """A version with its content: what never changes."""
+
+    project: str
+    version: str
+    digest: str  # sha-256, hexadecimal
 
 
 async def install(conn: Connection, raw: bytes, source: str) -> Snapshot:
@@ -22,17 +31,25 @@ async def install(conn: Connection, raw: bytes, source: str) -> Snapshot:
     return snapshot
 
 
-async def beyond(conn: Connection, known: Collection[tuple[str, str]]) -> list[bytes]:
-    """The snapshots that are kept here and not known yet."""
-    pairs: Sequence[tuple[str, str]] = sorted(known)
+async def digest(conn: Connection, project: str, version: str) -> str | None:
+    """The sha-256 of the version that is kept here."""
+    return await conn.fetchval(  # type: ignore[no-any-return]
+        "SELECT encode(digest, 'hex') FROM fedstac.vocabulary WHERE project = $1 AND version = $2", project, version
+    )
+
+
+async def beyond(conn: Connection, known: Collection[Key]) -> list[tuple[Key, bytes]]:
+    """The snapshots that are kept here and not known yet, as they were stored: they may be broken."""
+    keys = sorted(known)
     rows = await conn.fetch(
-        """SELECT snapshot FROM fedstac.vocabulary v
-           WHERE NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[]) k (project, version)
-                             WHERE k.project = v.project AND k.version = v.version)
+        """SELECT project, version, encode(digest, 'hex') AS digest, snapshot FROM fedstac.vocabulary v
+           WHERE NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[], $3::text[]) k (project, version, digest)
+                             WHERE k.project = v.project AND k.version = v.version
+                               AND k.digest = encode(v.digest, 'hex'))
            ORDER BY installed""",
-        [project for project, _ in pairs], [version for _, version in pairs],
+        [key.project for key in keys], [key.version for key in keys], [key.digest for key in keys],
     )  # fmt: skip
-    return [bytes(row["snapshot"]) for row in rows]
+    return [(Key(row["project"], row["version"], row["digest"]), bytes(row["snapshot"])) for row in rows]
 
 
 async def documents(conn: Connection, project: str, *, page: int = 500) -> AsyncIterator[tuple[str, str]]:

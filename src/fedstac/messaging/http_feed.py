@@ -13,6 +13,8 @@ import orjson
 
 from fedstac.domain.events import Cursor
 
+NOT_YOU = (401, 403, 407)  # statuses: nothing is said about what was asked for
+
 
 class SourceAway(Exception):
     """The source does not answer, or answers with a fault of its own: try again later."""
@@ -20,6 +22,10 @@ class SourceAway(Exception):
 
 class SourceRefused(Exception):
     """The source refuses this node; an operator has to see to it."""
+
+
+class NotServed(SourceRefused):
+    """The source has no such thing, whoever asks: asking again is of no use."""
 
 
 class BehindRetention(Exception):
@@ -90,7 +96,7 @@ class HttpFeed:
         return entries
 
     async def vocabulary(self, project: str, version: str) -> bytes:
-        """A snapshot's bytes. SourceRefused where the source has no such version."""
+        """A snapshot's bytes. NotServed where the source has no such version."""
         return (await self._send("GET", f"/vocabularies/{quote(project, safe='')}/{quote(version, safe='')}")).content
 
     async def acknowledge(self, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
@@ -113,6 +119,9 @@ class HttpFeed:
             raise BehindRetention(response.text[:500])
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise SourceAway(f"{self._client.base_url}{path} answered {response.status_code}")
-        if response.status_code >= 400:
-            raise SourceRefused(f"{self._client.base_url}{path} answered {response.status_code}: {response.text[:300]}")
+        if response.status_code >= 300:  # redirections are not followed: our token is not for somebody else
+            refused = (
+                NotServed if response.status_code >= 400 and response.status_code not in NOT_YOU else SourceRefused
+            )
+            raise refused(f"{self._client.base_url}{path} answered {response.status_code}: {response.text[:300]}")
         return response

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import structlog
 
-from fedstac import bootstrap, publication
+from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, nodes, outbox, vocabularies
 from fedstac.db.connections import Connection, Row, is_refusal, is_transient
@@ -25,7 +25,7 @@ from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import Snapshot, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
 from fedstac.failpoints import failpoint
-from fedstac.messaging.http_feed import BehindRetention, HttpFeed, SourceAway, SourceRefused
+from fedstac.messaging.http_feed import BehindRetention, HttpFeed, NotServed, SourceAway, SourceRefused
 from fedstac.wakeup import Backoff, pause, unless
 
 PAGE = 500
@@ -59,6 +59,8 @@ class Follower:
                 await self._follow(stop, backoff)
             except SourceAway as error:
                 log.warning("the source is away; trying again", reason=str(error))
+            except NotServed as error:
+                log.error("the source does not take what this node asks; see to its address", reason=str(error))
             except SourceRefused as error:
                 log.error("the source refuses this node; see to its token", reason=str(error))
             except Exception as error:
@@ -75,7 +77,6 @@ class Follower:
             if not await _stand_by(self.lock, self.origin, stop):
                 return
             await self.begin()
-            backoff.reset()
             while not stop.is_set():
                 try:
                     await unless(stop, self.step(LONG_POLL_SECONDS))
@@ -159,7 +160,7 @@ class Follower:
             try:
                 known = self.vocabularies.find(project, version) or await self._fetch(project, version, digest)
                 self.vocabularies.at(project, version)  # a file here may be damaged
-            except (VocabularyBroken, SourceRefused) as error:
+            except (VocabularyBroken, NotServed) as error:
                 absent[named] = f"its vocabulary {project} {version} cannot be had: {error}"
                 continue
             if digest is not None and known.digest != digest:
@@ -171,21 +172,22 @@ class Follower:
         return self.node.checker.vocabularies
 
     async def _fetch(self, project: str, version: str, digest: str | None) -> Snapshot:
-        """One version from the source, kept here from then on. VocabularyBroken where it is another or none.
+        """One version from the source, kept here from then on. VocabularyBroken where it is another, NotServed if none.
 
         What does not have the event's digest is not kept: a version never changes, the right one could not come later.
         """
         async with self.node.pool.acquire() as conn:
-            await bootstrap.refresh(conn, self.vocabularies)
-            known = self.vocabularies.find(project, version)
-            if known is not None:
-                return known
-            raw = await self.source.vocabulary(project, version)
-            snapshot = snapshot_of(raw)
-            if (snapshot.project, snapshot.version) != (project, version):
-                raise VocabularyBroken(f"{self.origin} gave {snapshot.project} {snapshot.version} for it")
-            if digest is not None and snapshot.digest != digest:
-                raise VocabularyBroken(f"{self.origin} gave one with the sha-256 {snapshot.digest} for {digest[:64]}")
+            await self.node.shelf.look(conn)
+        known = self.vocabularies.find(project, version)
+        if known is not None:
+            return known
+        raw = await self.source.vocabulary(project, version)
+        snapshot = snapshot_of(raw)
+        if (snapshot.project, snapshot.version) != (project, version):
+            raise VocabularyBroken(f"{self.origin} gave {snapshot.project} {snapshot.version} for it")
+        if digest is not None and snapshot.digest != digest:
+            raise VocabularyBroken(f"{self.origin} gave one with the sha-256 {snapshot.digest} for {digest[:64]}")
+        async with self.node.pool.acquire() as conn:
             await vocabularies.install(conn, raw, self.origin)
         self.vocabularies.install(snapshot)
         log.info("vocabulary fetched", origin=self.origin, project=project, version=version, digest=snapshot.digest)

@@ -1,0 +1,64 @@
+"""The vocabularies of a running node: the files that ship with it, and those that its database keeps.
+
+What judges here stays here. Records name the version that they were judged with; their changes, the feed and other
+nodes need it long after the package ships it no more. So a version is kept in the database when it is first used.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from fedstac.db import vocabularies as kept
+from fedstac.db.connections import Connection, Pool
+from fedstac.db.vocabularies import Key
+from fedstac.domain.vocabulary import Snapshot, Vocabularies, VocabularyBroken, snapshot_of
+
+log = structlog.get_logger()
+
+
+class Shelf:
+    """One per process. `vocabularies` are those at hand; the files come first, whatever else has their names."""
+
+    def __init__(self, vocabularies: Vocabularies, node: str) -> None:
+        self.vocabularies = vocabularies
+        self._node = node
+        self._unusable: set[Key] = set()
+        self._staying: set[tuple[str, str]] = set()
+
+    async def look(self, conn: Connection) -> None:
+        """Takes up what was kept since the last look; what cannot be used is told once."""
+        known = {Key(one.project, one.version, one.digest) for one in self.vocabularies}
+        for key, raw in await kept.beyond(conn, known | self._unusable):
+            about = {"project": key.project, "version": key.version, "digest": key.digest}
+            try:
+                self.vocabularies.install(_stored(key, raw))
+                log.info("vocabulary installed", **about)
+            except VocabularyBroken as error:
+                self._unusable.add(key)
+                log.error("a vocabulary in the database cannot be used", **about, reason=str(error))
+
+    async def keep(self, pool: Pool, project: str, version: str | None) -> None:
+        """Sees to it that a version stays here, before anything is stored that was judged with it.
+
+        VocabularyBroken where the database keeps another of that name: two contents must not judge as one version.
+        """
+        if version is None or (project, version) in self._staying:
+            return
+        snapshot = self.vocabularies.find(project, version)
+        assert snapshot is not None
+        async with pool.acquire() as conn:
+            await kept.install(conn, snapshot.read(), self._node)
+            staying = await kept.digest(conn, project, version)
+        if staying != snapshot.digest:
+            raise VocabularyBroken(
+                f"the database keeps {project} {version} with the sha-256 {staying}, the file's is {snapshot.digest}; "
+                f"a version never changes: give the file's content another version"
+            )
+        self._staying.add((project, version))
+
+
+def _stored(key: Key, raw: bytes) -> Snapshot:
+    snapshot = snapshot_of(raw)
+    if Key(snapshot.project, snapshot.version, snapshot.digest) != key:
+        raise VocabularyBroken(f"the content is that of {snapshot.project} {snapshot.version} ({snapshot.digest})")
+    return snapshot
