@@ -6,7 +6,7 @@ copies, events, audit rows and results. Nothing else in the package changes a re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from uuid import UUID
@@ -19,10 +19,11 @@ import structlog
 from fedstac.db import audit, collections, outbox, records, requests
 from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import collections as collection_rules
-from fedstac.domain import documents, events
+from fedstac.domain import documents, events, versions
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
+    Cancelled,
     CollectionAlreadyExists,
     CollectionDoesNotExist,
     CollectionNotEmpty,
@@ -160,7 +161,7 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, heard:
 async def _write(
     conn: Connection, world: World, work: Sequence[Work], receipts: Sequence[Receipt], leaves: Mapping[str, str]
 ) -> list[int | None]:
-    """Everything the decisions lead to; for each command the outbox id of its last event."""
+    """Everything the decisions lead to; for each command the outbox id of its dataset's own event."""
     changes = [change for receipt in receipts for change in receipt.changes]
     if changes:
         await records.write(conn, changes, {change.after.lineage: change.after.seq for change in changes}, leaves)
@@ -172,8 +173,16 @@ async def _write(
     ]
     ids = iter(await outbox.append(conn, entries))
     failpoint("perform.events")
-    await audit.append(conn, [_audited(entry, receipt) for entry, receipt in zip(work, receipts, strict=True)])
-    return [[next(ids) for _ in receipt.changes][-1] if receipt.changes else None for receipt in receipts]
+    await audit.append(conn, [
+        row for entry, receipt in zip(work, receipts, strict=True) for row in _audited(entry, receipt)
+    ])  # fmt: skip
+    return [_own_event(entry, receipt, ids) for entry, receipt in zip(work, receipts, strict=True)]
+
+
+def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:
+    """Of the events of a command's changes, the one of its own dataset: beside it others may be demoted or promoted."""
+    events_of = {change.after.id: next(ids) for change in receipt.changes}
+    return events_of.get(work.command.target.id)
 
 
 def _entry(change: Change, world: World, work: Work) -> outbox.Entry:
@@ -186,14 +195,20 @@ def _entry(change: Change, world: World, work: Work) -> outbox.Entry:
     )  # fmt: skip
 
 
-def _audited(work: Work, receipt: Receipt) -> audit.Entry:
-    own = next((change for change in reversed(receipt.changes) if change.after.id == work.command.target.id), None)
-    return audit.Entry(
-        actor=work.actor, action=work.action, collection=work.command.target.collection,
-        dataset=work.command.target.id, request=work.request, outcome=receipt.outcome,
-        before=own.before.digest if own and own.before else None, after=own.after.digest if own else None,
-        rule=receipt.problem.name if receipt.problem else receipt.rule,
+def _audited(work: Work, receipt: Receipt) -> list[audit.Entry]:
+    """A row for what was asked, and one for each other version that it demoted or promoted."""
+    rule = receipt.problem.name if receipt.problem else receipt.rule
+    target = work.command.target
+    asked = audit.Entry(
+        actor=work.actor, action=work.action, collection=target.collection, dataset=target.id, request=work.request,
+        outcome=receipt.outcome, before=None, after=None, rule=rule,
     )  # fmt: skip
+    rows = {target.id: asked}
+    for change in receipt.changes:
+        before, after = change.before, change.after
+        row = rows.get(after.id) or replace(asked, dataset=after.id, action=versions.action_of(change))
+        rows[after.id] = replace(row, before=before.digest if before else None, after=after.digest)
+    return list(rows.values())
 
 
 async def _reject(
@@ -207,11 +222,28 @@ async def _reject(
     async with conn.transaction():
         if claim and not await requests.hold(conn, claim):
             raise ClaimLost
-        await audit.append(conn, [_audited(work, receipt)])
+        await audit.append(conn, _audited(work, receipt))
         if work.item is not None:
             refused = requests.Result(work.item, Outcome.REJECTED, problem.name, problem.detail, (finding,), None)
             await requests.finish(conn, [refused])
     return receipt
+
+
+async def cancel(conn: Connection, request: UUID, actor: str) -> int:
+    """Makes what still waits of a request final, as cancelled; how many items it was. What is done stays done.
+
+    The claims of workers on these items are taken away first: what one of them has read it can perform no more.
+    """
+    async with conn.transaction():
+        taken_back = await requests.take_back(conn, request, Cancelled.name, f"cancelled by {actor}")
+        await audit.append(conn, [
+            audit.Entry(
+                actor=actor, action="cancel", collection=item.collection, dataset=item.dataset, request=request,
+                outcome=Outcome.REJECTED, before=None, after=None, rule=Cancelled.name,
+            )
+            for item in taken_back
+        ])  # fmt: skip
+    return len(taken_back)
 
 
 @dataclass(frozen=True, slots=True)

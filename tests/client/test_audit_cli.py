@@ -25,7 +25,7 @@ ANNA = Identity("https://aai.example/x", "anna-1", "Anna", "anna@example.org", "
 
 @pytest.fixture
 async def logged(node: Node, conn: asyncpg.Connection[asyncpg.Record]) -> Connection:
-    """A log of a dozen writes and a refusal, with places."""
+    """A log of a dozen writes, what they demoted, and a refusal, with places."""
     await writing.create_collections(node, "CMIP6")
     await writing.publish(conn, ITEM, *MORE)
     await writing.publish(conn, {**writing.plain(1), "collection": "gone"})
@@ -102,7 +102,7 @@ async def test_an_export_is_verified_without_a_database(
     path = tmp_path / "log.ndjson"
     first, *rows, last = await exported(fedstac, path, FEDSTAC_AUDIT_KEY="secret", **auditor)
     assert first["begins"] == {"pos": 0, "hash": "00" * 32}
-    assert len(rows) == last["checkpoint"]["pos"] == 14  # type: ignore[index]
+    assert len(rows) == last["checkpoint"]["pos"] == 15  # type: ignore[index]
     assert last["checkpoint"]["node"] == "west"  # type: ignore[index]
     nowhere = {"FEDSTAC_DSN": "postgresql://127.0.0.1:9"}
     for key, code in (("secret", 0), ("", 0), ("another", 1)):
@@ -113,7 +113,7 @@ async def test_an_export_is_verified_without_a_database(
     changed = [line.replace(b'"anna"', b'"evee"') if n == 6 else line for n, line in enumerate(lines)]
     for broken, said in (
         (swapped, "position 4"), (changed, "position 6"), (lines[:5] + lines[6:], "position 5"),
-        (lines[:-1], "cut off after position 14"), (lines[:-2] + lines[-1:], "position 13"), (lines[1:], "first line"),
+        (lines[:-1], "cut off after position 15"), (lines[:-2] + lines[-1:], "position 14"), (lines[1:], "first line"),
         ([b"{}\n"], "line 1 is no line"), ([], "first line"), ([*lines, lines[3]], "behind the checkpoint"),
     ):  # fmt: skip
         path.write_bytes(b"".join(broken))
@@ -130,7 +130,7 @@ async def test_an_export_from_a_time_on_is_whole_by_itself(
     first, *rows, last = await exported(
         fedstac, tmp_path / "log.ndjson", "--since", since.replace("+00", "Z"), **auditor
     )
-    assert (first["begins"]["pos"], len(rows), last["checkpoint"]["pos"]) == (14, 1, 15)  # type: ignore[index]
+    assert (first["begins"]["pos"], len(rows), last["checkpoint"]["pos"]) == (15, 1, 16)  # type: ignore[index]
     assert (await fedstac("audit", "verify", "--file", "log.ndjson")).code == 0
     none = await exported(fedstac, tmp_path / "none.ndjson", "--since", "2999-01-01", **auditor)
     assert len(none) == 2

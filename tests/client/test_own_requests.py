@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from fedstac import sample
-from tests.api.conftest import Api
+from fedstac.client import AsyncClient, Client
+from fedstac.client.transport import Conflict
+from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac
 from tests.client.test_cli import broken, lines, to
 
@@ -25,3 +31,42 @@ async def test_own_requests_are_listed_and_shown(api: Api, fedstac: Fedstac) -> 
     assert shown.code == 1
     assert "item 1" in shown.stdout
     assert (await fedstac("requests", "list", "-o", "json", **to(api, "node:east"))).stdout == "[]\n"
+
+
+async def test_a_waiting_request_is_cancelled_and_tried_again(start_api: StartApi, dsn: str, fedstac: Fedstac) -> None:
+    idle = await start_api(dsn=dsn, background=False)
+    await idle.admin.post("/collections", json=sample.collection())
+    sent = await fedstac("publish", "-", "--no-wait", "-o", "json", stdin=lines(sample.items(3)), **to(idle))
+    [request] = sent.lines[0]["requests"]
+    cancelled = await fedstac("requests", "cancel", request["request"], **to(idle))
+    assert (cancelled.code, cancelled.stdout) == (0, "3 items cancelled; the request is rejected: 0 of 3 done\n")
+    again = await fedstac("requests", "cancel", request["request"], "-o", "json", **to(idle))
+    assert (again.code, again.lines[0]["cancelled"]) == (0, 0)
+    retried = await fedstac("requests", "retry", request["request"], **to(idle))
+    assert (retried.code, retried.stdout.partition(";")[0]) == (0, "3 items sent again")
+    [newest, _] = (await fedstac("requests", "list", "-o", "ndjson", **to(idle))).lines
+    shown = await fedstac("requests", "show", newest["id"], "-o", "json", **to(idle))
+    assert (shown.lines[0]["retry_of"], shown.lines[0]["status"]) == (request["request"], "queued")
+    assert (await fedstac("requests", "cancel", "nonsense", **to(idle))).code == 3
+
+
+async def test_nothing_to_try_again_is_a_conflict(api: Api, fedstac: Fedstac) -> None:
+    async with AsyncClient(api.url, api.tokens["admin"]) as client:
+        with Client(api.url, api.tokens["admin"]) as threaded:
+            sent = await asyncio.to_thread(threaded.submit, "CMIP6", list(sample.items(1)))
+            await asyncio.to_thread(list, threaded.wait(sent.id))
+        assert (await client.cancel(sent.id)).status == "done"
+        with pytest.raises(Conflict, match="there is nothing to try again"):
+            await client.retry(sent.id)
+    refused = await fedstac("requests", "retry", sent.id, **to(api))
+    assert refused.code == 2
+    assert "nothing to try again" in refused.stderr
+
+
+async def test_what_is_refused_again_is_told(api: Api, fedstac: Fedstac) -> None:
+    items = list(sample.items(2))
+    sent = await fedstac("publish", "-", "-o", "json", stdin=lines([items[0], broken(items[1])]), **to(api))
+    [request] = sent.lines[0]["requests"]
+    refused = await fedstac("requests", "retry", request["request"], "--follow", **to(api))
+    assert refused.code == 1
+    assert "none of the 1 items is valid" in refused.stderr

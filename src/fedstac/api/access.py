@@ -47,7 +47,8 @@ PERMISSIONS: Mapping[Access, tuple[tuple[str, str], ...]] = {
     ),
     Access.AUTHENTICATED: (
         ("GET", "/me"), ("GET", "/requests"), ("GET", "/requests/{request_id}"),
-        ("GET", "/requests/{request_id}/items"),
+        ("GET", "/requests/{request_id}/items"), ("POST", "/requests/{request_id}/cancel"),
+        ("POST", "/requests/{request_id}/retry"),
         ("POST", "/validate"), ("GET", "/groups"), ("GET", "/groups/{group}"), ("GET", "/access/explain"),
         ("GET", "/notifications"), ("POST", "/notifications"), ("GET", "/notifications/{destination_id}"),
         ("DELETE", "/notifications/{destination_id}"), ("POST", "/notifications/{destination_id}/confirm"),

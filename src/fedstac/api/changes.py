@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import orjson
 from starlette.requests import Request
@@ -166,11 +166,24 @@ def _retraction(raw: bytes) -> dict[str, str]:
 
 
 async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Response:
-    """Accepts a change. What it comes to by now decides whether it is refused at once; the worker decides for good."""
+    """A change of the dataset that the path names."""
+    await identity.principal(request)
+    dataset = request.path_params["collection_id"], request.path_params["item_id"]
+    expected = _expected(request, request.app.state.node)
+    return await accept(request, dataset, action, {**body, "expected": expected})
+
+
+async def accept(
+    request: Request, dataset: tuple[str, str], action: str, body: Mapping[str, Any], retry_of: UUID | None = None
+) -> Response:
+    """Accepts a change of one dataset (collection, id), in the words of `command_of`.
+
+    What it comes to by now decides whether it is refused at once; the worker decides for good.
+    """
     node: Node = request.app.state.node
     principal = await identity.principal(request)
     rehearsed = transactions.is_dry_run(request)
-    collection, item_id = request.path_params["collection_id"], request.path_params["item_id"]
+    collection, item_id = dataset
     await request.app.state.known.require(node, collection)
     vocabulary = node.checker.vocabularies.current(collection)
     name = name_of(collection, item_id, vocabulary)
@@ -179,7 +192,6 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
     key = await idempotency.key_of(request, principal)
     if (before := await idempotency.known(node, key)) is not None:
         return await transactions.respond_again(request, node, before)
-    body = {**body, "expected": _expected(request, node)}
     version = vocabulary.version if vocabulary else None
     command = command_of(action, Target(collection, item_id, name.lineage), principal, body, version)
     async with node.pool.acquire() as conn:
@@ -201,7 +213,7 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
         roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
         correlation=request.state.request_id, cv_version=version,
         items=[requests.NewItem(name.lineage, item_id, orjson.dumps(body).decode())], key=key,
-        identity=identity.packed(principal),
+        identity=identity.packed(principal), retry_of=retry_of,
     )  # fmt: skip
     return await transactions.store(request, node, accepted, single=True)
 

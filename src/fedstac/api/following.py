@@ -49,7 +49,7 @@ async def get_requests(request: Request) -> Response:
 
 async def get_request(request: Request) -> Response:
     """GET /requests/{request_id}."""
-    summary = await _readable(request)
+    summary = await readable(request)
     node: Node = request.app.state.node
     async with node.pool.acquire() as conn:
         body = await request_document(conn, request.app.state.base_url, summary)
@@ -58,7 +58,7 @@ async def get_request(request: Request) -> Response:
 
 async def get_request_items(request: Request) -> Response:
     """GET /requests/{request_id}/items?status=&limit=&after=: results in the order of the batch."""
-    summary = await _readable(request)
+    summary = await readable(request)
     node: Node = request.app.state.node
     status, limit, after = _page(request)
     async with node.pool.acquire() as conn:
@@ -84,7 +84,7 @@ def _page(request: Request) -> tuple[str | None, int, int]:
     return status, max(1, min(limit, LARGEST_PAGE)), max(-1, min(after, 1 << 30))
 
 
-async def _readable(request: Request) -> requests.Summary:
+async def readable(request: Request) -> requests.Summary:
     """The request, if it is the caller's or the caller is an administrator; else as if there were none (I27)."""
     node: Node = request.app.state.node
     principal = await identity.principal(request)
@@ -123,6 +123,7 @@ async def request_document(conn: Connection, base: str, summary: requests.Summar
         "user_agent": summary.user_agent,
         "correlation": summary.correlation,
         "cv_version": summary.cv_version,
+        **({"retry_of": str(summary.retry_of)} if summary.retry_of else {}),
         "position": summary.pos,
         "visible": [{"node": node, "since": rfc3339(at) if at else None} for node, at in nodes],
         "problems": [_item(result) for result in troubled[:20]],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -57,20 +58,43 @@ async def post_items(request: Request) -> Response:
     principal = await identity.principal(request)
     collection = request.path_params["collection_id"]
     await request.app.state.known.require(node, collection)
-    media_type = request.headers.get("content-type", "")
-    large = _is_large(request)
-    if large and request.app.state.large.locked():
-        raise TooManyRequests("many large batches are under way here; send this one again in a moment", retry_after=2)
-    async with request.app.state.large if large else nullcontext():
-        if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
-            return await _rehearse(request, node, principal, collection, media_type)
+    body = Body(collection, request.body, request.headers.get("content-type", ""))
+    if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
+        async with _place(request, large=_is_large(request)):
+            return await _rehearse(request, node, principal, body)
+    return await publish(request, node, principal, body, large=_is_large(request))
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is to be published in a collection: the bytes, read when there is a place for them, and what they are."""
+
+    collection: str
+    read: Callable[[], Awaitable[bytes]]
+    media_type: str
+    retry_of: UUID | None = None
+
+
+async def publish(request: Request, node: Node, principal: Principal, body: Body, *, large: bool) -> Response:
+    """Judges what is to be published, makes a request of it and answers."""
+    async with _place(request, large=large):
         key = await idempotency.key_of(request, principal)
         if (before := await idempotency.known(node, key)) is None:
-            submission, accepted = await _admit(request, node, principal, collection, media_type, key)
+            submission, accepted = await _admit(request, node, principal, body, key)
             before = await _keep(request, node, accepted)
     if before is not None:  # whoever waits for a result holds no place of those who are judged
         return await respond_again(request, node, before)
     return await respond(request, node, accepted, single=not submission.is_batch)
+
+
+def _place(request: Request, *, large: bool) -> AbstractAsyncContextManager[object]:
+    """A place among the large bodies that are read at the same time. TooManyRequests where all are taken."""
+    if not large:
+        return nullcontext()
+    places: asyncio.Semaphore = request.app.state.large
+    if places.locked():
+        raise TooManyRequests("many large batches are under way here; send this one again in a moment", retry_after=2)
+    return places
 
 
 async def store(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
@@ -121,25 +145,26 @@ def _is_large(request: Request) -> bool:
 
 
 async def _admit(
-    request: Request, node: Node, principal: Principal, collection: str, media_type: str, key: requests.Key | None
+    request: Request, node: Node, principal: Principal, body: Body, key: requests.Key | None
 ) -> tuple[intake.Submission, requests.NewRequest]:
     """Reads and judges a body: what is to be stored."""
-    submission, checked, vocabulary = await _judge(request, node, principal, collection, media_type)
-    return submission, replace(_request(request, principal, collection, checked, vocabulary), key=key)
+    submission, checked, vocabulary = await _judge(request, node, principal, body)
+    accepted = _request(request, principal, body.collection, checked, vocabulary)
+    return submission, replace(accepted, key=key, retry_of=body.retry_of)
 
 
 async def _judge(
-    request: Request, node: Node, principal: Principal, collection: str, media_type: str, *, settle: bool = True
+    request: Request, node: Node, principal: Principal, body: Body, *, settle: bool = True
 ) -> tuple[intake.Submission, list[intake.Checked], Vocabulary | None]:
     """Reads a body and judges every item of it, with the vocabulary that is current now.
 
     `settle`: what nothing that is stored can excuse is refused at once.
     """
-    raw = await request.body()
+    raw, collection = await body.read(), body.collection
     vocabulary = node.checker.vocabularies.current(collection)
 
     def judge() -> tuple[intake.Submission, list[intake.Checked]]:
-        submission = intake.read(raw, media_type, node.settings)
+        submission = intake.read(raw, body.media_type, node.settings)
         draft = partial(node.checker.draft, collection=collection, vocabulary=vocabulary)
         return submission, intake.check(submission, draft, node.policy, principal, node.settings)
 
@@ -163,9 +188,9 @@ def is_dry_run(request: Request) -> bool:
     return said == "true"
 
 
-async def _rehearse(request: Request, node: Node, principal: Principal, collection: str, media_type: str) -> Response:
+async def _rehearse(request: Request, node: Node, principal: Principal, body: Body) -> Response:
     """Judges and decides everything as if it were published, and takes it back."""
-    _, checked, vocabulary = await _judge(request, node, principal, collection, media_type, settle=False)
+    _, checked, vocabulary = await _judge(request, node, principal, body, settle=False)
     version = vocabulary.version if vocabulary else None
     drafts = [entry for entry in checked if entry.draft]
     work = [
@@ -177,8 +202,8 @@ async def _rehearse(request: Request, node: Node, principal: Principal, collecti
     outcomes = iter(receipts)
     items = [_rehearsed(entry, next(outcomes) if entry.draft else None) for entry in checked]
     valid = all(item["outcome"] != Outcome.REJECTED for item in items)
-    body = {"dry_run": True, "valid": valid, "cv_version": version, "items": items}
-    return Response(orjson.dumps(body), media_type=links.JSON)
+    said = {"dry_run": True, "valid": valid, "cv_version": version, "items": items}
+    return Response(orjson.dumps(said), media_type=links.JSON)
 
 
 def _rehearsed(entry: intake.Checked, receipt: Receipt | None) -> dict[str, Any]:

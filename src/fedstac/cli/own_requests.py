@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import asdict
 from itertools import islice
 from typing import Annotated
@@ -10,6 +11,8 @@ import typer
 
 from fedstac.cli import datasets, terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
+from fedstac.cli.terminal import Output
+from fedstac.client.transport import Invalid
 
 commands = typer.Typer(no_args_is_help=True, help="What one has sent, and what became of it.")
 SHOWN = 20
@@ -33,6 +36,56 @@ def list_requests(
         for one in islice((each for each in client.requests() if only in ("", each.status)), last or None):
             row = asdict(one)
             listing.row(row, (one.id, one.status, one.action, one.total, one.created[5:16].replace("T", " ")))
+
+
+@commands.command(epilog=examples("fedstac requests cancel 7c1f…", codes=True))
+def cancel(
+    ctx: typer.Context,
+    request: Annotated[str, typer.Argument(help="A request's id.")],
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+) -> None:
+    """Take back what still waits of a request; what is done stays done."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        found = client.cancel(request)
+    if form is not Output.TABLE:
+        terminal.dump(found.document)
+        return
+    cancelled = found.document["cancelled"]
+    said = f"{cancelled} items cancelled" if cancelled else "nothing of it was waiting"
+    terminal.out(f"{said}; the request is {found.status}: {found.counts.get('done', 0)} of {found.total} done")
+
+
+@commands.command(
+    epilog=examples("fedstac requests retry 7c1f…", "fedstac requests retry 7c1f… --follow -o json", codes=True)
+)
+def retry(
+    ctx: typer.Context,
+    request: Annotated[str, typer.Argument(help="A request's id.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Until it is final; exit 1 if items are refused.")] = False,
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+) -> None:
+    """Send what was rejected or failed of a request once more, judged as of now, as a request of its own."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        try:
+            sent = client.retry(request)
+        except Invalid as refused:  # all of it, once more
+            terminal.complain(str(refused))
+            raise typer.Exit(terminal.REJECTED) from None
+        current = deque(client.wait(sent), maxlen=1).pop() if follow else client.request(sent)
+    if form is not Output.TABLE:
+        terminal.dump(current.document)
+    elif follow:
+        terminal.show_request(current)
+    else:
+        terminal.out(f"{current.total} items sent again; follow them with: fedstac requests show {current.id} --follow")
+    if current.is_final and current.status != "done":
+        raise typer.Exit(terminal.REJECTED)
 
 
 commands.command("show", epilog=examples("fedstac requests show 7c1f… --items", codes=True))(datasets.status)

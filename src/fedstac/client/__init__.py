@@ -83,6 +83,8 @@ class Client:
     list_replicas = _performed(changes.list_replicas)
     validate = _performed(changes.validate)
     rehearse = _performed(changes.rehearse)
+    cancel = _performed(changes.cancel)
+    retry = _performed(changes.retry)
 
     def close(self) -> None:
         self._transport.close()

@@ -66,6 +66,8 @@ class AsyncClient:
     list_replicas = _awaited(changes.list_replicas)
     validate = _awaited(changes.validate)
     rehearse = _awaited(changes.rehearse)
+    cancel = _awaited(changes.cancel)
+    retry = _awaited(changes.retry)
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -29,7 +29,7 @@ from fedstac.client.transport import (
     json_of,
     kind_of,
 )
-from fedstac.client.values import Changed, Dataset, Rehearsed, Replica, Verdict
+from fedstac.client.values import Changed, Dataset, Rehearsed, Replica, Request, Verdict
 from fedstac.domain.errors import problems
 
 JSON, PATCH, MERGE, LINES = (
@@ -99,6 +99,30 @@ def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[lis
         )
         for entry in json_of(response, path)["items"]
     ]
+
+
+# --- requests ---
+
+
+def cancel(request: str) -> Exchange[Request]:
+    """Takes back what still waits of a request; what is done stays done. The request as it is then.
+
+    NotFound where there is none, or it is somebody else's.
+    """
+    path = f"/requests/{quote(request, safe='')}/cancel"
+    response = yield Call("POST", path)
+    return Request.read(json_of(response, path))
+
+
+def retry(request: str) -> Exchange[str]:
+    """Sends what was rejected or failed of a request once more, as of now; the id of the new request.
+
+    Conflict where there is nothing to try again, or the request is under way; Invalid where all of it is refused again.
+    """
+    path = f"/requests/{quote(request, safe='')}/retry"
+    headers = {"Prefer": "respond-async, wait=0", "Idempotency-Key": f'"{uuid4()}"'}
+    response = yield Call("POST", path, headers=headers)
+    return _request_of(response, path)
 
 
 # --- changes ---

@@ -15,7 +15,6 @@ import orjson
 from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import documents
 from fedstac.domain.audit import GENESIS
-from fedstac.domain.events import SUPERSEDED
 
 MOST_EXAMPLES = 5
 
@@ -137,7 +136,7 @@ INVARIANTS = (
                    AND a.digest_after IS NOT NULL)
             UNION ALL
             SELECT format('event %s of %s: no audit row', o.id, o.key)
-            FROM fedstac.outbox o WHERE o.type <> '{SUPERSEDED}' AND NOT EXISTS (
+            FROM fedstac.outbox o WHERE NOT EXISTS (
                 SELECT 1 FROM fedstac.audit a WHERE a.collection = o.collection
                    AND a.dataset = coalesce(o.dataset, o.collection) AND a.digest_after = o.digest)
             UNION ALL

@@ -73,22 +73,24 @@ class NewRequest:
     items: Sequence[NewItem]
     identity: str | None = None  # of a submitter whom a provider vouches for, packed (domain/groups.py)
     key: Key | None = None
+    retry_of: UUID | None = None  # the request whose refused items these are
 
 
 async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
     """Stores accepted requests with their items; call it in a transaction."""
     await conn.execute(
         """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-               cv_version, identity)
+               cv_version, identity, retry_of)
            SELECT id, collection, action, total, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                  cv_version, identity
+                  cv_version, identity, retry_of
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[], $10::text[])
-                r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version, identity)""",
+                       $9::text[], $10::text[], $11::uuid[])
+                r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version, identity,
+                   retry_of)""",
         [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
         [len(r.items) for r in accepted], [r.submitter for r in accepted], ["\x1f".join(r.roles) for r in accepted],
         [r.user_agent for r in accepted], [r.correlation for r in accepted], [r.cv_version for r in accepted],
-        [r.identity for r in accepted],
+        [r.identity for r in accepted], [r.retry_of for r in accepted],
     )  # fmt: skip
     await _take_keys(conn, [(request.key, request.id) for request in accepted if request.key])
     numbered = [(request.id, n, item) for request in accepted for n, item in enumerate(request.items)]
@@ -149,14 +151,14 @@ async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> No
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                     $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[],
-                                    $14::text[])
+                                    $14::text[], $15::uuid[])
                     WITH ORDINALITY g (id, collection, action, submitter, roles, user_agent, correlation, cv_version,
-                                       shard, dataset, document, prepared, findings, identity, n)),
+                                       shard, dataset, document, prepared, findings, identity, retry_of, n)),
            stored AS (
                INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-                   cv_version, identity)
+                   cv_version, identity, retry_of)
                SELECT id, collection, action, 1, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                      cv_version, identity FROM given)
+                      cv_version, identity, retry_of FROM given)
            INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, findings)
            SELECT id, 0, shard, dataset, document, prepared, findings::jsonb FROM given ORDER BY n""",
         [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
@@ -165,6 +167,7 @@ async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> No
         [shard_of(item.lineage) for item in items], [item.dataset for item in items],
         [item.document for item in items], [item.prepared for item in items],
         [findings_json(item.findings) for item in items], [r.identity for r in accepted],
+        [r.retry_of for r in accepted],
     )  # fmt: skip
 
 
@@ -347,6 +350,53 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """An item that was not worked on."""
+
+    collection: str
+    dataset: str
+
+
+async def take_back(conn: Connection, request: UUID, problem: str, detail: str) -> list[TakenBack]:
+    """Refuses what is queued of a request. Its shards are taken from their workers, whose claims hold no longer.
+
+    Call it in a transaction. It waits for batches that are being performed, whose items are done then. A claim goes
+    as a whole: what is left of it would wait for the end of its lease.
+    """
+    await conn.execute(
+        """WITH wanted AS MATERIALIZED (
+               SELECT n, token FROM fedstac.shard WHERE n IN (
+                   SELECT shard FROM fedstac.request_item WHERE request = $1 AND status = 'queued')),
+           held AS MATERIALIZED (
+               SELECT n FROM fedstac.shard
+               WHERE n IN (SELECT n FROM wanted) OR token IN (SELECT token FROM wanted) ORDER BY n FOR UPDATE)
+           UPDATE fedstac.shard s SET token = NULL, worker = NULL, until = '-infinity',
+                  attempts = greatest(attempts - 1, 0)
+           FROM held WHERE s.n = held.n AND s.token IS NOT NULL""",
+        request,
+    )
+    rows = await conn.fetch(
+        """UPDATE fedstac.request_item i
+           SET status = 'rejected', outcome = 'rejected', problem = $2, detail = $3, finished = clock_timestamp(),
+               prepared = NULL
+           FROM fedstac.request r WHERE i.request = $1 AND i.status = 'queued' AND r.id = i.request
+           RETURNING r.collection, i.dataset""",
+        request, problem, detail,
+    )  # fmt: skip
+    return [TakenBack(**dict(row)) for row in rows]
+
+
+async def refused(conn: Connection, request: UUID) -> list[tuple[str, str]]:
+    """Dataset and document of what was rejected or failed of a request, in the order in which it was sent."""
+    rows = await conn.fetch(
+        """SELECT dataset, document FROM fedstac.request_item
+           WHERE request = $1 AND status IN ('rejected', 'failed') AND document IS NOT NULL ORDER BY n""",
+        request,
+    )
+    return [(row["dataset"], row["document"]) for row in rows]
+
+
 def status_of(counts: Mapping[str, int], total: int) -> str:
     """Of a request: queued → running → done | partly | rejected | failed; never leaves a final one."""
     queued = counts.get("queued", 0)
@@ -374,6 +424,7 @@ class Summary:
     outcomes: dict[str, int]
     last_event: int | None
     pos: int | None  # of that event in the feed, once it has one
+    retry_of: UUID | None = None
 
     @property
     def status(self) -> str:
@@ -388,7 +439,7 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
     """A request with the counts of its items; None where there is no such request."""
     rows = await conn.fetch(
         """SELECT r.id, r.collection, r.action, r.total, r.submitter, r.user_agent, r.correlation, r.cv_version,
-                  r.created, i.status, i.outcome, i.n, i.finished, i.last_event
+                  r.created, r.retry_of, i.status, i.outcome, i.n, i.finished, i.last_event
            FROM fedstac.request r JOIN LATERAL (
                SELECT status, outcome, count(*) AS n, max(finished) AS finished, max(last_event) AS last_event
                FROM fedstac.request_item WHERE request = r.id GROUP BY 1, 2) i ON true
@@ -415,7 +466,7 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
         submitter=first["submitter"], user_agent=first["user_agent"], correlation=first["correlation"],
         cv_version=first["cv_version"], created=first["created"],
         finished=max(row["finished"] for row in rows) if "queued" not in counts else None,
-        counts=counts, outcomes=outcomes, last_event=last, pos=pos,
+        counts=counts, outcomes=outcomes, last_event=last, pos=pos, retry_of=first["retry_of"],
     )  # fmt: skip
 
 

@@ -164,6 +164,12 @@ class ForeignOrigin(Conflict):
     name, title = "foreign-origin", "The dataset belongs to another node"
 
 
+class Cancelled(Conflict):
+    """The request was cancelled before this item of it was worked on."""
+
+    name, title = "cancelled", "The request was cancelled"
+
+
 class PreconditionFailed(Problem):
     """The dataset is not as the header If-Match says."""
 

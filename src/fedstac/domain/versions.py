@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from fedstac.domain import events
 from fedstac.domain.model import Change, Lineage, Record, State, World
+from fedstac.domain.policy import Action
 
 PROMOTE = "promote"  # what an event says of a version that is latest again
 
@@ -37,6 +38,11 @@ def changes(change: Change, lineage: Lineage, world: World) -> tuple[Change, ...
     if not taken or not world.policy.promotes(change.after.collection):
         return (*demoted, own)
     return (*demoted, own, *_promotion(lineage.after((own,)), world, instead_of=own.after))
+
+
+def action_of(change: Change) -> str:
+    """What a change does that another version's brings along."""
+    return PROMOTE if change.after.latest else Action.SUPERSEDE
 
 
 def _demotion(lineage: Lineage, world: World, *, by: str) -> tuple[Change, ...]:

@@ -1,0 +1,63 @@
+"""A request that is taken back while it waits, or whose refused items are tried again."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import publication
+from fedstac.api import changes, following, identity, intake, links, transactions
+from fedstac.bootstrap import Node
+from fedstac.db import requests
+from fedstac.domain.errors import Conflict
+from fedstac.domain.policy import Principal
+
+
+async def post_cancel(request: Request) -> Response:
+    """POST /requests/{request_id}/cancel: what waits of it becomes final, as cancelled; what is done stays done."""
+    summary = await following.readable(request)
+    principal = await identity.principal(request)
+    node: Node = request.app.state.node
+    async with node.pool.acquire() as conn:
+        cancelled = await publication.cancel(conn, summary.id, principal.name)
+        node.settled.wake()
+        after = await requests.summary(conn, summary.id) or summary
+        body = await following.request_document(conn, request.app.state.base_url, after)
+    said = {"cancelled": cancelled, **body}
+    return Response(orjson.dumps(said), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+async def post_retry(request: Request) -> Response:
+    """POST /requests/{request_id}/retry: a new request of what was rejected or failed, judged as of now.
+
+    The old one stays as it is; the new one names it in `retry_of`.
+    """
+    summary = await following.readable(request)
+    principal = await identity.principal(request)
+    node: Node = request.app.state.node
+    if not summary.is_final:
+        raise Conflict(f"the request {summary.id} is {summary.status}; wait until it is final, or cancel it first")
+    async with node.pool.acquire() as conn:
+        refused = await requests.refused(conn, summary.id)
+    if not refused:
+        raise Conflict(f"nothing of the request {summary.id} was rejected or failed: there is nothing to try again")
+    if summary.action == "publish":
+        return await _publish(request, principal, summary, [document.encode() for _, document in refused])
+    [(dataset, document)] = refused
+    target = (summary.collection, dataset)
+    return await changes.accept(request, target, summary.action, orjson.loads(document), summary.id)
+
+
+async def _publish(
+    request: Request, principal: Principal, summary: requests.Summary, documents: list[bytes]
+) -> Response:
+    single = summary.total == 1
+    raw = b"\n".join(documents)
+
+    async def read() -> bytes:
+        return raw
+
+    kind = intake.JSON_TYPES[-1] if single else intake.LINE_TYPES[0]
+    body = transactions.Body(summary.collection, read, kind, retry_of=summary.id)
+    return await transactions.publish(request, request.app.state.node, principal, body, large=not single)
