@@ -59,7 +59,7 @@ async def test_nothing_to_try_again_is_a_conflict(api: Api, fedstac: Fedstac) ->
         with pytest.raises(Conflict, match="there is nothing to try again"):
             await client.retry(sent.id)
     refused = await fedstac("requests", "retry", sent.id, **to(api))
-    assert refused.code == 2
+    assert refused.code == 1
     assert "nothing to try again" in refused.stderr
 
 
