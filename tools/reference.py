@@ -40,8 +40,9 @@ def problems_page() -> str:
         rows.append(f"| `{problem.name}` | {problem.status} | {problem.title} | {when} |")
     intro = (
         "# Problems\n\nRefusals are `application/problem+json` (RFC 9457). `type` is an address at the node, "
-        "`/problems/<name>`,\nthat explains itself; `errors` holds every finding with a JSON pointer. `status_code`, "
-        "`code` and\n`description` stand beside for ESGF and STAC clients.\n\n"
+        "`/problems/<name>`,\nthat explains itself; `detail` names the thing and the remedy; `errors` holds every "
+        "finding: `pointer` (a JSON\npointer), `rule`, `detail` and, where something near is known, `suggestion`. "
+        "`status_code`, `code` and\n`description` stand beside for ESGF and STAC clients.\n\n"
     )
     return NOTE + intro + "\n".join(rows) + "\n"
 

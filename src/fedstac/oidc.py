@@ -151,7 +151,7 @@ class Providers:
         it cannot be decided now because the issuer does not answer.
         """
         if len(token) > MAX_TOKEN:
-            raise InvalidToken(f"the token has over {MAX_TOKEN} characters")
+            raise InvalidToken(f"the token has over {MAX_TOKEN} characters; ask for one with fewer claims")
         if not self._providers:
             return None
         parts = _JWT.fullmatch(token)
@@ -205,7 +205,7 @@ class _Provider:
         """The claims of a JWT once its signature, issuer, audience and times hold."""
         header = _decoded(parts[1])
         if header is None:
-            raise InvalidToken("the token's header is no JSON object")
+            raise InvalidToken("the token's header is no JSON object; log in again")
         self._check_header(header)
         kid, algorithm = header.get("kid"), header["alg"]
         try:
@@ -220,7 +220,7 @@ class _Provider:
             raise InvalidToken("the token's signature is of no key of its issuer; log in again")
         self._check_claims(claims)
         if _moment(claims, "exp") is None:
-            raise InvalidToken("the token has no end (claim exp)")
+            raise InvalidToken("the token has no end (claim exp); log in again")
         return claims
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
@@ -228,20 +228,22 @@ class _Provider:
         if embedded := [name for name in _EMBEDDED if name in header]:
             raise InvalidToken(f"the token brings its own key ({embedded[0]}); only the issuer's keys are taken")
         if "crit" in header:
-            raise InvalidToken("the token has critical headers (crit), none of which is understood here")
+            raise InvalidToken(
+                "the token has critical headers (crit), none of which is understood here; ask for one without"
+            )
         if header.get("alg") not in self.issuer.algorithms:
             allowed = ", ".join(self.issuer.algorithms)
-            raise InvalidToken(f"the token is not signed with one of {allowed}")
+            raise InvalidToken(f"the token's algorithm is not taken; ask for one signed with {allowed}")
         kind = header.get("typ")
         if (kind.lower() if isinstance(kind, str) else kind) not in TYPES:
-            raise InvalidToken("the token is no access token (header typ)")
+            raise InvalidToken("this is no access token (header typ); send the one that you got beside it")
         if not isinstance(header.get("kid"), str | None):
-            raise InvalidToken("the token's header kid is no text")
+            raise InvalidToken("the token's header kid is no text; log in again")
 
     def _check_claims(self, claims: Mapping[str, Any]) -> None:
         now = time.time()
         if claims.get("iss") != self.issuer.issuer:
-            raise InvalidToken(f"the token is not of {self.issuer.issuer} (claim iss)")
+            raise InvalidToken(f"the token is not of {self.issuer.issuer} (claim iss); log in there")
         audience = claims.get("aud")
         if self.issuer.audience not in (audience if isinstance(audience, list) else [audience]):
             raise InvalidTokenAudience(
@@ -328,7 +330,7 @@ def _moment(claims: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidToken(f"the token's claim {name} is no number of seconds")
+        raise InvalidToken(f"the token's claim {name} is no number of seconds; log in again")
     return float(value)
 
 

@@ -150,7 +150,9 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, heard:
     heard.clear()
     try:
         if lineage is None:
-            raise CollectionDoesNotExist(f"there is no collection {target.collection!r} here any more")
+            raise CollectionDoesNotExist(
+                f"there is no collection {target.collection!r} here any more; create it with POST /collections"
+            )
         decision = command.decide(lineage, world)
     except Problem as problem:
         return Receipt(Outcome.REJECTED, problem=problem, findings=problem.findings)
@@ -217,7 +219,7 @@ async def _reject(
     """The database itself refused the item: final, with a finding that shows nothing of the inside."""
     state = getattr(error, "sqlstate", None) or "22000"
     finding = Finding("database", "", f"the database cannot hold this document (SQLSTATE {state}); check its values")
-    problem = StacInvalid(f"{work.command.target.id} cannot be stored", findings=(finding,))
+    problem = StacInvalid(f"{work.command.target.id} cannot be stored: {finding.message}", findings=(finding,))
     receipt = Receipt(Outcome.REJECTED, problem=problem, findings=(finding,))
     async with conn.transaction():
         if claim and not await requests.hold(conn, claim):
@@ -349,9 +351,11 @@ async def put_collection(
         stored = await collections.lock(conn, kept["id"])
         exists = stored is not None and stored.document is not None
         if stored and stored.origin != world.origin:
-            raise ForeignOrigin(f"the collection {kept['id']} belongs to the node {stored.origin}")
+            raise ForeignOrigin(f"the collection {kept['id']} belongs to the node {stored.origin}; change it there")
         if named is None and exists:
-            raise CollectionAlreadyExists(f"there is a collection {kept['id']} already; change it with PUT")
+            raise CollectionAlreadyExists(
+                f"there is a collection {kept['id']} already; change it with PUT /collections/{kept['id']}"
+            )
         if named is not None and not exists:
             raise CollectionDoesNotExist(f"there is no collection {named!r}; create it with POST /collections")
         if stored and exists and stored.digest == digest:
@@ -365,9 +369,11 @@ async def delete_collection(conn: Connection, world: World, actor: str, collecti
     async with conn.transaction():
         stored = await collections.lock(conn, collection)
         if stored is None or stored.document is None:
-            raise CollectionDoesNotExist(f"there is no collection {collection[:128]!r}")
+            raise CollectionDoesNotExist(
+                f"there is no collection {collection[:128]!r}; GET /collections lists those there are"
+            )
         if stored.origin != world.origin:
-            raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}")
+            raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}; delete it there")
         if not await collections.hold_empty(conn, collection):
             raise CollectionNotEmpty(f"the collection {collection} has datasets; delete them first")
         await _announce(conn, world, actor, events.COLLECTION_DELETED, collection, stored, None, b"")

@@ -632,8 +632,9 @@ def test_a_problem_carries_what_the_caller_needs(url: str) -> None:
     answer = get(url, "/invalid")
     assert refused(answer, errors.StacInvalid)
     assert answer.json["errors"] == [
-        {"rule": "terms", "pointer": "/properties/x", "message": "x is unknown", "severity": "error"}
-    ]
+        {"rule": "terms", "pointer": "/properties/x", "message": "x is unknown", "detail": "x is unknown",
+         "severity": "error"}
+    ]  # fmt: skip
     assert answer.json["instance"] == "/invalid"
 
 

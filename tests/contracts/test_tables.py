@@ -16,7 +16,6 @@ from fedstac.domain.errors import Problem, problems
 from fedstac.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ABSTRACT = {"not-found", "conflict"}
 
 
 @pytest.mark.parametrize("problem", sorted(problems(), key=lambda one: one.name), ids=lambda one: one.name)

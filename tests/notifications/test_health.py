@@ -55,7 +55,7 @@ async def test_without_its_database_it_says_so_and_nothing_of_the_inside(
         await until(is_away)
         response = await api.anyone.get("/healthcheck")
         assert response.status_code == 503
-        assert response.json()["detail"] == "the database does not answer"
+        assert response.json()["detail"] == "the database does not answer; try again"
         assert name not in response.text
     finally:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')

@@ -57,7 +57,7 @@ async def put_item(request: Request) -> Response:
     """
     body = await _body(request)
     if not isinstance(body, dict):
-        raise BadRequest("a whole STAC Item is expected, a JSON object")
+        raise BadRequest("the body is no JSON object; send the whole STAC Item")
     edit = patching.as_json(Whole(body))
     return await _change(request, "amend", {"edit": edit, "override": _override(request)})
 
@@ -114,7 +114,9 @@ async def options_item(request: Request) -> Response:
         async with node.pool.acquire() as conn:
             found = await search.item(conn, collection, item_id)
         if found is None:
-            raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}")
+            raise ItemDoesNotExist(
+                f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
+            )
         vocabulary = await node.vocabulary(collection, found[0].cv_version)
         said = orjson.loads(found[0].document)["properties"].get(vocabulary.institution) if vocabulary else None
         institution = said if isinstance(said, str) else None
@@ -145,7 +147,7 @@ def _override(request: Request) -> str | None:
 def _retraction(raw: bytes) -> dict[str, str]:
     said = strict_json.parse(raw) if raw.strip() else {}
     if not isinstance(said, dict):
-        raise BadRequest("a retraction is an object: {reason, errata, replaced_by, data}")
+        raise BadRequest("the body is no JSON object; send {reason, errata, replaced_by, data}, or nothing")
     findings = [
         Finding("retraction", f"/{name}", f"`{name}` is none of {', '.join(RETRACTION)}, with a text of at most "
                 f"{LONGEST_TEXT} characters")
@@ -223,6 +225,6 @@ def _expected(request: Request, node: Node) -> list[str] | None:
     said = request.headers.get("if-match")
     if said is None:
         if node.settings.require_if_match:
-            raise PreconditionRequired("send the header If-Match with the ETag that GET gave")
+            raise PreconditionRequired("this change has no If-Match; send it with the ETag that GET gave")
         return None
     return ["*"] if said.strip() == "*" else ENTITY_TAG.findall(said)

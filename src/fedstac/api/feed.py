@@ -54,7 +54,7 @@ async def get_events(request: Request) -> Response:
 def _number(request: Request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name, str(default))
     if not text.isdecimal() or len(text) > 9:
-        raise BadRequest(f"{name}={text[:20]!r} is not a whole number")
+        raise BadRequest(f"{name}={text[:20]!r} is not a whole number, 0 or more")
     return min(int(text), most)
 
 
@@ -62,7 +62,8 @@ def _filter(request: Request) -> Any:
     collection, kind = request.query_params.get("collection"), request.query_params.get("type")
     index, slash, count = request.query_params.get("shard", "0/1").partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and len(count) < 6 and int(index) < int(count)):
-        raise BadRequest("shard is i/n with i from 0 to n-1")
+        said = request.query_params["shard"][:20]
+        raise BadRequest(f"shard={said!r} is not i/n with i from 0 to n-1")
 
     def keep(entry: feed.Entry) -> bool:
         return (
@@ -166,7 +167,7 @@ async def post_status(request: Request) -> Response:
     async with node.pool.acquire() as conn, conn.transaction():
         head = await feed.head(conn)
         if (through.epoch, through.pos) > (head.epoch, head.pos):
-            raise BadRequest(f"the feed ends at {head}; {through} cannot be acknowledged")
+            raise BadRequest(f"{through} is beyond the feed; acknowledge what was read, {head} at most")
         await feed.resume(conn, through)  # what lies beyond a fork is not what is announced here now
         await nodes.acknowledge(conn, name, through, exceptions)
     return Response(status_code=204)
@@ -176,7 +177,7 @@ def _read_status(body: object, name: str) -> tuple[Cursor, list[dict[str, str]]]
     if not isinstance(body, dict) or type(body.get("epoch")) is not int or type(body.get("through")) is not int:
         raise BadRequest("an acknowledgement is {node, epoch, through, exceptions}, epoch and through whole numbers")
     if body.get("node", name) != name:
-        raise MissingPermission(f"{name} cannot acknowledge for {str(body['node'])[:63]}")
+        raise MissingPermission(f"{name} may not acknowledge for {str(body['node'])[:63]}; use that node's own token")
     exceptions = body.get("exceptions") or []
     if not isinstance(exceptions, list) or len(exceptions) > LARGEST_PAGE:
         raise BadRequest(f"exceptions is a list of at most {LARGEST_PAGE}")

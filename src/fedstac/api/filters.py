@@ -32,6 +32,7 @@ ARRAYS = {
     "a_equals": "a_equals", "a_contains": "a_contains", "a_containedby": "a_contained_by", "a_overlaps": "a_overlaps"
 }  # fmt: skip
 FUNCTIONS = frozenset(("casei", "upper", "lower"))
+OPERATORS = "and or not isNull between in like = <> < <= > >=, and those of CQL2 that begin with s_, t_ and a_"
 COLUMNS = frozenset(("datetime", "start_datetime", "end_datetime"))
 QUERY = {"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">=", "in": "in"}
 PATTERNS: Mapping[str, Callable[[str], str]] = {
@@ -52,7 +53,7 @@ def property_name(name: object, what: str = "filter") -> str:
     while name.startswith("properties."):
         name = name.removeprefix("properties.")
     if not name or name.partition(".")[0] in NOT_SEARCHED or not all(name.split(".")):
-        raise BadRequest(f"{what}: {name[:80]!r} is not a property that is searched")
+        raise BadRequest(f"{what}: {name[:80]!r} is not searched; GET /queryables lists what is")
     return name
 
 
@@ -64,7 +65,7 @@ def from_text(text: str) -> object:
         depth += (character in "([") - (character in ")]")
         deepest = max(deepest, depth)
     if deepest > 4 * DEEPEST:
-        raise BadRequest(f"the filter is nested deeper than {4 * DEEPEST}")
+        raise BadRequest(f"the filter is nested deeper than {4 * DEEPEST}; write it flatter")
     if len(text) > LONGEST_TEXT or len(OPERATOR.findall(bare)) > LONGEST_LIST + MOST_OPERATORS:
         raise _too_large()
     try:
@@ -112,7 +113,7 @@ class _Checker:
         op, args = self._operation(expression, depth)
         if op in ("and", "or"):
             if not args:
-                raise BadRequest(f"filter: {op} needs arguments")
+                raise BadRequest(f"filter: {op} has no arguments; give it one at least")
             return {"op": op, "args": [self.predicate(arg, depth + 1) for arg in args]}
         if op == "not":
             return {"op": op, "args": [self.predicate(_only(op, args), depth + 1)]}
@@ -138,7 +139,7 @@ class _Checker:
             value, members = _exactly(op, args, 2)
             wanted = [_literal(member) for member in _list(op, members)]
             return {"op": ARRAYS[op], "args": [self._property(value), wanted]}
-        raise BadRequest(f"filter: {op[:40]!r} is no operator that is known here")
+        raise BadRequest(f"filter: {op[:40]!r} is no operator here; there are {OPERATORS}")
 
     def _operation(self, expression: object, depth: int) -> tuple[str, list[Any]]:
         if not isinstance(expression, dict) or set(expression) != {"op", "args"}:
@@ -148,7 +149,7 @@ class _Checker:
             raise BadRequest(f"filter: {_shown(expression)} needs a string `op` and a list `args`")
         self._operators += 1
         if depth > DEEPEST:
-            raise BadRequest(f"the filter is nested deeper than {DEEPEST}")
+            raise BadRequest(f"the filter is nested deeper than {DEEPEST}; write it flatter")
         if self._operators > MOST_OPERATORS:
             raise _too_large()
         return op.lower(), args
@@ -172,7 +173,7 @@ class _Checker:
                 return _instant(value)
             op, args = self._operation(value, depth + 1)
             if op not in FUNCTIONS:
-                raise BadRequest(f"filter: {op[:40]!r} is no function that is known here")
+                raise BadRequest(f"filter: {op[:40]!r} is no function here; there are {', '.join(sorted(FUNCTIONS))}")
             return {"op": op, "args": [self._text(_only(op, args), depth + 1)]}
         return _literal(value)
 
@@ -198,7 +199,7 @@ class _Checker:
         else:
             wanted = searched_geometry(other, "filter")
         if wanted["type"] == "GeometryCollection":
-            raise BadRequest(f"filter: {op} does not take collections of geometries")
+            raise BadRequest(f"filter: {op} takes no GeometryCollection; ask for its parts")
         return {"op": op, "args": [{"property": "geometry"}, wanted]}
 
     def _temporal(self, value: object) -> Json:
@@ -265,7 +266,7 @@ def _only(op: str, args: list[Any]) -> Any:
 
 def _too_large() -> BadRequest:
     return BadRequest(
-        f"the filter is too large: {MOST_OPERATORS} operators and {LONGEST_LIST} values in a list at most"
+        f"the filter is too large: {MOST_OPERATORS} operators and {LONGEST_LIST} values in a list at most; ask in parts"
     )
 
 

@@ -80,7 +80,7 @@ def _page(request: Request) -> tuple[str | None, int, int]:
         limit = int(request.query_params.get("limit", PAGE))
         after = int(request.query_params.get("after", -1))
     except ValueError:
-        raise BadRequest("limit and after are whole numbers") from None
+        raise BadRequest("limit or after is not a whole number; send one, or leave it out") from None
     return status, max(1, min(limit, LARGEST_PAGE)), max(-1, min(after, 1 << 30))
 
 
@@ -91,11 +91,12 @@ async def readable(request: Request) -> requests.Summary:
     try:
         number = UUID(request.path_params["request_id"])
     except ValueError:
-        raise RequestDoesNotExist("a request's id is a UUID") from None
+        said = request.path_params["request_id"][:80]
+        raise RequestDoesNotExist(f"{said!r} is no id of a request, a UUID; GET /requests lists yours") from None
     async with node.pool.acquire() as conn:
         summary = await requests.summary(conn, number)
     if summary is None or not (principal.is_admin or principal.name == summary.submitter):
-        raise RequestDoesNotExist(f"there is no request {number}, or it is somebody else's")
+        raise RequestDoesNotExist(f"there is no request {number} of yours; GET /requests lists those you have")
     return summary
 
 

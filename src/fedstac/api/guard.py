@@ -132,16 +132,18 @@ class Guard:
     def _check_head(self, scope: Scope) -> None:
         fields: list[tuple[bytes, bytes]] = scope["headers"]
         if len(fields) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in fields) > self.max_headers:
-            raise HeadersTooLarge(f"send at most {_MAX_HEADERS} headers and {self.max_headers} bytes of them")
+            raise HeadersTooLarge(
+                f"the headers are over the limit; send at most {_MAX_HEADERS} and {self.max_headers} bytes of them"
+            )
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self.max_url:
             raise BadRequest(f"the URL is longer than {self.max_url} bytes; searches can be sent by POST")
         if _CONTROL.search(scope["path"]):
-            raise BadRequest("the path holds control characters; no id has any")
+            raise BadRequest("the path holds control characters; leave them out, no id has any")
         if _CONTROL_IN_QUERY.search(scope["query_string"]):
             raise BadRequest("the query holds control characters; leave them out (a line break: write a space)")
         for name, value in fields:
             if _CONTROL_IN_HEADER.search(value):
-                raise BadRequest(f"the header {name.decode('latin-1')} holds control characters")
+                raise BadRequest(f"the header {name.decode('latin-1')} holds control characters; leave them out")
 
 
 def _request_id(scope: Scope) -> str:
@@ -234,7 +236,8 @@ class _Body:
         except TimeoutError:
             raise BodyTimeout(
                 f"the body paused for {self._guard.read_timeout:g} s, or came at less than {self._guard.min_rate}"
-                f" bytes per second; {self._received} bytes of it have arrived"
+                f" bytes per second; {self._received} bytes of it have arrived."
+                " Send it again, in smaller parts if the line is slow"
             ) from None
         self._waited += time.monotonic() - start
         self._received += len(message.get("body", b""))
@@ -282,7 +285,9 @@ class _Inflater:
             try:
                 piece = self._member.decompress(self._input, _INFLATE_PIECE)
             except zlib.error:
-                raise BadRequest("the body is not gzip, as its Content-Encoding says") from None
+                raise BadRequest(
+                    "the body is not gzip, as its Content-Encoding says; send it so, or without that header"
+                ) from None
             self._holds_more = len(piece) == _INFLATE_PIECE and not self._member.eof
             self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
             self._inflated += len(piece)
@@ -296,12 +301,12 @@ class _Inflater:
 
     def end(self) -> None:
         if not self._member.eof:
-            raise BadRequest("the gzip body is cut off")
+            raise BadRequest("the gzip body is cut off; send it whole")
 
     def _next_member(self) -> None:
         self._members += 1
         if self._members > _INFLATE_MEMBERS:
-            raise BadRequest(f"the gzip body has over {_INFLATE_MEMBERS} members")
+            raise BadRequest(f"the gzip body has over {_INFLATE_MEMBERS} members; compress it as one")
         self._member = zlib.decompressobj(wbits=31)
 
 

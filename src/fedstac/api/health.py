@@ -41,7 +41,7 @@ async def get_health(request: Request) -> Response:
             if not is_transient(error):
                 raise
             log.warning("healthcheck: the database does not answer", error=type(error).__name__)
-            raise Unavailable("the database does not answer", retry_after=2) from None
+            raise Unavailable("the database does not answer; try again", retry_after=2) from None
         kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, found
     body = {"status": "ok", "node": node.settings.node, "version": __version__, "database": "ok"}
     body |= _following(kept[1]) if node.settings.source else _publishing(kept[1])

@@ -96,7 +96,7 @@ async def principal(request: Request) -> Principal:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("send the header `Authorization: Bearer <token>`")
+        raise Unauthenticated("this needs a bearer token; log in and send the header `Authorization: Bearer <token>`")
     if len(token) > oidc.MAX_TOKEN:
         raise Unauthenticated(f"the token has over {oidc.MAX_TOKEN} characters; ask for one with fewer claims")
     known: Principals = request.app.state.principals

@@ -73,11 +73,13 @@ def _from_value(value: object) -> Submission:
         features = value.get("features")
         if not isinstance(features, list):
             finding = Finding("shape", "/features", "a FeatureCollection needs the list `features`")
-            raise StacInvalid("the FeatureCollection has no list of features", findings=(finding,))
+            raise StacInvalid("the FeatureCollection has no list of features; put the items there", findings=(finding,))
         return Submission(features, True, "/features")
     if not isinstance(value, dict):
         finding = Finding("shape", "", "an Item or a FeatureCollection is expected, a JSON object")
-        raise StacInvalid("the body is neither an Item nor a FeatureCollection", findings=(finding,))
+        raise StacInvalid(
+            "the body is neither an Item nor a FeatureCollection; send one of them, or NDJSON", findings=(finding,)
+        )
     return Submission([value], False, "")
 
 
@@ -86,7 +88,7 @@ def _check_size(submission: Submission, size: int, limits: Settings) -> None:
         raise BodyTooLarge(f"the item has {size} bytes; {limits.max_item_bytes} are the most")
     if submission.is_batch and not submission.documents:
         finding = Finding("shape", submission.prefix, "the batch is empty")
-        raise StacInvalid("the batch holds no item", findings=(finding,))
+        raise StacInvalid("the batch holds no item; put in one at least", findings=(finding,))
     if len(submission.documents) > limits.max_batch_items:
         raise BodyTooLarge(
             f"the batch has {len(submission.documents)} items; {limits.max_batch_items} are the most: send several"

@@ -36,7 +36,7 @@ async def wish(request: Request, accepted: UUID) -> None:
     if not named:
         return
     if len(named) > MOST_NAMED:
-        raise BadRequest(f"Fedstac-Notify may be there {MOST_NAMED} times")
+        raise BadRequest(f"Fedstac-Notify is there over {MOST_NAMED} times; name fewer destinations")
     node: Node = request.app.state.node
     principal = await identity.principal(request)
     async with node.pool.acquire() as conn:
@@ -64,7 +64,7 @@ async def _named(conn: Connection, settings: Settings, principal: Principal, tex
             topics = found.topics if found else ()
             found, _ = await notifications.register(conn, principal.name, str(address), topics, confirmed=True)
     if found.confirmed is None:
-        raise BadRequest(f"Fedstac-Notify: the destination {found.id} is not confirmed yet")
+        raise BadRequest(f"Fedstac-Notify: the destination {found.id} is not confirmed yet; its code was sent to it")
     return found
 
 

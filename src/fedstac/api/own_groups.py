@@ -78,7 +78,7 @@ async def get_group(request: Request) -> Response:
     async with node.pool.acquire() as conn:
         found = await own_groups.every(conn, named=name)
     if not found or not _sees(node, principal, found[0]):
-        raise NotFound(f"there is no group {name[:80]!r}, or it is none of yours")
+        raise NotFound(f"there is no group {name[:80]!r} of yours; GET /groups lists those you have")
     return _answer(request, found[0])
 
 
@@ -185,7 +185,7 @@ async def _managed(request: Request, conn: Connection, principal: Principal, *, 
     touched = _of(group) if group is not None and known else _touched(name[:80], ANY, ANY)
     node.policy.require(principal, Action.GROUPS, touched)
     if group is None:
-        raise NotFound(f"there is no group {name[:80]!r}")
+        raise NotFound(f"there is no group {name[:80]!r}; GET /groups lists those there are")
     return group
 
 
@@ -202,7 +202,7 @@ async def _note(conn: Connection, principal: Principal, action: str, group: OwnG
 def _read(raw: bytes, needed: tuple[str, ...]) -> dict[str, str]:
     said = strict_json.parse(raw)
     if not isinstance(said, dict):
-        raise BadRequest(f"a group is an object: {{{', '.join(MEMBERS)}}}")
+        raise BadRequest(f"the body is no JSON object; send {{{', '.join(MEMBERS)}}}")
     findings = [Finding("group", f"/{name}", f"`{name}` is none of {', '.join(MEMBERS)}") for name in said
                 if name not in MEMBERS]  # fmt: skip
     findings += [Finding("group", f"/{name}", f"`{name}` is missing") for name in needed if name not in said]

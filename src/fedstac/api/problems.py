@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from fedstac.db.connections import is_transient
@@ -135,7 +135,7 @@ def _document(
         "description": detail,
         "detail": detail,
         "instance": instance,
-        "errors": [finding.as_json() for finding in findings],
+        "errors": [finding.as_json() | {"detail": finding.message} for finding in findings],
         **members,
     }
     try:
@@ -164,6 +164,8 @@ async def _refuse_with_status(request: Request, error: Exception) -> Response:
     status, headers = error.status_code, error.headers or {}
     if status < 400:
         return Response(status_code=status, headers=headers)
+    if error.detail == HTTPStatus(status).phrase and status in (404, 405):  # the router's own, which say nothing
+        return _unrouted(request)
     if problem := _BY_STATUS.get(status):
         detail = str(error.detail) if status < 500 else problem.title
         return response(problem(detail), request.scope, headers=headers)
@@ -179,6 +181,19 @@ async def _refuse_with_status(request: Request, error: Exception) -> Response:
         instance=_instance(request.scope),
     )
     return _response(content, status, headers)
+
+
+def _unrouted(request: Request) -> Response:
+    """What no route takes: 404, or 405 with the methods of all routes of that path (RFC 9110, 15.5.6)."""
+    matching = (route for route in request.app.router.routes if route.matches(request.scope)[0] is not Match.NONE)
+    allowed = ", ".join(sorted({method for route in matching for method in getattr(route, "methods", None) or ()}))
+    shown = _instance(request.scope)
+    if not allowed:
+        return response(
+            errors.NotFound(f"there is nothing at {shown}; GET / has links to what there is"), request.scope
+        )
+    refused = errors.MethodNotAllowed(f"{shown} does not take {request.method}; it takes {allowed}")
+    return response(refused, request.scope, headers={"allow": allowed})
 
 
 async def _refuse_parameters(request: Request, error: Exception) -> Response:

@@ -50,7 +50,7 @@ class Query:
 def from_body(body: object, settings: Settings, *, collection: str | None = None) -> Query:
     """A search from the members of a POST body. BadRequest names what is not understood."""
     if not isinstance(body, dict):
-        raise BadRequest("a search is a JSON object")
+        raise BadRequest("the body is no JSON object; a search is one")
     body = {name: value for name, value in body.items() if value is not None}
     _refuse_unknown(body)
     conditions: dict[str, Any] = {}
@@ -59,10 +59,12 @@ def from_body(body: object, settings: Settings, *, collection: str | None = None
             conditions[name] = _strings(name, body[name], MOST_IDS)
     # pystac-client sends the collection's name a second time
     if collection is not None and conditions.setdefault("collections", [collection]) != [collection]:
-        raise BadRequest(f"collections has other names than {collection}, whose items are asked for")
+        raise BadRequest(
+            f"collections has other names than {collection}, whose items are asked for; leave it out, or use /search"
+        )
     if "bbox" in body:
         if "intersects" in body:
-            raise BadRequest("bbox and intersects cannot be used together")
+            raise BadRequest("bbox and intersects cannot be used together; leave one out")
         conditions["intersects"] = filters.box(body["bbox"])
     if "intersects" in body:
         conditions["intersects"] = filters.searched_geometry(body["intersects"], "intersects")
@@ -165,7 +167,7 @@ def _interval(value: object) -> str:
             f"datetime={value[:100]!r} is neither a moment as in RFC 3339 nor an interval of two such, one maybe `..`"
         )
     if len(moments) == 2 and moments[0] > moments[1]:  # type: ignore[operator]
-        raise BadRequest(f"datetime={value[:100]!r} ends before it starts")
+        raise BadRequest(f"datetime={value[:100]!r} ends before it starts; swap its ends")
     return "/".join(documents.to_microseconds(end) for end in ends)
 
 
@@ -179,7 +181,7 @@ def _order(value: object) -> tuple[tuple[str, bool], ...]:
             raise BadRequest('sortby is a list of {"field": …, "direction": "asc" or "desc"}')
         name = filters.property_name(entry.get("field"), "sortby")
         if name == "geometry":
-            raise BadRequest("sortby: a geometry has no order")
+            raise BadRequest("sortby: a geometry has no order; name another property")
         keys.append((name, direction == "desc"))
     return tuple(keys) or DEFAULT_ORDER
 
@@ -192,7 +194,7 @@ def _filter(body: Mapping[str, Any]) -> dict[str, Any]:
         raise BadRequest(f"filter-crs={str(body['filter-crs'])[:80]!r} is not taken; there is {CRS84}")
     if "query" in body:
         if "filter" in body:
-            raise BadRequest("query and filter cannot be used together")
+            raise BadRequest("query and filter cannot be used together; leave one out")
         asked = filters.from_query(body["query"])
         return {} if asked is None else _in_pgstacs_terms(asked)
     if "filter" not in body:

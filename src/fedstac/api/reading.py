@@ -125,7 +125,9 @@ async def get_collection(request: Request) -> Response:
 async def _collection(conn: Connection, name: str) -> collections.Stored:
     stored = await collections.get(conn, name)
     if stored is None:
-        raise CollectionDoesNotExist(f"there is no collection {name[:128]!r} here")
+        raise CollectionDoesNotExist(
+            f"there is no collection {name[:128]!r} here; GET /collections lists those there are"
+        )
     return stored
 
 
@@ -150,7 +152,9 @@ async def get_item(request: Request) -> Response:
         found = await search.item(conn, collection, item_id)
         if found is None:
             await _collection(conn, collection)
-            raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}")
+            raise ItemDoesNotExist(
+                f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
+            )
     item, digest, seq = found
     etag = f'"{digest[:16].hex()}-{seq}"'
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}

@@ -83,7 +83,7 @@ class Protocol(HttpToolsProtocol):
         self._since_progress += len(data)
         super().data_received(data)
         if self._since_progress > _MAX_HEAD:
-            self._refuse(HeadersTooLarge(f"send at most {_MAX_HEAD} bytes of headers"))
+            self._refuse(HeadersTooLarge(f"the headers are over the limit; send at most {_MAX_HEAD} bytes of them"))
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -100,7 +100,7 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(BadRequest("what was sent is not HTTP/1.1 (RFC 9112)"))
+        self._refuse(BadRequest("what was sent is not HTTP/1.1 (RFC 9112); speak that"))
 
     def _start_clock(self) -> None:
         self._deadline = self.loop.call_later(self.config.header_timeout, self._time_is_up)
@@ -113,7 +113,11 @@ class Protocol(HttpToolsProtocol):
     def _time_is_up(self) -> None:
         self._deadline = None
         if self._in_head:
-            self._refuse(BodyTimeout(f"the headers were not complete after {self.config.header_timeout:g} s"))
+            self._refuse(
+                BodyTimeout(
+                    f"the headers were not complete after {self.config.header_timeout:g} s; send them in one go"
+                )
+            )
         else:  # nothing was asked: an answer could be taken for that of the next request
             self.transport.close()
 

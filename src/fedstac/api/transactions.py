@@ -280,7 +280,7 @@ async def _final(node: Node, request: UUID, seconds: float) -> requests.Summary:
         async with node.pool.acquire() as conn:
             summary = await requests.summary(conn, request)
         if summary is None:
-            raise RequestDoesNotExist(f"the request {request} is gone")
+            raise RequestDoesNotExist(f"the request {request} is gone; send it again")
         left = deadline - time.monotonic()
         if summary.is_final or left <= 0 or node.stopping.is_set():
             return summary

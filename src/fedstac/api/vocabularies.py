@@ -131,7 +131,7 @@ async def post_validate(request: Request) -> Response:
     raw = await request.body()
     media_type, version = request.headers.get("content-type", ""), request.query_params.get("cv_version")
     if version is not None and not NAME.fullmatch(version):
-        raise BadRequest(f"cv_version={version[:40]!r} is no version")
+        raise BadRequest(f"cv_version={version[:40]!r} is no version; GET /vocabularies lists them")
     if version is not None:
         async with node.pool.acquire() as conn:
             await node.shelf.look(conn)
@@ -171,7 +171,9 @@ async def get_extension(request: Request) -> Response:
     node: Node = request.app.state.node
     name, version = request.path_params["name"], request.path_params["version"]
     if not (NAME.fullmatch(name) and NAME.fullmatch(version)):
-        raise NotFound(f"there is no extension {name[:80]!r} {version[:40]!r} here")
+        raise NotFound(
+            f"there is no extension {name[:80]!r} {version[:40]!r} here; GET /vocabularies lists those of projects"
+        )
     path = environment.folder("extensions") / name / version / "schema.json"
     if path.is_file():
         text = await asyncio.to_thread(path.read_bytes)
@@ -182,6 +184,6 @@ async def get_extension(request: Request) -> Response:
         except UnknownVersion as error:
             raise NotFound(str(error)) from None
         if vocabulary is None:
-            raise NotFound(f"there is no extension {name!r} here; the projects are {_vocabularies(request).projects()}")
+            raise NotFound(f"there is no extension {name!r} here; GET /vocabularies lists those of projects")
         text = orjson.dumps(schemas.schema_of(vocabulary))
     return Response(text, media_type=SCHEMA_TYPE, headers={"Cache-Control": A_WHILE})

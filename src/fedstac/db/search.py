@@ -104,7 +104,7 @@ async def order(conn: Connection, fields: Sequence[tuple[str, bool]]) -> tuple[S
             [name for name, _ in fields],
         )
     if len(rows) != len(fields) or any(row["expression"] is None for row in rows):
-        raise BadRequest("sortby names a property that cannot be sorted by")
+        raise BadRequest("sortby names a property that cannot be sorted by; GET /queryables lists those that can")
     return tuple(
         SortKey(row["expression"], descending, row["nullable"])
         for row, (_, descending) in zip(rows, fields, strict=True)
@@ -180,7 +180,9 @@ def _for_the_caller() -> Iterator[None]:
             raise
         raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
     except TimeoutError:
-        raise Unavailable(f"the search took over {LONGEST:g} s; ask for less at once") from None
+        raise Unavailable(
+            f"the search took over {LONGEST:g} s; ask for less at once", retry_after=int(LONGEST)
+        ) from None
 
 
 def _reason(error: asyncpg.PostgresError) -> str:

@@ -16,7 +16,9 @@ SERVER_LINKS = frozenset(("self", "root", "parent", "items", "item", QUERYABLES)
 def check(document: object, schema: jsonschema_rs.Validator, named: str | None) -> dict[str, Any]:
     """The collection less the server's links; StacInvalid with all findings where it is refused."""
     if not isinstance(document, dict):
-        raise StacInvalid("a STAC Collection is expected", findings=(Finding("shape", "", "not a JSON object"),))
+        raise StacInvalid(
+            "the body is no JSON object; send a STAC Collection", findings=(Finding("shape", "", "not a JSON object"),)
+        )
     findings = [
         Finding("stac-core", "".join(f"/{step}" for step in error.instance_path), error.message[:300])
         for error in schema.iter_errors(document)

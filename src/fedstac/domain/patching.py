@@ -135,13 +135,13 @@ def read(body: Json, media_type: str = "") -> JsonPatch | MergePatch:
         return JsonPatch(_checked(operations))
     named = media_type.partition(";")[0].strip().lower() == "application/json-patch+json"
     if operations is not body or not isinstance(body, dict) or named:
-        raise BadRequest("a patch is a list of operations (RFC 6902) or an object to merge (RFC 7396)")
+        raise BadRequest("the body is no patch; send a list of operations (RFC 6902) or an object to merge (RFC 7396)")
     return MergePatch(body)
 
 
 def _checked(operations: Sequence[Json]) -> Sequence[Mapping[str, Json]]:
     if len(operations) > MOST_OPERATIONS:
-        raise BadRequest(f"the patch has {len(operations)} operations; {MOST_OPERATIONS} are the most")
+        raise BadRequest(f"the patch has {len(operations)} operations; {MOST_OPERATIONS} are the most: send several")
     findings = []
     for n, operation in enumerate(operations):
         name = operation.get("op") if isinstance(operation, dict) else None

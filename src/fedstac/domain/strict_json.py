@@ -73,7 +73,7 @@ def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _refuse(findings: list[Finding]) -> Never:
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    raise MalformedJson(findings[0].message + more, findings=findings)
+    raise MalformedJson(f"{findings[0].message}; {findings[0].suggestion}{more}", findings=findings)
 
 
 # --- the fast path ---

@@ -149,10 +149,12 @@ def _shaped(wanted: Any) -> dict[str, Any]:
         wrong = [""]
     if wrong:
         findings = [Finding("shape", pointer(name) if name else "", "what is left is no STAC Item") for name in wrong]
-        raise StacInvalid("the change leaves no STAC Item behind", findings=findings)
+        raise StacInvalid(
+            f"the change leaves no STAC Item behind; keep its {', '.join(wrong) or 'members'}", findings=findings
+        )
     text = orjson.dumps(wanted)
     if len(text) > MOST_BYTES:
-        raise BodyTooLarge(f"the change makes {len(text)} bytes of the item; {MOST_BYTES} are the most")
+        raise BodyTooLarge(f"the change makes {len(text)} bytes of the item; {MOST_BYTES} are the most, so add less")
     strict_json.parse(text)  # as deep as what is posted, and no deeper
     return dict(wanted)
 

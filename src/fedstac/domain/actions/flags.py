@@ -110,7 +110,7 @@ def _decision(
 ) -> Decision:  # fmt: skip
     """The change. What comes into search again brings its search copy: the draft of the stored document."""
     if stored.document is None:
-        raise Conflict(f"the document of {stored.id} is gone")
+        raise Conflict(f"the document of {stored.id} is gone; publish a new version instead")
     draft = None
     if stored.state is State.MARKED:
         vocabulary = world.vocabulary(stored.collection, stored.cv_version)

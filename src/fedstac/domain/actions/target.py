@@ -25,7 +25,9 @@ def find(
         raise ForeignOrigin(f"{target.id} belongs to the node {lineage.origin}; change it there")
     stored = lineage.records.get(target.id)
     if stored is None or stored.state in GONE or stored.document is None:
-        raise ItemDoesNotExist(f"there is no dataset {target.id!r} in {target.collection}")
+        raise ItemDoesNotExist(
+            f"there is no dataset {target.id!r} in {target.collection}; a search lists those there are"
+        )
     if expected is not None and "*" not in expected and stored.digest[:16].hex() not in expected:
         raise PreconditionFailed(f"{target.id} was changed since you read it; read it again")
     if stored.state is State.MARKED and not marked:

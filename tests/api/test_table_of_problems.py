@@ -1,0 +1,366 @@
+"""Every refusal that there is, produced at running nodes: it names the thing and the remedy, in full (RFC 9457).
+
+The table is docs/reference/problems.md row by row: how a refusal comes about, the thing that its sentence names, and
+what it says to do. A problem that no row produces fails the last test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+
+from fedstac import embedded, sample
+from fedstac.api.transactions import LARGE_AT_ONCE
+from fedstac.domain import errors
+from fedstac.domain.errors import Problem
+from fedstac.settings import Settings
+from tests.api.conftest import Api, running
+from tests.client.test_cli import until
+from tests.conftest import databases
+from tests.identity.conftest import AUDIENCE, Provider, bearer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Json = dict[str, Any]
+ITEMS = "/collections/CMIP6/items"
+HOME = "https://south.example"
+SAMPLES: list[Json] = list(sample.items(400))  # type: ignore[arg-type]
+OTHERS = [item for item in SAMPLES if item["properties"]["cmip6:institution_id"] != "NCAR"]
+STORED, RETRACTED, MARKED, NEW = OTHERS[:4]
+NCAR = next(item for item in SAMPLES if item["properties"]["cmip6:institution_id"] == "NCAR")
+NOTE: Json = {"properties": {"note": "x"}}
+WITH_FINDINGS = {errors.MalformedJson, errors.StacInvalid}
+INSIDE = ("Traceback", "asyncpg", "SELECT", "fedstac.", "pgstac", ".py", "Expecting", "Decode", "fedstac_writer")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Who refuses: nodes that differ in a setting or in what befell their database."""
+
+    west: Api
+    strict: Api  # wants If-Match, and the datasets of NCAR have their home elsewhere
+    east: Api  # an index node of west's
+    damaged: Api  # its collection cannot be read any more
+    away: Api  # its database is
+    provider: Provider
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def nodes(
+    cluster: embedded.Cluster, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Nodes]:
+    policy = tmp_path_factory.mktemp("policy") / "policy.yaml"
+    policy.write_text(f"""
+version: 1
+builtin: true
+homes: [{{projects: [CMIP6], institutions: [NCAR], node: south, url: "{HOME}"}}]
+""")
+    provider = Provider()
+    async with AsyncExitStack() as stack:
+        stack.callback(provider.close)
+        provider.start()
+        make = stack.enter_context(databases(cluster, template))
+        shared, damaged, away = make(), make(), make()
+
+        async def start(dsn: str, *, background: bool = False, **values: Any) -> Api:
+            config = Settings(**{"dsn": dsn, "node": "west", "default_wait_seconds": 30, "_env_file": None, **values})
+            return await stack.enter_async_context(running(config, background=background))
+
+        west = await start(
+            shared, background=True, issuers=json.dumps([{"issuer": provider.url}]), audience=AUDIENCE,
+            read_timeout_seconds=1, max_batch_items=20,
+        )  # fmt: skip
+        await fill(west)
+        found = Nodes(
+            west, await start(shared, require_if_match=True, policy=str(policy)),
+            await start(make(), node="east", source=west.url, source_token=west.tokens["node:east"]),
+            await start(damaged), await start(away), provider,
+        )  # fmt: skip
+        await until(partial(shows_the_collection, found.east))
+        await damage(cluster, found.damaged)
+        await stack.enter_async_context(outage(cluster, found.away))
+        yield found
+
+
+async def shows_the_collection(node: Api) -> bool:
+    return (await node.anyone.get("/collections/CMIP6")).is_success
+
+
+async def damage(cluster: embedded.Cluster, node: Api) -> None:
+    """A stored text that is whole to the database and not to whoever reads it."""
+    assert (await node.admin.post("/collections", json=sample.collection())).status_code == 201
+    conn = await asyncpg.connect(cluster.dsn(database_of(node)))
+    try:
+        await conn.execute("UPDATE fedstac.collection SET document = left(document, 40)")
+    finally:
+        await conn.close()
+
+
+@asynccontextmanager
+async def outage(cluster: embedded.Cluster, node: Api) -> AsyncIterator[None]:
+    """The node's database takes no connections, and ends those that it has."""
+    conn, name = await asyncpg.connect(cluster.dsn()), database_of(node)
+    try:
+        await conn.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
+        while await conn.fetchval(ended, name):
+            pass
+        yield
+    finally:
+        await conn.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await conn.close()
+
+
+def database_of(node: Api) -> str:
+    return urlsplit(node.settings.dsn).path.strip("/")
+
+
+async def fill(west: Api) -> None:
+    assert (await west.admin.post("/collections", json=sample.collection())).status_code == 201
+    for item in (STORED, RETRACTED, MARKED):
+        assert (await west.admin.post(ITEMS, json=item)).status_code == 201
+    assert (await west.admin.post(f"{ITEMS}/{RETRACTED['id']}/retract")).status_code == 200
+    assert (await west.admin.delete(f"{ITEMS}/{MARKED['id']}")).is_success
+
+
+# --- how refusals come about ---
+
+Way = Callable[[Nodes], Awaitable[httpx.Response]]
+
+
+def sent(
+    method: str, path: str, *, to: str = "west", by: str = "admin", headers: dict[str, str] | None = None, **body: Any
+) -> Way:
+    """One request, with a token of the node's own; `by=""`: without."""
+
+    async def way(nodes: Nodes) -> httpx.Response:
+        node: Api = getattr(nodes, to)
+        who = bearer(node.tokens[by]) if by else {}
+        return await node.anyone.request(method, path, headers={**who, **(headers or {})}, **body)
+
+    return way
+
+
+get, post, put, patch, delete = (partial(sent, method) for method in ("GET", "POST", "PUT", "PATCH", "DELETE"))
+
+
+def with_token(**claims: Any) -> Way:
+    """A question with a token that the provider signed."""
+    return lambda nodes: nodes.west.anyone.get("/me", headers=bearer(nodes.provider.token(**claims)))
+
+
+def changed(item: Json, **properties: Any) -> Json:
+    return {**item, "properties": {**item["properties"], **properties}}
+
+
+def with_other_files(item: Json) -> Json:
+    other = copy.deepcopy(item)
+    asset = next(asset for asset in other["assets"].values() if "file:checksum" in asset)
+    asset["file:checksum"] = "1220" + "0" * 64
+    return other
+
+
+def head(*lines: str) -> bytes:
+    """A request, or its beginning; an empty line ends its headers."""
+    return "\r\n".join((f"POST {ITEMS} HTTP/1.1", "Host: west", *lines, "")).encode()
+
+
+def raw(to: str, said: bytes) -> Way:
+    """Bytes as they are, to whichever node."""
+    return lambda nodes: over_socket(getattr(nodes, to), said)
+
+
+async def over_socket(node: Api, said: bytes) -> httpx.Response:
+    """What a server answers to bytes."""
+    where = urlsplit(node.url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        writer.write(said)
+        async with asyncio.timeout(20):
+            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            body = await reader.readexactly(int(headers["content-length"]))
+    finally:
+        writer.close()
+    return httpx.Response(int(first.split()[1]), headers=headers, content=body)
+
+
+async def half_a_body(nodes: Nodes) -> httpx.Response:
+    return await over_socket(nodes.west, head(*authorized(nodes.west), "Content-Length: 9", "", '{"id"'))
+
+
+def authorized(node: Api) -> tuple[str]:
+    return (f"Authorization: Bearer {node.tokens['admin']}",)
+
+
+async def key_for_something_else(nodes: Nodes) -> httpx.Response:
+    headers = {"Idempotency-Key": "monday"}
+    assert (await nodes.west.admin.post(ITEMS, json=OTHERS[4], headers=headers)).status_code == 201
+    return await nodes.west.admin.post(ITEMS, json=OTHERS[5], headers=headers)
+
+
+async def too_many_batches(nodes: Nodes) -> httpx.Response:
+    """As many as are judged at once are on their way, and do not come to an end."""
+    where = urlsplit(nodes.strict.url)
+    begun = head(*authorized(nodes.strict), "Transfer-Encoding: chunked", "")
+    writers = []
+    try:
+        for _ in range(LARGE_AT_ONCE):
+            _, writer = await asyncio.open_connection(where.hostname, where.port)
+            writer.write(begun)
+            writers.append(writer)
+        while True:
+            answer = await nodes.strict.admin.post(ITEMS, content=b" " * (100 << 10))
+            if answer.json()["code"] != "malformed-json":  # the others are not there yet
+                return answer
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+# --- the table ---
+
+
+@dataclass(frozen=True)
+class Row:
+    """A refusal: how it comes about, what its sentence names and what it says to do."""
+
+    problem: type[Problem]
+    way: Way
+    thing: str
+    remedy: str
+
+
+TABLE = (
+    Row(errors.BadRequest, get("/search?colour=red"), "colour", "a search has bbox"),
+    Row(errors.BadRequest, get("/events?after=yesterday", by="node:east"), "'yesterday'", "X-Cursor gives it"),
+    Row(errors.BadRequest, post("/search", json={"filter": {"op": "near", "args": []}}), "'near'", "there are and or"),
+    Row(errors.MalformedJson, post(ITEMS, content=b'{"id": NaN}'), "NaN is not JSON", "use null, or leave"),
+    Row(errors.StacInvalid, post(ITEMS, json=changed(NEW, **{"cmip6:frequency": "monn"})), "`monn`", "did you mean"),
+    Row(errors.StacInvalid, post(ITEMS, json=[NEW]), "neither an Item nor", "send one of them"),
+    Row(errors.Unauthenticated, post(ITEMS, json=NEW, by=""), "bearer token", "log in and send the header"),
+    Row(errors.Unauthenticated, get("/me", by="", headers=bearer("fst_unknown")), "this token", "for a new one"),
+    Row(errors.InvalidToken, with_token(exp=int(time.time()) - 3600), "the token has expired", "log in again"),
+    Row(errors.InvalidTokenAudience, with_token(aud="https://east.example"), "(claim aud)", f"one for {AUDIENCE}"),
+    Row(errors.MissingPermission, post(ITEMS, json=NEW, by="publisher:NCAR"), NEW["id"], "ask the administrators"),
+    Row(errors.MissingPermission, get("/snapshot"), "admin is no node", "a token with a role node:<name> is needed"),
+    Row(errors.NotFound, get("/nothing"), "/nothing", "GET / has links"),
+    Row(errors.NotFound, get("/vocabularies/CMIP9"), "'CMIP9'", "there are CMIP6"),
+    Row(errors.ItemDoesNotExist, get(f"{ITEMS}/{NEW['id']}"), NEW["id"], "a search lists those"),
+    Row(errors.ItemDoesNotExist, patch(f"{ITEMS}/{NEW['id']}", json=NOTE), NEW["id"], "a search lists those"),
+    Row(errors.CollectionDoesNotExist, get("/collections/CMIP9"), "'CMIP9'", "GET /collections lists"),
+    Row(errors.CollectionDoesNotExist, post("/collections/CMIP9/items", json=NEW), "'CMIP9'", "POST /collections"),
+    Row(errors.RequestDoesNotExist, get(f"/requests/{UUID(int=7)}"), str(UUID(int=7)), "GET /requests lists"),
+    Row(errors.MethodNotAllowed, delete("/search"), "/search does not take DELETE", "it takes GET, HEAD, POST"),
+    Row(errors.BodyTimeout, half_a_body, "the body paused for 1 s", "Send it again"),
+    Row(errors.BodyTimeout, raw("west", head()), "headers were not complete after 1 s", "send them in one go"),
+    Row(errors.CollectionAlreadyExists, post("/collections", json=sample.collection()), "CMIP6", "PUT /collections"),
+    Row(errors.CollectionNotEmpty, delete("/collections/CMIP6"), "the collection CMIP6", "delete them first"),
+    Row(errors.Conflict, patch(f"{ITEMS}/{RETRACTED['id']}", json=NOTE), RETRACTED["id"], "reinstate it"),
+    Row(errors.Conflict, patch(f"{ITEMS}/{MARKED['id']}", json=NOTE), MARKED["id"], "unmark it first"),
+    Row(errors.ForeignOrigin, post(ITEMS, json=NEW, to="east"), "CMIP6 belongs to the node west", "publish there"),
+    Row(errors.ItemAlreadyExists, post(ITEMS, json=with_other_files(STORED)), STORED["id"], "publish a new version"),
+    Row(errors.CursorGone, get("/events?after=9.9", by="node:east"), "after 9.9", "take GET /snapshot"),
+    Row(errors.PreconditionFailed, patch(f"{ITEMS}/{STORED['id']}", json=NOTE, headers={"If-Match": '"0-1"'}),
+        STORED["id"], "read it again"),
+    Row(errors.BodyTooLarge, post(ITEMS, json={"type": "FeatureCollection", "features": SAMPLES[:21]}), "21 items",
+        "20 are the most: send several"),
+    Row(errors.BodyTooLarge, raw("west", head("Content-Length: 99999999", "")), "67108864 bytes", "send fewer"),
+    Row(errors.UnsupportedMediaType, post(ITEMS, content=b"<a/>", headers={"Content-Type": "text/xml"}), "'text/xml'",
+        "send one of application/"),
+    Row(errors.Misdirected, post(ITEMS, json=NCAR, to="strict"), "CMIP6 × NCAR", f"send this to {HOME}"),
+    Row(errors.IdempotencyKeyReused, key_for_something_else, "'monday'", "take a new key"),
+    Row(errors.PreconditionRequired, patch(f"{ITEMS}/{STORED['id']}", json=NOTE, to="strict"), "no If-Match", "ETag"),
+    Row(errors.TooManyRequests, too_many_batches, "many large batches", "send this one again in a moment"),
+    Row(errors.HeadersTooLarge, get("/", headers={f"x-{n}": "" for n in range(99)}), "the headers", "send at most 100"),
+    Row(errors.HeadersTooLarge, raw("west", head("x: " + "y" * 65536)), "the headers", "send at most 65536 bytes"),
+    Row(errors.InternalError, get("/collections/CMIP6", to="damaged"), "this answer's x-request-id", "Try again later"),
+    Row(errors.Unavailable, get("/collections/CMIP6", to="away"), "the database", "try again"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.problem.name)
+async def test_a_refusal_names_the_thing_and_the_remedy(nodes: Nodes, row: Row) -> None:
+    answer = await row.way(nodes)
+    document = await in_full(nodes, answer, row.problem)
+    assert row.thing in document["detail"]
+    assert row.remedy in document["detail"]
+
+
+async def in_full(nodes: Nodes, answer: httpx.Response, problem: type[Problem]) -> Json:
+    """The document of a refusal, once all that is promised of it holds."""
+    document: Json = answer.json()
+    said = (answer.status_code, document["code"], document["title"])
+    assert said == (problem.status, problem.name, problem.title), document
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-request-id"]
+    assert document["status"] == document["status_code"] == problem.status
+    assert document["description"] == document["detail"]
+    assert document["instance"] == asked(answer)
+    assert not [word for word in INSIDE if word in answer.text], "a refusal shows nothing of the inside"
+    for finding in document["errors"]:
+        assert finding.keys() >= {"rule", "pointer", "detail"}
+        assert finding["rule"]
+        assert finding["detail"]
+        assert finding["pointer"] == "" or finding["pointer"].startswith("/")
+        assert finding.get("suggestion") != ""
+    assert bool(document["errors"]) == (problem in WITH_FINDINGS)
+    await check_explanation(document, problem)
+    await check_what_goes_with(nodes, answer, problem)
+    return document
+
+
+def asked(answer: httpx.Response) -> str:
+    """The path of the request, as it was sent; of bytes on a socket, what the server could read of them."""
+    try:
+        return answer.request.url.raw_path.decode().partition("?")[0]
+    except RuntimeError:  # httpx has not sent it
+        return ITEMS if answer.headers.get("date") else ""
+
+
+async def check_explanation(document: Json, problem: type[Problem]) -> None:
+    """The type is an address, and says there what it is."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        page = await http.get(document["type"])
+    explained = page.json()
+    assert page.status_code == 200
+    assert (explained["type"], explained["name"]) == (document["type"], problem.name)
+    assert (explained["status"], explained["title"]) == (problem.status, problem.title)
+    assert explained["description"]
+
+
+async def check_what_goes_with(nodes: Nodes, answer: httpx.Response, problem: type[Problem]) -> None:
+    """Headers and members that some refusals have beside."""
+    assert ("retry-after" in answer.headers) == issubclass(problem, (errors.TooManyRequests, errors.Unavailable))
+    assert int(answer.headers.get("retry-after", 1)) > 0
+    assert ("www-authenticate" in answer.headers) == issubclass(problem, errors.Unauthenticated)
+    if challenge := answer.headers.get("www-authenticate"):
+        sent_one = "authorization" in answer.request.headers
+        assert challenge.startswith("Bearer ")
+        assert ('error="invalid_token"' in challenge) == sent_one
+        known = re.search(r'resource_metadata="([^"]+)"', challenge)
+        assert known
+        assert (await nodes.west.anyone.get(known[1])).status_code == 200
+    assert ("allow" in answer.headers) == (problem is errors.MethodNotAllowed)
+    home = {"node": "south", "href": HOME} if problem is errors.Misdirected else None
+    assert answer.json().get("home") == home
+
+
+async def test_the_table_has_every_problem() -> None:
+    assert {row.problem for row in TABLE} == set(errors.problems())
