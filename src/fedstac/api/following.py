@@ -92,7 +92,7 @@ async def readable(request: Request) -> requests.Summary:
         number = UUID(request.path_params["request_id"])
     except ValueError:
         said = request.path_params["request_id"][:80]
-        raise RequestDoesNotExist(f"{said!r} is no id of a request, a UUID; GET /requests lists yours") from None
+        raise RequestDoesNotExist(f"{said!r} is none: a request's id is a UUID; GET /requests lists yours") from None
     async with node.pool.acquire() as conn:
         summary = await requests.summary(conn, number)
     if summary is None or not (principal.is_admin or principal.name == summary.submitter):
