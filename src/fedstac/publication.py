@@ -237,7 +237,8 @@ async def cancel(conn: Connection, request: UUID, actor: str) -> int:
     The claims of workers on these items are taken away first: what one of them has read it can perform no more.
     """
     async with conn.transaction():
-        taken_back = await requests.take_back(conn, request, Cancelled.name, f"cancelled by {actor}")
+        said = f"cancelled by {actor} before it was worked on; POST /requests/{request}/retry sends it again"
+        taken_back = await requests.take_back(conn, request, Cancelled.name, said)
         await audit.append(conn, [
             audit.Entry(
                 actor=actor, action="cancel", collection=item.collection, dataset=item.dataset, request=request,

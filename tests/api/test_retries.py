@@ -156,7 +156,8 @@ async def test_who_waits_for_a_cancelled_request_is_told(idle: Api) -> None:
     await idle.admin.post(f"/requests/{one['id']}/cancel")
     answer = await waiting
     assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (409, "cancelled")
-    assert answer.json()["detail"] == "cancelled by admin"
+    retry = f"POST /requests/{one['id']}/retry"
+    assert answer.json()["detail"] == f"cancelled by admin before it was worked on; {retry} sends it again"
 
 
 async def test_what_was_refused_is_tried_again_as_a_request_of_its_own(api: Api, dsn: str) -> None:

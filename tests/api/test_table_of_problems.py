@@ -55,6 +55,7 @@ class Nodes:
     west: Api
     strict: Api  # wants If-Match, and the datasets of NCAR have their home elsewhere
     east: Api  # an index node of west's
+    idle: Api  # has no workers: what it accepts waits
     damaged: Api  # its collection cannot be read any more
     away: Api  # its database is
     provider: Provider
@@ -89,9 +90,10 @@ homes: [{{projects: [CMIP6], institutions: [NCAR], node: south, url: "{HOME}"}}]
         found = Nodes(
             west, await start(shared, require_if_match=True, policy=str(policy)),
             await start(make(), node="east", source=west.url, source_token=west.tokens["node:east"]),
-            await start(damaged), await start(away), provider,
+            await start(make()), await start(damaged), await start(away), provider,
         )  # fmt: skip
         await until(partial(shows_the_collection, found.east))
+        await make_collection(found.idle)
         await damage(cluster, found.damaged)
         await stack.enter_async_context(outage(cluster, found.away))
         yield found
@@ -103,7 +105,7 @@ async def shows_the_collection(node: Api) -> bool:
 
 async def damage(cluster: embedded.Cluster, node: Api) -> None:
     """A stored text that is whole to the database and not to whoever reads it."""
-    assert (await node.admin.post("/collections", json=sample.collection())).status_code == 201
+    await make_collection(node)
     conn = await asyncpg.connect(cluster.dsn(database_of(node)))
     try:
         await conn.execute("UPDATE fedstac.collection SET document = left(document, 40)")
@@ -130,8 +132,12 @@ def database_of(node: Api) -> str:
     return urlsplit(node.settings.dsn).path.strip("/")
 
 
+async def make_collection(node: Api) -> None:
+    assert (await node.admin.post("/collections", json=sample.collection())).status_code == 201
+
+
 async def fill(west: Api) -> None:
-    assert (await west.admin.post("/collections", json=sample.collection())).status_code == 201
+    await make_collection(west)
     for item in (STORED, RETRACTED, MARKED):
         assert (await west.admin.post(ITEMS, json=item)).status_code == 201
     assert (await west.admin.post(f"{ITEMS}/{RETRACTED['id']}/retract")).status_code == 200
@@ -214,6 +220,20 @@ async def key_for_something_else(nodes: Nodes) -> httpx.Response:
     return await nodes.west.admin.post(ITEMS, json=OTHERS[5], headers=headers)
 
 
+async def taken_back(nodes: Nodes) -> httpx.Response:
+    """Somebody waits for a result, and somebody cancels the request."""
+    waiting = asyncio.create_task(nodes.idle.admin.post(ITEMS, json=NEW))
+    found: list[Json] = []
+
+    async def is_listed() -> bool:
+        found[:] = (await nodes.idle.admin.get("/requests")).json()["requests"]
+        return bool(found)
+
+    await until(is_listed)
+    assert (await nodes.idle.admin.post(f"/requests/{found[0]['id']}/cancel")).status_code == 200
+    return await waiting
+
+
 async def too_many_batches(nodes: Nodes) -> httpx.Response:
     """As many as are judged at once are on their way, and do not come to an end."""
     where = urlsplit(nodes.strict.url)
@@ -273,6 +293,7 @@ TABLE = (
     Row(errors.CollectionNotEmpty, delete("/collections/CMIP6"), "the collection CMIP6", "delete them first"),
     Row(errors.Conflict, patch(f"{ITEMS}/{RETRACTED['id']}", json=NOTE), RETRACTED["id"], "reinstate it"),
     Row(errors.Conflict, patch(f"{ITEMS}/{MARKED['id']}", json=NOTE), MARKED["id"], "unmark it first"),
+    Row(errors.Cancelled, taken_back, "cancelled by admin", "/retry sends it again"),
     Row(errors.ForeignOrigin, post(ITEMS, json=NEW, to="east"), "CMIP6 belongs to the node west", "publish there"),
     Row(errors.ItemAlreadyExists, post(ITEMS, json=with_other_files(STORED)), STORED["id"], "publish a new version"),
     Row(errors.CursorGone, get("/events?after=9.9", by="node:east"), "after 9.9", "take GET /snapshot"),
