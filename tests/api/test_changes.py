@@ -323,6 +323,59 @@ async def test_the_same_body_under_a_key_is_one_request_and_another_is_refused(w
         assert (await patch(west, change, **{"Idempotency-Key": wrong})).status_code == 400
 
 
+async def test_if_none_match_publishes_what_is_not_there_and_changes_nothing(west: Api) -> None:
+    new = {"If-None-Match": "*"}
+    other = list(sample.items(3))[2]
+    assert (await west.admin.post(ITEMS, json=other, headers=new)).status_code == 201
+    before = await get(west)
+    again = await west.admin.post(ITEMS, json=ITEM, headers=new)
+    assert (again.status_code, again.json()["code"]) == (412, "precondition-failed")
+    assert again.json()["detail"].startswith(f"{ITEM['id']} is there already")
+    rehearsed = await west.admin.post(ITEMS, json=ITEM, headers=new, params={"dry_run": "true"})
+    assert rehearsed.json()["items"][0]["problem"] == "precondition-failed"
+    for method in ("PUT", "PATCH"):
+        assert (await west.admin.request(method, PATH, json=ITEM, headers=new)).status_code == 412
+    assert (await west.anyone.patch(PATH, json={}, headers=new)).status_code == 401
+    assert (await west.admin.put(PATH[:-1] + "9", json=ITEM, headers=new)).status_code == 404
+    wrong = await west.admin.post(ITEMS, json=ITEM, headers={"If-None-Match": '"abc"'})
+    assert (wrong.status_code, wrong.json()["code"]) == (400, "bad-request")
+    assert await get(west) == before
+
+
+async def test_what_is_new_only_once_is_published_once_of_two_at_the_same_time(west: Api) -> None:
+    other = list(sample.items(3))[2]
+    answers = await asyncio.gather(*(
+        west.admin.post(ITEMS, json={**other, "properties": {**other["properties"], "description": f"{n}"}},
+                        headers={"If-None-Match": "*"})
+        for n in range(8)
+    ))  # fmt: skip
+    assert sorted(answer.status_code for answer in answers) == [201, *[412] * 7]
+
+
+async def test_options_of_collections_tell_who_may_publish_and_manage(west: Api) -> None:
+    bearer = {"Authorization": f"Bearer {west.tokens['publisher:NCAR']}"}
+    async with (
+        await replicator(west, "east.example") as node,
+        httpx.AsyncClient(base_url=west.url, headers=bearer, trust_env=False) as ncar,
+    ):
+        clients = {"anyone": west.anyone, "node": node, "ncar": ncar, "admin": west.admin}
+        allowed = {
+            path: {
+                name: (await client.options(path)).headers["allow"].split(", ")[3:] for name, client in clients.items()
+            }
+            for path in (ITEMS, "/collections/CMIP6", "/collections")
+        }
+    nobody: dict[str, list[str]] = {"anyone": [], "node": [], "ncar": [], "admin": []}
+    assert allowed == {
+        ITEMS: {**nobody, "ncar": ["POST"], "admin": ["POST"]},
+        "/collections/CMIP6": {**nobody, "admin": ["PUT", "DELETE"]},
+        "/collections": {**nobody, "admin": ["POST"]},
+    }
+    assert (await west.admin.options("/collections/nothing/items")).status_code == 404
+    other = await west.admin.put(ITEMS)
+    assert (other.status_code, other.headers["allow"]) == (405, "GET, HEAD, OPTIONS, POST")
+
+
 async def test_options_tell_what_the_caller_may_send(west: Api) -> None:
     async with await replicator(west, "east.example") as node:
         allowed = {

@@ -6,8 +6,7 @@ What a change would lead to by what is stored now is found out before the 202, s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +17,7 @@ from starlette.responses import Response
 from fedstac import publication
 from fedstac.api import idempotency, identity, links, transactions
 from fedstac.bootstrap import Node
-from fedstac.db import requests, search
+from fedstac.db import requests
 from fedstac.domain import patching, strict_json
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.amend import replica_edit
@@ -28,12 +27,12 @@ from fedstac.domain.errors import (
     Finding,
     ItemDoesNotExist,
     MissingPermission,
+    PreconditionFailed,
     PreconditionRequired,
     Problem,
     StacInvalid,
 )
 from fedstac.domain.patching import JsonPatch, Whole
-from fedstac.domain.policy import Action, Principal, Touched
 from fedstac.domain.vocabulary import name_of
 
 ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-\d+"')  # as GET gives it: the record's digest, its lineage's number
@@ -96,42 +95,6 @@ async def put_replica(request: Request) -> Response:
 async def delete_replica(request: Request) -> Response:
     """DELETE …/replicas/{node}: none of the node's entries any more; its having none is no fault."""
     return await _change(request, "amend", {"edit": {"without": request.path_params["node"]}})
-
-
-METHODS = (
-    ("PATCH", (Action.UPDATE, Action.ANNOTATE, Action.SUPERSEDE, Action.RETRACT, Action.REPLICATE)),
-    ("PUT", (Action.UPDATE,)), ("DELETE", (Action.MARK,)),
-)  # fmt: skip
-
-
-async def options_item(request: Request) -> Response:
-    """OPTIONS /collections/{collection_id}/items/{item_id}: what the caller may send there (RFC 9110, 10.2.1)."""
-    node: Node = request.app.state.node
-    allowed = ["GET", "HEAD", "OPTIONS"]
-    if "authorization" in request.headers:
-        principal = await identity.principal(request)
-        collection, item_id = request.path_params["collection_id"], request.path_params["item_id"]
-        async with node.pool.acquire() as conn:
-            found = await search.item(conn, collection, item_id)
-        if found is None:
-            raise ItemDoesNotExist(
-                f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
-            )
-        vocabulary = await node.vocabulary(collection, found[0].cv_version)
-        said = orjson.loads(found[0].document)["properties"].get(vocabulary.institution) if vocabulary else None
-        institution = said if isinstance(said, str) else None
-        nodes = frozenset((principal.node,)) if principal.node else frozenset()
-        touched = Touched(item_id, collection, institution, nodes)
-        allowed += [method for method, actions in METHODS if _may_one(node, principal, actions, touched)]
-    return Response(status_code=204, headers={"Allow": ", ".join(allowed), "Cache-Control": "no-store"})
-
-
-def _may_one(node: Node, principal: Principal, actions: Sequence[Action], touched: Touched) -> bool:
-    for action in actions:
-        with suppress(MissingPermission):
-            node.policy.require(principal, action, touched)
-            return True
-    return False
 
 
 async def _body(request: Request) -> Any:
@@ -206,6 +169,8 @@ async def accept(
             if not waits:  # what is under way may change it
                 raise
             decision = None
+    if transactions.wants_new(request):
+        raise PreconditionFailed(f"{item_id} can only be changed if it is there; send it without If-None-Match")
     if rehearsed:
         said = {"dry_run": True, "outcome": decision.outcome if decision else None,
                 "findings": [finding.as_json() for finding in decision.warnings] if decision else []}  # fmt: skip

@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 def watched(method: str, path: str, handler: Handler) -> Handler:
     """The handler of a route, whose refusals are written down if the route writes."""
-    if method in ("GET", "HEAD") or path in NO_WRITES:
+    if method in ("GET", "HEAD", "OPTIONS") or path in NO_WRITES:
         return handler
     action = _action(method, path)
 

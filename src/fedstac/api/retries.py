@@ -59,5 +59,5 @@ async def _publish(
         return raw
 
     kind = intake.JSON_TYPES[-1] if single else intake.LINE_TYPES[0]
-    body = transactions.Body(summary.collection, read, kind, retry_of=summary.id)
+    body = transactions.Body(summary.collection, read, kind, summary.id, summary.only_new)
     return await transactions.publish(request, request.app.state.node, principal, body, large=not single)

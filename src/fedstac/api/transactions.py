@@ -58,7 +58,7 @@ async def post_items(request: Request) -> Response:
     principal = await identity.principal(request)
     collection = request.path_params["collection_id"]
     await request.app.state.known.require(node, collection)
-    body = Body(collection, request.body, request.headers.get("content-type", ""))
+    body = Body(collection, request.body, request.headers.get("content-type", ""), only_new=wants_new(request))
     if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
         async with _place(request, large=_is_large(request)):
             return await _rehearse(request, node, principal, body)
@@ -73,6 +73,7 @@ class Body:
     read: Callable[[], Awaitable[bytes]]
     media_type: str
     retry_of: UUID | None = None
+    only_new: bool = False  # what is there already is refused
 
 
 async def publish(request: Request, node: Node, principal: Principal, body: Body, *, large: bool) -> Response:
@@ -150,7 +151,7 @@ async def _admit(
     """Reads and judges a body: what is to be stored."""
     submission, checked, vocabulary = await _judge(request, node, principal, body)
     accepted = _request(request, principal, body.collection, checked, vocabulary)
-    return submission, replace(accepted, key=key, retry_of=body.retry_of)
+    return submission, replace(accepted, key=key, retry_of=body.retry_of, only_new=body.only_new)
 
 
 async def _judge(
@@ -194,7 +195,7 @@ async def _rehearse(request: Request, node: Node, principal: Principal, body: Bo
     version = vocabulary.version if vocabulary else None
     drafts = [entry for entry in checked if entry.draft]
     work = [
-        publication.Work(Publish(entry.draft, principal, version, entry.held), principal.name, "publish")
+        publication.Work(Publish(entry.draft, principal, version, entry.held, body.only_new), principal.name, "publish")
         for entry in drafts if entry.draft
     ]  # fmt: skip
     async with node.pool.acquire() as conn:
@@ -213,6 +214,16 @@ def _rehearsed(entry: intake.Checked, receipt: Receipt | None) -> dict[str, Any]
     outcome = receipt.outcome if receipt else Outcome.REJECTED
     return {"id": intake.claimed_id(entry.document), "outcome": outcome, **said,
             "findings": [finding.as_json() for finding in dict.fromkeys(findings)]}  # fmt: skip
+
+
+def wants_new(request: Request) -> bool:
+    """Whether `If-None-Match: *` says that nothing may be there yet (RFC 9110, 13.1.2); a write takes no other."""
+    said = request.headers.get("if-none-match")
+    if said is None:
+        return False
+    if said.strip() != "*":
+        raise BadRequest("with a write If-None-Match is *: nothing may be there yet; for a version of it take If-Match")
+    return True
 
 
 class KnownCollections:

@@ -74,23 +74,24 @@ class NewRequest:
     identity: str | None = None  # of a submitter whom a provider vouches for, packed (domain/groups.py)
     key: Key | None = None
     retry_of: UUID | None = None  # the request whose refused items these are
+    only_new: bool = False  # If-None-Match: *
 
 
 async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
     """Stores accepted requests with their items; call it in a transaction."""
     await conn.execute(
         """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-               cv_version, identity, retry_of)
+               cv_version, identity, retry_of, only_new)
            SELECT id, collection, action, total, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                  cv_version, identity, retry_of
+                  cv_version, identity, retry_of, only_new
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[], $10::text[], $11::uuid[])
+                       $9::text[], $10::text[], $11::uuid[], $12::bool[])
                 r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version, identity,
-                   retry_of)""",
+                   retry_of, only_new)""",
         [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
         [len(r.items) for r in accepted], [r.submitter for r in accepted], ["\x1f".join(r.roles) for r in accepted],
         [r.user_agent for r in accepted], [r.correlation for r in accepted], [r.cv_version for r in accepted],
-        [r.identity for r in accepted], [r.retry_of for r in accepted],
+        [r.identity for r in accepted], [r.retry_of for r in accepted], [r.only_new for r in accepted],
     )  # fmt: skip
     await _take_keys(conn, [(request.key, request.id) for request in accepted if request.key])
     numbered = [(request.id, n, item) for request in accepted for n, item in enumerate(request.items)]
@@ -151,14 +152,14 @@ async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> No
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                     $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[],
-                                    $14::text[], $15::uuid[])
+                                    $14::text[], $15::uuid[], $16::bool[])
                     WITH ORDINALITY g (id, collection, action, submitter, roles, user_agent, correlation, cv_version,
-                                       shard, dataset, document, prepared, findings, identity, retry_of, n)),
+                                       shard, dataset, document, prepared, findings, identity, retry_of, only_new, n)),
            stored AS (
                INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-                   cv_version, identity, retry_of)
+                   cv_version, identity, retry_of, only_new)
                SELECT id, collection, action, 1, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                      cv_version, identity, retry_of FROM given)
+                      cv_version, identity, retry_of, only_new FROM given)
            INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, findings)
            SELECT id, 0, shard, dataset, document, prepared, findings::jsonb FROM given ORDER BY n""",
         [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
@@ -167,7 +168,7 @@ async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> No
         [shard_of(item.lineage) for item in items], [item.dataset for item in items],
         [item.document for item in items], [item.prepared for item in items],
         [findings_json(item.findings) for item in items], [r.identity for r in accepted],
-        [r.retry_of for r in accepted],
+        [r.retry_of for r in accepted], [r.only_new for r in accepted],
     )  # fmt: skip
 
 
@@ -266,6 +267,7 @@ class QueuedItem:
     roles: tuple[str, ...]
     cv_version: str | None
     identity: str | None  # packed
+    only_new: bool = False
 
 
 async def waiting(conn: Connection, claim: Claim, limit: int) -> list[int]:
@@ -291,9 +293,9 @@ async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     """Items of these that still wait, in the order in which they were accepted; of large ones only the first few."""
     rows = await conn.fetch(
         f"""SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version,
-                  identity
+                  identity, only_new
            FROM (SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared,
-                        r.submitter, r.roles, r.cv_version, r.identity,
+                        r.submitter, r.roles, r.cv_version, r.identity, r.only_new,
                         sum(octet_length(i.document)) OVER (ORDER BY i.id) - octet_length(i.document) AS before
                  FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
                  WHERE i.id = ANY($1::bigint[]) AND i.status = 'queued') waiting
@@ -425,6 +427,7 @@ class Summary:
     last_event: int | None
     pos: int | None  # of that event in the feed, once it has one
     retry_of: UUID | None = None
+    only_new: bool = False
 
     @property
     def status(self) -> str:
@@ -439,7 +442,7 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
     """A request with the counts of its items; None where there is no such request."""
     rows = await conn.fetch(
         """SELECT r.id, r.collection, r.action, r.total, r.submitter, r.user_agent, r.correlation, r.cv_version,
-                  r.created, r.retry_of, i.status, i.outcome, i.n, i.finished, i.last_event
+                  r.created, r.retry_of, r.only_new, i.status, i.outcome, i.n, i.finished, i.last_event
            FROM fedstac.request r JOIN LATERAL (
                SELECT status, outcome, count(*) AS n, max(finished) AS finished, max(last_event) AS last_event
                FROM fedstac.request_item WHERE request = r.id GROUP BY 1, 2) i ON true
@@ -467,6 +470,7 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
         cv_version=first["cv_version"], created=first["created"],
         finished=max(row["finished"] for row in rows) if "queued" not in counts else None,
         counts=counts, outcomes=outcomes, last_event=last, pos=pos, retry_of=first["retry_of"],
+        only_new=first["only_new"],
     )  # fmt: skip
 
 

@@ -300,6 +300,10 @@ class Policy:
         """The grants that say something of a principal, whatever they say it of."""
         return [grant for grant in self.grants if any(_concerns(who, principal, self.shares) for who in grant.who)]
 
+    def may_somewhere(self, principal: Principal, action: Action, project: str) -> bool:
+        """Whether a grant says that a principal may do it with something of a project, at whatever institution."""
+        return any(action in grant.actions and _is_in(project, grant.projects) for grant in self.rules_of(principal))
+
     @cached_property
     def _by_action(self) -> Mapping[Action, tuple[Grant, ...]]:
         return {action: tuple(grant for grant in self.grants if action in grant.actions) for action in Action}

@@ -171,7 +171,7 @@ def _command(
         if item.prepared
         else (documents.prepare(orjson.loads(item.document), name, vocabulary), ())
     )
-    return Publish(draft, principal, cv_version=item.cv_version, held=held)
+    return Publish(draft, principal, cv_version=item.cv_version, held=held, only_new=item.only_new)
 
 
 async def _give_up(conn: Connection, claim: requests.Claim) -> None:

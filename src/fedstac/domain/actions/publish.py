@@ -18,7 +18,7 @@ from fedstac.domain.actions.amend import (
     without_alternates,
 )
 from fedstac.domain.actions.target import Target
-from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists
+from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
 
 ALTERNATE = '"alternate":'
@@ -32,6 +32,7 @@ class Publish:
     principal: policy.Principal
     cv_version: str | None = None  # fixed when the request was accepted
     held: tuple[Finding, ...] = ()  # errors by that version, which the stored document may excuse
+    only_new: bool = False  # If-None-Match: *
 
     @property
     def target(self) -> Target:
@@ -46,6 +47,8 @@ class Publish:
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
         stored = lineage.records.get(self.draft.id)
+        if stored is not None and self.only_new:
+            raise PreconditionFailed(f"{stored.id} is there already; send it without If-None-Match to change it")
         if stored is not None:
             return self._again(stored, lineage, world)
         if self.held:
