@@ -8,7 +8,9 @@ import os
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("benchmark", nargs="?", choices=("write", "read", "validate"), help="which; without: all")
+    parser.add_argument(
+        "benchmark", nargs="?", choices=("write", "read", "validate", "race"), help="which; without: all but race"
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
     parser.add_argument("--items", type=int, default=20_000, help="size of the catalogue that `read` reads")
@@ -19,12 +21,16 @@ def main() -> None:
     parser.add_argument(
         "--setting", action="append", default=[], metavar="NAME=VALUE", help="a variable for fedstac: FEDSTAC_WORKERS=2"
     )
+    parser.add_argument("--trials", type=int, default=200, help="of `race`")
     options = parser.parse_args()
 
-    from benchmarks import load, read, report, servers, validate, write  # so that --help needs no database driver
+    from benchmarks import load, race, read, report, servers, validate, write  # so that --help needs no database driver
 
     more = dict(setting.split("=", 1) for setting in options.setting)
     rounds = 0 if options.quick else options.rounds
+    if options.benchmark == "race":
+        race.run(trials=options.trials)
+        return
     if options.benchmark in (None, "validate"):
         validate.run(quick=options.quick, rounds=rounds)
     if options.benchmark == "validate":

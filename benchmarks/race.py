@@ -1,12 +1,13 @@
-"""32 clients racing on one lineage: two versions published, retracted, reinstated, replicated, all at once, over HTTP.
+"""32 clients racing on one lineage: two versions published, given up, retracted, reinstated, marked, unmarked and
+replicated, all at once, over HTTP, in a project that promotes the version before.
 
-`python -m benchmarks.race --trials 10000`. Each trial has a lineage of its own, and ends when every answer is there.
-Whatever comes out is right, if no answer is a 5xx, nothing deadlocks, and the invariants hold at the end.
+`make bench BENCH=race ARGS="--trials 10000"`. Each trial has a lineage of its own, and ends when every answer is there;
+a few trials are under way at a time. Whatever comes out is right, if no answer is a 5xx, nothing deadlocks, and the
+invariants hold at the end.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import copy
 import random
@@ -14,17 +15,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 
+from benchmarks import report
 from fedstac import embedded, sample
 from fedstac.db import feed, invariants
 from fedstac.federation import Federation, federation
 
 NODES = ("a.example", "b.example")
+AT_ONCE = 4  # trials
+POLICY = "version: 1\nbuiltin: true\npromote_previous: [CMIP6]\n"
 Json = dict[str, Any]
 Request = tuple[str, str, str, Json | list[Json] | None]  # role, method, path, body
 
@@ -56,11 +61,14 @@ def requests_for(item: Json, clients: int, chance: random.Random) -> list[Reques
                 ("admin", "POST", "/collections/CMIP6/items", one),
                 ("admin", "POST", f"{path}/retract", {"reason": "race"}),
                 ("admin", "POST", f"{path}/reinstate", None),
+                ("admin", "PATCH", path, {"properties": {"latest": False}}),
+                ("admin", "DELETE", path, None),
+                ("admin", "POST", f"{path}/unmark", None),
                 (f"node:{node}", "PUT", f"{path}/replicas/{node}", {
                     key: {"href": f"https://{node}/{key}", "description": "HTTPServer Link", "roles": ["data"]}
                     for key in files
                 }),
-            ][n // 2 % 5]
+            ][n // 2 % 8]
         )  # fmt: skip
     chance.shuffle(made)
     return made
@@ -68,8 +76,9 @@ def requests_for(item: Json, clients: int, chance: random.Random) -> list[Reques
 
 async def race(running: Federation, trials: int, clients: int, seed: int) -> Counter[str]:
     """How often each status came."""
-    chance, seen = random.Random(seed), Counter[str]()
-    limits = httpx.Limits(max_connections=clients)
+    chance, seen, done = random.Random(seed), Counter[str](), 0
+    limits = httpx.Limits(max_connections=clients * AT_ONCE)
+    places = asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(base_url=running.west, timeout=60, trust_env=False, limits=limits) as http:
 
         async def ask(role: str, method: str, path: str, body: Json | list[Json] | None) -> None:
@@ -77,8 +86,17 @@ async def race(running: Federation, trials: int, clients: int, seed: int) -> Cou
             answer = await http.request(method, path, json=body, headers=headers)
             seen[f"{method} {answer.status_code}"] += 1
 
-        for item in sample.items(trials, versions=1, seed=seed):
-            await asyncio.gather(*(ask(*one) for one in requests_for(dict(item), clients, chance)))
+        async def trial(item: Json) -> None:
+            nonlocal done
+            async with places:
+                await asyncio.gather(*(ask(*one) for one in requests_for(item, clients, chance)))
+            done += 1
+            if done % 500 == 0:
+                print(f"{done} of {trials} trials", file=sys.stderr, flush=True)
+
+        items = sample.items(trials, versions=1, seed=seed)
+        while chunk := list(islice(items, 100 * AT_ONCE)):
+            await asyncio.gather(*(trial(dict(item)) for item in chunk))
     return seen
 
 
@@ -100,33 +118,28 @@ async def verdict(dsn: str) -> list[str]:
         await conn.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=7)
-    said = parser.parse_args()
+def run(*, trials: int, clients: int = 32, seed: int = 7) -> None:
+    """Races, prints what was seen, and ends the process with what is wrong, if anything is."""
     with tempfile.TemporaryDirectory(prefix="fedstac-race-") as made:
         folder = Path(made)
         folder.chmod(0o755)
         with embedded.cluster(folder / "pg") as cluster, federation(cluster, index_nodes=NODES) as running:
-            running.start("serve", "serve", FEDSTAC_PORT="0")
+            policy = folder / "policy.yaml"
+            policy.write_text(POLICY)
+            running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_POLICY=str(policy))
             bearer = {"Authorization": f"Bearer {running.tokens['admin']}"}
             address = running.west + "/collections"
             httpx.post(address, json=sample.collection(), headers=bearer, trust_env=False).raise_for_status()
             began = time.perf_counter()
-            seen = asyncio.run(race(running, said.trials, said.clients, said.seed))
+            seen = asyncio.run(race(running, trials, clients, seed))
             took = time.perf_counter() - began
             wrong = asyncio.run(verdict(running.database_of("west")))
     errors = sum(count for status, count in seen.items() if status[-3] == "5")
     total = sum(seen.values())
-    print(
-        f"{said.trials} trials of {said.clients} clients, seed {said.seed}: {total} requests in {took:.1f} s, ", end=""
-    )
-    print(f"{total / took:.0f}/s; {errors} of them 5xx; {len(wrong)} violations")
-    print(", ".join(f"{status}: {count}" for status, count in sorted(seen.items())))
-    sys.exit("\n".join(wrong) or (1 if errors else 0))
-
-
-if __name__ == "__main__":
-    main()
+    report.line(
+        "race, 5xx and violations", errors + len(wrong), "of them",
+        detail={"trials": trials, "clients": clients, "seed": seed, "requests": total, "seconds": round(took, 1),
+                "answers": dict(sorted(seen.items())), "violations": wrong},
+    )  # fmt: skip
+    if errors or wrong:
+        sys.exit("\n".join(wrong) or f"{errors} answers were a 5xx")
