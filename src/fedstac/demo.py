@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedstac import bootstrap, embedded, sample
+from fedstac import bootstrap, embedded, identity_provider, sample
 from fedstac.db import connections, invariants
 from fedstac.federation import Federation, Server, StartFailed, drop_databases, federation
 from fedstac.messaging.http_feed import HttpFeed
@@ -36,6 +37,7 @@ BATCH = 200
 UNDER_WAY = 4  # batches that are sent before the first one's answer
 DEADLINE_SECONDS = 900.0
 PLACES = ("east", "south")
+PROVIDER = "identity-provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ def run(
             status.update("preparing the databases")
             running = stack.enter_context(federation(server, index_nodes=PLACES, say=status.update))
             status.update("starting the nodes")
-            running.start("serve", "serve", FEDSTAC_PORT=str(port))
+            provider = running.start(PROVIDER, PROVIDER)
+            running.start("serve", "serve", FEDSTAC_PORT=str(port), **identity_provider.as_settings(provider.url))
             running.start_index_node("east", FEDSTAC_PORT=str(port + 1 if port else 0))
         _fill(running, items, console)
         _introduce(running, console)
@@ -110,7 +113,7 @@ def _interrupt(number: int, frame: object) -> None:
 def _write_ready(ready_file: Path, running: Federation, server: Server) -> None:
     content = {
         "api": running.west, "index": running.processes["east"].url, "dsn": running.database_of("west"),
-        "tokens": dict(running.tokens),
+        "issuer": running.processes[PROVIDER].url, "tokens": dict(running.tokens),
     }  # fmt: skip
     unfinished = ready_file.with_name(ready_file.name + ".part")
     unfinished.touch(mode=0o600)
@@ -127,20 +130,32 @@ def _introduce(running: Federation, console: Console) -> None:
     table.add_row("west, publishes", running.west, f"{total['west']:,}")
     table.add_row("east, index", running.processes["east"].url, f"{total['east']:,}")
     console.print(table)
-    console.print(f"PostgreSQL   psql '{running.database_of('west')}'", soft_wrap=True)
-    console.print(f"try          curl '{running.processes['east'].url}/search?limit=1'", soft_wrap=True)
-    console.print(
-        f"             export FEDSTAC_URL={running.west} FEDSTAC_TOKEN={running.tokens['admin']}", soft_wrap=True
-    )
+    who = " or ".join(f"{person.subject} ({person.about})" for person in identity_provider.PEOPLE)
+    for label, said in (
+        ("PostgreSQL", f"psql '{running.database_of('west')}'"),
+        ("search", f"curl '{running.processes['east'].url}/search?limit=1'"),
+        ("log in", f"export FEDSTAC_URL={running.west}; {_own_command()} login"),
+        ("", f"as {who}, on a page of {running.processes[PROVIDER].url}"),
+        ("or a token", f"export FEDSTAC_URL={running.west} FEDSTAC_TOKEN={running.tokens['admin']}"),
+    ):
+        console.print(f"{label:<13}{said}", soft_wrap=True, highlight=False)
     console.print("Ctrl-C stops it all.")
+
+
+def _own_command() -> str:
+    """How this program is called in a terminal: by its name where that finds it."""
+    here = Path(sys.executable).with_name("fedstac")
+    if (found := shutil.which("fedstac")) and Path(found) == here:
+        return "fedstac"
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 async def _totals(running: Federation) -> dict[str, int]:
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         return {
-            "west" if name == "serve" else name: await _number_at(client, process.url)
-            for name, process in running.processes.items() if "url" in process.ready_file.read_text()
-        }  # fmt: skip
+            name: await _number_at(client, running.processes[process].url)
+            for name, process in (("west", "serve"), ("east", "east"))
+        }
 
 
 async def _number_at(client: httpx.AsyncClient, url: str) -> int:

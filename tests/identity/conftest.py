@@ -17,11 +17,12 @@ from joserfc import jws
 from joserfc.jwk import ECKey, Key, RSAKey
 
 from fedstac import oidc, sample
+from fedstac.identity_provider import CLIENT
 from tests.api.conftest import Api, StartApi
 from tests.api.conftest import start_api as start_api
 from tests.client.conftest import fedstac as fedstac
 from tests.conftest import REPOSITORY
-from tests.identity.provider import CLIENT, NODE_CLIENT, NODE_SECRET
+from tests.identity.provider import NODE_CLIENT, NODE_SECRET
 
 AUDIENCE = "https://west.example"
 CREATE = "urn:mace:egi.eu:group:esgf.vo.egi.eu:project:CMIP6:institution:NCAR:role=CREATE#aai.egi.eu"
@@ -46,7 +47,7 @@ class Provider:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY, env=environment)
         assert self._process.stdout is not None
         self.url = json.loads(self._process.stdout.readline())["url"]
-        self.set(keys=[self.ec.as_dict(private=True)], jwks=public(self.ec, self.rsa), claims={
+        self.set(key=self.rsa.as_dict(private=True), jwks=public(self.ec, self.rsa), claims={
             "aud": AUDIENCE, "sub": "alice", "name": "Alice Example", "email": "alice@example.org",
             "eduperson_entitlement": [CREATE, AT_NODES], "groups": ["cmip"],
         })  # fmt: skip

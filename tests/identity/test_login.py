@@ -80,7 +80,7 @@ async def test_log_in_publish_and_log_out(
     done = await alice("login", "--no-browser")
     assert done.code == 0, done.stderr
     assert f"logged in at {api.url} as Alice Example" in done.stdout
-    assert "WDJB-MJHT" in done.stderr
+    assert re.search(r"confirm the code [B-Z]{4}-[B-Z]{4}\n", done.stderr)
     assert "ey" not in done.stdout
     path = kept(tmp_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -210,6 +210,12 @@ async def test_a_token_that_is_given_wins(alice: As, api: Api) -> None:
     by_option = await alice("whoami", "-o", "json", "--token", api.tokens["node:east"])
     assert json.loads(by_variable.stdout)["roles"] == ["admin"]
     assert json.loads(by_option.stdout)["roles"] == ["node:east"]
+
+
+async def test_a_login_that_a_token_hides_says_so(alice: As, api: Api) -> None:
+    done = await alice("login", FEDSTAC_TOKEN=api.tokens["admin"])
+    assert done.code == 0
+    assert "FEDSTAC_TOKEN is set, and comes before this login" in done.stderr
 
 
 async def test_a_file_that_is_damaged_is_no_login(alice: As, tmp_path: Path) -> None:

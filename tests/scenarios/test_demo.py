@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,7 +86,7 @@ def demo(folder: Path) -> Iterator[Demo]:
 
 def test_ctrl_c_ends_everything(folder: Path) -> None:
     with demo(folder) as running:
-        assert running.about.keys() == {"api", "index", "dsn", "tokens"}
+        assert running.about.keys() == {"api", "index", "dsn", "issuer", "tokens"}
         assert running.matched() == ITEMS
         bearer = {"Authorization": f"Bearer {running.about['tokens']['node:east']}"}
         head = httpx.get(f"{running.about['api']}/events/head", headers=bearer, trust_env=False)
@@ -120,6 +122,72 @@ def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_agai
         second.process.send_signal(signal.SIGTERM)
         assert second.process.wait(30) == 0, second.output.read_text()
         assert second.left() == {}
+
+
+class Terminal:
+    """Somebody with a home of their own, who uses the command line at a demonstration."""
+
+    def __init__(self, home: Path, running: Demo) -> None:
+        self.home = home
+        self._environment = {
+            **ENVIRONMENT, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_STATE_HOME": str(home),
+            "FEDSTAC_URL": running.about["api"], "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
+        }  # fmt: skip
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedstac.cli", *arguments], env=self._environment, cwd=self.home, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        with self.begin(*arguments) as process:
+            out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def log_in(self, button: str) -> str:
+        """`fedstac login`, and in a browser the page that it names, where one presses a button; what it said."""
+        with self.begin("login", "--no-browser") as process:
+            assert process.stderr is not None
+            page = process.stderr.readline().removeprefix("open ").strip()
+            code = process.stderr.readline().removeprefix("and confirm the code ").strip()
+            shown = httpx.get(page, trust_env=False).text
+            assert code in shown
+            [subject] = re.findall(rf'<button name="subject" value="(\w*)">{button}</button>', shown)
+            assert httpx.post(page, data={"subject": subject}, trust_env=False).is_success
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == (0 if subject else 4), err
+            return out + err
+
+
+def test_log_in_publish_and_log_out(folder: Path, tmp_path: Path) -> None:
+    ours = [item for item in sample.items(400, start=ITEMS) if item["properties"]["cmip6:institution_id"] == "NCAR"]
+    for n, item in enumerate(ours[:2]):
+        (tmp_path / f"{n}.json").write_bytes(orjson.dumps(item))
+    (own := folder / "logins").mkdir()
+    with demo(own) as running:
+        terminal = Terminal(tmp_path, running)
+        assert "you refused" in terminal.log_in("Refuse")
+        assert "as Nina of NCAR" in terminal.log_in("Nina of NCAR")
+        [kept] = (tmp_path / "fedstac").glob("*.json")
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+        code, out, _ = terminal.run("whoami", "-o", "json")
+        me = json.loads(out)
+        assert (code, me["issuer"], me["subject"], me["roles"]) == (0, running.about["issuer"], "nina", [])
+        assert terminal.run("publish", "0.json", "--wait")[:2] == (0, "published 1 of 1 items in 1 requests\n")
+        wait_until(lambda: running.matched() == ITEMS + 1, what="east shows it")
+        code, out, err = terminal.run("logout")
+        assert (code, out, err) == (0, f"logged out of {running.about['api']}\n", "")
+        assert not kept.exists()
+        assert terminal.run("whoami")[0] == 4
+
+        assert "as Sam Stranger" in terminal.log_in("Sam Stranger")
+        code, _, err = terminal.run("publish", "1.json")
+        assert (code, "may not publish" in err) == (4, True), err
+        assert "as Ada Admin" in terminal.log_in("Ada Admin")
+        assert json.loads(terminal.run("whoami", "-o", "json")[1])["roles"] == ["admin"]
+        assert terminal.run("publish", "1.json", "--wait")[0] == 0
 
 
 def check(*arguments: object) -> tuple[int, dict[str, Any]]:

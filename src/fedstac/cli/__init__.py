@@ -151,6 +151,22 @@ def notifier(ready_file: ReadyFile = None) -> None:
     processes.run(settings, [telling.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
+@app.command(name="identity-provider", rich_help_panel="Node")
+def identity_provider(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 0,
+    ready_file: ReadyFile = None,
+) -> None:
+    """Serve the identity provider of the demonstration: OpenID Connect for sample people, on loopback only.
+
+    It asks for no passwords: whoever opens its page says who they are.
+    """
+    from fedstac import identity_provider as provider
+    from fedstac import processes
+
+    processes.start("identity-provider")
+    provider.serve(port=port, on_ready=lambda url: _tell(ready_file, {"url": url}))
+
+
 @app.command(rich_help_panel="Node")
 def demo(
     items: Annotated[int | None, typer.Option(min=1, help="Datasets to publish: 1000, or 5000 with --check.")] = None,

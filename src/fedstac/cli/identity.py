@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, address_of, client_of, examples, form_of, logins, token_of
 from fedstac.cli.terminal import Output, complain, out, say, shown
@@ -57,6 +58,8 @@ def login(
     if form is Output.TABLE:
         out(f"logged in at {server} as {shown(_name(me))}")
         say(f"the login is kept in {kept}", "dim")
+        if environment.load().token:
+            complain("FEDSTAC_TOKEN is set, and comes before this login: unset it")
     else:
         terminal.dump({"server": server, "kept": kept, **me})
 
