@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -108,8 +110,9 @@ async def test_a_worker_that_had_read_it_performs_it_no_more_and_keeps_no_shard(
     assert (await idle.admin.post(f"/requests/{cancelled}/cancel")).json()["cancelled"] == 1
     with pytest.raises(ClaimLost):
         await publisher._perform(node, worker, items, claim)
+    await requests.excuse(worker, claim)  # as work_once does: the others are free at once, not when the lease ends
     assert await conn.fetchval("SELECT count(*) FROM fedstac.shard WHERE token IS NOT NULL") == 0
-    while await publisher.work_once(node, worker, "w"):  # the others are free at once, not when the lease ends
+    while await publisher.work_once(node, worker, "w"):
         pass
     await worker.close()
     assert (await final(idle, kept))["outcomes"] == {"new": 8}
@@ -143,6 +146,36 @@ async def blocked(dsn: str) -> None:
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid() AND locktype <> 'advisory'"
     await until(lambda: watching.fetchval(waiting))
     await watching.close()
+
+
+async def test_what_is_cancelled_at_any_moment_is_either_done_or_never_happened(
+    api: Api, dsn: str, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """Two workers perform what is cancelled at the same time; each item has its event, or is refused and not there."""
+    chance = random.Random(5)
+    batches = [list(part) for part in zip(*[sample.items(400, versions=3)] * 5, strict=False)]
+
+    async def send_and_cancel(batch: list[Json]) -> str:
+        sent = await send(api, *batch)
+        await asyncio.sleep(chance.random() * 0.2)
+        assert (await api.admin.post(f"/requests/{sent}/cancel")).status_code == 200
+        return sent
+
+    for at in range(0, len(batches), 16):
+        await asyncio.gather(*map(send_and_cancel, batches[at : at + 16]))
+    await until(lambda: conn.fetchval("SELECT NOT EXISTS (SELECT FROM fedstac.request_item WHERE status = 'queued')"))
+    rows = await conn.fetch(
+        """SELECT i.problem, i.last_event IS NOT NULL AS told, r.id IS NOT NULL AS there
+           FROM fedstac.request_item i LEFT JOIN fedstac.record r ON r.id = i.dataset"""
+    )
+    assert len(rows) == 400
+    seen = Counter((row["problem"], row["told"], row["there"]) for row in rows)
+    assert set(seen) == {(None, True, True), ("cancelled", False, False)}, seen
+    held = "SELECT count(*) FROM fedstac.shard WHERE token IS NOT NULL"
+    assert await until(lambda: conn.fetchval(f"SELECT ({held}) = 0"))
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert await conn.fetchval(deadlocks) == 0
+    await assert_sound(dsn)
 
 
 async def test_who_waits_for_a_cancelled_request_is_told(idle: Api) -> None:

@@ -220,20 +220,24 @@ async def hold(conn: Connection, claim: Claim) -> bool:
     return len(rows) == len(claim.shards)
 
 
+HELD = """(SELECT n FROM fedstac.shard WHERE n = ANY($1::smallint[]) AND token = $2 ORDER BY n FOR UPDATE) held"""
+
+
 async def renew(conn: Connection, claim: Claim, lease_seconds: float) -> bool:
     """Prolongs a claim after a result; False if it is lost."""
     status = await conn.execute(
-        """UPDATE fedstac.shard SET until = clock_timestamp() + make_interval(secs => $3), attempts = 1
-           WHERE n = ANY($1::smallint[]) AND token = $2""",
+        f"""UPDATE fedstac.shard s SET until = clock_timestamp() + make_interval(secs => $3), attempts = 1
+            FROM {HELD} WHERE s.n = held.n""",
         claim.shards, claim.token, lease_seconds,
     )  # fmt: skip
     return status == f"UPDATE {len(claim.shards)}"
 
 
 async def release(conn: Connection, claim: Claim) -> None:
+    """Lets go of what is left of a claim."""
     await conn.execute(
-        """UPDATE fedstac.shard SET token = NULL, worker = NULL, until = '-infinity', attempts = 0
-           WHERE n = ANY($1::smallint[]) AND token = $2""",
+        f"""UPDATE fedstac.shard s SET token = NULL, worker = NULL, until = '-infinity', attempts = 0
+            FROM {HELD} WHERE s.n = held.n""",
         claim.shards, claim.token,
     )  # fmt: skip
 
@@ -246,9 +250,9 @@ async def prove(conn: Connection, claim: Claim, shard: int) -> None:
 async def excuse(conn: Connection, claim: Claim) -> None:
     """Lets go of a claim that came to nothing by no fault of its items: it does not count."""
     await conn.execute(
-        """UPDATE fedstac.shard SET token = NULL, worker = NULL, until = '-infinity',
-                  attempts = greatest(attempts - 1, 0)
-           WHERE n = ANY($1::smallint[]) AND token = $2""",
+        f"""UPDATE fedstac.shard s SET token = NULL, worker = NULL, until = '-infinity',
+                   attempts = greatest(attempts - 1, 0)
+            FROM {HELD} WHERE s.n = held.n""",
         claim.shards, claim.token,
     )  # fmt: skip
 
@@ -363,20 +367,20 @@ class TakenBack:
 async def take_back(conn: Connection, request: UUID, problem: str, detail: str) -> list[TakenBack]:
     """Refuses what is queued of a request. Its shards are taken from their workers, whose claims hold no longer.
 
-    Call it in a transaction. It waits for batches that are being performed, whose items are done then. A claim goes
-    as a whole: what is left of it would wait for the end of its lease.
+    Call it in a transaction. It waits for batches that are being performed, whose items are done then. Who holds the
+    shards is for the statement after the one that locks them: a claim may have come while it waited.
     """
-    await conn.execute(
-        """WITH wanted AS MATERIALIZED (
-               SELECT n, token FROM fedstac.shard WHERE n IN (
-                   SELECT shard FROM fedstac.request_item WHERE request = $1 AND status = 'queued')),
-           held AS MATERIALIZED (
-               SELECT n FROM fedstac.shard
-               WHERE n IN (SELECT n FROM wanted) OR token IN (SELECT token FROM wanted) ORDER BY n FOR UPDATE)
-           UPDATE fedstac.shard s SET token = NULL, worker = NULL, until = '-infinity',
-                  attempts = greatest(attempts - 1, 0)
-           FROM held WHERE s.n = held.n AND s.token IS NOT NULL""",
+    shards = await conn.fetch(
+        """SELECT n FROM fedstac.shard
+           WHERE n IN (SELECT shard FROM fedstac.request_item WHERE request = $1 AND status = 'queued')
+           ORDER BY n FOR UPDATE""",
         request,
+    )
+    await conn.execute(
+        """UPDATE fedstac.shard SET token = NULL, worker = NULL, until = '-infinity',
+                  attempts = greatest(attempts - 1, 0)
+           WHERE n = ANY($1::smallint[]) AND token IS NOT NULL""",
+        [row["n"] for row in shards],
     )
     rows = await conn.fetch(
         """UPDATE fedstac.request_item i

@@ -46,7 +46,9 @@ async def run(node: Node, stop: asyncio.Event) -> None:
             async with node.pool.acquire() as conn:
                 done = await work_once(node, conn, name)
         except ClaimLost:
-            log.warning("claim lost to another worker; its work goes on there", worker=name)
+            log.warning(
+                "claim lost, to another worker or by a cancelled request; the rest is claimed anew", worker=name
+            )
             done = 1
         except Exception as error:
             if not is_transient(error):
@@ -72,7 +74,8 @@ async def work_once(node: Node, conn: Connection, name: str) -> int:
     try:
         done = await _work_off(node, conn, claim, lease)
     except Exception as error:
-        if is_transient(error) and not conn.is_closed():  # the items have no part in it
+        lost = isinstance(error, ClaimLost)  # in part: a request was cancelled
+        if (lost or is_transient(error)) and not conn.is_closed():  # the items have no part in it
             await requests.excuse(conn, claim)
         raise
     await requests.release(conn, claim)
