@@ -77,7 +77,8 @@ def requests_for(item: Json, clients: int, chance: random.Random) -> list[Reques
 async def race(running: Federation, trials: int, clients: int, seed: int) -> Counter[str]:
     """How often each status came."""
     chance, seen, done = random.Random(seed), Counter[str](), 0
-    limits = httpx.Limits(max_connections=clients * AT_ONCE)
+    # no connection is used again that the server may just be closing
+    limits = httpx.Limits(max_connections=clients * AT_ONCE, keepalive_expiry=1.0)
     places = asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(base_url=running.west, timeout=60, trust_env=False, limits=limits) as http:
 
