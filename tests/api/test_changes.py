@@ -258,6 +258,8 @@ async def test_a_marked_dataset_is_hidden_and_cannot_be_changed_until_it_is_unma
     assert response.status_code == 200, response.text
     assert (await west.anyone.get(PATH)).status_code == 404
     assert (await west.anyone.get("/search", params={"ids": ITEM["id"]})).json()["features"] == []
+    for found in ("/search", "/search?collections=CMIP6", ITEMS):
+        assert (await west.anyone.get(found)).json()["numberMatched"] == 0
     assert (await patch(west, [{"op": "add", "path": "/links/-", "value": {}}])).status_code == 409
     await consistent(west)
     assert (await west.admin.delete(PATH)).status_code == 200

@@ -19,6 +19,7 @@ from fedstac import checking, sample
 from fedstac.db import invariants
 from fedstac.domain.rules import pointer
 from tests.api.conftest import Api
+from tests.api.patches import add, copied, move, op, remove, replace
 from tests.api.stored import everything
 
 Json = Any
@@ -55,30 +56,6 @@ class Hostile:
     by: str = ADMIN
     at: Json = field(default_factory=lambda: LATEST)
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-def op(name: str, path: str, **members: Json) -> Json:
-    return {"op": name, "path": path, **members}
-
-
-def add(path: str, value: Json) -> list[Json]:
-    return [op("add", path, value=value)]
-
-
-def replace(path: str, value: Json) -> list[Json]:
-    return [op("replace", path, value=value)]
-
-
-def remove(path: str) -> list[Json]:
-    return [op("remove", path)]
-
-
-def move(origin: str, path: str) -> list[Json]:
-    return [op("move", path, **{"from": origin})]
-
-
-def copied(origin: str, path: str) -> list[Json]:
-    return [op("copy", path, **{"from": origin})]
 
 
 def entry(node: str, **members: Json) -> Json:

@@ -98,7 +98,7 @@ async def post_group(request: Request) -> Response:
         if group is None or (group.project, group.institution, group.title) != (project, institution, title):
             raise Conflict(f"there is a group {name} already, for something else; change it with PUT /groups/{name}")
         if made:
-            await _note(conn, principal, "create-group", group)
+            await _note(request, conn, principal, "create-group", group)
     return _answer(request, group, 201 if made else 200)
 
 
@@ -115,7 +115,7 @@ async def put_group(request: Request) -> Response:
         node.policy.require(principal, Action.GROUPS, _touched(group.name, after[0], after[1]))
         if after != (group.project, group.institution, group.title):
             await own_groups.change(conn, group.name, *after)
-            await _note(conn, principal, "change-group", group)
+            await _note(request, conn, principal, "change-group", group)
         [group] = await own_groups.every(conn, named=group.name)
     request.app.state.principals.forget()
     return _answer(request, group)
@@ -128,7 +128,7 @@ async def delete_group(request: Request) -> Response:
     async with node.pool.acquire() as conn, conn.transaction():
         group = await _managed(request, conn, principal, by_managers=False)
         await own_groups.delete(conn, group.name)
-        await _note(conn, principal, "delete-group", group)
+        await _note(request, conn, principal, "delete-group", group)
     request.app.state.principals.forget()
     return Response(status_code=204)
 
@@ -169,7 +169,7 @@ async def _change(request: Request, part: Part, *, add: bool) -> Response:
         else:
             changed = await own_groups.remove(conn, group.name, whom, part)
         if changed:
-            await _note(conn, principal, f"{'add' if add else 'remove'}-{part}", group, whom)
+            await _note(request, conn, principal, f"{'add' if add else 'remove'}-{part}", group, whom)
     request.app.state.principals.forget()
     return Response(status_code=204)
 
@@ -189,12 +189,14 @@ async def _managed(request: Request, conn: Connection, principal: Principal, *, 
     return group
 
 
-async def _note(conn: Connection, principal: Principal, action: str, group: OwnGroup, whom: str = "") -> None:
+async def _note(
+    request: Request, conn: Connection, principal: Principal, action: str, group: OwnGroup, whom: str = ""
+) -> None:
     """One row in the audit log and one line in the log."""
     subject = f"group/{group.name}" + (f"/{whom}" if whom else "")
     await audit.append(conn, [audit.Entry(
         actor=principal.name, action=action, collection=group.project, dataset=subject, request=None, outcome="done",
-        before=None, after=None,
+        before=None, after=None, correlation=request.state.request_id,
     )])  # fmt: skip
     log.info("group changed", action=action, group=group.name, whom=whom or None, actor=principal.name)
 

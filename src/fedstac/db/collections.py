@@ -98,7 +98,7 @@ async def hold_empty(conn: Connection, collection: str) -> bool:
 
 
 async def totals(conn: Connection) -> dict[str, int]:
-    """How many datasets each collection holds."""
+    """How many datasets are found in each collection: what is marked for deletion is hidden, and not counted."""
     rows = await conn.fetch("SELECT collection, sum(records)::bigint AS n FROM fedstac.tally GROUP BY collection")
     return {row["collection"]: row["n"] for row in rows}
 

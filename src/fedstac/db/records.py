@@ -165,10 +165,10 @@ _row = attrgetter(*STORED)
 
 
 async def _advance(conn: Connection, seqs: Mapping[str, int], changes: Iterable[Change]) -> None:
-    """Notes how many events the lineages have had, and how many datasets their collections gained."""
+    """Notes how many events the lineages have had, and how many datasets more are found in their collections."""
     tally: dict[str, int] = defaultdict(int)
     for change in changes:
-        tally[change.after.collection] += _exists(change.after) - _exists(change.before)
+        tally[change.after.collection] += _is_found(change.after) - _is_found(change.before)
     tally = {collection: count for collection, count in tally.items() if count}
     await conn.execute(
         """WITH tallied AS (
@@ -177,6 +177,10 @@ async def _advance(conn: Connection, seqs: Mapping[str, int], changes: Iterable[
            WHERE l.key = s.key""",
         list(seqs), list(seqs.values()), list(tally), list(tally.values()),
     )  # fmt: skip
+
+
+def _is_found(record: Record | None) -> bool:
+    return record is not None and record.state in SEARCHED
 
 
 def _exists(record: Record | None) -> bool:
@@ -271,7 +275,7 @@ async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
         )  # fmt: skip
     removed = await conn.fetchval(
         """WITH gone AS (DELETE FROM fedstac.record WHERE origin = $1 AND epoch < $2
-                         RETURNING collection, document IS NOT NULL AS counted),
+                         RETURNING collection, state IN ('published', 'retracted') AS counted),
                 less AS (INSERT INTO fedstac.tally (collection, records)
                          SELECT collection, -count(*) FROM gone WHERE counted GROUP BY collection)
            SELECT count(*) FROM gone""",

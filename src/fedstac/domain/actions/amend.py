@@ -39,10 +39,17 @@ TOLD: Final[tuple[tuple[Action, str, Outcome], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What an edit does: the actions, and the nodes whose entries it touches."""
+    """What an edit does: the actions, the nodes whose entries it touches, and the nodes of the assets it changes."""
 
     actions: frozenset[Action]
     nodes: frozenset[str] = frozenset()
+    holders: frozenset[str] = frozenset()
+
+    def touched_by(self, action: Action) -> frozenset[str]:
+        """The nodes on which an action of it needs the right too, where rights are held by node."""
+        if action is Action.REPLICATE:
+            return self.nodes
+        return self.holders if action in (Action.UPDATE, Action.REPLACE) else frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Amend:
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """One change, or none where nothing differs. Every Problem leaves everything as it is."""
-        stored = find(self.target, lineage, world, self.expected)
+        stored = find(self.target, self.principal, lineage, world, self.expected)
         known: dict[str, Any] = orjson.loads(stored.document or "{}")
         wanted = _shaped(self.edit.applied(_patchable(known, stored)))
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(stored, lineage, wanted["properties"])
@@ -99,9 +106,9 @@ class Amend:
         """Each action of the difference by itself. MissingPermission or Conflict where one is not allowed."""
         institution = known["properties"].get(vocabulary.institution) if vocabulary else None
         for action in sorted(difference.actions | flags):
-            nodes = difference.nodes if action is Action.REPLICATE else frozenset()
             named = institution if isinstance(institution, str) else None
-            world.policy.require(self.principal, action, Touched(stored.id, stored.collection, named, nodes))
+            touched = Touched(stored.id, stored.collection, named, difference.touched_by(action))
+            world.policy.require(self.principal, action, touched)
         if stored.state is State.RETRACTED and (difference.actions - {Action.ANNOTATE}):
             raise Conflict(f"{stored.id} is retracted; reinstate it before it is changed")
         if Action.REPLACE in difference.actions and not self.override:
@@ -216,7 +223,7 @@ def difference_between(known: Json, kept: Json) -> Difference:
     """The actions that lead from one document to the other, and the nodes whose alternates differ."""
     if not _differ(known, kept):
         return Difference(frozenset())
-    actions, nodes = set(), set()
+    actions, nodes, holders = set(), set(), set[str]()
     for key in known["assets"].keys() | kept["assets"].keys():
         before, after = known["assets"].get(key), kept["assets"].get(key)
         if not _differ(before, after):
@@ -230,13 +237,14 @@ def difference_between(known: Json, kept: Json) -> Difference:
             actions.add(Action.REPLACE)
         if _differ(_less_alternate(before), _less_alternate(after)):
             actions.add(Action.UPDATE)
+            holders |= _holder(before) | _holder(after)
     if nodes:
         actions.add(Action.REPLICATE)
     if _differ(known["links"], kept["links"]):
         actions.add(Action.ANNOTATE)
     if _differ({**known, "assets": None, "links": None}, {**kept, "assets": None, "links": None}):
         actions.add(Action.UPDATE)
-    return Difference(frozenset(actions), frozenset(nodes))
+    return Difference(frozenset(actions), frozenset(nodes), frozenset(holders))
 
 
 def _differ(one: object, other: object) -> bool:
@@ -245,6 +253,12 @@ def _differ(one: object, other: object) -> bool:
         return False
     sort = orjson.OPT_SORT_KEYS
     return orjson.dumps(one, option=sort) != orjson.dumps(other, option=sort)
+
+
+def _holder(asset: Json | None) -> frozenset[str]:
+    """The node that holds an asset, as it says itself."""
+    node = asset.get("alternate:name") if asset else None
+    return frozenset((node,)) if isinstance(node, str) else frozenset()
 
 
 def _alternates(asset: Json | None) -> Json:

@@ -9,10 +9,10 @@ import orjson
 
 from fedstac.domain import documents, events, versions
 from fedstac.domain.actions.amend import flagged
-from fedstac.domain.actions.target import Target, find
+from fedstac.domain.actions.target import Target, find, touched
 from fedstac.domain.errors import Conflict
 from fedstac.domain.model import Change, Decision, Lineage, Outcome, Record, State, World
-from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.policy import Action, Principal
 from fedstac.domain.vocabulary import DatasetName
 
 
@@ -27,8 +27,8 @@ class Retract:
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Retracted; saying it again changes nothing, unless the reason or the like is another one."""
-        stored = find(self.target, lineage, world, self.expected)
-        _permit(self.principal, Action.RETRACT, stored, world)
+        stored = find(self.target, self.principal, lineage, world, self.expected)
+        world.policy.require(self.principal, Action.RETRACT, touched(stored, world))
         text = orjson.dumps(self.retraction, option=orjson.OPT_SORT_KEYS).decode()
         if stored.state is State.RETRACTED and stored.retraction == text:
             return Decision(Outcome.IDENTICAL)
@@ -49,8 +49,8 @@ class Reinstate:
     expected: tuple[str, ...] | None = None
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        stored = find(self.target, lineage, world, self.expected)
-        _permit(self.principal, Action.REINSTATE, stored, world)
+        stored = find(self.target, self.principal, lineage, world, self.expected)
+        world.policy.require(self.principal, Action.REINSTATE, touched(stored, world))
         if stored.state is State.PUBLISHED:
             return Decision(Outcome.IDENTICAL)
         after = flagged(stored, lineage, frozenset((Action.REINSTATE,)))
@@ -67,8 +67,8 @@ class Mark:
     expected: tuple[str, ...] | None = None
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        stored = find(self.target, lineage, world, self.expected, marked=True)
-        _permit(self.principal, Action.MARK, stored, world)
+        stored = find(self.target, self.principal, lineage, world, self.expected, marked=True)
+        world.policy.require(self.principal, Action.MARK, touched(stored, world))
         if stored.state is State.MARKED:
             return Decision(Outcome.IDENTICAL)
         after = replace(stored, state=State.MARKED, latest=False, claims_latest=False)
@@ -84,8 +84,8 @@ class Unmark:
     expected: tuple[str, ...] | None = None
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        stored = find(self.target, lineage, world, self.expected, marked=True)
-        _permit(self.principal, Action.UNMARK, stored, world)
+        stored = find(self.target, self.principal, lineage, world, self.expected, marked=True)
+        world.policy.require(self.principal, Action.UNMARK, touched(stored, world))
         if stored.state is not State.MARKED:
             return Decision(Outcome.IDENTICAL)
         if stored.retraction is not None:
@@ -93,15 +93,6 @@ class Unmark:
         else:
             after = flagged(stored, lineage, frozenset((Action.REINSTATE,)))
         return _decision(events.UNMARKED, Outcome.UNMARKED, stored, after, lineage, world, None, Action.UNMARK)
-
-
-def _permit(principal: Principal, action: Action, stored: Record, world: World) -> None:
-    vocabulary = world.vocabulary(stored.collection, stored.cv_version)
-    institution = None
-    if vocabulary is not None:
-        institution = orjson.loads(stored.document or "{}")["properties"].get(vocabulary.institution)
-    named = institution if isinstance(institution, str) else None
-    world.policy.require(principal, action, Touched(stored.id, stored.collection, named))
 
 
 def _decision(

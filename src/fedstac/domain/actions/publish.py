@@ -93,7 +93,7 @@ class Publish:
     def _permit(self, difference: Difference, world: World) -> None:
         """What publishing changes beside: each by its own permission, and of replicas only the own node's."""
         for action in sorted(difference.actions):
-            nodes = difference.nodes if action is policy.Action.REPLICATE else frozenset()
+            nodes = difference.touched_by(action)
             touched = policy.Touched(self.draft.id, self.draft.collection, self.draft.institution, nodes)
             world.policy.require(self.principal, action, touched)
 

@@ -1,0 +1,473 @@
+"""The authorisation matrix over HTTP: who asks × what is asked × the state of the dataset, and what it comes to.
+
+TABLE says it, in sentences about people and states; whoever is in no sentence is refused (`refused`). It is written
+from design/publication.md and deletion.md, and knows nothing of how the policy decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from fedstac import sample
+from fedstac.domain import strict_json
+from fedstac.domain.actions.amend import replica_edit
+from tests.api.patches import add, replace
+
+Json = Any
+
+# --- who ---
+
+NOBODY = "nobody: no token"
+MADE_UP = "somebody with a token that nobody gave out"
+KNOWN = "somebody who is known and has no rights"
+ADMIN = "an administrator"
+NCAR = "a publisher of the institution"
+MPI = "a publisher of another institution"
+EAST = "the operator of the node east"
+SOUTH = "the operator of the node south"
+BOTH = "a publisher of the institution who operates east"
+MEMBER = "a member of the institution's own group"
+OUTSIDER = "a member of another institution's own group"
+MANAGER = "a manager of the institution's own group"
+GLOBUS = "a member of the institution's Globus group"
+CREATOR = "the holder of EGI's CREATE for the institution, at every node"
+HALF = "the holder of EGI's CREATE for the institution, at no node"
+UPDATER = "the holder of EGI's UPDATE"
+UPDATER_THERE = "the holder of EGI's UPDATE, at every node"
+RETRACTOR = "the holder of EGI's RETRACT"
+DELETER = "the holder of EGI's DELETE"
+REPLICATOR = "the holder of EGI's REPLICATE at east"
+ANNOTATOR = "the holder of EGI's ERRATA"
+
+
+def urn(kind: str, name: str, right: str, institution: str = "") -> str:
+    at = f":institution:{institution}" if institution else ""
+    return f"urn:mace:egi.eu:group:esgf.vo.egi.eu:{kind}:{name}{at}:role={right}#aai.egi.eu"
+
+
+ROLES: Final[Mapping[str, tuple[str, ...]]] = {  # of a token of the node's own
+    KNOWN: ("observer",), ADMIN: ("admin",), NCAR: ("publisher:NCAR",), MPI: ("publisher:MPI-M",),
+    EAST: ("node:east",), SOUTH: ("node:south",), BOTH: ("publisher:NCAR", "node:east"), MEMBER: ("observer",),
+    OUTSIDER: ("observer",), MANAGER: ("observer",),
+}  # fmt: skip
+CLAIMS: Final[Mapping[str, Json]] = {  # of a token of an identity provider
+    GLOBUS: {"groups": ["AAAA-1"], "eduperson_entitlement": []},
+    CREATOR: {"eduperson_entitlement": [urn("project", "CMIP6", "CREATE", "NCAR"), urn("node", "*", "CREATE")]},
+    HALF: {"eduperson_entitlement": [urn("project", "CMIP6", "CREATE", "NCAR")]},
+    UPDATER: {"eduperson_entitlement": [urn("project", "CMIP6", "UPDATE")]},
+    UPDATER_THERE: {"eduperson_entitlement": [urn("project", "CMIP6", "UPDATE"), urn("node", "*", "UPDATE")]},
+    RETRACTOR: {"eduperson_entitlement": [urn("project", "*", "RETRACT", "NCAR")]},
+    DELETER: {"eduperson_entitlement": [urn("project", "CMIP6", "DELETE")]},
+    REPLICATOR: {"eduperson_entitlement": [urn("project", "CMIP6", "REPLICATE"), urn("node", "east", "REPLICATE")]},
+    ANNOTATOR: {"eduperson_entitlement": [urn("project", "CMIP6", "ERRATA")]},
+}
+STRANGERS = (NOBODY, MADE_UP)
+WHO: Final = (*STRANGERS, *ROLES, *CLAIMS)
+EVERYBODY = WHO
+ALL_KNOWN = (*ROLES, *CLAIMS)
+PUBLISHERS = (ADMIN, NCAR, BOTH, MEMBER, GLOBUS)
+CREATORS = (*PUBLISHERS, CREATOR)
+UPDATERS = (*PUBLISHERS, UPDATER, UPDATER_THERE)
+RETRACTORS = (*PUBLISHERS, RETRACTOR)
+DELETERS = (*PUBLISHERS, DELETER)
+ANNOTATORS = (*PUBLISHERS, ANNOTATOR)
+EASTERNERS = (ADMIN, EAST, BOTH, REPLICATOR)
+SOUTHERNERS = (ADMIN, SOUTH)
+NODES = (EAST, SOUTH, BOTH, REPLICATOR)
+
+# --- the dataset, and the state that it is in ---
+
+ABSENT, LATEST, SUPERSEDED, RETRACTED, MARKED, REPLICATED, FOREIGN = STATES = (
+    "absent", "the latest", "superseded", "retracted", "marked for deletion", "with replicas at east and south",
+    "of another node",
+)  # fmt: skip
+HERE = (LATEST, SUPERSEDED, REPLICATED)
+SEEN = (*HERE, RETRACTED)
+EVERYWHERE = STATES
+NO_DATASET = "no dataset is asked about"
+ITEM: Json = next(item for item in sample.items(300) if item["properties"]["cmip6:institution_id"] == "NCAR")  # type: ignore[index]
+REASON = {"reason": "wrong forcing"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One of as many lineages as are wanted; they differ in the member."""
+
+    n: int
+
+    @cached_property
+    def document(self) -> Json:
+        text = json.dumps(ITEM).replace(ITEM["properties"]["cmip6:variant_label"], f"r{self.n}i1p1f1")
+        return strict_json.parse(text.encode())
+
+    @property
+    def id(self) -> str:
+        return str(self.document["id"])
+
+    @property
+    def files(self) -> list[str]:
+        return [key for key, asset in self.document["assets"].items() if "file:checksum" in asset]
+
+    def version(self, day: str) -> Json:
+        return json.loads(json.dumps(self.document).replace(self.document["properties"]["version"], day))
+
+    def described(self) -> Json:
+        return {**self.document, "properties": {**self.document["properties"], "description": "in other words"}}
+
+    def at(self, node: str, path: str = "file") -> dict[str, Json]:
+        """A node's entries, by file."""
+        return {key: {"href": f"https://{node}.example/{path}", "description": "HTTPServer Link", "roles": ["data"],
+                      "alternate:name": node} for key in self.files}  # fmt: skip
+
+    def replica(self, node: str, path: str = "file") -> list[Json]:
+        return list(replica_edit(self.at(node, path), node))
+
+    def without(self, node: str) -> list[Json]:
+        return [{**one, "op": "remove"} for one in self.replica(node)]
+
+
+# --- what is asked ---
+
+COLLECTION = "/collections/{collection_id}"
+ITEMS, PLACE = f"{COLLECTION}/items", f"{COLLECTION}/items/{{item_id}}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: a method, a route with its parts, and what goes with it."""
+
+    method: str
+    route: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+    body: Json = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return self.route.replace(":path}", "}").format(**{"collection_id": "CMIP6", **self.parts})
+
+    @property
+    def writes(self) -> bool:
+        """Whether a refusal of it is one of a write: it has a row in the audit log (I20)."""
+        reads = self.method in ("GET", "HEAD", "OPTIONS") or self.route in ("/search", "/validate", "/events/status")
+        return not reads and "dry_run" not in self.query
+
+
+def posts(document: Callable[[Dataset], Json], **query: str) -> Callable[[Dataset], Asked]:
+    return lambda dataset: Asked("POST", ITEMS, body=document(dataset), query=query)
+
+
+def asks(
+    method: str, body: Callable[[Dataset], Json] = lambda _: None, suffix: str = "", *, node: str = "",
+    headers: Mapping[str, str] | None = None, **query: str,
+) -> Callable[[Dataset], Asked]:  # fmt: skip
+    """A request for one dataset, or for what is below it."""
+    return lambda dataset: Asked(
+        method, PLACE + suffix, {"item_id": dataset.id, "node": node}, body(dataset), query, headers or {}
+    )
+
+
+LATEST_FALSE, RETRACTED_TRUE = replace("/properties/latest", False), replace("/properties/retracted", True)
+ERRATA = add("/links/-", {"rel": "related", "href": "https://errata.esgf.io/1", "title": "Errata issue",
+                          "type": "text/html"})  # fmt: skip
+DESCRIPTION = add("/properties/description", "in other words")
+
+
+def other_file(dataset: Dataset) -> Json:
+    return {"assets": {dataset.files[0]: {"file:checksum": "1220" + "0" * 64}}}
+
+
+PUBLISHING: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+    "publish it": posts(lambda dataset: dataset.document),
+    "publish it with another description": posts(Dataset.described),
+    "publish a newer version": posts(lambda dataset: dataset.version("20991231")),
+    "rehearse publishing a newer version": posts(lambda dataset: dataset.version("20991231"), dry_run="true"),
+}
+CHANGES: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+    "put it with another description": asks("PUT", Dataset.described),
+    "put it as it is": asks("PUT", lambda dataset: dataset.document),
+    "patch nothing": asks("PATCH", lambda _: []),
+    "patch its description": asks("PATCH", lambda _: DESCRIPTION),
+    "rehearse patching its description": asks("PATCH", lambda _: DESCRIPTION, dry_run="true"),
+    "merge its description": asks("PATCH", lambda _: {"properties": {"description": "in other words"}}),
+    "patch its description as of long ago": asks("PATCH", lambda _: DESCRIPTION, headers={"If-Match": '"0"'}),
+    "patch its address": asks("PATCH", lambda dataset: replace(
+        "/assets/" + dataset.files[0] + "/href", "https://moved.example/file")),
+    "patch its id": asks("PATCH", lambda _: replace("/id", "x")),
+    "patch its institution": asks("PATCH", lambda _: {"properties": {"cmip6:institution_id": "MPI-M"}}),
+    "patch its files": asks("PATCH", other_file),
+    "patch its files, with a reason": asks("PATCH", other_file, headers={"Fedstac-Override": "a better file"}),
+    "patch latest to false": asks("PATCH", lambda _: LATEST_FALSE),
+    "patch latest to true": asks("PATCH", lambda _: {"properties": {"latest": True}}),
+    "patch retracted to true": asks("PATCH", lambda _: RETRACTED_TRUE),
+    "patch retracted to true as ESGF does": asks("PATCH", lambda _: [
+        *LATEST_FALSE, *RETRACTED_TRUE, *replace("/assets", {})]),
+    "patch retracted to false": asks("PATCH", lambda _: {"properties": {"retracted": False}}),
+    "patch a link in": asks("PATCH", lambda _: ERRATA),
+    "patch east's replica in": asks("PATCH", lambda dataset: dataset.replica("east")),
+    "patch south's replica in": asks("PATCH", lambda dataset: dataset.replica("south")),
+    "patch south's replica away": asks("PATCH", lambda dataset: dataset.without("south")),
+    "patch east's and south's replicas in": asks("PATCH", lambda dataset: [
+        *dataset.replica("east", "moved"), *dataset.replica("south", "moved")]),
+    "patch its description and east's replica": asks("PATCH", lambda dataset: [
+        *DESCRIPTION, *dataset.replica("east", "moved")]),
+    "patch a link in and retract it": asks("PATCH", lambda _: [*ERRATA, *RETRACTED_TRUE]),
+    "retract it": asks("POST", lambda _: REASON, "/retract"),
+    "reinstate it": asks("POST", suffix="/reinstate"),
+    "say where east's replica is": asks("PUT", lambda dataset: dataset.at("east"), "/replicas/{node}", node="east"),
+    "say where south's replica is": asks("PUT", lambda dataset: dataset.at("south"), "/replicas/{node}", node="south"),
+    "take east's replica away": asks("DELETE", suffix="/replicas/{node}", node="east"),
+    "take south's replica away": asks("DELETE", suffix="/replicas/{node}", node="south"),
+    "mark it": asks("DELETE"),
+    "unmark it": asks("POST", suffix="/unmark"),
+}  # fmt: skip
+READING: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+    "get it": asks("GET"),
+    "ask for its headers": asks("HEAD"),
+    "ask what may be sent": asks("OPTIONS"),
+}
+
+
+def fixed(method: str, route: str, body: Json = None, **parts: str) -> Callable[[Dataset], Asked]:
+    return lambda _: Asked(method, route, parts, body)
+
+
+def group(name: str) -> Json:
+    return {"name": name, "project": "CMIP6", "institution": "NCAR", "title": ""}
+
+
+def collection(name: str) -> Json:
+    return {**sample.collection(), "id": name}
+
+
+SOMEBODY_ELSES = "00000000-0000-4000-8000-000000000001"  # a destination, and a request, of neither of those who ask
+ELSE: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+    "see who one is": fixed("GET", "/me"),
+    "see one's requests": fixed("GET", "/requests"),
+    "see somebody else's request": fixed("GET", "/requests/{request_id}", request_id=SOMEBODY_ELSES),
+    "see somebody else's results": fixed("GET", "/requests/{request_id}/items", request_id=SOMEBODY_ELSES),
+    "cancel somebody else's request": fixed("POST", "/requests/{request_id}/cancel", request_id=SOMEBODY_ELSES),
+    "retry somebody else's request": fixed("POST", "/requests/{request_id}/retry", request_id=SOMEBODY_ELSES),
+    "validate": fixed("POST", "/validate", ITEM),
+    "ask what one may": lambda _: Asked("GET", "/access/explain", query={"action": "update", "item": ITEM["id"]}),
+    "ask what another may": lambda _: Asked(
+        "GET", "/access/explain", query={"action": "update", "item": ITEM["id"], "as": "role:admin"}),
+    "read the feed": fixed("GET", "/events"),
+    "read the feed's head": fixed("GET", "/events/head"),
+    "read a snapshot": fixed("GET", "/snapshot"),
+    "read the digests": fixed("GET", "/digests"),
+    "acknowledge": fixed("POST", "/events/status", {"epoch": 1, "through": 0}),
+    "acknowledge for another node": fixed("POST", "/events/status", {"node": "north", "epoch": 1, "through": 0}),
+    "see the groups": fixed("GET", "/groups"),
+    "see the institution's group": fixed("GET", "/groups/{group}", group="ncar"),
+    "see a group that is not there": fixed("GET", "/groups/{group}", group="none"),
+    "make a group": fixed("POST", "/groups", group("made")),
+    "change a group": fixed("PUT", "/groups/{group}", {**group("ncar"), "title": "Publishers"}, group="ncar"),
+    "delete a group": fixed("DELETE", "/groups/{group}", group="spare"),
+    "take a member in": lambda dataset: Asked(
+        "PUT", "/groups/{group}/members/{principal:path}", {"group": "ncar", "principal": f"new {dataset.n}"}),
+    "put a member out": lambda dataset: Asked(
+        "DELETE", "/groups/{group}/members/{principal:path}", {"group": "ncar", "principal": f"old {dataset.n}"}),
+    "name a manager": fixed("PUT", "/groups/{group}/managers/{principal:path}", group="ncar", principal="new"),
+    "dismiss a manager": fixed("DELETE", "/groups/{group}/managers/{principal:path}", group="ncar", principal="old"),
+    "make a collection": fixed("POST", "/collections", collection("made")),
+    "change a collection": fixed("PUT", COLLECTION, {**collection("spare"), "title": "x"}, collection_id="spare"),
+    "delete a collection": fixed("DELETE", COLLECTION, collection_id="spare"),
+    "see one's destinations": fixed("GET", "/notifications"),
+    "register a mailbox where no mail is sent": fixed("POST", "/notifications", {"address": "mailto:x@west.example"}),
+    "see somebody else's destination": fixed("GET", "/notifications/{destination_id}", destination_id=SOMEBODY_ELSES),
+    "delete somebody else's destination": fixed(
+        "DELETE", "/notifications/{destination_id}", destination_id=SOMEBODY_ELSES),
+    "confirm somebody else's destination": fixed(
+        "POST", "/notifications/{destination_id}/confirm", {"code": "x"}, destination_id=SOMEBODY_ELSES),
+    "test somebody else's destination": fixed(
+        "POST", "/notifications/{destination_id}/test", destination_id=SOMEBODY_ELSES),
+}  # fmt: skip
+PUBLIC: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+    f"{method} {route}": fixed(method, route, {} if method == "POST" else None, **parts)
+    for method, route, parts in (
+        ("GET", "/", {}), ("GET", "/conformance", {}), ("GET", "/queryables", {}), ("GET", "/search", {}),
+        ("POST", "/search", {}), ("GET", "/collections", {}), ("GET", COLLECTION, {}),
+        ("GET", COLLECTION + "/queryables", {}), ("GET", ITEMS, {}), ("GET", "/vocabularies", {}),
+        ("GET", "/vocabularies/{project}", {"project": "CMIP6"}),
+        ("GET", "/vocabularies/{project}/{version}", {"project": "CMIP6", "version": "6.2.60.0"}),
+        ("GET", "/vocabularies/{project}/{version}/terms/{facet}",
+         {"project": "CMIP6", "version": "6.2.60.0", "facet": "cmip6:source_id"}),
+        ("GET", "/extensions/{name}/{version}/schema.json", {"name": "fedstac", "version": "v1.0.0"}),
+        ("GET", "/healthcheck", {}), ("GET", "/scope", {}), ("GET", "/.well-known/oauth-protected-resource", {}),
+        ("GET", "/problems", {}), ("GET", "/problems/{name}", {"name": "conflict"}), ("GET", "/api", {}),
+        ("GET", "/api.html", {}), ("GET", "/docs/oauth2-redirect", {}), ("GET", "/_mgmt/ping", {}),
+        ("GET", "/_mgmt/health", {}),
+    )
+}  # fmt: skip
+DATASETS: Final = {**PUBLISHING, **CHANGES, **READING}
+DEEDS: Final = {**DATASETS, **ELSE, **PUBLIC}
+
+# --- what it comes to: a problem's name, the outcome of a write, what may be sent, or that it is answered ---
+
+ANSWERED, DONE = "answered", "done"
+UNKNOWN, FORBIDDEN, GONE, CONFLICT = "unauthenticated", "missing-permission", "item-does-not-exist", "conflict"
+FOREIGN_ORIGIN, INVALID, NOT_FOUND = "foreign-origin", "stac-validation", "not-found"
+IDENTICAL = "identical"
+
+
+@dataclass(frozen=True)
+class Line:
+    """These people, who ask this of a dataset in these states, come to that."""
+
+    who: tuple[str, ...]
+    deeds: tuple[str, ...]
+    states: tuple[str, ...]
+    comes_to: str
+
+
+DESCRIBING = ("put it with another description", "patch its description", "rehearse patching its description",
+              "merge its description")  # fmt: skip
+RETRACTING = ("patch retracted to true", "patch retracted to true as ESGF does")
+CHANGING = tuple(deed for deed in CHANGES if deed not in ("mark it", "unmark it"))
+
+TABLE: Final[tuple[Line, ...]] = (
+    # publishing
+    Line(CREATORS, ("publish it", "publish it with another description"), (ABSENT,), "new"),
+    Line(CREATORS, ("publish it",), HERE, IDENTICAL),
+    Line(PUBLISHERS, ("publish it with another description",), HERE, "updated"),
+    Line(CREATORS, ("publish it", "publish it with another description"), (RETRACTED, MARKED), CONFLICT),
+    Line(CREATORS, ("publish a newer version", "rehearse publishing a newer version"), (ABSENT,), "new"),
+    Line(CREATORS, ("publish a newer version", "rehearse publishing a newer version"), (*SEEN, MARKED), "newer"),
+    Line(CREATORS, tuple(PUBLISHING), (FOREIGN,), FOREIGN_ORIGIN),
+    # describing
+    Line(UPDATERS, DESCRIBING, HERE, "updated"),
+    Line(UPDATERS, DESCRIBING, (RETRACTED,), CONFLICT),
+    Line((*PUBLISHERS, UPDATER_THERE), ("patch its address",), HERE, "updated"),  # needs the right at the asset's node
+    Line((*PUBLISHERS, UPDATER_THERE), ("patch its address",), (RETRACTED,), CONFLICT),
+    # what a dataset is known by, and its files
+    Line(ALL_KNOWN, ("patch its id", "patch its institution"), SEEN, INVALID),
+    Line((ADMIN,), ("patch its files",), SEEN, CONFLICT),
+    Line((ADMIN,), ("patch its files, with a reason",), HERE, "replaced"),
+    Line((ADMIN,), ("patch its files, with a reason",), (RETRACTED,), CONFLICT),
+    Line(ALL_KNOWN, ("patch its description as of long ago",), SEEN, "precondition-failed"),
+    # what changes nothing
+    Line(ALL_KNOWN, ("put it as it is", "patch nothing"), SEEN, IDENTICAL),
+    Line(ALL_KNOWN, ("patch retracted to false",), HERE, IDENTICAL),
+    Line(ALL_KNOWN, RETRACTING, (RETRACTED,), IDENTICAL),
+    Line(ALL_KNOWN, ("patch latest to false",), (SUPERSEDED, RETRACTED), IDENTICAL),
+    Line(ALL_KNOWN, ("patch latest to true",), (LATEST, REPLICATED), IDENTICAL),
+    Line(ALL_KNOWN, ("patch latest to true",), (SUPERSEDED, RETRACTED), CONFLICT),
+    Line(ALL_KNOWN, ("patch east's replica in", "patch south's replica in", "say where east's replica is",
+                     "say where south's replica is"), (REPLICATED,), IDENTICAL),
+    Line(ALL_KNOWN, ("take east's replica away", "take south's replica away"), (LATEST, SUPERSEDED, RETRACTED),
+         IDENTICAL),
+    Line(ALL_KNOWN, ("patch south's replica away",), (LATEST, SUPERSEDED, RETRACTED), INVALID),
+    # giving up, retracting, reinstating
+    Line(UPDATERS, ("patch latest to false",), (LATEST, REPLICATED), "superseded"),
+    Line(RETRACTORS, (*RETRACTING, "retract it"), HERE, "retracted"),
+    Line(RETRACTORS, ("retract it",), (RETRACTED,), IDENTICAL),
+    Line((ADMIN,), ("patch retracted to false", "reinstate it"), (RETRACTED,), "reinstated"),
+    Line((ADMIN,), ("reinstate it",), HERE, IDENTICAL),
+    # links
+    Line(ANNOTATORS, ("patch a link in",), SEEN, "annotated"),
+    Line(PUBLISHERS, ("patch a link in and retract it",), HERE, "retracted"),
+    Line(ANNOTATORS, ("patch a link in and retract it",), (RETRACTED,), "annotated"),
+    # replicas: each node's own
+    Line(EASTERNERS, ("patch east's replica in", "say where east's replica is"), (LATEST, SUPERSEDED), "replicated"),
+    Line(EASTERNERS, ("patch east's replica in", "say where east's replica is"), (RETRACTED,), CONFLICT),
+    Line(EASTERNERS, ("take east's replica away",), (REPLICATED,), "replicated"),
+    Line(SOUTHERNERS, ("patch south's replica in", "say where south's replica is"), (LATEST, SUPERSEDED), "replicated"),
+    Line(SOUTHERNERS, ("patch south's replica in", "say where south's replica is"), (RETRACTED,), CONFLICT),
+    Line(SOUTHERNERS, ("take south's replica away", "patch south's replica away"), (REPLICATED,), "replicated"),
+    Line((ADMIN,), ("patch east's and south's replicas in",), HERE, "replicated"),
+    Line((ADMIN,), ("patch east's and south's replicas in",), (RETRACTED,), CONFLICT),
+    Line((ADMIN, BOTH), ("patch its description and east's replica",), HERE, "updated"),
+    Line((ADMIN, BOTH), ("patch its description and east's replica",), (RETRACTED,), CONFLICT),
+    # deletion: what is marked is not there but for those who may mark
+    Line(DELETERS, ("mark it",), SEEN, "marked"),
+    Line(DELETERS, ("mark it",), (MARKED,), IDENTICAL),
+    Line(DELETERS, ("unmark it",), (MARKED,), "unmarked"),
+    Line(DELETERS, ("unmark it",), SEEN, IDENTICAL),
+    Line(DELETERS, tuple(deed for deed in CHANGING if deed != "patch its description as of long ago"), (MARKED,),
+         CONFLICT),
+    Line(DELETERS, ("patch its description as of long ago",), (MARKED,), "precondition-failed"),
+    # reading is for everybody
+    Line(EVERYBODY, ("get it", "ask for its headers"), (*SEEN, FOREIGN), ANSWERED),
+    Line(EVERYBODY, ("get it", "ask for its headers"), (ABSENT, MARKED), GONE),
+    Line((NOBODY,), ("ask what may be sent",), EVERYWHERE, "nothing"),
+    Line((KNOWN, MPI, MANAGER, OUTSIDER, CREATOR, HALF), ("ask what may be sent",), (*SEEN, FOREIGN), "nothing"),
+    Line(PUBLISHERS, ("ask what may be sent",), (*SEEN, FOREIGN), "PATCH, PUT, DELETE"),
+    Line((UPDATER, UPDATER_THERE), ("ask what may be sent",), (*SEEN, FOREIGN), "PATCH, PUT"),
+    Line((RETRACTOR, ANNOTATOR, EAST, SOUTH, REPLICATOR), ("ask what may be sent",), (*SEEN, FOREIGN), "PATCH"),
+    Line((DELETER,), ("ask what may be sent",), (*SEEN, FOREIGN), "DELETE"),
+    Line(EVERYBODY, tuple(PUBLIC), (NO_DATASET,), ANSWERED),
+    # being known is enough
+    Line(ALL_KNOWN, ("see who one is", "see one's requests", "validate", "ask what one may", "see the groups",
+                     "see one's destinations"), (NO_DATASET,), ANSWERED),
+    Line(ALL_KNOWN, ("register a mailbox where no mail is sent",), (NO_DATASET,), "bad-request"),
+    # what is somebody else's is for administrators, or for nobody
+    Line((ADMIN,), ("see somebody else's request", "see somebody else's results", "cancel somebody else's request",
+                    "ask what another may"), (NO_DATASET,), ANSWERED),
+    Line((ADMIN,), ("retry somebody else's request",), (NO_DATASET,), INVALID),  # as it was
+    Line(tuple(who for who in ALL_KNOWN if who != ADMIN),
+         ("see somebody else's request", "see somebody else's results", "cancel somebody else's request",
+          "retry somebody else's request"), (NO_DATASET,), "request-does-not-exist"),
+    Line(ALL_KNOWN, tuple(deed for deed in ELSE if deed.endswith("somebody else's destination")), (NO_DATASET,),
+         NOT_FOUND),
+    # the feed is for nodes, each for itself
+    Line(NODES, ("read the feed", "read the feed's head", "read a snapshot", "read the digests", "acknowledge"),
+         (NO_DATASET,), ANSWERED),
+    # groups and collections
+    Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),
+    Line(tuple(who for who in ALL_KNOWN if who not in (ADMIN, MEMBER, MANAGER)), ("see the institution's group",),
+         (NO_DATASET,), NOT_FOUND),
+    Line(ALL_KNOWN, ("see a group that is not there",), (NO_DATASET,), NOT_FOUND),
+    Line((ADMIN, MANAGER), ("take a member in", "put a member out"), (NO_DATASET,), DONE),
+    Line((ADMIN,), ("make a group", "change a group", "delete a group", "name a manager", "dismiss a manager",
+                    "make a collection", "change a collection", "delete a collection"), (NO_DATASET,), DONE),
+)  # fmt: skip
+CHANGED = ("new", "newer", "updated", "replaced", "superseded", "retracted", "reinstated", "annotated", "replicated",
+           "marked", "unmarked", DONE)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    who: str
+    deed: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.who} · {self.deed} · {self.state}"
+
+    @property
+    def lines(self) -> list[Line]:
+        return [
+            line for line in TABLE
+            if self.who in line.who and self.deed in line.deeds and self.state in line.states
+        ]  # fmt: skip
+
+    @property
+    def comes_to(self) -> str:
+        return self.lines[0].comes_to if self.lines else refused(self)
+
+    @property
+    def changes(self) -> bool:
+        """Whether something is different afterwards."""
+        return self.comes_to in CHANGED and "rehearse" not in self.deed
+
+
+def refused(cell: Cell) -> str:
+    """What whoever is in no line of the table gets."""
+    if cell.who in STRANGERS:
+        return UNKNOWN
+    if cell.deed in PUBLISHING:
+        return FORBIDDEN
+    return {ABSENT: GONE, MARKED: GONE, FOREIGN: FOREIGN_ORIGIN}.get(cell.state, FORBIDDEN)
+
+
+def cells() -> Iterator[Cell]:
+    for who in WHO:
+        for deed in DATASETS:
+            yield from (Cell(who, deed, state) for state in STATES)
+        yield from (Cell(who, deed, NO_DATASET) for deed in (*ELSE, *PUBLIC))
