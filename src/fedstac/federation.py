@@ -1,4 +1,4 @@
-"""A small federation on this machine: one publishing node `west`, index nodes beside it, each a process of its own.
+"""A small federation on this machine: the publishing node `west`, maybe others, index nodes; each its own process.
 
 Used by `fedstac demo` and by the tests that kill its parts.
 """
@@ -75,13 +75,21 @@ class Federation:
     folder: Path
     database_of: Callable[[str], str]  # the writer's DSN of a node's database
     make_database: Callable[[str], None]
-    tokens: Mapping[str, str]  # by role
+    issued: Mapping[str, Mapping[str, str]]  # tokens by publishing node and role
     processes: dict[str, Process] = field(default_factory=dict)
 
     @property
     def west(self) -> str:
-        """The publishing node's address."""
-        return self.processes["serve"].url
+        """West's address."""
+        return self.address_of(WEST)
+
+    @property
+    def tokens(self) -> Mapping[str, str]:
+        """West's tokens, by role."""
+        return self.issued[WEST]
+
+    def address_of(self, node: str) -> str:
+        return self.processes["serve" if node == WEST else node].url
 
     def start(self, name: str, *command: str, node: str = WEST, **environment: str) -> Process:
         """Starts `fedstac <command>` as a process of this name and waits until it is ready."""
@@ -125,13 +133,19 @@ class Federation:
                 code = process.child.returncode
                 raise StartFailed(f"{process.name} ended with {code}; it logged last:\n{tail(process.log)}")
 
-    def start_index_node(self, name: str, *, snapshot_first: bool = True, **environment: str) -> Process:
-        """An index node of this name with a database of its own, following west."""
+    def start_publishing_node(self, name: str, **environment: str) -> Process:
+        """Another publishing node beside west, all of it in one process."""
+        return self.start(name, "serve", node=name, **{"FEDSTAC_PORT": "0", **environment})
+
+    def start_index_node(
+        self, name: str, *, sources: Sequence[str] = (WEST,), snapshot_first: bool = True, **environment: str
+    ) -> Process:
+        """An index node of this name with a database of its own, following these publishing nodes."""
         self.make_database(name)
         return self.start(
-            name, "index-node", node=name, FEDSTAC_SOURCE=self.west,
-            FEDSTAC_SOURCE_TOKEN=self.tokens[f"node:{name}"], FEDSTAC_SNAPSHOT_FIRST=str(snapshot_first),
-            **{"FEDSTAC_PORT": "0", **environment},
+            name, "index-node", node=name, FEDSTAC_SOURCE=" ".join(map(self.address_of, sources)),
+            FEDSTAC_SOURCE_TOKEN=" ".join(self.issued[source][f"node:{name}"] for source in sources),
+            FEDSTAC_SNAPSHOT_FIRST=str(snapshot_first), **{"FEDSTAC_PORT": "0", **environment},
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -164,9 +178,13 @@ def tail(log: Path, lines: int = 15) -> str:
 
 @contextmanager
 def federation(
-    server: Server, *, index_nodes: Sequence[str] = (), say: Say = lambda _: None, prefix: str = "fedstac_"
-) -> Iterator[Federation]:
-    """Databases and tokens for west and these index nodes; processes are the caller's to start, and end with this."""
+    server: Server, *, index_nodes: Sequence[str] = (), publishing: Sequence[str] = (WEST,),
+    say: Say = lambda _: None, prefix: str = "fedstac_",
+) -> Iterator[Federation]:  # fmt: skip
+    """Databases and tokens for publishing nodes and these index nodes; processes are the caller's to start.
+
+    They end with this.
+    """
     run = Path(tempfile.mkdtemp(prefix="fedstac-"))
 
     def database(node: str, user: str = "fedstac_writer") -> str:
@@ -175,8 +193,10 @@ def federation(
     def make(node: str) -> None:
         make_database(server, prefix + node, say)
 
-    make(WEST)
-    running = Federation(run, database, make, _issue_tokens(database(WEST), index_nodes))
+    for node in publishing:
+        make(node)
+    issued = {node: _issue_tokens(database(node), index_nodes) for node in publishing}
+    running = Federation(run, database, make, issued)
     try:
         yield running
     finally:

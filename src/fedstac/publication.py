@@ -255,7 +255,7 @@ class Applied:
 
     applied: int
     ignored: int  # already known, or older than what is known
-    foreign: tuple[Event, ...] = ()  # for lineages or collections of another origin, or a collection that is not here
+    foreign: tuple[Event, ...] = ()  # for lineages of another origin, or a collection that is not here
 
 
 async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
@@ -273,9 +273,7 @@ async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
             continue
         applied += await _apply_datasets(conn, datasets, foreign)
         datasets = []
-        known = await collections.apply(conn, event)
-        applied += known is collections.Known.OLDER
-        foreign += [event] if known is collections.Known.FOREIGN else []
+        applied += await collections.apply(conn, event)
     applied += await _apply_datasets(conn, datasets, foreign)
     return Applied(applied, len(page) - applied - len(foreign), tuple(foreign))
 
@@ -336,9 +334,9 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
         return 0
     async with conn.transaction():
         removed = await records.remove(conn, origin, before_epoch)
-        for stored in await collections.every(conn, deleted=True):
-            if stored.origin == origin and stored.epoch < before_epoch:
-                await collections.erase(conn, stored.id)
+        for stored in await collections.announced(conn, origin):
+            if stored.epoch < before_epoch:
+                await collections.erase(conn, stored.id, origin)
         return removed
 
 
@@ -349,10 +347,8 @@ async def put_collection(
     kept = collection_rules.check(document, schema, named)
     text, digest = orjson.dumps(kept).decode(), documents.digest(kept)
     async with conn.transaction():
-        stored = await collections.lock(conn, kept["id"])
+        stored = _own(await collections.lock(conn, kept["id"]), world)
         exists = stored is not None and stored.document is not None
-        if stored and stored.origin != world.origin:
-            raise ForeignOrigin(f"the collection {kept['id']} belongs to the node {stored.origin}; change it there")
         if named is None and exists:
             raise CollectionAlreadyExists(
                 f"there is a collection {kept['id']} already; change it with PUT /collections/{kept['id']}"
@@ -368,16 +364,22 @@ async def put_collection(
 async def delete_collection(conn: Connection, world: World, actor: str, collection: str) -> None:
     """Deletes an empty collection, with its event. CollectionNotEmpty while there are datasets."""
     async with conn.transaction():
-        stored = await collections.lock(conn, collection)
+        stored = _own(await collections.lock(conn, collection), world)
         if stored is None or stored.document is None:
             raise CollectionDoesNotExist(
                 f"there is no collection {collection[:128]!r}; GET /collections lists those there are"
             )
-        if stored.origin != world.origin:
-            raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}; delete it there")
         if not await collections.hold_empty(conn, collection):
             raise CollectionNotEmpty(f"the collection {collection} has datasets; delete them first")
         await _announce(conn, world, actor, events.COLLECTION_DELETED, collection, stored, None, b"")
+
+
+def _own(said: Sequence[collections.Stored], world: World) -> collections.Stored | None:
+    """What this node said of a collection. ForeignOrigin where another node has it."""
+    others = ", ".join(each.origin for each in said if each.origin != world.origin)
+    if others:
+        raise ForeignOrigin(f"the collection {said[0].id} belongs to the node {others}; change it there")
+    return said[0] if said else None
 
 
 async def _announce(
@@ -388,7 +390,7 @@ async def _announce(
     epoch, now = await outbox.begin(conn)
     event_id, seq = uuid7(now), (before.seq if before else 0) + 1
     after = collections.Stored(collection, world.origin, epoch, seq, text, digest, now)
-    await (collections.put(conn, after) if text is not None else collections.remove(conn, after))
+    await collections.put(conn, after)
     event = events.collection_event(
         event_type, collection, seq, document=text, digest=digest, at=now, event_id=event_id,
         context=events.Context(world.origin, actor, None),

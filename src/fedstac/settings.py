@@ -74,8 +74,12 @@ class Settings(BaseSettings):
     notify_per_hour: int = Field(
         20, ge=1, description="Messages to one destination; what is beyond is told together later"
     )
-    source: str = Field("", description="For an index node: the address of the publishing node")
-    source_token: str = Field("", description="For an index node: its token at the source")
+    source: str = Field(
+        "", description="For an index node: the address of the publishing node; of several, with spaces between"
+    )
+    source_token: str = Field(
+        "", repr=False, description="For an index node: its token at the source; of several, in the order of these"
+    )
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
     url: str = Field("", description="For clients: the address of the server")
     token: str = Field("", description="For clients: the bearer token")

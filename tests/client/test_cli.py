@@ -378,7 +378,7 @@ async def test_a_copy_is_verified_and_rebuilt(api: Api, fedstac: Fedstac, make_d
         )
         verified = await fedstac("verify", "-o", "ndjson", **variables)
         assert verified.code == 1
-        assert verified.lines == [{"collection": "CMIP6", "id": gone, "kind": "missing here"}]
+        assert verified.lines == [{"origin": "west", "collection": "CMIP6", "id": gone, "kind": "missing here"}]
         rebuilt = await fedstac("rebuild", "--from", start_from, **variables)
         assert rebuilt.code == 0, rebuilt.stderr
         verified = await fedstac("verify", "-o", "json", **variables)

@@ -34,16 +34,24 @@ DIGEST = snapshot_of(RAW).digest
 COLLECTION = orjson.dumps(sample.collection()).decode()
 
 
-class Source(HttpFeed):
-    """A node named north that says what it is told to say."""
+def digest_of(document: str) -> bytes:
+    return documents.digest(orjson.loads(document))
 
-    def __init__(self, entries: Sequence[str], served: bytes | SourceRefused) -> None:
-        super().__init__("http://north.invalid", "")
-        head = events.current_collection("CMIP6", "north", 1, 1, document=COLLECTION, digest=b"")
+
+class Source(HttpFeed):
+    """A node, named north unless it is said, that says what it is told to say."""
+
+    def __init__(
+        self, entries: Sequence[str], served: bytes | SourceRefused = RAW, *, origin: str = "north", epoch: int = 1,
+        document: str = COLLECTION,
+    ) -> None:  # fmt: skip
+        super().__init__(f"http://{origin}.invalid", "")
+        self.origin, self.epoch = origin, epoch
+        head = events.current_collection("CMIP6", origin, epoch, 1, document=document, digest=digest_of(document))
         self.entries, self.served = [orjson.loads(text) for text in (head, *entries)], served
 
     async def snapshot(self, page: str | None, *, limit: int) -> SnapshotPage:
-        return SnapshotPage("north", Cursor(1, 1), self.entries, None)
+        return SnapshotPage(self.origin, Cursor(self.epoch, 1), self.entries, None)
 
     async def vocabulary(self, project: str, version: str) -> bytes:
         if isinstance(self.served, SourceRefused):
@@ -51,25 +59,28 @@ class Source(HttpFeed):
         return self.served
 
 
-def entry(node: Node, item: Json, version: str | None, *, digest: str | None = None, excused: str | None = None) -> str:
-    """An entry of north's snapshot, sound but for what the item says."""
+def entry(
+    node: Node, item: Json, version: str | None, *, digest: str | None = None, excused: str | None = None,
+    origin: str = "north", epoch: int = 1,
+) -> str:  # fmt: skip
+    """An entry of an origin's snapshot, sound but for what the item says."""
     name = item["id"].rpartition(".v")
     lineage = f"CMIP6/{name[0]}"
     draft = documents.prepare(item, DatasetName(lineage, int(name[2])), None)
     record = Record(
-        collection="CMIP6", id=item["id"], lineage=lineage, origin="north", version=int(name[2]),
-        state=State.PUBLISHED, latest=True, claims_latest=True, epoch=1, seq=1, created=NOW, updated=NOW,
+        collection="CMIP6", id=item["id"], lineage=lineage, origin=origin, version=int(name[2]),
+        state=State.PUBLISHED, latest=True, claims_latest=True, epoch=epoch, seq=1, created=NOW, updated=NOW,
         document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
         publisher="somebody", cv_version=version, cv_excused=excused,
     )  # fmt: skip
-    told: Json = orjson.loads(events.current(record, 1, node.checker.vocabularies))
+    told: Json = orjson.loads(events.current(record, epoch, node.checker.vocabularies))
     if digest is not None:
         told["data"]["cv"]["digest"] = digest
     return orjson.dumps(told).decode()
 
 
-async def follow(node: Node, source: HttpFeed) -> Follower:
-    follower = Follower(node, source, origin="north")
+async def follow(node: Node, source: Source) -> Follower:
+    follower = Follower(node, source, origin=source.origin)
     await follower.take_snapshot(None)
     return follower
 

@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fedstac.messaging.http_feed import BehindRetention, HttpFeed, NotServed, SourceAway, SourceRefused
+from fedstac.messaging.http_feed import (
+    BehindRetention,
+    HttpFeed,
+    NotServed,
+    SourceAway,
+    SourceRefused,
+    SourcesUnclear,
+    sources_of,
+)
 
 
 @asynccontextmanager
@@ -47,3 +55,55 @@ async def test_nobody_there_is_waited_for() -> None:
     async with HttpFeed(address, "") as source:
         with pytest.raises(SourceAway):
             await source.head()
+
+
+# --- whom to follow, as the settings say it ---
+
+WEST, NORTH = "https://west.example", "https://north.example"
+
+
+def pairs(addresses: str, tokens: str, *named: str) -> list[tuple[str, str]]:
+    return [(source.address, source.token) for source in sources_of(addresses, tokens, named)]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "tokens", "named", "expected"),
+    [
+        (WEST, "a", [], [(WEST, "a")]),
+        (WEST + "/", "", [], [(WEST, "")]),  # one without a token is tried: it may be open, and says so if not
+        (f"{WEST} {NORTH}/", "a b", [], [(WEST, "a"), (NORTH, "b")]),
+        (f" {WEST},\n{NORTH} ", "a, b", [], [(WEST, "a"), (NORTH, "b")]),
+        (f"{WEST} {NORTH}", "a b", [NORTH], [(NORTH, "b")]),
+        (f"{WEST} {NORTH}", "a b", [NORTH, WEST + "/"], [(NORTH, "b"), (WEST, "a")]),
+        ("", "b", [NORTH], [(NORTH, "b")]),
+        (WEST, "b", [NORTH], [(NORTH, "b")]),
+        ("", "b a", [NORTH, WEST], [(NORTH, "b"), (WEST, "a")]),
+    ],
+)
+def test_each_source_has_its_own_token(
+    addresses: str, tokens: str, named: list[str], expected: list[tuple[str, str]]
+) -> None:
+    assert pairs(addresses, tokens, *named) == expected
+
+
+@pytest.mark.parametrize(
+    ("addresses", "tokens", "named", "reason"),
+    [
+        ("", "", [], "say which node is followed"),
+        (f"{WEST} {NORTH}", "", [], f"0 tokens for 2 sources; it needs one for each of {WEST}, {NORTH}, in this order"),
+        (f"{WEST} {NORTH}", "a", [], "1 tokens for 2 sources"),
+        (f"{WEST} {NORTH}", "a b c", [], "3 tokens for 2 sources"),
+        (WEST, "a b", [], "2 tokens for 1 sources"),
+        (f"{WEST} {WEST}/", "a b", [], f"{WEST} is named twice"),
+        (WEST, "a", [WEST, NORTH], "1 tokens for 2 sources"),
+        ("west.example", "a", [], "'west.example' is no address of a node"),
+    ],
+)
+def test_what_does_not_come_out_even_is_refused(addresses: str, tokens: str, named: list[str], reason: str) -> None:
+    with pytest.raises(SourcesUnclear) as refused:
+        pairs(addresses, tokens, *named)
+    assert reason in str(refused.value)
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "secret" not in repr(sources_of(WEST, "secret"))

@@ -44,13 +44,13 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = PATIENCE, what:
     return value
 
 
-def client(running: Federation, role: str = "admin") -> httpx.Client:
-    headers = {"Authorization": f"Bearer {running.tokens[role]}", "Prefer": "wait=0"}
-    return httpx.Client(base_url=running.west, headers=headers, timeout=30, trust_env=False)
+def client(running: Federation, role: str = "admin", *, node: str = "west") -> httpx.Client:
+    headers = {"Authorization": f"Bearer {running.issued[node][role]}", "Prefer": "wait=0"}
+    return httpx.Client(base_url=running.address_of(node), headers=headers, timeout=30, trust_env=False)
 
 
-def make_collection(running: Federation) -> None:
-    with client(running) as http:
+def make_collection(running: Federation, node: str = "west") -> None:
+    with client(running, node=node) as http:
         http.post("/collections", json=sample.collection()).raise_for_status()
 
 
@@ -61,9 +61,10 @@ class Publisher:
     running: Federation
     accepted: dict[str, list[str]] = field(default_factory=dict)
     unanswered: int = 0
+    node: str = "west"
 
     def publish(self, documents: Documents, *, batch: int = 100, before: Callable[[], object] = lambda: None) -> None:
-        with client(self.running) as http:
+        with client(self.running, node=self.node) as http:
             for start in range(0, len(documents), batch):
                 before()
                 self._send(http, documents[start : start + batch])
@@ -88,22 +89,22 @@ class Publisher:
             time.sleep(0.05)
 
 
-def west(running: Federation) -> psycopg.Connection[tuple[Any, ...]]:
-    return psycopg.connect(running.database_of("west"), autocommit=True)
+def database(running: Federation, node: str = "west") -> psycopg.Connection[tuple[Any, ...]]:
+    return psycopg.connect(running.database_of(node), autocommit=True)
 
 
-def values(running: Federation, statement: str, *parameters: Any) -> list[Any]:
-    """The first column of what a query finds at west."""
-    with west(running) as conn:
+def values(running: Federation, statement: str, *parameters: Any, at: str = "west") -> list[Any]:
+    """The first column of what a query finds at a node."""
+    with database(running, at) as conn:
         return [row[0] for row in conn.execute(statement, parameters)]
 
 
-def settle(running: Federation, nodes: Iterable[str] = ("east",)) -> None:
-    """Waits until all that was accepted is final, has its place in the feed, and is acknowledged by these nodes."""
+def settle(running: Federation, nodes: Iterable[str] = ("east",), *, at: str = "west") -> None:
+    """Waits until all that a publishing node accepted is final, has its place in the feed, and these nodes have it."""
     state: list[Any] = []
 
     def settled() -> bool:
-        with west(running) as conn:
+        with database(running, at) as conn:
             [queued, unsequenced, head] = conn.execute(
                 """SELECT (SELECT count(*) FROM fedstac.request_item WHERE status = 'queued'),
                           (SELECT count(*) FROM fedstac.outbox) - (SELECT count(*) FROM fedstac.feed),
@@ -176,11 +177,12 @@ def violations(running: Federation, name: str) -> list[invariants.Violation]:
     return asyncio.run(check())
 
 
-def differences(running: Federation, name: str) -> list[index_node.Difference]:
-    """Datasets on which an index node and west do not agree."""
+def differences(running: Federation, name: str, origin: str = "west") -> list[index_node.Difference]:
+    """Datasets on which an index node and one that it follows do not agree."""
+    address, token = running.address_of(origin), running.issued[origin][f"node:{name}"]
 
     async def compare() -> list[index_node.Difference]:
-        async with _node(running, name) as node, HttpFeed(running.west, running.tokens[f"node:{name}"]) as source:
+        async with _node(running, name) as node, HttpFeed(address, token) as source:
             _, compared, found = await index_node.verify(node, source)
             assert compared
             return found

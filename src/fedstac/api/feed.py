@@ -119,12 +119,11 @@ async def get_snapshot(request: Request) -> Response:
 
 
 async def _collections(conn: Connection, origin: str, epoch: int) -> list[str]:
-    stored = [entry for entry in await collections.every(conn, deleted=True) if entry.origin == origin]
     return [
         events.current_collection(
             entry.id, entry.origin, epoch, entry.seq, document=entry.document, digest=entry.digest
         )
-        for entry in stored
+        for entry in await collections.announced(conn, origin)
     ]
 
 

@@ -17,6 +17,8 @@ from fedstac.db import health
 from fedstac.db.connections import is_transient
 from fedstac.db.health import Parts
 from fedstac.domain.errors import Unavailable
+from fedstac.messaging.http_feed import sources_of
+from fedstac.settings import Settings
 
 ANSWER_SECONDS = 3.0  # for the database
 KEPT_SECONDS = 1.0  # many askers cost one look
@@ -28,8 +30,9 @@ async def get_health(request: Request) -> Response:
     """GET /healthcheck: 200 while the database answers; Unavailable (503) while it does not.
 
     `sequencer`: leading or absent. `workers`: idle, working, or stalled where something waits and nobody takes it; idle
-    workers leave no trace, so idle does not say that there are any. An index node says `follower` instead: following or
-    absent. Those do not change the status: searches go on without them.
+    workers leave no trace, so idle does not say that there are any. An index node says `follower` instead: following,
+    partly where one of its sources is not followed just now, absent; and the same of each origin that it has anything
+    of. Those do not change the status: searches go on without them.
     """
     node: Node = request.app.state.node
     kept: tuple[float, Parts] | None = getattr(request.app.state, "health", None)
@@ -43,13 +46,16 @@ async def get_health(request: Request) -> Response:
             log.warning("healthcheck: the database does not answer", error=type(error).__name__)
             raise Unavailable("the database does not answer; try again", retry_after=2) from None
         kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, found
-    body = {"status": "ok", "node": node.settings.node, "version": __version__, "database": "ok"}
-    body |= _following(kept[1]) if node.settings.source else _publishing(kept[1])
+    body: dict[str, object] = {"status": "ok", "node": node.settings.node, "version": __version__, "database": "ok"}
+    body |= _following(kept[1], node.settings) if node.settings.source else _publishing(kept[1])
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
-def _following(parts: Parts) -> dict[str, str]:
-    return {"follower": "following" if parts.follower else "absent"}
+def _following(parts: Parts, settings: Settings) -> dict[str, object]:
+    said = {True: "following", False: "absent"}
+    wanted = len(sources_of(settings.source, settings.source_token))
+    follower = said[parts.following > 0] if parts.following in (0, wanted) else "partly"
+    return {"follower": follower, "origins": {origin: said[now] for origin, now in parts.origins.items()}}
 
 
 def _publishing(parts: Parts) -> dict[str, str]:

@@ -27,7 +27,7 @@ from fedstac.cli import (
     vocabularies,
 )
 from fedstac.cli.faults import Commands
-from fedstac.cli.options import CODES, Form, Options, Token, Url
+from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES
@@ -98,19 +98,20 @@ def serve(ready_file: ReadyFile = None) -> None:
 
 
 @app.command(name="index-node", rich_help_panel="Node")
-def index_node(
-    source: Annotated[str, typer.Option(help="Address of the publishing node to follow.")] = "",
-    ready_file: ReadyFile = None,
-) -> None:
-    """Serve an index node: follow a publishing node's feed into a database of its own, and answer searches."""
+def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
+    """Serve an index node: follow publishing nodes' feeds into a database of its own, and answer searches."""
     from fedstac import processes
     from fedstac.api import app as api
+    from fedstac.workers import index_node as follower
     from fedstac.workers import roles
 
     processes.start("index-node")
     settings = environment.load()
-    if source:
-        settings = settings.model_copy(update={"source": source})
+    followed = follower.sources(settings, source or ())
+    settings = settings.model_copy(update={
+        "source": " ".join(each.address for each in followed),
+        "source_token": " ".join(each.token for each in followed),
+    })  # fmt: skip
     api.serve(settings, roles.INDEX, on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 

@@ -68,7 +68,9 @@ def _explain(error: Exception) -> tuple[str, int]:
     match type(error).__name__:  # those of the server's parts, which may not be installed
         case "ValidationError":
             return "; ".join(_faults(error)), terminal.USAGE
-        case "WrongNode" | "FollowedElsewhere" | "Misconfigured" | "PolicyBroken" | "VocabularyBroken":
+        case (
+            "WrongNode" | "FollowedElsewhere" | "Misconfigured" | "PolicyBroken" | "SourcesUnclear" | "VocabularyBroken"
+        ):
             return str(error), terminal.USAGE
         case "BehindRetention":
             return "the source's feed has lost its beginning: use --from snapshot", terminal.NOT_FOUND

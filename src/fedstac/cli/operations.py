@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -11,7 +12,7 @@ import typer
 
 from fedstac import settings as environment
 from fedstac.cli import terminal
-from fedstac.cli.options import Form, Source, examples, form_of
+from fedstac.cli.options import Form, Sources, examples, form_of
 from fedstac.cli.terminal import Output, complain, out, say
 
 if TYPE_CHECKING:
@@ -105,62 +106,102 @@ def _show_tokens(form: Output, tokens: Any) -> None:
 # --- an index node's copy ---
 
 
-def _at_source(role: str, source: str, work: Callable[[Node, HttpFeed], Awaitable[T]]) -> T:
-    """Runs something with this index node and its source."""
+def _at_sources(role: str, named: list[str] | None, work: Callable[[Node, HttpFeed], Awaitable[T]]) -> list[T]:
+    """Runs something with this index node and each of its sources, one after the other."""
     import logging
 
     import structlog
 
     from fedstac import bootstrap, processes
     from fedstac.messaging.http_feed import HttpFeed
+    from fedstac.workers import index_node as follower
 
     processes.start(role)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     settings = environment.load()
-    address = source or settings.source
-    if not address:
-        raise typer.BadParameter("say which node is followed: --source http://… or FEDSTAC_SOURCE")
+    sources = follower.sources(settings, named or ())
 
-    async def connected() -> T:
-        async with bootstrap.node(settings) as node, HttpFeed(address, settings.source_token) as origin:
-            return await work(node, origin)
+    async def connected() -> list[T]:
+        done = []
+        async with bootstrap.node(settings) as node:
+            for source in sources:
+                async with HttpFeed(source.address, source.token) as origin:
+                    done.append(await work(node, origin))
+        return done
 
     return asyncio.run(connected())
 
 
-@commands.command(rich_help_panel="Node", epilog=examples("fedstac verify", "fedstac verify -o ndjson", codes=True))
-def verify(ctx: typer.Context, source: Source = "", output: Form = None) -> None:
-    """Compare an index node's datasets with its source's, by digest; list each that differs."""
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What came of comparing with one source."""
+
+    origin: str
+    cursor: str
+    compared: int
+    differences: list[dict[str, str]]
+
+
+@commands.command(
+    rich_help_panel="Node",
+    epilog=examples("fedstac verify", "fedstac verify --source https://west.example -o ndjson", codes=True),
+)
+def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> None:
+    """Compare an index node's datasets with its sources', by digest; list each that differs."""
+    from fedstac.messaging.http_feed import SourceAway, SourceRefused
     from fedstac.workers import index_node as follower
 
-    form = form_of(ctx, output)
-    cursor, compared, found = _at_source("verify", source, follower.verify)
-    differences = [{"collection": each.collection, "id": each.id, "kind": each.kind} for each in found]
-    if form is Output.JSON:
-        terminal.dump({"cursor": str(cursor), "compared": compared, "differences": differences})
-    else:
-        with terminal.Listing(form, ("kind", "collection", "id")) as listing:
-            for row in differences:
-                listing.row(row, (row["kind"], row["collection"], row["id"]))
-        say(f"{compared} datasets at the source, {len(found)} differences; the cursor here is {cursor}")
-    if found:
+    failed: list[Exception] = []
+
+    async def compare(node: Node, source: HttpFeed) -> _Compared | None:
+        try:
+            origin, _ = await source.head()
+            cursor, compared, found = await follower.verify(node, source)
+        except (SourceAway, SourceRefused) as error:  # the others are compared all the same
+            failed.append(error)
+            return None
+        rows = [{"origin": origin, "collection": each.collection, "id": each.id, "kind": each.kind} for each in found]
+        return _Compared(origin, str(cursor), compared, rows)
+
+    done = [each for each in _at_sources("verify", source, compare) if each is not None]
+    differences = [row for each in done for row in each.differences]
+    _show_compared(form_of(ctx, output), done, differences)
+    for error in failed[:-1]:
+        complain(str(error))
+    if failed:
+        raise failed[-1]
+    if differences:
         raise typer.Exit(terminal.REJECTED)
+
+
+def _show_compared(form: Output, done: list[_Compared], differences: list[dict[str, str]]) -> None:
+    if form is Output.JSON:
+        origins = [{"origin": each.origin, "cursor": each.cursor, "compared": each.compared} for each in done]
+        terminal.dump({"origins": origins, "differences": differences})
+        return
+    with terminal.Listing(form, ("origin", "kind", "collection", "id")) as listing:
+        for row in differences:
+            listing.row(row, (row["origin"], row["kind"], row["collection"], row["id"]))
+    for each in done:
+        told = f"{each.compared} datasets at the source, {len(each.differences)} differences"
+        say(f"{each.origin}: {told}; the cursor here is {each.cursor}")
 
 
 @commands.command(rich_help_panel="Node", epilog=examples("fedstac rebuild --from snapshot", codes=True))
 def rebuild(
     start: Annotated[Start, typer.Option("--from", help="Current state, or every event since the beginning.")],
-    source: Source = "",
+    source: Sources = None,
 ) -> None:
-    """Empty an index node of its source's datasets and fill it anew; searches find nothing until it is done.
+    """Empty an index node of its sources' datasets and fill it anew; searches find none of them until it is done.
 
-    Stop the index node first. What is interrupted goes on when it starts again.
+    With --source what came from others stays. Stop the index node first. What is interrupted goes on when it starts
+    again.
     """
     from fedstac.workers import index_node as follower
 
-    async def work(node: Node, origin: HttpFeed) -> tuple[Any, int]:
-        _, entries = await origin.digests()
-        _, head = await origin.head()
+    async def work(node: Node, source: HttpFeed) -> None:
+        _, entries = await source.digests()
+        origin, head = await source.head()
         total = sum(entry["n"] for entry in entries) if start is Start.SNAPSHOT else head.pos
         done = 0
 
@@ -169,8 +210,8 @@ def rebuild(
             done += applied
             bars.set("applied", done, max(total, done))
 
-        return await follower.rebuild(node, origin, from_snapshot=start is Start.SNAPSHOT, on_page=on_page), done
+        cursor = await follower.rebuild(node, source, from_snapshot=start is Start.SNAPSHOT, on_page=on_page)
+        out(f"rebuilt {origin}: {done} entries applied, the cursor is {cursor}")
 
     with terminal.bars(["applied"]) as bars:
-        cursor, applied = _at_source("rebuild", source, work)
-    out(f"rebuilt: {applied} entries applied, the cursor is {cursor}")
+        _at_sources("rebuild", source, work)

@@ -17,7 +17,10 @@ from fedstac.client.transport import TokenSource
 Form = Annotated[Output | None, typer.Option("-o", "--output", help="Form of the results.", show_default="table")]
 Url = Annotated[str, typer.Option(help="Address of the server [FEDSTAC_URL].", show_default=False)]
 Token = Annotated[str, typer.Option(help="Bearer token; better in [FEDSTAC_TOKEN].", show_default=False)]
-Source = Annotated[str, typer.Option(help="Publishing node to follow [FEDSTAC_SOURCE].", show_default=False)]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option("--source", help="Publishing node to follow [FEDSTAC_SOURCE]; repeatable.", show_default=False),
+]
 CODES = (
     "[bold]Exit codes[/bold]: 0 done · 1 some items rejected or failed, or differences found · 2 wrong usage · "
     "3 not found · 4 not authorised · 5 server unreachable or failing after all tries · 130 interrupted"

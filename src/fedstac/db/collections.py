@@ -1,20 +1,24 @@
-"""Collections: stored as they were written, and made known to pgstac with bounds that never have to move."""
+"""Collections: stored as each origin wrote them, and one of the documents shown and made known to pgstac.
+
+Several publishing nodes may have the same collection, a project that they share. Which document is shown follows from
+what was announced, in whatever order it came: of the origins that have the collection, that of the first by name.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum, auto
 
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.events import CollectionEvent
 
-WIDE = "tstzrange('-infinity', 'infinity', '[]')"
+COLUMNS = "id, origin, epoch, seq, document, digest, updated"
+WIDE = "tstzrange('-infinity', 'infinity', '[]')"  # bounds of a partition that never have to move
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A collection as it is stored; document None: deleted."""
+    """A collection as one origin has it; document None: deleted."""
 
     id: str
     origin: str
@@ -29,63 +33,68 @@ def _stored(row: Row) -> Stored:
     return Stored(**dict(row))
 
 
-async def lock(conn: Connection, collection: str) -> Stored | None:
-    """The collection's row, held until the transaction ends; two that create one wait for each other."""
+async def lock(conn: Connection, collection: str) -> list[Stored]:
+    """What its origins said of a collection, deletions too; held until the transaction ends, also if there is none."""
     await conn.execute("SELECT pg_advisory_xact_lock(hashtext('fedstac.collection'), hashtext($1))", collection)
-    row = await conn.fetchrow(
-        "SELECT id, origin, epoch, seq, document, digest, updated FROM fedstac.collection WHERE id = $1", collection
-    )
-    return _stored(row) if row else None
+    rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 ORDER BY origin", collection)
+    return [_stored(row) for row in rows]
 
 
 async def get(conn: Connection, collection: str) -> Stored | None:
+    """The collection as it is shown."""
     row = await conn.fetchrow(
-        """SELECT id, origin, epoch, seq, document, digest, updated FROM fedstac.collection
-           WHERE id = $1 AND document IS NOT NULL""",
+        f"""SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 AND document IS NOT NULL
+            ORDER BY origin COLLATE "C" LIMIT 1""",
         collection,
     )
     return _stored(row) if row else None
 
 
-async def every(conn: Connection, *, deleted: bool = False) -> list[Stored]:
-    """All collections, by id; with `deleted` the tombstones too."""
+async def every(conn: Connection) -> list[Stored]:
+    """All collections as they are shown, by id."""
     rows = await conn.fetch(
-        """SELECT id, origin, epoch, seq, document, digest, updated FROM fedstac.collection
-           WHERE document IS NOT NULL OR $1 ORDER BY id""",
-        deleted,
+        f"""SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
+            WHERE document IS NOT NULL ORDER BY id, origin COLLATE "C" """
     )
     return [_stored(row) for row in rows]
 
 
+async def announced(conn: Connection, origin: str) -> list[Stored]:
+    """What an origin said of its collections, deletions too."""
+    rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE origin = $1 ORDER BY id", origin)
+    return [_stored(row) for row in rows]
+
+
 async def put(conn: Connection, stored: Stored) -> None:
-    """Stores a collection and makes it known to pgstac."""
-    await _store(conn, stored)
-    await conn.execute("SELECT pgstac.upsert_collection($1::text::jsonb)", stored.document)
-    await conn.execute(f"SELECT pgstac.check_partition($1, {WIDE}, {WIDE})", stored.id)
-
-
-async def remove(conn: Connection, stored: Stored) -> None:
-    """Stores a deletion; the tombstone stays."""
-    await _store(conn, stored)
-    if await conn.fetchval("SELECT 1 FROM pgstac.collections WHERE id = $1 FOR UPDATE", stored.id):
-        await conn.execute("SELECT pgstac.delete_collection($1)", stored.id)
-
-
-async def _store(conn: Connection, stored: Stored) -> None:
+    """Stores what an origin says of a collection that is locked. Of a deletion the tombstone stays."""
+    before = await get(conn, stored.id)
     await conn.execute(
         """INSERT INTO fedstac.collection (id, origin, epoch, seq, document, digest, updated)
            VALUES ($1, $2, $3, $4, $5, $6, $7)
-           ON CONFLICT (id) DO UPDATE SET origin = EXCLUDED.origin, epoch = EXCLUDED.epoch, seq = EXCLUDED.seq,
+           ON CONFLICT (id, origin) DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq,
                   document = EXCLUDED.document, digest = EXCLUDED.digest, updated = EXCLUDED.updated""",
         stored.id, stored.origin, stored.epoch, stored.seq, stored.document, stored.digest, stored.updated,
     )  # fmt: skip
+    await _show(conn, stored.id, before)
 
 
-async def erase(conn: Connection, collection: str) -> None:
-    """At a consumer: takes a collection away as if it had never been there."""
-    await conn.execute("DELETE FROM fedstac.collection WHERE id = $1", collection)
-    if await conn.fetchval("SELECT 1 FROM pgstac.collections WHERE id = $1 FOR UPDATE", collection):
-        await conn.execute("SELECT pgstac.delete_collection($1)", collection)
+async def erase(conn: Connection, collection: str, origin: str) -> None:
+    """At a consumer: takes away what an origin said of a collection, as if it had never said it."""
+    await lock(conn, collection)
+    before = await get(conn, collection)
+    await conn.execute("DELETE FROM fedstac.collection WHERE id = $1 AND origin = $2", collection, origin)
+    await _show(conn, collection, before)
+
+
+async def _show(conn: Connection, collection: str, before: Stored | None) -> None:
+    """Makes pgstac know what is shown now; the partition goes when no origin has the collection, nor datasets in it."""
+    shown = await get(conn, collection)
+    if shown is None:
+        if await hold_empty(conn, collection):
+            await conn.execute("SELECT pgstac.delete_collection(id) FROM pgstac.collections WHERE id = $1", collection)
+    elif before is None or before.document != shown.document:
+        await conn.execute("SELECT pgstac.upsert_collection($1::text::jsonb)", shown.document)
+        await conn.execute(f"SELECT pgstac.check_partition($1, {WIDE}, {WIDE})", collection)
 
 
 async def hold_empty(conn: Connection, collection: str) -> bool:
@@ -113,24 +122,12 @@ async def sum_up(conn: Connection) -> None:
     )
 
 
-class Known(Enum):
-    """How an announced collection stands to what is stored."""
-
-    OLDER = auto()  # stored was older: applied
-    NEWER = auto()  # stored is as new or newer: ignored
-    FOREIGN = auto()  # it belongs to another origin
-
-
-async def apply(conn: Connection, event: CollectionEvent) -> Known:
-    """Brings a collection to the state that its origin announced."""
-    stored = await lock(conn, event.collection)
-    if stored and stored.origin != event.origin:
-        return Known.FOREIGN
-    if stored and (stored.epoch, stored.seq) >= (event.epoch, event.seq):
-        return Known.NEWER
-    new = Stored(
-        id=event.collection, origin=event.origin, epoch=event.epoch, seq=event.seq, document=event.document,
-        digest=event.digest, updated=await conn.fetchval("SELECT clock_timestamp()"),
-    )  # fmt: skip
-    await (put(conn, new) if event.document is not None else remove(conn, new))
-    return Known.OLDER
+async def apply(conn: Connection, event: CollectionEvent) -> bool:
+    """Brings a collection to the state that an origin announced; False where it is as new here, or newer."""
+    known = next((said for said in await lock(conn, event.collection) if said.origin == event.origin), None)
+    if known and (known.epoch, known.seq) >= (event.epoch, event.seq):
+        return False
+    now = await conn.fetchval("SELECT clock_timestamp()")
+    new = Stored(event.collection, event.origin, event.epoch, event.seq, event.document, event.digest, now)
+    await put(conn, new)
+    return True

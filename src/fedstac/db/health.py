@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import orjson
+
 from fedstac.db.connections import Connection
 from fedstac.db.feed import SEQUENCER_LOCK
 from fedstac.db.nodes import FOLLOWER_LOCK
@@ -14,7 +16,8 @@ class Parts:
     """What runs, on whatever process; workers that find nothing to do leave no trace."""
 
     sequencer: bool  # somebody leads
-    follower: bool  # somebody follows a source into this database
+    following: int  # how many origins are followed into this database just now
+    origins: dict[str, bool]  # of which there is something here, and whether they are followed now
     working: bool  # claims of workers stand
     waiting_seconds: float | None  # age of the oldest item that nobody has done; None: there is none
 
@@ -31,7 +34,11 @@ async def parts(conn: Connection) -> Parts:
                CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
                                    ORDER BY id LIMIT 1) first)
            SELECT EXISTS (SELECT FROM held WHERE classid << 32 | objid = $1 AND objsubid = 1) AS sequencer,
-                  EXISTS (SELECT FROM held WHERE classid = $2 AND objsubid = 2) AS follower,
+                  (SELECT count(*) FROM held WHERE classid = $2 AND objsubid = 2) AS following,
+                  (SELECT coalesce(json_object_agg(c.origin, EXISTS (
+                              SELECT FROM held WHERE classid = $2 AND objsubid = 2
+                                AND objid = hashtext(c.origin)::bigint & 4294967295) ORDER BY c.origin), '{}')
+                   FROM fedstac.cursor c) AS origins,
                   EXISTS (SELECT FROM fedstac.shard WHERE until > clock_timestamp()) AS working,
                   (SELECT extract(epoch FROM clock_timestamp() - r.created)::float8
                    FROM oldest o JOIN fedstac.request_item i ON i.id = o.id
@@ -39,4 +46,4 @@ async def parts(conn: Connection) -> Parts:
         SEQUENCER_LOCK, FOLLOWER_LOCK,
     )  # fmt: skip
     assert row is not None
-    return Parts(**dict(row))
+    return Parts(**{**dict(row), "origins": orjson.loads(row["origins"])})

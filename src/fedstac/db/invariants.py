@@ -318,7 +318,7 @@ INVARIANTS = (
             UNION ALL
             SELECT format('%s: pgstac has%s the collection, and it is%s here', coalesce(c.id, p.id),
                           CASE WHEN p.id IS NULL THEN ' not' END, CASE WHEN c.id IS NULL THEN ' not' END)
-            FROM (SELECT id FROM fedstac.collection WHERE document IS NOT NULL) c
+            FROM (SELECT DISTINCT id FROM fedstac.collection WHERE document IS NOT NULL) c
             FULL JOIN pgstac.collections p ON p.id = c.id WHERE c.id IS NULL OR p.id IS NULL""",
     ),
     Invariant(

@@ -220,6 +220,8 @@ def vocabulary_named(event: Mapping[str, Any]) -> tuple[str, str, str | None] | 
 def _read_collection(event: Mapping[str, Any]) -> CollectionEvent:
     data = event["data"]
     document = data.get("document")
+    if not isinstance(data["collection"], str) or (document is not None and document["id"] != data["collection"]):
+        raise ValueError("the document is another collection's")
     return CollectionEvent(
         event_id=event.get("id", ""),
         cursor=_cursor(event),

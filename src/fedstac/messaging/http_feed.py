@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +31,48 @@ class NotServed(SourceRefused):
 
 class BehindRetention(Exception):
     """The feed does not reach back to our cursor: take a snapshot."""
+
+
+class SourcesUnclear(Exception):
+    """Which nodes are followed, or with which tokens, cannot be told; the message says what to set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A publishing node that is followed, and this node's token there."""
+
+    address: str
+    token: str = field(repr=False)
+
+
+def sources_of(addresses: str, tokens: str, named: Sequence[str] = ()) -> tuple[Source, ...]:
+    """The settings `source` and `source_token`, read: the first token is for the first address, and so on.
+
+    `named`: these addresses alone; if the settings do not have them all, they take the tokens in their order.
+    SourcesUnclear where that does not come out even: a token must not be shown to another node than its own.
+    """
+    known = [address.rstrip("/") for address in _listed(addresses)]
+    wanted = [address.rstrip("/") for address in named] or known
+    if not wanted:
+        raise SourcesUnclear("say which node is followed: --source https://… or FEDSTAC_SOURCE")
+    for address in wanted:
+        if not address.startswith(("http://", "https://")):
+            raise SourcesUnclear(f"{address!r} is no address of a node; it begins with http:// or https://")
+        if wanted.count(address) > 1:
+            raise SourcesUnclear(f"{address} is named twice; a node is followed once")
+    paired = known if set(wanted) <= set(known) else wanted
+    given = _listed(tokens) or ([""] if len(paired) == 1 else [])
+    if len(given) != len(paired):
+        raise SourcesUnclear(
+            f"FEDSTAC_SOURCE_TOKEN has {len(given)} tokens for {len(paired)} sources; it needs one for each of "
+            f"{', '.join(paired)}, in this order, with spaces between"
+        )
+    token_of = dict(zip(paired, given, strict=True))
+    return tuple(Source(address, token_of[address]) for address in wanted)
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in re.split(r"[\s,]+", text) if part]
 
 
 @dataclass(frozen=True, slots=True)

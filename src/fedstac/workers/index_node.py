@@ -1,7 +1,7 @@
-"""The index node: follows an origin's feed into its own database, and serves search from there.
+"""The index node: follows the feeds of one origin or several into its own database, and serves search from there.
 
-One loop: receive, apply and move the cursor in one transaction, acknowledge. What is killed in between is done again
-and changes nothing.
+One loop for each: receive, apply and move the cursor in one transaction, acknowledge. What is killed in between is done
+again and changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import Snapshot, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
 from fedstac.failpoints import failpoint
-from fedstac.messaging.http_feed import BehindRetention, HttpFeed, NotServed, SourceAway, SourceRefused
+from fedstac.messaging.http_feed import (
+    BehindRetention,
+    HttpFeed,
+    NotServed,
+    Source,
+    SourceAway,
+    SourceRefused,
+    sources_of,
+)
+from fedstac.settings import Settings
 from fedstac.wakeup import Backoff, pause, unless
 
 PAGE = 500
@@ -60,7 +69,7 @@ class Follower:
             except SourceAway as error:
                 log.warning("the source is away; trying again", reason=str(error))
             except NotServed as error:
-                log.error("the source does not take what this node asks; see to its address", reason=str(error))
+                log.error("the source cannot be followed; see to its address", reason=str(error))
             except SourceRefused as error:
                 log.error("the source refuses this node; see to its token", reason=str(error))
             except Exception as error:
@@ -71,7 +80,7 @@ class Follower:
             await pause(stop, backoff.pause())
 
     async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
-        self.origin, _ = await self.source.head()
+        self.origin, _ = await _head(self.node, self.source)
         self.lock = await _session(self.node)
         try:
             if not await _stand_by(self.lock, self.origin, stop):
@@ -316,12 +325,28 @@ async def _stand_by(lock: Connection, origin: str, stop: asyncio.Event) -> bool:
     return False
 
 
+async def _head(node: Node, source: HttpFeed) -> tuple[str, Cursor]:
+    """The origin's name and last position. NotServed where that is this node, whose own datasets nobody may replace."""
+    origin, head = await source.head()
+    if origin == node.settings.node:
+        raise NotServed(f"the source is called {origin}, as this node is: it is this node, or one has to be renamed")
+    return origin, head
+
+
+def sources(settings: Settings, named: Sequence[str] = ()) -> tuple[Source, ...]:
+    """What the settings say to follow, or these addresses. SourcesUnclear where they do not say it."""
+    return sources_of(settings.source, settings.source_token, named)
+
+
 async def run(node: Node, stop: asyncio.Event) -> None:
-    """Follows the source that the settings name, until `stop`. A second process on the same database stands by."""
-    async with HttpFeed(node.settings.source, node.settings.source_token) as source:
-        await asyncio.gather(
-            Follower(node, source, snapshot_first=node.settings.snapshot_first).run(stop), _keep_house(node, stop)
-        )
+    """Follows the sources that the settings name, each by itself, until `stop`; what another process follows waits."""
+    following = (_follow(node, source, stop) for source in sources(node.settings))
+    await asyncio.gather(*following, _keep_house(node, stop))
+
+
+async def _follow(node: Node, source: Source, stop: asyncio.Event) -> None:
+    async with HttpFeed(source.address, source.token) as origin:
+        await Follower(node, origin, snapshot_first=node.settings.snapshot_first).run(stop)
 
 
 async def _keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float = 5.0) -> None:
@@ -346,10 +371,11 @@ class FollowedElsewhere(Exception):
 async def rebuild(node: Node, source: HttpFeed, *, from_snapshot: bool, on_page: Callable[[int], object]) -> Cursor:
     """Forgets everything of the source's origin and takes it anew, from a snapshot or the log's beginning.
 
-    FollowedElsewhere while an index node follows; BehindRetention, with nothing forgotten, where the log has lost its
-    beginning. What is killed in between is gone on with by the index node, or by another rebuild.
+    What came from other origins stays. FollowedElsewhere while an index node follows; BehindRetention, with nothing
+    forgotten, where the log has lost its beginning. What is killed in between is gone on with by the index node, or by
+    another rebuild.
     """
-    origin, head = await source.head()
+    origin, head = await _head(node, source)
     if not from_snapshot:
         await source.events(events.START, limit=1, wait=0)
     lock = await _session(node)

@@ -1,0 +1,237 @@
+"""An index node that follows several publishing nodes: shared collections, lineages of one origin each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from fedstac import bootstrap, publication, sample
+from fedstac.bootstrap import Node
+from fedstac.db import collections, feed, invariants, nodes
+from fedstac.db.connections import Connection
+from fedstac.domain.events import CollectionEvent, Cursor
+from fedstac.messaging.http_feed import HttpFeed, NotServed
+from fedstac.settings import Settings
+from fedstac.workers import index_node
+from tests.db.test_following import Source, digest_of, entry, follow
+
+Json = dict[str, Any]
+CMIP6 = "6.2.60.0"
+
+
+@pytest.fixture
+async def east(make_database: Callable[[], str]) -> AsyncIterator[Node]:
+    async with bootstrap.node(Settings(dsn=make_database(), node="east", _env_file=None)) as running:
+        yield running
+
+
+@pytest.fixture
+async def conn(east: Node) -> AsyncIterator[Connection]:
+    async with east.pool.acquire() as connection:
+        yield connection
+
+
+def source(node: Node, origin: str, items: Sequence[Json], *, epoch: int = 1) -> Source:
+    """A publishing node with these datasets, and a collection of its own making."""
+    told = [entry(node, item, CMIP6, origin=origin, epoch=epoch) for item in items]
+    return Source(told, origin=origin, epoch=epoch, document=titled(origin))
+
+
+def titled(title: str) -> str:
+    return orjson.dumps({**sample.collection(), "title": title}).decode()
+
+
+def said(origin: str, title: str | None, seq: int = 1) -> CollectionEvent:
+    document = titled(title) if title else None
+    return CollectionEvent(
+        event_id=f"{origin} {seq}", cursor=None, change="set" if title else "deleted", collection="CMIP6",
+        origin=origin, epoch=1, seq=seq, document=document, digest=digest_of(document) if document else b"",
+    )  # fmt: skip
+
+
+async def apply(conn: Connection, *page: CollectionEvent) -> int:
+    async with conn.transaction():
+        return (await publication.apply(conn, page)).applied
+
+
+async def shown(conn: Connection) -> str | None:
+    """The title of CMIP6 as it is shown; pgstac has to know the same."""
+    stored = await collections.get(conn, "CMIP6")
+    title = orjson.loads(stored.document)["title"] if stored and stored.document else None
+    assert await conn.fetchval("SELECT content->>'title' FROM pgstac.collections WHERE id = 'CMIP6'") == title
+    assert [each.id for each in await collections.every(conn)] == (["CMIP6"] if title else [])
+    return title
+
+
+async def held(conn: Connection) -> dict[str, list[str]]:
+    """Ids of the datasets by origin; all of them can be found."""
+    rows = await conn.fetch(
+        """SELECT r.origin, r.id FROM fedstac.record r
+           JOIN pgstac.items i ON i.id = r.id AND i.collection = r.collection ORDER BY 1, 2"""
+    )
+    return {
+        origin: [row["id"] for row in group] for origin, group in itertools.groupby(rows, lambda row: row["origin"])
+    }
+
+
+# --- a collection of several ---
+
+
+async def test_which_document_is_shown_does_not_depend_on_the_order(conn: Connection) -> None:
+    everything = [said("west", "first", 1), said("west", "second", 2), said("north", "north's"), said("south", "x")]
+    for order in itertools.permutations(everything):
+        trial = conn.transaction()
+        await trial.start()
+        for event in order:
+            await apply(conn, event)
+        assert await shown(conn) == "north's"
+        assert {each.origin: each.seq for each in await collections.lock(conn, "CMIP6")} == {
+            "west": 2, "north": 1, "south": 1,
+        }  # fmt: skip
+        await trial.rollback()
+
+
+async def test_what_one_deletes_the_others_still_have(conn: Connection) -> None:
+    await apply(conn, said("west", "west's"), said("north", "north's"))
+    assert await apply(conn, said("north", None, 2)) == 1
+    assert await shown(conn) == "west's"
+    assert await apply(conn, said("north", "late", 1)) == 0
+    assert await shown(conn) == "west's"
+    await apply(conn, said("north", "again", 3))
+    assert await shown(conn) == "again"
+    await apply(conn, said("west", None, 2), said("north", None, 4))
+    assert await shown(conn) is None
+
+
+async def test_the_same_again_changes_nothing(conn: Connection) -> None:
+    page = (said("west", "west's"), said("north", "north's"))
+    assert await apply(conn, *page) == 2
+    assert await apply(conn, *page, *page) == 0
+
+
+async def test_a_node_announces_its_own_word_only(east: Node, conn: Connection) -> None:
+    await apply(conn, said("west", "west's"), said("north", "north's"))
+    assert [each.origin for each in await collections.announced(conn, "west")] == ["west"]
+    assert await collections.announced(conn, "east") == []
+    with pytest.raises(publication.ForeignOrigin, match="north, west"):
+        await publication.put_collection(
+            conn, east.world(), "anna", sample.collection(), schema=east.collection_schema, named="CMIP6"
+        )
+
+
+# --- datasets ---
+
+
+async def test_datasets_of_both_are_found_and_their_digests_are_kept_apart(east: Node, conn: Connection) -> None:
+    first, second, third = sample.items(3)
+    await follow(east, source(east, "west", [first]))
+    await follow(east, source(east, "north", [second, third]))
+    assert await held(conn) == {"north": sorted([second["id"], third["id"]]), "west": [first["id"]]}
+    assert [sum(row["n"] for row in await feed.digests(conn, origin)) for origin in ("west", "north", "east")] == [
+        1,
+        2,
+        0,
+    ]
+    assert await feed.snapshot_page(conn, "east", ("", ""), 10) == []
+    assert await invariants.check(conn) == []
+
+
+async def test_a_lineage_has_one_origin_and_the_claim_of_another_is_parked(east: Node, conn: Connection) -> None:
+    common, other = sample.items(2)
+    await follow(east, source(east, "west", [common]))
+    follower = await follow(east, source(east, "north", [common, other]))
+    assert await held(conn) == {"north": [other["id"]], "west": [common["id"]]}
+    assert [each["outcome"] for each in follower.exceptions] == ["parked"]
+    assert await nodes.parked(conn, "west") == []
+    assert "another origin's" in (await nodes.parked(conn, "north"))[0]["detail"]
+
+
+async def test_two_that_come_at_once_share_no_lineage(east: Node, conn: Connection) -> None:
+    items = list(sample.items(60, versions=1))
+    sources = {"west": items[:40], "north": items[20:]}
+    await asyncio.gather(*(follow(east, source(east, origin, told)) for origin, told in sources.items()))
+    found = await held(conn)
+    for origin, told in sources.items():
+        parked = await conn.fetch("SELECT split_part(subject, '/', 2) FROM fedstac.parked WHERE origin = $1", origin)
+        assert sorted([*found[origin], *(row[0] for row in parked)]) == sorted(item["id"] for item in told)
+    assert {item["id"] for item in items} == {*found["west"], *found["north"]}
+    assert not set(found["west"]) & set(found["north"])
+    assert [broken.name for broken in await invariants.check(conn)] == ["I23"]  # which tells what is parked
+
+
+# --- one origin's part is taken anew ---
+
+
+async def test_forgetting_one_origin_leaves_what_is_the_others(east: Node, conn: Connection) -> None:
+    first, second = sample.items(2)
+    await follow(east, source(east, "west", [first]))
+    await follow(east, source(east, "north", [second]))
+    await publication.forget(conn, "north", before_epoch=index_node.BEYOND_ALL)
+    assert await held(conn) == {"west": [first["id"]]}
+    assert await shown(conn) == "west"
+    await follow(east, source(east, "north", [second]))
+    await publication.forget(conn, "west", before_epoch=index_node.BEYOND_ALL)
+    assert await held(conn) == {"north": [second["id"]]}
+    assert await shown(conn) == "north"
+    await publication.forget(conn, "north", before_epoch=index_node.BEYOND_ALL)
+    assert (await held(conn), await shown(conn)) == ({}, None)
+
+
+async def test_the_partition_stays_for_datasets_whose_origin_has_not_told_of_the_collection(
+    east: Node, conn: Connection
+) -> None:
+    first, second = sample.items(2)
+    await follow(east, source(east, "west", [first]))
+    quiet = source(east, "north", [second])
+    quiet.entries.pop(0)
+    await follow(east, quiet)
+    await publication.forget(conn, "west", before_epoch=index_node.BEYOND_ALL)
+    assert await held(conn) == {"north": [second["id"]]}
+    await follow(east, source(east, "west", [first]))
+    assert await shown(conn) == "west"
+    assert await invariants.check(conn) == []
+
+
+async def test_an_epoch_of_one_origin_is_no_matter_of_another(east: Node, conn: Connection) -> None:
+    first, second, third = sample.items(3)
+    await follow(east, source(east, "west", [first, second]))
+    await follow(east, source(east, "north", [third]))
+    await follow(east, source(east, "west", [second], epoch=2))
+    assert await held(conn) == {"north": [third["id"]], "west": [second["id"]]}
+    assert await shown(conn) == "north"
+
+
+# --- whom to follow ---
+
+
+class Named(HttpFeed):
+    """A source that says what it is called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("http://source.invalid", "")
+        self.name = name
+
+    async def head(self) -> tuple[str, Cursor]:
+        return self.name, Cursor(1, 0)
+
+
+async def test_a_node_neither_follows_nor_rebuilds_itself(east: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    await follow(east, source(east, "north", [item]))
+    await conn.execute("UPDATE fedstac.record SET origin = 'east'")
+    with pytest.raises(NotServed, match="as this node is"):
+        await index_node.rebuild(east, Named("east"), from_snapshot=True, on_page=lambda entries: None)
+    assert await held(conn) == {"east": [item["id"]]}
+
+
+async def test_the_document_of_another_collection_is_no_announcement(east: Node, conn: Connection) -> None:
+    lying = source(east, "north", [])
+    lying.entries[0]["data"]["collection"] = "CMIP7"
+    await follow(east, lying)
+    assert await collections.every(conn) == []
+    assert len(await nodes.parked(conn, "north")) == 1
