@@ -16,6 +16,7 @@ demo: setup ## a small federation on this machine; ARGS="--help" shows its optio
 	$(BIN)/fedstac demo $(ARGS)
 
 test: check ## everything that CI runs; ARGS="-k name -x" goes to pytest
+	@$(BIN)/python tools/esgf_publisher.py
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup ## lint, format, types, import contracts

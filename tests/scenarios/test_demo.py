@@ -3,85 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import orjson
-import psycopg
 import pytest
 
 from fedstac import sample
 from tests.conftest import SHARED
-from tests.scenarios.watching import processes_of, wait_until
+from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
+from tests.scenarios.watching import wait_until
 
 pytestmark = pytest.mark.xdist_group("demo")
-ITEMS = 250
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("FEDSTAC_", "PG"))}
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "fedstac.cli", "demo", *map(str, arguments)]
-
-
-@dataclass
-class Demo:
-    """A demonstration under way, and what its ready file says."""
-
-    data: Path
-    output: Path
-    process: subprocess.Popen[bytes]
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def sockets(self) -> Path:
-        return Path(parse_qs(urlsplit(self.about["dsn"]).query)["host"][0])
-
-    def left(self) -> dict[int, str]:
-        """Its processes that are still there."""
-        return processes_of(str(self.data), *([self.sockets.name] if self.about else []))
-
-    def announced(self) -> int:
-        """How many events west has had."""
-        with psycopg.connect(self.about["dsn"]) as conn:
-            [[count]] = conn.execute("SELECT count(*) FROM fedstac.outbox").fetchall()
-            return int(count)
-
-    def matched(self) -> int:
-        response = httpx.get(f"{self.about['index']}/search?limit=1", trust_env=False)
-        return int(response.json()["numberMatched"])
-
-
-@contextmanager
-def demo(folder: Path) -> Iterator[Demo]:
-    data, output, ready_file = folder / "demo", folder / "output", folder / "ready"
-    arguments = command("--data-dir", data, "--items", ITEMS, "--port", 0, "--ready-file", ready_file)
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            arguments, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
-        )
-    running = Demo(data, output, process)
-    try:
-        wait_until(lambda: ready_file.exists() or process.poll() is not None, what="the demonstration is ready")
-        assert process.poll() is None, output.read_text()
-        running.about = json.loads(ready_file.read_text())
-        yield running
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        ready_file.unlink(missing_ok=True)
-        wait_until(lambda: not running.left(), what="nothing is left running")
 
 
 def test_ctrl_c_ends_everything(folder: Path) -> None:

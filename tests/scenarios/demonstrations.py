@@ -1,0 +1,96 @@
+"""A demonstration under way, as `fedstac demo` runs it: a process, its ready file, what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import psycopg
+
+from fedstac.identity_provider import CLIENT, DEVICE
+from tests.scenarios.watching import processes_of, wait_until
+
+ITEMS = 250
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("FEDSTAC_", "PG"))}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "fedstac.cli", "demo", *map(str, arguments)]
+
+
+@dataclass
+class Demo:
+    """A demonstration under way, and what its ready file says."""
+
+    data: Path
+    output: Path
+    process: subprocess.Popen[bytes]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sockets(self) -> Path:
+        return Path(parse_qs(urlsplit(self.about["dsn"]).query)["host"][0])
+
+    @property
+    def api(self) -> str:
+        return str(self.about["api"])
+
+    def admin(self, method: str, path: str) -> None:
+        """Asks west for something, as its administrator."""
+        bearer = {"Authorization": f"Bearer {self.about['tokens']['admin']}"}
+        httpx.request(method, f"{self.api}{path}", headers=bearer, trust_env=False).raise_for_status()
+
+    def left(self) -> dict[int, str]:
+        """Its processes that are still there."""
+        return processes_of(str(self.data), *([self.sockets.name] if self.about else []))
+
+    def announced(self) -> int:
+        """How many events west has had."""
+        with psycopg.connect(self.about["dsn"]) as conn:
+            [[count]] = conn.execute("SELECT count(*) FROM fedstac.outbox").fetchall()
+            return int(count)
+
+    def log_in(self, subject: str) -> str:
+        """An access token of its identity provider, by a device code that somebody confirms."""
+        with httpx.Client(base_url=self.about["issuer"], trust_env=False) as http:
+            asked = {"client_id": CLIENT, "scope": "openid"}
+            begun = http.post("/device", data=asked).raise_for_status().json()
+            http.post(begun["verification_uri_complete"], data={"subject": subject}).raise_for_status()
+            form = {"client_id": CLIENT, "grant_type": DEVICE, "device_code": begun["device_code"]}
+            return str(http.post("/token", data=form).raise_for_status().json()["access_token"])
+
+    def matched(self) -> int:
+        response = httpx.get(f"{self.about['index']}/search?limit=1", trust_env=False)
+        return int(response.json()["numberMatched"])
+
+
+@contextmanager
+def demo(folder: Path, items: int = ITEMS) -> Iterator[Demo]:
+    """Runs until the block ends; its data stays in the folder."""
+    data, output, ready_file = folder / "demo", folder / "output", folder / "ready"
+    arguments = command("--data-dir", data, "--items", items, "--port", 0, "--ready-file", ready_file)
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            arguments, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+        )
+    running = Demo(data, output, process)
+    try:
+        wait_until(lambda: ready_file.exists() or process.poll() is not None, what="the demonstration is ready")
+        assert process.poll() is None, output.read_text()
+        running.about = json.loads(ready_file.read_text())
+        yield running
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        ready_file.unlink(missing_ok=True)
+        wait_until(lambda: not running.left(), what="nothing is left running")
