@@ -44,7 +44,10 @@ def is_installed() -> bool:
 def install() -> None:
     """Makes the environment anew. Unavailable where that fails; what is half made is made again the next time."""
     total, began = sum(line[0].isalnum() for line in LOCK.read_text().splitlines()), time.monotonic()
-    print(f"esgf publisher: installing esgcet and {total - 1} packages into {ENVIRONMENT.name} (590 MB, a minute)")
+    print(
+        f"esgf publisher: installing esgcet and {total - 1} packages into {ENVIRONMENT.name} (590 MB, a minute)",
+        flush=True,
+    )
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off"]
     _watched([*pip, "--no-compile", "--require-hashes", "--no-deps", "-r", str(LOCK)], total)
