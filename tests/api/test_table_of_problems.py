@@ -34,7 +34,7 @@ from tests.client.test_cli import until
 from tests.conftest import databases
 from tests.identity.conftest import AUDIENCE, Provider, bearer
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("table of problems")]
 
 Json = dict[str, Any]
 ITEMS = "/collections/CMIP6/items"

@@ -295,7 +295,7 @@ def box(value: object, what: str = "bbox") -> Json:
     if not (-90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360):
         raise BadRequest(f"{what}: the box {value} does not run from south-west to north-east in degrees")
     if half == 3 and not value[2] <= value[5]:
-        raise BadRequest(f"{what}: the lowest height of the box {value} is above the highest")
+        raise BadRequest(f"{what}: the lowest height of the box {value} is above the highest; swap them")
     parts = [_rectangle(w, south, e, north) for w, e in _spans(west, east)]
     if len(parts) == 1:
         return parts[0]

@@ -114,7 +114,9 @@ async def _keep(request: Request, node: Node, accepted: requests.NewRequest) -> 
     except requests.KeyTaken:
         before = await idempotency.known(node, accepted.key)
         if before is None:
-            raise Unavailable("the request under this Idempotency-Key is just being stored", retry_after=1) from None
+            raise Unavailable(
+                "the request under this Idempotency-Key is just being stored; try again", retry_after=1
+            ) from None
         return before
     return None
 

@@ -78,7 +78,7 @@ def _host_of(url: str, *, private: bool) -> str:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise BadRequest("a webhook's address is no URL") from None
+        raise BadRequest("a webhook's address is no URL; write https://host/path") from None
     if parts.scheme != "https" and not (private and parts.scheme == "http"):
         raise BadRequest("a webhook's address begins with https:// (or slack+https://), a mailbox's with mailto:")
     host = (parts.hostname or "").rstrip(".")
