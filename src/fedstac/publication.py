@@ -16,7 +16,7 @@ import jsonschema_rs
 import orjson
 import structlog
 
-from fedstac.db import audit, collections, outbox, records, requests
+from fedstac.db import audit, collections, outbox, queue, records
 from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import documents, events, versions
@@ -55,7 +55,7 @@ class ClaimLost(Exception):
 
 
 async def perform(
-    conn: Connection, world: World, work: Sequence[Work], *, claim: requests.Claim | None = None
+    conn: Connection, world: World, work: Sequence[Work], *, claim: queue.Claim | None = None
 ) -> list[Receipt]:
     """Runs commands in their order and returns what became of each. A single command is a batch of one.
 
@@ -64,7 +64,7 @@ async def perform(
     """
     try:
         async with conn.transaction():
-            if claim and not await requests.hold(conn, claim):
+            if claim and not await queue.hold(conn, claim):
                 raise ClaimLost
             return await _perform(conn, world, work)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeEncodeError) as error:
@@ -112,8 +112,8 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     receipts = [_decide(entry.command, lineages, world, policy.heard) for entry in work]
     last_events = await _write(conn, world, work, receipts, here)
     failpoint("perform.written")
-    await requests.finish(conn, [
-        requests.Result(
+    await queue.finish(conn, [
+        queue.Result(
             item=entry.item, outcome=receipt.outcome, problem=receipt.problem.name if receipt.problem else None,
             detail=receipt.problem.detail if receipt.problem else None, findings=receipt.findings, last_event=event,
         )
@@ -213,21 +213,19 @@ def _audited(work: Work, receipt: Receipt) -> list[audit.Entry]:
     return list(rows.values())
 
 
-async def _reject(
-    conn: Connection, world: World, work: Work, error: Exception, claim: requests.Claim | None
-) -> Receipt:
+async def _reject(conn: Connection, world: World, work: Work, error: Exception, claim: queue.Claim | None) -> Receipt:
     """The database itself refused the item: final, with a finding that shows nothing of the inside."""
     state = getattr(error, "sqlstate", None) or "22000"
     finding = Finding("database", "", f"the database cannot hold this document (SQLSTATE {state}); check its values")
     problem = StacInvalid(f"{work.command.target.id} cannot be stored: {finding.message}", findings=(finding,))
     receipt = Receipt(Outcome.REJECTED, problem=problem, findings=(finding,))
     async with conn.transaction():
-        if claim and not await requests.hold(conn, claim):
+        if claim and not await queue.hold(conn, claim):
             raise ClaimLost
         await audit.append(conn, _audited(work, receipt))
         if work.item is not None:
-            refused = requests.Result(work.item, Outcome.REJECTED, problem.name, problem.detail, (finding,), None)
-            await requests.finish(conn, [refused])
+            refused = queue.Result(work.item, Outcome.REJECTED, problem.name, problem.detail, (finding,), None)
+            await queue.finish(conn, [refused])
     return receipt
 
 
@@ -238,7 +236,7 @@ async def cancel(conn: Connection, request: UUID, actor: str) -> int:
     """
     async with conn.transaction():
         said = f"cancelled by {actor} before it was worked on; POST /requests/{request}/retry sends it again"
-        taken_back = await requests.take_back(conn, request, Cancelled.name, said)
+        taken_back = await queue.take_back(conn, request, Cancelled.name, said)
         await audit.append(conn, [
             audit.Entry(
                 actor=actor, action="cancel", collection=item.collection, dataset=item.dataset, request=request,

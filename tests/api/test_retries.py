@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from fedstac import bootstrap, publication, sample
-from fedstac.db import connections, invariants, requests
+from fedstac.db import connections, invariants, queue
 from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
 from fedstac.workers import publisher
@@ -103,14 +103,14 @@ async def test_a_worker_that_had_read_it_performs_it_no_more_and_keeps_no_shard(
 ) -> None:
     cancelled, kept = await send(idle, GOOD[0]), await send(idle, *GOOD[1:9])
     worker = await connections.connect(dsn)
-    claim = await requests.claim(worker, "w", UUID(int=1), 30)
+    claim = await queue.claim(worker, "w", UUID(int=1), 30)
     assert claim is not None
-    items = await requests.queued(worker, await requests.waiting(worker, claim, 100))
+    items = await queue.queued(worker, await queue.waiting(worker, claim, 100))
     assert len(items) == 9
     assert (await idle.admin.post(f"/requests/{cancelled}/cancel")).json()["cancelled"] == 1
     with pytest.raises(ClaimLost):
         await publisher._perform(node, worker, items, claim)
-    await requests.excuse(worker, claim)  # as work_once does: the others are free at once, not when the lease ends
+    await queue.excuse(worker, claim)  # as work_once does: the others are free at once, not when the lease ends
     assert await conn.fetchval("SELECT count(*) FROM fedstac.shard WHERE token IS NOT NULL") == 0
     while await publisher.work_once(node, worker, "w"):
         pass
@@ -126,9 +126,9 @@ async def test_cancelling_waits_for_the_batch_that_is_being_performed(
 ) -> None:
     sent = await send(idle, GOOD[0])
     worker = await connections.connect(dsn)
-    claim = await requests.claim(worker, "w", UUID(int=1), 30)
+    claim = await queue.claim(worker, "w", UUID(int=1), 30)
     assert claim is not None
-    items = await requests.queued(worker, await requests.waiting(worker, claim, 100))
+    items = await queue.queued(worker, await queue.waiting(worker, claim, 100))
     work, _ = await publisher._work(node, items, await publisher._submitters(worker, items))
     async with worker.transaction():
         await publication.perform(worker, node.world(), work, claim=claim)

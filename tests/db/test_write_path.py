@@ -14,7 +14,7 @@ import pytest
 
 from fedstac import bootstrap, publication, sample
 from fedstac.bootstrap import Node
-from fedstac.db import collections, feed, invariants, nodes, requests
+from fedstac.db import collections, feed, invariants, nodes, queue, requests
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor, DatasetEvent, Event
@@ -143,7 +143,7 @@ async def test_what_the_database_refuses_is_found_and_the_rest_is_published(west
     later = writing.version(ITEM, 20400101)  # of the same lineage, after the poison
     items = [*sample.items(48, seed=3), later]
     request = await writing.submit(conn, *items[:30], ITEM, *items[30:])
-    queued = await queue(conn)
+    queued = await everything_queued(conn)
     work = writing.work(*items[:30], poison, *items[30:])
     work = [replace(entry, item=one.id, request=one.request) for entry, one in zip(work, queued, strict=True)]
     receipts = await publication.perform(conn, await writing.world(conn), work)
@@ -175,18 +175,18 @@ async def test_every_kind_of_poison_is_found(west: Node, connect: Connect) -> No
     assert await invariants.check(conn) == []
 
 
-async def queue(conn: Connection) -> list[requests.QueuedItem]:
-    everything = requests.Claim(uuid4(), tuple(range(requests.SHARDS)), 0)
-    return await requests.queued(conn, await requests.waiting(conn, everything, 10_000))
+async def everything_queued(conn: Connection) -> list[queue.QueuedItem]:
+    everything = queue.Claim(uuid4(), tuple(range(queue.SHARDS)), 0)
+    return await queue.queued(conn, await queue.waiting(conn, everything, 10_000))
 
 
 async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Connect) -> None:
     conn, thief = await connect(), await connect()
     await writing.submit(conn, ITEM)
-    mine = await requests.claim(conn, "slow", uuid4(), 0)
+    mine = await queue.claim(conn, "slow", uuid4(), 0)
     assert mine is not None
-    [item] = await requests.queued(conn, await requests.waiting(conn, mine, 10))
-    theirs = await requests.claim(thief, "quick", uuid4(), 60)
+    [item] = await queue.queued(conn, await queue.waiting(conn, mine, 10))
+    theirs = await queue.claim(thief, "quick", uuid4(), 60)
     assert theirs is not None
     assert (theirs.shards, theirs.attempts) == (mine.shards, 1)
     work = [replace(writing.work(ITEM)[0], item=item.id, request=item.request)]
@@ -195,21 +195,21 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     for table in ("record", "audit WHERE dataset <> collection", "outbox WHERE dataset IS NOT NULL", "lineage"):
         assert await conn.fetchval(f"SELECT count(*) FROM fedstac.{table}") == 0, table
     assert await conn.fetchval("SELECT status FROM fedstac.request_item") == "queued"
-    assert not await requests.renew(conn, mine, 60)
-    await requests.release(conn, mine)  # of somebody else's claim: nothing
+    assert not await queue.renew(conn, mine, 60)
+    await queue.release(conn, mine)  # of somebody else's claim: nothing
     [receipt] = await publication.perform(thief, await writing.world(thief), work, claim=theirs)
     assert receipt.outcome is Outcome.NEW
-    assert await requests.waiting(thief, theirs, 10) == []
+    assert await queue.waiting(thief, theirs, 10) == []
 
 
 async def test_a_claim_lost_while_halving_writes_no_more(west: Node, connect: Connect) -> None:
     conn, thief = await connect(), await connect()
     await writing.submit(conn, *sample.items(1), ITEM)
-    mine = requests.Claim(uuid4(), tuple(range(requests.SHARDS)), 0)
+    mine = queue.Claim(uuid4(), tuple(range(queue.SHARDS)), 0)
     await thief.execute("UPDATE fedstac.shard SET token = $1", mine.token)
     work = [
         replace(entry, item=one.id, request=one.request)
-        for entry, one in zip(writing.work(POISON["no time"], OTHER), await queue(conn), strict=True)
+        for entry, one in zip(writing.work(POISON["no time"], OTHER), await everything_queued(conn), strict=True)
     ]
     async with thief.transaction():
         await thief.execute("UPDATE fedstac.shard SET token = gen_random_uuid() WHERE n = 0")
@@ -222,13 +222,13 @@ async def test_a_claim_lost_while_halving_writes_no_more(west: Node, connect: Co
 async def test_a_claim_that_holds_is_not_taken_over(west: Node, connect: Connect) -> None:
     first, second = await connect(), await connect()
     await writing.submit(first, *sample.items(400))  # in more shards than one claim takes
-    held: list[requests.Claim] = []
-    while claim := await requests.claim(first, "one", uuid4(), 60):
+    held: list[queue.Claim] = []
+    while claim := await queue.claim(first, "one", uuid4(), 60):
         held.append(claim)
     assert len(held) > 1
-    assert await requests.claim(second, "two", uuid4(), 60) is None
-    await requests.release(first, held[0])
-    again = await requests.claim(second, "two", uuid4(), 60)
+    assert await queue.claim(second, "two", uuid4(), 60) is None
+    await queue.release(first, held[0])
+    again = await queue.claim(second, "two", uuid4(), 60)
     assert again is not None
     assert (set(again.shards) <= set(held[0].shards), again.attempts) == (True, 0)
 

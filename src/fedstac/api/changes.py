@@ -17,7 +17,7 @@ from starlette.responses import Response
 from fedstac import publication
 from fedstac.api import idempotency, identity, links, transactions
 from fedstac.bootstrap import Node
-from fedstac.db import requests
+from fedstac.db import queue, requests
 from fedstac.domain import patching, strict_json
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.amend import replica_edit
@@ -160,7 +160,7 @@ async def accept(
     version = vocabulary.version if vocabulary else None
     command = command_of(action, Target(collection, item_id, name.lineage), principal, body, version)
     async with node.pool.acquire() as conn:
-        waits = await requests.is_waiting(conn, name.lineage)
+        waits = await queue.is_waiting(conn, name.lineage)
         try:
             decision = await publication.preview(conn, node.world(), command)
         except MissingPermission:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from fedstac.api import identity, links
 from fedstac.bootstrap import Node
-from fedstac.db import collections, feed, nodes, requests
+from fedstac.db import collections, feed, nodes, queue
 from fedstac.db.connections import Connection
 from fedstac.domain import events, strict_json
 from fedstac.domain.errors import BadRequest, MissingPermission
@@ -69,7 +69,7 @@ def _filter(request: Request) -> Any:
         return (
             (collection is None or entry.collection == collection)
             and (kind is None or entry.type == kind)
-            and requests.key_hash(entry.key) % int(count) == int(index)
+            and queue.key_hash(entry.key) % int(count) == int(index)
         )
 
     return keep

@@ -14,7 +14,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import audit, own_groups, requests
+from fedstac.db import audit, own_groups, queue
 from fedstac.db.connections import Connection, is_transient
 from fedstac.domain import documents
 from fedstac.domain.actions import Command, command_of
@@ -67,7 +67,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
 async def work_once(node: Node, conn: Connection, name: str) -> int:
     """Claims what waits and performs it, batch by batch, until the claimed shards are empty; how many items it was."""
     lease = node.settings.lease_seconds
-    claim = await requests.claim(conn, name, uuid4(), lease)
+    claim = await queue.claim(conn, name, uuid4(), lease)
     if claim is None:
         return 0
     failpoint("worker.claimed")
@@ -76,33 +76,33 @@ async def work_once(node: Node, conn: Connection, name: str) -> int:
     except Exception as error:
         lost = isinstance(error, ClaimLost)  # in part: a request was cancelled
         if (lost or is_transient(error)) and not conn.is_closed():  # the items have no part in it
-            await requests.excuse(conn, claim)
+            await queue.excuse(conn, claim)
         raise
-    await requests.release(conn, claim)
+    await queue.release(conn, claim)
     return max(done, 1)
 
 
-async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: float) -> int:
+async def _work_off(node: Node, conn: Connection, claim: queue.Claim, lease: float) -> int:
     done = 0
     alone, began = claim.attempts >= ALONE_AFTER, time.monotonic()
     if claim.attempts >= FAILED_AFTER:
         await _give_up(conn, claim)
     size = 1 if alone else node.settings.batch
     more = True
-    while more and (ids := await requests.waiting(conn, claim, AT_ONCE)):
+    while more and (ids := await queue.waiting(conn, claim, AT_ONCE)):
         more = len(ids) == AT_ONCE  # else what came meanwhile is for the next claim
         for start in range(0, len(ids), size):
             if node.stopping.is_set():
                 return done
             wanted = ids[start : start + size]
-            items = await requests.queued(conn, wanted)
+            items = await queue.queued(conn, wanted)
             if items:
                 await _perform(node, conn, items, claim)
                 done += len(items)
                 failpoint("worker.performed")
             if alone and items:
-                await requests.prove(conn, claim, items[0].shard)
-            if time.monotonic() - began > lease / 3 and not await requests.renew(conn, claim, lease):
+                await queue.prove(conn, claim, items[0].shard)
+            if time.monotonic() - began > lease / 3 and not await queue.renew(conn, claim, lease):
                 raise ClaimLost
             if len(items) < len(wanted):  # large ones: what was left of these comes before those behind them
                 more = True
@@ -110,16 +110,16 @@ async def _work_off(node: Node, conn: Connection, claim: requests.Claim, lease: 
     return done
 
 
-async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem], claim: requests.Claim) -> None:
+async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], claim: queue.Claim) -> None:
     started = time.perf_counter()
     submitters = await _submitters(conn, items)
     work, misnamed = await _work(node, items, submitters)
     if misnamed:
         by_id = {result.item: result for result in misnamed}
         async with conn.transaction():
-            if not await requests.hold(conn, claim):
+            if not await queue.hold(conn, claim):
                 raise ClaimLost
-            await requests.finish(conn, misnamed)
+            await queue.finish(conn, misnamed)
             await audit.append(conn, [_audited(item, by_id[item.id]) for item in items if item.id in by_id])
     receipts = await publication.perform(conn, node.world(), work, claim=claim)
     node.committed.wake()
@@ -131,7 +131,7 @@ async def _perform(node: Node, conn: Connection, items: list[requests.QueuedItem
     )  # fmt: skip
 
 
-async def _submitters(conn: Connection, items: list[requests.QueuedItem]) -> dict[UUID, Principal]:
+async def _submitters(conn: Connection, items: list[queue.QueuedItem]) -> dict[UUID, Principal]:
     """Who asked, by request: roles, groups and entitlements as of the 202, memberships in own groups as of now."""
     memberships = await own_groups.memberships(conn, {item.submitter for item in items})
     return {
@@ -144,8 +144,8 @@ async def _submitters(conn: Connection, items: list[requests.QueuedItem]) -> dic
 
 
 async def _work(
-    node: Node, items: list[requests.QueuedItem], submitters: Mapping[UUID, Principal]
-) -> tuple[list[Work], list[requests.Result]]:
+    node: Node, items: list[queue.QueuedItem], submitters: Mapping[UUID, Principal]
+) -> tuple[list[Work], list[queue.Result]]:
     """Queued items as commands; their documents were judged before the 202, with the version that was fixed then.
 
     An item that has no name by that version is refused by itself.
@@ -155,7 +155,7 @@ async def _work(
         vocabulary = await node.vocabulary(item.collection, item.cv_version)
         name = name_of(item.collection, item.dataset, vocabulary)
         if isinstance(name, Finding):
-            refused = requests.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
+            refused = queue.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
             misnamed.append(refused)
             continue
         command = _command(item, name, vocabulary, submitters[item.request])
@@ -163,9 +163,7 @@ async def _work(
     return work, misnamed
 
 
-def _command(
-    item: requests.QueuedItem, name: DatasetName, vocabulary: Vocabulary | None, principal: Principal
-) -> Command:
+def _command(item: queue.QueuedItem, name: DatasetName, vocabulary: Vocabulary | None, principal: Principal) -> Command:
     if item.action != "publish":
         target = Target(item.collection, item.dataset, name.lineage)
         return command_of(item.action, target, principal, orjson.loads(item.document), item.cv_version)
@@ -177,23 +175,23 @@ def _command(
     return Publish(draft, principal, cv_version=item.cv_version, held=held, only_new=item.only_new)
 
 
-async def _give_up(conn: Connection, claim: requests.Claim) -> None:
+async def _give_up(conn: Connection, claim: queue.Claim) -> None:
     """An item at the head of its shard has ended every attempt on it, alone too: failed is ours, and final."""
-    for item in await requests.stuck(conn, claim, FAILED_AFTER):
+    for item in await queue.stuck(conn, claim, FAILED_AFTER):
         log.error("an item is given up", dataset=item.dataset, request=str(item.request), attempts=claim.attempts)
         finding = Finding("internal", "", "the server could not process this item; its operators are told")
-        result = requests.Result(
+        result = queue.Result(
             item.id, Outcome.FAILED, InternalError.name, "the server could not process it", (finding,), None
         )
         async with conn.transaction():
-            if not await requests.hold(conn, claim):
+            if not await queue.hold(conn, claim):
                 raise ClaimLost
-            await requests.finish(conn, [result])
+            await queue.finish(conn, [result])
             await audit.append(conn, [_audited(item, result)])
-            await requests.prove(conn, claim, item.shard)
+            await queue.prove(conn, claim, item.shard)
 
 
-def _audited(item: requests.QueuedItem, result: requests.Result) -> audit.Entry:
+def _audited(item: queue.QueuedItem, result: queue.Result) -> audit.Entry:
     """The row of an item that never came to a decision."""
     return audit.Entry(
         actor=item.submitter, action=item.action, collection=item.collection, dataset=item.dataset,
