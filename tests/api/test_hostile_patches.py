@@ -349,7 +349,7 @@ BODIES = (
     Hostile("half a patch", b'[{"op": "remove"', MALFORMED),
     Hostile("no body", b"", MALFORMED),
     Hostile("a body that is not gzip", b'{"id": "x"}', BAD, headers={"Content-Encoding": "gzip"}),
-    Hostile("a bomb of gzip", gzip.compress(b" " * 2**22), TOO_LARGE, headers={"Content-Encoding": "gzip"}),
+    Hostile("a bomb of gzip", gzip.compress(b" " * 2**22, mtime=0), TOO_LARGE, headers={"Content-Encoding": "gzip"}),
     Hostile("another encoding", b'{"id": "x"}', MEDIA, headers={"Content-Encoding": "br"}),
     Hostile("a merge patch that is called a JSON patch", {"properties": {"description": "x"}}, BAD,
             headers={"Content-Type": "application/json-patch+json"}),
