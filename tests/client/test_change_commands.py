@@ -113,6 +113,10 @@ async def test_one_is_retracted_and_reinstated(west: Api, fedstac: Fedstac) -> N
         (("retract",), "admin", 2, "say which datasets"),
         (("retract", "--ids", "nothing.txt"), "admin", 2, "nothing.txt cannot be read"),
         (("retract", ID, "--data", "burn"), "admin", 2, "--data"),
+        (("retract", "CMIP6." + "x" * 100_000), "admin", 1, "no id is as long"),
+        (("retract", ID), "a\nb", 1, "the token holds a line break"),
+        (("retract", ID), "tökén", 4, "this token is not known here"),
+        (("patch", ID, "--set", "description=x", "--override", "a\nb"), "admin", 1, "the header Fedstac-Override"),
         (("patch", ID), "admin", 2, "say --set"),
         (("patch", ID, "--set", "x"), "admin", 2, "KEY=VALUE"),
         (("patch", ID, "-f", "nothing.json"), "admin", 2, "cannot be read"),
@@ -132,6 +136,43 @@ async def test_what_is_refused_says_why(
     assert done.code == code, shown
     assert said in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"id": 5}', b'{"id": ""}', b"\xff\xfe", b'{"id": "x"', b'{"type": "FeatureCollection", "features": []}']
+)
+async def test_a_file_of_ids_is_read_as_a_whole_before_anything_is_done(
+    line: bytes, west: Api, fedstac: Fedstac, tmp_path: Path
+) -> None:
+    (tmp_path / "ids").write_bytes(ID.encode() + b"\n" + line + b"\n")
+    done = await fedstac("retract", "--ids", "ids", **to(west))
+    assert (done.code, done.stdout) == (2, "")
+    assert "ids:2 is neither an id nor an item" in " ".join(done.stderr.replace("│", " ").split())
+    assert (await served(west))["properties"]["retracted"] is False
+
+
+async def test_ids_are_taken_as_other_programs_write_them(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(b'\xef\xbb\xbf%s\r\n\r\n"%s"\r\n' % (ID.encode(), NEWER.encode()))
+    done = await fedstac("retract", "--ids", "ids", "-o", "ndjson", **to(west))
+    assert (done.code, sorted(row["id"] for row in done.lines)) == (0, sorted([ID, NEWER]))
+    nothing = await fedstac("retract", "--ids", "-", **to(west))
+    assert (nothing.code, nothing.stderr) == (0, "retract: 0 datasets\n")
+
+
+async def test_a_token_that_is_refused_says_nothing_of_what_may_have_been_done(west: Api, fedstac: Fedstac) -> None:
+    done = await fedstac("retract", ID, NEWER, **to(west, "wrong"))
+    assert done.code == 4
+    assert done.stderr.splitlines()[0] == "retract: 0 datasets"
+    assert "may have been done" not in done.stderr
+
+
+async def test_the_reason_of_an_exemption_may_be_in_any_language(west: Api, fedstac: Fedstac) -> None:
+    key = FILES[0]
+    said = ("--set", f"/assets/{key}/file:size=1", "--override", "größer 🎉")
+    done = await fedstac("patch", ID, *said, "-o", "json", **to(west))
+    assert (done.code, json.loads(done.stdout)[0]["outcome"]) == (0, "replaced"), done
+    [event] = (await fedstac("feed", "tail", "-n", "1", "-o", "ndjson", **to(west, "node:east"))).lines
+    assert "größer 🎉" in json.dumps(event, ensure_ascii=False)
 
 
 async def test_metadata_is_patched(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
@@ -199,6 +240,12 @@ async def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(west: 
     code, shown = await on_terminal(west, tmp_path, "retract", ID, NEWER, answer=b"y\n")
     assert code == 0, shown
     assert "retract 2 datasets?" in shown
+    assert (await served(west))["properties"]["retracted"] is True
+    (tmp_path / "ids").write_text(f"{ID}\n{NEWER}\n")
+    code, shown = await on_terminal(west, tmp_path, "reinstate", "--ids", "ids", answer=b"n\n")
+    assert (code, "reinstate 2 datasets?" in shown) == (1, True)
+    code, shown = await on_terminal(west, tmp_path, "reinstate", ID, answer=b"\x04")  # the end of the input
+    assert (code, "stopped" in shown) == (130, True), shown
     assert (await served(west))["properties"]["retracted"] is True
 
 

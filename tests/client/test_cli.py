@@ -60,7 +60,7 @@ async def test_lines_from_a_pipe_are_published_and_reported_line_by_line(api: Ap
     summary = done.lines[-1]
     assert (summary["published"], summary["unchanged"], summary["rejected"], summary["requests"]) == (25, 0, 0, 3)
     again = await fedstac("publish", "-", stdin=lines(items), **to(api))
-    assert (again.code, again.stdout) == (0, "published 0, unchanged 25 of 25 items in 1 requests\n")
+    assert (again.code, again.stdout) == (0, "published 0, unchanged 25 of 25 items in 1 request\n")
 
 
 async def test_a_folder_with_gzip_is_published(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_one_invalid_item_exits_1_and_names_line_pointer_and_problem(
     assert "stac-validation: " in done.stdout
     assert "    /geometry" in done.stdout
     assert "rejected: items.ndjson:7" in done.stdout
-    assert done.stdout.endswith("published 5, rejected 2 of 7 items in 1 requests\n")
+    assert done.stdout.endswith("published 5, rejected 2 of 7 items in 1 request\n")
     found = await fedstac("publish", "items.ndjson", "-o", "ndjson", **to(api))
     troubles = {line["place"]: line for line in found.lines if line["event"] == "rejected"}
     assert troubles["items.ndjson:4"]["findings"][0]["pointer"].startswith("/geometry")
@@ -273,16 +273,29 @@ async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fe
     assert json.loads(counted.stdout) == {"matched": len(during), "estimated": False}
 
 
-async def test_a_reader_that_has_seen_enough_is_no_error(api: Api, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["ndjson", "table"])
+async def test_a_reader_that_has_seen_enough_is_no_error(form: str, api: Api, tmp_path: Path) -> None:
     items = list(sample.items(30))
     await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
-    process = await start("search", "-o", "ndjson", folder=tmp_path, **to(api))
+    process = await start("search", "-o", form, folder=tmp_path, **to(api))
     assert process.stdout
     assert process.stderr
     await process.stdout.readline()
     process.stdout._transport.close()  # type: ignore[attr-defined]
     assert await asyncio.wait_for(process.stderr.read(), 30) == b""
     assert await asyncio.wait_for(process.wait(), 30) in (0, 141)
+
+
+async def test_a_full_disk_is_named(api: Api, tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "fedstac.cli", "whoami", "-o", "json", cwd=tmp_path, stdout=full,
+        stderr=asyncio.subprocess.PIPE, env=environment(**to(api)),
+    )  # fmt: skip
+    os.close(full)
+    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    said = "fedstac: the results cannot be written: No space left on device\n"
+    assert (process.returncode, stderr.decode()) == (2, said)
 
 
 async def test_the_feed_is_shown_and_followed(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:

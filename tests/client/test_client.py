@@ -261,6 +261,24 @@ def test_tries_end(pauses: list[float]) -> None:
     assert [pause <= most for pause, most in zip(pauses, (0.5, 1, 2), strict=True)] == [True] * 3
 
 
+@pytest.mark.parametrize("token", ["se\ncret", "se\x00cret"])
+def test_what_no_header_may_hold_is_not_sent_nor_told(token: str, pauses: list[float]) -> None:
+    with (
+        answering([]) as (url, asked),
+        Client(url, token, http=httpx.Client(trust_env=False)) as client,
+        pytest.raises(Invalid, match="the token holds a line break") as refusal,
+    ):
+        client.item("CMIP6", "x")
+    assert "cret" not in str(refusal.value)
+    assert (len(asked), pauses) == (0, [])
+
+
+def test_a_token_from_a_file_may_end_with_a_line_break() -> None:
+    with answering([(200, {}, b"{}")]) as (url, asked), Client(url, "secret\n") as client:
+        assert client.item("CMIP6", "x") == {}
+    assert len(asked) == 1
+
+
 def test_a_server_that_is_away_is_named(pauses: list[float]) -> None:
     with answering([]) as (url, _):
         pass

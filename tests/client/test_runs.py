@@ -15,7 +15,7 @@ from fedstac import sample
 from fedstac.client import runs
 from fedstac.client.documents import Entry, Trouble, Unreadable
 from fedstac.client.runs import Run
-from fedstac.client.values import Submitted
+from fedstac.client.values import Request, Submitted
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, start
 from tests.client.test_changes import ITEM, newer
@@ -65,7 +65,7 @@ async def test_check_tells_first_and_does_not_send_what_is_there(west: Api, feds
     assert done.code == 0
     assert done.stdout.splitlines() == [
         f"identical  {items[0]['id']}", f"identical  {items[1]['id']}", f"newer      {items[2]['id']}",
-        "published 1, skipped 2 of 3 items in 1 requests",
+        "published 1, skipped 2 of 3 items in 1 request",
     ]  # fmt: skip
     assert await count(west) == 3
 
@@ -143,7 +143,7 @@ async def test_what_was_refused_is_sent_again_when_it_is_mended(api: Api, fedsta
     (tmp_path / "items.ndjson").write_bytes(lines(items))
     mended = await fedstac("publish", "--retry-failed", str(run), **to(api))
     assert (mended.code, mended.stdout) == (
-        0, "published 2, skipped 10 of 12 items in 1 requests\n"
+        0, "published 2, skipped 10 of 12 items in 1 request\n"
     ), mended.stderr  # fmt: skip
     assert not run.exists()
     assert await count(api) == 12
@@ -162,16 +162,31 @@ async def test_a_run_that_is_complete_leaves_no_file(api: Api, fedstac: Fedstac,
         (("-", "--run", "no-run.json"), "no-run.json is no file of a publishing run"),
         (("--run", "new.ndjson"), "say what to publish"),
         (("-", "--run", "a", "--retry-failed", "b"), "one of them"),
+        (("-", "--run", "/proc/none"), "say where with --run FILE"),
     ],
 )
 async def test_wrong_usage_is_told(
     arguments: tuple[str, ...], said: str, api: Api, fedstac: Fedstac, tmp_path: Path
 ) -> None:
     (tmp_path / "no-run.json").write_text('{"type": "Feature"}\n')
-    done = await fedstac("publish", *arguments, **to(api))
+    done = await fedstac("publish", *arguments, stdin=lines(list(sample.items(1))), **to(api))
     assert done.code == 2
+    assert await count(api) == 0
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert (tmp_path / "no-run.json").read_text() == '{"type": "Feature"}\n'
+
+
+def test_a_run_that_was_stopped_between_two_batches_is_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run.ndjson", "items", "CMIP6")
+    run.begin()
+    run.close(interrupted=True)
+    assert not run.path.exists()  # nothing was sent
+    run.accepted(Submitted("r1", "u", 1), [Entry("items:1", "id1", "CMIP6", b"{}")])
+    run.step(Request("r1", "done", "CMIP6", 1, {"done": 1}, {"new": 1}, False, 1, {}, {}))
+    run.close(interrupted=True)
+    assert len(Run.read(run.path).sent) == 1
+    run.close()
+    assert not run.path.exists()
 
 
 def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:

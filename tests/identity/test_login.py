@@ -96,7 +96,7 @@ async def test_log_in_publish_and_log_out(
     assert (as_json["subject"], as_json["email"]) == ("alice", "alice@example.org")
 
     published = await fedstac("publish", "-", "-c", "CMIP6", stdin=lines(ncar()), **at_home(api, tmp_path))
-    assert (published.code, published.stdout) == (0, "published 2 of 2 items in 1 requests\n")
+    assert (published.code, published.stdout) == (0, "published 2 of 2 items in 1 request\n")
 
     out = await alice("logout")
     assert (out.code, out.stdout, out.stderr) == (0, f"logged out of {api.url}\n", "")

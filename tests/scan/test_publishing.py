@@ -31,7 +31,7 @@ async def test_what_is_scanned_is_published_and_found(api: Api, fedstac: Fedstac
     assert made.code == 0, made.stderr
     server = {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": api.tokens["admin"]}
     published = await fedstac("publish", "items.ndjson", **server)
-    assert published.stdout == "published 6 of 6 items in 1 requests\n"
+    assert published.stdout == "published 6 of 6 items in 1 request\n"
 
     async def found(*arguments: str) -> set[str]:
         done = await fedstac("search", "-c", "CMIP6", *arguments, "-o", "ndjson", FEDSTAC_URL=api.url)
@@ -52,4 +52,4 @@ async def test_what_is_scanned_is_published_and_found(api: Api, fedstac: Fedstac
     assert await found("--bbox=-175,-10,-170,-5") == everywhere | {island}
     assert await found("--bbox=0,-10,5,-5") == everywhere
     again = await fedstac("publish", "items.ndjson", **server)
-    assert again.stdout == "published 0, unchanged 6 of 6 items in 1 requests\n"
+    assert again.stdout == "published 0, unchanged 6 of 6 items in 1 request\n"

@@ -104,7 +104,9 @@ async def _body(request: Request) -> Any:
 
 
 def _override(request: Request) -> str | None:
-    return request.headers.get("fedstac-override", "")[:LONGEST_TEXT] or None
+    """The reason in the header, which is UTF-8 whatever the name of its bytes in HTTP."""
+    said = request.headers.get("fedstac-override", "").encode("latin-1").decode(errors="replace")
+    return said[:LONGEST_TEXT] or None
 
 
 def _retraction(raw: bytes) -> dict[str, str]:

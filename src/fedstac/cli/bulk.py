@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, BinaryIO
 
 import orjson
 import typer
@@ -22,6 +24,7 @@ from fedstac.cli.options import client_of, form_of
 from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client import Client
 from fedstac.client.changes import collection_of as first_part
+from fedstac.client.documents import LONGEST_LINE
 from fedstac.client.transport import Failed, NotAuthorised, NotFound, Refused
 from fedstac.client.values import Changed, Dataset
 from fedstac.domain.vocabulary import Vocabularies
@@ -30,7 +33,7 @@ HANDS = 8  # changes under way at the same time
 SHOWN_DIFFERENCES, SHOWN_IDS = 3, 5
 LAST_MOMENT = 15.0  # seconds, after Ctrl-C, for changes that are under way
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Datasets' ids.", show_default=False)]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Datasets' ids.", show_default=False)]
 IdsFrom = Annotated[str, typer.Option("--ids", help="Ids from a file or - for stdin: a line each, or items as NDJSON.")]
 Collection = Annotated[str, typer.Option("--collection", "-c", help="If the id does not begin with it.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -74,23 +77,21 @@ class Wishes:
 
 def run(job: Job, wishes: Wishes) -> None:
     """Does it, shows it, and exits: with the code of what failed where all failed alike, else 1 where some did."""
-    form = form_of(wishes.ctx, wishes.output)
-    if not wishes.ids and not wishes.ids_from:
-        raise typer.BadParameter("say which datasets: ID…, or --ids with a file or - for stdin", param_hint="ID…")
+    form, ids = form_of(wishes.ctx, wishes.output), ids_of(wishes)
     with client_of(wishes.ctx, wishes.url, wishes.token) as client:
 
         def one(id: str) -> One:
             return One(client, id, collection_of(id, wishes.collection, client), wishes.dry_run)
 
-        seen = _confirm(job, [one(id) for id in wishes.ids[:SHOWN_DIFFERENCES]], wishes, form)
+        known = ids if isinstance(ids, list) else []
+        seen = _confirm(job, known, one, wishes, form)
         report = _Report(form, job.verb, wishes.dry_run)
-        total = len(wishes.ids) if not wishes.ids_from else None
         with terminal.bars([job.verb], form) as bars, report.listing:
             hands = Hands(lambda id: job.perform(replace(one(id), if_match=seen.get(id))))
             try:
-                for id, result in hands.do(ids_of(wishes)):
+                for id, result in hands.do(iter(ids)):
                     report.add(id, result)
-                    bars.set(job.verb, report.count, total)
+                    bars.set(job.verb, report.count, len(known) or None)
             except BaseException:
                 for id, result in hands.finish(LAST_MOMENT):
                     report.add(id, result)
@@ -101,30 +102,44 @@ def run(job: Job, wishes: Wishes) -> None:
         raise typer.Exit(report.code)
 
 
-def ids_of(wishes: Wishes) -> Iterator[str]:
-    """Those of the command line, then those of the file."""
-    yield from wishes.ids
+def ids_of(wishes: Wishes) -> Iterable[str]:
+    """Those of the command line, then those of the file: a list, read and judged as a whole; a pipe is read as it
+    comes.
+    """
+    if not wishes.ids and not wishes.ids_from:
+        raise typer.BadParameter("say which datasets: ID…, or --ids with a file or - for stdin", param_hint="ID")
     if wishes.ids_from == "-":
-        yield from _lines(sys.stdin, "standard input")
-    elif wishes.ids_from:
-        try:
-            with Path(wishes.ids_from).open(encoding="utf-8") as lines:
-                yield from _lines(lines, wishes.ids_from)
-        except OSError as error:
-            reason = f"{wishes.ids_from} cannot be read: {error.strerror or error}"
-            raise typer.BadParameter(reason, param_hint="--ids") from None
+        return chain(wishes.ids, _lines(sys.stdin.buffer, "standard input"))
+    if not wishes.ids_from:
+        return list(wishes.ids)
+    try:
+        with Path(wishes.ids_from).open("rb") as lines:
+            return [*wishes.ids, *_lines(lines, wishes.ids_from)]
+    except OSError as error:
+        reason = f"{wishes.ids_from} cannot be read: {error.strerror or error}"
+        raise typer.BadParameter(reason, param_hint="--ids") from None
 
 
-def _lines(lines: TextIO, name: str) -> Iterator[str]:
-    for number, line in enumerate(iter(lines.readline, ""), 1):
-        text = line.strip()
-        if text.startswith("{"):
-            try:
-                text = orjson.loads(text)["id"]
-            except (orjson.JSONDecodeError, KeyError):
-                raise typer.BadParameter(f"{name}:{number} is neither an id nor an item with one") from None
-        if text and not text.startswith("#"):
-            yield text
+def _lines(lines: BinaryIO, name: str) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
+        text = line.removeprefix(codecs.BOM_UTF8).strip()
+        if not text or text.startswith(b"#"):
+            continue
+        id = _id_on(text)
+        if not id:
+            reason = f"{name}:{number} is neither an id nor an item with one; write an id a line, or an Item a line"
+            raise typer.BadParameter(reason, param_hint="--ids")
+        yield id
+
+
+def _id_on(line: bytes) -> str | None:
+    """The id that a line is, bare or in JSON, or that its item has; None where there is none."""
+    try:
+        said = orjson.loads(line) if line[:1] in (b"{", b'"') else line.decode()
+    except ValueError:
+        return None
+    id = said.get("id") if isinstance(said, dict) else said
+    return id if isinstance(id, str) else None
 
 
 @cache
@@ -173,23 +188,25 @@ def style_of(line: str) -> str:
     return {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
 
 
-def _confirm(job: Job, few: Sequence[One], wishes: Wishes, form: Output) -> Mapping[str, str | None]:
+def _confirm(
+    job: Job, ids: Sequence[str], one: Callable[[str], One], wishes: Wishes, form: Output
+) -> Mapping[str, str | None]:
     """On a terminal: shows what would be different, and asks. A pipe is not asked. ETags of what was shown, by id."""
     asks = sys.stdin.isatty() and sys.stderr.isatty() and not (wishes.yes or wishes.dry_run)
     is_shown = asks or (wishes.dry_run and form is Output.TABLE)
-    if not is_shown or wishes.ids_from:
+    if not is_shown or not ids:
         return {}
     seen: dict[str, str | None] = {}
-    if job.foreseen is not None and len(wishes.ids) <= SHOWN_DIFFERENCES:
-        seen = {one.id: _show_difference(job.foreseen, one) for one in few}
+    if job.foreseen is not None and len(ids) <= SHOWN_DIFFERENCES:
+        seen = {id: _show_difference(job.foreseen, one(id)) for id in ids}
     if not asks:
         return {}
-    if len(wishes.ids) > 1:
-        for id in wishes.ids[:SHOWN_IDS]:
+    if len(ids) > 1:
+        for id in ids[:SHOWN_IDS]:
             say(f"  {shown(id)}")
-        if len(wishes.ids) > SHOWN_IDS:
-            say(f"  and {len(wishes.ids) - SHOWN_IDS} more")
-    what = f"{len(wishes.ids)} datasets" if len(wishes.ids) > 1 else shown(wishes.ids[0])
+        if len(ids) > SHOWN_IDS:
+            say(f"  and {len(ids) - SHOWN_IDS} more")
+    what = f"{len(ids)} datasets" if len(ids) > 1 else shown(ids[0])
     if not typer.confirm(f"{job.verb} {what}?", err=True):
         say("nothing is changed")
         raise typer.Exit(terminal.REJECTED)
@@ -261,7 +278,7 @@ class Hands:
         id, result = self._done.get(timeout=seconds)
         self._open[id] -= 1
         if isinstance(result, BaseException) and not _is_of_one(result):
-            self._unknown.append(id)
+            self._unknown += [] if isinstance(result, Refused) else [id]
             raise result
         assert isinstance(result, Changed | Refused)
         return id, result
@@ -323,10 +340,10 @@ class _Report:
 
     def end(self, under_way: Sequence[str]) -> None:
         """A summary of many; of an interruption, what may have been done."""
-        if self.count > 1 or under_way:
+        if self.count != 1 or under_way:
             counts = ", ".join(f"{name} {n}" for name, n in self.outcomes.most_common())
             failed = self.outcomes["rejected"] + self.outcomes["failed"]
-            say(f"{self._verb}: {self.count} datasets" + (f": {counts}" if counts else ""),
+            say(f"{self._verb}: {terminal.number(self.count, 'dataset')}" + (f": {counts}" if counts else ""),
                 "yellow" if failed or under_way else "green")  # fmt: skip
         for id in under_way:
             say(f"  may have been done: {shown(id)}; to say it again is harmless")

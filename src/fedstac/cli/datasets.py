@@ -76,6 +76,7 @@ def _publish(
     going: publishing.Publishing, kept: Run, left: Iterator[Entry | Trouble], report: terminal.Report, form: Output
 ) -> None:
     """Follows a run to its end, showing and keeping what happens."""
+    kept.begin()
     for submitted in kept.open.values():
         going.follow(submitted)
     try:
@@ -86,14 +87,14 @@ def _publish(
                 report.update(bars)
     except KeyboardInterrupt:
         report.end(interrupted=True)
-        kept.close()
+        kept.close(interrupted=True)
         _say_how_to_go_on(kept)
         raise typer.Exit(terminal.INTERRUPTED) from None
     except (ClientError, documents.Unreadable):
         if going.requests:
             report.end(interrupted=True)
             _say_how_to_go_on(kept)
-        kept.close()
+        kept.close(interrupted=True)
         raise
     report.end()
     kept.close()

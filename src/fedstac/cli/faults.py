@@ -18,6 +18,7 @@ from fedstac.client import documents
 from fedstac.client.transport import ClientError
 
 FAULT = 70  # EX_SOFTWARE: ours
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # a file or a disk, and no database
 
 
 class Commands(TyperGroup):
@@ -34,7 +35,10 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             say("stopped")
             raise typer.Exit(terminal.INTERRUPTED) from None
-        except (typer.Exit, typer.Abort):
+        except typer.Abort:  # Ctrl-C, or the end of the input, instead of an answer to a question
+            say("\nstopped")
+            raise typer.Exit(terminal.INTERRUPTED) from None
+        except typer.Exit:
             raise
         except Exception as error:
             if hasattr(error, "format_message"):  # wrong usage, which typer shows itself
@@ -80,6 +84,8 @@ def _explain(error: Exception) -> tuple[str, int]:
             return f"{error}; is FEDSTAC_SOURCE the address of a publishing node?", terminal.NOT_FOUND
         case "SourceAway":
             return str(error), terminal.AWAY
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"the results cannot be written: {error.strerror}", terminal.USAGE
     if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):
         return f"the database or the system refuses: {error}; see to FEDSTAC_DSN", terminal.AWAY
     return f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where", FAULT

@@ -54,7 +54,7 @@ def cancel(
         terminal.dump(found.document)
         return
     cancelled = found.document["cancelled"]
-    said = f"{cancelled} items cancelled" if cancelled else "nothing of it was waiting"
+    said = f"{terminal.number(cancelled, 'item')} cancelled" if cancelled else "nothing of it was waiting"
     terminal.out(f"{said}; the request is {found.status}: {found.counts.get('done', 0)} of {found.total} done")
 
 
@@ -83,7 +83,8 @@ def retry(
     elif follow:
         terminal.show_request(current)
     else:
-        terminal.out(f"{current.total} items sent again; follow them with: fedstac requests show {current.id} --follow")
+        sent = terminal.number(current.total, "item")
+        terminal.out(f"{sent} sent again; to follow: fedstac requests show {current.id} --follow")
     if current.is_final and current.status != "done":
         raise typer.Exit(terminal.REJECTED)
 

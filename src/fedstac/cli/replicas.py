@@ -161,16 +161,14 @@ def verify(
     """
     form = form_of(ctx, output)
     wishes = Wishes(ctx, ids or [], ids_from, collection, True, False, output, url, token)
-    if not wishes.ids and not wishes.ids_from:
-        raise typer.BadParameter("say which datasets: ID…, or --ids with a file or - for stdin", param_hint="ID…")
-    counts = {"ok": 0, "wrong": 0, "skipped": 0}
+    wanted, counts = bulk.ids_of(wishes), {"ok": 0, "wrong": 0, "skipped": 0}
     headers = {"User-Agent": f"fedstac/{__version__}"}
     with (
         client_of(ctx, url, token) as client, ThreadPoolExecutor(HANDS) as hands,
         httpx.Client(timeout=SECONDS, follow_redirects=True, headers=headers) as web,
         terminal.bars(["verified"], form) as bars, terminal.Listing(form, ()) as listing,
     ):  # fmt: skip
-        for id in bulk.ids_of(wishes):
+        for id in wanted:
             found = client.get(id, collection=bulk.collection_of(id, collection, client))
             copies = [copy for copy in _copies(found) if node in ("", copy.node)]
             for copy, (status, said) in zip(

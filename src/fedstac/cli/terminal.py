@@ -5,6 +5,7 @@ Colours and bars only on a terminal; rich leaves colours out where NO_COLOR is s
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,13 @@ from fedstac.domain.errors import Finding
 
 SHOWN_TROUBLES, SHOWN_FINDINGS = 20, 10
 REJECTED, USAGE, NOT_FOUND, NOT_AUTHORISED, AWAY, INTERRUPTED = 1, 2, 3, 4, 5, 130
+
+
+class Paper(Console):
+    """Leaves it to the whole command what a reader who has seen enough comes to (cli/faults.py)."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "the reader has gone")
 
 
 class Output(StrEnum):
@@ -54,7 +62,7 @@ def shown(text: object) -> str:
 
 def say(text: str, style: str = "") -> None:
     """A line for people, on standard error."""
-    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
+    Paper(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
 
 
 def complain(error: Exception | str) -> None:
@@ -63,7 +71,12 @@ def complain(error: Exception | str) -> None:
 
 def out(line: str = "", style: str = "") -> None:
     """A line of a result for people, on standard output, never cut or wrapped."""
-    Console(highlight=False).print(Text(line, style=style), soft_wrap=True)
+    Paper(highlight=False).print(Text(line, style=style), soft_wrap=True)
+
+
+def number(count: int, what: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def dump(value: object) -> None:
@@ -131,7 +144,8 @@ def show_request(request: Request) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in request.counts.items() if count)
     outcomes = ", ".join(f"{name} {count}" for name, count in request.outcomes.items())
     out(f"{shown(request.id)}  {shown(request.status)}", "bold")
-    out(shown(f"  {request.collection}: {request.total} items; {counts}" + (f" ({outcomes})" if outcomes else "")))
+    total = number(request.total, "item")
+    out(shown(f"  {request.collection}: {total}; {counts}" + (f" ({outcomes})" if outcomes else "")))
     for node, since in request.visible.items():
         out(shown(f"  {node}: " + (f"visible since {since}" if since else "not visible yet")))
     if request.unchanged:
@@ -200,7 +214,7 @@ class Report:
                 row = {"request": step.id, "url": step.url, "total": step.total, "rejected": step.rejected}
                 self._emit("accepted", row, self._requests)
                 if self._form is Output.TABLE and not self._wait:
-                    out(f"accepted  {step.id}  {step.total} items")
+                    out(f"accepted  {step.id}  {number(step.total, 'item')}")
             case Trouble():
                 self._emit(step.status, step.as_json(), self._troubles)
                 if self._form is Output.TABLE and self._shown < SHOWN_TROUBLES:
@@ -250,7 +264,7 @@ class Report:
                 if counts.get("rejected", 0) > self._shown:
                     out(f"and {counts['rejected'] - self._shown} more; -o ndjson shows all of them")
                 said = ", ".join(f"{name} {n}" for name, n in counts.items())
-                out(f"nothing sent; of {sum(counts.values())} items would be: {said or 'none'}",
+                out(f"nothing sent; of {number(sum(counts.values()), 'item')} would be: {said or 'none'}",
                     "yellow" if counts.get("rejected") else "green")  # fmt: skip
 
     def _summary(self) -> dict[str, Any]:
@@ -271,7 +285,7 @@ class Report:
         names = ["published", "unchanged"] if self._wait else ["accepted"]
         names += ["skipped", "rejected", "failed"]
         line = ", ".join(f"{name} {summary[name]}" for name in names if summary[name] or name == names[0])
-        line += f" of {summary['read']} items in {summary['requests']} requests"
+        line += f" of {number(summary['read'], 'item')} in {number(summary['requests'], 'request')}"
         for node, done in self._run.visible.items():
             line += f", {done} visible at {node}"
         out(line, "yellow" if refused else "green")
@@ -279,12 +293,12 @@ class Report:
     def _say_what_is_left(self) -> None:
         """After an interruption: nothing that was accepted is lost, and this is how to find it."""
         run = self._run
-        say(f"stopped after {run.counts['accepted']} of {run.counts['sent']} items sent were accepted in "
-            f"{run.requests} requests; what is accepted will be published")  # fmt: skip
+        say(f"stopped after {run.counts['accepted']} of {number(run.counts['sent'], 'item')} sent were accepted in "
+            f"{number(run.requests, 'request')}; what is accepted will be published")  # fmt: skip
         if not self._wait and run.requests:
             say("the requests are those listed above; follow one with: fedstac status REQUEST --follow")
         for opened in run.open.values():
             say(f"  not settled yet: fedstac status {opened.submitted.id} --follow")
         if run.under_way:
-            say(f"{len(run.under_way)} items from {shown(run.under_way[0].place)} on were being sent and may have "
-                "been accepted; to send them again is harmless")  # fmt: skip
+            say(f"{number(len(run.under_way), 'item')} from {shown(run.under_way[0].place)} on may have been "
+                "accepted; to send them again is harmless")  # fmt: skip

@@ -23,6 +23,7 @@ from fedstac.client.transport import (
     Tries,
     checked_address,
     headers_of,
+    too_long,
 )
 
 P = ParamSpec("P")
@@ -110,6 +111,8 @@ class AsyncClient:
                     headers=headers_of(call, token), timeout=self._timeout + call.wait,
                 )  # fmt: skip
                 pause = tries.after(response, call.path)
+            except httpx.InvalidURL:
+                raise too_long(call) from None
             except httpx.TransportError as error:
                 pause = tries.after_error(error)
             if pause is None:

@@ -122,23 +122,26 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to go on with."""
+        """Whether nothing of what was read is left to go on with."""
         return not self.open and not self.refused
 
     def _append(self, said: dict[str, Any]) -> None:
         self._take(said)
-        if self._file is None:
-            self._file = self._opened()
-        self._file.write(orjson.dumps(said) + b"\n")
-        self._file.flush()
+        file = self._file or self.begin()
+        file.write(orjson.dumps(said) + b"\n")
+        file.flush()
 
-    def _opened(self) -> BufferedRandom:
-        """The file, held by this process alone. Unreadable where another one has it."""
+    def begin(self) -> BufferedRandom:
+        """Takes the file for this process alone, before anything is sent.
+
+        Unreadable where it cannot be kept, or another process has it.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a+b")
         except OSError as error:
-            raise Unreadable(f"the run cannot be kept in {self.path}: {error.strerror or error}") from error
+            reason = f"the run cannot be kept in {self.path}: {error.strerror or error}; say where with --run FILE"
+            raise Unreadable(reason) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -152,12 +155,13 @@ class Run:
             file.seek(-1, 2)
             if file.read(1) != b"\n":  # cut off: what is appended begins a line of its own
                 file.write(b"\n")
+        self._file = file
         return file
 
-    def close(self) -> None:
-        """Lets the file go; where nothing is left to do there is none any more."""
+    def close(self, *, interrupted: bool = False) -> None:
+        """Lets the file go; where nothing is left to do, or nothing was done, there is none any more."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self.is_complete:
+        if self.is_complete and not (interrupted and self.sent):
             self.path.unlink(missing_ok=True)

@@ -107,8 +107,9 @@ class Tries:
         self._url, self._retries, self._attempt = url, retries, 0
 
     def after_error(self, error: httpx.TransportError) -> float:
-        """Seconds to the next try. Unreachable where all are used up."""
-        if self._attempt >= self._retries:
+        """Seconds to the next try. Unreachable where all are used up, or none would be of use."""
+        hopeless = isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)
+        if hopeless or self._attempt >= self._retries:
             reason, tries = str(error) or type(error).__name__, self._attempt + 1
             times = "once" if tries == 1 else f"{tries} times"
             raise Unreachable(
@@ -136,9 +137,20 @@ def checked_address(url: str) -> str:
     return url.rstrip("/")
 
 
-def headers_of(call: Call, token: str | None) -> dict[str, str]:
-    bearer = {"Authorization": f"Bearer {token}"} if token else {}
-    return {"User-Agent": f"fedstac/{__version__}", **bearer, **(call.headers or {})}
+def headers_of(call: Call, token: str | None) -> dict[bytes, bytes]:
+    """Headers in UTF-8. Invalid for what no header may hold; the text is not told, as it may be a secret."""
+    bearer = {"Authorization": f"Bearer {token.strip()}"} if token else {}
+    said = {"User-Agent": f"fedstac/{__version__}", **bearer, **(call.headers or {})}
+    for name, text in said.items():
+        if not text.isprintable():
+            what = "the token" if name == "Authorization" else f"what goes into the header {name}"
+            raise Invalid(400, "bad-request", f"{what} holds a line break or a control character; leave it out")
+    return {name.encode(): text.encode("utf-8", "replace") for name, text in said.items()}
+
+
+def too_long(call: Call) -> Invalid:
+    """Why httpx takes an address for none: ids are what makes it."""
+    return Invalid(414, "uri-too-long", f"{call.path[:80]}… is too long an address; no id is as long")
 
 
 class Transport:
@@ -192,6 +204,8 @@ class Transport:
                     headers=headers_of(call, token), timeout=self._timeout + call.wait,
                 )  # fmt: skip
                 pause = tries.after(response, call.path)
+            except httpx.InvalidURL:
+                raise too_long(call) from None
             except httpx.TransportError as error:
                 pause = tries.after_error(error)
             if pause is None:
