@@ -25,6 +25,7 @@ from fedstac.workers.index_node import Follower
 
 Json = dict[str, Any]
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
+CMIP6 = "6.2.60.0"
 NEXT = "6.2.61.0"  # a version that no node has
 RAW = (
     (folder("cv") / "CMIP6" / "6.2.60.0.json").read_bytes().replace(b'"version":"6.2.60.0"', b'"version":"6.2.61.0"', 1)
@@ -61,7 +62,7 @@ class Source(HttpFeed):
 
 def entry(
     node: Node, item: Json, version: str | None, *, digest: str | None = None, excused: str | None = None,
-    origin: str = "north", epoch: int = 1,
+    origin: str = "north", epoch: int = 1, seq: int = 1, latest: bool = True,
 ) -> str:  # fmt: skip
     """An entry of an origin's snapshot, sound but for what the item says."""
     name = item["id"].rpartition(".v")
@@ -69,7 +70,7 @@ def entry(
     draft = documents.prepare(item, DatasetName(lineage, int(name[2])), None)
     record = Record(
         collection="CMIP6", id=item["id"], lineage=lineage, origin=origin, version=int(name[2]),
-        state=State.PUBLISHED, latest=True, claims_latest=True, epoch=epoch, seq=1, created=NOW, updated=NOW,
+        state=State.PUBLISHED, latest=latest, claims_latest=latest, epoch=epoch, seq=seq, created=NOW, updated=NOW,
         document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
         publisher="somebody", cv_version=version, cv_excused=excused,
     )  # fmt: skip
@@ -209,3 +210,50 @@ async def test_a_pin_may_be_of_a_version_that_was_installed(dsn: str, conn: Conn
         current = running.checker.vocabularies.current("CMIP6")
         assert current is not None
         assert current.version == NEXT
+
+
+# --- what is parked stays so until something newer of the same dataset is applied (C2) ---
+
+
+async def test_what_is_parked_behind_its_own_earlier_event_stays_parked(node: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    sound, broken = entry(node, item, CMIP6), entry(node, item, CMIP6, digest="00" * 32, seq=2)
+    await follow(node, Source([sound, broken]))
+    shown, parked, _ = await here(conn)
+    assert (shown, len(parked)) == ([item["id"]], 1)
+    await follow(node, Source([sound]))  # an older one once more, which is known already
+    assert len((await here(conn))[1]) == 1
+
+
+async def test_a_later_event_replaces_the_parked_one_also_in_the_same_page(node: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    broken, sound = entry(node, item, CMIP6, digest="00" * 32), entry(node, item, CMIP6, seq=2)
+    await follow(node, Source([broken]))
+    assert len((await here(conn))[1]) == 1
+    await follow(node, Source([broken, sound]))
+    assert (await here(conn))[:2] == ([item["id"]], [])
+
+
+async def test_of_several_that_cannot_be_applied_the_last_is_parked(node: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    entries = [entry(node, item, CMIP6, digest="00" * 32, seq=seq) for seq in (1, 2)]
+    await follow(node, Source(entries))
+    assert await conn.fetchval("SELECT event->'data'->>'seq' FROM (SELECT event::jsonb FROM fedstac.parked) p") == "2"
+
+
+async def test_names_that_no_index_takes_stop_nothing(node: Node, conn: Connection) -> None:
+    first, second = sample.items(2)
+    broken = orjson.loads(entry(node, first, CMIP6, digest="00" * 32))
+    long = "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(20_000))  # nothing that compresses
+    told = [orjson.dumps({**broken, "id": long, "subject": long}).decode(), entry(node, second, CMIP6)]
+    await follow(node, Source(told))
+    shown, parked, _ = await here(conn)
+    assert (shown, len(parked)) == ([second["id"]], 1)
+
+
+async def test_what_was_parked_of_a_log_that_is_lost_is_forgotten_with_it(node: Node, conn: Connection) -> None:
+    first, second = sample.items(2)
+    await follow(node, Source([entry(node, first, CMIP6, digest="00" * 32)]))
+    restored = [entry(node, second, CMIP6, digest="00" * 32, epoch=2)]
+    await follow(node, Source(restored, epoch=2))
+    assert [row[0] for row in await conn.fetch("SELECT subject FROM fedstac.parked")] == [f"CMIP6/{second['id']}"]

@@ -13,6 +13,7 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 
 FOLLOWER_LOCK = 0x66656402  # advisory locks of the followers, with the hash of the origin as second key
+LONGEST_NAME = 650  # characters: a collection's id and a dataset's; more does not fit into an index
 
 
 def _hash(token: str) -> bytes:
@@ -130,15 +131,39 @@ async def follow_alone(conn: Connection, origin: str) -> bool:
     return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", FOLLOWER_LOCK, origin))
 
 
-async def park(conn: Connection, origin: str, event_id: str, subject: str, pos: int, detail: str, event: str) -> None:
-    """Sets an event aside that cannot be applied; a later one of the same dataset replaces it (C2)."""
-    event_id, subject, detail = (text.replace("\0", "\ufffd") for text in (event_id, subject, detail))
-    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND subject = $2", origin, subject)
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that is set aside; epoch and seq are its place among those of its dataset, 0 where it has none."""
+
+    event_id: str
+    subject: str
+    epoch: int
+    seq: int
+    detail: str
+    event: str
+
+
+async def park(conn: Connection, origin: str, pos: int, broken: Sequence[Parked]) -> None:
+    """Sets events aside that cannot be applied, of each dataset the newest: a later one replaces it (C2)."""
     await conn.execute(
-        """INSERT INTO fedstac.parked (origin, event_id, subject, pos, detail, event) VALUES ($1, $2, $3, $4, $5, $6)
-           ON CONFLICT (origin, event_id) DO UPDATE SET detail = EXCLUDED.detail, at = now()""",
-        origin, event_id, subject, pos, detail, event,
+        """INSERT INTO fedstac.parked AS p (origin, pos, event_id, subject, epoch, seq, detail, event)
+           SELECT DISTINCT ON (subject) $1::text, $2::bigint, event_id, subject, epoch, seq, detail, event
+           FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[]) WITH ORDINALITY
+                b (event_id, subject, epoch, seq, detail, event, n)
+           ORDER BY subject, epoch DESC, seq DESC, n DESC
+           ON CONFLICT (origin, subject) DO UPDATE SET pos = EXCLUDED.pos, event_id = EXCLUDED.event_id,
+                  epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, detail = EXCLUDED.detail, event = EXCLUDED.event,
+                  at = now()
+           WHERE (p.epoch, p.seq) <= (EXCLUDED.epoch, EXCLUDED.seq)""",
+        origin, pos, [_cut(each.event_id) for each in broken], [_cut(each.subject) for each in broken],
+        [each.epoch for each in broken], [each.seq for each in broken],
+        [each.detail.replace("\0", "\ufffd") for each in broken], [each.event for each in broken],
     )  # fmt: skip
+
+
+def _cut(text: str) -> str:
+    """What names an event, however it is broken, as PostgreSQL can store it and put it into an index."""
+    return text.replace("\0", "\ufffd")[:LONGEST_NAME]
 
 
 async def parked(conn: Connection, origin: str) -> list[dict[str, str]]:
@@ -149,6 +174,16 @@ async def parked(conn: Connection, origin: str) -> list[dict[str, str]]:
     return [{"event_id": row["event_id"], "outcome": "parked", "detail": row["detail"]} for row in rows]
 
 
-async def unpark(conn: Connection, origin: str, subjects: Sequence[str]) -> None:
-    """Forgets parked events of datasets that a later event has brought up to date."""
-    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND subject = ANY($2::text[])", origin, subjects)
+async def unpark(conn: Connection, origin: str, applied: Sequence[tuple[str, int, int]]) -> None:
+    """Forgets parked events of datasets that are brought up to date: (subject, epoch, seq), as new or newer."""
+    await conn.execute(
+        """DELETE FROM fedstac.parked p USING unnest($2::text[], $3::bigint[], $4::bigint[]) a (subject, epoch, seq)
+           WHERE p.origin = $1 AND p.subject = a.subject AND (p.epoch, p.seq) <= (a.epoch, a.seq)""",
+        origin, [subject for subject, _, _ in applied], [epoch for _, epoch, _ in applied],
+        [seq for _, _, seq in applied],
+    )  # fmt: skip
+
+
+async def forget_parked(conn: Connection, origin: str, *, before_epoch: int) -> None:
+    """Forgets parked events of epochs before this one, whose snapshot says everything anew."""
+    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND epoch < $2", origin, before_epoch)

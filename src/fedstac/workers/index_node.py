@@ -256,16 +256,16 @@ class Follower:
             applied = await publication.apply(conn, [event for _, event in readable])
             if ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
                 gone = await publication.forget(conn, self.origin, before_epoch=cursor.epoch)
+                await nodes.forget_parked(conn, self.origin, before_epoch=cursor.epoch)
                 log.info("snapshot complete", origin=self.origin, cursor=str(cursor), datasets_gone=gone)
             failpoint("index.written")
             foreign = {id(event) for event in applied.foreign}
             strangers = [raw for raw, event in readable if id(event) in foreign]
             why = "its lineage is another origin's, or its collection is not here"
             parked = [*broken, *((raw, why) for raw in strangers)]
-            for raw, detail in parked:
-                subject, text = _subject(raw), orjson.dumps(raw).decode()
-                await nodes.park(conn, self.origin, _event_id(raw), subject, cursor.pos, detail, text)
-            done = [_subject(raw) for raw, event in readable if id(event) not in foreign]
+            if parked:
+                await nodes.park(conn, self.origin, cursor.pos, [_set_aside(raw, detail) for raw, detail in parked])
+            done = [(_subject(raw), *_place(raw)) for raw, event in readable if id(event) not in foreign]
             await nodes.unpark(conn, self.origin, done)
             await nodes.move(conn, self.origin, cursor, snapshot)
         for raw, detail in parked:
@@ -296,12 +296,25 @@ class Follower:
 def _subject(raw: Mapping[str, Any]) -> str:
     """What an event, or a snapshot's entry, is about; broken ones too have to be called something."""
     data = raw.get("data")
-    named = f"{data.get('collection')}/{data.get('id', '')}" if isinstance(data, dict) else ""
-    return str(raw.get("subject") or named)
+    named = (data.get("collection"), data.get("id")) if isinstance(data, dict) else ()
+    return str(raw.get("subject") or "/".join(str(name) for name in named if name))
 
 
 def _event_id(raw: Mapping[str, Any]) -> str:
     return str(raw.get("id") or f"snapshot:{_subject(raw)}")
+
+
+def _place(raw: Mapping[str, Any]) -> tuple[int, int]:
+    """Epoch and seq of an event; 0 where a broken one has none."""
+    data = raw.get("data")
+    said = (raw.get("epoch"), data.get("seq") if isinstance(data, dict) else None)
+    epoch, seq = (value if type(value) is int and 0 <= value < BEYOND_ALL else 0 for value in said)
+    return epoch, seq
+
+
+def _set_aside(raw: Mapping[str, Any], detail: str) -> nodes.Parked:
+    epoch, seq = _place(raw)
+    return nodes.Parked(_event_id(raw), _subject(raw), epoch, seq, detail, orjson.dumps(raw).decode())
 
 
 class _Undo(Exception):
