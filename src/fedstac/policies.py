@@ -47,7 +47,7 @@ def read(raw: bytes, *, here: str | None = None, shares: Shares | None = None) -
     policy = reader.policy(_parse(raw), here, shares or {})
     if faults:
         more = [f"and {len(faults) - MOST_SHOWN} more"] if len(faults) > MOST_SHOWN else []
-        raise PolicyBroken("; ".join(faults[:MOST_SHOWN] + more))
+        raise PolicyBroken(*faults[:MOST_SHOWN], *more)
     return policy
 
 

@@ -240,6 +240,17 @@ async def test_there_has_to_be_something_to_try_again(api: Api) -> None:
     assert (nothing.status_code, nothing.json()["detail"].partition(": ")[2]) == (409, "there is nothing to try again")
 
 
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+async def test_what_cannot_be_rehearsed_is_not_done_for_a_dry_run(verb: str, idle: Api) -> None:
+    sent = await send(idle, GOOD[0])
+    if verb == "retry":
+        await idle.admin.post(f"/requests/{sent}/cancel")
+    before = (await idle.admin.get("/requests")).json()
+    answer = await idle.admin.post(f"/requests/{sent}/{verb}?dry_run=true")
+    assert (answer.status_code, "leave dry_run out to do it" in answer.json()["detail"]) == (400, True)
+    assert (await idle.admin.get("/requests")).json() == before
+
+
 async def test_a_request_that_runs_is_not_tried_again(idle: Api) -> None:
     sent = await send(idle, GOOD[0])
     early = await idle.admin.post(f"/requests/{sent}/retry")

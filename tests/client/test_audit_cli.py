@@ -63,13 +63,17 @@ async def test_rows_are_listed_newest_first_by_what_is_asked(
     assert len((await fedstac("audit", "list", "--limit", "3", "-o", "ndjson", **auditor)).lines) == 3
     wrong = await fedstac("audit", "list", "--since", "yesterday", **auditor)
     assert (wrong.code, "is no time" in wrong.stderr) == (2, True)
+    wrong = await fedstac("audit", "list", "--outcome", "refused", **auditor)
+    assert (wrong.code, "is none of new, newer" in wrong.stderr) == (2, True)
 
 
 async def test_the_table_fits_80_columns(logged: Connection, auditor: dict[str, str], fedstac: Fedstac) -> None:
     await audit.append(logged, [audit.Entry("x" * 200, "y" * 200, "z" * 90, "\x1b[31m", None, "new", None, None)])
+    await audit.append(logged, [audit.Entry("anna", "POST /groups", "", "", None, "rejected", None, None)])
     done = await fedstac("audit", "list", **auditor)
     assert done.code == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
+    assert all(line.strip() for line in done.stdout.splitlines())
     assert "\x1b" not in done.stdout
     assert ITEM["id"][:50] in done.stdout
     assert "rejected, collection-does-not-exist, by anna" in done.stdout

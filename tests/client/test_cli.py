@@ -342,6 +342,8 @@ async def test_a_token_is_issued_listed_and_revoked(api: Api, fedstac: Fedstac, 
     assert (await fedstac("token", "revoke", "ncar", FEDSTAC_DSN=dsn)).code == 3
     wrong = await fedstac("token", "issue", "x", "--role", "king", FEDSTAC_DSN=dsn)
     assert wrong.code == 2
+    for name in ("", " ", "a\nb", "x" * 101, "anonymous", "person:8f14e45f-ceea-467f-9575-1cd5e0d0a1b2"):
+        assert (await fedstac("token", "issue", name, "--role", "admin", FEDSTAC_DSN=dsn)).code == 2
 
 
 async def test_a_database_that_is_away_exits_5(fedstac: Fedstac) -> None:

@@ -163,6 +163,9 @@ async def test_policy_files_are_checked(fedstac: Fedstac, tmp_path: Path) -> Non
     assert "line 2: grants is no list" in bad.stderr
     told = await fedstac("access", "check", "bad.yaml", "-o", "json")
     assert [fault.partition(":")[0] for fault in json.loads(told.stdout)["faults"]] == ["line 2", "line 3"]
+    (tmp_path / "bad.yaml").write_text("version: 1\ncolour: 5")  # whose sentence has a semicolon in it
+    told = await fedstac("access", "check", "bad.yaml", "-o", "json")
+    assert [fault.partition(":")[0] for fault in json.loads(told.stdout)["faults"]] == ["line 2"]
     page = (REPOSITORY / "docs" / "operations.md").read_text()
     (tmp_path / "example.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
     assert (await fedstac("access", "check", "example.yaml")).code == 0

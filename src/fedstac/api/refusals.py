@@ -24,7 +24,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import audit
 from fedstac.db.connections import is_refusal, is_transient
 from fedstac.db.requests import NewRequest
-from fedstac.domain.errors import Problem, Unauthenticated, Unavailable
+from fedstac.domain.errors import BadRequest, Problem, Unauthenticated, Unavailable
 from fedstac.domain.model import Outcome
 
 NOBODY = "anonymous"  # who could not be told
@@ -36,6 +36,7 @@ MOST_CALLERS = 1024
 MOST_KINDS = 32
 FEW = 5  # ids in a row that stands for many
 LONGEST = 512  # characters of what a caller may have made up
+ITEMS = "/collections/{collection_id}/items"
 NO_WRITES = ("/search", "/validate", "/events/status")
 BY_METHOD = {"POST": "publish", "PUT": "amend", "PATCH": "amend", "DELETE": "mark"}
 OF_COLLECTIONS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
@@ -45,16 +46,22 @@ log = structlog.get_logger()
 
 
 def watched(method: str, path: str, handler: Handler) -> Handler:
-    """The handler of a route, whose refusals are written down if the route writes."""
+    """The handler of a route, whose refusals are written down if the route writes.
+
+    Only datasets can be rehearsed: what would be done for real although `dry_run` is asked for is refused.
+    """
     if method in ("GET", "HEAD", "OPTIONS") or path in NO_WRITES:
         return handler
-    action = _action(method, path)
+    action, has_rehearsals = _action(method, path), path.startswith(ITEMS)
 
     async def watching(request: Request) -> Response:
+        asked = b"dry_run" in request.scope["query_string"] and request.query_params.get("dry_run", "").lower()
         try:
+            if asked and asked != "false" and not has_rehearsals:
+                raise BadRequest(f"{method} {path} cannot be tried without doing it; leave dry_run out to do it")
             return await handler(request)
         except Problem as problem:
-            rehearsed = request.query_params.get("dry_run", "").lower() == "true"
+            rehearsed = has_rehearsals and asked == "true"
             if not rehearsed and not getattr(request.state, "accepted", False):
                 await request.app.state.refusals.note(await _entry(request, action, problem))
             raise
@@ -85,6 +92,8 @@ async def _entry(request: Request, action: str, problem: Problem) -> audit.Entry
             actor = (await identity.principal(request)).name
     items, ids = getattr(request.state, "submitted", (1, []))
     named = request.path_params.get("item_id") or (ids[0] if items == 1 and ids else "")
+    if "collection_id" not in request.path_params:
+        named = "/".join(request.path_params.values())  # a group and its member, a request, a destination
     return audit.Entry(
         actor=actor, action=action, collection=_cut(request.path_params.get("collection_id", "")), dataset=_cut(named),
         request=None, outcome=Outcome.REJECTED, before=None, after=None, correlation=request.state.request_id,

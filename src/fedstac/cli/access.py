@@ -115,16 +115,16 @@ def check(
     """Check a policy file; every fault with its line, exit 1 if there is one."""
     from fedstac import policies
 
-    form, faults, found = form_of(ctx, output), list[str](), None
+    form, faults, found = form_of(ctx, output), tuple[str, ...](), None
     try:
         found = policies.read(_content(file))
     except PolicyBroken as error:
-        faults = str(error).split("; ")
+        faults = error.faults
     if form is not Output.TABLE:
         terminal.dump({"valid": not faults, "faults": faults})
     elif found is not None:
         out(f"{file}: {len(found.grants)} rules, {len(found.homes)} homes", "green")
-    for fault in faults if form is Output.TABLE else []:
+    for fault in faults if form is Output.TABLE else ():
         complain(f"{file}: {fault}")
     if faults:
         raise typer.Exit(terminal.REJECTED)

@@ -18,12 +18,14 @@ from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, complain, out, say, shown
 from fedstac.domain import audit as chained
 from fedstac.domain.audit import ChainBroken, Head, NotAnExport, Row
+from fedstac.domain.model import Outcome
 
 if TYPE_CHECKING:
     from fedstac.db.connections import Connection
 
 T = TypeVar("T")
 WIDEST = 80
+OUTCOMES = (*Outcome, "done")  # done: of what is no dataset
 commands = typer.Typer(no_args_is_help=True, help="Read the audit log, and tell whether it was tampered with.")
 
 Dsn = Annotated[str, typer.Option(help="The node's database [FEDSTAC_AUDITOR_DSN].", show_default=False)]
@@ -76,6 +78,8 @@ def list_rows(
     """List who did what, or was refused it: newest first."""
     from fedstac.db import audit
 
+    if outcome and outcome not in OUTCOMES:
+        raise typer.BadParameter(f"{outcome!r} is none of {', '.join(OUTCOMES)}", param_hint="--outcome")
     wanted = audit.Wanted(who or None, dataset or None, _moment(since), outcome or None, limit or None)
     form = form_of(ctx, output)
 
@@ -99,7 +103,8 @@ def _show(row: Row) -> None:
     told = f"{row.outcome}, {row.rule}" if row.rule else row.outcome
     who = f"{row.actor} ({row.issuer})" if row.issuer else row.actor
     for text in (f"{row.collection} {row.dataset}".strip(), f"{told}, by {who}"):
-        out("          " + shown(text)[: WIDEST - 10])
+        if text:
+            out("          " + shown(text)[: WIDEST - 10])
 
 
 @commands.command(

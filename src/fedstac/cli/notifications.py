@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import orjson
 import typer
@@ -35,6 +36,10 @@ def _server(ctx: typer.Context, url: str, token: str) -> Iterator[Transport]:
         yield transport
     finally:
         transport.close()
+
+
+def _path(id: str) -> str:
+    return f"/notifications/{quote(id, safe='')}"
 
 
 def _post(server: Transport, path: str, body: object) -> Any:
@@ -88,7 +93,7 @@ def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Toke
 def show(ctx: typer.Context, id: Id, output: Form = None, url: Url = "", token: Token = "") -> None:
     """Show one destination, with the secret of a webhook."""
     with _server(ctx, url, token) as server:
-        found = server.json("GET", f"/notifications/{id}")
+        found = server.json("GET", _path(id))
     _show(form_of(ctx, output), found)
 
 
@@ -103,7 +108,7 @@ def confirm(
 ) -> None:
     """Say the code that was sent to a destination; from then on it is told."""
     with _server(ctx, url, token) as server:
-        found = _post(server, f"/notifications/{id}/confirm", {"code": code})
+        found = _post(server, _path(id) + "/confirm", {"code": code})
     _show(form_of(ctx, output), found)
 
 
@@ -111,7 +116,7 @@ def confirm(
 def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
     """Take a destination away; nothing more is sent there."""
     with _server(ctx, url, token) as server:
-        server.send("DELETE", f"/notifications/{id}")
+        server.send("DELETE", _path(id))
     out("removed")
 
 
@@ -119,7 +124,7 @@ def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None
 def send_test(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
     """Have a test message sent."""
     with _server(ctx, url, token) as server:
-        _post(server, f"/notifications/{id}/test", {})
+        _post(server, _path(id) + "/test", {})
     out("a test message is on its way")
 
 

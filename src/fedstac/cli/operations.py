@@ -63,6 +63,8 @@ def issue(
     wrong = [each for each in role if each != "admin" and not all(each.partition(":"))]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is none of admin, publisher:<institution>, node:<name>")
+    if not nodes.is_name(name):
+        raise typer.BadParameter(f"{name!r} is no name; it has 1 to 100 printable characters, and is no pseudonym")
     issued = _with_database(lambda conn: nodes.issue_token(conn, name, role))
     if form_of(ctx, output) is Output.TABLE:
         out(issued)

@@ -8,16 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from fedstac.db import people
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 
+LONGEST_NAME = 100
 FOLLOWER_LOCK = 0x66656402  # advisory locks of the followers, with the hash of the origin as second key
 LONGEST_NAME = 650  # characters: a collection's id and a dataset's; more does not fit into an index
 
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def is_name(text: str) -> bool:
+    """Whether a token may be called so: the name stands in logs, beside the pseudonyms of people."""
+    is_text = text.isprintable() and text == text.strip() and 0 < len(text) <= LONGEST_NAME
+    return is_text and text != "anonymous" and not text.startswith(people.PREFIX)
 
 
 async def issue_token(conn: Connection, name: str, roles: Sequence[str], *, token: str | None = None) -> str:

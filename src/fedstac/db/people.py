@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedstac.db.connections import Connection
 from fedstac.domain.groups import Identity
 
-PREFIX = "person:"  # a token's name may be anything; this says that it is none
+PREFIX = "person:"  # no token may be called so (nodes.is_name)
 
 
 async def pseudonym(conn: Connection, who: Identity) -> str:

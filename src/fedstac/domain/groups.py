@@ -111,7 +111,11 @@ Shares = Mapping[str, frozenset[Share]]  # by a group's uuid
 
 
 class PolicyBroken(Exception):
-    """A policy file that is not of the form; the message says where."""
+    """A policy file that is not of the form; each of the faults says where."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
 
 
 def entitlement(urn: str) -> Entitlement | None:
