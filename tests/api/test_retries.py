@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from fedstac import bootstrap, publication, sample
+from fedstac.api import transactions
 from fedstac.db import connections, invariants, queue
 from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
@@ -231,6 +232,50 @@ async def test_a_change_that_was_refused_is_tried_again_with_its_conditions(idle
     again = await final(idle, running.json()["id"])
     assert (again["retry_of"], again["action"], again["outcomes"]) == (sent, "amend", {"updated": 1})
     assert (await idle.admin.get(path)).json()["properties"]["description"] == "x"
+
+
+async def test_a_dry_run_of_trying_again_keeps_nothing(
+    idle: Api, node: bootstrap.Node, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    batch, single = await send(idle, *GOOD[:2]), await send(idle, GOOD[2])
+    for sent in (batch, single):
+        await idle.admin.post(f"/requests/{sent}/cancel")
+        answer = await idle.admin.post(f"/requests/{sent}/retry", params={"dry_run": "true"})
+        assert (answer.status_code, answer.json()["dry_run"], answer.json()["valid"]) == (200, True, True)
+        assert {item["outcome"] for item in answer.json()["items"]} == {"new"}
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.request") == 2
+
+
+async def test_what_was_for_a_collection_that_is_gone_is_not_accepted_again(
+    idle: Api, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "KNOWN_SECONDS", 0.0)
+    publishing, change = await send(idle, GOOD[0], GOOD[1]), await send(idle, GOOD[2])
+    for sent in (publishing, change):
+        await idle.admin.post(f"/requests/{sent}/cancel")
+    assert (await idle.admin.delete("/collections/CMIP6")).status_code == 204
+    for sent in (publishing, change):
+        answer = await idle.admin.post(f"/requests/{sent}/retry", headers=LATER)
+        assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (404, "collection-does-not-exist")
+    await assert_sound(dsn)
+
+
+async def test_a_retry_that_may_only_be_new_says_so_itself_or_by_the_first_request(
+    idle: Api, node: bootstrap.Node
+) -> None:
+    firsts = [await send(idle, GOOD[0], **{"If-None-Match": "*"}), await send(idle, GOOD[1])]
+    for sent in firsts:
+        await idle.admin.post(f"/requests/{sent}/cancel")
+    await send(idle, *GOOD[:2])
+    retried = [
+        (await idle.admin.post(f"/requests/{firsts[0]}/retry", headers=LATER)).json()["id"],
+        (await idle.admin.post(f"/requests/{firsts[1]}/retry", headers=LATER | {"If-None-Match": "*"})).json()["id"],
+    ]
+    async with node.pool.acquire() as conn:
+        while await publisher.work_once(node, conn, "w"):
+            pass
+    for sent in retried:
+        assert [each["type"] for each in (await final(idle, sent))["problems"]] == ["precondition-failed"]
 
 
 async def test_there_has_to_be_something_to_try_again(api: Api) -> None:

@@ -38,26 +38,26 @@ async def post_retry(request: Request) -> Response:
     node: Node = request.app.state.node
     if not summary.is_final:
         raise Conflict(f"the request {summary.id} is {summary.status}; wait until it is final, or cancel it first")
-    async with node.pool.acquire() as conn:
-        refused = await requests.refused(conn, summary.id)
-    if not refused:
+    if not summary.counts.keys() & {"rejected", "failed"}:
         raise Conflict(f"nothing of the request {summary.id} was rejected or failed: there is nothing to try again")
     if summary.action == "publish":
-        return await _publish(request, principal, summary, [document.encode() for _, document in refused])
-    [(dataset, document)] = refused
+        return await _publish(request, principal, summary)
+    async with node.pool.acquire() as conn:
+        [(dataset, document)] = await requests.refused(conn, summary.id)
     target = (summary.collection, dataset)
     return await changes.accept(request, target, summary.action, orjson.loads(document), summary.id)
 
 
-async def _publish(
-    request: Request, principal: Principal, summary: requests.Summary, documents: list[bytes]
-) -> Response:
+async def _publish(request: Request, principal: Principal, summary: requests.Summary) -> Response:
+    node: Node = request.app.state.node
     single = summary.total == 1
-    raw = b"\n".join(documents)
 
     async def read() -> bytes:
-        return raw
+        async with node.pool.acquire() as conn:
+            refused = await requests.refused(conn, summary.id)
+        return b"\n".join(document.encode() for _, document in refused)
 
     kind = intake.JSON_TYPES[-1] if single else intake.LINE_TYPES[0]
-    body = transactions.Body(summary.collection, read, kind, summary.id, summary.only_new)
-    return await transactions.publish(request, request.app.state.node, principal, body, large=not single)
+    only_new = summary.only_new or transactions.wants_new(request)
+    body = transactions.Body(summary.collection, read, kind, summary.id, only_new)
+    return await transactions.publish(request, node, principal, body, large=not single)

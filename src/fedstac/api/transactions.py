@@ -57,11 +57,7 @@ async def post_items(request: Request) -> Response:
     node: Node = request.app.state.node
     principal = await identity.principal(request)
     collection = request.path_params["collection_id"]
-    await request.app.state.known.require(node, collection)
     body = Body(collection, request.body, request.headers.get("content-type", ""), only_new=wants_new(request))
-    if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
-        async with _place(request, large=_is_large(request)):
-            return await _rehearse(request, node, principal, body)
     return await publish(request, node, principal, body, large=_is_large(request))
 
 
@@ -77,8 +73,11 @@ class Body:
 
 
 async def publish(request: Request, node: Node, principal: Principal, body: Body, *, large: bool) -> Response:
-    """Judges what is to be published, makes a request of it and answers."""
+    """Judges what is to be published, makes a request of it and answers; a dry run is answered and nothing kept."""
+    await request.app.state.known.require(node, body.collection)
     async with _place(request, large=large):
+        if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
+            return await _rehearse(request, node, principal, body)
         key = await idempotency.key_of(request, principal)
         if (before := await idempotency.known(node, key)) is None:
             submission, accepted = await _admit(request, node, principal, body, key)
