@@ -282,9 +282,7 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     page = [event for event in page if not event.draft or event.record.collection in here]
     if not page:
         return 0
-    # of several origins that claim a new lineage in one page, the first has it
-    locked = await records.lock(conn, {event.record.lineage: event.record.origin for event in reversed(page)})
-    lineages = await records.load(conn, locked, ())
+    lineages = await _claimed(conn, page)
     before = {key: dict(lineage.records) for key, lineage in lineages.items()}
     drafts: dict[tuple[str, str], DatasetEvent] = {}
     applied = 0
@@ -305,6 +303,16 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     if changes:
         await records.write(conn, changes, {key: lineage.seq for key, lineage in lineages.items()}, here)
     return applied
+
+
+async def _claimed(conn: Connection, page: Sequence[DatasetEvent]) -> dict[str, Lineage]:
+    """The lineages of a page, locked and loaded; those of which nothing is here are for who announces them first."""
+    first = {event.record.lineage: event.record.origin for event in reversed(page)}
+    lineages = await records.load(conn, await records.lock(conn, first), ())
+    left = {key: first[key] for key, held in lineages.items() if not held.records and held.origin != first[key]}
+    if left:  # their origin was restored to before them, or is just taken anew
+        await records.hand_over(conn, left)
+    return lineages | {key: replace(lineages[key], origin=origin) for key, origin in left.items()}
 
 
 def _settled(

@@ -12,7 +12,7 @@ import pytest
 
 from fedstac import bootstrap, publication, sample
 from fedstac.bootstrap import Node
-from fedstac.db import collections, feed, invariants, nodes
+from fedstac.db import collections, connections, feed, invariants, nodes
 from fedstac.db.connections import Connection
 from fedstac.domain.events import CollectionEvent, Cursor
 from fedstac.messaging.http_feed import HttpFeed, NotServed
@@ -204,6 +204,34 @@ async def test_an_epoch_of_one_origin_is_no_matter_of_another(east: Node, conn: 
     await follow(east, source(east, "west", [second], epoch=2))
     assert await held(conn) == {"north": [third["id"]], "west": [second["id"]]}
     assert await shown(conn) == "north"
+
+
+async def test_a_lineage_that_its_origin_has_lost_is_the_next_ones(east: Node, conn: Connection) -> None:
+    common, other = sample.items(2)
+    await follow(east, source(east, "west", [common, other]))
+    await follow(east, source(east, "north", [common]))
+    assert len(await nodes.parked(conn, "north")) == 1
+    await follow(east, source(east, "west", [other], epoch=2))  # restored to before `common`
+    await follow(east, source(east, "north", [common]))
+    assert await held(conn) == {"north": [common["id"]], "west": [other["id"]]}
+    assert await nodes.parked(conn, "north") == []
+    assert await invariants.check(conn) == []
+
+
+async def test_a_lineage_may_be_forgotten_while_another_origin_waits_for_it(east: Node, conn: Connection) -> None:
+    [common] = sample.items(1)
+    await follow(east, source(east, "west", [common]))
+    watching = await connections.connect(east.settings.dsn)
+    async with conn.transaction():
+        await publication.forget(conn, "west", before_epoch=index_node.BEYOND_ALL)
+        waiting = asyncio.create_task(follow(east, source(east, "north", [common])))
+        async with asyncio.timeout(30):
+            while not await watching.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    await waiting
+    await watching.close()
+    assert await held(conn) == {"north": [common["id"]]}
+    assert await invariants.check(conn) == []
 
 
 # --- whom to follow ---

@@ -41,6 +41,15 @@ async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineag
     return {row["key"]: Lineage(row["key"], row["origin"], row["seq"], {}) for row in rows}
 
 
+async def hand_over(conn: Connection, origins: Mapping[str, str]) -> None:
+    """Gives lineages that are locked, and of which nothing is here, to other origins."""
+    await conn.execute(
+        """UPDATE fedstac.lineage l SET origin = o.origin FROM unnest($1::text[], $2::text[]) o (key, origin)
+           WHERE l.key = o.key""",
+        list(origins), list(origins.values()),
+    )  # fmt: skip
+
+
 async def peek(conn: Connection, key: str, origin: str) -> Lineage:
     """A lineage as it stands, not locked and not loaded; a new one where there is none."""
     row = await conn.fetchrow("SELECT key, origin, seq FROM fedstac.lineage WHERE key = $1", key)
@@ -265,7 +274,17 @@ def _state(record: Record) -> str:
 
 
 async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
-    """Removes records of an origin from an epoch before this one, with their search copies; how many."""
+    """Removes records of an origin from an epoch before this one, with their search copies; how many.
+
+    Call it in a transaction. Whoever else announces one of their lineages waits, and finds nothing of it.
+    """
+    await conn.fetchval(
+        """SELECT count(*) FROM (
+               SELECT FROM fedstac.lineage
+               WHERE key IN (SELECT lineage FROM fedstac.record WHERE origin = $1 AND epoch < $2)
+               ORDER BY key FOR UPDATE) locked""",
+        origin, before_epoch, timeout=A_DAY,
+    )  # fmt: skip
     named = await conn.fetch("SELECT id FROM pgstac.collections ORDER BY id")
     for collection, leaf in (await hold_leaves(conn, [row["id"] for row in named])).items():
         await conn.execute(
