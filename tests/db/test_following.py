@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from fedstac.domain import documents, events
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record, State
 from fedstac.domain.vocabulary import DatasetName, VocabularyBroken, snapshot_of
-from fedstac.messaging.http_feed import HttpFeed, NotServed, SnapshotPage, SourceRefused
+from fedstac.messaging.http_feed import EventPage, HttpFeed, NotServed, SnapshotPage, SourceRefused
 from fedstac.settings import Settings, folder
 from fedstac.workers.index_node import Follower
 
@@ -153,6 +153,23 @@ def script(item: Json) -> None:
     next(iter(item["assets"].values()))["href"] = "javascript:alert(1)"
 
 
+async def test_what_somebody_else_installed_while_it_was_fetched_is_what_judges(node: Node, conn: Connection) -> None:
+    class Slow(Source):
+        async def vocabulary(self, project: str, version: str) -> bytes:
+            await vocabularies.install(conn, OTHER, "another follower")
+            return await super().vocabulary(project, version)
+
+    first, second = sample.items(2)
+    await follow(node, Slow([entry(node, first, NEXT, digest=DIGEST), entry(node, second, NEXT)], RAW))
+    kept = await vocabularies.digest(conn, "CMIP6", NEXT)
+    found = node.checker.vocabularies.find("CMIP6", NEXT)
+    assert found is not None
+    assert found.digest == kept == snapshot_of(OTHER).digest
+    shown, [why], _ = await here(conn)
+    assert shown == [second["id"]]
+    assert "another vocabulary" in why
+
+
 async def test_a_document_without_a_vocabulary_is_judged_by_what_every_item_has_to_be(
     node: Node, conn: Connection
 ) -> None:
@@ -257,3 +274,20 @@ async def test_what_was_parked_of_a_log_that_is_lost_is_forgotten_with_it(node: 
     restored = [entry(node, second, CMIP6, digest="00" * 32, epoch=2)]
     await follow(node, Source(restored, epoch=2))
     assert [row[0] for row in await conn.fetch("SELECT subject FROM fedstac.parked")] == [f"CMIP6/{second['id']}"]
+
+
+async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: Node, conn: Connection) -> None:
+    told: list[int] = []
+
+    class Listening(Source):
+        async def acknowledge(self, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
+            told.append(len(exceptions))
+
+        async def events(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
+            return EventPage([], after)
+
+    items = sample.items(2200, versions=1)
+    entries = [entry(node, item, CMIP6, digest="00" * 32) for item in items]
+    follower = await follow(node, Listening(entries))
+    assert await follower.step(0) == 0
+    assert told == [1000, 1000, 200]

@@ -38,6 +38,7 @@ from fedstac.settings import Settings
 from fedstac.wakeup import Backoff, pause, unless
 
 PAGE = 500
+TOLD_AT_ONCE = 1000  # exceptions; the source takes 2 000
 LONG_POLL_SECONDS = 20
 STAND_BY_SECONDS = 1.0
 BEYOND_ALL = 2**63 - 1  # an epoch
@@ -121,9 +122,9 @@ class Follower:
 
     async def _acknowledge(self) -> None:
         """Tells the source how far we are, if it does not know."""
-        if self.told != self.cursor or self.exceptions:
-            await self.source.acknowledge(self.cursor, self.exceptions)
-            self.told, self.exceptions = self.cursor, []
+        while self.told != self.cursor or self.exceptions:
+            await self.source.acknowledge(self.cursor, self.exceptions[:TOLD_AT_ONCE])
+            self.told, self.exceptions = self.cursor, self.exceptions[TOLD_AT_ONCE:]
 
     async def take_snapshot(self, page: str | None) -> None:
         """The origin's current state, page by page; each page is kept, so that a killed node goes on with the next."""
@@ -198,9 +199,12 @@ class Follower:
             raise VocabularyBroken(f"{self.origin} gave one with the sha-256 {snapshot.digest} for {digest[:64]}")
         async with self.node.pool.acquire() as conn:
             await vocabularies.install(conn, raw, self.origin)
-        self.vocabularies.install(snapshot)
-        log.info("vocabulary fetched", origin=self.origin, project=project, version=version, digest=snapshot.digest)
-        return snapshot
+            await self.node.shelf.look(conn)  # what stays here judges: another follower may have been first
+        known = self.vocabularies.find(project, version)
+        if known is None:
+            raise VocabularyBroken("what the database keeps under this name cannot be used")
+        log.info("vocabulary fetched", origin=self.origin, project=project, version=version, digest=known.digest)
+        return known
 
     def _read(
         self, raw: Sequence[Mapping[str, Any]], absent: Mapping[Named, str]
