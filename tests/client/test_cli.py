@@ -153,6 +153,13 @@ async def test_it_waits_until_a_node_shows_everything(api: Api, tmp_path: Path) 
     assert json.loads(rest.splitlines()[-1])["visible"] == {"east": 10}
 
 
+async def test_a_node_that_nobody_knows_is_not_waited_for_silently(api: Api, fedstac: Fedstac) -> None:
+    waits = ("publish", "-", "--wait-visible", "nowhere", "--patience", "0.5")
+    done = await fedstac(*waits, stdin=lines(list(sample.items(2))), **to(api))
+    assert done.code == 5
+    assert "published everything, nowhere shows not all of it (nodes that follow: none), and nothing" in done.stderr
+
+
 async def test_bars_are_on_the_terminal_and_results_in_the_file(api: Api, tmp_path: Path) -> None:
     own, theirs = pty.openpty()
     (tmp_path / "items.ndjson").write_bytes(lines(list(sample.items(6))))

@@ -155,6 +155,19 @@ async def test_a_run_that_is_complete_leaves_no_file(api: Api, fedstac: Fedstac,
     assert list((tmp_path / "state" / "fedstac" / "runs").iterdir()) == []
 
 
+async def test_a_name_that_is_no_text_is_one_like_others(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    items, strange = list(sample.items(2)), "\udcff"  # as Python shows the byte 0xff
+    (tmp_path / strange).mkdir()
+    (tmp_path / strange / f"{strange}.json").write_bytes(lines([broken(items[0])]))
+    (tmp_path / strange / "good.json").write_bytes(lines(items[1:]))
+    done = await fedstac("publish", strange, "--run", "run", **to(api))
+    assert done.code == 1, done.stderr
+    assert done.stdout.endswith("published 1, rejected 1 of 2 items in 1 request\n")
+    (tmp_path / strange / f"{strange}.json").write_bytes(lines(items[:1]))
+    again = await fedstac("publish", "--retry-failed", "run", **to(api))
+    assert (again.code, await count(api)) == (0, 2), again.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

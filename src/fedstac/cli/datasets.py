@@ -11,7 +11,7 @@ import typer
 
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, out, say
+from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client import Client, documents, publishing, rehearsal, runs
 from fedstac.client.documents import Entry, Trouble
 from fedstac.client.runs import Run
@@ -104,7 +104,7 @@ def _publish(
 
 def _say_how_to_go_on(kept: Run) -> None:
     if kept.sent:
-        say(f"go on with: fedstac publish {shlex.quote(kept.source)} --run {shlex.quote(str(kept.path))}")
+        say(shown(f"go on with: fedstac publish {shlex.quote(kept.source)} --run {shlex.quote(str(kept.path))}"))
 
 
 def _kept(path: str, collection: str, run: Path | None, retry_failed: Path | None) -> Run:

@@ -79,7 +79,8 @@ def read(path: str, collection: str | None = None) -> Iterator[Entry | Trouble]:
         count += 1
         try:
             with file.open("rb", buffering=CHUNK) as raw:
-                yield from _stream(raw, str(file), collection, skip_no_items=file != Path(path))
+                name = os.fsencode(file).decode(errors="replace")  # a name is bytes, which may be no text
+                yield from _stream(raw, name, collection, skip_no_items=file != Path(path))
         except OSError as error:
             raise Unreadable(f"{file} cannot be read: {error.strerror or error}") from error
     if not count:

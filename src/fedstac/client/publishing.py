@@ -78,6 +78,7 @@ class Publishing:
         self.under_way: Sequence[Entry] = ()
         self.requests = 0
         self._unseen: dict[str, list[tuple[int, str, int]]] = {node: [] for node in visible_at}
+        self._known: Sequence[str] = ()  # nodes that follow
         self._moved = self._looked = time.monotonic()
 
     def publish(self, documents: Iterable[Entry | Trouble]) -> Iterator[Step]:
@@ -184,7 +185,7 @@ class Publishing:
                 continue
             if len(self.open) <= most:
                 return
-            self._check_patience()
+            self._check_patience("accepted everything sent")
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_LOOK)
 
@@ -208,9 +209,9 @@ class Publishing:
             yield request
         return moved
 
-    def _check_patience(self) -> None:
+    def _check_patience(self, so_far: str) -> None:
         if self._patience and time.monotonic() - self._moved > self._patience:
-            raise Stalled(f"{self._client.url} accepted everything sent, and nothing moved for {self._patience:g} s")
+            raise Stalled(f"{self._client.url} {so_far}, and nothing moved for {self._patience:g} s")
 
     # --- visibility ---
 
@@ -231,6 +232,7 @@ class Publishing:
         for node, unseen in self._unseen.items():
             for index in sorted({len(unseen) - 1, len(unseen) // 2, 0}, reverse=True) if unseen else ():
                 request = self._client.request(unseen[index][1])
+                self._known = sorted(request.visible)
                 if request.is_visible_at(node):
                     self.visible[node] += sum(done for _, _, done in unseen[: index + 1])
                     del unseen[: index + 1]
@@ -245,7 +247,9 @@ class Publishing:
             if (yield from self._look_at_nodes()):
                 pause = FIRST_LOOK
                 continue
-            self._check_patience()
+            waiting = ", ".join(node for node, unseen in self._unseen.items() if unseen)
+            known = ", ".join(self._known) or "none"
+            self._check_patience(f"published everything, {waiting} shows not all of it (nodes that follow: {known})")
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_LOOK)
 

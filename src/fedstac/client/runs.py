@@ -8,6 +8,7 @@ its batch is sent again, which is harmless.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +64,7 @@ class Run:
         """A run that was kept. Unreadable where the file is none."""
         try:
             lines = path.read_bytes().split(b"\n")
-            first = orjson.loads(lines[0])
+            first = json.loads(lines[0])
             if first.get("run") != FORMAT:
                 raise ValueError
             run = cls(path, first["source"], first.get("collection", ""))
@@ -150,7 +151,7 @@ class Run:
         if not file.tell():
             at = datetime.now(UTC).isoformat(timespec="seconds")
             head = {"run": FORMAT, "source": self.source, "collection": self.collection, "at": at}
-            file.write(orjson.dumps(head) + b"\n")
+            file.write(json.dumps(head).encode() + b"\n")  # not orjson: the name of a file may be no UTF-8
         else:
             file.seek(-1, 2)
             if file.read(1) != b"\n":  # cut off: what is appended begins a line of its own
