@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import orjson
+import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import records
+from fedstac.db import invariants, records
 from fedstac.db.connections import Connection
-from fedstac.domain.actions.flags import Reinstate, Retract
+from fedstac.domain.actions import Command
+from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.flags import Mark, Reinstate, Retract, Unmark
 from fedstac.domain.actions.target import Target
+from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.model import Outcome, Record
+from fedstac.domain.patching import JsonPatch
 from fedstac.domain.policy import Policy
 from fedstac.publication import Work
 from tests.db import writing
@@ -63,3 +70,73 @@ async def test_the_version_before_is_latest_again_everywhere(west: Node, east: C
     again = Work(Reinstate(target_of(NEW), ANNA), "anna", "reinstate")
     await publication.perform(conn, world, [again])
     assert await latest_of(conn) == {OLD["id"]: False, NEW["id"]: True}
+
+
+# --- whatever comes in one batch, and however the policy changes between ---
+
+DAYS = (20200101, 20210101, 20220101, 20230101)
+TOGETHER, APART = list(writing.sample.items(2, versions=1, seed=4))
+GIVE_UP = JsonPatch([{"op": "add", "path": "/properties/latest", "value": False}])
+
+
+def step(item: writing.Item, action: str) -> Work:
+    """What is asked for; an older dataset with the same description is the same."""
+    target = target_of(item)
+    commands: dict[str, Callable[[], Command]] = {
+        "publish": lambda: writing.work(item)[0].command,
+        "update": lambda: writing.work(writing.titled(item, "another"))[0].command,
+        "retract": lambda: Retract(target, ANNA, {"reason": "wrong units"}),
+        "reinstate": lambda: Reinstate(target, ANNA),
+        "mark": lambda: Mark(target, ANNA),
+        "unmark": lambda: Unmark(target, ANNA),
+        "give up": lambda: Amend(target, ANNA, GIVE_UP, "6.2.60.0"),
+    }
+    return Work(commands[action](), "anna", action)
+
+
+async def states(conn: Connection, item: writing.Item) -> list[tuple[object, ...]]:
+    """What is stored of the item's versions, and what search shows of them; times and numbers aside."""
+    rows = await conn.fetch(
+        """SELECT r.version, r.state, r.latest, r.claims_latest, r.superseded, r.retraction, r.document::jsonb - 'id',
+                  i.content->'properties'->'latest', i.content->'properties'->'description'
+           FROM fedstac.record r LEFT JOIN pgstac.items i ON i.id = r.id AND i.collection = r.collection
+           WHERE r.lineage = $1 ORDER BY r.version""",
+        target_of(item).lineage,
+    )
+    return [tuple(row)[:6] + tuple(row)[7:] for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_batch_does_what_its_steps_do_one_by_one_and_any_order_of_events_gives_the_same(
+    seed: int, west: Node, east: Connection, connect: Connect
+) -> None:
+    conn, chance = await connect(), random.Random(seed)
+    actions = {"publish": 2, "update": 2, "retract": 6, "reinstate": 6, "mark": 3, "unmark": 6, "give up": 0.1}
+    world = await writing.world(conn)
+    for _ in range(40):
+        if chance.random() < 0.3:  # switched on or off between two batches
+            world = replace(world, policy=Policy(promoting=chance.choice((frozenset({"CMIP6"}), frozenset()))))
+        steps = chance.choices(list(actions), list(actions.values()), k=chance.randint(1, 8))
+        asked = [(chance.choice(DAYS), act) for act in steps]
+        receipts = await publication.perform(conn, world, [step(version(TOGETHER, day), act) for day, act in asked])
+        alone = [
+            receipt for day, act in asked
+            for receipt in await publication.perform(conn, world, [step(version(APART, day), act)])
+        ]  # fmt: skip
+        assert [receipt.outcome for receipt in receipts] == [receipt.outcome for receipt in alone], asked
+        assert await states(conn, TOGETHER) == await states(conn, APART), asked
+    assert await invariants.check(conn) == []
+    await writing.sequence_all(conn)
+    log = await writing.whole_feed(conn)
+    datasets = [event for event in log if isinstance(event, DatasetEvent)]
+    page: list[Event] = [*datasets, *chance.sample(datasets, len(datasets) // 3)]
+    chance.shuffle(page)
+    async with east.transaction():
+        await publication.apply(east, [event for event in log if not isinstance(event, DatasetEvent)])
+    while page:
+        size = chance.choice((1, 3, 40))
+        async with east.transaction():
+            await publication.apply(east, page[:size])
+        page = page[size:]
+    assert await writing.stored(east) == await writing.stored(conn)
+    assert await writing.searched(east) == await writing.searched(conn)
