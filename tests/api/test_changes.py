@@ -123,6 +123,8 @@ async def test_a_retraction_says_why(west: Api) -> None:
         [],
     ):
         assert (await west.admin.post(f"{PATH}/retract", json=wrong)).status_code == 400
+    number = await west.admin.post(f"{PATH}/retract", json={"reason": 5})
+    assert number.json()["errors"][0]["message"] == "`reason` is a text of at most 2000 characters"
     refused = await patch(west, [{"op": "replace", "path": "/properties/cmip6:grid", "value": "x"}])
     assert refused.status_code == 409
     await consistent(west)

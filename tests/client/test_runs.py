@@ -20,7 +20,7 @@ from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, start
 from tests.client.test_changes import ITEM, newer
 from tests.client.test_changes import west as west
-from tests.client.test_cli import broken, lines, to
+from tests.client.test_cli import broken, lines, to, until
 
 
 def told_better(item: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +96,20 @@ async def test_a_run_that_was_stopped_goes_on(start_api: StartApi, dsn: str, fed
     assert (summary["read"], summary["skipped"]) == (30, 10)
     assert await count(api) == 30
     assert not (tmp_path / "run.ndjson").exists()  # nothing is left of it
+
+
+async def test_ctrl_c_before_anything_was_sent_leaves_nothing(api: Api, tmp_path: Path) -> None:
+    process = await start("publish", "-", "--run", "run.ndjson", folder=tmp_path, **to(api))
+    run = tmp_path / "run.ndjson"
+
+    async def has_begun() -> bool:
+        return run.exists()
+
+    await until(has_begun)  # it reads what does not come
+    process.send_signal(signal.SIGINT)
+    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, stderr.decode()) == (130, "stopped before anything was sent\n")
+    assert not run.exists()
 
 
 @pytest.mark.parametrize("cut", [0, 5])

@@ -36,7 +36,7 @@ from fedstac.domain.patching import JsonPatch, Whole
 from fedstac.domain.vocabulary import name_of
 
 ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-\d+"')  # as GET gives it: the record's digest, its lineage's number
-RETRACTION = {"reason": str, "errata": str, "replaced_by": str, "data": str}
+RETRACTION = ("reason", "errata", "replaced_by", "data")
 REPLACED_BY = re.compile(r"[^/?#%\s]{1,512}")
 DATA = ("keep", "restrict", "purge")
 LONGEST_TEXT = 2000
@@ -114,10 +114,12 @@ def _retraction(raw: bytes) -> dict[str, str]:
     if not isinstance(said, dict):
         raise BadRequest("the body is no JSON object; send {reason, errata, replaced_by, data}, or nothing")
     findings = [
-        Finding("retraction", f"/{name}", f"`{name}` is none of {', '.join(RETRACTION)}, with a text of at most "
-                f"{LONGEST_TEXT} characters")
+        Finding("retraction", f"/{name}", f"`{name}` is none of {', '.join(RETRACTION)}")
+        for name in said if name not in RETRACTION
+    ] + [
+        Finding("retraction", f"/{name}", f"`{name}` is a text of at most {LONGEST_TEXT} characters")
         for name, value in said.items()
-        if name not in RETRACTION or not isinstance(value, str) or len(value) > LONGEST_TEXT
+        if name in RETRACTION and (not isinstance(value, str) or len(value) > LONGEST_TEXT)
     ]  # fmt: skip
     if not findings and said.get("data", DATA[0]) not in DATA:
         findings = [Finding("retraction", "/data", f"`data` is one of {', '.join(DATA)}")]

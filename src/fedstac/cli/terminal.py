@@ -293,6 +293,9 @@ class Report:
     def _say_what_is_left(self) -> None:
         """After an interruption: nothing that was accepted is lost, and this is how to find it."""
         run = self._run
+        if not run.counts["sent"] and not run.open:
+            say("stopped before anything was sent")
+            return
         say(f"stopped after {run.counts['accepted']} of {number(run.counts['sent'], 'item')} sent were accepted in "
             f"{number(run.requests, 'request')}; what is accepted will be published")  # fmt: skip
         if not self._wait and run.requests:
