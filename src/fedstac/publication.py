@@ -244,6 +244,8 @@ async def cancel(conn: Connection, request: UUID, actor: str) -> int:
             )
             for item in taken_back
         ])  # fmt: skip
+        failpoint("cancel.written")
+    failpoint("cancel.committed")
     return len(taken_back)
 
 

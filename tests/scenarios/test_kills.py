@@ -11,12 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import httpx
 import psycopg
 import pytest
 
 from fedstac import embedded
 from fedstac.federation import Federation
-from tests.scenarios.watching import Publisher, assert_nothing_lost, fresh_items, settle, wait_until
+from tests.scenarios.watching import (
+    Publisher,
+    assert_nothing_lost,
+    client,
+    fresh_items,
+    settle,
+    values,
+    wait_until,
+)
 
 pytestmark = pytest.mark.xdist_group("kills")
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED") or random.randrange(1_000_000))
@@ -114,6 +123,43 @@ def test_a_follower_of_the_log_that_dies_between_two_steps_goes_on(
     running.restart(name)
     settle(running)
     assert_nothing_lost(running, publisher)
+
+
+@pytest.mark.parametrize(("failpoint", "cancelled"), [("cancel.written=kill", 0), ("cancel.committed=kill", 60)])
+def test_a_server_that_dies_while_it_cancels_has_cancelled_all_or_nothing(
+    running: Federation, failpoint: str, cancelled: int
+) -> None:
+    publisher = Publisher(running)
+    die_at(running, "serve", failpoint)
+    with stopped(running, "worker-1"), stopped(running, "worker-2"):
+        publisher.publish(fresh_items(60))
+        [(request, datasets)] = publisher.accepted.items()
+        with client(running) as http, pytest.raises(httpx.TransportError):
+            http.post(f"/requests/{request}/cancel")
+        wait_until(lambda: not running.processes["serve"].is_running, what=f"the server passes {failpoint}")
+        running.restart("serve")
+        refused = "SELECT count(*) FROM fedstac.request_item WHERE request = %s AND problem = 'cancelled'"
+        assert values(running, refused, request) == [cancelled]
+    settle(running)
+    if cancelled:
+        publisher.accepted = {retried(running, request): datasets}
+        settle(running)
+    assert_nothing_lost(running, publisher)
+
+
+def retried(running: Federation, request: str) -> str:
+    """The request that tries it again: the server dies when it has it, and the client, who has no answer, repeats."""
+    die_at(running, "serve", "admission.stored=kill")
+    with client(running) as http:
+        path, key = f"/requests/{request}/retry", {"Idempotency-Key": f"again {request}"}
+        with pytest.raises(httpx.TransportError):
+            http.post(path, headers=key)
+        wait_until(lambda: not running.processes["serve"].is_running, what="the server has stored it")
+        running.restart("serve")
+        answer = http.post(path, headers=key)
+    assert answer.status_code == 202, answer.text
+    assert values(running, "SELECT id::text FROM fedstac.request WHERE retry_of = %s", request) == [answer.json()["id"]]
+    return str(answer.json()["id"])
 
 
 def die_at(running: Federation, name: str, failpoint: str) -> None:

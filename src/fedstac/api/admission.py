@@ -10,6 +10,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import audit, requests
 from fedstac.db.connections import is_refusal
 from fedstac.db.requests import KeyTaken, NewRequest
+from fedstac.failpoints import failpoint
 
 
 class Admission:
@@ -56,6 +57,7 @@ class Admission:
                 if not future.done():
                     future.set_exception(error)
             return
+        failpoint("admission.stored")
         for _, future in group:
             if not future.done():
                 future.set_result(None)
