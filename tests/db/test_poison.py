@@ -7,6 +7,9 @@ import pytest
 
 from fedstac import publication, sample
 from fedstac.bootstrap import Node
+from fedstac.db import vocabularies
+from fedstac.domain.vocabulary import UnknownVersion
+from fedstac.settings import folder
 from fedstac.workers import publisher
 from tests.db import writing
 from tests.db.writing import Connect
@@ -55,3 +58,19 @@ async def test_a_full_disk_fails_nothing(west: Node, connect: Connect, monkeypat
                 await publisher.work_once(west, conn, "w")
     assert await publisher.work_once(west, conn, "w")
     assert await conn.fetchval("SELECT status FROM fedstac.request_item") == "done"
+
+
+async def test_a_vocabulary_that_another_process_has_judged_with_fails_nothing(west: Node, connect: Connect) -> None:
+    conn = await connect()
+    await writing.publish(conn, ITEM)
+    raw = (folder("cv") / "CMIP6" / "6.2.60.0.json").read_bytes()
+    await vocabularies.install(conn, raw.replace(b'"version":"6.2.60.0"', b'"version":"6.2.61.0"', 1), "somebody")
+    await conn.execute("UPDATE fedstac.record SET cv_version = '6.2.61.0'")  # as the other process would
+    accepted = await writing.submit(conn, ITEM)
+    await conn.execute("UPDATE fedstac.request SET action = 'retract' WHERE id = $1", accepted.id)
+    await conn.execute("""UPDATE fedstac.request_item SET document = '{"retraction": {}}', prepared = NULL""")
+    with pytest.raises(UnknownVersion):
+        await publisher.work_once(west, conn, "w")
+    await conn.execute("UPDATE fedstac.shard SET until = '-infinity'")  # the lease ends
+    assert await publisher.work_once(west, conn, "w")
+    assert await conn.fetchval("SELECT outcome FROM fedstac.request_item") == "retracted"

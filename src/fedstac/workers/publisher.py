@@ -24,7 +24,7 @@ from fedstac.domain.errors import Finding, InternalError, StacInvalid
 from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
-from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
+from fedstac.domain.vocabulary import DatasetName, UnknownVersion, Vocabulary, name_of
 from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
 from fedstac.wakeup import Backoff
@@ -75,6 +75,8 @@ async def work_once(node: Node, conn: Connection, name: str) -> int:
         done = await _work_off(node, conn, claim, lease)
     except Exception as error:
         lost = isinstance(error, ClaimLost)  # in part: a request was cancelled
+        if isinstance(error, UnknownVersion):  # a stored dataset's, that another process has judged with
+            await node.shelf.look(conn)
         if (lost or is_transient(error)) and not conn.is_closed():  # the items have no part in it
             await queue.excuse(conn, claim)
         raise
