@@ -94,6 +94,7 @@ def test_each_source_has_its_own_token(
         (f"{WEST} {NORTH}", "a", [], "1 tokens for 2 sources"),
         (f"{WEST} {NORTH}", "a b c", [], "3 tokens for 2 sources"),
         (WEST, "a b", [], "2 tokens for 1 sources"),
+        (f"{WEST} https://third.example", "a b", [NORTH, WEST], f"has some of those named, and not {NORTH}"),
         (f"{WEST} {WEST}/", "a b", [], f"{WEST} is named twice"),
         (WEST, "a", [WEST, NORTH], "1 tokens for 2 sources"),
         ("west.example", "a", [], "'west.example' is no address of a node"),

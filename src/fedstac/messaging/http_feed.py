@@ -60,12 +60,18 @@ def sources_of(addresses: str, tokens: str, named: Sequence[str] = ()) -> tuple[
             raise SourcesUnclear(f"{address!r} is no address of a node; it begins with http:// or https://")
         if wanted.count(address) > 1:
             raise SourcesUnclear(f"{address} is named twice; a node is followed once")
-    paired = known if set(wanted) <= set(known) else wanted
+    strange = set(wanted) - set(known)
+    paired = wanted if strange else known
     given = _listed(tokens) or ([""] if len(paired) == 1 else [])
     if len(given) != len(paired):
         raise SourcesUnclear(
             f"FEDSTAC_SOURCE_TOKEN has {len(given)} tokens for {len(paired)} sources; it needs one for each of "
             f"{', '.join(paired)}, in this order, with spaces between"
+        )
+    if strange and strange != set(wanted) and len(given) == len(known):
+        raise SourcesUnclear(
+            f"FEDSTAC_SOURCE has some of those named, and not {', '.join(sorted(strange))}: it cannot be told whose the "
+            f"tokens are"
         )
     token_of = dict(zip(paired, given, strict=True))
     return tuple(Source(address, token_of[address]) for address in wanted)
