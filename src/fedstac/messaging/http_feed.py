@@ -70,8 +70,8 @@ def sources_of(addresses: str, tokens: str, named: Sequence[str] = ()) -> tuple[
         )
     if strange and strange != set(wanted) and len(given) == len(known):
         raise SourcesUnclear(
-            f"FEDSTAC_SOURCE has some of those named, and not {', '.join(sorted(strange))}: it cannot be told whose the "
-            f"tokens are"
+            f"FEDSTAC_SOURCE has some of those named, and not {', '.join(sorted(strange))}: it cannot be told whose "
+            f"the tokens are"
         )
     token_of = dict(zip(paired, given, strict=True))
     return tuple(Source(address, token_of[address]) for address in wanted)
