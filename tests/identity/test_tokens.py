@@ -167,14 +167,14 @@ def twice(provider: Provider) -> str:
 
 
 HOSTILE: dict[str, Callable[[Provider], str]] = {
-    "expired": with_claims(exp=int(time.time()) - 120),
+    "expired": lambda p: p.token(exp=int(time.time()) - 120),
     "no end": with_claims(exp=None),
     "end as text": with_claims(exp="4102444800"),
     "end as true": with_claims(exp=True),
     "end a list": with_claims(exp=[4102444800]),
-    "not valid yet": with_claims(nbf=int(time.time()) + 600),
+    "not valid yet": lambda p: p.token(nbf=int(time.time()) + 600),
     "nbf as text": with_claims(nbf="0"),
-    "issued in the future": with_claims(iat=int(time.time()) + 600),
+    "issued in the future": lambda p: p.token(iat=int(time.time()) + 600),
     "wrong issuer": with_claims(iss="http://127.0.0.1:9/evil"),
     "issuer with a slash more": lambda p: p.token(iss=p.url + "/"),
     "issuer a list": lambda p: p.token(iss=[p.url]),
