@@ -32,6 +32,7 @@ RAW = (
 )
 OTHER = RAW.replace(b'"title":"CMIP6"', b'"title":"Other"', 1)
 DIGEST = snapshot_of(RAW).digest
+LONG = "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(20_000))  # nothing that compresses
 COLLECTION = orjson.dumps(sample.collection()).decode()
 
 
@@ -261,8 +262,7 @@ async def test_of_several_that_cannot_be_applied_the_last_is_parked(node: Node, 
 async def test_names_that_no_index_takes_stop_nothing(node: Node, conn: Connection) -> None:
     first, second = sample.items(2)
     broken = orjson.loads(entry(node, first, CMIP6, digest="00" * 32))
-    long = "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(20_000))  # nothing that compresses
-    told = [orjson.dumps({**broken, "id": long, "subject": long}).decode(), entry(node, second, CMIP6)]
+    told = [orjson.dumps({**broken, "id": LONG, "subject": LONG}).decode(), entry(node, second, CMIP6)]
     await follow(node, Source(told))
     shown, parked, _ = await here(conn)
     assert (shown, len(parked)) == ([second["id"]], 1)
@@ -291,3 +291,51 @@ async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: No
     follower = await follow(node, Listening(entries))
     assert await follower.step(0) == 0
     assert told == [1000, 1000, 200]
+
+
+# --- whatever an origin says, only what it says it of waits ---
+
+
+def put(*path: str, value: object) -> Callable[[Json], None]:
+    """Puts a value into an event, however the event was meant."""
+
+    def change(told: Json) -> None:
+        for name in path[:-1]:
+            told = told[name]
+        told[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize("spoil", [
+    put("data", "created", value="2026-11-24T00:00:00.000000"), put("data", "created", value="2026-11-24"),
+    put("data", "updated", value="0001-01-01T00:00:00+14:00"), put("data", "updated", value=0),
+    put("data", "version", value="20200101"), put("data", "version", value=True), put("data", "version", value=1.5),
+    put("data", "version", value=2**63), put("data", "version", value=-(2**40)),
+    put("data", "publisher", value=None), put("data", "publisher", value="x\0"), put("data", "state", value="gone"),
+    put("data", "cv", value={"version": 5}), put("data", "cv", value={"version": "6.2.60.0\0"}),
+    put("data", "cv", value=7),
+    put("data", "cv", "excused", value=[["a"]]), put("data", "retraction", value=[]), put("data", "digest", value="00"),
+    put("data", "id", value="CMIP6.another.v1"), put("data", "id", value="x" * 9000), put("data", "id", value=""),
+    put("data", "collection", value="plain"), put("data", "document", "id", value="CMIP6.another.v1"),
+    put("data", "document", "collection", value="plain"), put("data", "document", value=[]),
+    put("data", "document", "properties", "start_datetime", value="never"),
+    put("data", "document", "geometry", value={"type": "Point", "coordinates": ["x", None]}),
+    put("partitionkey", value=LONG), put("partitionkey", value="\0"), put("partitionkey", value=None),
+    put("data", "seq", value="1"), put("epoch", value=1e30), put("source", value=None),
+    put("type", value=None), put("type", value="org.fedstac.dataset.invented.v1"), put("data", value=None),
+])  # fmt: skip
+async def test_an_event_that_no_node_would_write_stops_no_other(
+    node: Node, conn: Connection, spoil: Callable[[Json], None]
+) -> None:
+    first, second = sample.items(2)
+    spoilt: Json = orjson.loads(entry(node, first, CMIP6))
+    spoil(spoilt)
+    source = Source([entry(node, second, CMIP6)])
+    source.entries.insert(1, spoilt)
+    await follow(node, source)
+    shown, parked, _ = await here(conn)
+    assert second["id"] in shown
+    found = await conn.fetch("SELECT id FROM pgstac.items ORDER BY id")
+    assert [row["id"] for row in found] == shown
+    assert len(shown) + len(parked) == 2

@@ -16,7 +16,7 @@ import orjson
 
 from fedstac.domain import documents
 from fedstac.domain.errors import BadRequest
-from fedstac.domain.model import Change, Draft, Record, State, rfc3339
+from fedstac.domain.model import Change, Draft, Record, State, moment, rfc3339
 from fedstac.domain.vocabulary import DatasetName, Vocabularies, Vocabulary
 
 PREFIX = "org.fedstac."
@@ -238,11 +238,14 @@ def _read_collection(event: Mapping[str, Any]) -> CollectionEvent:
 def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> DatasetEvent:
     data = event["data"]
     document = data.get("document")
-    texts = (event["partitionkey"], data["collection"], data["id"], data["publisher"])
+    cv = data.get("cv") or {}
+    texts = (event["partitionkey"], data["collection"], data["id"], data["publisher"], *([cv["version"]] if cv else []))
     if not all(isinstance(text, str) for text in texts) or type(data["latest"]) is not bool:
         raise TypeError("a member is of another type")
-    name = DatasetName(lineage=event["partitionkey"], version=data["version"])
+    name = DatasetName(lineage=event["partitionkey"], version=_version(data["version"]))
     draft = documents.prepare(document, name, vocabulary) if document is not None else None
+    if draft is not None and (draft.collection, draft.id) != (data["collection"], data["id"]):
+        raise ValueError("the document is another dataset's")
     record = Record(
         collection=data["collection"],
         id=data["id"],
@@ -254,21 +257,34 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
         claims_latest=data["latest"],
         epoch=event["epoch"],
         seq=data["seq"],
-        created=datetime.fromisoformat(data["created"]),
-        updated=datetime.fromisoformat(data["updated"]),
+        created=_moment(data["created"]),
+        updated=_moment(data["updated"]),
         document=draft.text if draft else None,
         document_digest=draft.document_digest if draft else b"",
         files_digest=draft.files_digest if draft else b"",
         publisher=data["publisher"],
-        cv_version=data["cv"]["version"] if data.get("cv") else None,
+        cv_version=cv.get("version"),
         replicas=draft.replicas if draft else None,
         retraction=_retraction(data.get("retraction")),
         superseded=data.get("superseded") is True,
-        cv_excused=_excused(data["cv"].get("excused")) if data.get("cv") else None,
+        cv_excused=_excused(cv.get("excused")),
     )
     if record.digest.hex() != data["digest"]:
         raise BadRequest(f"event {event.get('id')}: the digest of {record.id} does not fit its content")
     return DatasetEvent(event_id=event.get("id", ""), cursor=_cursor(event), record=record, draft=draft)
+
+
+def _version(said: Any) -> int | None:
+    if said is not None and (type(said) is not int or not 0 <= said < 1 << 62):
+        raise ValueError("a version is a whole number")
+    return said
+
+
+def _moment(said: Any) -> datetime:
+    found = moment(said)
+    if found is None:
+        raise ValueError("a moment is written as in RFC 3339")
+    return found
 
 
 def _retraction(said: Any) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -281,12 +282,21 @@ class Follower:
     async def _find_refused(
         self, conn: Connection, pairs: Sequence[tuple[Mapping[str, Any], Event]]
     ) -> list[tuple[Mapping[str, Any], Event]]:
-        """The events that the database refuses, by halving; nothing stays written."""
+        """The events that the database refuses; nothing stays written."""
+        refused: list[tuple[Mapping[str, Any], Event]] = []
+        with suppress(_Undo):
+            async with conn.transaction():
+                refused = await self._halved(conn, pairs)
+                raise _Undo
+        return refused
+
+    async def _halved(
+        self, conn: Connection, pairs: Sequence[tuple[Mapping[str, Any], Event]]
+    ) -> list[tuple[Mapping[str, Any], Event]]:
+        """Those that the database refuses on top of the others before them, as of a collection its datasets."""
         try:
             async with conn.transaction():
                 await publication.apply(conn, [event for _, event in pairs])
-                raise _Undo
-        except _Undo:
             return []
         except Exception as error:
             if not is_refusal(error):
@@ -294,14 +304,14 @@ class Follower:
         if len(pairs) == 1:
             return list(pairs)
         middle = len(pairs) // 2
-        return await self._find_refused(conn, pairs[:middle]) + await self._find_refused(conn, pairs[middle:])
+        return await self._halved(conn, pairs[:middle]) + await self._halved(conn, pairs[middle:])
 
 
 def _subject(raw: Mapping[str, Any]) -> str:
     """What an event, or a snapshot's entry, is about; broken ones too have to be called something."""
     data = raw.get("data")
-    named = (data.get("collection"), data.get("id")) if isinstance(data, dict) else ()
-    return str(raw.get("subject") or "/".join(str(name) for name in named if name))
+    named = [str(data[name]) for name in ("collection", "id") if name in data] if isinstance(data, dict) else []
+    return str(raw.get("subject") or "/".join(named))
 
 
 def _event_id(raw: Mapping[str, Any]) -> str:
