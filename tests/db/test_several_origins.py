@@ -263,3 +263,18 @@ async def test_the_document_of_another_collection_is_no_announcement(east: Node,
     await follow(east, lying)
     assert await collections.every(conn) == []
     assert len(await nodes.parked(conn, "north")) == 1
+
+
+@pytest.mark.parametrize("document", [
+    {}, {"extent": 1}, {"extent": {"spatial": {"bbox": [["x"]]}, "temporal": {"interval": [["never", None]]}}},
+    {"title": "x\0"}, {"title": "x" * 200_000}, {"links": None}, {"summaries": [[]]}, {"item_assets": 7},
+], ids=str)  # fmt: skip
+async def test_an_announcement_that_no_node_would_make_stops_no_other(
+    east: Node, conn: Connection, document: Json
+) -> None:
+    [item] = sample.items(1)
+    await follow(east, source(east, "west", []))
+    spoilt = source(east, "north", [item])
+    spoilt.entries[0]["data"]["document"] = {"id": "CMIP6", **document}
+    await follow(east, spoilt)
+    assert await held(conn) == {"north": [item["id"]]}
