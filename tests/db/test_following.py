@@ -268,6 +268,16 @@ async def test_names_that_no_index_takes_stop_nothing(node: Node, conn: Connecti
     assert (shown, len(parked)) == ([second["id"]], 1)
 
 
+async def test_what_is_told_of_a_parked_event_is_what_the_source_can_store(node: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    broken = orjson.loads(entry(node, item, CMIP6, digest="00" * 32))
+    broken |= {"id": "an\0id", "source": "north\0"}
+    follower = await follow(node, Source([orjson.dumps(broken).decode()]))
+    [told] = follower.exceptions
+    assert told["event_id"] == "an\ufffdid"
+    assert "\0" not in told["detail"]
+
+
 async def test_what_was_parked_of_a_log_that_is_lost_is_forgotten_with_it(node: Node, conn: Connection) -> None:
     first, second = sample.items(2)
     await follow(node, Source([entry(node, first, CMIP6, digest="00" * 32)]))

@@ -22,6 +22,7 @@ from fedstac.wakeup import Backoff
 BATCH, LINES = "application/cloudevents-batch+json", "application/x-ndjson"
 PAGE, LARGEST_PAGE = 500, 2000
 LONGEST_WAIT = 60.0
+LONGEST_ID = 650  # characters of an event's id
 OUTCOMES = ("applied", "ignored", "rejected", "parked")
 
 
@@ -134,8 +135,10 @@ def _write_page(cursor: Cursor, collection: str, item_id: str) -> str:
 def _read_page(text: str) -> tuple[Cursor, tuple[str, str]]:
     try:
         cursor, collection, item_id = orjson.loads(base64.urlsafe_b64decode(text))
-        return Cursor.parse(cursor), (str(collection), str(item_id))
-    except (ValueError, TypeError):
+        if "\0" in collection + item_id:
+            raise ValueError
+        return Cursor.parse(cursor), (collection, item_id)
+    except (ValueError, TypeError, AttributeError):
         raise BadRequest("page is not one that this server gave; begin without it") from None
 
 
@@ -183,7 +186,8 @@ def _read_status(body: object, name: str) -> tuple[Cursor, list[dict[str, str]]]
     for entry in exceptions:
         if not isinstance(entry, dict) or entry.get("outcome") not in OUTCOMES or "event_id" not in entry:
             raise BadRequest(f"an exception is {{event_id, outcome, detail}} with an outcome of {', '.join(OUTCOMES)}")
-    kept = [
-        {name: str(entry.get(name, ""))[:2000] for name in ("event_id", "outcome", "detail")} for entry in exceptions
-    ]
-    return Cursor(body["epoch"], body["through"]), kept
+    kept = {
+        str(entry["event_id"])[:LONGEST_ID]: {name: str(entry.get(name, ""))[:2000] for name in ("outcome", "detail")}
+        for entry in exceptions
+    }  # of one event the last word
+    return Cursor(body["epoch"], body["through"]), [{"event_id": event, **said} for event, said in kept.items()]

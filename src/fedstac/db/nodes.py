@@ -15,7 +15,6 @@ from fedstac.domain.policy import Principal
 
 LONGEST_NAME = 100
 FOLLOWER_LOCK = 0x66656402  # advisory locks of the followers, with the hash of the origin as second key
-LONGEST_NAME = 650  # characters: a collection's id and a dataset's; more does not fit into an index
 
 
 def _hash(token: str) -> bytes:
@@ -163,15 +162,10 @@ async def park(conn: Connection, origin: str, pos: int, broken: Sequence[Parked]
                   epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, detail = EXCLUDED.detail, event = EXCLUDED.event,
                   at = now()
            WHERE (p.epoch, p.seq) <= (EXCLUDED.epoch, EXCLUDED.seq)""",
-        origin, pos, [_cut(each.event_id) for each in broken], [_cut(each.subject) for each in broken],
-        [each.epoch for each in broken], [each.seq for each in broken],
-        [each.detail.replace("\0", "\ufffd") for each in broken], [each.event for each in broken],
+        origin, pos, [each.event_id for each in broken], [each.subject for each in broken],
+        [each.epoch for each in broken], [each.seq for each in broken], [each.detail for each in broken],
+        [each.event for each in broken],
     )  # fmt: skip
-
-
-def _cut(text: str) -> str:
-    """What names an event, however it is broken, as PostgreSQL can store it and put it into an index."""
-    return text.replace("\0", "\ufffd")[:LONGEST_NAME]
 
 
 async def parked(conn: Connection, origin: str) -> list[dict[str, str]]:

@@ -40,6 +40,7 @@ from fedstac.wakeup import Backoff, pause, unless
 
 PAGE = 500
 TOLD_AT_ONCE = 1000  # exceptions; the source takes 2 000
+LONGEST_NAME, LONGEST_DETAIL = 650, 2000  # characters; of a name what fits into an index
 LONG_POLL_SECONDS = 20
 STAND_BY_SECONDS = 1.0
 BEYOND_ALL = 2**63 - 1  # an epoch
@@ -267,15 +268,15 @@ class Follower:
             foreign = {id(event) for event in applied.foreign}
             strangers = [raw for raw, event in readable if id(event) in foreign]
             why = "its lineage is another origin's, or its collection is not here"
-            parked = [*broken, *((raw, why) for raw in strangers)]
+            parked = [_set_aside(raw, detail) for raw, detail in (*broken, *((raw, why) for raw in strangers))]
             if parked:
-                await nodes.park(conn, self.origin, cursor.pos, [_set_aside(raw, detail) for raw, detail in parked])
+                await nodes.park(conn, self.origin, cursor.pos, parked)
             done = [(_subject(raw), *_place(raw)) for raw, event in readable if id(event) not in foreign]
             await nodes.unpark(conn, self.origin, done)
             await nodes.move(conn, self.origin, cursor, snapshot)
-        for raw, detail in parked:
-            log.error("an event is parked", event_id=_event_id(raw), subject=_subject(raw), detail=detail)
-            self.exceptions.append({"event_id": _event_id(raw), "outcome": "parked", "detail": detail})
+        for one in parked:
+            log.error("an event is parked", event_id=one.event_id, subject=one.subject, detail=one.detail)
+            self.exceptions.append({"event_id": one.event_id, "outcome": "parked", "detail": one.detail})
         if applied.applied:
             log.info("applied", origin=self.origin, events=applied.applied, ignored=applied.ignored, cursor=str(cursor))
 
@@ -311,11 +312,16 @@ def _subject(raw: Mapping[str, Any]) -> str:
     """What an event, or a snapshot's entry, is about; broken ones too have to be called something."""
     data = raw.get("data")
     named = [str(data[name]) for name in ("collection", "id") if name in data] if isinstance(data, dict) else []
-    return str(raw.get("subject") or "/".join(named))
+    return _storable(str(raw.get("subject") or "/".join(named)), LONGEST_NAME)
 
 
 def _event_id(raw: Mapping[str, Any]) -> str:
-    return str(raw.get("id") or f"snapshot:{_subject(raw)}")
+    return _storable(str(raw.get("id") or f"snapshot:{_subject(raw)}"), LONGEST_NAME)
+
+
+def _storable(text: str, most: int) -> str:
+    """A text from outside as every database takes it, here and at the source."""
+    return text.replace("\0", "\ufffd")[:most]
 
 
 def _place(raw: Mapping[str, Any]) -> tuple[int, int]:
@@ -328,7 +334,8 @@ def _place(raw: Mapping[str, Any]) -> tuple[int, int]:
 
 def _set_aside(raw: Mapping[str, Any], detail: str) -> nodes.Parked:
     epoch, seq = _place(raw)
-    return nodes.Parked(_event_id(raw), _subject(raw), epoch, seq, detail, orjson.dumps(raw).decode())
+    said = _storable(detail, LONGEST_DETAIL)
+    return nodes.Parked(_event_id(raw), _subject(raw), epoch, seq, said, orjson.dumps(raw).decode())
 
 
 class _Undo(Exception):
