@@ -14,6 +14,7 @@ import orjson
 
 from fedstac.domain.events import Cursor
 
+TOKEN = re.compile(r"[!-~]*")  # what a header takes
 NOT_YOU = (401, 403, 407)  # statuses: nothing is said about what was asked for
 
 
@@ -56,7 +57,7 @@ def sources_of(addresses: str, tokens: str, named: Sequence[str] = ()) -> tuple[
     if not wanted:
         raise SourcesUnclear("say which node is followed: --source https://… or FEDSTAC_SOURCE")
     for address in wanted:
-        if not address.startswith(("http://", "https://")):
+        if not _is_address(address):
             raise SourcesUnclear(f"{address!r} is no address of a node; it begins with http:// or https://")
         if wanted.count(address) > 1:
             raise SourcesUnclear(f"{address} is named twice; a node is followed once")
@@ -73,8 +74,18 @@ def sources_of(addresses: str, tokens: str, named: Sequence[str] = ()) -> tuple[
             f"FEDSTAC_SOURCE has some of those named, and not {', '.join(sorted(strange))}: it cannot be told whose "
             f"the tokens are"
         )
+    if odd := [address for address, token in zip(paired, given, strict=True) if not TOKEN.fullmatch(token)]:
+        raise SourcesUnclear(f"the token for {odd[0]} has characters that no token has; copy it again")
     token_of = dict(zip(paired, given, strict=True))
     return tuple(Source(address, token_of[address]) for address in wanted)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
 
 
 def _listed(text: str) -> list[str]:
