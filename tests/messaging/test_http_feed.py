@@ -98,7 +98,7 @@ def test_each_source_has_its_own_token(
         (f"{WEST} {WEST}/", "a b", [], f"{WEST} is named twice"),
         (WEST, "a", [WEST, NORTH], "1 tokens for 2 sources"),
         ("west.example", "a", [], "'west.example' is no address of a node"),
-        ("https://[", "a", [], "'https://[' is no address of a node"),
+        ("https:///feed", "a", [], "'https:///feed' is no address of a node"),
         (f"{WEST} {NORTH}", "a tök", [], f"the token for {NORTH} has characters that no token has"),
         (WEST, "a\x07", [], f"the token for {WEST} has characters"),
     ],
