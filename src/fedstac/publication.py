@@ -341,10 +341,12 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
     if before_epoch <= 1:
         return 0
     async with conn.transaction():
+        leaving = [said.id for said in await collections.announced(conn, origin) if said.epoch < before_epoch]
+        for collection in leaving:  # before any dataset, as whoever announces one does
+            await collections.lock(conn, collection)
         removed = await records.remove(conn, origin, before_epoch)
-        for stored in await collections.announced(conn, origin):
-            if stored.epoch < before_epoch:
-                await collections.erase(conn, stored.id, origin)
+        for collection in leaving:
+            await collections.erase(conn, collection, origin)
         return removed
 
 

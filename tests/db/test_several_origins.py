@@ -234,6 +234,24 @@ async def test_a_lineage_may_be_forgotten_while_another_origin_waits_for_it(east
     assert await invariants.check(conn) == []
 
 
+async def test_origins_that_are_taken_anew_at_the_same_time_do_not_hold_up_each_other(
+    east: Node, conn: Connection
+) -> None:
+    items = list(sample.items(120, versions=1))
+    sources = {"west": items[:60], "north": items[60:], "south": []}
+
+    async def take_anew(origin: str) -> None:
+        for epoch in range(1, 9):
+            async with east.pool.acquire() as own:
+                await publication.forget(own, origin, before_epoch=index_node.BEYOND_ALL)
+            await follow(east, source(east, origin, sources[origin], epoch=epoch))
+
+    await asyncio.gather(*map(take_anew, sources))
+    assert await conn.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    assert {origin: len(ids) for origin, ids in (await held(conn)).items()} == {"north": 60, "west": 60}
+    assert await invariants.check(conn) == []
+
+
 # --- whom to follow ---
 
 
