@@ -234,18 +234,6 @@ async def test_a_change_that_was_refused_is_tried_again_with_its_conditions(idle
     assert (await idle.admin.get(path)).json()["properties"]["description"] == "x"
 
 
-async def test_a_dry_run_of_trying_again_keeps_nothing(
-    idle: Api, node: bootstrap.Node, conn: asyncpg.Connection[asyncpg.Record]
-) -> None:
-    batch, single = await send(idle, *GOOD[:2]), await send(idle, GOOD[2])
-    for sent in (batch, single):
-        await idle.admin.post(f"/requests/{sent}/cancel")
-        answer = await idle.admin.post(f"/requests/{sent}/retry", params={"dry_run": "true"})
-        assert (answer.status_code, answer.json()["dry_run"], answer.json()["valid"]) == (200, True, True)
-        assert {item["outcome"] for item in answer.json()["items"]} == {"new"}
-    assert await conn.fetchval("SELECT count(*) FROM fedstac.request") == 2
-
-
 async def test_what_was_for_a_collection_that_is_gone_is_not_accepted_again(
     idle: Api, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
