@@ -114,7 +114,7 @@ def test_log_in_publish_and_log_out(folder: Path, tmp_path: Path) -> None:
         code, out, _ = terminal.run("whoami", "-o", "json")
         me = json.loads(out)
         assert (code, me["issuer"], me["subject"], me["roles"]) == (0, running.about["issuer"], "nina", [])
-        assert terminal.run("publish", "0.json", "--wait")[:2] == (0, "published 1 of 1 items in 1 request\n")
+        assert terminal.run("publish", "0.json", "--wait")[:2] == (0, "published 1 of 1 item in 1 request\n")
         wait_until(lambda: running.matched() == ITEMS + 1, what="east shows it")
         code, out, err = terminal.run("logout")
         assert (code, out, err) == (0, f"logged out of {running.about['api']}\n", "")
