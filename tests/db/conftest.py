@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from fedstac import bootstrap, embedded
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
+from fedstac.settings import Settings
+from tests.conftest import databases
 from tests.db import writing
+from tests.db.catalogue import Ground
 
 
 @pytest.fixture
@@ -18,6 +24,24 @@ async def west(node: Node) -> Node:
     """The node `west` with the collections CMIP6 and plain."""
     await writing.create_collections(node, "CMIP6", "plain")
     return node
+
+
+@pytest.fixture
+async def east(make_database: Callable[[], str]) -> AsyncIterator[Connection]:
+    """The database of an index node that follows west."""
+    config = Settings(dsn=make_database(), node="east", _env_file=None)
+    async with bootstrap.node(config) as running, running.pool.acquire() as conn:
+        yield conn
+
+
+@pytest.fixture
+def ground(cluster: embedded.Cluster, template: str, tmp_path: Path) -> Iterator[Ground]:
+    """Where runs that hypothesis draws take place."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text('version: 1\nbuiltin: true\npromote_previous: ["*"]\n')
+    made = Ground(partial(databases, cluster, template), str(policy))
+    yield made
+    made.close()
 
 
 @pytest.fixture

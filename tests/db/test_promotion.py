@@ -23,7 +23,6 @@ from fedstac.domain.patching import JsonPatch
 from fedstac.domain.policy import Policy
 from fedstac.publication import Work
 from tests.db import writing
-from tests.db.test_actions_stateful import east as east
 from tests.db.writing import ANNA, Connect, version
 
 [ITEM] = writing.sample.items(1, seed=3)

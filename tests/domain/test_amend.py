@@ -1,4 +1,4 @@
-"""What an edit of a stored dataset comes to: what random walks (tests/db/walking.py) found."""
+"""What an edit of a stored dataset comes to: what random actions (tests/db/test_actions_stateful.py) found."""
 
 from __future__ import annotations
 
