@@ -15,7 +15,7 @@ import orjson
 
 from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
-from fedstac.db import audit, connections, feed, invariants, nodes, records, requests
+from fedstac.db import audit, connections, feed, invariants, nodes, queue, records, requests
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor, DatasetEvent
@@ -43,7 +43,7 @@ class Catalogue:
     conn: Connection
     east: Connection
     log: list[str] = field(default_factory=list)  # of the outbox, what a run made
-    feed: list[feed.Entry] = field(default_factory=list)
+    entries: list[feed.Entry] = field(default_factory=list)
     event: int = 0
     row: int = 0
 
@@ -61,7 +61,7 @@ class Catalogue:
 
     async def die_working(self) -> None:
         """A worker claims what waits, and is never heard of again."""
-        await requests.claim(self.conn, "somebody else", uuid4(), -1.0)
+        await queue.claim(self.conn, "somebody else", uuid4(), -1.0)
 
     async def work(self) -> None:
         while await publisher.work_once(self.node, self.conn, "worker"):
@@ -130,11 +130,11 @@ class Catalogue:
         """
         await writing.sequence_all(self.conn)
         await audit.chain(self.conn)
-        known = self.feed[-OVERLAP:]
+        known = self.entries[-OVERLAP:]
         after = known[0].pos - 1 if known else 0
         fresh = await feed.page(self.conn, after, TO_THE_END)
         assert fresh[: len(known)] == known
-        self.feed += fresh[len(known) :]
+        self.entries += fresh[len(known) :]
         told = [read(entry) for entry in fresh]
         collections: list[events.Event] = [event for event in told if not isinstance(event, DatasetEvent)]
         datasets: list[events.Event] = [event for event in told if isinstance(event, DatasetEvent)]
@@ -144,14 +144,14 @@ class Catalogue:
             async with self.east.transaction():
                 await publication.apply(self.east, page)
             assert await self.east.fetch(TWO_LATEST) == []
-        await nodes.move(self.east, "west", Cursor(1, self.feed[-1].pos))
+        await nodes.move(self.east, "west", Cursor(1, self.entries[-1].pos))
 
     async def compare(self, model: Model) -> None:
         """I7, I8, I9 of a run's datasets: the log is as it was read; the fold of the feed, west and east agree."""
         conn, lineages = self.conn, list(model.seqs)
         rows = await conn.fetch("SELECT event FROM fedstac.outbox WHERE key = ANY($1) ORDER BY id", lineages)
         assert [row["event"] for row in rows] == self.log
-        entries = await feed.page(conn, self.feed[-1].pos - len(self.log), TO_THE_END)
+        entries = await feed.page(conn, self.entries[-1].pos - len(self.log), TO_THE_END)
         shown = {name: (record.digest.hex(), record.latest) for name, record in model.records.items()}
         assert writing.fold([read(entry) for entry in entries if entry.key in model.seqs]) == shown
         assert await stored(self.east, model.seqs) == model.records
