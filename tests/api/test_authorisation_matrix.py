@@ -20,7 +20,7 @@ import pytest
 from fedstac import publication
 from fedstac.api import refusals
 from fedstac.api.access import PERMISSIONS
-from fedstac.db import audit, nodes, own_groups, requests
+from fedstac.db import audit, nodes, own_groups, people, requests
 from fedstac.db.audit import Wanted
 from fedstac.db.connections import Connection
 from fedstac.db.own_groups import Part
@@ -223,6 +223,14 @@ class Asking:
         datasets = [row.dataset for row in rows]  # a newer version demotes another one
         if cell.changes and (not rows or len(set(datasets)) < len(datasets)):
             self.wrong.append(f"{cell}: done, and the audit log has {datasets}")
+        self.wrong += [f"{cell}: the audit log says {row.actor}" for row in rows if not is_by(cell.who, row.actor)]
+
+
+def is_by(who: str, actor: str) -> bool:
+    """Whether the log names who it was: tokens by their names, people by pseudonyms, strangers not at all."""
+    if who in matrix.CLAIMS:
+        return actor.startswith(people.PREFIX)
+    return actor == ("anonymous" if who in matrix.STRANGERS else who)
 
 
 async def test_every_cell_comes_to_what_the_table_says(api: Api, provider: Provider, conn: Connection) -> None:

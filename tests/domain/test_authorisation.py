@@ -1,4 +1,6 @@
-"""The authorisation matrix: principal × action × institution × node × state, each cell with its outcome from one table.
+"""The policy's matrix: principal × action × project × institution × nodes, each cell with its outcome from one table.
+
+That of the routes and of the states that records are in is tests/api/matrix.py.
 
 The table is written as sentences about people, without the engine's words: it says what must come out, not how.
 """
