@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 BIN := .venv/bin
 
-.PHONY: help setup demo test check bench docs lock clean
+.PHONY: help setup demo test check soak bench docs lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -17,7 +17,10 @@ demo: setup ## a small federation on this machine; ARGS="--help" shows its optio
 
 test: check ## everything that CI runs; ARGS="-k name -x" goes to pytest
 	@$(BIN)/python tools/esgf_publisher.py
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup --durations 20 $(ARGS)
+
+soak: setup ## the tests that run for minutes or hours; BENCH=hostile for one of them
+	$(BIN)/pytest -m soak --log-cli-level INFO -s $(if $(BENCH),-k $(BENCH)) $(ARGS)
 
 check: setup ## lint, format, types, import contracts
 	$(BIN)/ruff check
