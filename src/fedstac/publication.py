@@ -267,6 +267,8 @@ async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
     applied = 0
     foreign: list[Event] = []
     datasets: list[DatasetEvent] = []
+    if any(not isinstance(event, DatasetEvent) for event in page):
+        await collections.hold(conn)
     for event in page:  # a collection's event is rare, and ends a run of datasets
         if isinstance(event, DatasetEvent):
             datasets.append(event)
@@ -342,8 +344,8 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
         return 0
     async with conn.transaction():
         leaving = [said.id for said in await collections.announced(conn, origin) if said.epoch < before_epoch]
-        for collection in leaving:  # before any dataset, as whoever announces one does
-            await collections.lock(conn, collection)
+        if leaving:
+            await collections.hold(conn)
         removed = await records.remove(conn, origin, before_epoch)
         for collection in leaving:
             await collections.erase(conn, collection, origin)

@@ -46,10 +46,10 @@ def titled(title: str) -> str:
     return orjson.dumps({**sample.collection(), "title": title}).decode()
 
 
-def said(origin: str, title: str | None, seq: int = 1) -> CollectionEvent:
-    document = titled(title) if title else None
+def said(origin: str, title: str | None, seq: int = 1, *, collection: str = "CMIP6") -> CollectionEvent:
+    document = orjson.dumps({**sample.collection(), "id": collection, "title": title}).decode() if title else None
     return CollectionEvent(
-        event_id=f"{origin} {seq}", cursor=None, change="set" if title else "deleted", collection="CMIP6",
+        event_id=f"{origin} {seq}", cursor=None, change="set" if title else "deleted", collection=collection,
         origin=origin, epoch=1, seq=seq, document=document, digest=digest_of(document) if document else b"",
     )  # fmt: skip
 
@@ -162,6 +162,23 @@ async def test_two_that_come_at_once_share_no_lineage(east: Node, conn: Connecti
     assert {item["id"] for item in items} == {*found["west"], *found["north"]}
     assert not set(found["west"]) & set(found["north"])
     assert [broken.name for broken in await invariants.check(conn)] == ["I23"]  # which tells what is parked
+
+
+async def test_collections_that_several_origins_announce_at_once_are_all_here(east: Node) -> None:
+    async def follow_origin(origin: str) -> None:
+        async with east.pool.acquire() as conn:
+            for n in range(8):
+                await apply(conn, *(said(origin, origin, n + 1, collection=f"c{n + k}") for k in (1, 0)))
+
+    async def rebuild() -> None:
+        async with east.pool.acquire() as conn:
+            await apply(conn, said("south", "south's", collection="c3"), said("south", "south's", collection="own"))
+            await publication.forget(conn, "south", before_epoch=2)
+
+    await asyncio.gather(follow_origin("west"), follow_origin("north"), rebuild())
+    async with east.pool.acquire() as conn:
+        assert [each.id for each in await collections.every(conn)] == sorted(f"c{n}" for n in range(9))
+        assert await conn.fetchval("SELECT count(*) FROM pgstac.collections") == 9
 
 
 # --- one origin's part is taken anew ---

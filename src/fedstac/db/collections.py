@@ -2,6 +2,9 @@
 
 Several publishing nodes may have the same collection, a project that they share. Which document is shown follows from
 what was announced, in whatever order it came: of the origins that have the collection, that of the first by name.
+
+One transaction at a time writes collections (`hold`): pgstac's upkeep of partitions reads the partitions of all
+collections, and fails on those that other transactions are just making.
 """
 
 from __future__ import annotations
@@ -33,9 +36,14 @@ def _stored(row: Row) -> Stored:
     return Stored(**dict(row))
 
 
+async def hold(conn: Connection) -> None:
+    """Let no other transaction write collections until this one ends. Take it before the locks of any dataset."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtext('fedstac.collection'))")
+
+
 async def lock(conn: Connection, collection: str) -> list[Stored]:
-    """What its origins said of a collection, deletions too; held until the transaction ends, also if there is none."""
-    await conn.execute("SELECT pg_advisory_xact_lock(hashtext('fedstac.collection'), hashtext($1))", collection)
+    """Lock a collection until the transaction ends; return what each origin announced of it, deletions too."""
+    await hold(conn)
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 ORDER BY origin", collection)
     return [_stored(row) for row in rows]
 
