@@ -18,6 +18,7 @@ import pytest
 from fedstac import bootstrap, embedded, settings
 from fedstac.db import migrations
 from fedstac.settings import Settings
+from tests.support.waiting import PATIENCE
 
 # the same examples in every run, for a green run to mean something; FEDSTAC_TEST_RANDOM=1 looks for new ones
 hypothesis.settings.register_profile("fedstac", derandomize=not os.environ.get("FEDSTAC_TEST_RANDOM"), deadline=None)
@@ -106,4 +107,4 @@ async def node(dsn: str) -> AsyncIterator[bootstrap.Node]:
 async def conn(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     connection = await asyncpg.connect(dsn)
     yield connection
-    await asyncio.wait_for(connection.close(), 10)
+    await asyncio.wait_for(connection.close(), PATIENCE)

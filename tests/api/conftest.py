@@ -18,6 +18,7 @@ from fedstac.api import app
 from fedstac.db import nodes
 from fedstac.settings import Settings
 from fedstac.workers import roles
+from tests.support.waiting import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ async def running(settings: Settings, *, background: bool = True) -> AsyncIterat
     bearer = {"Authorization": f"Bearer {tokens['admin']}"}
     try:
         async with (
-            httpx.AsyncClient(base_url=url, headers=bearer, timeout=60, trust_env=False) as admin,
-            httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as anyone,
+            httpx.AsyncClient(base_url=url, headers=bearer, timeout=PATIENCE, trust_env=False) as admin,
+            httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as anyone,
         ):
             yield Api(url, settings, admin, anyone, tokens)
     finally:
         uvicorn.should_exit = True
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 async def issue_tokens(dsn: str) -> dict[str, str]:
@@ -75,7 +76,7 @@ async def start_api(make_database: Callable[[], str]) -> AsyncIterator[StartApi]
     async with AsyncExitStack() as stack:
 
         async def start(*, background: bool = True, **values: Any) -> Api:
-            settings = Settings(**{"node": "west", "default_wait_seconds": 20.0, "_env_file": None, **values})
+            settings = Settings(**{"node": "west", "default_wait_seconds": 60, "_env_file": None, **values})
             return await stack.enter_async_context(running(settings, background=background))
 
         yield start

@@ -15,6 +15,7 @@ from fedstac.db import audit, invariants
 from fedstac.domain.audit import Row
 from fedstac.settings import Settings
 from tests.api.conftest import Api, running
+from tests.support.waiting import PATIENCE
 
 ITEMS = list(sample.items(8))
 [ITEM, OTHER, *_] = ITEMS
@@ -83,7 +84,7 @@ async def test_a_refusal_has_one_row_that_says_why(api: Api, dsn: str, case: str
     who, sent, problem, *expected = REFUSALS[case]
     bearer = {"Authorization": f"Bearer {api.tokens.get(who, who)}"} if who else {}
     headers = {**sent.get("headers", {}), **bearer, "X-Request-Id": "asked-1"}
-    async with httpx.AsyncClient(base_url=api.url, timeout=60, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=api.url, timeout=PATIENCE, trust_env=False) as client:
         answer = await client.request(**{**sent, "headers": headers})
     assert answer.json()["code"] == problem, answer.text
     [row] = await refused(dsn)

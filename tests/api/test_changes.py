@@ -17,6 +17,7 @@ from fedstac.db import invariants, nodes
 from fedstac.settings import folder
 from tests.api.conftest import Api
 from tests.api.test_publishing import written
+from tests.support.waiting import PATIENCE
 
 Json = dict[str, Any]
 ITEMS = "/collections/CMIP6/items"
@@ -62,7 +63,7 @@ async def told(api: Api) -> list[tuple[str, list[str] | None]]:
     """The events so far: type and actions."""
     bearer = {"Authorization": f"Bearer {api.tokens['node:east']}"}
     body: list[Json] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not body or len(body) < await written_events(api):
             body = (await api.anyone.get("/events?after=0.0&wait=1", headers=bearer)).json()
     return [
@@ -166,7 +167,7 @@ async def replicator(api: Api, node: str) -> httpx.AsyncClient:
     token = await nodes.issue_token(conn, f"operator of {node}", [f"node:{node}"])
     await conn.close()
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.AsyncClient(base_url=api.url, headers=headers, timeout=60, trust_env=False)
+    return httpx.AsyncClient(base_url=api.url, headers=headers, timeout=PATIENCE, trust_env=False)
 
 
 def at(node: str) -> Json:

@@ -19,6 +19,7 @@ from tests.api.conftest import Api
 from tests.api.oracle import catalogue
 from tests.api.test_search import expected, in_order, publish_catalogue
 from tests.conftest import databases
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 T = TypeVar("T")
@@ -55,7 +56,7 @@ async def federation(cluster: embedded.Cluster, template: str) -> AsyncIterator[
 
 async def caught_up(east: Api) -> None:
     """Waits until an index node shows the whole catalogue."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while True:
             page = (await east.anyone.post("/search", json={"limit": 1})).json()
             if page["numberMatched"] == len(catalogue()):

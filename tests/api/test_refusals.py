@@ -25,13 +25,14 @@ from tests.api.conftest import Api
 from tests.api.mutations import mutate
 from tests.api.test_publishing import written
 from tests.conftest import databases
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Json = dict[str, Any]
 ITEMS = "/collections/CMIP6/items"
-LONG_ENOUGH = 15.0  # seconds; a refusal takes milliseconds
 EXAMPLES = 100
+READ_TIMEOUT = 5.0  # seconds; longer than a busy machine stops the loop of the test and the server
 TABLES = ("request", "request_item", "record", "lineage", "outbox", "tally")  # the audit log: test_audit.py
 EDGE = b'{"type":"Feature","properties":{"x":'
 
@@ -51,7 +52,7 @@ class Site:
     ) -> Json:
         """Sends what has to be refused with nothing stored; the problem."""
         before = await self.rows()
-        async with asyncio.timeout(LONG_ENOUGH):
+        async with asyncio.timeout(PATIENCE):
             response = await send()
         problem = check_problem(response, status)
         assert problem["code"] == code, problem
@@ -81,7 +82,12 @@ async def site(cluster: embedded.Cluster, template: str) -> AsyncIterator[Site]:
     with databases(cluster, template) as make:
         dsn = make()
         config = Settings(
-            dsn=dsn, node="west", default_wait_seconds=30, read_timeout_seconds=1, max_batch_items=20, _env_file=None
+            dsn=dsn,
+            node="west",
+            default_wait_seconds=60,
+            read_timeout_seconds=READ_TIMEOUT,
+            max_batch_items=20,
+            _env_file=None,
         )
         async with conftest.running(config) as api:
             for name in ("CMIP6", "free"):
@@ -196,11 +202,10 @@ async def test_a_bomb_is_refused(site: Site) -> None:
 
 
 async def test_an_endless_and_a_slow_body_run_out_of_time(site: Site) -> None:
-    """The limit is one second here."""
     before = await site.rows()
     stuck, dripping = await asyncio.gather(
         raw_post(site, {"Content-Length": "1000"}, b'{"type":'),
-        raw_post(site, {"Transfer-Encoding": "chunked"}, *[b"1\r\n \r\n"] * 200, pause=0.05),
+        raw_post(site, {"Transfer-Encoding": "chunked"}, *[b"1\r\n \r\n"] * 1000, pause=0.05),
     )
     for answer in (stuck, dripping):
         assert answer.startswith(b"HTTP/1.1 408 "), answer[:200]
@@ -227,7 +232,7 @@ async def raw_post(site: Site, headers: dict[str, str], *pieces: bytes, pause: f
 
     sending = asyncio.create_task(send())
     try:
-        async with asyncio.timeout(LONG_ENOUGH):
+        async with asyncio.timeout(PATIENCE):
             answer = await reader.readuntil(b"\r\n\r\n")
             length = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
             return answer + await reader.readexactly(length)
@@ -477,7 +482,7 @@ async def published_or_refused(api: Api, seed: int, n: int, *, free: bool) -> No
     if free and isinstance(document, dict):
         document["collection"] = "free"
     collection = "free" if free else "CMIP6"
-    async with asyncio.timeout(LONG_ENOUGH * 2):
+    async with asyncio.timeout(PATIENCE):
         response = await api.admin.post(f"/collections/{collection}/items", content=orjson.dumps(document))
     if response.status_code in (200, 201):
         found = await api.anyone.get(response.headers["location"])

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.api.conftest import Api, StartApi
+from tests.support.waiting import until
 
 Json = dict[str, Any]
 ITEMS = "/collections/CMIP6/items"
@@ -57,14 +58,6 @@ async def send(api: Api, *items: Json, **headers: str) -> str:
     response = await api.admin.post(ITEMS, json=body, headers={**LATER, **headers})
     assert response.status_code == 202, response.text
     return str(response.json()["id"])
-
-
-async def until(look: Callable[[], Awaitable[Any]]) -> Any:
-    """What a look finds, once it finds something."""
-    async with asyncio.timeout(30):
-        while not (found := await look()):  # noqa: ASYNC110 (another process or session moves it)
-            await asyncio.sleep(0.02)
-    return found
 
 
 async def final(api: Api, request: str) -> Json:

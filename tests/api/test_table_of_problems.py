@@ -30,9 +30,9 @@ from fedstac.domain import errors
 from fedstac.domain.errors import Problem
 from fedstac.settings import Settings
 from tests.api.conftest import Api, running
-from tests.client.test_cli import until
 from tests.conftest import databases
 from tests.identity.conftest import AUDIENCE, Provider, bearer
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("table of problems")]
 
@@ -79,12 +79,12 @@ homes: [{{projects: [CMIP6], institutions: [NCAR], node: south, url: "{HOME}"}}]
         shared, damaged, away = make(), make(), make()
 
         async def start(dsn: str, *, background: bool = False, **values: Any) -> Api:
-            config = Settings(**{"dsn": dsn, "node": "west", "default_wait_seconds": 30, "_env_file": None, **values})
+            config = Settings(**{"dsn": dsn, "node": "west", "default_wait_seconds": 60, "_env_file": None, **values})
             return await stack.enter_async_context(running(config, background=background))
 
         west = await start(
             shared, background=True, issuers=json.dumps([{"issuer": provider.url}]), audience=AUDIENCE,
-            read_timeout_seconds=1, max_batch_items=20,
+            read_timeout_seconds=5, max_batch_items=20,
         )  # fmt: skip
         await fill(west)
         found = Nodes(
@@ -197,7 +197,7 @@ async def over_socket(node: Api, said: bytes) -> httpx.Response:
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
         writer.write(said)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines)
             body = await reader.readexactly(int(headers["content-length"]))
@@ -287,8 +287,8 @@ TABLE = (
     Row(errors.CollectionDoesNotExist, post("/collections/CMIP9/items", json=NEW), "'CMIP9'", "POST /collections"),
     Row(errors.RequestDoesNotExist, get(f"/requests/{UUID(int=7)}"), str(UUID(int=7)), "GET /requests lists"),
     Row(errors.MethodNotAllowed, delete("/search"), "/search does not take DELETE", "it takes GET, HEAD, POST"),
-    Row(errors.BodyTimeout, half_a_body, "the body paused for 1 s", "Send it again"),
-    Row(errors.BodyTimeout, raw("west", head()), "headers were not complete after 1 s", "send them in one go"),
+    Row(errors.BodyTimeout, half_a_body, "the body paused for 5 s", "Send it again"),
+    Row(errors.BodyTimeout, raw("west", head()), "headers were not complete after 5 s", "send them in one go"),
     Row(errors.CollectionAlreadyExists, post("/collections", json=sample.collection()), "CMIP6", "PUT /collections"),
     Row(errors.CollectionNotEmpty, delete("/collections/CMIP6"), "the collection CMIP6", "delete them first"),
     Row(errors.Conflict, patch(f"{ITEMS}/{RETRACTED['id']}", json=NOTE), RETRACTED["id"], "reinstate it"),

@@ -15,6 +15,7 @@ import pytest
 
 from tests.api.conftest import api as api
 from tests.api.conftest import start_api as start_api
+from tests.support.waiting import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def fedstac(tmp_path: Path) -> Fedstac:
     async def run(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
         process = await start(*arguments, folder=tmp_path, **variables)
         try:
-            stdout, stderr = await asyncio.wait_for(process.communicate(stdin), 60)
+            stdout, stderr = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
         finally:
             if process.returncode is None:
                 process.kill()

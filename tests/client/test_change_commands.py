@@ -24,6 +24,7 @@ from tests.client.conftest import Fedstac, environment, start
 from tests.client.test_changes import FILES, ID, ITEM, newer
 from tests.client.test_changes import west as west
 from tests.client.test_cli import alone, lines, to, until
+from tests.support.waiting import PATIENCE
 
 NEWER = newer(ITEM)["id"]
 UNKNOWN = ID[:-8] + "20010101"
@@ -216,7 +217,7 @@ async def on_terminal(
     os.close(theirs)
     seen = b""
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while b"[y/N]" not in seen:
                 seen += await asyncio.to_thread(os.read, own, 1 << 16)
             if meanwhile:
@@ -303,7 +304,7 @@ async def test_ctrl_c_says_what_may_have_been_done(start_api: StartApi, dsn: str
 
     await until(all_are_done)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 130
     assert {json.loads(line)["id"] for line in stdout.splitlines()} == {item["id"] for item in items}
     assert "retract: 5 datasets: retracted 5" in stderr.decode()

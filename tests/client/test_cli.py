@@ -9,7 +9,7 @@ import os
 import pty
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fedstac.settings import Settings
 from fedstac.workers import index_node
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, environment, start
+from tests.support.waiting import PATIENCE, until
 
 SERVER = ("asyncpg", "psycopg", "starlette", "fastapi", "uvicorn", "structlog", "stac_fastapi", "pypgstac", "shapely")
 
@@ -38,14 +39,6 @@ def broken(item: dict[str, Any]) -> dict[str, Any]:
 
 def to(api: Api, role: str = "admin") -> dict[str, str]:
     return {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": api.tokens.get(role, role)}
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.02)
 
 
 # --- publish ---
@@ -148,7 +141,7 @@ async def test_it_waits_until_a_node_shows_everything(api: Api, tmp_path: Path) 
     report = {"epoch": int(head[0]), "through": int(head[1])}
     response = await api.anyone.post("/events/status", json=report, headers=bearer)
     assert response.status_code == 204
-    rest, _ = await asyncio.wait_for(process.communicate(), 30)
+    rest, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 0
     assert json.loads(rest.splitlines()[-1])["visible"] == {"east": 10}
 
@@ -168,7 +161,7 @@ async def test_bars_are_on_the_terminal_and_results_in_the_file(api: Api, tmp_pa
             sys.executable, "-m", "fedstac.cli", "publish", "items.ndjson", "-o", "ndjson", cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE, stderr=theirs, env=environment(TERM="xterm", NO_COLOR="1", **to(api)),
         )  # fmt: skip
-        stdout, _ = await asyncio.wait_for(process.communicate(), 60)
+        stdout, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
         shown = os.read(own, 1 << 16).decode()
     finally:
         os.close(own)
@@ -187,9 +180,9 @@ async def test_ctrl_c_names_what_was_accepted(start_api: StartApi, dsn: str, tmp
     assert process.stdout
     process.stdin.write(lines(list(sample.items(5))))
     process.stdin.write_eof()
-    accepted = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    accepted = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
     process.send_signal(signal.SIGINT)
-    stdout, stderr = await asyncio.wait_for(process.communicate(), 30)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 130
     assert f"fedstac status {accepted['request']}" in stderr.decode()
     summary = json.loads(stdout.splitlines()[-1])
@@ -291,7 +284,7 @@ async def test_a_reader_that_has_seen_enough_is_no_error(form: str, api: Api, tm
     )  # fmt: skip
     os.close(write)
     os.close(read)  # before a line is written: it has no need of any
-    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert (process.returncode, stderr) == (141, b"")
 
 
@@ -302,7 +295,7 @@ async def test_a_full_disk_is_named(api: Api, tmp_path: Path) -> None:
         stderr=asyncio.subprocess.PIPE, env=environment(**to(api)),
     )  # fmt: skip
     os.close(full)
-    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     said = "fedstac: the results cannot be written: No space left on device\n"
     assert (process.returncode, stderr.decode()) == (2, said)
 
@@ -315,10 +308,10 @@ async def test_the_feed_is_shown_and_followed(api: Api, fedstac: Fedstac, tmp_pa
     )
     assert follower.stdout
     try:
-        events = [json.loads(await asyncio.wait_for(follower.stdout.readline(), 30)) for _ in range(6)]
+        events = [json.loads(await asyncio.wait_for(follower.stdout.readline(), PATIENCE)) for _ in range(6)]
         assert [event["pos"] for event in events] == [1, 2, 3, 4, 5, 6]
         follower.send_signal(signal.SIGINT)
-        _, stderr = await asyncio.wait_for(follower.communicate(), 30)
+        _, stderr = await asyncio.wait_for(follower.communicate(), PATIENCE)
         assert (follower.returncode, stderr) == (130, b"stopped\n")
     finally:
         if follower.returncode is None:
@@ -438,14 +431,14 @@ async def test_a_second_index_node_stands_by_and_takes_over(api: Api, make_datab
         await until(second_tries)
         assert second.cursor.pos == 0
         stops[0].set()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, PATIENCE)
 
         async def second_leads() -> bool:
             return second.cursor.pos > 1
 
         await until(second_leads)
         stops[1].set()
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, PATIENCE)
 
 
 # --- installed without the server's parts ---
@@ -469,7 +462,7 @@ async def alone(folder: Path, *arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-c", script, stdout=pipe, stderr=pipe, cwd=folder, env=environment()
     )
-    stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+    stdout, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode is not None
     return process.returncode, stdout.decode(), stderr.decode()
 

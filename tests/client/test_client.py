@@ -23,6 +23,7 @@ from fedstac.client.transport import Failed, Invalid, NotAuthorised, NotFound, U
 from fedstac.client.values import Request, Submitted
 from fedstac.domain.errors import Finding, Severity
 from tests.api.conftest import Api, StartApi
+from tests.support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ async def test_a_batch_is_submitted_followed_and_its_results_are_read(api: Api) 
     def work(client: Client) -> None:
         submitted = client.submit("CMIP6", items)
         assert (submitted.total, submitted.url) == (5, f"{client.url}/requests/{submitted.id}")
-        *_, last = client.wait(submitted.id, timeout=30)
+        *_, last = client.wait(submitted.id, timeout=PATIENCE)
         assert (last.status, last.counts["done"]) == ("done", 5)
         results = list(client.results(submitted.id))
         assert [result.id for result in results] == [item["id"] for item in items]

@@ -21,6 +21,7 @@ from tests.client.conftest import Fedstac, start
 from tests.client.test_changes import ITEM, newer
 from tests.client.test_changes import west as west
 from tests.client.test_cli import broken, lines, to, until
+from tests.support.waiting import PATIENCE
 
 
 def told_better(item: dict[str, Any]) -> dict[str, Any]:
@@ -85,9 +86,9 @@ async def test_a_run_that_was_stopped_goes_on(start_api: StartApi, dsn: str, fed
     assert process.stdout
     process.stdin.write(lines(items[:15]))  # a batch and a half; the rest does not come
     await process.stdin.drain()
-    assert json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["event"] == "accepted"
+    assert json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))["event"] == "accepted"
     process.send_signal(signal.SIGINT)
-    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 130
     assert "go on with: fedstac publish - --run run.ndjson" in stderr.decode()
     done = await fedstac("publish", "items.ndjson", "--run", "run.ndjson", "--batch", "10", "-o", "ndjson", **to(api))
@@ -107,7 +108,7 @@ async def test_ctrl_c_before_anything_was_sent_leaves_nothing(api: Api, tmp_path
 
     await until(has_begun)  # it reads what does not come
     process.send_signal(signal.SIGINT)
-    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert (process.returncode, stderr.decode()) == (130, "stopped before anything was sent\n")
     assert not run.exists()
 
@@ -128,7 +129,7 @@ async def test_a_killed_run_goes_on_also_with_a_line_cut_off(
     await process.stdin.drain()
     accepted = 0
     while accepted < 2:
-        accepted += json.loads(await asyncio.wait_for(process.stdout.readline(), 30))["event"] == "accepted"
+        accepted += json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))["event"] == "accepted"
     process.kill()
     await process.communicate()
     run = tmp_path / "run.ndjson"

@@ -12,7 +12,7 @@ from fedstac.settings import folder
 from tests.api.conftest import Api, StartApi
 from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, of_model
 from tests.client.conftest import Fedstac
-from tests.client.test_cli import until
+from tests.support.waiting import until
 
 SNAPSHOT = folder("cv") / "CMIP6" / f"{NEW}.json"
 

@@ -22,6 +22,7 @@ from fedstac.settings import Settings
 from tests.api.conftest import Api
 from tests.api.conftest import api as api
 from tests.api.conftest import start_api as start_api
+from tests.support.waiting import PATIENCE
 
 CELLS = [(access, method, path) for access, routes in PERMISSIONS.items() for method, path in routes]
 ITEM = next(sample.items(1))
@@ -83,7 +84,7 @@ async def callers(api: Api) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
     finally:
         await conn.close()
     async with httpx.AsyncClient(
-        base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False
+        base_url=api.url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE, trust_env=False
     ) as stranger:
         yield {"anyone": api.anyone, "stranger": stranger, "admin": api.admin}
 

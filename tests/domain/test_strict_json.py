@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from fedstac.domain import strict_json
 from fedstac.domain.errors import Finding, MalformedJson
 
+FAR_FROM_QUADRATIC = 5.0  # seconds of processor time; a quadratic reader takes minutes
+
 # --- what is refused, and the place that is named ---
 
 
@@ -90,9 +92,9 @@ def test_findings_are_bounded() -> None:
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 @pytest.mark.parametrize("finished", [True, False])
 def test_deep_nesting_is_refused_quickly(levels: int, opening: bytes, closing: bytes, finished: bool) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     (finding,) = findings_of(opening * levels + b"1" + closing * levels * finished)
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < FAR_FROM_QUADRATIC
     assert finding.rule == "json-depth" or (finding.rule == "json-syntax" and not finished)
 
 
@@ -111,9 +113,9 @@ def test_the_place_of_very_deep_nesting_is_not_confused_by_brackets_in_strings()
 
 @pytest.mark.parametrize("literal", ["1" * 1_000_000, "0." + "1" * 1_000_000, "1e" + "9" * 1_000_000])
 def test_a_very_long_number_is_refused_quickly_and_shown_short(literal: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     (finding,) = findings_of(f"[{literal}]".encode())
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < FAR_FROM_QUADRATIC
     assert len(finding.message) < 200
 
 

@@ -23,6 +23,7 @@ from tests.api.conftest import start_api as start_api
 from tests.client.conftest import fedstac as fedstac
 from tests.conftest import REPOSITORY
 from tests.identity.provider import NODE_CLIENT, NODE_SECRET
+from tests.support.waiting import PATIENCE
 
 AUDIENCE = "https://west.example"
 CREATE = "urn:mace:egi.eu:group:esgf.vo.egi.eu:project:CMIP6:institution:NCAR:role=CREATE#aai.egi.eu"
@@ -36,7 +37,7 @@ class Provider:
         self.rsa: Key = RSAKey.generate_key(2048, {"kid": "rsa"})
         self.ec: Key = ECKey.generate_key("P-256", {"kid": "ec"})
         self.url = ""
-        self._http = httpx.Client(trust_env=False, timeout=20)
+        self._http = httpx.Client(trust_env=False, timeout=PATIENCE)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

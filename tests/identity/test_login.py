@@ -18,8 +18,9 @@ import pytest
 from fedstac import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, Result, start
-from tests.client.test_cli import lines, until
+from tests.client.test_cli import lines
 from tests.identity.conftest import AT_NODES, CREATE, Provider, StartNode
+from tests.support.waiting import PATIENCE, until
 
 As = Callable[..., Awaitable[Result]]
 KEYRING = """
@@ -119,7 +120,7 @@ async def test_login_waits_for_the_person(api: Api, provider: Provider, tmp_path
 
         await until(asked)
         provider.set(approves=True)
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()
@@ -148,16 +149,16 @@ async def test_a_browser_logs_in_where_there_are_no_device_codes(api: Api, provi
     process = await start("login", "--no-browser", folder=tmp_path, **at_home(api, tmp_path))
     try:
         assert process.stderr is not None
-        line = (await asyncio.wait_for(process.stderr.readline(), 60)).decode()
+        line = (await asyncio.wait_for(process.stderr.readline(), PATIENCE)).decode()
         address = line.removeprefix("open ").strip()
         assert "code_challenge_method=S256" in address
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
             back = (await http.get(address)).headers["location"]
             strange = await http.get(back.replace("state=", "state=x"))
             elsewhere = await http.get(f"http://{urlsplit(back).netloc}/favicon.ico")
             assert (strange.status_code, elsewhere.status_code) == (404, 404)
             assert (await http.get(back)).status_code == 200
-        stdout, stderr = await asyncio.wait_for(process.communicate(), 60)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()

@@ -14,6 +14,7 @@ import pytest
 from tests.api.conftest import StartApi
 from tests.api.conftest import start_api as start_api
 from tests.identity.conftest import bearer
+from tests.support.waiting import PATIENCE
 
 PROGRAM = """
 import sys
@@ -41,7 +42,7 @@ def issuer() -> Iterator[str]:
 
 async def id_token(issuer: str, client: str, subject: str) -> str:
     """By the code flow of that provider, as a browser goes through it."""
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
         metadata = (await http.get(f"{issuer}/.well-known/openid-configuration")).json()
         asked = {
             "client_id": client, "response_type": "code", "redirect_uri": "http://127.0.0.1/back", "state": "s",

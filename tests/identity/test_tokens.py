@@ -19,8 +19,8 @@ from fedstac import oidc, sample
 from fedstac.api import identity
 from fedstac.domain.policy import Action
 from tests.api.conftest import Api, StartApi
-from tests.client.test_cli import until
 from tests.identity.conftest import AUDIENCE, CREATE, INTROSPECTS, Provider, StartNode, bearer, public, segment, signed
+from tests.support.waiting import StoppedClock, until
 
 ITEMS = "/collections/CMIP6/items"
 
@@ -270,13 +270,23 @@ async def test_a_scope_that_is_required_has_to_be_there(start_node: StartNode, p
     assert (await me(api, provider.token(scope="openid fedstac:write"))).status_code == 200
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    """The clock by which the node judges tokens."""
+    stopped = StoppedClock()
+    for module in (identity, oidc):
+        monkeypatch.setattr(module, "time", stopped)
+    return stopped
+
+
 async def test_a_token_ends_when_it_says_so_though_it_is_known(
-    start_node: StartNode, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, provider: Provider, clock: StoppedClock
 ) -> None:
     api = await start_node(token_leeway_seconds=0)
-    token = provider.token(exp=time.time() + 1.5)
+    token = provider.token(exp=clock.time() + 20)
     assert (await me(api, token)).status_code == 200
-    await until(lambda: refused(api, token))
+    clock.advance(21)
+    assert await refused(api, token)
 
 
 # --- keys ---
@@ -414,15 +424,18 @@ async def test_what_introspection_does_not_confirm_is_refused(
 
 
 async def test_answers_are_kept_for_a_while_and_never_beyond_the_end(
-    start_node: StartNode, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, provider: Provider, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "KEPT_SECONDS", 0.0)
-    provider.set(introspection={"long": active(provider), "short": active(provider, exp=time.time() + 1.5)})
+    provider.set(introspection={"long": active(provider), "short": active(provider, exp=clock.time() + 10)})
     api = await start_node(INTROSPECTS, token_leeway_seconds=0)
     assert (await me(api, "long")).status_code == (await me(api, "short")).status_code == 200
     provider.set(introspection={"long": {"active": False}})
-    await until(lambda: refused(api, "short"))
+    clock.advance(11)
+    assert await refused(api, "short")
     assert (await me(api, "long")).status_code == 200, "within the half minute that is promised"
+    clock.advance(oidc.INTROSPECTED_SECONDS)
+    assert await refused(api, "long")
 
 
 async def test_a_provider_that_does_not_know_this_node_is_a_503(start_node: StartNode, provider: Provider) -> None:
@@ -486,7 +499,7 @@ async def test_entitlements_are_shown_as_they_were_understood(start_node: StartN
 
 
 async def test_a_provider_that_says_nothing_costs_a_moment_once(
-    start_node: StartNode, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, provider: Provider, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oidc, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:

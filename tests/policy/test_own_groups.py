@@ -15,6 +15,7 @@ from fedstac import sample
 from fedstac.db import nodes
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac
+from tests.support.waiting import PATIENCE
 
 ITEMS = "/collections/CMIP6/items"
 NCAR = [item for item in sample.items(300) if item["properties"]["cmip6:institution_id"] == "NCAR"]
@@ -37,7 +38,7 @@ async def as_(api: Api) -> AsyncIterator[As]:
                 await conn.close()
             bearer = {"Authorization": f"Bearer {token}"}
             return await stack.enter_async_context(
-                httpx.AsyncClient(base_url=api.url, headers=bearer, timeout=60, trust_env=False)
+                httpx.AsyncClient(base_url=api.url, headers=bearer, timeout=PATIENCE, trust_env=False)
             )
 
         yield client
@@ -156,7 +157,7 @@ async def test_membership_is_judged_again_when_a_request_is_performed(
     finally:
         await conn.close()
     shown = {"status": "queued"}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while shown["status"] in ("queued", "running"):
             await asyncio.sleep(0.02)
             shown = (await api.admin.get(accepted.headers["location"])).json()

@@ -20,6 +20,7 @@ import pytest
 from tests.client.conftest import Fedstac, Result, environment, start
 from tests.client.conftest import fedstac as fedstac
 from tests.scan.files import amon, drs
+from tests.support.waiting import PATIENCE
 
 NODE = ("--node", "esgf.example.org", "--base-url", "https://esgf.example.org/data")
 Scanning = Callable[..., Awaitable[Result]]
@@ -42,7 +43,7 @@ def summary(done: Result) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - another process's doing
             await asyncio.sleep(0.005)
 

@@ -69,10 +69,10 @@ def test_what_could_run_away_or_is_none_is_refused(text: str) -> None:
 def test_an_engine_that_back_tracks_is_done_with_it_soon(text: str) -> None:
     """Python's: on long values that nearly fit."""
     made = re.compile(check_pattern(text, "here"))
-    began = time.perf_counter()
+    began = time.process_time()
     for piece in ("a", "1", "ab", "r1", "/", "https://errata.esgf.io/"):
         made.match(piece * 2000 + "\n!")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 10, "an engine that runs away takes minutes"
 
 
 def test_patterns_are_joined() -> None:

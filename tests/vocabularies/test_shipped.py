@@ -145,26 +145,25 @@ def test_cmip6_has_the_terms_of_the_published_schema() -> None:
 
 
 MEASURED = """
-import json, resource, sys, time
+import json, sys
 from pathlib import Path
 from fedstac.domain.vocabulary import Snapshot, Vocabularies
 paths = [Path(path) for path in sys.argv[1:]]
 def resident():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
 import hashlib
-before, began = resident(), time.perf_counter()
+before = resident()
 made = Vocabularies([Snapshot(p.parent.name, p.stem, hashlib.sha256(p.read_bytes()).hexdigest(), p.read_bytes)
                      for p in paths])
 for path in paths:
     made.at(path.parent.name, path.stem)
-print(json.dumps({"seconds": time.perf_counter() - began, "megabytes": resident() - before}))
+print(json.dumps({"megabytes": resident() - before}))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_three_projects_take_less_than_a_second_and_50_megabytes() -> None:
+def test_three_projects_take_less_than_50_megabytes() -> None:
     newest = [CV / project / f"{version}.json" for project, version in SHIPPED if version not in ("6.2.58.60", "1.2.6")]
     ran = subprocess.run([sys.executable, "-c", MEASURED, *map(str, newest)], capture_output=True, check=True)
     figures = json.loads(ran.stdout)
-    assert figures["seconds"] < 1, figures
     assert figures["megabytes"] < 50, figures
