@@ -139,6 +139,14 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def reads_file_of(pid: int, size: int) -> bool:
+    """Whether a process has a file of at least that many bytes open."""
+    try:
+        return any(descriptor.stat().st_size >= size for descriptor in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # it ended, or closed a file just now
+        return False
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -192,8 +200,7 @@ async def test_a_file_that_kills_its_reader_takes_no_other_along(root: Path, tmp
     padded(root, 1, 4 << 30)
     amon(member="r2i1p1f1").write(drs(root, member="r2i1p1f1"))
     process = await scanning(root, tmp_path)
-    await until(lambda: bool(children(process.pid)))
-    await asyncio.sleep(0.5)
+    await until(lambda: any(reads_file_of(child, 4 << 30) for child in children(process.pid)))
     os.kill(children(process.pid)[0], signal.SIGSEGV)
     stdout, stderr = await process.communicate()
     assert process.returncode == 1
