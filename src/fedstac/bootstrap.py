@@ -15,8 +15,9 @@ import jsonschema_rs
 import structlog
 
 from fedstac import checking
-from fedstac.db import connections, feed
-from fedstac.db.connections import Connection, Pool, is_transient
+from fedstac.db import feed, pools
+from fedstac.db.connections import Connection, is_transient
+from fedstac.db.pools import Pool, Pools
 from fedstac.domain.model import World
 from fedstac.domain.policy import Policy
 from fedstac.domain.validation import Checker
@@ -39,7 +40,7 @@ class Node:
     """A running node: its settings, its database, its rules. Built once a process, handed to all parts."""
 
     settings: Settings
-    pool: Pool
+    pools: Pools
     checker: Checker
     shelf: Shelf  # of the checker's vocabularies
     policies: Policies
@@ -60,6 +61,11 @@ class Node:
     def world(self) -> World:
         """The world of a decision taken now; the write path sets the clock, which is the database's."""
         return World(now=datetime.now(UTC), origin=self.settings.node, judge=self.checker, policy=self.policy)
+
+    @property
+    def pool(self) -> Pool:
+        """The connections of whoever is working: those of the request's lane; in a background part, those of work."""
+        return self.pools.current()
 
     @property
     def policy(self) -> Policy:
@@ -88,9 +94,9 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
     VocabularyBroken if the folder of vocabularies, a pinned version, or one that would judge is not there or broken.
     """
     policies = policies or Policies(settings.policy, settings.globus_policy, here=settings.node)
-    pool = await connections.pool(settings.dsn, size=settings.pool_size, application=f"fedstac {settings.node}")
+    opened = await pools.open_pools(settings.dsn, settings, application=f"fedstac {settings.node}")
     try:
-        async with pool.acquire() as conn:
+        async with opened.work.acquire() as conn:
             origin = await feed.establish(conn, settings.node, os.urandom(32))
             if origin != settings.node:
                 raise WrongNode(
@@ -101,13 +107,13 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
             rules, shelf = await _rules(conn, settings)
         _, collection_schema = checking.stac_schemas()
         yield Node(
-            settings=settings, pool=pool, checker=rules, shelf=shelf, policies=policies,
+            settings=settings, pools=opened, checker=rules, shelf=shelf, policies=policies,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
             stopping=asyncio.Event(),
         )  # fmt: skip
     finally:
-        pool.terminate()
+        opened.terminate()
 
 
 @asynccontextmanager

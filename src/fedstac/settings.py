@@ -26,7 +26,16 @@ class Settings(BaseSettings):
     public_url: str = Field("", description="The address that clients see; links start with it. Empty: host and port")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
-    pool_size: int = Field(10, ge=2, le=200, description="Database connections of an api process")
+    pool_size: int = Field(10, ge=2, le=200, description="Database connections of a process for writes and workers")
+    reader_pool_size: int = Field(
+        4, ge=1, le=200, description="And of an api process for reads of callers with a valid token"
+    )
+    anonymous_pool_size: int = Field(
+        4, ge=1, le=200, description="And for reads of everybody else; one more is for /healthcheck"
+    )
+    request_seconds: float = Field(
+        20, ge=1, le=600, description="How long a request may be worked on; then it ends and is answered with 503"
+    )
     run_workers: bool = Field(True, description="Publish workers and the sequencer run inside the api process")
     workers: int = Field(2, ge=1, le=16, description="Publish workers in one process")
     batch: int = Field(250, ge=1, le=5000, description="Items a worker publishes in one transaction")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import structlog
 
 from fedstac.db import vocabularies as kept
-from fedstac.db.connections import Connection, Pool
+from fedstac.db.connections import Connection
+from fedstac.db.pools import Pool
 from fedstac.db.vocabularies import Key
 from fedstac.domain.vocabulary import Snapshot, Vocabularies, VocabularyBroken, snapshot_of
 

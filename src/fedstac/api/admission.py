@@ -11,6 +11,7 @@ from fedstac.db import audit, requests
 from fedstac.db.connections import is_refusal
 from fedstac.db.requests import KeyTaken, NewRequest
 from fedstac.failpoints import failpoint
+from fedstac.runtime import budget
 
 
 class Admission:
@@ -26,7 +27,7 @@ class Admission:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._storing is None or self._storing.done():
-            self._storing = asyncio.create_task(self._store_waiting())
+            self._storing = budget.detached(self._store_waiting())
         await future
 
     async def _store_waiting(self) -> None:
@@ -36,7 +37,7 @@ class Admission:
             self._node.queued.wake()
 
     async def _write(self, accepted: Sequence[NewRequest]) -> None:
-        async with self._node.pool.acquire() as conn:
+        async with self._node.pools.work.acquire() as conn:
             if all(_is_simple(request) for request in accepted):
                 await requests.create_singles(conn, accepted)
                 return

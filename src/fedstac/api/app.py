@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from fedstac import __version__, bootstrap
 from fedstac.api import (
     access,
+    budget,
     changes,
     feed,
     following,
@@ -175,7 +176,8 @@ BODY = {"requestBody": {"required": True, "content": {"application/json": {"sche
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:
-    return Route(path, refusals.watched(method, path, handler), methods=[method])
+    """A route as every one of ours is: its work is bounded, and the refusals of writes are written down."""
+    return Route(path, refusals.watched(method, path, budget.bounded(method, path, handler)), methods=[method])
 
 
 def _raw(handler: Handler) -> Callable[..., Awaitable[Response]]:

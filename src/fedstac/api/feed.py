@@ -17,6 +17,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain import events, strict_json
 from fedstac.domain.errors import BadRequest, MissingPermission
 from fedstac.domain.events import Cursor
+from fedstac.runtime import budget
 from fedstac.wakeup import Backoff
 
 BATCH, LINES = "application/cloudevents-batch+json", "application/x-ndjson"
@@ -37,6 +38,7 @@ async def get_events(request: Request) -> Response:
     after = Cursor.parse(request.query_params.get("after", str(events.START)))
     limit, wait = _number(request, "limit", PAGE, LARGEST_PAGE), _number(request, "wait", 0, int(LONGEST_WAIT))
     keep = _filter(request)
+    budget.extend(wait)
     deadline, backoff = time.monotonic() + wait, Backoff()
     while True:
         sequenced = node.sequenced.next()

@@ -26,6 +26,7 @@ from fedstac.db.connections import is_refusal, is_transient
 from fedstac.db.requests import NewRequest
 from fedstac.domain.errors import BadRequest, Problem, Unauthenticated, Unavailable
 from fedstac.domain.model import Outcome
+from fedstac.runtime import budget
 
 NOBODY = "anonymous"  # who could not be told
 BURST, PER_SECOND = 60, 1.0  # rows of one caller at once, and then
@@ -180,7 +181,7 @@ class Refusals:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, future))
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_waiting())
+            self._writing = budget.detached(self._write_waiting())
         await asyncio.wait([future], timeout=LONGEST_WAIT)
 
     def _caller(self, name: str) -> _Caller:
@@ -201,7 +202,7 @@ class Refusals:
     async def _write(self, entries: Sequence[audit.Entry]) -> None:
         """One transaction for all; what the database does not take, or cannot take now, is counted."""
         try:
-            async with self._node.pool.acquire() as conn, conn.transaction():
+            async with self._node.pools.work.acquire() as conn, conn.transaction():
                 await audit.append(conn, entries)
         except Exception as error:
             if is_refusal(error) and len(entries) > 1:

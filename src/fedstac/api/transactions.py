@@ -37,6 +37,7 @@ from fedstac.domain.errors import (
 from fedstac.domain.model import Outcome, Receipt
 from fedstac.domain.policy import Action, Principal, Touched
 from fedstac.domain.vocabulary import Vocabulary
+from fedstac.runtime import budget
 from fedstac.wakeup import Backoff
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)", re.IGNORECASE)
@@ -286,6 +287,7 @@ def _wait_seconds(request: Request, node: Node) -> float:
 
 async def _final(node: Node, request: UUID, seconds: float) -> requests.Summary:
     """The request once it is final, or as it stands when the time is up."""
+    budget.extend(seconds)
     deadline, backoff = time.monotonic() + seconds, Backoff(least=0.02)
     while True:
         settled = node.settled.next()

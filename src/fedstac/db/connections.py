@@ -20,21 +20,30 @@ SESSION = {
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "application_name": "fedstac",
+    "client_connection_check_interval": "2000",  # a statement ends when its process is gone
 }
 # SQLSTATE: rollback, resources, intervention, connection; locks, input and output, read-only; schema and grants
 TRANSIENT_CLASSES = ("40", "53", "57", "08", "55", "58", "25", "42")
 AWAY_SECONDS = 60.0
+SERVER_GRACE = 2.0  # seconds by which PostgreSQL's own limit is longer than ours
 REFUSED_CLASSES = ("22", "23", "54")  # data exception, integrity constraint, program limit: the item itself
 
 
-async def pool(dsn: str, *, size: int, application: str = "fedstac") -> Pool:
-    """A pool on `dsn`, or on PGHOST and its like where that is empty. Waits a minute for a database that is away."""
+async def pool(
+    dsn: str, *, least: int = 1, size: int, application: str = "fedstac", longest: float | None = None
+) -> Pool:
+    """A pool on `dsn`, or on PGHOST and its like where that is empty. Waits a minute for a database that is away.
+
+    longest: seconds after which PostgreSQL itself ends a statement, should this process fail to cancel it.
+    """
     settings = SESSION | {"application_name": application}
+    if longest is not None:
+        settings["statement_timeout"] = str(int((longest + SERVER_GRACE) * 1000))
     async for attempt in stamina.retry_context(on=is_transient, timeout=AWAY_SECONDS, attempts=None, wait_max=1.0):
         with attempt:
             return await asyncpg.create_pool(
                 dsn or None,
-                min_size=1,
+                min_size=least,
                 max_size=size,
                 server_settings=settings,
                 command_timeout=120,

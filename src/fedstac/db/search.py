@@ -13,12 +13,11 @@ import asyncpg
 import orjson
 
 from fedstac.db.connections import Connection, Row
-from fedstac.domain.errors import BadRequest, Unavailable
+from fedstac.domain.errors import BadRequest
 
 STATE_COLUMNS = (
     "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document"
 )
-LONGEST = 30.0  # seconds that the database has for one search
 # SQLSTATE: data exception, not supported, syntax, program limit, internal (PostGIS), raised by pgstac
 SEARCHERS_CLASSES = ("22", "0A", "42", "54", "XX", "P0")
 
@@ -85,7 +84,7 @@ async def where(conn: Connection, query: Mapping[str, Any]) -> str:
     """SQL that selects from pgstac.items what a search asks for. BadRequest where pgstac does not take it."""
     text = orjson.dumps(query).decode()
     with _for_the_caller():
-        return str(await conn.fetchval("SELECT pgstac.stac_search_to_where($1::text::jsonb)", text, timeout=LONGEST))
+        return str(await conn.fetchval("SELECT pgstac.stac_search_to_where($1::text::jsonb)", text))
 
 
 async def order(conn: Connection, fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
@@ -127,7 +126,7 @@ async def page(
         FROM numbered p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
         ORDER BY p.n"""
     with _for_the_caller():
-        rows = await conn.fetch(statement, timeout=LONGEST)
+        rows = await conn.fetch(statement)
     last = tuple(rows[limit - 1][f"k{n}"] for n in range(len(keys))) if len(rows) > limit else None
     return Page(tuple(_served(row) for row in rows[:limit]), last)
 
@@ -161,8 +160,7 @@ async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, boo
     """How many items a search matches: exact up to a bound, above it the planner's estimate; (number, is exact)."""
     with _for_the_caller():
         count = await conn.fetchval(
-            f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded",
-            timeout=LONGEST,
+            f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded"
         )
         if count <= exact_to:
             return count, True
@@ -179,10 +177,6 @@ def _for_the_caller() -> Iterator[None]:
         if (error.sqlstate or "")[:2] not in SEARCHERS_CLASSES:
             raise
         raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
-    except TimeoutError:
-        raise Unavailable(
-            f"the search took over {LONGEST:g} s; ask for less at once", retry_after=int(LONGEST)
-        ) from None
 
 
 def _reason(error: asyncpg.PostgresError) -> str:

@@ -248,6 +248,12 @@ class Unavailable(Problem):
     status, name, title = 503, "unavailable", "Not available just now"
 
 
+class TakesTooLong(Unavailable):
+    """The work for this request is not done in the time that every request has."""
+
+    name, title = "takes-too-long", "The request takes too long"
+
+
 def problems() -> Iterator[type[Problem]]:
     """Every class of problem there is, for the pages that explain them and the contracts test."""
     pending = [Problem]

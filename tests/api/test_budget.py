@@ -1,0 +1,158 @@
+"""A request has one deadline for all of its work, and a lane of connections: what is slow holds up nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+
+from fedstac import embedded, sample
+from tests.api.conftest import Api, StartApi
+
+HANG_GUARD = 30.0
+BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+    "AND application_name LIKE 'fedstac %'"
+)
+
+
+@asynccontextmanager
+async def searches_blocked(cluster: embedded.Cluster, dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """While it lasts, every search waits in the database. Gives a connection that sees them."""
+    conn = await asyncpg.connect(cluster.dsn(dsn.rpartition("/")[2].partition("?")[0]))
+    try:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE pgstac.items IN ACCESS EXCLUSIVE MODE")
+            yield conn
+    finally:
+        await conn.close()
+
+
+async def blocked(conn: asyncpg.Connection[asyncpg.Record], number: int) -> None:
+    """Waits until so many searches wait in the database."""
+    async with asyncio.timeout(HANG_GUARD):
+        while await conn.fetchval(BLOCKED) != number:
+            await conn.execute("SELECT pg_stat_clear_snapshot()")
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def hasty(start_api: StartApi, dsn: str) -> Api:
+    """A node whose requests have a second."""
+    started = await start_api(dsn=dsn, request_seconds=1.0, anonymous_pool_size=2, reader_pool_size=2)
+    assert (await started.admin.post("/collections", json=sample.collection())).status_code == 201
+    return started
+
+
+async def test_a_request_ends_at_its_deadline_and_so_does_its_statement(
+    hasty: Api, cluster: embedded.Cluster, dsn: str
+) -> None:
+    async with searches_blocked(cluster, dsn) as conn:
+        response = await hasty.anyone.get("/search")
+        await blocked(conn, 0)
+    assert response.status_code == 503
+    assert response.json()["type"].endswith("/takes-too-long")
+    assert int(response.headers["retry-after"]) > 0
+
+
+async def test_the_connections_of_requests_that_ended_are_used_again(
+    hasty: Api, cluster: embedded.Cluster, dsn: str
+) -> None:
+    async with searches_blocked(cluster, dsn):
+        for _ in range(3):
+            assert (await hasty.anyone.get("/search")).status_code == 503
+    assert (await hasty.anyone.get("/search")).status_code == 200
+
+
+async def test_a_search_whose_client_left_ends_in_the_database(api: Api, cluster: embedded.Cluster, dsn: str) -> None:
+    async with searches_blocked(cluster, dsn) as conn:
+        async with httpx.AsyncClient(base_url=api.url, trust_env=False) as leaving:
+            search = asyncio.create_task(leaving.post("/search", json={"limit": 1}))
+            await blocked(conn, 1)
+            search.cancel()
+            await asyncio.gather(search, return_exceptions=True)
+        await blocked(conn, 0)
+
+
+async def test_searches_of_anybody_hold_up_neither_health_nor_writes_nor_readers_with_a_token(
+    start_api: StartApi, cluster: embedded.Cluster, dsn: str
+) -> None:
+    api = await start_api(dsn=dsn, anonymous_pool_size=1)
+    await api.admin.post("/collections", json=sample.collection())
+    async with searches_blocked(cluster, dsn) as conn:
+        searches = [asyncio.create_task(api.anyone.get("/search")) for _ in range(20)]
+        await blocked(conn, 1)
+        refused, _ = await asyncio.wait(searches, return_when=asyncio.FIRST_COMPLETED)
+        assert (await api.anyone.get("/healthcheck")).status_code == 200
+        assert (await api.admin.get("/collections")).status_code == 200
+        assert (await api.admin.put("/collections/CMIP6", json=sample.collection())).status_code == 200
+    answers = await asyncio.gather(*searches)
+    assert {response.status_code for response in answers} == {200, 503}
+    assert all(task.result().headers["retry-after"] for task in refused)
+
+
+async def test_a_wait_that_the_caller_agreed_on_comes_on_top_of_the_deadline(start_api: StartApi, dsn: str) -> None:
+    api = await start_api(dsn=dsn, request_seconds=1.0)
+    node = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    async with httpx.AsyncClient(base_url=api.url, headers=node, trust_env=False, timeout=HANG_GUARD) as east:
+        response = await east.get("/events", params={"wait": 2})
+    assert response.status_code == 200
+
+
+def processes_of(cluster: embedded.Cluster) -> list[int]:
+    """The postmaster and its children."""
+    children = Path(f"/proc/{cluster.pid}/task/{cluster.pid}/children").read_text().split()
+    return [cluster.pid, *map(int, children)]
+
+
+@pytest.fixture
+def stop_postgresql(cluster: embedded.Cluster) -> Iterator[Callable[[], None]]:
+    """Stops every process of the cluster; the end of the test lets them go on."""
+    stopped: list[int] = []
+
+    def stop() -> None:
+        for pid in processes_of(cluster):
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+
+    try:
+        yield stop
+    finally:
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_health_is_answered_while_postgresql_is_stopped(
+    start_api: StartApi, dsn: str, stop_postgresql: Callable[[], None]
+) -> None:
+    api = await start_api(dsn=dsn, background=False, request_seconds=1.0)
+    assert (await api.anyone.get("/healthcheck")).status_code == 200
+    stop_postgresql()
+    async with asyncio.timeout(HANG_GUARD):
+        while (response := await api.anyone.get("/healthcheck")).status_code == 200:
+            pass  # an answer is kept for a second
+        again = await api.anyone.get("/healthcheck")
+    assert (response.status_code, again.status_code) == (503, 503)
+    assert response.headers["retry-after"]
+
+
+async def test_searches_and_writes_are_answered_while_postgresql_is_stopped(
+    api: Api, start_api: StartApi, dsn: str, stop_postgresql: Callable[[], None]
+) -> None:
+    hasty = await start_api(dsn=dsn, background=False, request_seconds=1.0)
+    assert (await hasty.admin.get("/search")).status_code == 200
+    stop_postgresql()
+    async with asyncio.timeout(HANG_GUARD):
+        answers = await asyncio.gather(
+            hasty.anyone.get("/search"),
+            hasty.admin.get("/search"),
+            hasty.admin.put("/collections/CMIP6", json=sample.collection()),
+        )
+    assert [response.status_code for response in answers] == [503, 503, 503]
