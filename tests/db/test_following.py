@@ -180,6 +180,15 @@ async def test_a_document_without_a_vocabulary_is_judged_by_what_every_item_has_
     assert "what every item has to be" in why
 
 
+async def test_an_id_that_only_new_datasets_may_not_have_is_taken(node: Node, conn: Connection) -> None:
+    def with_a_comma(item: Json) -> None:
+        item["id"] = item["id"].replace("CMIP6.", "CMIP6,")
+
+    old = changed(with_a_comma)
+    await follow(node, Source([entry(node, old, None)], RAW))
+    assert await here(conn) == ([old["id"]], [], [])
+
+
 async def test_what_is_excused_is_taken_but_not_what_every_node_refuses(node: Node, conn: Connection) -> None:
     moved = changed(lambda item: item["properties"].update({"cmip6:nominal_resolution": "3 km"}))
     excused = json.dumps([["term", "/properties/cmip6:nominal_resolution"]])

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import idempotency, identity, links, transactions
+from fedstac.api import idempotency, identity, intake, links, transactions
 from fedstac.bootstrap import Node
 from fedstac.db import queue, requests
 from fedstac.domain import patching, strict_json
@@ -57,7 +57,9 @@ async def put_item(request: Request) -> Response:
     body = await _body(request)
     if not isinstance(body, dict):
         raise BadRequest("the body is no JSON object; send the whole STAC Item")
-    edit = patching.as_json(Whole(body))
+    names = request.path_params
+    whole = intake.addressed(body, id=names["item_id"], collection=names["collection_id"])
+    edit = patching.as_json(Whole(whole))
     return await _change(request, "amend", {"edit": edit, "override": _override(request)})
 
 

@@ -10,6 +10,7 @@ from fedstac.domain import policy, strict_json, validation
 from fedstac.domain.errors import (
     BodyTooLarge,
     Finding,
+    MalformedJson,
     Misdirected,
     MissingPermission,
     Problem,
@@ -18,6 +19,7 @@ from fedstac.domain.errors import (
     UnsupportedMediaType,
     errors_in,
 )
+from fedstac.domain.identifiers import LONGEST_ID
 from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
 from fedstac.settings import Settings
@@ -28,7 +30,10 @@ LINE_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl",
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a body holds: one item, or a batch of them, each with its place."""
+    """What a body holds: one item, or a batch of them, each with its place.
+
+    In place of a line that is not JSON stands its MalformedJson.
+    """
 
     documents: Sequence[Any]
     is_batch: bool
@@ -54,18 +59,34 @@ class Checked:
         return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
 
 
-def read(raw: bytes, media_type: str, limits: Settings) -> Submission:
-    """Parses a body. MalformedJson, UnsupportedMediaType, BodyTooLarge or StacInvalid where it is none."""
+def read(raw: bytes, media_type: str, limits: Settings, *, collection: str | None = None) -> Submission:
+    """Parse a body. MalformedJson, UnsupportedMediaType, BodyTooLarge or StacInvalid where it is none.
+
+    `collection`: the one that the URL names. It is filled in where an item names none.
+    """
     kind = media_type.partition(";")[0].strip().lower()
     if kind in LINE_TYPES:
-        submission = Submission(strict_json.parse_lines(raw), True, "")
+        submission = Submission(strict_json.parse_lines(raw, most=limits.max_batch_items + 1), True, "")
     elif kind in JSON_TYPES:
         submission = _from_value(strict_json.parse(raw))
     else:
         accepted = ", ".join((*JSON_TYPES[1:], *LINE_TYPES))
         raise UnsupportedMediaType(f"{kind!r} is not taken here; send one of {accepted}")
     _check_size(submission, len(raw), limits)
-    return submission
+    if collection is None:
+        return submission
+    return replace(submission, documents=[addressed(each, collection=collection) for each in submission.documents])
+
+
+def addressed(document: Any, **names: str) -> Any:
+    """Return a document with the members that the URL names filled in where they are missing or null.
+
+    The STAC API Transaction extension asks for it: `collection` of a POST, `id` and `collection` of a PUT.
+    """
+    if not isinstance(document, dict):
+        return document
+    missing = {member: name for member, name in names.items() if document.get(member) is None}
+    return {**document, **missing} if missing else document
 
 
 def _from_value(value: object) -> Submission:
@@ -90,9 +111,7 @@ def _check_size(submission: Submission, size: int, limits: Settings) -> None:
         finding = Finding("shape", submission.prefix, "the batch is empty")
         raise StacInvalid("the batch holds no item; put in one at least", findings=(finding,))
     if len(submission.documents) > limits.max_batch_items:
-        raise BodyTooLarge(
-            f"the batch has {len(submission.documents)} items; {limits.max_batch_items} are the most: send several"
-        )
+        raise BodyTooLarge(f"the batch has more than {limits.max_batch_items} items, which are the most: send several")
 
 
 def check(
@@ -102,14 +121,14 @@ def check(
     principal: Principal,
     limits: Settings,
 ) -> list[Checked]:
-    """Every item by itself: judged, permitted, and not too large."""
+    """Judge every item by itself: valid, permitted, and not too large."""
     return [_check_one(document, judge, permissions, principal, limits) for document in submission.documents]
 
 
 def claimed_id(document: object) -> str:
     """What a document calls itself, however broken it is."""
     claimed = document.get("id") if isinstance(document, dict) else None
-    return claimed[: validation.MAX_ID] if isinstance(claimed, str) else ""
+    return claimed[:LONGEST_ID] if isinstance(claimed, str) else ""
 
 
 def settle(submission: Submission, checked: Sequence[Checked], known: Collection[str]) -> list[Checked]:
@@ -136,6 +155,8 @@ def _check_one(
     principal: Principal,
     limits: Settings,
 ) -> Checked:
+    if isinstance(document, MalformedJson):
+        return Checked(None, None, problem=document)
     try:
         draft, findings = judge(document)
         touched = policy.Touched(draft.id, draft.collection, draft.institution, frozenset(draft.nodes))
@@ -159,4 +180,5 @@ def _all_refused(submission: Submission, refused: Sequence[tuple[int, Problem]])
         for f in (problem.findings or (Finding(problem.name, "", problem.detail),))
     ]
     detail = f"none of the {len(refused)} items is valid; the first: {first.detail}"
-    return StacInvalid(detail, findings=findings[:1000])
+    kind = MalformedJson if all(isinstance(problem, MalformedJson) for _, problem in refused) else StacInvalid
+    return kind(detail, findings=findings[:1000])

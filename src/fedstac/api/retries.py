@@ -55,6 +55,8 @@ async def _publish(request: Request, principal: Principal, summary: requests.Sum
     async def read() -> bytes:
         async with node.pool.acquire() as conn:
             refused = await requests.refused(conn, summary.id)
+        if not refused:
+            raise Conflict(f"of what was rejected of the request {summary.id} nothing was JSON; send it again, mended")
         return b"\n".join(document.encode() for _, document in refused)
 
     kind = intake.JSON_TYPES[-1] if single else intake.LINE_TYPES[0]

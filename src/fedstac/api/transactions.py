@@ -167,7 +167,7 @@ async def _judge(
     vocabulary = node.checker.vocabularies.current(collection)
 
     def judge() -> tuple[intake.Submission, list[intake.Checked]]:
-        submission = intake.read(raw, body.media_type, node.settings)
+        submission = intake.read(raw, body.media_type, node.settings, collection=collection)
         draft = partial(node.checker.draft, collection=collection, vocabulary=vocabulary)
         return submission, intake.check(submission, draft, node.policy, principal, node.settings)
 
@@ -275,7 +275,7 @@ def _new_item(entry: intake.Checked) -> requests.NewItem:
         )
     assert entry.problem is not None
     name = intake.claimed_id(entry.document)
-    text = orjson.dumps(entry.document).decode()
+    text = orjson.dumps(entry.document).decode() if entry.document is not None else None
     return requests.NewItem(name, name, text, None, entry.problem.name, entry.problem.detail, entry.problem.findings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from fedstac import settings as environment
 from fedstac.api import identity, intake, links
 from fedstac.bootstrap import Node
 from fedstac.domain import schemas
-from fedstac.domain.errors import BadRequest, NotFound, errors_in
+from fedstac.domain.errors import BadRequest, Finding, MalformedJson, NotFound, errors_in
 from fedstac.domain.vocabulary import NAME, Snapshot, UnknownVersion, Vocabularies, Vocabulary
 
 CURRENT = "current"  # instead of a version
@@ -147,6 +148,8 @@ async def post_validate(request: Request) -> Response:
 
 def _verdict(node: Node, document: Any, version: str | None) -> dict[str, Any]:
     """One line of a report. NotFound where that version is not here."""
+    if isinstance(document, MalformedJson):
+        return _line(document, document.findings, None)
     collection = document.get("collection") if isinstance(document, dict) else None
     collection = collection if isinstance(collection, str) else ""
     known = node.checker.vocabularies
@@ -154,7 +157,10 @@ def _verdict(node: Node, document: Any, version: str | None) -> dict[str, Any]:
         vocabulary = known.at(collection, version) if version and known.of(collection) else known.current(collection)
     except UnknownVersion as error:
         raise NotFound(str(error)) from None
-    findings = node.checker.findings(document, collection, vocabulary)
+    return _line(document, node.checker.findings(document, collection, vocabulary), vocabulary)
+
+
+def _line(document: Any, findings: Sequence[Finding], vocabulary: Vocabulary | None) -> dict[str, Any]:
     return {
         "id": intake.claimed_id(document),
         "valid": not errors_in(findings),

@@ -1,13 +1,68 @@
-"""Identifiers that fedstac makes itself."""
+"""Identifiers: which ones datasets and collections may have, and those that fedstac makes itself."""
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-COLLECTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+LONGEST_ID: Final = 512
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+RESERVED: Final = re.compile(r"[/?#%]")
+# Default_Ignorable_Code_Point of Unicode, and what separates lines and paragraphs: nothing of it is seen
+INVISIBLE: Final = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+ODD_SPACE: Final = re.compile(r"[^\S ]")
+
+
+def fault_of_id(item_id: str) -> str | None:
+    """Say why a dataset's id cannot be a step of a URL, for dataset ids everywhere; None where it can."""
+    if not item_id:
+        return "the id is empty"
+    if len(item_id) > LONGEST_ID:
+        return f"the id has {len(item_id)} characters; {LONGEST_ID} are the most"
+    if item_id in (".", ".."):
+        return f"the id is {item_id!r}, which a URL takes for a folder"
+    if match := CONTROL.search(item_id):
+        return f"the id holds the control character {_character(item_id, match)}"
+    if match := RESERVED.search(item_id):
+        return f"the id holds {_character(item_id, match)}, which has a meaning of its own in a URL"
+    if item_id[0].isspace():
+        return f"the id begins with the space {_named(item_id[0])}"
+    return None
+
+
+def fault_of_new_id(item_id: str) -> str | None:
+    """Say why a new dataset may not have an id that older datasets may have; None where it may.
+
+    Such an id can be part of a URL. It cannot be told from another one by eye, or not be searched for.
+    """
+    if match := re.search(",", item_id):
+        return f"the id holds {_character(item_id, match)}, at which GET /search?ids= ends one id and begins the next"
+    if item_id[-1:].isspace():
+        return f"the id ends with the space {_named(item_id[-1])}, which is not seen"
+    if match := INVISIBLE.search(item_id):
+        return f"the id holds {_character(item_id, match)}, which is not seen"
+    if match := ODD_SPACE.search(item_id):
+        return f"the id holds {_character(item_id, match)}, which looks like an ordinary space"
+    return None
+
+
+def _character(item_id: str, match: re.Match[str]) -> str:
+    return f"{_named(match[0])} at place {match.start() + 1}"
+
+
+def _named(character: str) -> str:
+    """A character as people can look it up: U+002C (comma)."""
+    name = unicodedata.name(character, "")
+    shown = f" ({name.lower()})" if name else ""
+    return f"U+{ord(character):04X}{shown}"
 
 
 def uuid7(moment: datetime) -> UUID:

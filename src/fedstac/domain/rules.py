@@ -51,7 +51,11 @@ class Rule:
 RULES: Final[Mapping[str, Rule]] = {
     "shape": Rule("The document is a STAC Item: its members are there and of their kinds", fixed=True),
     "collection": Rule("`collection` is the one that the item was sent to", fixed=True),
-    "id": Rule("The id can be a step of a URL: 1 to 512 characters, no control character, / ? # or %", fixed=True),
+    "id": Rule(
+        "The id can be a step of a URL: 1 to 512 characters, no control character, / ? # or %; that of a new dataset "
+        "has no comma, no character that is not seen, and no space at its end",
+        fixed=True,
+    ),
     "id-template": Rule("The id has the form that the project gives to dataset ids", fixed=True),
     "stac-core": Rule("The item, as it will be served, is valid by the STAC 1.1.0 item schema", fixed=True),
     "file": Rule("Members that begin with `file:` are those of the file extension", fixed=True),

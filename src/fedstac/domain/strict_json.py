@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
-from typing import Never, TypeAlias
+from typing import TypeAlias
 
 import orjson
 
@@ -33,28 +34,23 @@ def parse(raw: bytes, *, max_depth: int = MAX_DEPTH) -> object:
     """
     value, faults = _read(raw, max_depth)
     if faults:
-        _refuse([fault.finding() for fault in faults])
+        raise _malformed([fault.finding() for fault in faults])
     return value
 
 
-def parse_lines(raw: bytes, *, max_depth: int = MAX_DEPTH) -> list[object]:
-    """The values of newline-delimited JSON, one a line; blank lines are skipped.
+def parse_lines(raw: bytes, *, max_depth: int = MAX_DEPTH, most: int = sys.maxsize) -> list[object]:
+    """Return the values of newline-delimited JSON, one a line; blank lines are skipped.
 
-    Also of a GeoJSON text sequence (RFC 8142), where 0x1e precedes each record and a record may span lines. The
-    findings' pointers are into the list of records ("/16/properties/size"), the messages begin with the line sent.
+    Also of a GeoJSON text sequence (RFC 8142), where 0x1e precedes each record and a record may span lines. In place of
+    a record that is not JSON stands its MalformedJson, whose messages begin with the line. MalformedJson is raised only
+    where there is no record at all. After `most` records reading ends.
     """
     values: list[object] = []
-    findings: list[Finding] = []
-    for line, record in _records(raw):
+    for line, record in islice(_records(raw), most):
         value, faults = _read(record, max_depth)
-        findings += [fault.finding(record=len(values), first_line=line) for fault in faults]
-        values.append(value)
-        if len(findings) >= _MAX_FINDINGS:
-            break
+        values.append(_malformed([fault.finding(first_line=line) for fault in faults]) if faults else value)
     if not values:
-        findings = [_EMPTY.finding()]
-    if findings:
-        _refuse(findings[:_MAX_FINDINGS])
+        raise _malformed([_EMPTY.finding()])
     return values
 
 
@@ -71,9 +67,9 @@ def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
         line += 1 if separator == b"\n" else record.count(b"\n")
 
 
-def _refuse(findings: list[Finding]) -> Never:
+def _malformed(findings: list[Finding]) -> MalformedJson:
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    raise MalformedJson(f"{findings[0].message}; {findings[0].suggestion}{more}", findings=findings)
+    return MalformedJson(f"{findings[0].message}; {findings[0].suggestion}{more}", findings=findings)
 
 
 # --- the fast path ---
@@ -212,7 +208,7 @@ def _is_held(literal: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What is wrong and where; not yet a Finding, because a record does not know which one it is."""
+    """What is wrong and where; not yet a Finding, because a record does not know at which line it begins."""
 
     rule: str
     pointer: str
@@ -221,14 +217,14 @@ class _Fault:
     line: int | None = None
     column: int | None = None
 
-    def finding(self, *, record: int | None = None, first_line: int = 1) -> Finding:
+    def finding(self, *, first_line: int | None = None) -> Finding:
+        """`first_line`: the line of a longer body at which the record begins."""
         message = self.message
         if self.line is not None:
-            message = f"line {self.line + first_line - 1}, column {self.column}: {message}"
-        elif record is not None:
+            message = f"line {self.line + (first_line or 1) - 1}, column {self.column}: {message}"
+        elif first_line is not None:
             message = f"line {first_line}: {message}"
-        pointer = self.pointer if record is None else f"/{record}{self.pointer}"
-        return Finding(self.rule, pointer, message, suggestion=self.suggestion)
+        return Finding(self.rule, self.pointer, message, suggestion=self.suggestion)
 
 
 _EMPTY = _Fault("json-empty", "", "the body is empty", "send a JSON document")

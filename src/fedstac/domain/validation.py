@@ -6,7 +6,6 @@ project's vocabulary asks (domain/rules.py). Pure: schemas are compiled and snap
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,13 +18,12 @@ import orjson
 
 from fedstac.domain import documents, geometry, rules
 from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
+from fedstac.domain.identifiers import LONGEST_ID, fault_of_id, fault_of_new_id
 from fedstac.domain.model import Draft, moment
 from fedstac.domain.rules import RULES, pointer
 from fedstac.domain.vocabulary import DatasetName, Vocabularies, Vocabulary, name_of
 
-MAX_ID: Final = 512
 MOST_FINDINGS: Final = 100  # of one kind and document: a body of 64 MiB can hold millions of faults
-ITEM_ID: Final = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f/?#%\s][^\x00-\x1f\x7f-\x9f/?#%]*")  # a step of a URL
 DATES: Final = ("datetime", "start_datetime", "end_datetime")
 SHAPE: Final[tuple[tuple[str, type, str], ...]] = (
     ("type", str, 'the string "Feature"'),
@@ -55,16 +53,20 @@ class Checker:
         StacInvalid, with all findings, where one is an error of a fixed rule. Errors of others come back with the
         draft: whether they refuse it depends on what is stored (see `excused`).
         """
-        findings = self.findings(document, collection, vocabulary)
+        findings = self.lasting(document, collection, vocabulary)
         if not any(is_fixed(finding) for finding in errors_in(findings)):
             assert isinstance(document, dict)
             name = name_of(collection, document["id"], vocabulary)
             assert isinstance(name, DatasetName)
-            return documents.prepare(document, name, vocabulary), findings
-        raise refusal(document, findings)
+            return documents.prepare(document, name, vocabulary), (*_of_new(document), *findings)
+        raise refusal(document, (*_of_new(document), *findings))
 
     def findings(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
         """Everything that is wrong with a document, in the order of the rules; the same for the same version."""
+        return (*_of_new(document), *self.lasting(document, collection, vocabulary))
+
+    def lasting(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
+        """The findings, less those that refuse new datasets only: what every node asks of what another has accepted."""
         found = tuple(islice(_shape(document, collection), MOST_FINDINGS))
         if found or not isinstance(document, dict):
             return found
@@ -135,7 +137,7 @@ def refusal(document: object, findings: Sequence[Finding]) -> StacInvalid:
 
 def refusal_of(name: str | None, findings: Sequence[Finding]) -> StacInvalid:
     errors = errors_in(findings)
-    what = f"The item {name[:MAX_ID]!r}" if name is not None else "The item"
+    what = f"The item {name[:LONGEST_ID]!r}" if name is not None else "The item"
     more = f" ({len(errors) - 1} more findings)" if len(errors) > 1 else ""
     where = errors[0].pointer or "the document"
     return StacInvalid(f"{what} is not valid: {where}: {errors[0].message}{more}", findings=tuple(findings))
@@ -207,10 +209,17 @@ def _general(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iter
     yield from rules.addresses(document)
 
 
+def _of_new(document: object) -> Iterator[Finding]:
+    """What a new dataset may not be called; one that is stored under such an id keeps it."""
+    item_id = document.get("id") if isinstance(document, dict) else None
+    if isinstance(item_id, str) and not fault_of_id(item_id) and (fault := fault_of_new_id(item_id)):
+        yield Finding("id", "/id", fault)
+
+
 def _id(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[Finding]:
     item_id = document["id"]
-    if len(item_id) > MAX_ID or not ITEM_ID.fullmatch(item_id):
-        yield Finding("id", "/id", f"an id has 1 to {MAX_ID} characters, none of them a control character, / ? # or %")
+    if fault := fault_of_id(item_id):
+        yield Finding("id", "/id", fault)
         return
     name = name_of(document["collection"], item_id, vocabulary)
     if isinstance(name, Finding):

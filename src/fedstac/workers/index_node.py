@@ -244,7 +244,7 @@ class Follower:
     def _findings(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
         """As everywhere; a document that the rules themselves fail on is parked too, and does not block the others."""
         try:
-            return self.node.checker.findings(document, collection, vocabulary)
+            return self.node.checker.lasting(document, collection, vocabulary)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             log.exception("the rules fail on a document", origin=self.origin, collection=collection)
             raise BadRequest(f"the rules here fail on it: {error!r}"[:300]) from error

@@ -1,0 +1,99 @@
+"""Conduct that clients of the STAC API Transaction extension rely on, as public test suites of others hold it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from fedstac import sample
+from fedstac.domain import validation
+from tests.api.conftest import Api, StartApi
+
+Json = dict[str, Any]
+ITEMS = "/collections/free/items"
+ITEM: Json = {
+    "type": "Feature", "stac_version": "1.1.0", "stac_extensions": [], "id": "swath-1", "collection": "free",
+    "geometry": {"type": "Point", "coordinates": [7.5, 51.25]}, "bbox": [7.5, 51.25, 7.5, 51.25],
+    "properties": {"datetime": "2020-02-03T04:05:06Z", "eo:cloud_cover": 12.5, "description": "a swath"},
+    "links": [], "assets": {"data": {"href": "https://data.example/swath-1.nc", "type": "application/netcdf"}},
+}  # fmt: skip
+
+
+def item(name: str = "swath-1", **members: Any) -> Json:
+    return {**copy.deepcopy(ITEM), "id": name, **members}
+
+
+def less(document: Json, *members: str) -> Json:
+    return {name: value for name, value in document.items() if name not in members}
+
+
+@pytest.fixture
+async def free(start_api: StartApi, dsn: str) -> Api:
+    """A node with the collection `free`, which has no vocabulary, and one item in it."""
+    api = await start_api(dsn=dsn)
+    assert (await api.admin.post("/collections", json=sample.collection("free"))).status_code == 201
+    assert (await api.admin.post(ITEMS, json=ITEM)).status_code == 201
+    return api
+
+
+# --- what the URL names ---
+
+
+@pytest.mark.parametrize("partial", [less(item("x"), "collection"), item("x", collection=None)])
+async def test_the_collection_of_a_new_item_is_the_one_of_the_url(free: Api, partial: Json) -> None:
+    posted = await free.admin.post(ITEMS, json=partial)
+    assert posted.status_code == 201, posted.text
+    assert posted.json()["collection"] == "free"
+    assert (await free.anyone.get(f"{ITEMS}/x")).json()["collection"] == "free"
+
+
+async def test_so_is_the_collection_of_each_item_of_a_batch(free: Api) -> None:
+    features = [less(item("x"), "collection"), item("y"), item("z", collection="other")]
+    answer = await free.admin.post(ITEMS, json={"type": "FeatureCollection", "features": features})
+    results = (await free.admin.get(f"/requests/{answer.json()['id']}/items")).json()["items"]
+    assert [(result["id"], result["status"]) for result in results] == [
+        ("x", "done"), ("y", "done"), ("z", "rejected"),
+    ]  # fmt: skip
+    assert results[2]["findings"][0]["pointer"] == "/collection"
+
+
+@pytest.mark.parametrize("missing", [("id",), ("collection",), ("id", "collection")])
+async def test_the_id_and_the_collection_of_a_changed_item_are_those_of_the_url(
+    free: Api, missing: tuple[str, ...]
+) -> None:
+    changed = item(properties={**ITEM["properties"], "description": "another"})
+    put = await free.admin.put(f"{ITEMS}/swath-1", json=less(changed, *missing))
+    assert put.status_code == 200, put.text
+    served = (await free.anyone.get(f"{ITEMS}/swath-1")).json()
+    assert (served["id"], served["collection"], served["properties"]["description"]) == ("swath-1", "free", "another")
+
+
+@pytest.mark.parametrize("other", [{"id": "swath-2"}, {"collection": "CMIP6"}, {"id": ""}, {"collection": 5}])
+async def test_another_id_or_collection_than_the_urls_is_refused(free: Api, other: Json) -> None:
+    put = await free.admin.put(f"{ITEMS}/swath-1", json=item(**other))
+    assert put.status_code == 400, put.text
+    assert {error["pointer"] for error in put.json()["errors"]} == {f"/{name}" for name in other}
+
+
+# --- ids ---
+
+
+async def test_a_dataset_that_an_earlier_release_took_under_an_id_with_a_comma_stays_usable(
+    free: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, path = item("a,b"), f"{ITEMS}/a%2Cb"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(validation, "fault_of_new_id", lambda _: None)
+        assert (await free.admin.post(ITEMS, json=old)).status_code == 201
+    assert (await free.admin.post(ITEMS, json=old)).status_code == 200
+    assert (await free.anyone.get(path)).json()["id"] == "a,b"
+    for method, route, body in (
+        ("PATCH", path, {"properties": {"description": "patched"}}), ("PUT", path, old),
+        ("POST", f"{path}/retract", {"reason": "wrong"}), ("POST", f"{path}/reinstate", None), ("DELETE", path, None),
+        ("POST", f"{path}/unmark", None),
+    ):  # fmt: skip
+        answer = await free.admin.request(method, route, json=body)
+        assert answer.status_code == 200, (method, route, answer.text)
+    assert (await free.admin.post(ITEMS, json=item("c,d"))).status_code == 400
