@@ -1,0 +1,112 @@
+"""Valid requests, one or more of every route, from which hostile ones are made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from fedstac import sample
+from fedstac.api.access import PERMISSIONS, Access
+from tests.hostile.site import DATASETS, GROUP
+from tests.hostile.wire import Ask
+
+Json = dict[str, Any]
+Route = tuple[str, str]
+ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
+PAGE_OF_DOCUMENTATION = ("/api.html", "/docs/oauth2-redirect")
+FIRST, OTHER = list(sample.items(2))
+FRESH = next(sample.items(1, start=DATASETS + 50_000))
+REPLICA = {
+    name: {"href": f"https://south.example/{name}.nc"} for name, asset in FIRST["assets"].items()  # type: ignore[attr-defined]
+    if "file:checksum" in asset
+}  # fmt: skip
+COLLECTION = {**sample.collection("free"), "id": "another"}
+FILTER: Json = {
+    "op": "and",
+    "args": [
+        {"op": "=", "args": [{"property": "cmip6:source_id"}, "CESM2"]},
+        {"op": "in", "args": [{"property": "cmip6:variable_id"}, ["tas", "pr"]]},
+        {"op": "t_intersects", "args": [{"property": "datetime"}, {"interval": ["1850-01-01", "2014-12-31"]}]},
+        {"op": "s_intersects", "args": [{"property": "geometry"}, {"type": "Point", "coordinates": [10, 50]}]},
+        {"op": "like", "args": [{"op": "casei", "args": [{"property": "cmip6:experiment_id"}]}, "HIST%"]},
+        {"op": "between", "args": [{"property": "size"}, 1, 1e12]},
+    ],
+}
+SEARCH: Json = {
+    "collections": ["CMIP6"], "filter": FILTER, "filter-lang": "cql2-json", "limit": 10,
+    "sortby": [{"field": "properties.cmip6:source_id", "direction": "asc"}], "fields": {"exclude": ["assets"]},
+}  # fmt: skip
+BOX: Json = {"bbox": [170, -10, -170, 10], "datetime": "1900-01-01T00:00:00Z/..", "limit": 5}
+TEXT = "cmip6:source_id = 'CESM2' AND size > 5 AND S_INTERSECTS(geometry, POINT(10 50))"
+PATCH = [{"op": "add", "path": "/links/-", "value": {"rel": "related", "href": "https://errata.example/1"}}]
+
+QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
+    ("GET", "/search"): (
+        {"filter": TEXT, "filter-lang": "cql2-text", "sortby": "-datetime,id", "fields": "id,-assets", "limit": "10"},
+        {"bbox": "-10,30,40,60", "datetime": "1850-01-01T00:00:00Z/..", "collections": "CMIP6,free"},
+        {"ids": f"{FIRST['id']},{OTHER['id']}", "query": '{"cmip6:source_id":{"eq":"CESM2"}}'},
+        {"intersects": '{"type":"Point","coordinates":[10,50]}'},
+    ),
+    ("GET", ITEMS): ({"limit": "5", "bbox": "-10,30,40,60"}, {"filter": TEXT}),
+    ("GET", "/collections"): ({}, {"limit": "1"}),
+    ("GET", "/events"): (
+        {"after": "1.0", "limit": "10"},
+        {"after": "1.0", "shard": "3/7", "types": "dataset.published"},
+    ),
+    ("GET", "/snapshot"): ({"limit": "10"},),
+    ("GET", "/requests"): ({"limit": "5"},),
+    ("GET", "/requests/{request_id}/items"): ({"status": "done", "limit": "5"},),
+    ("GET", "/access/explain"): (
+        {"action": "publish", "item": str(FIRST["id"]), "collection": "CMIP6", "institution": "NCAR"},
+        {"action": "replicate", "item": "any", "node": "south", "as": "role:admin"},
+    ),
+    ("DELETE", ITEM): ({"dry_run": "true"},),
+    ("PATCH", ITEM): ({"dry_run": "true"}, {}),
+    ("POST", ITEMS): ({"dry_run": "true"}, {}),
+}
+BODIES: Mapping[Route, tuple[Any, ...]] = {
+    ("POST", "/search"): (SEARCH, BOX, {"query": {"size": {"gt": 1, "lte": 1e9}}, "ids": [FIRST["id"]]}),
+    ("POST", "/collections"): (COLLECTION,),
+    ("PUT", "/collections/{collection_id}"): (sample.collection("free"),),
+    ("PATCH", "/collections/{collection_id}"): ({"description": "changed"},),
+    ("POST", ITEMS): (FRESH, {"type": "FeatureCollection", "features": [FIRST, OTHER, FRESH]}),
+    ("POST", "/validate"): (FRESH, {"type": "FeatureCollection", "features": [FIRST, FRESH]}),
+    ("PUT", ITEM): ({**FIRST, "links": []},),
+    ("PATCH", ITEM): (PATCH, {"properties": {"title": FIRST["properties"]["title"]}}),  # type: ignore[index]
+    ("POST", ITEM + "/retract"): ({"reason": "wrong units", "errata": "https://errata.example/2", "data": "keep"},),
+    ("PUT", ITEM + "/replicas/{node}"): (REPLICA,),
+    ("POST", "/groups"): ({**GROUP, "name": "another"},),
+    ("PUT", "/groups/{group}"): (GROUP,),
+    ("POST", "/notifications"): ({"address": "https://hooks.example/x", "on": ["request"]},),
+    ("POST", "/events/status"): ({"epoch": 1, "through": 0, "exceptions": []},),
+}
+
+
+def routes() -> Iterator[Route]:
+    """Every route that the application declares, but the pages of its documentation."""
+    for declared in PERMISSIONS.values():
+        yield from (route for route in declared if route[1] not in PAGE_OF_DOCUMENTATION)
+
+
+@cache
+def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask, ...]:
+    """Valid requests of a route, by somebody who may send them. `request_id` and `vocabulary` are of the node that is asked."""
+    method, template = route
+    parts = {
+        "collection_id": "free" if method in ("PUT", "DELETE", "PATCH") and template.count("/") == 2 else "CMIP6",
+        "item_id": str(FIRST["id"]), "node": "south", "group": "g", "principal": "person:6f9c",
+        "request_id": request_id, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
+        "version": vocabulary, "facet": "source_id", "name": "bad-request",
+    }  # fmt: skip
+    if template.startswith("/extensions/"):
+        parts |= {"name": "fedstac", "version": "v1.0.0"}
+    path = re.sub(r"{(\w+)(:path)?}", lambda part: quote(parts[part[1]], safe=""), template)
+    queries = QUERIES.get(route, ({},))
+    bodies = [orjson.dumps(body) for body in BODIES.get(route, ())] or [b""]
+    role = "node:east" if route in PERMISSIONS[Access.NODE] else "admin"
+    return tuple(Ask(method, path, tuple(query.items()), body, role=role) for query in queries for body in bodies)

@@ -1,0 +1,121 @@
+"""A publishing node in processes of its own, whose memory and state tests look at from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+import psycopg
+
+from fedstac import embedded, sample
+from fedstac.federation import Federation, federation
+from tests.hostile.wire import Line
+
+DATASETS = 200
+GROUP = {"name": "g", "project": "CMIP6", "institution": "NCAR", "title": "a group"}
+ROLES = ("", "admin", "publisher:NCAR", "node:east", "a-token-that-nobody-issued")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The node west: its API process (with workers inside), its PostgreSQL, its tokens by role."""
+
+    running: Federation
+    cluster: embedded.Cluster
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.running.west).netloc
+
+    @property
+    def pid(self) -> int:
+        return self.running.processes["serve"].child.pid
+
+    def line(self) -> Line:
+        """A connection to the node."""
+        url = urlsplit(self.running.west)
+        return Line(str(url.hostname), int(url.port or 0))
+
+    def memory(self) -> int:
+        """Bytes of memory of the API process and its children; pages that they share count by share (Pss)."""
+        return sum(_proportional_set(pid) for pid in (self.pid, *_children(self.pid)))
+
+    def processor_seconds(self) -> float:
+        """Seconds of processor time that the API and all of PostgreSQL have used."""
+        pids = (self.pid, *_children(self.pid), self.cluster.pid, *_children(self.cluster.pid))
+        return sum(_processor_seconds(pid) for pid in pids)
+
+    def faults(self) -> list[str]:
+        """The log lines in which the node reports a fault of its own."""
+        lines = self.running.processes["serve"].log.read_text(errors="replace").splitlines()
+        return [line for line in lines if '"level":"error"' in line.replace(" ", "") or "Traceback" in line]
+
+    def count(self, statement: str) -> int:
+        """The number that a query of the node's database gives."""
+        with psycopg.connect(self.running.database_of("west"), autocommit=True) as conn:
+            row = conn.execute(statement.encode()).fetchone()
+        return int(row[0]) if row else 0
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _proportional_set(pid: int) -> int:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def site(**settings: str) -> Iterator[Site]:
+    """A node with a cluster of its own, the collections CMIP6 and free, and DATASETS datasets; all ends with it."""
+    folder = Path(tempfile.mkdtemp(prefix="fedstac-hostile-"))
+    folder.chmod(0o755)
+    try:
+        with embedded.cluster(folder / "pg") as cluster:
+            with federation(cluster, index_nodes=("east",)) as running:
+                running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_READ_TIMEOUT_SECONDS="2", **settings)
+                _fill(running)
+                yield Site(running, cluster)
+            os.kill(cluster.pid, signal.SIGQUIT)  # at once: its data is removed
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(running: Federation) -> None:
+    for name in ("CMIP6", "free"):
+        _post(running, "/collections", json.dumps(sample.collection(name)).encode(), "application/json")
+    _post(running, "/groups", json.dumps(GROUP).encode(), "application/json")
+    lines = b"\n".join(json.dumps(item).encode() for item in sample.items(DATASETS))
+    _post(running, "/collections/CMIP6/items", lines, "application/x-ndjson")
+
+
+def _post(running: Federation, path: str, body: bytes, media_type: str) -> None:
+    headers = {
+        "Authorization": f"Bearer {running.tokens['admin']}", "Content-Type": media_type, "Prefer": "wait=60"
+    }  # fmt: skip
+    with build_opener(ProxyHandler({})).open(Request(running.west + path, body, headers), timeout=120) as answer:
+        answer.read()

@@ -1,0 +1,115 @@
+"""Mutated requests on every route, by callers of every kind: no answer is a fault of ours, and the node goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections import Counter
+
+import orjson
+import pytest
+
+from fedstac import sample
+from tests.hostile import corpus
+from tests.hostile.corpus import Route
+from tests.hostile.mutations import mutated
+from tests.hostile.site import Site
+from tests.hostile.wire import Answer, Ask
+
+SEED = int(os.environ.get("FEDSTAC_TEST_SEED", "8"))
+LINES = 8  # connections at once
+log = logging.getLogger(__name__)
+
+
+REFUSED = {  # what needs a state that no request of the corpus makes
+    (409, ("POST", "/requests/{request_id}/retry")),
+    (404, ("GET", "/notifications/{destination_id}")),
+    (404, ("DELETE", "/notifications/{destination_id}")),
+    (404, ("POST", "/notifications/{destination_id}/confirm")),
+    (404, ("POST", "/notifications/{destination_id}/test")),
+}
+
+
+async def names(node: Site) -> tuple[str, str]:
+    """The id of a request that the administrator made, and the newest version of CMIP6's vocabulary."""
+    line = node.line()
+    listed = await line.ask(Ask("GET", "/requests", role="admin").to_bytes(node.host, node.running.tokens))
+    shown = await line.ask(Ask("GET", "/vocabularies/CMIP6").to_bytes(node.host, node.running.tokens))
+    line.close()
+    return orjson.loads(listed.body)["requests"][0]["id"], orjson.loads(shown.body)["vocabularies"][-1]["version"]
+
+
+def is_fault(answer: Answer) -> bool:
+    """Whether an answer is one that the node has no right to give: 5xx, but for 503 that says when to come again."""
+    return answer.status >= 500 and not (answer.status == 503 and "retry-after" in answer.headers)
+
+
+async def test_every_route_has_a_valid_request(node: Site) -> None:
+    request_id, version = await names(node)
+    line, wrong = node.line(), []
+    for route in corpus.routes():
+        for ask in corpus.asks(route, request_id, version):
+            answer = await line.ask(ask.to_bytes(node.host, node.running.tokens))
+            if answer.status >= 400 and (answer.status, route) not in REFUSED:
+                wrong.append((route, answer.status, answer.body[:300]))
+    line.close()
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+async def assault(node: Site, requests: int, seed: int) -> tuple[Counter[int], list[str]]:
+    """Send mutated requests over LINES connections; how many answers of each status, and what went wrong."""
+    request_id, version = await names(node)
+    every: list[Route] = list(corpus.routes())
+    statuses: Counter[int] = Counter()
+    wrong: list[str] = []
+    numbers = iter(range(requests))
+
+    async def send() -> None:
+        line = node.line()
+        for number in numbers:
+            chance = random.Random(f"{seed}/{number}")
+            ask = mutated(chance.choice(corpus.asks(chance.choice(every), request_id, version)), chance)
+            data = ask.to_bytes(node.host, node.running.tokens)
+            try:
+                answer = await line.ask(data)
+            except TimeoutError:
+                wrong.append(f"{seed}/{number}: no answer: {data[:500]!r}")
+                continue
+            statuses[answer.status] += 1
+            if is_fault(answer):
+                wrong.append(f"{seed}/{number}: {answer.status} {answer.body[:300]!r} to {data[:500]!r}")
+        line.close()
+
+    await asyncio.gather(*(send() for _ in range(LINES)))
+    return statuses, wrong
+
+
+async def keeps_its_promises(node: Site) -> None:
+    """Nothing hangs, nothing failed, every invariant holds, and a publisher publishes."""
+    fresh = next(sample.items(1, start=90_000))
+    body = orjson.dumps(fresh)
+    ask = Ask("POST", "/collections/CMIP6/items", (), body, {"Prefer": "wait=60"}, "admin")
+    line = node.line()
+    answer = await line.ask(ask.to_bytes(node.host, node.running.tokens))
+    line.close()
+    assert answer.status in (200, 201), answer.body
+    assert node.count("SELECT count(*) FROM fedstac.request_item WHERE status = 'failed'") == 0
+    assert node.faults() == []
+
+
+async def test_no_mutated_request_finds_a_fault(node: Site) -> None:
+    statuses, wrong = await assault(node, 8_000, SEED)
+    print(f"seed {SEED}: {dict(sorted(statuses.items()))}")
+    assert not wrong, "\n".join(wrong[:20])
+    await keeps_its_promises(node)
+
+
+@pytest.mark.soak
+async def test_hostile_hundred_thousand_mutated_requests(node: Site) -> None:
+    for part in range(20):
+        statuses, wrong = await assault(node, 5_000, SEED + 1 + part)
+        log.info("part %d of 20: %s", part + 1, dict(sorted(statuses.items())))
+        assert not wrong, "\n".join(wrong[:20])
+    await keeps_its_promises(node)
