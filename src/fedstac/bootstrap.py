@@ -84,6 +84,13 @@ class Node:
             return self.checker.vocabularies.at(project, version)
 
 
+async def fork_if_restored(conn: Connection) -> None:
+    """Starts a new epoch where the database was restored or promoted, before anybody is served its snapshot."""
+    epoch = await feed.fork_if_restored(conn)
+    if epoch:
+        log.warning("this database was restored or promoted; the feed goes on in a new epoch", epoch=epoch)
+
+
 Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs until the event is set
 
 
@@ -103,6 +110,7 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
                     f"this database is the node {origin!r}, not {settings.node!r}: set FEDSTAC_NODE={origin}, "
                     f"or use another database"
                 )
+            await fork_if_restored(conn)
             key = settings.token_key.encode() or await feed.signing_key(conn)
             rules, shelf = await _rules(conn, settings)
         _, collection_schema = checking.stac_schemas()

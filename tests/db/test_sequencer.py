@@ -160,19 +160,20 @@ async def test_a_restored_database_starts_an_epoch_and_loses_nothing(connect: Co
     await writing.publish(conn, *some)  # without positions when the backup was taken
     await conn.execute(RESTORED[sign])
 
-    assert await feed.fork_if_restored(conn) == 2
+    epoch = await feed.fork_if_restored(conn)
+    assert epoch is not None
     after = await positions(conn)
     assert after[:fork] == before
     assert after[fork:] == sorted(after[fork:])
     assert len(after) == fork + len(some)
-    assert await feed.head(conn) == Cursor(2, len(after))
+    assert await feed.head(conn) == Cursor(epoch, len(after))
     rows = await conn.fetch("SELECT n, forked_at_pos FROM fedstac.epoch ORDER BY n")
-    assert [tuple(row) for row in rows] == [(1, 0), (2, fork)]
+    assert [tuple(row) for row in rows] == [(1, 0), (epoch, fork)]
     assert await feed.sequence(conn) == 0
     assert await feed.fork_if_restored(conn) is None
 
     [receipt] = await writing.publish(conn, writing.version(old, 20400101))
-    assert {change.after.epoch for change in receipt.changes} == {2}
+    assert {change.after.epoch for change in receipt.changes} == {epoch}
     assert await feed.sequence(conn) == 2
     assert await invariants.check(conn) == []
 
@@ -184,13 +185,14 @@ async def test_a_cursor_up_to_the_fork_goes_on_and_one_beyond_is_gone(connect: C
     fork = (await feed.head(conn)).pos
     await writing.publish(conn, *sample.items(4, seed=3))
     await conn.execute(RESTORED["another cluster"])
-    await feed.fork_if_restored(conn)
+    epoch = await feed.fork_if_restored(conn)
+    assert epoch is not None
     head = await feed.head(conn)
     for pos in (0, 1, fork):
-        assert await feed.resume(conn, Cursor(1, pos)) == Cursor(2, pos)
+        assert await feed.resume(conn, Cursor(1, pos)) == Cursor(epoch, pos)
     for pos in (fork, head.pos):
-        assert await feed.resume(conn, Cursor(2, pos)) == Cursor(2, pos)
-    for gone in (Cursor(1, fork + 1), Cursor(1, head.pos), Cursor(2, head.pos + 1), Cursor(3, 1)):
+        assert await feed.resume(conn, Cursor(epoch, pos)) == Cursor(epoch, pos)
+    for gone in (Cursor(1, fork + 1), Cursor(1, head.pos), Cursor(epoch, head.pos + 1), Cursor(epoch + 1, 1)):
         with pytest.raises(CursorGone):
             await feed.resume(conn, gone)
 
@@ -201,13 +203,13 @@ async def test_a_second_fork_counts_for_cursors_of_the_first_epoch(connect: Conn
     await writing.sequence_all(conn)
     for n in (1, 2):
         await conn.execute(RESTORED["another cluster"])
-        assert await feed.fork_if_restored(conn) == n + 1
+        assert await feed.fork_if_restored(conn) is not None
         await writing.publish(conn, *sample.items(4, seed=n))
         await writing.sequence_all(conn)
-    first, second = [row["forked_at_pos"] for row in await conn.fetch("SELECT * FROM fedstac.epoch WHERE n > 1")]
-    assert await feed.resume(conn, Cursor(1, first)) == Cursor(3, first)
-    assert await feed.resume(conn, Cursor(2, second)) == Cursor(3, second)
-    for gone in (Cursor(1, first + 1), Cursor(1, second), Cursor(2, second + 1)):
+    (old, first), (new, second) = await conn.fetch("SELECT n, forked_at_pos FROM fedstac.epoch WHERE n > 1 ORDER BY n")
+    assert await feed.resume(conn, Cursor(1, first)) == Cursor(new, first)
+    assert await feed.resume(conn, Cursor(old, second)) == Cursor(new, second)
+    for gone in (Cursor(1, first + 1), Cursor(1, second), Cursor(old, second + 1)):
         with pytest.raises(CursorGone):
             await feed.resume(conn, gone)
 
@@ -225,10 +227,10 @@ async def test_a_fork_waits_for_whoever_has_read_the_epoch(connect: Connect) -> 
         forking = asyncio.create_task(feed.fork_if_restored(conn))
         await writing.is_blocked(watcher, conn, writer)
     [receipt] = await writing_on
-    assert await forking == 2
+    epoch = await forking
     assert {change.after.epoch for change in receipt.changes} == {1}
     [receipt] = await writing.publish(writer, writing.version(ITEM, 20410101))
-    assert {change.after.epoch for change in receipt.changes} == {2}
+    assert {change.after.epoch for change in receipt.changes} == {epoch}
     await writing.sequence_all(conn)
     assert await invariants.check(conn) == []
 
@@ -242,8 +244,48 @@ async def test_a_writer_that_comes_during_the_fork_has_the_new_epoch(connect: Co
         await writing.is_blocked(watcher, conn, holder)
         late = asyncio.create_task(writing.publish(writer, *sample.items(1, seed=5)))
         await writing.is_blocked(watcher, writer, conn)
-    assert await forking == 2
+    epoch = await forking
     [receipt] = await late
-    assert {change.after.epoch for change in receipt.changes} == {2}
+    assert {change.after.epoch for change in receipt.changes} == {epoch}
+    await writing.sequence_all(conn)
+    assert await invariants.check(conn) == []
+
+
+async def test_two_restores_of_one_backup_have_epochs_of_their_own(connect: Connect) -> None:
+    """The database is put back to its first epoch, as a backup does that was taken before the first restore."""
+    conn = await connect()
+    await writing.publish(conn, ITEM)
+    await writing.sequence_all(conn)
+    fork = (await feed.head(conn)).pos
+    await conn.execute(RESTORED["another cluster"])
+    first = await feed.fork_if_restored(conn)
+    assert first is not None
+    await conn.execute("DELETE FROM fedstac.epoch WHERE n > 1")
+    await conn.execute("UPDATE fedstac.feed_state SET epoch = 1")
+    await conn.execute(RESTORED["another timeline"])
+    # the clock gives the number; two restores within one second are not what this is about
+    await conn.execute("SELECT pg_sleep_until(to_timestamp($1::bigint + 1))", first)
+    second = await feed.fork_if_restored(conn)
+    assert second is not None
+    assert second > first
+    for pos in (0, fork):
+        assert await feed.resume(conn, Cursor(1, pos)) == Cursor(second, pos)
+        with pytest.raises(CursorGone):
+            await feed.resume(conn, Cursor(first, pos))
+
+
+async def test_an_epoch_that_an_operator_starts_lets_no_cursor_go_on_but_the_start(connect: Connect) -> None:
+    conn = await connect()
+    await writing.publish(conn, ITEM)
+    await writing.sequence_all(conn)
+    head = await feed.head(conn)
+    epoch = await feed.start_epoch(conn)
+    assert await feed.head(conn) == Cursor(epoch, head.pos)
+    assert await feed.resume(conn, Cursor(0, 0)) == Cursor(epoch, 0)
+    for pos in (1, head.pos):
+        with pytest.raises(CursorGone):
+            await feed.resume(conn, Cursor(1, pos))
+    assert {entry.epoch for entry in await feed.page(conn, 0, 100)} == {epoch}
+    await writing.publish(conn, *sample.items(2, seed=3))
     await writing.sequence_all(conn)
     assert await invariants.check(conn) == []

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac.api import identity, links
-from fedstac.bootstrap import Node
+from fedstac.bootstrap import Node, fork_if_restored
 from fedstac.db import collections, feed, nodes, queue
 from fedstac.db.connections import Connection
 from fedstac.domain import events, strict_json
@@ -110,6 +110,8 @@ async def get_snapshot(request: Request) -> Response:
     limit = max(_number(request, "limit", PAGE, LARGEST_PAGE), 1)
     async with node.pool.acquire() as conn:
         page = request.query_params.get("page")
+        if page is None:  # the database may have been promoted since this process started
+            await fork_if_restored(conn)
         cursor, after = _read_page(page) if page else (await feed.head(conn), None)
         entries = [] if after else await _collections(conn, node.settings.node, cursor.epoch)
         held = await feed.snapshot_page(conn, node.settings.node, after or ("", ""), limit)
@@ -169,10 +171,7 @@ async def post_status(request: Request) -> Response:
     body = strict_json.parse(await request.body())
     through, exceptions = _read_status(body, name)
     async with node.pool.acquire() as conn, conn.transaction():
-        head = await feed.head(conn)
-        if (through.epoch, through.pos) > (head.epoch, head.pos):
-            raise BadRequest(f"{through} is beyond the feed; acknowledge what was read, {head} at most")
-        await feed.resume(conn, through)  # what lies beyond a fork is not what is announced here now
+        await feed.resume(conn, through)  # what lies beyond the log or a fork is not what is announced here now
         await nodes.acknowledge(conn, name, through, exceptions)
     return Response(status_code=204)
 
@@ -192,4 +191,6 @@ def _read_status(body: object, name: str) -> tuple[Cursor, list[dict[str, str]]]
         str(entry["event_id"])[:LONGEST_ID]: {name: str(entry.get(name, ""))[:2000] for name in ("outcome", "detail")}
         for entry in exceptions
     }  # of one event the last word
-    return Cursor(body["epoch"], body["through"]), [{"event_id": event, **said} for event, said in kept.items()]
+    return Cursor.parse(f"{body['epoch']}.{body['through']}"), [
+        {"event_id": event, **said} for event, said in kept.items()
+    ]

@@ -69,6 +69,28 @@ def erase_person(
     typer.echo(f"{who} names nobody any more")
 
 
+@commands.command("new-epoch", epilog=examples("fedstac admin new-epoch"))
+def new_epoch(
+    dsn: Annotated[str, typer.Option(help="The node's database; empty: that of the settings.")] = "",
+) -> None:
+    """Start a new epoch of the log after the database's disk was put back; every node that follows takes a snapshot.
+
+    A restore with pg_restore, or from a base backup, needs no command: the node notices it when it starts.
+    """
+    number = asyncio.run(_start_epoch(dsn or environment.load().dsn))
+    typer.echo(f"the log goes on in the epoch {number}; every node that follows takes a snapshot now")
+
+
+async def _start_epoch(dsn: str) -> int:
+    from fedstac.db import connections, feed
+
+    conn = await connections.connect(dsn, application="fedstac admin new-epoch")
+    try:
+        return await feed.start_epoch(conn)
+    finally:
+        await conn.close(timeout=10)
+
+
 async def _erase(dsn: str, who: str) -> bool:
     from fedstac.db import connections, people
 

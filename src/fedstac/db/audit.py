@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from fedstac.db import people
+from fedstac.db import people, records
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import audit as chained
 from fedstac.domain.audit import ChainBroken, Head
@@ -87,7 +87,7 @@ async def chain(conn: Connection) -> int:
 
 async def chain_restored(conn: Connection) -> None:
     """The same in a database that was restored or promoted: every row without a place gets one. Joins a transaction."""
-    await conn.execute("SELECT fedstac.chain_audit(true)")
+    await conn.execute("SELECT fedstac.chain_audit(true)", timeout=records.A_DAY)
 
 
 # --- for auditors

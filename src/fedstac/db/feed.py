@@ -70,39 +70,63 @@ async def establish(conn: Connection, origin: str, signing_key: bytes) -> str:
 async def fork_if_restored(conn: Connection) -> int | None:
     """Starts a new epoch where this database is a restored or promoted copy; the new epoch's number if so.
 
-    Told by the cluster's id, the timeline, or a stored snapshot that lies ahead of now. Retained events stand in the
-    log as they did; what had no position gets one, in the order of ids, after the fork.
+    The signs are another cluster id, another timeline, or a stored snapshot that lies ahead of now. Retained events
+    keep their positions. Events without a position get one after the fork, in the order of their ids.
     """
     if not await conn.fetchval(RESTORED):
         return None
     async with conn.transaction():
         # who writes reads the epoch first: once this lock is ours no event is on its way, and none in the old epoch
-        await conn.execute("LOCK TABLE fedstac.feed_state IN ACCESS EXCLUSIVE MODE")
+        await conn.execute("LOCK TABLE fedstac.feed_state IN ACCESS EXCLUSIVE MODE", timeout=records.A_DAY)
         if not await conn.fetchval(RESTORED):
             return None
-        state = await conn.fetchrow("SELECT epoch, pos FROM fedstac.feed_state FOR UPDATE")
-        assert state is not None
+        fork = int(await conn.fetchval("SELECT pos FROM fedstac.feed_state"))
         await conn.execute(
             """INSERT INTO fedstac.feed (pos, id)
                SELECT $1 + row_number() OVER (ORDER BY o.id), o.id FROM fedstac.outbox o
                WHERE NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)""",
-            state["pos"],
-        )
+            fork, timeout=records.A_DAY,
+        )  # fmt: skip
         # only what a later look could take for new: the rest lies below every snapshot to come
         await conn.execute(
-            "UPDATE fedstac.outbox SET xid = '0'::xid8 WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())"
+            "UPDATE fedstac.outbox SET xid = '0'::xid8 WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())",
+            timeout=records.A_DAY,
         )
         await conn.execute(
-            "INSERT INTO fedstac.epoch (n, forked_at_pos) VALUES ($1, $2)", state["epoch"] + 1, state["pos"]
-        )
-        await conn.execute(
-            """UPDATE fedstac.feed_state SET epoch = epoch + 1, system_id = system_identifier::text,
+            """UPDATE fedstac.feed_state SET system_id = system_identifier::text,
                       timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8), snap = pg_current_snapshot(),
                       pos = (SELECT coalesce(max(pos), 0) FROM fedstac.feed)
                FROM pg_control_system()"""
         )
         await audit.chain_restored(conn)
-        return int(state["epoch"]) + 1
+        return await _begin_epoch(conn, fork)
+
+
+async def start_epoch(conn: Connection) -> int:
+    """Starts a new epoch in which no earlier cursor goes on, so that every consumer takes a snapshot; its number.
+
+    For a database whose disk was put back to an earlier state. No sign in it says so, and nobody knows where the fork
+    is.
+    """
+    async with conn.transaction():
+        await conn.execute("LOCK TABLE fedstac.feed_state IN ACCESS EXCLUSIVE MODE")
+        return await _begin_epoch(conn, 0)
+
+
+async def _begin_epoch(conn: Connection, fork: int) -> int:
+    """Begins an epoch after a position and returns its number.
+
+    The number is the time in seconds, or one more than the last. Counting alone would give two restores of one backup
+    the same number, and a consumer of the first would go on in the second (ADR 14).
+    """
+    number = int(
+        await conn.fetchval(
+            """UPDATE fedstac.feed_state
+               SET epoch = greatest(epoch + 1, floor(extract(epoch FROM clock_timestamp()))::bigint) RETURNING epoch"""
+        )
+    )
+    await conn.execute("INSERT INTO fedstac.epoch (n, forked_at_pos) VALUES ($1, $2)", number, fork)
+    return number
 
 
 async def head(conn: Connection) -> Cursor:
@@ -118,16 +142,18 @@ async def signing_key(conn: Connection) -> bytes:
 async def resume(conn: Connection, after: Cursor) -> Cursor:
     """Where a consumer with this cursor reads on; CursorGone where it has to take a snapshot.
 
-    A cursor of an earlier epoch goes on if it lies before every fork since; what lies beyond was not kept.
+    A cursor of an earlier epoch goes on if it lies before every fork since; what lies beyond was not kept. An epoch
+    that this log never had is that of another restored copy.
     """
     state = await conn.fetchrow(
         """SELECT epoch, pos, (SELECT min(pos) FROM fedstac.feed) AS earliest,
-                  (SELECT min(forked_at_pos) FROM fedstac.epoch WHERE n > $1) AS fork FROM fedstac.feed_state""",
+                  (SELECT min(forked_at_pos) FROM fedstac.epoch WHERE n > $1) AS fork,
+                  $1 = 0 OR EXISTS (SELECT 1 FROM fedstac.epoch WHERE n = $1) AS ours FROM fedstac.feed_state""",
         after.epoch,
     )
     assert state is not None
     now = Cursor(state["epoch"], after.pos)
-    beyond = after.pos > state["pos"] or after.epoch > state["epoch"]
+    beyond = after.pos > state["pos"] or not state["ours"]
     forked_away = after.epoch and state["fork"] is not None and after.pos > state["fork"]
     if beyond or forked_away or (state["earliest"] is not None and after.pos + 1 < state["earliest"]):
         raise CursorGone(

@@ -81,6 +81,12 @@ INVARIANTS = (
              AND (i.document IS NULL OR NOT EXISTS (SELECT 1 FROM fedstac.shard s WHERE s.n = i.shard))""",
     ),
     Invariant(
+        "I1",
+        "a dump of this database restores: every function that its tables, indexes and triggers call has a search_path",
+        """SELECT format('%s has none, and pg_restore fails on what calls it; run fedstac migrate', f) AS example
+           FROM fedstac.functions_without_path() f""",
+    ),
+    Invariant(
         "I2",
         "an item is done if and only if its event exists or nothing changed",
         f"""SELECT format('item %s of request %s (%s) is %s, %s, with the event %s', i.n, i.request, i.dataset,

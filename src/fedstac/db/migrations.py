@@ -95,6 +95,7 @@ def migrate(dsn: str, folder: Path, *, say: Callable[[str], None] = lambda line:
         own = _migrate_own(conn, read(folder), say)
         conn.execute("SELECT fedstac.extend_outbox()")
         conn.execute("SELECT fedstac.widen_partitions()")
+        conn.execute("SELECT fedstac.fix_paths()")
         database = sql.Identifier(conn.info.dbname)
         for setting in ("default_toast_compression = 'lz4'", "jit = off"):
             conn.execute(sql.SQL("ALTER DATABASE {} SET " + setting).format(database))

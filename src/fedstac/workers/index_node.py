@@ -71,6 +71,8 @@ class Follower:
                 await self._follow(stop, backoff)
             except SourceAway as error:
                 log.warning("the source is away; trying again", reason=str(error))
+            except OriginRolledBack as error:
+                log.error("the source has lost a part of its log; nothing is taken from it", reason=str(error))
             except NotServed as error:
                 log.error("the source cannot be followed; see to its address", reason=str(error))
             except SourceRefused as error:
@@ -94,10 +96,23 @@ class Follower:
                     await unless(stop, self.step(LONG_POLL_SECONDS))
                     backoff.reset()
                 except BehindRetention as error:
+                    await self._refuse_rolled_back()
                     log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
                     await self.take_snapshot(None)
         finally:
             self.lock.terminate()
+
+    async def _refuse_rolled_back(self) -> None:
+        """OriginRolledBack where the origin's log lost what is applied here, and has no new epoch.
+
+        Its snapshot would be no newer than what is here, so that lost datasets would stay.
+        """
+        _, head = await self.source.head()
+        if head.epoch <= self.cursor.epoch and (head.epoch, head.pos) < (self.cursor.epoch, self.cursor.pos):
+            raise OriginRolledBack(
+                f"{self.origin} is at {head}, and this node has applied {self.cursor}: the origin's database was put "
+                f"back to an earlier state; its operator runs `fedstac admin new-epoch`"
+            )
 
     async def begin(self) -> None:
         """Finds our place: where we were, in the middle of a snapshot, or at the start."""
@@ -396,6 +411,10 @@ async def _keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float =
             else:
                 log.warning("the database is away; trying again", error=type(error).__name__)
         await pause(stop, every_seconds)
+
+
+class OriginRolledBack(Exception):
+    """The origin's log ends before what this node has applied of the same epoch; the text says what to do."""
 
 
 class FollowedElsewhere(Exception):

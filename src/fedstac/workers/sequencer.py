@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from fedstac.bootstrap import Node
+from fedstac.bootstrap import Node, fork_if_restored
 from fedstac.db import audit, collections, connections, feed, outbox, requests
 from fedstac.db.connections import Connection, is_transient
 from fedstac.failpoints import failpoint
@@ -42,9 +42,7 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
     """Sequences while the lock is ours; it goes with the connection."""
     if not await feed.lead(conn):
         return
-    epoch = await feed.fork_if_restored(conn)
-    if epoch:
-        log.warning("this database was restored or promoted; the feed goes on in a new epoch", epoch=epoch)
+    await fork_if_restored(conn)
     log.info("sequencing", head=str(await feed.head(conn)))
     backoff, kept, chained = Backoff(least=0.02, most=0.25), 0.0, 0.0
     while not stop.is_set():
