@@ -95,7 +95,10 @@ def routes() -> Iterator[Route]:
 
 @cache
 def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask, ...]:
-    """Valid requests of a route, by somebody who may send them. `request_id` and `vocabulary` are of the node that is asked."""
+    """Valid requests of a route, by somebody who may send them.
+
+    `request_id` and `vocabulary` are names that exist at the node.
+    """
     method, template = route
     parts = {
         "collection_id": "free" if method in ("PUT", "DELETE", "PATCH") and template.count("/") == 2 else "CMIP6",

@@ -1,0 +1,194 @@
+"""Valid requests that are as expensive as can be found, twenty at once, beside publishing and health checks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import orjson
+import pytest
+
+from fedstac import sample
+from fedstac.settings import Settings
+from tests.hostile import corpus, worst
+from tests.hostile.corpus import ITEMS
+from tests.hostile.site import Site
+from tests.hostile.test_mutated_requests import SEED, is_fault, keeps_its_promises, names
+from tests.hostile.wire import Ask
+from tests.support.waiting import PATIENCE
+
+AT_ONCE = 20
+PER_SECOND = 50.0  # datasets that are published beside
+SPARE = 64 << 20  # bytes that the api may take beside what it has at rest
+BUDGET = float(Settings(_env_file=None).request_seconds)
+log = logging.getLogger(__name__)
+_numbers = itertools.count(200_000)
+
+
+@dataclass
+class Record:
+    """What is seen from outside while something goes on."""
+
+    seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    health: list[float] = field(default_factory=list)
+    published: int = 0
+    memory: int = 0
+
+    def percentile(self, percent: float) -> float:
+        """Seconds within which so many of the health checks were answered."""
+        ordered = sorted(self.health)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
+
+
+@asynccontextmanager
+async def watched(node: Site) -> AsyncIterator[Record]:
+    """Publish PER_SECOND datasets, ask for health and read the memory, as long as this lasts."""
+    record = Record()
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(part(node, record, stop)) for part in (_publish, _check_health, _read_memory)]
+    began = time.monotonic()
+    try:
+        yield record
+    finally:
+        record.seconds = time.monotonic() - began
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def _publish(node: Site, record: Record, stop: asyncio.Event) -> None:
+    """Single datasets at a steady rate over a few connections; what is done counts, not what is accepted."""
+    before = node.count("SELECT count(*) FROM fedstac.record")
+    began, sent = time.monotonic(), itertools.count()
+
+    async def send() -> None:
+        line = node.line()
+        while not stop.is_set():
+            due = began + next(sent) / PER_SECOND
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            body = orjson.dumps(next(iter(sample.items(1, start=next(_numbers)))))
+            ask = Ask("POST", "/collections/CMIP6/items", (), body, {}, "admin")
+            try:
+                await line.ask(ask.to_bytes(node.host, node.running.tokens))
+            except TimeoutError:
+                record.wrong.append("publishing hangs")
+        line.close()
+
+    await asyncio.gather(*(send() for _ in range(8)))
+    record.published = node.count("SELECT count(*) FROM fedstac.record") - before
+
+
+async def _check_health(node: Site, record: Record, stop: asyncio.Event) -> None:
+    line = node.line()
+    while not stop.is_set():
+        answer = await line.ask(Ask("GET", "/healthcheck").to_bytes(node.host, {}))
+        record.health.append(answer.seconds)
+        await asyncio.sleep(0.05)
+    line.close()
+
+
+async def _read_memory(node: Site, record: Record, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        record.memory = max(record.memory, node.memory())
+        await asyncio.sleep(0.25)
+
+
+async def storm(node: Site, requests: Sequence[bytes], seconds: float, record: Record) -> None:
+    """Send requests drawn at random over AT_ONCE connections for so long."""
+    until = time.monotonic() + seconds
+
+    async def send(number: int) -> None:
+        chance, line = random.Random(f"{SEED}/{number}"), node.line()
+        while time.monotonic() < until:
+            data = chance.choice(requests)
+            try:
+                answer = await line.ask(data)
+            except TimeoutError:
+                record.wrong.append(f"no answer in {PATIENCE:g} s to {data[:300]!r}")
+                continue
+            record.statuses[answer.status] += 1
+            record.slowest = max(record.slowest, answer.seconds)
+            if is_fault(answer):
+                record.wrong.append(f"{answer.status} {answer.body[:300]!r} to {data[:300]!r}")
+        line.close()
+
+    await asyncio.gather(*(send(number) for number in range(AT_ONCE)))
+
+
+async def test_each_knob_turned_up_is_answered_and_memory_comes_back(node: Site) -> None:
+    """Every route, every knob alone; then all of them at once for a few seconds beside publishing."""
+    request_id, version = await names(node)
+    line, wrong, requests = node.line(), [], []
+    at_rest = node.memory()
+    for route in corpus.routes():
+        ask = corpus.asks(route, request_id, version)[0]
+        for recipe in worst.corners(route):
+            data = worst.build(ask, recipe, worst.knobs(route)).to_bytes(node.host, node.running.tokens)
+            answer = await line.ask(data)
+            if is_fault(answer):
+                wrong.append(f"{route} {recipe}: {answer.status} {answer.body[:300]!r}")
+            if ask.method in ("GET", "POST") and recipe.keys() - {knob.__name__ for knob in worst.GENERIC}:
+                requests.append(data)
+    line.close()
+    assert not wrong, "\n".join(wrong)
+    async with watched(node) as record:
+        await storm(node, requests, 10.0, record)
+    print(f"{dict(record.statuses)}, {record.published} published, {(record.memory - at_rest) >> 20} MB more")
+    assert not record.wrong, "\n".join(record.wrong[:20])
+    assert record.published > 0
+    await keeps_its_promises(node)
+
+
+@pytest.mark.soak
+async def test_hostile_worst_requests_of_a_guided_search(node: Site) -> None:
+    """The limits of the issue, in figures: run it on a machine that does nothing else."""
+    request_id, version = await names(node)
+    chance, requests = random.Random(SEED), []
+    async with watched(node) as alone:
+        await asyncio.sleep(30)
+    at_rest = node.memory()
+    for route in corpus.routes():
+        for ask in corpus.asks(route, request_id, version)[:1]:
+            trials = await worst.search(node, route, ask, 20.0 if route in worst.KNOBS else 3.0, chance)
+            turned = worst.knobs(route)
+            requests += [worst.build(ask, t.recipe, turned).to_bytes(node.host, node.running.tokens) for t in trials]
+            if trials:
+                log.info("%s %s: %d recipes, up to %.2f s: %s", *route, len(trials), trials[0].cost, trials[0].recipe)
+    async with watched(node) as beside:
+        await storm(node, requests, 60.0, beside)
+    until = time.monotonic() + 60
+    while (rest := node.memory() - at_rest) > SPARE and time.monotonic() < until:  # noqa: ASYNC110 (another process)
+        await asyncio.sleep(1)
+    pace = (beside.published / beside.seconds) / (alone.published / alone.seconds)
+    log.info(
+        "answers %s; slowest %.1f s of %.0f; health p99 %.0f ms (alone %.0f); published %.1f/s (alone %.1f): %.0f %%; "
+        "memory +%d MB at most, +%d MB a minute later",
+        dict(sorted(beside.statuses.items())), beside.slowest, BUDGET, 1000 * beside.percentile(99),
+        1000 * alone.percentile(99), beside.published / beside.seconds, alone.published / alone.seconds, 100 * pace,
+        (beside.memory - at_rest) >> 20, rest >> 20,
+    )  # fmt: skip
+    assert not beside.wrong, "\n".join(beside.wrong[:20])
+    assert beside.slowest <= BUDGET + 1
+    assert beside.percentile(99) <= 0.1
+    assert pace >= 0.7
+    assert beside.memory - at_rest <= SPARE
+    assert rest <= SPARE
+    await keeps_its_promises(node)
+
+
+def test_the_routes_that_take_much_have_knobs_of_their_own() -> None:
+    """A route with a body or a list has more to turn than headers."""
+    plain = {
+        route for route in corpus.routes()
+        if route not in worst.KNOBS and route in corpus.BODIES and route[1] != ITEMS
+    }  # fmt: skip
+    assert plain == {("POST", "/collections/{collection_id}/items/{item_id}/retract"), ("POST", "/notifications")}
