@@ -24,6 +24,11 @@ class Settings(BaseSettings):
     audit_key: str = Field("", description="Secret that signs checkpoints of the audit log; empty: they are not signed")
     node: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$", description="This node's name, its origin")
     public_url: str = Field("", description="The address that clients see; links start with it. Empty: host and port")
+    proxy_path: str = Field(
+        "auto",
+        pattern="^(auto|stripped|kept)$",
+        description="What the proxy does with the path of the public URL: stripped, kept; auto: either (operations.md)",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     pool_size: int = Field(10, ge=2, le=200, description="Database connections of a process for writes and workers")

@@ -538,6 +538,102 @@ def test_what_is_not_http_is_refused(url: str, garbage: bytes) -> None:
     assert refused(ask(url, garbage), errors.BadRequest)
 
 
+# --- where a message ends (RFC 9112, section 6) ---
+
+CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
+UNCLEAR: dict[str, tuple[list[str], bytes]] = {
+    "a length of 4 400 zeros": (["Host: a", "Content-Length: " + "0" * 4400], b""),
+    "a length with zeros in front": (["Host: a", "Content-Length: " + "0" * 20 + "5"], b"hello"),
+    "a length beyond 64 bits": (["Host: a", "Content-Length: " + "9" * 20], b"hello"),
+    "a signed length": (["Host: a", "Content-Length: +5"], b"hello"),
+    "a length in hexadecimal": (["Host: a", "Content-Length: 0x5"], b"hello"),
+    "a list of lengths": (["Host: a", "Content-Length: 5, 5"], b"hello"),
+    "no length": (["Host: a", "Content-Length:"], b"hello"),
+    "the length twice": (["Host: a", "Content-Length: 5", "Content-Length: 5"], b"hello"),
+    "two lengths": (["Host: a", "Content-Length: 5", "Content-Length: 6"], b"hello"),
+    "a space before the colon": (["Host: a", "Content-Length : 5"], b"hello"),
+    "a length and chunks": (["Host: a", "Content-Length: 5", "Transfer-Encoding: chunked"], CHUNKS),
+    "chunks and a length": (["Host: a", "Transfer-Encoding: chunked", "Content-Length: 5"], CHUNKS),
+    "another coding before chunks": (["Host: a", "Transfer-Encoding: gzip, chunked"], CHUNKS),
+    "another coding on its own line": (["Host: a", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked"], CHUNKS),
+    "chunks twice": (["Host: a", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], CHUNKS),
+    "chunks before another coding": (["Host: a", "Transfer-Encoding: chunked, identity"], CHUNKS),
+    "chunks with a parameter": (["Host: a", "Transfer-Encoding: chunked;q=1"], CHUNKS),
+    "what only ends like chunks": (["Host: a", "Transfer-Encoding: xchunked"], CHUNKS),
+    "another coding": (["Host: a", "Transfer-Encoding: gzip"], b"hello"),
+    "no coding": (["Host: a", "Transfer-Encoding:"], CHUNKS),
+    "a folded header": (["Host: a", "Transfer-Encoding:\r\n chunked"], CHUNKS),
+    "a bare line feed in a chunk": (["Host: a", "Transfer-Encoding: chunked"], b"5\nhello\n0\n\n"),
+    "a chunk of a negative size": (["Host: a", "Transfer-Encoding: chunked"], b"-5\r\nhello\r\n0\r\n\r\n"),
+    "a chunk of a boundless size": (["Host: a", "Transfer-Encoding: chunked"], b"f" * 17 + b"\r\nhello\r\n"),
+    "a length in the trailer": (["Host: a", "Transfer-Encoding: chunked"], CHUNKS[:-2] + b"Content-Length: 9\r\n\r\n"),
+    "no host": (["Content-Length: 5"], b"hello"),
+    "the host twice": (["Host: a", "Host: a", "Content-Length: 5"], b"hello"),
+    "a host with a space": (["Host: a b", "Content-Length: 5"], b"hello"),
+    "a host with a path": (["Host: a/b", "Content-Length: 5"], b"hello"),
+    "a host with a user": (["Host: u@a", "Content-Length: 5"], b"hello"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNCLEAR)
+def test_a_message_that_two_readers_could_end_differently_is_refused(url: str, kind: str) -> None:
+    lines, body = UNCLEAR[kind]
+    sent = "\r\n".join(["POST /digest HTTP/1.1", *lines, "", ""]).encode() + body
+    with capture_logs() as logs, Connection(url) as connection:
+        connection.send(sent + head("GET", "/where"))
+        answer = connection.answer()
+        assert refused(answer, errors.BadRequest)
+        assert answer.headers["connection"] == "close"
+        with pytest.raises(EOFError, match="b''"):  # what follows is nobody's request
+            connection.answer()
+    assert not [log for log in logs if log["log_level"] in ("error", "critical")]
+
+
+@pytest.mark.parametrize("version", ["HTTP/0.9", "HTTP/2.0", "HTTP/1.2", "http/1.1"])
+def test_another_version_of_http_is_refused(url: str, version: str) -> None:
+    assert refused(ask(url, f"GET /where {version}\r\nHost: a\r\n\r\n".encode()), errors.BadRequest)
+
+
+def test_http_1_0_needs_no_host_and_has_no_chunks(url: str) -> None:
+    assert ask(url, b"GET /where HTTP/1.0\r\n\r\n").status == 200
+    chunks = b"POST /digest HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS
+    assert refused(ask(url, chunks), errors.BadRequest)
+
+
+@pytest.mark.parametrize("host", ["", "a", "a.example:8080", "127.0.0.1", "[::1]:80"])
+def test_hosts_of_every_form_are_served(url: str, host: str) -> None:
+    assert get(url, "/where", host=host).status == 200
+
+
+def test_an_offer_of_http_2_costs_neither_the_body_nor_the_connection(url: str) -> None:
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAMAAABkAAQCAAAAAAIAAAAA"}
+    with Connection(url) as connection:
+        whole = head("POST", "/digest", content_length=5, **offer) + b"hello" + head("GET", "/where", **offer)
+        for at in range(0, len(whole), 50):
+            connection.send(whole[at : at + 50])
+        assert connection.answer().json["size"] == 5
+        assert connection.answer().status == 200
+        connection.send(head("POST", "/digest", transfer_encoding="chunked", **offer) + CHUNKS)
+        assert connection.answer().json["size"] == 5
+        connection.send(head("GET", "/where", **{**offer, "connection": "Upgrade, close"}))
+        assert connection.answer().headers["connection"] == "close"
+        assert connection.is_closed()
+
+
+@pytest.mark.parametrize("request_line", ["CONNECT a:80 HTTP/1.1", "GET a:80 HTTP/1.1", "GET /\xe9 HTTP/1.1"])
+def test_a_target_that_is_no_path_is_refused(url: str, request_line: str) -> None:
+    assert refused(ask(url, f"{request_line}\r\nHost: a\r\n\r\n".encode("latin-1")), errors.BadRequest)
+
+
+def test_who_sends_on_after_a_refusal_before_any_route_gets_to_read_it(url: str) -> None:
+    with Connection(url) as connection:
+        connection.send(b"GET /where HTTP/1.1\r\nX: " + b"a" * 8 * MB)
+        answer = connection.answer()
+        assert refused(answer, errors.HeadersTooLarge)
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert connection.is_closed()
+
+
 # --- characters ---
 
 

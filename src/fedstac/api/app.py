@@ -17,8 +17,6 @@ from stac_fastapi.api.routes import create_async_endpoint
 from stac_fastapi.extensions.transaction import TransactionExtension
 from stac_fastapi.pgstac.config import Settings as StacSettings
 from stac_fastapi.pgstac.core import CoreCrudClient
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
@@ -36,6 +34,7 @@ from fedstac.api import (
     notifications,
     options,
     own_groups,
+    prefixes,
     problems,
     reading,
     refusals,
@@ -220,15 +219,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
         settings=stac,
         client=Client(),
         extensions=[Transactions(client=None, settings=stac)],  # type: ignore[call-arg]
-        middlewares=[
-            Middleware(
-                CORSMiddleware, allow_origins=["*"], allow_headers=["*"], max_age=600,
-                allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
-                expose_headers=[
-                    "ETag", "Location", "Retry-After", "X-Cursor", "X-Request-Id", "Link", "WWW-Authenticate",
-                ],
-            )
-        ],
+        middlewares=[],  # CORS is the guard's part
     )  # fmt: skip
     app: FastAPI = api.app
     app.state.base_url = base_url
@@ -262,7 +253,7 @@ def serve(
 class Direct:
     """Takes the busiest routes past the middleware, which is a quarter of their cost; the guard answers their problems.
 
-    A request from a browser's page of another origin, and everything else, goes the whole way.
+    Everything else goes the whole way.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -270,7 +261,7 @@ class Direct:
         self.routes = [_route(*route) for route in ROUTES[:BUSIEST]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not any(name == b"origin" for name, _ in scope["headers"]):
+        if scope["type"] == "http":
             for route in self.routes:
                 match, matched = route.matches(scope)
                 if match is Match.FULL:
@@ -284,7 +275,11 @@ def running_on(
 ) -> server.Server:
     """The server of an application, behind its guard; it ends long polls before it waits for open answers."""
     guard = Guard(
-        Direct(app), public_url=base_url, limit_for=_limits(settings), read_timeout=settings.read_timeout_seconds
+        Direct(app),
+        public_url=base_url,
+        proxy_strips=prefixes.is_stripped(base_url, settings, app.routes),
+        limit_for=_limits(settings),
+        read_timeout=settings.read_timeout_seconds,
     )
     config = server.Config(guard, public_url=base_url, header_timeout=settings.read_timeout_seconds)
     return server.Server(config, on_ready=on_ready, on_stop=lambda: app.state.node.stop())

@@ -1,13 +1,14 @@
 """The outermost layer of the API: what no route should have to think of.
 
-Bodies that are too large, too slow or bombs, characters that nothing good is made of, the server's own name, the
-request's id, and faults that nobody caught. uvicorn itself takes bodies of any size at any pace; see server.py for
-headers that never end, which come before any application.
+Messages whose length two readers could see differently, bodies that are too large, too slow or bombs, characters that
+nothing good is made of, the server's own name, the request's id, CORS, and faults that nobody caught. uvicorn itself
+takes bodies of any size at any pace; see server.py for headers that never end, which come before any application.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -19,7 +20,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedstac.api import problems
+from fedstac.api import cors, problems
 from fedstac.domain.errors import (
     BadRequest,
     BodyTimeout,
@@ -38,11 +39,12 @@ _INFLATE_PIECE = 256 * 1024
 _INFLATE_MEMBERS = 10_000
 _MAX_HEADERS = 100
 _SMALL_REST = 64 * 1024  # an unread body that is not worth a new connection: uvicorn skips it
-_LINGER_BYTES = 16 * 2**20
+_LENGTH_DIGITS = 19  # of a Content-Length; 64 bits hold them
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_QUERY = re.compile(rb"[\x00-\x1f\x7f]|%(?:[01][0-9a-f]|7f|c2%[89][0-9a-f])", re.IGNORECASE)
 _CONTROL_IN_HEADER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a tab may be there (RFC 9110, 5.5)
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")  # RFC 9110, 7.2
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 _log = structlog.get_logger(__name__)
@@ -58,9 +60,12 @@ class Guard:
     """An ASGI application around another one.
 
     public_url: where clients find the application; taken for links instead of what the Host header says.
+    proxy_strips: the proxy in front always takes the public path away; else it may do so or not.
     limit_for: bytes of body that a request may have.
     read_timeout: seconds that a body may pause, and that it has before it must come at min_rate bytes per second.
-    linger: seconds for which the rest of a refused body is still read, so that the client gets to read the refusal.
+    linger: seconds that a client may pause while the rest of a refused body is still read and dropped. A client that
+        sends all of it before it reads gets the refusal. At most linger_bytes are read, in read_timeout and the time
+        that they take at linger_rate bytes per second.
     """
 
     def __init__(
@@ -68,27 +73,33 @@ class Guard:
         app: ASGIApp,
         *,
         public_url: str | None = None,
+        proxy_strips: bool = False,
         limit_for: Callable[[Scope], int] = body_limit,
         read_timeout: float = 15.0,
         min_rate: int = 1024,
         max_url: int = 16 * 1024,
         max_headers: int = 32 * 1024,
         linger: float = 2.0,
+        linger_bytes: int = BATCH_BODY,
+        linger_rate: int = 2**20,
     ) -> None:
         self.app = app
         self.public_url = urlsplit(public_url) if public_url else None
+        self.proxy_strips = proxy_strips
         self.limit_for = limit_for
         self.read_timeout = read_timeout
         self.min_rate = min_rate
         self.max_url = max_url
         self.max_headers = max_headers
         self.linger = linger
+        self.linger_bytes = linger_bytes
+        self.linger_rate = linger_rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope = self._as_public(scope)
+        received, scope = scope, self._as_public(scope)
         request_id = _request_id(scope)
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         body = _Body(self, receive, scope)
@@ -96,7 +107,9 @@ class Guard:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 self._check_head(scope)
-                await self.app(body.check_head(scope), body.receive, answer.send)
+                body.check_framing(received)
+                application: ASGIApp = cors.preflight(scope) or self.app
+                await application(body.check_head(scope), body.receive, answer.send)
                 if not (answer.has_started or body.refusal or body.has_left):
                     raise RuntimeError("the application gave no answer")
             except Problem as problem:
@@ -111,13 +124,13 @@ class Guard:
                 await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
 
     def _as_public(self, scope: Scope) -> Scope:
-        """A copy of the scope; with the public scheme, host and root path, whether or not a proxy cut the path."""
+        """Return a copy of the scope with the public scheme, host and path, whether or not a proxy cut the path."""
         if self.public_url is None:
             return dict(scope)
         url = self.public_url
         root = url.path.rstrip("/")
         path, raw_path = scope["path"], scope.get("raw_path") or scope["path"].encode()
-        if root and path != root and not path.startswith(f"{root}/"):
+        if root and (self.proxy_strips or (path != root and not path.startswith(f"{root}/"))):
             path, raw_path = root + path, root.encode() + raw_path
         return {
             **scope,
@@ -146,6 +159,28 @@ class Guard:
                 raise BadRequest(f"the header {name.decode('latin-1')} holds control characters; leave them out")
 
 
+def _framing_fault(scope: Scope, length: bytes) -> str | None:
+    """Say what is wrong with a message's version, length, coding or host; None if nothing is."""
+    version = scope.get("http_version", "1.1")
+    codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if version not in ("1.0", "1.1"):
+        return f"HTTP/{version} is not spoken here; speak HTTP/1.1"
+    if len(length) > _LENGTH_DIGITS:
+        return f"Content-Length has {len(length)} digits; send the number of bytes without zeros in front"
+    if codings and version == "1.0":
+        return "HTTP/1.0 has no Transfer-Encoding; send Content-Length"
+    if len(codings) > 1 or (codings and codings[0].strip().lower() != b"chunked"):
+        return "the Transfer-Encoding is not exactly chunked; send chunked alone, or Content-Length"
+    if not hosts and version == "1.1":
+        return "the header Host is missing; HTTP/1.1 needs it"
+    if len(hosts) > 1:
+        return f"the header Host is there {len(hosts)} times; send it once"
+    if hosts and not _HOST.fullmatch(hosts[0].strip()):
+        return "the header Host is not a host with or without a port; send one"
+    return None
+
+
 def _request_id(scope: Scope) -> str:
     given = _values(scope, b"x-request-id")
     return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -170,11 +205,23 @@ class _Body:
         self._received = 0
         self._inflater: _Inflater | None = None
         self._encodings = _values(scope, b"content-encoding")
-        length = _values(scope, b"content-length")
-        self._announced = int(length) if length.isdigit() else None
+        self._length = _values(scope, b"content-length")
+        self._announced = int(self._length[-_LENGTH_DIGITS:]) if self._length.isdigit() else None
         self.is_complete = not self._announced and not _values(scope, b"transfer-encoding")
         self.has_left = False
+        self.is_unframed = False  # nobody can say for sure where the message ends
         self.refusal: Problem | None = None
+
+    def check_framing(self, scope: Scope) -> None:
+        """Refuse a message whose end, or whose host, another reader on its way could see elsewhere (RFC 9112, 6).
+
+        A proxy and this server that disagree about it take one client's body for another one's request. llhttp has
+        refused most of these before (tests/api/test_guard.py); after a refusal the connection closes.
+        """
+        fault = _framing_fault(scope, self._length)
+        if fault is not None:
+            self.is_unframed = True
+            raise BadRequest(fault)
 
     def check_head(self, scope: Scope) -> Scope:
         """The scope as the application shall see it."""
@@ -208,14 +255,16 @@ class _Body:
             raise
 
     async def skip_rest(self) -> None:
-        """Read on and drop it, for a while: a client that still sends when the connection closes loses our answer."""
-        skipped = 0
-        try:
-            async with asyncio.timeout(self._guard.linger):
-                while not self.is_complete and not self.has_left and skipped < _LINGER_BYTES:
-                    skipped += len((await self._next()).get("body", b""))
-        except TimeoutError:
-            pass
+        """Read the rest and drop it, within bounds.
+
+        A client that still sends when the connection closes is reset, and loses the answer that it has not read.
+        """
+        guard, skipped = self._guard, 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(guard.read_timeout + guard.linger_bytes / guard.linger_rate):
+                while not self.is_complete and not self.has_left and skipped < guard.linger_bytes:
+                    async with asyncio.timeout(guard.linger):
+                        skipped += len((await self._next()).get("body", b""))
 
     async def _next(self) -> Message:
         message = await self._receive()
@@ -338,9 +387,11 @@ class _Answer:
 
     def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
         headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"x-request-id"]
-        headers.append((b"x-request-id", self._request_id))
+        headers += ((b"x-request-id", self._request_id), *cors.HEADERS)
         unread = not self._body.is_complete
-        self._closes = unread and (self._body.refusal is not None or not self._body.is_worth_skipping())
+        self._closes = self._body.is_unframed or (
+            unread and (self._body.refusal is not None or not self._body.is_worth_skipping())
+        )
         if self._closes:
             headers = [(name, value) for name, value in headers if name.lower() != b"connection"]
             headers.append((b"connection", b"close"))

@@ -1,7 +1,8 @@
 """uvicorn, started from code, with what it lacks: deadlines and limits for what comes before a request's body.
 
-uvicorn waits for ever for headers and takes any amount of them. The seam is its httptools protocol, one object per
-connection, whose callbacks tell where in the message the connection is. Bodies are the guard's part (guard.py).
+uvicorn waits for ever for headers and takes any amount of them, and loses the body of a request that offers another
+protocol. The seam is its httptools protocol, one object per connection, whose callbacks tell where in the message the
+connection is. Bodies are the guard's part (guard.py).
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import socket
 import uuid
 from collections.abc import Callable
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fedstac.api import problems
+from fedstac.api import cors, problems
 from fedstac.domain.errors import BadRequest, BodyTimeout, HeadersTooLarge, Problem
 
 _MAX_HEAD = 64 * 1024
+_LINGER_SECONDS, _LINGER_BYTES = 2.0, 16 * 2**20  # for which a refused client may go on sending
+_CORS = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in cors.HEADERS)
 
 
 class Config(uvicorn.Config):
@@ -70,6 +74,8 @@ class Protocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = False
         self._since_progress = 0  # bytes after the last complete head or piece of a body
+        self._offers_upgrade = False
+        self._is_refused = False  # the answer is out, and what still comes is dropped
         super().connection_made(transport)
         self._start_clock()
 
@@ -78,18 +84,58 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._since_progress += len(data)
+        if self._is_refused:
+            if self._since_progress > _LINGER_BYTES:
+                self.transport.close()
+            return
+        self._unset_keepalive_if_required()
         if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._start_clock()
-        self._since_progress += len(data)
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(BadRequest("what was sent is not HTTP/1.1 (RFC 9112); speak that"))
         if self._since_progress > _MAX_HEAD:
             self._refuse(HeadersTooLarge(f"the headers are over the limit; send at most {_MAX_HEAD} bytes of them"))
+
+    def shutdown(self) -> None:
+        if self._is_refused:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1 after a head that offers another protocol (RFC 9110, 7.8): clients that speak HTTP/2
+        offer h2c with their first request, and send its body.
+
+        The parser stops at such a head and takes the body for the other protocol's, so a new one reads on from the
+        same head without the offer.
+        """
+        self._offers_upgrade = False
+        version = self.parser.get_http_version().encode()
+        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] not in (b"upgrade", b"connection")]
+        if not self.parser.should_keep_alive():
+            fields.append(b"connection: close\r\n")
+        head = b"%s %s HTTP/%s\r\n%s\r\n" % (self.parser.get_method(), self.url, version, b"".join(fields))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._parse(head + rest)
 
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._offers_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offers_upgrade:
+            return
         self._in_head = False
         self._since_progress = 0
         self._stop_clock()
@@ -99,8 +145,9 @@ class Protocol(HttpToolsProtocol):
         self._since_progress = 0
         super().on_body(body)
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(BadRequest("what was sent is not HTTP/1.1 (RFC 9112); speak that"))
+    def on_message_complete(self) -> None:
+        if not self._offers_upgrade:
+            super().on_message_complete()
 
     def _start_clock(self) -> None:
         self._deadline = self.loop.call_later(self.config.header_timeout, self._time_is_up)
@@ -123,20 +170,35 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer without the application, unless it is answering just now, and close."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_refused:
             return
         answering = bool(self.pipeline) or (
             self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         )
-        if not answering:
-            content = problems.body(problem, base_url=self.config.public_url, instance="")
-            head = (
-                f"HTTP/1.1 {problem.status} {problem.title}\r\n"
-                f"content-type: {problems.MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
-                f"x-request-id: {uuid.uuid4().hex}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode("ascii") + content)
-        self.transport.close()
+        if answering:
+            self.transport.close()
+            return
+        content = problems.body(problem, base_url=self.config.public_url, instance="")
+        head = (
+            f"HTTP/1.1 {problem.status} {problem.title}\r\n"
+            f"content-type: {problems.MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
+            f"x-request-id: {uuid.uuid4().hex}\r\n{_CORS}cache-control: no-store\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode("ascii") + content)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Drop what still comes until the client closes, within bounds: closing now would reset the connection, and a
+        client that still sends would lose the answer.
+        """
+        self._is_refused, self._since_progress = True, 0
+        if self.cycle is not None:  # an application that has not begun to answer sees that the client left
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._stop_clock()
+        self._deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self.transport.write_eof()
+        self.flow.resume_reading()
 
 
 class Server(uvicorn.Server):

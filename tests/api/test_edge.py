@@ -1,0 +1,136 @@
+"""The edge of a node as proxies, browsers and hostile clients meet it."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from fedstac import sample
+from fedstac.api import prefixes
+from fedstac.api.app import ROUTES
+from fedstac.settings import Settings
+from tests.api.conftest import Api, StartApi
+
+PAGE = {"Origin": "https://browser.example"}
+EXPOSED = {"Allow", "Content-Location", "ETag", "Link", "Location", "Preference-Applied", "Retry-After", "X-Request-Id"}
+MB = 2**20
+
+
+# --- the public path ---
+
+PROXIES = {
+    "a proxy that strips a path that is no route": ("/stac", {}, ""),
+    "a proxy that keeps it": ("/stac", {}, "/stac"),
+    "a proxy that strips a path that begins a route": ("/collections", {}, ""),
+    "a proxy that keeps it, as the settings say": ("/collections", {"proxy_path": "kept"}, "/collections"),
+    "a proxy that strips a deep path": ("/collections/CMIP6", {"proxy_path": "stripped"}, ""),
+    "a proxy that keeps a deep path": ("/api/v1", {}, "/api/v1"),
+}
+
+
+@pytest.mark.parametrize("kind", PROXIES)
+async def test_every_link_of_the_landing_page_leads_somewhere(kind: str, start_api: StartApi, dsn: str) -> None:
+    prefix, values, passed = PROXIES[kind]
+    api = await start_api(dsn=dsn, public_url=f"https://catalogue.example{prefix}", **values)
+
+    async def visit(href: str) -> httpx.Response:
+        """As the proxy passes what a client asks it for."""
+        public = urlsplit(href)
+        assert public.path.startswith(f"{prefix}/")
+        return await api.admin.get(passed + public.path.removeprefix(prefix))
+
+    assert (await api.admin.post(f"{passed}/collections", json=sample.collection())).status_code == 201
+    landing = (await visit(f"https://catalogue.example{prefix}/")).json()
+    hrefs = {link["href"] for link in landing["links"]} | {f"https://catalogue.example{prefix}/collections/CMIP6/items"}
+    assert {f"https://catalogue.example{prefix}{path}" for path in ("/api", "/collections", "/search")} <= hrefs
+    for href in hrefs:
+        answer = await visit(href)
+        assert answer.status_code == 200, (href, answer.text)
+    assert "paths" in (await visit(f"https://catalogue.example{prefix}/api")).json()
+
+
+@pytest.mark.parametrize(
+    ("path", "clashes"),
+    [("/api", True), ("/collections", True), ("/search", True), ("/events", True), ("/collections/x", True),
+     ("/groups/g/members/m/n", True), ("/stac", False), ("/api/v1", False), ("/search/v1", False), ("", False)],
+)  # fmt: skip
+def test_a_public_path_that_begins_a_route_is_taken_as_stripped(path: str, clashes: bool) -> None:
+    routes = [Route("/api", lambda _: None), *(Route(pattern, lambda _: None) for _, pattern, _ in ROUTES)]
+
+    def is_stripped(**values: str) -> bool:
+        settings = Settings(_env_file=None, **values)
+        return prefixes.is_stripped(f"https://catalogue.example{path}", settings, routes)
+
+    assert is_stripped() is clashes
+    assert is_stripped(proxy_path="stripped") is bool(path)
+    assert not is_stripped(proxy_path="kept")
+
+
+# --- CORS ---
+
+
+def is_readable(answer: httpx.Response) -> bool:
+    """Whether a page of any origin may read the answer and its headers, also from a cache."""
+    exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+    return answer.headers["access-control-allow-origin"] == "*" and exposed >= EXPOSED
+
+
+async def test_a_page_may_read_what_is_refused_before_any_route(api: Api) -> None:
+    refusals = {
+        400: await api.anyone.get("/search?ids=" + "a" * 17_000, headers=PAGE),
+        404: await api.anyone.get("/nothing", headers=PAGE),
+        405: await api.anyone.delete("/search", headers=PAGE),
+        413: await api.anyone.post("/search", content=b" " * (4 * MB + 1), headers=PAGE),
+        415: await api.anyone.post("/search", content=b"x", headers={**PAGE, "Content-Encoding": "br"}),
+        431: await api.anyone.get("/search", headers={**PAGE, **{f"X-{n}": "x" for n in range(200)}}),
+        401: await api.anyone.get("/me", headers=PAGE),
+    }
+    assert {status: answer.status_code for status, answer in refusals.items()} == {each: each for each in refusals}
+    assert all(map(is_readable, [*refusals.values(), await api.anyone.get("/search?ids=%00", headers=PAGE)]))
+
+
+async def test_a_copy_that_a_cache_took_for_somebody_else_is_readable_too(api: Api) -> None:
+    [item] = sample.items(1)
+    assert (await api.admin.post("/collections/CMIP6/items", json=item)).status_code == 201
+    path = f"/collections/CMIP6/items/{item['id']}"
+    answers = [
+        await api.anyone.get(path), await api.anyone.get("/search"), await api.anyone.post("/search", json={}),
+        await api.anyone.get("/collections"), await api.anyone.get("/"), await api.anyone.options(path),
+    ]  # fmt: skip
+    assert all(map(is_readable, answers))
+
+
+async def test_a_browser_that_asks_before_it_sends_may_send_anything(api: Api) -> None:
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "authorization,if-match"}
+    answer = await api.anyone.options("/collections/CMIP6/items/x", headers=PAGE | asked)
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["access-control-allow-headers"] == "authorization,if-match"
+    assert "PATCH" in answer.headers["access-control-allow-methods"].split(", ")
+    assert "allow" not in answer.headers
+
+
+# --- refused uploads ---
+
+
+async def test_every_one_of_many_large_uploads_with_a_bad_token_gets_its_401(api: Api) -> None:
+    """Each client sends all of its body before it reads, as many do."""
+    where = urlsplit(api.url)
+
+    async def upload() -> bytes:
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        head = "POST /collections/CMIP6/items HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer fst_no\r\n"
+        writer.write(f"{head}Content-Length: {20 * MB}\r\n\r\n".encode())
+        for _ in range(20):
+            writer.write(b" " * MB)
+            await writer.drain()
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    answers = await asyncio.gather(*(upload() for _ in range(10)))
+    assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 401 Unauthorized"] * 10
