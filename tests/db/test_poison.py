@@ -8,7 +8,6 @@ import pytest
 from fedstac import publication, sample
 from fedstac.bootstrap import Node
 from fedstac.db import vocabularies
-from fedstac.domain.vocabulary import UnknownVersion
 from fedstac.settings import folder
 from fedstac.workers import publisher
 from tests.db import writing
@@ -35,7 +34,7 @@ async def test_only_the_item_that_kills_workers_fails(
         return await perform(conn, world, work, claim=claim)
 
     monkeypatch.setattr(publication, "perform", dying)
-    for _ in range(12):
+    while await conn.fetchval("SELECT count(*) FROM fedstac.request_item WHERE status = 'queued'"):
         try:
             await publisher.work_once(west, conn, "w")
         except Crash:
@@ -69,8 +68,5 @@ async def test_a_vocabulary_that_another_process_has_judged_with_fails_nothing(w
     accepted = await writing.submit(conn, ITEM)
     await conn.execute("UPDATE fedstac.request SET action = 'retract' WHERE id = $1", accepted.id)
     await conn.execute("""UPDATE fedstac.request_item SET document = '{"retraction": {}}', prepared = NULL""")
-    with pytest.raises(UnknownVersion):
-        await publisher.work_once(west, conn, "w")
-    await conn.execute("UPDATE fedstac.shard SET until = '-infinity'")  # the lease ends
     assert await publisher.work_once(west, conn, "w")
     assert await conn.fetchval("SELECT outcome FROM fedstac.request_item") == "retracted"

@@ -177,7 +177,7 @@ async def test_every_kind_of_poison_is_found(west: Node, connect: Connect) -> No
 
 async def everything_queued(conn: Connection) -> list[queue.QueuedItem]:
     everything = queue.Claim(uuid4(), tuple(range(queue.SHARDS)), 0)
-    return await queue.queued(conn, await queue.waiting(conn, everything, 10_000))
+    return await queue.queued(conn, [one.id for one in await queue.waiting(conn, everything, 10_000)])
 
 
 async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Connect) -> None:
@@ -185,10 +185,10 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     await writing.submit(conn, ITEM)
     mine = await queue.claim(conn, "slow", uuid4(), 0)
     assert mine is not None
-    [item] = await queue.queued(conn, await queue.waiting(conn, mine, 10))
+    [item] = await queue.queued(conn, [one.id for one in await queue.waiting(conn, mine, 10)])
     theirs = await queue.claim(thief, "quick", uuid4(), 60)
     assert theirs is not None
-    assert (theirs.shards, theirs.attempts) == (mine.shards, 1)
+    assert (theirs.shards, theirs.deaths) == (mine.shards, 1)
     work = [replace(writing.work(ITEM)[0], item=item.id, request=item.request)]
     with pytest.raises(ClaimLost):
         await publication.perform(conn, await writing.world(conn), work, claim=mine)
@@ -230,7 +230,7 @@ async def test_a_claim_that_holds_is_not_taken_over(west: Node, connect: Connect
     await queue.release(first, held[0])
     again = await queue.claim(second, "two", uuid4(), 60)
     assert again is not None
-    assert (set(again.shards) <= set(held[0].shards), again.attempts) == (True, 0)
+    assert (set(again.shards) <= set(held[0].shards), again.deaths) == (True, 0)
 
 
 async def test_two_workers_keep_the_order_of_each_lineage(west: Node, dsn: str, connect: Connect) -> None:

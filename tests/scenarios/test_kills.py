@@ -110,6 +110,20 @@ def test_a_worker_that_dies_between_two_steps_leaves_its_work_to_another(running
     assert_nothing_lost(running, publisher)
 
 
+@pytest.mark.parametrize("kills", [8, pytest.param(500, marks=pytest.mark.soak)])
+def test_workers_that_die_at_every_claim_fail_no_item(running: Federation, kills: int) -> None:
+    publisher = Publisher(running)
+    with stopped(running, "worker-2"):
+        running.processes["worker-1"].kill()
+        publisher.publish(fresh_items(20))
+        for _ in range(kills):
+            running.restart("worker-1", FEDSTAC_FAILPOINTS="worker.claimed=kill")
+            wait_until(lambda: not running.processes["worker-1"].is_running, what="the worker claims something")
+        running.restart("worker-1")
+        settle(running)
+    assert_nothing_lost(running, publisher)
+
+
 @pytest.mark.parametrize(("name", "failpoint"), [
     ("sequencer", "sequencer.sequenced=kill:2"), ("east", "index.written=kill"), ("east", "index.applied=kill"),
 ])  # fmt: skip

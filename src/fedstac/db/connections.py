@@ -26,6 +26,7 @@ SESSION = {
 TRANSIENT_CLASSES = ("40", "53", "57", "08", "55", "58", "25", "42")
 AWAY_SECONDS = 60.0
 SERVER_GRACE = 2.0  # seconds by which PostgreSQL's own limit is longer than ours
+LONGEST_REASON = 500  # characters
 REFUSED_CLASSES = ("22", "23", "54")  # data exception, integrity constraint, program limit: the item itself
 
 
@@ -75,6 +76,18 @@ def is_refusal(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return not _lacks_partition(error) and (error.sqlstate or "").startswith(REFUSED_CLASSES)
     return isinstance(error, UnicodeEncodeError)  # COPY raises what it cannot encode as it is
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line, for the log: its class, its SQLSTATE and its text. Not for callers."""
+    text = " ".join(str(error).split())[:LONGEST_REASON]
+    state = getattr(error, "sqlstate", None)
+    return f"{type(error).__name__}{f' ({state})' if state else ''}: {text}"
+
+
+def was_ended_in_order(error: BaseException) -> bool:
+    """Whether PostgreSQL said itself that it ends the session: somebody asked it to, and no statement is to blame."""
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith("57P")
 
 
 def _lacks_partition(error: asyncpg.PostgresError) -> bool:

@@ -32,31 +32,45 @@ def shard_of(lineage: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Shards that a worker holds for a while; whoever finds the token changed has lost them."""
+    """Shards that a worker holds for a while. A worker that finds another token in a shard has lost its claim."""
 
     token: UUID
     shards: tuple[int, ...]
-    attempts: int  # claims of one of them that ended without a result
+    deaths: int  # earlier claims of these shards, in a row, that nobody let go: their workers died
+
+
+# A claim ends with its lease, and at once when the database session of its worker ends. Another role's sessions show
+# no start; then the process id has to do.
+FREE = """(s.until < clock_timestamp() OR s.token IS NOT NULL AND s.backend IS NOT NULL AND NOT EXISTS (
+               SELECT FROM session WHERE session.pid = s.backend
+                 AND coalesce(session.backend_start = s.backend_start, true)))"""
 
 
 async def claim(conn: Connection, worker: str, token: UUID, lease_seconds: float) -> Claim | None:
-    """Claims shards that have work and no holder, the ones that wait longest first; None if there is none.
+    """Claim shards that have work and no holder, those that wait longest first; None if there are none.
 
-    Half of many, so that a second worker finds the other half; all of a few, whose items make one small batch.
+    Half of many shards, so that a second worker finds the other half; all of a few, whose items make one small batch.
+    Shards whose workers died are claimed with their like only, and a quarter as many after each death: whatever killed
+    the workers is soon alone, and the other shards go on.
     """
     rows = await conn.fetch(
-        """WITH busy AS MATERIALIZED (
-               SELECT s.n, first.id FROM fedstac.shard s
+        f"""WITH session AS MATERIALIZED (SELECT pid, backend_start FROM pg_stat_activity),
+           busy AS MATERIALIZED (
+               SELECT s.n, least(s.attempts, 8) AS deaths, first.id FROM fedstac.shard s
                CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
                                    ORDER BY id LIMIT 1) first
-               WHERE s.until < clock_timestamp()),
+               WHERE {FREE}),
+           oldest AS MATERIALIZED (SELECT deaths FROM busy ORDER BY id LIMIT 1),
            wanted AS MATERIALIZED (
-               SELECT n FROM fedstac.shard WHERE n IN (
-                   SELECT n FROM busy ORDER BY id
-                   LIMIT (SELECT CASE WHEN count(*) > $4 THEN (count(*) + 1) / 2 ELSE count(*) END FROM busy))
-               AND until < clock_timestamp() ORDER BY n FOR UPDATE SKIP LOCKED)
+               SELECT s.n FROM fedstac.shard s WHERE s.n IN (
+                   SELECT n FROM busy WHERE deaths = (SELECT deaths FROM oldest) ORDER BY id
+                   LIMIT (SELECT CASE WHEN (SELECT deaths FROM oldest) > 0
+                                      THEN greatest($4 >> (2 * (SELECT deaths FROM oldest)), 1)
+                                      WHEN count(*) > $4 THEN (count(*) + 1) / 2 ELSE count(*) END FROM busy))
+               AND {FREE} ORDER BY s.n FOR UPDATE OF s SKIP LOCKED)
            UPDATE fedstac.shard s SET token = $1, worker = $2, attempts = attempts + 1,
-                  until = clock_timestamp() + make_interval(secs => $3)
+                  until = clock_timestamp() + make_interval(secs => $3), backend = pg_backend_pid(),
+                  backend_start = (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid()))
            FROM wanted WHERE s.n = wanted.n RETURNING s.n, s.attempts""",
         token, worker, lease_seconds, FEW,
     )  # fmt: skip
@@ -75,12 +89,13 @@ async def hold(conn: Connection, claim: Claim) -> bool:
 
 
 HELD = """(SELECT n FROM fedstac.shard WHERE n = ANY($1::smallint[]) AND token = $2 ORDER BY n FOR UPDATE) held"""
+NOBODYS = "token = NULL, worker = NULL, backend = NULL, backend_start = NULL"
 
 
 async def renew(conn: Connection, claim: Claim, lease_seconds: float) -> bool:
-    """Prolongs a claim after a result; False if it is lost."""
+    """Prolong a claim after a result; False if it is lost."""
     status = await conn.execute(
-        f"""UPDATE fedstac.shard s SET until = clock_timestamp() + make_interval(secs => $3), attempts = 1
+        f"""UPDATE fedstac.shard s SET until = clock_timestamp() + make_interval(secs => $3)
             FROM {HELD} WHERE s.n = held.n""",
         claim.shards, claim.token, lease_seconds,
     )  # fmt: skip
@@ -88,27 +103,61 @@ async def renew(conn: Connection, claim: Claim, lease_seconds: float) -> bool:
 
 
 async def release(conn: Connection, claim: Claim) -> None:
-    """Lets go of what is left of a claim."""
+    """Let go of what is left of a claim."""
     await conn.execute(
-        f"""UPDATE fedstac.shard s SET token = NULL, worker = NULL, until = '-infinity', attempts = 0
+        f"""UPDATE fedstac.shard s SET {NOBODYS}, until = '-infinity', attempts = 0
             FROM {HELD} WHERE s.n = held.n""",
         claim.shards, claim.token,
     )  # fmt: skip
 
 
-async def prove(conn: Connection, claim: Claim, shard: int) -> None:
-    """An item that was tried alone has its result: attempts are those on the one behind it."""
-    await conn.execute("UPDATE fedstac.shard SET attempts = 1 WHERE n = $1 AND token = $2", shard, claim.token)
+async def release_uncounted(conn: Connection, claim: Claim, item: int | None) -> None:
+    """Release a claim that ended without a result and without a fault of its items: no death is counted.
 
-
-async def excuse(conn: Connection, claim: Claim) -> None:
-    """Lets go of a claim that came to nothing by no fault of its items: it does not count."""
+    Nor is the attempt on `item`, the one that was being tried alone.
+    """
     await conn.execute(
-        f"""UPDATE fedstac.shard s SET token = NULL, worker = NULL, until = '-infinity',
-                   attempts = greatest(attempts - 1, 0)
+        f"""WITH withdrawn AS (
+                UPDATE fedstac.request_item SET attempts = attempts - 1, trying = NULL
+                WHERE id = $3 AND trying = $2 AND status = 'queued')
+            UPDATE fedstac.shard s SET {NOBODYS}, until = '-infinity', attempts = greatest(attempts - 1, 0)
             FROM {HELD} WHERE s.n = held.n""",
-        claim.shards, claim.token,
+        claim.shards, claim.token, item,
     )  # fmt: skip
+
+
+async def begin_attempt(conn: Connection, claim: Claim, item: int) -> int | None:
+    """Count an attempt on an item that is tried alone next; how many it has now, None if it is no longer ours.
+
+    Commit it before the attempt: if the attempt kills the worker, the count stays with the item that did it.
+    """
+    attempts: int | None = await conn.fetchval(
+        """UPDATE fedstac.request_item i SET attempts = i.attempts + 1, trying = $2
+           FROM fedstac.shard s WHERE i.id = $1 AND i.status = 'queued' AND s.n = i.shard AND s.token = $2
+           RETURNING i.attempts""",
+        item, claim.token,
+    )  # fmt: skip
+    return attempts
+
+
+async def rest(conn: Connection, claim: Claim, item: Waiting, seconds: float) -> None:
+    """Let go of the shard of an item whose attempt failed, for its next attempt after a while."""
+    await conn.execute(
+        f"""WITH ended AS (UPDATE fedstac.request_item SET trying = NULL WHERE id = $4 AND trying = $2)
+            UPDATE fedstac.shard s SET {NOBODYS}, until = clock_timestamp() + make_interval(secs => $3), attempts = 0
+            FROM {HELD} WHERE s.n = held.n""",
+        [item.shard], claim.token, seconds, item.id,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A queued item that nobody has read yet."""
+
+    id: int
+    shard: int
+    attempts: int  # times that it was tried alone without a result
+    killed: bool  # the worker that tried it last did not live to say why
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +177,17 @@ class QueuedItem:
     only_new: bool = False
 
 
-async def waiting(conn: Connection, claim: Claim, limit: int) -> list[int]:
+async def waiting(conn: Connection, claim: Claim, limit: int) -> list[Waiting]:
     """What waits in the claimed shards, in the order in which it was accepted.
 
     Read for many batches at once: every look costs as much as the queue is long.
     """
     rows = await conn.fetch(
-        """SELECT id FROM fedstac.request_item
+        """SELECT id, shard, attempts, trying IS NOT NULL AS killed FROM fedstac.request_item
            WHERE status = 'queued' AND shard = ANY($1::smallint[]) ORDER BY id LIMIT $2""",
         claim.shards, limit,
     )  # fmt: skip
-    return [row["id"] for row in rows]
+    return [Waiting(row["id"], row["shard"], row["attempts"], row["killed"]) for row in rows]
 
 
 async def is_waiting(conn: Connection, lineage: str) -> bool:
@@ -163,20 +212,26 @@ async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
 
 
-async def stuck(conn: Connection, claim: Claim, attempts: int) -> list[QueuedItem]:
-    """The oldest item of the claimed shards that have had so many claims without a result.
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a queued item comes from: what can be read of any item, whatever its document is like."""
 
-    Items are tried alone in the order of their ids: what lies behind the oldest was not tried, and is not at fault.
-    """
-    rows = await conn.fetch(
-        """SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document,
-                  i.prepared, r.submitter, r.roles, r.cv_version, r.identity
-           FROM fedstac.shard s JOIN fedstac.request_item i ON i.shard = s.n JOIN fedstac.request r ON r.id = i.request
-           WHERE i.status = 'queued' AND s.n = ANY($1::smallint[]) AND s.token = $2 AND s.attempts > $3
-           ORDER BY i.id LIMIT 1""",
-        claim.shards, claim.token, attempts,
-    )  # fmt: skip
-    return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]
+    request: UUID
+    collection: str
+    dataset: str
+    action: str
+    submitter: str
+
+
+async def origin(conn: Connection, item: int) -> Origin:
+    """Where an item comes from."""
+    row = await conn.fetchrow(
+        """SELECT i.request, r.collection, i.dataset, r.action, r.submitter
+           FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request WHERE i.id = $1""",
+        item,
+    )
+    assert row is not None
+    return Origin(**dict(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +253,7 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
            SET status = r.status, outcome = r.outcome, problem = r.problem, detail = r.detail,
                findings = CASE WHEN r.findings IS NULL THEN i.findings
                                ELSE coalesce(i.findings, '[]') || r.findings::jsonb END,
-               last_event = r.last_event, finished = clock_timestamp(),
+               last_event = r.last_event, finished = clock_timestamp(), trying = NULL,
                document = CASE WHEN r.status <> 'done' THEN i.document END,
                prepared = NULL
            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
@@ -231,8 +286,7 @@ async def take_back(conn: Connection, request: UUID, problem: str, detail: str) 
         request,
     )
     await conn.execute(
-        """UPDATE fedstac.shard SET token = NULL, worker = NULL, until = '-infinity',
-                  attempts = greatest(attempts - 1, 0)
+        f"""UPDATE fedstac.shard SET {NOBODYS}, until = '-infinity', attempts = greatest(attempts - 1, 0)
            WHERE n = ANY($1::smallint[]) AND token IS NOT NULL""",
         [row["n"] for row in shards],
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
 import orjson
@@ -15,7 +18,7 @@ import structlog
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import audit, own_groups, queue
-from fedstac.db.connections import Connection, is_transient
+from fedstac.db.connections import Connection, is_transient, reason_of, was_ended_in_order
 from fedstac.domain import documents
 from fedstac.domain.actions import Command, command_of
 from fedstac.domain.actions.publish import Publish
@@ -27,12 +30,13 @@ from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName, UnknownVersion, Vocabulary, name_of
 from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
-from fedstac.wakeup import Backoff
+from fedstac.wakeup import Backoff, pause
 
 GATHER_SECONDS, GATHERED = 0.025, 100  # with less than this in a claim, the next one waits a moment
 AT_ONCE = 5000  # items whose numbers are read in one go
-ALONE_AFTER = 2  # claims without a result, after which items are tried one by one
-FAILED_AFTER = 6  # and after which the first one is given up as failed
+ATTEMPTS = 5  # of an item, alone, after which it is given up
+FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 0.1, 2.0  # between attempts
+ELSEWHERE_SECONDS = 5.0
 log = structlog.get_logger()
 
 
@@ -65,51 +69,170 @@ async def run(node: Node, stop: asyncio.Event) -> None:
 
 
 async def work_once(node: Node, conn: Connection, name: str) -> int:
-    """Claims what waits and performs it, batch by batch, until the claimed shards are empty; how many items it was."""
+    """Claim what waits and perform it, batch by batch, until the claimed shards are empty; return how many items."""
     lease = node.settings.lease_seconds
     claim = await queue.claim(conn, name, uuid4(), lease)
     if claim is None:
         return 0
     failpoint("worker.claimed")
+    shift = Shift(node, conn, claim)
     try:
-        done = await _work_off(node, conn, claim, lease)
-    except Exception as error:
-        lost = isinstance(error, ClaimLost)  # in part: a request was cancelled
-        if isinstance(error, UnknownVersion):  # a stored dataset's, that another process has judged with
-            await node.shelf.look(conn)
-        if (lost or is_transient(error)) and not conn.is_closed():  # the items have no part in it
-            await queue.excuse(conn, claim)
+        await shift.work_off()
+    except (Exception, asyncio.CancelledError) as error:
+        await shift.break_off(error)
         raise
-    await queue.release(conn, claim)
-    return max(done, 1)
+    await queue.release(conn, shift.claim)
+    return max(shift.done, 1)
 
 
-async def _work_off(node: Node, conn: Connection, claim: queue.Claim, lease: float) -> int:
-    done = 0
-    alone, began = claim.attempts >= ALONE_AFTER, time.monotonic()
-    if claim.attempts >= FAILED_AFTER:
-        await _give_up(conn, claim)
-    size = 1 if alone else node.settings.batch
-    more = True
-    while more and (ids := await queue.waiting(conn, claim, AT_ONCE)):
-        more = len(ids) == AT_ONCE  # else what came meanwhile is for the next claim
-        for start in range(0, len(ids), size):
-            if node.stopping.is_set():
-                return done
-            wanted = ids[start : start + size]
-            items = await queue.queued(conn, wanted)
-            if items:
-                await _perform(node, conn, items, claim)
-                done += len(items)
-                failpoint("worker.performed")
-            if alone and items:
-                await queue.prove(conn, claim, items[0].shard)
-            if time.monotonic() - began > lease / 3 and not await queue.renew(conn, claim, lease):
+@dataclass(slots=True)
+class Shift:
+    """One claim on its way to the end.
+
+    Blame: a batch that raises is halved down to the one item that does. That item is tried alone, and its attempts are
+    counted in its own row, each before it begins. A worker that dies over a batch blames nobody: the next claim takes
+    fewer shards and items at once, until items are tried alone. Only an item that was tried alone ATTEMPTS times fails.
+    """
+
+    node: Node
+    conn: Connection
+    claim: queue.Claim  # less the shards that rest
+    done: int = 0
+    trying: int | None = None  # the item that is being tried alone
+    renewed: float = field(default_factory=time.monotonic)
+
+    async def work_off(self) -> None:
+        size = max(self.node.settings.batch >> 2 * self.claim.deaths, 1)
+        more = True
+        while more and self.claim.shards and (waiting := await queue.waiting(self.conn, self.claim, AT_ONCE)):
+            more = len(waiting) == AT_ONCE  # else what came meanwhile is for the next claim
+            for batch in _batches(waiting, size):
+                if self.node.stopping.is_set():
+                    return
+                if not await self._work([item for item in batch if item.shard in self.claim.shards], size):
+                    more = True
+                    break
+                await self._renew()
+
+    async def break_off(self, error: BaseException) -> None:
+        """End the claim early. It counts as a death only where nobody can say what became of it."""
+        if isinstance(error, ClaimLost | asyncio.CancelledError) or is_transient(error):
+            if not self.conn.is_closed():
+                await queue.release_uncounted(self.conn, self.claim, self.trying)
+            elif not isinstance(error, asyncio.CancelledError):
+                await self._release_elsewhere(error)
+
+    async def _release_elsewhere(self, error: BaseException) -> None:
+        """Release the claim of a session that PostgreSQL ended in order. One that vanished may be the item's doing."""
+        if not was_ended_in_order(error):
+            return
+        with suppress(Exception):  # the claim has ended with its session already
+            async with self.node.pool.acquire(timeout=ELSEWHERE_SECONDS) as conn:
+                await queue.release_uncounted(conn, self.claim, self.trying)
+
+    async def _work(self, batch: Sequence[queue.Waiting], size: int) -> bool:
+        """Perform a batch; what raises is found by halving. False where large documents left a part of it undone."""
+        if not batch:
+            return True
+        if len(batch) == 1 and (size == 1 or batch[0].attempts):
+            return await self._try_alone(batch[0])
+        try:
+            return await self._perform(batch)
+        except Exception as error:
+            if isinstance(error, ClaimLost) or is_transient(error):
+                raise
+            log.warning("a batch failed; it is halved", items=len(batch), reason=reason_of(error))
+            await self._learn(error)
+        if len(batch) == 1:
+            return await self._try_alone(batch[0])
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            if not await self._work([item for item in half if item.shard in self.claim.shards], size):
+                return False
+        return True
+
+    async def _try_alone(self, item: queue.Waiting) -> bool:
+        """Try an item by itself. If it fails its shard rests a while, and the others go on."""
+        if item.killed:
+            if item.attempts >= ATTEMPTS:
+                await self._give_up(item, item.attempts, None)
+                return True
+            # A worker that dies whatever it does must not blame the item: it lives a while, and does nothing the same
+            # way, before the attempt counts.
+            await pause(self.node.stopping, _rest_seconds(item.attempts))
+            await publication.rehearse(self.conn, self.node.world(), [])
+        attempts = await queue.begin_attempt(self.conn, self.claim, item.id)
+        if attempts is None:
+            return True  # it is final, or the claim is lost, which the next batch finds out
+        self.trying = item.id
+        failpoint("worker.alone")
+        try:
+            await self._perform([item])
+        except Exception as error:
+            if isinstance(error, ClaimLost) or is_transient(error):
+                raise
+            log.warning("an item cannot be worked on", item=item.id, attempts=attempts, reason=reason_of(error))
+            await self._learn(error)
+            if attempts >= ATTEMPTS:
+                await self._give_up(item, attempts, error)
+            else:
+                await queue.rest(self.conn, self.claim, item, _rest_seconds(attempts))
+                left = tuple(shard for shard in self.claim.shards if shard != item.shard)
+                self.claim = replace(self.claim, shards=left)
+        self.trying = None
+        return True
+
+    async def _perform(self, batch: Sequence[queue.Waiting]) -> bool:
+        items = await queue.queued(self.conn, [item.id for item in batch])
+        if items:
+            await _perform(self.node, self.conn, items, self.claim)
+            self.done += len(items)
+            failpoint("worker.performed")
+        return len(items) == len(batch)
+
+    async def _learn(self, error: Exception) -> None:
+        """Take up what the next attempt may need."""
+        if isinstance(error, UnknownVersion):  # of a stored dataset, that another process has judged with
+            await self.node.shelf.look(self.conn)
+
+    async def _renew(self) -> None:
+        lease = self.node.settings.lease_seconds
+        if time.monotonic() - self.renewed > lease / 3:
+            self.renewed = time.monotonic()
+            if not await queue.renew(self.conn, self.claim, lease):
                 raise ClaimLost
-            if len(items) < len(wanted):  # large ones: what was left of these comes before those behind them
-                more = True
-                break
-    return done
+
+    async def _give_up(self, item: queue.Waiting, attempts: int, error: Exception | None) -> None:
+        """Make an item `failed`, which says that the fault is ours; it is final. `error` is None where workers died."""
+        origin = await queue.origin(self.conn, item.id)
+        log.error(
+            "an item is given up", dataset=origin.dataset, request=str(origin.request), attempts=attempts,
+            reason=reason_of(error) if error else "its workers died", exc_info=error,
+        )  # fmt: skip
+        finding = Finding("internal", "", "the server could not process this item; its operators are told")
+        detail = "the server could not process it"
+        result = queue.Result(item.id, Outcome.FAILED, InternalError.name, detail, (finding,), None)
+        async with self.conn.transaction():
+            if not await queue.hold(self.conn, self.claim):
+                raise ClaimLost
+            await queue.finish(self.conn, [result])
+            await audit.append(self.conn, [_audited(origin, result)])
+
+
+def _batches(waiting: Sequence[queue.Waiting], size: int) -> Iterator[Sequence[queue.Waiting]]:
+    """Batches in the order of the queue. An item that was tried alone before is a batch of its own."""
+    batch: list[queue.Waiting] = []
+    for item in waiting:
+        if batch and (len(batch) == size or item.attempts or batch[-1].attempts):
+            yield batch
+            batch = []
+        batch.append(item)
+    yield batch
+
+
+def _rest_seconds(attempts: int) -> float:
+    """The pause before the next attempt: doubling, spread so that not all come at once."""
+    return min(FIRST_REST_SECONDS * 2.0 ** (attempts - 1), LONGEST_REST_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311
 
 
 async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], claim: queue.Claim) -> None:
@@ -122,7 +245,7 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
             if not await queue.hold(conn, claim):
                 raise ClaimLost
             await queue.finish(conn, misnamed)
-            await audit.append(conn, [_audited(item, by_id[item.id]) for item in items if item.id in by_id])
+            await audit.append(conn, [_audited(_origin(item), by_id[item.id]) for item in items if item.id in by_id])
     receipts = await publication.perform(conn, node.world(), work, claim=claim)
     node.committed.wake()
     node.settled.wake()
@@ -177,23 +300,11 @@ def _command(item: queue.QueuedItem, name: DatasetName, vocabulary: Vocabulary |
     return Publish(draft, principal, cv_version=item.cv_version, held=held, only_new=item.only_new)
 
 
-async def _give_up(conn: Connection, claim: queue.Claim) -> None:
-    """An item at the head of its shard has ended every attempt on it, alone too: failed is ours, and final."""
-    for item in await queue.stuck(conn, claim, FAILED_AFTER):
-        log.error("an item is given up", dataset=item.dataset, request=str(item.request), attempts=claim.attempts)
-        finding = Finding("internal", "", "the server could not process this item; its operators are told")
-        result = queue.Result(
-            item.id, Outcome.FAILED, InternalError.name, "the server could not process it", (finding,), None
-        )
-        async with conn.transaction():
-            if not await queue.hold(conn, claim):
-                raise ClaimLost
-            await queue.finish(conn, [result])
-            await audit.append(conn, [_audited(item, result)])
-            await queue.prove(conn, claim, item.shard)
+def _origin(item: queue.QueuedItem) -> queue.Origin:
+    return queue.Origin(item.request, item.collection, item.dataset, item.action, item.submitter)
 
 
-def _audited(item: queue.QueuedItem, result: queue.Result) -> audit.Entry:
+def _audited(item: queue.Origin, result: queue.Result) -> audit.Entry:
     """The row of an item that never came to a decision."""
     return audit.Entry(
         actor=item.submitter, action=item.action, collection=item.collection, dataset=item.dataset,
