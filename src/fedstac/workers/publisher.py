@@ -127,7 +127,7 @@ class Shift:
         if not was_ended_in_order(error):
             return
         with suppress(Exception):  # the claim has ended with its session already
-            async with self.node.pool.acquire(timeout=ELSEWHERE_SECONDS) as conn:
+            async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
                 await queue.release_uncounted(conn, self.claim, self.trying)
 
     async def _work(self, batch: Sequence[queue.Waiting], size: int) -> bool:
