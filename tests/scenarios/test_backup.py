@@ -1,0 +1,234 @@
+"""Backups: a publishing node is restored, serves and publishes, and its index nodes follow on without a wrong record.
+
+East has read no more than the backup has. South has read what the restored node does not know. Worse for it, the node
+publishes half of that again with other contents, so that positions and numbers of versions come a second time.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from fedstac import embedded
+from fedstac.federation import Federation, federation
+from tests.scenarios import watching
+from tests.scenarios.test_index_node import digests, log_lines
+from tests.scenarios.watching import Publisher, fresh_items, settle, violations, wait_until
+
+pytestmark = pytest.mark.xdist_group("backup")
+SMALL = {"fsync": "off", "shared_buffers": "32MB"}  # the machine stays on: no test here needs a durable disk
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of the test's own that the account of PostgreSQL can enter."""
+    made = Path(tempfile.mkdtemp(prefix="fedstac-backup-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@dataclass
+class Servers:
+    """The PostgreSQL where all nodes begin, and the one where west's database is now."""
+
+    first: embedded.Cluster
+    of_west: embedded.Cluster
+    west_is: str = "fedstac_west"  # its database; a second restore has another
+
+    def dsn(self, database: str = "postgres", *, user: str = "postgres") -> str:
+        if database == "fedstac_west":
+            return self.of_west.dsn(self.west_is, user=user)
+        return self.first.dsn(database, user=user)
+
+
+@dataclass
+class Backed:
+    """The federation, its servers, and a folder that they may write to."""
+
+    running: Federation
+    servers: Servers
+    folder: Path
+    clusters: ExitStack
+    lost: list[dict[str, Any]] = field(default_factory=list)
+
+    def start_cluster(self, name: str, **settings: str) -> embedded.Cluster:
+        return self.clusters.enter_context(embedded.cluster(self.folder / name, settings=SMALL | settings))
+
+    def publish_what_is_lost(self) -> None:
+        """East stops; then datasets are published that no backup has, and south shows them."""
+        self.running.processes["east"].kill()
+        self.lost = fresh_items(60)
+        Publisher(self.running).publish(self.lost)
+        settle(self.running, ("south",))
+
+    def serve_restored(self) -> None:
+        """West's process starts again, at the same address, on the database where it is now."""
+        self.running.restart("serve", FEDSTAC_DSN=self.running.database_of("west"))
+
+    def go_on(self) -> None:
+        """East starts again; half of what was lost is published with other contents, and more."""
+        if not self.running.processes["east"].is_running:
+            self.running.restart("east")
+        again = [described(item, "published again") for item in self.lost[::2]]
+        Publisher(self.running).publish([*again, *fresh_items(60)])
+        settle(self.running, ("east", "south"))
+
+    def assert_alike(self) -> None:
+        """Every node has the same datasets, and every invariant holds."""
+        __tracebackhide__ = True
+        for name in ("west", "east", "south"):
+            assert violations(self.running, name) == [], f"invariants at {name}"
+            assert digests(self.running, name) == digests(self.running, "west"), f"{name} has wrong records"
+        for name in ("east", "south"):
+            assert watching.differences(self.running, name) == []
+
+    def snapshots(self, name: str) -> int:
+        """How many snapshots an index node has taken since it was made."""
+        return len(log_lines(self.running, name, "snapshot complete"))
+
+
+def described(item: Mapping[str, Any], text: str) -> dict[str, Any]:
+    changed = copy.deepcopy(dict(item))
+    changed["properties"]["description"] = text
+    return changed
+
+
+@contextmanager
+def backed(folder: Path, **settings: str) -> Iterator[Backed]:
+    """West with 60 datasets, which east and south have. `settings`: of their PostgreSQL."""
+    with ExitStack() as clusters:
+        first = clusters.enter_context(embedded.cluster(folder / "a", settings=SMALL | settings))
+        servers = Servers(first, first)
+        with federation(servers, index_nodes=("east", "south")) as running:
+            running.start("serve", "serve", FEDSTAC_PORT="0")
+            watching.make_collection(running)
+            for name in ("east", "south"):
+                running.start_index_node(name, snapshot_first=False)
+            Publisher(running).publish(fresh_items(60))
+            settle(running, ("east", "south"))
+            yield Backed(running, servers, folder, clusters)
+
+
+def run(cluster: embedded.Cluster, *command: str | Path, fed: str = "", **settings: str) -> str:
+    """Runs a program of PostgreSQL, or fedstac, as the cluster's superuser; what it prints."""
+    environment = {
+        "PATH": f"{embedded.find_binaries()}:{os.environ['PATH']}", "PGHOST": str(cluster.socket_dir),
+        "PGPORT": str(cluster.port), "PGUSER": "postgres", **settings,
+    }  # fmt: skip
+    done = subprocess.run(command, env=environment, input=fed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def fedstac(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "fedstac.cli", *arguments)
+
+
+def restore(dump: Path, cluster: embedded.Cluster, database: str) -> None:
+    """As docs/backup.md says."""
+    run(cluster, "createdb", database)
+    run(cluster, "psql", "--quiet", "-d", database, fed=run(cluster, *fedstac("migrate", "--print-setup")))
+    run(cluster, "pg_restore", "--exit-on-error", f"--dbname={database}", dump)
+    run(cluster, *fedstac("migrate"), FEDSTAC_OWNER_DSN=cluster.dsn(database, user="fedstac_owner"))
+
+
+def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder: Path) -> None:
+    with backed(folder) as site:
+        dump = folder / "fedstac.dump"
+        run(site.servers.first, "pg_dump", "--format=custom", f"--file={dump}", "fedstac_west")
+        site.publish_what_is_lost()
+        site.running.processes["serve"].kill()
+
+        site.servers.of_west = site.start_cluster("b")
+        restore(dump, site.servers.of_west, "fedstac_west")
+        site.serve_restored()
+        site.go_on()
+        site.assert_alike()
+        assert (site.snapshots("east"), site.snapshots("south")) == (0, 1)
+        first = watching.values(site.running, "SELECT max(n) FROM fedstac.epoch")
+
+        site.running.processes["serve"].kill()
+        site.servers.west_is = "fedstac_again"
+        restore(dump, site.servers.of_west, "fedstac_again")
+        site.lost = fresh_items(40)
+        site.serve_restored()
+        site.go_on()
+        site.assert_alike()
+        assert (site.snapshots("east"), site.snapshots("south")) == (1, 2)
+        assert watching.values(site.running, "SELECT max(n) FROM fedstac.epoch") > first
+
+
+def test_a_base_backup_is_recovered_to_an_earlier_moment_and_the_index_nodes_follow_on(folder: Path) -> None:
+    archive = folder / "wal"
+    archive.mkdir()
+    archive.chmod(0o777)
+    with backed(folder, archive_mode="on", archive_command=f"test ! -f {archive}/%f && cp %p {archive}/%f") as site:
+        pgdata = base_backup(site)
+        Publisher(site.running).publish(fresh_items(40))
+        settle(site.running, ("east", "south"))
+        ask(site.servers.first, "SELECT pg_create_restore_point('before')")
+        site.publish_what_is_lost()
+        site.running.processes["serve"].kill()
+        segment = ask(site.servers.first, "SELECT pg_walfile_name(pg_switch_wal())")
+        wait_until(lambda: (archive / segment).exists(), what=f"{segment} is archived")
+
+        with (pgdata / "postgresql.auto.conf").open("a") as settings:
+            settings.write(
+                f"restore_command = 'cp {archive}/%f %p'\n"
+                "recovery_target_name = 'before'\nrecovery_target_action = 'promote'\n"
+            )
+        (pgdata / "recovery.signal").touch()
+        site.servers.of_west = site.start_cluster("b")
+        site.serve_restored()
+        site.go_on()
+        site.assert_alike()
+        assert (site.snapshots("east"), site.snapshots("south")) == (0, 1)
+
+
+def base_backup(site: Backed) -> Path:
+    """The data folder of a base backup, which belongs to the account that PostgreSQL runs as."""
+    folder, like = site.folder / "b", site.folder / "a"
+    pgdata = folder / "pgdata"
+    folder.mkdir()
+    run(site.servers.first, "pg_basebackup", "--checkpoint=fast", f"--pgdata={pgdata}")
+    shutil.copy(like / "password", folder / "password")
+    owner = (like / "pgdata").stat()
+    for path in (folder / "password", pgdata, *pgdata.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    return pgdata
+
+
+def ask(cluster: embedded.Cluster, statement: str) -> str:
+    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+        [[value]] = conn.execute(statement.encode()).fetchall()
+        return str(value)
+
+
+def test_a_disk_that_is_put_back_shows_to_who_read_more_until_an_operator_starts_an_epoch(folder: Path) -> None:
+    """A base backup that is started without recovery is what a snapshot of the disk is: the same cluster, earlier."""
+    with backed(folder) as site:
+        base_backup(site)
+        site.publish_what_is_lost()
+        site.running.processes["serve"].kill()
+
+        site.servers.of_west = site.start_cluster("b")
+        site.serve_restored()
+        lost = "the source has lost a part of its log; nothing is taken from it"
+        wait_until(lambda: log_lines(site.running, "south", lost))
+        run(site.servers.of_west, *fedstac("admin", "new-epoch", "--dsn", site.running.database_of("west")))
+        site.go_on()
+        site.assert_alike()
+        assert (site.snapshots("east"), site.snapshots("south")) == (1, 1)
