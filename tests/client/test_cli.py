@@ -237,6 +237,36 @@ async def test_a_server_that_is_away_exits_5(fedstac: Fedstac) -> None:
     assert "Traceback" in told.stderr
 
 
+async def test_errors_are_json_where_results_are(api: Api, fedstac: Fedstac) -> None:
+    refused = await fedstac("get", "CMIP6.nothing", "-o", "json", **to(api))
+    error = json.loads(refused.stderr)["error"]
+    assert (refused.code, refused.stdout) == (3, "")
+    assert (error["type"], error["status"], error["exit_code"]) == ("item-does-not-exist", 404, 3)
+    misspelt = await fedstac("serach", "-o", "ndjson")
+    assert (misspelt.code, json.loads(misspelt.stderr)["error"]["exit_code"]) == (2, 2)
+    wrong = await fedstac("--output=json", "search", "--bbox", "here", **to(api))
+    assert "west,south,east,north" in json.loads(wrong.stderr)["error"]["detail"]
+
+
+async def test_a_server_that_does_not_answer_is_named_before_each_new_try(fedstac: Fedstac) -> None:
+    done = await fedstac("search", FEDSTAC_URL="http://127.0.0.1:9", FEDSTAC_RETRIES="2")
+    *notices, end = done.stderr.splitlines()
+    assert [notice.partition("; ")[2].partition(" in ")[0] for notice in notices] == ["try 2 of 3", "try 3 of 3"]
+    assert end.startswith("fedstac: http://127.0.0.1:9 does not answer (tried 3 times: ")
+
+
+async def test_h_is_help(fedstac: Fedstac) -> None:
+    for command in ((), ("search",), ("replica", "add")):
+        short, long = await fedstac(*command, "-h"), await fedstac(*command, "--help")
+        assert (short.code, short.stdout) == (0, long.stdout)
+    assert "70 a fault in fedstac itself" in " ".join((await fedstac("-h")).stdout.split())
+
+
+async def test_hints_name_commands(api: Api, fedstac: Fedstac) -> None:
+    unknown = await fedstac("requests", "show", "nothing", **to(api))
+    assert "fedstac requests list lists yours" in unknown.stderr
+
+
 async def test_no_address_and_wrong_settings_are_wrong_usage(fedstac: Fedstac) -> None:
     done = await fedstac("search")
     assert done.code == 2
@@ -296,7 +326,7 @@ async def test_a_full_disk_is_named(api: Api, tmp_path: Path) -> None:
     )  # fmt: skip
     os.close(full)
     _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
-    said = "fedstac: the results cannot be written: No space left on device\n"
+    said = '{"error":{"detail":"the results cannot be written: No space left on device","exit_code":2}}\n'
     assert (process.returncode, stderr.decode()) == (2, said)
 
 

@@ -50,6 +50,13 @@ def test_access_can_be_said(tmp_path: Path) -> None:
     assert read.access_of(read.roots[0]) == ["HTTPServer"]
 
 
+def test_one_fault_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(SiteBroken) as caught:
+        site.read(write(tmp_path, WHOLE.replace('https = "https://', 'https = "http://')))
+    assert "at least 1 item" not in str(caught.value)
+    assert str(caught.value).count(";") == 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [

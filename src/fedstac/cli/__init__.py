@@ -30,8 +30,9 @@ from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES
-)
+    cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 app.add_typer(datasets.commands)
 app.add_typer(changes.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")

@@ -12,6 +12,7 @@ import typer
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.cli.wording import in_commands
 from fedstac.client import Client, documents, publishing, rehearsal, runs
 from fedstac.client.documents import Entry, Trouble
 from fedstac.client.runs import Run
@@ -180,7 +181,7 @@ def status(
                            "findings": [finding.as_json() for finding in result.findings]}  # fmt: skip
                     listing.row(row, (result.n, result.status, result.outcome, result.id))
                     if form is Output.TABLE and result.detail:
-                        out(terminal.shown(f"  {result.type}: {result.detail}"))
+                        out(in_commands(shown(f"  {result.type}: {result.detail}")))
                         for finding in result.findings:
                             out(f"    {terminal.finding_line(finding)}")
         elif form is Output.TABLE:

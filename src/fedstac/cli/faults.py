@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -13,11 +13,10 @@ from typer.core import TyperGroup
 
 from fedstac import settings as environment
 from fedstac.cli import terminal
-from fedstac.cli.terminal import complain, say
+from fedstac.cli.terminal import Output, complain, say
 from fedstac.client import documents
-from fedstac.client.transport import ClientError
+from fedstac.client.transport import ClientError, Refused
 
-FAULT = 70  # EX_SOFTWARE: ours
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # a file or a disk, and no database
 
 
@@ -30,6 +29,7 @@ class Commands(TyperGroup):
         return sorted(names, key=lambda name: getattr(self.commands[name], "rich_help_panel", "") != "Client")
 
     def invoke(self, ctx: Any) -> Any:
+        terminal.use_form(form_in(sys.argv))
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -41,16 +41,29 @@ class Commands(TyperGroup):
         except typer.Exit:
             raise
         except Exception as error:
-            if hasattr(error, "format_message"):  # wrong usage, which typer shows itself
-                raise
+            if hasattr(error, "format_message"):  # wrong usage, which typer shows itself, in a frame
+                if form_in(sys.argv) is Output.TABLE:
+                    raise
+                complain(error.format_message(), terminal.USAGE)
+                raise typer.Exit(terminal.USAGE) from None
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `| head` has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(141) from None
+                raise typer.Exit(terminal.NO_READER) from None
             if _is_debugged():
                 raise
             sentence, code = _explain(error)
-            complain(sentence)
+            complain(error if isinstance(error, Refused) else sentence, code)
             raise typer.Exit(code) from None
+
+
+def form_in(arguments: Sequence[str]) -> Output:
+    """Return the form of results that the arguments ask for, also where the rest of them is wrong."""
+    form = Output.TABLE
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        for name in ("--output", "-o"):
+            text = value if option == name else option.removeprefix(name).lstrip("=") if option.startswith(name) else ""
+            form = Output(text) if text in set(Output) else form
+    return form
 
 
 def _is_debugged() -> bool:
@@ -88,7 +101,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"the results cannot be written: {error.strerror}", terminal.USAGE
     if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):
         return f"the database or the system refuses: {error}; see to FEDSTAC_DSN", terminal.AWAY
-    return f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where", FAULT
+    return f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where", terminal.FAULT
 
 
 def _faults(error: Any) -> Iterator[str]:

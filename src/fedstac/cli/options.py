@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fedstac import settings as environment
-from fedstac.cli.terminal import Output
+from fedstac.cli.terminal import Output, say, shown
 from fedstac.client import Client
 from fedstac.client.credentials import Session, Store
 from fedstac.client.transport import TokenSource
@@ -23,7 +23,8 @@ Sources = Annotated[
 ]
 CODES = (
     "[bold]Exit codes[/bold]: 0 done · 1 some items rejected or failed, or differences found · 2 wrong usage · "
-    "3 not found · 4 not authorised · 5 server unreachable or failing after all tries · 130 interrupted"
+    "3 not found · 4 not authorised · 5 server, database or system unreachable, or failing after all tries · "
+    "70 a fault in fedstac itself · 130 interrupted · 141 the reader of the output has gone"
 )
 
 
@@ -68,7 +69,12 @@ def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource 
 def client_of(ctx: typer.Context, url: str, token: str) -> Client:
     """A client of the server that was named, or that the settings name."""
     address = address_of(ctx, url)
-    return Client(address, token_of(ctx, token, address), retries=environment.load().retries)
+    retries = environment.load().retries
+    return Client(address, token_of(ctx, token, address), retries=retries, on_retry=_say_retry)
+
+
+def _say_retry(reason: str, seconds: float) -> None:
+    say(shown(f"{reason} in {max(1, round(seconds))} s"), "dim")
 
 
 def examples(*lines: str, codes: bool = False) -> str:

@@ -14,7 +14,16 @@ from typing import Annotated, Any, BinaryIO
 import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
 
 from fedstac import scan as scanning
 from fedstac.cli import terminal
@@ -78,7 +87,7 @@ def scan(
             source, described, state=state or _state(), version=version or None, vocabulary=_vocabulary(),
             jobs=jobs or scanning.processors(), trust=trust_checksums, afresh=afresh,
         )  # fmt: skip
-        _follow(run, _Report(run, form), out)
+        _follow(run, _Report(run, form, has_bar=out is not None or not sys.stdout.isatty()), out)
     except (scanning.NoListing, scanning.SiteBroken, scanning.StateBroken) as error:
         complain(error)
         raise typer.Exit(terminal.USAGE) from None
@@ -158,17 +167,27 @@ def _destination(out: Path | None) -> Iterator[BinaryIO]:
         raise
 
 
-class _Report:
-    """What the command shows while it goes on, and at its end; all of it on standard error."""
+class _Size(DownloadColumn):
+    """Bytes that are read, of how many: nothing while that is not known."""
 
-    def __init__(self, run: Scan, form: Output) -> None:
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Report:
+    """What the command shows while it goes on, and at its end; all of it on standard error.
+
+    `has_bar`: false where items go to a terminal, whose lines a bar would overwrite.
+    """
+
+    def __init__(self, run: Scan, form: Output, *, has_bar: bool) -> None:
         self._run, self._form = run, form
         self._faults: list[Fault] = []
         self._began = self._read_for = time.monotonic()
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn(),
-            TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True,
+            TextColumn("{task.description}"), BarColumn(bar_width=30), _Size(), TransferSpeedColumn(),
+            TimeRemainingColumn(), console=console, disable=not (console.is_terminal and has_bar), transient=True,
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
         self._task = self._bar.add_task("looking for files", total=None)

@@ -1,6 +1,7 @@
 """What the commands write: results to standard output in the form asked for, progress and errors to standard error.
 
-Colours and bars only on a terminal; rich leaves colours out where NO_COLOR is set.
+Colours and bars only on a terminal; rich leaves colours out where NO_COLOR is set. While bars are on the screen, every
+line for people is printed through their console: what bypasses it is overwritten when the bars move.
 """
 
 from __future__ import annotations
@@ -9,28 +10,30 @@ import errno
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from fedstac.cli.wording import in_commands
 from fedstac.client.documents import Trouble, Unreadable
 from fedstac.client.publishing import Publishing, Step
 from fedstac.client.rehearsal import Foreseen
-from fedstac.client.transport import Invalid, LoginFailed, NoLogin, NotAuthorised, NotFound, findings_from
+from fedstac.client.transport import Invalid, LoginFailed, NoLogin, NotAuthorised, NotFound, Refused, findings_from
 from fedstac.client.values import Request, Submitted
 from fedstac.domain.errors import Finding
 
 SHOWN_TROUBLES, SHOWN_FINDINGS = 20, 10
-REJECTED, USAGE, NOT_FOUND, NOT_AUTHORISED, AWAY, INTERRUPTED = 1, 2, 3, 4, 5, 130
+REJECTED, USAGE, NOT_FOUND, NOT_AUTHORISED, AWAY, FAULT, INTERRUPTED, NO_READER = 1, 2, 3, 4, 5, 70, 130, 141
 
 
-class Paper(Console):
-    """Leaves it to the whole command what a reader who has seen enough comes to (cli/faults.py)."""
+class PipeConsole(Console):
+    """A console that reports a closed pipe to the whole command, which ends quietly (cli/faults.py)."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, "the reader has gone")
@@ -40,6 +43,26 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     NDJSON = "ndjson"
+
+
+@dataclass(slots=True)
+class _Screen:
+    """What the running command shows: the form of its results, and the console of its bars while there are any.
+
+    `bars_take_results`: standard output is the same terminal as the bars.
+    """
+
+    form: Output = Output.TABLE
+    bars: Console | None = None
+    bars_take_results: bool = False
+
+
+_screen = _Screen()
+
+
+def use_form(form: Output) -> None:
+    """Set the form in which this command writes its errors too."""
+    _screen.form = form
 
 
 def exit_code(error: Exception) -> int:
@@ -61,17 +84,35 @@ def shown(text: object) -> str:
 
 
 def say(text: str, style: str = "") -> None:
-    """A line for people, on standard error."""
-    Paper(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
+    """Print a line for people on standard error, never cut or wrapped."""
+    console = _screen.bars or PipeConsole(stderr=True, highlight=False)
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
-def complain(error: Exception | str) -> None:
-    say(f"fedstac: {shown(error)}", "red")
+def complain(error: Exception | str, code: int | None = None) -> None:
+    """Print an error on standard error: a red line, or a line of JSON where the results are JSON.
+
+    `code`: the exit code that follows, if the command ends with this error.
+    """
+    if _screen.form is Output.TABLE:
+        say(f"fedstac: {in_commands(shown(error))}", "red")
+    else:
+        sys.stderr.write(orjson.dumps({"error": _as_json(error, code)}).decode() + "\n")
+        sys.stderr.flush()
+
+
+def _as_json(error: Exception | str, code: int | None) -> dict[str, Any]:
+    members: dict[str, Any] = {"detail": str(error)}
+    if isinstance(error, Refused):
+        members |= {"type": error.type, "status": error.status}
+        members |= {"errors": [finding.as_json() for finding in error.findings]} if error.findings else {}
+    return members if code is None else members | {"exit_code": code}
 
 
 def out(line: str = "", style: str = "") -> None:
-    """A line of a result for people, on standard output, never cut or wrapped."""
-    Paper(highlight=False).print(Text(line, style=style), soft_wrap=True)
+    """Print a line of a result for people on standard output, never cut or wrapped."""
+    console = _screen.bars if _screen.bars_take_results else None
+    (console or PipeConsole(highlight=False)).print(Text(line, style=style), soft_wrap=True)
 
 
 def number(count: int, what: str) -> str:
@@ -126,13 +167,13 @@ class Listing:
 def finding_line(finding: Finding) -> str:
     near = finding.suggestion if finding.suggestion and finding.suggestion not in finding.message else ""
     suggestion = f" (suggestion: {near})" if near else ""
-    return shown(f"{finding.pointer or '/'}: {finding.message}{suggestion}")
+    return in_commands(shown(f"{finding.pointer or '/'}: {finding.message}{suggestion}"))
 
 
 def show_trouble(place: str, id: str, status: str, type: str, detail: str, findings: Sequence[Finding]) -> None:
     """One item that is not published, for people."""
     out(shown(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
-    out(shown(f"  {type}: {detail}"))
+    out(in_commands(shown(f"  {type}: {detail}")))
     for finding in findings[:SHOWN_FINDINGS]:
         out(f"    {finding_line(finding)}")
     if len(findings) > SHOWN_FINDINGS:
@@ -155,31 +196,46 @@ def show_request(request: Request) -> None:
         show_trouble(place, entry["id"], entry["status"], entry.get("type", ""), entry.get("detail", ""), findings)
 
 
+class _Count(ProgressColumn):
+    """How many are done, and of how many where that is known."""
+
+    def render(self, task: Task) -> Text:
+        total = "" if task.total is None else f"/{task.total:.0f}"
+        return Text(f"{task.completed:.0f}{total}", style="progress.download")
+
+
 @contextmanager
 def bars(names: Sequence[str], form: Output = Output.TABLE) -> Iterator[Bars]:
-    """Bars on standard error while the block runs, if that is a terminal.
+    """Show bars on standard error while the block runs, if that is a terminal.
 
-    Results for people go above them; those for programs keep to standard output, and where that is the same terminal
-    there are no bars.
+    `say` prints above them, and `out` too where standard output is the same terminal. Results for programs keep to
+    standard output; where that is the same terminal there are no bars.
     """
-    console, shared = Console(stderr=True), sys.stdout.isatty()
-    shown_here = console.is_terminal and not (shared and form is not Output.TABLE)
+    console, shared = PipeConsole(stderr=True, highlight=False), sys.stdout.isatty()
+    is_shown = console.is_terminal and not (shared and form is not Output.TABLE)
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console, disable=not shown_here, transient=True, redirect_stdout=shared,
+        TextColumn("{task.description}"), BarColumn(bar_width=30), _Count(), TimeElapsedColumn(),
+        console=console, disable=not is_shown, transient=True, redirect_stdout=shared,
     )  # fmt: skip
     with progress:
-        yield Bars(progress, {name: progress.add_task(name, total=None) for name in names})
+        if is_shown:
+            _screen.bars, _screen.bars_take_results = console, shared
+        tasks = {name: progress.add_task(name, total=None, visible=name == names[0]) for name in names}
+        try:
+            yield Bars(progress, tasks)
+        finally:
+            _screen.bars, _screen.bars_take_results = None, False
 
 
 class Bars:
-    """Named bars; a total of None is not known yet."""
+    """Bars by name. Each but the first comes when something is known of it."""
 
     def __init__(self, progress: Progress, tasks: Mapping[str, TaskID]) -> None:
         self._progress, self._tasks = progress, tasks
 
     def set(self, name: str, done: int, total: int | None) -> None:
-        self._progress.update(self._tasks[name], completed=done, total=total)
+        """`total` is None while it is not known."""
+        self._progress.update(self._tasks[name], completed=done, total=total, visible=True)
 
 
 class Report:
@@ -206,7 +262,8 @@ class Report:
             shown_bars.set("published", counts["done"], counts["accepted"])
             for node, done in self._run.visible.items():
                 shown_bars.set(f"visible at {node}", done, counts["done"])
-        shown_bars.set("rejected", refused, counts["read"])
+        if refused:
+            shown_bars.set("rejected", refused, counts["read"])
 
     def step(self, step: Step) -> None:
         match step:

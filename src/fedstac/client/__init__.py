@@ -29,7 +29,16 @@ from fedstac.client import changes, publishing
 from fedstac.client import documents as reading
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.publishing import Publishing
-from fedstac.client.transport import Exchange, Failed, Stalled, TokenSource, Transport, findings_from
+from fedstac.client.transport import (
+    Exchange,
+    Failed,
+    OnRetry,
+    Stalled,
+    TokenSource,
+    Transport,
+    findings_from,
+    no_notice,
+)
 from fedstac.client.values import FeedPage, Head, ItemResult, Listed, Request, Submitted
 
 LINES = "application/x-ndjson"
@@ -65,8 +74,10 @@ class Client:
         timeout: float = 60.0,
         retries: int = 5,
         http: httpx.Client | None = None,
+        on_retry: OnRetry = no_notice,
     ) -> None:
-        self._transport = Transport(url, token, timeout=timeout, retries=retries, http=http)
+        """`on_retry` is called before each pause: with the reason, and the seconds until the next try."""
+        self._transport = Transport(url, token, timeout=timeout, retries=retries, http=http, on_retry=on_retry)
         self.url = self._transport.url
 
     # looks and changes: client/changes.py

@@ -75,6 +75,7 @@ class Failed(Refused):
 
 
 TokenSource = Callable[[], str]  # asked before each request; may raise ClientError
+OnRetry = Callable[[str, float], None]  # why a request is sent again, and after how many seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +101,27 @@ class Pause:
 Exchange: TypeAlias = Generator[Call | Pause, httpx.Response, T]
 
 
-class Tries:
-    """How often and when one call is sent again; what it says holds for every kind of transport."""
+def no_notice(reason: str, seconds: float) -> None:
+    """Say nothing about a request that is sent again."""
 
-    def __init__(self, url: str, retries: int) -> None:
-        self._url, self._retries, self._attempt = url, retries, 0
+
+class Tries:
+    """Decides how often and when one call is sent again, for every kind of transport."""
+
+    def __init__(self, url: str, retries: int, on_retry: OnRetry = no_notice) -> None:
+        self._url, self._retries, self._attempt, self._on_retry = url, retries, 0, on_retry
 
     def after_error(self, error: httpx.TransportError) -> float:
         """Seconds to the next try. Unreachable where all are used up, or none would be of use."""
         hopeless = isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)
+        reason = str(error) or type(error).__name__
         if hopeless or self._attempt >= self._retries:
-            reason, tries = str(error) or type(error).__name__, self._attempt + 1
+            tries = self._attempt + 1
             times = "once" if tries == 1 else f"{tries} times"
             raise Unreachable(
                 f"{self._url} does not answer (tried {times}: {reason}); is the address right, and it runs?"
             ) from error
-        return self._pause(0.0)
+        return self._pause(0.0, f"{self._url} does not answer ({reason})")
 
     def after(self, response: httpx.Response, path: str) -> float | None:
         """Seconds to the next try; None where this is a successful answer. A Refused where it is final and none."""
@@ -123,12 +129,15 @@ class Tries:
             return None
         if response.status_code not in AGAIN or self._attempt >= self._retries:
             raise refusal(response, f"{self._url}{path}")
-        return self._pause(retry_after(response.headers.get("retry-after", ""), datetime.now(UTC)))
+        least = retry_after(response.headers.get("retry-after", ""), datetime.now(UTC))
+        return self._pause(least, f"{self._url} answers {response.status_code} {response.reason_phrase}")
 
-    def _pause(self, least: float) -> float:
+    def _pause(self, least: float, reason: str) -> float:
         longest = min(FIRST_PAUSE * 2**self._attempt, LONGEST_PAUSE)
         self._attempt += 1
-        return max(least, random.uniform(longest / 2, longest))  # noqa: S311 -- not for secrets
+        seconds = max(least, random.uniform(longest / 2, longest))  # noqa: S311 -- not for secrets
+        self._on_retry(f"{reason}; try {self._attempt + 1} of {self._retries + 1}", seconds)
+        return seconds
 
 
 def checked_address(url: str) -> str:
@@ -168,9 +177,10 @@ class Transport:
         timeout: float,
         retries: int,
         http: httpx.Client | None = None,
+        on_retry: OnRetry = no_notice,
     ) -> None:
         self.url = checked_address(url)
-        self._retries, self._timeout = retries, timeout
+        self._retries, self._timeout, self._on_retry = retries, timeout, on_retry
         self._token = token or None
         self._http = http or httpx.Client(timeout=timeout)
 
@@ -195,7 +205,7 @@ class Transport:
         return self.answer(Call(method, path, params, content, headers, wait))
 
     def answer(self, call: Call) -> httpx.Response:
-        tries = Tries(self.url, self._retries)
+        tries = Tries(self.url, self._retries, self._on_retry)
         while True:
             token = self._token() if callable(self._token) else self._token
             try:

@@ -134,6 +134,9 @@ def site(content: Mapping[str, Any], source: str) -> Site:
     try:
         return Site.model_validate(content)
     except ValidationError as error:
-        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        # of a root that is wrong pydantic says too that the tuple of roots is too short: it was never looked at
+        wrong = {fault["loc"][0] for fault in error.errors() if len(fault["loc"]) > 1}
+        told = [fault for fault in error.errors() if len(fault["loc"]) != 1 or fault["loc"][0] not in wrong]
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in told]
         sentences = [f"{where}: {what}".removeprefix(": ").replace("Value error, ", "") for where, what in faults]
         raise SiteBroken(f"{source}: {'; '.join(sentences)}") from None

@@ -1,0 +1,34 @@
+"""HTTP calls that the server's sentences name, in the words of the command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# The first pattern that fits a call wins; tests/contracts finds calls that none fits.
+COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(call), command)
+    for call, command in (
+        (r"POST /notifications, or fedstac notifications add\b", "fedstac notifications add"),
+        (r"POST /notifications\b", "fedstac notifications add"),
+        (r"GET /notifications\b", "fedstac notifications list"),
+        (r"POST /requests/([^\s;,]+)/retry\b", r"fedstac requests retry \1"),
+        (r"GET /requests\b", "fedstac requests list"),
+        (r"GET /queryables\b", "fedstac collections show ID --properties"),
+        (r"PUT /collections/([^\s;,]+)", r"fedstac collections update \1"),
+        (r"POST /collections\b(?!/)", "fedstac collections create"),
+        (r"GET /collections\b(?!/)", "fedstac collections list"),
+        (r"change it with PUT /groups/([^\s;,]+)", r"see fedstac groups show \1"),
+        (r"GET /groups\b", "fedstac groups list"),
+        (r"GET /vocabularies\b", "fedstac vocab list"),
+        (r"GET /snapshot\b", "fedstac rebuild --from snapshot"),
+        (r"in the header Fedstac-Override\b", "with --override"),
+    )
+)
+
+
+def in_commands(sentence: str) -> str:
+    """Return the sentence with each HTTP call replaced by the command that does the same."""
+    for call, command in COMMANDS:
+        sentence = call.sub(command, sentence)
+    return sentence

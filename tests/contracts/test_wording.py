@@ -1,0 +1,55 @@
+"""What the command line shows to people names commands, and no HTTP calls."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from fedstac.cli.wording import in_commands
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "fedstac"
+CALL = re.compile(r"\b(GET|HEAD|POST|PUT|PATCH|DELETE) /")
+# Sentences about paths that no command asks for.
+ELSEWHERE = ("there is nothing at {}; GET / has links", "What GET /scope tells")
+
+
+def _sentences() -> list[str]:
+    """Every sentence of the package that names a call, with `{}` for what is put in; no docstrings."""
+    found = set()
+    for path in SOURCE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body and isinstance(node.body[0], ast.Expr)
+        }  # fmt: skip
+        fragments = {
+            id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+        }  # fmt: skip
+        skipped = docstrings | fragments
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                found.add("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+                found.add(node.value)
+    return sorted(text for text in found if CALL.search(text) and len(text.split()) > 4)
+
+
+def test_there_are_such_sentences() -> None:
+    assert len(_sentences()) > 10
+
+
+@pytest.mark.parametrize("sentence", _sentences())
+def test_calls_in_a_sentence_become_commands(sentence: str) -> None:
+    if not sentence.startswith(ELSEWHERE):
+        assert not CALL.search(in_commands(sentence)), "cli/wording.py has no command for this call"
+
+
+def test_a_sentence_is_a_sentence_still() -> None:
+    said = "there is no collection 'X' here; GET /collections lists those there are"
+    assert in_commands(said) == "there is no collection 'X' here; fedstac collections list lists those there are"
