@@ -22,6 +22,7 @@ COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"GET /groups\b", "fedstac groups list"),
         (r"GET /vocabularies\b", "fedstac vocab list"),
         (r"GET /snapshot\b", "fedstac rebuild --from snapshot"),
+        (r"GET /search\?ids=", "fedstac search --ids"),
         (r"in the header Fedstac-Override\b", "with --override"),
     )
 )
