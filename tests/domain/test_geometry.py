@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -146,3 +147,78 @@ def test_what_is_wrong_has_its_place(value: object, pointer: str) -> None:
     assert findings
     assert findings[0].pointer == "/geometry" + pointer
     assert findings[0].rule == "geometry"
+
+
+def zigzag(vertices: int) -> list[list[float]]:
+    """A closed line whose every segment crosses most of the others."""
+    corners = [[-170.0 if n % 2 else 170.0, (n * 37) % 160 - 80.0] for n in range(vertices)]
+    return [*corners, corners[0]]
+
+
+def coastline(vertices: int) -> list[list[float]]:
+    """A ring that goes around without crossing itself, as rugged as a coast."""
+    turns = [math.tau * n / vertices for n in range(vertices)]
+    ring = [[(40 + n % 7) * math.cos(turn), (40 + n % 7) * math.sin(turn)] for n, turn in enumerate(turns)]
+    return [*ring, ring[0]]
+
+
+def comb(teeth: int, shift: float = 0.0) -> list[list[float]]:
+    """A valid ring of long slanted teeth: the box of each meets those of all the others."""
+    tooth = ((-170, -80), (100, 80), (100.004, 80), (-169.996, -80))
+    ring = [[x + n * 0.01 + shift, y] for n in range(teeth) for x, y in tooth]
+    return [*ring, [100 + shift, -85], [-170 + shift, -85], ring[0]]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"type": "Polygon", "coordinates": [zigzag(120)]}, "crosses itself in over 500 places"),
+        ({"type": "Polygon", "coordinates": [zigzag(9000)]}, "crosses itself in over 500 places"),
+        ({"type": "MultiPolygon", "coordinates": [rectangle(0, 0, 9, 9)] * 400}, "crosses itself in over 500 places"),
+        ({"type": "Polygon", "coordinates": [comb(2000)]}, "too dense"),
+        ({"type": "Polygon", "coordinates": [comb(2000, 170)]}, "too dense"),
+    ],
+)  # fmt: skip
+def test_a_geometry_that_would_take_too_long_is_refused(value: Json, reason: str) -> None:
+    assert not list(geometry.check(value))
+    assert [reason in finding.message for finding in geometry.complexity(value)] == [True]
+    with pytest.raises(geometry.TooComplex, match=reason):
+        geometry.searchable(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"type": "Polygon", "coordinates": [coastline(2000)]},
+        {"type": "Polygon", "coordinates": [coastline(9990)]},
+        {"type": "Polygon", "coordinates": [[[x + 150, y] for x, y in coastline(2000)]]},
+        {"type": "Polygon", "coordinates": [zigzag(25)]},
+        {"type": "MultiPoint", "coordinates": [[n * 0.036, n % 90] for n in range(10_000)]},
+        {"type": "LineString", "coordinates": zigzag(9000)},
+        {"type": "LineString", "coordinates": [[x + 175, y] for x, y in zigzag(9000)]},
+    ],
+)
+def test_a_large_geometry_of_an_instrument_or_a_coast_is_taken(value: Json) -> None:
+    assert not list(geometry.check(value))
+    assert not list(geometry.complexity(value))
+    found = searched(value)
+    assert found.is_valid
+    assert -180 <= found.bounds[0] <= found.bounds[2] <= 180
+
+
+def test_a_stored_geometry_that_is_too_complex_is_searched_by_its_box() -> None:
+    value = {"type": "Polygon", "coordinates": [zigzag(120)]}
+    assert shapely.equals(shapely.from_geojson(geometry.footprint(value)), shapely.Polygon(zigzag(120)).envelope)
+
+
+@pytest.mark.parametrize(
+    "turned", [[[170, 0], [190, 10], [200, 0]], [[180, 0], [180, 9]], [[190, 0], [180, 0], [170, 5]]]
+)
+def test_a_line_is_cut_where_it_crosses_the_antimeridian(turned: list[list[float]]) -> None:
+    whole = shapely.LineString(turned)
+    halves = [whole.intersection(shapely.box(west, -90, west + 360, 90)) for west in (-180, 180)]
+    wanted = [
+        shapely.affinity.translate(half, shift) for half, shift in zip(halves, (0, -360), strict=True)
+        if half.length and not (shift and half.bounds[2] == 180)
+    ]  # fmt: skip
+    assert shapely.equals(searched({"type": "LineString", "coordinates": turned}), shapely.union_all(wanted))

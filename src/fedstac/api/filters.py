@@ -282,7 +282,10 @@ def searched_geometry(value: object, what: str) -> Json:
     finding = next(geometry.check(value), None)
     if finding:
         raise BadRequest(f"{what}: {finding.message}")
-    plain: Json = orjson.loads(geometry.searchable(value))
+    try:
+        plain: Json = orjson.loads(geometry.searchable(value))
+    except geometry.TooComplex as error:
+        raise BadRequest(f"{what}: {error}") from None
     return plain
 
 

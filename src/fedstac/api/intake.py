@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedstac.domain.errors import (
 from fedstac.domain.identifiers import LONGEST_ID
 from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
+from fedstac.domain.vocabulary import Vocabulary
 from fedstac.settings import Settings
 
 JSON_TYPES = ("", "application/json", "application/geo+json")
@@ -114,15 +115,21 @@ def _check_size(submission: Submission, size: int, limits: Settings) -> None:
         raise BodyTooLarge(f"the batch has more than {limits.max_batch_items} items, which are the most: send several")
 
 
-def check(
-    submission: Submission,
-    judge: Callable[[object], tuple[Draft, tuple[Finding, ...]]],
-    permissions: policy.Policy,
-    principal: Principal,
-    limits: Settings,
-) -> list[Checked]:
-    """Judge every item by itself: valid, permitted, and not too large."""
-    return [_check_one(document, judge, permissions, principal, limits) for document in submission.documents]
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """By what the items of a submission are judged: one collection's rules, and what its caller may do there."""
+
+    checker: validation.Checker
+    collection: str
+    vocabulary: Vocabulary | None
+    permissions: policy.Policy
+    principal: Principal
+    max_item_bytes: int
+
+
+def check(submission: Submission, judgement: Judgement) -> list[Checked]:
+    """Every item by itself: permitted, judged, and not too large."""
+    return [_check_one(document, judgement) for document in submission.documents]
 
 
 def claimed_id(document: object) -> str:
@@ -148,24 +155,35 @@ def settle(submission: Submission, checked: Sequence[Checked], known: Collection
     return checked
 
 
-def _check_one(
-    document: Any,
-    judge: Callable[[object], tuple[Draft, tuple[Finding, ...]]],
-    permissions: policy.Policy,
-    principal: Principal,
-    limits: Settings,
-) -> Checked:
+def _check_one(document: Any, by: Judgement) -> Checked:
     if isinstance(document, MalformedJson):
         return Checked(None, None, problem=document)
     try:
-        draft, findings = judge(document)
+        if (claim := _claim(document, by.vocabulary)) is not None:  # nothing is judged for who may not publish it
+            by.permissions.require(by.principal, policy.Action.PUBLISH, claim)
+        draft, findings = by.checker.draft(document, by.collection, by.vocabulary)
         touched = policy.Touched(draft.id, draft.collection, draft.institution, frozenset(draft.nodes))
-        permissions.require(principal, policy.Action.PUBLISH, touched)
-        if len(draft.text.encode()) > limits.max_item_bytes:
-            raise BodyTooLarge(f"{draft.id} has over {limits.max_item_bytes} bytes, the most for an item")
+        by.permissions.require(by.principal, policy.Action.PUBLISH, touched)
+        if len(draft.text.encode()) > by.max_item_bytes:
+            raise BodyTooLarge(f"{draft.id} has over {by.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
         return Checked(document, None, problem=problem)
     return Checked(document, draft, findings)
+
+
+def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Touched | None:
+    """What a document says it is of, before it is judged; None where it says too little for that."""
+    if not isinstance(document, dict) or not isinstance(document.get("collection"), str):
+        return None
+    properties, assets = document.get("properties"), document.get("assets")
+    if not isinstance(properties, dict) or not isinstance(assets, dict):
+        return None
+    institution = properties.get(vocabulary.institution) if vocabulary else None
+    if vocabulary is not None and not isinstance(institution, str):
+        return None
+    names = (asset.get("alternate:name") for asset in assets.values() if isinstance(asset, dict))
+    nodes = frozenset(name for name in names if isinstance(name, str))
+    return policy.Touched(claimed_id(document), document["collection"], institution, nodes)
 
 
 def _all_refused(submission: Submission, refused: Sequence[tuple[int, Problem]]) -> Problem:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -76,6 +75,9 @@ class Body:
 async def publish(request: Request, node: Node, principal: Principal, body: Body, *, large: bool) -> Response:
     """Judges what is to be published, makes a request of it and answers; a dry run is answered and nothing kept."""
     await request.app.state.known.require(node, body.collection)
+    if large and not node.policy.may_somewhere(principal, Action.PUBLISH, body.collection):
+        touched = Touched(f"datasets of {body.collection[:128]}", body.collection, None)
+        node.policy.require(principal, Action.PUBLISH, touched)  # says why, before anything of the body is read
     async with _place(request, large=large):
         if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
             return await _rehearse(request, node, principal, body)
@@ -165,11 +167,13 @@ async def _judge(
     """
     raw, collection = await body.read(), body.collection
     vocabulary = node.checker.vocabularies.current(collection)
+    judgement = intake.Judgement(
+        node.checker, collection, vocabulary, node.policy, principal, node.settings.max_item_bytes
+    )
 
     def judge() -> tuple[intake.Submission, list[intake.Checked]]:
         submission = intake.read(raw, body.media_type, node.settings, collection=collection)
-        draft = partial(node.checker.draft, collection=collection, vocabulary=vocabulary)
-        return submission, intake.check(submission, draft, node.policy, principal, node.settings)
+        return submission, intake.check(submission, judgement)
 
     submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
     refusals.submitted(request, checked)

@@ -83,7 +83,7 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
         document_digest=digest(kept),
         files_digest=files_digest(document["assets"]),
         search=SearchCopy(
-            geometry=geometry.searchable(document["geometry"]),
+            geometry=geometry.footprint(document["geometry"]),
             start=start,
             end=end,
             properties=written.decode(),

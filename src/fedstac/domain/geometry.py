@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, Final, cast
+from importlib.util import find_spec
+from itertools import groupby, pairwise
+from typing import Any, Final, TypeAlias, cast
 
 import orjson
 
@@ -16,10 +17,19 @@ from fedstac.domain.errors import Finding, Severity
 
 EMPTY = '{"type":"GeometryCollection","geometries":[]}'  # where a document has no geometry (STAC allows null)
 MAX_VERTICES = 10_000
+MAX_CROSSINGS: Final = 500  # of segments, in one geometry
+MAX_NEAR: Final = 300_000  # pairs of segments whose boxes meet
+FEW_VERTICES: Final = 750  # that cannot have more of those
+SEGMENTS_AT_ONCE: Final = 64  # that are compared with all the others: bounds the memory
 DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 WORLDS: Final = ((-180.0, 0.0), (180.0, -360.0))  # the western edge of each world, and its shift into the first
 LONGEST_KEPT = 4096  # bytes of a footprint that is worth remembering
 Position = list[float]
+Shape: TypeAlias = Any  # a geometry of shapely, which only servers have
+
+
+class TooComplex(ValueError):
+    """A geometry that would take too long to be prepared for searches; the text names what is too complex."""
 
 
 def check(geometry: object) -> Iterator[Finding]:
@@ -35,6 +45,17 @@ def check(geometry: object) -> Iterator[Finding]:
         yield from _check_collection(geometry)
     else:
         yield from _check_simple(geometry, "/geometry", MAX_VERTICES)
+
+
+def complexity(geometry: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """Of a checked geometry: what would take too long to be prepared for searches. Servers can tell, clients cannot."""
+    if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon") or find_spec("shapely") is None:
+        return
+    import shapely
+
+    shape = shapely.from_geojson(orjson.dumps(_without_heights(geometry)))
+    if (fault := _fault_of_complexity(shape)) is not None:
+        yield Finding("geometry", "/geometry/coordinates", fault)
 
 
 def beyond(geometry: Mapping[str, Any]) -> Iterator[Finding]:
@@ -132,11 +153,27 @@ def _positions(coordinates: object, depth: int) -> Iterator[Position]:
 
 
 def searchable(geometry: Mapping[str, object] | None) -> str:
-    """GeoJSON text of a checked geometry as it goes into the index."""
+    """GeoJSON text of a checked geometry as it goes into the index. TooComplex where that would take too long."""
     if geometry is None:
         return EMPTY
     text = orjson.dumps(geometry)
     return _footprint(text) if len(text) <= LONGEST_KEPT else _searchable(text)
+
+
+def footprint(geometry: Mapping[str, Any] | None) -> str:
+    """What is searched of a stored document: its geometry, or the box around one that is too complex.
+
+    Publishing refuses most of those (`complexity`); they come from nodes that took them.
+    """
+    try:
+        return searchable(geometry)
+    except TooComplex:
+        assert geometry is not None
+        positions = list(_positions(geometry["coordinates"], DEPTH[geometry["type"]]))
+        west, east = min(x for x, *_ in positions), max(x for x, *_ in positions)
+        south, north = min(y for _, y, *_ in positions), max(y for _, y, *_ in positions)
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        return searchable({"type": "Polygon", "coordinates": [ring]})
 
 
 def _searchable(text: bytes) -> str:
@@ -163,16 +200,152 @@ def _is_plain(geometry: Mapping[str, Any]) -> bool:
 def _normalised(geometry: dict[str, Any]) -> str:
     """Two dimensions, valid (PostGIS fails on overlapping parts), and turned into the world that is searched."""
     import shapely  # the server's, and only for the footprint that needs it
+
+    flat = _without_heights(geometry)
+    match flat["type"]:
+        case "Point" | "MultiPoint":
+            positions = _positions(flat["coordinates"], DEPTH[flat["type"]])
+            turned = dict.fromkeys((x - 360 if x > 180 else x, y) for x, y in positions)
+            return str(shapely.to_geojson(_collected(list(shapely.points(list(turned))))))
+        case "LineString" | "MultiLineString":  # valid whatever they cross, and cut by hand: shapely cuts at crossings
+            lines = [part for _, line in _lines(flat["coordinates"], flat["type"]) for part in _cut(line)]
+            return str(shapely.to_geojson(_collected([shapely.LineString(line) for line in lines])))
+    shape = shapely.from_geojson(orjson.dumps(flat))
+    if (fault := _fault_of_complexity(shape)) is not None:
+        raise TooComplex(fault)
+    valid = shape if shapely.is_valid(shape) and flat["type"] != "GeometryCollection" else shapely.make_valid(shape)
+    here, beyond_it = _in_worlds(_parts(valid))
+    if flat["type"] == "GeometryCollection" or _overlap(here, beyond_it):
+        if (fault := _fault_of_complexity(shapely.geometrycollections([*here, *beyond_it]))) is not None:
+            raise TooComplex(fault)
+        return str(shapely.to_geojson(shapely.union_all([*here, *beyond_it])))
+    return str(shapely.to_geojson(_collected([*here, *beyond_it])))
+
+
+def _parts(shape: Shape) -> list[Shape]:
+    """Points, lines and polygons; shapely takes collections apart one level at a time."""
+    import shapely
+
+    return [part for member in shapely.get_parts(shape) for part in shapely.get_parts(member)]
+
+
+def _in_worlds(parts: list[Shape]) -> tuple[list[Shape], list[Shape]]:
+    """What of valid parts lies up to 180, and what lies beyond, turned back by 360."""
+    import shapely
     from shapely import affinity
 
-    flat = shapely.make_valid(shapely.geometry.shape(_without_heights(geometry)))
-    parts = []
-    for piece in shapely.get_parts(flat):
-        for west, shift in WORLDS[: 1 + (piece.bounds[2] > 180)]:
-            part = piece.intersection(shapely.box(west, -90, west + 360, 90))
-            if not part.is_empty and shapely.get_dimensions(part) == shapely.get_dimensions(piece):  # no mere touch
-                parts.append(affinity.translate(part, shift))
-    return shapely.to_geojson(shapely.union_all(parts))
+    here: list[Shape] = []
+    beyond_it: list[Shape] = []
+    for part in parts:
+        if part.bounds[2] <= 180:
+            here.append(part)
+            continue
+        for (west, shift), into in zip(WORLDS, (here, beyond_it), strict=True):
+            cut = part.intersection(shapely.box(west, -90, west + 360, 90))
+            if not cut.is_empty and shapely.get_dimensions(cut) == shapely.get_dimensions(part):  # no mere touch
+                into += _parts(affinity.translate(cut, shift))
+    return here, beyond_it
+
+
+def _overlap(some: list[Shape], others: list[Shape]) -> bool:
+    """Whether the boxes of two sets of parts meet."""
+    import shapely
+
+    if not some or not others:
+        return False
+    west, south, east, north = shapely.total_bounds(some)
+    other_west, other_south, other_east, other_north = shapely.total_bounds(others)
+    return bool(west <= other_east and other_west <= east and south <= other_north and other_south <= north)
+
+
+def _collected(parts: list[Shape]) -> Shape:
+    """One geometry of parts that have nothing in common."""
+    import shapely
+
+    if len(parts) == 1:
+        return parts[0]
+    match {part.geom_type for part in parts}:
+        case kinds if kinds == {"Point"}:
+            return shapely.multipoints(parts)
+        case kinds if kinds == {"LineString"}:
+            return shapely.multilinestrings(parts)
+        case kinds if kinds == {"Polygon"}:
+            return shapely.multipolygons(parts)
+    return shapely.geometrycollections(parts)
+
+
+def _cut(line: list[Position]) -> Iterator[list[Position]]:
+    """A line in two dimensions, in parts that lie on one side of 180; those beyond are turned back by 360."""
+    segments: list[tuple[Position, Position]] = []
+    for start, end in pairwise(line):
+        if (start[0] - 180) * (end[0] - 180) < 0:
+            middle = [180.0, start[1] + (end[1] - start[1]) * (180 - start[0]) / (end[0] - start[0])]
+            segments += [(start, middle), (middle, end)]
+        else:
+            segments.append((start, end))
+    for is_beyond, run in groupby(segments, key=lambda segment: max(segment[0][0], segment[1][0]) > 180):
+        first, *rest = run
+        shift = -360.0 if is_beyond else 0.0
+        yield [[position[0] + shift, position[1]] for position in (*first, *(end for _, end in rest))]
+
+
+def _fault_of_complexity(shape: Shape) -> str | None:
+    """Why the geometry would take too long to be made valid, cut or united; None if it does not.
+
+    To find out whether it is valid takes a time that grows with the pairs of segments whose boxes meet, to make it so
+    with the places where they cross: of both, n vertices can have n² / 4. Coastlines and swaths have a few n.
+    """
+    import shapely
+
+    is_small = shapely.count_coordinates(shape) <= FEW_VERTICES
+    if is_small and shape.geom_type != "GeometryCollection" and shapely.is_valid(shape):
+        return None
+    near = crossings = 0
+    for pairs, count in _meetings(shape):
+        near += pairs
+        crossings += count
+        if near > MAX_NEAR:
+            return "the lines of the geometry are too dense, many run beside many others; simplify it"
+        if crossings > MAX_CROSSINGS:
+            return f"the geometry crosses itself in over {MAX_CROSSINGS} places; simplify it, or mend it there"
+    return None
+
+
+def _meetings(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Pairs of segments whose boxes meet, and how many of these cross or lie on each other; in portions."""
+    import numpy as np
+    import shapely
+
+    parts = np.array(_parts(shape))
+    dimensions = shapely.get_dimensions(parts)
+    lines = np.concatenate((shapely.get_rings(parts[dimensions == 2]), parts[dimensions == 1]))
+    positions, line = shapely.get_coordinates(lines, return_index=True)
+    is_segment = line[:-1] == line[1:]
+    starts, ends = positions[:-1][is_segment], positions[1:][is_segment]
+    segments: Any = shapely.linestrings(np.stack((starts, ends), axis=1))
+    tree = shapely.STRtree(segments)
+    for first in range(0, len(segments), SEGMENTS_AT_ONCE):
+        one, other = tree.query(segments[first : first + SEGMENTS_AT_ONCE])
+        one += first
+        later = other > one  # each pair once
+        one, other = one[later], other[later]
+        yield len(one), _count_crossings(starts[one], ends[one], starts[other], ends[other])
+
+
+def _count_crossings(a: Any, b: Any, c: Any, d: Any) -> int:
+    """In how many rows a → b and c → d cross, or lie on each other; to touch is neither. Arrays of positions."""
+    import numpy as np
+
+    def side(start: Any, end: Any, position: Any) -> Any:
+        """Positive where the position is left of start → end, negative right of it, 0 on it."""
+        along, across = end - start, position - start
+        return along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]
+
+    of_c, of_d, of_a, of_b = side(a, b, c), side(a, b, d), side(c, d, a), side(c, d, b)
+    crossing = (of_c * of_d < 0) & (of_a * of_b < 0)
+    common = np.minimum(np.maximum(a, b), np.maximum(c, d)) - np.maximum(np.minimum(a, b), np.minimum(c, d))
+    lying = (of_c == 0) & (of_d == 0) & (common >= 0).all(axis=1) & (common > 0).any(axis=1)
+    return int(np.count_nonzero(crossing | lying))
 
 
 def _without_heights(geometry: Mapping[str, Any]) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def _of_geometry(text: bytes) -> tuple[Finding, ...]:
         message = "STAC does not take collections of geometries; use a Multi… type"
         return (Finding("geometry", "/geometry/type", message),)
     faults = tuple(islice(geometry.check(shape), MOST_FINDINGS))
-    return faults if faults or shape is None else tuple(geometry.beyond(shape))
+    return faults if faults or shape is None else (*geometry.beyond(shape), *geometry.complexity(shape))
 
 
 _of_footprint = lru_cache(maxsize=4096)(_of_geometry)  # a model's datasets share a handful of footprints
