@@ -371,7 +371,7 @@ async def test_fields(site: Site) -> None:
         ([], ["assets", "links"], set(whole) - {"assets", "links"}),
         (["properties"], ["properties.version", "id"], always | {"properties"}),
         (["properties.version"], ["properties"], always | {"properties"}),
-        (["absent.deeper.still", "a..b", "."], [], always),
+        (["absent.deeper.still", "a..b", "."], [], always | {"properties"}),
         ([], [], set(whole)),
     ):
         fields = {"include": include, "exclude": exclude}
@@ -587,7 +587,7 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({"filter-lang": "sql"}, "filter-lang"), ({"filter-lang": []}, "filter-lang"),
     ({"filter-crs": "EPSG:3857"}, "filter-crs"),
     ({"filter": "x = 1"}, "filter"), ({"filter": {}}, "filter"), ({"filter": []}, "filter"), ({"filter": 1}, "filter"),
-    ({"filter": True}, "filter"), ({"filter": DEEP}, "deeper"), ({"filter": WIDE}, "too large"),
+    ({"filter": DEEP}, "deeper"), ({"filter": WIDE}, "too large"),
     ({"filter": {"op": "in", "args": [X, list(range(1001))]}}, "1000"),
     ({"filter": {"op": "in", "args": [X, []]}}, "in"),
     ({"filter": {"op": "in", "args": [X, "abc"]}}, "in"), ({"filter": {"op": "in", "args": [X, [[1]]]}}, "filter"),
@@ -606,7 +606,6 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({"filter": {"op": "=", "args": [{"property": ""}, 1]}}, "property"),
     ({"filter": {"op": "=", "args": [{"property": "geometry"}, 1]}}, "geometry"),
     ({"filter": {"op": "=", "args": [{"property": "datetime"}, "soon"]}}, "soon"),
-    ({"filter": {"op": "=", "args": [{"property": "cmip6:source_id"}, 5]}}, "search"),
     ({"filter": {"op": "t_after", "args": [{"property": "datetime"}, "2000-01-01"]}}, "filter"),
     ({"filter": {"op": "t_after", "args": [{"property": "datetime"}, {"timestamp": "x"}]}}, "timestamp"),
     ({"filter": {"op": "t_sometime", "args": [X, X]}}, "t_sometime"),
@@ -626,8 +625,7 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({"filter": "a = 1e400", "filter-lang": "cql2-text"}, "filter"),
     ({"filter": "a = 1; DROP TABLE x", "filter-lang": "cql2-text"}, "CQL2"),
     ({"filter": "", "filter-lang": "cql2-text"}, "CQL2"), ({"filter": "a =", "filter-lang": "cql2-text"}, "CQL2"),
-    ({"filter": "a + 1 = 2", "filter-lang": "cql2-text"}, "function"),
-    ({"filter": "true", "filter-lang": "cql2-text"}, "filter"),
+    ({"filter": "a + 1 = 2", "filter-lang": "cql2-text"}, "arithmetic"),
 ]  # fmt: skip
 
 BAD_TEXTS: list[tuple[bytes, str]] = [
@@ -639,7 +637,9 @@ BAD_TEXTS: list[tuple[bytes, str]] = [
 
 BAD_PARAMETERS: list[tuple[str, str]] = [
     ("limit=-1", "limit"), ("limit=abc", "limit"), ("limit=1e9", "limit"), ("limit=0", "limit"), ("limit=1_0", "limit"),
-    ("limit=1.5", "limit"), ("limit=" + "9" * 5000, "limit"), ("bbox=1,2,3", "bbox"), ("bbox=a,b,c,d", "bbox"),
+    ("limit=1.5", "limit"), ("limit=%D9%A3", "limit"),
+    ("bbox=1_0,0,11,1", "bbox"), ("bbox=%D9%A3,0,11,1", "bbox"),
+    ("bbox=1,2,3", "bbox"), ("bbox=a,b,c,d", "bbox"),
     ("bbox=nan,0,1,1", "bbox"), ("bbox=inf,0,inf,1", "bbox"), ("bbox=,,,", "bbox"), ("bbox=0,10,10,0", "bbox"),
     ("datetime=never", "datetime"), ("datetime=2000-01-01", "datetime"), ("datetime=../..", "datetime"),
     ("intersects=POINT(1%202)", "intersects"), ("intersects=%7B%7D", "intersects"), ("intersects=null", "intersects"),

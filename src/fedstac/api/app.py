@@ -201,7 +201,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
             refusals.recording(node) as app.state.refusals,
             bootstrap.beside(node, parts, asyncio.Event()),
         ):
-            app.state.node, app.state.principals, app.state.plans = node, principals, reading.Plans()
+            app.state.node, app.state.principals = node, principals
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
             app.state.large = asyncio.Semaphore(transactions.LARGE_AT_ONCE)
             yield

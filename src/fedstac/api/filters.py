@@ -1,13 +1,13 @@
-"""Filters (CQL2 in JSON or text, and the Query extension), checked and put into the form that pgstac takes.
+"""Filters (CQL2 in JSON or text, and the Query extension), checked: operators, their arguments, names, sizes.
 
-pgstac builds SQL from whatever it is given: some mistakes fail while the query runs, some match nothing without a word.
-So everything is checked here: operators, their arguments, names, sizes.
+What is checked here becomes SQL in db/conditions.py, which also says what a filter means for a list or an odd type.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +19,7 @@ from fedstac.domain.errors import BadRequest
 
 Json = dict[str, Any]
 
-DEEPEST, MOST_OPERATORS, LONGEST_LIST, LONGEST_TEXT = 16, 200, 1000, 256 * 1024
+DEEPEST, MOST_OPERATORS, LONGEST_LIST, LONGEST_TEXT, LONGEST_PATTERN = 16, 200, 1000, 256 * 1024, 1000
 COMPARISONS = frozenset(("=", "<>", "<", "<=", ">", ">="))
 SPATIAL = frozenset(
     ("s_intersects", "s_equals", "s_disjoint", "s_touches", "s_within", "s_overlaps", "s_crosses", "s_contains")
@@ -28,12 +28,31 @@ TEMPORAL = frozenset(
     ("t_after", "t_before", "t_contains", "t_disjoint", "t_during", "t_equals", "t_finishedby", "t_finishes",
      "t_intersects", "t_meets", "t_metby", "t_overlappedby", "t_overlaps", "t_startedby", "t_starts")
 )  # fmt: skip
-ARRAYS = {
-    "a_equals": "a_equals", "a_contains": "a_contains", "a_containedby": "a_contained_by", "a_overlaps": "a_overlaps"
+ARRAYS = {  # and what each becomes where the list comes before the property
+    "a_equals": "a_equals", "a_contains": "a_containedby", "a_containedby": "a_contains", "a_overlaps": "a_overlaps"
 }  # fmt: skip
-FUNCTIONS = frozenset(("casei", "upper", "lower"))
+ACCENTS = re.compile("[\u0300-\u036f]")
+# what each function makes of a literal; fedstac.apply_text_function does the same to a stored value
+FUNCTIONS: Mapping[str, Callable[[str], str]] = {
+    "casei": lambda text: text.lower().upper(),  # full case mapping: ß and SS are the same
+    "accenti": lambda text: unicodedata.normalize("NFC", ACCENTS.sub("", unicodedata.normalize("NFD", text))),
+    "upper": str.upper,
+    "lower": str.lower,
+}
+ARITHMETIC = frozenset(("+", "-", "*", "/", "^", "%", "div"))
 OPERATORS = "and or not isNull between in like = <> < <= > >=, and those of CQL2 that begin with s_, t_ and a_"
-COLUMNS = frozenset(("datetime", "start_datetime", "end_datetime"))
+SPELLINGS = {  # of other languages, and what CQL2 writes
+    "==": "=", "eq": "=", "equals": "=", "neq": "<>", "ne": "<>", "lt": "<", "lte": "<=", "le": "<=", "gt": ">",
+    "gte": ">=", "ge": ">=", "&&": "and", "||": "or", "!": "not", "ilike": "like with casei(…)",
+    "not_in": "not around in", "notin": "not around in", "not_like": "not around like", "is_null": "isNull",
+    "isnotnull": "not around isNull", "startswith": "like 'text%'", "endswith": "like '%text'",
+    "contains": "like '%text%', or s_contains for a geometry", "anyinteracts": "t_intersects",
+    **{name: f"s_{name}" for name in ("intersects", "within", "disjoint", "touches", "overlaps", "crosses")},
+    **{name: f"t_{name}" for name in ("before", "after", "during")},
+    **{name: f"a_{name[1:]}" for name in ("aequals", "acontains", "acontainedby", "aoverlaps")},
+}  # fmt: skip
+MOMENTS = frozenset(("datetime", "start_datetime", "end_datetime"))
+TEXTS = frozenset(("id", "collection"))
 QUERY = {"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">=", "in": "in"}
 PATTERNS: Mapping[str, Callable[[str], str]] = {
     "startsWith": lambda text: text + "%", "endsWith": lambda text: "%" + text, "contains": lambda text: f"%{text}%"
@@ -44,6 +63,7 @@ NOT_SEARCHED = frozenset(("assets", "links", "bbox", "stac_version", "stac_exten
 QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
 OPERATOR = re.compile(r"[-+*/^%=<>]|\b(?:not|is|between|div)\b", re.IGNORECASE)
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+OTHER_SPELLING = re.compile(r"==|&&|\|\||\b(?:eq|neq|ne|lte|lt|le|gte|gt|ge|ilike)\b", re.IGNORECASE)
 
 
 def property_name(name: object, what: str = "filter") -> str:
@@ -53,7 +73,9 @@ def property_name(name: object, what: str = "filter") -> str:
     while name.startswith("properties."):
         name = name.removeprefix("properties.")
     if not name or name.partition(".")[0] in NOT_SEARCHED or not all(name.split(".")):
-        raise BadRequest(f"{what}: {name[:80]!r} is not searched; GET /queryables lists what is")
+        raise BadRequest(
+            f"{what}: {name[:80]!r} is not searched; GET /collections/{{collection}}/queryables lists what is"
+        )
     return name
 
 
@@ -72,7 +94,13 @@ def from_text(text: str) -> object:
         return cql2.parse_text(text).to_json()
     except Exception as error:  # cql2 raises its own kinds and bare ones
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" |")]
-        raise BadRequest(f"filter is not CQL2 text: {' '.join(lines)[:300]}") from None
+        raise BadRequest(f"filter is not CQL2 text: {' '.join(lines)[:300]}{_spelling_hint(bare)}") from None
+
+
+def _spelling_hint(text: str) -> str:
+    """A sentence about the first operator that another language spells so; empty if there is none."""
+    spelled = OTHER_SPELLING.search(text)
+    return f"; {spelled[0]} is no operator of CQL2: write {SPELLINGS[spelled[0].lower()]}" if spelled else ""
 
 
 def from_query(query: object) -> Json | None:
@@ -95,8 +123,8 @@ def _query_term(name: str, op: str, value: object) -> Json:
     return {"op": QUERY[op], "args": [{"property": name}, value]}
 
 
-def check(expression: object) -> Json:
-    """A filter in CQL2 JSON, in pgstac's form. BadRequest says what is wrong with it."""
+def check(expression: object) -> Any:
+    """Return a filter in CQL2 JSON in the form that db/conditions.py reads. BadRequest says what is wrong with it."""
     return _Checker().predicate(expression, 1)
 
 
@@ -106,10 +134,12 @@ class _Checker:
     def __init__(self) -> None:
         self._operators = 0
 
-    def predicate(self, expression: object, depth: int) -> Json:
+    def predicate(self, expression: object, depth: int) -> Any:
         """What is true or false of an item."""
+        if isinstance(expression, bool):
+            return expression
         if isinstance(expression, dict) and set(expression) == {"property"}:
-            return {"op": "=", "args": [self._property(expression), True]}
+            return self._comparison("=", [expression, True], depth)
         op, args = self._operation(expression, depth)
         if op in ("and", "or"):
             if not args:
@@ -122,48 +152,54 @@ class _Checker:
         if op in COMPARISONS:
             return self._comparison(op, args, depth)
         if op == "between":
-            value, low, high = _exactly(op, args, 3)
-            both = [self._comparison(">=", [value, low], depth), self._comparison("<=", [value, high], depth)]
-            return {"op": "and", "args": both}
+            scalars = [self._scalar(arg, depth) for arg in _exactly(op, args, 3)]
+            return {"op": op, "args": _comparable(scalars)}
         if op == "in":
-            value, choices = _exactly(op, args, 2)
-            return {"op": op, "args": [self._scalar(value, depth), [_literal(c) for c in _list(op, choices)]]}
+            return self._in(args, depth)
         if op == "like":
             value, pattern = _exactly(op, args, 2)
-            return {"op": op, "args": [self._text(value, depth), self._text(pattern, depth)]}
+            return {"op": op, "args": [self._text(op, value, depth), _pattern(self._scalar(pattern, depth))]}
         if op in SPATIAL:
             return self._spatial(op, args)
         if op in TEMPORAL:
             return {"op": op, "args": [self._temporal(arg) for arg in _exactly(op, args, 2)]}
         if op in ARRAYS:
-            value, members = _exactly(op, args, 2)
-            wanted = [_literal(member) for member in _list(op, members)]
-            return {"op": ARRAYS[op], "args": [self._property(value), wanted]}
-        raise BadRequest(f"filter: {op[:40]!r} is no operator here; there are {OPERATORS}")
+            return self._array(op, args)
+        raise BadRequest(f"filter: {op[:40]!r} is no operator here; {_instead(op)}")
 
     def _operation(self, expression: object, depth: int) -> tuple[str, list[Any]]:
         if not isinstance(expression, dict) or set(expression) != {"op", "args"}:
-            raise BadRequest(f"filter: {_shown(expression)} is not CQL2 in JSON, an object with `op` and `args`")
+            raise BadRequest(f"filter: {_shown(expression)} is not CQL2 in JSON, {_form(expression)}")
         op, args = expression["op"], expression["args"]
         if not isinstance(op, str) or not isinstance(args, list):
             raise BadRequest(f"filter: {_shown(expression)} needs a string `op` and a list `args`")
-        self._operators += 1
+        self._count(1)
         if depth > DEEPEST:
             raise BadRequest(f"the filter is nested deeper than {DEEPEST}; write it flatter")
+        return "<>" if op == "!=" else op.lower(), args
+
+    def _count(self, operators: int) -> None:
+        self._operators += operators
         if self._operators > MOST_OPERATORS:
             raise _too_large()
-        return op.lower(), args
 
     def _comparison(self, op: str, args: list[Any], depth: int) -> Json:
-        left, right = (self._scalar(arg, depth) for arg in _exactly(op, args, 2))
-        instants = [side for side in (left, right) if isinstance(side, dict) and "timestamp" in side]
-        named = [side["property"] for side in (left, right) if isinstance(side, dict) and "property" in side]
-        if instants and not COLUMNS.intersection(named):  # else pgstac compares text with a timestamp
-            before, after = {"op": "t_before", "args": [left, right]}, {"op": "t_after", "args": [left, right]}
-            same = {"op": "t_equals", "args": [left, right]}
-            opposite = {"<=": after, ">=": before, "<>": same}.get(op)
-            return {"op": "not", "args": [opposite]} if opposite else {"<": before, ">": after, "=": same}[op]
-        return {"op": op, "args": [left, right]}
+        return {"op": op, "args": _comparable([self._scalar(arg, depth) for arg in _exactly(op, args, 2)])}
+
+    def _in(self, args: list[Any], depth: int) -> Json:
+        value, choices = _exactly("in", args, 2)
+        scalar = self._scalar(value, depth)
+        scalars = [self._scalar(choice, depth) for choice in _list("in", choices)]
+        if not any(isinstance(operand, dict) for operand in scalars) and not _is_moment(scalar):
+            return {"op": "in", "args": [scalar, scalars]}
+        self._count(len(scalars))
+        return {"op": "or", "args": [{"op": "=", "args": _comparable([scalar, choice])} for choice in scalars]}
+
+    def _array(self, op: str, args: list[Any]) -> Json:
+        value, members = _exactly(op, args, 2)
+        if isinstance(value, list):
+            op, value, members = ARRAYS[op], members, value
+        return {"op": op, "args": [self._property(value), [_literal(member) for member in _list(op, members)]]}
 
     def _scalar(self, value: object, depth: int) -> Any:
         if isinstance(value, dict):
@@ -172,15 +208,19 @@ class _Checker:
             if set(value) in ({"timestamp"}, {"date"}):
                 return _instant(value)
             op, args = self._operation(value, depth + 1)
+            if op in ARITHMETIC:
+                raise BadRequest(f"filter: arithmetic ({op}) is not supported; compare the property itself")
             if op not in FUNCTIONS:
                 raise BadRequest(f"filter: {op[:40]!r} is no function here; there are {', '.join(sorted(FUNCTIONS))}")
-            return {"op": op, "args": [self._text(_only(op, args), depth + 1)]}
+            text = self._text(op, _only(op, args), depth + 1)
+            return FUNCTIONS[op](text) if isinstance(text, str) else {"op": op, "args": [text]}
         return _literal(value)
 
-    def _text(self, value: object, depth: int) -> Any:
-        if isinstance(value, str | dict) and value != {} and not (isinstance(value, dict) and "timestamp" in value):
-            return self._scalar(value, depth)
-        raise BadRequest(f"filter: {_shown(value)} is neither a string nor a property")
+    def _text(self, op: str, value: object, depth: int) -> Any:
+        text = self._scalar(value, depth) if isinstance(value, str | dict) else None
+        if isinstance(text, str) or (isinstance(text, dict) and not _is_moment(text)):
+            return text
+        raise BadRequest(f"filter: {op} takes a string or a property that may hold one, not {_shown(value)}")
 
     def _property(self, value: object) -> Json:
         if not isinstance(value, dict) or set(value) != {"property"}:
@@ -210,10 +250,14 @@ class _Checker:
             ends = _exactly("interval", value["interval"], 2)
             if ends == ["..", ".."]:
                 raise BadRequest("filter: an interval is open at one end at most")
-            return {"interval": [self._end(end) for end in ends]}
+            return {"interval": _in_order([self._end(end) for end in ends])}
         if set(value) in ({"timestamp"}, {"date"}):
             return _instant(value, whole_day=True)
         named = self._property(value)
+        if named["property"] in TEXTS:
+            raise BadRequest(
+                f"filter: {named['property']} is no moment; the operators t_… take timestamps and intervals"
+            )
         if named == {"property": "datetime"}:
             return {"interval": [{"property": "start_datetime"}, {"property": "end_datetime"}]}
         return named
@@ -226,6 +270,71 @@ class _Checker:
         if isinstance(end, dict) and set(end) in ({"timestamp"}, {"date"}):
             return _instant(end, whole_day=True)
         return self._property(end)
+
+
+def _instead(op: str) -> str:
+    """What to write in place of an operator that is none."""
+    return f"write {SPELLINGS[op]}" if op in SPELLINGS else f"there are {OPERATORS}"
+
+
+def _form(expression: object) -> str:
+    """What CQL2 JSON looks like; of CQL1's {"eq": […]}, how CQL2 writes it."""
+    name = next(iter(expression)) if isinstance(expression, dict) and len(expression) == 1 else None
+    op = str(name).lower()
+    if name is not None and (
+        op in SPELLINGS or op in COMPARISONS or op in ("and", "or", "not", "in", "like", "between")
+    ):
+        return f'but CQL1: write {{"op": "{SPELLINGS.get(op, op)}", "args": […]}}'
+    return "an object with `op` and `args`"
+
+
+def _is_moment(operand: Any) -> bool:
+    return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in MOMENTS)
+
+
+def _comparable(operands: list[Any]) -> list[Any]:
+    """The operands of a comparison; beside a moment, texts are read as moments."""
+    if not any(map(_is_moment, operands)):
+        return operands
+    return [_as_moment(operand) for operand in operands]
+
+
+def _as_moment(operand: Any) -> Json:
+    if _is_moment(operand) or (
+        isinstance(operand, dict) and "property" in operand and operand["property"] not in TEXTS
+    ):
+        return dict(operand)
+    if isinstance(operand, str) and (DAY.fullmatch(operand) or model.moment(operand)):
+        return _instant({"date" if DAY.fullmatch(operand) else "timestamp": operand})
+    raise BadRequest(
+        f"filter: {_shown(operand)} is compared with a moment and is none; write TIMESTAMP('…') or DATE('…')"
+    )
+
+
+def _pattern(pattern: object) -> str:
+    """The pattern of LIKE: % is any text, _ any character, a backslash takes the meaning from the next character."""
+    if not isinstance(pattern, str):
+        raise BadRequest(f"filter: the pattern of like is a string, not {_shown(pattern)}")
+    if len(pattern) > LONGEST_PATTERN:
+        raise BadRequest(f"filter: the pattern of like has {len(pattern)} characters; {LONGEST_PATTERN} are the most")
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        raise BadRequest(
+            f"filter: the pattern {_shown(pattern)} of like ends with a backslash, which has nothing to escape;"
+            " write it twice to match a backslash"
+        )
+    return pattern
+
+
+def _in_order(ends: list[Any]) -> list[Any]:
+    """The ends of an interval. BadRequest where it ends before it starts, as far as that can be seen."""
+    texts = [
+        end.get("timestamp") or (f"{end['date']}T{time}Z" if "date" in end else None)
+        for end, time in zip(ends, ("00:00:00", "23:59:59.999999"), strict=True) if isinstance(end, dict)
+    ]  # fmt: skip
+    start, end = (*texts, None, None)[:2]
+    if len(texts) == 2 and start and end and model.moment(start) > model.moment(end):  # type: ignore[operator]
+        raise BadRequest(f"filter: the interval {start}/{end} ends before it starts; swap its ends")
+    return ends
 
 
 def _instant(value: Mapping[str, object], *, whole_day: bool = False) -> Json:

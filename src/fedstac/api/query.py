@@ -27,14 +27,18 @@ KNOWN = frozenset(
      "token", "fields")
 )  # fmt: skip
 OPEN = ("", "..")  # an end of an interval
-DIGITS = re.compile(r"[0-9]{1,18}")
+DIGITS = re.compile(r"[0-9]+")
+NUMBER = re.compile(r" *[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)? *")  # float() takes more: 1_0, other digits
+TOP_LEVEL = frozenset(
+    ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "properties", "links", "assets", "collection")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """A search, as far as it decides which items, in which order, and how many."""
 
-    conditions: Mapping[str, Any]  # in pgstac's terms; empty: everything
+    conditions: Mapping[str, Any]  # checked; empty: everything
     order: tuple[tuple[str, bool], ...]  # (property, descending)
     limit: int
     token: str | None
@@ -85,16 +89,18 @@ def from_parameters(
     body: dict[str, Any] = {name: value for name, value in parameters if value != ""}
     if len({name for name, _ in parameters}) < len(parameters):
         raise BadRequest("a parameter is given more than once; a list is written with commas")
-    for name in NAMES:
-        if name in body:
-            body[name] = body[name].split(",")
+    if "collections" in body:
+        body["collections"] = body["collections"].split(",")
+    if "ids" in body:
+        body["ids"] = _ids(body["ids"])
     if "bbox" in body:
         body["bbox"] = _numbers(body["bbox"])
     for name in ("intersects", "query"):
         if name in body:
             body[name] = _json(name, body[name])
     if "limit" in body:
-        body["limit"] = int(body["limit"]) if DIGITS.fullmatch(body["limit"]) else body["limit"]
+        digits = body["limit"].lstrip("0")
+        body["limit"] = int(digits[:18]) if DIGITS.fullmatch(digits) else body["limit"]
     if "sortby" in body:
         body["sortby"] = [
             {"field": key.lstrip("+ ").removeprefix("-"), "direction": "desc" if key.startswith("-") else "asc"}
@@ -110,6 +116,12 @@ def from_parameters(
     return from_body(body, settings, collection=collection)
 
 
+def _ids(text: str) -> list[str]:
+    """The ids in a list with commas, and the whole text: older datasets may have an id with a comma in it."""
+    ids = text.split(",")
+    return [*ids, text] if len(ids) > 1 else ids
+
+
 def _refuse_unknown(body: Mapping[str, object]) -> None:
     """Left out without a word, a condition that is misspelt would match too much."""
     unknown = sorted(set(body) - KNOWN)
@@ -118,10 +130,10 @@ def _refuse_unknown(body: Mapping[str, object]) -> None:
 
 
 def _numbers(text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise BadRequest(f"bbox={text[:80]!r} is not a list of numbers") from None
+    numbers = text.split(",")
+    if not all(map(NUMBER.fullmatch, numbers)):
+        raise BadRequest(f"bbox={text[:80]!r} is not a list of numbers")
+    return [float(number) for number in numbers]
 
 
 def _json(name: str, text: str) -> Any:
@@ -196,24 +208,25 @@ def _filter(body: Mapping[str, Any]) -> dict[str, Any]:
         if "filter" in body:
             raise BadRequest("query and filter cannot be used together; leave one out")
         asked = filters.from_query(body["query"])
-        return {} if asked is None else _in_pgstacs_terms(asked)
+        return {} if asked is None else {"filter": filters.check(asked)}
     if "filter" not in body:
         return {}
     expression = body["filter"]
     if isinstance(expression, str):
         expression = filters.from_text(expression) if language == "cql2-text" else _json("filter", expression)
-    return _in_pgstacs_terms(expression)
-
-
-def _in_pgstacs_terms(expression: object) -> dict[str, Any]:
-    return {"filter": filters.check(expression), "filter-lang": "cql2-json"}
+    return {"filter": filters.check(expression)}
 
 
 def _fields(value: object) -> tuple[frozenset[str], frozenset[str]]:
     if not isinstance(value, dict) or set(value) - {"include", "exclude"}:
         raise BadRequest('fields is {"include": […], "exclude": […]}')
     include, exclude = (_strings("fields", value.get(name) or [], MOST_FIELDS) for name in ("include", "exclude"))
-    return frozenset(include) - {""}, frozenset(exclude) - {""}
+    return frozenset(map(_member, include)) - {""}, frozenset(map(_member, exclude)) - {""}
+
+
+def _member(name: str) -> str:
+    """The path of a member of an item: a name that is none at its top is that of a property."""
+    return name if not name or name.partition(".")[0] in TOP_LEVEL else f"properties.{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from fedstac import __version__
 from fedstac.api import links, query
 from fedstac.bootstrap import Node
-from fedstac.db import collections, search
+from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
 from fedstac.domain import strict_json
 from fedstac.domain.errors import CollectionDoesNotExist, ItemDoesNotExist
@@ -38,27 +37,6 @@ CONFORMS_TO = (
     "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
 )
 ALWAYS = frozenset(("type", "id", "collection"))  # members that `fields` does not take away
-WHERE_KEPT_SECONDS, WHERE_KEPT_MOST, WHERE_KEPT_LENGTH = 30.0, 2000, 10_000
-
-
-class Plans:
-    """Where clauses and orders that pgstac made lately; making one costs more than running it."""
-
-    def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[float, str, tuple[search.SortKey, ...]]] = {}
-
-    async def of(self, conn: Connection, asked: query.Query) -> tuple[str, tuple[search.SortKey, ...]]:
-        key = asked.fingerprint
-        kept = self._kept.get(key)
-        if kept and kept[0] > time.monotonic():
-            return kept[1], kept[2]
-        where = await search.where(conn, asked.conditions) if asked.conditions else "TRUE"
-        order = await search.order(conn, asked.order)
-        if len(self._kept) >= WHERE_KEPT_MOST:
-            self._kept.clear()
-        if len(where) <= WHERE_KEPT_LENGTH:
-            self._kept[key] = (time.monotonic() + WHERE_KEPT_SECONDS, where, order)
-        return where, order
 
 
 async def landing_page(request: Request) -> Response:
@@ -193,9 +171,8 @@ async def post_search(request: Request) -> Response:
 async def _found(request: Request, conn: Connection, asked: query.Query, path: str, body: object = None) -> Response:
     """Runs a search and assembles its page as text."""
     node: Node = request.app.state.node
-    plans: Plans = request.app.state.plans
     place = query.place_of(asked.token, asked, node.signing_key) if asked.token else None
-    where, order = await plans.of(conn, asked)
+    where, order = conditions.where(asked.conditions), search.order(asked.order)
     page = await search.page(conn, where, order, asked.limit, place.values if place else None)
     matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
     base = request.app.state.base_url

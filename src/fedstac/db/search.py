@@ -1,30 +1,29 @@
-"""Search: pgstac's where clause, our order, keyset paging and counts, and the stored documents of the page."""
+"""Search: the order, keyset paging and counts, and the stored documents of the page. conditions.py has the WHERE."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import asyncpg
 import orjson
 
+from fedstac.db import conditions
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import BadRequest
 
 STATE_COLUMNS = (
     "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document"
 )
-# SQLSTATE: data exception, not supported, syntax, program limit, internal (PostGIS), raised by pgstac
-SEARCHERS_CLASSES = ("22", "0A", "42", "54", "XX", "P0")
+# SQLSTATE: data exception, not supported, program limit, internal (PostGIS): geometries that it cannot compare
+SEARCHERS_CLASSES = ("22", "0A", "54", "XX")
 
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """One key of the order; `expression` is SQL that pgstac made of a queryable's name."""
+    """One key of the order; `expression` is SQL for the value of a property."""
 
     expression: str
     descending: bool
@@ -80,34 +79,18 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served,
     return replace(_served(row), versions=versions), row["digest"], row["lineage_seq"]
 
 
-async def where(conn: Connection, query: Mapping[str, Any]) -> str:
-    """SQL that selects from pgstac.items what a search asks for. BadRequest where pgstac does not take it."""
-    text = orjson.dumps(query).decode()
-    with _for_the_caller():
-        return str(await conn.fetchval("SELECT pgstac.stac_search_to_where($1::text::jsonb)", text))
+def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
+    """The sort keys of properties, given as (name, descending); ends with collection and id: the order is total.
 
-
-async def order(conn: Connection, fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
-    """SQL for sort keys, given as (property, descending); ends with collection and id, so that the order is total.
-
-    What pgstac knows no type of is compared as JSON: numbers by value, where pgstac would compare their texts.
+    Values are compared as JSON: numbers by value.
     """
     named = {name for name, _ in fields}
     fields = [*fields, *((key, fields[-1][1]) for key in ("collection", "id") if key not in named)]
-    with _for_the_caller():
-        rows = await conn.fetch(
-            """SELECT CASE WHEN q.registered THEN q.expression
-                           ELSE format('NULLIF(%s, ''null''::jsonb)', q.path) END AS expression,
-                      pgstac.queryable_column(f) IS NULL AS nullable
-               FROM unnest($1::text[]) WITH ORDINALITY t (f, n) CROSS JOIN LATERAL pgstac.queryable(f) q ORDER BY n""",
-            [name for name, _ in fields],
-        )
-    if len(rows) != len(fields) or any(row["expression"] is None for row in rows):
-        raise BadRequest("sortby names a property that cannot be sorted by; GET /queryables lists those that can")
-    return tuple(
-        SortKey(row["expression"], descending, row["nullable"])
-        for row, (_, descending) in zip(rows, fields, strict=True)
-    )
+    keys = []
+    for name, descending in fields:
+        expression, nullable = conditions.column_or_path(name)
+        keys.append(SortKey(expression, descending, nullable))
+    return tuple(keys)
 
 
 async def page(
@@ -170,19 +153,16 @@ async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, boo
 
 @contextmanager
 def _for_the_caller() -> Iterator[None]:
-    """What the database has against a search is told to whoever searches; that it is away or full is not theirs."""
+    """Turns what the database cannot evaluate into a refusal. Its own words stay out: they may quote a dataset."""
     try:
         yield
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "")[:2] not in SEARCHERS_CLASSES:
             raise
-        raise BadRequest(f"the search cannot be evaluated: {_reason(error)}") from error
-
-
-def _reason(error: asyncpg.PostgresError) -> str:
-    """What pgstac says about a search, one line of it; it speaks of the caller's terms, never of ours."""
-    line = str(error.args[0] if error.args else "").splitlines()[0]
-    return re.sub(r'"?(pgstac|fedstac)"?\.\S+', "…", line)[:200]
+        raise BadRequest(
+            "the search cannot be evaluated: it is too complex, or a geometry in it cannot be compared with those of"
+            " the datasets; make it simpler"
+        ) from error
 
 
 async def queryables(conn: Connection, collection: str | None) -> str:

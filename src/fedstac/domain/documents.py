@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 import orjson
@@ -29,6 +30,7 @@ EXTENSION_PATH = "/extensions/fedstac/v1.0.0/schema.json"
 EXTENSIONS, LINKS, TAIL = '{"stac_extensions":[', '"links":[', "}}"
 HEADS = (EXTENSIONS, "{" + LINKS)  # how a stored text begins
 ENDLESS_FRACTION = re.compile(r"(\.\d{6})\d+")
+FAR_OFFSET = re.compile(r"[+-](?:1[6-9]|2[0-3]):[0-5][0-9]$")
 
 
 def owned(document: Document) -> Document:
@@ -172,8 +174,18 @@ def _span(properties: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def to_microseconds(moment: str) -> str:
-    """RFC 3339 text cut to what PostgreSQL keeps: it rounds, at the end of 9999 into a year it cannot give back."""
-    return ENDLESS_FRACTION.sub(r"\1", moment)
+    """RFC 3339 text as PostgreSQL reads it: cut to microseconds, its offset from UTC below 16 hours.
+
+    PostgreSQL rounds longer fractions, at the end of 9999 into a year that it cannot give back. RFC 3339 has offsets up
+    to 23:59; such a moment is given in UTC, and stays within years 1 to 9999.
+    """
+    moment = ENDLESS_FRACTION.sub(r"\1", moment)
+    if FAR_OFFSET.search(moment) is None:
+        return moment
+    try:
+        return rfc3339(datetime.fromisoformat(moment.upper()))
+    except OverflowError:
+        return "0001-01-01T00:00:00Z" if moment[0] == "0" else "9999-12-31T23:59:59.999999Z"
 
 
 def _text(value: object) -> str | None:
