@@ -137,6 +137,177 @@ def test_coordinates_that_are_none_are_named(tmp_path: Path, grid: dict[str, Any
     assert reason in fault.message
 
 
+EUROPE: dict[str, Any] = {
+    "latitudes": np.array([42.0, 46, 50]), "latitude_edges": cells(40, 52, 3),
+    "longitudes": np.array([12.0, 16, 20]), "longitude_edges": cells(10, 22, 3),
+}  # fmt: skip
+
+
+def europe(folder: Path) -> Path:
+    return File("tas.nc", **months(1850, 1850), **EUROPE).write(folder)
+
+
+@pytest.mark.parametrize(("row", "edge"), [(1, 1e5), (1, 0.0), (0, 0.0), (2, -1e5), (1, np.nan)])
+@pytest.mark.parametrize("kind", ["lat", "lon"])
+def test_bounds_that_do_not_hold_their_point_do_not_count(tmp_path: Path, kind: str, row: int, edge: float) -> None:
+    path = europe(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file[f"{kind}_bnds"][row] = edge
+    facts = facts_of(path)
+    box = [10.0, 40, 22, 52]
+    if row != 1:  # the outermost point stands for its cell
+        side = (0 if kind == "lon" else 1) + (2 if row == 2 else 0)
+        box[side] = EUROPE["longitudes" if kind == "lon" else "latitudes"][row]
+    assert facts["box"] == pytest.approx(box)
+    [(rule, sentence)] = facts["notes"]
+    assert rule == "coordinates"
+    assert f"the bounds {kind}_bnds of 1 of 3 values of {kind}" in sentence
+
+
+@pytest.mark.parametrize(
+    ("units", "factor"),
+    [
+        ("radian", np.pi / 180), ("radians", np.pi / 180), ("rad", np.pi / 180), ("gon", 1 / 0.9), ("degrees", 1),
+        ("Degrees", 1), ("arcmin", 60), ("arc_second", 3600), ("0.01 degrees", 100),
+    ],
+)  # fmt: skip
+def test_angles_are_converted_to_degrees(tmp_path: Path, units: str, factor: float) -> None:
+    path = europe(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        for name in ("lat", "lon"):
+            file[name].units = units
+            for one in (file[name], file[f"{name}_bnds"]):
+                one[:] = one[:] * factor
+    assert facts_of(path)["box"] == pytest.approx([10, 40, 22, 52])
+
+
+def test_degrees_to_the_west_are_so(tmp_path: Path) -> None:
+    path = europe(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file["lon"].units = "degrees_west"
+    assert facts_of(path)["box"] == pytest.approx([-22, 40, -10, 52])
+
+
+@pytest.mark.parametrize("units", ["m", "1", "K", "degrees_east", "degrees_south", "", "degC", "Rad s", "days"])
+def test_units_that_are_none_of_latitudes_are_refused_by_name(tmp_path: Path, units: str) -> None:
+    path = europe(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file["lat"].units = units
+    fault = refusal(path)
+    assert fault.rule == "coordinates"
+    assert "lat" in fault.message
+    assert repr(units) in fault.message or "no units" in fault.message
+
+
+def test_packed_values_are_unpacked_and_what_is_missing_or_invalid_is_none(tmp_path: Path) -> None:
+    path = File("tas.nc", **months(1850, 1850)).write(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file.set_auto_maskandscale(False)
+        for name, values, units in (("lat", [4200, 4600, 5000, -999, 20000, 7777], "degrees_north"),
+                                    ("lon", [1200, 1600, 2000, -32768, 30000, -5], "degrees_east")):  # fmt: skip
+            file.createDimension(name, 6)
+            one = file.createVariable(name, "i2", (name,), fill_value=-32768)
+            one.set_auto_maskandscale(False)
+            one.setncatts({"units": units, "scale_factor": 0.01, "add_offset": 1.0, "missing_value": np.int16(-999),
+                           "valid_range": np.array([0, 10000], np.int16)})  # fmt: skip
+            one[:] = values
+        file["lat"].setncattr("missing_value", np.array([-999, 7777], np.int16))
+        file["tas"].coordinates = "lat lon"
+    assert facts_of(path)["box"] == pytest.approx([13, 43, 21, 51])
+
+
+@pytest.mark.parametrize(
+    ("attribute", "reason"), [({"scale_factor": "0.01"}, "scale_factor"), ({"add_offset": np.nan}, "add_offset")]
+)
+def test_a_packing_that_is_none_is_refused(tmp_path: Path, attribute: dict[str, Any], reason: str) -> None:
+    path = europe(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file["lat"].setncatts(attribute)
+    assert f"the attribute {reason} of lat is not a number" in refusal(path).message
+
+
+def test_the_name_of_a_dimension_is_no_coordinate(tmp_path: Path) -> None:
+    """The NetCDF library keeps a dimension without a variable as a variable full of zeros."""
+    path = File("tas.nc", **months(1850, 1850)).write(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file.createDimension("lat", 3)
+        file.createDimension("lon", 4)
+        file.renameVariable("tas", "old")
+        file.createVariable("tas", "f4", ("time", "lat", "lon"))
+    assert facts_of(path)["box"] is None
+    with netCDF4.Dataset(path, "a") as file:  # curvilinear, and named as its dimensions: stored under another name
+        for name, values, units in (("lat", [42.0, 50], "degrees_north"), ("lon", [12.0, 20], "degrees_east")):
+            one = file.createVariable(name, "f8", ("lat", "lon"))
+            one.units = units
+            one[:] = np.linspace(*values, 12).reshape(3, 4)
+        file["tas"].coordinates = "lat lon"
+    assert facts_of(path)["box"] == pytest.approx([12, 42, 20, 50])
+
+
+@pytest.mark.parametrize("kind", [h5py.string_dtype(), "S1"])
+def test_a_latitude_in_letters_is_refused(tmp_path: Path, kind: Any) -> None:
+    path = File("tas.nc", **months(1850, 1850)).write(tmp_path)
+    with h5py.File(path, "a") as file:
+        for name, standard in (("lat", "latitude"), ("lon", "longitude")):
+            file.create_dataset(name, data=np.array(list("42.5"), dtype=kind)).attrs["standard_name"] = standard
+        file["tas"].attrs["coordinates"] = "lat lon"
+    fault = refusal(path)
+    assert (fault.rule, "lat is text" in fault.message) == ("coordinates", True)
+
+
+def test_a_station_has_scalar_coordinates(tmp_path: Path) -> None:
+    path = File("tas.nc", **months(1850, 1850)).write(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        for name, value, units in (("lat", 47.5, "degrees_north"), ("lon", 188.25, "degrees_east")):
+            one = file.createVariable(name, "f8", ())
+            one.units = units
+            one[...] = value
+        file["tas"].coordinates = "lat lon"
+    assert facts_of(path)["box"] == pytest.approx([-171.75, 47.5, -171.75, 47.5])
+
+
+@pytest.mark.parametrize(
+    ("points", "edges", "sides"),
+    [
+        ([150.0], [[0, 300]], (0, 300)),
+        ([75.0, 225], [[0, 150], [150, 300]], (0, 300)),
+        ([0.0, 10], [[355, 5], [5, 15]], (-5, 15)),  # written across the seam
+        ([-175.0, 175], [[180, 190], [170, 180]], (170, 190)),
+        (np.arange(5, 350, 10.0), cells(0, 350, 35), (0, 350)),  # bounds say that a cell is missing
+        (centres(-180, 180, 8), cells(-180, 180, 8), (-180, 180)),
+    ],
+)
+def test_cells_cover_what_lies_between_their_edges(
+    tmp_path: Path, points: Any, edges: Any, sides: tuple[float, float]
+) -> None:
+    grid = EUROPE | {"longitudes": np.array(points), "longitude_edges": np.array(edges, float)}
+    facts = facts_of(File("tas.nc", **months(1850, 1850), **grid).write(tmp_path))
+    assert (facts["box"][0], facts["box"][2]) == pytest.approx(sides)
+    assert facts["notes"] == []
+
+
+def test_a_cell_at_the_pole_may_have_a_vertex_of_any_longitude(tmp_path: Path) -> None:
+    x, y = np.array([[100.0, 110, 120]]), np.array([[88.0, 88, 88]])
+    corners_x = np.stack([x - 5, x + 5, np.zeros_like(x)], axis=-1)
+    corners_y = np.stack([y - 1, y - 1, np.full_like(y, 90)], axis=-1)
+    file = File("tos.nc", longitudes=x, latitudes=y, longitude_edges=corners_x, latitude_edges=corners_y,
+                **months(1850, 1850))  # fmt: skip
+    facts = facts_of(file.write(tmp_path))
+    assert facts["box"] == pytest.approx([95, 87, 125, 90])
+    assert facts["notes"] == []
+
+
+def test_a_dimension_without_length_is_named(tmp_path: Path) -> None:
+    path = File("tas.nc", **months(1850, 1850)).write(tmp_path)
+    with h5py.File(path, "a") as file:
+        for name, units in (("lat", "degrees_north"), ("lon", "degrees_east")):
+            one = file.create_dataset(name, (0,), "f8", maxshape=(None,))
+            one.make_scale(name)
+            one.attrs["units"] = units
+        file["tas"].attrs["coordinates"] = "lat lon"
+    assert "has a value" in refusal(path).message
+
+
 # --- when ---
 
 
@@ -161,9 +332,81 @@ def test_climatologies_have_bounds_too(tmp_path: Path) -> None:
     assert spans(file.write(tmp_path)) == ("1850-01-01T00:00:00", "1859-12-31T23:59:59")
 
 
-def test_bounds_that_do_not_hold_the_points_do_not_count(tmp_path: Path) -> None:
-    file = File("tas.nc", times=[15.0, 45.0], time_edges=[[0.0, 0.0], [0.0, 0.0]], **GLOBAL)
-    assert spans(file.write(tmp_path)) == ("1850-01-16T00:00:00", "1850-02-15T00:00:00")
+@pytest.mark.parametrize(
+    ("edges", "span"),
+    [
+        ([[0.0, 0.0], [0.0, 0.0]], ("1850-01-16T00:00:00", "1850-02-15T00:00:00")),
+        ([[0.0, 31.0], [0.0, 0.0]], ("1850-01-01T00:00:00", "1850-02-15T00:00:00")),
+        ([[1e5, 1e5], [31.0, 59.0]], ("1850-01-16T00:00:00", "1850-02-28T23:59:59")),
+        ([[np.nan, np.nan], [31.0, 59.0]], ("1850-01-16T00:00:00", "1850-02-28T23:59:59")),
+    ],
+)
+def test_time_bounds_that_do_not_hold_their_point_do_not_count(
+    tmp_path: Path, edges: Any, span: tuple[str, str]
+) -> None:
+    path = File("tas.nc", times=[15.0, 45.0], time_edges=edges, **GLOBAL).write(tmp_path)
+    assert spans(path) == span
+    assert [rule for rule, _ in facts_of(path)["notes"]] == ["time"]
+
+
+def test_instants_have_bounds_without_length(tmp_path: Path) -> None:
+    path = File("tas.nc", times=[15.0, 45.0], time_edges=[[15.0, 15.0], [45.0, 45.0]], **GLOBAL).write(tmp_path)
+    assert spans(path) == ("1850-01-16T00:00:00", "1850-02-15T00:00:00")
+    assert facts_of(path)["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("units", "span"),
+    [
+        ("days since 1850-01-01 00:00:00 UTC", ("1850-01-01T00:00:00", "1850-01-31T23:59:59")),
+        ("days since 1850-1-1 0:0:0.0 -6:00", ("1850-01-01T06:00:00", "1850-02-01T05:59:59")),
+        ("days since 1850-1-1 0:0:0.0 -600", ("1850-01-01T06:00:00", "1850-02-01T05:59:59")),
+        ("Days  Since 1850", ("1850-01-01T00:00:00", "1850-01-31T23:59:59")),
+    ],
+)
+def test_zones_and_spellings_of_units_are_understood(tmp_path: Path, units: str, span: tuple[str, str]) -> None:
+    path = File("tas.nc", times=[14.5], time_edges=[[0.0, 31.0]], units=units, **GLOBAL).write(tmp_path)
+    assert spans(path) == span
+    assert facts_of(path)["notes"] == []
+
+
+def test_bounds_beyond_the_years_of_dates_end_there(tmp_path: Path) -> None:
+    early = File("early.nc", times=[14.5, 45.0], time_edges=[[-1.0, 31.0], [31.0, 59.0]],
+                 units="days since 0001-01-01", **GLOBAL).write(tmp_path)  # fmt: skip
+    late = File("late.nc", times=[14.5], time_edges=[[0.0, 31.0]], units="days since 9999-12-01",
+                **GLOBAL).write(tmp_path)  # fmt: skip
+    assert spans(early) == ("0001-01-01T00:00:00", "0001-02-28T23:59:59")
+    assert spans(late) == ("9999-12-01T00:00:00", "9999-12-31T23:59:59")
+    assert "the first bound of time lies out of the years 1 to 9999" in facts_of(early)["notes"][0][1]
+    assert facts_of(late)["notes"] == []  # the last second before the end is in year 9999
+    later = File("later.nc", times=[14.5], time_edges=[[0.0, 32.0]], units="days since 9999-12-01", **GLOBAL)
+    assert "the last bound" in facts_of(later.write(tmp_path))["notes"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (lambda file: file["time"].setncattr("bounds", "absent"), "is no variable with numbers"),
+        (lambda file: file["time"].setncattr("bounds", "lat_bnds"), "has the shape (18, 2) for that of (12,)"),
+        (lambda file: file["time_bnds"].setncattr("units", "days since 0001-01-01"), "has other units"),
+        (lambda file: file["time_bnds"].setncattr("calendar", "360_day"), "has other units or another calendar"),
+    ],
+)
+def test_bounds_that_cannot_be_used_are_named(tmp_path: Path, changed: Any, reason: str) -> None:
+    path = amon().write(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        changed(file)
+    facts = facts_of(path)
+    assert facts["start"] == "1850-01-16T12:00:00"
+    [(rule, sentence)] = facts["notes"]
+    assert (rule, reason in sentence) == ("time", True), sentence
+
+
+def test_a_calendar_of_ones_own_is_refused(tmp_path: Path) -> None:
+    path = amon().write(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file["time"].setncattr("month_lengths", np.full(12, 31))
+    assert "calendar of its own" in refusal(path).message
 
 
 def test_what_is_fixed_has_no_time(tmp_path: Path) -> None:
@@ -176,10 +419,13 @@ def test_what_is_fixed_has_no_time(tmp_path: Path) -> None:
     [
         (File("a.nc", **GLOBAL), "no time coordinate"),
         (File("a.nc", times=[], **GLOBAL), "no time step"),
-        (File("a.nc", times=[1.0], units="days since forever", **GLOBAL), "no time coordinate|not of the form"),
+        (File("a.nc", times=[1.0], units="days since forever", **GLOBAL), "no date, clock time or zone"),
         (File("a.nc", times=[1.0], calendar="lunar", **GLOBAL), "calendar"),
         (File("a.nc", times=[1e30], **GLOBAL), "no time step"),  # as large as fill values
-        (File("a.nc", times=[1e18], **GLOBAL), "no date"),
+        (File("a.nc", times=[1e18], **GLOBAL), "20 000 years away"),
+        (File("a.nc", times=[-400.0], units="days since 0001-01-01", **GLOBAL), "in the year -1"),
+        (File("a.nc", times=[1.0], units="months since 1850-01-01", **GLOBAL), "months since .* uncertain"),
+        (File("a.nc", times=[1.0], units="", **GLOBAL), "units '' of time"),
     ],
 )
 def test_times_that_are_none_are_named(tmp_path: Path, file: File, reason: str) -> None:
@@ -200,9 +446,10 @@ def test_times_that_are_none_are_named(tmp_path: Path, file: File, reason: str) 
         ({"source_id": np.array([1.5, 2.5])}, "source_id is array([1.5, 2.5]), not a text"),
         ({"source_id": "../../etc"}, "letters, digits and hyphens"),
         ({"activity_id": "CMIP ../x"}, "activity_id is '../x'"),
-        ({"experiment": "\x1b[31mred"}, "control characters"),
+        ({"experiment_id": "his\ntorical"}, "control characters"),
+        ({"table_id": "Amon" + "x" * 100_000}, "longer than 2048"),
+        ({"realm": "\x1b[31matmos"}, "missing or empty: realm"),
         ({"institution_id": "x" * 200}, "letters, digits and hyphens"),
-        ({"experiment": "x" * 100_000}, "longer than 2048"),
         ({"tracking_id": "abcd"}, "tracking_id is 'abcd'"),
         ({"variable_id": "absent"}, "no variable 'absent'"),
         ({"variable_id": "tas-x"}, "no variable 'tas-x'"),
@@ -218,11 +465,38 @@ def test_attributes_of_no_use_are_named(tmp_path: Path, changed: dict[str, Any],
     assert fault.rule in ("attribute", "variable")
 
 
-def test_an_attribute_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     path = amon().write(tmp_path)
     with h5py.File(path, "a") as file:
-        file.attrs["experiment"] = np.bytes_("Pré-industriel".encode("latin-1"))
-    assert "experiment is not UTF-8" in refusal(path).message
+        file.attrs["source_id"] = np.bytes_("Modèle".encode("latin-1"))
+    assert "source_id is not UTF-8" in refusal(path).message
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "reason"),
+    [
+        ("native\ngrid,\t\tlatxlon", "native grid, latxlon", "control characters"),
+        (np.bytes_("0.9° grid".encode("latin-1")), None, "not UTF-8"),
+        ("\x1b[31mred", None, "control characters"),
+        ("x" * 2049, None, "longer than 2048"),
+        ("x" * 100_000, None, "longer than 2048"),
+        (7, None, "is 7, not a text"),
+        ("line\u2028separated", "line separated", "control characters"),
+    ],
+)
+@pytest.mark.parametrize("name", ["grid", "experiment", "further_info_url", "creation_date", "long_name"])
+def test_an_odd_text_that_names_nothing_is_mended_or_left_out(
+    tmp_path: Path, name: str, written: Any, read: str | None, reason: str
+) -> None:
+    path = amon().write(tmp_path)
+    with h5py.File(path, "a") as file:
+        (file["tas"] if name == "long_name" else file).attrs[name] = written
+    facts = facts_of(path)
+    assert (facts["variable"] if name == "long_name" else facts["attributes"]).get(name) == read
+    [(rule, sentence)] = facts["notes"]
+    assert rule == "attribute"
+    assert f"the attribute {name} " in sentence
+    assert reason in sentence
 
 
 @pytest.mark.parametrize("kind", ["vlen", "fixed", "array", "padded"])

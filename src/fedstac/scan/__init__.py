@@ -157,6 +157,8 @@ class Scan:
             memory.refuse(n)
             yield self._unusable(Fault(found.path, *fault, dataset=_whole(found)), found)
             return
+        for rule, message in facts["notes"]:
+            yield self._fault(Fault(found.path, rule, message, Severity.WARNING))
         last = found.folder.rpartition("/")[2]
         memory.settle(
             n,

@@ -7,44 +7,78 @@ into the one that everybody searches by.
 from __future__ import annotations
 
 import math
-import re
+import warnings
 from calendar import monthrange
 from datetime import timedelta
-from typing import Final
+from fractions import Fraction
+from typing import Any, Final
 
+from fedstac.scan import units
 from fedstac.scan.values import Unusable, shown
 
 CALENDARS: Final = frozenset(
     ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day", "360_day", "all_leap", "366_day", "julian")
 )
-UNITS: Final = re.compile(r"[A-Za-z]+ since [-+0-9TZ:. ]+")
+WITHOUT_YEAR_0: Final = frozenset(("standard", "gregorian", "julian"))
 # what holds at all times: STAC has no item without a start, and a search for any time finds it
 ALWAYS: Final = ("0001-01-01T00:00:00", "9999-12-31T23:59:59")
+SECOND: Final = 1_000_000  # ticks, which are microseconds
+FURTHEST: Final = 7_400_000 * 86_400 * SECOND  # over 20 000 years: from any year that units can name, beyond all dates
 
 
-def moment(value: float, units: str, calendar: str, *, earlier: int = 0) -> str:
-    """The moment that a number stands for, to the second; `earlier` seconds are taken off.
+class Beyond(Unusable):
+    """A moment before year 1 or after year 9999. `limit` is the first or the last moment of these years."""
 
-    Unusable where the units or the calendar are none, or the year is not in 1 to 9999.
-    """
-    import cftime
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__("time", message)
+        self.limit = limit
 
-    kind = calendar.lower()
-    if kind not in CALENDARS:
-        raise Unusable("time", f"the calendar {shown(calendar)} of time is not one of CF's")
-    if not UNITS.fullmatch(units):
-        raise Unusable("time", f"the units {shown(units)} of time are not of the form `days since 1850-01-01`")
-    if not math.isfinite(value):
-        raise Unusable("time", "time holds a number that is not finite")
-    try:
-        date = cftime.num2date(value, units, kind, only_use_cftime_datetimes=True)
-        date += timedelta(microseconds=500_000) - timedelta(seconds=earlier)  # then cut: rounded
-        year, month, day, hour, minute, second = date.timetuple()[:6]
-    except (ValueError, OverflowError, ArithmeticError, TypeError) as error:
-        raise Unusable("time", f"{value:g} {shown(units)} ({kind}) is no date: {shown(str(error), 120)}") from None
-    if not 1 <= year <= 9999:
-        raise Unusable("time", f"time is in the year {year}; dates are in the years 1 to 9999")
-    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+
+class Clock:
+    """How a time coordinate counts. Unusable where its units or its calendar are none that is known here."""
+
+    def __init__(self, text: str, calendar: str) -> None:
+        import cftime
+
+        self.calendar = calendar.strip().lower()
+        if self.calendar not in CALENDARS:
+            raise Unusable("time", f"the calendar {shown(calendar)} of time is not one that is known here")
+        reference = units.reference(text)
+        has_year_0 = self.calendar not in WITHOUT_YEAR_0
+        try:
+            if reference.year < 0 or (reference.year == 0 and not has_year_0):
+                raise ValueError("the year is before the first one")
+            day = cftime.datetime(
+                reference.year, reference.month, reference.day, calendar=self.calendar, has_year_zero=has_year_0
+            )
+        except ValueError as error:
+            reason = shown(str(error), 120)
+            raise Unusable(
+                "time", f"the units {shown(text)} of time name no date of {self.calendar}: {reason}"
+            ) from None
+        self._day: Any = day
+        self._seconds = reference.seconds
+        self._step = reference.step
+
+    def ticks(self, value: float) -> int:
+        """Microseconds from the reference day's midnight to the moment that a number stands for."""
+        if not math.isfinite(value):
+            raise Unusable("time", "time holds a number that is not finite")
+        return round((Fraction(value) * self._step + self._seconds) * SECOND)
+
+    def moment(self, ticks: int) -> str:
+        """The moment so many microseconds after the reference day's midnight, to the second. Beyond, Unusable."""
+        date: Any = None
+        if abs(ticks) < FURTHEST:
+            with warnings.catch_warnings():  # that a year before the first one is unusual is said below
+                warnings.simplefilter("ignore")
+                date = self._day + timedelta(microseconds=ticks + SECOND // 2)  # then cut: rounded
+            year, month, day, hour, minute, second = date.timetuple()[:6]
+            if 1 <= year <= 9999:
+                return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+        where = f"in the year {date.timetuple()[0]}" if date is not None else "more than 20 000 years away"
+        is_before = date.timetuple()[0] < 1 if date is not None else ticks < 0
+        raise Beyond(f"time is {where}; dates are in the years 1 to 9999", ALWAYS[0] if is_before else ALWAYS[1])
 
 
 def rfc3339(moment: str) -> str:

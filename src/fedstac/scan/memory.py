@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from fedstac.scan.values import Facts, Found
 
-FORMAT: Final = 1  # of the facts: what another fedstac wrote in another form is read anew
+FORMAT: Final = 2  # of the facts: what another fedstac wrote in another form is read anew
 BATCH: Final = 500
 
 # Temporary tables are SQLite's own to put away; journal_mode WAL would not do on network file systems. Without fsync

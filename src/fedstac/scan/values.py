@@ -6,6 +6,7 @@ Facts are plain JSON, since they come from another process and are kept between 
      "variable": {"units", "long_name", "standard_name"},   each only where the file has it
      "box": [west, south, east, north] or null,       degrees; west in −180..180, east up to west + 360
      "start", "end": "YYYY-MM-DDThh:mm:ss" or null,   in the file's own calendar: 2000-02-30 is possible
+     "notes": [[rule, sentence], …],                  what is odd about the file, and does not keep it back
      "sha256": 64 hexadecimal digits, or null where the file was not read as a whole}
 """
 

@@ -1,0 +1,207 @@
+"""Variables of a NetCDF-4 file: which ones there are, and their values in blocks (CF 1.12, 2.5.1, 7.1, 8.1).
+
+A file may be hostile. Only hard links are followed: HDF5 also has links, raw data and virtual data in other files,
+which could lie outside the archive. What is read at a time is bounded, whatever shape, chunks and filters a file has.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+import h5py
+import numpy as np
+
+from fedstac.scan import attributes
+from fedstac.scan.attributes import Notes, name_of, note, quiet_text
+from fedstac.scan.values import Unusable
+
+Block: TypeAlias = tuple[slice, ...]
+
+MOST_VALUES: Final = 1 << 28  # of a coordinate; the finest CMIP6 grid has some 10 million cells with 4 corners each
+MOST_CHUNK: Final = 1 << 27  # bytes of a chunk, which HDF5 holds as a whole
+MOST_CHUNKS: Final = 1 << 21  # of a variable: a step an hour for two centuries
+MOST_CORNERS: Final = 64  # of a cell
+BLOCK: Final = 1 << 20  # values read at a time
+MOST_NAMES: Final = 1000  # variables of a file that are looked at
+FILL: Final = 1e19  # CF's default fill values are above
+PLAIN: Final = re.compile(r"[A-Za-z0-9_.+-]{1,128}")  # names of variables: none leads through groups
+# how the NetCDF library stores a dimension without a variable, and a variable whose name is that of such a dimension
+PLACEHOLDER: Final = "This is a netCDF dimension but not a netCDF variable"
+RENAMED: Final = "_nc4_non_coord_"
+
+
+def find(file: Any, name: str) -> Any:
+    """Return a variable at the root, None where there is none. Unusable where its data lies in another file."""
+    if not PLAIN.fullmatch(name):
+        return None
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    if not isinstance(link, h5py.HardLink):
+        raise Unusable("outside", f"the variable {name} is a link to somewhere else, which is not followed")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        return None
+    if found.is_virtual or found.external:
+        raise Unusable("outside", f"the data of {name} lies in another file, which is not followed")
+    if quiet_text(found, "NAME").startswith(PLACEHOLDER):
+        return None if name.startswith(RENAMED) else find(file, RENAMED + name)
+    return found
+
+
+def shown_name(variable: Any) -> str:
+    """Return the name that NetCDF gives to a variable."""
+    return name_of(variable).removeprefix(RENAMED)
+
+
+def attached(file: Any, variable: Any, notes: Notes) -> tuple[list[Any], list[Any]]:
+    """Return the variables that may tell where and when a variable's data is, and all others of the file.
+
+    The first are those that it names as coordinates, then those of its dimensions.
+    """
+    named = (attributes.tolerant_text(variable, "coordinates", notes) or "").split()[:100]
+    scales = [name_of(axis[0]) for axis in islice(variable.dims, 32) if len(axis) > 0]
+    seen = {name_of(variable)}
+    near: list[Any] = []
+    others: list[Any] = []
+    for name in (*named, *scales):
+        found = find(file, name)
+        if found is not None and name_of(found) not in seen:
+            seen.add(name_of(found))
+            near.append(found)
+    for name in islice(file.keys(), MOST_NAMES):
+        try:
+            found = find(file, name)
+        except Unusable:  # nothing points at it
+            continue
+        if found is not None and name_of(found) not in seen:
+            seen.add(name_of(found))
+            others.append(found)
+    return near, others
+
+
+def bounds(file: Any, one: Any, names: Sequence[str], rule: str, notes: Notes) -> Any:
+    """Return the variable with the edges of `one`'s cells; None where it has none that can be used, with a note."""
+    for name in names:
+        target = quiet_text(one, name)
+        if not target:
+            continue
+        found, what = find(file, target), f"{shown_name(one)} names {target[:128]!a} as its {name}, which"
+        if found is None or found.dtype.kind not in "iuf":
+            note(notes, rule, f"{what} is no variable with numbers; its points count")
+        elif found.shape[:-1] != one.shape or not 2 <= (found.shape or (0,))[-1] <= MOST_CORNERS:
+            note(notes, rule, f"{what} has the shape {found.shape} for that of {one.shape}; its points count")
+        elif any(attributes.exists(found, key) and quiet_text(found, key).lower() != quiet_text(one, key).lower()
+                 for key in ("units", "calendar")):  # fmt: skip
+            note(notes, rule, f"{what} has other units or another calendar; its points count")
+        else:
+            return found
+    return None
+
+
+def blocks(one: Any, per_value: int = 1) -> Iterator[Block]:
+    """Slices that cut a variable into blocks of some million values; `per_value` are read beside for each.
+
+    Unusable where the variable, or a chunk of it, is larger than that of any CMIP6 coordinate.
+    """
+    check_size(one)
+    yield from _cut(one.shape, max(1, BLOCK // per_value))
+
+
+def check_size(one: Any) -> None:
+    """Refuse a variable of which to read a little takes much. Unusable."""
+    size, chunk = math.prod(one.shape), math.prod(one.chunks or (0,))
+    count = math.prod(
+        -(-length // step) for length, step in zip(one.shape, one.chunks or one.shape, strict=True) if step
+    )
+    if size > MOST_VALUES or chunk * one.dtype.itemsize > MOST_CHUNK or (chunk and count > MOST_CHUNKS):
+        name = shown_name(one)
+        raise Unusable("coordinates", f"{name} has {size} values, or chunks of a size, that no CMIP6 coordinate has")
+
+
+def _cut(shape: tuple[int, ...], most: int) -> Iterator[Block]:
+    if not shape:
+        yield ()
+        return
+    row = math.prod(shape[1:])
+    if row <= most:
+        step = max(1, most // max(row, 1))
+        for start in range(0, shape[0], step):
+            yield (slice(start, min(shape[0], start + step)),)
+        return
+    for n in range(shape[0]):
+        for rest in _cut(shape[1:], most):
+            yield (slice(n, n + 1), *rest)
+
+
+class Values:
+    """A variable's numbers as 64-bit floats: unpacked, not a number where one is missing or out of its valid range.
+
+    Unusable, by the rule, where they are no numbers, or the attributes that say how to unpack them are none.
+    """
+
+    def __init__(self, one: Any, rule: str) -> None:
+        self._one, self._rule = one, rule
+        if one.dtype.kind not in "iuf":
+            raise Unusable(rule, f"{shown_name(one)} is text, or of another kind that is no number")
+        self._scale, self._offset = self._single("scale_factor", 1.0), self._single("add_offset", 0.0)
+        self._is_unsigned = one.dtype.kind == "i" and quiet_text(one, "_Unsigned").lower() == "true"
+        missing = [attributes.numbers(one, name) for name in ("_FillValue", "missing_value")]
+        self._missing = [self._as_stored(values) for values in missing if values is not None]
+        self._valid = self._valid_range()
+
+    def _single(self, name: str, default: float) -> float:
+        if not attributes.exists(self._one, name):
+            return default
+        found = attributes.numbers(self._one, name)
+        if found is None or found.size != 1 or not np.isfinite(found[0]):
+            raise Unusable(self._rule, f"the attribute {name} of {shown_name(self._one)} is not a number")
+        return float(found[0])
+
+    def _as_stored(self, values: Any) -> Any:
+        """An attribute's numbers as they compare with those that are stored."""
+        if self._one.dtype.kind == "f":
+            values = values.astype(self._one.dtype)  # a 32-bit number is missing also where the attribute has 64
+        elif self._is_unsigned and values.dtype == self._one.dtype:
+            values = _unsigned(values)
+        return values.astype(np.float64)
+
+    def _valid_range(self) -> tuple[float, float, bool]:
+        """The least and the largest valid number, and whether they are packed: as their type says, that of the
+        packed or that of the unpacked numbers (NetCDF users' guide, Attribute Conventions)."""
+        low, high = (attributes.numbers(self._one, name) for name in ("valid_min", "valid_max"))
+        both = attributes.numbers(self._one, "valid_range")
+        if both is not None and both.size == 2:
+            low, high = both[:1], both[1:]
+        given = [limit for limit in (low, high) if limit is not None]
+        is_packed = not any(limit.dtype.kind == "f" and self._one.dtype.kind in "iu" for limit in given)
+        limits = [self._as_stored(limit)[0] if limit is not None else None for limit in (low, high)]
+        return (
+            -np.inf if limits[0] is None else float(limits[0]),
+            np.inf if limits[1] is None else float(limits[1]),
+            is_packed,
+        )
+
+    def read(self, block: Block) -> Any:
+        """The values of a block; a single one where the variable is a scalar."""
+        stored = np.atleast_1d(self._one[block])
+        packed = (_unsigned(stored) if self._is_unsigned else stored).astype(np.float64)
+        low, high, is_packed = self._valid
+        gone = ~np.isfinite(packed) | (np.abs(packed) > FILL)
+        for missing in self._missing:
+            gone |= np.isin(packed, missing)
+        packed[gone] = np.nan
+        values = packed * self._scale + self._offset
+        judged = packed if is_packed else values
+        values[(judged < low) | (judged > high)] = np.nan
+        return values
+
+
+def _unsigned(values: Any) -> Any:
+    """Whole numbers without their sign, as the attribute `_Unsigned` has it."""
+    native = values.astype(values.dtype.newbyteorder("="))
+    return native.view(f"u{native.dtype.itemsize}")
