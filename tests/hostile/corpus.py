@@ -102,7 +102,8 @@ def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask,
     method, template = route
     parts = {
         "collection_id": "free" if method in ("PUT", "DELETE", "PATCH") and template.count("/") == 2 else "CMIP6",
-        "item_id": str(FIRST["id"]), "node": "south", "group": "g", "principal": "person:6f9c",
+        "item_id": str(FIRST["id"]), "node": "south",
+        "group": "another" if route == ("DELETE", "/groups/{group}") else "g", "principal": "person:6f9c",
         "request_id": request_id, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
         "version": vocabulary, "facet": "source_id", "name": "bad-request",
     }  # fmt: skip
