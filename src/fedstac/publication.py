@@ -22,6 +22,7 @@ from fedstac.domain import collections as collection_rules
 from fedstac.domain import documents, events, versions
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.target import may_see_marked
 from fedstac.domain.errors import (
     Cancelled,
     CollectionAlreadyExists,
@@ -92,10 +93,15 @@ class _Undo(Exception):
 
 
 async def preview(conn: Connection, world: World, command: Command) -> Decision:
-    """What a command would lead to by what is stored now, without a lock; its Problem is raised."""
+    """What a command would lead to by what is stored now, without a lock; its Problem is raised.
+
+    To whom a marked dataset is hidden, one that never was costs as much: the same statements bring the same rows.
+    """
     target = command.target
+    hidden = None if may_see_marked(target, command.principal, world) else target.id
     lineage = await records.peek(conn, target.lineage, world.origin)
-    loaded = await records.load(conn, {target.lineage: lineage}, [target.id], _promoting([command], world))
+    whole = _promoting([command], world)
+    loaded = await records.load(conn, {target.lineage: lineage}, [target.id], whole, hidden=hidden)
     return command.decide(loaded[target.lineage], world)
 
 

@@ -78,6 +78,7 @@ ANNOTATORS = (*PUBLISHERS, ANNOTATOR)
 EASTERNERS = (ADMIN, EAST, BOTH, REPLICATOR)
 SOUTHERNERS = (ADMIN, SOUTH)
 NODES = (EAST, SOUTH, BOTH, REPLICATOR)
+AMENDERS = (*UPDATERS, RETRACTOR, ANNOTATOR, EAST, SOUTH, REPLICATOR)  # who may change something of it by a patch
 
 # --- the dataset, and the state that it is in ---
 
@@ -346,23 +347,24 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((*PUBLISHERS, UPDATER_THERE), ("patch its address",), HERE, "updated"),  # needs the right at the asset's node
     Line((*PUBLISHERS, UPDATER_THERE), ("patch its address",), (RETRACTED,), CONFLICT),
     # what a dataset is known by, and its files
-    Line(ALL_KNOWN, ("patch its id", "patch its institution"), SEEN, INVALID),
+    Line(AMENDERS, ("patch its id", "patch its institution"), SEEN, INVALID),
     Line((ADMIN,), ("patch its files",), SEEN, CONFLICT),
     Line((ADMIN,), ("patch its files, with a reason",), HERE, "replaced"),
     Line((ADMIN,), ("patch its files, with a reason",), (RETRACTED,), CONFLICT),
     Line(ALL_KNOWN, ("patch its description as of long ago",), SEEN, "precondition-failed"),
-    # what changes nothing
-    Line(ALL_KNOWN, ("put it as it is", "patch nothing"), SEEN, IDENTICAL),
-    Line(ALL_KNOWN, ("patch retracted to false",), HERE, IDENTICAL),
-    Line(ALL_KNOWN, RETRACTING, (RETRACTED,), IDENTICAL),
-    Line(ALL_KNOWN, ("patch latest to false",), (SUPERSEDED, RETRACTED), IDENTICAL),
-    Line(ALL_KNOWN, ("patch latest to true",), (LATEST, REPLICATED), IDENTICAL),
-    Line(ALL_KNOWN, ("patch latest to true",), (SUPERSEDED, RETRACTED), CONFLICT),
-    Line(ALL_KNOWN, ("patch east's replica in", "patch south's replica in", "say where east's replica is",
-                     "say where south's replica is"), (REPLICATED,), IDENTICAL),
-    Line(ALL_KNOWN, ("take east's replica away", "take south's replica away"), (LATEST, SUPERSEDED, RETRACTED),
-         IDENTICAL),
-    Line(ALL_KNOWN, ("patch south's replica away",), (LATEST, SUPERSEDED, RETRACTED), INVALID),
+    # what changes nothing is for those who might change something
+    Line(AMENDERS, ("put it as it is", "patch nothing"), SEEN, IDENTICAL),
+    Line(AMENDERS, ("patch retracted to false",), HERE, IDENTICAL),
+    Line(AMENDERS, RETRACTING, (RETRACTED,), IDENTICAL),
+    Line(AMENDERS, ("patch latest to false",), (SUPERSEDED, RETRACTED), IDENTICAL),
+    Line(AMENDERS, ("patch latest to true",), (LATEST, REPLICATED), IDENTICAL),
+    Line(AMENDERS, ("patch latest to true",), (SUPERSEDED, RETRACTED), CONFLICT),
+    Line(AMENDERS, ("patch east's replica in", "patch south's replica in"), (REPLICATED,), IDENTICAL),
+    Line(EASTERNERS, ("say where east's replica is",), (REPLICATED,), IDENTICAL),
+    Line(SOUTHERNERS, ("say where south's replica is",), (REPLICATED,), IDENTICAL),
+    Line(EASTERNERS, ("take east's replica away",), (LATEST, SUPERSEDED, RETRACTED), IDENTICAL),
+    Line(SOUTHERNERS, ("take south's replica away",), (LATEST, SUPERSEDED, RETRACTED), IDENTICAL),
+    Line(AMENDERS, ("patch south's replica away",), (LATEST, SUPERSEDED, RETRACTED), INVALID),
     # giving up, retracting, reinstating
     Line(UPDATERS, ("patch latest to false",), (LATEST, REPLICATED), "superseded"),
     Line(RETRACTORS, (*RETRACTING, "retract it"), HERE, "retracted"),

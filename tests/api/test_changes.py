@@ -15,7 +15,7 @@ import pytest
 from fedstac import sample
 from fedstac.db import invariants, nodes
 from fedstac.settings import folder
-from tests.api.conftest import Api
+from tests.api.conftest import Api, StartApi
 from tests.api.test_publishing import written
 from tests.support.waiting import PATIENCE
 
@@ -389,3 +389,97 @@ async def test_options_tell_what_the_caller_may_send(west: Api) -> None:
         }
     read = ["GET", "HEAD", "OPTIONS"]
     assert allowed == {"anyone": read, "node": [*read, "PATCH"], "admin": [*read, "PATCH", "PUT", "DELETE"]}
+
+
+def what_changes_nothing() -> list[tuple[str, str, Any]]:
+    """Requests that leave the dataset as it is."""
+    return [
+        ("PATCH", PATH, {}), ("PATCH", PATH, []), ("PATCH", PATH, {"properties": {"retracted": False}}),
+        ("PATCH", PATH, {"properties": {"version": ITEM["properties"]["version"]}}), ("PUT", PATH, ITEM),
+        ("DELETE", f"{PATH}/replicas/east", None), ("POST", f"{PATH}/reinstate", None),
+        ("POST", f"{PATH}/unmark", None),
+    ]  # fmt: skip
+
+
+async def traces(api: Api) -> list[int]:
+    """How many requests, queued items, events and audited writes there are."""
+    conn = await asyncpg.connect(api.settings.dsn)
+    try:
+        return [
+            await conn.fetchval(f"SELECT count(*) FROM fedstac.{table}")
+            for table in ("request", "request_item", "outbox", "audit")
+        ]
+    finally:
+        await conn.close()
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_a_change_that_changes_nothing_is_answered_at_once_and_leaves_no_trace(
+    west: Api, asynchronous: bool
+) -> None:
+    before, headers = await traces(west), {"Prefer": "respond-async, wait=0"} if asynchronous else {}
+    for method, path, body in what_changes_nothing():
+        answer = await west.admin.request(method, path, json=body, headers=headers)
+        assert answer.status_code == 200, (method, path, answer.text)
+        assert answer.json()["id"] == ITEM["id"]
+    assert await traces(west) == before
+    assert (await west.admin.delete(PATH)).status_code == 200
+    marked = await traces(west)
+    again = await west.admin.delete(PATH)
+    assert (again.status_code, again.json()) == (200, {"id": ITEM["id"], "outcome": "identical"})
+    assert await traces(west) == marked
+
+
+async def token(api: Api, *roles: str) -> dict[str, str]:
+    conn = await asyncpg.connect(api.settings.dsn)
+    try:
+        return {"Authorization": f"Bearer {await nodes.issue_token(conn, ', '.join(roles), list(roles))}"}
+    finally:
+        await conn.close()
+
+
+async def test_whoever_may_change_nothing_is_refused_what_would_change_nothing(west: Api) -> None:
+    before = await traces(west)
+    for headers in (await token(west, "observer"), await token(west, "publisher:MPI-M")):
+        for method, path, body in what_changes_nothing():
+            answer = await west.anyone.request(method, path, json=body, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (403, "missing-permission"), (
+                method,
+                path,
+                answer.text,
+            )
+    south = {"Authorization": f"Bearer {west.tokens['node:south']}"}
+    assert (await west.anyone.delete(f"{PATH}/replicas/east", headers=south)).status_code == 403
+    assert (await traces(west))[:3] == before[:3]
+
+
+async def test_nobody_without_rights_queues_behind_what_is_under_way(start_api: StartApi, dsn: str) -> None:
+    api = await start_api(dsn=dsn, background=False, default_wait_seconds=0.0)
+    assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
+    assert (await api.admin.post(ITEMS, json=ITEM)).status_code == 202
+    before, stranger = await traces(api), await token(api, "observer")
+    for method, path, body in (*what_changes_nothing(), ("DELETE", PATH, None), ("POST", f"{PATH}/retract", {})):
+        answer = await api.anyone.request(method, path, json=body, headers=stranger)
+        assert answer.status_code in (403, 404), (method, path, answer.text)
+    assert (await traces(api))[:3] == before[:3]
+    assert (await api.admin.patch(PATH, json={})).status_code == 202
+
+
+async def test_what_is_hidden_leaves_no_trace_in_the_entity_tag_of_another_version(west: Api) -> None:
+    versions = [dated(day) for day in ("20990101", "20990201", "20990301")]
+    for item in versions:
+        assert (await west.admin.post(ITEMS, json=item)).status_code == 201
+    newest, oldest = (f"{ITEMS}/{item['id']}" for item in (versions[2], versions[0]))
+    tag = (await west.anyone.get(newest)).headers["etag"]
+    assert (await west.admin.delete(oldest)).status_code == 200
+    assert (await west.anyone.get(newest, headers={"If-None-Match": tag})).status_code == 304
+    assert (await west.admin.delete(f"{ITEMS}/{versions[1]['id']}")).status_code == 200
+    shown = await west.anyone.get(newest, headers={"If-None-Match": tag})
+    assert shown.status_code == 200  # its predecessor is another one
+    changed = await west.admin.patch(newest, json={"properties": {"description": "x"}}, headers={"If-Match": tag})
+    assert changed.status_code == 200  # it is itself as it was
+
+
+def dated(day: str) -> Json:
+    """Another version of the dataset."""
+    return dict(json.loads(json.dumps(ITEM).replace(ITEM["properties"]["version"], day)))

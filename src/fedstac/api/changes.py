@@ -17,11 +17,11 @@ from starlette.responses import Response
 from fedstac import publication
 from fedstac.api import idempotency, identity, intake, links, transactions
 from fedstac.bootstrap import Node
-from fedstac.db import queue, requests
+from fedstac.db import queue, requests, search
 from fedstac.domain import patching, strict_json
-from fedstac.domain.actions import command_of
+from fedstac.domain.actions import NEEDED, command_of
 from fedstac.domain.actions.amend import replica_edit
-from fedstac.domain.actions.target import Target
+from fedstac.domain.actions.target import Target, may_one_of
 from fedstac.domain.errors import (
     BadRequest,
     Finding,
@@ -32,10 +32,11 @@ from fedstac.domain.errors import (
     Problem,
     StacInvalid,
 )
+from fedstac.domain.model import Outcome
 from fedstac.domain.patching import JsonPatch, Whole
 from fedstac.domain.vocabulary import name_of
 
-ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-\d+"')  # as GET gives it: the record's digest, its lineage's number
+ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-[0-9a-f]+"')  # as GET gives it: the record's digest, what is shown beside
 RETRACTION = ("reason", "errata", "replaced_by", "data")
 REPLACED_BY = re.compile(r"[^/?#%\s]{1,512}")
 DATA = ("keep", "restrict", "purge")
@@ -90,13 +91,15 @@ async def put_replica(request: Request) -> Response:
     entries = body.get("assets", body) if isinstance(body, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()) or not entries:
         raise BadRequest('a replica is told as {"<asset>": {"href": "https://…"}, …}, an object for each asset')
-    edit = JsonPatch(replica_edit(entries, request.path_params["node"]))
-    return await _change(request, "amend", {"edit": patching.as_json(edit)})
+    node = request.path_params["node"]
+    edit = JsonPatch(replica_edit(entries, node))
+    return await _change(request, "amend", {"edit": patching.as_json(edit), "node": node})
 
 
 async def delete_replica(request: Request) -> Response:
     """DELETE …/replicas/{node}: none of the node's entries any more; its having none is no fault."""
-    return await _change(request, "amend", {"edit": {"without": request.path_params["node"]}})
+    node = request.path_params["node"]
+    return await _change(request, "amend", {"edit": {"without": node}, "node": node})
 
 
 async def _body(request: Request) -> Any:
@@ -149,7 +152,8 @@ async def accept(
 ) -> Response:
     """Accepts a change of one dataset (collection, id), in the words of `command_of`.
 
-    What it comes to by now decides whether it is refused at once; the worker decides for good.
+    What it comes to by now decides whether it is refused at once; the worker decides for good. What changes nothing is
+    answered at once too, and leaves no request behind.
     """
     node: Node = request.app.state.node
     principal = await identity.principal(request)
@@ -165,22 +169,25 @@ async def accept(
         return await transactions.respond_again(request, node, before)
     version = vocabulary.version if vocabulary else None
     command = command_of(action, Target(collection, item_id, name.lineage), principal, body, version)
+    world = node.world()
     async with node.pool.acquire() as conn:
         waits = await queue.is_waiting(conn, name.lineage)
         try:
-            decision = await publication.preview(conn, node.world(), command)
+            decision = await publication.preview(conn, world, command)
         except MissingPermission:
             raise
         except Problem:
-            if not waits:  # what is under way may change it
+            if not waits or not may_one_of(command.target, principal, NEEDED[action], world):
                 raise
-            decision = None
+            decision = None  # what is under way may change it
     if transactions.wants_new(request):
         raise PreconditionFailed(f"{item_id} can only be changed if it is there; send it without If-None-Match")
     if rehearsed:
         said = {"dry_run": True, "outcome": decision.outcome if decision else None,
                 "findings": [finding.as_json() for finding in decision.warnings] if decision else []}  # fmt: skip
         return Response(orjson.dumps(said), media_type=links.JSON)
+    if decision is not None and not decision.changes and not waits and retry_of is None:
+        return await _unchanged(request, node, collection, item_id)
     accepted = requests.NewRequest(
         id=uuid4(), collection=collection, action=action, submitter=principal.name,
         roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
@@ -189,6 +196,18 @@ async def accept(
         identity=identity.packed(principal), retry_of=retry_of,
     )  # fmt: skip
     return await transactions.store(request, node, accepted, single=True)
+
+
+async def _unchanged(request: Request, node: Node, collection: str, item_id: str) -> Response:
+    """200 for a change that changes nothing: the dataset as it is served, or its outcome where it is marked."""
+    async with node.pool.acquire() as conn:
+        found = await search.item(conn, collection, item_id)
+    if found is None:
+        body = orjson.dumps({"id": item_id, "outcome": Outcome.IDENTICAL})
+        return Response(body, media_type=links.JSON)
+    base = request.app.state.base_url
+    location = {"Location": links.item_url(base, collection, item_id)}
+    return Response(links.item_text(base, found[0]), headers=location, media_type=links.GEOJSON)
 
 
 def _expected(request: Request, node: Node) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from urllib.parse import quote
 
 import orjson
@@ -20,6 +21,15 @@ def item_url(base: str, collection: str, item_id: str) -> str:
 
 def request_url(base: str, request: object) -> str:
     return f"{base}/requests/{request}"
+
+
+def entity_tag(item: Served, digest: bytes) -> str:
+    """The ETag of a dataset: its digest, and a digest of what else is served with it.
+
+    It follows from what the reader sees. What is hidden, a version marked for deletion, leaves no trace in it.
+    """
+    beside = orjson.dumps([item.latest, item.cv_version, item.versions])
+    return f'"{digest[:16].hex()}-{hashlib.sha256(beside).hexdigest()[:16]}"'
 
 
 def item_text(base: str, item: Served) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
 
 import orjson
 from starlette.requests import Request
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from fedstac.api import identity
 from fedstac.bootstrap import Node
 from fedstac.db import collections, search
-from fedstac.domain.errors import CollectionDoesNotExist, ItemDoesNotExist, MissingPermission
+from fedstac.domain.errors import CollectionDoesNotExist, ItemDoesNotExist
 from fedstac.domain.policy import Action, Principal, Touched
 
 READ = ("GET", "HEAD", "OPTIONS")
@@ -35,9 +35,9 @@ async def options_item(request: Request) -> Response:
         raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
     vocabulary = await node.vocabulary(collection, found[0].cv_version)
     said = orjson.loads(found[0].document)["properties"].get(vocabulary.institution) if vocabulary else None
-    nodes = frozenset((principal.node,)) if principal.node else frozenset()
-    touched = Touched(item_id, collection, said if isinstance(said, str) else None, nodes)
-    return _allow((*READ, *(method for method, actions in OF_ITEM if _may_one(node, principal, actions, touched))))
+    touched = Touched(item_id, collection, said if isinstance(said, str) else None)
+    may = partial(node.policy.may_one_of, principal, touched=touched)
+    return _allow((*READ, *(method for method, actions in OF_ITEM if may(actions=actions))))
 
 
 async def options_items(request: Request) -> Response:
@@ -80,12 +80,4 @@ async def _collection(request: Request) -> str:
 async def _may_manage(request: Request, collection: str) -> bool:
     principal, node = await _known(request), request.app.state.node
     touched = Touched(collection, collection, None)
-    return principal is not None and _may_one(node, principal, (Action.COLLECTIONS,), touched)
-
-
-def _may_one(node: Node, principal: Principal, actions: Sequence[Action], touched: Touched) -> bool:
-    for action in actions:
-        with suppress(MissingPermission):
-            node.policy.require(principal, action, touched)
-            return True
-    return False
+    return principal is not None and node.policy.may_one_of(principal, (Action.COLLECTIONS,), touched)

@@ -133,8 +133,8 @@ async def get_item(request: Request) -> Response:
             raise ItemDoesNotExist(
                 f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
             )
-    item, digest, seq = found
-    etag = f'"{digest[:16].hex()}-{seq}"'
+    item, digest = found
+    etag = links.entity_tag(item, digest)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
     if {etag, "*"} & {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers=headers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -230,6 +231,8 @@ def _changed(
         return Changed(id, body["outcome"], None, findings_from(body["findings"]), dry_run=True)
     headers |= {"Prefer": f"wait={SERVER_WAITS}", "Idempotency-Key": f'"{uuid4()}"'}
     response = yield Call(call.method, call.path, call.params, call.content, headers, wait=SERVER_WAITS)
+    if response.status_code == HTTPStatus.OK and "monitor" not in response.links:
+        return Changed(id, "identical", None)  # nothing was to be done, and no request was made of it
     return (yield from _settled(id, _request_of(response, call.path)))
 
 

@@ -57,17 +57,20 @@ async def peek(conn: Connection, key: str, origin: str) -> Lineage:
 
 
 async def load(
-    conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[str], whole: Sequence[str] = ()
-) -> dict[str, Lineage]:
+    conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[str], whole: Sequence[str] = (), *,
+    hidden: str | None = None,
+) -> dict[str, Lineage]:  # fmt: skip
     """The lineages with the heads of all their versions; documents of the latest ones and of `ids`.
 
-    `whole`: keys of lineages of which the document of every published version is wanted.
+    `whole`: keys of lineages of which the document of every published version is wanted. `hidden`: the id of a dataset
+    that is left out where it is marked for deletion.
     """
     rows = await conn.fetch(
         f"""SELECT {COLUMNS}, CASE WHEN latest OR id = ANY($2::text[])
                                      OR state = 'published' AND lineage = ANY($3::text[]) THEN document END AS document
-            FROM fedstac.record WHERE lineage = ANY($1::text[])""",
-        list(lineages), list(ids), list(whole),
+            FROM fedstac.record WHERE lineage = ANY($1::text[])
+            AND NOT coalesce(id = $4::text AND state = 'marked', false)""",
+        list(lineages), list(ids), list(whole), hidden,
     )  # fmt: skip
     records: dict[str, dict[str, Record]] = defaultdict(dict)
     for row in rows:

@@ -60,23 +60,22 @@ def _served(row: Row) -> Served:
     )  # fmt: skip
 
 
-async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served, bytes, int] | None:
-    """One dataset with the ids of its other versions, its digest, its lineage's number of events; None without one."""
+async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served, bytes] | None:
+    """One dataset with the ids of its other versions, and its digest; None without one."""
     row = await conn.fetchrow(
-        f"""SELECT {STATE_COLUMNS}, r.digest, l.seq AS lineage_seq,
+        f"""SELECT {STATE_COLUMNS}, r.digest,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version < r.version
                     AND o.state IN ('published', 'retracted') ORDER BY o.version DESC LIMIT 1) AS predecessor,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version > r.version
                     AND o.state IN ('published', 'retracted') ORDER BY o.version LIMIT 1) AS successor,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.latest) AS latest_id
-            FROM fedstac.record r JOIN fedstac.lineage l ON l.key = r.lineage
-            WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('published', 'retracted')""",
+            FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('published', 'retracted')""",
         collection, item_id,
     )  # fmt: skip
     if row is None:
         return None
     versions = (row["predecessor"], row["successor"], row["latest_id"])
-    return replace(_served(row), versions=versions), row["digest"], row["lineage_seq"]
+    return replace(_served(row), versions=versions), row["digest"]
 
 
 def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:

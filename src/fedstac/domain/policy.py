@@ -7,7 +7,7 @@ fits is enough, and there is nothing that forbids. What a node allows without a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -72,6 +72,10 @@ class Action(StrEnum):
 BY_PUBLISHERS = frozenset((
     Action.PUBLISH, Action.UPDATE, Action.SUPERSEDE, Action.RETRACT, Action.MARK, Action.UNMARK, Action.ANNOTATE,
 ))  # fmt: skip
+AMENDING = (  # what a PATCH or a PUT of a dataset may come to
+    Action.UPDATE, Action.ANNOTATE, Action.SUPERSEDE, Action.RETRACT, Action.REPLICATE, Action.REINSTATE,
+    Action.REPLACE,
+)  # fmt: skip
 ADMINISTRATIVE = frozenset((Action.COLLECTIONS, Action.GROUPS))  # done at any node, not at the home of a dataset
 
 
@@ -284,6 +288,27 @@ class Policy:
                     reason = f"{principal.name} may {action} {touched.dataset} by {who.needed(touched)}"
                     return Verdict(True, grant.name, reason)
         return Verdict(False, "", self._denied(principal, action, touched))
+
+    def require_one_of(self, principal: Principal, actions: Sequence[Action], touched: Touched) -> None:
+        """MissingPermission or Misdirected, as of the first action, unless the principal may do one of them here."""
+        if not self.may_one_of(principal, actions, touched):
+            self.require(principal, actions[0], touched)
+
+    def may_one_of(self, principal: Principal, actions: Sequence[Action], touched: Touched) -> bool:
+        """Whether a principal may do one of the actions. A right to replicate counts at whatever node it is held."""
+        return any(
+            self.verdict(principal, action, at).allowed
+            for action in actions
+            for at in (self._at_nodes(principal, touched) if action is Action.REPLICATE else (touched,))
+        )
+
+    def _at_nodes(self, principal: Principal, touched: Touched) -> Iterator[Touched]:
+        """What is touched, once for each node of which the policy or the principal's rights speak."""
+        nodes = {node for grant in self._by_action.get(Action.REPLICATE, ()) for node in grant.nodes}
+        nodes |= {role.removeprefix(NODE) for role in principal.roles if role.startswith(NODE)}
+        if principal.identity is not None:
+            nodes |= {each.id for each in principal.identity.entitlements if each.kind is Kind.NODE}
+        return (replace(touched, nodes=frozenset((node,))) for node in sorted(nodes))
 
     def home_of(self, touched: Touched) -> Home | None:
         """The first home that is named for it; None where any node will do."""

@@ -11,8 +11,13 @@ from fedstac.domain.actions.flags import Mark, Reinstate, Retract, Unmark
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import Target
 from fedstac.domain.model import Decision, Lineage, World
-from fedstac.domain.policy import Principal
+from fedstac.domain.policy import AMENDING, Action, Principal
 
+# The rights of which one at least is needed to ask for a change at all; what it comes to may need others.
+NEEDED: Mapping[str, tuple[Action, ...]] = {
+    "amend": AMENDING, "retract": (Action.RETRACT,), "reinstate": (Action.REINSTATE,), "mark": (Action.MARK,),
+    "unmark": (Action.UNMARK,),
+}  # fmt: skip
 ACTIONS = {
     "publish": Publish, "amend": Amend, "retract": Retract, "reinstate": Reinstate, "mark": Mark, "unmark": Unmark,
 }  # fmt: skip
@@ -34,7 +39,7 @@ def command_of(
             return Unmark(target, principal, expected)
         case "amend":
             edit = patching.from_json(body["edit"])
-            return Amend(target, principal, edit, cv_version, body.get("override"), expected)
+            return Amend(target, principal, edit, cv_version, body.get("override"), expected, body.get("node"))
     raise LookupError(f"there is no action {action!r}")
 
 
@@ -43,5 +48,8 @@ class Command(Protocol):
 
     @property
     def target(self) -> Target: ...
+
+    @property
+    def principal(self) -> Principal: ...
 
     def decide(self, lineage: Lineage, world: World) -> Decision: ...

@@ -13,11 +13,11 @@ from typing import Any, Final
 import orjson
 
 from fedstac.domain import documents, events, strict_json, validation, versions
-from fedstac.domain.actions.target import Target, find
+from fedstac.domain.actions.target import Target, find, touched_by
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, Severity, StacInvalid, errors_in
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
 from fedstac.domain.patching import Edit, Whole
-from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.policy import AMENDING, Action, Principal
 from fedstac.domain.rules import pointer
 from fedstac.domain.vocabulary import Vocabulary
 
@@ -62,11 +62,16 @@ class Amend:
     cv_version: str | None = None  # the newest when the request was accepted
     override: str | None = None  # the reason for other files under the same version
     expected: tuple[str, ...] | None = None  # entity tags (If-Match)
+    node: str | None = None  # whose replicas alone the edit is about
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        """One change, or none where nothing differs. Every Problem leaves everything as it is."""
+        """One change, or none where nothing differs. Every Problem leaves everything as it is.
+
+        Whoever may change nothing of the dataset is refused before the edit is looked at, one without effect too.
+        """
         stored = find(self.target, self.principal, lineage, world, self.expected)
         known: dict[str, Any] = orjson.loads(stored.document or "{}")
+        self._permit_some(stored, known, world)
         wanted = _shaped(self.edit.applied(_patchable(known, stored)))
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(stored, lineage, wanted["properties"])
         if not wanted["assets"] and (Action.RETRACT in flags or stored.state is State.RETRACTED):
@@ -99,16 +104,22 @@ class Amend:
         """What the publisher wrote is judged with the newest; what is only carried along keeps the record's own."""
         return world.vocabulary(stored.collection, self.cv_version if newest else stored.cv_version)
 
+    def _permit_some(self, stored: Record, known: Json, world: World) -> None:
+        """MissingPermission where the caller may not make a single change of the dataset by such an edit."""
+        touched = touched_by(stored, known, self._vocabulary(stored, world, newest=False))
+        if self.node is not None:
+            world.policy.require(self.principal, Action.REPLICATE, replace(touched, nodes=frozenset((self.node,))))
+        else:
+            world.policy.require_one_of(self.principal, AMENDING, touched)
+
     def _permit(
         self, stored: Record, known: Json, difference: Difference, flags: frozenset[Action], world: World,
         vocabulary: Vocabulary | None,
     ) -> None:  # fmt: skip
         """Each action of the difference by itself. MissingPermission or Conflict where one is not allowed."""
-        institution = known["properties"].get(vocabulary.institution) if vocabulary else None
+        touched = touched_by(stored, known, vocabulary)
         for action in sorted(difference.actions | flags):
-            named = institution if isinstance(institution, str) else None
-            touched = Touched(stored.id, stored.collection, named, difference.touched_by(action))
-            world.policy.require(self.principal, action, touched)
+            world.policy.require(self.principal, action, replace(touched, nodes=difference.touched_by(action)))
         if stored.state is State.RETRACTED and (difference.actions - {Action.ANNOTATE}):
             raise Conflict(f"{stored.id} is retracted; reinstate it before it is changed")
         if Action.REPLACE in difference.actions and not self.override:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
 from fedstac.domain.errors import Conflict, ForeignOrigin, ItemDoesNotExist, PreconditionFailed
+from fedstac.domain.explaining import institution_of
 from fedstac.domain.model import Lineage, Record, State, World
 from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.vocabulary import Vocabulary
 
 GONE = (State.DELETED, State.PURGED)
+MARKING = (Action.MARK, Action.UNMARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +47,37 @@ def find(
     return stored
 
 
+def may_see_marked(target: Target, principal: Principal, world: World) -> bool:
+    """Whether a caller may know of a dataset that is marked for deletion, as far as its id tells; else True.
+
+    It is asked before anything is read, of every dataset: so nobody can tell by the time that an answer takes whether a
+    dataset is marked or never was (I17).
+    """
+    return may_one_of(target, principal, MARKING, world)
+
+
+def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], world: World) -> bool:
+    """Whether a caller may do one of the actions, as far as the dataset's id tells the institution; else True."""
+    vocabulary = world.judge.vocabularies.current(target.collection)
+    if vocabulary is not None and vocabulary.institution not in vocabulary.id_template.names:
+        return True
+    institution = institution_of(target.id, vocabulary) if vocabulary else None
+    return world.policy.may_one_of(principal, actions, Touched(target.id, target.collection, institution))
+
+
 def _is_hidden(stored: Record, principal: Principal, world: World) -> bool:
     if stored.state is not State.MARKED:
         return False
-    what = touched(stored, world)
-    return not any(world.policy.verdict(principal, action, what).allowed for action in (Action.MARK, Action.UNMARK))
+    return not world.policy.may_one_of(principal, MARKING, touched(stored, world))
 
 
 def touched(stored: Record, world: World) -> Touched:
     """A stored dataset as the policy sees it, with the institution that its document names."""
     vocabulary = world.vocabulary(stored.collection, stored.cv_version)
-    institution = None
-    if vocabulary is not None:
-        institution = orjson.loads(stored.document or "{}")["properties"].get(vocabulary.institution)
+    return touched_by(stored, orjson.loads(stored.document or "{}") if vocabulary else {}, vocabulary)
+
+
+def touched_by(stored: Record, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Touched:
+    """The same, of a document that is parsed already."""
+    institution = document["properties"].get(vocabulary.institution) if vocabulary else None
     return Touched(stored.id, stored.collection, institution if isinstance(institution, str) else None)

@@ -1,0 +1,53 @@
+"""What is marked for deletion costs, for those who may not see it, as much as what never was (I17)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fedstac import publication
+from fedstac.db.connections import Connection
+from fedstac.domain.actions import Command
+from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.flags import Mark, Reinstate, Retract, Unmark
+from fedstac.domain.actions.target import Target
+from fedstac.domain.errors import ItemDoesNotExist
+from fedstac.domain.patching import MergePatch, WithoutNode
+from fedstac.domain.policy import Principal
+from fedstac.publication import Work
+from tests.db import writing
+from tests.db.writing import ANNA, Connect
+
+STRANGER = Principal("somebody", frozenset({"observer"}))
+CHANGES: list[Callable[[Target], Command]] = [
+    lambda target: Amend(target, STRANGER, MergePatch({}), "6.2.60.0"),
+    lambda target: Amend(target, STRANGER, WithoutNode("east"), "6.2.60.0", node="east"),
+    lambda target: Retract(target, STRANGER, {}), lambda target: Reinstate(target, STRANGER),
+    lambda target: Mark(target, STRANGER), lambda target: Unmark(target, STRANGER),
+]  # fmt: skip
+
+
+async def work_of(conn: Connection, command: Command) -> list[tuple[str, int]]:
+    """The statements that the preview of a change runs, and how many rows each of them brings."""
+    ran: list[Any] = []
+    world = await writing.world(conn)
+    with conn.query_logger(ran.append), pytest.raises(ItemDoesNotExist, match="a search lists those there are"):
+        await publication.preview(conn, world, command)
+    return [(each.query, len(await conn.fetch(each.query, *each.args))) for each in ran]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_strangers_change_of_a_marked_dataset_does_the_same_work_as_of_one_that_never_was(
+    connect: Connect, change: Callable[[Target], Command]
+) -> None:
+    conn = await connect()
+    [item, never] = writing.sample.items(2, versions=1)
+    await writing.publish(conn, item)
+    marked, absent = (Target("CMIP6", draft.id, draft.lineage) for draft in map(writing.draft, (item, never)))
+    await publication.perform(conn, await writing.world(conn), [Work(Mark(marked, ANNA), "anna", "mark")])
+    hidden, nothing = await work_of(conn, change(marked)), await work_of(conn, change(absent))
+    assert [query for query, _ in hidden] == [query for query, _ in nothing]
+    assert [rows for query, rows in hidden if "fedstac.record" in query] == [0]
+    assert [rows for query, rows in nothing if "fedstac.record" in query] == [0]
