@@ -173,7 +173,7 @@ def comb(teeth: int, shift: float = 0.0) -> list[list[float]]:
     ("value", "reason"),
     [
         ({"type": "Polygon", "coordinates": [zigzag(120)]}, "crosses itself in over 500 places"),
-        ({"type": "Polygon", "coordinates": [zigzag(9000)]}, "crosses itself in over 500 places"),
+        ({"type": "Polygon", "coordinates": [zigzag(9000)]}, "too dense"),
         ({"type": "MultiPolygon", "coordinates": [rectangle(0, 0, 9, 9)] * 400}, "crosses itself in over 500 places"),
         ({"type": "Polygon", "coordinates": [comb(2000)]}, "too dense"),
         ({"type": "Polygon", "coordinates": [comb(2000, 170)]}, "too dense"),
