@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cql2
 import orjson
 
+from fedstac.api import cql2_text
 from fedstac.domain import documents, geometry, model
 from fedstac.domain.errors import BadRequest
 
@@ -60,9 +60,8 @@ PATTERNS: Mapping[str, Callable[[str], str]] = {
 
 NAME = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_@:.-]{0,199}")
 NOT_SEARCHED = frozenset(("assets", "links", "bbox", "stac_version", "stac_extensions", "properties"))
-QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
-OPERATOR = re.compile(r"[-+*/^%=<>]|\b(?:not|is|between|div)\b", re.IGNORECASE)
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"")
 OTHER_SPELLING = re.compile(r"==|&&|\|\||\b(?:eq|neq|ne|lte|lt|le|gte|gt|ge|ilike)\b", re.IGNORECASE)
 
 
@@ -80,21 +79,13 @@ def property_name(name: object, what: str = "filter") -> str:
 
 
 def from_text(text: str) -> object:
-    """CQL2 text as CQL2 JSON. The parser recurses without a bound, so the text is looked at before."""
-    bare = QUOTED.sub("''", text)
-    depth = deepest = 0
-    for character in bare:
-        depth += (character in "([") - (character in ")]")
-        deepest = max(deepest, depth)
-    if deepest > 4 * DEEPEST:
-        raise BadRequest(f"the filter is nested deeper than {4 * DEEPEST}; write it flatter")
-    if len(text) > LONGEST_TEXT or len(OPERATOR.findall(bare)) > LONGEST_LIST + MOST_OPERATORS:
-        raise _too_large()
+    """CQL2 text as CQL2 JSON. BadRequest says what is wrong with it, and where."""
+    if len(text) > LONGEST_TEXT:
+        raise BadRequest(f"the filter has over {LONGEST_TEXT} characters; ask in parts")
     try:
-        return cql2.parse_text(text).to_json()
-    except Exception as error:  # cql2 raises its own kinds and bare ones
-        lines = [line.strip() for line in str(error).splitlines() if line.strip(" |")]
-        raise BadRequest(f"filter is not CQL2 text: {' '.join(lines)[:300]}{_spelling_hint(bare)}") from None
+        return cql2_text.parse(text)
+    except cql2_text.NotCql2 as error:
+        raise BadRequest(f"filter is not CQL2 text: {error}{_spelling_hint(QUOTED.sub('', text))}") from None
 
 
 def _spelling_hint(text: str) -> str:
