@@ -15,7 +15,7 @@ import jsonschema_rs
 import structlog
 
 from fedstac import checking
-from fedstac.db import feed, pools
+from fedstac.db import feed, opening, pools
 from fedstac.db.connections import Connection, is_transient
 from fedstac.db.pools import Pool, Pools
 from fedstac.domain.model import World
@@ -23,11 +23,13 @@ from fedstac.domain.policy import Policy
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.policies import Policies
-from fedstac.settings import Settings
+from fedstac.runtime.outages import Outage
+from fedstac.settings import Settings, folder
 from fedstac.shelf import Shelf
 from fedstac.wakeup import Wakeup, pause
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
+PROBE_SECONDS = 1.0  # between looks whether the database is back
 log = structlog.get_logger()
 
 
@@ -51,6 +53,8 @@ class Node:
     sequenced: Wakeup  # positions were given
     settled: Wakeup  # items became final
     stopping: asyncio.Event  # long answers end now
+    schema: int  # the number of the database's last migration
+    outage: Outage  # of the database
 
     def stop(self) -> None:
         """Ends what waits, so that the process can end."""
@@ -98,27 +102,22 @@ Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs 
 async def node(settings: Settings, policies: Policies | None = None) -> AsyncIterator[Node]:
     """A node on its database. WrongNode if that database is another's; PolicyBroken if its policy is not usable.
 
+    DatabaseUnusable if the database is not there, refuses us or is not prepared.
     VocabularyBroken if the folder of vocabularies, a pinned version, or one that would judge is not there or broken.
     """
     policies = policies or Policies(settings.policy, settings.globus_policy, here=settings.node)
-    opened = await pools.open_pools(settings.dsn, settings, application=f"fedstac {settings.node}")
+    with opening.explained(settings.dsn):
+        opened = await pools.open_pools(settings.dsn, settings, application=f"fedstac {settings.node}")
     try:
         async with opened.work.acquire() as conn:
-            origin = await feed.establish(conn, settings.node, os.urandom(32))
-            if origin != settings.node:
-                raise WrongNode(
-                    f"this database is the node {origin!r}, not {settings.node!r}: set FEDSTAC_NODE={origin}, "
-                    f"or use another database"
-                )
-            await fork_if_restored(conn)
-            key = settings.token_key.encode() or await feed.signing_key(conn)
+            schema, key = await _enter(conn, settings)
             rules, shelf = await _rules(conn, settings)
         _, collection_schema = checking.stac_schemas()
         yield Node(
             settings=settings, pools=opened, checker=rules, shelf=shelf, policies=policies,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
-            stopping=asyncio.Event(),
+            stopping=asyncio.Event(), schema=schema, outage=Outage("the database"),
         )  # fmt: skip
     finally:
         opened.terminate()
@@ -127,7 +126,7 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
 @asynccontextmanager
 async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -> AsyncIterator[None]:
     """Runs a node's background parts, and ends them before the node goes."""
-    tasks = [asyncio.create_task(part(node, stop)) for part in parts]
+    tasks = [asyncio.create_task(part(node, stop)) for part in (*parts, watch_database)]
     try:
         yield
     finally:
@@ -138,6 +137,20 @@ async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _enter(conn: Connection, settings: Settings) -> tuple[int, bytes]:
+    """Make sure that the database is prepared and this node's; the number of its last migration, and its secret."""
+    with opening.explained(settings.dsn):
+        schema = await opening.schema(conn, opening.newest(folder("migrations")), settings.dsn)
+        origin = await feed.establish(conn, settings.node, os.urandom(32))
+        if origin != settings.node:
+            raise WrongNode(
+                f"this database is the node {origin!r}, not {settings.node!r}: set FEDSTAC_NODE={origin}, "
+                f"or use another database"
+            )
+        await fork_if_restored(conn)
+        return schema, settings.token_key.encode() or await feed.signing_key(conn)
 
 
 async def _rules(conn: Connection, settings: Settings) -> tuple[Checker, Shelf]:
@@ -165,3 +178,18 @@ async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
         except Exception as error:
             if not is_transient(error):
                 log.exception("looking for vocabularies failed; trying again")
+
+
+async def watch_database(node: Node, stop: asyncio.Event) -> None:
+    """Notices, and logs, that the database is back after it failed somebody."""
+    while not stop.is_set():
+        await pause(stop, PROBE_SECONDS)
+        if not node.outage.may_be_over:
+            continue
+        try:
+            async with asyncio.timeout(PROBE_SECONDS * 3), node.pool.acquire() as conn:
+                await conn.execute("SELECT")
+        except Exception as error:
+            node.outage.failed(error)
+        else:
+            node.outage.ended()

@@ -1,20 +1,23 @@
-"""A process of a node: logs, an end that comes with the parent's where asked, and workers without an API."""
+"""A process of a node: its log, its signals, its end with its parent where that asks for it, workers without an API."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
 import gc
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
+import orjson
+import stamina.instrumentation
 import structlog
 import uvloop
 
-from fedstac import bootstrap, failpoints
+from fedstac import __version__, bootstrap, failpoints
 from fedstac.bootstrap import Background
 from fedstac.settings import Settings, load
 
@@ -23,20 +26,30 @@ DIE_WITH = "FEDSTAC_DIE_WITH"  # set by `fedstac demo` for its children: the pid
 
 
 def start(role: str) -> None:
-    """What every process does first: it writes log lines, and ends with its parent if that asks for it."""
+    """What every process does first: it heeds SIGINT, logs, and ends with its parent if that asks for it."""
     gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
     parent = os.environ.get(DIE_WITH)
     if parent:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(parent):  # it went before the line above
             sys.exit(0)
+    heed_interrupts()
     log_lines(load().log_format, role)
     if failpoints.active():
         structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
 
 
+def heed_interrupts() -> None:
+    """End on SIGINT also where the shell started us in the background, with SIGINT ignored (POSIX, 2.11)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def log_lines(form: str, role: str) -> None:
-    """structlog to standard error: readable on a terminal, JSON elsewhere."""
+    """Everything that is logged goes to standard error: readable on a terminal, JSON elsewhere.
+
+    Other packages log by the standard library; their warnings and errors take the same way.
+    """
     pretty = form == "console" or (form == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
@@ -44,12 +57,37 @@ def log_lines(form: str, role: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(serializer=_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     structlog.contextvars.bind_contextvars(role=role)
+    logging.basicConfig(handlers=[_StandardLibrary()], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    logging.getLogger("stac_fastapi").setLevel(logging.ERROR)  # it warns of settings that nobody reads
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # nor need it say that it connects anew
+    stamina.instrumentation.set_on_retry_hooks([])  # who tries again logs it once (Outage)
+
+
+class _StandardLibrary(logging.Handler):
+    """Hands the records of the standard library's loggers to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {"exc_info": record.exc_info} if record.exc_info else {}
+        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **fields)
+
+
+def _json(line: object, **_: object) -> str:
+    try:
+        return orjson.dumps(line, default=repr).decode()
+    except TypeError:  # a lone surrogate in a text
+        return json.dumps(line, default=repr)
+
+
+def log_start(event: str, settings: Settings, *, schema: int, **fields: object) -> None:
+    """The line that says what started: its node, version and the number of the database's last migration."""
+    structlog.get_logger().info(event, node=settings.node, version=__version__, schema=schema, **fields)
 
 
 def run(settings: Settings, parts: Sequence[Background], *, on_ready: Callable[[], object]) -> None:
@@ -57,10 +95,10 @@ def run(settings: Settings, parts: Sequence[Background], *, on_ready: Callable[[
 
     async def everything() -> None:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         async with bootstrap.node(settings) as node, bootstrap.beside(node, parts, stop):
+            for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process at once
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            log_start("working", settings, schema=node.schema)
             on_ready()
             await stop.wait()
 

@@ -197,7 +197,7 @@ def test_an_index_node_takes_its_sources_from_the_command_line(running: Federati
     refused = subprocess.run(
         [sys.executable, "-m", "fedstac.cli", "index-node"], env=variables, capture_output=True, text=True, check=False
     )
-    assert refused.returncode == 2
+    assert refused.returncode == 5
     assert "FEDSTAC_SOURCE_TOKEN has 1 tokens for 2 sources" in refused.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from fedstac import __version__, bootstrap
+from fedstac import __version__, bootstrap, processes
 from fedstac.api import (
     access,
     budget,
@@ -237,17 +238,44 @@ def _limits(settings: Settings) -> Callable[[Any], int]:
     return limit
 
 
+class CannotListen(Exception):
+    """The address cannot be listened on; the message says why, and what to do."""
+
+
 def serve(
     settings: Settings, background: Sequence[Background], *, on_ready: Callable[[str], object] | None = None
 ) -> None:
-    """Serves a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers."""
-    listening = socket.create_server((settings.host, settings.port), backlog=2048, reuse_port=False)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """Serves a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot."""
+    listening = _listen(settings)
     host, port = listening.getsockname()[:2]
-    address = f"http://{host}:{port}"
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     base_url = (settings.public_url or address).rstrip("/")
     app = create(settings, base_url, background=background)
-    running_on(app, settings, base_url, on_ready=lambda _: on_ready(address) if on_ready else None).run([listening])
+
+    def ready(_: str) -> None:
+        processes.log_start("serving", settings, schema=app.state.node.schema, address=address, public_url=base_url)
+        if on_ready:
+            on_ready(address)
+
+    running_on(app, settings, base_url, on_ready=ready).run([listening])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        place = f"port {settings.port} of {settings.host}"
+        match error.errno:
+            case errno.EADDRINUSE:
+                sentence = f"{place} is taken by another process: end that, or set FEDSTAC_PORT (0: a free port)"
+            case errno.EACCES:
+                sentence = f"{place} is not open to this user: set FEDSTAC_PORT to one from 1024 on"
+            case _:
+                sentence = f"{place}: {error.strerror}; set FEDSTAC_HOST to an address of this machine"
+        raise CannotListen(sentence) from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 class Direct:
@@ -280,6 +308,8 @@ def running_on(
         proxy_strips=prefixes.is_stripped(base_url, settings, app.routes),
         limit_for=_limits(settings),
         read_timeout=settings.read_timeout_seconds,
+        on_outage=lambda error: app.state.node.outage.failed(error),
     )
     config = server.Config(guard, public_url=base_url, header_timeout=settings.read_timeout_seconds)
-    return server.Server(config, on_ready=on_ready, on_stop=lambda: app.state.node.stop())
+    lifespan = app.router.lifespan_context(app)
+    return server.Server(config, lifespan=lifespan, on_ready=on_ready, on_stop=lambda: app.state.node.stop())

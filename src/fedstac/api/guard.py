@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedstac.api import cors, problems
+from fedstac.db.connections import is_transient
 from fedstac.domain.errors import (
     BadRequest,
     BodyTimeout,
@@ -62,6 +63,7 @@ class Guard:
     public_url: where clients find the application; taken for links instead of what the Host header says.
     proxy_strips: the proxy in front always takes the public path away; else it may do so or not.
     limit_for: bytes of body that a request may have.
+    on_outage: called with what an application raised because the database is away; it logs that, once.
     read_timeout: seconds that a body may pause, and that it has before it must come at min_rate bytes per second.
     linger: seconds that a client may pause while the rest of a refused body is still read and dropped. A client that
         sends all of it before it reads gets the refusal. At most linger_bytes are read, in read_timeout and the time
@@ -75,6 +77,7 @@ class Guard:
         public_url: str | None = None,
         proxy_strips: bool = False,
         limit_for: Callable[[Scope], int] = body_limit,
+        on_outage: Callable[[Exception], object] | None = None,
         read_timeout: float = 15.0,
         min_rate: int = 1024,
         max_url: int = 16 * 1024,
@@ -87,6 +90,7 @@ class Guard:
         self.public_url = urlsplit(public_url) if public_url else None
         self.proxy_strips = proxy_strips
         self.limit_for = limit_for
+        self.on_outage = on_outage
         self.read_timeout = read_timeout
         self.min_rate = min_rate
         self.max_url = max_url
@@ -118,10 +122,16 @@ class Guard:
                 return
             except Exception as error:
                 if body.refusal is None:  # else this is what the application made of it
-                    _log.exception("request failed", method=scope["method"], path=scope["path"])
+                    self._note(error, scope)
                     body.refusal = problems.failure(error)
             if body.refusal is not None and not answer.has_started:
                 await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
+
+    def _note(self, error: Exception, scope: Scope) -> None:
+        if self.on_outage is not None and is_transient(error):
+            self.on_outage(error)
+        else:
+            _log.exception("request failed", method=scope["method"], path=scope["path"])
 
     def _as_public(self, scope: Scope) -> Scope:
         """Return a copy of the scope with the public scheme, host and path, whether or not a proxy cut the path."""

@@ -6,7 +6,6 @@ import asyncio
 import time
 
 import orjson
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,7 +22,6 @@ from fedstac.settings import Settings
 ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
 STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missing
-log = structlog.get_logger()
 
 
 async def get_health(request: Request) -> Response:
@@ -43,7 +41,8 @@ async def get_health(request: Request) -> Response:
         except Exception as error:
             if not (is_transient(error) or isinstance(error, Unavailable)):
                 raise
-            log.warning("healthcheck: the database does not answer", error=type(error).__name__)
+            if not isinstance(error, Unavailable):  # that says that many ask
+                node.outage.failed(error)
             raise Unavailable("the database does not answer; try again", retry_after=2) from None
         kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, found
     body: dict[str, object] = {"status": "ok", "node": node.settings.node, "version": __version__, "database": "ok"}

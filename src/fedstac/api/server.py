@@ -11,6 +11,7 @@ import asyncio
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 
 import httptools
 import uvicorn
@@ -48,7 +49,7 @@ class Config(uvicorn.Config):
             http=Protocol,
             ws="none",
             interface="asgi3",
-            lifespan="auto",
+            lifespan="off",  # Server has a context of its own instead
             log_config=None,
             access_log=False,
             server_header=False,
@@ -202,18 +203,31 @@ class Protocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Calls on_ready with the URL under which it listens, once it does, and on_stop before it waits for answers."""
+    """Calls on_ready with the URL under which it listens, once it does, and on_stop before it waits for answers.
+
+    lifespan: what the application needs while it serves. What it raises when it begins is raised by `run` and `serve`.
+    """
 
     def __init__(
         self,
         config: Config,
         *,
+        lifespan: AbstractAsyncContextManager[object] | None = None,
         on_ready: Callable[[str], object] | None = None,
         on_stop: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(config)
+        self._lifespan = lifespan or nullcontext()
         self._on_ready = on_ready
         self._on_stop = on_stop
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, which end the process at once until the application is ready."""
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(self._lifespan)
+            with self.capture_signals():
+                async with opened.pop_all():
+                    await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -90,10 +90,11 @@ def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
 def serve(ready_file: ReadyFile = None) -> None:
     """Serve a publishing node: API, publish workers and sequencer. Settings come from FEDSTAC_… variables."""
     from fedstac import processes
+
+    processes.start("serve")
     from fedstac.api import app as api
     from fedstac.workers import roles
 
-    processes.start("serve")
     settings = environment.load()
     api.serve(settings, roles.publishing(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
 
@@ -102,11 +103,12 @@ def serve(ready_file: ReadyFile = None) -> None:
 def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
     """Serve an index node: follow publishing nodes' feeds into a database of its own, and answer searches."""
     from fedstac import processes
+
+    processes.start("index-node")
     from fedstac.api import app as api
     from fedstac.workers import index_node as follower
     from fedstac.workers import roles
 
-    processes.start("index-node")
     settings = environment.load()
     followed = follower.sources(settings, source or ())
     settings = settings.model_copy(update={
@@ -187,9 +189,10 @@ def demo(
     from rich.console import Console
 
     from fedstac import demo as federation
-    from fedstac import embedded
+    from fedstac import embedded, processes
     from fedstac.federation import StartFailed
 
+    processes.heed_interrupts()
     console = Console(stderr=check and output == "json")
     try:
         if not check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from fedstac.cli.terminal import Output, complain, say
 from fedstac.client import documents
 from fedstac.client.transport import ClientError, Refused
 
+PROCESSES = ("serve", "index-node", "worker", "sequencer", "notifier", "identity-provider", "demo")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # a file or a disk, and no database
 
 
@@ -52,6 +54,8 @@ class Commands(TyperGroup):
             if _is_debugged():
                 raise
             sentence, code = _explain(error)
+            if ctx.invoked_subcommand in PROCESSES and code != terminal.FAULT:  # it could not start
+                code = terminal.AWAY
             complain(error if isinstance(error, Refused) else sentence, code)
             raise typer.Exit(code) from None
 
@@ -85,9 +89,16 @@ def _explain(error: Exception) -> tuple[str, int]:
     match type(error).__name__:  # those of the server's parts, which may not be installed
         case "ValidationError":
             return "; ".join(_faults(error)), terminal.USAGE
-        case (
-            "WrongNode" | "FollowedElsewhere" | "Misconfigured" | "PolicyBroken" | "SourcesUnclear" | "VocabularyBroken"
-        ):
+        case "SettingsError":  # "error parsing value for field …"
+            named = re.search(r'field "(\w+)"', str(error))
+            variable = f"FEDSTAC_{named[1].upper()}" if named else "a setting"
+            return (
+                f"{variable} is not JSON, as it has to be; docs/reference/settings.md has its form",
+                terminal.USAGE,
+            )
+        case "WrongNode" | "DatabaseUnusable" | "CannotListen" | "MigrationRefused":
+            return str(error), terminal.AWAY
+        case "FollowedElsewhere" | "Misconfigured" | "PolicyBroken" | "SourcesUnclear" | "VocabularyBroken":
             return str(error), terminal.USAGE
         case "BehindRetention":
             return "the source's feed has lost its beginning: use --from snapshot", terminal.NOT_FOUND
@@ -99,9 +110,18 @@ def _explain(error: Exception) -> tuple[str, int]:
             return str(error), terminal.AWAY
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"the results cannot be written: {error.strerror}", terminal.USAGE
+    if type(error).__module__.startswith(("asyncpg", "psycopg")) and (sentence := _of_database(error)):
+        return sentence, terminal.AWAY
     if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):
         return f"the database or the system refuses: {error}; see to FEDSTAC_DSN", terminal.AWAY
     return f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where", terminal.FAULT
+
+
+def _of_database(error: Exception) -> str | None:
+    """What is wrong with the database, where the operator can mend it."""
+    from fedstac.db import opening
+
+    return opening.explanation(error, environment.load().dsn)
 
 
 def _faults(error: Any) -> Iterator[str]:

@@ -8,6 +8,8 @@ from typing import TypeAlias
 import asyncpg
 import stamina
 
+from fedstac.runtime.outages import Outage
+
 # asyncpg is generic to the type checker only
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -26,7 +28,6 @@ SESSION = {
 TRANSIENT_CLASSES = ("40", "53", "57", "08", "55", "58", "25", "42")
 AWAY_SECONDS = 60.0
 SERVER_GRACE = 2.0  # seconds by which PostgreSQL's own limit is longer than ours
-LONGEST_REASON = 500  # characters
 REFUSED_CLASSES = ("22", "23", "54")  # data exception, integrity constraint, program limit: the item itself
 
 
@@ -40,9 +41,17 @@ async def pool(
     settings = SESSION | {"application_name": application}
     if longest is not None:
         settings["statement_timeout"] = str(int((longest + SERVER_GRACE) * 1000))
-    async for attempt in stamina.retry_context(on=is_transient, timeout=AWAY_SECONDS, attempts=None, wait_max=1.0):
+    outage = Outage("the database")
+
+    def is_away(error: Exception) -> bool:
+        if not is_transient(error) or isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+            return False
+        outage.failed(error)
+        return True
+
+    async for attempt in stamina.retry_context(on=is_away, timeout=AWAY_SECONDS, attempts=None, wait_max=1.0):
         with attempt:
-            return await asyncpg.create_pool(
+            opened = await asyncpg.create_pool(
                 dsn or None,
                 min_size=least,
                 max_size=size,
@@ -52,6 +61,8 @@ async def pool(
                 reset=_nothing_to_reset,
                 statement_cache_size=300,  # searches are literal text, and must not push out the statements of writes
             )
+            outage.ended()
+            return opened
     raise AssertionError("the last attempt raises")
 
 
@@ -76,13 +87,6 @@ def is_refusal(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return not _lacks_partition(error) and (error.sqlstate or "").startswith(REFUSED_CLASSES)
     return isinstance(error, UnicodeEncodeError)  # COPY raises what it cannot encode as it is
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in one line, for the log: its class, its SQLSTATE and its text. Not for callers."""
-    text = " ".join(str(error).split())[:LONGEST_REASON]
-    state = getattr(error, "sqlstate", None)
-    return f"{type(error).__name__}{f' ({state})' if state else ''}: {text}"
 
 
 def was_ended_in_order(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import structlog
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import audit, own_groups, queue
-from fedstac.db.connections import Connection, is_transient, reason_of, was_ended_in_order
+from fedstac.db.connections import Connection, is_transient, was_ended_in_order
 from fedstac.domain import documents
 from fedstac.domain.actions import Command, command_of
 from fedstac.domain.actions.publish import Publish
@@ -30,6 +30,7 @@ from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName, UnknownVersion, Vocabulary, name_of
 from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
+from fedstac.runtime.outages import reason_of
 from fedstac.wakeup import Backoff, pause
 
 GATHER_SECONDS, GATHERED = 0.025, 100  # with less than this in a claim, the next one waits a moment

@@ -1,0 +1,99 @@
+"""What a process finds when it opens its database, and what its operator has to do where that is of no use."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from fedstac.db.connections import Connection, is_transient
+
+SETUP = "fedstac migrate --print-setup | psql -d {name}, then: fedstac migrate"
+MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
+
+
+class DatabaseUnusable(Exception):
+    """The database is not there, refuses us, or is not prepared; the message says what to do."""
+
+
+@contextmanager
+def explained(dsn: str) -> Iterator[None]:
+    """DatabaseUnusable for an error that the operator can mend."""
+    try:
+        yield
+    except Exception as error:
+        sentence = explanation(error, dsn)
+        if sentence is None:
+            raise
+        raise DatabaseUnusable(sentence) from error
+
+
+def explanation(error: Exception, dsn: str) -> str | None:
+    """Return one sentence that says what is wrong with the database and what to do; None where it is not that."""
+    name, place = _place(dsn)
+    match error:
+        case asyncpg.InvalidCatalogNameError():
+            return f"there is no database {name!r} at {place}: run createdb {name}, then {SETUP.format(name=name)}"
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return f"PostgreSQL at {place} refuses to log us in: {error}; see to the user and password in FEDSTAC_DSN"
+        case asyncpg.InsufficientPrivilegeError():
+            return (
+                f"the database {name!r} at {place} lacks a right ({error}): run {SETUP.format(name=name)}, and let "
+                f"FEDSTAC_DSN name the user fedstac_writer"
+            )
+        case (
+            asyncpg.UndefinedTableError()
+            | asyncpg.UndefinedColumnError()
+            | asyncpg.UndefinedFunctionError()
+            | asyncpg.InvalidSchemaNameError()
+        ):
+            return f"the database {name!r} at {place} has no tables of fedstac: run {SETUP.format(name=name)}"
+        case asyncpg.exceptions.ClientConfigurationError():
+            return f"FEDSTAC_DSN is no connection URL (postgresql://user:password@host/database): {error}"
+        case psycopg.OperationalError() if error.sqlstate is None:
+            return f"the connection to PostgreSQL failed: {_first_line(error)}; see to FEDSTAC_OWNER_DSN"
+        case OSError() | asyncpg.PostgresConnectionError() | asyncpg.CannotConnectNowError():
+            return f"no PostgreSQL answers at {place} ({error}): start it, or see to FEDSTAC_DSN"
+        case asyncpg.PostgresError() if is_transient(error):
+            return f"PostgreSQL at {place} does not serve us: {error}; see to it, then start again"
+    return None
+
+
+def newest(folder: Path) -> int:
+    """Return the number of the last migration of this fedstac."""
+    return max(int(found[1]) for path in folder.iterdir() if (found := MIGRATION.fullmatch(path.name)))
+
+
+async def schema(conn: Connection, known: int, dsn: str) -> int:
+    """Return the number of the database's last migration. DatabaseUnusable where it is before the one that is known."""
+    applied = int(await conn.fetchval("SELECT coalesce(max(number), 0) FROM fedstac.migration"))
+    if applied < known:
+        name, place = _place(dsn)
+        raise DatabaseUnusable(
+            f"the database {name!r} at {place} is at migration {applied}, this fedstac needs {known}: "
+            f"run fedstac migrate"
+        )
+    return applied
+
+
+def _place(dsn: str) -> tuple[str, str]:
+    """The database's name, and the host and port of its server, as far as the URL and PostgreSQL's variables say."""
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.Error:
+        parts = {}
+    user = parts.get("user") or os.environ.get("PGUSER") or "postgres"
+    name = parts.get("dbname") or os.environ.get("PGDATABASE") or user
+    host = parts.get("host") or os.environ.get("PGHOST") or "localhost"
+    port = parts.get("port") or os.environ.get("PGPORT") or "5432"
+    return str(name), f"{host}:{port}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,255 @@
+"""How processes of a node start and end, as their operator sees it: lines on standard error, and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from fedstac import __version__, embedded, federation
+from fedstac.db import opening
+from fedstac.settings import folder
+from tests.scenarios.watching import wait_until
+
+BARE = {name: value for name, value in os.environ.items() if not name.startswith(("FEDSTAC_", "PG"))}
+SECONDS = 120  # a hang guard, not a promise
+
+
+def fedstac(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, where nothing is set but what is named."""
+    return subprocess.run(
+        [sys.executable, "-m", "fedstac.cli", *arguments], env=BARE | environment, cwd="/", text=True,
+        capture_output=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def empty(cluster: embedded.Cluster) -> Iterator[str]:
+    """A database that nobody has prepared."""
+    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE DATABASE unprepared")
+        yield cluster.dsn("unprepared")
+        conn.execute("DROP DATABASE unprepared WITH (FORCE)")
+
+
+@pytest.fixture
+def folder_of_own() -> Iterator[Path]:
+    """A folder that PostgreSQL's account may enter."""
+    path = Path(tempfile.mkdtemp(prefix="fedstac-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def is_one_line(done: subprocess.CompletedProcess[str], *words: str) -> bool:
+    """Whether the command ended with one sentence that has these words, and nothing else."""
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert all(word in line for word in words), line
+    return True
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_process_on_an_empty_database_says_that_it_has_to_be_prepared(command: str, empty: str) -> None:
+    done = fedstac(command, FEDSTAC_DSN=empty, FEDSTAC_PORT="0")
+    assert is_one_line(done, "'unprepared'", "fedstac migrate --print-setup", "fedstac migrate")
+    assert done.returncode == 5
+
+
+def test_a_database_that_is_not_there_is_named(cluster: embedded.Cluster) -> None:
+    done = fedstac("serve", FEDSTAC_DSN=cluster.dsn("nowhere"), FEDSTAC_PORT="0")
+    assert is_one_line(done, "no database 'nowhere'", "createdb nowhere")
+    assert done.returncode == 5
+
+
+def test_an_older_database_has_to_be_migrated_first(
+    make_database: Callable[[], str], cluster: embedded.Cluster
+) -> None:
+    dsn = make_database()
+    name = dsn.rpartition("/")[2].partition("?")[0]
+    newest = opening.newest(folder("migrations"))
+    with psycopg.connect(cluster.dsn(name), autocommit=True) as conn:
+        conn.execute("DELETE FROM fedstac.migration WHERE number = %s", (newest,))
+    done = fedstac("serve", FEDSTAC_DSN=dsn, FEDSTAC_NODE="west", FEDSTAC_PORT="0")
+    assert is_one_line(done, f"at migration {newest - 1}", f"needs {newest}", "run fedstac migrate")
+    assert done.returncode == 5
+
+
+def test_a_user_that_postgresql_does_not_know_is_named(cluster: embedded.Cluster) -> None:
+    done = fedstac("serve", FEDSTAC_DSN=cluster.dsn("postgres", user="nobody-here"), FEDSTAC_PORT="0")
+    assert is_one_line(done, "nobody-here", "FEDSTAC_DSN")
+    assert done.returncode == 5
+
+
+def test_a_database_of_another_node_is_refused(make_database: Callable[[], str]) -> None:
+    dsn = make_database()
+    with psycopg.connect(dsn, autocommit=True) as conn, serving(dsn):
+        assert conn.execute("SELECT origin FROM fedstac.feed_state").fetchall() == [("west",)]
+    done = fedstac("serve", FEDSTAC_DSN=dsn, FEDSTAC_NODE="east", FEDSTAC_PORT="0")
+    assert is_one_line(done, "'west'", "FEDSTAC_NODE=west")
+    assert done.returncode == 5
+
+
+def test_a_port_that_is_taken_is_named(empty: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = fedstac("serve", FEDSTAC_DSN=empty, FEDSTAC_PORT=port)
+    assert is_one_line(done, f"port {port} of 127.0.0.1 is taken", "FEDSTAC_PORT")
+    assert "FEDSTAC_DSN" not in done.stderr
+    assert done.returncode == 5
+
+
+def test_a_host_of_another_machine_is_named(empty: str) -> None:
+    done = fedstac("serve", FEDSTAC_DSN=empty, FEDSTAC_HOST="192.0.2.1", FEDSTAC_PORT="0")
+    assert is_one_line(done, "192.0.2.1", "FEDSTAC_HOST")
+    assert done.returncode == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CV_PINS", "CMIP6=1"), ("PORT", "http"), ("DSN", "mysql://db"), ("POLICY", "/nowhere/policy.yaml")],
+)
+def test_a_setting_of_the_wrong_form_is_named(name: str, value: str, empty: str) -> None:
+    done = fedstac("serve", **{"FEDSTAC_DSN": empty, "FEDSTAC_PORT": "0", f"FEDSTAC_{name}": value})
+    assert is_one_line(done, value if name == "POLICY" else f"FEDSTAC_{name}")
+    assert done.returncode == 5
+
+
+def test_commands_that_need_the_database_say_what_it_lacks(empty: str, cluster: embedded.Cluster) -> None:
+    listed = fedstac("token", "list", FEDSTAC_DSN=empty)
+    assert is_one_line(listed, "'unprepared'", "fedstac migrate")
+    migrated = fedstac("migrate", FEDSTAC_OWNER_DSN=cluster.dsn("nowhere"))
+    assert is_one_line(migrated, '"nowhere" does not exist', "FEDSTAC_OWNER_DSN")
+    unprepared = fedstac("migrate", FEDSTAC_OWNER_DSN=empty)
+    assert is_one_line(unprepared, "fedstac migrate --print-setup")
+    assert [done.returncode for done in (listed, migrated, unprepared)] == [5, 5, 5]
+
+
+# --- the log, and the end ---
+
+
+class Running:
+    """A process of a node that is ready, and what it logs."""
+
+    def __init__(self, home: Path, dsn: str, command: str, *, ignored: bool, environment: dict[str, str]) -> None:
+        self.log, ready = home / "log", home / "ready"
+        variables = {"FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_PORT": "0", **environment}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fedstac.cli", command, "--ready-file", str(ready)], env=BARE | variables,
+                cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                preexec_fn=ignore_interrupts if ignored else None,
+            )  # fmt: skip
+        wait_until(lambda: ready.exists() or self.process.poll() is not None, what=f"{command} is ready")
+        assert self.process.poll() is None, self.log.read_text()
+        self.url = json.loads(ready.read_text()).get("url", "")
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def ends(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(SECONDS)
+
+
+def ignore_interrupts() -> None:
+    """As a shell does that starts a command in the background without job control (POSIX, 2.11)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def serving(dsn: str, command: str = "serve", *, ignored: bool = False, **environment: str) -> Iterator[Running]:
+    with tempfile.TemporaryDirectory() as home:
+        running = Running(Path(home), dsn, command, ignored=ignored, environment=environment)
+        try:
+            yield running
+        finally:
+            running.process.kill()
+            running.process.wait()
+
+
+def test_the_first_line_says_where_what_and_as_what_it_serves(dsn: str) -> None:
+    with serving(dsn, FEDSTAC_PUBLIC_URL="https://west.example") as running:
+        [line] = [line for line in running.lines if line["event"] == "serving"]
+        assert line["address"] == running.url
+        assert line.items() >= {
+            "public_url": "https://west.example", "node": "west", "version": __version__, "role": "serve",
+            "schema": opening.newest(folder("migrations")), "level": "info",
+        }.items()  # fmt: skip
+        assert running.ends(signal.SIGTERM) == -signal.SIGTERM
+        assert not [line for line in running.lines if line["level"] in ("warning", "error")]
+
+
+@pytest.mark.parametrize("command", ["worker", "sequencer", "notifier"])
+def test_parts_without_an_address_say_what_started_too(command: str, dsn: str) -> None:
+    with serving(dsn, command, ignored=True) as running:
+        [line] = [line for line in running.lines if line["event"] == "working"]
+        assert (line["role"], line["node"], line["version"]) == (command, "west", __version__)
+        assert running.ends(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_ends_a_server_also_where_it_was_started_in_the_background(ignored: bool, dsn: str) -> None:
+    with serving(dsn, ignored=ignored) as running:
+        assert running.ends(signal.SIGINT) == 130
+
+
+def test_ctrl_c_ends_an_identity_provider_in_the_background(dsn: str) -> None:
+    with serving(dsn, "identity-provider", ignored=True) as running:
+        assert running.ends(signal.SIGINT) in (0, 130)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_waits_for_the_database_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never says anything
+        dsn = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/fedstac"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fedstac.cli", "serve"], env=BARE | {"FEDSTAC_DSN": dsn, "FEDSTAC_PORT": "0"},
+            cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=ignore_interrupts,
+        )  # fmt: skip
+        silent.settimeout(SECONDS)
+        with silent.accept()[0]:
+            process.send_signal(number)
+            _, said = process.communicate(timeout=SECONDS)
+        assert "Traceback" not in said
+        assert process.returncode == (130 if number is signal.SIGINT else -signal.SIGTERM)
+
+
+def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends(folder_of_own: Path) -> None:
+    with embedded.cluster(folder_of_own / "pg", settings={"fsync": "off"}) as cluster:
+        with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE DATABASE fedstac")
+        federation.make_database(cluster, "fedstac", lambda _: None)
+        with (
+            serving(cluster.dsn("fedstac"), FEDSTAC_RUN_WORKERS="false") as running,
+            httpx.Client(base_url=running.url, trust_env=False, timeout=SECONDS) as http,
+        ):
+            assert http.get("/search").status_code == 200
+            before = len(running.lines)
+            with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
+                conn.execute("ALTER DATABASE fedstac ALLOW_CONNECTIONS false")
+                conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'fedstac'")
+                refused = [http.get(path) for path in ("/search", "/collections", "/", "/search", "/healthcheck") * 3]
+                assert {answer.status_code for answer in refused[3:]} == {503}
+                assert all(answer.headers["retry-after"] for answer in refused[3:])
+                conn.execute("ALTER DATABASE fedstac ALLOW_CONNECTIONS true")
+            wait_until(lambda: any("is back" in line["event"] for line in running.lines), what="it is back")
+            assert http.get("/search").status_code == 200
+            began, ended = [line for line in running.lines[before:] if line["event"] != "request"]
+            assert (began["level"], "away" in began["event"]) == ("warning", True)
+            assert ended["failures"] >= 10
+            assert "exception" not in began
