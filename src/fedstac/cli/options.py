@@ -23,8 +23,8 @@ Sources = Annotated[
 ]
 CODES = (
     "[bold]Exit codes[/bold]: 0 done · 1 some items rejected or failed, or differences found · 2 wrong usage · "
-    "3 not found · 4 not authorised · 5 server, database or system unreachable, failing after all tries, or a process that "
-    "cannot start · 70 a fault in fedstac itself · 130 interrupted · 141 the reader of the output has gone"
+    "3 not found · 4 not authorised · 5 server, database or system unreachable, failing after all tries, or a process "
+    "that cannot start · 70 a fault in fedstac itself · 130 interrupted · 141 the reader of the output has gone"
 )
 
 
