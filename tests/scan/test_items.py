@@ -300,3 +300,62 @@ def test_what_the_file_leaves_out_is_the_vocabularys(root: Path, cmip6: Vocabula
     assert properties["cmip6:experiment"] == ATTRIBUTES["experiment"]
     assert properties["cmip6:variable_cf_standard_name"] == VARIABLE["standard_name"]
     assert findings(item) == []
+
+
+# --- datasets beside each other ---
+
+
+def test_a_newer_version_that_covers_less_is_named(root: Path) -> None:
+    """The files of one run lie in the folders of two versions."""
+    for year in (1850, 1851, 1852):
+        amon(year, year).write(drs(root, "20180912"))
+    amon(1853, 1853).write(drs(root, "20180913"))
+    made, [fault] = scanned(root)
+    assert [item["id"][-9:] for item in made] == ["v20180912", "v20180913"]
+    assert (fault.rule, fault.severity, fault.path) == ("coverage", Severity.WARNING, made[1]["id"])
+    for part in (made[0]["id"], "1850-01-01T00:00:00Z to 1852-12-31T23:59:59Z", made[1]["id"], "1853-01-01T00:00:00Z",
+                 "--ignore-version-folders"):  # fmt: skip
+        assert part in fault.message
+
+
+def test_files_in_two_versions_folders_can_be_one_version(root: Path) -> None:
+    amon(1850, 1852).write(drs(root, "20180912"))
+    amon(1853, 1853).write(drs(root, "20180913"))
+    [item], faults = scanned(root, version="20180913", ignore_folders=True)
+    assert faults == []
+    assert item["id"].endswith(".v20180913")
+    properties = item["properties"]
+    assert (properties["start_datetime"], properties["end_datetime"]) == (
+        "1850-01-01T00:00:00Z",
+        "1853-12-31T23:59:59Z",
+    )
+    paths = [asset["file:local_path"].split("/")[-2] for asset in item["assets"].values()]
+    assert paths == ["v20180912", "v20180913"]
+
+
+def test_a_newer_version_that_covers_as_much_is_nothing_to_say(root: Path) -> None:
+    amon(1850, 1851).write(drs(root, "20180912"))
+    amon(1850, 1853).write(drs(root, "20180913"))
+    made, faults = scanned(root)
+    assert (len(made), faults) == (2, [])
+
+
+def test_an_unchanged_file_may_be_in_two_versions(root: Path) -> None:
+    amon(1850, 1850).write(drs(root, "20180912"))
+    same = drs(root, "20180913")
+    amon(1850, 1850).write(same)
+    amon(1851, 1851).write(same)
+    for path in same.glob("*185001*"):  # byte for byte
+        path.write_bytes((drs(root, "20180912") / path.name).read_bytes())
+    made, faults = scanned(root)
+    assert (len(made), faults) == (2, [])
+
+
+def test_one_run_under_two_names_is_named(root: Path) -> None:
+    path = amon().write(drs(root))
+    other = amon(member="r2i1p1f1", attributes={"variant_label": "r2i1p1f1"})
+    other = other.but(tracking_id=tracking_id(path.name))
+    other.write(drs(root, member="r2i1p1f1"))
+    made, faults = scanned(root)
+    assert len(made) == 2
+    assert [fault.rule for fault in faults] == ["tracking-id"]

@@ -65,6 +65,19 @@ def test_versions_come_from_the_nearest_folder_or_from_the_command(root: Path, h
     assert found(root / "flat", here, "20210101") == (["flat/y.nc@20210101"], [])
 
 
+def test_folders_say_no_version_where_they_are_to_be_ignored(root: Path, here: Site) -> None:
+    for version in ("20180912", "20180913"):
+        put(root / f"v{version}/{version}.nc")
+    listed = list(listing.files(str(root), here, "20180913", ignore_folders=True))
+    assert [one.version for one in listed if isinstance(one, Found)] == ["20180913", "20180913"]
+    lines = "".join(f"a.b#20180913 | {path} | 1\n" for path in sorted(root.rglob("*.nc")))
+    (root / "map").write_text(lines)
+    listed = list(listing.files(str(root / "map"), here, ignore_folders=True))
+    assert [one.version for one in listed if isinstance(one, Found)] == ["20180913", "20180913"]
+    [refused] = [one for one in listing.files(str(root / "map"), here) if isinstance(one, Fault)]
+    assert "--ignore-version-folders" in refused.message
+
+
 def test_links_are_followed_within_the_root_once_and_loops_end(root: Path, here: Site) -> None:
     put(root / "files/d20200101/x.nc")
     put(root / "v20200101/y.nc")

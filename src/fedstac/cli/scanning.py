@@ -60,6 +60,13 @@ def scan(
     version: Annotated[
         str, typer.Option("--version", metavar="YYYYMMDD", help="Of files that are in no folder vYYYYMMDD.")
     ] = "",
+    ignore_version_folders: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-version-folders",
+            help="Folders vYYYYMMDD say no version: --version's, or the mapfile's, is of all.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="File for the items, put there when all is done; else stdout.")
     ] = None,
@@ -85,7 +92,8 @@ def scan(
         described = _site(source, site_file, node=node, base_url=base_url, root=root)
         run = Scan(
             source, described, state=state or _state(), version=version or None, vocabulary=_vocabulary(),
-            jobs=jobs or scanning.processors(), trust=trust_checksums, afresh=afresh,
+            ignore_folders=ignore_version_folders, jobs=jobs or scanning.processors(), trust=trust_checksums,
+            afresh=afresh,
         )  # fmt: skip
         _follow(run, _Report(run, form, has_bar=out is not None or not sys.stdout.isatty()), out)
     except (scanning.NoListing, scanning.SiteBroken, scanning.StateBroken) as error:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from fedstac.domain import crosschecks
 from fedstac.domain.errors import Severity
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.scan import items, listing
@@ -41,6 +42,7 @@ def processors() -> int:
 class Scan:
     """One run over a folder or mapfile (`source`). `version` (YYYYMMDD) is that of files whose folder says none.
 
+    `ignore_folders`: no folder says a version, so that `version`, or the mapfile's, is that of all files.
     `trust`: checksums of the mapfile count, and files are not read as a whole. `afresh`: what is remembered is not
     used. `counts` says at any time: files found, read now, remembered, unusable; datasets made, kept back; errors and
     warnings. `size`: bytes of all files; `to_read` and `was_read`: bytes to compute checksums from.
@@ -53,6 +55,7 @@ class Scan:
         *,
         state: Path | None,
         version: str | None = None,
+        ignore_folders: bool = False,
         vocabulary: Vocabulary | None = None,
         jobs: int = 1,
         trust: bool = False,
@@ -60,7 +63,8 @@ class Scan:
     ) -> None:
         if version is not None and not listing.is_version(version):
             raise NoListing(f"the version {version!r} is no date of the calendar (YYYYMMDD)")
-        self._source, self._site, self._version, self._vocabulary = source, site, version, vocabulary
+        self._source, self._site, self._vocabulary = source, site, vocabulary
+        self._version, self._ignore_folders = version, ignore_folders
         self._jobs, self._trust, self._afresh, self._state = max(1, jobs), trust, afresh, state
         self._memory: Memory | None = None
         self._readers: Readers | None = None
@@ -97,7 +101,7 @@ class Scan:
     # --- files ---
 
     def _list(self, memory: Memory) -> Iterator[Fault | None]:
-        for found in listing.files(self._source, self._site, self._version):
+        for found in listing.files(self._source, self._site, self._version, ignore_folders=self._ignore_folders):
             if isinstance(found, Fault):
                 yield self._unusable(found)
                 continue
@@ -160,13 +164,8 @@ class Scan:
         for rule, message in facts["notes"]:
             yield self._fault(Fault(found.path, rule, message, Severity.WARNING))
         last = found.folder.rpartition("/")[2]
-        memory.settle(
-            n,
-            facts,
-            dataset=f"{base}.v{found.version}",
-            folder=f"{found.root}/{found.folder}" if VERSION.fullmatch(last) else "",
-            tracking=facts["attributes"]["tracking_id"].lower(),
-        )
+        folder = f"{found.root}/{found.folder}" if VERSION.fullmatch(last) else ""
+        memory.settle(n, found, facts, base=base, folder=folder)
 
     def _unusable(self, fault: Fault, found: Found | None = None) -> Fault:
         """Counts it, and notes which dataset is not whole without it: the mapfile's, or that of its neighbours."""
@@ -191,14 +190,23 @@ class Scan:
         for tracking, one, other in memory.shared_tracking_ids():
             message = f"{one.path} and {other.path} have one tracking id, {tracking}"
             yield self._fault(Fault(other.path, "tracking-id", message, Severity.WARNING))
+        before: tuple[str, crosschecks.Version] | None = None
         for id, files in memory.datasets():
             faults = [*items.disagreements(id, files), *self._lacking(id, files)]
             yield from map(self._fault, faults)
             yield from map(self._fault, items.overlaps(id, files))
             if faults or id in mixed:
                 self.counts["kept back"] += 1
-            else:
-                yield items.item(id, files, self._site, self._vocabulary)
+                continue
+            item = items.item(id, files, self._site, self._vocabulary)
+            base, covered = item["properties"]["base_id"], items.covered(item)
+            if before is not None and before[0] == base and (found := crosschecks.coverage(before[1], covered)):
+                message = (
+                    f"{found.message}; if they are one version, say it: --version YYYYMMDD --ignore-version-folders"
+                )
+                yield self._fault(Fault(id, found.rule, message, Severity.WARNING))
+            before = base, covered
+            yield item
 
     def _lacking(self, id: str, files: items.Files) -> Iterator[Fault]:
         """A dataset that is not whole is not made: its files could not be added under the same version later."""

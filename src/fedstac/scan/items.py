@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid3
 
+from fedstac.domain.crosschecks import Version
 from fedstac.domain.errors import Severity
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.scan import extents
@@ -118,6 +119,13 @@ def overlaps(id: str, files: Files) -> Iterator[Fault]:
 
 
 # --- the item ---
+
+
+def covered(item: Mapping[str, Any]) -> Version:
+    """What time an item's version covers."""
+    properties = item["properties"]
+    start, end = properties["start_datetime"], properties["end_datetime"]
+    return Version(item["id"], int(properties["version"]), start, end)
 
 
 def item(id: str, files: Files, site: Site, vocabulary: Vocabulary | None = None) -> dict[str, Any]:

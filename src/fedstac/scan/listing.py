@@ -37,13 +37,18 @@ def is_version(text: str) -> bool:
     return len(text) == 8
 
 
-def files(path: str, site: Site, version: str | None = None) -> Iterator[Found | Fault]:
-    """The files of a folder or a mapfile; `version` is that of files whose folder says none. NoListing."""
+def files(
+    path: str, site: Site, version: str | None = None, *, ignore_folders: bool = False
+) -> Iterator[Found | Fault]:
+    """The files of a folder or a mapfile; `version` is that of files whose folder says none. NoListing.
+
+    `ignore_folders`: no folder's version counts, only `version` or the mapfile's.
+    """
     path = os.path.abspath(path)
     if os.path.isdir(path):
-        yield from _Folder(site, version).files(path)
+        yield from _Folder(site, version, ignore_folders=ignore_folders).files(path)
     else:
-        yield from _mapfile(path, site)
+        yield from _mapfile(path, site, ignore_folders=ignore_folders)
 
 
 # --- folders ---
@@ -53,8 +58,8 @@ class _Folder:
     """A walk in the order of names. Links to folders come last, and only to what the walk has not seen: `latest`
     beside `v20200101` is the same folder, and a loop has an end."""
 
-    def __init__(self, site: Site, version: str | None) -> None:
-        self._site, self._version = site, version
+    def __init__(self, site: Site, version: str | None, *, ignore_folders: bool) -> None:
+        self._site, self._version, self._ignore_folders = site, version, ignore_folders
         self._roots = [os.path.realpath(root.folder) for root in site.roots]
         self._seen: set[str] = set()
         self._links: list[str] = []
@@ -94,7 +99,9 @@ class _Folder:
 
     def _entry(self, entry: os.DirEntry[str]) -> Iterator[Found | Fault]:
         if not entry.is_symlink() or not _is_folder(entry):
-            yield located(entry.path, self._site, self._roots, fallback=self._version)
+            yield located(
+                entry.path, self._site, self._roots, fallback=self._version, ignore_folders=self._ignore_folders
+            )
         elif any(is_below(os.path.realpath(entry.path), root) for root in self._roots):
             self._links.append(entry.path)
         else:
@@ -123,7 +130,13 @@ def _clean(path: str) -> str:
 
 
 def located(
-    path: str, site: Site, roots: Sequence[str], *, fallback: str | None = None, version: str | None = None
+    path: str,
+    site: Site,
+    roots: Sequence[str],
+    *,
+    fallback: str | None = None,
+    version: str | None = None,
+    ignore_folders: bool = False,
 ) -> Found | Fault:
     """A file below one of the roots (resolved), with its version: the one given, else its folder's, else `fallback`."""
     try:
@@ -143,21 +156,23 @@ def located(
     above = str(site.roots[root].folder)  # the path as people know it, where it can be said below the root
     is_plain = is_below(path, above) and os.path.normpath(path) == path
     local = os.path.relpath(path, above) if is_plain else os.path.relpath(real, roots[root])
-    told = [match[1] for step in local.split("/")[:-1] if (match := VERSION.fullmatch(step))]
-    found = version or (told[-1] if told else fallback)
+    steps = () if ignore_folders else local.split("/")[:-1]
+    versions = [match[1] for step in steps if (match := VERSION.fullmatch(step))]
+    found = version or (versions[-1] if versions else fallback)
     if found is None:
         return Fault(path, "version", "no folder above it is a version (v20200101); say it with --version")
     if not is_version(found):
         return Fault(path, "version", f"its version {shown(found)} is no date of the calendar (YYYYMMDD)")
-    if version and told and told[-1] != version:
-        return Fault(path, "version", f"the mapfile says version {version}, its folder v{told[-1]}")
+    if version and versions and versions[-1] != version:
+        remedy = "to take the mapfile's for all, say --ignore-version-folders"
+        return Fault(path, "version", f"the mapfile says version {version}, its folder v{versions[-1]}; {remedy}")
     return Found(path, real, local, root, status.st_size, status.st_mtime_ns, found)
 
 
 # --- mapfiles ---
 
 
-def _mapfile(path: str, site: Site) -> Iterator[Found | Fault]:
+def _mapfile(path: str, site: Site, *, ignore_folders: bool) -> Iterator[Found | Fault]:
     """`dataset_id#version | path | size | name=value | …`, as esgmapfiles writes it; # begins a comment."""
     roots = [os.path.realpath(root.folder) for root in site.roots]
     seen: set[str] = set()
@@ -167,12 +182,14 @@ def _mapfile(path: str, site: Site) -> Iterator[Found | Fault]:
                 if number == 1 and (line.startswith((b"\x89HDF", b"CDF")) or b"\0" in line):
                     raise NoListing(f"{path} is no mapfile; for one NetCDF file, give its folder")
                 if line.strip() and not line.startswith(b"#"):
-                    yield from _line(line, f"{path}:{number}", site, roots, seen)
+                    yield from _line(line, f"{path}:{number}", site, roots, seen, ignore_folders=ignore_folders)
     except OSError as error:
         raise NoListing(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _line(line: bytes, place: str, site: Site, roots: Sequence[str], seen: set[str]) -> Iterator[Found | Fault]:
+def _line(
+    line: bytes, place: str, site: Site, roots: Sequence[str], seen: set[str], *, ignore_folders: bool
+) -> Iterator[Found | Fault]:
     text = line.decode(errors="replace").strip()
     dataset, *rest = (part.strip() for part in text.split(" | "))
     match = DATASET.fullmatch(dataset)
@@ -190,7 +207,7 @@ def _line(line: bytes, place: str, site: Site, roots: Sequence[str], seen: set[s
         yield Fault(where, "mapfile", f"{place} names this file a second time", dataset=whole)
     else:
         seen.add(where)
-        found = located(where, site, roots, version=match["version"])
+        found = located(where, site, roots, version=match["version"], ignore_folders=ignore_folders)
         if isinstance(found, Fault):
             yield replace(found, dataset=whole)
         elif int(size) != found.size:

@@ -25,7 +25,7 @@ PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS facts (real TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, facts TEXT) WITHOUT ROWID;
 CREATE TEMP TABLE listing (
     n INTEGER PRIMARY KEY, found TEXT NOT NULL, is_settled INTEGER NOT NULL DEFAULT 0,
-    facts TEXT, dataset TEXT, folder TEXT, tracking TEXT
+    facts TEXT, dataset TEXT, folder TEXT, tracking TEXT, base TEXT, checksum TEXT
 );
 CREATE INDEX temp.by_dataset ON listing (dataset);
 """
@@ -93,12 +93,17 @@ class Memory:
                 yield n, Found(**json.loads(text))
             last = rows[-1][0]
 
-    def settle(self, n: int, facts: Facts, *, dataset: str, folder: str, tracking: str) -> None:
-        """The facts of a listed file. `folder`: where all files have to be of one dataset; empty: they need not."""
+    def settle(self, n: int, found: Found, facts: Facts, *, base: str, folder: str) -> None:
+        """The facts of a listed file of the dataset `base`. `folder`: where all files have to be of one dataset; empty:
+        they need not."""
         self._db.execute(
-            "UPDATE listing SET is_settled = 1, facts = ?, dataset = ?, folder = ?, tracking = ? WHERE n = ?",
-            (json.dumps(facts), dataset, folder, tracking, n),
-        )
+            "UPDATE listing SET is_settled = 1, facts = ?, dataset = ?, folder = ?, tracking = ?, base = ?, "
+            "checksum = ? WHERE n = ?",
+            (
+                json.dumps(facts), f"{base}.v{found.version}", folder, facts["attributes"]["tracking_id"].lower(), base,
+                facts["sha256"] or found.checksum, n,
+            ),
+        )  # fmt: skip
 
     def refuse(self, n: int) -> None:
         """A listed file is part of no dataset."""
@@ -131,10 +136,11 @@ class Memory:
         return mixed
 
     def shared_tracking_ids(self) -> list[tuple[str, Found, Found]]:
-        """Tracking ids that several files have, with two of them."""
+        """Tracking ids that different files have, with two of them. An unchanged file may be in several versions."""
         rows = self._db.execute(
             "SELECT tracking, min(n), max(n) FROM listing WHERE tracking IS NOT NULL GROUP BY tracking "
-            "HAVING count(*) > 1 ORDER BY min(n)"
+            "HAVING count(DISTINCT checksum) > 1 OR count(DISTINCT base) > 1 OR count(*) > count(DISTINCT dataset) "
+            "ORDER BY min(n)"
         ).fetchall()
         return [(tracking, self._found(first), self._found(last)) for tracking, first, last in rows]
 
