@@ -97,3 +97,58 @@ async def test_a_dataset_that_an_earlier_release_took_under_an_id_with_a_comma_s
         answer = await free.admin.request(method, route, json=body)
         assert answer.status_code == 200, (method, route, answer.text)
     assert (await free.admin.post(ITEMS, json=item("c,d"))).status_code == 400
+
+
+# --- STAC versions ---
+
+
+async def test_an_item_of_stac_1_0_is_stored_as_one_of_1_1_with_a_warning(free: Api) -> None:
+    old = item("old", stac_version="1.0.0", properties={**ITEM["properties"], "license": "proprietary"})
+    rehearsed = (await free.admin.post(ITEMS, params={"dry_run": "true"}, json=old)).json()["items"][0]
+    assert (rehearsed["outcome"], {each["severity"] for each in rehearsed["findings"]}) == ("new", {"warning"})
+    assert [each["pointer"] for each in rehearsed["findings"]] == ["/stac_version", "/properties/license"]
+    posted = await free.admin.post(ITEMS, json=old)
+    assert posted.status_code == 201, posted.text
+    served = (await free.anyone.get(f"{ITEMS}/old")).json()
+    assert (served["stac_version"], served["properties"]["license"]) == ("1.1.0", "other")
+    [request, *_] = (await free.admin.get("/requests")).json()["requests"]
+    results = (await free.admin.get(f"/requests/{request['id']}/items")).json()["items"]
+    assert [each["rule"] for each in results[0]["findings"]] == ["stac-version", "stac-version"]
+    for again in (await free.admin.post(ITEMS, json=old), await free.admin.put(f"{ITEMS}/old", json=old)):
+        assert again.status_code == 200, again.text
+    assert (await free.anyone.get(f"{ITEMS}/old")).json() == served
+
+
+async def test_an_item_of_stac_1_0_may_take_the_place_of_one_that_is_there(free: Api) -> None:
+    old = item(stac_version="1.0.0", properties={**ITEM["properties"], "description": "old"})
+    path = f"{ITEMS}/swath-1"
+    rehearsed = (await free.admin.put(path, params={"dry_run": "true"}, json=old)).json()
+    assert (rehearsed["outcome"], [each["rule"] for each in rehearsed["findings"]]) == ("updated", ["stac-version"])
+    assert (await free.admin.put(path, json=old)).status_code == 200
+    assert (await free.anyone.get(path)).json()["stac_version"] == "1.1.0"
+
+
+@pytest.mark.parametrize("version", ["0.9.0", "1.0.0-rc.2", "1.0.0-beta.1", "0.6.2", "1.2.0", "2", ""])
+async def test_another_stac_version_is_refused_by_its_name(free: Api, version: str) -> None:
+    for method, path, body in (
+        ("POST", ITEMS, item("x", stac_version=version)), ("PUT", f"{ITEMS}/swath-1", item(stac_version=version)),
+        ("PATCH", f"{ITEMS}/swath-1", {"stac_version": version}),
+        ("POST", "/collections", {**sample.collection("x"), "stac_version": version}),
+    ):  # fmt: skip
+        refused = await free.admin.request(method, path, json=body)
+        assert refused.status_code == 400, (method, path, refused.text)
+        errors = refused.json()["errors"]
+        assert [(each["rule"], each["pointer"], each["suggestion"]) for each in errors] == [
+            ("stac-version", "/stac_version", "1.1.0")
+        ]
+        assert f"STAC {version!r} is not taken here" in errors[0]["detail"]
+
+
+async def test_a_collection_of_stac_1_0_is_stored_as_one_of_1_1(free: Api) -> None:
+    uri = "https://stac-extensions.github.io/item-assets/v1.0.0/schema.json"
+    old = {**sample.collection("old"), "stac_version": "1.0.0", "license": "various", "stac_extensions": [uri],
+           "item_assets": {"data": {"type": "application/netcdf", "roles": ["data"]}}}  # fmt: skip
+    assert (await free.admin.post("/collections", json=old)).status_code == 201
+    served = (await free.anyone.get("/collections/old")).json()
+    assert (served["stac_version"], served["license"], served["stac_extensions"]) == ("1.1.0", "other", [])
+    assert served["item_assets"] == old["item_assets"]

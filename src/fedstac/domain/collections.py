@@ -6,6 +6,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from fedstac.domain import stac_versions
 from fedstac.domain.errors import Finding, StacInvalid
 from fedstac.domain.identifiers import COLLECTION_ID
 
@@ -14,16 +15,22 @@ SERVER_LINKS = frozenset(("self", "root", "parent", "items", "item", QUERYABLES)
 
 
 def check(document: object, schema: jsonschema_rs.Validator, named: str | None) -> dict[str, Any]:
-    """The collection less the server's links; StacInvalid with all findings where it is refused."""
+    """The collection less the server's links; StacInvalid with all findings where it is refused.
+
+    One of STAC 1.0.0 becomes one of 1.1.0.
+    """
     if not isinstance(document, dict):
         raise StacInvalid(
             "the body is no JSON object; send a STAC Collection", findings=(Finding("shape", "", "not a JSON object"),)
         )
-    findings = [
+    collection: dict[str, Any]
+    collection, _ = stac_versions.upgraded(document)
+    findings = list(stac_versions.check(collection))
+    findings += [
         Finding("stac-core", "".join(f"/{step}" for step in error.instance_path), error.message[:300])
-        for error in schema.iter_errors(document)
+        for error in schema.iter_errors({**collection, "stac_version": stac_versions.CURRENT})
     ]
-    name = document.get("id")
+    name = collection.get("id")
     if not isinstance(name, str) or not COLLECTION_ID.fullmatch(name):
         findings.append(
             Finding("id", "/id", "a collection's id has 1 to 128 letters, digits, dots, hyphens and underscores")
@@ -32,5 +39,5 @@ def check(document: object, schema: jsonschema_rs.Validator, named: str | None) 
         findings.append(Finding("id", "/id", f"{name!r} is not the collection {named!r} that is addressed"))
     if findings:
         raise StacInvalid(f"the collection is not valid: {findings[0].message}", findings=tuple(findings))
-    kept = [link for link in document["links"] if link["rel"] not in SERVER_LINKS]
-    return {**document, "links": kept}
+    kept = [link for link in collection["links"] if link["rel"] not in SERVER_LINKS]
+    return {**collection, "links": kept}

@@ -57,6 +57,7 @@ RULES: Final[Mapping[str, Rule]] = {
         fixed=True,
     ),
     "id-template": Rule("The id has the form that the project gives to dataset ids", fixed=True),
+    "stac-version": Rule("The item is of STAC 1.1.0, or of 1.0.0, which is stored as 1.1.0 with a warning", fixed=True),
     "stac-core": Rule("The item, as it will be served, is valid by the STAC 1.1.0 item schema", fixed=True),
     "file": Rule("Members that begin with `file:` are those of the file extension", fixed=True),
     "alternate-assets": Rule("`alternate` is as the alternate-assets extension has it", fixed=True),

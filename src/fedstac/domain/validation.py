@@ -16,7 +16,7 @@ from typing import Any, Final
 import jsonschema_rs
 import orjson
 
-from fedstac.domain import documents, geometry, rules
+from fedstac.domain import documents, geometry, rules, stac_versions
 from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
 from fedstac.domain.identifiers import LONGEST_ID, fault_of_id, fault_of_new_id
 from fedstac.domain.model import Draft, moment
@@ -53,17 +53,19 @@ class Checker:
         StacInvalid, with all findings, where one is an error of a fixed rule. Errors of others come back with the
         draft: whether they refuse it depends on what is stored (see `excused`).
         """
-        findings = self.lasting(document, collection, vocabulary)
-        if not any(is_fixed(finding) for finding in errors_in(findings)):
+        document, changes = stac_versions.upgraded(document)
+        findings = (*changes, *_of_new(document), *(lasting := self.lasting(document, collection, vocabulary)))
+        if not any(is_fixed(finding) for finding in errors_in(lasting)):
             assert isinstance(document, dict)
             name = name_of(collection, document["id"], vocabulary)
             assert isinstance(name, DatasetName)
-            return documents.prepare(document, name, vocabulary), (*_of_new(document), *findings)
-        raise refusal(document, (*_of_new(document), *findings))
+            return documents.prepare(document, name, vocabulary), findings
+        raise refusal(document, findings)
 
     def findings(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
         """Everything that is wrong with a document, in the order of the rules; the same for the same version."""
-        return (*_of_new(document), *self.lasting(document, collection, vocabulary))
+        document, changes = stac_versions.upgraded(document)
+        return (*changes, *_of_new(document), *self.lasting(document, collection, vocabulary))
 
     def lasting(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
         """The findings, less those that refuse new datasets only: what every node asks of what another has accepted."""
@@ -104,7 +106,8 @@ def _as_served(document: Mapping[str, Any]) -> dict[str, Any]:
     properties = dict(document["properties"])
     for name in documents.SERVER_PROPERTIES:
         properties.pop(name, None)
-    return {**document, "links": [*links, COLLECTION_LINK], "properties": properties}
+    version = {"stac_version": stac_versions.CURRENT}  # the rule stac-version speaks of it
+    return {**document, **version, "links": [*links, COLLECTION_LINK], "properties": properties}
 
 
 def is_fixed(finding: Finding) -> bool:
@@ -203,6 +206,7 @@ def _shape_of_members(document: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _general(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    yield from stac_versions.check(document)
     yield from _id(document, vocabulary)
     yield from _geometry(document)
     yield from _dates(document)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from fedstac.domain import documents, events, strict_json, validation, versions
+from fedstac.domain import documents, events, stac_versions, strict_json, validation, versions
 from fedstac.domain.actions.target import Target, find, touched_by
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, Severity, StacInvalid, errors_in
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
@@ -72,7 +72,7 @@ class Amend:
         stored = find(self.target, self.principal, lineage, world, self.expected)
         known: dict[str, Any] = orjson.loads(stored.document or "{}")
         self._permit_some(stored, known, world)
-        wanted = _shaped(self.edit.applied(_patchable(known, stored)))
+        wanted, upgrades = stac_versions.upgraded(_shaped(self.edit.applied(_patchable(known, stored))))
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(stored, lineage, wanted["properties"])
         if not wanted["assets"] and (Action.RETRACT in flags or stored.state is State.RETRACTED):
             wanted = {**wanted, "assets": known["assets"]}  # ESGF's publisher empties them; the files stay known
@@ -98,7 +98,8 @@ class Amend:
             vocabulary = self._vocabulary(stored, world, newest=written)
             draft, allowed = judged(stored, kept, vocabulary, world)
             version = vocabulary.version if vocabulary else None
-        return self._decision(stored, lineage, world, actions, draft, allowed, version)
+        decision = self._decision(stored, lineage, world, actions, draft, allowed, version)
+        return replace(decision, warnings=(*upgrades, *decision.warnings))
 
     def _vocabulary(self, stored: Record, world: World, *, newest: bool) -> Vocabulary | None:
         """What the publisher wrote is judged with the newest; what is only carried along keeps the record's own."""
