@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from fedstac import sample
 from fedstac.api import prefixes
@@ -134,3 +135,50 @@ async def test_every_one_of_many_large_uploads_with_a_bad_token_gets_its_401(api
 
     answers = await asyncio.gather(*(upload() for _ in range(10)))
     assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 401 Unauthorized"] * 10
+
+
+# --- the access log ---
+
+
+async def test_every_request_is_a_line_of_the_access_log(api: Api) -> None:
+    ours = {"X-Forwarded-For": "203.0.113.7"}
+    with capture_logs() as logs:
+        found = await api.anyone.get("/search?limit=1", headers=ours)
+        missing = await api.anyone.get("/collections/none")
+        refused = await api.anyone.get("/search?ids=%00")
+        await send(api.url, b"nonsense\r\n\r\n")
+    one, two, three, four = [log for log in logs if log["event"] == "request"]
+    assert one.items() >= {
+        "method": "GET", "path": "/search", "query": "limit=1", "status": 200, "bytes": len(found.content),
+        "client": "127.0.0.1", "forwarded_for": "203.0.113.7", "log_level": "info",
+    }.items()  # fmt: skip
+    assert one["milliseconds"] >= 0
+    assert two.items() >= {"path": "/collections/none", "status": 404, "bytes": len(missing.content)}.items()
+    assert "query" not in two
+    assert (three["status"], refused.status_code) == (400, 400)
+    assert (four["status"], four["problem"]) == (400, "bad-request")
+
+
+async def test_the_access_log_can_be_switched_off(start_api: StartApi, dsn: str) -> None:
+    api = await start_api(dsn=dsn, access_log=False)
+    with capture_logs() as logs:
+        assert (await api.anyone.get("/")).status_code == 200
+        await send(api.url, b"nonsense\r\n\r\n")
+    assert [log for log in logs if log["event"] == "request"] == []
+
+
+async def test_a_line_has_no_more_of_what_a_client_made_up_than_helps(api: Api) -> None:
+    with capture_logs() as logs:
+        await api.anyone.get("/" + "a" * 5000 + "?" + "b" * 5000, headers={"X-Forwarded-For": "c" * 5000})
+    [line] = [log for log in logs if log["event"] == "request"]
+    assert {len(line[name]) for name in ("path", "query", "forwarded_for")} == {500}
+
+
+async def send(url: str, message: bytes) -> bytes:
+    """What a server answers before it closes."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(message)
+    answer = await reader.read()
+    writer.close()
+    return answer

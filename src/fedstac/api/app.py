@@ -308,8 +308,11 @@ def running_on(
         proxy_strips=prefixes.is_stripped(base_url, settings, app.routes),
         limit_for=_limits(settings),
         read_timeout=settings.read_timeout_seconds,
+        logs_requests=settings.access_log,
         on_outage=lambda error: app.state.node.outage.failed(error),
     )
-    config = server.Config(guard, public_url=base_url, header_timeout=settings.read_timeout_seconds)
+    config = server.Config(
+        guard, public_url=base_url, header_timeout=settings.read_timeout_seconds, logs_requests=settings.access_log
+    )
     lifespan = app.router.lifespan_context(app)
     return server.Server(config, lifespan=lifespan, on_ready=on_ready, on_stop=lambda: app.state.node.stop())

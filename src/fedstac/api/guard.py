@@ -20,7 +20,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedstac.api import cors, problems
+from fedstac.api import access_log, cors, problems
 from fedstac.db.connections import is_transient
 from fedstac.domain.errors import (
     BadRequest,
@@ -63,6 +63,7 @@ class Guard:
     public_url: where clients find the application; taken for links instead of what the Host header says.
     proxy_strips: the proxy in front always takes the public path away; else it may do so or not.
     limit_for: bytes of body that a request may have.
+    logs_requests: every request gets a line in the access log.
     on_outage: called with what an application raised because the database is away; it logs that, once.
     read_timeout: seconds that a body may pause, and that it has before it must come at min_rate bytes per second.
     linger: seconds that a client may pause while the rest of a refused body is still read and dropped. A client that
@@ -77,6 +78,7 @@ class Guard:
         public_url: str | None = None,
         proxy_strips: bool = False,
         limit_for: Callable[[Scope], int] = body_limit,
+        logs_requests: bool = False,
         on_outage: Callable[[Exception], object] | None = None,
         read_timeout: float = 15.0,
         min_rate: int = 1024,
@@ -90,6 +92,7 @@ class Guard:
         self.public_url = urlsplit(public_url) if public_url else None
         self.proxy_strips = proxy_strips
         self.limit_for = limit_for
+        self.logs_requests = logs_requests
         self.on_outage = on_outage
         self.read_timeout = read_timeout
         self.min_rate = min_rate
@@ -103,29 +106,37 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        began = time.perf_counter()
         received, scope = scope, self._as_public(scope)
         request_id = _request_id(scope)
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
-        body = _Body(self, receive, scope)
+        body = _Body(self, receive, received)
         answer = _Answer(send, body, request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                self._check_head(scope)
-                body.check_framing(received)
-                application: ASGIApp = cors.preflight(scope) or self.app
-                await application(body.check_head(scope), body.receive, answer.send)
-                if not (answer.has_started or body.refusal or body.has_left):
-                    raise RuntimeError("the application gave no answer")
-            except Problem as problem:
-                body.refusal = body.refusal or problem
-            except ClientDisconnect:
-                return
-            except Exception as error:
-                if body.refusal is None:  # else this is what the application made of it
-                    self._note(error, scope)
-                    body.refusal = problems.failure(error)
-            if body.refusal is not None and not answer.has_started:
-                await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
+            with contextlib.suppress(ClientDisconnect):
+                await self._answer(scope, receive, body, answer)
+            if self.logs_requests:
+                access_log.record(scope, began=began, status=answer.status, size=answer.size)
+
+    async def _answer(self, scope: Scope, receive: Receive, body: _Body, answer: _Answer) -> None:
+        """Let the application answer, or refuse. ClientDisconnect where nobody is left to answer."""
+        try:
+            self._check_head(scope)
+            body.check_framing()
+            application: ASGIApp = cors.preflight(scope) or self.app
+            await application(body.check_head(scope), body.receive, answer.send)
+            if not (answer.has_started or body.refusal or body.has_left):
+                raise RuntimeError("the application gave no answer")
+        except Problem as problem:
+            body.refusal = body.refusal or problem
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            if body.refusal is None:  # else this is what the application made of it
+                self._note(error, scope)
+                body.refusal = problems.failure(error)
+        if body.refusal is not None and not answer.has_started:
+            await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
 
     def _note(self, error: Exception, scope: Scope) -> None:
         if self.on_outage is not None and is_transient(error):
@@ -215,23 +226,26 @@ class _Body:
         self._received = 0
         self._inflater: _Inflater | None = None
         self._encodings = _values(scope, b"content-encoding")
-        self._length = _values(scope, b"content-length")
-        self._announced = int(self._length[-_LENGTH_DIGITS:]) if self._length.isdigit() else None
+        length = _values(scope, b"content-length")
+        self._announced = int(length[-_LENGTH_DIGITS:]) if length.isdigit() else None
+        self._fault = _framing_fault(scope, length)
         self.is_complete = not self._announced and not _values(scope, b"transfer-encoding")
         self.has_left = False
-        self.is_unframed = False  # nobody can say for sure where the message ends
         self.refusal: Problem | None = None
 
-    def check_framing(self, scope: Scope) -> None:
+    @property
+    def is_unframed(self) -> bool:
+        """Whether nobody can say for sure where the message ends."""
+        return self._fault is not None
+
+    def check_framing(self) -> None:
         """Refuse a message whose end, or whose host, another reader on its way could see elsewhere (RFC 9112, 6).
 
         A proxy and this server that disagree about it take one client's body for another one's request. llhttp has
         refused most of these before (tests/api/test_guard.py); after a refusal the connection closes.
         """
-        fault = _framing_fault(scope, self._length)
-        if fault is not None:
-            self.is_unframed = True
-            raise BadRequest(fault)
+        if self._fault is not None:
+            raise BadRequest(self._fault)
 
     def check_head(self, scope: Scope) -> Scope:
         """The scope as the application shall see it."""
@@ -378,6 +392,8 @@ class _Answer:
         self._request_id = request_id.encode()
         self._closes = False
         self.has_started = False
+        self.status: int | None = None
+        self.size = 0  # bytes of its body
 
     async def send(self, message: Message) -> None:
         """For the application. Once its request's body is refused, that is the answer, whatever it says."""
@@ -385,8 +401,9 @@ class _Answer:
             await self.send_final(message)
 
     async def send_final(self, message: Message) -> None:
+        self.size += len(message.get("body", b""))
         if message["type"] == "http.response.start":
-            self.has_started = True
+            self.has_started, self.status = True, message["status"]
             message = {**message, "headers": self._headers(message)}
         elif self._closes and message["type"] == "http.response.body" and not message.get("more_body", False):
             # The client has it all (by Content-Length) before the connection closes with the last, empty piece.

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fedstac.api import cors, problems
+from fedstac.api import access_log, cors, problems
 from fedstac.domain.errors import BadRequest, BodyTimeout, HeadersTooLarge, Problem
 
 _MAX_HEAD = 64 * 1024
@@ -37,6 +37,7 @@ class Config(uvicorn.Config):
         port: int = 0,
         public_url: str | None = None,
         header_timeout: float = 15.0,
+        logs_requests: bool = False,
         graceful_timeout: int = 10,
         keep_alive: int = 5,
         backlog: int = 2048,
@@ -60,6 +61,7 @@ class Config(uvicorn.Config):
         )
         self.public_url = (public_url or "").rstrip("/")
         self.header_timeout = header_timeout
+        self.logs_requests = logs_requests
 
 
 class Protocol(HttpToolsProtocol):
@@ -180,13 +182,16 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
             return
         content = problems.body(problem, base_url=self.config.public_url, instance="")
+        request_id = uuid.uuid4().hex
         head = (
             f"HTTP/1.1 {problem.status} {problem.title}\r\n"
             f"content-type: {problems.MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
-            f"x-request-id: {uuid.uuid4().hex}\r\n{_CORS}cache-control: no-store\r\nconnection: close\r\n\r\n"
+            f"x-request-id: {request_id}\r\n{_CORS}cache-control: no-store\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode("ascii") + content)
         self._linger()
+        if self.config.logs_requests:
+            access_log.record_refusal(self.client, request_id=request_id, status=problem.status, problem=problem.name)
 
     def _linger(self) -> None:
         """Drop what still comes until the client closes, within bounds: closing now would reset the connection, and a
