@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     token: str = Field("", description="For clients: the bearer token")
     retries: int = Field(5, ge=0, le=100, description="For clients: how often what fails for the moment is tried again")
     debug: bool = Field(False, description="Commands that fail show where in the code")
+    compress: bool = Field(True, description="Answers from 2 KiB on are compressed (brotli, gzip) for who asks for it")
     access_log: bool = Field(True, description="One log line for each request")
     log_format: str = Field("auto", pattern="^(auto|json|console)$", description="Form of the log lines")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from urllib.parse import urlsplit
 
+import brotli
 import httpx
 import pytest
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from fedstac import sample
-from fedstac.api import prefixes
+from fedstac.api import compression, prefixes
 from fedstac.api.app import ROUTES
 from fedstac.settings import Settings
 from tests.api.conftest import Api, StartApi
@@ -182,3 +184,101 @@ async def send(url: str, message: bytes) -> bytes:
     answer = await reader.read()
     writer.close()
     return answer
+
+
+# --- compressed answers ---
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip", "gzip"), ("GZIP", "gzip"), ("x-gzip", "gzip"), ("br", "br"), ("gzip, br", "br"), ("*", "br"),
+        ("gzip, deflate, br, zstd", "br"), ("gzip;q=1.0, br;q=0.5", "gzip"), ("br;q=0, gzip", "gzip"),
+        ("br;q=0, *", "gzip"), ("*;q=0, gzip", "gzip"), ("gzip ; q=0.001", "gzip"), ("identity;q=0.5, gzip", "gzip"),
+        ("", None), ("identity", None), ("deflate, zstd", None), ("gzip;q=0", None), ("gzip;q=0.000", None),
+        ("*;q=0", None), ("identity, gzip;q=0.5", None), ("gzip;q=2", None), ("gzip;q=0.1234", None),
+        ("gzip;level=1", None), ("gzip br", None), (",, gzip ,", "gzip"),
+    ],
+)  # fmt: skip
+def test_the_coding_is_the_one_that_the_client_likes_best(accepted: str, coding: str | None) -> None:
+    assert compression.best(accepted) == coding
+
+
+async def raw(api: Api, path: str, **headers: str) -> tuple[httpx.Response, bytes]:
+    """An answer and its body as it came over the wire."""
+    async with api.anyone.stream("GET", path, headers={"Accept-Encoding": "", **headers}) as answer:
+        return answer, b"".join([piece async for piece in answer.aiter_raw()])
+
+
+DECODERS = {"br": brotli.decompress, "gzip": gzip.decompress}
+
+
+@pytest.mark.parametrize("coding", DECODERS)
+async def test_who_asks_gets_the_same_answer_compressed(coding: str, api: Api) -> None:
+    answer = await api.admin.post(
+        "/collections/CMIP6/items", json={"type": "FeatureCollection", "features": list(sample.items(20))}
+    )
+    assert answer.status_code == 200
+    plain, body = await raw(api, "/search?limit=20")
+    packed, packed_body = await raw(api, "/search?limit=20", **{"Accept-Encoding": coding})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == coding
+    assert int(packed.headers["content-length"]) == len(packed_body) < len(body) / 4
+    assert DECODERS[coding](packed_body) == body
+    assert all("Accept-Encoding" in answer.headers.get_list("vary") for answer in (plain, packed))
+
+
+async def test_a_large_answer_is_compressed_in_pieces(start_api: StartApi, dsn: str) -> None:
+    api = await start_api(dsn=dsn)
+    path = "/vocabularies/CMIP6/current"
+    _, body = await raw(api, path)
+    assert len(body) > compression.INLINE
+    for coding, decode in DECODERS.items():
+        packed, packed_body = await raw(api, path, **{"Accept-Encoding": coding})
+        assert packed.headers["content-encoding"] == coding
+        assert decode(packed_body) == body
+
+
+async def test_a_small_answer_is_not_compressed(api: Api) -> None:
+    answer, body = await raw(api, "/conformance", **{"Accept-Encoding": "gzip"})
+    assert len(body) < compression.LEAST
+    assert "content-encoding" not in answer.headers
+
+
+async def test_compression_can_be_switched_off(start_api: StartApi, dsn: str) -> None:
+    api = await start_api(dsn=dsn, compress=False)
+    answer, _ = await raw(api, "/vocabularies/CMIP6/current", **{"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in answer.headers
+
+
+async def test_a_compressed_answer_has_an_entity_tag_of_its_own_that_conditions_know(api: Api) -> None:
+    [item] = sample.items(1)
+    assert (await api.admin.post("/collections/CMIP6/items", json=item)).status_code == 201
+    path = f"/collections/CMIP6/items/{item['id']}"
+    plain, _ = await raw(api, path)
+    packed, _ = await raw(api, path, **{"Accept-Encoding": "gzip"})
+    tag, packed_tag = plain.headers["etag"], packed.headers["etag"]
+    assert packed_tag == tag[:-1] + '-gzip"'
+
+    for sent, accepted, answered in (
+        (tag, "", tag), (packed_tag, "gzip", packed_tag), (f'W/{packed_tag}, "x"', "gzip", packed_tag),
+        (packed_tag, "", tag), (tag, "gzip", tag),
+    ):  # fmt: skip
+        fresh, body = await raw(api, path, **{"Accept-Encoding": accepted, "If-None-Match": sent})
+        assert (fresh.status_code, fresh.headers["etag"], body) == (304, answered, b"")
+        assert "content-encoding" not in fresh.headers
+    stale, _ = await raw(api, path, **{"Accept-Encoding": "gzip", "If-None-Match": '"other-1-gzip"'})
+    assert stale.status_code == 200
+
+    patch = {"properties": {"cmip6:grid": "another"}}
+    merge = {"Content-Type": "application/merge-patch+json"}
+    lost = await api.admin.patch(path, json=patch, headers={**merge, "If-Match": '"0000-1-gzip"'})
+    assert lost.status_code == 412
+    done = await api.admin.patch(path, json=patch, headers={**merge, "If-Match": packed_tag})
+    assert done.status_code == 200, done.text
+
+
+async def test_head_says_what_the_answer_is_uncompressed(api: Api) -> None:
+    _, body = await raw(api, "/vocabularies/CMIP6/current")
+    answer = await api.anyone.head("/vocabularies/CMIP6/current", headers={"Accept-Encoding": "gzip"})
+    assert (answer.status_code, int(answer.headers["content-length"])) == (200, len(body))

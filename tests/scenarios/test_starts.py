@@ -247,8 +247,10 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends(folder_of_own
                 assert {answer.status_code for answer in refused[3:]} == {503}
                 assert all(answer.headers["retry-after"] for answer in refused[3:])
                 conn.execute("ALTER DATABASE fedstac ALLOW_CONNECTIONS true")
-            wait_until(lambda: any("is back" in line["event"] for line in running.lines), what="it is back")
+            back = "the database is back"
+            wait_until(lambda: any(line["event"] == back for line in running.lines), what=back)
             assert http.get("/search").status_code == 200
+            print(running.log.read_text())
             began, ended = [line for line in running.lines[before:] if line["event"] != "request"]
             assert (began["level"], "away" in began["event"]) == ("warning", True)
             assert ended["failures"] >= 10

@@ -45,6 +45,7 @@ from fedstac.api import (
     vocabularies,
 )
 from fedstac.api.admission import Admission
+from fedstac.api.compression import Compression
 from fedstac.api.guard import Guard
 from fedstac.bootstrap import Background
 from fedstac.policies import Policies
@@ -303,7 +304,7 @@ def running_on(
 ) -> server.Server:
     """The server of an application, behind its guard; it ends long polls before it waits for open answers."""
     guard = Guard(
-        Direct(app),
+        Compression(Direct(app)) if settings.compress else Direct(app),
         public_url=base_url,
         proxy_strips=prefixes.is_stripped(base_url, settings, app.routes),
         limit_for=_limits(settings),

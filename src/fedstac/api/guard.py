@@ -42,6 +42,8 @@ _MAX_HEADERS = 100
 _SMALL_REST = 64 * 1024  # an unread body that is not worth a new connection: uvicorn skips it
 _LENGTH_DIGITS = 19  # of a Content-Length; 64 bits hold them
 
+_VARY = (b"vary", b"Accept-Encoding")  # compression.py; also where this answer is not compressed
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_IN_QUERY = re.compile(rb"[\x00-\x1f\x7f]|%(?:[01][0-9a-f]|7f|c2%[89][0-9a-f])", re.IGNORECASE)
 _CONTROL_IN_HEADER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a tab may be there (RFC 9110, 5.5)
@@ -414,7 +416,7 @@ class _Answer:
 
     def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
         headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"x-request-id"]
-        headers += ((b"x-request-id", self._request_id), *cors.HEADERS)
+        headers += ((b"x-request-id", self._request_id), _VARY, *cors.HEADERS)
         unread = not self._body.is_complete
         self._closes = self._body.is_unframed or (
             unread and (self._body.refusal is not None or not self._body.is_worth_skipping())

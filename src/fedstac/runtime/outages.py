@@ -37,7 +37,9 @@ class Outage:
         self._last = time.monotonic()
         if not self.is_on:
             self._began = self._last
-            log.warning(f"{self._what} is away or overloaded; trying again until it is back", reason=reason_of(error))
+            log.warning(
+                f"{self._what} is away or overloaded; what needs it waits, or is refused", reason=reason_of(error)
+            )
         self._failures += 1
 
     def ended(self) -> None:
