@@ -21,6 +21,7 @@ from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import documents, events, versions
 from fedstac.domain.actions import Command
+from fedstac.domain.actions.flags import Retract
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import may_see_marked
 from fedstac.domain.errors import (
@@ -35,7 +36,7 @@ from fedstac.domain.errors import (
 )
 from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
-from fedstac.domain.model import Change, Decision, Lineage, Outcome, Receipt, Record, World
+from fedstac.domain.model import Change, Decision, Lineage, Outcome, Receipt, Record, State, World
 from fedstac.domain.policy import Action, Policy, Principal, Touched, Verdict
 from fedstac.failpoints import failpoint
 
@@ -102,6 +103,7 @@ async def preview(conn: Connection, world: World, command: Command) -> Decision:
     lineage = await records.peek(conn, target.lineage, world.origin)
     whole = _promoting([command], world)
     loaded = await records.load(conn, {target.lineage: lineage}, [target.id], whole, hidden=hidden)
+    world = replace(world, replacements=await _replacements(conn, [command]))
     return command.decide(loaded[target.lineage], world)
 
 
@@ -115,6 +117,7 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     failpoint("perform.locked")
     whole = _promoting([entry.command for entry in work], world)
     lineages = await records.load(conn, locked, [target.id for target in targets], whole)
+    world = replace(world, replacements=await _replacements(conn, [entry.command for entry in work]))
     receipts = [_decide(entry.command, lineages, world, policy.heard) for entry in work]
     last_events = await _write(conn, world, work, receipts, here)
     failpoint("perform.written")
@@ -135,6 +138,15 @@ def _promoting(commands: Sequence[Command], world: World) -> list[str]:
         command.target.lineage for command in commands
         if not isinstance(command, Publish) and world.policy.promotes(command.target.collection)
     ]  # fmt: skip
+
+
+async def _replacements(conn: Connection, commands: Sequence[Command]) -> Mapping[tuple[str, str], State]:
+    """The states of the datasets that retractions name as replacements; no query where none does."""
+    named = {
+        (command.target.collection, command.retraction["replaced_by"])
+        for command in commands if isinstance(command, Retract) and "replaced_by" in command.retraction
+    }  # fmt: skip
+    return await records.states(conn, sorted(named)) if named else {}
 
 
 @dataclass(frozen=True)

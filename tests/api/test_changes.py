@@ -109,6 +109,66 @@ async def test_retracting_as_esgf_does_keeps_every_file_and_reinstating_restores
     await consistent(west)
 
 
+async def test_a_retraction_needs_a_reason_once(west: Api) -> None:
+    for silent in ({}, {"data": "keep"}):
+        refused = await west.admin.post(f"{PATH}/retract", json=silent)
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (400, "/reason")
+    why = {"reason": "wrong units", "replaced_by": "CMIP6.later"}
+    assert (await west.admin.post(f"{PATH}/retract", json=why)).status_code == 200
+    more = {"errata": "https://errata.esgf.io/1"}
+    assert (await west.admin.post(f"{PATH}/retract", json=more)).status_code == 200
+    assert (await get(west))["properties"]["fedstac:retraction"] == {**why, **more}
+    events = len(await told(west))
+    assert (await west.admin.post(f"{PATH}/retract", json={})).status_code == 200
+    assert (await get(west))["properties"]["fedstac:retraction"] == {**why, **more}
+    assert len(await told(west)) == events, "a repeat that says nothing new is announced"
+    await consistent(west)
+
+
+async def test_a_retraction_by_patch_has_no_reason_until_one_is_given(west: Api) -> None:
+    tried = await west.admin.patch(PATH, json=RETRACT, params={"dry_run": "true"})
+    [warning] = tried.json()["findings"]
+    assert (warning["rule"], warning["severity"]) == ("retraction", "warning")
+    assert (await patch(west, RETRACT)).status_code == 200
+    assert (await get(west))["properties"]["fedstac:retraction"] == {}
+    assert (await west.admin.post(f"{PATH}/retract", json={"data": "purge"})).status_code == 400
+    assert (await west.admin.post(f"{PATH}/retract", json={"reason": "wrong units"})).status_code == 200
+    assert (await get(west))["properties"]["fedstac:retraction"] == {"reason": "wrong units"}
+    await consistent(west)
+
+
+async def test_a_replacement_is_checked_and_linked_both_ways(west: Api) -> None:
+    other = next(item for item in sample.items(20) if item["properties"]["base_id"] != ITEM["properties"]["base_id"])
+    path, retract = f"{ITEMS}/{other['id']}", f"{PATH}/retract"
+    why = {"reason": "wrong units", "replaced_by": other["id"]}
+    tried = await west.admin.post(retract, json=why, params={"dry_run": "true"})
+    [warning] = tried.json()["findings"]
+    assert (warning["severity"], warning["pointer"]) == ("warning", "/replaced_by")
+    assert f"there is no dataset '{other['id']}'" in warning["message"]
+    assert (await west.admin.post(ITEMS, json=other)).status_code == 201
+    before = (await west.anyone.get(path)).headers["etag"]
+    assert (await west.admin.post(retract, json=why, params={"dry_run": "true"})).json()["findings"] == []
+    assert (await west.admin.post(retract, json=why)).status_code == 200
+
+    async def linked(path: str, rel: str) -> list[str]:
+        document = (await west.anyone.get(path)).json()
+        return [link["href"].rpartition("/")[2] for link in document["links"] if link["rel"] == rel]
+
+    assert await linked(PATH, "replaced_by") == [other["id"]]
+    assert await linked(path, "replaces") == [ITEM["id"]]
+    changed = await west.anyone.get(path, headers={"If-None-Match": before})
+    assert changed.status_code == 200, "the links are other ones, and the ETag is the same"
+    edit = {"properties": {"description": "x"}}
+    answer = await west.admin.patch(path, json=edit, headers={"If-Match": changed.headers["etag"]})
+    assert answer.status_code == 200, answer.text
+    assert (await west.admin.post(f"{path}/retract", json={"reason": "wrong units too"})).status_code == 200
+    [warning] = (await west.admin.post(retract, json=why, params={"dry_run": "true"})).json()["findings"]
+    assert "is retracted too" in warning["message"]
+    assert (await west.admin.post(f"{PATH}/reinstate")).status_code == 200
+    assert await linked(path, "replaces") == []
+    await consistent(west)
+
+
 async def test_a_retraction_says_why(west: Api) -> None:
     said = {"reason": "wrong forcing", "errata": "https://errata.esgf.io/x", "data": "restrict"}
     response = await west.admin.post(f"{PATH}/retract", json=said)
@@ -124,6 +184,8 @@ async def test_a_retraction_says_why(west: Api) -> None:
         [],
     ):
         assert (await west.admin.post(f"{PATH}/retract", json=wrong)).status_code == 400
+    itself = await west.admin.post(f"{PATH}/retract", json={"replaced_by": ITEM["id"]})
+    assert itself.json()["errors"][0]["pointer"] == "/replaced_by"
     number = await west.admin.post(f"{PATH}/retract", json={"reason": 5})
     assert number.json()["errors"][0]["message"] == "`reason` is a text of at most 2000 characters"
     refused = await patch(west, [{"op": "replace", "path": "/properties/cmip6:grid", "value": "x"}])
@@ -297,8 +359,9 @@ async def test_a_retracted_newer_version_keeps_an_older_one_from_being_latest(we
     linked = {link["rel"]: link["href"].rpartition("/")[2] for link in (await get(west))["links"]}
     assert linked["successor-version"] == linked["latest-version"] == newer["id"]
     assert "predecessor-version" not in linked
-    assert (await west.admin.post(f"{PATH}/retract", json={})).status_code == 200
-    assert (await west.admin.post(f"{ITEMS}/{newer['id']}/retract", json={})).status_code == 200
+    why = {"reason": "wrong units"}
+    assert (await west.admin.post(f"{PATH}/retract", json=why)).status_code == 200
+    assert (await west.admin.post(f"{ITEMS}/{newer['id']}/retract", json=why)).status_code == 200
     assert (await west.admin.post(f"{PATH}/reinstate")).status_code == 200
     assert (await get(west))["properties"]["latest"] is False
     assert (await west.admin.post(f"{ITEMS}/{newer['id']}/reinstate")).status_code == 200

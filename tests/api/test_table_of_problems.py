@@ -140,7 +140,9 @@ async def fill(west: Api) -> None:
     await make_collection(west)
     for item in (STORED, RETRACTED, MARKED):
         assert (await west.admin.post(ITEMS, json=item)).status_code == 201
-    assert (await west.admin.post(f"{ITEMS}/{RETRACTED['id']}/retract")).status_code == 200
+    assert (
+        await west.admin.post(f"{ITEMS}/{RETRACTED['id']}/retract", json={"reason": "wrong units"})
+    ).status_code == 200
     assert (await west.admin.delete(f"{ITEMS}/{MARKED['id']}")).is_success
 
 

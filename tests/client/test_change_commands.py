@@ -28,6 +28,7 @@ from tests.support.waiting import PATIENCE
 
 NEWER = newer(ITEM)["id"]
 UNKNOWN = ID[:-8] + "20010101"
+WHY = ("--reason", "wrong forcing")
 
 
 async def served(api: Api, id: str = ID) -> dict[str, Any]:
@@ -101,22 +102,40 @@ async def test_one_is_retracted_and_reinstated(west: Api, fedstac: Fedstac) -> N
     assert (back.code, back.stdout) == (0, f"reinstated  {ID}\n")
 
 
+async def test_a_retraction_is_seen_in_search_and_history(west: Api, fedstac: Fedstac) -> None:
+    reasons = (*WHY, "--errata", "https://errata.esgf.io/1", "--replaced-by", UNKNOWN)
+    done = await fedstac("retract", ID, *reasons, **to(west))
+    assert (done.code, done.stdout.splitlines()[0]) == (0, f"retracted  {ID}")
+    assert "warning /replaced_by: there is no dataset" in done.stdout
+    for command in (("search", "--ids", ID), ("history", ID)):
+        shown = (await fedstac(*command, **to(west))).stdout
+        assert "retracted: wrong forcing" in shown
+        assert f"use instead: {UNKNOWN}" in shown
+        assert "see: https://errata.esgf.io/1" in shown
+    more = await fedstac("retract", ID, "--data", "purge", **to(west))
+    assert more.code == 0
+    retraction = (await served(west))["properties"]["fedstac:retraction"]
+    assert (retraction["reason"], retraction["replaced_by"], retraction["data"]) == ("wrong forcing", UNKNOWN, "purge")
+
+
 @pytest.mark.parametrize(
     ("arguments", "role", "code", "said"),
     [
-        (("retract", UNKNOWN), "admin", 3, "there is no dataset"),
-        (("retract", UNKNOWN, "--dry-run"), "admin", 3, "there is no dataset"),
-        (("retract", "CMIP6.nothing"), "admin", 3, "item-does-not-exist"),
-        (("retract", "nowhere.nothing"), "admin", 3, "there is no collection 'nowhere'"),
-        (("retract", ID), "node:east", 4, "may not retract"),
-        (("retract", ID), "wrong", 4, "this token is not known here"),
+        (("retract", UNKNOWN, *WHY), "admin", 3, "there is no dataset"),
+        (("retract", UNKNOWN, "--dry-run", *WHY), "admin", 3, "there is no dataset"),
+        (("retract", "CMIP6.nothing", *WHY), "admin", 3, "item-does-not-exist"),
+        (("retract", "nowhere.nothing", *WHY), "admin", 3, "there is no collection 'nowhere'"),
+        (("retract", ID), "admin", 2, "say why"),
+        (("retract", ID, "--data", "purge"), "admin", 1, "`reason` is missing"),
+        (("retract", ID, *WHY), "node:east", 4, "may not retract"),
+        (("retract", ID, *WHY), "wrong", 4, "this token is not known here"),
         (("retract", ID, "--errata", "javascript:x"), "admin", 1, "`errata` is an address"),
-        (("retract",), "admin", 2, "say which datasets"),
-        (("retract", "--ids", "nothing.txt"), "admin", 2, "nothing.txt cannot be read"),
+        (("retract", *WHY), "admin", 2, "say which datasets"),
+        (("retract", "--ids", "nothing.txt", *WHY), "admin", 2, "nothing.txt cannot be read"),
         (("retract", ID, "--data", "burn"), "admin", 2, "--data"),
-        (("retract", "CMIP6." + "x" * 100_000), "admin", 1, "no id is as long"),
-        (("retract", ID), "a\nb", 1, "the token holds a line break"),
-        (("retract", ID), "tökén", 4, "this token is not known here"),
+        (("retract", "CMIP6." + "x" * 100_000, *WHY), "admin", 1, "no id is as long"),
+        (("retract", ID, *WHY), "a\nb", 1, "the token holds a line break"),
+        (("retract", ID, *WHY), "tökén", 4, "this token is not known here"),
         (("patch", ID, "--set", "description=x", "--override", "a\nb"), "admin", 1, "the header Fedstac-Override"),
         (("patch", ID), "admin", 2, "say --set"),
         (("patch", ID, "--set", "x"), "admin", 2, "KEY=VALUE"),
@@ -146,7 +165,7 @@ async def test_a_file_of_ids_is_read_as_a_whole_before_anything_is_done(
     line: bytes, west: Api, fedstac: Fedstac, tmp_path: Path
 ) -> None:
     (tmp_path / "ids").write_bytes(ID.encode() + b"\n" + line + b"\n")
-    done = await fedstac("retract", "--ids", "ids", **to(west))
+    done = await fedstac("retract", "--ids", "ids", *WHY, **to(west))
     assert (done.code, done.stdout) == (2, "")
     assert "ids:2 is neither an id nor an item" in " ".join(done.stderr.replace("│", " ").split())
     assert (await served(west))["properties"]["retracted"] is False
@@ -154,14 +173,14 @@ async def test_a_file_of_ids_is_read_as_a_whole_before_anything_is_done(
 
 async def test_ids_are_taken_as_other_programs_write_them(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
     (tmp_path / "ids").write_bytes(b'\xef\xbb\xbf%s\r\n\r\n"%s"\r\n' % (ID.encode(), NEWER.encode()))
-    done = await fedstac("retract", "--ids", "ids", "-o", "ndjson", **to(west))
+    done = await fedstac("retract", "--ids", "ids", *WHY, "-o", "ndjson", **to(west))
     assert (done.code, sorted(row["id"] for row in done.lines)) == (0, sorted([ID, NEWER]))
-    nothing = await fedstac("retract", "--ids", "-", **to(west))
+    nothing = await fedstac("retract", "--ids", "-", *WHY, **to(west))
     assert (nothing.code, nothing.stderr) == (0, "retract: 0 datasets\n")
 
 
 async def test_a_token_that_is_refused_says_nothing_of_what_may_have_been_done(west: Api, fedstac: Fedstac) -> None:
-    done = await fedstac("retract", ID, NEWER, **to(west, "wrong"))
+    done = await fedstac("retract", ID, NEWER, *WHY, **to(west, "wrong"))
     assert done.code == 4
     assert done.stderr.splitlines()[0] == "retract: 0 datasets"
     assert "may have been done" not in done.stderr
@@ -238,7 +257,7 @@ async def test_on_a_terminal_the_difference_is_shown_and_a_question_asked(west: 
     assert (code, "nothing is changed" in shown) == (1, True)
     assert '+    "retracted": true' in shown
     assert (await served(west))["properties"]["retracted"] is False
-    code, shown = await on_terminal(west, tmp_path, "retract", ID, NEWER, answer=b"y\n")
+    code, shown = await on_terminal(west, tmp_path, "retract", ID, NEWER, *WHY, answer=b"y\n")
     assert code == 0, shown
     assert "retract 2 datasets?" in shown
     assert (await served(west))["properties"]["retracted"] is True
@@ -270,10 +289,10 @@ async def test_many_are_changed_and_failures_do_not_stop_the_others(api: Api, fe
     assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
     ids = [str(item["id"]) for item in items]
     said = "\n".join([*ids[:30], "CMIP6.nothing", "", "# a comment", *ids[30:], "nowhere.x"]) + "\n"
-    tried = await fedstac("retract", "--ids", "-", "--dry-run", "-o", "ndjson", stdin=said.encode(), **to(api))
+    tried = await fedstac("retract", "--ids", "-", "--dry-run", *WHY, "-o", "ndjson", stdin=said.encode(), **to(api))
     assert tried.code == 1
     assert {line["outcome"] for line in tried.lines} == {"retracted", "rejected"}
-    done = await fedstac("retract", "--ids", "-", "-o", "ndjson", stdin=said.encode(), **to(api))
+    done = await fedstac("retract", "--ids", "-", *WHY, "-o", "ndjson", stdin=said.encode(), **to(api))
     assert done.code == 1
     rows = {line["id"]: line for line in done.lines}
     assert {id for id, row in rows.items() if row["status"] == "done"} == set(ids)
@@ -292,7 +311,7 @@ async def test_ctrl_c_says_what_may_have_been_done(start_api: StartApi, dsn: str
     await api.admin.post("/collections", json=sample.collection())
     items = list(sample.items(5))
     await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
-    process = await start("retract", "--ids", "-", "-o", "ndjson", folder=tmp_path, **to(api))
+    process = await start("retract", "--ids", "-", *WHY, "-o", "ndjson", folder=tmp_path, **to(api))
     assert process.stdin
     assert process.stdout
     process.stdin.write("".join(f"{item['id']}\n" for item in items).encode())
@@ -312,7 +331,7 @@ async def test_ctrl_c_says_what_may_have_been_done(start_api: StartApi, dsn: str
 
 async def test_a_server_that_is_away_ends_it(fedstac: Fedstac) -> None:
     away = {"FEDSTAC_URL": "http://127.0.0.1:9", "FEDSTAC_TOKEN": "x", "FEDSTAC_RETRIES": "0"}
-    done = await fedstac("retract", "CMIP6.a", "CMIP6.b", **away)
+    done = await fedstac("retract", "CMIP6.a", "CMIP6.b", *WHY, **away)
     assert done.code == 5
     assert "may have been done: CMIP6.a" in done.stderr
     assert "does not answer" in done.stderr

@@ -105,7 +105,9 @@ WHO = st.just("root") | st.sampled_from(sorted(PEOPLE))
 ITEM = st.sampled_from(sorted(universe(1)))
 NTH = st.integers(0, 30)  # of the datasets that there are
 SIZE = st.integers(1, 100)  # of a batch
-REASON = st.sampled_from(({}, {"reason": "wrong units"}, {"reason": "wrong forcing", "data": "keep"}))
+REASON = st.sampled_from(
+    ({}, {"data": "purge"}, {"reason": "wrong units"}, {"reason": "wrong forcing", "data": "keep"})
+)
 
 
 class Actions(RuleBasedStateMachine):

@@ -40,7 +40,7 @@ def command(action: str, name: str) -> Command:
             assert not [one for one in findings if one.severity == "error"]
             return Publish(draft, ROOT, VERSION)
         case "retract":
-            return Retract(target, ROOT, {})
+            return Retract(target, ROOT, {"reason": "wrong units"})
         case "reinstate":
             return Reinstate(target, ROOT)
         case "mark":

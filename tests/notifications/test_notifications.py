@@ -235,11 +235,13 @@ async def test_the_publisher_of_record_is_told_when_somebody_else_changes_a_data
     text = mail.get_content()
     assert f"{item['id']}: updated by admin at" in text
     assert f"https://west.example/collections/CMIP6/items/{item['id']}" in text
-    response = await api.admin.post(f"{ITEMS}/{item['id']}/retract", json={"reason": "wrong units"})
+    why = {"reason": "wrong units", "replaced_by": "CMIP6.later", "errata": "https://errata.esgf.io/1"}
+    response = await api.admin.post(f"{ITEMS}/{item['id']}/retract", json=why)
     assert response.status_code == 200, response.text
     _, mail, _ = await mailbox.next()
     assert f"{item['id']}: retracted by admin at" in mail.get_content()
-    assert "wrong units" in mail.get_content()
+    for said in ("wrong units", "Use instead: CMIP6.later", "explained at https://errata.esgf.io/1"):
+        assert said in mail.get_content()
     response = await api.admin.post(
         f"{ITEMS}/{item['id']}/reinstate", json={}, headers={"Fedstac-Notify": "mailto:boss@hooks.ncar.example"}
     )

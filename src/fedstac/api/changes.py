@@ -18,7 +18,7 @@ from fedstac import publication
 from fedstac.api import idempotency, identity, intake, links, transactions
 from fedstac.bootstrap import Node
 from fedstac.db import queue, requests, search
-from fedstac.domain import patching, strict_json
+from fedstac.domain import patching, retraction, strict_json
 from fedstac.domain.actions import NEEDED, command_of
 from fedstac.domain.actions.amend import replica_edit
 from fedstac.domain.actions.target import Target, may_one_of
@@ -30,17 +30,13 @@ from fedstac.domain.errors import (
     PreconditionFailed,
     PreconditionRequired,
     Problem,
-    StacInvalid,
 )
 from fedstac.domain.model import Outcome
 from fedstac.domain.patching import JsonPatch, Whole
 from fedstac.domain.vocabulary import name_of
 
 ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-[0-9a-f]+"')  # as GET gives it: the record's digest, what is shown beside
-RETRACTION = ("reason", "errata", "replaced_by", "data")
-REPLACED_BY = re.compile(r"[^/?#%\s]{1,512}")
-DATA = ("keep", "restrict", "purge")
-LONGEST_TEXT = 2000
+LONGEST_TEXT = retraction.LONGEST_TEXT
 
 
 async def patch_item(request: Request) -> Response:
@@ -70,9 +66,14 @@ async def delete_item(request: Request) -> Response:
 
 
 async def post_retract(request: Request) -> Response:
-    """POST …/retract {reason, errata, replaced_by, data: keep | restrict | purge}: flagged, and every byte kept."""
+    """POST …/retract {reason, errata, replaced_by, data: keep | restrict | purge}: flagged, and every byte kept.
+
+    The reason is needed once. A repeat changes what it names and keeps the rest.
+    """
     await identity.principal(request)
-    return await _change(request, "retract", {"retraction": _retraction(await request.body())})
+    raw = await request.body()
+    given = retraction.read(strict_json.parse(raw) if raw.strip() else {})
+    return await _change(request, "retract", {"retraction": given})
 
 
 async def post_reinstate(request: Request) -> Response:
@@ -112,31 +113,6 @@ def _override(request: Request) -> str | None:
     """The reason in the header, which is UTF-8 whatever the name of its bytes in HTTP."""
     said = request.headers.get("fedstac-override", "").encode("latin-1").decode(errors="replace")
     return said[:LONGEST_TEXT] or None
-
-
-def _retraction(raw: bytes) -> dict[str, str]:
-    said = strict_json.parse(raw) if raw.strip() else {}
-    if not isinstance(said, dict):
-        raise BadRequest("the body is no JSON object; send {reason, errata, replaced_by, data}, or nothing")
-    findings = [
-        Finding("retraction", f"/{name}", f"`{name}` is none of {', '.join(RETRACTION)}")
-        for name in said if name not in RETRACTION
-    ] + [
-        Finding("retraction", f"/{name}", f"`{name}` is a text of at most {LONGEST_TEXT} characters")
-        for name, value in said.items()
-        if name in RETRACTION and (not isinstance(value, str) or len(value) > LONGEST_TEXT)
-    ]  # fmt: skip
-    if not findings and said.get("data", DATA[0]) not in DATA:
-        findings = [Finding("retraction", "/data", f"`data` is one of {', '.join(DATA)}")]
-    if not findings and "errata" in said and not said["errata"].startswith(("https://", "http://")):
-        findings = [Finding("retraction", "/errata", "`errata` is an address: https://…")]
-    if not findings and not REPLACED_BY.fullmatch(said.get("replaced_by", "x")):
-        findings = [Finding("retraction", "/replaced_by", "`replaced_by` is the id of a dataset")]
-    if not findings and said.get("reason") == "":
-        findings = [Finding("retraction", "/reason", "`reason` is empty; say it, or leave it out")]
-    if findings:
-        raise StacInvalid(f"the retraction is not valid: {findings[0].message}", findings=findings)
-    return said
 
 
 async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Response:

@@ -28,7 +28,7 @@ def entity_tag(item: Served, digest: bytes) -> str:
 
     It follows from what the reader sees. What is hidden, a version marked for deletion, leaves no trace in it.
     """
-    beside = orjson.dumps([item.latest, item.cv_version, item.versions])
+    beside = orjson.dumps([item.latest, item.cv_version, item.versions, item.replaced_by, item.replaces])
     return f'"{digest[:16].hex()}-{hashlib.sha256(beside).hexdigest()[:16]}"'
 
 
@@ -45,6 +45,9 @@ def item_text(base: str, item: Served) -> str:
     for rel, other in zip(VERSIONS, item.versions, strict=True):
         if other is not None and other != item.id:
             links += f',{{"rel":"{rel}","type":"{GEOJSON}","href":{_json(item_url(base, item.collection, other))}}}'
+    replacement = [("replaced_by", item.replaced_by)] if item.replaced_by else []
+    for rel, other in [*replacement, *(("replaces", id) for id in item.replaces)]:
+        links += f',{{"rel":"{rel}","type":"{GEOJSON}","href":{_json(item_url(base, item.collection, other))}}}'
     state = (
         f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.state == "retracted" else "false"},'
         f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"'

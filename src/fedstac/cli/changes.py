@@ -82,6 +82,8 @@ def history(
                  "created": one.properties.get("created"), "updated": one.properties.get("updated"),
                  "retraction": one.properties.get("fedstac:retraction")}, cells,
             )  # fmt: skip
+            if form is Output.TABLE:
+                terminal.show_retraction(one.properties)
 
 
 def _day(dataset: Dataset, name: str) -> str:
@@ -258,28 +260,35 @@ def _has(document: Mapping[str, Any], path: str) -> bool:
 @commands.command(
     rich_help_panel="Client",
     epilog=examples("fedstac retract CMIP6.….v20190401 --reason 'wrong forcing' --replaced-by CMIP6.….v20200101",
-                    "fedstac retract --ids bad.txt --errata https://errata.esgf.io/1 --data purge --dry-run",
+                    "fedstac retract --ids bad.txt --reason 'wrong units' --data purge --dry-run",
+                    "fedstac retract CMIP6.….v20190401 --errata https://errata.esgf.io/1    # add to a retraction",
                     codes=True),
 )  # fmt: skip
 def retract(
     ctx: typer.Context,
     ids: Ids = None,
-    reason: Annotated[str, typer.Option(help="Why, for everybody to read.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for everybody to read. The first retraction needs it.")] = "",
     errata: Annotated[str, typer.Option(help="Address of an errata page.")] = "",
     replaced_by: Annotated[str, typer.Option(metavar="ID", help="The dataset to use instead.")] = "",
     data: Annotated[Data | None, typer.Option(help="What nodes do with their copies.")] = None,
     ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
-    """Retract datasets: found and explained, not to be had. Nothing is erased. Exit 3 if they are unknown."""
+    """Retract datasets: they are found with the reason, and their files are no longer offered. Nothing is erased.
+
+    A repeat changes what it names and keeps the rest. Exit 3 if a dataset is unknown.
+    """
     said = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data.value if data else ""}
     said = {name: value for name, value in said.items() if value}
+    if not said:
+        raise typer.BadParameter("say why the datasets must not be used", param_hint="--reason")
 
     def perform(one: One) -> Changed:
         return one.client.retract(one.id, collection=one.collection, if_match=one.if_match, dry_run=one.dry_run, **said)
 
     def foreseen(dataset: Dataset) -> Json:
-        flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": said}
+        whole = {**dataset.properties.get("fedstac:retraction", {}), **said}
+        flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": whole}
         return {**dataset.document, "properties": {**dataset.properties, **flags}}  # assets are hidden, and stay
 
     wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)

@@ -229,10 +229,12 @@ def search(
                 terminal.dump({"matched": found.matched, "estimated": found.is_estimated})
             return
         opening, closing = '{"type":"FeatureCollection","features":[', "]}"
-        columns = ("collection", "from", "latest", "id")
+        columns = ("collection", "from", "latest", "state", "id")
         with terminal.Listing(form, columns, opening=opening, closing=closing) as listing:
             for item in found:
                 listing.row(item, _item_cells(item))
+                if form is Output.TABLE:
+                    terminal.show_retraction(item.get("properties") or {})
         if form is Output.TABLE:
             say(f"{listing.count} of {'about ' if found.is_estimated else ''}{found.matched}", "dim")
 
@@ -241,7 +243,7 @@ def _item_cells(item: dict[str, Any]) -> tuple[object, ...]:
     properties = item.get("properties") or {}
     start = properties.get("start_datetime") or properties.get("datetime") or ""
     latest = {"True": "yes", "False": "no"}.get(str(properties.get("latest")), "")
-    return item.get("collection"), start[:10], latest, item.get("id")
+    return item.get("collection"), start[:10], latest, properties.get("fedstac:state", ""), item.get("id")
 
 
 def _split(text: str) -> list[str]:

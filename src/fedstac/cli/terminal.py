@@ -173,11 +173,24 @@ def finding_line(finding: Finding) -> str:
 def show_trouble(place: str, id: str, status: str, type: str, detail: str, findings: Sequence[Finding]) -> None:
     """One item that is not published, for people."""
     out(shown(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
-    out(in_commands(shown(f"  {type}: {detail}")))
+    repeated = bool(findings) and findings[0].message in detail
+    out(in_commands(shown(f"  {type}" + ("" if repeated else f": {detail}"))))
     for finding in findings[:SHOWN_FINDINGS]:
         out(f"    {finding_line(finding)}")
     if len(findings) > SHOWN_FINDINGS:
         out(f"    and {len(findings) - SHOWN_FINDINGS} more findings; -o ndjson shows all")
+
+
+def show_retraction(properties: Mapping[str, Any]) -> None:
+    """Why a dataset is retracted and what to use instead, for people; nothing of one that is not."""
+    if properties.get("fedstac:state") != "retracted":
+        return
+    retraction = properties.get("fedstac:retraction") or {}
+    out(shown(f"    retracted: {retraction.get('reason') or 'no reason was given'}"), "red")
+    if retraction.get("replaced_by"):
+        out(shown(f"    use instead: {retraction['replaced_by']}"))
+    if retraction.get("errata"):
+        out(shown(f"    see: {retraction['errata']}"))
 
 
 def show_request(request: Request) -> None:

@@ -366,6 +366,6 @@ async def changes(conn: Connection, positions: Sequence[int], limit: int) -> lis
         data = orjson.loads(row["event"])["data"]
         found.append(Changed(
             type=row["type"], collection=row["collection"], dataset=row["dataset"], state=data["state"],
-            actor=data["actor"], reason=data.get("reason"), at=row["at"],
+            actor=data["actor"], reason=data.get("reason"), at=row["at"], retraction=data.get("retraction") or {},
         ))  # fmt: skip
     return found

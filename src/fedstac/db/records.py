@@ -87,6 +87,17 @@ async def known(conn: Connection, collection: str, ids: Sequence[str]) -> set[st
     return {row["id"] for row in rows}
 
 
+async def states(conn: Connection, datasets: Sequence[tuple[str, str]]) -> dict[tuple[str, str], State]:
+    """The states of datasets, given as collection and id; what is not here, or is gone, is left out."""
+    rows = await conn.fetch(
+        """SELECT r.collection, r.id, r.state FROM fedstac.record r
+           JOIN unnest($1::text[], $2::text[]) d (collection, id) ON r.collection = d.collection AND r.id = d.id
+           WHERE r.document IS NOT NULL""",
+        [collection for collection, _ in datasets], [id for _, id in datasets],
+    )  # fmt: skip
+    return {(row["collection"], row["id"]): State(row["state"]) for row in rows}
+
+
 def from_row(row: Row) -> Record:
     """A record from a row of COLUMNS and `document`."""
     values = dict(row)

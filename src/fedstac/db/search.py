@@ -21,6 +21,9 @@ STATE_COLUMNS = (
 SEARCHERS_CLASSES = ("22", "0A", "54", "XX")
 
 
+MOST_REPLACED = 100  # links from one dataset to those that it replaces
+
+
 @dataclass(frozen=True, slots=True)
 class SortKey:
     """One key of the order; `expression` is SQL for the value of a property."""
@@ -45,6 +48,8 @@ class Served:
     replicas: str | None
     document: str
     versions: tuple[str | None, str | None, str | None] = (None, None, None)  # predecessor, successor, latest
+    replaced_by: str | None = None  # of a retracted dataset: the one to use instead, if that can be seen
+    replaces: tuple[str, ...] = ()  # retracted datasets that name this one as their replacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +66,30 @@ def _served(row: Row) -> Served:
 
 
 async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served, bytes] | None:
-    """One dataset with the ids of its other versions, and its digest; None without one."""
+    """One dataset with the ids of those that it is linked to, and its digest; None without one."""
     row = await conn.fetchrow(
         f"""SELECT {STATE_COLUMNS}, r.digest,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version < r.version
                     AND o.state IN ('published', 'retracted') ORDER BY o.version DESC LIMIT 1) AS predecessor,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version > r.version
                     AND o.state IN ('published', 'retracted') ORDER BY o.version LIMIT 1) AS successor,
-                   (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.latest) AS latest_id
+                   (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.latest) AS latest_id,
+                   (SELECT o.id FROM fedstac.record o WHERE r.retraction IS NOT NULL AND o.collection = r.collection
+                    AND o.id = r.retraction::jsonb->>'replaced_by' AND o.state IN ('published', 'retracted')
+                   ) AS replaced_by,
+                   ARRAY(SELECT o.id FROM fedstac.record o WHERE o.retraction IS NOT NULL
+                         AND o.collection = r.collection AND o.retraction::jsonb->>'replaced_by' = r.id
+                         AND o.state = 'retracted' ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces
             FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('published', 'retracted')""",
         collection, item_id,
     )  # fmt: skip
     if row is None:
         return None
     versions = (row["predecessor"], row["successor"], row["latest_id"])
-    return replace(_served(row), versions=versions), row["digest"]
+    linked = replace(
+        _served(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"])
+    )  # fmt: skip
+    return linked, row["digest"]
 
 
 def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -209,6 +209,8 @@ class World:
     judge: Judge
     policy: Policy = ROLES
     epoch: int = 1  # of this node's feed, read again under the locks
+    # states of the datasets that retractions name as replacements, by collection and id
+    replacements: Mapping[tuple[str, str], State] = field(default_factory=dict)
 
     def vocabulary(self, collection: str, version: str | None) -> Vocabulary | None:
         """One version of a collection's vocabulary; None without one. UnknownVersion where it is not here."""

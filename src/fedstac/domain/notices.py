@@ -6,7 +6,7 @@ Names come from whoever published: everything that is shown is one line of print
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -145,9 +145,12 @@ def _indented(sender: Sender, request: str) -> str:
 def _refusals(refused: Sequence[Refused]) -> list[str]:
     lines, left = [], SHOWN
     for each in refused:
-        lines.append(f"- {each.dataset}: {each.detail} [{each.problem or each.status}]")
+        repeated = bool(each.findings and left) and each.findings[0].message in each.detail
+        said = "" if repeated else f" {each.detail}"
+        lines.append(f"- {each.dataset}:{said} [{each.problem or each.status}]")
         for finding in each.findings[:left]:
-            suggestion = f" (suggestion: {finding.suggestion})" if finding.suggestion else ""
+            near = finding.suggestion if finding.suggestion and finding.suggestion not in finding.message else None
+            suggestion = f" (suggestion: {near})" if near else ""
             lines.append(f"    {finding.pointer or '/'}: {finding.message}{suggestion}")
         left -= min(left, len(each.findings))
     return lines
@@ -215,6 +218,7 @@ class Changed:
     actor: str
     reason: str | None
     at: datetime
+    retraction: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verb(self) -> str:
@@ -230,10 +234,14 @@ def of_changes(sender: Sender, changes: Sequence[Changed], total: int) -> Messag
         f"{total} of your datasets were {' or '.join(verbs) or 'changed'}")  # fmt: skip
     lines: list[str | None] = ["Datasets that you published were changed by somebody else:"]
     for each in changes[:SHOWN]:
+        replacement, errata = each.retraction.get("replaced_by"), each.retraction.get("errata")
         lines += [
             f"- {each.dataset}: {each.verb} by {each.actor} at {rfc3339(each.at)}"
             + (f": {each.reason}" if each.reason else ""),
             f"  {link}" if (link := sender.dataset(each.collection, each.dataset)) else None,
+            f"  Use instead: {replacement}" if replacement else None,
+            f"  {link}" if replacement and (link := sender.dataset(each.collection, replacement)) else None,
+            f"  The fault is explained at {errata}" if errata else None,
         ]
     lines += [_left(total, "changes"), "", "If that is not right, ask the operators of this node."]
     data = {
@@ -241,7 +249,7 @@ def of_changes(sender: Sender, changes: Sequence[Changed], total: int) -> Messag
         "changes": [
             {"type": each.type, "collection": each.collection, "id": each.dataset, "state": each.state,
              "actor": each.actor, "reason": each.reason, "at": rfc3339(each.at),
-             "url": sender.dataset(each.collection, each.dataset)}
+             "retraction": each.retraction or None, "url": sender.dataset(each.collection, each.dataset)}
             for each in changes
         ],
     }  # fmt: skip

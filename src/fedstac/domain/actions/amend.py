@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from fedstac.domain import documents, events, stac_versions, strict_json, validation, versions
+from fedstac.domain import documents, events, retraction, stac_versions, strict_json, validation, versions
 from fedstac.domain.actions.target import Target, find, touched_by
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, Severity, StacInvalid, errors_in
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
@@ -99,7 +99,8 @@ class Amend:
             draft, allowed = judged(stored, kept, vocabulary, world)
             version = vocabulary.version if vocabulary else None
         decision = self._decision(stored, lineage, world, actions, draft, allowed, version)
-        return replace(decision, warnings=(*upgrades, *decision.warnings))
+        unexplained = (retraction.unexplained(),) if Action.RETRACT in flags else ()
+        return replace(decision, warnings=(*upgrades, *decision.warnings, *unexplained))
 
     def _vocabulary(self, stored: Record, world: World, *, newest: bool) -> Vocabulary | None:
         """What the publisher wrote is judged with the newest; what is only carried along keeps the record's own."""

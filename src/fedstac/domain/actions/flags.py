@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
 
-from fedstac.domain import documents, events, versions
+from fedstac.domain import documents, events, retraction, versions
 from fedstac.domain.actions.amend import flagged
 from fedstac.domain.actions.target import Target, find, touched
 from fedstac.domain.errors import Conflict
 from fedstac.domain.model import Change, Decision, Lineage, Outcome, Record, State, World
 from fedstac.domain.policy import Action, Principal
+from fedstac.domain.retraction import Retraction
 from fedstac.domain.vocabulary import DatasetName
 
 
 @dataclass(frozen=True, slots=True)
 class Retract:
-    """Flags a dataset; the reason and what to do with the bytes (`data`: keep, restrict or purge) go with it."""
+    """Flag a dataset as one that must not be used. `retraction` says why, and more (domain/retraction.py)."""
 
     target: Target
     principal: Principal
-    retraction: dict[str, Any]  # reason, errata, replaced_by, data
+    retraction: Retraction
     expected: tuple[str, ...] | None = None
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        """Retracted; saying it again changes nothing, unless the reason or the like is another one."""
+        """Retract it. A repeat changes what it names, keeps what it does not name, and may change nothing."""
         stored = find(self.target, self.principal, lineage, world, self.expected)
         world.policy.require(self.principal, Action.RETRACT, touched(stored, world))
-        text = orjson.dumps(self.retraction, option=orjson.OPT_SORT_KEYS).decode()
-        if stored.state is State.RETRACTED and stored.retraction == text:
-            return Decision(Outcome.IDENTICAL)
-        after = replace(flagged(stored, lineage, frozenset((Action.RETRACT,))), retraction=text)
-        reason = self.retraction.get("reason")
-        return _decision(events.RETRACTED, Outcome.RETRACTED, stored, after, lineage, world, reason, Action.RETRACT)
+        whole = retraction.completed(stored.retraction, self.retraction, stored.id)
+        doubts = retraction.warnings(self.retraction, stored.collection, self._state_of_replacement(lineage, world))
+        if stored.state is State.RETRACTED and stored.retraction == retraction.text_of(whole):
+            return Decision(Outcome.IDENTICAL, warnings=doubts)
+        flagged_record = flagged(stored, lineage, frozenset((Action.RETRACT,)))
+        after = replace(flagged_record, retraction=retraction.text_of(whole))
+        decision = _decision(
+            events.RETRACTED, Outcome.RETRACTED, stored, after, lineage, world, whole["reason"], Action.RETRACT
+        )
+        return replace(decision, warnings=doubts)
+
+    def _state_of_replacement(self, lineage: Lineage, world: World) -> State | None:
+        id = self.retraction.get("replaced_by", "")
+        version = lineage.records.get(id)
+        return version.state if version else world.replacements.get((self.target.collection, id))
 
 
 @dataclass(frozen=True, slots=True)
