@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     request_seconds: float = Field(
         20, ge=1, le=600, description="How long a request may be worked on; then it ends and is answered with 503"
     )
+    request_memory_bytes: int = Field(
+        64 << 20,
+        ge=16 << 20,
+        description="Memory for large bodies and answers that are under way at once; beyond it, 429 or 503",
+    )
     run_workers: bool = Field(True, description="Publish workers and the sequencer run inside the api process")
     workers: int = Field(2, ge=1, le=16, description="Publish workers in one process")
     batch: int = Field(250, ge=1, le=5000, description="Items a worker publishes in one transaction")

@@ -25,7 +25,6 @@ import pytest
 import pytest_asyncio
 
 from fedstac import embedded, sample
-from fedstac.api.transactions import LARGE_AT_ONCE
 from fedstac.domain import errors
 from fedstac.domain.errors import Problem
 from fedstac.settings import Settings
@@ -237,22 +236,20 @@ async def taken_back(nodes: Nodes) -> httpx.Response:
 
 
 async def too_many_batches(nodes: Nodes) -> httpx.Response:
-    """As many as are judged at once are on their way, and do not come to an end."""
+    """One that takes all the memory there is for bodies is on its way, and does not come to an end."""
     where = urlsplit(nodes.strict.url)
-    begun = head(*authorized(nodes.strict), "Transfer-Encoding: chunked", "")
-    writers = []
+    _, writer = await asyncio.open_connection(where.hostname, where.port)
+    size = nodes.strict.settings.request_memory_bytes // 8
     try:
-        for _ in range(LARGE_AT_ONCE):
-            _, writer = await asyncio.open_connection(where.hostname, where.port)
-            writer.write(begun)
-            writers.append(writer)
+        writer.write(head(*authorized(nodes.strict), "Transfer-Encoding: chunked", "", f"{size:x}"))
+        writer.write(b" " * size + b"\r\n")
+        await writer.drain()
         while True:
             answer = await nodes.strict.admin.post(ITEMS, content=b" " * (100 << 10))
-            if answer.json()["code"] != "malformed-json":  # the others are not there yet
+            if answer.json()["code"] != "malformed-json":  # the other one is not there yet
                 return answer
     finally:
-        for writer in writers:
-            writer.close()
+        writer.close()
 
 
 # --- the table ---
@@ -309,7 +306,7 @@ TABLE = (
     Row(errors.Misdirected, post(ITEMS, json=NCAR, to="strict"), "CMIP6 × NCAR", f"send this to {HOME}"),
     Row(errors.IdempotencyKeyReused, key_for_something_else, "'monday'", "take a new key"),
     Row(errors.PreconditionRequired, patch(f"{ITEMS}/{STORED['id']}", json=NOTE, to="strict"), "no If-Match", "ETag"),
-    Row(errors.TooManyRequests, too_many_batches, "many large batches", "send this one again in a moment"),
+    Row(errors.TooManyRequests, too_many_batches, "many large bodies", "send this one again in a moment"),
     Row(errors.HeadersTooLarge, get("/", headers={f"x-{n}": "" for n in range(99)}), "the headers", "send at most 100"),
     Row(errors.HeadersTooLarge, raw("west", head("x: " + "y" * 65536)), "the headers", "send at most 65536 bytes"),
     Row(errors.InternalError, get("/collections/CMIP6", to="damaged"), "this answer's x-request-id", "Try again later"),

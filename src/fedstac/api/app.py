@@ -49,6 +49,7 @@ from fedstac.api.compression import Compression
 from fedstac.api.guard import Guard
 from fedstac.bootstrap import Background
 from fedstac.policies import Policies
+from fedstac.runtime.capacity import Memory, Threads
 from fedstac.settings import Settings
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -205,8 +206,9 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
         ):
             app.state.node, app.state.principals = node, principals
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
-            app.state.large = asyncio.Semaphore(transactions.LARGE_AT_ONCE)
+            app.state.memory, app.state.threads = Memory(settings.request_memory_bytes), Threads()
             yield
+            app.state.threads.close()
 
     stac = StacSettings(
         _env_file=None, openapi_url="/api", docs_url="/api.html", enable_response_models=False,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import orjson
 
 from fedstac.domain import policy, strict_json, validation
 from fedstac.domain.errors import (
@@ -23,10 +25,25 @@ from fedstac.domain.identifiers import LONGEST_ID
 from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import Vocabulary
+from fedstac.runtime import budget
 from fedstac.settings import Settings
 
 JSON_TYPES = ("", "application/json", "application/geo+json")
 LINE_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/geo+json-seq")
+
+
+IN_THREAD = 8 << 10  # bytes of a body that is judged beside the event loop
+LARGE = 64 << 10  # bytes of a body before which its sender has to have some right to publish
+WHOLE = 1 << 20  # bytes of a body that is parsed at once; a larger one item by item
+MOST_FINDINGS = 10_000  # of a batch; items beyond them are told a few
+FEW = 3
+
+
+class Documents(Protocol):
+    """The items of a body; those of a large one are parsed while one goes through them."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +53,27 @@ class Submission:
     In place of a line that is not JSON stands its MalformedJson.
     """
 
-    documents: Sequence[Any]
+    documents: Documents
     is_batch: bool
     prefix: str  # JSON pointer of the list of items in the body
+    names: Mapping[str, str] = field(default_factory=dict)  # that the URL gives to items without
+
+    def __iter__(self) -> Iterator[Any]:
+        """The items, one after the other. Ends where the request has ended that they are judged for."""
+        for document in self.documents:
+            budget.checkpoint()
+            yield addressed(document, **self.names)
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """One item of a submission: a draft with what was found, or the problem that refuses it."""
 
-    document: Any
+    id: str  # as the item says
     draft: Draft | None
     findings: tuple[Finding, ...] = ()
     problem: Problem | None = None
+    text: str | None = None  # of what was refused
 
     @property
     def held(self) -> tuple[Finding, ...]:
@@ -66,17 +91,35 @@ def read(raw: bytes, media_type: str, limits: Settings, *, collection: str | Non
     `collection`: the one that the URL names. It is filled in where an item names none.
     """
     kind = media_type.partition(";")[0].strip().lower()
+    names = {"collection": collection} if collection is not None else {}
     if kind in LINE_TYPES:
-        submission = Submission(strict_json.parse_lines(raw, most=limits.max_batch_items + 1), True, "")
+        submission = Submission(_lines(raw, limits), True, "", names)
     elif kind in JSON_TYPES:
-        submission = _from_value(strict_json.parse(raw))
+        submission = replace(_from_json(raw, limits), names=names)
     else:
         accepted = ", ".join((*JSON_TYPES[1:], *LINE_TYPES))
         raise UnsupportedMediaType(f"{kind!r} is not taken here; send one of {accepted}")
     _check_size(submission, len(raw), limits)
-    if collection is None:
-        return submission
-    return replace(submission, documents=[addressed(each, collection=collection) for each in submission.documents])
+    return submission
+
+
+def _lines(raw: bytes, limits: Settings) -> Documents:
+    if len(raw) > WHOLE:
+        return strict_json.Lines(raw)
+    return strict_json.parse_lines(raw, most=limits.max_batch_items + 1)
+
+
+def _from_json(raw: bytes, limits: Settings) -> Submission:
+    if len(raw) <= WHOLE:
+        return _from_value(strict_json.parse(raw))
+    parted = strict_json.part(raw, "features", most=limits.max_batch_items, most_rest=WHOLE)
+    if parted is not None and (len(parted) > limits.max_batch_items or parted.rest.get("type") == "FeatureCollection"):
+        return Submission(parted, True, "/features")
+    if len(raw) > limits.max_item_bytes:
+        raise BodyTooLarge(
+            f"the body, no FeatureCollection, has {len(raw)} bytes; {limits.max_item_bytes} are the most for an item"
+        )
+    return _from_value(strict_json.parse(raw))
 
 
 def addressed(document: Any, **names: str) -> Any:
@@ -129,7 +172,25 @@ class Judgement:
 
 def check(submission: Submission, judgement: Judgement) -> list[Checked]:
     """Every item by itself: permitted, judged, and not too large."""
-    return [_check_one(document, judgement) for document in submission.documents]
+    left = MOST_FINDINGS
+    checked = []
+    for document in submission:
+        entry = _check_one(document, judgement)
+        if (found := len(entry.findings) + (len(entry.problem.findings) if entry.problem else 0)) > left:
+            entry = _shortened(entry)
+        left -= min(found, left)
+        checked.append(entry)
+    return checked
+
+
+def _shortened(entry: Checked) -> Checked:
+    """An item of a batch in which too much was found already."""
+    if entry.problem is not None:
+        entry.problem.findings = entry.problem.findings[:FEW]
+    elif entry.draft is not None and entry.held:
+        problem = validation.refusal_of(entry.draft.id, entry.held[:FEW])
+        return replace(entry, draft=None, findings=(), problem=problem, text=entry.draft.text)
+    return replace(entry, findings=entry.findings[:FEW])
 
 
 def claimed_id(document: object) -> str:
@@ -144,7 +205,7 @@ def settle(submission: Submission, checked: Sequence[Checked], known: Collection
     A single item's problem is raised; a batch's is raised only if no item is left.
     """
     checked = [
-        replace(entry, draft=None, problem=validation.refusal_of(entry.draft.id, entry.findings))
+        replace(entry, draft=None, problem=validation.refusal_of(entry.draft.id, entry.findings), text=entry.draft.text)
         if entry.draft and entry.held and entry.draft.id not in known
         else entry
         for entry in checked
@@ -157,7 +218,7 @@ def settle(submission: Submission, checked: Sequence[Checked], known: Collection
 
 def _check_one(document: Any, by: Judgement) -> Checked:
     if isinstance(document, MalformedJson):
-        return Checked(None, None, problem=document)
+        return Checked("", None, problem=document)
     try:
         if (claim := _claim(document, by.vocabulary)) is not None:  # nothing is judged for who may not publish it
             by.permissions.require(by.principal, policy.Action.PUBLISH, claim)
@@ -167,8 +228,8 @@ def _check_one(document: Any, by: Judgement) -> Checked:
         if len(draft.text.encode()) > by.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {by.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
-        return Checked(document, None, problem=problem)
-    return Checked(document, draft, findings)
+        return Checked(claimed_id(document), None, problem=problem, text=orjson.dumps(document).decode())
+    return Checked(draft.id, draft, findings)
 
 
 def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Touched | None:

@@ -83,7 +83,7 @@ def _action(method: str, path: str) -> str:
 
 def submitted(request: Request, checked: Sequence[intake.Checked]) -> None:
     """Says what a body held, for the row of its refusal."""
-    request.state.submitted = len(checked), [intake.claimed_id(entry.document) for entry in checked[:FEW]]
+    request.state.submitted = len(checked), [entry.id for entry in checked[:FEW]]
 
 
 async def _entry(request: Request, action: str, problem: Problem) -> audit.Entry:

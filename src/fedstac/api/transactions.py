@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,6 +16,7 @@ from starlette.responses import Response
 
 from fedstac import publication
 from fedstac.api import idempotency, identity, intake, links, notifications, refusals
+from fedstac.api.budget import forget_body
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, records, requests, search
@@ -29,7 +29,6 @@ from fedstac.domain.errors import (
     InternalError,
     Problem,
     RequestDoesNotExist,
-    TooManyRequests,
     Unavailable,
     problems,
 )
@@ -37,14 +36,13 @@ from fedstac.domain.model import Outcome, Receipt
 from fedstac.domain.policy import Action, Principal, Touched
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.runtime import budget
+from fedstac.runtime.capacity import Threads
 from fedstac.wakeup import Backoff
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)", re.IGNORECASE)
 LONGEST_WAIT = 60.0
 KNOWN_SECONDS = 5.0
 RETRY_AFTER = "1"
-LARGE_AT_ONCE = 12  # batches that are read and judged at the same time
-IN_THREAD = 64  # from so many bytes a kilo on, a batch is parsed beside the event loop
 DRY_RUN = b"dry_run"
 PROBLEMS = {problem.name: problem for problem in problems()}
 
@@ -78,33 +76,39 @@ async def publish(request: Request, node: Node, principal: Principal, body: Body
     if large and not node.policy.may_somewhere(principal, Action.PUBLISH, body.collection):
         touched = Touched(f"datasets of {body.collection[:128]}", body.collection, None)
         node.policy.require(principal, Action.PUBLISH, touched)  # says why, before anything of the body is read
-    async with _place(request, large=large):
+    everything = request.app.state.memory.place(node.settings.max_batch_bytes)
+    async with (
+        everything if body.retry_of else nullcontext()
+    ):  # what is read from the database is not counted as it comes
         if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
             return await _rehearse(request, node, principal, body)
         key = await idempotency.key_of(request, principal)
         if (before := await idempotency.known(node, key)) is None:
-            submission, accepted = await _admit(request, node, principal, body, key)
-            before = await _keep(request, node, accepted)
-    if before is not None:  # whoever waits for a result holds no place of those who are judged
+            kept, before, single = await _admit(request, node, principal, body, key)
+    forget_body(request)  # whoever waits for a result holds no memory of those who are judged
+    if before is not None:
         return await respond_again(request, node, before)
-    return await respond(request, node, accepted, single=not submission.is_batch)
+    return await respond(request, node, kept, single=single)
 
 
-def _place(request: Request, *, large: bool) -> AbstractAsyncContextManager[object]:
-    """A place among the large bodies that are read at the same time. TooManyRequests where all are taken."""
-    if not large:
-        return nullcontext()
-    places: asyncio.Semaphore = request.app.state.large
-    if places.locked():
-        raise TooManyRequests("many large batches are under way here; send this one again in a moment", retry_after=2)
-    return places
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A request that is durable: how many items it has, and how many of them were refused before."""
+
+    id: UUID
+    total: int
+    refused: int
+
+    @classmethod
+    def of(cls, accepted: requests.NewRequest) -> Kept:
+        return cls(accepted.id, len(accepted.items), sum(item.problem is not None for item in accepted.items))
 
 
 async def store(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
     """Makes a request durable and answers; what was accepted under its key meanwhile answers for it."""
     if (before := await _keep(request, node, accepted)) is not None:
         return await respond_again(request, node, before)
-    return await respond(request, node, accepted, single=single)
+    return await respond(request, node, Kept.of(accepted), single=single)
 
 
 async def _keep(request: Request, node: Node, accepted: requests.NewRequest) -> UUID | None:
@@ -131,31 +135,31 @@ async def respond_again(request: Request, node: Node, before: UUID) -> Response:
     return _accepted(request, before, summary.total, summary.counts.get("rejected", 0))
 
 
-async def respond(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
+async def respond(request: Request, node: Node, kept: Kept, *, single: bool) -> Response:
     """202 and a request to follow, or the result where the caller waits for it and it comes in time."""
     request.state.accepted = True  # what is refused from here on is in the audit log already
     seconds = _wait_seconds(request, node)
     if seconds:
-        summary = await _final(node, accepted.id, seconds)
+        summary = await _final(node, kept.id, seconds)
         if summary.is_final:
             return await _result(request, node, summary, single=single)
-    refused = sum(item.problem is not None for item in accepted.items)
-    return _accepted(request, accepted.id, len(accepted.items), refused)
+    return _accepted(request, kept.id, kept.total, kept.refused)
 
 
 def _is_large(request: Request) -> bool:
     """A body that is worth counting: many of them at once would be all of the memory."""
     length = request.headers.get("content-length", "")
-    return not length.isdecimal() or int(length) > IN_THREAD << 10
+    return not length.isdecimal() or int(length) > intake.LARGE
 
 
 async def _admit(
     request: Request, node: Node, principal: Principal, body: Body, key: requests.Key | None
-) -> tuple[intake.Submission, requests.NewRequest]:
-    """Reads and judges a body: what is to be stored."""
+) -> tuple[Kept, UUID | None, bool]:
+    """Reads, judges and stores a body: what was kept, what answers for it if its key was taken, if it is one item."""
     submission, checked, vocabulary = await _judge(request, node, principal, body)
     accepted = _request(request, principal, body.collection, checked, vocabulary)
-    return submission, replace(accepted, key=key, retry_of=body.retry_of, only_new=body.only_new)
+    accepted = replace(accepted, key=key, retry_of=body.retry_of, only_new=body.only_new)
+    return Kept.of(accepted), await _keep(request, node, accepted), not submission.is_batch
 
 
 async def _judge(
@@ -175,7 +179,8 @@ async def _judge(
         submission = intake.read(raw, body.media_type, node.settings, collection=collection)
         return submission, intake.check(submission, judgement)
 
-    submission, checked = await asyncio.to_thread(judge) if len(raw) > IN_THREAD << 10 else judge()
+    threads: Threads = request.app.state.threads
+    submission, checked = await threads.run(judge) if len(raw) > intake.IN_THREAD else judge()
     refusals.submitted(request, checked)
     if not settle:
         return submission, checked, vocabulary
@@ -218,7 +223,7 @@ def _rehearsed(entry: intake.Checked, receipt: Receipt | None) -> dict[str, Any]
     findings = (*entry.warnings, *receipt.findings) if receipt else problem.findings if problem else ()
     said = {"problem": problem.name, "detail": problem.detail} if problem else {}
     outcome = receipt.outcome if receipt else Outcome.REJECTED
-    return {"id": intake.claimed_id(entry.document), "outcome": outcome, **said,
+    return {"id": entry.id, "outcome": outcome, **said,
             "findings": [finding.as_json() for finding in dict.fromkeys(findings)]}  # fmt: skip
 
 
@@ -277,10 +282,9 @@ def _new_item(entry: intake.Checked) -> requests.NewItem:
             documents.packed(entry.draft, entry.held),
             findings=entry.warnings,
         )
-    assert entry.problem is not None
-    name = intake.claimed_id(entry.document)
-    text = orjson.dumps(entry.document).decode() if entry.document is not None else None
-    return requests.NewItem(name, name, text, None, entry.problem.name, entry.problem.detail, entry.problem.findings)
+    problem = entry.problem
+    assert problem is not None
+    return requests.NewItem(entry.id, entry.id, entry.text, None, problem.name, problem.detail, problem.findings)
 
 
 def _wait_seconds(request: Request, node: Node) -> float:

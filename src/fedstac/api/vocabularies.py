@@ -16,12 +16,12 @@ from fedstac.bootstrap import Node
 from fedstac.domain import schemas
 from fedstac.domain.errors import BadRequest, Finding, MalformedJson, NotFound, errors_in
 from fedstac.domain.vocabulary import NAME, Snapshot, UnknownVersion, Vocabularies, Vocabulary
+from fedstac.runtime.capacity import Threads
 
 CURRENT = "current"  # instead of a version
 FOR_EVER = "public, max-age=31536000, immutable"
 A_WHILE = "public, max-age=60"
 SCHEMA_TYPE = "application/schema+json"
-IN_THREAD = 64 << 10  # bytes
 
 
 def _vocabularies(request: Request) -> Vocabularies:
@@ -138,10 +138,17 @@ async def post_validate(request: Request) -> Response:
             await node.shelf.look(conn)
 
     def judge() -> list[dict[str, Any]]:
-        submission = intake.read(raw, media_type, node.settings)
-        return [_verdict(node, document, version) for document in submission.documents]
+        left, items = intake.MOST_FINDINGS, []
+        for document in intake.read(raw, media_type, node.settings):
+            verdict = _verdict(node, document, version)
+            if (found := len(verdict["findings"])) > left:
+                verdict["findings"] = verdict["findings"][: intake.FEW]
+            left -= min(found, left)
+            items.append(verdict)
+        return items
 
-    items = await asyncio.to_thread(judge) if len(raw) > IN_THREAD else judge()
+    threads: Threads = request.app.state.threads
+    items = await threads.run(judge) if len(raw) > intake.IN_THREAD else judge()
     body = {"valid": all(item["valid"] for item in items), "items": items}
     return Response(orjson.dumps(body), media_type=links.JSON)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import islice
 from typing import TypeAlias
@@ -45,13 +45,89 @@ def parse_lines(raw: bytes, *, max_depth: int = MAX_DEPTH, most: int = sys.maxsi
     a record that is not JSON stands its MalformedJson, whose messages begin with the line. MalformedJson is raised only
     where there is no record at all. After `most` records reading ends.
     """
-    values: list[object] = []
-    for line, record in islice(_records(raw), most):
-        value, faults = _read(record, max_depth)
-        values.append(_malformed([fault.finding(first_line=line) for fault in faults]) if faults else value)
+    values = list(islice(iterate_lines(raw, max_depth=max_depth), most))
     if not values:
         raise _malformed([_EMPTY.finding()])
     return values
+
+
+def iterate_lines(raw: bytes, *, max_depth: int = MAX_DEPTH) -> Iterator[object]:
+    """The same, one after the other, so that no more than one has to be in memory; nothing where there is none."""
+    for line, record in _records(raw):
+        value, faults = _read(record, max_depth)
+        yield _malformed([fault.finding(first_line=line) for fault in faults]) if faults else value
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """A JSON object whose member is a list of objects that are not parsed yet: the rest of it, and their places."""
+
+    raw: bytes
+    member: str
+    rest: dict[str, object]  # the member is an empty list in it
+    spans: Sequence[tuple[int, int]]
+
+    def __iter__(self) -> Iterator[object]:
+        """The objects of the list, each parsed when it is its turn. MalformedJson, with its place, where one is not."""
+        for n, (start, end) in enumerate(self.spans):
+            value, faults = _read(self.raw[start:end], MAX_DEPTH - 2)
+            if faults:
+                raise _malformed([self._placed(fault, n, start).finding() for fault in faults])
+            yield value
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def _placed(self, fault: _Fault, n: int, start: int) -> _Fault:
+        pointer = f"/{self.member}/{n}{fault.pointer}"
+        if fault.line is None or fault.column is None:
+            return replace(fault, pointer=pointer)
+        before = self.raw.rfind(b"\n", 0, start) + 1
+        column = fault.column + (start - before if fault.line == 1 else 0)
+        return replace(fault, pointer=pointer, line=fault.line + self.raw.count(b"\n", 0, start), column=column)
+
+
+_STRUCTURE = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL
+)  # one that is not closed ends with the text
+_OPENS_LIST = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*\[")
+
+
+def part(raw: bytes, member: str, *, most: int, most_rest: int) -> Parted | None:
+    """Takes a JSON object apart at a member that is a list of objects; None where it is no such thing.
+
+    Whoever goes through it has one object in memory at a time. At most `most` + 1 of them are looked for. None also
+    where there are over `most_rest` bytes beside the list, which are parsed at once.
+    """
+    key = orjson.dumps(member)
+    spans: list[tuple[int, int]] = []
+    depth, opened, start, last = 0, -1, -1, -1
+    for match in _STRUCTURE.finditer(raw):
+        mark = raw[match.start()]
+        if mark == 0x22:
+            if opened < 0 and depth == 1 and match[0] == key and (bracket := _OPENS_LIST.match(raw, match.end())):
+                opened = last = bracket.end()
+        elif mark in b"[{":
+            depth += 1
+            if depth == 3 and opened >= 0 and match.start() >= opened:
+                if mark == 0x5B or raw[last : match.start()].strip(b" \t\r\n") != (b"," if spans else b""):
+                    return None
+                start = match.start()
+        else:
+            depth -= 1
+            if depth == 2 and start >= 0:
+                spans.append((start, last := match.end()))
+                start = -1
+                if len(spans) > most:
+                    return Parted(raw, member, {}, spans)
+            elif depth == 1 and match.start() >= opened >= 0:
+                if raw[last : match.start()].strip(b" \t\r\n") or len(raw) - match.start() + opened > most_rest:
+                    return None
+                rest, faults = _read(raw[:opened] + raw[match.start() :], MAX_DEPTH)
+                if faults:
+                    raise _malformed([fault.finding() for fault in faults])
+                return Parted(raw, member, rest, spans) if isinstance(rest, dict) else None
+    return None
 
 
 _SEQUENCE = re.compile(rb"[ \t\r\n]*\x1e")
@@ -60,11 +136,27 @@ _SEQUENCE = re.compile(rb"[ \t\r\n]*\x1e")
 def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
     # Neither byte can be inside a string, where JSON has control characters escaped, so splitting is safe.
     separator = b"\x1e" if _SEQUENCE.match(raw) else b"\n"
-    line = 1
-    for record in raw.split(separator):
+    line, start = 1, 0
+    while start < len(raw):
+        end = raw.find(separator, start)
+        record = raw[start : end if end >= 0 else len(raw)]
         if record and not record.isspace():
             yield line, record
         line += 1 if separator == b"\n" else record.count(b"\n")
+        start += len(record) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Newline-delimited JSON that is parsed record by record; whoever goes through it has one in memory at a time."""
+
+    raw: bytes
+
+    def __iter__(self) -> Iterator[object]:
+        return iterate_lines(self.raw)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in _records(self.raw))
 
 
 def _malformed(findings: list[Finding]) -> MalformedJson:

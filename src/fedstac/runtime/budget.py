@@ -72,8 +72,8 @@ class Budget:
             self._timer = self._loop.call_later(GRACE_SECONDS, self._overrun)
 
     @property
-    def seconds_left(self) -> float:
-        return max(0.0, self._timer.when() - self._loop.time())
+    def has_ended(self) -> bool:
+        return self._ended is not None
 
     def on_overrun(self, cut: Callable[[], object]) -> Callable[[], None]:
         """Registers what ends work that does not end by itself; returns how to take that back."""
@@ -100,6 +100,17 @@ def lane() -> Lane:
     """The lane of whoever is working."""
     budget = _current.get()
     return budget.lane if budget else Lane.WORK
+
+
+class Abandoned(Exception):
+    """The request that a thread works for has ended."""
+
+
+def checkpoint() -> None:
+    """For long work in a thread, now and then: Abandoned where its request has ended. Nobody else stops a thread."""
+    budget = _current.get()
+    if budget is not None and budget.has_ended:
+        raise Abandoned
 
 
 def extend(seconds: float) -> None:

@@ -1,0 +1,149 @@
+"""What a process has to give at the same time beside connections: threads for long work, memory for large bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+from fedstac.domain.errors import TooManyRequests, Unavailable
+from fedstac.runtime import budget
+from fedstac.runtime.budget import Lane
+
+T = TypeVar("T")
+
+THREADS: Mapping[Lane, int] = {Lane.WORK: 2, Lane.READER: 1, Lane.ANONYMOUS: 1, Lane.HEALTH: 1}
+WAITING_PER_THREAD = 16
+SHARES: Mapping[Lane, float] = {Lane.WORK: 0.5, Lane.READER: 0.25, Lane.ANONYMOUS: 0.25, Lane.HEALTH: 0.0}
+TRIM_SECONDS = 1.0  # without large work, after which memory goes back to the system
+WAIT_SECONDS = 5.0  # that an answer waits for memory
+
+
+class Threads:
+    """Threads for work that would hold the event loop, a few for each lane. All work is bounded."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(sum(THREADS.values()), thread_name_prefix="work")
+        self._places = {lane: asyncio.Semaphore(count) for lane, count in THREADS.items()}
+        self._users: Counter[Lane] = Counter()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of the work. Unavailable where too much of the same lane waits already."""
+        lane = budget.lane()
+        if self._users[lane] >= THREADS[lane] * (1 + WAITING_PER_THREAD):
+            raise Unavailable("many large requests are under way; try again in a moment", retry_after=2)
+        self._users[lane] += 1
+        try:
+            places = self._places[lane]
+            await places.acquire()
+            loop = asyncio.get_running_loop()
+
+            def free(_: object) -> None:  # when the thread is: it may outlive its request for a moment
+                with suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(places.release)
+
+            running = self._executor.submit(contextvars.copy_context().run, work)
+            running.add_done_callback(free)
+            return await asyncio.wrap_future(running)
+        finally:
+            self._users[lane] -= 1
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Memory:
+    """Bytes that large bodies and answers may take at the same time, in shares for each lane.
+
+    What is larger than its whole share gets it when nobody else has any of it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._most = {lane: int(size * share) for lane, share in SHARES.items()}
+        self._taken: Counter[Lane] = Counter()
+        self._freed = asyncio.Event()
+        self._trimming: asyncio.TimerHandle | None = None
+
+    def share(self, lane: Lane) -> Share:
+        """Something that takes memory piece by piece, and gives all of it back at once."""
+        return Share(self, lane)
+
+    @asynccontextmanager
+    async def place(self, size: int) -> AsyncIterator[Share]:
+        """Waits for memory. Unavailable where none is free for WAIT_SECONDS."""
+        share = self.share(budget.lane())
+        try:
+            async with asyncio.timeout(WAIT_SECONDS) as waiting:
+                while not share.fits(size):
+                    await self._freed.wait()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            raise Unavailable("many large answers are under way; try again in a moment", retry_after=2) from None
+        share.take(size)
+        try:
+            yield share
+        finally:
+            share.give_back()
+
+    def fits(self, lane: Lane, size: int, own: int) -> bool:
+        others = self._taken[lane] - own
+        return others + own + size <= self._most[lane] or others == 0
+
+    def move(self, lane: Lane, size: int) -> None:
+        self._taken[lane] += size
+        if size < 0:
+            self._freed.set()
+            self._freed = asyncio.Event()
+            if self._trimming is None:
+                self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        """The C library keeps what was freed; a process at rest should not."""
+        self._trimming = None
+        if any(self._taken.values()):
+            self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
+        else:
+            trim_memory()
+
+
+class Share:
+    """What one request has of the memory."""
+
+    def __init__(self, memory: Memory, lane: Lane) -> None:
+        self._memory = memory
+        self.lane = lane
+        self.size = 0
+
+    def fits(self, size: int) -> bool:
+        return self._memory.fits(self.lane, size, self.size)
+
+    def take(self, size: int) -> None:
+        self._memory.move(self.lane, size)
+        self.size += size
+
+    def check(self, size: int) -> None:
+        """TooManyRequests where so much more is not free: nothing waits with a half-read body."""
+        if not self.fits(size):
+            raise TooManyRequests("many large bodies are under way; send this one again in a moment", retry_after=2)
+
+    def require(self, size: int) -> None:
+        """Takes more, or raises as `check`."""
+        self.check(size)
+        self.take(size)
+
+    def give_back(self) -> None:
+        if self.size:
+            self._memory.move(self.lane, -self.size)
+            self.size = 0
+
+
+def trim_memory() -> None:
+    """Gives what the C library keeps of freed memory back to the system, where it is glibc."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
