@@ -89,7 +89,7 @@ homes: [{{projects: [CMIP6], institutions: [NCAR], node: south, url: "{HOME}"}}]
         found = Nodes(
             west, await start(shared, require_if_match=True, policy=str(policy)),
             await start(make(), node="east", source=west.url, source_token=west.tokens["node:east"]),
-            await start(make()), await start(damaged), await start(away), provider,
+            await start(make(), request_seconds=2), await start(damaged), await start(away), provider,
         )  # fmt: skip
         await until(partial(shows_the_collection, found.east))
         await make_collection(found.idle)
@@ -252,6 +252,17 @@ async def too_many_batches(nodes: Nodes) -> httpx.Response:
         writer.close()
 
 
+async def a_search_that_takes_too_long(nodes: Nodes) -> httpx.Response:
+    """Something else holds what it has to read."""
+    conn = await asyncpg.connect(nodes.idle.settings.dsn)
+    try:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE pgstac.items IN ACCESS EXCLUSIVE MODE")
+            return await nodes.idle.anyone.get("/search")
+    finally:
+        await conn.close()
+
+
 # --- the table ---
 
 
@@ -311,6 +322,7 @@ TABLE = (
     Row(errors.HeadersTooLarge, raw("west", head("x: " + "y" * 65536)), "the headers", "send at most 65536 bytes"),
     Row(errors.InternalError, get("/collections/CMIP6", to="damaged"), "this answer's x-request-id", "Try again later"),
     Row(errors.Unavailable, get("/collections/CMIP6", to="away"), "the database", "try again"),
+    Row(errors.TakesTooLong, a_search_that_takes_too_long, "over 2 s", "ask for less at once"),
 )  # fmt: skip
 
 
