@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,25 @@ import structlog
 
 from fedstac import checking
 from fedstac.db import feed, opening, pools
-from fedstac.db.connections import Connection, is_transient
+from fedstac.db import parts as parts_of_node
+from fedstac.db.connections import Connection
 from fedstac.db.pools import Pool, Pools
 from fedstac.domain.model import World
 from fedstac.domain.policy import Policy
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.policies import Policies
+from fedstac.runtime import supervision
 from fedstac.runtime.outages import Outage
+from fedstac.runtime.supervision import Parts
 from fedstac.settings import Settings, folder
 from fedstac.shelf import Shelf
 from fedstac.wakeup import Wakeup, pause
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
 PROBE_SECONDS = 1.0  # between looks whether the database is back
+LEAST_BEAT_SECONDS, BEAT_SECONDS = 0.2, 10.0  # between reports of how the parts stand
+FORGET_SECONDS = 1.0
 log = structlog.get_logger()
 
 
@@ -54,7 +60,7 @@ class Node:
     settled: Wakeup  # items became final
     stopping: asyncio.Event  # long answers end now
     schema: int  # the number of the database's last migration
-    outage: Outage  # of the database
+    parts: Parts  # how the background parts of this process stand
 
     def stop(self) -> None:
         """Ends what waits, so that the process can end."""
@@ -95,7 +101,12 @@ async def fork_if_restored(conn: Connection) -> None:
         log.warning("this database was restored or promoted; the feed goes on in a new epoch", epoch=epoch)
 
 
-Background = Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]  # runs until the event is set
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What runs beside a node until the event is set; `name` stands in logs and in the answer of /healthcheck."""
+
+    name: str
+    run: Callable[[Node, asyncio.Event], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager
@@ -117,26 +128,64 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
             settings=settings, pools=opened, checker=rules, shelf=shelf, policies=policies,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
-            stopping=asyncio.Event(), schema=schema, outage=Outage("the database"),
+            stopping=asyncio.Event(), schema=schema, parts=Parts(Outage("the database")),
         )  # fmt: skip
     finally:
         opened.terminate()
 
 
 @asynccontextmanager
-async def beside(node: Node, parts: Sequence[Background], stop: asyncio.Event) -> AsyncIterator[None]:
-    """Runs a node's background parts, and ends them before the node goes."""
-    tasks = [asyncio.create_task(part(node, stop)) for part in (*parts, watch_database)]
+async def beside(
+    node: Node, parts: Sequence[Part], stop: asyncio.Event, *, on_give_up: Callable[[], object] = lambda: None
+) -> AsyncIterator[None]:
+    """Run a node's background parts, start them again when they end, and end them before the node goes.
+
+    A part that ends again and again sets `stop` and calls `on_give_up`; `node.parts.gave_up` says why.
+    """
+    tasks = [
+        asyncio.create_task(supervision.keep_running(node.parts, part.name, partial(part.run, node, stop), stop))
+        for part in (*parts, Part("heartbeat", report_parts), Part("outages", watch_database))
+    ]
+    telling = asyncio.create_task(_tell_of_stop(stop, node, on_give_up))
     try:
         yield
     finally:
         stop.set()
         node.stop()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
-        for task in tasks:
+        node.parts.changed.wake()
+        await asyncio.wait(tasks, timeout=5)
+        for task in (*tasks, telling):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, telling, return_exceptions=True)
+        await _forget_reports(node)
+
+
+async def _tell_of_stop(stop: asyncio.Event, node: Node, on_give_up: Callable[[], object]) -> None:
+    await stop.wait()
+    if node.parts.gave_up is not None:
+        on_give_up()
+
+
+async def report_parts(node: Node, stop: asyncio.Event) -> None:
+    """Report how the parts of this process stand, when that changes and every few seconds."""
+
+    async def report() -> None:
+        changed = node.parts.changed.next()
+        node.parts.forget_old_troubles()
+        async with node.pools.work.acquire() as conn:
+            await parts_of_node.report(conn, node.parts.process, node.parts.states)
+        await pause(stop, LEAST_BEAT_SECONDS)
+        if not stop.is_set():
+            await changed(BEAT_SECONDS)
+
+    await supervision.keep_trying(node.parts, "heartbeat", report, stop)
+
+
+async def _forget_reports(node: Node) -> None:
+    """Take back what this process reported, if the database is quick; else it ages."""
+    with suppress(Exception):
+        async with asyncio.timeout(FORGET_SECONDS), node.pools.work.acquire() as conn:
+            await parts_of_node.forget(conn, node.parts.process)
 
 
 async def _enter(conn: Connection, settings: Settings) -> tuple[int, bytes]:
@@ -169,27 +218,25 @@ async def _rules(conn: Connection, settings: Settings) -> tuple[Checker, Shelf]:
 
 
 async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
-    """Takes up, while the node serves, what somebody installs."""
-    while not stop.is_set():
+    """Take up, while the node serves, what somebody installs."""
+
+    async def look() -> None:
         await pause(stop, LOOK_SECONDS)
-        try:
-            async with node.pool.acquire() as conn:
-                await node.shelf.look(conn)
-        except Exception as error:
-            if not is_transient(error):
-                log.exception("looking for vocabularies failed; trying again")
+        async with node.pool.acquire() as conn:
+            await node.shelf.look(conn)
+
+    await supervision.keep_trying(node.parts, "vocabularies", look, stop)
 
 
 async def watch_database(node: Node, stop: asyncio.Event) -> None:
-    """Notices, and logs, that the database is back after it failed somebody."""
-    while not stop.is_set():
+    """Notice, and log, that the database is back after it failed somebody."""
+
+    async def look() -> bool:
         await pause(stop, PROBE_SECONDS)
-        if not node.outage.may_be_over:
-            continue
-        try:
+        if node.parts.outage.may_be_over:
             async with asyncio.timeout(PROBE_SECONDS * 3), node.pool.acquire() as conn:
                 await conn.execute("SELECT")
-        except Exception as error:
-            node.outage.failed(error)
-        else:
-            node.outage.ended()
+            node.parts.outage.ended()
+        return False
+
+    await supervision.keep_trying(node.parts, "outages", look, stop)

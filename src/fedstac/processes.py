@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from fedstac import __version__, bootstrap, failpoints
-from fedstac.bootstrap import Background
+from fedstac.bootstrap import Part
 from fedstac.settings import Settings, load
 
 PR_SET_PDEATHSIG = 1
@@ -90,8 +90,8 @@ def log_start(event: str, settings: Settings, *, schema: int, **fields: object) 
     structlog.get_logger().info(event, node=settings.node, version=__version__, schema=schema, **fields)
 
 
-def run(settings: Settings, parts: Sequence[Background], *, on_ready: Callable[[], object]) -> None:
-    """Runs parts of a node until SIGTERM or SIGINT."""
+def run(settings: Settings, parts: Sequence[Part], *, on_ready: Callable[[], object]) -> None:
+    """Run parts of a node until SIGTERM or SIGINT. PartGaveUp where one of them ended again and again."""
 
     async def everything() -> None:
         stop = asyncio.Event()
@@ -101,5 +101,7 @@ def run(settings: Settings, parts: Sequence[Background], *, on_ready: Callable[[
             log_start("working", settings, schema=node.schema)
             on_ready()
             await stop.wait()
+        if node.parts.gave_up is not None:
+            raise node.parts.gave_up
 
     uvloop.run(everything())

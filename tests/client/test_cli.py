@@ -21,7 +21,7 @@ from fedstac import bootstrap, sample
 from fedstac.db import nodes
 from fedstac.messaging.http_feed import HttpFeed
 from fedstac.settings import Settings
-from fedstac.workers import index_node
+from fedstac.workers import index_node, roles
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, environment, start
 from tests.support.waiting import PATIENCE, until
@@ -392,7 +392,7 @@ async def test_a_database_that_is_away_exits_5(fedstac: Fedstac) -> None:
 async def following(settings: Settings) -> AsyncIterator[None]:
     """An index node that has everything when the block begins."""
     stop = asyncio.Event()
-    async with bootstrap.node(settings) as node, bootstrap.beside(node, [index_node.run], stop):
+    async with bootstrap.node(settings) as node, bootstrap.beside(node, roles.following(settings), stop):
 
         async def has_all() -> bool:
             async with HttpFeed(settings.source, settings.source_token) as source, node.pool.acquire() as conn:

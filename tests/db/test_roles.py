@@ -12,7 +12,7 @@ from psycopg import errors, sql
 
 from fedstac import bootstrap, embedded, sample
 from fedstac.bootstrap import Node
-from fedstac.db import audit, feed, invariants, migrations
+from fedstac.db import audit, feed, invariants, migrations, schema
 from fedstac.workers import sequencer
 from tests.db import writing
 
@@ -41,6 +41,7 @@ EXPECTED = {
     "fedstac.own_group":         "SIUD    -          -       -        -",
     "fedstac.own_group_person":  "SIUD    -          -       -        -",
     "fedstac.parked":            "SIUD    -          -       -        -",
+    "fedstac.part":              "SIUD    SIUD       -       -        -",
     "fedstac.person":            "SIU     -          -       -        sD",
     "fedstac.record":            "SIUD    -          S       -        -",
     "fedstac.request":           "SIUD    -          -       -        -",
@@ -170,3 +171,8 @@ def test_a_database_with_owner_and_writer_only_is_told_what_to_run(cluster: embe
         conn.execute(migrations.SETUP.encode())
         migrations._check_setup(conn)
         conn.rollback()
+
+
+def test_readiness_asks_for_every_right_of_the_writer() -> None:
+    writers = {table: "".join(c for c in row.split()[0] if c in "SIUD") for table, row in EXPECTED.items()}
+    assert writers == schema.NEEDED

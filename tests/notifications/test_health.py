@@ -19,12 +19,19 @@ async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
     await until(is_leading)
     response = await api.anyone.get("/healthcheck")
     assert response.status_code == 200
+    runs = {"running": 1, "wanted": 1, "restarts": 0}
     assert response.json() | {"version": ""} == {
         "status": "ok", "node": "west", "version": "", "database": "ok", "sequencer": "leading", "workers": "idle",
+        "reasons": [],
+        "parts": {
+            "heartbeat": runs, "notifier": runs, "publisher": {"running": 2, "wanted": 2, "restarts": 0},
+            "outages": runs, "refusals": runs, "sequencer": runs, "vocabularies": runs,
+        },
     }  # fmt: skip
+    assert (await api.anyone.get("/readiness")).json() == response.json()
 
 
-async def test_what_nobody_works_on_shows(
+async def test_a_node_without_workers_says_so(
     dsn: str, start_api: StartApi, conn: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     api = await start_api(dsn=dsn, background=False)
@@ -36,7 +43,10 @@ async def test_what_nobody_works_on_shows(
            INSERT INTO fedstac.request_item (request, n, shard, dataset) SELECT id, 0, 7, 'x' FROM made"""
     )
     body = (await api.anyone.get("/healthcheck")).json()
-    assert (body["status"], body["sequencer"], body["workers"]) == ("ok", "absent", "stalled")
+    assert (body["status"], body["sequencer"], body["workers"]) == ("degraded", "absent", "absent")
+    readiness = await api.anyone.get("/readiness")
+    assert readiness.status_code == 503
+    assert readiness.json()["detail"] == "the node does not work as it should: sequencer: absent; workers: absent"
 
 
 async def test_without_its_database_it_says_so_and_nothing_of_the_inside(

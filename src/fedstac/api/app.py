@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attr
@@ -47,7 +48,7 @@ from fedstac.api import (
 from fedstac.api.admission import Admission
 from fedstac.api.compression import Compression
 from fedstac.api.guard import Guard
-from fedstac.bootstrap import Background
+from fedstac.bootstrap import Node, Part
 from fedstac.policies import Policies
 from fedstac.runtime.capacity import Memory, Threads
 from fedstac.settings import Settings
@@ -118,6 +119,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/notifications/{destination_id}/confirm", notifications.post_confirmation),
     ("POST", "/notifications/{destination_id}/test", notifications.post_test),
     ("GET", "/healthcheck", health.get_health),
+    ("GET", "/readiness", health.get_readiness),
     ("GET", "/events", feed.get_events),
     ("GET", "/events/head", feed.get_head),
     ("POST", "/events/status", feed.post_status),
@@ -189,10 +191,9 @@ def _raw(handler: Handler) -> Callable[..., Awaitable[Response]]:
     return endpoint
 
 
-def create(settings: Settings, base_url: str, *, background: Sequence[Background] = ()) -> FastAPI:
+def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()) -> FastAPI:
     """The application of a node, not yet guarded. `background` runs beside it while it serves."""
 
-    parts = (*background, bootstrap.watch_vocabularies)
     callers = identity.finding(settings)
     policies = Policies(settings.policy, settings.globus_policy, here=settings.node)  # refused before anything runs
 
@@ -201,10 +202,16 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
         async with (
             bootstrap.node(settings, policies) as node,
             callers(node) as principals,
-            refusals.recording(node) as app.state.refusals,
-            bootstrap.beside(node, parts, asyncio.Event()),
+            refusals.recording(node) as recorder,
+            bootstrap.beside(
+                node,
+                (*background, Part("vocabularies", bootstrap.watch_vocabularies), Part("refusals", recorder.keep)),
+                asyncio.Event(),
+                on_give_up=app.state.end,
+            ),
         ):
             app.state.node, app.state.principals = node, principals
+            app.state.refusals = recorder
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
             app.state.memory, app.state.threads = Memory(settings.request_memory_bytes), Threads()
             yield
@@ -227,6 +234,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Background
     )  # fmt: skip
     app: FastAPI = api.app
     app.state.base_url = base_url
+    app.state.end = lambda: None  # of a server that ends when a background part gives up
     app.router.routes[:0] = [_route(*route) for route in ROUTES]
     app.router.routes.extend(problems.routes())
     problems.install(app)
@@ -245,10 +253,11 @@ class CannotListen(Exception):
     """The address cannot be listened on; the message says why, and what to do."""
 
 
-def serve(
-    settings: Settings, background: Sequence[Background], *, on_ready: Callable[[str], object] | None = None
-) -> None:
-    """Serves a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot."""
+def serve(settings: Settings, background: Sequence[Part], *, on_ready: Callable[[str], object] | None = None) -> None:
+    """Serve a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot.
+
+    PartGaveUp where a background part ended again and again.
+    """
     listening = _listen(settings)
     host, port = listening.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -261,6 +270,9 @@ def serve(
             on_ready(address)
 
     running_on(app, settings, base_url, on_ready=ready).run([listening])
+    node: Node = app.state.node
+    if node.parts.gave_up is not None:
+        raise node.parts.gave_up
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -312,10 +324,16 @@ def running_on(
         limit_for=_limits(settings),
         read_timeout=settings.read_timeout_seconds,
         logs_requests=settings.access_log,
-        on_outage=lambda error: app.state.node.outage.failed(error),
+        on_failure=partial(problems.report, app),
     )
     config = server.Config(
         guard, public_url=base_url, header_timeout=settings.read_timeout_seconds, logs_requests=settings.access_log
     )
     lifespan = app.router.lifespan_context(app)
-    return server.Server(config, lifespan=lifespan, on_ready=on_ready, on_stop=lambda: app.state.node.stop())
+    made = server.Server(config, lifespan=lifespan, on_ready=on_ready, on_stop=lambda: app.state.node.stop())
+
+    def end() -> None:
+        made.should_exit = True
+
+    app.state.end = end
+    return made

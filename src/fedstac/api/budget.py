@@ -57,7 +57,7 @@ def bounded(method: str, path: str, handler: Handler) -> Handler:
 
 def _fixed_lane(method: str, path: str) -> Lane | None:
     """The lane of a route; None where it depends on the caller."""
-    if path == "/healthcheck":
+    if path in ("/healthcheck", "/readiness"):
         return Lane.HEALTH
     if method in READ_ONLY or path in READS_BY_POST:
         return None

@@ -21,7 +21,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedstac.api import access_log, cors, problems
-from fedstac.db.connections import is_transient
 from fedstac.domain.errors import (
     BadRequest,
     BodyTimeout,
@@ -66,11 +65,11 @@ class Guard:
     proxy_strips: the proxy in front always takes the public path away; else it may do so or not.
     limit_for: bytes of body that a request may have.
     logs_requests: every request gets a line in the access log.
-    on_outage: called with what an application raised because the database is away; it logs that, once.
     read_timeout: seconds that a body may pause, and that it has before it must come at min_rate bytes per second.
     linger: seconds that a client may pause while the rest of a refused body is still read and dropped. A client that
         sends all of it before it reads gets the refusal. At most linger_bytes are read, in read_timeout and the time
         that they take at linger_rate bytes per second.
+    on_failure: notes a fault of ours; it is called once for each.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class Guard:
         proxy_strips: bool = False,
         limit_for: Callable[[Scope], int] = body_limit,
         logs_requests: bool = False,
-        on_outage: Callable[[Exception], object] | None = None,
         read_timeout: float = 15.0,
         min_rate: int = 1024,
         max_url: int = 16 * 1024,
@@ -89,13 +87,13 @@ class Guard:
         linger: float = 2.0,
         linger_bytes: int = BATCH_BODY,
         linger_rate: int = 2**20,
+        on_failure: Callable[[Exception, Scope], object] = problems.log_failure,
     ) -> None:
         self.app = app
         self.public_url = urlsplit(public_url) if public_url else None
         self.proxy_strips = proxy_strips
         self.limit_for = limit_for
         self.logs_requests = logs_requests
-        self.on_outage = on_outage
         self.read_timeout = read_timeout
         self.min_rate = min_rate
         self.max_url = max_url
@@ -103,6 +101,7 @@ class Guard:
         self.linger = linger
         self.linger_bytes = linger_bytes
         self.linger_rate = linger_rate
+        self.on_failure = on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -135,16 +134,10 @@ class Guard:
             raise
         except Exception as error:
             if body.refusal is None:  # else this is what the application made of it
-                self._note(error, scope)
+                self.on_failure(error, scope)
                 body.refusal = problems.failure(error)
         if body.refusal is not None and not answer.has_started:
             await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
-
-    def _note(self, error: Exception, scope: Scope) -> None:
-        if self.on_outage is not None and is_transient(error):
-            self.on_outage(error)
-        else:
-            _log.exception("request failed", method=scope["method"], path=scope["path"])
 
     def _as_public(self, scope: Scope) -> Scope:
         """Return a copy of the scope with the public scheme, host and path, whether or not a proxy cut the path."""

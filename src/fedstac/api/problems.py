@@ -13,6 +13,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 
 import orjson
+import structlog
 from fastapi.exceptions import RequestValidationError, ResponseValidationError
 from stac_fastapi.types import errors as stac_errors
 from starlette.applications import Starlette
@@ -22,11 +23,13 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from fedstac.db.connections import is_transient
+from fedstac.db.connections import Cause, cause_of, statement_of
 from fedstac.domain import errors
 from fedstac.domain.errors import Finding, Problem
+from fedstac.runtime.outages import reason_of
 
 MEDIA_TYPE = "application/problem+json"
+log = structlog.get_logger()
 _NOT_IN_DESCRIPTION = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750, 3
 
 _BY_STATUS: Mapping[int, type[Problem]] = {
@@ -233,10 +236,30 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
     return response(failure(error), request.scope)
 
 
+def report(app: Starlette, error: Exception, scope: Scope) -> None:
+    """Log a request that failed by our fault. What all requests meet at once is logged when it begins and ends."""
+    if cause_of(error) in (Cause.AWAY, Cause.CONFLICT, Cause.OPERATORS):
+        app.state.node.parts.fails("api", error)
+    else:
+        log_failure(error, scope)
+
+
+def log_failure(error: Exception, scope: Scope) -> None:
+    """Log a request that failed by a fault of ours, with the traceback and the statement of the database."""
+    log.error(
+        "request failed", method=scope["method"], path=scope["path"], reason=reason_of(error),
+        statement=statement_of(error), exc_info=error,
+    )  # fmt: skip
+
+
 def failure(error: Exception) -> errors.Problem:
     """What a caller is told of a fault of ours: to come again, if that may help."""
-    if is_transient(error):
-        return errors.Unavailable("the database is away or overloaded just now; try again", retry_after=2)
+    match cause_of(error):
+        case Cause.AWAY | Cause.CONFLICT:
+            return errors.Unavailable("the database is away or overloaded just now; try again", retry_after=2)
+        case Cause.OPERATORS:
+            detail = "the server lacks something that its operators have to see to; it is logged. Try again later"
+            return errors.Unavailable(detail, retry_after=30)
     return errors.InternalError(
         "the server failed; the fault is logged under this answer's x-request-id. Try again later, and report it"
         " with that id if it stays"

@@ -22,11 +22,12 @@ from starlette.responses import Response
 from fedstac.api import identity, intake
 from fedstac.bootstrap import Node
 from fedstac.db import audit
-from fedstac.db.connections import is_refusal, is_transient
+from fedstac.db.connections import is_refusal
 from fedstac.db.requests import NewRequest
 from fedstac.domain.errors import BadRequest, Problem, Unauthenticated, Unavailable
 from fedstac.domain.model import Outcome
-from fedstac.runtime import budget
+from fedstac.runtime import budget, supervision
+from fedstac.wakeup import pause
 
 NOBODY = "anonymous"  # who could not be told
 BURST, PER_SECOND = 60, 1.0  # rows of one caller at once, and then
@@ -209,12 +210,18 @@ class Refusals:
                 for entry in entries:
                     await self._write([entry])
                 return
-            if is_transient(error):
-                log.warning("refusals cannot be written down just now; they are counted", error=type(error).__name__)
-            else:
-                log.exception("refusals cannot be written down; they are counted")
+            self._node.parts.fails("refusals", error)
             for entry in entries:
                 self._caller(entry.actor).count(entry)
+
+    async def keep(self, node: Node, stop: asyncio.Event) -> None:
+        """Sum up from time to time, until `stop`."""
+
+        async def step() -> None:
+            await pause(stop, SUMMARY_SECONDS)
+            await self.sum_up()
+
+        await supervision.keep_trying(node.parts, "refusals", step, stop)
 
     async def sum_up(self) -> None:
         """Writes down what was only counted, and forgets callers that were silent."""
@@ -226,20 +233,10 @@ class Refusals:
 
 @asynccontextmanager
 async def recording(node: Node) -> AsyncIterator[Refusals]:
-    """Refusals that are summed up from time to time, and at the end."""
+    """The recorder of refusals; what it only counted is written down at the end."""
     refusals = Refusals(node)
-
-    async def keep() -> None:
-        while True:
-            await asyncio.sleep(SUMMARY_SECONDS)
-            await refusals.sum_up()
-
-    task = asyncio.create_task(keep())
     try:
         yield refusals
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
         with suppress(TimeoutError):
             await asyncio.wait_for(refusals.sum_up(), LONGEST_WAIT)

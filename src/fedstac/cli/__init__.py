@@ -115,19 +115,19 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
         "source": " ".join(each.address for each in followed),
         "source_token": " ".join(each.token for each in followed),
     })  # fmt: skip
-    api.serve(settings, roles.INDEX, on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(settings, roles.following(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
 @app.command(rich_help_panel="Node")
 def worker(ready_file: ReadyFile = None) -> None:
     """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes)."""
     from fedstac import processes
-    from fedstac.workers import publisher
+    from fedstac.workers import roles
 
     processes.start("worker")
     settings = environment.load()
     processes.run(
-        settings, [publisher.run] * settings.workers, on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())})
+        settings, [roles.PUBLISHER] * settings.workers, on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())})
     )
 
 
@@ -135,12 +135,12 @@ def worker(ready_file: ReadyFile = None) -> None:
 def sequencer(ready_file: ReadyFile = None) -> None:
     """Run the sequencer in a process of its own; a second one stands by."""
     from fedstac import processes
-    from fedstac.workers import sequencer as sequencing
+    from fedstac.workers import roles
 
     processes.start("sequencer")
     settings = environment.load()
     settings = settings.model_copy(update={"dsn": settings.sequencer_dsn or settings.dsn})
-    processes.run(settings, [sequencing.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
+    processes.run(settings, [roles.SEQUENCER], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
 @app.command(rich_help_panel="Node")
@@ -148,11 +148,12 @@ def notifier(ready_file: ReadyFile = None) -> None:
     """Send notifications from a process of its own; several share the work."""
     from fedstac import processes
     from fedstac.workers import notifier as telling
+    from fedstac.workers import roles
 
     processes.start("notifier")
     settings = environment.load()
     telling.check(settings)
-    processes.run(settings, [telling.run], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
+    processes.run(settings, [roles.NOTIFIER], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
 @app.command(name="identity-provider", rich_help_panel="Node")

@@ -100,6 +100,8 @@ def _explain(error: Exception) -> tuple[str, int]:
             return str(error), terminal.AWAY
         case "FollowedElsewhere" | "Misconfigured" | "PolicyBroken" | "SourcesUnclear" | "VocabularyBroken":
             return str(error), terminal.USAGE
+        case "PartGaveUp":
+            return f"{error}; see the log for its reason", terminal.FAULT
         case "BehindRetention":
             return "the source's feed has lost its beginning: use --from snapshot", terminal.NOT_FOUND
         case "SourceRefused":

@@ -39,7 +39,7 @@ async def parts(conn: Connection) -> Parts:
                               SELECT FROM held WHERE classid = $2 AND objsubid = 2
                                 AND objid = hashtext(c.origin)::bigint & 4294967295) ORDER BY c.origin), '{}')
                    FROM fedstac.cursor c) AS origins,
-                  EXISTS (SELECT FROM fedstac.shard WHERE until > clock_timestamp()) AS working,
+                  EXISTS (SELECT FROM fedstac.shard WHERE token IS NOT NULL AND until > clock_timestamp()) AS working,
                   (SELECT extract(epoch FROM clock_timestamp() - r.created)::float8
                    FROM oldest o JOIN fedstac.request_item i ON i.id = o.id
                    JOIN fedstac.request r ON r.id = i.request) AS waiting_seconds""",

@@ -16,8 +16,9 @@ from psycopg import sql
 from pypgstac.db import PgstacDB
 from pypgstac.migrate import Migrate
 
+from fedstac.db.schema import MIGRATION_LOCK
+
 PGSTAC_VERSION = "0.10.0"
-LOCK = 0x666564_00
 FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 ROLES = ("fedstac_writer", "fedstac_sequencer", "fedstac_reader", "fedstac_auditor", "fedstac_deleter")
@@ -84,7 +85,7 @@ def migrate(dsn: str, folder: Path, *, say: Callable[[str], None] = lambda line:
     """
     with psycopg.connect(dsn, autocommit=True) as conn:
         _check_setup(conn)
-        conn.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+        conn.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
         pgstac = _migrate_pgstac(dsn, conn, say)
         conn.execute("CREATE SCHEMA IF NOT EXISTS fedstac")
         conn.execute(

@@ -11,14 +11,15 @@ import asyncpg
 import orjson
 
 from fedstac.db import conditions
-from fedstac.db.connections import Connection, Row
+from fedstac.db.connections import Cause, Connection, Row, cause_of
 from fedstac.domain.errors import BadRequest
 
 STATE_COLUMNS = (
     "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document"
 )
-# SQLSTATE: data exception, not supported, program limit, internal (PostGIS): geometries that it cannot compare
-SEARCHERS_CLASSES = ("22", "0A", "54", "XX")
+# SQLSTATE: data exception, program limit, not supported. What is missing (a table, a right) is no searcher's doing.
+SEARCHERS_STATES = ("22", "54", "0A000")
+POSTGIS_FILES = ("lwgeom", "gserialized", "geography")  # PostGIS has no states of its own: XX000, as for any fault
 
 
 MOST_REPLACED = 100  # links from one dataset to those that it replaces
@@ -170,12 +171,19 @@ def _for_the_caller() -> Iterator[None]:
     try:
         yield
     except asyncpg.PostgresError as error:
-        if (error.sqlstate or "")[:2] not in SEARCHERS_CLASSES:
+        if not _is_searchers(error):
             raise
         raise BadRequest(
             "the search cannot be evaluated: it is too complex, or a geometry in it cannot be compared with those of"
             " the datasets; make it simpler"
         ) from error
+
+
+def _is_searchers(error: asyncpg.PostgresError) -> bool:
+    """Whether something in the search causes the error."""
+    if error.sqlstate == "XX000":
+        return str(error.server_source_filename or "").startswith(POSTGIS_FILES)
+    return (error.sqlstate or "").startswith(SEARCHERS_STATES) and cause_of(error) is not Cause.CONFLICT
 
 
 async def queryables(conn: Connection, collection: str | None) -> str:

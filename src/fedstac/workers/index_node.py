@@ -19,7 +19,7 @@ import structlog
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, nodes, outbox, vocabularies
-from fedstac.db.connections import Connection, Row, is_refusal, is_transient
+from fedstac.db.connections import Connection, Row, is_refusal
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest, Finding, errors_in
 from fedstac.domain.events import Cursor, DatasetEvent, Event
@@ -35,6 +35,7 @@ from fedstac.messaging.http_feed import (
     SourceRefused,
     sources_of,
 )
+from fedstac.runtime import supervision
 from fedstac.settings import Settings
 from fedstac.wakeup import Backoff, pause, unless
 
@@ -56,6 +57,7 @@ class Follower:
     node: Node
     source: HttpFeed
     snapshot_first: bool = True
+    name: str = "follower"  # of this part of the process
     origin: str = ""
     cursor: Cursor = events.START
     told: Cursor = events.START
@@ -64,25 +66,19 @@ class Follower:
     on_page: Callable[[int], object] = lambda entries: None  # told of each page that is applied
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follows until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
+        """Follow until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
         backoff = Backoff(least=0.2, most=10.0)
-        while not stop.is_set():
-            try:
-                await self._follow(stop, backoff)
-            except SourceAway as error:
-                log.warning("the source is away; trying again", reason=str(error))
-            except OriginRolledBack as error:
-                log.error("the source has lost a part of its log; nothing is taken from it", reason=str(error))
-            except NotServed as error:
-                log.error("the source cannot be followed; see to its address", reason=str(error))
-            except SourceRefused as error:
-                log.error("the source refuses this node; see to its token", reason=str(error))
-            except Exception as error:
-                if not is_transient(error):
-                    log.exception("the index node failed; trying again")
-                else:
-                    log.warning("the database is away; trying again", error=type(error).__name__)
-            await pause(stop, backoff.pause())
+
+        async def step() -> bool:
+            await self._follow(stop, backoff)
+            return False
+
+        await supervision.keep_trying(self.node.parts, self.name, step, stop, backoff=backoff, expected={
+            SourceAway: "the source is away; trying again",
+            OriginRolledBack: "the source has lost a part of its log; nothing is taken from it",
+            NotServed: "the source cannot be followed; see to its address",
+            SourceRefused: "the source refuses this node; see to its token",
+        })  # fmt: skip
 
     async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
         self.origin, _ = await _head(self.node, self.source)
@@ -95,6 +91,7 @@ class Follower:
                 try:
                     await unless(stop, self.step(LONG_POLL_SECONDS))
                     backoff.reset()
+                    self.node.parts.works(self.name)
                 except BehindRetention as error:
                     await self._refuse_rolled_back()
                     log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
@@ -387,30 +384,22 @@ def sources(settings: Settings, named: Sequence[str] = ()) -> tuple[Source, ...]
     return sources_of(settings.source, settings.source_token, named)
 
 
-async def run(node: Node, stop: asyncio.Event) -> None:
-    """Follows the sources that the settings name, each by itself, until `stop`; what another process follows waits."""
-    following = (_follow(node, source, stop) for source in sources(node.settings))
-    await asyncio.gather(*following, _keep_house(node, stop))
-
-
-async def _follow(node: Node, source: Source, stop: asyncio.Event) -> None:
+async def follow(node: Node, stop: asyncio.Event, *, source: Source, name: str = "follower") -> None:
+    """Follow a source until `stop`; while another process does, wait."""
     async with HttpFeed(source.address, source.token) as origin:
-        await Follower(node, origin, snapshot_first=node.settings.snapshot_first).run(stop)
+        await Follower(node, origin, snapshot_first=node.settings.snapshot_first, name=name).run(stop)
 
 
-async def _keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float = 5.0) -> None:
-    """What the sequencer does at a publishing node: tallies summed up, partitions ahead."""
-    while not stop.is_set():
-        try:
-            async with node.pool.acquire() as conn, conn.transaction():
-                await outbox.extend(conn)
-                await collections.sum_up(conn)
-        except Exception as error:
-            if not is_transient(error):
-                log.exception("housekeeping failed; trying again")
-            else:
-                log.warning("the database is away; trying again", error=type(error).__name__)
+async def keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float = 5.0) -> None:
+    """Do what the sequencer does at a publishing node: sum tallies up, make partitions ahead."""
+
+    async def step() -> None:
+        async with node.pool.acquire() as conn, conn.transaction():
+            await outbox.extend(conn)
+            await collections.sum_up(conn)
         await pause(stop, every_seconds)
+
+    await supervision.keep_trying(node.parts, "housekeeping", step, stop)
 
 
 class OriginRolledBack(Exception):

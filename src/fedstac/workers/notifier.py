@@ -18,7 +18,7 @@ import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.db import notifications
-from fedstac.db.connections import Connection, is_transient
+from fedstac.db.connections import Connection
 from fedstac.db.notifications import OPERATORS, Notification
 from fedstac.domain import destinations, notices
 from fedstac.domain.destinations import Kind
@@ -28,6 +28,7 @@ from fedstac.failpoints import failpoint
 from fedstac.messaging import mail
 from fedstac.messaging.mail import Misconfigured
 from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
+from fedstac.runtime import supervision
 from fedstac.settings import Settings
 from fedstac.wakeup import pause
 
@@ -70,26 +71,25 @@ class Notifier:
         self._swept = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Works until `stop`."""
+        """Work until `stop`."""
         operated = False
+
+        async def step() -> None:
+            nonlocal operated
+            async with self.node.pool.acquire() as conn:
+                if not operated:
+                    async with conn.transaction():
+                        await notifications.operate(conn, self.settings.alerts)
+                    operated = True
+                more = await self.step(conn)
+            if not more:
+                await pause(stop, LOOK_SECONDS)
+
         async with self._hooks, self._operators_hooks:
-            while not stop.is_set():
-                more = False
-                try:
-                    async with self.node.pool.acquire() as conn:
-                        if not operated:
-                            async with conn.transaction():
-                                await notifications.operate(conn, self.settings.alerts)
-                            operated = True
-                        more = await self.step(conn)
-                except Exception as error:
-                    if not is_transient(error):
-                        log.exception("the notifier failed; trying again")
-                    else:
-                        log.warning("the database is away; trying again", error=type(error).__name__)
-                if not more:
-                    await pause(stop, LOOK_SECONDS)
-            await self._end()
+            try:
+                await supervision.keep_trying(self.node.parts, "notifier", step, stop)
+            finally:
+                await self._end()
 
     async def step(self, conn: Connection) -> bool:
         """Gathers what there is to tell and begins to deliver what is due; whether there is more to gather."""
@@ -121,10 +121,7 @@ class Notifier:
         try:
             await self._deliver(told)
         except Exception as error:
-            if not is_transient(error):
-                log.exception("a notification cannot be delivered; it is tried again", notification=str(told.id))
-            else:
-                log.warning("the database is away; trying again", error=type(error).__name__)
+            self.node.parts.fails("notifier", error)
 
     async def _deliver(self, told: Notification) -> None:
         address = destinations.parse(told.address, private=True)

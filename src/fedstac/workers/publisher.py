@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,8 +15,15 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import audit, own_groups, queue
-from fedstac.db.connections import Connection, is_transient, was_ended_in_order
+from fedstac.db import audit, own_groups, queue, schema
+from fedstac.db.connections import (
+    Cause,
+    Connection,
+    OperatorsFault,
+    cause_of,
+    statement_of,
+    was_ended_in_order,
+)
 from fedstac.domain import documents
 from fedstac.domain.actions import Command, command_of
 from fedstac.domain.actions.publish import Publish
@@ -30,6 +35,7 @@ from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName, UnknownVersion, Vocabulary, name_of
 from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
+from fedstac.runtime import supervision
 from fedstac.runtime.outages import reason_of
 from fedstac.wakeup import Backoff, pause
 
@@ -42,10 +48,11 @@ log = structlog.get_logger()
 
 
 async def run(node: Node, stop: asyncio.Event) -> None:
-    """Works until `stop`; a lost connection or a full disk is waited out."""
-    name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
-    backoff = Backoff()
-    while not stop.is_set():
+    """Work until `stop`; a lost connection or a full disk is waited out."""
+    name = f"{node.parts.process}:{uuid4().hex[:6]}"
+    idle = Backoff()
+
+    async def step() -> bool:
         queued = node.queued.next()
         try:
             async with node.pool.acquire() as conn:
@@ -54,19 +61,16 @@ async def run(node: Node, stop: asyncio.Event) -> None:
             log.warning(
                 "claim lost, to another worker or by a cancelled request; the rest is claimed anew", worker=name
             )
-            done = 1
-        except Exception as error:
-            if not is_transient(error):
-                log.exception("the publish worker failed; trying again", worker=name)
-            else:
-                log.warning("the database is away; trying again", worker=name, error=type(error).__name__)
-            done = 0
+            return False
         if not done:
-            await queued(backoff.pause())
-            continue
-        backoff.reset()
+            await queued(idle.pause())
+            return False
+        idle.reset()
         if 1 < done < GATHERED:  # many small requests: a moment more makes one larger batch of them
             await asyncio.sleep(GATHER_SECONDS)
+        return True
+
+    await supervision.keep_trying(node.parts, "publisher", step, stop)
 
 
 async def work_once(node: Node, conn: Connection, name: str) -> int:
@@ -117,7 +121,7 @@ class Shift:
 
     async def break_off(self, error: BaseException) -> None:
         """End the claim early. It counts as a death only where nobody can say what became of it."""
-        if isinstance(error, ClaimLost | asyncio.CancelledError) or is_transient(error):
+        if isinstance(error, ClaimLost | asyncio.CancelledError) or _blames_nobody(error):
             if not self.conn.is_closed():
                 await queue.release_uncounted(self.conn, self.claim, self.trying)
             elif not isinstance(error, asyncio.CancelledError):
@@ -140,7 +144,7 @@ class Shift:
         try:
             return await self._perform(batch)
         except Exception as error:
-            if isinstance(error, ClaimLost) or is_transient(error):
+            if isinstance(error, ClaimLost) or _blames_nobody(error):
                 raise
             log.warning("a batch failed; it is halved", items=len(batch), reason=reason_of(error))
             await self._learn(error)
@@ -170,7 +174,7 @@ class Shift:
         try:
             await self._perform([item])
         except Exception as error:
-            if isinstance(error, ClaimLost) or is_transient(error):
+            if isinstance(error, ClaimLost) or _blames_nobody(error):
                 raise
             log.warning("an item cannot be worked on", item=item.id, attempts=attempts, reason=reason_of(error))
             await self._learn(error)
@@ -192,7 +196,12 @@ class Shift:
         return len(items) == len(batch)
 
     async def _learn(self, error: Exception) -> None:
-        """Take up what the next attempt may need."""
+        """Take up what the next attempt may need. OperatorsFault where the database explains the error."""
+        if cause_of(error) is Cause.SCHEMA:
+            try:
+                await schema.check(self.conn)
+            except OperatorsFault as fault:
+                raise OperatorsFault(f"{fault}; {reason_of(error)}; the statement: {statement_of(error)}") from error
         if isinstance(error, UnknownVersion):  # of a stored dataset, that another process has judged with
             await self.node.shelf.look(self.conn)
 
@@ -229,6 +238,10 @@ def _batches(waiting: Sequence[queue.Waiting], size: int) -> Iterator[Sequence[q
             batch = []
         batch.append(item)
     yield batch
+
+
+def _blames_nobody(error: BaseException) -> bool:
+    return cause_of(error) in (Cause.AWAY, Cause.CONFLICT, Cause.OPERATORS)
 
 
 def _rest_seconds(attempts: int) -> float:

@@ -11,6 +11,7 @@ from fedstac.bootstrap import Node, fork_if_restored
 from fedstac.db import audit, collections, connections, feed, outbox, requests
 from fedstac.db.connections import Connection, is_transient
 from fedstac.failpoints import failpoint
+from fedstac.runtime import supervision
 from fedstac.wakeup import Backoff, pause
 
 STAND_BY_SECONDS = 1.0
@@ -21,21 +22,19 @@ log = structlog.get_logger()
 
 
 async def run(node: Node, stop: asyncio.Event) -> None:
-    """Sequences until `stop`, whenever this process is the leader."""
-    while not stop.is_set():
+    """Sequence until `stop`, whenever this process is the leader."""
+
+    async def step() -> bool:
+        dsn = node.settings.sequencer_dsn or node.settings.dsn
+        conn = await connections.connect(dsn, application=f"fedstac {node.settings.node} sequencer")
         try:
-            dsn = node.settings.sequencer_dsn or node.settings.dsn
-            conn = await connections.connect(dsn, application=f"fedstac {node.settings.node} sequencer")
-            try:
-                await _lead(node, conn, stop)
-            finally:
-                conn.terminate()
-        except Exception as error:
-            if not is_transient(error):
-                log.exception("the sequencer failed; trying again")
-            else:
-                log.warning("the database is away; trying again", error=type(error).__name__)
+            await _lead(node, conn, stop)
+        finally:
+            conn.terminate()
         await pause(stop, STAND_BY_SECONDS)
+        return False
+
+    await supervision.keep_trying(node.parts, "sequencer", step, stop, backoff=Backoff(least=0.5, most=5.0))
 
 
 async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
@@ -54,7 +53,8 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
         failpoint("sequencer.sequenced")
         if time.monotonic() - chained > CHAIN_SECONDS:
             chained = time.monotonic()
-            await _chain(conn)
+            await _chain(node, conn)
+        node.parts.works("sequencer")
         if given:
             backoff.reset()
             node.sequenced.wake()
@@ -62,15 +62,17 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
             await committed(backoff.pause())
 
 
-async def _chain(conn: Connection) -> None:
-    """Places for audit rows. A chain that cannot be prolonged is an alarm; the feed goes on."""
+async def _chain(node: Node, conn: Connection) -> None:
+    """Give audit rows their places. A chain that cannot be prolonged is an alarm; the feed goes on."""
     try:
         await audit.chain(conn)
         failpoint("sequencer.chained")
     except Exception as error:
         if is_transient(error):
             raise
-        log.exception("the audit log cannot be chained; trying again")
+        node.parts.fails("audit chain", error)
+    else:
+        node.parts.works("audit chain")
 
 
 async def _keep_house(conn: Connection) -> None:

@@ -1,0 +1,179 @@
+"""Supervision: background parts that end are started again, and what ails them is logged once and shown.
+
+A part has two layers. `keep_trying` is its loop: it runs a step again and again, whatever the step raises.
+`keep_running` stands around the whole part: it starts a part again that ended, raised outside its loop, or was
+cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from uuid import uuid4
+
+import structlog
+
+from fedstac.db.connections import Cause, cause_of, statement_of
+from fedstac.runtime.outages import Outage, reason_of
+from fedstac.wakeup import Backoff, Wakeup, pause
+
+MOST_ENDS, WINDOW_SECONDS = 10, 300.0  # a part that ends so often within this time ends the process
+FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.1, 10.0
+FORGOTTEN_SECONDS = 60.0  # after which a trouble that does not come again is over
+Expected = Mapping[type[Exception], str]  # errors that are no fault of ours, and the line to log for each
+log = structlog.get_logger()
+
+
+class PartGaveUp(Exception):
+    """A background part ended again and again. The process ends with this, so that whoever runs it takes notice."""
+
+
+@dataclass(slots=True)
+class PartState:
+    """How a part of this process stands; several instances of one name share it."""
+
+    wanted: int = 0  # instances that should run
+    running: int = 0
+    restarts: int = 0
+    faults: int = 0  # steps that failed
+    trouble: str | None = None  # what ails it, in one line
+    kind: tuple[str, str | None] | None = None  # of the trouble: its class and SQLSTATE
+    seen: float = 0.0  # when the trouble last came, by time.monotonic
+
+
+@dataclass(slots=True)
+class Parts:
+    """The background parts of this process. `outage`: of their database, which is one trouble of the whole process."""
+
+    outage: Outage
+    process: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}")
+    states: dict[str, PartState] = field(default_factory=dict)
+    changed: Wakeup = field(default_factory=Wakeup)
+    gave_up: PartGaveUp | None = None
+
+    def fails(self, name: str, error: BaseException, expected: Expected = MappingProxyType({})) -> None:
+        """Note that a step of a part failed. One line is logged when the trouble begins, and none while it lasts.
+
+        `expected` errors have a line of their own.
+        """
+        cause = cause_of(error)
+        if cause is Cause.CONFLICT:
+            log.info("a conflict in the database; trying again", part=name, reason=reason_of(error))
+            return
+        if cause is Cause.AWAY:
+            self.outage.failed(error)
+            return
+        state = self.state(name)
+        state.faults += 1
+        state.seen = time.monotonic()
+        kind = (type(error).__name__, getattr(error, "sqlstate", None))
+        if state.trouble is not None and state.kind == kind:
+            return
+        state.kind, state.trouble = kind, reason_of(error)
+        line = next((line for kind, line in expected.items() if isinstance(error, kind)), None)
+        log.error(
+            line or "a part fails; it tries again", part=name, reason=state.trouble, statement=statement_of(error),
+            exc_info=error if cause is Cause.OURS and line is None else None,
+        )  # fmt: skip
+        self.changed.wake()
+
+    def works(self, name: str) -> None:
+        """Note that a step of a part succeeded: its trouble, if it had one, is over."""
+        state = self.state(name)
+        if state.kind is not None:
+            self._is_over(name, state)
+
+    def forget_old_troubles(self) -> None:
+        """End troubles that have not come again for a while: their part has nothing to do that could fail."""
+        for name, state in self.states.items():
+            if state.trouble is not None and time.monotonic() - state.seen > FORGOTTEN_SECONDS:
+                self._is_over(name, state)
+
+    def troubles(self) -> Iterator[tuple[str, str]]:
+        """The name and the trouble of each part that has one."""
+        return ((name, state.trouble) for name, state in self.states.items() if state.trouble is not None)
+
+    def ended(self, name: str, error: BaseException | None, reason: str) -> None:
+        """Note that a part ended, and is started again."""
+        state = self.state(name)
+        state.restarts += 1
+        state.trouble, state.kind, state.seen = f"it ended: {reason}", None, time.monotonic()
+        log.error("a part ended; it is started again", part=name, reason=reason, exc_info=error)
+        self.changed.wake()
+
+    def state(self, name: str) -> PartState:
+        return self.states.setdefault(name, PartState())
+
+    def _is_over(self, name: str, state: PartState) -> None:
+        log.info("a part works again", part=name, faults=state.faults, reason=state.trouble)
+        state.trouble, state.kind, state.faults = None, None, 0
+        self.changed.wake()
+
+
+async def keep_trying(
+    parts: Parts,
+    name: str,
+    step: Callable[[], Awaitable[object]],
+    stop: asyncio.Event,
+    *,
+    backoff: Backoff | None = None,
+    expected: Expected = MappingProxyType({}),
+) -> None:
+    """Run a step of a part again and again until `stop`; after an error, with a pause that grows.
+
+    The step waits by itself when it has nothing to do. It returns False when it did nothing that could have failed.
+    """
+    backoff = backoff or Backoff(least=0.1, most=5.0)
+    while not stop.is_set():
+        try:
+            outcome = await step()
+        except Exception as error:
+            parts.fails(name, error, expected)
+            await pause(stop, backoff.pause())
+            continue
+        backoff.reset()
+        if outcome is not False:
+            parts.works(name)
+
+
+async def keep_running(
+    parts: Parts, name: str, run: Callable[[], Coroutine[object, object, None]], stop: asyncio.Event
+) -> None:
+    """Run a part until `stop`, and start it again whenever it ends. One that ends too often sets `stop`."""
+    state = parts.state(name)
+    state.wanted += 1
+    ends: deque[float] = deque(maxlen=MOST_ENDS)
+    while not stop.is_set():
+        task = asyncio.create_task(run(), name=name)
+        state.running += 1
+        try:
+            await asyncio.wait((task,))
+        finally:
+            state.running -= 1
+            if not task.done():  # we are cancelled
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        error = None if task.cancelled() else task.exception()
+        if stop.is_set():
+            return
+        reason = "it was cancelled" if task.cancelled() else reason_of(error) if error else "it returned"
+        parts.ended(name, error, reason)
+        ends.append(time.monotonic())
+        if len(ends) == MOST_ENDS and ends[-1] - ends[0] < WINDOW_SECONDS:
+            parts.gave_up = PartGaveUp(f"the part {name} ended {MOST_ENDS} times; the last time: {reason}")
+            log.critical("a part ends again and again; the process ends", part=name, ends=MOST_ENDS, reason=reason)
+            stop.set()
+            return
+        await pause(stop, _restart_seconds(sum(ends[-1] - end < WINDOW_SECONDS for end in ends)))
+
+
+def _restart_seconds(ends: int) -> float:
+    """The pause before a part starts again: doubling, spread so that not all come at once."""
+    return min(FIRST_RESTART_SECONDS * 2.0 ** (ends - 1), LONGEST_RESTART_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311
