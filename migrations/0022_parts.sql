@@ -11,3 +11,5 @@ CREATE UNLOGGED TABLE fedstac.part (
     PRIMARY KEY (process, name)
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON fedstac.part TO fedstac_writer, fedstac_sequencer;
+-- The sequencer's process asks, too, whether the database is as new as it is.
+GRANT SELECT ON fedstac.migration TO fedstac_sequencer;

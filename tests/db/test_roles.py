@@ -33,7 +33,7 @@ EXPECTED = {
     "fedstac.feed_state":        "SIUD    SIU        s       s        -",
     "fedstac.idempotency":       "SID     SD         -       -        -",
     "fedstac.lineage":           "SIU     -          S       -        -",
-    "fedstac.migration":         "S       -          -       -        -",
+    "fedstac.migration":         "S       S          -       -        -",
     "fedstac.node_exception":    "SIUD    -          -       -        -",
     "fedstac.node_status":       "SIUD    -          S       -        -",
     "fedstac.notification":      "SIUD    -          -       -        -",

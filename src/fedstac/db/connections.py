@@ -54,6 +54,7 @@ CAUSES = {
     "57": Cause.AWAY,  # intervention: shutdown, start
     "57014": Cause.CONFLICT,  # cancelled, by somebody or by a time limit
     "55": Cause.CONFLICT,  # an object is in use, a lock is not to be had
+    "55000": Cause.AWAY,  # not in the state for it: the database takes no connections
     "25006": Cause.AWAY,  # read-only: a standby, before it is promoted
     "25P03": Cause.AWAY,  # a session that was ended because it idled
     "22": Cause.REFUSED,  # data exception

@@ -65,7 +65,7 @@ class Parts:
         """
         cause = cause_of(error)
         if cause is Cause.CONFLICT:
-            log.info("a conflict in the database; trying again", part=name, reason=reason_of(error))
+            log.info("a conflict in the database; it can be tried again", part=name, reason=reason_of(error))
             return
         if cause is Cause.AWAY:
             self.outage.failed(error)
