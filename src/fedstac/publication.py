@@ -168,9 +168,7 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, heard:
     heard.clear()
     try:
         if lineage is None:
-            raise CollectionDoesNotExist(
-                f"there is no collection {target.collection!r} here any more; create it with POST /collections"
-            )
+            raise collection_rules.missing(target.collection)
         decision = command.decide(lineage, world)
     except Problem as problem:
         return Receipt(Outcome.REJECTED, problem=problem, findings=problem.findings)
@@ -384,7 +382,7 @@ async def put_collection(
                 f"there is a collection {kept['id']} already; change it with PUT /collections/{kept['id']}"
             )
         if named is not None and not exists:
-            raise CollectionDoesNotExist(f"there is no collection {named!r}; create it with POST /collections")
+            raise collection_rules.missing(named)
         if stored and exists and stored.digest == digest:
             return stored
         event_type = events.COLLECTION_UPDATED if exists else events.COLLECTION_CREATED

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
         pattern="^(auto|stripped|kept)$",
         description="What the proxy does with the path of the public URL: stripped, kept; auto: either (operations.md)",
     )
+    contact: str = Field("", description="Whom callers may ask, as messages name it: an address of mail or a page")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     pool_size: int = Field(10, ge=2, le=200, description="Database connections of a process for writes and workers")

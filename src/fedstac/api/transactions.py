@@ -20,11 +20,11 @@ from fedstac.api.budget import forget_body
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, records, requests, search
+from fedstac.domain import collections as collection_rules
 from fedstac.domain import documents, strict_json
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
     BadRequest,
-    CollectionDoesNotExist,
     ForeignOrigin,
     InternalError,
     Problem,
@@ -250,9 +250,7 @@ class KnownCollections:
         async with node.pool.acquire() as conn:
             stored = await collections.get(conn, collection)
             if stored is None:
-                raise CollectionDoesNotExist(
-                    f"there is no collection {collection[:128]!r} here; create it with POST /collections first"
-                )
+                raise collection_rules.missing(collection, node.settings.contact)
             if stored.origin != node.settings.node:
                 raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}; publish there")
         self._until[collection] = time.monotonic() + KNOWN_SECONDS

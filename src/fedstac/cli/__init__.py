@@ -16,6 +16,7 @@ from fedstac.cli import (
     admin,
     audit,
     changes,
+    collections,
     datasets,
     identity,
     notifications,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(datasets.commands)
 app.add_typer(changes.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
+app.add_typer(collections.commands, name="collections", rich_help_panel="Client")
 app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")
 app.add_typer(identity.commands)
 app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")

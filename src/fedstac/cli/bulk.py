@@ -143,7 +143,8 @@ def _id_on(line: bytes) -> str | None:
 
 
 @cache
-def _vocabularies() -> Vocabularies:
+def vocabularies() -> Vocabularies:
+    """The vocabularies that ship with this installation."""
     from fedstac import checking
 
     return Vocabularies(checking.shipped(environment.folder("cv")))
@@ -153,8 +154,8 @@ def collection_of(id: str, said: str, client: Client) -> str:
     """Where a dataset is: as said, as its id begins by a project's template, else where the server finds it."""
     if said:
         return said
-    for project in _vocabularies().projects():
-        vocabulary = _vocabularies().current(project)
+    for project in vocabularies().projects():
+        vocabulary = vocabularies().current(project)
         if vocabulary and id.startswith(vocabulary.id_template.literals[0]):
             return project
     found = next(iter(client.search(ids=[id], limit=1)), None)
@@ -163,7 +164,7 @@ def collection_of(id: str, said: str, client: Client) -> str:
 
 def link_of(project: str, rel: str) -> dict[str, str]:
     """The type and title that a project wants of its links of a kind."""
-    vocabulary = _vocabularies().current(project)
+    vocabulary = vocabularies().current(project)
     rule = next((rule for rule in vocabulary.links if rule.rel == rel), None) if vocabulary else None
     said = {"type": rule.type, "title": rule.title} if rule else {}
     return {name: value for name, value in said.items() if value}

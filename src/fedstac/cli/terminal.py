@@ -24,7 +24,16 @@ from fedstac.cli.wording import in_commands
 from fedstac.client.documents import Trouble, Unreadable
 from fedstac.client.publishing import Publishing, Step
 from fedstac.client.rehearsal import Foreseen
-from fedstac.client.transport import Invalid, LoginFailed, NoLogin, NotAuthorised, NotFound, Refused, findings_from
+from fedstac.client.transport import (
+    Conflict,
+    Invalid,
+    LoginFailed,
+    NoLogin,
+    NotAuthorised,
+    NotFound,
+    Refused,
+    findings_from,
+)
 from fedstac.client.values import Request, Submitted
 from fedstac.domain.errors import Finding
 
@@ -72,6 +81,8 @@ def exit_code(error: Exception) -> int:
             return NOT_FOUND
         case NotAuthorised() | LoginFailed():
             return NOT_AUTHORISED
+        case Conflict():
+            return REJECTED
         case Invalid() | NoLogin() | Unreadable():
             return USAGE
         case _:

@@ -273,6 +273,41 @@ class Client:
         path = f"/groups/{quote(group, safe='')}/{part}/{quote(principal, safe='')}"
         self._transport.send("PUT" if add else "DELETE", path)
 
+    def collections(self) -> Iterator[dict[str, Any]]:
+        """The collections of the node, page by page."""
+        address: str | None = "/collections"
+        while address is not None:
+            page = self._transport.json("GET", address)
+            yield from page["collections"]
+            href = next((link["href"] for link in page.get("links", ()) if link["rel"] == "next"), None)
+            address = f"/collections?{urlsplit(href).query}" if href else None
+
+    def collection(self, id: str) -> dict[str, Any]:
+        """One collection's document. NotFound where there is none."""
+        found: dict[str, Any] = self._transport.json("GET", _collection_path(id))
+        return found
+
+    def create_collection(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a collection. Conflict where there is one of this id, NotAuthorised for those who may not."""
+        content = orjson.dumps(document)
+        found: dict[str, Any] = self._transport.json("POST", "/collections", content=content, headers=JSON_BODY)
+        return found
+
+    def update_collection(self, id: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a whole document in the place of a collection's."""
+        content = orjson.dumps(document)
+        found: dict[str, Any] = self._transport.json("PUT", _collection_path(id), content=content, headers=JSON_BODY)
+        return found
+
+    def delete_collection(self, id: str) -> None:
+        """Delete a collection. Conflict while it has datasets."""
+        self._transport.send("DELETE", _collection_path(id))
+
+    def queryables(self, collection: str) -> dict[str, Any]:
+        """The properties by which a collection's datasets are searched, as a JSON Schema."""
+        found: dict[str, Any] = self._transport.json("GET", _collection_path(collection) + "/queryables")
+        return found
+
     def item(self, collection: str, id: str) -> dict[str, Any]:
         """One dataset's document. NotFound where there is none."""
         path = f"/collections/{quote(collection, safe='')}/items/{quote(id, safe='')}"
@@ -303,6 +338,10 @@ class Client:
         """Where the feed ends, and how far each node has acknowledged it. Needs a node's token."""
         body = self._transport.json("GET", "/events/head")
         return Head(body["origin"], body["cursor"], {entry["node"]: entry["through"] for entry in body["nodes"]})
+
+
+def _collection_path(id: str) -> str:
+    return f"/collections/{quote(id, safe='')}"
 
 
 @dataclass

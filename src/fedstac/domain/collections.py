@@ -7,11 +7,38 @@ from typing import Any
 import jsonschema_rs
 
 from fedstac.domain import stac_versions
-from fedstac.domain.errors import Finding, StacInvalid
+from fedstac.domain.errors import CollectionDoesNotExist, Finding, StacInvalid
 from fedstac.domain.identifiers import COLLECTION_ID
+from fedstac.domain.vocabulary import Vocabulary
 
 QUERYABLES = "http://www.opengis.net/def/rel/ogc/1.0/queryables"
 SERVER_LINKS = frozenset(("self", "root", "parent", "items", "item", QUERYABLES))
+
+
+def fresh(id: str, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    """Return the document that a new collection begins with: global and open in time.
+
+    The title is the id, as ESGF's clients look for it.
+    """
+    about = f"Datasets of the project {vocabulary.title}" if vocabulary else id
+    return {
+        "type": "Collection", "stac_version": stac_versions.CURRENT, "stac_extensions": [], "id": id, "title": id,
+        "description": about, "license": "other",
+        "extent": {
+            "spatial": {"bbox": [[-180.0, -90.0, 180.0, 90.0]]},
+            "temporal": {"interval": [["0001-01-01T00:00:00Z", None]]},
+        },
+        "links": [],
+    }  # fmt: skip
+
+
+def missing(id: str, contact: str = "") -> CollectionDoesNotExist:
+    """Return the problem of a collection that is not here; it names who can create it."""
+    ask = contact or "whoever runs this node"
+    return CollectionDoesNotExist(
+        f"there is no collection {id[:128]!r} here; GET /collections lists those there are. An administrator "
+        f"creates others with POST /collections: ask {ask}"
+    )
 
 
 def check(document: object, schema: jsonschema_rs.Validator, named: str | None) -> dict[str, Any]:

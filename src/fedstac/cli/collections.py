@@ -1,0 +1,193 @@
+"""Commands about collections: a project's collection is made from its vocabulary, others from a file."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from fedstac.cli import bulk, terminal
+from fedstac.cli.bulk import Yes
+from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
+from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.client import Client
+from fedstac.domain import collections as rules
+
+commands = typer.Typer(no_args_is_help=True, help="The collections of a node: one for each project.")
+Id = Annotated[str, typer.Argument(metavar="ID", help="The collection's id, for example CMIP6.")]
+Title = Annotated[str, typer.Option(help="What people call it.")]
+Description = Annotated[str, typer.Option(help="What is in it.")]
+License = Annotated[str, typer.Option(help="SPDX licence of the data, for example CC-BY-4.0.")]
+File = Annotated[
+    Path | None, typer.Option("--file", "-f", exists=True, dir_okay=False, help="A whole STAC Collection in JSON.")
+]
+Json = dict[str, Any]
+
+
+@commands.command(
+    epilog=examples(
+        "fedstac collections create CMIP6                      # from the project's vocabulary",
+        "fedstac collections create obs --description 'Station observations' --license CC-BY-4.0",
+        "fedstac collections create -f collection.json",
+        codes=True,
+    )
+)
+def create(
+    ctx: typer.Context,
+    id: Annotated[str, typer.Argument(metavar="ID", help="A project of the vocabularies, or another name.")] = "",
+    file: File = None, title: Title = "", description: Description = "", license: License = "",
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Create a collection, so that datasets can be published into it. Administrators may.
+
+    A project's collection is made from its vocabulary, which then judges what is published there.
+    """
+    given = _given(title, description, license)
+    document = {**(_read(file) if file else {}), **({"id": id} if id else {})}
+    if not file:
+        document = _from_vocabulary(id, described=bool(description))
+    with client_of(ctx, url, token) as client:
+        made = client.create_collection({**document, **given})
+    _show(form_of(ctx, output), made, f"created  {made['id']}")
+
+
+@commands.command(
+    "list", epilog=examples("fedstac collections list", "fedstac collections list -o ndjson | jq .id", codes=True)
+)
+def list_collections(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
+    """List the collections of a node, with the number of their datasets."""
+    form = form_of(ctx, output)
+    with (
+        client_of(ctx, url, token) as client,
+        terminal.Listing(form, ("id            ", "datasets", "title")) as listing,
+    ):
+        for each in client.collections():
+            count = _number_of_datasets(client, each["id"]) if form is Output.TABLE else None
+            listing.row(each, (each["id"], count, each.get("title", "")))
+    if not listing.count and form is Output.TABLE:
+        say("no collection yet; an administrator creates one: fedstac collections create CMIP6", "dim")
+
+
+@commands.command(
+    epilog=examples("fedstac collections show CMIP6", "fedstac collections show CMIP6 --properties", codes=True)
+)
+def show(
+    ctx: typer.Context,
+    id: Id,
+    properties: Annotated[bool, typer.Option("--properties", help="The properties that can be searched.")] = False,
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+) -> None:
+    """Show a collection, or the properties by which its datasets are searched."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        if properties:
+            _show_properties(form, client.queryables(id))
+            return
+        found = client.collection(id)
+        if form is not Output.TABLE:
+            terminal.dump(found)
+            return
+        count = _number_of_datasets(client, id)
+    out(shown(found["id"]), "bold")
+    interval = " to ".join(str(end or "open")[:10] for end in found["extent"]["temporal"]["interval"][0])
+    for label, text in (
+        ("title", found.get("title")), ("about", found.get("description")), ("licence", found.get("license")),
+        ("time", interval), ("datasets", count),
+    ):  # fmt: skip
+        if text:
+            out(f"  {label:<10}{shown(text)}")
+
+
+@commands.command(
+    epilog=examples(
+        "fedstac collections update CMIP6 --license CC-BY-4.0",
+        "fedstac collections show CMIP6 -o json > c.json; fedstac collections update CMIP6 -f c.json",
+        codes=True,
+    )
+)
+def update(
+    ctx: typer.Context, id: Id,
+    file: File = None, title: Title = "", description: Description = "", license: License = "",
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Change a collection's metadata; its datasets stay as they are."""
+    given = _given(title, description, license)
+    if not given and file is None:
+        raise typer.BadParameter("say what is different: --title, --description, --license, or --file")
+    with client_of(ctx, url, token) as client:
+        document = _read(file) if file else client.collection(id)
+        made = client.update_collection(id, {**document, **given})
+    _show(form_of(ctx, output), made, f"updated  {made['id']}")
+
+
+@commands.command(epilog=examples("fedstac collections delete obs", codes=True))
+def delete(ctx: typer.Context, id: Id, yes: Yes = False, url: Url = "", token: Token = "") -> None:
+    """Delete a collection that has no datasets."""
+    with client_of(ctx, url, token) as client:
+        asks = sys.stdin.isatty() and sys.stderr.isatty() and not yes
+        if asks and not typer.confirm(f"delete the collection {id}?", err=True):
+            say("nothing is changed")
+            raise typer.Exit(terminal.REJECTED)
+        client.delete_collection(id)
+    out(f"deleted  {shown(id)}")
+
+
+def _given(title: str, description: str, license: str) -> Json:
+    said = {"title": title, "description": description, "license": license}
+    return {name: text for name, text in said.items() if text}
+
+
+def _read(file: Path) -> Json:
+    try:
+        document = orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise typer.BadParameter(f"{file} is no JSON that can be read: {error}", param_hint="--file") from None
+    if not isinstance(document, dict):
+        raise typer.BadParameter(f"{file} is not one STAC Collection", param_hint="--file")
+    return document
+
+
+def _from_vocabulary(id: str, *, described: bool) -> Json:
+    """The collection of a project, or of another name if the caller describes it."""
+    if not id:
+        raise typer.BadParameter("say which: a project such as CMIP6, or --file", param_hint="ID")
+    vocabularies = bulk.vocabularies()
+    vocabulary = vocabularies.current(id)
+    if vocabulary is None and not described:
+        projects = sorted(vocabularies.projects())
+        near = difflib.get_close_matches(id.upper(), projects, 1)
+        raise typer.BadParameter(
+            f"no vocabulary has the project {id!r}; there are {', '.join(projects)}"
+            + (f"; did you mean {near[0]}?" if near else "")
+            + " For a collection without a vocabulary say --description or --file.",
+            param_hint="ID",
+        )
+    return rules.fresh(id, vocabulary)
+
+
+def _number_of_datasets(client: Client, id: str) -> str:
+    found = client.search(collections=[id], limit=1)
+    return f"{'about ' if found.is_estimated else ''}{found.matched}"
+
+
+def _show(form: Output, collection: Json, line: str) -> None:
+    if form is Output.TABLE:
+        out(shown(line))
+    else:
+        terminal.dump(collection)
+
+
+def _show_properties(form: Output, schema: Json) -> None:
+    if form is Output.JSON:
+        terminal.dump(schema)
+        return
+    with terminal.Listing(form, ("property" + " " * 30, "type")) as listing:
+        for name, about in sorted(schema.get("properties", {}).items()):
+            kind = about.get("type") or about.get("title") or about.get("$ref", "").rpartition("/")[2]
+            listing.row({"name": name, **about}, (name, ", ".join(kind) if isinstance(kind, list) else kind))
