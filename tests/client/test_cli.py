@@ -303,6 +303,28 @@ async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fe
     assert json.loads(counted.stdout) == {"matched": len(during), "estimated": False}
 
 
+async def test_a_search_by_an_unknown_name_warns_on_standard_error(api: Api, fedstac: Fedstac) -> None:
+    items = list(sample.items(8))
+    await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
+    source = str(items[0]["properties"]["cmip6:source_id"])  # type: ignore[index]
+    for arguments, named in (
+        (("--filter", f"cmip6:sourceid = '{source}'"), "cmip6:source_id"), (("-c", "CMIP66"), "CMIP6"),
+        (("-c", "CMIP6", "--sortby=-nope"), "nope"), (("--filter", "nope = 1", "--matched"), "nope"),
+    ):  # fmt: skip
+        done = await fedstac("search", *arguments, "-o", "ndjson", **to(api))
+        assert done.code == 0
+        assert done.stderr.startswith("warning: ")
+        assert named in done.stderr
+    short = await fedstac("search", "-c", "CMIP6", "--filter", f"source_id = '{source}'", "-o", "ndjson", **to(api))
+    assert short.stderr == ""
+    assert {line["properties"]["cmip6:source_id"] for line in short.lines} == {source}
+    year = await fedstac("search", "--datetime", "1990", "--matched", **to(api))
+    assert int(year.stdout) == sum(
+        p["start_datetime"] < "1991" and p["end_datetime"] >= "1990"
+        for p in (item["properties"] for item in items)  # type: ignore[index]
+    )
+
+
 @pytest.mark.parametrize("form", ["ndjson", "table"])
 async def test_a_reader_that_has_seen_enough_is_no_error(form: str, api: Api, tmp_path: Path) -> None:
     items = list(sample.items(30))

@@ -48,6 +48,7 @@ from fedstac.api import (
 from fedstac.api.admission import Admission
 from fedstac.api.compression import Compression
 from fedstac.api.guard import Guard
+from fedstac.api.queryables import QueryableNames
 from fedstac.bootstrap import Node, Part
 from fedstac.policies import Policies
 from fedstac.runtime.capacity import Memory, Threads
@@ -212,6 +213,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()
         ):
             app.state.node, app.state.principals = node, principals
             app.state.refusals = recorder
+            app.state.queryables = QueryableNames(node)
             app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
             app.state.memory, app.state.threads = Memory(settings.request_memory_bytes), Threads()
             yield

@@ -72,9 +72,7 @@ def property_name(name: object, what: str = "filter") -> str:
     while name.startswith("properties."):
         name = name.removeprefix("properties.")
     if not name or name.partition(".")[0] in NOT_SEARCHED or not all(name.split(".")):
-        raise BadRequest(
-            f"{what}: {name[:80]!r} is not searched; GET /collections/{{collection}}/queryables lists what is"
-        )
+        raise BadRequest(f"{what}: {name[:80]!r} is not searched; GET /queryables lists what is")
     return name
 
 
@@ -117,6 +115,28 @@ def _query_term(name: str, op: str, value: object) -> Json:
 def check(expression: object) -> Any:
     """Return a filter in CQL2 JSON in the form that db/conditions.py reads. BadRequest says what is wrong with it."""
     return _Checker().predicate(expression, 1)
+
+
+def names_in(expression: object) -> frozenset[str]:
+    """The properties that a checked filter names."""
+    if isinstance(expression, list):
+        return frozenset().union(*map(names_in, expression))
+    if not isinstance(expression, dict):
+        return frozenset()
+    if isinstance(name := expression.get("property"), str):
+        return frozenset((name,))
+    return names_in(expression.get("args") or expression.get("interval"))
+
+
+def with_names(expression: Any, names: Mapping[str, str]) -> Any:
+    """A checked filter with other names of properties."""
+    if isinstance(expression, list):
+        return [with_names(part, names) for part in expression]
+    if not isinstance(expression, dict):
+        return expression
+    if "property" in expression:
+        return {"property": names.get(expression["property"], expression["property"])}
+    return {key: with_names(part, names) if key in ("args", "interval") else part for key, part in expression.items()}
 
 
 class _Checker:

@@ -46,6 +46,11 @@ class Query:
     exclude: frozenset[str]
 
     @property
+    def names(self) -> frozenset[str]:
+        """The properties that its filter and its order name."""
+        return filters.names_in(self.conditions.get("filter")) | {name for name, _ in self.order}
+
+    @property
     def fingerprint(self) -> bytes:
         """What a paging token is bound to."""
         return hashlib.sha256(orjson.dumps([self.conditions, self.order], option=orjson.OPT_SORT_KEYS)).digest()
@@ -176,7 +181,8 @@ def _interval(value: object) -> str:
     moments = [model.moment(end) for end in ends if end not in OPEN]
     if len(ends) > 2 or not moments or None in moments:
         raise BadRequest(
-            f"datetime={value[:100]!r} is neither a moment as in RFC 3339 nor an interval of two such, one maybe `..`"
+            f"datetime={value[:100]!r} is neither a moment as in RFC 3339 nor an interval of two such, one maybe `..`;"
+            " a year is written 2000-01-01T00:00:00Z/2000-12-31T23:59:59Z"
         )
     if len(moments) == 2 and moments[0] > moments[1]:  # type: ignore[operator]
         raise BadRequest(f"datetime={value[:100]!r} ends before it starts; swap its ends")

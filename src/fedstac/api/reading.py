@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from fedstac import __version__
 from fedstac.api import links, query
+from fedstac.api.queryables import QueryableNames
 from fedstac.bootstrap import Node
 from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
@@ -110,16 +112,34 @@ async def _collection(conn: Connection, name: str) -> collections.Stored:
 
 
 async def get_queryables(request: Request) -> Response:
-    """GET /queryables and /collections/{collection_id}/queryables"""
+    """GET /queryables and /collections/{collection_id}/queryables: JSON Schema, with ETag, or 304."""
     base, node = request.app.state.base_url, request.app.state.node
+    names: QueryableNames = request.app.state.queryables
     name = request.path_params.get("collection_id")
     async with node.pool.acquire() as conn:
         if name is not None:
             await _collection(conn, name)
-        schema = orjson.loads(await search.queryables(conn, name))
+        schemas = await names.shared(conn) if name is None else await names.of(conn, name)
     own = base if name is None else f"{base}/collections/{quote(name)}"
-    schema |= {"$id": own + "/queryables", "$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return Response(orjson.dumps(schema), media_type="application/schema+json")
+    body = orjson.dumps({
+        "$id": own + "/queryables",
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "title": f"Queryables of {name or 'all collections'}",
+        "properties": schemas,
+        "additionalProperties": True,
+    })  # fmt: skip
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if _is_held(request, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/schema+json")
+
+
+def _is_held(request: Request, etag: str) -> bool:
+    """Whether the client has what the ETag names."""
+    held = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    return bool({etag, "*"} & held)
 
 
 async def get_item(request: Request) -> Response:
@@ -136,7 +156,7 @@ async def get_item(request: Request) -> Response:
     item, digest = found
     etag = links.entity_tag(item, digest)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
-    if {etag, "*"} & {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
+    if _is_held(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(links.item_text(request.app.state.base_url, item), headers=headers, media_type=links.GEOJSON)
 
@@ -172,7 +192,9 @@ async def _found(request: Request, conn: Connection, asked: query.Query, path: s
     """Runs a search and assembles its page as text."""
     node: Node = request.app.state.node
     place = query.place_of(asked.token, asked, node.signing_key) if asked.token else None
-    where, order = conditions.where(asked.conditions), search.order(asked.order)
+    names: QueryableNames = request.app.state.queryables
+    understood, warnings = await names.understand(conn, asked)
+    where, order = conditions.where(understood.conditions), search.order(understood.order)
     page = await search.page(conn, where, order, asked.limit, place.values if place else None)
     matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
     base = request.app.state.base_url
@@ -189,6 +211,8 @@ async def _found(request: Request, conn: Connection, asked: query.Query, path: s
         "numberReturned": len(features),
         "numReturned": len(features),
     } | ({} if exact else {"fedstac:number_matched_estimated": True})
+    if warnings:
+        rest["fedstac:warnings"] = [finding.as_json() for finding in warnings]
     text = f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
     return Response(text, media_type=links.GEOJSON)
 

@@ -205,7 +205,7 @@ def search(
     collection: Annotated[list[str] | None, typer.Option("--collection", "-c", help="Repeatable.")] = None,
     ids: Annotated[list[str] | None, typer.Option("--ids", help="Ids, with commas between; repeatable.")] = None,
     bbox: Annotated[str, typer.Option(help="west,south,east,north")] = "",
-    datetime: Annotated[str, typer.Option(help="A moment, or start/end with .. for open ends.")] = "",
+    datetime: Annotated[str, typer.Option(help="A moment, year, month or day, or start/end; ..: open.")] = "",
     filter: Annotated[str, typer.Option(help="CQL2 text.")] = "",
     sortby: Annotated[str, typer.Option(help="Properties with commas between, - in front: descending.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Most items in all; 0: no limit.")] = 100,
@@ -222,6 +222,8 @@ def search(
             bbox=_numbers(bbox) if bbox else None, datetime=datetime or None, filter=filter or None,
             sortby=_split(sortby), limit=1 if matched else limit or None,
         )  # fmt: skip
+        for warning in found.warnings:
+            say(in_commands(shown(f"warning: {warning}")), "yellow")
         if matched:
             if form is Output.TABLE:
                 out(f"{'about ' if found.is_estimated else ''}{found.matched}")

@@ -28,6 +28,7 @@ import orjson
 from fedstac.client import changes, publishing
 from fedstac.client import documents as reading
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
+from fedstac.client.intervals import interval
 from fedstac.client.publishing import Publishing
 from fedstac.client.transport import (
     Exchange,
@@ -207,7 +208,7 @@ class Client:
         """Datasets that match, fetched page by page as they are iterated over, at most `limit`; see Search.
 
         filter: CQL2 text. sortby: names of properties, `-` in front for descending order. bbox: west, south, east,
-        north.
+        north. datetime: a moment, an interval, or a year, month or day: `2000`, `2000-06/..`.
         """
         body: dict[str, Any] = {}
         if collections:
@@ -217,7 +218,7 @@ class Client:
         if bbox is not None:
             body["bbox"] = list(bbox)
         if datetime:
-            body["datetime"] = datetime
+            body["datetime"] = interval(datetime)
         if filter:
             body |= {"filter": filter, "filter-lang": "cql2-text"}
         if sortby:
@@ -377,6 +378,11 @@ class Search:
     def is_estimated(self) -> bool:
         """Large totals of filtered searches are the planner's estimate."""
         return bool(self._first_page().get("fedstac:number_matched_estimated", False))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the node says of the search: names of properties and collections that it knows nothing of."""
+        return tuple(str(warning.get("message")) for warning in self._first_page().get("fedstac:warnings", ()))
 
     def _first_page(self) -> dict[str, Any]:
         if self._first is None:

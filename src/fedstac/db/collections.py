@@ -67,6 +67,12 @@ async def every(conn: Connection) -> list[Stored]:
     return [_stored(row) for row in rows]
 
 
+async def names(conn: Connection) -> list[str]:
+    """The ids of the collections that are shown."""
+    rows = await conn.fetch("SELECT DISTINCT id FROM fedstac.collection WHERE document IS NOT NULL ORDER BY id")
+    return [row["id"] for row in rows]
+
+
 async def announced(conn: Connection, origin: str) -> list[Stored]:
     """What an origin said of its collections, deletions too."""
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE origin = $1 ORDER BY id", origin)

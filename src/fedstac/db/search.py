@@ -23,6 +23,8 @@ POSTGIS_FILES = ("lwgeom", "gserialized", "geography")  # PostGIS has no states 
 
 
 MOST_REPLACED = 100  # links from one dataset to those that it replaces
+SAMPLE = 250  # datasets from each end of a collection that its properties are learnt from
+MOST_SAMPLED_PROPERTIES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,29 @@ def _is_searchers(error: asyncpg.PostgresError) -> bool:
     return (error.sqlstate or "").startswith(SEARCHERS_STATES) and cause_of(error) is not Cause.CONFLICT
 
 
-async def queryables(conn: Connection, collection: str | None) -> str:
-    """The queryables of a collection, or those that all have, as JSON Schema text."""
-    names = [collection] if collection else None
-    return str(await conn.fetchval("SELECT pgstac.get_queryables($1::text[])::text", names))
+@dataclass(frozen=True, slots=True)
+class SampledProperty:
+    """A property that datasets of a sample have: the JSON types of its values, and of the first members of lists."""
+
+    name: str
+    types: tuple[str, ...]
+    member_types: tuple[str, ...]
+    moments: bool  # every value is a moment
+
+
+async def sample_of_properties(conn: Connection, collection: str) -> list[SampledProperty]:
+    """The properties of the newest and the oldest datasets of a collection, the most frequent first."""
+    rows = await conn.fetch(
+        """WITH sample AS (
+               (SELECT content FROM pgstac.items WHERE collection = $1 ORDER BY datetime DESC LIMIT $2)
+               UNION ALL (SELECT content FROM pgstac.items WHERE collection = $1 ORDER BY datetime LIMIT $2))
+           SELECT key AS name, array_agg(DISTINCT jsonb_typeof(value)) AS types,
+                  coalesce(array_agg(DISTINCT jsonb_typeof(value->0))
+                           FILTER (WHERE jsonb_typeof(value) = 'array' AND value <> '[]'), '{}') AS member_types,
+                  coalesce(bool_and(fedstac.moment(value) IS NOT NULL) FILTER (WHERE value <> 'null'), false) AS moments
+           FROM sample, jsonb_each(content->'properties') GROUP BY key ORDER BY count(*) DESC, key LIMIT $3""",
+        collection, SAMPLE, MOST_SAMPLED_PROPERTIES,
+    )  # fmt: skip
+    return [
+        SampledProperty(row["name"], tuple(row["types"]), tuple(row["member_types"]), row["moments"]) for row in rows
+    ]

@@ -1,0 +1,128 @@
+"""Queryables: the properties that filters and orders may name, as JSON Schemas (OGC API Features, Part 3).
+
+Any other name may be used too: a dataset may have properties that nobody declared. A name that nothing is known of is
+answered with a warning, because it is mostly misspelt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedstac.domain.model import State
+from fedstac.domain.rules import nearest
+from fedstac.domain.vocabulary import Kind, Property, Vocabulary
+
+Schema = Mapping[str, Any]
+Schemas = Mapping[str, Schema]  # of properties, by name
+
+MOMENT: Schema = {"type": "string", "format": "date-time"}
+BOOLEAN: Schema = {"type": "boolean"}
+TEXT: Schema = {"type": "string"}
+OF_EVERY_DATASET: Schemas = {
+    "id": {"title": "Id", **TEXT},
+    "collection": {"title": "Collection", **TEXT},
+    "geometry": {"title": "Footprint", "$ref": "https://geojson.org/schema/Geometry.json"},
+    "datetime": {"title": "Date and time, or start", **MOMENT},
+    "start_datetime": {"title": "Start", **MOMENT},
+    "end_datetime": {"title": "End", **MOMENT},
+    "title": {"title": "Title", **TEXT},
+    "created": {"title": "Stored here at", **MOMENT},
+    "updated": {"title": "Changed here at", **MOMENT},
+    "latest": {"title": "Is the latest version", **BOOLEAN},
+    "retracted": {"title": "Is retracted", **BOOLEAN},
+    "fedstac:state": {"title": "State", **TEXT, "enum": [State.PUBLISHED.value, State.RETRACTED.value]},
+}
+OF_EVERY_PROJECT: Schemas = {
+    "version": {"title": "Version", **TEXT, "pattern": "^[0-9]{8}$"},
+    "base_id": {"title": "Id without the version", **TEXT},
+    "size": {"title": "Bytes of all files", "type": "integer", "minimum": 0},
+    "access": {"title": "Ways to the files", "type": "array", "items": TEXT},
+    "fedstac:cv_version": {"title": "Version of the vocabulary that judged it", **TEXT},
+}
+JSON_TYPES = ("string", "number", "boolean", "array", "object")  # and null, which says nothing
+
+
+def declared(vocabulary: Vocabulary | None) -> Schemas:
+    """The properties that every dataset of a collection may have, with the terms of its project."""
+    if vocabulary is None:
+        return OF_EVERY_DATASET
+    own = {name: {"title": title(name), **schema_of(each)} for name, each in vocabulary.properties.items()}
+    return {**OF_EVERY_DATASET, **OF_EVERY_PROJECT, **own}
+
+
+def title(name: str) -> str:
+    """A name for people: `cmip6:source_id` is Source id."""
+    words = name.rpartition(":")[2].replace("_", " ").strip() or name
+    return words[0].upper() + words[1:]
+
+
+def schema_of(asked: Property) -> Schema:
+    """What the vocabulary asks of a property."""
+    match asked.kind:
+        case Kind.STRING:
+            return {"type": "string", **_texts(asked)}
+        case Kind.STRINGS:
+            return {"type": "array", "items": {"type": "string", **_texts(asked)}}
+        case Kind.DATETIME:
+            return MOMENT
+        case Kind.BOOLEAN:
+            return BOOLEAN
+        case Kind.INTEGER | Kind.NUMBER:
+            return {"type": asked.kind.value, **({} if asked.minimum is None else {"minimum": asked.minimum})}
+
+
+def _texts(asked: Property) -> Schema:
+    terms: Schema = {} if asked.terms is None else {"enum": sorted(asked.terms)}
+    form: Schema = {} if asked.pattern is None else {"pattern": asked.pattern.text}
+    return {"anyOf": [terms, form]} if terms and form else {**terms, **form}
+
+
+def observed(types: Iterable[str], member_types: Iterable[str], *, moments: bool) -> Schema:
+    """The schema of a property of which a sample of values is at hand: their JSON types, and those of list members."""
+    own = [name for name in JSON_TYPES if name in set(types)]
+    schema: dict[str, Any] = {"type": own[0] if len(own) == 1 else own} if own else {}
+    if own == ["string"] and moments:
+        return MOMENT
+    members = [name for name in JSON_TYPES if name in set(member_types)]
+    if "array" in own and members:
+        schema["items"] = {"type": members[0] if len(members) == 1 else members}
+    return schema
+
+
+def shared(declarations: Sequence[Schemas]) -> Schemas:
+    """The properties that all collections have. Where they differ in their terms, the terms of all count."""
+    first, *others = declarations or [OF_EVERY_DATASET]
+    return {
+        name: _wider([each[name] for each in declarations]) if others else schema
+        for name, schema in first.items() if all(name in each for each in others)
+    }  # fmt: skip
+
+
+def _wider(schemas: Sequence[Schema]) -> Schema:
+    first = schemas[0]
+    if all(schema == first for schema in schemas):
+        return first
+    common = {key: value for key, value in first.items() if all(schema.get(key) == value for schema in schemas)}
+    if all("enum" in schema for schema in schemas):
+        common["enum"] = sorted({term for schema in schemas for term in schema["enum"]})
+    return common
+
+
+def has(schemas: Schemas, name: str) -> bool:
+    """Whether a property, or the object that a dotted name begins with, is among those."""
+    return name in schemas or name.partition(".")[0] in schemas
+
+
+def with_prefix(schemas: Schemas, name: str) -> str | None:
+    """The only property that is called so after its prefix; None where there is none or more than one."""
+    named = [full for full in schemas if full.rpartition(":")[2] == name]
+    return named[0] if len(named) == 1 and name else None
+
+
+def nearest_name(schemas: Iterable[str], name: str) -> str | None:
+    """The property whose name is most like a misspelt one, with its prefix or without."""
+    names = sorted(schemas)
+    local = {full.rpartition(":")[2]: full for full in reversed(names)}
+    without = nearest(name.rpartition(":")[2], local)
+    return nearest(name, names) or (local[without] if without else None)
