@@ -12,7 +12,6 @@ import hashlib
 import html
 import json
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from fedstac import processes
 from fedstac.domain.addresses import is_safe
 
 CLIENT = "fedstac-cli"  # the only client; it is public (RFC 8252, 8.4)
@@ -347,7 +347,7 @@ def application(provider: Provider) -> Starlette:
 
 def serve(*, port: int, on_ready: Callable[[str], object]) -> None:
     """Serves the sample people until SIGTERM or SIGINT; `on_ready` gets the address once it takes connections."""
-    listening = socket.create_server(("127.0.0.1", port))
+    listening = processes.listen("127.0.0.1", port)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     config = uvicorn.Config(application(Provider(url, PEOPLE)), lifespan="off", log_config=None, access_log=False)
     on_ready(url)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import gc
 import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 
@@ -90,6 +92,29 @@ def log_start(event: str, settings: Settings, *, schema: int, **fields: object) 
     structlog.get_logger().info(event, node=settings.node, version=__version__, schema=schema, **fields)
 
 
+class CannotListen(Exception):
+    """An address cannot be listened on; the message says why, and what to do."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections there; a free port where `port` is 0. CannotListen if that cannot be."""
+    try:
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                why = "it is taken by another process: end that, or choose another port (FEDSTAC_PORT, demo: --port)"
+            case errno.EACCES:
+                why = "it is not open to this user: choose a port from 1024 on (FEDSTAC_PORT, demo: --port)"
+            case _:
+                why = f"{error.strerror}: let FEDSTAC_HOST be an address of this machine"
+        raise CannotListen(f"port {port} of {host} cannot be used, {why}") from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
 def run(settings: Settings, parts: Sequence[Part], *, on_ready: Callable[[], object]) -> None:
     """Run parts of a node until SIGTERM or SIGINT. PartGaveUp where one of them ended again and again."""
 
@@ -101,6 +126,7 @@ def run(settings: Settings, parts: Sequence[Part], *, on_ready: Callable[[], obj
             log_start("working", settings, schema=node.schema)
             on_ready()
             await stop.wait()
+            structlog.get_logger().info("stopping")
         if node.parts.gave_up is not None:
             raise node.parts.gave_up
 

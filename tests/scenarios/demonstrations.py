@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,14 +75,20 @@ class Demo:
 
 
 @contextmanager
-def demo(folder: Path, items: int = ITEMS) -> Iterator[Demo]:
+def demo(folder: Path, items: int = ITEMS, *, ignores_interrupts: bool = False) -> Iterator[Demo]:
     """Runs until the block ends; its data stays in the folder."""
+
+    def before() -> None:
+        if ignores_interrupts:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     data, output, ready_file = folder / "demo", folder / "output", folder / "ready"
     arguments = command("--data-dir", data, "--items", items, "--port", 0, "--ready-file", ready_file)
     with output.open("wb") as file:
         process = subprocess.Popen(
-            arguments, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
-        )
+            arguments, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,
+            preexec_fn=before,
+        )  # fmt: skip
     running = Demo(data, output, process)
     try:
         wait_until(lambda: ready_file.exists() or process.poll() is not None, what="the demonstration is ready")

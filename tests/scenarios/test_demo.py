@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("demo")
 
 
 def test_ctrl_c_ends_everything(folder: Path) -> None:
-    with demo(folder) as running:
+    with demo(folder, ignores_interrupts=True) as running:  # as a shell starts it in the background
         assert running.about.keys() == {"api", "index", "dsn", "issuer", "tokens"}
         assert running.matched() == ITEMS
         bearer = {"Authorization": f"Bearer {running.about['tokens']['node:east']}"}

@@ -107,7 +107,9 @@ def test_a_port_that_is_taken_is_named(empty: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = fedstac("serve", FEDSTAC_DSN=empty, FEDSTAC_PORT=port)
-    assert is_one_line(done, f"port {port} of 127.0.0.1 is taken", "FEDSTAC_PORT")
+        provider = fedstac("identity-provider", "--port", port)
+    assert is_one_line(done, f"port {port} of 127.0.0.1", "taken", "FEDSTAC_PORT")
+    assert is_one_line(provider, f"port {port} of 127.0.0.1", "taken", "--port")
     assert "FEDSTAC_DSN" not in done.stderr
     assert done.returncode == 5
 
@@ -250,7 +252,6 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends(folder_of_own
             back = "the database is back"
             wait_until(lambda: any(line["event"] == back for line in running.lines), what=back)
             assert http.get("/search").status_code == 200
-            print(running.log.read_text())
             began, ended = [line for line in running.lines[before:] if line["event"] != "request"]
             assert (began["level"], "away" in began["event"]) == ("warning", True)
             assert ended["failures"] >= 10

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -251,16 +249,12 @@ def _limits(settings: Settings) -> Callable[[Any], int]:
     return limit
 
 
-class CannotListen(Exception):
-    """The address cannot be listened on; the message says why, and what to do."""
-
-
 def serve(settings: Settings, background: Sequence[Part], *, on_ready: Callable[[str], object] | None = None) -> None:
     """Serve a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot.
 
     PartGaveUp where a background part ended again and again.
     """
-    listening = _listen(settings)
+    listening = processes.listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     base_url = (settings.public_url or address).rstrip("/")
@@ -275,24 +269,6 @@ def serve(settings: Settings, background: Sequence[Part], *, on_ready: Callable[
     node: Node = app.state.node
     if node.parts.gave_up is not None:
         raise node.parts.gave_up
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        place = f"port {settings.port} of {settings.host}"
-        match error.errno:
-            case errno.EADDRINUSE:
-                sentence = f"{place} is taken by another process: end that, or set FEDSTAC_PORT (0: a free port)"
-            case errno.EACCES:
-                sentence = f"{place} is not open to this user: set FEDSTAC_PORT to one from 1024 on"
-            case _:
-                sentence = f"{place}: {error.strerror}; set FEDSTAC_HOST to an address of this machine"
-        raise CannotListen(sentence) from error
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
 
 
 class Direct:
@@ -331,8 +307,12 @@ def running_on(
     config = server.Config(
         guard, public_url=base_url, header_timeout=settings.read_timeout_seconds, logs_requests=settings.access_log
     )
-    lifespan = app.router.lifespan_context(app)
-    made = server.Server(config, lifespan=lifespan, on_ready=on_ready, on_stop=lambda: app.state.node.stop())
+
+    def stop() -> None:
+        log.info("stopping")
+        app.state.node.stop()
+
+    made = server.Server(config, lifespan=app.router.lifespan_context(app), on_ready=on_ready, on_stop=stop)
 
     def end() -> None:
         made.should_exit = True
