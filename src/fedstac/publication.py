@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -27,16 +28,17 @@ from fedstac.domain.actions.target import may_see_marked
 from fedstac.domain.errors import (
     Cancelled,
     CollectionAlreadyExists,
-    CollectionDoesNotExist,
     CollectionNotEmpty,
     Finding,
     ForeignOrigin,
+    PreconditionFailed,
     Problem,
     StacInvalid,
 )
 from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Change, Decision, Lineage, Outcome, Receipt, Record, State, World
+from fedstac.domain.patching import JsonPatch, MergePatch
 from fedstac.domain.policy import Action, Policy, Principal, Touched, Verdict
 from fedstac.failpoints import failpoint
 
@@ -369,34 +371,60 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
 
 
 async def put_collection(
-    conn: Connection, world: World, actor: str, document: object, *, schema: jsonschema_rs.Validator, named: str | None
-) -> collections.Stored:
+    conn: Connection, world: World, actor: str, document: object, *, schema: jsonschema_rs.Validator,
+    named: str | None, expected: Sequence[str] | None = None,
+) -> collections.Stored:  # fmt: skip
     """Creates a collection, or changes the `named` one, with its event, at once. The same again changes nothing."""
     kept = collection_rules.check(document, schema, named)
-    text, digest = orjson.dumps(kept).decode(), documents.digest(kept)
     async with conn.transaction():
+        if named is not None:
+            return await _replace(conn, world, actor, await _existing(conn, world, named, expected), kept)
         stored = _own(await collections.lock(conn, kept["id"]), world)
-        exists = stored is not None and stored.document is not None
-        if named is None and exists:
+        if stored is not None and stored.document is not None:
             raise CollectionAlreadyExists(
                 f"there is a collection {kept['id']} already; change it with PUT /collections/{kept['id']}"
             )
-        if named is not None and not exists:
-            raise collection_rules.missing(named)
-        if stored and exists and stored.digest == digest:
-            return stored
-        event_type = events.COLLECTION_UPDATED if exists else events.COLLECTION_CREATED
-        return await _announce(conn, world, actor, event_type, kept["id"], stored, text, digest)
+        text, digest = orjson.dumps(kept).decode(), documents.digest(kept)
+        return await _announce(conn, world, actor, events.COLLECTION_CREATED, kept["id"], stored, text, digest)
 
 
-async def delete_collection(conn: Connection, world: World, actor: str, collection: str) -> None:
+async def patch_collection(
+    conn: Connection, world: World, actor: str, edit: JsonPatch | MergePatch, *, schema: jsonschema_rs.Validator,
+    named: str, expected: Sequence[str] | None = None,
+) -> collections.Stored:  # fmt: skip
+    """Applies a patch to a collection under its lock, with its event. A patch without effect changes nothing."""
+    async with conn.transaction():
+        stored = await _existing(conn, world, named, expected)
+        changed = collection_rules.patched(orjson.loads(stored.document or "{}"), edit)
+        return await _replace(conn, world, actor, stored, collection_rules.check(changed, schema, named))
+
+
+async def _existing(conn: Connection, world: World, named: str, expected: Sequence[str] | None) -> collections.Stored:
+    """A collection of this node, locked. CollectionDoesNotExist without one, PreconditionFailed for another state."""
+    stored = _own(await collections.lock(conn, named), world)
+    if stored is None or stored.document is None:
+        raise collection_rules.missing(named)
+    if expected is not None and "*" not in expected and stored.digest[:16].hex() not in expected:
+        raise PreconditionFailed(f"the collection {named} was changed since you read it; read it again")
+    return stored
+
+
+async def _replace(
+    conn: Connection, world: World, actor: str, stored: collections.Stored, kept: Mapping[str, Any]
+) -> collections.Stored:
+    """Stores another document of a collection, unless it is the same one."""
+    text, digest = orjson.dumps(kept).decode(), documents.digest(kept)
+    if stored.digest == digest:
+        return stored
+    return await _announce(conn, world, actor, events.COLLECTION_UPDATED, stored.id, stored, text, digest)
+
+
+async def delete_collection(
+    conn: Connection, world: World, actor: str, collection: str, *, expected: Sequence[str] | None = None
+) -> None:
     """Deletes an empty collection, with its event. CollectionNotEmpty while there are datasets."""
     async with conn.transaction():
-        stored = _own(await collections.lock(conn, collection), world)
-        if stored is None or stored.document is None:
-            raise CollectionDoesNotExist(
-                f"there is no collection {collection[:128]!r}; GET /collections lists those there are"
-            )
+        stored = await _existing(conn, world, collection, expected)
         if not await collections.hold_empty(conn, collection):
             raise CollectionNotEmpty(f"the collection {collection} has datasets; delete them first")
         await _announce(conn, world, actor, events.COLLECTION_DELETED, collection, stored, None, b"")

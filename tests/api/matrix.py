@@ -278,6 +278,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
     "dismiss a manager": fixed("DELETE", "/groups/{group}/managers/{principal:path}", group="ncar", principal="old"),
     "make a collection": fixed("POST", "/collections", collection("made")),
     "change a collection": fixed("PUT", COLLECTION, {**collection("spare"), "title": "x"}, collection_id="spare"),
+    "patch a collection": fixed("PATCH", COLLECTION, {"title": "y"}, collection_id="spare"),
     "delete a collection": fixed("DELETE", COLLECTION, collection_id="spare"),
     "see one's destinations": fixed("GET", "/notifications"),
     "register a mailbox where no mail is sent": fixed("POST", "/notifications", {"address": "mailto:x@west.example"}),
@@ -428,7 +429,8 @@ TABLE: Final[tuple[Line, ...]] = (
     Line(ALL_KNOWN, ("see a group that is not there",), (NO_DATASET,), NOT_FOUND),
     Line((ADMIN, MANAGER), ("take a member in", "put a member out"), (NO_DATASET,), DONE),
     Line((ADMIN,), ("make a group", "change a group", "delete a group", "name a manager", "dismiss a manager",
-                    "make a collection", "change a collection", "delete a collection"), (NO_DATASET,), DONE),
+                    "make a collection", "change a collection", "patch a collection", "delete a collection"),
+         (NO_DATASET,), DONE),
 )  # fmt: skip
 CHANGED = ("new", "newer", "updated", "replaced", "superseded", "retracted", "reinstated", "annotated", "replicated",
            "marked", "unmarked", DONE)  # fmt: skip

@@ -436,7 +436,7 @@ async def test_options_of_collections_tell_who_may_publish_and_manage(west: Api)
     nobody: dict[str, list[str]] = {"anyone": [], "node": [], "ncar": [], "admin": []}
     assert allowed == {
         ITEMS: {**nobody, "ncar": ["POST"], "admin": ["POST"]},
-        "/collections/CMIP6": {**nobody, "admin": ["PUT", "DELETE"]},
+        "/collections/CMIP6": {**nobody, "admin": ["PUT", "PATCH", "DELETE"]},
         "/collections": {**nobody, "admin": ["POST"]},
     }
     assert (await west.admin.options("/collections/nothing/items")).status_code == 404

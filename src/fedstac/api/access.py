@@ -65,7 +65,8 @@ PERMISSIONS: Mapping[Access, tuple[tuple[str, str], ...]] = {
         ("DELETE", ITEM + "/replicas/{node}"),
     ),
     Access.ADMIN: (
-        ("POST", "/collections"), ("PUT", "/collections/{collection_id}"), ("DELETE", "/collections/{collection_id}"),
+        ("POST", "/collections"), ("PUT", "/collections/{collection_id}"), ("PATCH", "/collections/{collection_id}"),
+        ("DELETE", "/collections/{collection_id}"),
         ("POST", "/groups"), ("PUT", "/groups/{group}"), ("DELETE", "/groups/{group}"),
         ("PUT", "/groups/{group}/members/{principal:path}"), ("DELETE", "/groups/{group}/members/{principal:path}"),
         ("PUT", "/groups/{group}/managers/{principal:path}"), ("DELETE", "/groups/{group}/managers/{principal:path}"),

@@ -27,6 +27,7 @@ from fedstac.api import (
     access,
     budget,
     changes,
+    collections,
     feed,
     following,
     health,
@@ -69,11 +70,12 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/", reading.landing_page),
     ("GET", "/conformance", reading.conformance),
     ("GET", "/queryables", reading.get_queryables),
-    ("GET", "/collections", reading.get_collections),
-    ("POST", "/collections", transactions.post_collection),
-    ("GET", "/collections/{collection_id}", reading.get_collection),
-    ("PUT", "/collections/{collection_id}", transactions.put_collection),
-    ("DELETE", "/collections/{collection_id}", transactions.delete_collection),
+    ("GET", "/collections", collections.get_collections),
+    ("POST", "/collections", collections.post_collection),
+    ("GET", "/collections/{collection_id}", collections.get_collection),
+    ("PUT", "/collections/{collection_id}", collections.put_collection),
+    ("PATCH", "/collections/{collection_id}", collections.patch_collection),
+    ("DELETE", "/collections/{collection_id}", collections.delete_collection),
     ("GET", "/collections/{collection_id}/queryables", reading.get_queryables),
     ("PATCH", "/collections/{collection_id}/items/{item_id}", changes.patch_item),
     ("PUT", "/collections/{collection_id}/items/{item_id}", changes.put_item),
@@ -138,10 +140,10 @@ class Client(CoreCrudClient):  # type: ignore[misc]
         return await reading.conformance(request)
 
     async def all_collections(self, request: Request, **_: Any) -> Response:
-        return await reading.get_collections(request)
+        return await collections.get_collections(request)
 
     async def get_collection(self, request: Request, **_: Any) -> Response:
-        return await reading.get_collection(request)
+        return await collections.get_collection(request)
 
     async def get_item(self, request: Request, **_: Any) -> Response:
         return await reading.get_item(request)
@@ -164,9 +166,10 @@ class Transactions(TransactionExtension):  # type: ignore[misc]
         self.router.prefix = app.state.router_prefix
         for method, path, model, handler in (
             ("POST", "/collections/{collection_id}/items", CollectionUri, transactions.post_items),
-            ("POST", "/collections", EmptyRequest, transactions.post_collection),
-            ("PUT", "/collections/{collection_id}", CollectionUri, transactions.put_collection),
-            ("DELETE", "/collections/{collection_id}", CollectionUri, transactions.delete_collection),
+            ("POST", "/collections", EmptyRequest, collections.post_collection),
+            ("PUT", "/collections/{collection_id}", CollectionUri, collections.put_collection),
+            ("PATCH", "/collections/{collection_id}", CollectionUri, collections.patch_collection),
+            ("DELETE", "/collections/{collection_id}", CollectionUri, collections.delete_collection),
         ):
             self.router.add_api_route(
                 path, create_async_endpoint(_raw(handler), model), methods=[method], response_model=None,

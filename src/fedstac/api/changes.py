@@ -5,7 +5,6 @@ What a change would lead to by what is stored now is found out before the 202, s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import idempotency, identity, intake, links, transactions
+from fedstac.api import idempotency, identity, intake, links, preconditions, transactions
 from fedstac.bootstrap import Node
 from fedstac.db import queue, requests, search
 from fedstac.domain import patching, retraction, strict_json
@@ -35,7 +34,6 @@ from fedstac.domain.model import Outcome
 from fedstac.domain.patching import JsonPatch, Whole
 from fedstac.domain.vocabulary import name_of
 
-ENTITY_TAG = re.compile(r'"([0-9a-f]{32})-[0-9a-f]+"')  # as GET gives it: the record's digest, what is shown beside
 LONGEST_TEXT = retraction.LONGEST_TEXT
 
 
@@ -156,7 +154,7 @@ async def accept(
             if not waits or not may_one_of(command.target, principal, NEEDED[action], world):
                 raise
             decision = None  # what is under way may change it
-    if transactions.wants_new(request):
+    if preconditions.wants_new(request):
         raise PreconditionFailed(f"{item_id} can only be changed if it is there; send it without If-None-Match")
     if rehearsed:
         said = {"dry_run": True, "outcome": decision.outcome if decision else None,
@@ -188,9 +186,7 @@ async def _unchanged(request: Request, node: Node, collection: str, item_id: str
 
 def _expected(request: Request, node: Node) -> list[str] | None:
     """The digests that If-Match names. PreconditionRequired where the settings want one and there is none."""
-    said = request.headers.get("if-match")
-    if said is None:
-        if node.settings.require_if_match:
-            raise PreconditionRequired("this change has no If-Match; send it with the ETag that GET gave")
-        return None
-    return ["*"] if said.strip() == "*" else ENTITY_TAG.findall(said)
+    expected = preconditions.expected(request)
+    if expected is None and node.settings.require_if_match:
+        raise PreconditionRequired("this change has no If-Match; send it with the ETag that GET gave")
+    return expected

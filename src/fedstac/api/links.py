@@ -8,7 +8,7 @@ from urllib.parse import quote
 import orjson
 
 from fedstac.db.search import Served
-from fedstac.domain import documents
+from fedstac.domain import collections, documents
 from fedstac.domain.model import rfc3339
 
 GEOJSON, JSON = "application/geo+json", "application/json"
@@ -78,4 +78,4 @@ def collection(base: str, document: dict[str, object]) -> dict[str, object]:
          "title": "Queryables", "href": own + "/queryables"},
     ]  # fmt: skip
     stored = document.get("links")
-    return {**document, "links": links + (stored if isinstance(stored, list) else [])}
+    return {**collections.titled(document), "links": links + (stored if isinstance(stored, list) else [])}

@@ -51,7 +51,7 @@ async def options_items(request: Request) -> Response:
 async def options_collection(request: Request) -> Response:
     """OPTIONS /collections/{collection_id}."""
     may = await _may_manage(request, await _collection(request))
-    return _allow((*READ, "PUT", "DELETE") if may else READ)
+    return _allow((*READ, "PUT", "PATCH", "DELETE") if may else READ)
 
 
 async def options_collections(request: Request) -> Response:

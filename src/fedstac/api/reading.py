@@ -1,4 +1,4 @@
-"""The read side: landing page, collections, items, search. Documents go out as stored text, spliced, never parsed."""
+"""The read side: landing page, items, search. Documents go out as stored text, spliced, never parsed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import __version__
-from fedstac.api import links, query
+from fedstac.api import links, preconditions, query
+from fedstac.api.collections import existing
 from fedstac.api.queryables import QueryableNames
 from fedstac.bootstrap import Node
 from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
 from fedstac.domain import strict_json
-from fedstac.domain.errors import CollectionDoesNotExist, ItemDoesNotExist
+from fedstac.domain.collections import titled
+from fedstac.domain.errors import ItemDoesNotExist
 
 CONFORMS_TO = (
     "https://api.stacspec.org/v1.0.0/core",
@@ -31,6 +33,9 @@ CONFORMS_TO = (
     "https://api.stacspec.org/v1.1.0/item-search#sort",
     "https://api.stacspec.org/v1.0.0/item-search#fields",
     "https://api.stacspec.org/v1.0.0/item-search#query",
+    "https://api.stacspec.org/v1.0.0/ogcapi-features/extensions/transaction",
+    "https://api.stacspec.org/v1.0.0/collections/extensions/transaction",
+    "http://www.opengis.net/spec/ogcapi-features-4/1.0/conf/simpletx",
     "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
     "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/geojson",
     "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/filter",
@@ -46,7 +51,7 @@ async def landing_page(request: Request) -> Response:
     base, node = request.app.state.base_url, request.app.state.node
     async with node.pool.acquire() as conn:
         stored = await collections.every(conn)
-    titles = {entry.id: orjson.loads(entry.document or "{}").get("title") or entry.id for entry in stored}
+    titles = {entry.id: titled(orjson.loads(entry.document or "{}"))["title"] for entry in stored}
     body = {
         "type": "Catalog",
         "stac_version": "1.1.0",
@@ -77,40 +82,6 @@ async def conformance(request: Request) -> Response:
     return Response(orjson.dumps({"conformsTo": CONFORMS_TO}), media_type=links.JSON)
 
 
-async def get_collections(request: Request) -> Response:
-    """GET /collections"""
-    base, node = request.app.state.base_url, request.app.state.node
-    async with node.pool.acquire() as conn:
-        stored = await collections.every(conn)
-    body = {
-        "collections": [links.collection(base, orjson.loads(entry.document or "{}")) for entry in stored],
-        "numberMatched": len(stored),
-        "numberReturned": len(stored),
-        "links": [
-            {"rel": "self", "type": links.JSON, "href": base + "/collections"},
-            {"rel": "root", "type": links.JSON, "href": base + "/"},
-        ],
-    }
-    return Response(orjson.dumps(body), media_type=links.JSON)
-
-
-async def get_collection(request: Request) -> Response:
-    """GET /collections/{collection_id}"""
-    base, node = request.app.state.base_url, request.app.state.node
-    async with node.pool.acquire() as conn:
-        stored = await _collection(conn, request.path_params["collection_id"])
-    return Response(orjson.dumps(links.collection(base, orjson.loads(stored.document or "{}"))), media_type=links.JSON)
-
-
-async def _collection(conn: Connection, name: str) -> collections.Stored:
-    stored = await collections.get(conn, name)
-    if stored is None:
-        raise CollectionDoesNotExist(
-            f"there is no collection {name[:128]!r} here; GET /collections lists those there are"
-        )
-    return stored
-
-
 async def get_queryables(request: Request) -> Response:
     """GET /queryables and /collections/{collection_id}/queryables: JSON Schema, with ETag, or 304."""
     base, node = request.app.state.base_url, request.app.state.node
@@ -118,7 +89,7 @@ async def get_queryables(request: Request) -> Response:
     name = request.path_params.get("collection_id")
     async with node.pool.acquire() as conn:
         if name is not None:
-            await _collection(conn, name)
+            await existing(conn, name)
         schemas = await names.shared(conn) if name is None else await names.of(conn, name)
     own = base if name is None else f"{base}/collections/{quote(name)}"
     body = orjson.dumps({
@@ -131,15 +102,9 @@ async def get_queryables(request: Request) -> Response:
     })  # fmt: skip
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if _is_held(request, etag):
+    if preconditions.is_unchanged(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/schema+json")
-
-
-def _is_held(request: Request, etag: str) -> bool:
-    """Whether the client has what the ETag names."""
-    held = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    return bool({etag, "*"} & held)
 
 
 async def get_item(request: Request) -> Response:
@@ -149,14 +114,14 @@ async def get_item(request: Request) -> Response:
     async with node.pool.acquire() as conn:
         found = await search.item(conn, collection, item_id)
         if found is None:
-            await _collection(conn, collection)
+            await existing(conn, collection)
             raise ItemDoesNotExist(
                 f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
             )
     item, digest = found
     etag = links.entity_tag(item, digest)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
-    if _is_held(request, etag):
+    if preconditions.is_unchanged(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(links.item_text(request.app.state.base_url, item), headers=headers, media_type=links.GEOJSON)
 
@@ -167,7 +132,7 @@ async def get_items(request: Request) -> Response:
     name = request.path_params["collection_id"]
     asked = query.from_parameters(request.query_params.multi_items(), node.settings, collection=name)
     async with node.pool.acquire() as conn:
-        await _collection(conn, name)
+        await existing(conn, name)
         return await _found(request, conn, asked, f"/collections/{quote(name)}/items")
 
 

@@ -41,7 +41,7 @@ LONGEST = 512  # characters of what a caller may have made up
 ITEMS = "/collections/{collection_id}/items"
 NO_WRITES = ("/search", "/validate", "/events/status")
 BY_METHOD = {"POST": "publish", "PUT": "amend", "PATCH": "amend", "DELETE": "mark"}
-OF_COLLECTIONS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
+OF_COLLECTIONS = {"POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
 
 Handler = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()

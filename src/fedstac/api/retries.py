@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import changes, following, identity, intake, links, transactions
+from fedstac.api import changes, following, identity, intake, links, preconditions, transactions
 from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.domain.errors import Conflict
@@ -60,6 +60,6 @@ async def _publish(request: Request, principal: Principal, summary: requests.Sum
         return b"\n".join(document.encode() for _, document in refused)
 
     kind = intake.JSON_TYPES[-1] if single else intake.LINE_TYPES[0]
-    only_new = summary.only_new or transactions.wants_new(request)
+    only_new = summary.only_new or preconditions.wants_new(request)
     body = transactions.Body(summary.collection, read, kind, summary.id, only_new)
     return await transactions.publish(request, node, principal, body, large=not single)

@@ -1,4 +1,4 @@
-"""Writes: items are accepted here and published by the workers; collections are written at once."""
+"""Writes of items: accepted here, published by the workers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
-from fedstac.api import idempotency, identity, intake, links, notifications, refusals
+from fedstac.api import idempotency, identity, intake, links, notifications, preconditions, refusals
 from fedstac.api.budget import forget_body
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import collections, records, requests, search
 from fedstac.domain import collections as collection_rules
-from fedstac.domain import documents, strict_json
+from fedstac.domain import documents
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
     BadRequest,
@@ -55,7 +55,9 @@ async def post_items(request: Request) -> Response:
     node: Node = request.app.state.node
     principal = await identity.principal(request)
     collection = request.path_params["collection_id"]
-    body = Body(collection, request.body, request.headers.get("content-type", ""), only_new=wants_new(request))
+    body = Body(
+        collection, request.body, request.headers.get("content-type", ""), only_new=preconditions.wants_new(request)
+    )
     return await publish(request, node, principal, body, large=_is_large(request))
 
 
@@ -227,16 +229,6 @@ def _rehearsed(entry: intake.Checked, receipt: Receipt | None) -> dict[str, Any]
             "findings": [finding.as_json() for finding in dict.fromkeys(findings)]}  # fmt: skip
 
 
-def wants_new(request: Request) -> bool:
-    """Whether `If-None-Match: *` says that nothing may be there yet (RFC 9110, 13.1.2); a write takes no other."""
-    said = request.headers.get("if-none-match")
-    if said is None:
-        return False
-    if said.strip() != "*":
-        raise BadRequest("with a write If-None-Match is *: nothing may be there yet; for a version of it take If-Match")
-    return True
-
-
 class KnownCollections:
     """Collections that were there a moment ago. One that goes meanwhile is found out when the item is published."""
 
@@ -346,52 +338,3 @@ async def _result(request: Request, node: Node, summary: requests.Summary, *, si
 
 def _stored_problem(result: requests.ItemResult) -> Problem:
     return PROBLEMS.get(result.problem or "", InternalError)(result.detail or "", findings=result.findings_read())
-
-
-async def post_collection(request: Request) -> Response:
-    """POST /collections: a new collection."""
-    principal = await identity.principal(request)
-    document = strict_json.parse(await request.body())
-    _permit(request, principal, str(document.get("id")) if isinstance(document, dict) else "")
-    return await _write_collection(request, principal, document, None)
-
-
-async def put_collection(request: Request) -> Response:
-    """PUT /collections/{collection_id}: other metadata for a collection that is there."""
-    principal = await identity.principal(request)
-    _permit(request, principal, request.path_params["collection_id"])
-    document = strict_json.parse(await request.body())
-    return await _write_collection(request, principal, document, request.path_params["collection_id"])
-
-
-def _permit(request: Request, principal: Principal, collection: str) -> None:
-    """MissingPermission for whoever may not manage the collection."""
-    node: Node = request.app.state.node
-    touched = Touched(f"the collection {collection[:128]}", collection, None)
-    node.policy.require(principal, Action.COLLECTIONS, touched)
-
-
-async def _write_collection(request: Request, principal: Principal, document: object, named: str | None) -> Response:
-    node: Node = request.app.state.node
-    async with node.pool.acquire() as conn:
-        world = node.world()
-        stored = await publication.put_collection(
-            conn, world, principal.name, document, schema=node.collection_schema, named=named
-        )
-    node.committed.wake()
-    base = request.app.state.base_url
-    body = links.collection(base, orjson.loads(stored.document or "{}"))
-    location = {"Location": f"{base}/collections/{stored.id}"}
-    return Response(orjson.dumps(body), 201 if named is None else 200, location, media_type=links.JSON)
-
-
-async def delete_collection(request: Request) -> Response:
-    """DELETE /collections/{collection_id}: an empty one."""
-    node: Node = request.app.state.node
-    principal = await identity.principal(request)
-    _permit(request, principal, request.path_params["collection_id"])
-    async with node.pool.acquire() as conn:
-        world = node.world()
-        await publication.delete_collection(conn, world, principal.name, request.path_params["collection_id"])
-    node.committed.wake()
-    return Response(status_code=204)

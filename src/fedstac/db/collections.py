@@ -73,6 +73,36 @@ async def names(conn: Connection) -> list[str]:
     return [row["id"] for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the collections by id, how many there are, and whether there are others before and behind these."""
+
+    collections: tuple[Stored, ...]
+    total: int
+    has_before: bool
+    has_behind: bool
+
+
+async def page(conn: Connection, *, after: str | None, before: str | None, limit: int) -> Page:
+    """Collections as they are shown, by id: those behind the id `after`, or the last ones before the id `before`."""
+    rows = await conn.fetch(
+        f"""WITH shown AS (
+                SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
+                WHERE document IS NOT NULL ORDER BY id, origin COLLATE "C"),
+            numbered AS (SELECT *, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM shown)
+            SELECT * FROM numbered WHERE ($1::text IS NULL OR id > $1) AND ($2::text IS NULL OR id < $2)
+            ORDER BY CASE WHEN $2::text IS NULL THEN n ELSE -n END LIMIT $3""",
+        after, before, limit,
+    )  # fmt: skip
+    if not rows:
+        total = await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.collection WHERE document IS NOT NULL")
+        return Page((), total, has_before=False, has_behind=False)
+    rows.sort(key=lambda row: row["n"])
+    first, last, total = rows[0]["n"], rows[-1]["n"], rows[0]["total"]
+    found = tuple(Stored(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
+    return Page(found, total, has_before=first > 1, has_behind=last < total)
+
+
 async def announced(conn: Connection, origin: str) -> list[Stored]:
     """What an origin said of its collections, deletions too."""
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE origin = $1 ORDER BY id", origin)

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 import jsonschema_rs
+import orjson
 
-from fedstac.domain import stac_versions
-from fedstac.domain.errors import CollectionDoesNotExist, Finding, StacInvalid
+from fedstac.domain import stac_versions, strict_json
+from fedstac.domain.errors import BodyTooLarge, CollectionDoesNotExist, Finding, StacInvalid
 from fedstac.domain.identifiers import COLLECTION_ID
+from fedstac.domain.patching import JsonPatch, MergePatch
 from fedstac.domain.vocabulary import Vocabulary
 
 QUERYABLES = "http://www.opengis.net/def/rel/ogc/1.0/queryables"
 SERVER_LINKS = frozenset(("self", "root", "parent", "items", "item", QUERYABLES))
+MOST_BYTES: Final = 4 << 20
+NEEDED: Final = frozenset(
+    (name,) for name in ("type", "stac_version", "id", "description", "license", "extent", "links")
+)
+
+
+def titled(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The collection as it is served: its id is its title where it has none."""
+    return {"title": document["id"], **document}
+
+
+def patched(document: Mapping[str, Any], edit: JsonPatch | MergePatch) -> Any:
+    """Return a stored collection after a patch of it as it is served. StacInvalid where the patch does not fit.
+
+    In a merge patch, null for a member that a collection needs says nothing.
+    """
+    if isinstance(edit, MergePatch):
+        edit = replace(edit, kept_by_null=NEEDED)
+    changed = edit.applied(titled(document))
+    if isinstance(changed, dict) and "title" not in document and changed.get("title") == document["id"]:
+        changed = {name: value for name, value in changed.items() if name != "title"}
+    text = orjson.dumps(changed)
+    if len(text) > MOST_BYTES:
+        raise BodyTooLarge(f"the patch makes {len(text)} bytes of the collection; {MOST_BYTES} are the most")
+    strict_json.parse(text)  # as deep as what is posted, and no deeper
+    return changed
 
 
 def fresh(id: str, vocabulary: Vocabulary | None) -> dict[str, Any]:

@@ -57,12 +57,13 @@ class JsonPatch:
 
 @dataclass(frozen=True, slots=True)
 class MergePatch:
-    """Members to replace; null takes one away."""
+    """Members to replace; null takes one away, unless it is one of those that null says nothing of."""
 
     patch: Mapping[str, Json]
+    kept_by_null: frozenset[tuple[str, ...]] = KEPT_BY_NULL
 
     def applied(self, document: Mapping[str, Json]) -> Json:
-        return _merged(document, self.patch, ())
+        return _merged(document, self.patch, (), self.kept_by_null)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +257,14 @@ def _without(document: Json, steps: Sequence[str]) -> Json:
     return document
 
 
-def _merged(target: Json, patch: Json, at: tuple[str, ...]) -> Json:
+def _merged(target: Json, patch: Json, at: tuple[str, ...], kept_by_null: frozenset[tuple[str, ...]]) -> Json:
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
-            if (*at, name) not in KEPT_BY_NULL:
+            if (*at, name) not in kept_by_null:
                 result.pop(name, None)
         else:
-            result[name] = _merged(result.get(name), value, (*at, name))
+            result[name] = _merged(result.get(name), value, (*at, name), kept_by_null)
     return result
