@@ -114,3 +114,8 @@ def test_hot_statements_have_their_index(owner: str, statement: str, index: str)
         conn.execute("SET enable_sort = off")
         plan = "\n".join(row[0] for row in conn.execute("EXPLAIN " + statement).fetchall())
     assert index in plan, plan
+
+
+def test_no_two_migrations_have_one_number() -> None:
+    numbers = [migration.number for migration in migrations.read(settings.folder("migrations"))]
+    assert numbers == list(range(1, len(numbers) + 1))

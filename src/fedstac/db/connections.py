@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from enum import Enum, auto
 from typing import TypeAlias
 
@@ -158,9 +159,21 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def statement_of(error: BaseException) -> str | None:
-    """The statement that failed, for the log; None if the error does not know it."""
-    statement = getattr(error, "query", None)
-    return " ".join(str(statement).split())[:LONGEST_STATEMENT] if statement else None
+    """The statement that failed, for the log; of a COPY, which the driver does not repeat, the function that ran it.
+
+    None where no statement failed.
+    """
+    if not isinstance(error, asyncpg.PostgresError):
+        return None
+    statement: str | None = getattr(error, "query", None)
+    return " ".join(statement.split())[:LONGEST_STATEMENT] if statement else _function_of(error)
+
+
+def _function_of(error: BaseException) -> str | None:
+    """The function of ours that was running when the error was raised."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = ((frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame in reversed(frames))
+    return next((f"{module}.{name}" for module, name in modules if module.startswith("fedstac.")), None)
 
 
 def was_ended_in_order(error: BaseException) -> bool:
