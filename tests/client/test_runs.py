@@ -44,12 +44,12 @@ async def test_prior_publication_is_told_and_nothing_sent(west: Api, fedstac: Fe
     done = await fedstac("publish", "-", "--dry-run", "-o", "ndjson", stdin=lines(items), **to(west))
     assert done.code == 1
     rows = {line["id"]: line["outcome"] for line in done.lines if line["event"] == "foreseen"}
-    assert [rows[item["id"]] for item in items[:5]] == ["identical", "same", "newer", "older", "new"]
+    assert [rows[item["id"]] for item in items[:5]] == ["identical", "update", "newer", "older", "new"]
     [refused] = [line for line in done.lines if line["event"] == "rejected"]
     assert refused["place"] == "standard input:6"
     assert refused["findings"]
     assert done.lines[-1]["foreseen"] == {
-        "identical": 1, "same": 1, "newer": 1, "older": 1, "new": 1, "rejected": 1,
+        "identical": 1, "update": 1, "newer": 1, "older": 1, "new": 1, "rejected": 1,
     }  # fmt: skip
     assert await count(west) == 2
     table = await fedstac("publish", "-", "--dry-run", stdin=lines(items[:2]), **to(west))
@@ -240,3 +240,20 @@ def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
         again = Run.read(path)
         assert runs.digest(entries[5]) in again.sent
         assert again.sent >= read.sent
+
+
+async def test_a_check_says_what_an_update_changes_and_whose_change_it_undoes(
+    api: Api, fedstac: Fedstac, tmp_path: Path
+) -> None:
+    [item] = sample.items(1)
+    (tmp_path / "items.ndjson").write_bytes(lines([item]))
+    assert (await fedstac("publish", "items.ndjson", **to(api))).code == 0
+    assert (await fedstac("patch", item["id"], "--set", "cmip6:grid=native", **to(api))).code == 0
+    tried = await fedstac("publish", "items.ndjson", "--dry-run", **to(api))
+    assert (tried.code, tried.stdout.splitlines()[0]) == (0, f"update     {item['id']}")
+    assert "    changes /properties/cmip6:grid\n" in tried.stdout
+    assert "    undoes or overwrites: amend by admin at " in tried.stdout
+    done = await fedstac("publish", "items.ndjson", "--check", "-o", "json", **to(api))
+    [foreseen] = json.loads(done.stdout)["foreseen"]
+    assert (foreseen["outcome"], foreseen["changed"]) == ("update", ["/properties/cmip6:grid"])
+    assert (foreseen["last_change"]["actor"], foreseen["last_change"]["action"]) == ("admin", "amend")

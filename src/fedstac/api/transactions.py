@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,9 +19,9 @@ from fedstac.api import idempotency, identity, intake, links, notifications, pre
 from fedstac.api.budget import forget_body
 from fedstac.api.following import request_document
 from fedstac.bootstrap import Node
-from fedstac.db import collections, records, requests, search
+from fedstac.db import audit, collections, records, requests, search
 from fedstac.domain import collections as collection_rules
-from fedstac.domain import documents
+from fedstac.domain import difference, documents
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
     BadRequest,
@@ -32,7 +32,7 @@ from fedstac.domain.errors import (
     Unavailable,
     problems,
 )
-from fedstac.domain.model import Outcome, Receipt
+from fedstac.domain.model import Outcome, Receipt, Record
 from fedstac.domain.policy import Action, Principal, Touched
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.runtime import budget
@@ -213,18 +213,37 @@ async def _rehearse(request: Request, node: Node, principal: Principal, body: Bo
     ]  # fmt: skip
     async with node.pool.acquire() as conn:
         receipts = await publication.rehearse(conn, node.world(), work)
-    outcomes = iter(receipts)
-    items = [_rehearsed(entry, next(outcomes) if entry.draft else None) for entry in checked]
+        overwritten = [stored for receipt in receipts if (stored := _overwritten(receipt))]
+        last = await audit.last_changes(conn, overwritten) if overwritten else {}
+    threads: Threads = request.app.state.threads
+
+    def describe() -> list[dict[str, Any]]:
+        outcomes = iter(receipts)
+        return [_rehearsed(entry, next(outcomes) if entry.draft else None, last) for entry in checked]
+
+    items = await threads.run(describe) if overwritten else describe()
     valid = all(item["outcome"] != Outcome.REJECTED for item in items)
     said = {"dry_run": True, "valid": valid, "cv_version": version, "items": items}
     return Response(orjson.dumps(said), media_type=links.JSON)
 
 
-def _rehearsed(entry: intake.Checked, receipt: Receipt | None) -> dict[str, Any]:
+def _overwritten(receipt: Receipt) -> Record | None:
+    """The stored dataset whose metadata a publication would change; None where it changes none."""
+    if receipt.outcome not in (Outcome.UPDATED, Outcome.REPLACED):
+        return None
+    return next((change.before for change in receipt.changes if change.before and change.draft), None)
+
+
+def _rehearsed(entry: intake.Checked, receipt: Receipt | None, last: Mapping[str, audit.LastChange]) -> dict[str, Any]:
+    """What would become of an item; of one that would be updated, what differs and who changed it last."""
     problem = receipt.problem if receipt else entry.problem
     findings = (*entry.warnings, *receipt.findings) if receipt else problem.findings if problem else ()
-    said = {"problem": problem.name, "detail": problem.detail} if problem else {}
+    said: dict[str, Any] = {"problem": problem.name, "detail": problem.detail} if problem else {}
     outcome = receipt.outcome if receipt else Outcome.REJECTED
+    if receipt and (stored := _overwritten(receipt)) and stored.document:
+        after = next(change.after for change in receipt.changes if change.before is stored)
+        said |= {"changed": difference.changed_members(stored.document, after.document or "{}")}
+        said |= {"last_change": asdict(last[stored.id])} if stored.id in last else {}
     return {"id": entry.id, "outcome": outcome, **said,
             "findings": [finding.as_json() for finding in dict.fromkeys(findings)]}  # fmt: skip
 

@@ -42,7 +42,7 @@ def publish(
     wait: Annotated[bool, typer.Option(help="Until everything is final.")] = True,
     wait_visible: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Until it shows them all.")] = None,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait without any progress; 0: for ever.")] = 600,
-    check: Annotated[bool, typer.Option("--check", help="Say first: new, newer, older, same, identical.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say first: new, newer, older, update, identical.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say so and send nothing.")] = False,
     run: Annotated[Path | None, typer.Option(help="File that keeps the run; if it is there, go on with it.")] = None,
     retry_failed: Annotated[Path | None, typer.Option(metavar="RUN", help="Send again what was refused then.")] = None,

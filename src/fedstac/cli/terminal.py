@@ -37,7 +37,7 @@ from fedstac.client.transport import (
 from fedstac.client.values import Request, Submitted
 from fedstac.domain.errors import Finding
 
-SHOWN_TROUBLES, SHOWN_FINDINGS = 20, 10
+SHOWN_TROUBLES, SHOWN_FINDINGS, SHOWN_CHANGES = 20, 10, 8
 REJECTED, USAGE, NOT_FOUND, NOT_AUTHORISED, AWAY, FAULT, INTERRUPTED, NO_READER = 1, 2, 3, 4, 5, 70, 130, 141
 
 
@@ -311,6 +311,12 @@ class Report:
         self._emit("foreseen", one.as_json(), self._foreseen)
         if self._form is Output.TABLE:
             out(shown(f"{one.told.outcome:<9}  {one.told.id}"))
+            if one.told.changed:
+                more = len(one.told.changed) - SHOWN_CHANGES
+                places = ", ".join(one.told.changed[:SHOWN_CHANGES]) + (f" and {more} more" if more > 0 else "")
+                out(shown(f"    changes {places}"))
+            if (last := one.told.last_change) is not None and last["action"] != "publish":
+                out(shown(f"    undoes or overwrites: {last['action']} by {last['actor']} at {last['at']}"), "yellow")
             for finding in one.told.findings:
                 out(f"    warning {finding_line(finding)}", "yellow")
 

@@ -96,7 +96,13 @@ def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[lis
     response = yield Call("POST", path, {"dry_run": "true"}, _lines(documents), {"Content-Type": LINES})
     return [
         Rehearsed(
-            entry["id"], entry["outcome"], entry.get("problem"), entry.get("detail"), findings_from(entry["findings"])
+            entry["id"],
+            entry["outcome"],
+            entry.get("problem"),
+            entry.get("detail"),
+            findings_from(entry["findings"]),
+            tuple(entry.get("changed", ())),
+            entry.get("last_change"),
         )
         for entry in json_of(response, path)["items"]
     ]

@@ -15,13 +15,13 @@ from fedstac.client.values import Rehearsed
 if TYPE_CHECKING:
     from fedstac.client import Client
 
-SAME = "same"  # the same version with the same files: its metadata would be updated
-WORDS = {"updated": SAME, "replaced": SAME}
+UPDATE = "update"  # the same version with the same files and other metadata
+WORDS = {"updated": UPDATE, "replaced": UPDATE}
 
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """A document that was read at `place` would be new, newer, older, same, identical, or rejected."""
+    """A document that was read at `place` would be new, newer, older, update, identical, or rejected."""
 
     place: str
     told: Rehearsed
@@ -29,8 +29,9 @@ class Foreseen:
     def as_json(self) -> dict[str, Any]:
         told = self.told
         found = [finding.as_json() for finding in told.findings]
+        update = {"changed": told.changed, "last_change": told.last_change} if told.outcome == UPDATE else {}
         return {"place": self.place, "id": told.id, "outcome": told.outcome, "type": told.type, "detail": told.detail,
-                "findings": found}  # fmt: skip
+                "findings": found, **update}  # fmt: skip
 
 
 class Rehearsal:

@@ -198,10 +198,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """What would become of a document: an outcome, and where it is `rejected` the problem's type and detail."""
+    """What would become of a document: an outcome, and where it is `rejected` the problem's type and detail.
+
+    Of an update: JSON pointers to what would change, and who changed the dataset last (actor, action, at).
+    """
 
     id: str
     outcome: str
     type: str | None
     detail: str | None
     findings: tuple[Finding, ...]
+    changed: tuple[str, ...] = ()
+    last_change: Mapping[str, str] | None = None

@@ -16,6 +16,7 @@ from fedstac.db import people, records
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import audit as chained
 from fedstac.domain.audit import ChainBroken, Head
+from fedstac.domain.model import Record
 
 PREFETCH = 2000
 PERSON = re.compile(re.escape(people.PREFIX) + "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -77,6 +78,32 @@ async def _known(conn: Connection, entries: Sequence[Entry]) -> tuple[dict[str, 
     )  # fmt: skip
     issuers = {people.PREFIX + row["person"]: row["said"] for row in rows if row["person"]}
     return issuers, {row["request"]: row["said"] for row in rows if row["request"]}
+
+
+@dataclass(frozen=True, slots=True)
+class LastChange:
+    """Who changed a dataset last, by which action, and when (RFC 3339)."""
+
+    actor: str
+    action: str
+    at: str
+
+
+async def last_changes(conn: Connection, stored: Sequence[Record]) -> dict[str, LastChange]:
+    """The changes that made these records what they are, by id; what no row tells of is left out.
+
+    A change and its row are of one transaction, so the row is looked for in the minutes after the record's time.
+    """
+    rows = await conn.fetch(
+        """SELECT DISTINCT ON (r.id) r.id, a.actor, a.action, to_char(a.at AT TIME ZONE 'UTC', $5) AS at
+           FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bytea[]) r (collection, id, updated, digest)
+           JOIN fedstac.audit a ON a.at BETWEEN r.updated AND r.updated + interval '10 minutes'
+                AND a.collection = r.collection AND a.dataset = r.id AND a.digest_after = r.digest
+           ORDER BY r.id, a.id DESC""",
+        [each.collection for each in stored], [each.id for each in stored], [each.updated for each in stored],
+        [each.digest for each in stored], 'YYYY-MM-DD"T"HH24:MI:SS"Z"',
+    )  # fmt: skip
+    return {row["id"]: LastChange(row["actor"], row["action"], row["at"]) for row in rows}
 
 
 async def chain(conn: Connection) -> int:
