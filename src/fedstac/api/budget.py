@@ -9,11 +9,11 @@ from contextlib import suppress
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope, Send
 
 from fedstac.api import identity
 from fedstac.bootstrap import Node
-from fedstac.domain.errors import BodyTooLarge, Problem, TakesTooLong
+from fedstac.domain.errors import BodyTooLarge, Problem, TakesTooLong, Unavailable
 from fedstac.runtime.budget import Budget, Lane
 from fedstac.runtime.capacity import Memory, Share
 
@@ -26,6 +26,7 @@ READ_ONLY = ("GET", "HEAD", "OPTIONS")
 READS_BY_POST = ("/search", "/validate")
 BATCHES = ("/validate", "/collections/{collection_id}/items")
 SMALL_BODY = 64 << 10  # bytes that are not counted
+SMALL_ANSWER = 256 << 10
 BODY_FACTOR = 4  # bytes that the work on a body takes for each of it
 MOST_VALUES = 400_000  # in a body that is no batch, and in each item of one
 _VALUES = (b",", b"[", b"{")  # one of them stands before every value but the first
@@ -48,9 +49,10 @@ def bounded(method: str, path: str, handler: Handler) -> Handler:
             try:
                 if fixed is None:
                     budget.lane = await _lane_of_reader(request)
-                return await handler(BoundedRequest(request, client))
+                answer = await handler(BoundedRequest(request, client))
             finally:
                 client.close()
+            return answer if len(answer.body) <= SMALL_ANSWER else LargeAnswer(answer, request, budget.lane)
 
     return in_time
 
@@ -90,6 +92,25 @@ class BoundedRequest(Request):
         """Gives the body's memory back before a wait for something else."""
         self._body = b""
         self._client.forget_body()
+
+
+class LargeAnswer(Response):
+    """An answer that has memory of its own until its client has taken it. Unavailable where there is none left."""
+
+    def __init__(self, answer: Response, request: Request, lane: Lane) -> None:
+        self.status_code, self.raw_headers = answer.status_code, answer.raw_headers
+        self.body, self.background = answer.body, answer.background
+        memory: Memory = request.app.state.memory
+        self._share = memory.share(lane)
+        if not self._share.fits(len(self.body)):
+            raise Unavailable("many large answers are under way; try again in a moment", retry_after=2)
+        self._share.take(len(self.body))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._share.give_back()
 
 
 def forget_body(request: Request) -> None:

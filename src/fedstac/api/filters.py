@@ -20,6 +20,7 @@ from fedstac.domain.errors import BadRequest
 Json = dict[str, Any]
 
 DEEPEST, MOST_OPERATORS, LONGEST_LIST, LONGEST_TEXT, LONGEST_PATTERN = 16, 200, 1000, 256 * 1024, 1000
+MOST_VALUES = 5000  # in all lists of a filter
 COMPARISONS = frozenset(("=", "<>", "<", "<=", ">", ">="))
 SPATIAL = frozenset(
     ("s_intersects", "s_equals", "s_disjoint", "s_touches", "s_within", "s_overlaps", "s_crosses", "s_contains")
@@ -144,6 +145,8 @@ class _Checker:
 
     def __init__(self) -> None:
         self._operators = 0
+        self._values = 0  # in lists
+        self._vertices = 0
 
     def predicate(self, expression: object, depth: int) -> Any:
         """What is true or false of an item."""
@@ -200,17 +203,24 @@ class _Checker:
     def _in(self, args: list[Any], depth: int) -> Json:
         value, choices = _exactly("in", args, 2)
         scalar = self._scalar(value, depth)
-        scalars = [self._scalar(choice, depth) for choice in _list("in", choices)]
+        scalars = [self._scalar(choice, depth) for choice in self._members("in", choices)]
         if not any(isinstance(operand, dict) for operand in scalars) and not _is_moment(scalar):
             return {"op": "in", "args": [scalar, scalars]}
         self._count(len(scalars))
         return {"op": "or", "args": [{"op": "=", "args": _comparable([scalar, choice])} for choice in scalars]}
 
+    def _members(self, op: str, value: object) -> list[Any]:
+        members = _list(op, value)
+        self._values += len(members)
+        if self._values > MOST_VALUES:
+            raise _too_large()
+        return members
+
     def _array(self, op: str, args: list[Any]) -> Json:
         value, members = _exactly(op, args, 2)
         if isinstance(value, list):
             op, value, members = ARRAYS[op], members, value
-        return {"op": op, "args": [self._property(value), [_literal(member) for member in _list(op, members)]]}
+        return {"op": op, "args": [self._property(value), [_literal(member) for member in self._members(op, members)]]}
 
     def _scalar(self, value: object, depth: int) -> Any:
         if isinstance(value, dict):
@@ -249,6 +259,9 @@ class _Checker:
             wanted = box(other["bbox"], "filter")
         else:
             wanted = searched_geometry(other, "filter")
+            self._vertices += geometry.vertices(other)
+            if self._vertices > geometry.MAX_VERTICES:
+                raise BadRequest(f"filter: its geometries have over {geometry.MAX_VERTICES} vertices; simplify them")
         if wanted["type"] == "GeometryCollection":
             raise BadRequest(f"filter: {op} takes no GeometryCollection; ask for its parts")
         return {"op": op, "args": [{"property": "geometry"}, wanted]}
@@ -386,7 +399,8 @@ def _only(op: str, args: list[Any]) -> Any:
 
 def _too_large() -> BadRequest:
     return BadRequest(
-        f"the filter is too large: {MOST_OPERATORS} operators and {LONGEST_LIST} values in a list at most; ask in parts"
+        f"the filter is too large: {MOST_OPERATORS} operators, {LONGEST_LIST} values in a list and {MOST_VALUES} in all"
+        " lists are the most; ask in parts"
     )
 
 

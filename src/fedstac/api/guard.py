@@ -39,6 +39,7 @@ _INFLATE_PIECE = 256 * 1024
 _INFLATE_MEMBERS = 10_000
 _MAX_HEADERS = 100
 _SMALL_REST = 64 * 1024  # an unread body that is not worth a new connection: uvicorn skips it
+_PART = 64 * 1024  # bytes of an answer that are given to the connection at once
 _LENGTH_DIGITS = 19  # of a Content-Length; 64 bits hold them
 
 _VARY = (b"vary", b"Accept-Encoding")  # compression.py; also where this answer is not compressed
@@ -215,6 +216,7 @@ class _Body:
 
     def __init__(self, guard: Guard, receive: Receive, scope: Scope) -> None:
         self._guard = guard
+        self.patience = guard.read_timeout
         self._receive = receive
         self._limit = guard.limit_for(scope)
         self._waited = 0.0  # seconds; the application's own pauses are not the client's
@@ -402,10 +404,24 @@ class _Answer:
             message = {**message, "headers": self._headers(message)}
         elif self._closes and message["type"] == "http.response.body" and not message.get("more_body", False):
             # The client has it all (by Content-Length) before the connection closes with the last, empty piece.
-            await self._send({**message, "more_body": True})
+            await self._send_in_parts({**message, "more_body": True})
             await self._body.skip_rest()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
-        await self._send(message)
+        await self._send_in_parts(message)
+
+    async def _send_in_parts(self, message: Message) -> None:
+        """A client that takes no part of the answer for as long as it may pause while it sends is given up."""
+        body: bytes = message.get("body", b"")
+        if len(body) <= _PART:
+            await self._send(message)
+            return
+        for start in range(0, len(body), _PART):
+            more = start + _PART < len(body) or message.get("more_body", False)
+            try:
+                async with asyncio.timeout(self._body.patience):
+                    await self._send({**message, "body": body[start : start + _PART], "more_body": more})
+            except TimeoutError:
+                raise ClientDisconnect from None
 
     def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
         headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"x-request-id"]

@@ -19,6 +19,8 @@ from fedstac.domain.rules import nearest
 FRESH_SECONDS = 5.0  # how long a sample of a collection's datasets, and the list of collections, count
 MOST_SAMPLED = 20  # collections that one search looks at
 
+MOST_WARNINGS = 10  # of a kind, in a page: each costs a search for what is near
+
 
 @dataclass(frozen=True, slots=True)
 class Dated:
@@ -81,7 +83,8 @@ class QueryableNames:
         """
         wanted: Sequence[str] = query.conditions.get("collections", ())
         there = await self._names_of_collections(conn, wanted)
-        warnings = [_unknown_collection(name, there) for name in dict.fromkeys(wanted) if name not in there]
+        missing = [name for name in dict.fromkeys(wanted) if name not in there]
+        warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
         searched = [name for name in dict.fromkeys(wanted or there) if name in there]
         unknown = {
             name for name in query.names if not any(queryables.has(self.declared(each), name) for each in searched)
@@ -94,7 +97,9 @@ class QueryableNames:
         unknown = {name for name in unknown if not queryables.has(schemas, name)}
         full = {name: queryables.with_prefix(schemas, name) for name in unknown} if len(searched) == 1 else {}
         full_names = {name: other for name, other in full.items() if other}
-        warnings += [_unknown_property(name, schemas, searched) for name in sorted(unknown - set(full_names))]
+        warnings += [
+            _unknown_property(name, schemas, searched) for name in sorted(unknown - set(full_names))[:MOST_WARNINGS]
+        ]
         return (with_names(query, full_names) if full_names else query), tuple(warnings)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from email.utils import format_datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -21,7 +25,10 @@ from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
 from fedstac.domain import strict_json
 from fedstac.domain.collections import titled
-from fedstac.domain.errors import ItemDoesNotExist
+from fedstac.domain.errors import Finding, ItemDoesNotExist
+from fedstac.runtime.capacity import Memory, Threads
+
+T = TypeVar("T")
 
 CONFORMS_TO = (
     "https://api.stacspec.org/v1.0.0/core",
@@ -43,6 +50,9 @@ CONFORMS_TO = (
     "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
     "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
 )
+LARGE = 8 << 10  # bytes of a search that is read beside the event loop
+FEW_ITEMS = 100  # of a page that is assembled in it
+PAGE_FACTOR = 3  # bytes that a page takes while it is assembled, for each of its documents
 ALWAYS = frozenset(("type", "id", "collection"))  # members that `fields` does not take away
 
 
@@ -128,58 +138,100 @@ async def get_item(request: Request) -> Response:
 
 async def get_items(request: Request) -> Response:
     """GET /collections/{collection_id}/items"""
-    node: Node = request.app.state.node
     name = request.path_params["collection_id"]
-    asked = query.from_parameters(request.query_params.multi_items(), node.settings, collection=name)
-    async with node.pool.acquire() as conn:
-        await existing(conn, name)
-        return await _found(request, conn, asked, f"/collections/{quote(name)}/items")
+    asked = await _from_parameters(request, collection=name)
+    return await _searched(request, asked, f"/collections/{quote(name)}/items", collection=name)
 
 
 async def get_search(request: Request) -> Response:
     """GET /search"""
+    return await _searched(request, await _from_parameters(request), "/search")
+
+
+async def _from_parameters(request: Request, *, collection: str | None = None) -> query.Query:
     node: Node = request.app.state.node
-    asked = query.from_parameters(request.query_params.multi_items(), node.settings)
-    async with node.pool.acquire() as conn:
-        return await _found(request, conn, asked, "/search")
+
+    def read() -> query.Query:
+        return query.from_parameters(request.query_params.multi_items(), node.settings, collection=collection)
+
+    return await _beside(request, read, large=len(request.scope["query_string"]) > LARGE)
 
 
 async def post_search(request: Request) -> Response:
     """POST /search"""
     node: Node = request.app.state.node
-    body = strict_json.parse(await request.body())
-    asked = query.from_body(body, node.settings)
-    async with node.pool.acquire() as conn:
-        return await _found(request, conn, asked, "/search", body)
+    raw = await request.body()
+
+    def read() -> tuple[object, query.Query]:
+        body = strict_json.parse(raw)
+        return body, query.from_body(body, node.settings)
+
+    body, asked = await _beside(request, read, large=len(raw) > LARGE)
+    return await _searched(request, asked, "/search", body)
 
 
-async def _found(request: Request, conn: Connection, asked: query.Query, path: str, body: object = None) -> Response:
-    """Runs a search and assembles its page as text."""
+async def _beside(request: Request, work: Callable[[], T], *, large: bool) -> T:
+    """The result of work, which is done beside the event loop if it is large."""
+    threads: Threads = request.app.state.threads
+    return await threads.run(work) if large else work()
+
+
+async def _searched(
+    request: Request, asked: query.Query, path: str, body: object = None, *, collection: str | None = None
+) -> Response:
+    """Runs a search and assembles its page."""
+    memory: Memory = request.app.state.memory
+    large = asked.limit > FEW_ITEMS
+    async with memory.place(PAGE_FACTOR * search.PAGE_BYTES) if large else nullcontext():
+        found = await _found(request, asked, collection)
+        text = await _beside(request, partial(_page_text, request, asked, path, body, found), large=large)
+    return Response(text, media_type=links.GEOJSON)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A page of a search, and how many items it matches in all."""
+
+    page: search.Page
+    matched: int
+    exact: bool
+    warnings: Sequence[Finding]
+
+
+async def _found(request: Request, asked: query.Query, collection: str | None) -> _Found:
     node: Node = request.app.state.node
     place = query.place_of(asked.token, asked, node.signing_key) if asked.token else None
     names: QueryableNames = request.app.state.queryables
-    understood, warnings = await names.understand(conn, asked)
-    where, order = conditions.where(understood.conditions), search.order(understood.order)
-    page = await search.page(conn, where, order, asked.limit, place.values if place else None)
-    matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
+    async with node.pool.acquire() as conn:
+        if collection is not None:
+            await existing(conn, collection)
+        understood, warnings = await names.understand(conn, asked)
+        where, order = conditions.where(understood.conditions), search.order(understood.order)
+        page = await search.page(conn, where, order, asked.limit, place.values if place else None)
+        matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
+    return _Found(page, matched, exact, warnings)
+
+
+def _page_text(request: Request, asked: query.Query, path: str, body: object, found: _Found) -> str:
+    node: Node = request.app.state.node
     base = request.app.state.base_url
     following = None
-    if page.last is not None:
-        following = query.token_for(query.Place(page.last, matched, exact), asked, node.signing_key)
-    features = [links.item_text(base, item) for item in page.items]
+    if found.page.last is not None:
+        place = query.Place(found.page.last, found.matched, found.exact)
+        following = query.token_for(place, asked, node.signing_key)
+    features = [links.item_text(base, item) for item in found.page.items]
     if asked.include or asked.exclude:
         features = [_only(text, asked) for text in features]
     rest = {
         "links": _page_links(base, path, request, following, body),
-        "numberMatched": matched,
-        "numMatched": matched,
+        "numberMatched": found.matched,
+        "numMatched": found.matched,
         "numberReturned": len(features),
         "numReturned": len(features),
-    } | ({} if exact else {"fedstac:number_matched_estimated": True})
-    if warnings:
-        rest["fedstac:warnings"] = [finding.as_json() for finding in warnings]
-    text = f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
-    return Response(text, media_type=links.GEOJSON)
+    } | ({} if found.exact else {"fedstac:number_matched_estimated": True})
+    if found.warnings:
+        rest["fedstac:warnings"] = [finding.as_json() for finding in found.warnings]
+    return f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
 
 
 async def _matched(node: Node, conn: Connection, asked: query.Query, where: str) -> tuple[int, bool]:

@@ -102,7 +102,9 @@ async def pool(
                 command_timeout=120,
                 timeout=30,
                 reset=_nothing_to_reset,
-                statement_cache_size=300,  # searches are literal text, and must not push out the statements of writes
+                # searches are literal text: what is kept of them is memory that callers choose
+                statement_cache_size=300 if longest is None else 100,
+                max_cacheable_statement_size=15 << 10 if longest is None else 4 << 10,
             )
             outage.ended()
             return opened

@@ -17,11 +17,10 @@ from fedstac.domain.errors import BadRequest
 STATE_COLUMNS = (
     "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document"
 )
+PAGE_BYTES = 4 << 20  # of the documents of a page
 # SQLSTATE: data exception, program limit, not supported. What is missing (a table, a right) is no searcher's doing.
 SEARCHERS_STATES = ("22", "54", "0A000")
 POSTGIS_FILES = ("lwgeom", "gserialized", "geography")  # PostGIS has no states of its own: XX000, as for any fault
-
-
 MOST_REPLACED = 100  # links from one dataset to those that it replaces
 SAMPLE = 250  # datasets from each end of a collection that its properties are learnt from
 MOST_SAMPLED_PROPERTIES = 500
@@ -112,22 +111,28 @@ def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
 async def page(
     conn: Connection, where: str, keys: Sequence[SortKey], limit: int, after: Sequence[str | None] | None
 ) -> Page:
-    """The documents of one page. `after` are the sort values of the item before it."""
+    """The documents of one page; of large ones only the first few. `after`: the sort values of the item before it."""
     selected = ", ".join(f"({key.expression})::text AS k{n}" for n, key in enumerate(keys))
     ordered = ", ".join(f"{key.expression} {'DESC' if key.descending else 'ASC'}" for key in keys)
     beyond = f" AND {_beyond(keys, after)}" if after else ""
+    names = ", ".join(f"k{n}" for n in range(len(keys)))
     statement = f"""
         WITH page AS MATERIALIZED (
             SELECT collection, id, {selected} FROM pgstac.items
             WHERE ({where}){beyond} ORDER BY {ordered} LIMIT {limit + 1}),
-        numbered AS (SELECT *, row_number() OVER () AS n FROM page)
-        SELECT {STATE_COLUMNS}, {", ".join(f"k{n}" for n in range(len(keys)))}
-        FROM numbered p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
-        ORDER BY p.n"""
+        numbered AS (SELECT *, row_number() OVER () AS n, count(*) OVER () AS matching FROM page),
+        sized AS (
+            SELECT {STATE_COLUMNS}, p.*, sum(octet_length(r.document)) OVER (ORDER BY p.n) - octet_length(r.document)
+                   AS before
+            FROM (SELECT n, matching, collection AS k_collection, id AS k_id, {names} FROM numbered) p
+            JOIN fedstac.record r ON r.collection = p.k_collection AND r.id = p.k_id)
+        SELECT {STATE_COLUMNS.replace("r.", "")}, n, matching, {names} FROM sized
+        WHERE n <= {limit} AND before < {PAGE_BYTES} ORDER BY n"""
     with _for_the_caller():
         rows = await conn.fetch(statement)
-    last = tuple(rows[limit - 1][f"k{n}"] for n in range(len(keys))) if len(rows) > limit else None
-    return Page(tuple(_served(row) for row in rows[:limit]), last)
+    has_more = bool(rows) and rows[-1]["matching"] > rows[-1]["n"]
+    last = tuple(rows[-1][f"k{n}"] for n in range(len(keys))) if has_more else None
+    return Page(tuple(_served(row) for row in rows), last)
 
 
 def _beyond(keys: Sequence[SortKey], after: Sequence[str | None]) -> str:

@@ -47,6 +47,13 @@ def check(geometry: object) -> Iterator[Finding]:
         yield from _check_simple(geometry, "/geometry", MAX_VERTICES)
 
 
+def vertices(geometry: Mapping[str, Any]) -> int:
+    """How many positions a checked geometry has."""
+    if geometry["type"] == "GeometryCollection":
+        return sum(vertices(member) for member in geometry["geometries"])
+    return sum(1 for _ in _positions(geometry["coordinates"], DEPTH[geometry["type"]]))
+
+
 def complexity(geometry: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Of a checked geometry: what would take too long to be prepared for searches. Servers can tell, clients cannot."""
     if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon") or find_spec("shapely") is None:
