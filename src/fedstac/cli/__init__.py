@@ -18,6 +18,7 @@ from fedstac.cli import (
     changes,
     collections,
     datasets,
+    files,
     identity,
     notifications,
     operations,
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 app.add_typer(datasets.commands)
+app.add_typer(files.commands)
 app.add_typer(changes.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(collections.commands, name="collections", rich_help_panel="Client")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +16,7 @@ import typer
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import Collection, DryRun, Ids, IdsFrom, Job, One, Wishes, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, out, shown
+from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client import Client, documents
 from fedstac.client.transport import NotFound
 from fedstac.client.values import Changed, Dataset
@@ -26,6 +28,9 @@ from fedstac.domain.errors import Problem
 commands = typer.Typer()
 Json = dict[str, Any]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A dataset's id.")]
+
+
+FACET = re.compile(r"[^:]+:\w+_id")  # cmip6:source_id
 
 
 class Data(StrEnum):
@@ -47,13 +52,43 @@ class Data(StrEnum):
 def get(
     ctx: typer.Context, id: Id, collection: Collection = "", output: Form = None, url: Url = "", token: Token = ""
 ) -> None:
-    """Show a dataset's document; exit 3 if there is none."""
+    """Show a dataset: in short on a terminal, else its whole document; exit 3 if there is none."""
     with client_of(ctx, url, token) as client:
         found = client.get(id, collection=bulk.collection_of(id, collection, client))
-    if form_of(ctx, output) is Output.TABLE:
+    if form_of(ctx, output) is Output.TABLE and sys.stdout.isatty():
+        _show_shortly(found)
+    elif form_of(ctx, output) is Output.TABLE:
         out(orjson.dumps(found.document, option=orjson.OPT_INDENT_2).decode())
     else:
         terminal.dump(found.document)
+
+
+def _show_shortly(dataset: Dataset) -> None:
+    """What most people look for; the rest is in the document."""
+    properties, files = dataset.properties, {file.asset: file for file in reversed(dataset.files)}
+    out(shown(dataset.id), "bold")
+    latest = "the latest version" if dataset.is_latest else "not the latest version"
+    start = properties.get("start_datetime") or properties.get("datetime") or ""
+    size = sum(file.size or 0 for file in files.values())
+    for label, text in (
+        ("title", properties.get("title")), ("state", f"{dataset.state}, {latest}"), ("time", _span(start, properties)),
+        ("files", f"{len(files)}, {size / 1e9:.1f} GB" if files else ""),
+        ("nodes", ", ".join(dict.fromkeys(file.node for file in dataset.files))),
+        *((name.partition(":")[2], value) for name, value in properties.items() if FACET.fullmatch(name)),
+        ("published", str(properties.get("created", ""))[:10]), ("changed", str(properties.get("updated", ""))[:10]),
+    ):  # fmt: skip
+        if text:
+            out(shown(f"  {label:<18}{', '.join(map(str, text)) if isinstance(text, list) else text}"))
+    terminal.show_retraction(properties)
+    for link in dataset.document["links"]:
+        if link["rel"] in ("cite-as", "related", "replaced_by", "replaces", "latest-version"):
+            out(shown(f"  {link['rel']:<18}{link['href']}"))
+    say(shown(f"files: fedstac files {dataset.id}   all of it: fedstac get {dataset.id} -o json"), "dim")
+
+
+def _span(start: str, properties: Mapping[str, Any]) -> str:
+    end = properties.get("end_datetime")
+    return f"{start[:10]} to {end[:10]}" if end else start[:10]
 
 
 @commands.command(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -19,7 +19,7 @@ from fedstac.cli.bulk import Collection, DryRun, Ids, IdsFrom, Job, One, Wishes,
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client.transport import NotFound
-from fedstac.client.values import Changed, Dataset
+from fedstac.client.values import Changed, Dataset, File
 from fedstac.domain.patching import WithoutNode
 
 commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other nodes.")
@@ -132,18 +132,6 @@ def list_replicas(
 # --- verify ---
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A file at a node, and what it has to be like."""
-
-    id: str
-    node: str
-    asset: str
-    href: str
-    size: int | None
-    checksum: str | None
-
-
 @commands.command(
     epilog=examples("fedstac replica verify CMIP6.…", "fedstac replica verify CMIP6.… --node east --checksums",
                     codes=True)
@@ -170,7 +158,7 @@ def verify(
     ):  # fmt: skip
         for id in wanted:
             found = client.get(id, collection=bulk.collection_of(id, collection, client))
-            copies = [copy for copy in _copies(found) if node in ("", copy.node)]
+            copies = [copy for copy in found.files if node in ("", copy.node)]
             for copy, (status, said) in zip(
                 copies, hands.map(lambda one: _look(web, one, checksums), copies), strict=True
             ):
@@ -183,25 +171,16 @@ def verify(
         raise typer.Exit(terminal.REJECTED)
 
 
-def _show(form: Output, listing: terminal.Listing, copy: Copy, status: str, said: str) -> None:
+def _show(form: Output, listing: terminal.Listing, copy: File, status: str, said: str) -> None:
     if form is not Output.TABLE:
-        listing.row({"id": copy.id, "node": copy.node, "asset": copy.asset, "href": copy.href, "status": status,
+        listing.row({"id": copy.dataset, "node": copy.node, "asset": copy.asset, "href": copy.href, "status": status,
                      "detail": said}, ())  # fmt: skip
     elif status == "wrong":
         out(shown(f"wrong  {copy.node}  {copy.href}"), "red")
         out(shown(f"  {said}"))
 
 
-def _copies(dataset: Dataset) -> Iterator[Copy]:
-    """Every file of a dataset at every node: the original and its alternates."""
-    for key, asset in _files(dataset).items():
-        places = {str(asset.get("alternate:name", "the original")): asset, **(asset.get("alternate") or {})}
-        for name, entry in places.items():
-            size, checksum = entry.get("file:size", asset.get("file:size")), entry.get("file:checksum")
-            yield Copy(dataset.id, name, key, str(entry.get("href", "")), size, checksum or asset.get("file:checksum"))
-
-
-def _look(web: httpx.Client, copy: Copy, checksums: bool) -> tuple[str, str]:
+def _look(web: httpx.Client, copy: File, checksums: bool) -> tuple[str, str]:
     """ok, wrong or skipped, and why."""
     if not copy.href.startswith(("http://", "https://")):
         return "skipped", f"{urlsplit(copy.href).scheme or 'no'} address"
@@ -212,7 +191,7 @@ def _look(web: httpx.Client, copy: Copy, checksums: bool) -> tuple[str, str]:
     return ("wrong", "; ".join(faults)) if faults else ("ok", "")
 
 
-def _faults_of_head(web: httpx.Client, copy: Copy) -> Sequence[str]:
+def _faults_of_head(web: httpx.Client, copy: File) -> Sequence[str]:
     response = web.head(copy.href, headers={"Accept-Encoding": "identity"})
     if not response.is_success:
         return [f"answered {response.status_code} {response.reason_phrase}"]
@@ -222,7 +201,7 @@ def _faults_of_head(web: httpx.Client, copy: Copy) -> Sequence[str]:
     return []
 
 
-def _faults_of_content(web: httpx.Client, copy: Copy) -> Sequence[str]:
+def _faults_of_content(web: httpx.Client, copy: File) -> Sequence[str]:
     digest, size = hashlib.sha256(), 0
     with web.stream("GET", copy.href, headers={"Accept-Encoding": "identity"}) as response:
         if not response.is_success:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from fedstac.domain.errors import Finding
 
+SHA256 = re.compile(r"1220([0-9a-fA-F]{64})")  # as a multihash: the kind, the length, the digest
 FINAL = frozenset(("done", "partly", "rejected", "failed"))
 
 
@@ -148,6 +152,21 @@ class Dataset:
         return self.properties.get("latest") is True
 
     @property
+    def files(self) -> list[File]:
+        """Every file at every node, the original first. A file has a checksum or a size; a retracted one shows none."""
+        found: list[File] = []
+        for key, asset in self.document["assets"].items():
+            if "file:checksum" not in asset and "file:size" not in asset:
+                continue
+            path = _path_of(self.id, asset, key)
+            places = {str(asset.get("alternate:name", "the original")): asset, **(asset.get("alternate") or {})}
+            for node, entry in places.items():
+                size, checksum = entry.get("file:size", asset.get("file:size")), entry.get("file:checksum")
+                checksum = checksum or asset.get("file:checksum")
+                found.append(File(self.id, key, node, str(entry.get("href", "")), path, size, checksum))
+        return found
+
+    @property
     def replicas(self) -> list[Replica]:
         """Copies at other nodes, by node; of a retracted dataset nothing is told."""
         hrefs: dict[str, dict[str, str]] = {}
@@ -159,6 +178,46 @@ class Dataset:
             Replica(node, entry.get("files", 0), entry.get("of", 0), bool(entry.get("complete")), hrefs.get(node, {}))
             for node, entry in sorted(({node: {} for node in hrefs} | told).items())
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a dataset at a node: the original, or a copy. `path` is where to put it, "" where none is safe."""
+
+    dataset: str
+    asset: str
+    node: str
+    href: str
+    path: str
+    size: int | None
+    checksum: str | None  # multihash in hexadecimal
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 in hexadecimal; None where the checksum is of another kind."""
+        found = SHA256.fullmatch(self.checksum or "")
+        return found[1].lower() if found else None
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it can stand on a line of its own: one word of printable characters."""
+        return bool(self.href) and self.href.isprintable() and not any(char.isspace() for char in self.href)
+
+    @property
+    def is_web(self) -> bool:
+        """Whether common downloaders fetch it."""
+        return self.is_address and self.href.lower().startswith(("https://", "http://", "ftp://"))
+
+
+def _path_of(dataset: str, asset: Mapping[str, Any], key: str) -> str:
+    """Where to put a file: below the folder where one is, whatever the dataset says; "" where that is not possible."""
+    named = asset.get("file:local_path")
+    name = posixpath.basename(unquote(urlsplit(str(asset.get("href", ""))).path)) or key
+    path = named if isinstance(named, str) and named else f"{dataset}/{name}"
+    parts = path.split("/")
+    if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") or part[0] == "-" for part in parts):
+        return ""
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,151 @@
+"""`fedstac files`: from datasets to their files, in the form that a downloader reads."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from fedstac.cli import bulk, terminal
+from fedstac.cli.bulk import Ids, IdsFrom
+from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
+from fedstac.cli.terminal import Output, say, shown
+from fedstac.client import Client
+from fedstac.client.values import Dataset, File
+
+commands = typer.Typer()
+TOGETHER = 50  # ids in one search
+
+
+class Format(StrEnum):
+    """What a line, or a few lines, of a file look like."""
+
+    URLS = "urls"
+    WGET = "wget"
+    ARIA2 = "aria2"
+    SHA256 = "sha256"
+
+
+@commands.command(
+    rich_help_panel="Client",
+    epilog=examples(
+        "fedstac files CMIP6.CMIP.NCAR.CESM2.….v20190401",
+        "fedstac files -c CMIP6 --filter \"latest = true AND cmip6:variable_id = 'psl'\" --format wget | sh",
+        "fedstac files CMIP6.… --format aria2 > list && aria2c -i list        # all nodes as mirrors",
+        "fedstac search … -o ndjson | fedstac files --ids - --node east --format urls",
+        "fedstac files CMIP6.… --format sha256 | sha256sum -c",
+        codes=True,
+    ),
+)
+def files(
+    ctx: typer.Context,
+    ids: Ids = None,
+    ids_from: IdsFrom = "",
+    filter: Annotated[str, typer.Option(help="Of all datasets that match this CQL2 text.")] = "",
+    collection: Annotated[
+        list[str] | None, typer.Option("--collection", "-c", help="With --filter; repeatable.")
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="Addresses, a script, or a list.")] = Format.URLS,
+    node: Annotated[str, typer.Option("--node", "-n", help="The copies of this node; else the originals.")] = "",
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
+) -> None:
+    """List the addresses of datasets' files, as they come: for a downloader, or to check what was downloaded.
+
+    Exit 1 if a dataset is unknown, is retracted, or has no files at the node.
+    """
+    if bool(filter or collection) == bool(ids or ids_from):
+        raise typer.BadParameter("say which datasets: ID…, --ids, or --filter and --collection", param_hint="ID")
+    form, total, size, missing = form_of(ctx, output), 0, 0, 0
+    wishes = bulk.Wishes(ctx, ids or [], ids_from, "", True, False, output, url, token)
+    with client_of(ctx, url, token) as client, terminal.Listing(form, ()) as listing:
+        found = (
+            _matching(client, filter, collection or []) if filter or collection
+            else _named(client, iter(bulk.ids_of(wishes)))
+        )  # fmt: skip
+        for id, dataset in found:
+            entries = [file for file in dataset.files if node in ("", file.node)] if dataset else []
+            if not entries:
+                missing += 1
+                say(shown(f"{id}: {_why_none(dataset, node)}"), "yellow")
+            for file, mirrors in _grouped(entries):
+                if form is not Output.TABLE:
+                    listing.row(_as_json(file), ())
+                elif (text := _text(file, mirrors, format)) is not None:
+                    sys.stdout.write(text)
+                else:
+                    missing += 1
+                    say(shown(f"{file.href or file.asset}: cannot be written as {format}"), "yellow")
+                    continue
+                total, size = total + 1, size + (file.size or 0)
+            sys.stdout.flush()
+    say(f"{terminal.number(total, 'file')}, {size / 1e9:.1f} GB", "dim")
+    if missing:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _matching(client: Client, filter: str, collections: Sequence[str]) -> Iterator[tuple[str, Dataset | None]]:
+    for item in client.search(collections=collections, filter=filter or None):
+        yield str(item["id"]), Dataset(item)
+
+
+def _named(client: Client, ids: Iterator[str]) -> Iterator[tuple[str, Dataset | None]]:
+    """The datasets of these ids in their order, some at a time; None where there is none."""
+    while several := list(islice(ids, TOGETHER)):
+        found = {str(item["id"]): Dataset(item) for item in client.search(ids=several)}
+        for id in several:
+            yield id, found.get(id)
+
+
+def _why_none(dataset: Dataset | None, node: str) -> str:
+    if dataset is None:
+        return "there is no such dataset"
+    if dataset.state == "retracted":
+        reason = (dataset.properties.get("fedstac:retraction") or {}).get("reason")
+        return "it is retracted" + (f": {reason}" if reason else "")
+    return f"it has no files at {node}" if node else "it has no files"
+
+
+def _grouped(files: Iterable[File]) -> Iterator[tuple[File, list[File]]]:
+    """Each file once, with its copies at other nodes."""
+    by_asset: dict[str, list[File]] = {}
+    for file in files:
+        by_asset.setdefault(file.asset, []).append(file)
+    for copies in by_asset.values():
+        yield copies[0], copies[1:]
+
+
+def _as_json(file: File) -> Mapping[str, Any]:
+    return {"id": file.dataset, "asset": file.asset, "node": file.node, "href": file.href, "path": file.path,
+            "size": file.size, "sha256": file.sha256}  # fmt: skip
+
+
+def _text(file: File, mirrors: Sequence[File], format: Format) -> str | None:
+    """A file in a format; None where its address, path or checksum does not allow it."""
+    match format:
+        case Format.URLS:
+            return f"{file.href}\n" if file.is_address else None
+        case Format.SHA256:
+            return f"{file.sha256}  {file.path}\n" if file.sha256 and file.path else None
+        case Format.WGET:
+            return _wget(file) if file.is_web and file.path else None
+        case Format.ARIA2:
+            addresses = [each.href for each in (file, *mirrors) if each.is_web]
+            if not addresses or not file.path:
+                return None
+            check = f"  checksum=sha-256={file.sha256}\n" if file.sha256 else ""
+            return "\t".join(addresses) + f"\n  out={file.path}\n{check}"
+
+
+def _wget(file: File) -> str:
+    """A line of a shell script: it makes the folder, fetches the file or its rest, and checks the SHA-256."""
+    path, folder = shlex.quote(file.path), shlex.quote(file.path.rpartition("/")[0] or ".")
+    line = f"mkdir -p -- {folder} && wget -c -O {path} {shlex.quote(file.href)}"
+    check = f" && echo {shlex.quote(f'{file.sha256}  {file.path}')} | sha256sum -c -" if file.sha256 else ""
+    return line + check + "\n"
