@@ -6,10 +6,11 @@ copies, events, audit rows and results. Nothing else in the package changes a re
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -17,10 +18,10 @@ import jsonschema_rs
 import orjson
 import structlog
 
-from fedstac.db import audit, collections, outbox, queue, records
+from fedstac.db import audit, collections, file_marks, outbox, queue, records
 from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import collections as collection_rules
-from fedstac.domain import documents, events, versions
+from fedstac.domain import crosschecks, documents, events, versions
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.flags import Retract
 from fedstac.domain.actions.publish import Publish
@@ -41,6 +42,8 @@ from fedstac.domain.model import Change, Decision, Lineage, Outcome, Receipt, Re
 from fedstac.domain.patching import JsonPatch, MergePatch
 from fedstac.domain.policy import Action, Policy, Principal, Touched, Verdict
 from fedstac.failpoints import failpoint
+
+MOST_NAMED: Final = 5  # datasets that share files with one
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     world = replace(world, replacements=await _replacements(conn, [entry.command for entry in work]))
     receipts = [_decide(entry.command, lineages, world, policy.heard) for entry in work]
     last_events = await _write(conn, world, work, receipts, here)
+    receipts = await _compare_files(conn, world, receipts)
     failpoint("perform.written")
     await queue.finish(conn, [
         queue.Result(
@@ -197,6 +201,49 @@ async def _write(
         row for entry, receipt in zip(work, receipts, strict=True) for row in _audited(entry, receipt)
     ])  # fmt: skip
     return [_own_event(entry, receipt, ids) for entry, receipt in zip(work, receipts, strict=True)]
+
+
+async def _compare_files(conn: Connection, world: World, receipts: Sequence[Receipt]) -> list[Receipt]:
+    """The receipts with warnings of files that other datasets have too; what the datasets have now is noted.
+
+    Datasets that are hidden are never named, nor other versions of the same one, which may share files.
+    """
+    changes = [change for receipt in receipts for change in receipt.changes]
+    await file_marks.remove(conn, [
+        (change.before, crosschecks.marks(change.before.document)) for change in changes
+        if change.before and change.before.document and _has_other_files(change)
+    ])  # fmt: skip
+    new = {
+        n: (change.after, crosschecks.marks(change.draft.text))
+        for n, receipt in enumerate(receipts) for change in receipt.changes
+        if change.draft and _has_other_files(change)
+    }  # fmt: skip
+    held = await file_marks.holders(conn, {mark for _, marks in new.values() for mark in marks})
+    await file_marks.write(conn, list(new.values()), held)
+    others: dict[int, list[file_marks.Holder]] = defaultdict(list)
+    for holder in held:
+        if holder.is_shown:
+            others[holder.mark].append(holder)
+    last = {(change.after.collection, change.after.id): change.after for change in changes}
+    batch = crosschecks.Batch()
+    warned = list(receipts)
+    for n, (record, marks) in new.items():
+        common: dict[str, list[int]] = defaultdict(list)
+        for holder in (holder for mark in marks for holder in others[mark] if holder.lineage != record.lineage):
+            common[holder.id].append(holder.mark)
+        findings = [crosschecks.shared(marks, theirs, other) for other, theirs in common.items()]
+        if last[record.collection, record.id].state in records.SEARCHED:
+            findings += batch.compare_files(marks, record.id, record.lineage)
+        vocabulary = world.vocabulary(record.collection, record.cv_version)
+        findings = [finding for finding in findings if crosschecks.is_on(finding.rule, vocabulary)][:MOST_NAMED]
+        warned[n] = replace(receipts[n], findings=(*receipts[n].findings, *findings))
+    return warned
+
+
+def _has_other_files(change: Change) -> bool:
+    """Whether a change gives a dataset other files, its first ones, or none any more."""
+    before, after = change.before, change.after
+    return before is None or before.files_digest != after.files_digest or after.state in records.GONE
 
 
 def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:

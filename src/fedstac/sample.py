@@ -14,6 +14,8 @@ from functools import cache, lru_cache
 from hashlib import blake2b, shake_256
 from typing import Final, NamedTuple
 
+from fedstac.domain.identifiers import uuid_of_handle
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -824,7 +826,7 @@ def _item(lineage: _Lineage, rank: int, key: str) -> dict[str, object]:
             "cmip6:institution_id": combination.institution,
             "cmip6:member_id": lineage.member_id,
             "cmip6:nominal_resolution": combination.resolution,
-            "cmip6:pid": f"hdl:21.14100/{_uuid(noise)}",
+            "cmip6:pid": f"hdl:21.14100/{uuid_of_handle(item_id)}",
             "cmip6:product": "model-output",
             "cmip6:realm": variable.realms.split(),
             "cmip6:source_id": model.source_id,

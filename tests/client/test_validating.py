@@ -60,6 +60,26 @@ async def test_a_version_is_chosen(fedstac: Fedstac) -> None:
     assert {finding["rule"] for finding in older.lines[0]["findings"]} >= {"term"}
 
 
+async def test_a_dataset_is_judged_beside_those_before_it(fedstac: Fedstac) -> None:
+    """One run under two names, a newer version that covers less; a dataset that is not valid counts for none."""
+    item, other = sample.items(2, versions=1)
+    renamed = copy.deepcopy(other)
+    files = [asset for asset in item["assets"].values() if "file:checksum" in asset]
+    target = next(asset for asset in renamed["assets"].values() if "file:checksum" in asset)
+    target["cmip6:tracking_id"] = files[0]["cmip6:tracking_id"]
+    shorter = json.loads(json.dumps(item).replace(item["id"], item["id"][:-8] + "20300101"))
+    shorter["properties"] |= {"version": "20300101", "start_datetime": item["properties"]["end_datetime"]}
+    del shorter["properties"]["cmip6:pid"]  # and so not valid
+    done = await fedstac("validate", "-", "-o", "ndjson", stdin=lines([item, renamed, shorter]))
+    assert [[one["rule"] for one in line["findings"]] for line in done.lines[:2]] == [[], ["shared-tracking-id"]]
+    assert item["id"] in done.lines[1]["findings"][0]["message"]
+    assert "coverage" not in [one["rule"] for one in done.lines[2]["findings"]]
+    shorter["properties"]["cmip6:pid"] = item["properties"]["cmip6:pid"]
+    done = await fedstac("validate", "-", "-o", "ndjson", stdin=lines([item, shorter]))
+    assert done.code == 0, done.stdout
+    assert {one["rule"] for one in done.lines[1]["findings"]} >= {"coverage", "pid"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -31,6 +31,7 @@ EXPECTED = {
     "fedstac.epoch":             "SIUD    SI         S       -        -",
     "fedstac.feed":              "SI      SI         S       -        -",
     "fedstac.feed_state":        "SIUD    SIU        s       s        -",
+    "fedstac.file_mark":         "SID     -          -       -        -",
     "fedstac.idempotency":       "SID     SD         -       -        -",
     "fedstac.lineage":           "SIU     -          S       -        -",
     "fedstac.migration":         "S       S          -       -        -",

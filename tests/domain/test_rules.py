@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from typing import Any
+from uuid import NAMESPACE_URL, uuid3
 
 import orjson
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedstac import checking, sample
-from fedstac.domain import rules, validation
+from fedstac.domain import crosschecks, rules, validation
 from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
 from fedstac.domain.rules import RULES, pointer
 
@@ -126,6 +127,13 @@ EXAMPLES: dict[str, list[tuple[Change, str, str | None]]] = {
         (at("version", "20991231"), "/version", ITEM["properties"]["version"]),
         (at("id", ITEM["id"][:-8] + "20200230"), "/id", None),
     ],
+    "pid": [
+        (
+            sets("cmip6:pid", "hdl:21.14100/72b735c3-e374-30b1-00d6-16064121f3c0"),
+            p("cmip6:pid"),
+            f"hdl:21.14100/{uuid3(NAMESPACE_URL, ITEM['id'])}",
+        )
+    ],
     "file-name": [
         (renames, "/assets/tas.nc", None),
         (in_file("file:local_path", "CMIP6/other.nc"), AT_FILE + "/file:local_path", None),
@@ -218,7 +226,7 @@ def test_a_fault_of_cordex_is_found_where_it_is(rule: str) -> None:
 
 
 def test_every_rule_has_examples() -> None:
-    assert set(EXAMPLES) | set(OF_CORDEX) == set(RULES)
+    assert set(EXAMPLES) | set(OF_CORDEX) | set(crosschecks.RULES) == set(RULES)
     assert not set(EXAMPLES) & set(OF_CORDEX)
 
 

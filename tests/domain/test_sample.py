@@ -13,6 +13,7 @@ from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import NAMESPACE_URL, uuid3
 
 import jsonschema_rs
 import pytest
@@ -185,7 +186,7 @@ def test_files_are_one_to_twenty_and_size_is_their_sum() -> None:
 def test_tracking_ids_checksums_and_pids_are_unique_and_well_formed() -> None:
     handles, checksums = [], []
     for item in drawn():
-        handles.append(item["properties"]["cmip6:pid"])
+        assert item["properties"]["cmip6:pid"] == f"hdl:21.14100/{uuid3(NAMESPACE_URL, item['id'])}"
         for asset in files_of(item).values():
             handles.append(asset["cmip6:tracking_id"])
             checksums.append(asset["file:checksum"])

@@ -14,9 +14,11 @@ from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, out, say
 from fedstac.client import documents
 from fedstac.client.documents import Trouble
+from fedstac.domain import crosschecks
+from fedstac.domain.crosschecks import Batch
 from fedstac.domain.errors import Finding, Severity, errors_in
 from fedstac.domain.validation import Checker
-from fedstac.domain.vocabulary import UnknownVersion, VocabularyBroken
+from fedstac.domain.vocabulary import DatasetName, UnknownVersion, VocabularyBroken, name_of
 
 commands = typer.Typer()
 SHOWN_ITEMS = {False: 20, True: 5}  # by valid: warnings do not crowd out what is refused
@@ -47,16 +49,16 @@ def validate(
     ] = False,
     output: Form = None,
 ) -> None:
-    """Judge datasets by the rules of the server, offline; exit 1 if one is not valid.
+    """Judge datasets by the rules of the server, offline, each also beside those before it; exit 1 if one is not valid.
 
     Findings name the rule, the place and, where one is near, what was probably meant.
     """
     form = form_of(ctx, output)
     checker = _checker(cv or [], cv_folder)
-    report = _Report(form, every=every)
+    report, batch = _Report(form, every=every), Batch()
     with terminal.bars(["checked"], form) as bars, report.listing:
         for n, entry in enumerate(documents.read(path, collection or None), 1):
-            report.add(entry.place, _judged(entry, checker, collection))
+            report.add(entry.place, _judged(entry, checker, collection, batch))
             if n % 100 == 0:
                 bars.set("checked", n, None)
     report.end()
@@ -82,8 +84,8 @@ def _checker(versions: Sequence[str], folder: Path | None) -> Checker:
     return checker
 
 
-def _judged(entry: documents.Entry | Trouble, checker: Checker, collection: str) -> dict[str, Any]:
-    """One line of the report."""
+def _judged(entry: documents.Entry | Trouble, checker: Checker, collection: str, batch: Batch) -> dict[str, Any]:
+    """One line of the report; a valid dataset joins the batch."""
     if isinstance(entry, Trouble):
         findings = entry.findings or (Finding(entry.type, "", entry.detail),)
         return _line(entry.id, None, findings)
@@ -92,6 +94,10 @@ def _judged(entry: documents.Entry | Trouble, checker: Checker, collection: str)
         document["collection"] = collection
     vocabulary = checker.vocabularies.current(entry.collection)
     found = checker.findings(document, entry.collection, vocabulary)
+    name = name_of(entry.collection, entry.id, vocabulary)
+    if not errors_in(found) and isinstance(name, DatasetName):
+        beside = batch.compare(orjson.dumps(document).decode(), entry.id, name.lineage, name.version)
+        found += tuple(finding for finding in beside if crosschecks.is_on(finding.rule, vocabulary))
     return _line(entry.id, vocabulary.version if vocabulary else None, found)
 
 

@@ -7,24 +7,29 @@ dataset. Versions of one dataset may share files. Pure: whoever calls brings the
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
 
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import moment
+from fedstac.domain.vocabulary import Vocabulary
 
 COVERAGE, SAME_FILES, SHARED_TRACKING_ID = "coverage", "same-files", "shared-tracking-id"
 RULES: Final = (COVERAGE, SAME_FILES, SHARED_TRACKING_ID)
 SLACK: Final = timedelta(days=16)  # monthly means named by the middle of their months end half a month early
 MOST_MARKS: Final = 1_000_000  # that a batch remembers
-# in a document's text as it is stored, where no character of these values needs an escape
-TRACKING_ID: Final = re.compile(r':tracking_id":"([^"\\]+)"')
-CHECKSUM: Final = re.compile(r'"file:checksum":"([^"\\]+)"')
+TRACKING_ID: Final = ':tracking_id":"'  # what stands before one in a document's text
+CHECKSUM: Final = '"file:checksum":"'
+
+
+def is_on(rule: str, vocabulary: Vocabulary | None) -> bool:
+    """Whether a project wants the warnings of a rule."""
+    return vocabulary is None or vocabulary.rules.get(rule, Severity.WARNING) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,19 @@ def marks(document: str) -> dict[int, str]:
     """Return what a document's files are known by: a number for each tracking id, with that id, and one for the set of
     all checksums, with an empty text.
 
-    `document` is JSON text as orjson writes it. A number is the first 64 bits of a SHA-256, as migration 0019 has it.
+    `document` is JSON text as orjson writes it. A number is 64 bits of a SHA-256, as in migrations/*_file_marks.sql.
     """
-    found = {_mark(tracking_id): tracking_id for tracking_id in TRACKING_ID.findall(document)}
-    checksums = sorted(set(CHECKSUM.findall(document)))
+    found = {_mark(tracking_id): tracking_id for tracking_id in _values(document, TRACKING_ID)}
+    checksums = sorted(_values(document, CHECKSUM))
     if checksums:
         found[_mark(" ".join(checksums))] = ""
     return found
+
+
+def _values(document: str, key: str) -> set[str]:
+    """The texts that stand behind a key; those with escapes are none of a tracking id or checksum."""
+    parts = document.split(key)[1:]
+    return {value for part in parts if (value := part[: part.index('"')]) and "\\" not in value}
 
 
 def _mark(text: str) -> int:
@@ -101,40 +112,39 @@ def shared(own: Mapping[int, str], common: Collection[int], other: str) -> Findi
 
 
 class Batch:
-    """Datasets that are judged one after the other, each beside those before it; some million marks are remembered."""
+    """Datasets that are judged one after the other, each beside those before it. Some million marks are remembered."""
 
     def __init__(self) -> None:
-        self._ids: list[tuple[str, str]] = []  # collection/id and lineage
-        self._by_mark: dict[int, int] = {}
+        self._datasets: list[tuple[str, str]] = []  # id and lineage
+        self._by_mark: dict[int, int] = {}  # the first dataset that has it
         self._versions: dict[str, list[Version]] = {}
 
     def compare(self, document: str, id: str, lineage: str, version: int | None) -> Iterator[Finding]:
         """Warnings about a dataset beside those before it, which it joins."""
         covered = version_of(document, id, version)
         if covered is not None:
-            yield from self._coverage(covered, lineage)
-        yield from self.share(marks(document), id, lineage)
+            yield from self._beside_versions(covered, lineage)
+        yield from self.compare_files(marks(document), id, lineage)
 
-    def _coverage(self, version: Version, lineage: str) -> Iterator[Finding]:
-        versions = self._versions.setdefault(lineage, [])
-        older = [other for other in versions if other.version < version.version]
-        newer = [other for other in versions if other.version > version.version]
-        if older and (finding := coverage(max(older, key=lambda other: other.version), version)):
-            yield finding
-        if newer and (finding := coverage(version, min(newer, key=lambda other: other.version))):
-            yield finding
-        if len(self._ids) < MOST_MARKS:
-            versions.append(version)
-
-    def share(self, own: Mapping[int, str], id: str, lineage: str) -> Iterator[Finding]:
-        """Warnings about the files alone."""
+    def compare_files(self, own: Mapping[int, str], id: str, lineage: str) -> Iterator[Finding]:
+        """Warnings about the files of a dataset beside those before it, which it joins."""
         common: dict[int, list[int]] = {}
         for mark in own:
-            if (before := self._by_mark.get(mark)) is not None and self._ids[before][1] != lineage:
+            if (before := self._by_mark.get(mark)) is not None and self._datasets[before][1] != lineage:
                 common.setdefault(before, []).append(mark)
         for before, theirs in common.items():
-            yield shared(own, theirs, self._ids[before][0])
-        if len(self._by_mark) + len(own) <= MOST_MARKS:
-            self._ids.append((id, lineage))
+            yield shared(own, theirs, self._datasets[before][0])
+        if own and len(self._by_mark) + len(own) <= MOST_MARKS:
+            self._datasets.append((id, lineage))
             for mark in own:
-                self._by_mark.setdefault(mark, len(self._ids) - 1)
+                self._by_mark.setdefault(mark, len(self._datasets) - 1)
+
+    def _beside_versions(self, covered: Version, lineage: str) -> Iterator[Finding]:
+        versions = self._versions.setdefault(lineage, [])
+        older = [other for other in versions if other.version < covered.version]
+        newer = [other for other in versions if other.version > covered.version]
+        for neighbour in (max(older, key=attrgetter("version"), default=None),
+                          min(newer, key=attrgetter("version"), default=None)):  # fmt: skip
+            if neighbour is not None and (finding := coverage(covered, neighbour)):
+                yield finding
+        versions.append(covered)

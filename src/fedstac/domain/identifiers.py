@@ -7,7 +7,7 @@ import re
 import unicodedata
 from datetime import datetime
 from typing import Final
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid3
 
 COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LONGEST_ID: Final = 512
@@ -63,6 +63,14 @@ def _named(character: str) -> str:
     name = unicodedata.name(character, "")
     shown = f" ({name.lower()})" if name else ""
     return f"U+{ord(character):04X}{shown}"
+
+
+def uuid_of_handle(dataset_id: str) -> UUID:
+    """Return the UUID in a dataset's persistent identifier: of version 3, of the id in the name space of URLs.
+
+    So RFC 9562 (5.3) has it, and the library esgf-pid, by which ESGF's publishers ask for handles.
+    """
+    return uuid3(NAMESPACE_URL, dataset_id)
 
 
 def uuid7(moment: datetime) -> UUID:

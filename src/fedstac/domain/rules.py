@@ -16,6 +16,7 @@ from rapidfuzz import fuzz, process, utils
 
 from fedstac.domain.documents import OUR_EXTENSION, SERVER_PROPERTIES, is_of_the_server
 from fedstac.domain.errors import Finding, Severity
+from fedstac.domain.identifiers import uuid_of_handle
 from fedstac.domain.model import moment
 from fedstac.domain.vocabulary import ANY_RELATION, Composition, Holds, Kind, Property, Relation, Vocabulary
 
@@ -26,6 +27,7 @@ NEAR: Final = 72.0  # of 100: how alike a suggestion is at least
 MOST_SHOWN: Final = 8  # alternatives in a message
 SHA2_256: Final = re.compile(r"1220[0-9a-f]{64}")
 HEXADECIMAL: Final = re.compile(r"([0-9a-f]{2})+")
+HANDLE: Final = re.compile(r"hdl:[0-9.]+/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 UNSAFE: Final = re.compile(r"[\x00-\x20\x7f\\]")  # what browsers drop or turn, so that a scheme hides in it
 SCHEMES: Final = frozenset(
@@ -74,6 +76,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "id-agrees-with-properties": Rule("The facets in the id are those of the properties", fixed=True),
     "base-id": Rule("`base_id` and `title` are the id without its version"),
     "version": Rule("`version` is the version of the id, a date of the calendar"),
+    "pid": Rule("The persistent identifier is that of the id, as ESGF's handle service has it", Severity.WARNING),
     "file-name": Rule("A file's name follows the template with this dataset's facets"),
     "directory": Rule("`file:local_path` follows the directory template with this dataset's facets", Severity.WARNING),
     "source-institution": Rule("The model is registered for the institution"),
@@ -92,6 +95,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "href": Rule("An address is relative or of a scheme that is no script", fixed=True),
     "protocol": Rule("An asset's protocol is one that the project knows"),
     "alternate-name": Rule("An asset and each alternate name their node, the alternate by its key"),
+    # beside other datasets: crosschecks.py
+    "coverage": Rule("A newer version covers the time that the one before it covers", Severity.WARNING),
+    "same-files": Rule("No other dataset has the same files", Severity.WARNING),
+    "shared-tracking-id": Rule("No other dataset has a file with this tracking id", Severity.WARNING),
 }  # fmt: skip
 
 
@@ -219,6 +226,7 @@ def identity(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
         message = f"`{name}` is {_brief(stated)}, and {value!r} in the id"
         yield Finding("id-agrees-with-properties", pointer("properties", name), message, suggestion=value)
     yield from _version(document, match.group(match.re.groups))
+    yield from _pid(document, vocabulary)
     base = document["id"][: -vocabulary.base_suffix]
     for name, holder, place in (
         ("base_id", given, "/properties/base_id"),
@@ -229,6 +237,18 @@ def identity(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
         if stated != base:
             message = f"`{name}` is {_brief(stated)}; it is the id without its version, {base!r}"
             yield Finding("base-id", place, message, suggestion=base)
+
+
+def _pid(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
+    name = f"{vocabulary.prefix}:pid"
+    stated = document["properties"].get(name)
+    if not isinstance(stated, str) or not HANDLE.fullmatch(stated):  # the rule pattern says it
+        return
+    prefix, _, uuid = stated.rpartition("/")
+    expected = str(uuid_of_handle(document["id"]))
+    if uuid.lower() != expected:
+        message = f"`{name}` is {_brief(stated)}; the handle service derives another one from the id"
+        yield Finding("pid", pointer("properties", name), message, Severity.WARNING, suggestion=f"{prefix}/{expected}")
 
 
 def _version(document: Document, version: str) -> Iterator[Finding]:

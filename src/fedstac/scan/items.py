@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import NAMESPACE_URL, uuid3
 
 from fedstac.domain.crosschecks import Version
 from fedstac.domain.errors import Severity
+from fedstac.domain.identifiers import uuid_of_handle
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.scan import extents
 from fedstac.scan.calendars import ALWAYS, rfc3339
@@ -62,9 +62,8 @@ def stem(name: str) -> str:
 
 
 def pid(id: str) -> str:
-    """The dataset's persistent identifier, as ESGF's own services derive it: a name-based UUID (version 3) of the id
-    in the name space of URLs (RFC 9562)."""
-    return f"hdl:21.14100/{uuid3(NAMESPACE_URL, id)}"
+    """The dataset's persistent identifier, as ESGF's own services derive it."""
+    return f"hdl:21.14100/{uuid_of_handle(id)}"
 
 
 def facets(facts: Facts, vocabulary: Vocabulary | None = None) -> dict[str, Any]:

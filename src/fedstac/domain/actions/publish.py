@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from fedstac.domain import events, policy, validation, versions
+from fedstac.domain import crosschecks, events, policy, validation, versions
 from fedstac.domain.actions.amend import (
     Difference,
     completed,
@@ -68,7 +68,17 @@ class Publish:
         is_newest = versions.is_newest(self.draft.version, lineage)
         published = Change(events.PUBLISHED, None, self._record(lineage, world, latest=is_newest), self.draft)
         outcome = (Outcome.NEWER if is_newest else Outcome.OLDER) if others else Outcome.NEW
-        return Decision(outcome, versions.changes(published, lineage, world))
+        return Decision(outcome, versions.changes(published, lineage, world), self._beside(lineage.latest, world))
+
+    def _beside(self, latest: Record | None, world: World) -> tuple[Finding, ...]:
+        """Warnings about this version beside the one that was the latest before."""
+        vocabulary = world.vocabulary(self.draft.collection, self.cv_version)
+        if latest is None or latest.document is None or not crosschecks.is_on(crosschecks.COVERAGE, vocabulary):
+            return ()
+        this = crosschecks.version_of(self.draft.text, self.draft.id, self.draft.version)
+        that = crosschecks.version_of(latest.document, latest.id, latest.version)
+        finding = crosschecks.coverage(this, that) if this and that else None
+        return (finding,) if finding else ()
 
     def _again(self, stored: Record, lineage: Lineage, world: World) -> Decision:
         """The same version: identical, other metadata, or other files, which a version never gets."""
