@@ -121,8 +121,10 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
         opened = await pools.open_pools(settings.dsn, settings, application=f"fedstac {settings.node}")
     try:
         async with opened.work.acquire() as conn:
-            schema, key = await _enter(conn, settings)
+            with opening.explained(settings.dsn):
+                schema = await opening.schema(conn, opening.newest(folder("migrations")), settings.dsn)
             rules, shelf = await _rules(conn, settings)
+            key = await _enter(conn, settings)  # writes the node's name: a start that fails before has written nothing
         _, collection_schema = checking.stac_schemas()
         yield Node(
             settings=settings, pools=opened, checker=rules, shelf=shelf, policies=policies,
@@ -188,10 +190,9 @@ async def _forget_reports(node: Node) -> None:
             await parts_of_node.forget(conn, node.parts.process)
 
 
-async def _enter(conn: Connection, settings: Settings) -> tuple[int, bytes]:
-    """Make sure that the database is prepared and this node's; the number of its last migration, and its secret."""
+async def _enter(conn: Connection, settings: Settings) -> bytes:
+    """Make sure that the database is this node's, and return the secret that signs paging tokens."""
     with opening.explained(settings.dsn):
-        schema = await opening.schema(conn, opening.newest(folder("migrations")), settings.dsn)
         origin = await feed.establish(conn, settings.node, os.urandom(32))
         if origin != settings.node:
             raise WrongNode(
@@ -199,7 +200,7 @@ async def _enter(conn: Connection, settings: Settings) -> tuple[int, bytes]:
                 f"or use another database"
             )
         await fork_if_restored(conn)
-        return schema, settings.token_key.encode() or await feed.signing_key(conn)
+        return settings.token_key.encode() or await feed.signing_key(conn)
 
 
 async def _rules(conn: Connection, settings: Settings) -> tuple[Checker, Shelf]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import difflib
 import errno
 import gc
 import json
@@ -37,8 +38,18 @@ def start(role: str) -> None:
             sys.exit(0)
     heed_interrupts()
     log_lines(load().log_format, role)
+    _warn_of_unknown_settings()
     if failpoints.active():
         structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
+
+
+def _warn_of_unknown_settings() -> None:
+    """A misspelt variable has no effect: say so, and which one may be meant."""
+    known = {f"FEDSTAC_{name.upper()}" for name in Settings.model_fields} | {DIE_WITH, "FEDSTAC_FAILPOINTS"}
+    for name in sorted(os.environ):
+        if name.upper().startswith("FEDSTAC_") and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1)
+            structlog.get_logger().warning("no setting has this name", variable=name, nearest=next(iter(nearest), None))
 
 
 def heed_interrupts() -> None:

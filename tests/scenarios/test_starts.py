@@ -130,14 +130,30 @@ def test_a_setting_of_the_wrong_form_is_named(name: str, value: str, empty: str)
     assert done.returncode == 5
 
 
+def test_a_variable_that_is_no_setting_is_named_with_the_nearest(empty: str) -> None:
+    done = fedstac("worker", FEDSTAC_DSN=empty, FEDSTAC_POLCY="policy.yaml")
+    line = json.loads(done.stderr.splitlines()[0])
+    assert (line["level"], line["variable"], line["nearest"]) == ("warning", "FEDSTAC_POLCY", "FEDSTAC_POLICY")
+
+
+def test_a_start_that_fails_does_not_give_the_database_a_name(make_database: Callable[[], str]) -> None:
+    dsn = make_database()
+    done = fedstac("worker", FEDSTAC_DSN=dsn, FEDSTAC_CV_PINS='{"CMIP6": "none"}')
+    assert is_one_line(done, "FEDSTAC_CV_PINS")
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("SELECT origin FROM fedstac.feed_state").fetchall() == []
+
+
 def test_commands_that_need_the_database_say_what_it_lacks(empty: str, cluster: embedded.Cluster) -> None:
     listed = fedstac("token", "list", FEDSTAC_DSN=empty)
     assert is_one_line(listed, "'unprepared'", "fedstac migrate")
     migrated = fedstac("migrate", FEDSTAC_OWNER_DSN=cluster.dsn("nowhere"))
     assert is_one_line(migrated, '"nowhere" does not exist', "FEDSTAC_OWNER_DSN")
+    malformed = fedstac("migrate", FEDSTAC_OWNER_DSN="nonsense")
+    assert is_one_line(malformed, "FEDSTAC_OWNER_DSN is no connection URL")
     unprepared = fedstac("migrate", FEDSTAC_OWNER_DSN=empty)
     assert is_one_line(unprepared, "fedstac migrate --print-setup")
-    assert [done.returncode for done in (listed, migrated, unprepared)] == [5, 5, 5]
+    assert [done.returncode for done in (listed, migrated, malformed, unprepared)] == [5] * 4
 
 
 # --- the log, and the end ---

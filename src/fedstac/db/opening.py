@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from fedstac.db.connections import Connection, is_transient
 
 SETUP = "fedstac migrate --print-setup | psql -d {name}, then: fedstac migrate"
+FORM = "postgresql://user:password@host/database"
 MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -55,9 +56,13 @@ def explanation(error: Exception, dsn: str) -> str | None:
         ):
             return f"the database {name!r} at {place} has no tables of fedstac: run {SETUP.format(name=name)}"
         case asyncpg.exceptions.ClientConfigurationError():
-            return f"FEDSTAC_DSN is no connection URL (postgresql://user:password@host/database): {error}"
+            return f"FEDSTAC_DSN is no connection URL ({FORM}): {error}"
         case psycopg.OperationalError() if error.sqlstate is None:
-            return f"the connection to PostgreSQL failed: {_first_line(error)}; see to FEDSTAC_OWNER_DSN"
+            return f"{_first_line(error)}; see to FEDSTAC_OWNER_DSN"
+        case psycopg.ProgrammingError() if error.sqlstate is None:
+            return f"FEDSTAC_OWNER_DSN is no connection URL ({FORM}): {_first_line(error)}"
+        case psycopg.errors.InsufficientPrivilege():
+            return f"{_first_line(error)}: let FEDSTAC_OWNER_DSN name the user fedstac_owner"
         case OSError() | asyncpg.PostgresConnectionError() | asyncpg.CannotConnectNowError():
             return f"no PostgreSQL answers at {place} ({error}): start it, or see to FEDSTAC_DSN"
         case asyncpg.PostgresError() if is_transient(error):
