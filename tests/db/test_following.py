@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 
-from fedstac import bootstrap, sample
+from fedstac import bootstrap, publication, sample
 from fedstac.bootstrap import Node
 from fedstac.db import vocabularies
 from fedstac.db.connections import Connection
@@ -373,3 +374,61 @@ async def test_a_source_that_lost_what_is_applied_here_and_has_no_new_epoch_is_n
         return
     with pytest.raises(OriginRolledBack, match="fedstac admin new-epoch"):
         await follower._refuse_rolled_back()
+
+
+# --- blame: an event is parked for what it does alone ---
+
+
+def failing_apply(monkeypatch: pytest.MonkeyPatch, fails: Callable[[list[str]], Exception | None]) -> None:
+    """Applying events raises what `fails` makes of their datasets."""
+    apply = publication.apply
+
+    async def failing(conn: Connection, page: Sequence[events.Event]) -> publication.Applied:
+        error = fails([event.record.id for event in page if isinstance(event, events.DatasetEvent)])
+        if error is not None:
+            raise error
+        return await apply(conn, page)
+
+    monkeypatch.setattr(publication, "apply", failing)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), asyncpg.InternalServerError("x"), asyncpg.UndefinedTableError("x")])
+async def test_an_event_that_this_node_fails_on_is_parked_alone(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    items = list(sample.items(9, versions=1))
+    failing_apply(monkeypatch, lambda ids: error if items[4]["id"] in ids else None)
+    await follow(node, Source([entry(node, item, CMIP6) for item in items]))
+    shown, parked, _ = await here(conn)
+    assert shown == sorted(item["id"] for item in items if item is not items[4])
+    assert parked == [f"this node fails on it: {error!r}"]
+
+
+async def test_a_fault_that_every_event_meets_parks_none(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [item] = sample.items(1)
+    failing_apply(monkeypatch, lambda _: KeyError("ours"))
+    with pytest.raises(KeyError, match="ours"):
+        await follow(node, Source([entry(node, item, CMIP6)]))
+    assert await here(conn) == ([], [], [])
+
+
+@pytest.mark.parametrize("error", [asyncpg.DiskFullError("x"), asyncpg.InsufficientPrivilegeError("x"), OSError("x")])
+async def test_a_fault_of_the_operator_or_the_network_parks_none(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    items = list(sample.items(3, versions=1))
+    failing_apply(monkeypatch, lambda ids: error if items[1]["id"] in ids else None)
+    with pytest.raises(type(error)):
+        await follow(node, Source([entry(node, item, CMIP6) for item in items]))
+    assert await here(conn) == ([], [], [])
+
+
+async def test_events_that_fail_only_together_are_all_applied(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = list(sample.items(6, versions=1))
+    failing_apply(monkeypatch, lambda ids: asyncpg.ProgramLimitExceededError("x") if len(ids) > 2 else None)
+    await follow(node, Source([entry(node, item, CMIP6) for item in items]))
+    assert await here(conn) == (sorted(item["id"] for item in items), [], [])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +17,8 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, connections, feed, nodes, outbox, vocabularies
-from fedstac.db.connections import Connection, Row, is_refusal
+from fedstac.db import collections, connections, feed, nodes, outbox, schema, vocabularies
+from fedstac.db.connections import Cause, Connection, Row, cause_of, is_refusal
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest, Finding, errors_in
 from fedstac.domain.events import Cursor, DatasetEvent, Event
@@ -47,6 +46,9 @@ STAND_BY_SECONDS = 1.0
 BEYOND_ALL = 2**63 - 1  # an epoch
 log = structlog.get_logger()
 
+ATTEMPTS = 3  # of an event, alone, after which it is parked
+Pair = tuple[Mapping[str, Any], Event]  # an event as it came, and as it was read
+Broken = tuple[Mapping[str, Any], str]  # an event that cannot be applied, and why
 Named = tuple[str, str, str | None]  # a vocabulary as an event names it: project, version, digest
 
 
@@ -162,17 +164,13 @@ class Follower:
         absent = await self._fetch_vocabularies(raw)
         readable, broken = self._read(raw, absent)
         async with self.node.pool.acquire() as conn:
-            while True:
-                try:
-                    await self._commit(conn, readable, broken, cursor, snapshot, ends_snapshot)
-                    break
-                except Exception as error:
-                    if not is_refusal(error) or not readable:
-                        raise
-                # what fails only together is taken apart from its end
-                refused = {id(raw) for raw, _ in await self._find_refused(conn, readable) or readable[-1:]}
-                broken += [(raw, "the database here refuses it") for raw, _ in readable if id(raw) in refused]
-                readable = [pair for pair in readable if id(pair[0]) not in refused]
+            try:
+                await self._commit(conn, readable, broken, cursor, snapshot, ends_snapshot)
+            except Exception as error:
+                if not readable or not await _may_be_of_an_event(conn, error):
+                    raise
+                failed = await self._apply_apart(conn, readable, cursor)
+                await self._commit(conn, [], [*broken, *failed], cursor, snapshot, ends_snapshot)
         self.cursor = cursor
         self.on_page(len(raw))
 
@@ -220,9 +218,7 @@ class Follower:
         log.info("vocabulary fetched", origin=self.origin, project=project, version=version, digest=known.digest)
         return known
 
-    def _read(
-        self, raw: Sequence[Mapping[str, Any]], absent: Mapping[Named, str]
-    ) -> tuple[list[tuple[Mapping[str, Any], Event]], list[tuple[Mapping[str, Any], str]]]:
+    def _read(self, raw: Sequence[Mapping[str, Any]], absent: Mapping[Named, str]) -> tuple[list[Pair], list[Broken]]:
         readable, broken = [], []
         for event in raw:
             try:
@@ -231,6 +227,9 @@ class Follower:
                 readable.append((event, self._judged(event, absent)))
             except BadRequest as error:
                 broken.append((event, error.detail))
+            except Exception as error:  # one event's own: nothing but this event is read here
+                log.exception("an event cannot be read", origin=self.origin, event_id=_event_id(event))
+                broken.append((event, f"this node cannot read it: {error!r}"[:300]))
         return readable, broken
 
     def _judged(self, raw: Mapping[str, Any], absent: Mapping[Named, str]) -> Event:
@@ -262,62 +261,82 @@ class Follower:
             raise BadRequest(f"the rules here fail on it: {error!r}"[:300]) from error
 
     async def _commit(
-        self,
-        conn: Connection,
-        readable: Sequence[tuple[Mapping[str, Any], Event]],
-        broken: Sequence[tuple[Mapping[str, Any], str]],
-        cursor: Cursor,
-        snapshot: str | None,
-        ends_snapshot: bool,
-    ) -> None:
+        self, conn: Connection, readable: Sequence[Pair], broken: Sequence[Broken], cursor: Cursor,
+        snapshot: str | None, ends_snapshot: bool,
+    ) -> None:  # fmt: skip
         async with conn.transaction():
-            applied = await publication.apply(conn, [event for _, event in readable])
-            if ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
-                gone = await publication.forget(conn, self.origin, before_epoch=cursor.epoch)
-                await nodes.forget_parked(conn, self.origin, before_epoch=cursor.epoch)
-                log.info("snapshot complete", origin=self.origin, cursor=str(cursor), datasets_gone=gone)
+            parked = await self._write(conn, readable, broken, cursor, ends_snapshot)
             failpoint("index.written")
-            foreign = {id(event) for event in applied.foreign}
-            strangers = [raw for raw, event in readable if id(event) in foreign]
-            why = "its lineage is another origin's, or its collection is not here"
-            parked = [_set_aside(raw, detail) for raw, detail in (*broken, *((raw, why) for raw in strangers))]
-            if parked:
-                await nodes.park(conn, self.origin, cursor.pos, parked)
-            done = [(_subject(raw), *_place(raw)) for raw, event in readable if id(event) not in foreign]
-            await nodes.unpark(conn, self.origin, done)
             await nodes.move(conn, self.origin, cursor, snapshot)
+        self._report(parked)
+
+    async def _write(
+        self, conn: Connection, readable: Sequence[Pair], broken: Sequence[Broken], cursor: Cursor, ends_snapshot: bool
+    ) -> list[nodes.Parked]:
+        """Apply events and park the others; joins the caller's transaction. Return what is parked."""
+        applied = await publication.apply(conn, [event for _, event in readable])
+        if ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
+            gone = await publication.forget(conn, self.origin, before_epoch=cursor.epoch)
+            await nodes.forget_parked(conn, self.origin, before_epoch=cursor.epoch)
+            log.info("snapshot complete", origin=self.origin, cursor=str(cursor), datasets_gone=gone)
+        foreign = {id(event) for event in applied.foreign}
+        strangers = [raw for raw, event in readable if id(event) in foreign]
+        why = "its lineage is another origin's, or its collection is not here"
+        parked = [_set_aside(raw, detail) for raw, detail in (*broken, *((raw, why) for raw in strangers))]
+        if parked:
+            await nodes.park(conn, self.origin, cursor.pos, parked)
+        done = [(_subject(raw), *_place(raw)) for raw, event in readable if id(event) not in foreign]
+        await nodes.unpark(conn, self.origin, done)
+        if applied.applied:
+            log.info("applied", origin=self.origin, events=applied.applied, ignored=applied.ignored, cursor=str(cursor))
+        return parked
+
+    def _report(self, parked: Sequence[nodes.Parked]) -> None:
         for one in parked:
             log.error("an event is parked", event_id=one.event_id, subject=one.subject, detail=one.detail)
             self.exceptions.append({"event_id": one.event_id, "outcome": "parked", "detail": one.detail})
-        if applied.applied:
-            log.info("applied", origin=self.origin, events=applied.applied, ignored=applied.ignored, cursor=str(cursor))
 
-    async def _find_refused(
-        self, conn: Connection, pairs: Sequence[tuple[Mapping[str, Any], Event]]
-    ) -> list[tuple[Mapping[str, Any], Event]]:
-        """The events that the database refuses; nothing stays written."""
-        refused: list[tuple[Mapping[str, Any], Event]] = []
-        with suppress(_Undo):
-            async with conn.transaction():
-                refused = await self._halved(conn, pairs)
-                raise _Undo
-        return refused
+    async def _apply_apart(self, conn: Connection, pairs: Sequence[Pair], cursor: Cursor) -> list[Broken]:
+        """Apply the events of a page that fails as a whole; return those that fail alone, and why.
 
-    async def _halved(
-        self, conn: Connection, pairs: Sequence[tuple[Mapping[str, Any], Event]]
-    ) -> list[tuple[Mapping[str, Any], Event]]:
-        """Those that the database refuses on top of the others before them, as of a collection its datasets."""
-        try:
-            async with conn.transaction():
-                await publication.apply(conn, [event for _, event in pairs])
-            return []
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-        if len(pairs) == 1:
-            return list(pairs)
+        The cursor stays where it is: what is applied here changes nothing when it comes again. Where every event fails
+        by a fault of ours, that is raised: none of them is to blame, and nothing is parked for it.
+        """
+        failed = await self._halve(conn, pairs, cursor)
+        ours = [error for _, error in failed if not is_refusal(error)]
+        if ours and len(failed) == len(pairs):
+            raise ours[0]
+        return [
+            (raw, "the database here refuses it" if is_refusal(error) else f"this node fails on it: {error!r}"[:300])
+            for raw, error in failed
+        ]
+
+    async def _halve(
+        self, conn: Connection, pairs: Sequence[Pair], cursor: Cursor
+    ) -> list[tuple[Mapping[str, Any], Exception]]:
+        """Apply a page by halves, in its order, down to the events that fail alone, ATTEMPTS times."""
+        for attempt in range(1, (ATTEMPTS if len(pairs) == 1 else 1) + 1):
+            try:
+                async with conn.transaction():
+                    parked = await self._write(conn, pairs, [], cursor, ends_snapshot=False)
+            except Exception as error:
+                if not await _may_be_of_an_event(conn, error):
+                    raise
+                if len(pairs) == 1 and (attempt == ATTEMPTS or is_refusal(error)):
+                    return [(pairs[0][0], error)]
+            else:
+                self._report(parked)
+                return []
         middle = len(pairs) // 2
-        return await self._halved(conn, pairs[:middle]) + await self._halved(conn, pairs[middle:])
+        return await self._halve(conn, pairs[:middle], cursor) + await self._halve(conn, pairs[middle:], cursor)
+
+
+async def _may_be_of_an_event(conn: Connection, error: Exception) -> bool:
+    """Whether an event may be to blame for an error. OperatorsFault where the database explains it."""
+    cause = cause_of(error)
+    if cause is Cause.SCHEMA:
+        await schema.check(conn)
+    return cause in (Cause.REFUSED, Cause.SCHEMA, Cause.OURS)
 
 
 def _subject(raw: Mapping[str, Any]) -> str:
@@ -348,10 +367,6 @@ def _set_aside(raw: Mapping[str, Any], detail: str) -> nodes.Parked:
     epoch, seq = _place(raw)
     said = _storable(detail, LONGEST_DETAIL)
     return nodes.Parked(_event_id(raw), _subject(raw), epoch, seq, said, orjson.dumps(raw).decode())
-
-
-class _Undo(Exception):
-    """Ends a trial transaction."""
 
 
 async def _session(node: Node) -> Connection:
