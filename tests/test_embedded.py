@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from fedstac import embedded
 from fedstac.embedded import Cluster, cluster
+from tests.support.waiting import PATIENCE
 
 QUICK = {"fsync": "off", "shared_buffers": "16MB"}
 
@@ -31,7 +32,7 @@ from pathlib import Path
 from fedstac.embedded import cluster
 with cluster(Path(sys.argv[1]), settings={"shared_buffers": "16MB"}) as started:
     print(started.pid, started.socket_dir, flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -84,7 +85,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], bool], *, within: float = 20) -> None:
+def eventually(condition: Callable[[], bool], *, within: float = PATIENCE) -> None:
     until = time.monotonic() + within
     while not condition():
         assert time.monotonic() < until, "it did not come true in time"

@@ -28,7 +28,7 @@ from fedstac.db import connections, migrations, nodes
 from fedstac.processes import DIE_WITH
 
 WEST = "west"
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 Say = Callable[[str], None]
 

@@ -21,6 +21,7 @@ from fedstac.domain.audit import START, ChainBroken, Head
 from fedstac.domain.groups import Identity
 from tests.db import writing
 from tests.db.writing import Connect
+from tests.support.waiting import PATIENCE
 
 [ITEM] = sample.items(1)
 ANNA = Identity("https://aai.example:8443/auth/x", "anna-1", "Anna", None, "", frozenset(), (), frozenset())
@@ -151,7 +152,7 @@ async def kill_sequencers(connect: Connect, done: asyncio.Event) -> int:
         await watcher.execute("SELECT pg_terminate_backend($1)", conn.get_server_pid())
         killed += 1
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, PATIENCE)
     return killed
 
 

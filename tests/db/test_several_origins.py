@@ -19,6 +19,7 @@ from fedstac.messaging.http_feed import HttpFeed, NotServed
 from fedstac.settings import Settings
 from fedstac.workers import index_node
 from tests.db.test_following import Source, digest_of, entry, follow
+from tests.support.waiting import PATIENCE
 
 Json = dict[str, Any]
 CMIP6 = "6.2.60.0"
@@ -242,7 +243,7 @@ async def test_a_lineage_may_be_forgotten_while_another_origin_waits_for_it(east
     async with conn.transaction():
         await publication.forget(conn, "west", before_epoch=index_node.BEYOND_ALL)
         waiting = asyncio.create_task(follow(east, source(east, "north", [common])))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while not await watching.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     await waiting

@@ -24,6 +24,7 @@ from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing
 from tests.db.writing import Connect
+from tests.support.waiting import PATIENCE
 
 SEED = 20260
 [ITEM] = sample.items(1)
@@ -92,12 +93,12 @@ async def test_an_open_transaction_holds_up_its_own_lineages_only(
     await writing.publish(first, held, ITEM)
     async with first.transaction():
         await writing.publish(first, writing.version(held, 20310101))
-        [receipt] = await asyncio.wait_for(writing.publish(second, *items), 20)
+        [receipt] = await asyncio.wait_for(writing.publish(second, *items), PATIENCE)
         assert receipt.outcome in (Outcome.NEW, Outcome.NEWER)
         same = asyncio.create_task(writing.publish(third, writing.version(held, 20320101)))
         await writing.is_blocked(watcher, third, first)
         assert not await watcher.fetchval("SELECT pg_blocking_pids($1) <> '{}'", second.get_server_pid())
-    [last] = await asyncio.wait_for(same, 20)
+    [last] = await asyncio.wait_for(same, PATIENCE)
     assert [change.event_type for change in last.changes] == [events.SUPERSEDED, events.PUBLISHED]
     await writing.sequence_all(watcher)
     assert await invariants.check(watcher) == []
@@ -186,7 +187,7 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     mine = await queue.claim(conn, "slow", uuid4(), 0)
     assert mine is not None
     [item] = await queue.queued(conn, [one.id for one in await queue.waiting(conn, mine, 10)])
-    theirs = await queue.claim(thief, "quick", uuid4(), 60)
+    theirs = await queue.claim(thief, "quick", uuid4(), 3600)
     assert theirs is not None
     assert (theirs.shards, theirs.deaths) == (mine.shards, 1)
     work = [replace(writing.work(ITEM)[0], item=item.id, request=item.request)]
@@ -195,7 +196,7 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     for table in ("record", "audit WHERE dataset <> collection", "outbox WHERE dataset IS NOT NULL", "lineage"):
         assert await conn.fetchval(f"SELECT count(*) FROM fedstac.{table}") == 0, table
     assert await conn.fetchval("SELECT status FROM fedstac.request_item") == "queued"
-    assert not await queue.renew(conn, mine, 60)
+    assert not await queue.renew(conn, mine, 3600)
     await queue.release(conn, mine)  # of somebody else's claim: nothing
     [receipt] = await publication.perform(thief, await writing.world(thief), work, claim=theirs)
     assert receipt.outcome is Outcome.NEW
@@ -223,12 +224,12 @@ async def test_a_claim_that_holds_is_not_taken_over(west: Node, connect: Connect
     first, second = await connect(), await connect()
     await writing.submit(first, *sample.items(400))  # in more shards than one claim takes
     held: list[queue.Claim] = []
-    while claim := await queue.claim(first, "one", uuid4(), 60):
+    while claim := await queue.claim(first, "one", uuid4(), 3600):
         held.append(claim)
     assert len(held) > 1
-    assert await queue.claim(second, "two", uuid4(), 60) is None
+    assert await queue.claim(second, "two", uuid4(), 3600) is None
     await queue.release(first, held[0])
-    again = await queue.claim(second, "two", uuid4(), 60)
+    again = await queue.claim(second, "two", uuid4(), 3600)
     assert again is not None
     assert (set(again.shards) <= set(held[0].shards), again.deaths) == (True, 0)
 

@@ -28,6 +28,7 @@ from fedstac.domain.model import Draft, Receipt, World
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName, name_of
 from fedstac.publication import Work
+from tests.support.waiting import PATIENCE
 
 Item = dict[str, Any]
 Connect = Callable[[], Any]  # opens a connection of the test's own
@@ -123,7 +124,7 @@ async def write(dsn: str, seed: int, number: int, batches: int) -> list[Receipt]
             receipts += await publish(conn, *items)
         return receipts
     finally:
-        await conn.close(timeout=10)
+        await conn.close(timeout=PATIENCE)
 
 
 async def sequence_all(conn: Connection) -> None:
@@ -170,9 +171,9 @@ async def searched(conn: Connection) -> dict[str, bool]:
     return {row["id"]: row["latest"] == "true" for row in rows}
 
 
-async def until(conn: Connection, query: str, *values: object, seconds: float = 20) -> None:
+async def until(conn: Connection, query: str, *values: object) -> None:
     """Waits until a query gives true."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not await conn.fetchval(query, *values):
         assert time.monotonic() < deadline, f"waited in vain for: {query}"
         await asyncio.sleep(0.005)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -19,8 +19,7 @@ from fedstac import sample
 from fedstac.workers import notifier
 from tests.api.conftest import Api, StartApi
 from tests.api.conftest import start_api as start_api
-
-PATIENCE = 30.0
+from tests.support.waiting import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Receiver:
     async def ended(self) -> None:
         """Waits until every connection is closed."""
         if self.serving:
-            await asyncio.wait(self.serving, timeout=5)
+            await asyncio.wait(self.serving, timeout=PATIENCE)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -139,10 +138,16 @@ async def mailbox() -> AsyncIterator[Mailbox]:
     box.port = server.sockets[0].getsockname()[1]
     async with server:
         yield box
-    for each in made:
+    await close(made)
+
+
+async def close(connections: Sequence[SMTP]) -> None:
+    """Close a mail server's connections, and wait until the loop has done so."""
+    for each in connections:
         if each.transport is not None:
             each.transport.close()
-    await asyncio.sleep(0.05)  # the loop closes them
+    if handlers := [each._handler_coroutine for each in connections if each._handler_coroutine is not None]:
+        await asyncio.wait(handlers, timeout=PATIENCE)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from fedstac.domain.groups import Identity
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
 from fedstac.workers import notifier
 from tests.notifications.conftest import Receiver
+from tests.support.waiting import PATIENCE
 
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 KEY = b"k" * 32
@@ -190,7 +191,7 @@ class Names:
 async def test_a_name_of_a_private_address_is_not_connected_to(receiver: Receiver, addresses: Sequence[str]) -> None:
     async with Webhooks(private=False, find=Names(addresses)) as hooks:
         with pytest.raises(Forbidden):
-            await hooks.send(f"http://hooks.example:{receiver.port}/", id="1", secret=KEY, body=b"{}", seconds=5)
+            await hooks.send(f"http://hooks.example:{receiver.port}/", id="1", secret=KEY, body=b"{}", seconds=PATIENCE)
     assert receiver.calls.empty()
 
 
@@ -198,34 +199,38 @@ async def test_a_name_of_a_private_address_is_not_connected_to(receiver: Receive
 async def test_no_spelling_of_loopback_is_connected_to(receiver: Receiver, host: str) -> None:
     async with Webhooks(private=False) as hooks:
         with pytest.raises((Forbidden, Undelivered)):
-            await hooks.send(f"http://{host}:{receiver.port}/", id="1", secret=KEY, body=b"{}", seconds=5)
+            await hooks.send(f"http://{host}:{receiver.port}/", id="1", secret=KEY, body=b"{}", seconds=PATIENCE)
     assert receiver.calls.empty()
 
 
 async def test_the_address_that_was_judged_is_the_one_that_is_used(receiver: Receiver) -> None:
     names = Names(["127.0.0.1"], ["10.0.0.1"])
     async with Webhooks(private=True, find=names) as hooks:
-        await hooks.send(f"http://hooks.example:{receiver.port}/x?y", id="1", secret=KEY, body=b"{}", seconds=5)
+        await hooks.send(f"http://hooks.example:{receiver.port}/x?y", id="1", secret=KEY, body=b"{}", seconds=PATIENCE)
     call = await receiver.next()
     assert (call.path, call.headers["host"]) == ("/x?y", f"hooks.example:{receiver.port}")
     assert names.asked == 1
 
 
 async def test_a_receiver_that_never_answers_takes_no_longer_than_allowed() -> None:
-    ended = asyncio.Event()
+    connections: list[bool] = []  # whether each has ended
 
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(False)
+        n = len(connections) - 1
         await reader.read()
         writer.close()
         await writer.wait_closed()
-        ended.set()
+        connections[n] = True
 
     server = await asyncio.start_server(never, "127.0.0.1", 0)
     async with server, Webhooks(private=True) as hooks:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Undelivered):
             await hooks.send(f"http://127.0.0.1:{port}/", id="1", secret=KEY, body=b"{}", seconds=0.3)
-    await asyncio.wait_for(ended.wait(), 10)
+    async with asyncio.timeout(PATIENCE):
+        while not all(connections):  # noqa: ASYNC110 (there may have been none in that time)
+            await asyncio.sleep(0.01)
 
 
 async def test_who_is_erased_is_told_nothing_more(conn: Conn, dsn: str, cluster: embedded.Cluster) -> None:

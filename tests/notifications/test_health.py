@@ -7,7 +7,7 @@ import asyncpg
 from fedstac import embedded
 from tests.api.conftest import StartApi
 from tests.notifications.conftest import start_api as start_api
-from tests.notifications.test_notifications import until
+from tests.support.waiting import until
 
 
 async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:

@@ -22,7 +22,8 @@ from fedstac.domain.notices import Sender, of_test
 from fedstac.messaging import mail
 from fedstac.messaging.mail import Misconfigured
 from fedstac.messaging.webhooks import Undelivered
-from tests.notifications.conftest import Mailbox
+from tests.notifications.conftest import Mailbox, close
+from tests.support.waiting import PATIENCE
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TO = "anna@ncar.example"
@@ -72,10 +73,7 @@ async def serving(certificate: Path, *, starttls: bool) -> AsyncIterator[Mailbox
     box.port = server.sockets[0].getsockname()[1]
     async with server:
         yield box
-    for each in made:
-        if each.transport is not None:
-            each.transport.close()
-    await asyncio.sleep(0.05)  # the loop closes them
+    await close(made)
 
 
 def composed() -> EmailMessage:
@@ -86,7 +84,7 @@ def composed() -> EmailMessage:
 async def hand_over(url: str) -> None:
     server = mail.server_of(url)
     assert server is not None
-    await mail.send(server, composed(), sender="stac@west.example", to=TO, seconds=10)
+    await mail.send(server, composed(), sender="stac@west.example", to=TO, seconds=PATIENCE)
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # aiosmtpd, which sees no TLS around it

@@ -7,8 +7,6 @@ import base64
 import copy
 import hashlib
 import hmac
-import time
-from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tests.api.conftest import Api
 from tests.client.conftest import Fedstac, start
 from tests.client.conftest import fedstac as fedstac
 from tests.notifications.conftest import Mailbox, Receiver, StartTelling, receiving
+from tests.support.waiting import PATIENCE, until
 
 ITEMS = "/collections/CMIP6/items"
 MAIL = "mailto:anna@hooks.ncar.example"
@@ -45,14 +44,6 @@ async def register(api: Api, address: str, *on: str, role: str = "admin") -> dic
 
 def bearer(api: Api, role: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {api.tokens[role]}"}
-
-
-async def until(look: Callable[[], Awaitable[object]], seconds: float = 30.0) -> None:
-    """Waits for a condition."""
-    deadline = time.monotonic() + seconds
-    while not await look():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.05)
 
 
 async def test_a_submitter_gets_one_mail_for_a_batch_with_the_findings(
@@ -115,12 +106,17 @@ async def test_slack_gets_its_own_form_in_which_no_name_is_a_command(
     assert "<!channel>" in body["blocks"][1]["text"]["text"]
 
 
-async def test_requests_within_the_window_are_one_digest(start_telling: StartTelling, receiver: Receiver) -> None:
-    api = await start_telling(notify_window_seconds=3)
+async def test_requests_within_the_window_are_one_digest(
+    start_telling: StartTelling, receiver: Receiver, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling(notify_window_seconds=3600)
     await register(api, receiver.url, "request")
     for item in sample.items(3):
         response = await api.admin.post(ITEMS, json=item)
         assert response.status_code == 201, response.text
+    await until(lambda: conn.fetchval("SELECT cardinality(about) = 3 FROM fedstac.notification"))
+    assert receiver.calls.empty()
+    await conn.execute("UPDATE fedstac.notification SET due = now()")  # the window ends
     call = await receiver.next()
     assert call.json["data"]["total_requests"] == 3
     assert receiver.calls.empty()
@@ -168,12 +164,14 @@ async def test_killed_between_delivery_and_its_mark_it_comes_again_under_the_sam
     found = await register(api, receiver.url)
     await api.admin.post(f"/notifications/{found['id']}/test")
     settings = {
-        "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_LEASE_SECONDS": "2", "FEDSTAC_NOTIFY_PRIVATE": "true",
+        "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_NOTIFY_PRIVATE": "true",
     }  # fmt: skip
     dying = await start("notifier", folder=tmp_path, FEDSTAC_FAILPOINTS="notifier.delivered=kill", **settings)
-    await asyncio.wait_for(dying.communicate(), 60)
+    await asyncio.wait_for(dying.communicate(), PATIENCE)
     assert dying.returncode == -9
     first = await receiver.next()
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+        await pool.execute("UPDATE fedstac.notification SET due = now()")  # the lease of the dead one ends
     another = await start("notifier", folder=tmp_path, **settings)
     try:
         second = await receiver.next()
@@ -183,7 +181,7 @@ async def test_killed_between_delivery_and_its_mark_it_comes_again_under_the_sam
             await until(lambda: pool.fetchval("SELECT bool_and(outcome = 'delivered') FROM fedstac.notification"))
     finally:
         another.terminate()
-        await asyncio.wait_for(another.communicate(), 60)
+        await asyncio.wait_for(another.communicate(), PATIENCE)
     assert receiver.calls.empty()
 
 

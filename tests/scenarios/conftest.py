@@ -41,7 +41,7 @@ def running(durable: embedded.Cluster) -> Iterator[Federation]:
     with federation(durable, index_nodes=INDEX_NODES) as made:
         made.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false")
         for name in ("worker-1", "worker-2"):
-            made.start(name, "worker", FEDSTAC_LEASE_SECONDS="1", FEDSTAC_BATCH="50")
+            made.start(name, "worker", FEDSTAC_BATCH="50")
         made.start("sequencer", "sequencer")
         watching.make_collection(made)
         made.start_index_node("east", snapshot_first=False)

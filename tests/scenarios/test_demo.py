@@ -19,6 +19,7 @@ from fedstac import sample
 from tests.conftest import SHARED
 from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
 from tests.scenarios.watching import wait_until
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("demo")
 
@@ -36,13 +37,13 @@ def test_ctrl_c_ends_everything(folder: Path) -> None:
             env=ENVIRONMENT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert second.returncode == 5
         assert f"runs on {running.data}: stop it" in second.stderr
         assert "Traceback" not in second.stderr
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(30) == 0, running.output.read_text()
+        assert running.process.wait(PATIENCE) == 0, running.output.read_text()
         assert running.left() == {}
         assert not running.sockets.exists()
         assert not (folder / "ready").exists()
@@ -59,7 +60,7 @@ def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_agai
         assert second.matched() == ITEMS
         assert second.announced() == events
         second.process.send_signal(signal.SIGTERM)
-        assert second.process.wait(30) == 0, second.output.read_text()
+        assert second.process.wait(PATIENCE) == 0, second.output.read_text()
         assert second.left() == {}
 
 
@@ -81,7 +82,7 @@ class Terminal:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         with self.begin(*arguments) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
     def log_in(self, button: str) -> str:
@@ -94,7 +95,7 @@ class Terminal:
             assert code in shown
             [subject] = re.findall(rf'<button name="subject" value="(\w*)">{button}</button>', shown)
             assert httpx.post(page, data={"subject": subject}, trust_env=False).is_success
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
             assert process.returncode == (0 if subject else 4), err
             return out + err
 
@@ -131,7 +132,7 @@ def test_log_in_publish_and_log_out(folder: Path, tmp_path: Path) -> None:
 
 def check(*arguments: object) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(
-        command("--check", "--output", "json", *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        command("--check", "--output", "json", *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=900
     )
     assert done.stdout, done.stderr
     assert "Traceback" not in done.stderr, done.stderr

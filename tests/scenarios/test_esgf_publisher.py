@@ -90,7 +90,7 @@ class Publisher:
     def run(self, *command: str, code: int = 0) -> str:
         environment = {"HOME": str(self.home), "PATH": os.environ["PATH"], "NO_PROXY": "*"}
         done = subprocess.run(
-            command, env=environment, cwd=self.home, capture_output=True, text=True, timeout=120, check=False
+            command, env=environment, cwd=self.home, capture_output=True, text=True, timeout=600, check=False
         )
         said = f"{' '.join(command)[:200]}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-5000:]}"
         print(said)
@@ -129,7 +129,7 @@ def shows(running: Demo, dataset: str, **wanted: object) -> None:
         found = get(running, dataset)["properties"]
         return {name: found.get(name) for name in wanted} == wanted
 
-    wait_until(as_wanted, what=f"{dataset} shows {wanted}", seconds=20)
+    wait_until(as_wanted, what=f"{dataset} shows {wanted}")
 
 
 def test_esgf_publisher_unchanged(running: Demo, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from tests.scenarios.watching import (
     values,
     wait_until,
 )
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("kills")
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED") or random.randrange(1_000_000))
@@ -76,7 +77,7 @@ def test_nothing_accepted_is_lost_or_doubled_whatever_is_killed(running: Federat
 
     def publish() -> None:
         try:
-            publisher.publish(items, before=lambda: may_go_on.acquire(timeout=60))
+            publisher.publish(items, before=lambda: may_go_on.acquire(timeout=PATIENCE))
         except BaseException as error:
             failures.append(error)
 

@@ -16,7 +16,7 @@ from fedstac import embedded, settings
 from fedstac.federation import Federation, federation
 from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, ONLY_OLD, of_model
 from tests.scenarios import watching
-from tests.scenarios.watching import Publisher, client, differences, settle, wait_until
+from tests.scenarios.watching import Publisher, client, differences, settle, values, wait_until
 
 pytestmark = pytest.mark.xdist_group("vocabulary-versions")
 
@@ -104,8 +104,10 @@ def test_what_is_shipped_no_more_goes_on_judging_what_it_judged(durable: embedde
         link = {"rel": "related", "type": "text/html", "title": "Errata issue", "href": "https://errata.esgf.io/1"}
         errata = [{"op": "add", "path": "/links/-", "value": link}]
         with client(running) as http:
-            patched = http.patch(f"/collections/CMIP6/items/{item['id']}", json=errata, headers={"Prefer": "wait=30"})
-        assert patched.status_code == 200, patched.text
+            patched = http.patch(f"/collections/CMIP6/items/{item['id']}", json=errata)
+        assert patched.status_code == 202, patched.text
+        settle(running, nodes=())
+        assert set(values(running, "SELECT status FROM fedstac.request_item")) == {"done"}
         served = httpx.get(f"{running.west}/vocabularies/CMIP6/{OLD}", trust_env=False)
         assert served.content == (settings.folder("cv") / "CMIP6" / f"{OLD}.json").read_bytes()
 

@@ -21,8 +21,8 @@ from fedstac.federation import Federation
 from fedstac.messaging.http_feed import HttpFeed
 from fedstac.settings import Settings
 from fedstac.workers import index_node
+from tests.support.waiting import PATIENCE
 
-PATIENCE = 60.0
 Documents = Sequence[Mapping[str, Any]]
 _taken = itertools.count()
 
@@ -46,7 +46,7 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = PATIENCE, what:
 
 def client(running: Federation, role: str = "admin", *, node: str = "west") -> httpx.Client:
     headers = {"Authorization": f"Bearer {running.issued[node][role]}", "Prefer": "wait=0"}
-    return httpx.Client(base_url=running.address_of(node), headers=headers, timeout=30, trust_env=False)
+    return httpx.Client(base_url=running.address_of(node), headers=headers, timeout=PATIENCE, trust_env=False)
 
 
 def make_collection(running: Federation, node: str = "west") -> None:
@@ -183,7 +183,7 @@ def differences(running: Federation, name: str, origin: str = "west") -> list[in
 
     async def compare() -> list[index_node.Difference]:
         async with _node(running, name) as node, HttpFeed(address, token) as source:
-            _, compared, found = await index_node.verify(node, source)
+            _, compared, found = await index_node.verify(node, source, patience=PATIENCE)
             assert compared
             return found
 
