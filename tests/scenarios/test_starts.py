@@ -212,6 +212,27 @@ def test_the_first_line_says_where_what_and_as_what_it_serves(dsn: str) -> None:
         assert not [line for line in running.lines if line["level"] in ("warning", "error")]
 
 
+def test_what_other_packages_log_is_json_too() -> None:
+    program = """
+import logging, warnings
+from fedstac import processes
+processes.log_lines("json", "serve")
+logging.getLogger("other").warning("it has %d things", 2)
+try:
+    raise RuntimeError("a reason \\ud800")
+except RuntimeError:
+    logging.getLogger("other").exception("it failed")
+warnings.warn("it is old")
+logging.getLogger("other").info("not worth a line")
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=BARE, capture_output=True, text=True, check=True)
+    one, two, three = map(json.loads, done.stderr.splitlines())
+    assert one.items() >= {"event": "it has 2 things", "level": "warning", "logger": "other", "role": "serve"}.items()
+    assert (two["event"], two["level"]) == ("it failed", "error")
+    assert "RuntimeError: a reason" in two["exception"]
+    assert "it is old" in three["event"]
+
+
 @pytest.mark.parametrize("command", ["worker", "sequencer", "notifier"])
 def test_parts_without_an_address_say_what_started_too(command: str, dsn: str) -> None:
     with serving(dsn, command, ignored=True) as running:

@@ -1,6 +1,6 @@
 """Compressed answers for clients that ask for them (RFC 9110, 8.4 and 12.5.3): brotli or gzip, each at its fastest.
 
-Measured on pages of items (docs/performance.md): these levels make them 6 to 10 times smaller at 250 to 800 MB/s; the
+Measured on pages of items (docs/performance.md): these levels make them 6 to 10 times smaller at 800 MB/s and more; the
 next levels cost three times as much for another tenth.
 
 A compressed answer is another representation and needs another strong entity tag: `"…"` becomes `"…-br"`. In
@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
 import brotli
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+try:
+    from isal import isal_zlib as zlib
+except ImportError:  # it knows few kinds of processors; zlib is the same, and slower
+    import zlib  # type: ignore[no-redef]
 
 LEAST = 2048  # bytes; what fits in one or two packets gains nothing
 INLINE = 256 * 1024  # bytes; more is compressed in a thread, in pieces of this size

@@ -86,7 +86,7 @@ class Guard:
         max_url: int = 16 * 1024,
         max_headers: int = 32 * 1024,
         linger: float = 2.0,
-        linger_bytes: int = BATCH_BODY,
+        linger_bytes: int = 2 * BATCH_BODY,
         linger_rate: int = 2**20,
         on_failure: Callable[[Exception, Scope], object] = problems.log_failure,
     ) -> None:

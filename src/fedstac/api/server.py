@@ -115,11 +115,10 @@ class Protocol(HttpToolsProtocol):
             self._decline_upgrade(data[upgrade.args[0] :])
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Go on with HTTP/1.1 after a head that offers another protocol (RFC 9110, 7.8): clients that speak HTTP/2
-        offer h2c with their first request, and send its body.
+        """Go on with HTTP/1.1 after a head that offers another protocol (RFC 9110, 7.8).
 
-        The parser stops at such a head and takes the body for the other protocol's, so a new one reads on from the
-        same head without the offer.
+        Clients that speak HTTP/2 offer h2c with their first request, and send its body. The parser stops at such a head
+        and takes the body for the other protocol's, so a new one reads on from the same head without the offer.
         """
         self._offers_upgrade = False
         version = self.parser.get_http_version().encode()
