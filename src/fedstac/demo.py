@@ -16,17 +16,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import orjson
+import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedstac import bootstrap, embedded, identity_provider, sample
+from fedstac import __version__, bootstrap, embedded, identity_provider, sample
 from fedstac.db import connections, invariants
 from fedstac.federation import Federation, Server, StartFailed, drop_databases, federation
 from fedstac.messaging.http_feed import HttpFeed
@@ -38,6 +40,7 @@ UNDER_WAY = 4  # batches that are sent before the first one's answer
 DEADLINE_SECONDS = 900.0
 PLACES = ("east", "south")
 PROVIDER = "identity-provider"
+MADE_BY = "made-by"  # file in the folder of data: which fedstac made it, and when
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,41 @@ def _server(stack: ExitStack, data_dir: Path | None, dsn: str | None, say: Calla
     return stack.enter_context(embedded.cluster(data_dir, progress=say))
 
 
+def _claim_data(folder: Path, server: Server, *, fresh: bool, console: Console) -> None:
+    """Say whose data is used again, or begin anew; then note who made what is there.
+
+    The folder is one for all checkouts of a user, so another one's datasets may be in it.
+    """
+    note = folder / MADE_BY
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        names = [f"fedstac_{name}" for name in ("west", *PLACES)]
+        found = conn.execute("SELECT 1 FROM pg_database WHERE datname = ANY (%s)", (names,)).fetchone()
+    if found and not fresh:
+        maker = note.read_text().strip() if note.is_file() else "an earlier fedstac"
+        console.print(
+            f"reusing the data in {folder} (made by {maker}); --fresh begins anew, --data-dir takes another folder",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
+        return
+    drop_databases(server, names)
+    here = Path(__file__).resolve().parent
+    note.write_text(f"fedstac {__version__} in {here} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n")
+
+
 def run(
-    *, items: int, data_dir: Path | None, port: int, dsn: str | None, ready_file: Path | None, console: Console
-) -> None:
-    """Runs a publishing node and an index node until Ctrl-C, with `items` published datasets."""
+    *, items: int, data_dir: Path | None, port: int, dsn: str | None, ready_file: Path | None, console: Console,
+    fresh: bool = False,
+) -> None:  # fmt: skip
+    """Runs a publishing node and an index node until Ctrl-C, with `items` published datasets.
+
+    `fresh`: what is in the folder of data is thrown away first.
+    """
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupt))
         with console.status("starting PostgreSQL") as status:
             server = _server(stack, data_dir, dsn, status.update)
+            if isinstance(server, embedded.Cluster):
+                _claim_data(server.data, server, fresh=fresh, console=console)
             status.update("preparing the databases")
             running = stack.enter_context(federation(server, index_nodes=PLACES, say=status.update))
             status.update("starting the nodes")
@@ -178,8 +208,9 @@ def _fill(running: Federation, items: int, console: Console) -> None:
                 await publisher.send(documents)
                 await publisher.settle()
             bars.update(shown["published"], completed=max(items, present), total=max(items, present))
-            await _visible(running, ["east"])
-            bars.update(shown["visible at east"], completed=max(items, present), total=max(items, present))
+            await _visible(running, ["east"], lambda part: bars.update(
+                shown["visible at east"], completed=round(part * max(items, present)), total=max(items, present)
+            ))  # fmt: skip
 
     asyncio.run(fill())
 
@@ -268,13 +299,20 @@ def _batches(documents: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[s
         yield batch
 
 
-async def _visible(running: Federation, names: Iterable[str]) -> None:
-    """Waits until these index nodes have acknowledged everything that west has announced."""
+async def _visible(
+    running: Federation, names: Iterable[str], on_progress: Callable[[float], object] = lambda part: None
+) -> None:
+    """Waits until these index nodes have acknowledged everything that west has announced.
+
+    `on_progress` is called with the part of it that all of them have.
+    """
     deadline = time.monotonic() + DEADLINE_SECONDS
     async with HttpFeed(running.west, running.tokens["node:east"]) as source:
         while True:
             complete = await _sequenced(running)  # before the head is read: nothing is written any more
             head, through = await source.progress()
+            positions = [through[name].pos if name in through else 0 for name in names]
+            on_progress(min(positions) / head.pos if head.pos else 1.0)
             if complete and all(through.get(name) == head for name in names):
                 return
             if time.monotonic() > deadline:

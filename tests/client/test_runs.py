@@ -54,9 +54,9 @@ async def test_prior_publication_is_told_and_nothing_sent(west: Api, fedstac: Fe
     assert await count(west) == 2
     table = await fedstac("publish", "-", "--dry-run", stdin=lines(items[:2]), **to(west))
     assert table.code == 0
-    assert table.stdout.splitlines() == [
-        f"identical  {ITEM['id']}", f"same       {items[1]['id']}",
-        "nothing sent; of 2 items would be: identical 1, same 1",
+    assert [line for line in table.stdout.splitlines() if not line.startswith("    changes /")] == [
+        f"identical  {ITEM['id']}", f"update     {items[1]['id']}",
+        "nothing sent; of 2 items would be: identical 1, update 1",
     ]  # fmt: skip
 
 
@@ -240,6 +240,42 @@ def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
         again = Run.read(path)
         assert runs.digest(entries[5]) in again.sent
         assert again.sent >= read.sent
+
+
+async def test_a_run_goes_on_with_the_options_that_it_began_with(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    items = list(sample.items(4))
+    (tmp_path / "items.ndjson").write_bytes(lines([*items[:3], broken(items[3])]))
+    began = await fedstac(
+        "publish", "items.ndjson", "--run", "run", "--batch", "2", "--patience", "99", "--check", **to(api)
+    )
+    assert began.code == 1
+    options = {"batch": 2, "wait": True, "wait_visible": [], "patience": 99.0, "check": True, "url": api.url}
+    assert Run.read(tmp_path / "run").options == options
+    other = {**to(api), "FEDSTAC_URL": "http://127.0.0.1:9"}
+    elsewhere = await fedstac("publish", "--retry-failed", "run", **other)
+    said = " ".join(elsewhere.stderr.replace("│", " ").split())
+    assert (elsewhere.code, f"this run is one at {api.url}" in said) == (2, True), said
+    again = await fedstac("publish", "--retry-failed", "run", "--patience", "98", **to(api))
+    assert again.code == 1
+    assert Run.read(tmp_path / "run").options == {**options, "patience": 98.0}
+    (tmp_path / "items.ndjson").write_bytes(lines(items))
+    mended = await fedstac("publish", "--retry-failed", "run", FEDSTAC_TOKEN=api.tokens["admin"])
+    assert (mended.code, mended.stdout.splitlines()[0]) == (0, f"new        {items[3]['id']}"), mended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_options_that_were_given_last_count(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", "items.ndjson")
+    run.options = {"batch": 2, "wait_visible": ["east"]}
+    run.begin()
+    run.accepted(Submitted("1", "http://x/requests/1", 1), [Entry("items.ndjson:1", "a", "c", b"{}")])
+    run.close(interrupted=True)
+    again = Run.read(tmp_path / "run")
+    assert again.options == {"batch": 2, "wait_visible": ["east"]}
+    again.options = {"batch": 3, "wait_visible": ["east"]}
+    again.begin()
+    again.close(interrupted=True)
+    assert Run.read(tmp_path / "run").options == {"batch": 3, "wait_visible": ["east"]}
 
 
 async def test_a_check_says_what_an_update_changes_and_whose_change_it_undoes(

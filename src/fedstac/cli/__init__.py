@@ -29,7 +29,9 @@ from fedstac.cli import (
     vocabularies,
 )
 from fedstac.cli.faults import Commands
-from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url
+from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url, examples
+from fedstac.cli.terminal import AWAY, complain
+from fedstac.embedded import default_folder
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES,
@@ -51,6 +53,15 @@ app.add_typer(vocabularies.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
+
+
+def _demo_folder() -> str:
+    """The folder that `fedstac demo` uses if none is named, for its help; "" for a user without a home."""
+    try:
+        return str(default_folder())
+    except RuntimeError:
+        return ""
+
 
 ReadyFile = Annotated[Path | None, typer.Option(help="Write JSON with the address here once it answers.")]
 
@@ -176,10 +187,21 @@ def identity_provider(
     provider.serve(port=port, on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
-@app.command(rich_help_panel="Node")
+@app.command(
+    rich_help_panel="Node",
+    epilog=examples(
+        "fedstac demo --items 200 --port 0",
+        "fedstac demo --fresh --data-dir /var/tmp/my-demo",
+        "fedstac demo --check",
+        codes=True,
+    ),
+)
 def demo(
     items: Annotated[int | None, typer.Option(min=1, help="Datasets to publish: 1000, or 5000 with --check.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where PostgreSQL keeps its data.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where PostgreSQL keeps its data.", show_default=_demo_folder())
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an earlier demo left in the folder.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65534, help="Port of west; east has the next. 0: free ones.")] = 8080,
     dsn: Annotated[str, typer.Option(help="Use this PostgreSQL: URL of a user who may create databases.")] = "",
     ready_file: ReadyFile = None,
@@ -190,11 +212,17 @@ def demo(
     expect_rejected: Annotated[int, typer.Option(min=0, help="With --check: how many items must be refused.")] = 0,
     output: Annotated[str, typer.Option("--output", "-o", help="With --check: table or json.")] = "table",
 ) -> None:
-    """Run a small federation on this machine: a publishing node, an index node, and a PostgreSQL of their own."""
+    """Run a small federation on this machine: a publishing node, an index node, and a PostgreSQL of their own.
+
+    The data stays for the next time, when a line says that it is used again and who made it.
+    """
+    if fresh and (dsn or check):
+        raise typer.BadParameter("only data of the demo's own PostgreSQL is thrown away; leave out --dsn and --check")
     from rich.console import Console
 
     from fedstac import demo as federation
     from fedstac import embedded, processes
+    from fedstac.db.migrations import MigrationRefused
     from fedstac.federation import StartFailed
 
     processes.heed_interrupts()
@@ -202,8 +230,9 @@ def demo(
     try:
         if not check:
             federation.run(
-                items=items or 1000, data_dir=data_dir, port=port, dsn=dsn, ready_file=ready_file, console=console
-            )
+                items=items or 1000, data_dir=data_dir, port=port, dsn=dsn, ready_file=ready_file, console=console,
+                fresh=fresh,
+            )  # fmt: skip
             return
         report = federation.check(
             source=source,
@@ -213,6 +242,9 @@ def demo(
             dsn=dsn,
             console=console,
         )
+    except MigrationRefused as error:
+        complain(f"{error}; or throw the data of the earlier demo away: --fresh", AWAY)
+        raise typer.Exit(AWAY) from None
     except (embedded.ClusterError, StartFailed) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(5) from None

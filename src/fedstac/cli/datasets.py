@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
@@ -17,6 +18,8 @@ from fedstac.client import Client, documents, publishing, rehearsal, runs
 from fedstac.client.documents import Entry, Trouble
 from fedstac.client.runs import Run
 from fedstac.client.transport import ClientError
+
+T = TypeVar("T")
 
 commands = typer.Typer()
 feed = typer.Typer(no_args_is_help=True, help="Read a node's feed of events.")
@@ -57,13 +60,19 @@ def publish(
     """
     form = form_of(ctx, output)
     kept = _kept(path, collection, run, retry_failed)
+    going_on = _Options(ctx, kept)
+    batch, wait, check = going_on.of("batch", batch), going_on.of("wait", wait), going_on.of("check", check)
+    wait_visible, patience = going_on.of("wait_visible", wait_visible), going_on.of("patience", patience)
+    address = going_on.address(url)
     wanted = documents.read(kept.source, kept.collection or None)
-    with client_of(ctx, url, token) as server:
+    with client_of(ctx, address, token) as server:
         if dry_run:
             _rehearse(server, wanted, batch, form)
             return
         going = publishing.Publishing(server, batch=batch, wait=wait, visible_at=wait_visible or (), patience=patience,
                                       on_accepted=kept.accepted)  # fmt: skip
+        kept.options = {"url": server.url, "batch": batch, "wait": wait, "wait_visible": wait_visible or [],
+                        "patience": patience, "check": check}  # fmt: skip
         report = terminal.Report(going, form, wait=wait or bool(wait_visible))
         left = _less_skipped(going, kept.left(wanted, refused_only=retry_failed is not None))
         if check:
@@ -71,6 +80,31 @@ def publish(
         _publish(going, kept, left, report, form)
     if going.counts["rejected"] or going.counts["failed"]:
         raise typer.Exit(terminal.REJECTED)
+
+
+class _Options:
+    """The options of a run: those that are given now, else those that it was started with."""
+
+    def __init__(self, ctx: typer.Context, kept: Run) -> None:
+        self._ctx, self._kept = ctx, kept.options
+
+    def of(self, name: str, value: T) -> T:
+        """The value of an option, which is given now or a default."""
+        is_given = str(getattr(self._ctx.get_parameter_source(name), "name", "")) == "COMMANDLINE"
+        kept: T = value if is_given else self._kept.get(name, value)
+        return kept
+
+    def address(self, url: str) -> str:
+        """The server of the run: to go on at another one would leave each with a part."""
+        before = str(self._kept.get("url", ""))
+        if not before:
+            return url
+        now = str(url or self._ctx.obj.url or environment.load().url or before).rstrip("/")
+        if now != before:
+            raise typer.BadParameter(
+                f"this run is one at {before}, and the server is {now} now; say --url {before}, or publish anew"
+            )
+        return now
 
 
 def _publish(

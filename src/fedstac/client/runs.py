@@ -1,8 +1,8 @@
 """A publishing run kept in a file, so that after Ctrl-C or a crash the next one goes on where it stopped.
 
-One JSON object a line, only ever appended: what is published, each batch that was accepted (with a short digest of each
-document), each request that is settled, each item that was refused. A line that is cut off is as if it were not there:
-its batch is sent again, which is harmless.
+One JSON object a line, only ever appended: what is published and with which options, each batch that was accepted (with
+a short digest of each document), each request that is settled, each item that was refused. A line that is cut off is as
+if it were not there: its batch is sent again, which is harmless.
 """
 
 from __future__ import annotations
@@ -49,14 +49,19 @@ def digest(entry: Entry) -> str:
 
 @dataclass(slots=True)
 class Run:
-    """What a run has come to. `source` is where its documents are read; `refused` its items by id, else by place."""
+    """What a run has come to. `source` is where its documents are read; `refused` its items by id, else by place.
+
+    `options`: those that it was started with, so that it goes on alike; the last ones that were given count.
+    """
 
     path: Path
     source: str
     collection: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     sent: set[str] = field(default_factory=set)  # digests
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)
     open: dict[str, Submitted] = field(default_factory=dict)
+    _options_before: dict[str, Any] | None = None
     _file: BufferedRandom | None = None
 
     @classmethod
@@ -67,7 +72,7 @@ class Run:
             first = json.loads(lines[0])
             if first.get("run") != FORMAT:
                 raise ValueError
-            run = cls(path, first["source"], first.get("collection", ""))
+            run = cls(path, first["source"], first.get("collection", ""), dict(first.get("options", {})))
         except OSError as error:
             raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, AttributeError):
@@ -77,6 +82,7 @@ class Run:
                 run._take(orjson.loads(line))
             except (orjson.JSONDecodeError, KeyError):
                 continue
+        run._options_before = run.options
         return run
 
     def _take(self, said: dict[str, Any]) -> None:
@@ -85,6 +91,8 @@ class Run:
             self.open[said["accepted"]] = Submitted(said["accepted"], said["url"], len(said["digests"]))
             for name in said.get("again", ()):
                 self.refused.pop(name, None)
+        elif "options" in said:
+            self.options = dict(said["options"])
         elif "settled" in said:
             self.open.pop(said["settled"], None)
         elif "refused" in said:
@@ -150,12 +158,15 @@ class Run:
             raise Unreadable(f"another publish is using {self.path}; choose another file with --run") from None
         if not file.tell():
             at = datetime.now(UTC).isoformat(timespec="seconds")
-            head = {"run": FORMAT, "source": self.source, "collection": self.collection, "at": at}
+            head = {"run": FORMAT, "source": self.source, "collection": self.collection, "options": self.options,
+                    "at": at}  # fmt: skip
             file.write(json.dumps(head).encode() + b"\n")  # not orjson: the name of a file may be no UTF-8
         else:
             file.seek(-1, 2)
             if file.read(1) != b"\n":  # cut off: what is appended begins a line of its own
                 file.write(b"\n")
+            if self.options != self._options_before:
+                file.write(orjson.dumps({"options": self.options}) + b"\n")
         self._file = file
         return file
 
