@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from fedstac import sample
+from fedstac.domain import notices
 from tests.api.conftest import Api
 from tests.client.conftest import Fedstac, start
 from tests.client.conftest import fedstac as fedstac
@@ -360,3 +362,32 @@ async def test_the_commands(start_telling: StartTelling, receiver: Receiver, fed
     assert "secret" not in listed.lines[0]
     assert (await fedstac("notifications", "remove", found["id"], **who)).code == 0
     assert (await fedstac("notifications", "show", found["id"], **who)).code == 3
+
+
+async def test_a_message_that_this_node_cannot_make_is_given_up_and_holds_up_no_other(
+    start_telling: StartTelling, receiver: Receiver, conn: asyncpg.Connection[asyncpg.Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def wrong(*_: object) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(notices, "of_test", wrong)
+    api = await start_telling()
+    found = await register(api, receiver.url, "request")
+    await api.admin.post(f"/notifications/{found['id']}/test")
+
+    async def is_put_off() -> bool:
+        due = "SELECT bool_and(attempts >= 2 AND due > taken) FROM fedstac.notification WHERE topic = 'test'"
+        return bool(await conn.fetchval(due))
+
+    await until(is_put_off)
+    await api.admin.post(ITEMS, json=next(sample.items(1)))
+    assert (await receiver.next()).json["data"]["total_requests"] == 1
+    await conn.execute(
+        "UPDATE fedstac.notification SET taken = taken - interval '2 days', due = now() WHERE topic = 'test'"
+    )
+
+    async def is_given_up() -> bool:
+        return bool(await conn.fetchval("SELECT outcome = 'given up' FROM fedstac.notification WHERE topic = 'test'"))
+
+    await until(is_given_up)

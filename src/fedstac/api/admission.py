@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fedstac.api import refusals
 from fedstac.bootstrap import Node
 from fedstac.db import audit, requests
-from fedstac.db.connections import is_refusal
-from fedstac.db.requests import KeyTaken, NewRequest
+from fedstac.db.connections import blames_nobody
+from fedstac.db.requests import NewRequest
 from fedstac.failpoints import failpoint
 from fedstac.runtime import budget
 
@@ -46,11 +46,11 @@ class Admission:
                 await audit.append(conn, [entry for request in accepted for entry in refusals.of_request(request)])
 
     async def _store(self, group: Sequence[tuple[NewRequest, asyncio.Future[None]]]) -> None:
-        """One transaction for the group; if the database refuses one of them, one for each."""
+        """Store the group in one transaction; if one of them may be to blame that it fails, each in its own."""
         try:
             await self._write([request for request, _ in group])
         except Exception as error:
-            if (is_refusal(error) or isinstance(error, KeyTaken)) and len(group) > 1:
+            if not blames_nobody(error) and len(group) > 1:
                 for pair in group:
                     await self._store([pair])
                 return

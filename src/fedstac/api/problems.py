@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from fedstac.db.connections import Cause, cause_of, statement_of
+from fedstac.db.connections import Cause, blames_nobody, cause_of, statement_of
 from fedstac.domain import errors
 from fedstac.domain.errors import Finding, Problem
 from fedstac.runtime.outages import reason_of
@@ -238,7 +238,7 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 
 def report(app: Starlette, error: Exception, scope: Scope) -> None:
     """Log a request that failed by our fault. What all requests meet at once is logged when it begins and ends."""
-    if cause_of(error) in (Cause.AWAY, Cause.CONFLICT, Cause.OPERATORS):
+    if blames_nobody(error):
         app.state.node.parts.fails("api", error)
     else:
         log_failure(error, scope)

@@ -155,6 +155,11 @@ def is_transient(error: BaseException) -> bool:
     return cause_of(error) in (Cause.AWAY, Cause.CONFLICT)
 
 
+def blames_nobody(error: BaseException) -> bool:
+    """Whether the work itself has no part in the error: it is the database's, the network's or the operator's."""
+    return cause_of(error) in (Cause.AWAY, Cause.CONFLICT, Cause.OPERATORS)
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether the database refused the data itself."""
     return cause_of(error) is Cause.REFUSED

@@ -18,7 +18,7 @@ import structlog
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, nodes, outbox, schema, vocabularies
-from fedstac.db.connections import Cause, Connection, Row, cause_of, is_refusal
+from fedstac.db.connections import Cause, Connection, Row, blames_nobody, cause_of, is_refusal
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest, Finding, errors_in
 from fedstac.domain.events import Cursor, DatasetEvent, Event
@@ -333,10 +333,9 @@ class Follower:
 
 async def _may_be_of_an_event(conn: Connection, error: Exception) -> bool:
     """Whether an event may be to blame for an error. OperatorsFault where the database explains it."""
-    cause = cause_of(error)
-    if cause is Cause.SCHEMA:
+    if cause_of(error) is Cause.SCHEMA:
         await schema.check(conn)
-    return cause in (Cause.REFUSED, Cause.SCHEMA, Cause.OURS)
+    return not blames_nobody(error)
 
 
 def _subject(raw: Mapping[str, Any]) -> str:

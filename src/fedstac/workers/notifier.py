@@ -18,7 +18,7 @@ import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.db import notifications
-from fedstac.db.connections import Connection
+from fedstac.db.connections import Connection, blames_nobody
 from fedstac.db.notifications import OPERATORS, Notification
 from fedstac.domain import destinations, notices
 from fedstac.domain.destinations import Kind
@@ -117,11 +117,23 @@ class Notifier:
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _try(self, told: Notification) -> None:
-        """One attempt; if our own side fails, the lease ends and somebody takes it up again."""
+        """Make one attempt. A fault of ours counts like a message that did not arrive.
+
+        If the database fails, the lease ends and somebody takes the notification up again.
+        """
+        parts = self.node.parts
         try:
-            await self._deliver(told)
+            try:
+                await self._deliver(told)
+            except Exception as error:
+                if blames_nobody(error):
+                    raise
+                parts.fails("deliveries", error)
+                await self._failed(told, error, log.bind(notification=str(told.id)))
+            else:
+                parts.works("deliveries")
         except Exception as error:
-            self.node.parts.fails("notifier", error)
+            parts.fails("deliveries", error)
 
     async def _deliver(self, told: Notification) -> None:
         address = destinations.parse(told.address, private=True)

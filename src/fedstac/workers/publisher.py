@@ -20,6 +20,7 @@ from fedstac.db.connections import (
     Cause,
     Connection,
     OperatorsFault,
+    blames_nobody,
     cause_of,
     statement_of,
     was_ended_in_order,
@@ -121,7 +122,7 @@ class Shift:
 
     async def break_off(self, error: BaseException) -> None:
         """End the claim early. It counts as a death only where nobody can say what became of it."""
-        if isinstance(error, ClaimLost | asyncio.CancelledError) or _blames_nobody(error):
+        if isinstance(error, ClaimLost | asyncio.CancelledError) or blames_nobody(error):
             if not self.conn.is_closed():
                 await queue.release_uncounted(self.conn, self.claim, self.trying)
             elif not isinstance(error, asyncio.CancelledError):
@@ -144,7 +145,7 @@ class Shift:
         try:
             return await self._perform(batch)
         except Exception as error:
-            if isinstance(error, ClaimLost) or _blames_nobody(error):
+            if isinstance(error, ClaimLost) or blames_nobody(error):
                 raise
             log.warning("a batch failed; it is halved", items=len(batch), reason=reason_of(error))
             await self._learn(error)
@@ -174,7 +175,7 @@ class Shift:
         try:
             await self._perform([item])
         except Exception as error:
-            if isinstance(error, ClaimLost) or _blames_nobody(error):
+            if isinstance(error, ClaimLost) or blames_nobody(error):
                 raise
             log.warning("an item cannot be worked on", item=item.id, attempts=attempts, reason=reason_of(error))
             await self._learn(error)
@@ -238,10 +239,6 @@ def _batches(waiting: Sequence[queue.Waiting], size: int) -> Iterator[Sequence[q
             batch = []
         batch.append(item)
     yield batch
-
-
-def _blames_nobody(error: BaseException) -> bool:
-    return cause_of(error) in (Cause.AWAY, Cause.CONFLICT, Cause.OPERATORS)
 
 
 def _rest_seconds(attempts: int) -> float:
