@@ -212,7 +212,8 @@ async def sample_of_properties(conn: Connection, collection: str) -> list[Sample
            SELECT key AS name, array_agg(DISTINCT jsonb_typeof(value)) AS types,
                   coalesce(array_agg(DISTINCT jsonb_typeof(value->0))
                            FILTER (WHERE jsonb_typeof(value) = 'array' AND value <> '[]'), '{}') AS member_types,
-                  coalesce(bool_and(fedstac.moment(value) IS NOT NULL) FILTER (WHERE value <> 'null'), false) AS moments
+                  coalesce(bool_and(value #>> '{}' LIKE '____-__-__%' AND fedstac.moment(value) IS NOT NULL)
+                           FILTER (WHERE value <> 'null'), false) AS moments
            FROM sample, jsonb_each(content->'properties') GROUP BY key ORDER BY count(*) DESC, key LIMIT $3""",
         collection, SAMPLE, MOST_SAMPLED_PROPERTIES,
     )  # fmt: skip
