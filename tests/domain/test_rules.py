@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid3
 
@@ -81,8 +83,12 @@ EXAMPLES: dict[str, list[tuple[Change, str, str | None]]] = {
     "id": [(at("id", "a/b"), "/id", None), (at("id", ""), "/id", None)],
     "id-template": [(at("id", "CMIP6.CMIP.v20200101"), "/id", None), (at("id", ITEM["id"] + "0"), "/id", None)],
     "stac-core": [
-        (at("stac_version", "1.0"), "/stac_version", None),
         (lambda d: d.pop("bbox"), "", None),
+        (at("stac_extensions", "x"), "/stac_extensions", None),
+    ],
+    "stac-version": [
+        (at("stac_version", "1.0"), "/stac_version", "1.1.0"),
+        (at("stac_version", "1.0.0-rc.1"), "/stac_version", "1.1.0"),
     ],
     "file": [(in_file("file:size", "7"), AT_FILE + "/file:size", None)],
     "alternate-assets": [(in_file("alternate", []), AT_FILE + "/alternate", None)],
@@ -242,13 +248,68 @@ def test_all_faults_are_found_at_once() -> None:
     document = changed(sets("cmip6:source_id", "NOPE"))
     sets("size", 1)(document)
     in_file("file:checksum", "abcd")(document)
-    assert {"term", "size-sum", "checksum", "id-agrees-with-properties"} <= {found.rule for found in findings(document)}
+    assert {found.rule for found in findings(document)} == {"term", "size-sum", "checksum"}
 
 
 def test_a_fault_is_not_told_twice() -> None:
     """A model that is not registered has no institution and no activity that it could contradict."""
     found = {finding.rule for finding in findings(changed(sets("cmip6:source_id", "NOPE")))}
     assert found.isdisjoint({"source-institution", "source-activity"})
+
+
+def folder_and_files(text: str) -> Change:
+    """The same change in the properties, and in the names and folders of the files."""
+
+    def change(document: Json) -> None:
+        document["assets"] = json.loads(json.dumps(document["assets"]).replace(FACET, text))
+        document["properties"] |= {"cmip6:experiment_id": text}
+
+    return change
+
+
+FACET = ITEM["properties"]["cmip6:experiment_id"]
+AT = "/properties/cmip6:experiment_id"
+IN_ID = f"he id has `{FACET}`"
+
+
+def in_id(document: Json) -> None:
+    document["id"] = document["id"].replace(FACET, "histroical")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (sets("cmip6:experiment_id", "histroical"), [("term", AT, IN_ID)]),
+        (sets("cmip6:experiment_id", 5), [("type", AT, IN_ID)]),
+        (folder_and_files("histroical"), [("term", AT, IN_ID)]),
+        (in_id, [("id-agrees-with-properties", AT, "'histroical' in the id")]),
+        (sets("cmip6:activity_id", ["NOMIP"]), [("term", "/properties/cmip6:activity_id/0", "he id has")]),
+    ],
+    ids=["a typo", "no text", "a typo in the files too", "a typo in the id", "a typo in a list"],
+)
+def test_one_cause_is_told_once(change: Change, told: list[tuple[str, str, str]]) -> None:
+    found = findings(changed(change))
+    assert [(finding.rule, finding.pointer) for finding in found] == [told_of[:2] for told_of in told]
+    assert all(words in finding.message for finding, (*_, words) in zip(found, told, strict=True))
+    with pytest.raises(StacInvalid) as refused:
+        CHECKER.draft(changed(change), "CMIP6", CMIP6)
+    assert refused.value.findings == found
+
+
+def test_a_typo_in_the_id_is_nobodys_suggestion() -> None:
+    [found] = findings(changed(in_id))
+    assert found.suggestion is None
+
+
+def test_what_is_told_once_still_refuses_for_every_reason() -> None:
+    """Where a project takes unknown terms, the id's disagreement with the properties is told, and refuses."""
+    assert CMIP6 is not None
+    lax = replace(CMIP6, rules={**CMIP6.rules, "term": Severity.WARNING})
+    document = changed(sets("cmip6:institution_id", "NCARR"))
+    found = CHECKER.findings(document, "CMIP6", lax)
+    assert [finding.rule for finding in errors_in(found)] == ["id-agrees-with-properties"]
+    with pytest.raises(StacInvalid):
+        CHECKER.draft(document, "CMIP6", lax)
 
 
 @pytest.mark.parametrize(

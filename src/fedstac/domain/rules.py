@@ -208,25 +208,31 @@ def _text(known: Property, value: str, place: str, vocabulary: Vocabulary) -> It
 
 
 def identity(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """id-agrees-with-properties, version, base-id: permission goes by the properties, the lineage by the id."""
+    """id-agrees-with-properties, version, base-id: permission goes by the properties, the lineage by the id.
+
+    A `base_id` or `title` that the properties make is no fault of its own: that the id differs is told of the property.
+    """
     match = vocabulary.id_pattern.fullmatch(document["id"])
     if match is None:  # the rule id-template says it
         return
     given = document["properties"]
+    by_properties: str | None = None  # what the properties make of the id, where they differ from it
     for name, value in zip(vocabulary.id_template.names, match.groups(), strict=True):
         stated = given.get(name)
         if stated == value or name == "version":
             continue
         if type(stated) is list and value in stated:
             continue
-        if stated is None:
-            known = vocabulary.properties.get(name)
-            if known is not None and known.required and name not in given:
-                continue  # the rule required says it
+        known = vocabulary.properties.get(name)
+        if stated is None and known is not None and known.required and name not in given:
+            continue  # the rule required says it
         message = f"`{name}` is {_brief(stated)}, and {value!r} in the id"
-        yield Finding("id-agrees-with-properties", pointer("properties", name), message, suggestion=value)
+        suggestion = value if known is None or known.takes(value) else None  # the typo may be the id's
+        yield Finding("id-agrees-with-properties", pointer("properties", name), message, suggestion=suggestion)
+        by_properties = _base_by_properties(document, vocabulary)
     yield from _version(document, match.group(match.re.groups))
-    yield from _pid(document, vocabulary)
+    if by_properties is None:  # else the handle may be the right one, and the id wrong
+        yield from _pid(document, vocabulary)
     base = document["id"][: -vocabulary.base_suffix]
     for name, holder, place in (
         ("base_id", given, "/properties/base_id"),
@@ -234,7 +240,7 @@ def identity(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
         ("base_id", document, "/base_id"),  # where the published schema of CMIP6 looks for it
     ):
         stated = holder.get(name, base)
-        if stated != base:
+        if stated != base and (by_properties is None or stated != by_properties):
             message = f"`{name}` is {_brief(stated)}; it is the id without its version, {base!r}"
             yield Finding("base-id", place, message, suggestion=base)
 
@@ -249,6 +255,19 @@ def _pid(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     if uuid.lower() != expected:
         message = f"`{name}` is {_brief(stated)}; the handle service derives another one from the id"
         yield Finding("pid", pointer("properties", name), message, Severity.WARNING, suggestion=f"{prefix}/{expected}")
+
+
+def _base_by_properties(document: Document, vocabulary: Vocabulary) -> str:
+    """The id without its version as the properties make it; "" where one that it needs is no text."""
+    given = {**document["properties"], "version": document["id"][-8:]}
+    return (vocabulary.id_template.fill(given) or "")[: -vocabulary.base_suffix]
+
+
+def _given_by_id(document: Document, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The properties, with those that the id holds as they are in the id."""
+    match = vocabulary.id_pattern.fullmatch(document["id"])
+    by_id = zip(vocabulary.id_template.names, match.groups(), strict=True) if match else ()
+    return {**document["properties"], **dict(by_id)}
 
 
 def _version(document: Document, version: str) -> Iterator[Finding]:
@@ -363,7 +382,6 @@ def assets(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     """Every asset's members, names and checksum; the tracking ids and sizes of all of them together."""
     given = document["properties"]
     head = vocabulary.file_name.head.fill(given) if vocabulary.file_name else None
-    folder = vocabulary.directory.fill(given) if vocabulary.directory else None
     tracking = vocabulary.prefix + ":tracking_id"
     seen: dict[object, str] = {}
     for key, asset in document["assets"].items():
@@ -371,10 +389,10 @@ def assets(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
         yield from _named(key, asset)
         if "file:checksum" in asset and not _is_sha2_256(asset["file:checksum"]):
             yield from _checksum(asset["file:checksum"], pointer("assets", key, "file:checksum"))
-        if head is not None and vocabulary.file_name is not None:
+        if head is not None:
             # ESGF's publisher gives its link to the folder at Globus a tracking id: the dataset's
             is_file = tracking in asset and asset.get("protocol") != "globus"
-            yield from _file_name(key, asset, head, folder, vocabulary, is_file=is_file)
+            yield from _file_name(key, document, head, vocabulary, is_file=is_file)
         identifier = asset.get(tracking)
         if identifier is not None and seen.setdefault(str(identifier), key) != key:
             message = f"{_brief(identifier)} is the tracking id of {seen[str(identifier)]!r} too"
@@ -452,16 +470,17 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
     return -1, at
 
 
-def _file_name(
-    key: str, asset: Mapping[str, Any], head: str, folder: str | None, vocabulary: Vocabulary, *, is_file: bool
-) -> Iterator[Finding]:
-    wanted = vocabulary.file_name
+def _file_name(key: str, document: Document, head: str, vocabulary: Vocabulary, *, is_file: bool) -> Iterator[Finding]:
+    """file-name, directory: by the properties or by the id. That these differ is told once, and not of each file."""
+    asset, wanted = document["assets"][key], vocabulary.file_name
     assert wanted is not None
     if not is_file and not key.endswith(wanted.tail):
         return
     if not wanted.fits(key, head):
-        example = f"{head}{wanted.joint + '<time range>' if wanted.joint else ''}{wanted.tail}"
-        yield Finding("file-name", pointer("assets", key), f"the name {_brief(key)} is not of the form {example}")
+        head = wanted.head.fill(_given_by_id(document, vocabulary)) or head
+        if not wanted.fits(key, head):
+            example = f"{head}{wanted.joint + '<time range>' if wanted.joint else ''}{wanted.tail}"
+            yield Finding("file-name", pointer("assets", key), f"the name {_brief(key)} is not of the form {example}")
     path = asset.get("file:local_path")
     if type(path) is not str:
         return
@@ -469,9 +488,24 @@ def _file_name(
     if name != key:
         message = f"`file:local_path` names the file {_brief(name)}; the asset is {key!r}"
         yield Finding("file-name", pointer("assets", key, "file:local_path"), message)
-    elif folder is not None and parent != folder and not parent.endswith("/" + folder):
-        message = f"the folder is {_brief(parent)}; by the properties it is {folder!r}"
-        yield Finding("directory", pointer("assets", key, "file:local_path"), message, Severity.WARNING, folder)
+    elif vocabulary.directory is not None:
+        yield from _directory(parent, pointer("assets", key, "file:local_path"), document, vocabulary)
+
+
+def _directory(parent: str, place: str, document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
+    wanted = vocabulary.directory
+    assert wanted is not None
+    folder = wanted.fill(document["properties"])
+    if folder is None or _ends_with(parent, folder):
+        return
+    folder = wanted.fill(_given_by_id(document, vocabulary)) or folder
+    if not _ends_with(parent, folder):
+        message = f"the folder is {_brief(parent)}; by the id it is {folder!r}"
+        yield Finding("directory", place, message, Severity.WARNING, folder)
+
+
+def _ends_with(parent: str, folder: str) -> bool:
+    return parent == folder or parent.endswith("/" + folder)
 
 
 def _size(given: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:

@@ -34,6 +34,8 @@ SHAPE: Final[tuple[tuple[str, type, str], ...]] = (
     ("assets", dict, "an object"),
 )
 SCHEMAS: Final = ("stac-core", "file", "alternate-assets")  # the rules of the parts of a project's item schema
+BY_ID: Final = "id-agrees-with-properties"
+OF_VALUE: Final = frozenset(("term", "pattern", "type"))  # rules of a property's value by itself
 COLLECTION_LINK: Final = {"rel": "collection", "href": "../", "type": "application/json"}  # added when it is served
 
 
@@ -65,7 +67,7 @@ class Checker:
     def findings(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
         """Everything that is wrong with a document, in the order of the rules; the same for the same version."""
         document, changes = stac_versions.upgraded(document)
-        return (*changes, *_of_new(document), *self.lasting(document, collection, vocabulary))
+        return told_once((*changes, *_of_new(document), *self.lasting(document, collection, vocabulary)))
 
     def lasting(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
         """The findings, less those that refuse new datasets only: what every node asks of what another has accepted."""
@@ -86,7 +88,8 @@ class Checker:
 
     def stored(self, text: str, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
         """What is wrong with a document that is stored here, by a version that may be newer than its own."""
-        return self.findings(orjson.loads(text), collection, vocabulary)
+        document = orjson.loads(text)
+        return (*_of_new(document), *self.lasting(document, collection, vocabulary))
 
     def _schema(self, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iterator[Finding]:
         schema = self.core if vocabulary is None else self.item
@@ -138,7 +141,31 @@ def refusal(document: object, findings: Sequence[Finding]) -> StacInvalid:
     return refusal_of(name if isinstance(name, str) else None, findings)
 
 
+def told_once(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings for people: a property whose value is refused is not refused for its difference from the id too.
+
+    Its message says what the id has, where that is another value than the suggestion. Decisions take all findings.
+    """
+    by_id = {found.pointer: found for found in findings if found.rule == BY_ID}
+    if not by_id:
+        return tuple(findings)
+    merged, told = [], set()
+    for found in findings:
+        place = next((place for place in by_id if f"{found.pointer}/".startswith(f"{place}/")), None)
+        if place is None or found.rule not in OF_VALUE or found.severity is not Severity.ERROR:
+            merged.append(found)
+            continue
+        told.add(place)
+        meant = by_id[place].suggestion
+        if meant is not None and meant != found.suggestion:
+            message = f"{found.message.removesuffix('?')}{'? T' if found.suggestion else '; t'}he id has `{meant}`"
+            found = replace(found, message=message, suggestion=found.suggestion or meant)
+        merged.append(found)
+    return tuple(found for found in merged if found.rule != BY_ID or found.pointer not in told)
+
+
 def refusal_of(name: str | None, findings: Sequence[Finding]) -> StacInvalid:
+    findings = told_once(findings)
     errors = errors_in(findings)
     what = f"The item {name[:LONGEST_ID]!r}" if name is not None else "The item"
     more = f" ({len(errors) - 1} more findings)" if len(errors) > 1 else ""
