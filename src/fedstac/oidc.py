@@ -20,7 +20,6 @@ from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
 import httpx
-import structlog
 from joserfc import jwk, jws
 from joserfc.errors import JoseError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -37,6 +36,7 @@ from fedstac.domain.errors import (
     Unavailable,
 )
 from fedstac.domain.groups import Identity
+from fedstac.runtime.outages import Outage
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
 LEAST_RSA_BITS = 2048
@@ -52,8 +52,6 @@ TYPES = (None, "jwt", "at+jwt", "application/at+jwt", "application/jwt")  # of t
 _JWT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)", re.ASCII)
 _EMBEDDED = ("jwk", "jku", "x5u", "x5c")
 _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # by the beginning of an algorithm's name
-
-log = structlog.get_logger()
 
 
 class Misconfigured(Exception):
@@ -195,6 +193,7 @@ class _Provider:
     def __init__(self, issuer: Issuer, http: httpx.AsyncClient, leeway: float) -> None:
         self.issuer, self.leeway = issuer, leeway
         self._http = http
+        self._outage = Outage(f"the identity provider {issuer.issuer}")
         self._keys = _Keys(self._fetch_keys)
         self._metadata: tuple[float, dict[str, Any]] | None = None
         self._said = _Said()
@@ -281,6 +280,7 @@ class _Provider:
         basic = base64.b64encode(f"{user}:{secret}".encode()).decode()
         form = {"token": token, "token_type_hint": "access_token"}
         answer = await _fetch(self._http, "POST", endpoint, data=form, headers={"Authorization": f"Basic {basic}"})
+        self._outage.ended()
         if answer.get("active") is not True:
             return None
         return {"iss": self.issuer.issuer, **answer}  # it may be left out, as the issuer itself says it
@@ -288,6 +288,15 @@ class _Provider:
     # --- what the provider publishes ---
 
     async def _fetch_keys(self) -> list[jwk.Key]:
+        try:
+            keys = await self._published_keys()
+        except _Away as error:
+            self._outage.failed(error)
+            raise
+        self._outage.ended()
+        return keys
+
+    async def _published_keys(self) -> list[jwk.Key]:
         found = await _fetch(self._http, "GET", await self._endpoint("jwks_uri"))
         entries = found.get("keys")
         keys = [key for entry in entries if (key := _key(entry))] if isinstance(entries, list) else []
@@ -309,7 +318,7 @@ class _Provider:
         return endpoint
 
     def _unavailable(self, error: _Away) -> Problem:
-        log.warning("identity provider away", issuer=self.issuer.issuer, reason=str(error))
+        self._outage.failed(error)
         return Unavailable(
             f"the identity provider {self.issuer.issuer} cannot be asked just now; try again", retry_after=10
         )
@@ -416,7 +425,6 @@ class _Keys:
             self._fetched, self._failure = time.monotonic(), None
         except _Away as error:
             self._failure = error
-            log.warning("keys of an identity provider not fetched", reason=str(error))
         finally:
             self._tried = time.monotonic()
 

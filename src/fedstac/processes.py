@@ -116,12 +116,12 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
-                why = "it is taken by another process: end that, or choose another port (FEDSTAC_PORT, demo: --port)"
+                why = "is taken by another process: end that, or choose another port (FEDSTAC_PORT, demo: --port)"
             case errno.EACCES:
-                why = "it is not open to this user: choose a port from 1024 on (FEDSTAC_PORT, demo: --port)"
+                why = "is not open to this user: choose a port from 1024 on (FEDSTAC_PORT, demo: --port)"
             case _:
-                why = f"{error.strerror}: let FEDSTAC_HOST be an address of this machine"
-        raise CannotListen(f"port {port} of {host} cannot be used, {why}") from error
+                why = f"cannot be used ({error.strerror}): let FEDSTAC_HOST be an address of this machine"
+        raise CannotListen(f"port {port} of {host} {why}") from error
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 

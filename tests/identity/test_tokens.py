@@ -14,6 +14,7 @@ import asyncpg
 import httpx
 import pytest
 from joserfc.jwk import ECKey, RSAKey
+from structlog.testing import capture_logs
 
 from fedstac import oidc, sample
 from fedstac.api import identity
@@ -385,6 +386,21 @@ async def test_what_was_away_is_taken_when_it_is_back(start_node: StartNode, pro
     assert (await me(api, provider.token())).status_code == 503
     provider.start()
     assert (await me(api, provider.token())).status_code == 200
+
+
+async def test_an_outage_of_the_provider_is_one_line_when_it_begins_and_one_when_it_ends(
+    start_node: StartNode, provider: Provider, no_rest: None
+) -> None:
+    provider.stop()
+    api = await start_node()
+    with capture_logs() as logs:
+        assert {(await me(api, provider.token())).status_code for _ in range(5)} == {503}
+        provider.start()
+        assert {(await me(api, provider.token())).status_code for _ in range(5)} == {200}
+    began, ended = [log for log in logs if "identity provider" in log["event"]]
+    assert provider.url in began["event"]
+    assert (began["log_level"], ended["log_level"]) == ("warning", "info")
+    assert ended["failures"] >= 5
 
 
 # --- introspection ---
