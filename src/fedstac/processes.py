@@ -22,6 +22,7 @@ import uvloop
 
 from fedstac import __version__, bootstrap, failpoints
 from fedstac.bootstrap import Part
+from fedstac.runtime.capacity import tame_allocator
 from fedstac.settings import Settings, load
 
 PR_SET_PDEATHSIG = 1
@@ -30,6 +31,7 @@ DIE_WITH = "FEDSTAC_DIE_WITH"  # set by `fedstac demo` for its children: the pid
 
 def start(role: str) -> None:
     """What every process does first: it heeds SIGINT, logs, and ends with its parent if that asks for it."""
+    tame_allocator()
     gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
     parent = os.environ.get(DIE_WITH)
     if parent:

@@ -6,10 +6,12 @@ copies, events, audit rows and results. Nothing else in the package changes a re
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -57,6 +59,9 @@ class Work:
     request: UUID | None = None
 
 
+Run = Callable[[Callable[[], Decision]], Awaitable[Decision]]
+
+
 class ClaimLost(Exception):
     """Another worker has the shards now; nothing was written."""
 
@@ -98,8 +103,10 @@ class _Undo(Exception):
     """Ends a rehearsal."""
 
 
-async def preview(conn: Connection, world: World, command: Command) -> Decision:
+async def preview(conn: Connection, world: World, command: Command, *, run: Run = asyncio.to_thread) -> Decision:
     """What a command would lead to by what is stored now, without a lock; its Problem is raised.
+
+    `run` decides beside the event loop: a large document takes a second.
 
     To whom a marked dataset is hidden, one that never was costs as much: the same statements bring the same rows.
     """
@@ -109,7 +116,7 @@ async def preview(conn: Connection, world: World, command: Command) -> Decision:
     whole = _promoting([command], world)
     loaded = await records.load(conn, {target.lineage: lineage}, [target.id], whole, hidden=hidden)
     world = replace(world, replacements=await _replacements(conn, [command]))
-    return command.decide(loaded[target.lineage], world)
+    return await run(partial(command.decide, loaded[target.lineage], world))
 
 
 async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list[Receipt]:
@@ -123,7 +130,14 @@ async def _perform(conn: Connection, world: World, work: Sequence[Work]) -> list
     whole = _promoting([entry.command for entry in work], world)
     lineages = await records.load(conn, locked, [target.id for target in targets], whole)
     world = replace(world, replacements=await _replacements(conn, [entry.command for entry in work]))
-    receipts = [_decide(entry.command, lineages, world, policy.heard) for entry in work]
+
+    def decide() -> list[Receipt]:
+        return [_decide(entry.command, lineages, world, policy.heard) for entry in work]
+
+    if all(isinstance(entry.command, Publish) for entry in work):  # judged before the 202
+        receipts = decide()
+    else:
+        receipts = await asyncio.to_thread(decide)
     last_events = await _write(conn, world, work, receipts, here)
     receipts = await _compare_files(conn, world, receipts)
     failpoint("perform.written")

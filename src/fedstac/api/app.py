@@ -56,6 +56,7 @@ from fedstac.settings import Settings
 Handler = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
 
+OTHER_BODY = 2 << 20  # bytes of a search, a collection, a group, …
 BUSIEST = 4  # of the routes, the first
 
 # What each asks of its caller stands in api/access.py, PERMISSIONS.
@@ -246,8 +247,10 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()
 
 def _limits(settings: Settings) -> Callable[[Any], int]:
     def limit(scope: Any) -> int:
-        is_batch = scope["method"] == "POST" and scope["path"].endswith(("/items", "/validate"))
-        return settings.max_batch_bytes if is_batch else settings.max_item_bytes
+        path = scope["path"]
+        if scope["method"] == "POST" and path.endswith(("/items", "/validate")):
+            return settings.max_batch_bytes
+        return settings.max_item_bytes if "/items/" in path else min(OTHER_BODY, settings.max_item_bytes)
 
     return limit
 

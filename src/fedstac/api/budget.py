@@ -27,7 +27,7 @@ READS_BY_POST = ("/search", "/validate")
 BATCHES = ("/validate", "/collections/{collection_id}/items")
 SMALL_BODY = 64 << 10  # bytes that are not counted
 SMALL_ANSWER = 256 << 10
-BODY_FACTOR = 4  # bytes that the work on a body takes for each of it
+BATCH_FACTOR, BODY_FACTOR = 4, 12  # bytes that the work on a body takes for each of it, item by item or at once
 MOST_VALUES = 400_000  # in a body that is no batch, and in each item of one
 _VALUES = (b",", b"[", b"{")  # one of them stands before every value but the first
 _MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
@@ -128,6 +128,7 @@ class _Client:
         self._memory: Memory = request.app.state.memory
         self._share: Share | None = None
         self._body = _Body(request, most_items)
+        self._factor = BODY_FACTOR if most_items is None else BATCH_FACTOR
         self._loop = asyncio.get_running_loop()
         self._has_sent = not _has_body(request)
         self._watching: asyncio.Task[None] | None = None
@@ -147,8 +148,8 @@ class _Client:
     def _take_memory(self) -> None:
         if self._share is None:
             self._share = self._memory.share(self._budget.lane)
-            self._share.check(BODY_FACTOR * self._body.announced)
-        self._share.require(BODY_FACTOR * self._body.received - self._share.size)
+            self._share.check(self._factor * self._body.announced)
+        self._share.require(self._factor * self._body.received - self._share.size)
 
     def forget_body(self) -> None:
         if self._share is not None:

@@ -33,6 +33,7 @@ from fedstac.domain.errors import (
 from fedstac.domain.model import Outcome
 from fedstac.domain.patching import JsonPatch, Whole
 from fedstac.domain.vocabulary import name_of
+from fedstac.runtime.capacity import Threads
 
 LONGEST_TEXT = retraction.LONGEST_TEXT
 
@@ -104,7 +105,7 @@ async def delete_replica(request: Request) -> Response:
 async def _body(request: Request) -> Any:
     """The parsed body of a caller who is known: to anybody else nothing is said about it."""
     await identity.principal(request)
-    return strict_json.parse(await request.body())
+    return await intake.json_of(request)
 
 
 def _override(request: Request) -> str | None:
@@ -144,10 +145,11 @@ async def accept(
     version = vocabulary.version if vocabulary else None
     command = command_of(action, Target(collection, item_id, name.lineage), principal, body, version)
     world = node.world()
+    threads: Threads = request.app.state.threads
     async with node.pool.acquire() as conn:
         waits = await queue.is_waiting(conn, name.lineage)
         try:
-            decision = await publication.preview(conn, world, command)
+            decision = await publication.preview(conn, world, command, run=threads.run)
         except MissingPermission:
             raise
         except Problem:

@@ -17,7 +17,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import collections
 from fedstac.db.collections import Page, Stored
 from fedstac.db.connections import Connection
-from fedstac.domain import patching, strict_json
+from fedstac.domain import patching
 from fedstac.domain.errors import BadRequest, CollectionDoesNotExist
 from fedstac.domain.identifiers import COLLECTION_ID
 from fedstac.domain.policy import Action, Principal, Touched
@@ -99,7 +99,7 @@ async def post_collection(request: Request) -> Response:
     """POST /collections: a new collection."""
     node: Node = request.app.state.node
     principal = await identity.principal(request)
-    document = strict_json.parse(await request.body())
+    document = await intake.json_of(request)
     _permit(node, principal, str(document.get("id")) if isinstance(document, dict) else "")
     async with node.pool.acquire() as conn:
         stored = await publication.put_collection(
@@ -111,7 +111,7 @@ async def post_collection(request: Request) -> Response:
 async def put_collection(request: Request) -> Response:
     """PUT /collections/{collection_id}: other metadata for a collection that is there."""
     node, principal, name = await _permitted(request)
-    document = intake.addressed(strict_json.parse(await request.body()), id=name)
+    document = intake.addressed(await intake.json_of(request), id=name)
     async with node.pool.acquire() as conn:
         stored = await publication.put_collection(
             conn, node.world(), principal.name, document, schema=node.collection_schema, named=name,
@@ -123,7 +123,7 @@ async def put_collection(request: Request) -> Response:
 async def patch_collection(request: Request) -> Response:
     """PATCH /collections/{collection_id}: a JSON Patch, or an object to merge."""
     node, principal, name = await _permitted(request)
-    edit = patching.read(strict_json.parse(await request.body()), request.headers.get("content-type", ""))
+    edit = patching.read(await intake.json_of(request), request.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
         stored = await publication.patch_collection(
             conn, node.world(), principal.name, edit, schema=node.collection_schema, named=name,

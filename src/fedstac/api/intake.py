@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
+from starlette.requests import Request
 
 from fedstac.domain import policy, strict_json, validation
 from fedstac.domain.errors import (
@@ -26,6 +28,7 @@ from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.runtime import budget
+from fedstac.runtime.capacity import Threads
 from fedstac.settings import Settings
 
 JSON_TYPES = ("", "application/json", "application/geo+json")
@@ -34,7 +37,7 @@ LINE_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl",
 
 IN_THREAD = 8 << 10  # bytes of a body that is judged beside the event loop
 LARGE = 64 << 10  # bytes of a body before which its sender has to have some right to publish
-WHOLE = 1 << 20  # bytes of a body that is parsed at once; a larger one item by item
+WHOLE = 256 << 10  # bytes of a body that is parsed at once; a larger one item by item
 MOST_FINDINGS = 10_000  # of a batch; items beyond them are told a few
 FEW = 3
 
@@ -112,7 +115,7 @@ def _lines(raw: bytes, limits: Settings) -> Documents:
 def _from_json(raw: bytes, limits: Settings) -> Submission:
     if len(raw) <= WHOLE:
         return _from_value(strict_json.parse(raw))
-    parted = strict_json.part(raw, "features", most=limits.max_batch_items, most_rest=WHOLE)
+    parted = strict_json.part(raw, "features", most=limits.max_batch_items, most_rest=4 * WHOLE)
     if parted is not None and (len(parted) > limits.max_batch_items or parted.rest.get("type") == "FeatureCollection"):
         return Submission(parted, True, "/features")
     if len(raw) > limits.max_item_bytes:
@@ -120,6 +123,13 @@ def _from_json(raw: bytes, limits: Settings) -> Submission:
             f"the body, no FeatureCollection, has {len(raw)} bytes; {limits.max_item_bytes} are the most for an item"
         )
     return _from_value(strict_json.parse(raw))
+
+
+async def json_of(request: Request) -> Any:
+    """The value of a JSON body; a large one is parsed beside the event loop."""
+    raw = await request.body()
+    threads: Threads = request.app.state.threads
+    return await threads.run(partial(strict_json.parse, raw)) if len(raw) > IN_THREAD else strict_json.parse(raw)
 
 
 def addressed(document: Any, **names: str) -> Any:

@@ -18,7 +18,8 @@ import orjson
 from fedstac.domain.errors import BadRequest, Finding, StacInvalid
 
 MOST_OPERATIONS: Final = 10_000
-MOST_COPIED: Final = 16 << 20  # bytes that the copies of one patch may be in all
+MOST_WORK: Final = 8 << 20  # bytes that the operations of one patch may copy and compare in all
+LINK_BYTES: Final = 64  # that it takes to compare a link with another one
 OPERATIONS: Final = {"add": ("value",), "remove": (), "replace": ("value",), "move": ("from",), "copy": ("from",),
                      "test": ("value",)}  # fmt: skip
 KEPT_BY_NULL: Final = frozenset((
@@ -39,13 +40,12 @@ class JsonPatch:
     def applied(self, document: Mapping[str, Json]) -> Json:
         """The document after it. StacInvalid, naming the operation, where one does not fit."""
         changed: Json = copy.deepcopy(document)
-        copied = 0
+        work = 0
         for n, operation in enumerate(self.operations):
             try:
-                if operation["op"] == "copy":
-                    copied += len(orjson.dumps(_find(changed, _steps(operation["from"]))))
-                    if copied > MOST_COPIED:
-                        raise _Misfit("the copies grow beyond all bounds")
+                work += _work(changed, operation)
+                if work > MOST_WORK:
+                    raise _Misfit("the copies and comparisons of this patch grow beyond all bounds; send several")
                 changed = _apply(changed, operation)
             except _Misfit as misfit:
                 place = f"{operation['op']} {str(operation['path'])[:200]}"
@@ -193,6 +193,19 @@ def _apply(document: Json, operation: Mapping[str, Json]) -> Json:
     if steps[: len(origin)] == origin and len(steps) > len(origin):
         raise _Misfit("nothing can be moved into itself")
     return _add(_without(document, origin), steps, value)
+
+
+def _work(document: Json, operation: Mapping[str, Json]) -> int:
+    """Bytes of the document that an operation copies or compares."""
+    match operation["op"]:
+        case "copy" | "move":
+            return len(orjson.dumps(_find(document, _steps(operation["from"]))))
+        case "test":
+            return len(orjson.dumps(_find(document, _steps(operation["path"]))))
+        case "add" if operation["path"] in ("/links", "/links/-"):
+            links = document.get("links") if isinstance(document, dict) else None
+            return LINK_BYTES * len(links) if isinstance(links, list) else 0
+    return 0
 
 
 def _find(document: Json, steps: Sequence[str]) -> Json:

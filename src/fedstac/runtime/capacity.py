@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ T = TypeVar("T")
 THREADS: Mapping[Lane, int] = {Lane.WORK: 2, Lane.READER: 1, Lane.ANONYMOUS: 1, Lane.HEALTH: 1}
 WAITING_PER_THREAD = 16
 SHARES: Mapping[Lane, float] = {Lane.WORK: 0.5, Lane.READER: 0.25, Lane.ANONYMOUS: 0.25, Lane.HEALTH: 0.0}
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h
 TRIM_SECONDS = 1.0  # without large work, after which memory goes back to the system
 WAIT_SECONDS = 5.0  # that an answer waits for memory
 
@@ -109,6 +111,7 @@ class Memory:
         if any(self._taken.values()):
             self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
         else:
+            gc.collect()
             trim_memory()
 
 
@@ -141,6 +144,14 @@ class Share:
         if self.size:
             self._memory.move(self.lane, -self.size)
             self.size = 0
+
+
+def tame_allocator() -> None:
+    """Tells glibc, which is made for speed, to give memory back: few arenas, and large blocks by themselves."""
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_ARENA_MAX, 2)
+        libc.mallopt(M_MMAP_THRESHOLD, 256 << 10)
 
 
 def trim_memory() -> None:
