@@ -29,7 +29,12 @@ NODES = ("west", "north")
 PASSWORD = "secret"
 STOP = "kill $(jobs -p) 2>/dev/null; wait"
 # Exit codes other than 0 that a command of the pages is meant to have.
-CODES = {"fedstac vocab diff": 1, "fedstac replica verify": 1, "fedstac access explain publish": 4, "fedstac get": 1}
+CODES = {
+    "fedstac vocab diff": 1,
+    "fedstac replica verify": 1,
+    "fedstac access explain publish": 4,
+    "fedstac get ID;": 1,
+}
 SERVERS = re.compile(r"^(?:[A-Z_]+=(?:\"[^\"]*\"|\S*) )*fedstac (serve|worker|sequencer|index-node)\b")
 
 

@@ -26,10 +26,18 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
     ),
     "needs a person at an identity provider's page; tests/identity/test_login.py": ("fedstac login", "fedstac logout"),
     "reads sources of thousands of files; tests/vocabularies/test_importing.py": ("fedstac vocab import",),
+    "fetches files that are on no server; tests/client/test_files.py": (
+        "fedstac files -c", "fedstac files ID --format",
+    ),
     "a server is recovered by tests/scenarios/test_backup.py": (
         "pg_basebackup", "cp -a /backup", "cat >> /var/lib", "touch /var/lib",
     ),
 }  # fmt: skip
+# The node that the section itself has started, with the first token that it has issued.
+OWN_NODE = (
+    "FEDSTAC_URL=$(grep -oh 'http://[0-9.:]*' ../ready-* | head -1) "
+    "FEDSTAC_TOKEN=$(grep -oh 'fst_[A-Za-z0-9_-]*' ../out-* | head -1)"
+)
 PAGE_NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES if commands(page)]
 
 
@@ -52,6 +60,7 @@ def as_run(site: Site, text: str) -> str:
     for pattern, there in {
         r"\.venv/bin/fedstac": "fedstac",
         r'"fst_… fst_…"': f'"{token} {north}"',
+        r"FEDSTAC_URL=https://west\.example FEDSTAC_TOKEN=fst_…": OWN_NODE,
         r"fst_…": token,
         r"http://127\.0\.0\.1:8080": site.running.west,
         r"=https://west\.example": f"={site.running.west}",
@@ -66,6 +75,7 @@ def as_run(site: Site, text: str) -> str:
         r"\bID\b": first,
         r"/data/CMIP6": str(site.folder / "data"),
         r"<request>|<id>": request_of(site),
+        r"search …": "search -c CMIP6",
         r"…": "x",
     }.items():
         text = re.sub(pattern, there.replace("\\", r"\\"), text)
