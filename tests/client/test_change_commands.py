@@ -401,9 +401,8 @@ async def test_replicas_are_added_listed_verified_and_removed(api: Api, fedstac:
         assert (short.code, f"{len(content) + 1} bytes, and {len(content)} in the dataset" in short.stdout) == (1, True)
         del paths[first]
         assert "answered 404" in (await fedstac("replica", "verify", ID, "-n", "east", **to(api))).stdout
-    assert (
-        await fedstac("replica", "remove", ID, "-n", "east", **to(api, "node:east"))
-    ).stdout == f"replicated  {ID}\n"
+    gone = await fedstac("replica", "remove", ID, "-n", "east", **to(api, "node:east"))
+    assert gone.stdout == f"removed from east  {ID}\n"
     assert (await fedstac("replica", "list", ID, "-o", "json", **to(api))).stdout == "[]\n"
 
 

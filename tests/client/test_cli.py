@@ -400,6 +400,34 @@ async def test_a_token_is_issued_listed_and_revoked(api: Api, fedstac: Fedstac, 
         assert (await fedstac("token", "issue", name, "--role", "admin", FEDSTAC_DSN=dsn)).code == 2
 
 
+async def test_a_token_ends_when_its_time_is_over(api: Api, fedstac: Fedstac, dsn: str) -> None:
+    issue = ("token", "issue", "ncar", "--role", "publisher:NCAR", "-o", "json")
+    issued = json.loads((await fedstac(*issue, "--expires", "90d", FEDSTAC_DSN=dsn)).stdout)
+    there = {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": issued["token"]}
+    me = json.loads((await fedstac("whoami", "-o", "json", **there)).stdout)
+    assert me["expires"][:16] == issued["expires"][:16]
+    assert "expires" in (await fedstac("whoami", **there)).stdout
+    late = json.loads((await fedstac(*issue, "--expires", "1h", FEDSTAC_DSN=dsn)).stdout)["token"]
+    conn = await asyncpg.connect(dsn)
+    await conn.execute(
+        "UPDATE fedstac.token SET expires = now() - interval '1 s' WHERE expires < now() + interval '1 d'"
+    )
+    await conn.close()
+    ended = await fedstac("whoami", FEDSTAC_URL=api.url, FEDSTAC_TOKEN=late)
+    assert (ended.code, "this token ended at" in ended.stderr) == (4, True), ended.stderr
+    listed = await fedstac("token", "list", FEDSTAC_DSN=dsn)
+    assert any(line.split()[1:4:2] == ["ncar", "ended"] for line in listed.stdout.splitlines()), listed.stdout
+    for wrong in ("soon", "2001-01-01", "0d"):
+        assert (await fedstac(*issue, "--expires", wrong, FEDSTAC_DSN=dsn)).code == 2
+
+
+async def test_a_token_for_a_misspelt_institution_is_questioned(fedstac: Fedstac, dsn: str) -> None:
+    issue = ("token", "issue", "ncar", "--role", "publisher:NCARR")
+    done = await fedstac(*issue, FEDSTAC_DSN=dsn)
+    assert (done.code, "did you mean NCAR?" in " ".join(done.stderr.replace("│", " ").split())) == (2, True), done
+    assert (await fedstac(*issue, "--unknown-institution", FEDSTAC_DSN=dsn)).code == 0
+
+
 async def test_a_database_that_is_away_exits_5(fedstac: Fedstac) -> None:
     done = await fedstac("token", "list", FEDSTAC_DSN="postgresql://nobody@127.0.0.1:9/none")
     assert done.code == 5

@@ -39,7 +39,11 @@ async def test_a_waiting_request_is_cancelled_and_tried_again(start_api: StartAp
     sent = await fedstac("publish", "-", "--no-wait", "-o", "json", stdin=lines(sample.items(3)), **to(idle))
     [request] = sent.lines[0]["requests"]
     cancelled = await fedstac("requests", "cancel", request["request"], **to(idle))
-    assert (cancelled.code, cancelled.stdout) == (0, "3 items cancelled; the request is rejected: 0 of 3 done\n")
+    assert (cancelled.code, cancelled.stdout) == (0, "3 items cancelled; the request is cancelled: 0 of 3 done\n")
+    listed = await fedstac("requests", "list", "--status", "cancelled", **to(idle))
+    assert listed.stdout.splitlines()[1].split()[1] == "cancelled"
+    shown = await fedstac("status", request["request"], **to(idle))
+    assert shown.stdout.splitlines()[0].split()[1] == "cancelled"
     again = await fedstac("requests", "cancel", request["request"], "-o", "json", **to(idle))
     assert (again.code, again.lines[0]["cancelled"]) == (0, 0)
     retried = await fedstac("requests", "retry", request["request"], **to(idle))

@@ -255,8 +255,7 @@ async def test_the_command_tells_and_its_exit_code_says_so(west: Node, dsn: str)
 
     well = await asyncio.to_thread(run)
     assert well.exit_code == 0, well.output
-    assert "every invariant holds" in well.stdout
-    assert "I11" in well.stderr
+    assert (well.stdout, well.stderr) == ("", "")
     async with west.pool.acquire() as conn:
         await conn.execute("INSERT INTO fedstac.tally VALUES ('CMIP6', 7)")
     ill = await asyncio.to_thread(run, "-o", "json")

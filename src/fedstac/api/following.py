@@ -40,7 +40,7 @@ async def get_requests(request: Request) -> Response:
     listed = [
         {"id": str(one.id), "status": one.status, "action": one.action, "collection": one.collection,
          "total": one.total, "counts": {status: one.counts.get(status, 0) for status in STATUSES},
-         "created": rfc3339(one.created)}
+         "cancelled": one.cancelled, "created": rfc3339(one.created)}
         for one in found[:limit]
     ]  # fmt: skip
     body = {"requests": listed, "links": page_links}

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -19,7 +20,8 @@ from fedstac.bootstrap import Node
 from fedstac.db import nodes, own_groups, people
 from fedstac.db.connections import Connection
 from fedstac.domain import policy
-from fedstac.domain.errors import Unauthenticated
+from fedstac.domain.errors import InvalidToken, Unauthenticated
+from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import ADMIN, Grant, Principal
 from fedstac.oidc import Issuer, Providers
 from fedstac.settings import Settings
@@ -53,7 +55,11 @@ class Principals:
         async with self._node.pool.acquire() as conn:
             issued = await nodes.principal(conn, token)
             if issued:
-                return await _member(conn, issued), KEPT_SECONDS
+                left = issued.expires.timestamp() - time.time() if issued.expires else KEPT_SECONDS
+                if issued.expires and left <= 0:
+                    ended = rfc3339(issued.expires)
+                    raise InvalidToken(f"this token ended at {ended}; ask the operators of this node for a new one")
+                return await _member(conn, issued), min(left, KEPT_SECONDS)
         proven = await self._providers.identify(token)
         if proven is None:
             return None, KEPT_SECONDS
@@ -61,7 +67,8 @@ class Principals:
         async with self._node.pool.acquire() as conn:
             name = await people.pseudonym(conn, who)
             roles = frozenset((ADMIN,) if settings.admin_group and settings.admin_group in who.groups else ())
-            found = await _member(conn, Principal(name, roles, who))
+            expires = None if proven.expires is None else datetime.fromtimestamp(proven.expires, UTC)
+            found = await _member(conn, Principal(name, roles, who, expires=expires))
         left = KEPT_SECONDS if proven.expires is None else proven.expires - time.time()
         return found, min(left, KEPT_SECONDS)
 
@@ -123,6 +130,7 @@ async def get_me(request: Request) -> Response:
     """GET /me: whom this node takes the caller for. `name` is what its logs say."""
     caller = await principal(request)
     body: dict[str, Any] = {"name": caller.name, "roles": sorted(caller.roles), "issuer": None, "subject": None}
+    body["expires"] = rfc3339(caller.expires) if caller.expires else None
     if who := caller.identity:
         body |= {
             "issuer": who.issuer, "subject": who.subject, "full_name": who.name or None, "email": who.email,

@@ -7,7 +7,7 @@ import difflib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -53,11 +53,15 @@ class One:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is done with each dataset; `foreseen`: its document afterwards, as far as it can be told here."""
+    """What is done with each dataset; `foreseen`: its document afterwards, as far as it can be told here.
+
+    `words`: what people read instead of an outcome of the server.
+    """
 
     verb: str
     perform: Callable[[One], Changed]
     foreseen: Callable[[Dataset], Mapping[str, Any]] | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def run(job: Job, wishes: Wishes) -> None:
 
         known = ids if isinstance(ids, list) else []
         seen = _confirm(job, known, one, wishes, form)
-        report = _Report(form, job.verb, wishes.dry_run)
+        report = _Report(form, job, dry_run=wishes.dry_run)
         with terminal.bars([job.verb], form) as bars, report.listing:
             hands = Hands(lambda id: job.perform(replace(one(id), if_match=seen.get(id))))
             try:
@@ -302,8 +306,8 @@ def _is_of_one(error: BaseException) -> bool:
 class _Report:
     """What a command of changes shows."""
 
-    def __init__(self, form: Output, verb: str, dry_run: bool) -> None:
-        self._form, self._verb, self._dry_run = form, verb, dry_run
+    def __init__(self, form: Output, job: Job, *, dry_run: bool) -> None:
+        self._form, self._verb, self._words, self._dry_run = form, job.verb, job.words, dry_run
         self.listing = terminal.Listing(form, ())
         self.outcomes: Counter[str] = Counter()
         self._codes: Counter[int] = Counter()
@@ -332,17 +336,20 @@ class _Report:
             found = [finding.as_json() for finding in result.findings]
             self.listing.row({**row, "findings": found}, ())
         elif isinstance(result, Changed):
-            said = "unchanged" if outcome == "identical" else outcome
+            said = "unchanged" if outcome == "identical" else self._words.get(outcome, outcome)
             out(shown(f"{'would be ' if self._dry_run else ''}{said}  {id}"))
             for finding in result.findings:
                 out(f"    warning {terminal.finding_line(finding)}", "yellow")
         else:
             terminal.show_trouble("", id, outcome, result.type, result.detail, result.findings)
 
+    def _named_outcomes(self) -> list[tuple[str, int]]:
+        return [(self._words.get(name, name), n) for name, n in self.outcomes.most_common()]
+
     def end(self, under_way: Sequence[str]) -> None:
         """A summary of many; of an interruption, what may have been done."""
         if self.count != 1 or under_way:
-            counts = ", ".join(f"{name} {n}" for name, n in self.outcomes.most_common())
+            counts = ", ".join(f"{name} {n}" for name, n in self._named_outcomes())
             failed = self.outcomes["rejected"] + self.outcomes["failed"]
             say(f"{self._verb}: {terminal.number(self.count, 'dataset')}" + (f": {counts}" if counts else ""),
                 "yellow" if failed or under_way else "green")  # fmt: skip

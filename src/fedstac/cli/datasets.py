@@ -213,7 +213,7 @@ def status(
                     row = {"n": result.n, "id": result.id, "status": result.status, "outcome": result.outcome,
                            "type": result.type, "detail": result.detail,
                            "findings": [finding.as_json() for finding in result.findings]}  # fmt: skip
-                    listing.row(row, (result.n, result.status, result.outcome, result.id))
+                    listing.row(row, (result.n, result.shown_status, result.outcome, result.id))
                     if form is Output.TABLE and result.detail:
                         out(in_commands(shown(f"  {result.type}: {result.detail}")))
                         for finding in result.findings:

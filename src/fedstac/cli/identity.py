@@ -92,7 +92,7 @@ def logout(ctx: typer.Context, url: Url = "") -> None:
 
 @commands.command(rich_help_panel="Client", epilog=examples("fedstac whoami", "fedstac whoami -o json", codes=True))
 def whoami(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
-    """Show whom the server takes you for: name in its logs, identity, groups, entitlements and roles."""
+    """Show whom the server takes you for: name in its logs, identity, groups, entitlements, roles, and until when."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as server:
         if token_of(ctx, token, server.url) is None:
@@ -123,6 +123,7 @@ def _rows(me: dict[str, Any]) -> list[tuple[str, list[str]]]:
         ("groups", [str(each) for each in me.get("groups", ())]),
         ("entitlements", entitlements),
         ("own groups", [str(each) for each in me.get("own_groups", ())]),
+        ("expires", [str(me["expires"])] if me.get("expires") else ["never, until it is revoked"]),
         ("roles", [str(each) for each in me.get("roles", ())]),
         ("rights", rights or ["none: nothing can be written"]),
     ]

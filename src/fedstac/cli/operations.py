@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from fedstac import settings as environment
-from fedstac.cli import terminal
+from fedstac.cli import bulk, terminal
 from fedstac.cli.options import Form, Sources, examples, form_of
 from fedstac.cli.terminal import Output, complain, out, say
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from fedstac.messaging.http_feed import HttpFeed
 
 T = TypeVar("T")
+SPAN = re.compile(r"([0-9]{1,6})([dh])")
+UNITS = {"d": "days", "h": "hours"}
 
 commands = typer.Typer()
 token = typer.Typer(no_args_is_help=True, help="Issue, list and revoke tokens in this node's database.")
@@ -49,12 +53,20 @@ def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 @token.command(
-    epilog=examples("fedstac token issue ncar --role publisher:NCAR", "fedstac token issue east -r node:east")
+    epilog=examples(
+        "fedstac token issue ncar --role publisher:NCAR --expires 365d", "fedstac token issue east -r node:east"
+    )
 )
 def issue(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Who holds it; it stands in the audit log.")],
     role: Annotated[list[str], typer.Option("--role", "-r", help="admin, publisher:<institution> or node:<name>.")],
+    expires: Annotated[
+        str, typer.Option(metavar="WHEN", help="When it ends: 90d, 12h, or a time as 2027-01-31; else when revoked.")
+    ] = "",
+    unknown_institution: Annotated[
+        bool, typer.Option("--unknown-institution", help="Also for an institution that no vocabulary has.")
+    ] = False,
     output: Form = None,
 ) -> None:
     """Issue a token. It is shown this once and never kept."""
@@ -65,17 +77,56 @@ def issue(
         raise typer.BadParameter(f"{wrong[0]!r} is none of admin, publisher:<institution>, node:<name>")
     if not nodes.is_name(name):
         raise typer.BadParameter(f"{name!r} is no name; it has 1 to 100 printable characters, and is no pseudonym")
-    issued = _with_database(lambda conn: nodes.issue_token(conn, name, role))
+    for each in role if not unknown_institution else ():
+        _check_institution(each)
+    end = _end(expires)
+    issued = _with_database(lambda conn: nodes.issue_token(conn, name, role, expires=end))
+    until = end.isoformat(timespec="seconds") if end else None
     if form_of(ctx, output) is Output.TABLE:
         out(issued)
-        say(f"the token of {name} for {', '.join(role)}; keep it, it is not shown again", "dim")
+        ends = f" until {until}" if until else ""
+        say(f"the token of {name} for {', '.join(role)}{ends}; keep it, it is not shown again", "dim")
     else:
-        terminal.dump({"name": name, "roles": role, "token": issued})
+        terminal.dump({"name": name, "roles": role, "token": issued, "expires": until})
 
 
-@token.command("list")
+def _check_institution(role: str) -> None:
+    """BadParameter where a role is for an institution that no vocabulary has; a misspelt one gives no rights."""
+    from fedstac.domain.rules import nearest
+
+    kind, _, institution = role.partition(":")
+    vocabularies = bulk.vocabularies()
+    current = [found for project in vocabularies.projects() if (found := vocabularies.current(project))]
+    known = {term for each in current for term in each.properties[each.institution].terms or ()}
+    if kind == "publisher" and institution not in known:
+        near = nearest(institution, sorted(known))
+        raise typer.BadParameter(
+            f"no vocabulary has the institution {institution!r}"
+            + (f"; did you mean {near}?" if near else ".")
+            + " To issue the token all the same say --unknown-institution.",
+            param_hint="--role",
+        )
+
+
+def _end(text: str) -> datetime | None:
+    """The time that `--expires` names: from now on, or as it stands. BadParameter for none, or one that is past."""
+    now = datetime.now(UTC)
+    if not text:
+        return None
+    span = SPAN.fullmatch(text)
+    try:
+        end = now + timedelta(**{UNITS[span[2]]: int(span[1])}) if span else datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is no time; write 90d, 12h or 2027-01-31", param_hint="--expires") from None
+    end = end if end.tzinfo else end.replace(tzinfo=UTC)
+    if end <= now:
+        raise typer.BadParameter(f"{text!r} is past", param_hint="--expires")
+    return end
+
+
+@token.command("list", epilog=examples("fedstac token list", "fedstac token list -o ndjson | jq .expires"))
 def list_tokens(ctx: typer.Context, output: Form = None) -> None:
-    """List the valid tokens: who holds them, what for, since when."""
+    """List the tokens that are not revoked: who holds them, what for, since when, until when."""
     from fedstac.db import nodes
 
     _show_tokens(form_of(ctx, output), _with_database(nodes.tokens))
@@ -98,11 +149,14 @@ def revoke(
 
 
 def _show_tokens(form: Output, tokens: Any) -> None:
-    with terminal.Listing(form, ("id", "name", "since", "roles")) as listing:
+    now = datetime.now(UTC)
+    with terminal.Listing(form, ("id          ", "name      ", "since     ", "expires   ", "roles")) as listing:
         for each in tokens:
             since = each.created.isoformat(timespec="seconds")
-            row = {"id": each.id, "name": each.name, "roles": each.roles, "created": since}
-            listing.row(row, (each.id, each.name, since[:10], " ".join(each.roles)))
+            expires = each.expires.isoformat(timespec="seconds") if each.expires else None
+            row = {"id": each.id, "name": each.name, "roles": each.roles, "created": since, "expires": expires}
+            shown_end = "ended" if each.expires and each.expires <= now else (expires or "never")[:10]
+            listing.row(row, (each.id, each.name, since[:10], shown_end, " ".join(each.roles)))
 
 
 # --- an index node's copy ---

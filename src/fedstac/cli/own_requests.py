@@ -22,7 +22,7 @@ SHOWN = 20
 def list_requests(
     ctx: typer.Context,
     last: Annotated[int, typer.Option("-n", "--last", min=0, help="How many; 0: all.")] = SHOWN,
-    only: Annotated[str, typer.Option("--status", help="Only queued, running, done, partly, rejected or failed.")] = "",
+    only: Annotated[str, typer.Option("--status", help="Only with this status, for example rejected.")] = "",
     output: Form = None,
     url: Url = "",
     token: Token = "",
@@ -33,9 +33,9 @@ def list_requests(
         client_of(ctx, url, token) as client,
         terminal.Listing(form, ("request" + " " * 29, "status  ", "action   ", "items", "since")) as listing,
     ):
-        for one in islice((each for each in client.requests() if only in ("", each.status)), last or None):
+        for one in islice((each for each in client.requests() if only in ("", each.shown_status)), last or None):
             row = asdict(one)
-            listing.row(row, (one.id, one.status, one.action, one.total, one.created[5:16].replace("T", " ")))
+            listing.row(row, (one.id, one.shown_status, one.action, one.total, one.created[5:16].replace("T", " ")))
 
 
 @commands.command(epilog=examples("fedstac requests cancel 7c1f…", codes=True))
@@ -55,7 +55,7 @@ def cancel(
         return
     cancelled = found.document["cancelled"]
     said = f"{terminal.number(cancelled, 'item')} cancelled" if cancelled else "nothing of it was waiting"
-    terminal.out(f"{said}; the request is {found.status}: {found.counts.get('done', 0)} of {found.total} done")
+    terminal.out(f"{said}; the request is {found.shown_status}: {found.counts.get('done', 0)} of {found.total} done")
 
 
 @commands.command(

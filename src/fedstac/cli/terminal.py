@@ -208,7 +208,7 @@ def show_request(request: Request) -> None:
     """A request, for people: what was done, what was refused, where it is visible."""
     counts = ", ".join(f"{name} {count}" for name, count in request.counts.items() if count)
     outcomes = ", ".join(f"{name} {count}" for name, count in request.outcomes.items())
-    out(f"{shown(request.id)}  {shown(request.status)}", "bold")
+    out(f"{shown(request.id)}  {shown(request.shown_status)}", "bold")
     total = number(request.total, "item")
     out(shown(f"  {request.collection}: {total}; {counts}" + (f" ({outcomes})" if outcomes else "")))
     for node, since in request.visible.items():
@@ -217,7 +217,8 @@ def show_request(request: Request) -> None:
         out("  nothing was changed by it")
     for entry in request.document.get("problems", ()):
         place, findings = f"item {entry['n']}", findings_from(entry.get("findings"))
-        show_trouble(place, entry["id"], entry["status"], entry.get("type", ""), entry.get("detail", ""), findings)
+        status = "cancelled" if entry.get("type") == "cancelled" else entry["status"]
+        show_trouble(place, entry["id"], status, entry.get("type", ""), entry.get("detail", ""), findings)
 
 
 class _Count(ProgressColumn):

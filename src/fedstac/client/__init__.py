@@ -156,7 +156,7 @@ class Client:
         while True:
             page = self._transport.json("GET", "/requests", params=params)
             for entry in page["requests"]:
-                yield Listed(**{name: entry[name] for name in Listed.__slots__})
+                yield Listed(**{name: entry[name] for name in Listed.__slots__ if name in entry})
             if not any(link["rel"] == "next" for link in page["links"]):
                 return
             params["after"] = page["requests"][-1]["id"]

@@ -15,6 +15,10 @@ SHA256 = re.compile(r"1220([0-9a-fA-F]{64})")  # as a multihash: the kind, the l
 FINAL = frozenset(("done", "partly", "rejected", "failed"))
 
 
+def _shown_status(status: str, total: int, cancelled: int) -> str:
+    return "cancelled" if status == "rejected" and cancelled == total else status
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """An accepted batch: the request to follow, its address, its number of items, how many are rejected already."""
@@ -54,6 +58,11 @@ class Request:
         )  # fmt: skip
 
     @property
+    def shown_status(self) -> str:
+        """The status in one word for people: `cancelled` where all of it was, which counts as rejected."""
+        return _shown_status(self.status, self.total, self.outcomes.get("cancelled", 0))
+
+    @property
     def is_final(self) -> bool:
         return self.status in FINAL
 
@@ -80,6 +89,12 @@ class Listed:
     total: int
     counts: Mapping[str, int]
     created: str
+    cancelled: int = 0
+
+    @property
+    def shown_status(self) -> str:
+        """The status in one word for people: `cancelled` where all of it was, which counts as rejected."""
+        return _shown_status(self.status, self.total, self.cancelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,11 @@ class ItemResult:
     type: str | None
     detail: str | None
     findings: tuple[Finding, ...]
+
+    @property
+    def shown_status(self) -> str:
+        """The status for people: an item that was cancelled counts as rejected, and was not refused."""
+        return "cancelled" if self.type == "cancelled" else self.status
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,20 +27,22 @@ def is_name(text: str) -> bool:
     return is_text and text != "anonymous" and not text.startswith(people.PREFIX)
 
 
-async def issue_token(conn: Connection, name: str, roles: Sequence[str], *, token: str | None = None) -> str:
-    """A new token for these roles; only its hash is kept."""
+async def issue_token(
+    conn: Connection, name: str, roles: Sequence[str], *, token: str | None = None, expires: datetime | None = None
+) -> str:
+    """A new token for these roles; only its hash is kept. Without `expires` it is valid until it is revoked."""
     token = token or "fst_" + secrets.token_urlsafe(32)
     await conn.execute(
-        "INSERT INTO fedstac.token (hash, name, roles) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING",
-        _hash(token), name, list(roles),
+        "INSERT INTO fedstac.token (hash, name, roles, expires) VALUES ($1, $2, $3, $4) ON CONFLICT (hash) DO NOTHING",
+        _hash(token), name, list(roles), expires,
     )  # fmt: skip
     return token
 
 
 async def principal(conn: Connection, token: str) -> Principal | None:
-    """Who holds a token; None if nobody does."""
-    row = await conn.fetchrow("SELECT name, roles FROM fedstac.token WHERE hash = $1", _hash(token))
-    return Principal(row["name"], frozenset(row["roles"])) if row else None
+    """Who holds a token, also one that has ended; None if nobody does."""
+    row = await conn.fetchrow("SELECT name, roles, expires FROM fedstac.token WHERE hash = $1", _hash(token))
+    return Principal(row["name"], frozenset(row["roles"]), expires=row["expires"]) if row else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +53,30 @@ class Token:
     name: str
     roles: tuple[str, ...]
     created: datetime
+    expires: datetime | None
+
+
+def _token(row: Row) -> Token:
+    return Token(row["id"], row["name"], tuple(row["roles"]), row["created"], row["expires"])
 
 
 async def tokens(conn: Connection) -> list[Token]:
-    """All tokens that are valid, by name."""
+    """All tokens that were issued and not revoked, by name; also those that have ended."""
     rows = await conn.fetch(
-        "SELECT left(encode(hash, 'hex'), 12) AS id, name, roles, created FROM fedstac.token ORDER BY name, created"
+        """SELECT left(encode(hash, 'hex'), 12) AS id, name, roles, created, expires
+           FROM fedstac.token ORDER BY name, created"""
     )
-    return [Token(row["id"], row["name"], tuple(row["roles"]), row["created"]) for row in rows]
+    return [_token(row) for row in rows]
 
 
 async def revoke_tokens(conn: Connection, which: str) -> list[Token]:
     """Withdraws the tokens of a name, or the one of an id as `tokens` shows it; those that were."""
     rows = await conn.fetch(
         """DELETE FROM fedstac.token WHERE name = $1 OR left(encode(hash, 'hex'), 12) = $1
-           RETURNING left(encode(hash, 'hex'), 12) AS id, name, roles, created""",
+           RETURNING left(encode(hash, 'hex'), 12) AS id, name, roles, created, expires""",
         which,
     )
-    return [Token(row["id"], row["name"], tuple(row["roles"]), row["created"]) for row in rows]
+    return [_token(row) for row in rows]
 
 
 async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -212,7 +212,8 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
         """SELECT r.id, r.collection, r.action, r.total, r.submitter, r.user_agent, r.correlation, r.cv_version,
                   r.created, r.retry_of, r.only_new, i.status, i.outcome, i.n, i.finished, i.last_event
            FROM fedstac.request r JOIN LATERAL (
-               SELECT status, outcome, count(*) AS n, max(finished) AS finished, max(last_event) AS last_event
+               SELECT status, CASE WHEN problem = 'cancelled' THEN problem ELSE outcome END AS outcome,
+                      count(*) AS n, max(finished) AS finished, max(last_event) AS last_event
                FROM fedstac.request_item WHERE request = r.id GROUP BY 1, 2) i ON true
            WHERE r.id = $1""",
         request,
@@ -252,6 +253,7 @@ class Listed:
     total: int
     created: datetime
     counts: dict[str, int]
+    cancelled: int = 0  # of those that are rejected
 
     @property
     def status(self) -> str:
@@ -261,13 +263,13 @@ class Listed:
 async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, limit: int) -> list[Listed]:
     """Somebody's requests, the newest first; those before the request `after`, if given (none if it is not theirs)."""
     rows = await conn.fetch(
-        """SELECT r.id, r.collection, r.action, r.total, r.created, i.status, i.n
+        """SELECT r.id, r.collection, r.action, r.total, r.created, i.status, i.n, i.cancelled
            FROM (SELECT id, collection, action, total, created FROM fedstac.request
                  WHERE submitter = $1 AND ($2::uuid IS NULL OR (created, id) < (
                      SELECT created, id FROM fedstac.request WHERE id = $2 AND submitter = $1))
                  ORDER BY created DESC, id DESC LIMIT $3) r
-           CROSS JOIN LATERAL (SELECT status, count(*) AS n FROM fedstac.request_item
-                               WHERE request = r.id GROUP BY 1) i
+           CROSS JOIN LATERAL (SELECT status, count(*) AS n, count(*) FILTER (WHERE problem = 'cancelled') AS cancelled
+                               FROM fedstac.request_item WHERE request = r.id GROUP BY 1) i
            ORDER BY r.created DESC, r.id DESC""",
         submitter, after, limit,
     )  # fmt: skip
@@ -276,7 +278,8 @@ async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, 
         listed = found.setdefault(
             row["id"], Listed(row["id"], row["collection"], row["action"], row["total"], row["created"], {})
         )
-        listed.counts[row["status"]] = row["n"]
+        counts, cancelled = {**listed.counts, row["status"]: row["n"]}, listed.cancelled + row["cancelled"]
+        found[row["id"]] = replace(listed, counts=counts, cancelled=cancelled)
     return list(found.values())
 
 

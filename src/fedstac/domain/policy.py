@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
@@ -34,6 +35,7 @@ class Principal:
     roles: frozenset[str]
     identity: Identity | None = None
     memberships: frozenset[Membership] = frozenset()
+    expires: datetime | None = field(default=None, compare=False)  # of the token that was shown
 
     @property
     def is_admin(self) -> bool:
