@@ -67,6 +67,8 @@ async def test_a_vocabulary_that_another_process_has_judged_with_fails_nothing(w
     await conn.execute("UPDATE fedstac.record SET cv_version = '6.2.61.0'")  # as the other process would
     accepted = await writing.submit(conn, ITEM)
     await conn.execute("UPDATE fedstac.request SET action = 'retract' WHERE id = $1", accepted.id)
-    await conn.execute("""UPDATE fedstac.request_item SET document = '{"retraction": {}}', prepared = NULL""")
+    await conn.execute(
+        """UPDATE fedstac.request_item SET document = '{"retraction": {"reason": "wrong units"}}', prepared = NULL"""
+    )
     assert await publisher.work_once(west, conn, "w")
     assert await conn.fetchval("SELECT outcome FROM fedstac.request_item") == "retracted"

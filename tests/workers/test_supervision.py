@@ -83,7 +83,7 @@ async def test_a_part_that_ends_is_logged_counted_and_started_again(parts: Parts
     await until_true(lambda: starts == 2)
     state = parts.state("part")
     assert (state.wanted, state.running, state.restarts) == (1, 1, 1)
-    assert list(parts.troubles()) == [("part", f"it ended: {ENDS[end]}")]
+    assert parts.troubles() == {"part": f"it ended: {ENDS[end]}"}
     assert events(lines, "part") == ["a part ended; it is started again"]
     stop.set()
     await running
@@ -128,8 +128,16 @@ async def test_a_fault_that_lasts_is_logged_when_it_begins_and_when_it_ends(part
 
     await keep_trying(parts, "part", step, stop, backoff=Backoff(0.001, 0.001))
     assert events(lines, "part") == ["a part fails; it tries again", "a part works again"]
-    assert (lines[0]["reason"], lines[1]["faults"]) == ("DiskFullError (53100): no space left on device", 5)
-    assert list(parts.troubles()) == []
+    assert (lines[0]["reason"], lines[1]["times"]) == ("DiskFullError (53100): no space left on device", 5)
+    assert parts.troubles() == {}
+
+
+async def test_each_thing_that_is_missing_is_one_line(parts: Parts, lines: Lines) -> None:
+    for _ in range(3):
+        for table in ("record", "audit"):
+            parts.fails("api", asyncpg.UndefinedTableError(f'relation "{table}" does not exist'))
+    assert len(events(lines, "api")) == 2
+    assert all(table in parts.troubles()["api"] for table in ("record", "audit"))
 
 
 async def test_a_database_that_is_away_is_one_line_for_all_parts(parts: Parts, lines: Lines) -> None:
@@ -139,7 +147,7 @@ async def test_a_database_that_is_away_is_one_line_for_all_parts(parts: Parts, l
     assert [line["event"] for line in lines] == [
         "the database is away or overloaded; what needs it waits, or is refused"
     ]
-    assert list(parts.troubles()) == []
+    assert parts.troubles() == {}
 
 
 async def test_a_step_that_did_nothing_does_not_end_a_trouble(parts: Parts) -> None:
@@ -154,16 +162,16 @@ async def test_a_step_that_did_nothing_does_not_end_a_trouble(parts: Parts) -> N
         return False
 
     await keep_trying(parts, "part", idle, stop)
-    assert dict(parts.troubles()) == {"part": "InsufficientPrivilegeError (42501): permission denied"}
+    assert parts.troubles() == {"part": "InsufficientPrivilegeError (42501): permission denied"}
 
 
 async def test_a_trouble_that_does_not_come_again_is_forgotten(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     parts.fails("part", RuntimeError("once"))
     parts.forget_old_troubles()
-    assert list(parts.troubles())
+    assert parts.troubles()
     monkeypatch.setattr(supervision, "FORGOTTEN_SECONDS", -1.0)
     parts.forget_old_troubles()
-    assert list(parts.troubles()) == []
+    assert parts.troubles() == {}
 
 
 def end_each_part_once(monkeypatch: pytest.MonkeyPatch, end: End) -> None:

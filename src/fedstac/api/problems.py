@@ -238,7 +238,7 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 
 def report(app: Starlette, error: Exception, scope: Scope) -> None:
     """Log a request that failed by our fault. What all requests meet at once is logged when it begins and ends."""
-    if blames_nobody(error):
+    if blames_nobody(error) or cause_of(error) is Cause.SCHEMA:
         app.state.node.parts.fails("api", error)
     else:
         log_failure(error, scope)
@@ -257,7 +257,7 @@ def failure(error: Exception) -> errors.Problem:
     match cause_of(error):
         case Cause.AWAY | Cause.CONFLICT:
             return errors.Unavailable("the database is away or overloaded just now; try again", retry_after=2)
-        case Cause.OPERATORS:
+        case Cause.OPERATORS | Cause.SCHEMA:
             detail = "the server lacks something that its operators have to see to; it is logged. Try again later"
             return errors.Unavailable(detail, retry_after=30)
     return errors.InternalError(

@@ -56,18 +56,19 @@ async def claim(conn: Connection, worker: str, token: UUID, lease_seconds: float
     rows = await conn.fetch(
         f"""WITH session AS MATERIALIZED (SELECT pid, backend_start FROM pg_stat_activity),
            busy AS MATERIALIZED (
-               SELECT s.n, least(s.attempts, 8) AS deaths, first.id FROM fedstac.shard s
+               SELECT s.n, s.token, s.until, least(s.attempts, 8) AS deaths, first.id FROM fedstac.shard s
                CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
                                    ORDER BY id LIMIT 1) first
                WHERE {FREE}),
            oldest AS MATERIALIZED (SELECT deaths FROM busy ORDER BY id LIMIT 1),
            wanted AS MATERIALIZED (
-               SELECT s.n FROM fedstac.shard s WHERE s.n IN (
-                   SELECT n FROM busy WHERE deaths = (SELECT deaths FROM oldest) ORDER BY id
+               SELECT s.n FROM fedstac.shard s JOIN (
+                   SELECT * FROM busy WHERE deaths = (SELECT deaths FROM oldest) ORDER BY id
                    LIMIT (SELECT CASE WHEN (SELECT deaths FROM oldest) > 0
                                       THEN greatest($4 >> (2 * (SELECT deaths FROM oldest)), 1)
-                                      WHEN count(*) > $4 THEN (count(*) + 1) / 2 ELSE count(*) END FROM busy))
-               AND {FREE} ORDER BY s.n FOR UPDATE OF s SKIP LOCKED)
+                                      WHEN count(*) > $4 THEN (count(*) + 1) / 2 ELSE count(*) END FROM busy)) b
+                   ON s.n = b.n AND s.until = b.until AND s.token IS NOT DISTINCT FROM b.token  -- nobody was faster
+               ORDER BY s.n FOR UPDATE OF s SKIP LOCKED)
            UPDATE fedstac.shard s SET token = $1, worker = $2, attempts = attempts + 1,
                   until = clock_timestamp() + make_interval(secs => $3), backend = pg_backend_pid(),
                   backend_start = (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid()))

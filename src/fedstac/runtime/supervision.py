@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from uuid import uuid4
@@ -26,6 +26,8 @@ from fedstac.wakeup import Backoff, Wakeup, pause
 
 MOST_ENDS, WINDOW_SECONDS = 10, 300.0  # a part that ends so often within this time ends the process
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.1, 10.0
+ENDED = "ended"  # the kind of trouble of a part that was started again
+MOST_TROUBLES = 10  # that a part is said to have
 FORGOTTEN_SECONDS = 60.0  # after which a trouble that does not come again is over
 Expected = Mapping[type[Exception], str]  # errors that are no fault of ours, and the line to log for each
 log = structlog.get_logger()
@@ -36,16 +38,27 @@ class PartGaveUp(Exception):
 
 
 @dataclass(slots=True)
+class Trouble:
+    """What ails a part, from when it begins until the part works again."""
+
+    reason: str  # one line
+    seen: float  # when it last came, by time.monotonic
+    times: int = 1
+
+
+@dataclass(slots=True)
 class PartState:
     """How a part of this process stands; several instances of one name share it."""
 
     wanted: int = 0  # instances that should run
     running: int = 0
     restarts: int = 0
-    faults: int = 0  # steps that failed
-    trouble: str | None = None  # what ails it, in one line
-    kind: tuple[str, str | None] | None = None  # of the trouble: its class and SQLSTATE
-    seen: float = 0.0  # when the trouble last came, by time.monotonic
+    troubles: dict[str, Trouble] = field(default_factory=dict)  # by kind
+
+    @property
+    def trouble(self) -> str | None:
+        """All that ails it, in one line."""
+        return "; ".join(trouble.reason for trouble in self.troubles.values()) or None
 
 
 @dataclass(slots=True)
@@ -70,50 +83,58 @@ class Parts:
         if cause is Cause.AWAY:
             self.outage.failed(error)
             return
-        state = self.state(name)
-        state.faults += 1
-        state.seen = time.monotonic()
-        kind = (type(error).__name__, getattr(error, "sqlstate", None))
-        if state.trouble is not None and state.kind == kind:
+        reason = reason_of(error)
+        # the texts of our own faults may speak of one request, those of missing things name the thing
+        kind = type(error).__name__ if cause in (Cause.OURS, Cause.REFUSED) else reason
+        if not self._begins(name, kind, reason):
             return
-        state.kind, state.trouble = kind, reason_of(error)
         line = next((line for kind, line in expected.items() if isinstance(error, kind)), None)
         log.error(
-            line or "a part fails; it tries again", part=name, reason=state.trouble, statement=statement_of(error),
+            line or "a part fails; it tries again", part=name, reason=reason, statement=statement_of(error),
             exc_info=error if cause is Cause.OURS and line is None else None,
         )  # fmt: skip
-        self.changed.wake()
 
     def works(self, name: str) -> None:
         """Note that a step of a part succeeded: its trouble, if it had one, is over."""
-        state = self.state(name)
-        if state.kind is not None:
-            self._is_over(name, state)
+        for kind in [kind for kind in self.state(name).troubles if kind != ENDED]:
+            self._is_over(name, kind)
 
     def forget_old_troubles(self) -> None:
         """End troubles that have not come again for a while: their part has nothing to do that could fail."""
         for name, state in self.states.items():
-            if state.trouble is not None and time.monotonic() - state.seen > FORGOTTEN_SECONDS:
-                self._is_over(name, state)
+            for kind, trouble in list(state.troubles.items()):
+                if time.monotonic() - trouble.seen > FORGOTTEN_SECONDS:
+                    self._is_over(name, kind)
 
-    def troubles(self) -> Iterator[tuple[str, str]]:
-        """The name and the trouble of each part that has one."""
-        return ((name, state.trouble) for name, state in self.states.items() if state.trouble is not None)
+    def troubles(self) -> dict[str, str]:
+        """What ails each part that is not well."""
+        return {name: state.trouble for name, state in self.states.items() if state.trouble is not None}
 
     def ended(self, name: str, error: BaseException | None, reason: str) -> None:
         """Note that a part ended, and is started again."""
-        state = self.state(name)
-        state.restarts += 1
-        state.trouble, state.kind, state.seen = f"it ended: {reason}", None, time.monotonic()
+        self.state(name).restarts += 1
+        self.state(name).troubles.pop(ENDED, None)
+        self._begins(name, ENDED, f"it ended: {reason}")
         log.error("a part ended; it is started again", part=name, reason=reason, exc_info=error)
-        self.changed.wake()
 
     def state(self, name: str) -> PartState:
         return self.states.setdefault(name, PartState())
 
-    def _is_over(self, name: str, state: PartState) -> None:
-        log.info("a part works again", part=name, faults=state.faults, reason=state.trouble)
-        state.trouble, state.kind, state.faults = None, None, 0
+    def _begins(self, name: str, kind: str, reason: str) -> bool:
+        """Count a trouble; whether it is a new one."""
+        troubles = self.state(name).troubles
+        if (trouble := troubles.get(kind)) is not None:
+            trouble.seen, trouble.times = time.monotonic(), trouble.times + 1
+            return False
+        if len(troubles) >= MOST_TROUBLES:
+            del troubles[next(iter(troubles))]
+        troubles[kind] = Trouble(reason, time.monotonic())
+        self.changed.wake()
+        return True
+
+    def _is_over(self, name: str, kind: str) -> None:
+        trouble = self.state(name).troubles.pop(kind)
+        log.info("a part works again", part=name, times=trouble.times, reason=trouble.reason)
         self.changed.wake()
 
 
