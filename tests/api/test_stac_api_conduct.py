@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import orjson
 import pytest
 
-from fedstac import sample
+from fedstac import checking, sample
 from fedstac.domain import validation
 from tests.api.conftest import Api, StartApi
 
@@ -152,3 +153,148 @@ async def test_a_collection_of_stac_1_0_is_stored_as_one_of_1_1(free: Api) -> No
     served = (await free.anyone.get("/collections/old")).json()
     assert (served["stac_version"], served["license"], served["stac_extensions"]) == ("1.1.0", "other", [])
     assert served["item_assets"] == old["item_assets"]
+
+
+# --- a collection's life ---
+
+
+def linked(document: Json, rel: str) -> str:
+    [href] = [link["href"] for link in document["links"] if link["rel"] == rel]
+    return str(href)
+
+
+def less_links(document: Json) -> Json:
+    return less(document, "links")
+
+
+async def test_a_collection_is_created_read_changed_listed_and_deleted(free: Api) -> None:
+    license_link = {"rel": "license", "href": "https://data.example/license", "type": "text/html"}
+    sent = {**sample.collection("swaths"), "keywords": ["one"], "links": [license_link]}
+    posted = await free.admin.post("/collections", json=sent)
+    assert posted.status_code == 201
+    assert posted.headers["location"] == linked(posted.json(), "self") == f"{free.url}/collections/swaths"
+    got = await free.anyone.get("/collections/swaths")
+    assert got.json() == posted.json()
+    assert less_links(got.json()) == less_links(sent)
+    assert license_link in got.json()["links"]
+    assert (await free.admin.post("/collections", json=sent)).status_code == 409
+
+    put = await free.admin.put("/collections/swaths", json={**got.json(), "keywords": ["one", "two"]})
+    assert (put.status_code, put.json()["keywords"]) == (200, ["one", "two"])
+    listed = {each["id"]: each for each in (await free.anyone.get("/collections")).json()["collections"]}
+    assert listed["swaths"] == put.json() == (await free.anyone.get("/collections/swaths")).json()
+    assert {link["rel"] for link in listed["swaths"]["links"]} >= {"self", "root", "parent", "items", "license"}
+    assert "Queryables" in [link.get("title") for link in listed["swaths"]["links"]]
+    _, schema = checking.stac_schemas()
+    schema.validate(listed["swaths"])
+
+    assert (await free.admin.delete("/collections/swaths")).status_code in (200, 204)
+    assert (await free.anyone.get("/collections/swaths")).status_code == 404
+
+
+async def test_what_is_not_there_is_neither_changed_nor_deleted(free: Api) -> None:
+    assert (await free.admin.delete("/collections")).status_code == 405
+    for path, body in (("/collections/absent", sample.collection("absent")), (f"{ITEMS}/absent", item("absent"))):
+        assert (await free.admin.put(path, json=body)).status_code == 404
+        assert (await free.admin.patch(path, json={"title": "x"})).status_code == 404
+        assert (await free.admin.delete(path)).status_code == 404
+        assert (await free.anyone.get(path)).status_code == 404
+    assert (await free.anyone.get("/collections/absent/items")).status_code == 404
+    assert (await free.anyone.get("/collections/absent/items/absent")).status_code == 404
+    assert (await free.admin.post("/collections/absent/items", json=ITEM)).status_code == 404
+
+
+async def test_item_assets_of_a_collection_never_change_its_items(free: Api) -> None:
+    assets = {"data": {"type": "application/netcdf", "description": "the data", "roles": ["data"]}}
+    assert (await free.admin.patch("/collections/free", json={"item_assets": assets})).status_code == 200
+    before = (await free.anyone.get(f"{ITEMS}/swath-1")).json()
+    assert before["assets"] == ITEM["assets"]
+    removed = await free.admin.patch("/collections/free", json=[{"op": "remove", "path": "/item_assets"}])
+    assert (removed.status_code, "item_assets" in removed.json()) == (200, False)
+    listed = (await free.anyone.get(ITEMS)).json()["features"]
+    assert [each["assets"] for each in listed] == [ITEM["assets"]]
+
+
+# --- an item's life ---
+
+
+def written(document: Json) -> Json:
+    """An item as its publisher sent it: without what the server sets."""
+    names = ("latest", "retracted", "created", "updated")
+    properties = {
+        name: value for name, value in document["properties"].items()
+        if name not in names and not name.startswith("fedstac:")
+    }  # fmt: skip
+    extensions = [uri for uri in document["stac_extensions"] if "/extensions/fedstac/" not in uri]
+    return {**less_links(document), "properties": properties, "stac_extensions": extensions}
+
+
+async def test_an_item_is_created_read_changed_and_deleted(free: Api) -> None:
+    preview = {"rel": "preview", "href": "https://data.example/preview.html", "type": "text/html"}
+    sent = item("swath-2", links=[preview])
+    posted = await free.admin.post(ITEMS, json=sent)
+    path = f"{ITEMS}/swath-2"
+    assert posted.status_code == 201
+    assert posted.headers["location"] == linked(posted.json(), "self") == free.url + path
+    got = await free.anyone.get(path)
+    assert got.headers["content-type"] == "application/geo+json"
+    assert got.json() == posted.json()
+    assert written(got.json()) == less_links(sent)
+    assert preview in got.json()["links"]
+    schema, _ = checking.stac_schemas()
+    schema.validate(got.json())
+
+    changed = {**got.json(), "properties": {**got.json()["properties"], "description": "changed"}}
+    put = await free.admin.put(path, json=changed)  # as it was read, the server's own members too
+    assert (put.status_code, put.json()["properties"]["description"]) == (200, "changed")
+    partial = {"id": "swath-2", "collection": "free", "properties": {"gsd": 10}}
+    merged = await free.admin.patch(path, json=partial)
+    assert (merged.status_code, merged.json()["properties"]["gsd"]) == (200, 10)
+    operations = [{"op": "replace", "path": "/properties/gsd", "value": 20}]
+    patched = await free.admin.patch(path, json=operations)
+    assert (patched.status_code, patched.json()["properties"]["gsd"]) == (200, 20)
+    assert (await free.anyone.get(path)).json() == patched.json()
+
+    assert (await free.admin.delete(path)).status_code in (200, 202, 204)
+    assert (await free.anyone.get(path)).status_code == 404
+    assert [each["id"] for each in (await free.anyone.get(ITEMS)).json()["features"]] == ["swath-1"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"collection": "other"}, {"id": "a/b"}, {"type": "Item"}, {"geometry": 5}, {"assets": []}, {"links": None}],
+)
+async def test_an_item_that_is_not_valid_is_refused_alone_and_in_a_batch(free: Api, wrong: Json) -> None:
+    assert (await free.admin.post(ITEMS, json=item("x", **wrong))).status_code == 400
+    batch = {"type": "FeatureCollection", "features": [item(f"x{n}", **wrong) for n in range(3)]}
+    assert (await free.admin.post(ITEMS, json=batch)).status_code == 400
+    assert (await free.anyone.get(ITEMS)).json()["numberMatched"] == 1
+
+
+async def test_a_feature_collection_publishes_each_of_its_items(free: Api) -> None:
+    items = [less(item(f"x{n}"), "collection") for n in range(5)]
+    answer = await free.admin.post(ITEMS, json={"type": "FeatureCollection", "features": items, "links": []})
+    assert answer.status_code in (200, 201)
+    assert answer.json()["counts"]["done"] == 5
+    for each in items:
+        assert (await free.anyone.get(f"{ITEMS}/{each['id']}")).json()["collection"] == "free"
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/json", "application/geo+json", "application/json; charset=utf-8", "Application/JSON"]
+)
+async def test_an_item_is_json_or_geojson(free: Api, media_type: str) -> None:
+    content, headers = orjson.dumps(item("x")), {"Content-Type": media_type}
+    assert (await free.admin.post(ITEMS, content=content, headers=headers)).status_code == 201
+    assert (await free.admin.put(f"{ITEMS}/x", content=content, headers=headers)).status_code == 200
+
+
+async def test_the_transaction_extension_is_advertised(free: Api) -> None:
+    classes = set((await free.anyone.get("/conformance")).json()["conformsTo"])
+    assert classes == set((await free.anyone.get("/")).json()["conformsTo"])
+    assert classes >= {
+        "https://api.stacspec.org/v1.0.0/ogcapi-features/extensions/transaction",
+        "https://api.stacspec.org/v1.0.0/collections/extensions/transaction",
+    }
+    paths = (await free.anyone.get("/api")).json()["paths"]
+    assert set(paths["/collections/{collection_id}"]) >= {"get", "put", "patch", "delete"}
