@@ -14,6 +14,7 @@ import io
 import json
 import os
 import resource
+import signal
 import stat
 import sys
 import time
@@ -23,7 +24,9 @@ from typing import Any, Final
 
 from fedstac.scan.values import Unusable, shown
 
-MEMORY: Final = 4 << 30  # bytes of addresses
+MEMORY: Final = 3 << 29  # bytes of addresses
+PROCESSOR: Final = 60.0  # seconds of the processor for one header; to wait for storage costs none
+LARGEST: Final = 1 << 40  # bytes of a file
 PAUSE: Final = 0.1  # seconds between two reports
 
 
@@ -60,13 +63,20 @@ def read(path: str, size: int, mtime: int, *, checksum: bool, report: Callable[[
     """The facts of one file, and its sha-256 if asked for. Unusable where a scan cannot take it."""
     from fedstac.scan import headers
 
+    if size > LARGEST:
+        raise Unusable("unreadable", f"it has {size} bytes; {LARGEST >> 40} TiB are the most")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise Unusable("unreadable", f"it cannot be opened: {error.strerror}") from None
     with Whole(descriptor) as file:
         _check(descriptor, size, mtime)
-        facts = headers.read(file)
+        # SIGPROF ends this process, also in the middle of a library's loop; readers.py says what of
+        signal.setitimer(signal.ITIMER_PROF, PROCESSOR)
+        try:
+            facts = headers.read(file)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         digest = None
         if checksum:
             file.seek(0)
@@ -100,7 +110,7 @@ def main() -> None:
         except Unusable as fault:
             say({"fault": [fault.rule, fault.message]})
         except MemoryError:
-            say({"fault": ["unreadable", f"to read it takes more than {MEMORY >> 30} GiB of memory"]})
+            say({"fault": ["unreadable", f"to read it takes more than {MEMORY / (1 << 30):g} GiB of memory"]})
         except BrokenPipeError:
             raise
         except Exception as error:  # an edge: whatever the libraries raise on a broken file is that file's fault

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
+from fedstac.scan.reader import PROCESSOR
 from fedstac.scan.values import Facts, Found, Unusable
 
 PATIENCE: Final = 900.0  # seconds without a sign of life: storage that fetches from tape takes minutes
@@ -120,6 +121,8 @@ class Readers:
         """A process that ended, or is ended now, and the file that it had."""
         self._end(reader)
         code = reader.process.returncode
+        if not reason and code == -signal.SIGPROF:
+            reason = f"to read its header takes more than {PROCESSOR:g} s of the processor"
         if not reason:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             reason = f"the process that read it ended ({how})"

@@ -21,11 +21,12 @@ from fedstac.scan.values import Unusable
 
 Block: TypeAlias = tuple[slice, ...]
 
-MOST_VALUES: Final = 1 << 28  # of a coordinate; the finest CMIP6 grid has some 10 million cells with 4 corners each
+MOST_VALUES: Final = 1 << 27  # of a coordinate; the finest CMIP6 grid has some 10 million cells with 4 corners each
 MOST_CHUNK: Final = 1 << 27  # bytes of a chunk, which HDF5 holds as a whole
-MOST_CHUNKS: Final = 1 << 21  # of a variable: a step an hour for two centuries
+MOST_CHUNKS: Final = 1 << 20  # of a variable: a step an hour for a century
 MOST_CORNERS: Final = 64  # of a cell
 BLOCK: Final = 1 << 20  # values read at a time
+CHUNKS: Final = 1 << 14  # read at a time: HDF5 holds two kilobytes for each
 MOST_NAMES: Final = 1000  # variables of a file that are looked at
 FILL: Final = 1e19  # CF's default fill values are above
 PLAIN: Final = re.compile(r"[A-Za-z0-9_.+-]{1,128}")  # names of variables: none leads through groups
@@ -109,7 +110,8 @@ def blocks(one: Any, per_value: int = 1) -> Iterator[Block]:
     Unusable where the variable, or a chunk of it, is larger than that of any CMIP6 coordinate.
     """
     check_size(one)
-    yield from _cut(one.shape, max(1, BLOCK // per_value))
+    most = min(BLOCK, CHUNKS * math.prod(one.chunks)) if one.chunks else BLOCK
+    yield from _cut(one.shape, max(1, most // per_value))
 
 
 def check_size(one: Any) -> None:

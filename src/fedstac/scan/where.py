@@ -21,7 +21,6 @@ RULE: Final = "coordinates"
 NAMES: Final = {"latitude": ("lat", "latitude", "nav_lat"), "longitude": ("lon", "longitude", "nav_lon")}
 BINS: Final = 7200  # of longitude: 0.05 degrees
 NEAR: Final = 1e-4  # degrees: what numbers of 32 bits are off by
-POLE: Final = 90 - NEAR  # a vertex that far north or south may have any longitude
 FURTHEST: Final = {"latitude": 90.5, "longitude": 720.0}
 
 
@@ -80,7 +79,8 @@ def _count_cells(north: _Coordinate, east: _Coordinate, latitudes: _Latitudes, l
             None if all_edges is None else all_edges[is_cell] for all_edges in (north.edges(block), east.edges(block))
         )
         if corners is not None and sides is not None and sides.shape == corners.shape:
-            corners = np.where(np.abs(sides) >= POLE, x[:, None], corners)
+            is_pole = np.abs(np.abs(sides) - 90) <= NEAR  # where a vertex may have any longitude
+            corners = np.where(is_pole, x[:, None], corners)
         north.odd += latitudes.add(y, sides)
         east.odd += longitudes.add(x, corners)
     north.note_odd()
