@@ -76,9 +76,7 @@ def judge(expression: Any, document: Json) -> Truth:
         case "in":
             return _by_member(_value(args[0], document), lambda m: _any(_compare("=", m, c) for c in args[1]))
         case "like":
-            return _by_member(
-                _value(args[0], document), lambda m: _like(m, _value(args[1], document)) if type(m) is str else None
-            )
+            return _by_member(_value(args[0], document), lambda m: _like(m, _value(args[1], document)))
         case _ if op.startswith("a_"):
             return _sets(op, _value(args[0], document), args[1])
         case _:
@@ -136,7 +134,9 @@ def _compare(op: str, one: Any, other: Any) -> Truth:
     return COMPARE[op](one, other)
 
 
-def _like(text: str, pattern: str) -> bool:
+def _like(text: Any, pattern: str) -> Truth:
+    if type(text) is not str:
+        return False if text is None else None
     parts = re.findall(r"\\.|.", pattern, re.DOTALL)
     wildcards = {"%": ".*", "_": "."}
     expression = "".join(wildcards.get(part) or re.escape(part[-1]) for part in parts)

@@ -10,7 +10,6 @@ A filter comes checked from api/filters.py and is CQL2 JSON. Its truth has three
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ MOST_IN_A_PATH = 16  # choices of IN that are compared one after the other; more
 MOMENTS: Mapping[str, str] = {"datetime": "datetime", "start_datetime": "datetime", "end_datetime": "end_datetime"}
 TEXTS = ("id", "collection")
 FLIPPED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
-LIKE_PARTS = re.compile(r"\\.|.", re.DOTALL)  # a character of a pattern, with the backslash before it
 TEMPORAL = {
     "t_before": "{left_end} < {right_start}",
     "t_after": "{left_start} > {right_end}",
@@ -186,10 +184,13 @@ def _in(value: Any, choices: Sequence[Any]) -> str:
         return _path_test(_value(value), path, choices)
     any_of = f"= ANY ({array([_json(choice) for choice in choices], 'jsonb')})"
     types = {_type(choice) for choice in choices}
-    if len(types) > 1:  # a value that is none of them cannot be compared with some
-        return _by_member(_value(value), lambda member: f"NULLIF({member} {any_of}, false)")
-    of_type = f"WHEN '{types.pop()}' THEN"
-    return _by_member(_value(value), lambda member: f"CASE jsonb_typeof({member}) {of_type} {member} {any_of} END")
+
+    def test(member: str) -> str:
+        if len(types) > 1:  # a value that is none of them cannot be compared with some
+            return f"NULLIF({member} {any_of}, false)"
+        return _of_type(member, next(iter(types)), f"{member} {any_of}")
+
+    return _for_few(_by_member(_value(value), test))
 
 
 def _type(value: Any) -> str:
@@ -200,13 +201,21 @@ def _type(value: Any) -> str:
 def _like(value: Any, pattern: str) -> str:
     if _is_text_column(value):
         return f"({value['property']} LIKE {literal(pattern)})"
-    parts = LIKE_PARTS.findall(pattern)
-    if parts[-1:] == ["%"] and not {"%", "_"} & set(parts[:-1]):
-        start = "".join(part[-1] for part in parts[:-1])
-        return _path_test(_value(value), "$ starts with {0}", [start])
-    wildcards = {"%": ".*", "_": "."}
-    expression = "".join(wildcards.get(part) or re.escape(part[-1]) for part in parts)
-    return _path_test(_value(value), '$ like_regex {0} flag "s"', [f"^{expression}$"])
+
+    def test(member: str) -> str:
+        return _of_type(member, "string", f"{member} #>> '{{}}' LIKE {literal(pattern)}")
+
+    return _for_few(_by_member(_value(value), test))
+
+
+def _of_type(member: str, type: str, test: str) -> str:
+    """SQL that tests a value of that type; one of another type is unknown."""
+    return f"CASE jsonb_typeof({member}) WHEN '{type}' THEN {test} END"
+
+
+def _for_few(test: str) -> str:
+    """The same test, written as an equality: of a bare CASE the planner expects that half of all datasets pass."""
+    return f"({test}::int = 1)"
 
 
 def _is_text_column(operand: Any) -> bool:

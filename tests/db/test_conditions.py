@@ -1,0 +1,90 @@
+"""SQL for conditions: on one document each, and how PostgreSQL goes about it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import asyncpg
+import orjson
+import pytest
+
+from fedstac import checking
+from fedstac.api import filters
+from fedstac.bootstrap import Node
+from fedstac.db import conditions
+from fedstac.domain.vocabulary import Kind
+
+Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+VOCABULARIES = checking.checker().vocabularies
+LISTS = [
+    (project, name)
+    for project in VOCABULARIES.projects()
+    if (vocabulary := VOCABULARIES.current(project))
+    for name, asked in vocabulary.properties.items() if asked.kind is Kind.STRINGS
+]  # fmt: skip
+
+
+async def truth(conn: Conn, properties: dict[str, Any], text: str) -> bool | None:
+    """What a filter is of a dataset with these properties."""
+    where = conditions.where({"filter": filters.check(filters.from_text(text))})
+    content = orjson.dumps({"properties": properties}).decode()
+    found: bool | None = await conn.fetchval(f"SELECT {where} FROM (SELECT $1::text::jsonb AS content) items", content)
+    return found
+
+
+@pytest.mark.parametrize(("project", "name"), [*LISTS, ("any", "access"), ("none", "x:free")])
+async def test_a_list_is_found_by_a_member_and_left_out_by_its_opposite(conn: Conn, project: str, name: str) -> None:
+    has = {name: ["first", "Second"]}
+    for text in ("{0} = 'first'", "{0} IN ('Second', 'x')", "{0} LIKE 'f_r%'", "casei({0}) = casei('SECOND')",
+                 "casei({0}) LIKE casei('sec%')", "{0} > 'a'", "{0} BETWEEN 'a' AND 'g'",
+                 "a_contains({0}, ('first'))", "a_overlaps({0}, ('first', 'x'))"):  # fmt: skip
+        text = text.format(f'"{name}"')
+        assert await truth(conn, has, text) is True, text
+        assert await truth(conn, has, f"NOT ({text})") is False, text
+        assert await truth(conn, {}, text) is None, text
+        assert await truth(conn, {name: []}, text) is False, text
+    assert await truth(conn, has, f"\"{name}\" <> 'first'") is False
+    assert await truth(conn, has, f"\"{name}\" NOT IN ('first')") is False
+    assert await truth(conn, has, f"\"{name}\" <> 'third'") is True
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "expected"),
+    [
+        ("abc", "x > 5", None), ("abc", "x <> 5", None), (True, "x > 0", None), (1, "x = true", None),
+        ("soon", "x < TIMESTAMP('2020-01-01T00:00:00Z')", None), (20200101, "x < DATE('2030-01-01')", None),
+        ("2020-02-30", "x < DATE('2030-01-01')", None), ("2020-02-29", "x < DATE('2030-01-01')", True),
+        ("2020-01-01T00:00:00+23:59", "x < TIMESTAMP('2019-12-31T00:01:00.000001Z')", True),
+        ("2020-04-31T00:00:00Z", "t_before(x, DATE('2030-01-01'))", None), ({"a": 1}, "x = 'a'", None),
+        ({"a": 1}, "x.a = 1.0", True), (1, "x.a = 1", None), ([1, "a"], "x = 2", None), ([1, "a"], "x = 1", True),
+        ([[1]], "x = 1", None), ([None], "x = 1", False), (0.1, "x = 0.1", True), (1e300, "x > 1e299", True),
+        ("Straße", "casei(x) = casei('STRASSE')", True), ("ΟΔΟΣ", "casei(x) = casei('οδός')", False),
+        ("ΟΔΌΣ", "accenti(casei(x)) = accenti(casei('οδος'))", True), ("Zürich", "accenti(x) LIKE 'Zuri%'", True),
+        ("a\\b", "x LIKE 'a\\\\b'", True), ("a.b", "x LIKE 'a_b'", True), ("aXb", "x LIKE 'a.b'", False),
+        ("'; DROP TABLE x --", "x = '''; DROP TABLE x --'", True), ("{0}$1%s", "x = '{0}$1%s'", True),
+    ],
+)  # fmt: skip
+async def test_a_value_is_compared_with_its_own_type_only(
+    conn: Conn, value: Any, text: str, expected: bool | None
+) -> None:
+    assert await truth(conn, {"x": value}, text) is expected
+    assert await truth(conn, {"x": value}, f"NOT ({text})") is (None if expected is None else not expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ({"ids": ["a", "b"]}, "pk"),
+        ({"filter": filters.check({"op": "=", "args": [{"property": "id"}, "a"]})}, "pk"),
+        ({"intersects": filters.box([0, 0, 1, 1])}, "geometry"),
+        ({"datetime": "2000-01-01T00:00:00Z/2000-01-02T00:00:00Z"}, "datetime"),
+        ({"filter": filters.check(filters.from_text("t_intersects(datetime, DATE('2000-01-01'))"))}, "datetime"),
+    ],
+)
+async def test_conditions_on_columns_use_their_indexes(west: Node, asked: dict[str, Any], index: str) -> None:
+    async with west.pool.acquire() as conn, conn.transaction():
+        await conn.execute("SET LOCAL enable_seqscan = off")
+        plan = await conn.fetch(f"EXPLAIN SELECT id FROM pgstac.items WHERE {conditions.where(asked)}")
+    lines = [str(row[0]) for row in plan]
+    assert all(index in line for line in lines if "Index Scan" in line), lines
+    assert any("Index" in line for line in lines), lines
