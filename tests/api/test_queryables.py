@@ -227,7 +227,7 @@ async def test_a_size_that_is_no_number_fails_no_search_over_all_collections(api
     assert (await search(api, filter="x:n > 5", collections="free"))["features"][0]["id"] == "free-0"
 
 
-# --- fields, ids ---
+# --- fields ---
 
 
 async def test_fields_are_named_with_and_without_properties(api: Api) -> None:

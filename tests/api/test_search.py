@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from fedstac import checking, embedded, sample
+from fedstac.api import query
 from fedstac.settings import Settings
 from tests.api import conftest, oracle
 from tests.api.conftest import Api
@@ -360,6 +361,17 @@ async def test_limits_are_kept(site: Site) -> None:
         page = await site.post(limit=limit, fields={"include": ["id"]})
         assert page["numberReturned"] == min(limit, len(catalogue()))
         assert any(link["rel"] == "next" for link in page["links"]) == (limit < len(catalogue()))
+
+
+@pytest.mark.parametrize("limit", ["99999999999999999999", "9" * 4500, "000000000000000000000000648"])
+async def test_a_limit_above_the_most_is_the_most(site: Site, limit: str) -> None:
+    page = (await site.api.anyone.get("/search", params={"limit": limit, "fields": "id"})).json()
+    assert page["numberReturned"] == len(catalogue())
+
+
+async def test_an_id_with_a_comma_is_among_those_that_are_searched(site: Site) -> None:
+    asked = query.from_parameters([("ids", "a,b")], site.api.settings)
+    assert asked.conditions["ids"] == ["a", "b", "a,b"]
 
 
 async def test_fields(site: Site) -> None:

@@ -10,7 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedstac.api import identity, links
+from fedstac.api import identity, links, numbers
 from fedstac.bootstrap import Node, fork_if_restored
 from fedstac.db import collections, feed, nodes, queue
 from fedstac.db.connections import Connection
@@ -36,7 +36,8 @@ async def get_events(request: Request) -> Response:
     await identity.node_name(request)
     node: Node = request.app.state.node
     after = Cursor.parse(request.query_params.get("after", str(events.START)))
-    limit, wait = _number(request, "limit", PAGE, LARGEST_PAGE), _number(request, "wait", 0, int(LONGEST_WAIT))
+    limit = numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE)
+    wait = numbers.whole(request, "wait", default=0, most=int(LONGEST_WAIT))
     keep = _filter(request)
     budget.extend(wait)
     deadline, backoff = time.monotonic() + wait, Backoff()
@@ -54,17 +55,14 @@ async def get_events(request: Request) -> Response:
     return _answer(request, texts, cursor)
 
 
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not text.isdecimal() or len(text) > 9:
-        raise BadRequest(f"{name}={text[:20]!r} is not a whole number, 0 or more")
-    return min(int(text), most)
+def _is_digits(*texts: str) -> bool:
+    return all(map(numbers.DIGITS.fullmatch, texts))
 
 
 def _filter(request: Request) -> Any:
     collection, kind = request.query_params.get("collection"), request.query_params.get("type")
     index, slash, count = request.query_params.get("shard", "0/1").partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and len(count) < 6 and int(index) < int(count)):
+    if not (slash and _is_digits(index, count) and len(count) < 6 and numbers.value(index) < int(count)):
         said = request.query_params["shard"][:20]
         raise BadRequest(f"shard={said!r} is not i/n with i from 0 to n-1")
 
@@ -107,7 +105,7 @@ async def get_snapshot(request: Request) -> Response:
     """
     await identity.node_name(request)
     node: Node = request.app.state.node
-    limit = max(_number(request, "limit", PAGE, LARGEST_PAGE), 1)
+    limit = max(numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE), 1)
     async with node.pool.acquire() as conn:
         page = request.query_params.get("page")
         if page is None:  # the database may have been promoted since this process started
@@ -156,7 +154,8 @@ async def get_digests(request: Request) -> Response:
         if collection is None:
             rows = await feed.digests(conn, node.settings.node)
         else:
-            rows = await feed.bucket(conn, node.settings.node, collection, _number(request, "bucket", 0, 255))
+            bucket = numbers.whole(request, "bucket", default=0, most=255)
+            rows = await feed.bucket(conn, node.settings.node, collection, bucket)
     body = {"origin": node.settings.node, "cursor": str(cursor), "entries": [dict(row) for row in rows]}
     return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
 

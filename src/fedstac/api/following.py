@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedstac.api import identity, links
+from fedstac.api import identity, links, numbers
 from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.connections import Connection
@@ -25,11 +25,11 @@ async def get_requests(request: Request) -> Response:
     """GET /requests?limit=&after=: the caller's own, the newest first."""
     node: Node = request.app.state.node
     principal = await identity.principal(request)
+    limit = max(1, numbers.whole(request, "limit", default=OWN_PAGE, most=LARGEST_OWN_PAGE))
     try:
-        limit = max(1, min(int(request.query_params.get("limit", OWN_PAGE)), LARGEST_OWN_PAGE))
         after = UUID(request.query_params["after"]) if "after" in request.query_params else None
     except ValueError:
-        raise BadRequest("limit is a whole number, and after the id of a request") from None
+        raise BadRequest("after is not the id of a request; send one, or leave it out") from None
     async with node.pool.acquire() as conn:
         found = await requests.of_submitter(conn, principal.name, after=after, limit=limit + 1)
     url = f"{request.app.state.base_url}/requests"
@@ -76,12 +76,8 @@ def _page(request: Request) -> tuple[str | None, int, int]:
     status = request.query_params.get("status")
     if status is not None and status not in STATUSES:
         raise BadRequest(f"status={status[:20]!r} is none of {', '.join(STATUSES)}")
-    try:
-        limit = int(request.query_params.get("limit", PAGE))
-        after = int(request.query_params.get("after", -1))
-    except ValueError:
-        raise BadRequest("limit or after is not a whole number; send one, or leave it out") from None
-    return status, max(1, min(limit, LARGEST_PAGE)), max(-1, min(after, 1 << 30))
+    limit = numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE)
+    return status, max(1, limit), numbers.whole(request, "after", default=-1, most=1 << 30)
 
 
 async def readable(request: Request) -> requests.Summary:

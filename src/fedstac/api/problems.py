@@ -29,6 +29,7 @@ from fedstac.domain.errors import Finding, Problem
 from fedstac.runtime.outages import reason_of
 
 MEDIA_TYPE = "application/problem+json"
+QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # of a media type in Accept
 log = structlog.get_logger()
 _NOT_IN_DESCRIPTION = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750, 3
 
@@ -328,6 +329,6 @@ def _prefers_html(request: Request) -> bool:
     for part in request.headers.get("accept", "").split(","):
         media, _, parameters = part.partition(";")
         quality = parameters.strip().removeprefix("q=")
-        wishes[media.strip().lower()] = float(quality) if quality.replace(".", "", 1).isdigit() else 1.0
+        wishes[media.strip().lower()] = float(quality) if QUALITY.fullmatch(quality) else 1.0
     as_json = max(wishes.get(media, 0.0) for media in ("application/json", MEDIA_TYPE, "application/*", "*/*"))
     return wishes.get("text/html", 0.0) > as_json

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from fedstac.api import filters
+from fedstac.api import filters, numbers
 from fedstac.domain import documents, model, strict_json
 from fedstac.domain.errors import BadRequest, MalformedJson
 from fedstac.settings import Settings
@@ -27,7 +27,6 @@ KNOWN = frozenset(
      "token", "fields")
 )  # fmt: skip
 OPEN = ("", "..")  # an end of an interval
-DIGITS = re.compile(r"[0-9]+")
 NUMBER = re.compile(r" *[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)? *")  # float() takes more: 1_0, other digits
 TOP_LEVEL = frozenset(
     ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "properties", "links", "assets", "collection")
@@ -104,8 +103,7 @@ def from_parameters(
         if name in body:
             body[name] = _json(name, body[name])
     if "limit" in body:
-        digits = body["limit"].lstrip("0")
-        body["limit"] = int(digits[:18]) if DIGITS.fullmatch(digits) else body["limit"]
+        body["limit"] = numbers.value(body["limit"]) if numbers.DIGITS.fullmatch(body["limit"]) else body["limit"]
     if "sortby" in body:
         body["sortby"] = [
             {"field": key.lstrip("+ ").removeprefix("-"), "direction": "desc" if key.startswith("-") else "asc"}

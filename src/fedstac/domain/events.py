@@ -51,7 +51,7 @@ class Cursor:
     def parse(cls, text: str) -> Cursor:
         """BadRequest where the text is no cursor."""
         epoch, dot, pos = text.partition(".")
-        if dot and epoch.isdecimal() and pos.isdecimal() and len(epoch) < 19 and len(pos) < 19:  # a bigint
+        if dot and text.isascii() and epoch.isdecimal() and pos.isdecimal() and len(epoch) < 19 and len(pos) < 19:
             return cls(int(epoch), int(pos))
         raise BadRequest(
             f"{text[:40]!r} is no cursor; it looks like 1.4711, as X-Cursor gives it, or 0.0 for the start"
