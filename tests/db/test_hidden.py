@@ -13,7 +13,8 @@ from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.flags import Mark, Reinstate, Retract, Unmark
 from fedstac.domain.actions.target import Target
-from fedstac.domain.errors import ItemDoesNotExist
+from fedstac.domain.errors import Conflict, ItemDoesNotExist
+from fedstac.domain.groups import Entitlement, Identity, Kind, Right
 from fedstac.domain.patching import MergePatch, WithoutNode
 from fedstac.domain.policy import Principal
 from fedstac.publication import Work
@@ -36,6 +37,26 @@ async def work_of(conn: Connection, command: Command) -> list[tuple[str, int]]:
     with conn.query_logger(ran.append), pytest.raises(ItemDoesNotExist, match="a search lists those there are"):
         await publication.preview(conn, world, command)
     return [(each.query, len(await conn.fetch(each.query, *each.args))) for each in ran]
+
+
+async def test_a_refused_publication_says_nothing_of_the_mark_to_whom_it_is_hidden(connect: Connect) -> None:
+    conn = await connect()
+    [item] = writing.sample.items(1)
+    await writing.publish(conn, item)
+    draft = writing.draft(item)
+    mark = Mark(Target("CMIP6", draft.id, draft.lineage), ANNA)
+    await publication.perform(conn, await writing.world(conn), [Work(mark, "anna", "mark")])
+    creates = Entitlement(Kind.PROJECT, "CMIP6", draft.institution, Right.CREATE)
+    everywhere = Entitlement(Kind.NODE, "*", None, Right.CREATE)
+    who = Identity("", "", "", None, "", frozenset(), (creates, everywhere), frozenset())
+    told = []
+    for principal in (Principal("creator", frozenset(), who), ANNA):
+        work = writing.work(draft, principal=principal)
+        [receipt] = await publication.perform(conn, await writing.world(conn), work)
+        assert isinstance(receipt.problem, Conflict)
+        told.append(receipt.problem.detail)
+    assert "marked" not in told[0]
+    assert told[1].startswith(f"{item['id']} is marked")
 
 
 @pytest.mark.parametrize("change", CHANGES)

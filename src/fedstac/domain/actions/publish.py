@@ -17,7 +17,7 @@ from fedstac.domain.actions.amend import (
     with_alternates,
     without_alternates,
 )
-from fedstac.domain.actions.target import Target
+from fedstac.domain.actions.target import Target, may_see_marked
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
 
@@ -83,7 +83,9 @@ class Publish:
     def _again(self, stored: Record, lineage: Lineage, world: World) -> Decision:
         """The same version: identical, other metadata, or other files, which a version never gets."""
         if stored.state is not State.PUBLISHED:
-            raise Conflict(f"{stored.id} is {stored.state}; publish a new version instead")
+            tells = stored.state is State.RETRACTED or may_see_marked(self.target, self.principal, world)
+            what = f"{stored.id} is {stored.state}" if tells else f"the id {stored.id} was used before"
+            raise Conflict(f"{what}; publish a new version instead")
         if stored.document_digest == self.draft.document_digest:
             return Decision(Outcome.IDENTICAL)
         known, written = orjson.loads(stored.document or "{}"), orjson.loads(self.draft.text)
