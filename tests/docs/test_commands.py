@@ -13,8 +13,6 @@ from tests.docs.conftest import NODES, Site
 from tests.docs.shell import PAGES, REPOSITORY, Command, commands
 from tests.scenarios import watching
 
-pytestmark = pytest.mark.xdist_group("docs")
-
 # Why commands that begin so are not run. What is listed and stands in no page is a mistake too.
 NOT_RUN: Mapping[str, tuple[str, ...]] = {
     "needs root or systemd; test_deploy.py checks the units and the proxy's settings": ("sudo ", "journalctl "),
