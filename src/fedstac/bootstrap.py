@@ -95,7 +95,7 @@ class Node:
 
 
 async def fork_if_restored(conn: Connection) -> None:
-    """Starts a new epoch where the database was restored or promoted, before anybody is served its snapshot."""
+    """Start a new epoch where the database was restored or promoted, before anybody is served its snapshot."""
     epoch = await feed.fork_if_restored(conn)
     if epoch:
         log.warning("this database was restored or promoted; the feed goes on in a new epoch", epoch=epoch)

@@ -68,7 +68,7 @@ async def establish(conn: Connection, origin: str, signing_key: bytes) -> str:
 
 
 async def fork_if_restored(conn: Connection) -> int | None:
-    """Starts a new epoch where this database is a restored or promoted copy; the new epoch's number if so.
+    """Start a new epoch where this database is a restored or promoted copy; return its number, else None.
 
     The signs are another cluster id, another timeline, or a stored snapshot that lies ahead of now. Retained events
     keep their positions. Events without a position get one after the fork, in the order of their ids.
@@ -103,7 +103,7 @@ async def fork_if_restored(conn: Connection) -> int | None:
 
 
 async def start_epoch(conn: Connection) -> int:
-    """Starts a new epoch in which no earlier cursor goes on, so that every consumer takes a snapshot; its number.
+    """Start a new epoch in which no earlier cursor goes on; return its number. Every consumer takes a snapshot.
 
     For a database whose disk was put back to an earlier state. No sign in it says so, and nobody knows where the fork
     is.
@@ -114,7 +114,7 @@ async def start_epoch(conn: Connection) -> int:
 
 
 async def _begin_epoch(conn: Connection, fork: int) -> int:
-    """Begins an epoch after a position and returns its number.
+    """Begin an epoch after a position and return its number.
 
     The number is the time in seconds, or one more than the last. Counting alone would give two restores of one backup
     the same number, and a consumer of the first would go on in the second (ADR 14).

@@ -102,7 +102,7 @@ class Follower:
             self.lock.terminate()
 
     async def _refuse_rolled_back(self) -> None:
-        """OriginRolledBack where the origin's log lost what is applied here, and has no new epoch.
+        """Raise OriginRolledBack where the origin's log lost what is applied here, and has no new epoch.
 
         Its snapshot would be no newer than what is here, so that lost datasets would stay.
         """
