@@ -87,6 +87,29 @@ def test_migrate_widens_partitions_that_pgstac_tightened(owner: str) -> None:
         assert conn.execute(unbounded).fetchone() == (1,)
 
 
+def test_migrate_gives_functions_a_search_path_again_that_a_newer_pgstac_replaced(owner: str) -> None:
+    without = "SELECT f::text FROM fedstac.functions_without_path() f ORDER BY 1"
+    with psycopg.connect(owner, autocommit=True) as conn:
+        assert conn.execute(without).fetchall() == []
+        conn.execute("ALTER FUNCTION pgstac.collection_geom(jsonb) RESET search_path")
+        conn.execute("ALTER FUNCTION pgstac.queryables_trigger_func() RESET search_path")
+        assert conn.execute(without).fetchall() == [
+            ("pgstac.collection_geom(jsonb)",),
+            ("pgstac.queryables_trigger_func()",),
+        ]
+        run(owner)
+        assert conn.execute(without).fetchall() == []
+
+
+def test_a_function_that_an_index_uses_needs_no_search_path_if_it_names_nothing_beyond_the_catalogue(
+    owner: str,
+) -> None:
+    """Those that searches call stay as they are, for PostgreSQL to inline."""
+    with psycopg.connect(owner, autocommit=True) as conn:
+        conn.execute("CREATE INDEX ON pgstac.items (pgstac.to_text(content->'x'))")
+        assert conn.execute("SELECT count(*) FROM fedstac.functions_without_path()").fetchone() == (0,)
+
+
 @pytest.mark.parametrize(
     ("statement", "index"),
     [

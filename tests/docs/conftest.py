@@ -30,10 +30,10 @@ PASSWORD = "secret"
 STOP = "kill $(jobs -p) 2>/dev/null; wait"
 # Exit codes other than 0 that a command of the pages is meant to have.
 CODES = {
-    "fedstac vocab diff": 1,
-    "fedstac replica verify": 1,
-    "fedstac access explain publish": 4,
-    "fedstac get ID;": 1,
+    "fedstac vocab diff": 1,  # they differ
+    "fedstac replica verify": 1,  # nobody has the files
+    "fedstac access explain publish": 4,  # robot may not
+    "fedstac get ID;": 1,  # ends with a diff
 }
 SERVERS = re.compile(r"^(?:[A-Z_]+=(?:\"[^\"]*\"|\S*) )*fedstac (serve|worker|sequencer|index-node)\b")
 

@@ -30,15 +30,15 @@ def test_a_wheel_of_the_checkout_installs_beside_the_locked_packages_and_runs(tm
         )
         assert done.returncode == 0, f"{text}: {done.stdout}{done.stderr}"
         if n == 0:
-            _lend_packages(place, tmp_path / "lent")
-    told = subprocess.run(
+            _lend_packages(place, tmp_path / "packages")
+    printed = subprocess.run(
         [place / "bin/python", "-c", "from fedstac.settings import folder; import fedstac\n"
          "print(fedstac.__file__); print(len(list(folder('migrations').glob('*.sql'))), folder('cv'))"],
         cwd=tmp_path, env=_environment(tmp_path), capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    module, found = told.splitlines()
+    module, folders = printed.splitlines()
     assert Path(module).is_relative_to(place)
-    count, vocabularies = found.split()
+    count, vocabularies = folders.split()
     assert int(count) == len(list((REPOSITORY / "migrations").glob("*.sql")))
     assert Path(vocabularies).is_relative_to(place)
 
@@ -55,11 +55,11 @@ def _copy_checkout(there: Path) -> None:
             shutil.copy(REPOSITORY / name, there / name)
 
 
-def _lend_packages(environment: Path, lent: Path) -> None:
+def _lend_packages(environment: Path, links: Path) -> None:
     """The environment sees the packages that are installed for the tests, which the lock pins too, but for fedstac."""
-    lent.mkdir()
+    links.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if "fedstac" not in entry.name and not entry.name.startswith(("pip", "setuptools")):
-            (lent / entry.name).symlink_to(entry)
+            (links / entry.name).symlink_to(entry)
     [packages] = environment.glob("lib/python3*/site-packages")
-    (packages / "lent.pth").write_text(f"{lent}\n")
+    (packages / "packages.pth").write_text(f"{links}\n")

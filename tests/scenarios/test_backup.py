@@ -62,7 +62,7 @@ class Backed:
     servers: Servers
     folder: Path
     clusters: ExitStack
-    lost: list[dict[str, Any]] = field(default_factory=list)
+    lost_items: list[dict[str, Any]] = field(default_factory=list)
 
     def start_cluster(self, name: str, **settings: str) -> embedded.Cluster:
         return self.clusters.enter_context(embedded.cluster(self.folder / name, settings=SMALL | settings))
@@ -70,8 +70,8 @@ class Backed:
     def publish_what_is_lost(self) -> None:
         """East stops; then datasets are published that no backup has, and south shows them."""
         self.running.processes["east"].kill()
-        self.lost = fresh_items(60)
-        Publisher(self.running).publish(self.lost)
+        self.lost_items = fresh_items(60)
+        Publisher(self.running).publish(self.lost_items)
         settle(self.running, ("south",))
 
     def serve_restored(self) -> None:
@@ -82,7 +82,7 @@ class Backed:
         """East starts again; half of what was lost is published with other contents, and more."""
         if not self.running.processes["east"].is_running:
             self.running.restart("east")
-        again = [described(item, "published again") for item in self.lost[::2]]
+        again = [described(item, "published again") for item in self.lost_items[::2]]
         Publisher(self.running).publish([*again, *fresh_items(60)])
         settle(self.running, ("east", "south"))
 
@@ -163,7 +163,7 @@ def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder
         site.running.processes["serve"].kill()
         site.servers.west_is = "fedstac_again"
         restore(dump, site.servers.of_west, "fedstac_again")
-        site.lost = fresh_items(40)
+        site.lost_items = fresh_items(40)
         site.serve_restored()
         site.go_on()
         site.assert_alike()
