@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +75,9 @@ class Demo:
 
 
 @contextmanager
-def demo(folder: Path, items: int = ITEMS, *, ignores_interrupts: bool = False) -> Iterator[Demo]:
+def demo(
+    folder: Path, items: int = ITEMS, *, ignores_interrupts: bool = False, options: Sequence[str] = ()
+) -> Iterator[Demo]:
     """Runs until the block ends; its data stays in the folder."""
 
     def before() -> None:
@@ -83,7 +85,7 @@ def demo(folder: Path, items: int = ITEMS, *, ignores_interrupts: bool = False) 
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     data, output, ready_file = folder / "demo", folder / "output", folder / "ready"
-    arguments = command("--data-dir", data, "--items", items, "--port", 0, "--ready-file", ready_file)
+    arguments = command("--data-dir", data, "--items", items, "--port", 0, "--ready-file", ready_file, *options)
     with output.open("wb") as file:
         process = subprocess.Popen(
             arguments, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,

@@ -174,3 +174,13 @@ def test_a_check_accounts_for_real_dataset_names(folder: Path) -> None:
     assert (report["unaccounted"], report["failed"], report["violations"]) == (0, 0, [])
     assert set(report["differences"].values()) == {0}
     assert code == 0
+
+
+def test_data_that_is_used_again_is_announced_and_can_be_thrown_away(folder: Path) -> None:
+    with demo(folder, 5) as first:
+        assert "reusing" not in first.output.read_text()
+    with demo(folder, 5) as second:
+        assert f"reusing the data in {second.data} (made by fedstac " in second.output.read_text()
+    with demo(folder, 3, options=("--fresh",)) as third:
+        assert "reusing" not in third.output.read_text()
+        assert third.matched() == 3

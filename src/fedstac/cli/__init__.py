@@ -101,7 +101,7 @@ def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
     unfinished.replace(ready_file)
 
 
-@app.command(rich_help_panel="Node")
+@app.command(rich_help_panel="Node", epilog=examples("FEDSTAC_NODE=west FEDSTAC_DSN=postgresql://… fedstac serve"))
 def serve(ready_file: ReadyFile = None) -> None:
     """Serve a publishing node: API, publish workers and sequencer. Settings come from FEDSTAC_… variables."""
     from fedstac import processes
@@ -114,7 +114,13 @@ def serve(ready_file: ReadyFile = None) -> None:
     api.serve(settings, roles.publishing(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
-@app.command(name="index-node", rich_help_panel="Node")
+@app.command(
+    name="index-node",
+    rich_help_panel="Node",
+    epilog=examples(
+        "fedstac index-node --source https://west.example", "FEDSTAC_SOURCE=https://west.example fedstac index-node"
+    ),
+)
 def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
     """Serve an index node: follow publishing nodes' feeds into a database of its own, and answer searches."""
     from fedstac import processes
@@ -133,7 +139,7 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
     api.serve(settings, roles.following(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
-@app.command(rich_help_panel="Node")
+@app.command(rich_help_panel="Node", epilog=examples("fedstac worker"))
 def worker(ready_file: ReadyFile = None) -> None:
     """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes)."""
     from fedstac import processes
@@ -146,7 +152,7 @@ def worker(ready_file: ReadyFile = None) -> None:
     )
 
 
-@app.command(rich_help_panel="Node")
+@app.command(rich_help_panel="Node", epilog=examples("fedstac sequencer"))
 def sequencer(ready_file: ReadyFile = None) -> None:
     """Run the sequencer in a process of its own; a second one stands by."""
     from fedstac import processes
@@ -158,7 +164,7 @@ def sequencer(ready_file: ReadyFile = None) -> None:
     processes.run(settings, [roles.SEQUENCER], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
-@app.command(rich_help_panel="Node")
+@app.command(rich_help_panel="Node", epilog=examples("fedstac notifier"))
 def notifier(ready_file: ReadyFile = None) -> None:
     """Send notifications from a process of its own; several share the work."""
     from fedstac import processes
@@ -171,7 +177,7 @@ def notifier(ready_file: ReadyFile = None) -> None:
     processes.run(settings, [roles.NOTIFIER], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
-@app.command(name="identity-provider", rich_help_panel="Node")
+@app.command(name="identity-provider", rich_help_panel="Node", epilog=examples("fedstac identity-provider --port 8090"))
 def identity_provider(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 0,
     ready_file: ReadyFile = None,
@@ -255,7 +261,12 @@ def demo(
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command(rich_help_panel="Node")
+@app.command(
+    rich_help_panel="Node",
+    epilog=examples(
+        "FEDSTAC_OWNER_DSN=postgresql://… fedstac migrate", "fedstac migrate --print-setup | psql -d fedstac"
+    ),
+)
 def migrate(
     print_setup: Annotated[bool, typer.Option("--print-setup", help="Print what a superuser runs once.")] = False,
 ) -> None:

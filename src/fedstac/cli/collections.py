@@ -46,13 +46,13 @@ def create(
 
     A project's collection is made from its vocabulary, which then judges what is published there.
     """
-    given = _given(title, description, license)
+    metadata = _metadata_options(title, description, license)
     document = {**(_read(file) if file else {}), **({"id": id} if id else {})}
     if not file:
         document = _from_vocabulary(id, described=bool(description))
     with client_of(ctx, url, token) as client:
-        made = client.create_collection({**document, **given})
-    _show(form_of(ctx, output), made, f"created  {made['id']}")
+        created = client.create_collection({**document, **metadata})
+    _show(form_of(ctx, output), created, f"created  {created['id']}")
 
 
 @commands.command(
@@ -89,15 +89,15 @@ def show(
         if properties:
             _show_properties(form, client.queryables(id))
             return
-        found = client.collection(id)
+        document = client.collection(id)
         if form is not Output.TABLE:
-            terminal.dump(found)
+            terminal.dump(document)
             return
         count = _number_of_datasets(client, id)
-    out(shown(found["id"]), "bold")
-    interval = " to ".join(str(end or "open")[:10] for end in found["extent"]["temporal"]["interval"][0])
+    out(shown(document["id"]), "bold")
+    interval = " to ".join(str(end or "open")[:10] for end in document["extent"]["temporal"]["interval"][0])
     for label, text in (
-        ("title", found.get("title")), ("about", found.get("description")), ("licence", found.get("license")),
+        ("title", document.get("title")), ("about", document.get("description")), ("licence", document.get("license")),
         ("time", interval), ("datasets", count),
     ):  # fmt: skip
         if text:
@@ -117,13 +117,13 @@ def update(
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Change a collection's metadata; its datasets stay as they are."""
-    given = _given(title, description, license)
-    if not given and file is None:
+    metadata = _metadata_options(title, description, license)
+    if not metadata and file is None:
         raise typer.BadParameter("say what is different: --title, --description, --license, or --file")
     with client_of(ctx, url, token) as client:
         document = _read(file) if file else client.collection(id)
-        made = client.update_collection(id, {**document, **given})
-    _show(form_of(ctx, output), made, f"updated  {made['id']}")
+        created = client.update_collection(id, {**document, **metadata})
+    _show(form_of(ctx, output), created, f"updated  {created['id']}")
 
 
 @commands.command(epilog=examples("fedstac collections delete obs", codes=True))
@@ -138,9 +138,9 @@ def delete(ctx: typer.Context, id: Id, yes: Yes = False, url: Url = "", token: T
     out(f"deleted  {shown(id)}")
 
 
-def _given(title: str, description: str, license: str) -> Json:
-    said = {"title": title, "description": description, "license": license}
-    return {name: text for name, text in said.items() if text}
+def _metadata_options(title: str, description: str, license: str) -> Json:
+    options = {"title": title, "description": description, "license": license}
+    return {name: text for name, text in options.items() if text}
 
 
 def _read(file: Path) -> Json:
@@ -154,7 +154,7 @@ def _read(file: Path) -> Json:
 
 
 def _from_vocabulary(id: str, *, described: bool) -> Json:
-    """The collection of a project, or of another name if the caller describes it."""
+    """Return the collection of a project, or of another name if the caller describes it."""
     if not id:
         raise typer.BadParameter("say which: a project such as CMIP6, or --file", param_hint="ID")
     vocabularies = bulk.vocabularies()
@@ -172,8 +172,8 @@ def _from_vocabulary(id: str, *, described: bool) -> Json:
 
 
 def _number_of_datasets(client: Client, id: str) -> str:
-    found = client.search(collections=[id], limit=1)
-    return f"{'about ' if found.is_estimated else ''}{found.matched}"
+    search = client.search(collections=[id], limit=1)
+    return f"{'about ' if search.is_estimated else ''}{search.matched}"
 
 
 def _show(form: Output, collection: Json, line: str) -> None:

@@ -65,11 +65,11 @@ def files(
     form, total, size, missing = form_of(ctx, output), 0, 0, 0
     wishes = bulk.Wishes(ctx, ids or [], ids_from, "", True, False, output, url, token)
     with client_of(ctx, url, token) as client, terminal.Listing(form, ()) as listing:
-        found = (
+        datasets = (
             _matching(client, filter, collection or []) if filter or collection
-            else _named(client, iter(bulk.ids_of(wishes)))
+            else _by_id(client, iter(bulk.ids_of(wishes)))
         )  # fmt: skip
-        for id, dataset in found:
+        for id, dataset in datasets:
             entries = [file for file in dataset.files if node in ("", file.node)] if dataset else []
             if not entries:
                 missing += 1
@@ -95,12 +95,12 @@ def _matching(client: Client, filter: str, collections: Sequence[str]) -> Iterat
         yield str(item["id"]), Dataset(item)
 
 
-def _named(client: Client, ids: Iterator[str]) -> Iterator[tuple[str, Dataset | None]]:
-    """The datasets of these ids in their order, some at a time; None where there is none."""
+def _by_id(client: Client, ids: Iterator[str]) -> Iterator[tuple[str, Dataset | None]]:
+    """Yield the datasets of these ids in their order, some at a time; None where there is none."""
     while several := list(islice(ids, TOGETHER)):
-        found = {str(item["id"]): Dataset(item) for item in client.search(ids=several)}
+        datasets = {str(item["id"]): Dataset(item) for item in client.search(ids=several)}
         for id in several:
-            yield id, found.get(id)
+            yield id, datasets.get(id)
 
 
 def _why_none(dataset: Dataset | None, node: str) -> str:
@@ -113,7 +113,7 @@ def _why_none(dataset: Dataset | None, node: str) -> str:
 
 
 def _grouped(files: Iterable[File]) -> Iterator[tuple[File, list[File]]]:
-    """Each file once, with its copies at other nodes."""
+    """Yield each file once, with its copies at other nodes."""
     by_asset: dict[str, list[File]] = {}
     for file in files:
         by_asset.setdefault(file.asset, []).append(file)
@@ -127,7 +127,7 @@ def _as_json(file: File) -> Mapping[str, Any]:
 
 
 def _text(file: File, mirrors: Sequence[File], format: Format) -> str | None:
-    """A file in a format; None where its address, path or checksum does not allow it."""
+    """Return a file in a format; None where its address, path or checksum does not allow it."""
     match format:
         case Format.URLS:
             return f"{file.href}\n" if file.is_address else None
@@ -144,7 +144,7 @@ def _text(file: File, mirrors: Sequence[File], format: Format) -> str | None:
 
 
 def _wget(file: File) -> str:
-    """A line of a shell script: it makes the folder, fetches the file or its rest, and checks the SHA-256."""
+    """Return a line of a shell script: it makes the folder, fetches the file or its rest, and checks the SHA-256."""
     path, folder = shlex.quote(file.path), shlex.quote(file.path.rpartition("/")[0] or ".")
     line = f"mkdir -p -- {folder} && wget -c -O {path} {shlex.quote(file.href)}"
     check = f" && echo {shlex.quote(f'{file.sha256}  {file.path}')} | sha256sum -c -" if file.sha256 else ""

@@ -78,7 +78,7 @@ def add(
         say(f"a code was sent there; then: fedstac notifications confirm {shown(found['id'])} <code>", "bold")
 
 
-@commands.command("list")
+@commands.command("list", epilog=examples("fedstac notifications list", "fedstac notifications list -o ndjson"))
 def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
     """List where you are told; administrators see the operators' destinations too."""
     with _server(ctx, url, token) as server:
@@ -89,7 +89,7 @@ def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Toke
             listing.row(each, (each["id"], each["address"], " ".join(each["on"]), confirmed))
 
 
-@commands.command()
+@commands.command(epilog=examples("fedstac notifications show 5f2c8a90-…"))
 def show(ctx: typer.Context, id: Id, output: Form = None, url: Url = "", token: Token = "") -> None:
     """Show one destination, with the secret of a webhook."""
     with _server(ctx, url, token) as server:
@@ -112,7 +112,7 @@ def confirm(
     _show(form_of(ctx, output), found)
 
 
-@commands.command()
+@commands.command(epilog=examples("fedstac notifications remove 5f2c8a90-…"))
 def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
     """Take a destination away; nothing more is sent there."""
     with _server(ctx, url, token) as server:
@@ -120,7 +120,7 @@ def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None
     out("removed")
 
 
-@commands.command("test")
+@commands.command("test", epilog=examples("fedstac notifications test 5f2c8a90-…"))
 def send_test(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
     """Have a test message sent."""
     with _server(ctx, url, token) as server:

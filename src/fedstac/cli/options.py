@@ -77,7 +77,7 @@ def _say_retry(reason: str, seconds: float) -> None:
     say(shown(f"{reason} in {max(1, round(seconds))} s"), "dim")
 
 
-def examples(*lines: str, codes: bool = False) -> str:
-    """The end of a command's help."""
+def examples(*lines: str, codes: bool = True) -> str:
+    """Return the end of a command's help: examples, and what its exit codes mean."""
     shown = ["[bold]Examples[/bold]", *(f"  {line}" for line in lines)]
     return "\n\n".join(shown) + ("\n\n\n\n" + CODES if codes else "")

@@ -18,8 +18,8 @@ def changed_members(before: str, after: str) -> tuple[str, ...]:
     Properties are named one by one, assets by asset and member; other members as a whole. Values are compared by their
     JSON, as digests do: to Python 1, 1.0 and true are the same.
     """
-    found = _between(orjson.loads(before), orjson.loads(after))
-    return tuple(place for place, _ in zip(found, range(MOST), strict=False))
+    places = _between(orjson.loads(before), orjson.loads(after))
+    return tuple(place for place, _ in zip(places, range(MOST), strict=False))
 
 
 def _between(before: Mapping[str, Any], after: Mapping[str, Any], *steps: str) -> Iterator[str]:

@@ -47,13 +47,12 @@ def read(value: object) -> dict[str, str]:
     return dict(value)
 
 
-def completed(stored: str | None, given: Retraction, id: str) -> dict[str, str]:
-    """Return the retraction of the dataset `id`: what is given now, and what was stored before where nothing is.
+def completed(before: str | None, change: Retraction, id: str) -> dict[str, str]:
+    """Return the whole retraction of the dataset `id`: the change, and what it does not name as it was before (JSON).
 
     StacInvalid where there is no reason, or the dataset would replace itself.
     """
-    before: dict[str, str] = orjson.loads(stored) if stored else {}
-    whole = {**before, **given}
+    whole: dict[str, str] = {**(orjson.loads(before) if before else {}), **change}
     if not whole.get("reason"):
         raise _invalid(Finding("retraction", "/reason", "`reason` is missing; say why the dataset must not be used"))
     if whole.get("replaced_by") == id:
@@ -61,12 +60,12 @@ def completed(stored: str | None, given: Retraction, id: str) -> dict[str, str]:
     return whole
 
 
-def warnings(given: Retraction, collection: str, state: State | None) -> tuple[Finding, ...]:
-    """Return what is doubtful about the replacement that is named now; `state` is None where there is no such dataset.
+def warnings(change: Retraction, collection: str, state: State | None) -> tuple[Finding, ...]:
+    """Return what is doubtful about the replacement that a change names; `state` is None if there is no such dataset.
 
     A dataset that is marked for deletion is hidden, and counts as not there.
     """
-    id = given.get("replaced_by")
+    id = change.get("replaced_by")
     if id is None or state is State.PUBLISHED:
         return ()
     message = f"there is no dataset {id!r} in {collection}; the link to it comes when it is published"
