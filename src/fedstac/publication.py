@@ -436,7 +436,7 @@ async def put_collection(
     named: str | None, expected: Sequence[str] | None = None,
 ) -> collections.Stored:  # fmt: skip
     """Creates a collection, or changes the `named` one, with its event, at once. The same again changes nothing."""
-    kept = collection_rules.check(document, schema, named)
+    kept = await asyncio.to_thread(collection_rules.check, document, schema, named)
     async with conn.transaction():
         if named is not None:
             return await _replace(conn, world, actor, await _existing(conn, world, named, expected), kept)
@@ -456,8 +456,12 @@ async def patch_collection(
     """Applies a patch to a collection under its lock, with its event. A patch without effect changes nothing."""
     async with conn.transaction():
         stored = await _existing(conn, world, named, expected)
-        changed = collection_rules.patched(orjson.loads(stored.document or "{}"), edit)
-        return await _replace(conn, world, actor, stored, collection_rules.check(changed, schema, named))
+
+        def decide() -> dict[str, Any]:
+            changed = collection_rules.patched(orjson.loads(stored.document or "{}"), edit)
+            return collection_rules.check(changed, schema, named)
+
+        return await _replace(conn, world, actor, stored, await asyncio.to_thread(decide))
 
 
 async def _existing(conn: Connection, world: World, named: str, expected: Sequence[str] | None) -> collections.Stored:
