@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -10,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 from fedstac import checking, embedded, sample
-from fedstac.domain.vocabulary import Kind, Vocabulary
+from fedstac.api.queryables import QueryableNames
+from fedstac.domain.vocabulary import Kind, Vocabularies, Vocabulary
 from fedstac.settings import Settings
 from tests.api import conftest
 from tests.api.conftest import Api
@@ -236,3 +238,20 @@ async def test_fields_are_named_with_and_without_properties(api: Api) -> None:
             "/search", json={"collections": ["CMIP6"], "limit": 1, "fields": {"include": [name]}}
         )
         assert set(answer.json()["features"][0]["properties"]) == {"title"}
+
+
+# --- newer vocabularies ---
+
+
+async def test_a_newer_vocabulary_offers_its_own_terms_at_once() -> None:
+    old, *_, new = VOCABULARIES.of("CMIP6")
+    at_hand = Vocabularies([old])
+    node: Any = SimpleNamespace(checker=SimpleNamespace(vocabularies=at_hand))
+    names = QueryableNames(node)
+    before = names.declared("CMIP6")
+    assert names.declared("CMIP6") is before
+    at_hand.install(new)
+    after = names.declared("CMIP6")
+    for name in ("cmip6:source_id", "cmip6:institution_id"):
+        assert after[name]["enum"] == sorted(vocabulary("CMIP6").properties[name].terms or ())
+    assert after != before

@@ -199,6 +199,8 @@ async def test_every_spatial_operator_is_evaluated_on_every_footprint(site: Site
         ("latest IN (true)", lambda i: i.latest),
         ("latest = false", lambda i: not i.latest),
         ("latest", lambda i: i.latest),
+        ("TRUE", lambda i: True),
+        ("FALSE OR latest", lambda i: i.latest),
         ("retracted IN (false)", lambda i: True),
         ("retracted = true", lambda i: False),
         ("latest IN (true) AND retracted IN (false) AND collection = 'CMIP6'",
