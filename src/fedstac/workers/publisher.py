@@ -121,17 +121,17 @@ class Shift:
                 await self._renew()
 
     async def break_off(self, error: BaseException) -> None:
-        """End the claim early. It counts as a death only where nobody can say what became of it."""
-        if isinstance(error, ClaimLost | asyncio.CancelledError) or blames_nobody(error):
-            if not self.conn.is_closed():
-                await queue.release_uncounted(self.conn, self.claim, self.trying)
-            elif not isinstance(error, asyncio.CancelledError):
-                await self._release_elsewhere(error)
+        """End the claim early, and count no death: what an item did is counted with the item.
 
-    async def _release_elsewhere(self, error: BaseException) -> None:
-        """Release the claim of a session that PostgreSQL ended in order. One that vanished may be the item's doing."""
-        if not was_ended_in_order(error):
-            return
+        Only where the session vanished it counts, for an item may have crashed it.
+        """
+        if not self.conn.is_closed():
+            await queue.release_uncounted(self.conn, self.claim, self.trying)
+        elif was_ended_in_order(error):
+            await self._release_elsewhere()
+
+    async def _release_elsewhere(self) -> None:
+        """Release the claim on another connection."""
         with suppress(Exception):  # the claim has ended with its session already
             async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
                 await queue.release_uncounted(conn, self.claim, self.trying)
