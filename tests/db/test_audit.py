@@ -142,12 +142,15 @@ async def chain_until(conn: Connection, done: asyncio.Event) -> None:
             continue
 
 
+ENOUGH = 4
+
+
 async def kill_sequencers(connect: Connect, done: asyncio.Event) -> int:
-    """One sequencer after the other, each killed while it works; how many were."""
+    """Kill one sequencer after the other while it works, ENOUGH at least; return how many."""
     watcher, killed = await connect(), 0
-    while not done.is_set():
+    while killed < ENOUGH or not done.is_set():
         conn = await connect()
-        task = asyncio.create_task(chain_until(conn, done))
+        task = asyncio.create_task(chain_until(conn, asyncio.Event()))
         await asyncio.sleep(random.Random(killed).random() / 50)
         await watcher.execute("SELECT pg_terminate_backend($1)", conn.get_server_pid())
         killed += 1
@@ -168,7 +171,6 @@ async def test_the_chain_holds_with_many_writers_and_killed_sequencers(connect: 
     await audit.chain(conn)
     print(f"{written} rows, {killed} sequencers killed")
     assert written > 2000
-    assert killed > 3
     assert await audit.verify(conn) == Head(before + written, (await audit.head(conn)).hash)
     assert await invariants.check(conn) == []
 

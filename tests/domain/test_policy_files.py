@@ -153,6 +153,8 @@ def test_a_changed_file_is_taken_up_and_a_broken_one_is_not(tmp_path: Path, monk
 def test_files_are_looked_at_once_a_second_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(GOOD)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)  # no time passes but by the test's hand
     kept = Policies(str(path), here="west")
     looks: list[str] = []
     stat = os.stat
@@ -160,8 +162,7 @@ def test_files_are_looked_at_once_a_second_only(tmp_path: Path, monkeypatch: pyt
     for _ in range(1000):
         assert kept.current
     assert len(looks) <= 1
-    now = time.monotonic() + 2
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    now += 2
     for _ in range(1000):
         assert kept.current
     assert len(looks) <= 2
