@@ -32,6 +32,7 @@ GROUP = {"name": "g", "project": "CMIP6", "institution": "NCAR", "title": ""}
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/collections"): {**sample.collection(), "id": "other"},
     ("PUT", "/collections/{collection_id}"): sample.collection(),
+    ("PATCH", "/collections/{collection_id}"): {"title": "another"},
     ("POST", "/collections/{collection_id}/items"): ITEM,
     ("PUT", "/collections/{collection_id}/items/{item_id}"): {**ITEM, "links": []},
     ("PATCH", "/collections/{collection_id}/items/{item_id}"): {"properties": {"latest": False}},

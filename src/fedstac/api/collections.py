@@ -23,7 +23,7 @@ from fedstac.domain.identifiers import COLLECTION_ID
 from fedstac.domain.policy import Action, Principal, Touched
 
 MOST: Final = 10_000  # of one page, and without `limit`
-LIMIT: Final = re.compile(r"0*([1-9][0-9]{0,17})", re.ASCII)
+LIMIT: Final = re.compile(r"0*([1-9][0-9]{0,8})[0-9]*")  # as many digits as are more than any page has
 TOKEN: Final = re.compile(f"(next|prev):({COLLECTION_ID.pattern})")
 
 

@@ -11,6 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid3
 
 COLLECTION_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LONGEST_ID: Final = 512
+PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,511}")  # nearly all ids: nothing is wrong with them
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 RESERVED: Final = re.compile(r"[/?#%]")
 # Default_Ignorable_Code_Point of Unicode, and what separates lines and paragraphs: nothing of it is seen
@@ -23,6 +24,8 @@ ODD_SPACE: Final = re.compile(r"[^\S ]")
 
 def fault_of_id(item_id: str) -> str | None:
     """Say why a dataset's id cannot be a step of a URL, for dataset ids everywhere; None where it can."""
+    if PLAIN.fullmatch(item_id):
+        return None
     if not item_id:
         return "the id is empty"
     if len(item_id) > LONGEST_ID:
@@ -43,6 +46,8 @@ def fault_of_new_id(item_id: str) -> str | None:
 
     Such an id can be part of a URL. It cannot be told from another one by eye, or not be searched for.
     """
+    if PLAIN.fullmatch(item_id):
+        return None
     if match := re.search(",", item_id):
         return f"the id holds {_character(item_id, match)}, at which GET /search?ids= ends one id and begins the next"
     if item_id[-1:].isspace():

@@ -243,7 +243,7 @@ def _general(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iter
 def _of_new(document: object) -> Iterator[Finding]:
     """What a new dataset may not be called; one that is stored under such an id keeps it."""
     item_id = document.get("id") if isinstance(document, dict) else None
-    if isinstance(item_id, str) and not fault_of_id(item_id) and (fault := fault_of_new_id(item_id)):
+    if isinstance(item_id, str) and (fault := fault_of_new_id(item_id)) and not fault_of_id(item_id):
         yield Finding("id", "/id", fault)
 
 
