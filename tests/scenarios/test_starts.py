@@ -88,6 +88,20 @@ def test_an_older_database_has_to_be_migrated_first(
     assert done.returncode == 5
 
 
+def test_a_database_that_was_restored_in_parts_is_refused_and_its_check_says_so(
+    make_database: Callable[[], str], cluster: embedded.Cluster
+) -> None:
+    dsn = make_database()
+    with psycopg.connect(cluster.dsn(dsn.rpartition("/")[2].partition("?")[0]), autocommit=True) as conn:
+        conn.execute("DROP TABLE pgstac.collections CASCADE")
+    done = fedstac("serve", FEDSTAC_DSN=dsn, FEDSTAC_NODE="west", FEDSTAC_PORT="0")
+    assert is_one_line(done, "lacks pgstac.collections", "pg_restore --exit-on-error")
+    assert done.returncode == 5
+    checked = fedstac("admin", "check", "-o", "json", FEDSTAC_DSN=dsn)
+    assert checked.returncode == 1
+    assert "was not restored as a whole" in checked.stdout
+
+
 def test_a_user_that_postgresql_does_not_know_is_named(cluster: embedded.Cluster) -> None:
     done = fedstac("serve", FEDSTAC_DSN=cluster.dsn("postgres", user="nobody-here"), FEDSTAC_PORT="0")
     assert is_one_line(done, "nobody-here", "FEDSTAC_DSN")

@@ -357,6 +357,8 @@ async def check(conn: Connection, *, say: Callable[[str, str], None] = lambda na
             try:
                 async with conn.transaction():
                     examples = await _examples(conn, invariant)
+            except asyncpg.UndefinedTableError as error:
+                examples = [f"{error}: the database was not restored as a whole, or fedstac migrate has not run"]
             except asyncpg.PostgresError as error:
                 if not is_refusal(error):
                     raise

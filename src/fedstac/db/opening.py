@@ -75,14 +75,27 @@ def newest(folder: Path) -> int:
     return max(int(found[1]) for path in folder.iterdir() if (found := MIGRATION.fullmatch(path.name)))
 
 
+SEARCHED = ("pgstac.collections", "pgstac.items")  # what a restore of an old dump lacks
+
+
 async def schema(conn: Connection, known: int, dsn: str) -> int:
-    """Return the number of the database's last migration. DatabaseUnusable where it is before the one that is known."""
+    """Return the number of the database's last migration.
+
+    DatabaseUnusable where it is before the one that is known, or where a restore left tables out.
+    """
     applied = int(await conn.fetchval("SELECT coalesce(max(number), 0) FROM fedstac.migration"))
     if applied < known:
         name, place = _place(dsn)
         raise DatabaseUnusable(
             f"the database {name!r} at {place} is at migration {applied}, this fedstac needs {known}: "
             f"run fedstac migrate"
+        )
+    lacking = await conn.fetch("SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL", SEARCHED)
+    if lacking:
+        name, place = _place(dsn)
+        raise DatabaseUnusable(
+            f"the database {name!r} at {place} lacks {' and '.join(row['name'] for row in lacking)}: it was not "
+            f"restored as a whole; restore it again into an empty database, with pg_restore --exit-on-error"
         )
     return applied
 
