@@ -31,6 +31,8 @@ async def test_addresses_of_originals_and_of_a_node(west: Api, fedstac: Fedstac)
     await at_east(fedstac, west)
     done = await fedstac("files", ID, **to(west))
     assert (done.code, done.stdout.splitlines()) == (0, [asset["href"] for asset in ASSETS.values()]), done.stderr
+    misspelt = await fedstac("files", "--filter", "cmip6:sourceid = 'x'", "-c", "CMIP6", **to(west))
+    assert "did you mean `cmip6:source_id`?" in misspelt.stderr
     copies = await fedstac("files", "--filter", f"id = '{ID}'", "-c", "CMIP6", "--node", "east", **to(west))
     assert (copies.code, copies.stdout.splitlines()) == (0, list(EAST.values())), copies.stderr
     nowhere = await fedstac("files", ID, "--node", "north", **to(west))

@@ -256,8 +256,7 @@ def search(
             bbox=_numbers(bbox) if bbox else None, datetime=datetime or None, filter=filter or None,
             sortby=_split(sortby), limit=1 if matched else limit or None,
         )  # fmt: skip
-        for warning in found.warnings:
-            say(in_commands(shown(f"warning: {warning}")), "yellow")
+        terminal.show_warnings(found.warnings)
         if matched:
             if form is Output.TABLE:
                 out(f"{'about ' if found.is_estimated else ''}{found.matched}")

@@ -91,7 +91,9 @@ def files(
 
 
 def _matching(client: Client, filter: str, collections: Sequence[str]) -> Iterator[tuple[str, Dataset | None]]:
-    for item in client.search(collections=collections, filter=filter or None):
+    found = client.search(collections=collections, filter=filter or None)
+    terminal.show_warnings(found.warnings)
+    for item in found:
         yield str(item["id"]), Dataset(item)
 
 

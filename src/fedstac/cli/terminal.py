@@ -100,6 +100,12 @@ def say(text: str, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=True)
 
 
+def show_warnings(warnings: Sequence[str]) -> None:
+    """Print what a node warns of, a line each, on standard error."""
+    for warning in warnings:
+        say(in_commands(shown(f"warning: {warning}")), "yellow")
+
+
 def complain(error: Exception | str, code: int | None = None) -> None:
     """Print an error on standard error: a red line, or a line of JSON where the results are JSON.
 
