@@ -291,7 +291,7 @@ async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fe
     assert [feature["id"] for feature in features] == sorted(ids, reverse=True)[:3]
     table = await fedstac("search", **to(api))
     header, *rows = table.stdout.splitlines()
-    assert header.split() == ["collection", "from", "latest", "id"]
+    assert header.split() == ["collection", "from", "latest", "state", "id"]
     assert {row.split()[-1] for row in rows} == ids
     assert (await fedstac("search", "--ids", "x,y", "-o", "json", **to(api))).stdout == (
         '{"type":"FeatureCollection","features":[]}\n'
