@@ -60,12 +60,12 @@ def _place(request: Request) -> tuple[int, str | None, str | None]:
 def _links(request: Request, page: Page) -> list[dict[str, Any]]:
     base = request.app.state.base_url
     asked = {name: request.query_params[name] for name in ("limit", "token") if name in request.query_params}
-    found = [_link("self", base, asked), {"rel": "root", "type": links.JSON, "href": base + "/"}]
+    page_links = [_link("self", base, asked), {"rel": "root", "type": links.JSON, "href": base + "/"}]
     if page.has_behind:
-        found.append(_link("next", base, {**asked, "token": f"next:{page.collections[-1].id}"}))
+        page_links.append(_link("next", base, {**asked, "token": f"next:{page.collections[-1].id}"}))
     if page.has_before:
-        found.append(_link("prev", base, {**asked, "token": f"prev:{page.collections[0].id}"}))
-    return found
+        page_links.append(_link("prev", base, {**asked, "token": f"prev:{page.collections[0].id}"}))
+    return page_links
 
 
 def _link(rel: str, base: str, parameters: dict[str, str]) -> dict[str, Any]:

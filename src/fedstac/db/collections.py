@@ -99,8 +99,8 @@ async def page(conn: Connection, *, after: str | None, before: str | None, limit
         return Page((), total, has_before=False, has_behind=False)
     rows.sort(key=lambda row: row["n"])
     first, last, total = rows[0]["n"], rows[-1]["n"], rows[0]["total"]
-    found = tuple(Stored(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
-    return Page(found, total, has_before=first > 1, has_behind=last < total)
+    shown = tuple(Stored(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
+    return Page(shown, total, has_before=first > 1, has_behind=last < total)
 
 
 async def announced(conn: Connection, origin: str) -> list[Stored]:

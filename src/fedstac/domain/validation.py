@@ -142,26 +142,31 @@ def refusal(document: object, findings: Sequence[Finding]) -> StacInvalid:
 
 
 def told_once(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings for people: a property whose value is refused is not refused for its difference from the id too.
+    """Return the findings for people: a property whose value is refused is not refused for its difference from the id.
 
-    Its message says what the id has, where that is another value than the suggestion. Decisions take all findings.
+    The one finding says what the id has, where that is another value than the suggestion. Decisions take all findings.
     """
-    by_id = {found.pointer: found for found in findings if found.rule == BY_ID}
+    by_id = {finding.pointer: finding for finding in findings if finding.rule == BY_ID}
     if not by_id:
         return tuple(findings)
-    merged, told = [], set()
-    for found in findings:
-        place = next((place for place in by_id if f"{found.pointer}/".startswith(f"{place}/")), None)
-        if place is None or found.rule not in OF_VALUE or found.severity is not Severity.ERROR:
-            merged.append(found)
-            continue
-        told.add(place)
-        meant = by_id[place].suggestion
-        if meant is not None and meant != found.suggestion:
-            message = f"{found.message.removesuffix('?')}{'? T' if found.suggestion else '; t'}he id has `{meant}`"
-            found = replace(found, message=message, suggestion=found.suggestion or meant)
-        merged.append(found)
-    return tuple(found for found in merged if found.rule != BY_ID or found.pointer not in told)
+    merged: list[Finding] = []
+    covered = set()
+    for finding in findings:
+        place = next((place for place in by_id if f"{finding.pointer}/".startswith(f"{place}/")), None)
+        if place is not None and finding.rule in OF_VALUE and finding.severity is Severity.ERROR:
+            covered.add(place)
+            finding = _naming(finding, by_id[place].suggestion)
+        merged.append(finding)
+    return tuple(finding for finding in merged if finding.rule != BY_ID or finding.pointer not in covered)
+
+
+def _naming(finding: Finding, in_id: str | None) -> Finding:
+    """The finding of a property's value, which also says what the id has."""
+    if in_id is None or in_id == finding.suggestion:
+        return finding
+    joint = "? The" if finding.message.endswith("?") else "; the"
+    message = f"{finding.message.removesuffix('?')}{joint} id has `{in_id}`"
+    return replace(finding, message=message, suggestion=finding.suggestion or in_id)
 
 
 def refusal_of(name: str | None, findings: Sequence[Finding]) -> StacInvalid:
