@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from fedstac.api import identity
+from fedstac.api import identity, intake
 from fedstac.bootstrap import Node
 from fedstac.domain.errors import BodyTooLarge, Problem, TakesTooLong, Unavailable
 from fedstac.runtime.budget import Budget, Lane
@@ -127,7 +127,7 @@ class _Client:
         self._budget = budget
         self._memory: Memory = request.app.state.memory
         self._share: Share | None = None
-        self._body = _Body(request, most_items)
+        self._body = BodyCounter(request.headers, most_items)
         self._factor = BODY_FACTOR if most_items is None else BATCH_FACTOR
         self._loop = asyncio.get_running_loop()
         self._has_sent = not _has_body(request)
@@ -173,15 +173,16 @@ class _Client:
         self._budget.end(ClientDisconnect())
 
 
-class _Body:
+class BodyCounter:
     """Counts what a body holds while it comes, so that nothing is read to its end that is refused then."""
 
-    def __init__(self, request: Request, most_items: int | None) -> None:
-        self._most_items = most_items
-        self._is_lines = "json" in (kind := request.headers.get("content-type", "")) and ("nd" in kind or "seq" in kind)
-        announced = request.headers.get("content-length", "")
+    def __init__(self, headers: Mapping[str, str], most_items: int | None) -> None:
+        kind = headers.get("content-type", "")
+        announced = headers.get("content-length", "")
         self.announced = int(announced) if announced.isdecimal() else 0
         self.received = 0
+        self._most_items = most_items
+        self._is_lines = kind.partition(";")[0].strip().lower() in intake.LINE_TYPES
         self._values = self._items = self._depth = 0
         self._in_text = False
         self._rest = b""  # a backslash that ended a piece
@@ -189,7 +190,7 @@ class _Body:
     def count(self, piece: bytes) -> bool:
         """Whether the body is a large one. BodyTooLarge where it holds too much."""
         self.received += len(piece)
-        if max(self.announced, self.received) <= SMALL_BODY:
+        if 0 < self.announced <= SMALL_BODY:
             return False
         if self._most_items is None:
             self._values += sum(piece.count(mark) for mark in _VALUES)
@@ -200,7 +201,7 @@ class _Body:
             if self._items > self._most_items:
                 most = self._most_items
                 raise BodyTooLarge(f"the batch has more than {most} items, which are the most: send several")
-        return True
+        return max(self.announced, self.received) > SMALL_BODY
 
     def _count_objects(self, piece: bytes) -> int:
         """Objects that begin in a list of the outermost object: the features of a FeatureCollection."""

@@ -121,6 +121,10 @@ def part(raw: bytes, member: str, *, most: int, most_rest: int) -> Parted | None
                 if len(spans) > most:
                     return Parted(raw, member, {}, spans)
             elif depth == 1 and match.start() >= opened >= 0:
+                if mark != 0x5D:  # a bracket of one of the objects is missing: which one, its parsing tells
+                    for _ in Parted(raw, member, {}, spans):
+                        pass
+                    return None
                 if raw[last : match.start()].strip(b" \t\r\n") or len(raw) - match.start() + opened > most_rest:
                     return None
                 rest, faults = _read(raw[:opened] + raw[match.start() :], MAX_DEPTH)
