@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from fedstac.api import cql2_text
+from fedstac.db import conditions
 from fedstac.domain import documents, geometry, model
 from fedstac.domain.errors import BadRequest
 
@@ -25,10 +26,6 @@ COMPARISONS = frozenset(("=", "<>", "<", "<=", ">", ">="))
 SPATIAL = frozenset(
     ("s_intersects", "s_equals", "s_disjoint", "s_touches", "s_within", "s_overlaps", "s_crosses", "s_contains")
 )
-TEMPORAL = frozenset(
-    ("t_after", "t_before", "t_contains", "t_disjoint", "t_during", "t_equals", "t_finishedby", "t_finishes",
-     "t_intersects", "t_meets", "t_metby", "t_overlappedby", "t_overlaps", "t_startedby", "t_starts")
-)  # fmt: skip
 ARRAYS = {  # and what each becomes where the list comes before the property
     "a_equals": "a_equals", "a_contains": "a_containedby", "a_containedby": "a_contains", "a_overlaps": "a_overlaps"
 }  # fmt: skip
@@ -52,8 +49,6 @@ SPELLINGS = {  # of other languages, and what CQL2 writes
     **{name: f"t_{name}" for name in ("before", "after", "during")},
     **{name: f"a_{name[1:]}" for name in ("aequals", "acontains", "acontainedby", "aoverlaps")},
 }  # fmt: skip
-MOMENTS = frozenset(("datetime", "start_datetime", "end_datetime"))
-TEXTS = frozenset(("id", "collection"))
 QUERY = {"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">=", "in": "in"}
 PATTERNS: Mapping[str, Callable[[str], str]] = {
     "startsWith": lambda text: text + "%", "endsWith": lambda text: "%" + text, "contains": lambda text: f"%{text}%"
@@ -175,7 +170,7 @@ class _Checker:
             return {"op": op, "args": [self._text(op, value, depth), _pattern(self._scalar(pattern, depth))]}
         if op in SPATIAL:
             return self._spatial(op, args)
-        if op in TEMPORAL:
+        if op in conditions.TEMPORAL:
             return {"op": op, "args": [self._temporal(arg) for arg in _exactly(op, args, 2)]}
         if op in ARRAYS:
             return self._array(op, args)
@@ -278,7 +273,7 @@ class _Checker:
         if set(value) in ({"timestamp"}, {"date"}):
             return _instant(value, whole_day=True)
         named = self._property(value)
-        if named["property"] in TEXTS:
+        if named["property"] in conditions.TEXTS:
             raise BadRequest(
                 f"filter: {named['property']} is no moment; the operators t_… take timestamps and intervals"
             )
@@ -313,7 +308,7 @@ def _form(expression: object) -> str:
 
 
 def _is_moment(operand: Any) -> bool:
-    return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in MOMENTS)
+    return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in conditions.MOMENTS)
 
 
 def _comparable(operands: list[Any]) -> list[Any]:
@@ -325,7 +320,7 @@ def _comparable(operands: list[Any]) -> list[Any]:
 
 def _as_moment(operand: Any) -> Json:
     if _is_moment(operand) or (
-        isinstance(operand, dict) and "property" in operand and operand["property"] not in TEXTS
+        isinstance(operand, dict) and "property" in operand and operand["property"] not in conditions.TEXTS
     ):
         return dict(operand)
     if isinstance(operand, str) and (DAY.fullmatch(operand) or model.moment(operand)):

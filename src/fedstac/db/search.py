@@ -24,6 +24,7 @@ POSTGIS_FILES = ("lwgeom", "gserialized", "geography")  # PostGIS has no states 
 MOST_REPLACED = 100  # links from one dataset to those that it replaces
 SAMPLE = 250  # datasets from each end of a collection that its properties are learnt from
 MOST_SAMPLED_PROPERTIES = 500
+LARGEST_SAMPLED = 64 * 1024  # bytes as stored; what is larger is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +215,9 @@ async def sample_of_properties(conn: Connection, collection: str) -> list[Sample
                            FILTER (WHERE jsonb_typeof(value) = 'array' AND value <> '[]'), '{}') AS member_types,
                   coalesce(bool_and(value #>> '{}' LIKE '____-__-__%' AND fedstac.moment(value) IS NOT NULL)
                            FILTER (WHERE value <> 'null'), false) AS moments
-           FROM sample, jsonb_each(content->'properties') GROUP BY key ORDER BY count(*) DESC, key LIMIT $3""",
-        collection, SAMPLE, MOST_SAMPLED_PROPERTIES,
+           FROM sample, jsonb_each(content->'properties') WHERE pg_column_size(content) < $4
+           GROUP BY key ORDER BY count(*) DESC, key LIMIT $3""",
+        collection, SAMPLE, MOST_SAMPLED_PROPERTIES, LARGEST_SAMPLED,
     )  # fmt: skip
     return [
         SampledProperty(row["name"], tuple(row["types"]), tuple(row["member_types"]), row["moments"]) for row in rows
