@@ -243,14 +243,16 @@ async def _compare_files(conn: Connection, world: World, receipts: Sequence[Rece
     warned = list(receipts)
     for n, (record, marks) in new.items():
         common: dict[str, list[int]] = defaultdict(list)
-        for holder in (holder for mark in marks for holder in others[mark] if holder.lineage != record.lineage):
-            common[holder.id].append(holder.mark)
+        for holder in (holder for mark in marks for holder in others.get(mark, ())):
+            if holder.lineage != record.lineage:
+                common[holder.id].append(holder.mark)
         findings = [crosschecks.shared(marks, theirs, other) for other, theirs in common.items()]
         if last[record.collection, record.id].state in records.SEARCHED:
             findings += batch.compare_files(marks, record.id, record.lineage)
-        vocabulary = world.vocabulary(record.collection, record.cv_version)
-        findings = [finding for finding in findings if crosschecks.is_on(finding.rule, vocabulary)][:MOST_NAMED]
-        warned[n] = replace(receipts[n], findings=(*receipts[n].findings, *findings))
+        if findings:
+            vocabulary = world.vocabulary(record.collection, record.cv_version)
+            wanted = [finding for finding in findings if crosschecks.is_on(finding.rule, vocabulary)][:MOST_NAMED]
+            warned[n] = replace(receipts[n], findings=(*receipts[n].findings, *wanted))
     return warned
 
 
