@@ -53,3 +53,27 @@ async def test_what_is_scanned_is_published_and_found(api: Api, fedstac: Fedstac
     assert await found("--bbox=0,-10,5,-5") == everywhere
     again = await fedstac("publish", "items.ndjson", **server)
     assert again.stdout == "published 0, unchanged 6 of 6 items in 1 request\n"
+
+
+async def test_two_version_folders_are_published_with_a_warning(api: Api, fedstac: Fedstac, root: Path) -> None:
+    """One run's files lie in two versions' folders: both are published, and each step says what is odd."""
+    for year in (1850, 1851, 1852):
+        amon(year, year).write(drs(root, "20180912"))
+    amon(1853, 1853).write(drs(root, "20180913"))
+    node = ("--node", "esgf.example.org", "--base-url", "https://esgf.example.org/data", "--state", "state.sqlite")
+    made = await fedstac("scan", str(root), *node, "--out", "items.ndjson")
+    assert made.code == 0
+    assert "covers less of time" in made.stderr
+    judged = await fedstac("validate", "items.ndjson")
+    assert (judged.code, "coverage" in judged.stdout) == (0, True)
+    server = {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": api.tokens["admin"]}
+    rehearsed = await fedstac("publish", "items.ndjson", "--dry-run", **server)
+    assert "covers less of time" in rehearsed.stdout
+    published = await fedstac("publish", "items.ndjson", **server)
+    assert published.stdout == "published 2 of 2 items in 1 request\n"
+    [hint] = [line for line in published.stderr.splitlines() if "with warnings" in line]
+    assert hint.startswith("1 item with warnings: fedstac status ")
+    results = await fedstac(*hint.partition("fedstac ")[2].split(), **server)
+    assert "warning" in results.stdout
+    for part in ("v20180912", "1850-01-01T00:00:00Z to 1852-12-31T23:59:59Z", "v20180913", "1853-01-01T00:00:00Z"):
+        assert part in results.stdout

@@ -113,6 +113,7 @@ async def request_document(conn: Connection, base: str, summary: requests.Summar
         "total": summary.total,
         "counts": {status: summary.counts.get(status, 0) for status in STATUSES},
         "outcomes": summary.outcomes,
+        "warned": summary.warned,
         "unchanged": summary.is_final and summary.last_event is None and bool(summary.counts.get("done")),
         "created": rfc3339(summary.created),
         "finished": rfc3339(summary.finished) if summary.finished else None,

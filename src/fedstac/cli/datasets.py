@@ -18,6 +18,7 @@ from fedstac.client import Client, documents, publishing, rehearsal, runs
 from fedstac.client.documents import Entry, Trouble
 from fedstac.client.runs import Run
 from fedstac.client.transport import ClientError
+from fedstac.domain.errors import Severity
 
 T = TypeVar("T")
 
@@ -216,8 +217,9 @@ def status(
                     listing.row(row, (result.n, result.shown_status, result.outcome, result.id))
                     if form is Output.TABLE and result.detail:
                         out(in_commands(shown(f"  {result.type}: {result.detail}")))
-                        for finding in result.findings:
-                            out(f"    {terminal.finding_line(finding)}")
+                    for finding in result.findings if form is Output.TABLE else ():
+                        sign = "warning " if finding.severity is Severity.WARNING else ""
+                        out(f"    {sign}{terminal.finding_line(finding)}")
         elif form is Output.TABLE:
             terminal.show_request(current)
         else:

@@ -309,9 +309,12 @@ class Report:
                     show_trouble(step.place, step.id, step.status, step.type, step.detail, step.findings)
                     self._shown += 1
             case Request():
+                if self._form is Output.TABLE and step.is_final and step.warned:
+                    say(f"{number(step.warned, 'item')} with warnings: fedstac status {step.id} --items", "yellow")
                 if self._form is Output.NDJSON and step.is_final:
                     dump({"event": "settled", "request": step.id, "status": step.status, "counts": step.counts,
-                          "outcomes": step.outcomes, "position": step.position, "visible": step.visible})  # fmt: skip
+                          "outcomes": step.outcomes, "warned": step.warned, "position": step.position,
+                          "visible": step.visible})  # fmt: skip
 
     def foresee(self, one: Foreseen) -> None:
         """What would become of a dataset, before it is sent."""

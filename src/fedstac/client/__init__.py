@@ -163,16 +163,16 @@ class Client:
 
     def results(self, id: str, *, status: str | None = None) -> Iterator[ItemResult]:
         """What became of each item of a request, in the order of the batch; of one status if given."""
-        after, more = -1, True
+        params: dict[str, Any] = {"limit": RESULTS_PAGE} | ({"status": status} if status else {})
+        more = True
         while more:
-            params = {"limit": RESULTS_PAGE, "after": after} | ({"status": status} if status else {})
             page = self._transport.json("GET", f"/requests/{quote(id, safe='')}/items", params=params)
             for entry in page["items"]:
                 yield ItemResult(
                     entry["n"], entry["id"], entry["status"], entry.get("outcome"), entry.get("type"),
                     entry.get("detail"), findings_from(entry.get("findings")),
                 )  # fmt: skip
-                after = entry["n"]
+                params["after"] = entry["n"]
             more = bool(page["items"]) and any(link["rel"] == "next" for link in page["links"])
 
     def wait(self, id: str, *, visible_at: Sequence[str] = (), timeout: float | None = None) -> Iterator[Request]:

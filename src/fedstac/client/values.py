@@ -34,8 +34,9 @@ class Request:
     """A request as it stands.
 
     counts: items by status (queued, done, rejected, failed). outcomes: items by what was done (new, newer, older,
-    updated, identical, …). position: its last event's place in the feed, once it has one. visible: for every node that
-    acknowledges, since when it shows everything of this request; None: not yet.
+    updated, identical, …). warned: items that are done, with warnings. position: its last event's place in the feed,
+    once it has one. visible: for every node that acknowledges, since when it shows everything of this request; None:
+    not yet.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Request:
     position: int | None
     visible: Mapping[str, str | None]
     document: Mapping[str, Any] = field(repr=False)
+    warned: int = 0
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Request:
@@ -55,6 +57,7 @@ class Request:
             id=body["id"], status=body["status"], collection=body["collection"], total=body["total"],
             counts=body["counts"], outcomes=body["outcomes"], unchanged=body["unchanged"], position=body["position"],
             visible={entry["node"]: entry["since"] for entry in body["visible"]}, document=body,
+            warned=body.get("warned", 0),
         )  # fmt: skip
 
     @property

@@ -196,6 +196,7 @@ class Summary:
     pos: int | None  # of that event in the feed, once it has one
     retry_of: UUID | None = None
     only_new: bool = False
+    warned: int = 0  # items that are done, with findings
 
     @property
     def status(self) -> str:
@@ -210,10 +211,10 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
     """A request with the counts of its items; None where there is no such request."""
     rows = await conn.fetch(
         """SELECT r.id, r.collection, r.action, r.total, r.submitter, r.user_agent, r.correlation, r.cv_version,
-                  r.created, r.retry_of, r.only_new, i.status, i.outcome, i.n, i.finished, i.last_event
+                  r.created, r.retry_of, r.only_new, i.status, i.outcome, i.n, i.found, i.finished, i.last_event
            FROM fedstac.request r JOIN LATERAL (
                SELECT status, CASE WHEN problem = 'cancelled' THEN problem ELSE outcome END AS outcome,
-                      count(*) AS n, max(finished) AS finished, max(last_event) AS last_event
+                      count(*) AS n, count(findings) AS found, max(finished) AS finished, max(last_event) AS last_event
                FROM fedstac.request_item WHERE request = r.id GROUP BY 1, 2) i ON true
            WHERE r.id = $1""",
         request,
@@ -239,7 +240,7 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
         cv_version=first["cv_version"], created=first["created"],
         finished=max(row["finished"] for row in rows) if "queued" not in counts else None,
         counts=counts, outcomes=outcomes, last_event=last, pos=pos, retry_of=first["retry_of"],
-        only_new=first["only_new"],
+        only_new=first["only_new"], warned=sum(row["found"] for row in rows if row["status"] == "done"),
     )  # fmt: skip
 
 
