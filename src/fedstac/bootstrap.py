@@ -230,7 +230,7 @@ async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
 
 
 async def watch_database(node: Node, stop: asyncio.Event) -> None:
-    """Notice, and log, that the database is back after it failed somebody."""
+    """Look, after the database failed somebody, whether it is back, and log that."""
 
     async def look() -> bool:
         await pause(stop, PROBE_SECONDS)

@@ -30,7 +30,7 @@ DIE_WITH = "FEDSTAC_DIE_WITH"  # set by `fedstac demo` for its children: the pid
 
 
 def start(role: str) -> None:
-    """What every process does first: it heeds SIGINT, logs, and ends with its parent if that asks for it."""
+    """Begin a process: heed SIGINT, log, and end with the parent if that asks for it."""
     tame_allocator()
     gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
     parent = os.environ.get(DIE_WITH)
@@ -46,11 +46,11 @@ def start(role: str) -> None:
 
 
 def _warn_of_unknown_settings() -> None:
-    """A misspelt variable has no effect: say so, and which one may be meant."""
-    known = {f"FEDSTAC_{name.upper()}" for name in Settings.model_fields} | {DIE_WITH, "FEDSTAC_FAILPOINTS"}
+    """Log each variable that has no effect because it is misspelt, and which one may be meant."""
+    names = {f"FEDSTAC_{name.upper()}" for name in Settings.model_fields} | {DIE_WITH, "FEDSTAC_FAILPOINTS"}
     for name in sorted(os.environ):
-        if name.upper().startswith("FEDSTAC_") and name.upper() not in known:
-            nearest = difflib.get_close_matches(name.upper(), known, n=1)
+        if name.upper().startswith("FEDSTAC_") and name.upper() not in names:
+            nearest = difflib.get_close_matches(name.upper(), names, n=1)
             structlog.get_logger().warning("no setting has this name", variable=name, nearest=next(iter(nearest), None))
 
 
@@ -61,7 +61,7 @@ def heed_interrupts() -> None:
 
 
 def log_lines(form: str, role: str) -> None:
-    """Everything that is logged goes to standard error: readable on a terminal, JSON elsewhere.
+    """Send everything that is logged to standard error: readable on a terminal, JSON elsewhere.
 
     Other packages log by the standard library; their warnings and errors take the same way.
     """
@@ -81,8 +81,14 @@ def log_lines(form: str, role: str) -> None:
     logging.basicConfig(handlers=[_StandardLibrary()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     logging.getLogger("stac_fastapi").setLevel(logging.ERROR)  # it warns of settings that nobody reads
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("asyncpg").setLevel(logging.ERROR)  # nor need it say that it connects anew
     stamina.instrumentation.set_on_retry_hooks([])  # who tries again logs it once (Outage)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a record says more than the guard has logged already, of an answer that was cut off."""
+    return not record.getMessage().startswith("ASGI callable returned without")
 
 
 class _StandardLibrary(logging.Handler):
@@ -101,7 +107,7 @@ def _json(line: object, **_: object) -> str:
 
 
 def log_start(event: str, settings: Settings, *, schema: int, **fields: object) -> None:
-    """The line that says what started: its node, version and the number of the database's last migration."""
+    """Log what started: its node, its version and the number of the database's last migration."""
     structlog.get_logger().info(event, node=settings.node, version=__version__, schema=schema, **fields)
 
 
@@ -110,7 +116,7 @@ class CannotListen(Exception):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections there; a free port where `port` is 0. CannotListen if that cannot be."""
+    """Return a socket that takes connections there; a free port where `port` is 0. CannotListen if that cannot be."""
     try:
         listening = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048

@@ -18,12 +18,12 @@ def record(scope: Scope, *, began: float, status: int | None, size: int) -> None
     began: by time.perf_counter. status: None where the client left before its answer. size: bytes of the answer's body.
     """
     path: bytes = scope.get("raw_path") or scope["path"].encode()
-    fields: dict[str, object] = {"method": scope["method"], "path": _shown(path)}
+    fields: dict[str, object] = {"method": scope["method"], "path": _text(path)}
     if scope["query_string"]:
-        fields["query"] = _shown(scope["query_string"])
+        fields["query"] = _text(scope["query_string"])
     for name, value in scope["headers"]:
         if name == b"x-forwarded-for":  # what a proxy says, or anybody else
-            fields["forwarded_for"] = _shown(value)
+            fields["forwarded_for"] = _text(value)
     _log.info(
         "request", **fields, status=status, bytes=size, client=_address(scope.get("client")),
         milliseconds=round((time.perf_counter() - began) * 1000, 1),
@@ -35,7 +35,7 @@ def record_refusal(client: tuple[str, int] | None, *, request_id: str, status: i
     _log.info("request", status=status, problem=problem, client=_address(client), request_id=request_id)
 
 
-def _shown(text: bytes) -> str:
+def _text(text: bytes) -> str:
     return text[:LONGEST].decode("latin-1")
 
 

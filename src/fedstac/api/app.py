@@ -183,7 +183,7 @@ BODY = {"requestBody": {"required": True, "content": {"application/json": {"sche
 
 
 def _route(method: str, path: str, handler: Handler) -> Route:
-    """A route as every one of ours is: its work is bounded, and the refusals of writes are written down."""
+    """Return a route as every one of ours is: its work is bounded, and the refusals of writes are written down."""
     return Route(path, refusals.watched(method, path, budget.bounded(method, path, handler)), methods=[method])
 
 
@@ -195,7 +195,7 @@ def _raw(handler: Handler) -> Callable[..., Awaitable[Response]]:
 
 
 def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()) -> FastAPI:
-    """The application of a node, not yet guarded. `background` runs beside it while it serves."""
+    """Return the application of a node, not yet guarded. `background` runs beside it while it serves."""
 
     callers = identity.finding(settings)
     policies = Policies(settings.policy, settings.globus_policy, here=settings.node)  # refused before anything runs
@@ -300,7 +300,7 @@ class Direct:
 def running_on(
     app: FastAPI, settings: Settings, base_url: str, *, on_ready: Callable[[str], object] | None = None
 ) -> server.Server:
-    """The server of an application, behind its guard; it ends long polls before it waits for open answers."""
+    """Return the server of an application, behind its guard; it ends long polls before it waits for open answers."""
     guard = Guard(
         Compression(Direct(app)) if settings.compress else Direct(app),
         public_url=base_url,
@@ -318,10 +318,10 @@ def running_on(
         log.info("stopping")
         app.state.node.stop()
 
-    made = server.Server(config, lifespan=app.router.lifespan_context(app), on_ready=on_ready, on_stop=stop)
+    uvicorn_server = server.Server(config, lifespan=app.router.lifespan_context(app), on_ready=on_ready, on_stop=stop)
 
     def end() -> None:
-        made.should_exit = True
+        uvicorn_server.should_exit = True
 
     app.state.end = end
-    return made
+    return uvicorn_server

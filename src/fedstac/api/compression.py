@@ -67,17 +67,17 @@ class Compression:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        accepted = conditions = b""
+        accept_encoding = conditions = b""
         for name, value in scope["headers"]:
             if name == b"accept-encoding":
-                accepted += b"," + value
+                accept_encoding += b"," + value
             elif name in (b"if-match", b"if-none-match"):
                 conditions += value
         if conditions and _TAG_OF_VARIANT.search(conditions):
             scope = {**scope, "headers": [_without_variant(*field) for field in scope["headers"]]}
-        coding = _coding(accepted) if accepted else None
+        coding = _coding(accept_encoding) if accept_encoding else None
         if coding is not None and scope["method"] != "HEAD":
-            send = _Answer(send, coding, conditions).send
+            send = _CompressedAnswer(send, coding, conditions).send
         await self.app(scope, receive, send)
 
 
@@ -85,31 +85,35 @@ def _without_variant(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     return name, _TAG_OF_VARIANT.sub(b'"', value) if name in (b"if-match", b"if-none-match") else value
 
 
-def _coding(accepted: bytes) -> str | None:
-    return _remembered(accepted) if len(accepted) <= LONGEST_KEPT else best(accepted.decode("latin-1"))
+def _coding(accept_encoding: bytes) -> str | None:
+    return (
+        _cached_choice(accept_encoding)
+        if len(accept_encoding) <= LONGEST_KEPT
+        else best(accept_encoding.decode("latin-1"))
+    )
 
 
 @lru_cache(maxsize=256)
-def _remembered(accepted: bytes) -> str | None:
-    return best(accepted.decode("latin-1"))
+def _cached_choice(accept_encoding: bytes) -> str | None:
+    return best(accept_encoding.decode("latin-1"))
 
 
-def best(accepted: str) -> str | None:
+def best(accept_encoding: str) -> str | None:
     """Return the coding that an Accept-Encoding header likes best, of those that we have; None for the text as it is.
 
     An element of another form than RFC 9110's is ignored.
     """
     weights: dict[str, float] = {}
-    for element in accepted.lower().split(","):
-        if found := _ELEMENT.fullmatch(element):
-            weights[found[1].removeprefix("x-")] = float(found[2] or 1)
+    for element in accept_encoding.lower().split(","):
+        if match := _ELEMENT.fullmatch(element):
+            weights[match[1].removeprefix("x-")] = float(match[2] or 1)
     others = weights.get("*", 0.0)
     choice = max(PREFERENCE, key=lambda coding: weights.get(coding, others))
     weight = weights.get(choice, others)
     return choice if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 
-class _Answer:
+class _CompressedAnswer:
     """The answer on its way out. Its head waits for the body, whose size decides."""
 
     def __init__(self, send: Send, coding: str, conditions: bytes) -> None:

@@ -36,6 +36,6 @@ def preflight(scope: Scope) -> Response | None:
         "access-control-max-age": str(MAX_AGE),
         "vary": "Access-Control-Request-Headers",
     }
-    if wanted := fields.get(b"access-control-request-headers"):
-        headers["access-control-allow-headers"] = wanted.decode("latin-1")
+    if header_names := fields.get(b"access-control-request-headers"):
+        headers["access-control-allow-headers"] = header_names.decode("latin-1")
     return Response(status_code=204, headers=headers)

@@ -54,7 +54,7 @@ _log = structlog.get_logger(__name__)
 
 
 def body_limit(scope: Scope) -> int:
-    """Bytes of body, also after decompression: a batch where a batch is taken, a dataset elsewhere."""
+    """Return how many bytes a body may have, also decompressed: a batch where one is taken, a dataset elsewhere."""
     is_batch = scope["method"] == "POST" and scope["path"].rstrip("/").endswith(("/items", "/validate"))
     return BATCH_BODY if is_batch else ITEM_BODY
 
@@ -199,8 +199,8 @@ def _framing_fault(scope: Scope, length: bytes) -> str | None:
 
 
 def _request_id(scope: Scope) -> str:
-    given = _values(scope, b"x-request-id")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    name = _values(scope, b"x-request-id")
+    return name.decode() if _REQUEST_ID.fullmatch(name) else uuid.uuid4().hex
 
 
 def _values(scope: Scope, name: bytes) -> bytes:
@@ -245,7 +245,7 @@ class _Body:
             raise BadRequest(self._fault)
 
     def check_head(self, scope: Scope) -> Scope:
-        """The scope as the application shall see it."""
+        """Return the scope as the application shall see it. The Problem for which the head is refused."""
         if self._announced is not None and self._announced > self._limit:
             raise self._too_large()
         match self._encodings.lower():
@@ -256,15 +256,15 @@ class _Body:
                     self._inflater = _Inflater(self._limit)
                 return _without(scope, b"content-encoding", b"content-length")
             case other:
-                shown = other.decode("latin-1")[:100]
-                raise UnsupportedMediaType(f"the Content-Encoding {shown!r} is not taken; send gzip, or none")
+                encoding = other.decode("latin-1")[:100]
+                raise UnsupportedMediaType(f"the Content-Encoding {encoding!r} is not taken; send gzip, or none")
 
     def is_worth_skipping(self) -> bool:
-        """Is what has not arrived so little that the connection can be kept for the next request?"""
+        """Return whether so little has not arrived that the connection can be kept for the next request."""
         return self._announced is not None and self._announced - self._received <= _SMALL_REST
 
     async def receive(self) -> Message:
-        """For the application: the next message; raises the Problem for which the body is refused."""
+        """Return the next message, for the application. Raises the Problem for which the body is refused."""
         if self.refusal is not None:
             raise self.refusal
         try:
@@ -348,7 +348,7 @@ class _Inflater:
         self._input += data
 
     def take(self, *, compressed: int) -> bytes:
-        """The next piece of what was fed; nothing when more has to be fed first."""
+        """Return the next piece of what was fed; nothing when more has to be fed first."""
         while self._input or self._holds_more:
             if self._member.eof:
                 self._next_member()
@@ -393,7 +393,7 @@ class _Answer:
         self.size = 0  # bytes of its body
 
     async def send(self, message: Message) -> None:
-        """For the application. Once its request's body is refused, that is the answer, whatever it says."""
+        """Send a message of the application. Once its request's body is refused, that is the answer instead."""
         if self.has_started or self._body.refusal is None:
             await self.send_final(message)
 

@@ -36,9 +36,9 @@ def is_stripped(base_url: str, settings: Settings, routes: Iterable[BaseRoute]) 
 
 
 def _begins(prefix: str, route: str) -> bool:
-    """Whether a path that begins with the prefix may be one of the route's."""
-    wanted, pattern = prefix.split("/")[1:], route.split("/")[1:]
-    for n, part in enumerate(wanted):
+    """Return whether a path that begins with the prefix may be one of the route's."""
+    parts, pattern = prefix.split("/")[1:], route.split("/")[1:]
+    for n, part in enumerate(parts):
         if n >= len(pattern):
             return False
         if pattern[n].endswith(":path}"):

@@ -16,6 +16,7 @@ from fedstac.db.connections import Connection, is_transient
 
 SETUP = "fedstac migrate --print-setup | psql -d {name}, then: fedstac migrate"
 FORM = "postgresql://user:password@host/database"
+SEARCHED = ("pgstac.collections", "pgstac.items")  # what a restore of an old dump lacks
 MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -25,7 +26,7 @@ class DatabaseUnusable(Exception):
 
 @contextmanager
 def explained(dsn: str) -> Iterator[None]:
-    """DatabaseUnusable for an error that the operator can mend."""
+    """Raise DatabaseUnusable instead of an error that the operator can mend."""
     try:
         yield
     except Exception as error:
@@ -72,22 +73,19 @@ def explanation(error: Exception, dsn: str) -> str | None:
 
 def newest(folder: Path) -> int:
     """Return the number of the last migration of this fedstac."""
-    return max(int(found[1]) for path in folder.iterdir() if (found := MIGRATION.fullmatch(path.name)))
+    return max(int(name[1]) for path in folder.iterdir() if (name := MIGRATION.fullmatch(path.name)))
 
 
-SEARCHED = ("pgstac.collections", "pgstac.items")  # what a restore of an old dump lacks
-
-
-async def schema(conn: Connection, known: int, dsn: str) -> int:
+async def schema(conn: Connection, needed: int, dsn: str) -> int:
     """Return the number of the database's last migration.
 
-    DatabaseUnusable where it is before the one that is known, or where a restore left tables out.
+    DatabaseUnusable where a later one is needed, or where a restore left tables out.
     """
     applied = int(await conn.fetchval("SELECT coalesce(max(number), 0) FROM fedstac.migration"))
-    if applied < known:
+    if applied < needed:
         name, place = _place(dsn)
         raise DatabaseUnusable(
-            f"the database {name!r} at {place} is at migration {applied}, this fedstac needs {known}: "
+            f"the database {name!r} at {place} is at migration {applied}, this fedstac needs {needed}: "
             f"run fedstac migrate"
         )
     lacking = await conn.fetch("SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL", SEARCHED)
@@ -101,7 +99,7 @@ async def schema(conn: Connection, known: int, dsn: str) -> int:
 
 
 def _place(dsn: str) -> tuple[str, str]:
-    """The database's name, and the host and port of its server, as far as the URL and PostgreSQL's variables say."""
+    """Return the name of the database, and the host and port of its server, as the URL and PG… variables say."""
     try:
         parts = conninfo_to_dict(dsn)
     except psycopg.Error:

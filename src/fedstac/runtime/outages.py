@@ -33,7 +33,7 @@ class Outage:
         return self.is_on and time.monotonic() - self._last > QUIET_SECONDS
 
     def failed(self, error: BaseException) -> None:
-        """Count a failure. The first one is logged."""
+        """Count a failure, and log the first one."""
         self._last = time.monotonic()
         if not self.is_on:
             self._began = self._last
@@ -51,7 +51,7 @@ class Outage:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line, for the log: its class, its SQLSTATE and its text. Not for callers."""
+    """Return an error in one line, for the log: its class, its SQLSTATE and its text. Not for callers."""
     text = " ".join(str(error).split())[:LONGEST_REASON]
     state = getattr(error, "sqlstate", None)
     return f"{type(error).__name__}{f' ({state})' if state else ''}: {text}"
