@@ -43,6 +43,8 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "fsync": "on",
         "jit": "off",
         "log_line_prefix": "%m [%p] %u@%d ",
+        "log_min_error_statement": "panic",  # a search that is cancelled may have 2 MB
+        "log_parameter_max_length_on_error": "0",
         "log_timezone": "UTC",
         "max_connections": "200",
         "shared_buffers": "256MB",

@@ -47,6 +47,8 @@ ALTER ROLE fedstac_owner CREATEROLE;
 GRANT pgstac_admin, pgstac_read, pgstac_ingest TO fedstac_owner WITH ADMIN OPTION;
 GRANT pgstac_read, pgstac_ingest TO fedstac_writer;
 GRANT pgstac_read TO fedstac_reader;
+-- the text of a search that fails may have a megabyte; fedstac logs its own faults
+ALTER ROLE fedstac_writer SET log_min_error_statement = panic;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO fedstac_owner', current_database()); END $$;
 """
 
