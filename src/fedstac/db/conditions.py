@@ -17,6 +17,7 @@ import orjson
 
 MOST_IN_A_PATH = 16  # choices of IN that are compared one after the other; more are looked up by their hash
 MOMENTS: Mapping[str, str] = {"datetime": "datetime", "start_datetime": "datetime", "end_datetime": "end_datetime"}
+WRITTEN_BY_US = ("created", "updated")  # in the content: always a moment, whatever a publisher sends
 TEXTS = ("id", "collection")
 FLIPPED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 TEMPORAL = {
@@ -190,7 +191,7 @@ def _in(value: Any, choices: Sequence[Any]) -> str:
             return f"NULLIF({member} {any_of}, false)"
         return _of_type(member, next(iter(types)), f"{member} {any_of}")
 
-    return _for_few(_by_member(_value(value), test))
+    return _by_member(_value(value), test)
 
 
 def _type(value: Any) -> str:
@@ -248,6 +249,8 @@ def _each_moment(operand: Any, name: str, test: Callable[[str], str]) -> str:
         return test(f"{literal(operand['timestamp'])}::timestamptz")
     if operand["property"] in MOMENTS:
         return test(MOMENTS[operand["property"]])
+    if operand["property"] in WRITTEN_BY_US:
+        return test(f"({_value(operand)} ->> 0)::timestamptz")
     return _by_member(_value(operand), lambda member: test(f"fedstac.moment({member})"), name)
 
 
