@@ -65,6 +65,7 @@ async def test_tokens_of_ours_are_taken_beside(start_node: StartNode) -> None:
     shown = (await api.admin.get("/me")).json()
     assert shown == {
         "name": "admin", "roles": ["admin"], "issuer": None, "subject": None, "groups": [], "entitlements": [],
+        "expires": None,
         "policy_error": None, "own_groups": [], "rights": [{
             "rule": "builtin: administrators", "actions": sorted(Action), "projects": ["*"], "institutions": ["*"],
             "nodes": ["*"],
@@ -284,7 +285,7 @@ async def test_a_token_ends_when_it_says_so_though_it_is_known(
     start_node: StartNode, provider: Provider, clock: StoppedClock
 ) -> None:
     api = await start_node(token_leeway_seconds=0)
-    token = provider.token(exp=clock.time() + 20)
+    token = provider.token(iat=clock.time(), nbf=clock.time(), exp=clock.time() + 20)
     assert (await me(api, token)).status_code == 200
     clock.advance(21)
     assert await refused(api, token)

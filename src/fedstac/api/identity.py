@@ -67,14 +67,21 @@ class Principals:
         async with self._node.pool.acquire() as conn:
             name = await people.pseudonym(conn, who)
             roles = frozenset((ADMIN,) if settings.admin_group and settings.admin_group in who.groups else ())
-            expires = None if proven.expires is None else datetime.fromtimestamp(proven.expires, UTC)
-            found = await _member(conn, Principal(name, roles, who, expires=expires))
+            found = await _member(conn, Principal(name, roles, who, expires=_moment(proven.expires)))
         left = KEPT_SECONDS if proven.expires is None else proven.expires - time.time()
         return found, min(left, KEPT_SECONDS)
 
     def forget(self) -> None:
         """What was known of callers is asked again: somebody came into a group, or left it."""
         self._kept.clear()
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    """Return the time of a number of seconds since 1970; None for one that is beyond every calendar."""
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 async def _member(conn: Connection, principal: Principal) -> Principal:
