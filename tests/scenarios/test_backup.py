@@ -23,6 +23,7 @@ import pytest
 
 from fedstac import embedded
 from fedstac.federation import Federation, federation
+from tests.docs.shell import REPOSITORY, commands
 from tests.scenarios import watching
 from tests.scenarios.test_index_node import digests, log_lines
 from tests.scenarios.watching import Publisher, fresh_items, settle, violations, wait_until
@@ -172,25 +173,23 @@ def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder
 
 
 def test_a_base_backup_is_recovered_to_an_earlier_moment_and_the_index_nodes_follow_on(folder: Path) -> None:
+    """With the commands of docs/backup.md, but for the places and the moment."""
     archive = folder / "wal"
     archive.mkdir()
     archive.chmod(0o777)
     with backed(folder, archive_mode="on", archive_command=f"test ! -f {archive}/%f && cp %p {archive}/%f") as site:
-        pgdata = base_backup(site)
+        base_backup(site)
         Publisher(site.running).publish(fresh_items(40))
         settle(site.running, ("east", "south"))
-        ask(site.servers.first, "SELECT pg_create_restore_point('before')")
+        moment = ask(site.servers.first, "SELECT clock_timestamp()")
         site.publish_what_is_lost()
         site.running.processes["serve"].kill()
         segment = ask(site.servers.first, "SELECT pg_walfile_name(pg_switch_wal())")
         wait_until(lambda: (archive / segment).exists(), what=f"{segment} is archived")
 
-        with (pgdata / "postgresql.auto.conf").open("a") as settings:
-            settings.write(
-                f"restore_command = 'cp {archive}/%f %p'\n"
-                "recovery_target_name = 'before'\nrecovery_target_action = 'promote'\n"
-            )
-        (pgdata / "recovery.signal").touch()
+        for command in of_the_page("Recover to a moment")[:3]:
+            run(site.servers.first, "bash", "-c", as_here(command, folder).replace("2026-03-01 12:00:00+00", moment))
+        give_to_postgres(site, folder / "b")
         site.servers.of_west = site.start_cluster("b")
         site.serve_restored()
         site.go_on()
@@ -198,17 +197,35 @@ def test_a_base_backup_is_recovered_to_an_earlier_moment_and_the_index_nodes_fol
         assert (site.snapshots("east"), site.snapshots("south")) == (0, 1)
 
 
-def base_backup(site: Backed) -> Path:
-    """The data folder of a base backup, which belongs to the account that PostgreSQL runs as."""
-    folder, like = site.folder / "b", site.folder / "a"
-    pgdata = folder / "pgdata"
-    folder.mkdir()
-    run(site.servers.first, "pg_basebackup", "--checkpoint=fast", f"--pgdata={pgdata}")
-    shutil.copy(like / "password", folder / "password")
-    owner = (like / "pgdata").stat()
-    for path in (folder / "password", pgdata, *pgdata.rglob("*")):
+def of_the_page(section: str) -> list[str]:
+    return [command.text for command in commands(REPOSITORY / "docs/backup.md") if command.section == section]
+
+
+def as_here(command: str, folder: Path) -> str:
+    """A command of the page with the places of this test."""
+    places = {
+        "/backup/base": folder / "base",
+        "/backup/wal": folder / "wal",
+        "/var/lib/postgresql/restored": folder / "b" / "pgdata",
+    }
+    for place, here in places.items():
+        command = command.replace(place, str(here))
+    return command
+
+
+def base_backup(site: Backed) -> None:
+    """Take one with the command of the page; make the folder that it will be copied into."""
+    (site.folder / "b").mkdir()
+    [command] = of_the_page("Base backup and archive")
+    run(site.servers.first, "bash", "-c", as_here(command, site.folder))
+
+
+def give_to_postgres(site: Backed, folder: Path) -> None:
+    """Let a copied data folder belong to the account that PostgreSQL runs as."""
+    shutil.copy(site.folder / "a" / "password", folder / "password")
+    owner = (site.folder / "a" / "pgdata").stat()
+    for path in (folder / "password", folder / "pgdata", *(folder / "pgdata").rglob("*")):
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    return pgdata
 
 
 def ask(cluster: embedded.Cluster, statement: str) -> str:
@@ -221,6 +238,8 @@ def test_a_disk_that_is_put_back_shows_to_who_read_more_until_an_operator_starts
     """A base backup that is started without recovery is what a snapshot of the disk is: the same cluster, earlier."""
     with backed(folder) as site:
         base_backup(site)
+        (folder / "base").rename(folder / "b" / "pgdata")
+        give_to_postgres(site, folder / "b")
         site.publish_what_is_lost()
         site.running.processes["serve"].kill()
 
