@@ -34,10 +34,11 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     pool_size: int = Field(10, ge=2, le=200, description="Database connections of a process for writes and workers")
     reader_pool_size: int = Field(
-        4, ge=1, le=200, description="And of an api process for reads of callers with a valid token"
-    )
+        0, ge=0, le=200,
+        description="And of an api process for reads of callers with a valid token; 0: as many as processors, 2 to 8",
+    )  # fmt: skip
     anonymous_pool_size: int = Field(
-        4, ge=1, le=200, description="And for reads of everybody else; one more is for /healthcheck"
+        0, ge=0, le=200, description="And for reads of everybody else; 0: the same. One more is for /healthcheck"
     )
     request_seconds: float = Field(
         20, ge=1, le=600, description="How long a request may be worked on; then it ends and is answered with 503"

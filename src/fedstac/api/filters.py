@@ -22,6 +22,7 @@ Json = dict[str, Any]
 
 DEEPEST, MOST_OPERATORS, LONGEST_LIST, LONGEST_TEXT, LONGEST_PATTERN = 16, 200, 1000, 256 * 1024, 1000
 MOST_VALUES = 5000  # in all lists of a filter
+MOST_WILDCARDS = 10  # % of a pattern: each multiplies the ways to match
 COMPARISONS = frozenset(("=", "<>", "<", "<=", ">", ">="))
 SPATIAL = frozenset(
     ("s_intersects", "s_equals", "s_disjoint", "s_touches", "s_within", "s_overlaps", "s_crosses", "s_contains")
@@ -336,6 +337,10 @@ def _pattern(pattern: object) -> str:
         raise BadRequest(f"filter: the pattern of like is a string, not {_shown(pattern)}")
     if len(pattern) > LONGEST_PATTERN:
         raise BadRequest(f"filter: the pattern of like has {len(pattern)} characters; {LONGEST_PATTERN} are the most")
+    if pattern.count("%") > MOST_WILDCARDS:
+        raise BadRequest(
+            f"filter: the pattern of like has over {MOST_WILDCARDS} %, the most; ask for parts of it with and"
+        )
     if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
         raise BadRequest(
             f"filter: the pattern {_shown(pattern)} of like ends with a backslash, which has nothing to escape;"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from fedstac.domain.errors import Unavailable
 from fedstac.runtime import budget
 from fedstac.runtime.budget import Lane
 
+# PostgreSQL shares processors evenly: with more connections than these, searches take them from publishing
+FOR_READERS = max(2, min(8, os.cpu_count() or 2))
 WAITING_PER_CONNECTION = 16  # requests of a lane that may wait for a connection, for each that it has
 WAIT_SECONDS = 5.0  # that a request of a lane waits for a connection
 RELEASE_SECONDS = 1.0  # that PostgreSQL has to confirm a cancelled statement, before its connection is cut
@@ -119,8 +122,8 @@ async def open_pools(dsn: str, sizes: Sizes, *, application: str) -> Pools:
     """Waits a minute for a database that is away."""
     of = {
         Lane.WORK: sizes.pool_size,
-        Lane.READER: sizes.reader_pool_size,
-        Lane.ANONYMOUS: sizes.anonymous_pool_size,
+        Lane.READER: sizes.reader_pool_size or FOR_READERS,
+        Lane.ANONYMOUS: sizes.anonymous_pool_size or FOR_READERS,
         Lane.HEALTH: 1,
     }
     lanes: dict[Lane, Pool] = {}
