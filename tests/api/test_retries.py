@@ -112,7 +112,7 @@ async def test_a_worker_that_had_read_it_performs_it_no_more_and_keeps_no_shard(
         pass
     await worker.close()
     assert (await final(idle, kept))["outcomes"] == {"new": 8}
-    assert (await final(idle, cancelled))["outcomes"] == {"rejected": 1}
+    assert (await final(idle, cancelled))["outcomes"] == {"cancelled": 1}
     assert (await idle.admin.get(f"{ITEMS}/{GOOD[0]['id']}")).status_code == 404
     await assert_sound(dsn)
 
