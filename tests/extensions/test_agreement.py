@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -239,7 +239,7 @@ def test_what_is_judged_is_what_is_served() -> None:
             "collection": "CMIP6", "id": document["id"], "state": "published", "latest": True, "created": NOW,
             "updated": NOW, "cv_version": VERSION, "document": draft.text,
         }  # fmt: skip
-        record = Served(**{each.name: stored.get(each.name) for each in fields(Served) if each.name != "versions"})
+        record = Served(**{each.name: stored.get(each.name) for each in fields(Served) if each.default is MISSING})
         item, expected = json.loads(links.item_text(BASE, record)), served(document)
         for link in (*item["links"][:4], *expected["links"][:4]):
             del link["href"], link["type"]
@@ -271,4 +271,5 @@ def test_the_second_spelling_of_the_extension_is_the_same() -> None:
     document = bases()[0]
     uris = [_SPELLINGS[0] if uri == CMIP6 else uri for uri in document["stac_extensions"]]
     assert uris != document["stac_extensions"]
-    assert checker().findings({**document, "stac_extensions": uris}, "CMIP6", vocabulary()) == ()
+    same = checker().findings({**document, "stac_extensions": uris}, "CMIP6", vocabulary())
+    assert same == checker().findings(document, "CMIP6", vocabulary())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import groupby, pairwise
 from typing import Any, Final, TypeAlias, cast
 
@@ -56,10 +55,12 @@ def vertices(geometry: Mapping[str, Any]) -> int:
 
 def complexity(geometry: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Of a checked geometry: what would take too long to be prepared for searches. Servers can tell, clients cannot."""
-    if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon") or find_spec("shapely") is None:
+    if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon"):
         return
-    import shapely
-
+    try:
+        import shapely  # the server's
+    except ModuleNotFoundError:
+        return
     shape = shapely.from_geojson(orjson.dumps(_without_heights(geometry)))
     if (fault := _fault_of_complexity(shape)) is not None:
         yield Finding("geometry", "/geometry/coordinates", fault)
