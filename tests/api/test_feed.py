@@ -53,3 +53,13 @@ async def test_an_acknowledgement_beyond_the_log_is_answered_as_a_cursor_beyond_
         assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (410, "cursor-gone")
     answer = await east.post("/events/status", json={"epoch": 1, "through": -1})
     assert answer.status_code == 400
+
+
+async def test_a_snapshot_of_a_database_that_was_promoted_meanwhile_is_of_a_new_epoch(
+    east: httpx.AsyncClient, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    before = (await east.get("/events/head")).json()["cursor"]
+    await conn.execute("UPDATE fedstac.feed_state SET timeline = '0000FFFF'")
+    snapshot = (await east.get("/snapshot")).json()
+    assert int(snapshot["cursor"].partition(".")[0]) > int(before.partition(".")[0])
+    assert {entry["epoch"] for entry in snapshot["entries"]} <= {int(snapshot["cursor"].partition(".")[0])}
