@@ -22,10 +22,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from fedstac.scan.values import Unusable, shown
+from fedstac.scan.values import PROCESSOR, Unusable, shown
 
 MEMORY: Final = 3 << 29  # bytes of addresses
-PROCESSOR: Final = 60.0  # seconds of the processor for one header; to wait for storage costs none
 LARGEST: Final = 1 << 40  # bytes of a file
 PAUSE: Final = 0.1  # seconds between two reports
 

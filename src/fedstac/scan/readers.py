@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
-from fedstac.scan.reader import PROCESSOR
-from fedstac.scan.values import Facts, Found, Unusable
+from fedstac.scan.values import PROCESSOR, Facts, Found, Unusable
 
 PATIENCE: Final = 900.0  # seconds without a sign of life: storage that fetches from tape takes minutes
 TICK: Final = 0.2  # seconds

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from fedstac.domain.errors import Severity
 
 Facts = Mapping[str, Any]
+PROCESSOR: Final = 60.0  # seconds of the processor to read one header; to wait for storage costs none
 
 
 @dataclass(frozen=True, slots=True)
