@@ -23,6 +23,7 @@ WAITING_PER_THREAD = 16
 SHARES: Mapping[Lane, float] = {Lane.WORK: 0.5, Lane.READER: 0.25, Lane.ANONYMOUS: 0.25, Lane.HEALTH: 0.0}
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h
 TRIM_SECONDS = 1.0  # without large work, after which memory goes back to the system
+TRIM_BYTES = 8 << 20  # as much as has to be free for that: looking for it holds the event loop
 WAIT_SECONDS = 5.0  # that an answer waits for memory
 
 
@@ -70,6 +71,7 @@ class Memory:
         self._taken: Counter[Lane] = Counter()
         self._freed = asyncio.Event()
         self._trimming: asyncio.TimerHandle | None = None
+        self._untrimmed = 0  # bytes that were given back since
 
     def share(self, lane: Lane) -> Share:
         """Something that takes memory piece by piece, and gives all of it back at once."""
@@ -102,7 +104,8 @@ class Memory:
         if size < 0:
             self._freed.set()
             self._freed = asyncio.Event()
-            if self._trimming is None:
+            self._untrimmed -= size
+            if self._trimming is None and self._untrimmed >= TRIM_BYTES:
                 self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
 
     def _trim(self) -> None:
@@ -111,6 +114,7 @@ class Memory:
         if any(self._taken.values()):
             self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
         else:
+            self._untrimmed = 0
             gc.collect()
             trim_memory()
 
