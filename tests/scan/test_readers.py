@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -92,6 +94,11 @@ def test_a_hostile_file_is_named_and_the_next_one_is_read(
     assert peak < 1500, f"{peak} MiB"
     assert (first.rule if isinstance(first, Unusable) else None) == reason
     assert not isinstance(second, Unusable)
+
+
+def test_the_reading_process_starts_without_a_warning() -> None:
+    command = [sys.executable, "-W", "error", "-P", "-m", "fedstac.scan.reader"]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def test_a_file_larger_than_any_is_named(tmp_path: Path) -> None:
