@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from fedstac import bootstrap, publication, sample
-from fedstac.api import transactions
+from fedstac.api import budget, transactions
 from fedstac.db import connections, invariants, queue
 from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
@@ -319,3 +319,11 @@ def version_of(item: Json, day: str) -> Json:
     changed["id"] = f"{item['id'].rpartition('.v')[0]}.v{day}"
     changed["properties"]["version"] = day
     return changed
+
+
+async def test_a_request_without_a_body_may_ask_for_it_late(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    rejected = await send(idle, GOOD[0])
+    await idle.admin.post(f"/requests/{rejected}/cancel")
+    monkeypatch.setattr(budget, "WATCH_SECONDS", 0.0)  # its client is watched before the body is asked for
+    answer = await idle.admin.post(f"/requests/{rejected}/retry", headers={"Idempotency-Key": "late"})
+    assert answer.status_code == 202, answer.text
