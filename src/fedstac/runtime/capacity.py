@@ -23,6 +23,7 @@ WAITING_PER_THREAD = 16
 SHARES: Mapping[Lane, float] = {Lane.WORK: 0.5, Lane.READER: 0.25, Lane.ANONYMOUS: 0.25, Lane.HEALTH: 0.0}
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h
 TRIM_SECONDS = 1.0  # without large work, after which memory goes back to the system
+LAST_TRIM_SECONDS = 20.0  # and once more for what the workers freed meanwhile
 TRIM_BYTES = 8 << 20  # as much as has to be free for that: looking for it holds the event loop
 WAIT_SECONDS = 5.0  # that an answer waits for memory
 
@@ -72,6 +73,7 @@ class Memory:
         self._freed = asyncio.Event()
         self._trimming: asyncio.TimerHandle | None = None
         self._untrimmed = 0  # bytes that were given back since
+        self._is_last_trim = False
 
     def share(self, lane: Lane) -> Share:
         """Something that takes memory piece by piece, and gives all of it back at once."""
@@ -106,17 +108,22 @@ class Memory:
             self._freed = asyncio.Event()
             self._untrimmed -= size
             if self._trimming is None and self._untrimmed >= TRIM_BYTES:
+                self._is_last_trim = False
                 self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
 
     def _trim(self) -> None:
-        """The C library keeps what was freed; a process at rest should not."""
+        """The C library keeps what was freed; a process at rest should not. The workers free theirs a while later."""
         self._trimming = None
+        loop = asyncio.get_running_loop()
         if any(self._taken.values()):
-            self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
-        else:
-            self._untrimmed = 0
-            gc.collect()
-            trim_memory()
+            self._trimming = loop.call_later(TRIM_SECONDS, self._trim)
+            return
+        self._untrimmed = 0
+        gc.collect()
+        trim_memory()
+        if not self._is_last_trim:
+            self._is_last_trim = True
+            self._trimming = loop.call_later(LAST_TRIM_SECONDS, self._trim)
 
 
 class Share:
