@@ -54,7 +54,7 @@ async def test_prior_publication_is_told_and_nothing_sent(west: Api, fedstac: Fe
     assert await count(west) == 2
     table = await fedstac("publish", "-", "--dry-run", stdin=lines(items[:2]), **to(west))
     assert table.code == 0
-    assert [line for line in table.stdout.splitlines() if not line.startswith("    changes /")] == [
+    assert [line for line in table.stdout.splitlines() if not line.startswith("    ")] == [
         f"identical  {ITEM['id']}", f"update     {items[1]['id']}",
         "nothing sent; of 2 items would be: identical 1, update 1",
     ]  # fmt: skip
@@ -291,5 +291,7 @@ async def test_a_check_says_what_an_update_changes_and_whose_change_it_undoes(
     assert "    undoes or overwrites: amend by admin at " in tried.stdout
     done = await fedstac("publish", "items.ndjson", "--check", "-o", "json", **to(api))
     [foreseen] = json.loads(done.stdout)["foreseen"]
+    summary = json.loads(done.stdout)["summary"]
+    assert (summary["published"], summary["updated"]) == (1, 1)
     assert (foreseen["outcome"], foreseen["changed"]) == ("update", ["/properties/cmip6:grid"])
     assert (foreseen["last_change"]["actor"], foreseen["last_change"]["action"]) == ("admin", "amend")

@@ -75,7 +75,7 @@ def use_form(form: Output) -> None:
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code for what the client raised."""
+    """Return the exit code for what the client raised."""
     match error:
         case NotFound():
             return NOT_FOUND
@@ -90,7 +90,7 @@ def exit_code(error: Exception) -> int:
 
 
 def shown(text: object) -> str:
-    """Text from elsewhere without what a terminal would obey."""
+    """Return text from elsewhere without what a terminal would obey."""
     return "".join(char if char.isprintable() else "\ufffd" for char in str(text))
 
 
@@ -133,12 +133,12 @@ def out(line: str = "", style: str = "") -> None:
 
 
 def number(count: int, what: str) -> str:
-    """`1 item`, `2 items`."""
+    """Return a count with its noun: `1 item`, `2 items`."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def dump(value: object) -> None:
-    """A JSON text and a line break."""
+    """Write a value as JSON and a line break."""
     sys.stdout.write(orjson.dumps(value).decode() + "\n")
     sys.stdout.flush()
 
@@ -153,7 +153,7 @@ class Listing:
         self.count = 0
 
     def row(self, value: Mapping[str, Any], cells: Sequence[object]) -> None:
-        """`value` is what JSON shows, `cells` what the table does."""
+        """Show a row: `value` in JSON, `cells` in a table."""
         match self._form:
             case Output.NDJSON:
                 dump(value)
@@ -188,7 +188,7 @@ def finding_line(finding: Finding) -> str:
 
 
 def show_trouble(place: str, id: str, status: str, type: str, detail: str, findings: Sequence[Finding]) -> None:
-    """One item that is not published, for people."""
+    """Show an item that is not published, for people."""
     out(shown(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
     repeated = bool(findings) and findings[0].message in detail
     out(in_commands(shown(f"  {type}" + ("" if repeated else f": {detail}"))))
@@ -199,7 +199,7 @@ def show_trouble(place: str, id: str, status: str, type: str, detail: str, findi
 
 
 def show_retraction(properties: Mapping[str, Any]) -> None:
-    """Why a dataset is retracted and what to use instead, for people; nothing of one that is not."""
+    """Show why a dataset is retracted and what to use instead, for people; nothing of one that is not."""
     if properties.get("fedstac:state") != "retracted":
         return
     retraction = properties.get("fedstac:retraction") or {}
@@ -211,7 +211,7 @@ def show_retraction(properties: Mapping[str, Any]) -> None:
 
 
 def show_request(request: Request) -> None:
-    """A request, for people: what was done, what was refused, where it is visible."""
+    """Show a request, for people: what was done, what was refused, where it is visible."""
     counts = ", ".join(f"{name} {count}" for name, count in request.counts.items() if count)
     outcomes = ", ".join(f"{name} {count}" for name, count in request.outcomes.items())
     out(f"{shown(request.id)}  {shown(request.shown_status)}", "bold")
@@ -264,9 +264,9 @@ class Bars:
     def __init__(self, progress: Progress, tasks: Mapping[str, TaskID]) -> None:
         self._progress, self._tasks = progress, tasks
 
-    def set(self, name: str, done: int, total: int | None) -> None:
-        """`total` is None while it is not known."""
-        self._progress.update(self._tasks[name], completed=done, total=total, visible=True)
+    def set(self, name: str, count: int, total: int | None) -> None:
+        """Move a bar; `total` is None while it is not known."""
+        self._progress.update(self._tasks[name], completed=count, total=total, visible=True)
 
 
 class Report:
@@ -317,7 +317,7 @@ class Report:
                           "visible": step.visible})  # fmt: skip
 
     def foresee(self, one: Foreseen) -> None:
-        """What would become of a dataset, before it is sent."""
+        """Show what would become of a dataset, before it is sent."""
         self._emit("foreseen", one.as_json(), self._foreseen)
         if self._form is Output.TABLE:
             out(shown(f"{one.told.outcome:<9}  {one.told.id}"))
@@ -350,7 +350,7 @@ class Report:
             self._say_what_is_left()
 
     def end_rehearsal(self, counts: Mapping[str, int]) -> None:
-        """The end where nothing was sent."""
+        """Show the end of a run where nothing was sent."""
         match self._form:
             case Output.NDJSON:
                 dump({"event": "summary", "dry_run": True, "foreseen": counts})
@@ -366,12 +366,11 @@ class Report:
 
     def _summary(self) -> dict[str, Any]:
         run, counts = self._run, self._run.counts
-        unchanged = run.outcomes["identical"]
+        unchanged, updated = run.outcomes["identical"], run.outcomes["updated"]
         return {
             "read": counts["read"], "sent": counts["sent"], "accepted": counts["accepted"],
-            "published": counts["done"] - unchanged, "unchanged": unchanged, "skipped": counts["skipped"],
-            "rejected": counts["rejected"],
-            "failed": counts["failed"], "requests": run.requests, "outcomes": dict(run.outcomes),
+            "published": counts["done"] - unchanged, "updated": updated, "unchanged": unchanged,
+            "skipped": counts["skipped"], "rejected": counts["rejected"], "failed": counts["failed"], "requests": run.requests, "outcomes": dict(run.outcomes),
             "visible": dict(run.visible),
         }  # fmt: skip
 
@@ -381,14 +380,17 @@ class Report:
             out(f"and {refused - self._shown} more; -o ndjson shows all of them")
         names = ["published", "unchanged"] if self._wait else ["accepted"]
         names += ["skipped", "rejected", "failed"]
-        line = ", ".join(f"{name} {summary[name]}" for name in names if summary[name] or name == names[0])
+        texts = {name: f"{name} {summary[name]}" for name in names if summary[name] or name == names[0]}
+        if self._wait and summary["updated"]:
+            texts["published"] += f" ({number(summary['updated'], 'update')} of metadata)"
+        line = ", ".join(texts.values())
         line += f" of {number(summary['read'], 'item')} in {number(summary['requests'], 'request')}"
         for node, done in self._run.visible.items():
             line += f", {done} visible at {node}"
         out(line, "yellow" if refused else "green")
 
     def _say_what_is_left(self) -> None:
-        """After an interruption: nothing that was accepted is lost, and this is how to find it."""
+        """Say after an interruption how to find what was accepted: nothing of it is lost."""
         run = self._run
         if not run.counts["sent"] and not run.open:
             say("stopped before anything was sent")
