@@ -22,6 +22,7 @@ from fedstac.api import access_log, cors, problems
 from fedstac.domain.errors import BadRequest, BodyTimeout, HeadersTooLarge, Problem
 
 _MAX_HEAD = 64 * 1024
+KEEP_ALIVE_SECONDS = 75  # longer than proxies keep a connection: who sends must not find that we just closed it
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 16 * 2**20  # for which a refused client may go on sending
 _CORS = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in cors.HEADERS)
 
@@ -39,7 +40,7 @@ class Config(uvicorn.Config):
         header_timeout: float = 15.0,
         logs_requests: bool = False,
         graceful_timeout: int = 10,
-        keep_alive: int = 5,
+        keep_alive: int = KEEP_ALIVE_SECONDS,
         backlog: int = 2048,
     ) -> None:
         super().__init__(
