@@ -493,6 +493,14 @@ async def test_a_change_that_changes_nothing_is_answered_at_once_and_leaves_no_t
     assert await traces(west) == marked
 
 
+async def test_a_change_that_changes_nothing_is_a_success_to_esgfs_publisher(west: Api) -> None:
+    """It takes 201 and 202 only, and 200 for a failure: a replica that is added twice would end its run."""
+    before, publisher = await traces(west), {"User-Agent": "esgf_publisher/5.5.3"}
+    claim = [{"op": "replace", "path": "/properties/latest", "value": True}]
+    assert (await west.admin.patch(PATH, json=claim, headers=publisher)).status_code == 202
+    assert await traces(west) == before
+
+
 async def token(api: Api, *roles: str) -> dict[str, str]:
     conn = await asyncpg.connect(api.settings.dsn)
     try:

@@ -36,6 +36,7 @@ from fedstac.domain.vocabulary import name_of
 from fedstac.runtime.capacity import Threads
 
 LONGEST_TEXT = retraction.LONGEST_TEXT
+ESGF_PUBLISHER = "esgf_publisher/"  # how its User-Agent begins
 
 
 async def patch_item(request: Request) -> Response:
@@ -175,15 +176,19 @@ async def accept(
 
 
 async def _unchanged(request: Request, node: Node, collection: str, item_id: str) -> Response:
-    """200 for a change that changes nothing: the dataset as it is served, or its outcome where it is marked."""
+    """200 for a change that changes nothing: the dataset as it is served, or its outcome where it is marked.
+
+    ESGF's publisher (esgcet 5.5.3) takes any answer to a PATCH but 201 and 202 for a failure: it gets 202.
+    """
+    status = 202 if request.headers.get("user-agent", "").startswith(ESGF_PUBLISHER) else 200
     async with node.pool.acquire() as conn:
         found = await search.item(conn, collection, item_id)
     if found is None:
         body = orjson.dumps({"id": item_id, "outcome": Outcome.IDENTICAL})
-        return Response(body, media_type=links.JSON)
+        return Response(body, status, media_type=links.JSON)
     base = request.app.state.base_url
     location = {"Location": links.item_url(base, collection, item_id)}
-    return Response(links.item_text(base, found[0]), headers=location, media_type=links.GEOJSON)
+    return Response(links.item_text(base, found[0]), status, location, media_type=links.GEOJSON)
 
 
 def _expected(request: Request, node: Node) -> list[str] | None:
