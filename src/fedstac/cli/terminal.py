@@ -370,8 +370,8 @@ class Report:
         return {
             "read": counts["read"], "sent": counts["sent"], "accepted": counts["accepted"],
             "published": counts["done"] - unchanged, "updated": updated, "unchanged": unchanged,
-            "skipped": counts["skipped"], "rejected": counts["rejected"], "failed": counts["failed"], "requests": run.requests, "outcomes": dict(run.outcomes),
-            "visible": dict(run.visible),
+            "skipped": counts["skipped"], "rejected": counts["rejected"], "failed": counts["failed"],
+            "requests": run.requests, "outcomes": dict(run.outcomes), "visible": dict(run.visible),
         }  # fmt: skip
 
     def _end_table(self, summary: Mapping[str, Any]) -> None:
