@@ -11,7 +11,8 @@ import pytest
 from fedstac import checking
 from fedstac.api import filters
 from fedstac.bootstrap import Node
-from fedstac.db import conditions
+from fedstac.db import conditions, search
+from fedstac.domain.errors import BadRequest
 from fedstac.domain.vocabulary import Kind
 
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -88,3 +89,9 @@ async def test_conditions_on_columns_use_their_indexes(west: Node, asked: dict[s
     lines = [str(row[0]) for row in plan]
     assert all(index in line for line in lines if "Index Scan" in line), lines
     assert any("Index" in line for line in lines), lines
+
+
+def test_a_refusal_quotes_nothing_that_the_database_says() -> None:
+    with pytest.raises(BadRequest) as refused, search._for_the_caller():
+        raise asyncpg.InvalidTextRepresentationError('invalid input syntax for type double precision: "secret"')
+    assert "secret" not in refused.value.detail
