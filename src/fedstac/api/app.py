@@ -44,6 +44,7 @@ from fedstac.api import (
     transactions,
     vocabularies,
 )
+from fedstac.api.access_log import AccessLog
 from fedstac.api.admission import Admission
 from fedstac.api.compression import Compression
 from fedstac.api.guard import Guard
@@ -301,17 +302,18 @@ def running_on(
     app: FastAPI, settings: Settings, base_url: str, *, on_ready: Callable[[str], object] | None = None
 ) -> server.Server:
     """Return the server of an application, behind its guard; it ends long polls before it waits for open answers."""
+    access_log = AccessLog() if settings.access_log else None
     guard = Guard(
         Compression(Direct(app)) if settings.compress else Direct(app),
         public_url=base_url,
         proxy_strips=prefixes.is_stripped(base_url, settings, app.routes),
         limit_for=_limits(settings),
         read_timeout=settings.read_timeout_seconds,
-        logs_requests=settings.access_log,
+        access_log=access_log,
         on_failure=partial(problems.report, app),
     )
     config = server.Config(
-        guard, public_url=base_url, header_timeout=settings.read_timeout_seconds, logs_requests=settings.access_log
+        guard, public_url=base_url, header_timeout=settings.read_timeout_seconds, access_log=access_log
     )
 
     def stop() -> None:

@@ -20,7 +20,8 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedstac.api import access_log, cors, problems
+from fedstac.api import cors, problems
+from fedstac.api.access_log import AccessLog
 from fedstac.domain.errors import (
     BadRequest,
     BodyTimeout,
@@ -65,7 +66,7 @@ class Guard:
     public_url: where clients find the application; taken for links instead of what the Host header says.
     proxy_strips: the proxy in front always takes the public path away; else it may do so or not.
     limit_for: bytes of body that a request may have.
-    logs_requests: every request gets a line in the access log.
+    access_log: takes every request; without it there is none.
     read_timeout: seconds that a body may pause, and that it has before it must come at min_rate bytes per second.
     linger: seconds that a client may pause while the rest of a refused body is still read and dropped. A client that
         sends all of it before it reads gets the refusal. At most linger_bytes are read, in read_timeout and the time
@@ -80,7 +81,7 @@ class Guard:
         public_url: str | None = None,
         proxy_strips: bool = False,
         limit_for: Callable[[Scope], int] = body_limit,
-        logs_requests: bool = False,
+        access_log: AccessLog | None = None,
         read_timeout: float = 15.0,
         min_rate: int = 1024,
         max_url: int = 16 * 1024,
@@ -94,7 +95,7 @@ class Guard:
         self.public_url = urlsplit(public_url) if public_url else None
         self.proxy_strips = proxy_strips
         self.limit_for = limit_for
-        self.logs_requests = logs_requests
+        self.access_log = access_log
         self.read_timeout = read_timeout
         self.min_rate = min_rate
         self.max_url = max_url
@@ -114,11 +115,11 @@ class Guard:
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         body = _Body(self, receive, received)
         answer = _Answer(send, body, request_id)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            with contextlib.suppress(ClientDisconnect):
-                await self._answer(scope, receive, body, answer)
-            if self.logs_requests:
-                access_log.record(scope, began=began, status=answer.status, size=answer.size)
+        bound = structlog.contextvars.bound_contextvars(request_id=request_id)
+        with bound, contextlib.suppress(ClientDisconnect):
+            await self._answer(scope, receive, body, answer)
+        if self.access_log is not None:
+            self.access_log.record(scope, request_id=request_id, began=began, status=answer.status, size=answer.size)
 
     async def _answer(self, scope: Scope, receive: Receive, body: _Body, answer: _Answer) -> None:
         """Let the application answer, or refuse. ClientDisconnect where nobody is left to answer."""

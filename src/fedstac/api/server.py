@@ -18,7 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fedstac.api import access_log, cors, problems
+from fedstac.api import cors, problems
+from fedstac.api.access_log import AccessLog
 from fedstac.domain.errors import BadRequest, BodyTimeout, HeadersTooLarge, Problem
 
 _MAX_HEAD = 64 * 1024
@@ -38,7 +39,7 @@ class Config(uvicorn.Config):
         port: int = 0,
         public_url: str | None = None,
         header_timeout: float = 15.0,
-        logs_requests: bool = False,
+        access_log: AccessLog | None = None,
         graceful_timeout: int = 10,
         keep_alive: int = KEEP_ALIVE_SECONDS,
         backlog: int = 2048,
@@ -62,7 +63,7 @@ class Config(uvicorn.Config):
         )
         self.public_url = (public_url or "").rstrip("/")
         self.header_timeout = header_timeout
-        self.logs_requests = logs_requests
+        self.request_log = access_log
 
 
 class Protocol(HttpToolsProtocol):
@@ -190,8 +191,10 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + content)
         self._linger()
-        if self.config.logs_requests:
-            access_log.record_refusal(self.client, request_id=request_id, status=problem.status, problem=problem.name)
+        if self.config.request_log is not None:
+            self.config.request_log.record_refusal(
+                self.client, request_id=request_id, status=problem.status, problem=problem.name
+            )
 
     def _linger(self) -> None:
         """Drop what still comes until the client closes, within bounds: closing now would reset the connection, and a
@@ -212,6 +215,8 @@ class Server(uvicorn.Server):
 
     lifespan: what the application needs while it serves. What it raises when it begins is raised by `run` and `serve`.
     """
+
+    config: Config
 
     def __init__(
         self,
@@ -243,6 +248,8 @@ class Server(uvicorn.Server):
         if self._on_stop is not None:
             self._on_stop()
         await super().shutdown(sockets)
+        if self.config.request_log is not None:
+            self.config.request_log.write()
 
     @property
     def url(self) -> str:
