@@ -20,7 +20,7 @@ from fedstac.runtime.budget import Lane
 
 # PostgreSQL shares processors evenly: with more connections than these, searches take them from publishing
 FOR_READERS = max(2, min(8, os.cpu_count() or 2))
-WAITING_PER_CONNECTION = 16  # requests of a lane that may wait for a connection, for each that it has
+WAITING_PER_CONNECTION = 100  # requests of a lane that may wait for a connection, for each that it has
 WAIT_SECONDS = 5.0  # that a request of a lane waits for a connection
 RELEASE_SECONDS = 1.0  # that PostgreSQL has to confirm a cancelled statement, before its connection is cut
 BUSY: Mapping[Lane, str] = {
