@@ -19,7 +19,7 @@ from fedstac.runtime.budget import Lane
 T = TypeVar("T")
 
 THREADS: Mapping[Lane, int] = {Lane.WORK: 2, Lane.READER: 1, Lane.ANONYMOUS: 1, Lane.HEALTH: 1}
-WAITING_PER_THREAD = 16
+WAITING_PER_THREAD = 100
 SHARES: Mapping[Lane, float] = {Lane.WORK: 0.5, Lane.READER: 0.25, Lane.ANONYMOUS: 0.25, Lane.HEALTH: 0.0}
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h
 TRIM_SECONDS = 1.0  # without large work, after which memory goes back to the system
