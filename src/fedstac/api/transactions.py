@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -142,9 +142,10 @@ async def respond(request: Request, node: Node, kept: Kept, *, single: bool) -> 
     request.state.accepted = True  # what is refused from here on is in the audit log already
     seconds = _wait_seconds(request, node)
     if seconds:
-        summary = await _final(node, kept.id, seconds)
-        if summary.is_final:
-            return await _result(request, node, summary, single=single)
+        with suppress(Unavailable):  # it is kept: who cannot be told more for now follows it
+            summary = await _final(node, kept.id, seconds)
+            if summary.is_final:
+                return await _result(request, node, summary, single=single)
     return _accepted(request, kept.id, kept.total, kept.refused)
 
 
