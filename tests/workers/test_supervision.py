@@ -83,7 +83,7 @@ async def test_a_part_that_ends_is_logged_counted_and_started_again(parts: Parts
     await until_true(lambda: starts == 2)
     state = parts.state("part")
     assert (state.wanted, state.running, state.restarts) == (1, 1, 1)
-    assert parts.troubles() == {"part": f"it ended: {ENDS[end]}"}
+    assert parts.troubles() == {"part": f"it ended: {ENDS[end].partition(':')[0]}"}
     assert events(lines, "part") == ["a part ended; it is started again"]
     stop.set()
     await running
@@ -130,6 +130,12 @@ async def test_a_fault_that_lasts_is_logged_when_it_begins_and_when_it_ends(part
     assert events(lines, "part") == ["a part fails; it tries again", "a part works again"]
     assert (lines[0]["reason"], lines[1]["times"]) == ("DiskFullError (53100): no space left on device", 5)
     assert parts.troubles() == {}
+
+
+async def test_what_everybody_may_read_of_a_fault_of_ours_is_its_class(parts: Parts, lines: Lines) -> None:
+    parts.fails("part", ValueError("the hidden dataset CMIP6.x.v1"))
+    assert parts.troubles() == {"part": "ValueError"}
+    assert lines[0]["reason"] == "ValueError: the hidden dataset CMIP6.x.v1"
 
 
 async def test_each_thing_that_is_missing_is_one_line(parts: Parts, lines: Lines) -> None:

@@ -67,7 +67,9 @@ async def _health(request: Request) -> Health:
     if kept is None or kept[0] < time.monotonic():
         try:
             async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
-                await schema.check(conn)
+                soundness = await schema.look(conn)
+                if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
+                    soundness.require()
                 found = await health.parts(conn), await parts_of_node.elsewhere(conn, node.parts.process)
         except OperatorsFault as fault:
             node.parts.fails("api", fault)
@@ -78,11 +80,11 @@ async def _health(request: Request) -> Health:
             if not isinstance(error, Unavailable):  # that says that many ask
                 node.parts.fails("api", error)
             raise Unavailable("the database does not answer; try again", retry_after=2) from None
-        kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, _judged(node, *found)
+        kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, _stand_of(node, *found)
     return kept[1]
 
 
-def _judged(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> Health:
+def _stand_of(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> Health:
     standings = _everywhere(node, elsewhere)
     stand = _following(parts, node.settings) if node.settings.source else _publishing(parts, standings)
     reasons = [f"{name}: {trouble}" for name, standing in standings.items() for trouble in standing.troubles]
@@ -104,7 +106,7 @@ def _judged(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> Heal
 
 
 def _everywhere(node: Node, elsewhere: Mapping[str, Standing]) -> dict[str, Standing]:
-    """How the parts stand in this process and the others together."""
+    """Return how the parts stand in this process and the others together."""
     found = dict(elsewhere)
     for name, state in node.parts.states.items():
         other = found.get(name, Standing(0, 0, 0))

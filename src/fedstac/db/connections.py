@@ -121,7 +121,7 @@ async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connecti
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Why work with the database failed. What is no error of the database or its driver is OURS."""
+    """Return why work with the database failed. What is no error of the database or its driver is OURS."""
     match error:
         case asyncpg.PostgresError():
             return _cause_of_state(error)
@@ -132,7 +132,9 @@ def cause_of(error: BaseException) -> Cause:
         case asyncpg.InterfaceError():
             if isinstance(error, ValueError):  # a value that does not fit its parameter
                 return Cause.REFUSED
-            return Cause.AWAY if "clos" in str(error) else Cause.OURS
+            # closed, or stuck in what it did when its session was ended
+            is_gone = any(words in str(error) for words in ("clos", "another operation is in progress"))
+            return Cause.AWAY if is_gone else Cause.OURS
         case UnicodeEncodeError():
             return Cause.REFUSED  # COPY raises what it cannot encode as it is
         case OSError():  # a file of ours has a name
@@ -156,7 +158,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def blames_nobody(error: BaseException) -> bool:
-    """Whether the work itself has no part in the error: it is the database's, the network's or the operator's."""
+    """Return whether the error is the database's, the network's or the operator's, and not of the work itself."""
     return cause_of(error) in (Cause.AWAY, Cause.CONFLICT, Cause.OPERATORS)
 
 
@@ -166,10 +168,12 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def statement_of(error: BaseException) -> str | None:
-    """The statement that failed, for the log; of a COPY, which the driver does not repeat, the function that ran it.
+    """Return the statement that failed, for the log. Of a COPY, which the driver does not repeat, the function of ours.
 
     None where no statement failed.
     """
+    if isinstance(error, OperatorsFault) and (cause := error.__cause__ or error.__context__) is not None:
+        return statement_of(cause)
     if not isinstance(error, asyncpg.PostgresError):
         return None
     statement: str | None = getattr(error, "query", None)
@@ -177,12 +181,12 @@ def statement_of(error: BaseException) -> str | None:
 
 
 def _function_of(error: BaseException) -> str | None:
-    """The function of ours that was running when the error was raised."""
+    """Return the function of ours that was running when the error was raised."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     modules = ((frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame in reversed(frames))
     return next((f"{module}.{name}" for module, name in modules if module.startswith("fedstac.")), None)
 
 
 def was_ended_in_order(error: BaseException) -> bool:
-    """Whether PostgreSQL said itself that it ends the session: somebody asked it to, and no statement is to blame."""
+    """Return whether PostgreSQL ended the session because somebody asked it to: no statement is to blame."""
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith("57P")

@@ -24,15 +24,15 @@ class Standing:
 
 async def report(conn: Connection, process: str, states: Mapping[str, PartState]) -> None:
     """Say how the parts of this process stand; old reports of processes that are gone are forgotten."""
-    named = list(states.items())
+    items = list(states.items())
     await conn.execute(
         """INSERT INTO fedstac.part (process, name, wanted, running, restarts, trouble)
            SELECT $1, * FROM unnest($2::text[], $3::int[], $4::int[], $5::int[], $6::text[])
            ON CONFLICT (process, name) DO UPDATE SET wanted = EXCLUDED.wanted, running = EXCLUDED.running,
                   restarts = EXCLUDED.restarts, trouble = EXCLUDED.trouble, seen = clock_timestamp()""",
-        process, [name for name, _ in named], [state.wanted for _, state in named],
-        [state.running for _, state in named], [state.restarts for _, state in named],
-        [state.trouble for _, state in named],
+        process, [name for name, _ in items], [state.wanted for _, state in items],
+        [state.running for _, state in items], [state.restarts for _, state in items],
+        [state.trouble for _, state in items],
     )  # fmt: skip
     await conn.execute(
         "DELETE FROM fedstac.part WHERE seen < clock_timestamp() - make_interval(hours => $1)", KEPT_HOURS
@@ -45,7 +45,7 @@ async def forget(conn: Connection, process: str) -> None:
 
 
 async def elsewhere(conn: Connection, process: str) -> dict[str, Standing]:
-    """How the parts stand in other processes than this one."""
+    """Return how the parts stand in all other processes."""
     rows = await conn.fetch(
         """SELECT name, sum(running)::int AS running, sum(wanted)::int AS wanted, sum(restarts)::int AS restarts,
                   array_remove(array_agg(DISTINCT trouble), NULL) AS troubles

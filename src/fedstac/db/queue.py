@@ -225,7 +225,7 @@ class Origin:
 
 
 async def origin(conn: Connection, item: int) -> Origin:
-    """Where an item comes from."""
+    """Return where an item comes from."""
     row = await conn.fetchrow(
         """SELECT i.request, r.collection, i.dataset, r.action, r.submitter
            FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request WHERE i.id = $1""",

@@ -33,6 +33,11 @@ class Soundness:
     defects: tuple[str, ...]
     is_migrating: bool
 
+    def require(self) -> None:
+        """Raise OperatorsFault where the database lacks something."""
+        if self.defects:
+            raise OperatorsFault(f"the database is not as it has to be: {'; '.join(self.defects)}")
+
 
 async def look(conn: Connection) -> Soundness:
     """Compare the database with what this fedstac needs. It reads the catalogue, so it works whatever is missing."""
@@ -62,12 +67,11 @@ async def look(conn: Connection) -> Soundness:
 
 
 async def check(conn: Connection) -> None:
-    """OperatorsFault where the database lacks something, or is being migrated."""
-    found = await look(conn)
-    if found.is_migrating:
+    """Raise OperatorsFault where the database lacks something, or is being migrated."""
+    soundness = await look(conn)
+    if soundness.is_migrating:
         raise OperatorsFault("the database is being migrated")
-    if found.defects:
-        raise OperatorsFault(f"the database is not as it has to be: {'; '.join(found.defects)}")
+    soundness.require()
 
 
 async def _migrations_behind(conn: Connection) -> int:

@@ -41,7 +41,7 @@ class PartGaveUp(Exception):
 class Trouble:
     """What ails a part, from when it begins until the part works again."""
 
-    reason: str  # one line
+    reason: str  # one line, for everybody
     seen: float  # when it last came, by time.monotonic
     times: int = 1
 
@@ -86,9 +86,9 @@ class Parts:
         reason = reason_of(error)
         # the texts of our own faults may speak of one request, those of missing things name the thing
         kind = type(error).__name__ if cause in (Cause.OURS, Cause.REFUSED) else reason
-        if not self._begins(name, kind, reason):
-            return
         line = next((line for kind, line in expected.items() if isinstance(error, kind)), None)
+        if not self._begins(name, kind, line or _public_reason(error)):
+            return
         log.error(
             line or "a part fails; it tries again", part=name, reason=reason, statement=statement_of(error),
             exc_info=error if cause is Cause.OURS and line is None else None,
@@ -107,21 +107,21 @@ class Parts:
                     self._is_over(name, kind)
 
     def troubles(self) -> dict[str, str]:
-        """What ails each part that is not well."""
+        """Return what ails each part that is not well."""
         return {name: state.trouble for name, state in self.states.items() if state.trouble is not None}
 
     def ended(self, name: str, error: BaseException | None, reason: str) -> None:
         """Note that a part ended, and is started again."""
         self.state(name).restarts += 1
         self.state(name).troubles.pop(ENDED, None)
-        self._begins(name, ENDED, f"it ended: {reason}")
+        self._begins(name, ENDED, f"it ended: {_public_reason(error) if error else reason}")
         log.error("a part ended; it is started again", part=name, reason=reason, exc_info=error)
 
     def state(self, name: str) -> PartState:
         return self.states.setdefault(name, PartState())
 
     def _begins(self, name: str, kind: str, reason: str) -> bool:
-        """Count a trouble; whether it is a new one."""
+        """Count a trouble. Return whether it is a new one."""
         troubles = self.state(name).troubles
         if (trouble := troubles.get(kind)) is not None:
             trouble.seen, trouble.times = time.monotonic(), trouble.times + 1
@@ -136,6 +136,11 @@ class Parts:
         trouble = self.state(name).troubles.pop(kind)
         log.info("a part works again", part=name, times=trouble.times, reason=trouble.reason)
         self.changed.wake()
+
+
+def _public_reason(error: BaseException) -> str:
+    """Return an error in one line, for everybody: the text of a fault of ours may speak of a hidden dataset."""
+    return reason_of(error) if cause_of(error) in (Cause.OPERATORS, Cause.SCHEMA) else type(error).__name__
 
 
 async def keep_trying(
@@ -196,5 +201,5 @@ async def keep_running(
 
 
 def _restart_seconds(ends: int) -> float:
-    """The pause before a part starts again: doubling, spread so that not all come at once."""
+    """Return the pause before a part starts again: doubling, spread so that not all come at once."""
     return min(FIRST_RESTART_SECONDS * 2.0 ** (ends - 1), LONGEST_RESTART_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311

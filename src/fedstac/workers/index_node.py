@@ -332,7 +332,7 @@ class Follower:
 
 
 async def _may_be_of_an_event(conn: Connection, error: Exception) -> bool:
-    """Whether an event may be to blame for an error. OperatorsFault where the database explains it."""
+    """Return whether an event may be to blame for an error. OperatorsFault where the database explains it."""
     if cause_of(error) is Cause.SCHEMA:
         await schema.check(conn)
     return not blames_nobody(error)

@@ -22,7 +22,6 @@ from fedstac.db.connections import (
     OperatorsFault,
     blames_nobody,
     cause_of,
-    statement_of,
     was_ended_in_order,
 )
 from fedstac.domain import documents
@@ -202,7 +201,7 @@ class Shift:
             try:
                 await schema.check(self.conn)
             except OperatorsFault as fault:
-                raise OperatorsFault(f"{fault}; {reason_of(error)}; the statement: {statement_of(error)}") from error
+                raise OperatorsFault(f"{fault}; {reason_of(error)}") from error
         if isinstance(error, UnknownVersion):  # of a stored dataset, that another process has judged with
             await self.node.shelf.look(self.conn)
 
@@ -231,7 +230,7 @@ class Shift:
 
 
 def _batches(waiting: Sequence[queue.Waiting], size: int) -> Iterator[Sequence[queue.Waiting]]:
-    """Batches in the order of the queue. An item that was tried alone before is a batch of its own."""
+    """Yield batches in the order of the queue. An item that was tried alone before is a batch of its own."""
     batch: list[queue.Waiting] = []
     for item in waiting:
         if batch and (len(batch) == size or item.attempts or batch[-1].attempts):
@@ -242,7 +241,7 @@ def _batches(waiting: Sequence[queue.Waiting], size: int) -> Iterator[Sequence[q
 
 
 def _rest_seconds(attempts: int) -> float:
-    """The pause before the next attempt: doubling, spread so that not all come at once."""
+    """Return the pause before the next attempt: doubling, spread so that not all come at once."""
     return min(FIRST_REST_SECONDS * 2.0 ** (attempts - 1), LONGEST_REST_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311
 
 
