@@ -66,3 +66,11 @@ def test_no_address_of_a_package_source_and_no_machine_path_is_committed() -> No
         and host.search(path.read_text(errors="ignore"))
     ]
     assert not found
+
+
+def test_decisions_are_numbered_one_by_one() -> None:
+    pages = sorted((REPOSITORY / "docs" / "adr").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    assert [int(page.read_text().removeprefix("# ").partition(".")[0]) for page in pages] == list(
+        range(1, len(pages) + 1)
+    )

@@ -132,8 +132,13 @@ def test_a_node_that_is_refused_says_so_and_tries_again_and_serves_search(runnin
     shown = matched(running)
     running.processes["east"].kill()
     running.restart("east", FEDSTAC_SOURCE_TOKEN="fst_of_nobody")
-    refused = "the source refuses this node; see to its token"
-    wait_until(lambda: len(log_lines(running, "east", refused)) > 1)
+    wait_until(lambda: log_lines(running, "east", "the source refuses this node; see to its token"))
+
+    def refusals() -> int:
+        return sum(line["status"] == 401 for line in log_lines(running, "serve", "request"))
+
+    before = refusals()
+    wait_until(lambda: refusals() > before, what="it tries again")
     assert matched(running) == shown
     publisher = Publisher(running)
     publisher.publish(fresh_items(20))

@@ -88,7 +88,12 @@ async def schema(conn: Connection, needed: int, dsn: str) -> int:
             f"the database {name!r} at {place} is at migration {applied}, this fedstac needs {needed}: "
             f"run fedstac migrate"
         )
-    lacking = await conn.fetch("SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL", SEARCHED)
+    lacking = await conn.fetch(  # from the catalogue: to_regclass needs a right to the schema, which not every role has
+        """SELECT name FROM unnest($1::text[]) name WHERE NOT EXISTS (
+               SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname || '.' || c.relname = name)""",
+        SEARCHED,
+    )
     if lacking:
         name, place = _place(dsn)
         raise DatabaseUnusable(
