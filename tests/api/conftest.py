@@ -76,7 +76,9 @@ async def start_api(make_database: Callable[[], str]) -> AsyncIterator[StartApi]
     async with AsyncExitStack() as stack:
 
         async def start(*, background: bool = True, **values: Any) -> Api:
-            settings = Settings(**{"node": "west", "default_wait_seconds": 60, "_env_file": None, **values})
+            settings = Settings(
+                **{"node": "west", "default_wait_seconds": 60, "request_seconds": 120, "_env_file": None, **values}
+            )
             return await stack.enter_async_context(running(settings, background=background))
 
         yield start
