@@ -79,7 +79,7 @@ async def test_one_invalid_item_exits_1_and_names_line_pointer_and_problem(
     done = await fedstac("publish", "items.ndjson", **to(api))
     assert done.code == 1
     assert f"rejected: items.ndjson:4  {items[3]['id']}" in done.stdout
-    assert "stac-validation: " in done.stdout
+    assert "\n  stac-validation\n" in done.stdout
     assert "    /geometry" in done.stdout
     assert "rejected: items.ndjson:7" in done.stdout
     assert done.stdout.endswith("published 5, rejected 2 of 7 items in 1 request\n")

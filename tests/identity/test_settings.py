@@ -62,6 +62,7 @@ def test_what_is_not_safe_is_refused(entries: object) -> None:
 )
 async def test_a_node_that_is_configured_wrongly_does_not_start(fedstac: Fedstac, variable: str, value: str) -> None:
     done = await fedstac("serve", **{variable: value, "FEDSTAC_PORT": "0"})
-    assert done.code == 2, done.stderr
+    assert done.code == 5, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     assert variable in done.stderr
     assert "Traceback" not in done.stderr

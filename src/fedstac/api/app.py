@@ -261,18 +261,18 @@ def serve(settings: Settings, background: Sequence[Part], *, on_ready: Callable[
 
     PartGaveUp where a background part ended again and again.
     """
-    listening = processes.listen(settings.host, settings.port)
-    host, port = listening.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    base_url = (settings.public_url or address).rstrip("/")
-    app = create(settings, base_url, background=background)
+    with processes.listen(settings.host, settings.port) as listening:
+        host, port = listening.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        base_url = (settings.public_url or address).rstrip("/")
+        app = create(settings, base_url, background=background)
 
-    def ready(_: str) -> None:
-        processes.log_start("serving", settings, schema=app.state.node.schema, address=address, public_url=base_url)
-        if on_ready:
-            on_ready(address)
+        def ready(_: str) -> None:
+            processes.log_start("serving", settings, schema=app.state.node.schema, address=address, public_url=base_url)
+            if on_ready:
+                on_ready(address)
 
-    running_on(app, settings, base_url, on_ready=ready).run([listening])
+        running_on(app, settings, base_url, on_ready=ready).run([listening])
     node: Node = app.state.node
     if node.parts.gave_up is not None:
         raise node.parts.gave_up

@@ -253,9 +253,14 @@ class _Body:
             case b"identity" | b"":
                 return scope
             case b"gzip" | b"x-gzip":
-                if not self.is_complete:
-                    self._inflater = _Inflater(self._limit)
-                return _without(scope, b"content-encoding", b"content-length")
+                plain = _without(scope, b"content-encoding", b"content-length", b"transfer-encoding")
+                if self.is_complete:
+                    return plain
+                self._inflater = _Inflater(self._limit)
+                return {
+                    **plain,
+                    "headers": [*plain["headers"], (b"transfer-encoding", b"chunked")],
+                }  # of no known length
             case other:
                 encoding = other.decode("latin-1")[:100]
                 raise UnsupportedMediaType(f"the Content-Encoding {encoding!r} is not taken; send gzip, or none")
