@@ -325,5 +325,7 @@ async def test_a_request_without_a_body_may_ask_for_it_late(idle: Api, monkeypat
     rejected = await send(idle, GOOD[0])
     await idle.admin.post(f"/requests/{rejected}/cancel")
     monkeypatch.setattr(budget, "WATCH_SECONDS", 0.0)  # its client is watched before the body is asked for
-    answer = await idle.admin.post(f"/requests/{rejected}/retry", headers={"Idempotency-Key": "late"})
+    answer = await idle.admin.post(
+        f"/requests/{rejected}/retry", headers={"Idempotency-Key": "late", "Prefer": "wait=0"}
+    )
     assert answer.status_code == 202, answer.text
