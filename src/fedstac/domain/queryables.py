@@ -54,7 +54,7 @@ def declared(vocabulary: Vocabulary | None) -> Schemas:
 def title(name: str) -> str:
     """A name for people: `cmip6:source_id` is Source id."""
     words = name.rpartition(":")[2].replace("_", " ").strip() or name
-    return words[0].upper() + words[1:]
+    return words[:1].upper() + words[1:]
 
 
 def schema_of(asked: Property) -> Schema:
