@@ -23,9 +23,9 @@ import asyncpg
 import httpx
 
 from benchmarks import report
-from fedstac import embedded, sample
 from fedstac.db import feed, invariants
-from fedstac.federation import Federation, federation
+from fedstac.demo import embedded, sample
+from fedstac.demo.federation import Federation, federation
 
 NODES = ("a.example", "b.example")
 AT_ONCE = 4  # trials

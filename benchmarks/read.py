@@ -15,8 +15,8 @@ import orjson
 from benchmarks import load, report, servers
 from benchmarks.servers import COLLECTION, Server, say
 from benchmarks.write import ITEMS_PATH, ndjson
-from fedstac import sample
-from fedstac.embedded import Cluster
+from fedstac.demo import sample
+from fedstac.demo.embedded import Cluster
 
 CONNECTIONS = 8
 VARIANTS = 50

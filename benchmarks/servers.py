@@ -22,8 +22,9 @@ from urllib.request import ProxyHandler, Request, build_opener
 import asyncpg
 import psycopg
 
-from fedstac import embedded, sample, settings
+from fedstac import settings
 from fedstac.db import migrations, nodes
+from fedstac.demo import embedded, sample
 
 HERE = Path(__file__).resolve().parent
 PEER = HERE.parent / ".venv-peer"

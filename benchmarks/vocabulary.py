@@ -21,12 +21,10 @@ def resident() -> float:
 
 
 def measure(paths: list[Path]) -> dict[str, float]:
-    from fedstac import checking
     from fedstac.domain.vocabulary import Vocabularies
+    from fedstac.vocabularies.checker import shipped
 
-    known = [
-        snapshot for snapshot in checking.shipped(CV) if CV / snapshot.project / f"{snapshot.version}.json" in paths
-    ]
+    known = [snapshot for snapshot in shipped(CV) if CV / snapshot.project / f"{snapshot.version}.json" in paths]
     before, began = resident(), time.perf_counter()
     vocabularies = Vocabularies(known)
     made = [vocabularies.at(snapshot.project, snapshot.version) for snapshot in known]
@@ -42,10 +40,10 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(measure([Path(path) for path in sys.argv[1:]])))
         return
-    from fedstac import checking
     from fedstac.domain.vocabulary import Vocabularies
+    from fedstac.vocabularies.checker import shipped
 
-    known = Vocabularies(checking.shipped(CV))
+    known = Vocabularies(shipped(CV))
     every = [CV / snapshot.project / f"{snapshot.version}.json" for snapshot in known]
     newest = [CV / name / f"{known.of(name)[-1].version}.json" for name in known.projects()]
     for title, paths in (*((f"{path.parent.name} {path.stem}", [path]) for path in every), ("newest of each", newest)):

@@ -15,8 +15,8 @@ import psycopg
 
 from benchmarks import load, report, servers
 from benchmarks.servers import COLLECTION, Server, say
-from fedstac import sample
-from fedstac.embedded import Cluster
+from fedstac.demo import sample
+from fedstac.demo.embedded import Cluster
 
 ITEMS_PATH = f"/collections/{COLLECTION}/items"
 BULK_PATH = f"/collections/{COLLECTION}/bulk_items"

@@ -15,8 +15,9 @@ import hypothesis
 import psycopg
 import pytest
 
-from fedstac import bootstrap, embedded, settings
+from fedstac import bootstrap, settings
 from fedstac.db import migrations
+from fedstac.demo import embedded
 from fedstac.settings import Settings
 from tests.support.waiting import PATIENCE
 

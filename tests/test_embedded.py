@@ -19,8 +19,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from fedstac import embedded
-from fedstac.embedded import Cluster, cluster
+from fedstac.demo import embedded
+from fedstac.demo.embedded import Cluster, cluster
 from tests.support.waiting import PATIENCE
 
 QUICK = {"fsync": "off", "shared_buffers": "16MB"}
@@ -29,7 +29,7 @@ QUICK = {"fsync": "off", "shared_buffers": "16MB"}
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fedstac.embedded import cluster
+from fedstac.demo.embedded import cluster
 with cluster(Path(sys.argv[1]), settings={"shared_buffers": "16MB"}) as started:
     print(started.pid, started.socket_dir, flush=True)
     time.sleep(3600)

@@ -15,7 +15,6 @@ from typing import Any
 import jsonschema_rs
 import structlog
 
-from fedstac import checking
 from fedstac.db import feed, opening, pools
 from fedstac.db import parts as parts_of_node
 from fedstac.db.connections import Connection
@@ -24,13 +23,14 @@ from fedstac.domain.model import World
 from fedstac.domain.policy import Policy
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
-from fedstac.policies import Policies
+from fedstac.identity.policy_files import Policies
 from fedstac.runtime import supervision
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts
+from fedstac.runtime.wakeup import Wakeup, pause
 from fedstac.settings import Settings, folder
-from fedstac.shelf import Shelf
-from fedstac.wakeup import Wakeup, pause
+from fedstac.vocabularies.checker import open_checker, stac_schemas
+from fedstac.vocabularies.store import Shelf
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
 PROBE_SECONDS = 1.0  # between looks whether the database is back
@@ -125,7 +125,7 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
                 schema = await opening.schema(conn, opening.newest(folder("migrations")), settings.dsn)
             rules, shelf = await _rules(conn, settings)
             key = await _enter(conn, settings)  # writes the node's name: a start that fails before has written nothing
-        _, collection_schema = checking.stac_schemas()
+        _, collection_schema = stac_schemas()
         yield Node(
             settings=settings, pools=opened, checker=rules, shelf=shelf, policies=policies,
             collection_schema=collection_schema, signing_key=key,
@@ -205,7 +205,7 @@ async def _enter(conn: Connection, settings: Settings) -> bytes:
 
 async def _rules(conn: Connection, settings: Settings) -> tuple[Checker, Shelf]:
     """The rules with all vocabularies that are here. VocabularyBroken where one that would judge cannot be used."""
-    rules = checking.checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
+    rules = open_checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
     shelf = Shelf(rules.vocabularies, settings.node)
     await shelf.look(conn)
     for project in sorted({*rules.vocabularies.projects(), *settings.cv_pins}):

@@ -43,7 +43,7 @@ from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Change, Decision, Lineage, Outcome, Receipt, Record, State, World
 from fedstac.domain.patching import JsonPatch, MergePatch
 from fedstac.domain.policy import Action, Policy, Principal, Touched, Verdict
-from fedstac.failpoints import failpoint
+from fedstac.runtime.failpoints import failpoint
 
 MOST_NAMED: Final = 5  # datasets that share files with one
 

@@ -13,9 +13,9 @@ import asyncpg
 import httpx
 import pytest
 
-from fedstac import sample
 from fedstac.api import app
 from fedstac.db import nodes
+from fedstac.demo import sample
 from fedstac.settings import Settings
 from fedstac.workers import roles
 from tests.support.waiting import PATIENCE

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-from fedstac import sample
+from fedstac.demo import sample
 from fedstac.domain import strict_json
 from fedstac.domain.actions.amend import replica_edit
 from tests.api.patches import add, replace

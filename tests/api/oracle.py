@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from fedstac import sample
+from fedstac.demo import sample
 
 Json = dict[str, Any]
 Box = tuple[float, float, float, float]

@@ -11,8 +11,8 @@ import httpx
 import orjson
 import pytest
 
-from fedstac import sample
 from fedstac.db import audit, invariants
+from fedstac.demo import sample
 from fedstac.domain.audit import Row
 from fedstac.settings import Settings
 from tests.api.conftest import Api, running

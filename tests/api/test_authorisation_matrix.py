@@ -18,8 +18,8 @@ import orjson
 import pytest
 
 from fedstac import publication
-from fedstac.api import refusals
-from fedstac.api.access import PERMISSIONS
+from fedstac.api.people.access import PERMISSIONS
+from fedstac.api.writing import refusals
 from fedstac.db import audit, nodes, own_groups, people, requests
 from fedstac.db.audit import Wanted
 from fedstac.db.connections import Connection
@@ -60,7 +60,7 @@ def test_every_line_decides_something() -> None:
 
 
 def test_every_route_is_asked() -> None:
-    """Routes as api/access.py declares them: a new one has to be asked about here."""
+    """Routes as api/people/access.py declares them: a new one has to be asked about here."""
     asked = [deed(Dataset(1)) for deed in matrix.DEEDS.values()]
     declared = {route for routes in PERMISSIONS.values() for route in routes}
     assert declared - {(each.method, each.route) for each in asked} == set()

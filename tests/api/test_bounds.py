@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedstac import sample
-from fedstac.api.budget import BodyCounter
+from fedstac.api.http.budget import BodyCounter
+from fedstac.demo import sample
 from fedstac.domain.errors import BodyTooLarge, TooManyRequests
 from fedstac.runtime.budget import Lane
 from fedstac.runtime.capacity import Memory, Threads

@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
-from fedstac import embedded, sample
+from fedstac.demo import embedded, sample
 from tests.api.conftest import Api, StartApi
 
 HANG_GUARD = 30.0

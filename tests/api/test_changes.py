@@ -12,8 +12,8 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from fedstac import sample
 from fedstac.db import invariants, nodes
+from fedstac.demo import sample
 from fedstac.settings import folder
 from tests.api.conftest import Api, StartApi
 from tests.api.test_publishing import written

@@ -10,8 +10,8 @@ import asyncpg
 import httpx
 import pytest
 
-from fedstac import sample
 from fedstac.db import invariants
+from fedstac.demo import sample
 from tests.api.conftest import Api
 
 Json = dict[str, Any]

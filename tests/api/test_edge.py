@@ -15,9 +15,9 @@ import pytest
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from fedstac import sample
-from fedstac.api import compression, prefixes
 from fedstac.api.app import ROUTES
+from fedstac.api.http import compression, prefixes
+from fedstac.demo import sample
 from fedstac.settings import Settings
 from tests.api.conftest import Api, StartApi
 from tests.support.waiting import until

@@ -35,9 +35,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from fedstac.api import problems
-from fedstac.api.guard import Guard
-from fedstac.api.server import Config, Server, run
+from fedstac.api.http import problems
+from fedstac.api.http.guard import Guard
+from fedstac.api.http.server import Config, Server, run
 from fedstac.domain import errors
 from tests.conftest import REPOSITORY
 from tests.support.waiting import PATIENCE

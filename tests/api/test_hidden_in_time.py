@@ -11,8 +11,8 @@ import time
 import asyncpg
 import pytest
 
-from fedstac import sample
 from fedstac.db import nodes
+from fedstac.demo import sample
 from tests.api.conftest import Api
 
 ITEMS = "/collections/CMIP6/items"

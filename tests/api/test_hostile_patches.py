@@ -15,9 +15,10 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from fedstac import checking, sample
 from fedstac.db import invariants
+from fedstac.demo import sample
 from fedstac.domain.rules import pointer
+from fedstac.vocabularies.checker import open_checker
 from tests.api.conftest import Api
 from tests.api.patches import add, copied, move, op, remove, replace
 from tests.api.stored import everything
@@ -30,7 +31,7 @@ LATEST: Json = json.loads(json.dumps(OLD).replace(OLD["properties"]["version"], 
 WITHDRAWN: Json = NCAR[1]  # and another dataset, which is retracted
 FILE = next(key for key, asset in LATEST["assets"].items() if "file:checksum" in asset)
 GLOBUS = next(key for key, asset in LATEST["assets"].items() if "file:checksum" not in asset)
-VOCABULARY = checking.checker().vocabularies.current("CMIP6")
+VOCABULARY = open_checker().vocabularies.current("CMIP6")
 FACETS = VOCABULARY.id_template.names if VOCABULARY else ()
 
 ADMIN, NCAR_PUBLISHER, EAST = "admin", "publisher:NCAR", "node:east"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.requests import Request
 
-from fedstac.api import numbers, problems
+from fedstac.api.http import numbers, problems
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
 from tests.api.conftest import Api

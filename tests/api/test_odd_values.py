@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 
-from fedstac import embedded, sample
+from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from tests.api import conftest, odd_values
 from tests.api.conftest import Api

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.api.conftest import Api
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.api.conftest import Api
 
 SERVER_LINKS = ("self", "root", "parent", "collection", "predecessor-version", "successor-version", "latest-version")

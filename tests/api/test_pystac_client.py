@@ -12,8 +12,9 @@ import pytest_asyncio
 from pystac_client import Client, ConformanceClasses
 from pystac_client.exceptions import APIError
 
-from fedstac import checking, embedded, sample
+from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
+from fedstac.vocabularies.checker import stac_schemas
 from tests.api import conftest, oracle
 from tests.api.conftest import Api
 from tests.api.oracle import catalogue
@@ -104,7 +105,7 @@ async def test_collections_and_items_by_name(federation: Federation) -> None:
 
 
 async def test_it_pages_through_everything_once_and_all_of_it_is_valid(federation: Federation) -> None:
-    schema, _ = checking.stac_schemas()
+    schema, _ = stac_schemas()
 
     def ask(client: Client) -> Any:
         search = client.search(limit=61)

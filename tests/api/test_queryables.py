@@ -10,10 +10,11 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from fedstac import checking, embedded, sample
-from fedstac.api.queryables import QueryableNames
+from fedstac.api.search.queryables import QueryableNames
+from fedstac.demo import embedded, sample
 from fedstac.domain.vocabulary import Kind, Vocabularies, Vocabulary
 from fedstac.settings import Settings
+from fedstac.vocabularies.checker import open_checker
 from tests.api import conftest
 from tests.api.conftest import Api
 from tests.conftest import databases
@@ -21,7 +22,7 @@ from tests.conftest import databases
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Json = dict[str, Any]
-VOCABULARIES = checking.checker().vocabularies
+VOCABULARIES = open_checker().vocabularies
 PROJECTS = VOCABULARIES.projects()
 ITEMS = list(sample.items(30))
 FREE = [

@@ -18,7 +18,7 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedstac import embedded, sample
+from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from tests.api import conftest
 from tests.api.conftest import Api

@@ -15,9 +15,11 @@ import httpx
 import orjson
 import pytest
 
-from fedstac import bootstrap, publication, sample
-from fedstac.api import budget, transactions
+from fedstac import bootstrap, publication
+from fedstac.api.http import budget
+from fedstac.api.writing import items as item_writes
 from fedstac.db import connections, invariants, queue
+from fedstac.demo import sample
 from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
 from fedstac.workers import publisher
@@ -232,7 +234,7 @@ async def test_a_change_that_was_refused_is_tried_again_with_its_conditions(idle
 async def test_what_was_for_a_collection_that_is_gone_is_not_accepted_again(
     idle: Api, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transactions, "KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(item_writes, "KNOWN_SECONDS", 0.0)
     publishing, change = await send(idle, GOOD[0], GOOD[1]), await send(idle, GOOD[2])
     for sent in (publishing, change):
         await idle.admin.post(f"/requests/{sent}/cancel")

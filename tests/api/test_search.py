@@ -16,9 +16,10 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from fedstac import checking, embedded, sample
-from fedstac.api import query
+from fedstac.api.search import query
+from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
+from fedstac.vocabularies.checker import open_checker
 from tests.api import conftest, oracle
 from tests.api.conftest import Api
 from tests.api.mutations import mutate
@@ -27,7 +28,7 @@ from tests.conftest import databases
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-VOCABULARY = checking.checker().vocabularies.current("CMIP6")
+VOCABULARY = open_checker().vocabularies.current("CMIP6")
 VERSION = VOCABULARY.version if VOCABULARY else None
 PUBLIC = "https://stac.example.org/west"
 FILTERS, SEARCHES = 40, 150

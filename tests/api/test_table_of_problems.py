@@ -24,7 +24,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from fedstac import embedded, sample
+from fedstac.demo import embedded, sample
 from fedstac.domain import errors
 from fedstac.domain.errors import Problem
 from fedstac.settings import Settings

@@ -13,8 +13,8 @@ import httpx
 import orjson
 import pytest
 
-from fedstac import sample
 from fedstac.db import vocabularies
+from fedstac.demo import sample
 from fedstac.domain.vocabulary import parse
 from fedstac.settings import folder
 from tests.api.conftest import Api, StartApi

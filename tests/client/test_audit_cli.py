@@ -11,10 +11,10 @@ import asyncpg
 import psycopg
 import pytest
 
-from fedstac import embedded, sample
 from fedstac.bootstrap import Node
 from fedstac.db import audit, people
 from fedstac.db.connections import Connection
+from fedstac.demo import embedded, sample
 from fedstac.domain.groups import Identity
 from tests.client.conftest import Fedstac
 from tests.db import writing

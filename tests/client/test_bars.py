@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.api.conftest import Api
 from tests.client.conftest import Fedstac
 from tests.client.test_changes import FILES, ID

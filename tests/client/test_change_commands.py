@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, environment, start
 from tests.client.test_changes import FILES, ID, ITEM, newer

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from fedstac import sample
 from fedstac.client import AsyncClient, Client
 from fedstac.client.transport import Conflict, Invalid, NotAuthorised, NotFound
+from fedstac.demo import sample
 from tests.api.conftest import Api
 from tests.client.test_client import broken, with_client
 

@@ -17,9 +17,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from fedstac import bootstrap, sample
+from fedstac import bootstrap
 from fedstac.db import nodes
-from fedstac.messaging.http_feed import HttpFeed
+from fedstac.demo import sample
+from fedstac.messaging.sources.http import HttpFeed
 from fedstac.settings import Settings
 from fedstac.workers import index_node, roles
 from tests.api.conftest import Api, StartApi

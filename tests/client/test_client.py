@@ -15,12 +15,12 @@ import httpx
 import orjson
 import pytest
 
-from fedstac import sample
 from fedstac.client import Client, transport
 from fedstac.client.documents import Entry, Trouble
 from fedstac.client.publishing import Publishing, sort_out
 from fedstac.client.transport import Failed, Invalid, NotAuthorised, NotFound, Unreachable
 from fedstac.client.values import Request, Submitted
+from fedstac.demo import sample
 from fedstac.domain.errors import Finding, Severity
 from tests.api.conftest import Api, StartApi
 from tests.support.waiting import PATIENCE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac
 from tests.client.test_cli import lines, to

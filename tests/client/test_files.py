@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedstac import sample
 from fedstac.client.values import Dataset
+from fedstac.demo import sample
 from tests.api.conftest import Api
 from tests.client.conftest import Fedstac
 from tests.client.test_changes import FILES, ID, ITEM

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from fedstac import sample
 from fedstac.client import AsyncClient, Client
 from fedstac.client.transport import Conflict
+from fedstac.demo import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac
 from tests.client.test_cli import broken, lines, to

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fedstac import sample
 from fedstac.client import runs
 from fedstac.client.documents import Entry, Trouble, Unreadable
 from fedstac.client.runs import Run
 from fedstac.client.values import Request, Submitted
+from fedstac.demo import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, start
 from tests.client.test_changes import ITEM, newer

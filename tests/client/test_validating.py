@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, of_model
 from tests.client.conftest import Fedstac
 from tests.client.test_cli import alone, lines

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from fedstac.settings import folder
 from tests.api.conftest import Api, StartApi
 from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, of_model

@@ -13,9 +13,10 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from fedstac import extensions, settings
+from fedstac import settings
 from fedstac.domain.documents import EXTENSION_PATH
 from fedstac.domain.model import State
+from fedstac.vocabularies import extensions
 
 FOLDER = settings.folder("extensions")
 NAMES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/*"))

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Mount
 
-from fedstac import sample
 from fedstac.api import app
-from fedstac.api.access import PERMISSIONS, Access
+from fedstac.api.people.access import PERMISSIONS, Access
 from fedstac.db import nodes
+from fedstac.demo import sample
 from fedstac.settings import Settings
 from tests.api.conftest import Api
 from tests.api.conftest import api as api
@@ -67,7 +67,7 @@ def test_every_route_is_declared_once_and_every_declaration_is_a_route() -> None
     routes = served(app.create(Settings(_env_file=None), "http://node").router.routes)
     declared = Counter((method, path) for _, method, path in CELLS)
     assert not [route for route, count in declared.items() if count > 1]
-    assert routes - set(declared) == set(), "say whom they are for, in api/access.py"
+    assert routes - set(declared) == set(), "say whom they are for, in api/people/access.py"
     assert set(declared) - routes == set(), "there is no such route"
 
 

@@ -20,7 +20,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor, DatasetEvent
 from fedstac.domain.model import Record
-from fedstac.policies import Policies
+from fedstac.identity.policy_files import Policies
 from fedstac.publication import Work
 from fedstac.settings import Settings
 from fedstac.workers import publisher

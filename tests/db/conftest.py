@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fedstac import bootstrap, embedded
+from fedstac import bootstrap
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
+from fedstac.demo import embedded
 from fedstac.settings import Settings
 from tests.conftest import databases
 from tests.db import writing

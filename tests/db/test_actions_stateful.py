@@ -43,8 +43,8 @@ from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from fedstac import sample
 from fedstac.db import requests
+from fedstac.demo import sample
 from fedstac.domain import documents, patching
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.publish import Publish

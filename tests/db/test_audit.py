@@ -12,11 +12,12 @@ import asyncpg
 import psycopg
 import pytest
 
-from fedstac import embedded, publication, sample
+from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import audit, feed, invariants, people
 from fedstac.db.audit import Entry
 from fedstac.db.connections import Connection
+from fedstac.demo import embedded, sample
 from fedstac.domain.audit import START, ChainBroken, Head
 from fedstac.domain.groups import Identity
 from tests.db import writing

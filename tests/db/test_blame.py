@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import structlog
 
-from fedstac import publication, sample
+from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import queue
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain.errors import InternalError
 from fedstac.workers import publisher
 from tests.db import writing

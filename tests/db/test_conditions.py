@@ -8,15 +8,15 @@ import asyncpg
 import orjson
 import pytest
 
-from fedstac import checking
-from fedstac.api import filters
+from fedstac.api.search import filters
 from fedstac.bootstrap import Node
 from fedstac.db import conditions, search
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.vocabulary import Kind
+from fedstac.vocabularies.checker import open_checker
 
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-VOCABULARIES = checking.checker().vocabularies
+VOCABULARIES = open_checker().vocabularies
 LISTS = [
     (project, name)
     for project in VOCABULARIES.projects()

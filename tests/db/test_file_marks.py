@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from fedstac import publication, sample
+from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import file_marks, migrations
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain import crosschecks
 from fedstac.domain.actions.flags import Mark
 from fedstac.domain.actions.target import Target

@@ -12,15 +12,16 @@ import asyncpg
 import orjson
 import pytest
 
-from fedstac import bootstrap, publication, sample
+from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import vocabularies
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record, State
 from fedstac.domain.vocabulary import DatasetName, VocabularyBroken, snapshot_of
-from fedstac.messaging.http_feed import EventPage, HttpFeed, NotServed, SnapshotPage, SourceRefused
+from fedstac.messaging.sources.http import EventPage, HttpFeed, NotServed, SnapshotPage, SourceRefused
 from fedstac.settings import Settings, folder
 from fedstac.workers.index_node import Follower, OriginRolledBack
 

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from fedstac import embedded, settings
+from fedstac import settings
 from fedstac.db import migrations
+from fedstac.demo import embedded
 
 
 @pytest.fixture

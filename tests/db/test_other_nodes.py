@@ -9,8 +9,9 @@ import orjson
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from fedstac import publication, sample
+from fedstac import publication
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Problem

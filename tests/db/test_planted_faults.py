@@ -13,12 +13,14 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from fedstac import bootstrap, embedded, failpoints, sample
+from fedstac import bootstrap
 from fedstac.bootstrap import Node
 from fedstac.cli import app
 from fedstac.db import feed, invariants
 from fedstac.db.connections import Connection
+from fedstac.demo import embedded, sample
 from fedstac.domain.model import Receipt
+from fedstac.runtime import failpoints
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from fedstac import publication, sample
+from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import vocabularies
+from fedstac.demo import sample
 from fedstac.settings import folder
 from fedstac.workers import publisher
 from tests.db import writing

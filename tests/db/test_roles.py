@@ -10,9 +10,10 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from fedstac import bootstrap, embedded, sample
+from fedstac import bootstrap
 from fedstac.bootstrap import Node
 from fedstac.db import audit, feed, invariants, migrations, schema
+from fedstac.demo import embedded, sample
 from fedstac.workers import sequencer
 from tests.db import writing
 

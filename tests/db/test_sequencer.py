@@ -8,9 +8,10 @@ import random
 import asyncpg
 import pytest
 
-from fedstac import publication, sample
+from fedstac import publication
 from fedstac.db import feed, invariants
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor, DatasetEvent
 from tests.db import writing

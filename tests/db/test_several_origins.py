@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
-from fedstac import bootstrap, publication, sample
+from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, invariants, nodes
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain.events import CollectionEvent, Cursor
-from fedstac.messaging.http_feed import HttpFeed, NotServed
+from fedstac.messaging.sources.http import HttpFeed, NotServed
 from fedstac.settings import Settings
 from fedstac.workers import index_node
 from tests.db.test_following import Source, digest_of, entry, follow

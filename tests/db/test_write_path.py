@@ -12,10 +12,11 @@ from uuid import uuid4
 
 import pytest
 
-from fedstac import bootstrap, publication, sample
+from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import collections, feed, invariants, nodes, queue, requests
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain import events
 from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.model import Change, Draft, Outcome, State

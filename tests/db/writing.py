@@ -17,10 +17,11 @@ from uuid import uuid4
 
 import orjson
 
-from fedstac import checking, publication, sample
+from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import connections, feed, requests
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.events import Cursor, DatasetEvent, Event
@@ -28,11 +29,12 @@ from fedstac.domain.model import Draft, Receipt, World
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName, name_of
 from fedstac.publication import Work
+from fedstac.vocabularies.checker import open_checker
 from tests.support.waiting import PATIENCE
 
 Item = dict[str, Any]
 Connect = Callable[[], Any]  # opens a connection of the test's own
-CHECKER = checking.checker()
+CHECKER = open_checker()
 CMIP6 = CHECKER.vocabularies.current("CMIP6")
 ANNA = Principal("anna", frozenset({"admin"}))
 BATCH = 200

@@ -18,8 +18,8 @@ import orjson
 import psycopg
 import pytest
 
-from fedstac import embedded, sample
-from fedstac.federation import WEST, Federation, federation
+from fedstac.demo import embedded, sample
+from fedstac.demo.federation import WEST, Federation, federation
 from tests.docs.shell import REPOSITORY, Command
 from tests.scan import files
 from tests.scenarios import watching

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from fedstac.federation import WEST
+from fedstac.demo.federation import WEST
 from tests.docs.conftest import NODES, Site
 from tests.docs.shell import PAGES, REPOSITORY, Command, commands
 from tests.scenarios import watching

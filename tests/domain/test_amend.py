@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedstac import checking, sample
+from fedstac.demo import sample
 from fedstac.domain import documents, patching
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.publish import Publish
@@ -18,9 +18,10 @@ from fedstac.domain.errors import Conflict, ItemAlreadyExists, MissingPermission
 from fedstac.domain.model import Decision, Lineage, Outcome, World
 from fedstac.domain.patching import Whole
 from fedstac.domain.policy import Principal
+from fedstac.vocabularies.checker import open_checker
 
 Json = Any
-CHECKER = checking.checker()
+CHECKER = open_checker()
 WORLD = World(now=datetime(2026, 3, 1, tzinfo=UTC), origin="west", judge=CHECKER)
 VOCABULARY = CHECKER.vocabularies.current("CMIP6")
 VERSION = VOCABULARY.version if VOCABULARY else None

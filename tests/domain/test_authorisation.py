@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedstac import policies
 from fedstac.domain import groups
 from fedstac.domain.errors import MissingPermission
 from fedstac.domain.groups import Identity, Membership, Share
 from fedstac.domain.policy import ROLES, Action, Policy, Principal, Touched
+from fedstac.identity import policy_files
 
 NCAR, MPI = "NCAR", "MPI-M"
 PROJECTS = ("CMIP6", "CMIP7")
@@ -135,9 +135,9 @@ def cells() -> Iterator[tuple[str, Action, Touched]]:
     ("policy", "table"),
     [
         (Policy(shares=SHARES), TABLE),
-        (policies.read(FILE, here="west", shares=SHARES), WITH_FILE),
-        (policies.read(FILE.replace(b"builtin: true", b"builtin: false")), WITH_FILE[-2:]),
-        (policies.read(b"version: 1"), ()),
+        (policy_files.read(FILE, here="west", shares=SHARES), WITH_FILE),
+        (policy_files.read(FILE.replace(b"builtin: true", b"builtin: false")), WITH_FILE[-2:]),
+        (policy_files.read(b"version: 1"), ()),
     ],
     ids=["no file", "file beside what is built in", "file alone", "empty file"],
 )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedstac import sample
+from fedstac.demo import sample
 from fedstac.domain import documents, strict_json
 from fedstac.domain.vocabulary import DatasetName
 

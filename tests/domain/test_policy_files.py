@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fedstac import policies
 from fedstac.domain.errors import Misdirected, MissingPermission
 from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.policy import BUILTIN, Action, Policy, Principal, Touched
-from fedstac.policies import Policies
+from fedstac.identity import policy_files
+from fedstac.identity.policy_files import Policies
 from tests.conftest import REPOSITORY
 
 GOOD = """
@@ -30,7 +30,7 @@ HERS = Touched("CMIP6.x", "CMIP6", "NCAR")
 
 
 def read(text: str) -> Policy:
-    return policies.read(text.encode(), here="west")
+    return policy_files.read(text.encode(), here="west")
 
 
 def with_member(line: str, of: str = "may: [publish, update]") -> str:
@@ -95,7 +95,7 @@ homes:
         ("version: 1\ngrants: *a", "line 2: anchors"),
         ("version: 1\ngrants: !!python/object:os.system []", "line 2: tags"),
         ("version: 1\ngrants: " + "[" * 5000, "nested too deeply"),
-        ("version: 1\n#" + "x" * policies.MAX_BYTES, "over 262144 bytes"),
+        ("version: 1\n#" + "x" * policy_files.MAX_BYTES, "over 262144 bytes"),
         (with_member("may: [publsih]"), "line 6: grants[0].may 'publsih' is no action; there are publish,"),
         (with_member("may: publish"), "grants[0].may is no list"),
         (with_member("may: []"), "names nothing"),
@@ -129,11 +129,11 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(PolicyBroken, match="UTF-8"):
-        policies.read(b"\xff")
+        policy_files.read(b"\xff")
 
 
 def test_a_changed_file_is_taken_up_and_a_broken_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(policy_files, "LOOK_SECONDS", 0.0)
     path = tmp_path / "policy.yaml"
     path.write_text(GOOD)
     kept = Policies(str(path), here="west")

@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fedstac import checking
 from fedstac.domain import events
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import Conflict, ForeignOrigin, ItemAlreadyExists, MissingPermission, Problem
 from fedstac.domain.model import Decision, Draft, Lineage, Outcome, Record, SearchCopy, State, World
 from fedstac.domain.policy import Principal
+from fedstac.vocabularies.checker import open_checker
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BEFORE = NOW - timedelta(days=9)
-WORLD = World(now=NOW, origin="west", judge=checking.checker(), epoch=3)
+WORLD = World(now=NOW, origin="west", judge=open_checker(), epoch=3)
 NCAR = Principal("nina", frozenset({"publisher:NCAR"}))
 BASE = "CMIP6/CMIP6.a.b"
 

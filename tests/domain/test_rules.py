@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedstac import checking, sample
+from fedstac.demo import sample
 from fedstac.domain import crosschecks, rules, validation
 from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
 from fedstac.domain.rules import RULES, pointer
+from fedstac.vocabularies.checker import open_checker
 
 Json = dict[str, Any]
 Change = Callable[[Json], object]
-CHECKER = checking.checker()
+CHECKER = open_checker()
 CMIP6 = CHECKER.vocabularies.current("CMIP6")
 assert CMIP6 is not None
 [ITEM] = sample.items(1)
@@ -396,5 +397,5 @@ _SECOND: list[validation.Checker] = []
 def bootstrap_elsewhere() -> validation.Checker:
     """A checker as another node has it."""
     if not _SECOND:
-        _SECOND.append(checking.checker())
+        _SECOND.append(open_checker())
     return _SECOND[0]

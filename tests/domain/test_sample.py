@@ -18,7 +18,7 @@ from uuid import NAMESPACE_URL, uuid3
 import jsonschema_rs
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CV = SHARED / "data" / "cv"

@@ -7,8 +7,8 @@ import gzip
 import orjson
 import pytest
 
-from fedstac import checking
 from fedstac.domain.errors import Severity
+from fedstac.vocabularies.checker import open_checker
 from tests.conftest import SHARED
 
 # Published in the real archive, and contradicting CMIP6_CVs 6.2.60.0: the rule, and what is at fault.
@@ -37,7 +37,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.shared
 def test_exactly_the_contradicting_ones_of_1987_real_names_are_refused() -> None:
-    checker = checking.checker()
+    checker = open_checker()
     vocabulary = checker.vocabularies.at("CMIP6", "6.2.60.0")
     refused: dict[str, set[str]] = {}
     count, other_warnings = 0, set()

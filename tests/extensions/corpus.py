@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from fedstac import sample
+from fedstac.demo import sample
 
 Json = dict[str, Any]
 Mutator = Callable[[Json, random.Random], str]

@@ -20,8 +20,7 @@ import jsonschema_rs
 import orjson
 import pytest
 
-from fedstac import checking
-from fedstac.api import links
+from fedstac.api.http import links
 from fedstac.db.search import Served
 from fedstac.domain import documents, strict_json
 from fedstac.domain.errors import Finding, MalformedJson, errors_in
@@ -29,6 +28,7 @@ from fedstac.domain.schemas import schema_of
 from fedstac.domain.stac_versions import upgraded
 from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import Vocabulary
+from fedstac.vocabularies.checker import open_checker
 from tests.conftest import SHARED
 from tests.extensions import corpus, published
 from tests.extensions.corpus import Json
@@ -132,7 +132,7 @@ GENERATED = frozenset(  # the rules that the generated schema stands for
 
 @cache
 def checker() -> Checker:
-    return checking.checker()
+    return open_checker()
 
 
 @cache

@@ -6,14 +6,15 @@ import json
 
 from typer.testing import CliRunner
 
-from fedstac import checking, settings
+from fedstac import settings
 from fedstac.cli import app
 from fedstac.domain.schemas import schema_of
 from fedstac.domain.vocabulary import Vocabularies
+from fedstac.vocabularies.checker import shipped
 
 
 def test_it_prints_the_newest_or_the_version_that_is_named() -> None:
-    known = Vocabularies(checking.shipped(settings.folder("cv")))
+    known = Vocabularies(shipped(settings.folder("cv")))
     oldest = known.at("CMIP6", known.of("CMIP6")[0].version)
     newest = known.current("CMIP6")
     assert newest is not None

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedstac import checking, extensions, settings
+from fedstac import settings
 from fedstac.domain import rules
 from fedstac.domain.errors import Finding
 from fedstac.domain.schemas import schema_of
 from fedstac.domain.validation import SCHEMAS
 from fedstac.domain.vocabulary import Snapshot, Vocabulary, parse
+from fedstac.vocabularies import extensions
+from fedstac.vocabularies.checker import shipped
 from tests.extensions import corpus
 
 SNAPSHOT: dict[str, Any] = {
@@ -53,7 +55,7 @@ ITEM: dict[str, Any] = {
     "links": [{"rel": "cite-as", "href": "https://a.example.org/"}],
     "assets": {"a": {"href": "https://a.example.org/a", "protocol": "https"}},
 }  # fmt: skip
-SHIPPED = checking.shipped(settings.folder("cv"))
+SHIPPED = shipped(settings.folder("cv"))
 FOLDER = settings.folder("extensions")
 
 

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import orjson
 
-from fedstac import sample
-from fedstac.api.access import PERMISSIONS, Access
+from fedstac.api.people.access import PERMISSIONS, Access
+from fedstac.demo import sample
 from tests.hostile.site import DATASETS, GROUP
 from tests.hostile.wire import Ask
 

@@ -16,8 +16,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import psycopg
 
-from fedstac import embedded, sample
-from fedstac.federation import Federation, federation
+from fedstac.demo import embedded, sample
+from fedstac.demo.federation import Federation, federation
 from tests.hostile.wire import Line
 
 DATASETS = 200

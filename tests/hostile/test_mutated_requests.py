@@ -11,7 +11,7 @@ from collections import Counter
 import orjson
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.hostile import corpus
 from tests.hostile.corpus import Route
 from tests.hostile.mutations import mutated

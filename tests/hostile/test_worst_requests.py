@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from fedstac.settings import Settings
 from tests.hostile import corpus, worst
 from tests.hostile.corpus import ITEMS

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import orjson
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.hostile.corpus import ITEM, ITEMS, Route
 from tests.hostile.site import Site
 from tests.hostile.wire import Ask

@@ -16,8 +16,9 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, RSAKey
 
-from fedstac import oidc, sample
-from fedstac.identity_provider import CLIENT
+from fedstac.demo import sample
+from fedstac.demo.identity_provider import CLIENT
+from fedstac.identity import oidc
 from tests.api.conftest import Api, StartApi
 from tests.api.conftest import start_api as start_api
 from tests.client.conftest import fedstac as fedstac

@@ -1,4 +1,4 @@
-"""The provider of the demonstration in a process of its own, as tests want it: fedstac/identity_provider.py, bent.
+"""The provider of the demonstration in a process of its own, as tests want it: fedstac/demo/identity_provider.py, bent.
 
 Tests say through /_control what it publishes and how it answers, and see there what it was asked. It also introspects.
 `python -m tests.identity.provider PORT` writes {"url": …} on standard output once it answers; 0 takes a free port.
@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from fedstac import identity_provider
-from fedstac.identity_provider import Person
+from fedstac.demo import identity_provider
+from fedstac.demo.identity_provider import Person
 
 NODE_CLIENT, NODE_SECRET = "node west", "s3cret:with colon"
 ALICE = Person("alice", "Alice Example", "whoever the tests say")

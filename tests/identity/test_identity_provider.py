@@ -16,7 +16,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from fedstac.identity_provider import ADMINISTRATORS, AUDIENCE, CLIENT, DEVICE
+from fedstac.demo.identity_provider import ADMINISTRATORS, AUDIENCE, CLIENT, DEVICE
 from tests.scenarios.watching import wait_until
 
 VERIFIER = "a" * 64

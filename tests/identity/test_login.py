@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, Result, start
 from tests.client.test_cli import lines

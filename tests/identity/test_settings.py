@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedstac import oidc
-from fedstac.oidc import Misconfigured
+from fedstac.identity import oidc
+from fedstac.identity.oidc import Misconfigured
 from tests.client.conftest import Fedstac
 from tests.client.conftest import fedstac as fedstac
 

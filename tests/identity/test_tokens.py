@@ -16,9 +16,10 @@ import pytest
 from joserfc.jwk import ECKey, RSAKey
 from structlog.testing import capture_logs
 
-from fedstac import oidc, sample
-from fedstac.api import identity
+from fedstac.api.people import identity
+from fedstac.demo import sample
 from fedstac.domain.policy import Action
+from fedstac.identity import oidc
 from tests.api.conftest import Api, StartApi
 from tests.identity.conftest import AUDIENCE, CREATE, INTROSPECTS, Provider, StartNode, bearer, public, segment, signed
 from tests.support.waiting import StoppedClock, until

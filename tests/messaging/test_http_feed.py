@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fedstac.messaging.http_feed import (
+from fedstac.messaging.sources.http import (
     BehindRetention,
     HttpFeed,
     NotServed,

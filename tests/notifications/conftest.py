@@ -15,7 +15,7 @@ import orjson
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from fedstac import sample
+from fedstac.demo import sample
 from fedstac.workers import notifier
 from tests.api.conftest import Api, StartApi
 from tests.api.conftest import start_api as start_api

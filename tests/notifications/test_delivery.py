@@ -9,8 +9,8 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
-from fedstac import embedded
 from fedstac.db import notifications, people
+from fedstac.demo import embedded
 from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.groups import Identity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from fedstac import embedded
+from fedstac.demo import embedded
 from tests.api.conftest import StartApi
 from tests.notifications.conftest import start_api as start_api
 from tests.support.waiting import until

@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from fedstac.domain import notices
 from tests.api.conftest import Api
 from tests.client.conftest import Fedstac, start

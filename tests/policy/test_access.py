@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from fedstac import policies, sample
+from fedstac.demo import sample
+from fedstac.identity import policy_files
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac
 from tests.conftest import REPOSITORY
@@ -72,7 +73,7 @@ async def test_members_of_a_group_are_asked_about_by_name(api: Api) -> None:
 async def test_a_policy_is_taken_up_while_the_node_runs(
     start_api: StartApi, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(policy_files, "LOOK_SECONDS", 0.0)
     path = tmp_path / "policy.yaml"
     path.write_text("version: 1\nbuiltin: true\n")
     node = await start_api(dsn=dsn, policy=str(path))
@@ -96,7 +97,7 @@ async def test_a_write_goes_to_the_home_of_its_lineage(
     start_api: StartApi, make_database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two publishing nodes; each takes what is at home there and sends the rest to the other."""
-    monkeypatch.setattr(policies, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(policy_files, "LOOK_SECONDS", 0.0)
     path = tmp_path / "policy.yaml"
     path.write_text("version: 1\n")
     names = {"west": NCAR[0], "south": OTHER}

@@ -11,8 +11,8 @@ import asyncpg
 import httpx
 import pytest
 
-from fedstac import sample
 from fedstac.db import nodes
+from fedstac.demo import sample
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac
 from tests.support.waiting import PATIENCE

@@ -10,12 +10,12 @@ from uuid import NAMESPACE_URL, UUID, uuid3
 import numpy as np
 import pytest
 
-from fedstac import checking
 from fedstac.domain.errors import Severity
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.scan import Fault, Scan
 from fedstac.scan import items as making
 from fedstac.scan.site import Site, site
+from fedstac.vocabularies.checker import open_checker
 from tests.scan.conftest import site_of
 from tests.scan.files import ATTRIBUTES, GLOBAL, VARIABLE, File, amon, cells, centres, drs, months, tracking_id
 
@@ -29,13 +29,13 @@ def scanned(root: Path, here: Site | None = None, **options: Any) -> tuple[list[
 
 @pytest.fixture(scope="module")
 def cmip6() -> Vocabulary:
-    vocabulary = checking.checker(pins={"CMIP6": "6.2.60.0"}).vocabularies.current("CMIP6")
+    vocabulary = open_checker(pins={"CMIP6": "6.2.60.0"}).vocabularies.current("CMIP6")
     assert vocabulary is not None
     return vocabulary
 
 
 def findings(item: Item) -> list[Any]:
-    checker = checking.checker(pins={"CMIP6": "6.2.60.0"})
+    checker = open_checker(pins={"CMIP6": "6.2.60.0"})
     return list(checker.findings(item, "CMIP6", checker.vocabularies.current("CMIP6")))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fedstac import embedded
-from fedstac.federation import Federation, federation
+from fedstac.demo import embedded
+from fedstac.demo.federation import Federation, federation
 from tests.scenarios import watching
 
 INDEX_NODES = ("east", "south", "north")  # those that get a token; a test starts what it needs

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import psycopg
 
-from fedstac.identity_provider import CLIENT, DEVICE
+from fedstac.demo.identity_provider import CLIENT, DEVICE
 from tests.scenarios.watching import processes_of, wait_until
 
 ITEMS = 250

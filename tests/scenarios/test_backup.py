@@ -21,8 +21,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from fedstac import embedded
-from fedstac.federation import Federation, federation
+from fedstac.demo import embedded
+from fedstac.demo.federation import Federation, federation
 from tests.docs.shell import REPOSITORY, commands
 from tests.scenarios import watching
 from tests.scenarios.test_index_node import digests, log_lines

@@ -15,7 +15,7 @@ import httpx
 import orjson
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.conftest import SHARED
 from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
 from tests.scenarios.watching import wait_until

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fedstac import sample
+from fedstac.demo import sample
 from tests.conftest import REPOSITORY
 from tests.scenarios.demonstrations import Demo, demo
 from tests.scenarios.watching import wait_until

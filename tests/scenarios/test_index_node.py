@@ -14,9 +14,9 @@ import httpx
 import psycopg
 import pytest
 
-from fedstac import embedded
 from fedstac.db import connections, feed
-from fedstac.federation import Federation, StartFailed
+from fedstac.demo import embedded
+from fedstac.demo.federation import Federation, StartFailed
 from tests.scenarios.watching import (
     Publisher,
     assert_nothing_lost,

@@ -15,8 +15,8 @@ import httpx
 import psycopg
 import pytest
 
-from fedstac import embedded
-from fedstac.federation import Federation
+from fedstac.demo import embedded
+from fedstac.demo.federation import Federation
 from tests.scenarios.watching import (
     Publisher,
     assert_nothing_lost,

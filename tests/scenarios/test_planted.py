@@ -11,9 +11,9 @@ import pytest
 
 from fedstac import bootstrap, publication
 from fedstac.db import connections
+from fedstac.demo.federation import Federation
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.policy import Principal
-from fedstac.federation import Federation
 from fedstac.publication import Work
 from fedstac.settings import Settings
 from tests.scenarios.watching import (

@@ -14,8 +14,8 @@ import httpx
 import psycopg
 import pytest
 
-from fedstac import embedded, sample
-from fedstac.federation import Federation, federation
+from fedstac.demo import embedded, sample
+from fedstac.demo.federation import Federation, federation
 from tests.scenarios import watching
 from tests.scenarios.test_index_node import log_lines, matched, parked
 from tests.scenarios.watching import Publisher, client, differences, settle, values, violations, wait_until

@@ -19,8 +19,9 @@ import httpx
 import psycopg
 import pytest
 
-from fedstac import __version__, embedded, federation
+from fedstac import __version__
 from fedstac.db import opening
+from fedstac.demo import embedded, federation
 from fedstac.settings import folder
 from tests.scenarios.watching import wait_until
 

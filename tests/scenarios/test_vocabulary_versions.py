@@ -12,8 +12,9 @@ import httpx
 import psycopg
 import pytest
 
-from fedstac import embedded, settings
-from fedstac.federation import Federation, federation
+from fedstac import settings
+from fedstac.demo import embedded
+from fedstac.demo.federation import Federation, federation
 from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, ONLY_OLD, of_model
 from tests.scenarios import watching
 from tests.scenarios.watching import Publisher, client, differences, settle, values, wait_until

@@ -15,10 +15,11 @@ import httpx
 import orjson
 import psycopg
 
-from fedstac import bootstrap, sample
+from fedstac import bootstrap
 from fedstac.db import connections, invariants
-from fedstac.federation import Federation
-from fedstac.messaging.http_feed import HttpFeed
+from fedstac.demo import sample
+from fedstac.demo.federation import Federation
+from fedstac.messaging.sources.http import HttpFeed
 from fedstac.settings import Settings
 from fedstac.workers import index_node
 from tests.support.waiting import PATIENCE

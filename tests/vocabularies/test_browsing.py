@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fedstac import checking
 from fedstac.domain.vocabulary import Vocabularies
 from fedstac.vocabularies import browsing
+from fedstac.vocabularies.checker import shipped
 from tests.conftest import REPOSITORY
 
-_cmip6 = Vocabularies(checking.shipped(REPOSITORY / "cv")).current("CMIP6")
+_cmip6 = Vocabularies(shipped(REPOSITORY / "cv")).current("CMIP6")
 assert _cmip6 is not None
 CMIP6 = _cmip6
 

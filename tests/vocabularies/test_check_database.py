@@ -8,9 +8,9 @@ import sys
 
 import asyncpg
 
-from fedstac import sample
 from fedstac.bootstrap import Node
 from fedstac.db import vocabularies
+from fedstac.demo import sample
 from tests.db import writing
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from fedstac import sample, settings
+from fedstac import settings
 from fedstac.cli import app
+from fedstac.demo import sample
 from tests.vocabularies.publishers import CMIP6_FILES, CMIP7_FILES, TABLES, UNIVERSE_FILES, pack, recipes, write
 
 VERSIONS = {"CMIP6": {"6.2.58.60", "6.2.60.0"}, "CMIP7": {"1.2.6", "1.2.16"}, "CORDEX-CMIP6": {"2026.11.24+1"}}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fedstac import checking
 from fedstac.domain.vocabulary import Vocabularies, Vocabulary
 from fedstac.vocabularies import importing, sources
+from fedstac.vocabularies.checker import shipped
 from tests.conftest import REPOSITORY, SHARED
 
 CV, DATA = REPOSITORY / "cv", SHARED / "data" / "cv"
@@ -25,7 +25,7 @@ SHIPPED: dict[tuple[str, str], dict[str, Any]] = {
     ("CMIP7", "1.2.16"): {"source": DATA / "CMIP7-CVs" / "1.2.16.tar.gz", "universe": UNIVERSE},
     ("CORDEX-CMIP6", "2026.11.24+1"): {"source": DATA / "CORDEX-CMIP6", "version": "2026.11.24+1"},
 }
-AT_HAND = Vocabularies(checking.shipped(CV))
+AT_HAND = Vocabularies(shipped(CV))
 SCHEMA = SHARED / "schemas" / "stac-extensions.github.io" / "cmip6" / "v3.0.2" / "schema.json"
 
 

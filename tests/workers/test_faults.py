@@ -14,10 +14,11 @@ import psycopg
 import pytest
 import structlog
 
-from fedstac import bootstrap, embedded, publication, sample
+from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import queue
 from fedstac.db.connections import OperatorsFault
+from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.api.conftest import Api, StartApi

@@ -16,7 +16,7 @@ import structlog
 from fedstac.runtime import supervision
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts, keep_running, keep_trying
-from fedstac.wakeup import Backoff
+from fedstac.runtime.wakeup import Backoff
 from tests.api.conftest import Api, StartApi
 from tests.api.conftest import api as api
 from tests.api.conftest import start_api as start_api

@@ -22,37 +22,23 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from fedstac import __version__, bootstrap, processes
-from fedstac.api import (
-    access,
-    budget,
-    changes,
-    collections,
-    feed,
-    following,
-    health,
-    identity,
-    notifications,
-    options,
-    own_groups,
-    prefixes,
-    problems,
-    reading,
-    refusals,
-    retries,
-    server,
-    transactions,
-    vocabularies,
-)
-from fedstac.api.access_log import AccessLog
-from fedstac.api.admission import Admission
-from fedstac.api.compression import Compression
-from fedstac.api.guard import Guard
-from fedstac.api.queryables import QueryableNames
+from fedstac import __version__, bootstrap
+from fedstac.api import vocabularies
+from fedstac.api.http import budget, prefixes, problems, server
+from fedstac.api.http.access_log import AccessLog
+from fedstac.api.http.compression import Compression
+from fedstac.api.http.guard import Guard
+from fedstac.api.nodes import feed, health
+from fedstac.api.people import access, identity, notifications, options, own_groups
+from fedstac.api.search import reading
+from fedstac.api.search.queryables import QueryableNames
+from fedstac.api.writing import changes, collections, items, refusals, requests, retries
+from fedstac.api.writing.admission import Admission
 from fedstac.bootstrap import Node, Part
-from fedstac.policies import Policies
+from fedstac.identity.policy_files import Policies
 from fedstac.runtime.capacity import Memory, Threads
 from fedstac.settings import Settings
+from fedstac.workers import processes
 
 Handler = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
@@ -60,13 +46,13 @@ log = structlog.get_logger()
 OTHER_BODY = 2 << 20  # bytes of a search, a collection, a group, …
 BUSIEST = 4  # of the routes, the first
 
-# What each asks of its caller stands in api/access.py, PERMISSIONS.
+# What each asks of its caller stands in api/people/access.py, PERMISSIONS.
 # Served before stac-fastapi's own routes of the same paths: its dependency injection halves the rate (performance.md).
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/collections/{collection_id}/items/{item_id}", reading.get_item),
     ("POST", "/search", reading.post_search),
     ("GET", "/search", reading.get_search),
-    ("POST", "/collections/{collection_id}/items", transactions.post_items),
+    ("POST", "/collections/{collection_id}/items", items.post_items),
     # ---
     ("GET", "/collections/{collection_id}/items", reading.get_items),
     ("GET", "/", reading.landing_page),
@@ -91,9 +77,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/collections/{collection_id}/items/{item_id}/unmark", changes.post_unmark),
     ("PUT", "/collections/{collection_id}/items/{item_id}/replicas/{node}", changes.put_replica),
     ("DELETE", "/collections/{collection_id}/items/{item_id}/replicas/{node}", changes.delete_replica),
-    ("GET", "/requests", following.get_requests),
-    ("GET", "/requests/{request_id}", following.get_request),
-    ("GET", "/requests/{request_id}/items", following.get_request_items),
+    ("GET", "/requests", requests.get_requests),
+    ("GET", "/requests/{request_id}", requests.get_request),
+    ("GET", "/requests/{request_id}/items", requests.get_request_items),
     ("POST", "/requests/{request_id}/cancel", retries.post_cancel),
     ("POST", "/requests/{request_id}/retry", retries.post_retry),
     ("GET", "/vocabularies", vocabularies.get_vocabularies),
@@ -167,7 +153,7 @@ class Transactions(TransactionExtension):  # type: ignore[misc]
     def register(self, app: FastAPI) -> None:
         self.router.prefix = app.state.router_prefix
         for method, path, model, handler in (
-            ("POST", "/collections/{collection_id}/items", CollectionUri, transactions.post_items),
+            ("POST", "/collections/{collection_id}/items", CollectionUri, items.post_items),
             ("POST", "/collections", EmptyRequest, collections.post_collection),
             ("PUT", "/collections/{collection_id}", CollectionUri, collections.put_collection),
             ("PATCH", "/collections/{collection_id}", CollectionUri, collections.patch_collection),
@@ -217,7 +203,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()
             app.state.node, app.state.principals = node, principals
             app.state.refusals = recorder
             app.state.queryables = QueryableNames(node)
-            app.state.admission, app.state.known = Admission(node), transactions.KnownCollections()
+            app.state.admission, app.state.known = Admission(node), items.KnownCollections()
             app.state.memory, app.state.threads = Memory(settings.request_memory_bytes), Threads()
             yield
             app.state.threads.close()

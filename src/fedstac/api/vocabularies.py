@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import settings as environment
-from fedstac.api import identity, intake, links
+from fedstac.api.http import links
+from fedstac.api.people import identity
+from fedstac.api.writing import intake
 from fedstac.bootstrap import Node
 from fedstac.domain import schemas
 from fedstac.domain.errors import BadRequest, Finding, MalformedJson, NotFound, errors_in

@@ -31,7 +31,7 @@ from fedstac.cli import (
 from fedstac.cli.faults import Commands
 from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url, examples
 from fedstac.cli.terminal import AWAY, complain
-from fedstac.embedded import default_folder
+from fedstac.demo.embedded import default_folder
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES,
@@ -104,7 +104,7 @@ def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
 @app.command(rich_help_panel="Node", epilog=examples("FEDSTAC_NODE=west FEDSTAC_DSN=postgresql://… fedstac serve"))
 def serve(ready_file: ReadyFile = None) -> None:
     """Serve a publishing node: API, publish workers and sequencer. Settings come from FEDSTAC_… variables."""
-    from fedstac import processes
+    from fedstac.workers import processes
 
     processes.start("serve")
     from fedstac.api import app as api
@@ -123,7 +123,7 @@ def serve(ready_file: ReadyFile = None) -> None:
 )
 def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
     """Serve an index node: follow publishing nodes' feeds into a database of its own, and answer searches."""
-    from fedstac import processes
+    from fedstac.workers import processes
 
     processes.start("index-node")
     from fedstac.api import app as api
@@ -142,8 +142,7 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
 @app.command(rich_help_panel="Node", epilog=examples("fedstac worker"))
 def worker(ready_file: ReadyFile = None) -> None:
     """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes)."""
-    from fedstac import processes
-    from fedstac.workers import roles
+    from fedstac.workers import processes, roles
 
     processes.start("worker")
     settings = environment.load()
@@ -155,8 +154,7 @@ def worker(ready_file: ReadyFile = None) -> None:
 @app.command(rich_help_panel="Node", epilog=examples("fedstac sequencer"))
 def sequencer(ready_file: ReadyFile = None) -> None:
     """Run the sequencer in a process of its own; a second one stands by."""
-    from fedstac import processes
-    from fedstac.workers import roles
+    from fedstac.workers import processes, roles
 
     processes.start("sequencer")
     settings = environment.load()
@@ -167,9 +165,8 @@ def sequencer(ready_file: ReadyFile = None) -> None:
 @app.command(rich_help_panel="Node", epilog=examples("fedstac notifier"))
 def notifier(ready_file: ReadyFile = None) -> None:
     """Send notifications from a process of its own; several share the work."""
-    from fedstac import processes
     from fedstac.workers import notifier as telling
-    from fedstac.workers import roles
+    from fedstac.workers import processes, roles
 
     processes.start("notifier")
     settings = environment.load()
@@ -186,8 +183,8 @@ def identity_provider(
 
     It asks for no passwords: whoever opens its page says who they are.
     """
-    from fedstac import identity_provider as provider
-    from fedstac import processes
+    from fedstac.demo import identity_provider as provider
+    from fedstac.workers import processes
 
     processes.start("identity-provider")
     provider.serve(port=port, on_ready=lambda url: _tell(ready_file, {"url": url}))
@@ -226,10 +223,11 @@ def demo(
         raise typer.BadParameter("only data of the demo's own PostgreSQL is thrown away; leave out --dsn and --check")
     from rich.console import Console
 
-    from fedstac import demo as federation
-    from fedstac import embedded, processes
     from fedstac.db.migrations import MigrationRefused
-    from fedstac.federation import StartFailed
+    from fedstac.demo import embedded
+    from fedstac.demo import run as federation
+    from fedstac.demo.federation import StartFailed
+    from fedstac.workers import processes
 
     processes.heed_interrupts()
     console = Console(stderr=check and output == "json")

@@ -78,16 +78,17 @@ def _offline(
     path: Path, action: Action, item: str, who: list[str], collection: str, institution: str, nodes: list[str]
 ) -> dict[str, Any]:
     """The decision of a file, for somebody who is only described. It is taken to be at the dataset's home."""
-    from fedstac import checking, policies
+    from fedstac.identity import policy_files
+    from fedstac.vocabularies.checker import open_checker
 
     try:
-        found = policies.read(_content(path))
+        found = policy_files.read(_content(path))
         principal = explaining.described(who)
     except PolicyBroken as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="--policy") from None
     except explaining.NotDescribed as error:
         raise typer.BadParameter(str(error), param_hint="--as") from None
-    vocabularies = checking.checker().vocabularies
+    vocabularies = open_checker().vocabularies
     project = collection or explaining.project_of(item, vocabularies.projects())
     vocabulary = vocabularies.current(project)
     at = institution or (explaining.institution_of(item, vocabulary) if vocabulary else None)
@@ -113,11 +114,11 @@ def check(
     output: Form = None,
 ) -> None:
     """Check a policy file; every fault with its line, exit 1 if there is one."""
-    from fedstac import policies
+    from fedstac.identity import policy_files
 
     form, faults, found = form_of(ctx, output), tuple[str, ...](), None
     try:
-        found = policies.read(_content(file))
+        found = policy_files.read(_content(file))
     except PolicyBroken as error:
         faults = error.faults
     if form is not Output.TABLE:

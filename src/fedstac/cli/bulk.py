@@ -149,9 +149,9 @@ def _id_on(line: bytes) -> str | None:
 @cache
 def vocabularies() -> Vocabularies:
     """The vocabularies that ship with this installation."""
-    from fedstac import checking
+    from fedstac.vocabularies.checker import shipped
 
-    return Vocabularies(checking.shipped(environment.folder("cv")))
+    return Vocabularies(shipped(environment.folder("cv")))
 
 
 def collection_of(id: str, said: str, client: Client) -> str:

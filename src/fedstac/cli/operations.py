@@ -20,7 +20,7 @@ from fedstac.cli.terminal import Output, complain, out, say
 if TYPE_CHECKING:
     from fedstac.bootstrap import Node
     from fedstac.db.connections import Connection
-    from fedstac.messaging.http_feed import HttpFeed
+    from fedstac.messaging.sources.http import HttpFeed
 
 T = TypeVar("T")
 SPAN = re.compile(r"([0-9]{1,6})([dh])")
@@ -168,9 +168,10 @@ def _at_sources(role: str, named: list[str] | None, work: Callable[[Node, HttpFe
 
     import structlog
 
-    from fedstac import bootstrap, processes
-    from fedstac.messaging.http_feed import HttpFeed
+    from fedstac import bootstrap
+    from fedstac.messaging.sources.http import HttpFeed
     from fedstac.workers import index_node as follower
+    from fedstac.workers import processes
 
     processes.start(role)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
@@ -204,7 +205,7 @@ class _Compared:
 )
 def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> None:
     """Compare an index node's datasets with its sources', by digest; list each that differs."""
-    from fedstac.messaging.http_feed import SourceAway, SourceRefused
+    from fedstac.messaging.sources.http import SourceAway, SourceRefused
     from fedstac.workers import index_node as follower
 
     failed: list[Exception] = []

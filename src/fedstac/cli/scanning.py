@@ -125,10 +125,10 @@ def _state() -> Path:
 
 def _vocabulary() -> Vocabulary | None:
     """The newest of CMIP6 that is installed, if any: items are made without it too."""
-    from fedstac import checking
+    from fedstac.vocabularies.checker import open_checker
 
     try:
-        return checking.checker().vocabularies.current("CMIP6")
+        return open_checker().vocabularies.current("CMIP6")
     except (VocabularyBroken, OSError):
         return None
 

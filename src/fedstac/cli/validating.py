@@ -67,7 +67,7 @@ def validate(
 
 
 def _checker(versions: Sequence[str], folder: Path | None) -> Checker:
-    from fedstac import checking
+    from fedstac.vocabularies.checker import open_checker
 
     pins: dict[str, str] = {}
     for text in versions:
@@ -75,7 +75,7 @@ def _checker(versions: Sequence[str], folder: Path | None) -> Checker:
         if not equals or not project or not version:
             raise typer.BadParameter(f"{text!r} is not of the form PROJECT=VERSION", param_hint="--cv")
         pins[project] = version
-    checker = checking.checker(folder, pins=pins)
+    checker = open_checker(folder, pins=pins)
     try:
         for project, version in pins.items():
             checker.vocabularies.at(project, version)

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedstac import checking
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
@@ -33,6 +32,7 @@ from fedstac.domain.vocabulary import (
     snapshot_of,
 )
 from fedstac.vocabularies import browsing, importing, snapshots
+from fedstac.vocabularies.checker import open_checker, shipped
 from fedstac.vocabularies.compare import Difference, between
 from fedstac.vocabularies.sources import VocabularyRefused
 
@@ -50,7 +50,7 @@ def together() -> None:
 
 
 def _at_hand(folder: Path | None) -> Vocabularies:
-    return Vocabularies(checking.shipped(folder or environment.folder("cv")))
+    return Vocabularies(shipped(folder or environment.folder("cv")))
 
 
 def _vocabulary(folder: Path | None, project: str, version: str = "") -> Vocabulary:
@@ -554,7 +554,7 @@ def check(
     if bool(path) == bool(dsn):
         raise typer.BadParameter("say what to check: a PATH (- for stdin), or --dsn", param_hint="PATH")
     verdict = _Verdict(_vocabulary(cv_folder, project, version), most)
-    judge = checking.checker(cv_folder)
+    judge = open_checker(cv_folder)
     form = form_of(ctx, output)
     with terminal.bars(["checked"], form) as bars:
         if path:

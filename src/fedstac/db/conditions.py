@@ -1,6 +1,6 @@
 """SQL for the conditions of a search, over the columns of pgstac.items.
 
-A filter comes checked from api/filters.py and is CQL2 JSON. Its truth has three values, as in SQL:
+A filter comes checked from api/search/filters.py and is CQL2 JSON. Its truth has three values, as in SQL:
 
 - A property that is missing or null is unknown, and so is every comparison of it.
 - A comparison of values of different types is unknown. No stored value makes a search fail.

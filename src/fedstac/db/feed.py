@@ -9,7 +9,7 @@ from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record
-from fedstac.failpoints import planted
+from fedstac.runtime.failpoints import planted
 
 PAGE_BYTES = 8 << 20
 SEQUENCER_LOCK = 0x666564_01  # advisory lock of the one sequencer

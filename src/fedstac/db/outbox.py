@@ -9,7 +9,7 @@ from operator import attrgetter
 from uuid import UUID
 
 from fedstac.db.connections import Connection
-from fedstac.failpoints import planted
+from fedstac.runtime.failpoints import planted
 
 
 @dataclass(frozen=True, slots=True)

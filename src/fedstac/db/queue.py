@@ -12,7 +12,7 @@ import orjson
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import Finding
 from fedstac.domain.model import Outcome
-from fedstac.failpoints import planted
+from fedstac.runtime.failpoints import planted
 
 SHARDS = 64
 FEW = 24  # shards

@@ -12,7 +12,7 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
 from fedstac.domain.model import Change, Draft, Lineage, Record, State
-from fedstac.failpoints import planted
+from fedstac.runtime.failpoints import planted
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
              document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas,

@@ -2,7 +2,7 @@
 
 A policy is a list of grants. A grant says who may do which actions on which projects, institutions and nodes; one that
 fits is enough, and there is nothing that forbids. What a node allows without a policy file is written as grants too
-(BUILTIN). Files are read by fedstac/policies.py.
+(BUILTIN). Files are read by fedstac/identity/policy_files.py.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import structlog
 
 from fedstac.db.connections import Cause, cause_of, statement_of
 from fedstac.runtime.outages import Outage, reason_of
-from fedstac.wakeup import Backoff, Wakeup, pause
+from fedstac.runtime.wakeup import Backoff, Wakeup, pause
 
 MOST_ENDS, WINDOW_SECONDS = 10, 300.0  # a part that ends so often within this time ends the process
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.1, 10.0

@@ -24,8 +24,7 @@ from fedstac.domain.errors import BadRequest, Finding, errors_in
 from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import Snapshot, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
-from fedstac.failpoints import failpoint
-from fedstac.messaging.http_feed import (
+from fedstac.messaging.sources.http import (
     BehindRetention,
     HttpFeed,
     NotServed,
@@ -35,8 +34,9 @@ from fedstac.messaging.http_feed import (
     sources_of,
 )
 from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import Backoff, pause, unless
 from fedstac.settings import Settings
-from fedstac.wakeup import Backoff, pause, unless
 
 PAGE = 500
 TOLD_AT_ONCE = 1000  # exceptions; the source takes 2 000

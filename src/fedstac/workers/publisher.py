@@ -33,11 +33,11 @@ from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName, UnknownVersion, Vocabulary, name_of
-from fedstac.failpoints import failpoint
 from fedstac.publication import ClaimLost, Work
 from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.outages import reason_of
-from fedstac.wakeup import Backoff, pause
+from fedstac.runtime.wakeup import Backoff, pause
 
 GATHER_SECONDS, GATHERED = 0.025, 100  # with less than this in a claim, the next one waits a moment
 AT_ONCE = 5000  # items whose numbers are read in one go

@@ -10,9 +10,9 @@ import structlog
 from fedstac.bootstrap import Node, fork_if_restored
 from fedstac.db import audit, collections, connections, feed, outbox, requests
 from fedstac.db.connections import Connection, is_transient
-from fedstac.failpoints import failpoint
 from fedstac.runtime import supervision
-from fedstac.wakeup import Backoff, pause
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import Backoff, pause
 
 STAND_BY_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 5.0

@@ -1,0 +1,442 @@
+"""The outermost layer of the API: what no route should have to think of.
+
+Messages whose length two readers could see differently, bodies that are too large, too slow or bombs, characters that
+nothing good is made of, the server's own name, the request's id, CORS, and faults that nobody caught. uvicorn itself
+takes bodies of any size at any pace; see server.py for headers that never end, which come before any application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fedstac.api.http import cors, problems
+from fedstac.api.http.access_log import AccessLog
+from fedstac.domain.errors import (
+    BadRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    HeadersTooLarge,
+    Problem,
+    UnsupportedMediaType,
+)
+
+ITEM_BODY = 4 * 2**20
+BATCH_BODY = 64 * 2**20
+
+_INFLATE_RATIO = 100  # JSON of items comes to 10 or 20; deflate can do 1 030
+_INFLATE_FREE = 64 * 1024  # bytes that any small body may inflate to
+_INFLATE_PIECE = 256 * 1024
+_INFLATE_MEMBERS = 10_000
+_MAX_HEADERS = 100
+_SMALL_REST = 64 * 1024  # an unread body that is not worth a new connection: uvicorn skips it
+_PART = 64 * 1024  # bytes of an answer that are given to the connection at once
+_LENGTH_DIGITS = 19  # of a Content-Length; 64 bits hold them
+
+_VARY = (b"vary", b"Accept-Encoding")  # compression.py; also where this answer is not compressed
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_IN_QUERY = re.compile(rb"[\x00-\x1f\x7f]|%(?:[01][0-9a-f]|7f|c2%[89][0-9a-f])", re.IGNORECASE)
+_CONTROL_IN_HEADER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a tab may be there (RFC 9110, 5.5)
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")  # RFC 9110, 7.2
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+
+_log = structlog.get_logger(__name__)
+
+
+def body_limit(scope: Scope) -> int:
+    """Return how many bytes a body may have, also decompressed: a batch where one is taken, a dataset elsewhere."""
+    is_batch = scope["method"] == "POST" and scope["path"].rstrip("/").endswith(("/items", "/validate"))
+    return BATCH_BODY if is_batch else ITEM_BODY
+
+
+class Guard:
+    """An ASGI application around another one.
+
+    public_url: where clients find the application; taken for links instead of what the Host header says.
+    proxy_strips: the proxy in front always takes the public path away; else it may do so or not.
+    limit_for: bytes of body that a request may have.
+    access_log: takes every request; without it there is none.
+    read_timeout: seconds that a body may pause, and that it has before it must come at min_rate bytes per second.
+    linger: seconds that a client may pause while the rest of a refused body is still read and dropped. A client that
+        sends all of it before it reads gets the refusal. At most linger_bytes are read, in read_timeout and the time
+        that they take at linger_rate bytes per second.
+    on_failure: notes a fault of ours; it is called once for each.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        public_url: str | None = None,
+        proxy_strips: bool = False,
+        limit_for: Callable[[Scope], int] = body_limit,
+        access_log: AccessLog | None = None,
+        read_timeout: float = 15.0,
+        min_rate: int = 1024,
+        max_url: int = 16 * 1024,
+        max_headers: int = 32 * 1024,
+        linger: float = 2.0,
+        linger_bytes: int = 2 * BATCH_BODY,
+        linger_rate: int = 2**20,
+        on_failure: Callable[[Exception, Scope], object] = problems.log_failure,
+    ) -> None:
+        self.app = app
+        self.public_url = urlsplit(public_url) if public_url else None
+        self.proxy_strips = proxy_strips
+        self.limit_for = limit_for
+        self.access_log = access_log
+        self.read_timeout = read_timeout
+        self.min_rate = min_rate
+        self.max_url = max_url
+        self.max_headers = max_headers
+        self.linger = linger
+        self.linger_bytes = linger_bytes
+        self.linger_rate = linger_rate
+        self.on_failure = on_failure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        received, scope = scope, self._as_public(scope)
+        request_id = _request_id(scope)
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        body = _Body(self, receive, received)
+        answer = _Answer(send, body, request_id)
+        bound = structlog.contextvars.bound_contextvars(request_id=request_id)
+        with bound, contextlib.suppress(ClientDisconnect):
+            await self._answer(scope, receive, body, answer)
+        if self.access_log is not None:
+            self.access_log.record(scope, request_id=request_id, began=began, status=answer.status, size=answer.size)
+
+    async def _answer(self, scope: Scope, receive: Receive, body: _Body, answer: _Answer) -> None:
+        """Let the application answer, or refuse. ClientDisconnect where nobody is left to answer."""
+        try:
+            self._check_head(scope)
+            body.check_framing()
+            application: ASGIApp = cors.preflight(scope) or self.app
+            await application(body.check_head(scope), body.receive, answer.send)
+            if not (answer.has_started or body.refusal or body.has_left):
+                raise RuntimeError("the application gave no answer")
+        except Problem as problem:
+            body.refusal = body.refusal or problem
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            if body.refusal is None:  # else this is what the application made of it
+                self.on_failure(error, scope)
+                body.refusal = problems.failure(error)
+        if body.refusal is not None and not answer.has_started:
+            await problems.response(body.refusal, scope)(scope, receive, answer.send_final)
+
+    def _as_public(self, scope: Scope) -> Scope:
+        """Return a copy of the scope with the public scheme, host and path, whether or not a proxy cut the path."""
+        if self.public_url is None:
+            return dict(scope)
+        url = self.public_url
+        root = url.path.rstrip("/")
+        path, raw_path = scope["path"], scope.get("raw_path") or scope["path"].encode()
+        if root and (self.proxy_strips or (path != root and not path.startswith(f"{root}/"))):
+            path, raw_path = root + path, root.encode() + raw_path
+        return {
+            **scope,
+            "headers": [(b"host", url.netloc.encode()), *_without(scope, b"host")["headers"]],
+            "scheme": url.scheme,
+            "server": (url.hostname, url.port or (443 if url.scheme == "https" else 80)),
+            "root_path": root,
+            "path": path,
+            "raw_path": raw_path,
+        }
+
+    def _check_head(self, scope: Scope) -> None:
+        fields: list[tuple[bytes, bytes]] = scope["headers"]
+        if len(fields) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in fields) > self.max_headers:
+            raise HeadersTooLarge(
+                f"the headers are over the limit; send at most {_MAX_HEADERS} and {self.max_headers} bytes of them"
+            )
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > self.max_url:
+            raise BadRequest(f"the URL is longer than {self.max_url} bytes; searches can be sent by POST")
+        if _CONTROL.search(scope["path"]):
+            raise BadRequest("the path holds control characters; leave them out, no id has any")
+        if _CONTROL_IN_QUERY.search(scope["query_string"]):
+            raise BadRequest("the query holds control characters; leave them out (a line break: write a space)")
+        for name, value in fields:
+            if _CONTROL_IN_HEADER.search(value):
+                raise BadRequest(f"the header {name.decode('latin-1')} holds control characters; leave them out")
+
+
+def _framing_fault(scope: Scope, length: bytes) -> str | None:
+    """Say what is wrong with a message's version, length, coding or host; None if nothing is."""
+    version = scope.get("http_version", "1.1")
+    codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if version not in ("1.0", "1.1"):
+        return f"HTTP/{version} is not spoken here; speak HTTP/1.1"
+    if len(length) > _LENGTH_DIGITS:
+        return f"Content-Length has {len(length)} digits; send the number of bytes without zeros in front"
+    if codings and version == "1.0":
+        return "HTTP/1.0 has no Transfer-Encoding; send Content-Length"
+    if len(codings) > 1 or (codings and codings[0].strip().lower() != b"chunked"):
+        return "the Transfer-Encoding is not exactly chunked; send chunked alone, or Content-Length"
+    if not hosts and version == "1.1":
+        return "the header Host is missing; HTTP/1.1 needs it"
+    if len(hosts) > 1:
+        return f"the header Host is there {len(hosts)} times; send it once"
+    if hosts and not _HOST.fullmatch(hosts[0].strip()):
+        return "the header Host is not a host with or without a port; send one"
+    return None
+
+
+def _request_id(scope: Scope) -> str:
+    name = _values(scope, b"x-request-id")
+    return name.decode() if _REQUEST_ID.fullmatch(name) else uuid.uuid4().hex
+
+
+def _values(scope: Scope, name: bytes) -> bytes:
+    return b", ".join(value for header, value in scope["headers"] if header == name).strip()
+
+
+def _without(scope: Scope, *names: bytes) -> Scope:
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in names]}
+
+
+class _Body:
+    """The request's body on its way in: counted as it comes from the wire, inflated, never kept."""
+
+    def __init__(self, guard: Guard, receive: Receive, scope: Scope) -> None:
+        self._guard = guard
+        self.patience = guard.read_timeout
+        self._receive = receive
+        self._limit = guard.limit_for(scope)
+        self._waited = 0.0  # seconds; the application's own pauses are not the client's
+        self._received = 0
+        self._inflater: _Inflater | None = None
+        self._encodings = _values(scope, b"content-encoding")
+        length = _values(scope, b"content-length")
+        self._announced = int(length[-_LENGTH_DIGITS:]) if length.isdigit() else None
+        self._fault = _framing_fault(scope, length)
+        self.is_complete = not self._announced and not _values(scope, b"transfer-encoding")
+        self.has_left = False
+        self.refusal: Problem | None = None
+
+    @property
+    def is_unframed(self) -> bool:
+        """Whether nobody can say for sure where the message ends."""
+        return self._fault is not None
+
+    def check_framing(self) -> None:
+        """Refuse a message whose end, or whose host, another reader on its way could see elsewhere (RFC 9112, 6).
+
+        A proxy and this server that disagree about it take one client's body for another one's request. llhttp has
+        refused most of these before (tests/api/test_guard.py); after a refusal the connection closes.
+        """
+        if self._fault is not None:
+            raise BadRequest(self._fault)
+
+    def check_head(self, scope: Scope) -> Scope:
+        """Return the scope as the application shall see it. The Problem for which the head is refused."""
+        if self._announced is not None and self._announced > self._limit:
+            raise self._too_large()
+        match self._encodings.lower():
+            case b"identity" | b"":
+                return scope
+            case b"gzip" | b"x-gzip":
+                plain = _without(scope, b"content-encoding", b"content-length", b"transfer-encoding")
+                if self.is_complete:
+                    return plain
+                self._inflater = _Inflater(self._limit)
+                return {
+                    **plain,
+                    "headers": [*plain["headers"], (b"transfer-encoding", b"chunked")],
+                }  # of no known length
+            case other:
+                encoding = other.decode("latin-1")[:100]
+                raise UnsupportedMediaType(f"the Content-Encoding {encoding!r} is not taken; send gzip, or none")
+
+    def is_worth_skipping(self) -> bool:
+        """Return whether so little has not arrived that the connection can be kept for the next request."""
+        return self._announced is not None and self._announced - self._received <= _SMALL_REST
+
+    async def receive(self) -> Message:
+        """Return the next message, for the application. Raises the Problem for which the body is refused."""
+        if self.refusal is not None:
+            raise self.refusal
+        try:
+            if self._inflater is None:
+                return await self._receive_counted()
+            return await self._receive_inflated(self._inflater)
+        except Problem as problem:
+            self.refusal = problem  # holds whatever the application makes of it
+            raise
+
+    async def skip_rest(self) -> None:
+        """Read the rest and drop it, within bounds.
+
+        A client that still sends when the connection closes is reset, and loses the answer that it has not read.
+        """
+        guard, skipped = self._guard, 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(guard.read_timeout + guard.linger_bytes / guard.linger_rate):
+                while not self.is_complete and not self.has_left and skipped < guard.linger_bytes:
+                    async with asyncio.timeout(guard.linger):
+                        skipped += len((await self._next()).get("body", b""))
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.is_complete = not message.get("more_body", False)
+        else:
+            self.has_left = True
+        return message
+
+    async def _receive_counted(self) -> Message:
+        if self.is_complete:
+            return await self._next()  # that there is no body, or that the client left
+        start = time.monotonic()
+        budget = self._guard.read_timeout + self._received / self._guard.min_rate - self._waited
+        try:
+            async with asyncio.timeout(min(self._guard.read_timeout, budget)):
+                message = await self._next()
+        except TimeoutError:
+            raise BodyTimeout(
+                f"the body paused for {self._guard.read_timeout:g} s, or came at less than {self._guard.min_rate}"
+                f" bytes per second; {self._received} bytes of it have arrived."
+                " Send it again, in smaller parts if the line is slow"
+            ) from None
+        self._waited += time.monotonic() - start
+        self._received += len(message.get("body", b""))
+        if self._received > self._limit:
+            raise self._too_large()
+        return message
+
+    async def _receive_inflated(self, inflater: _Inflater) -> Message:
+        while True:
+            piece = inflater.take(compressed=self._received)
+            if piece:
+                return {"type": "http.request", "body": piece, "more_body": True}
+            if self.is_complete:
+                inflater.end()
+                self._inflater = None
+                return {"type": "http.request", "body": b"", "more_body": False}
+            message = await self._receive_counted()
+            if self.has_left:
+                return message
+            inflater.feed(message.get("body", b""))
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is over {self._limit} bytes; send fewer datasets in a request")
+
+
+class _Inflater:
+    """gzip (RFC 1952), a piece at a time, so that a bomb is noticed before it is in memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._member = zlib.decompressobj(wbits=31)
+        self._members = 1
+        self._input = b""
+        self._holds_more = False  # output that did not fit into the last piece
+        self._inflated = 0
+
+    def feed(self, data: bytes) -> None:
+        self._input += data
+
+    def take(self, *, compressed: int) -> bytes:
+        """Return the next piece of what was fed; nothing when more has to be fed first."""
+        while self._input or self._holds_more:
+            if self._member.eof:
+                self._next_member()
+            try:
+                piece = self._member.decompress(self._input, _INFLATE_PIECE)
+            except zlib.error:
+                raise BadRequest(
+                    "the body is not gzip, as its Content-Encoding says; send it so, or without that header"
+                ) from None
+            self._holds_more = len(piece) == _INFLATE_PIECE and not self._member.eof
+            self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            self._inflated += len(piece)
+            if self._inflated > self._limit:
+                raise BodyTooLarge(f"the body inflates to over {self._limit} bytes; send fewer datasets in a request")
+            if self._inflated > _INFLATE_FREE + _INFLATE_RATIO * compressed:
+                raise BodyTooLarge(f"the body inflates to over {_INFLATE_RATIO} times its size; send it uncompressed")
+            if piece:
+                return piece
+        return b""
+
+    def end(self) -> None:
+        if not self._member.eof:
+            raise BadRequest("the gzip body is cut off; send it whole")
+
+    def _next_member(self) -> None:
+        self._members += 1
+        if self._members > _INFLATE_MEMBERS:
+            raise BadRequest(f"the gzip body has over {_INFLATE_MEMBERS} members; compress it as one")
+        self._member = zlib.decompressobj(wbits=31)
+
+
+class _Answer:
+    """The response on its way out."""
+
+    def __init__(self, send: Send, body: _Body, request_id: str) -> None:
+        self._send = send
+        self._body = body
+        self._request_id = request_id.encode()
+        self._closes = False
+        self.has_started = False
+        self.status: int | None = None
+        self.size = 0  # bytes of its body
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the application. Once its request's body is refused, that is the answer instead."""
+        if self.has_started or self._body.refusal is None:
+            await self.send_final(message)
+
+    async def send_final(self, message: Message) -> None:
+        self.size += len(message.get("body", b""))
+        if message["type"] == "http.response.start":
+            self.has_started, self.status = True, message["status"]
+            message = {**message, "headers": self._headers(message)}
+        elif self._closes and message["type"] == "http.response.body" and not message.get("more_body", False):
+            # The client has it all (by Content-Length) before the connection closes with the last, empty piece.
+            await self._send_in_parts({**message, "more_body": True})
+            await self._body.skip_rest()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send_in_parts(message)
+
+    async def _send_in_parts(self, message: Message) -> None:
+        """A client that takes no part of the answer for as long as it may pause while it sends is given up."""
+        body: bytes = message.get("body", b"")
+        if len(body) <= _PART:
+            await self._send(message)
+            return
+        for start in range(0, len(body), _PART):
+            more = start + _PART < len(body) or message.get("more_body", False)
+            try:
+                async with asyncio.timeout(self._body.patience):
+                    await self._send({**message, "body": body[start : start + _PART], "more_body": more})
+            except TimeoutError:
+                raise ClientDisconnect from None
+
+    def _headers(self, message: Message) -> list[tuple[bytes, bytes]]:
+        headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"x-request-id"]
+        headers += ((b"x-request-id", self._request_id), _VARY, *cors.HEADERS)
+        unread = not self._body.is_complete
+        self._closes = self._body.is_unframed or (
+            unread and (self._body.refusal is not None or not self._body.is_worth_skipping())
+        )
+        if self._closes:
+            headers = [(name, value) for name, value in headers if name.lower() != b"connection"]
+            headers.append((b"connection", b"close"))
+        return headers

@@ -1,0 +1,196 @@
+"""The HTTP feed: the log itself, served to nodes; snapshots, digests and acknowledgements."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac.api.http import links, numbers
+from fedstac.api.people import identity
+from fedstac.bootstrap import Node, fork_if_restored
+from fedstac.db import collections, feed, nodes, queue
+from fedstac.db.connections import Connection
+from fedstac.domain import events, strict_json
+from fedstac.domain.errors import BadRequest, MissingPermission
+from fedstac.domain.events import Cursor
+from fedstac.runtime import budget
+from fedstac.runtime.wakeup import Backoff
+
+BATCH, LINES = "application/cloudevents-batch+json", "application/x-ndjson"
+PAGE, LARGEST_PAGE = 500, 2000
+LONGEST_WAIT = 60.0
+LONGEST_ID = 650  # characters of an event's id
+OUTCOMES = ("applied", "ignored", "rejected", "parked")
+
+
+async def get_events(request: Request) -> Response:
+    """GET /events?after=&limit=&wait=&collection=&type=&shard=i/n: events in the order of the log, oldest first.
+
+    X-Cursor is where to go on; it advances also over what the filters leave out. With `wait` an answer without events
+    comes only when the time is up.
+    """
+    await identity.node_name(request)
+    node: Node = request.app.state.node
+    after = Cursor.parse(request.query_params.get("after", str(events.START)))
+    limit = numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE)
+    wait = numbers.whole(request, "wait", default=0, most=int(LONGEST_WAIT))
+    keep = _filter(request)
+    budget.extend(wait)
+    deadline, backoff = time.monotonic() + wait, Backoff()
+    while True:
+        sequenced = node.sequenced.next()
+        async with node.pool.acquire() as conn:
+            after = await feed.resume(conn, after)
+            page = await feed.page(conn, after.pos, max(limit, 1))
+        left = deadline - time.monotonic()
+        if page or left <= 0 or node.stopping.is_set():
+            break
+        await sequenced(min(backoff.pause(), left))
+    cursor = Cursor(after.epoch, page[-1].pos) if page else after
+    texts = [events.positioned(entry.event, Cursor(entry.epoch, entry.pos)) for entry in page if keep(entry)]
+    return _answer(request, texts, cursor)
+
+
+def _is_digits(*texts: str) -> bool:
+    return all(map(numbers.DIGITS.fullmatch, texts))
+
+
+def _filter(request: Request) -> Any:
+    collection, kind = request.query_params.get("collection"), request.query_params.get("type")
+    index, slash, count = request.query_params.get("shard", "0/1").partition("/")
+    if not (slash and _is_digits(index, count) and len(count) < 6 and numbers.value(index) < int(count)):
+        said = request.query_params["shard"][:20]
+        raise BadRequest(f"shard={said!r} is not i/n with i from 0 to n-1")
+
+    def keep(entry: feed.Entry) -> bool:
+        return (
+            (collection is None or entry.collection == collection)
+            and (kind is None or entry.type == kind)
+            and queue.key_hash(entry.key) % int(count) == int(index)
+        )
+
+    return keep
+
+
+def _answer(request: Request, texts: list[str], cursor: Cursor) -> Response:
+    headers = {"X-Cursor": str(cursor), "Cache-Control": "private, no-store"}
+    if LINES in request.headers.get("accept", ""):
+        return Response("".join(text + "\n" for text in texts), headers=headers, media_type=LINES)
+    return Response(f"[{','.join(texts)}]", headers=headers, media_type=BATCH)
+
+
+async def get_head(request: Request) -> Response:
+    """GET /events/head: the last position, and who has acknowledged what."""
+    await identity.node_name(request)
+    node: Node = request.app.state.node
+    async with node.pool.acquire() as conn:
+        head = await feed.head(conn)
+        statuses = await nodes.statuses(conn)
+    body = {
+        "origin": node.settings.node,
+        "cursor": str(head),
+        "nodes": [{"node": row["node"], "through": f"{row['epoch']}.{row['through']}"} for row in statuses],
+    }
+    return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
+
+
+async def get_snapshot(request: Request) -> Response:
+    """GET /snapshot?page=&limit=: current state of what this node is the origin of, tombstones included.
+
+    The cursor is that of the feed before page one: go on from it when the last page is applied.
+    """
+    await identity.node_name(request)
+    node: Node = request.app.state.node
+    limit = max(numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE), 1)
+    async with node.pool.acquire() as conn:
+        page = request.query_params.get("page")
+        if page is None:  # the database may have been promoted since this process started
+            await fork_if_restored(conn)
+        cursor, after = _read_page(page) if page else (await feed.head(conn), None)
+        entries = [] if after else await _collections(conn, node.settings.node, cursor.epoch)
+        held = await feed.snapshot_page(conn, node.settings.node, after or ("", ""), limit)
+    entries += [events.current(record, cursor.epoch, node.checker.vocabularies) for record in held]
+    following = _write_page(cursor, held[-1].collection, held[-1].id) if held else None
+    envelope = {"origin": node.settings.node, "cursor": str(cursor), "next": following}
+    text = f'{orjson.dumps(envelope).decode()[:-1]},"entries":[{",".join(entries)}]}}'
+    headers = {"X-Cursor": str(cursor), "Cache-Control": "private, no-store"}
+    return Response(text, headers=headers, media_type=links.JSON)
+
+
+async def _collections(conn: Connection, origin: str, epoch: int) -> list[str]:
+    return [
+        events.current_collection(
+            entry.id, entry.origin, epoch, entry.seq, document=entry.document, digest=entry.digest
+        )
+        for entry in await collections.announced(conn, origin)
+    ]
+
+
+def _write_page(cursor: Cursor, collection: str, item_id: str) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([str(cursor), collection, item_id])).decode()
+
+
+def _read_page(text: str) -> tuple[Cursor, tuple[str, str]]:
+    try:
+        cursor, collection, item_id = orjson.loads(base64.urlsafe_b64decode(text))
+        if "\0" in collection + item_id:
+            raise ValueError
+        return Cursor.parse(cursor), (collection, item_id)
+    except (ValueError, TypeError, AttributeError):
+        raise BadRequest("page is not one that this server gave; begin without it") from None
+
+
+async def get_digests(request: Request) -> Response:
+    """GET /digests: fingerprints by collection and bucket; with collection and bucket, the records of one."""
+    await identity.node_name(request)
+    node: Node = request.app.state.node
+    collection = request.query_params.get("collection")
+    async with node.pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        cursor = await feed.head(conn)
+        if collection is None:
+            rows = await feed.digests(conn, node.settings.node)
+        else:
+            bucket = numbers.whole(request, "bucket", default=0, most=255)
+            rows = await feed.bucket(conn, node.settings.node, collection, bucket)
+    body = {"origin": node.settings.node, "cursor": str(cursor), "entries": [dict(row) for row in rows]}
+    return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
+
+
+async def post_status(request: Request) -> Response:
+    """POST /events/status {node, epoch, through, exceptions}: a node has everything through a position.
+
+    Only the node itself can report for itself (I22).
+    """
+    name = await identity.node_name(request)
+    node: Node = request.app.state.node
+    body = strict_json.parse(await request.body())
+    through, exceptions = _read_status(body, name)
+    async with node.pool.acquire() as conn, conn.transaction():
+        await feed.resume(conn, through)  # what lies beyond the log or a fork is not what is announced here now
+        await nodes.acknowledge(conn, name, through, exceptions)
+    return Response(status_code=204)
+
+
+def _read_status(body: object, name: str) -> tuple[Cursor, list[dict[str, str]]]:
+    if not isinstance(body, dict) or type(body.get("epoch")) is not int or type(body.get("through")) is not int:
+        raise BadRequest("an acknowledgement is {node, epoch, through, exceptions}, epoch and through whole numbers")
+    if body.get("node", name) != name:
+        raise MissingPermission(f"{name} may not acknowledge for {str(body['node'])[:63]}; use that node's own token")
+    exceptions = body.get("exceptions") or []
+    if not isinstance(exceptions, list) or len(exceptions) > LARGEST_PAGE:
+        raise BadRequest(f"exceptions is a list of at most {LARGEST_PAGE}")
+    for entry in exceptions:
+        if not isinstance(entry, dict) or entry.get("outcome") not in OUTCOMES or "event_id" not in entry:
+            raise BadRequest(f"an exception is {{event_id, outcome, detail}} with an outcome of {', '.join(OUTCOMES)}")
+    kept = {
+        str(entry["event_id"])[:LONGEST_ID]: {name: str(entry.get(name, ""))[:2000] for name in ("outcome", "detail")}
+        for entry in exceptions
+    }  # of one event the last word
+    return Cursor.parse(f"{body['epoch']}.{body['through']}"), [
+        {"event_id": event, **said} for event, said in kept.items()
+    ]

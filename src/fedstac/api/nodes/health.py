@@ -1,0 +1,140 @@
+"""GET /healthcheck, as ESGF's services have it: for load balancers and people, open to anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import __version__
+from fedstac.api.http import links
+from fedstac.bootstrap import Node
+from fedstac.db import health, schema
+from fedstac.db import parts as parts_of_node
+from fedstac.db.connections import OperatorsFault, is_transient
+from fedstac.db.health import Parts
+from fedstac.db.parts import Standing
+from fedstac.domain.errors import Unavailable
+from fedstac.messaging.sources.http import sources_of
+from fedstac.settings import Settings
+
+ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
+KEPT_SECONDS = 1.0  # many askers cost one look
+STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missing
+PUBLISHER = "publisher"  # the part that works on the queue
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a node stands: what /healthcheck says, and the reasons for which it is not ready."""
+
+    body: Mapping[str, object]
+    reasons: tuple[str, ...]
+
+
+async def get_health(request: Request) -> Response:
+    """GET /healthcheck: 200 while the database answers; Unavailable (503) while it does not, or lacks what we need.
+
+    `status` is ok or degraded, with the `reasons`. `parts`: what runs in the background of all processes, how many
+    instances, and how often they were started again. `sequencer`: leading or absent. `workers`: idle, working, stalled
+    where something has waited for a minute and nobody takes it, absent where none has been alive for a minute. An index
+    node says `follower` instead: following, partly where one of its sources is not followed just now, absent; and the
+    same of each origin that it has anything of. Those do not change the status: searches go on without them.
+    """
+    return _answer((await _health(request)).body)
+
+
+async def get_readiness(request: Request) -> Response:
+    """GET /readiness: 200 with the same body while everything works; Unavailable (503) with the reasons otherwise."""
+    health = await _health(request)
+    if health.reasons:
+        raise Unavailable(f"the node does not work as it should: {'; '.join(health.reasons)}", retry_after=5)
+    return _answer(health.body)
+
+
+def _answer(body: Mapping[str, object]) -> Response:
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+async def _health(request: Request) -> Health:
+    node: Node = request.app.state.node
+    kept: tuple[float, Health] | None = getattr(request.app.state, "health", None)
+    if kept is None or kept[0] < time.monotonic():
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
+                soundness = await schema.look(conn)
+                if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
+                    soundness.require()
+                found = await health.parts(conn), await parts_of_node.elsewhere(conn, node.parts.process)
+        except OperatorsFault as fault:
+            node.parts.fails("api", fault)
+            raise Unavailable(str(fault), retry_after=5) from None
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, Unavailable)):
+                raise
+            if not isinstance(error, Unavailable):  # that says that many ask
+                node.parts.fails("api", error)
+            raise Unavailable("the database does not answer; try again", retry_after=2) from None
+        kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, _stand_of(node, *found)
+    return kept[1]
+
+
+def _stand_of(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> Health:
+    standings = _everywhere(node, elsewhere)
+    stand = _following(parts, node.settings) if node.settings.source else _publishing(parts, standings)
+    reasons = [f"{name}: {trouble}" for name, standing in standings.items() for trouble in standing.troubles]
+    reasons += [
+        f"{name}: {standing.wanted - standing.running} of {standing.wanted} do not run"
+        for name, standing in standings.items()
+        if standing.running < standing.wanted and not standing.troubles
+    ]
+    reasons += [f"{name}: {said}" for name, said in stand.items() if said in ("absent", "partly", "stalled")]
+    body = {
+        "status": "degraded" if reasons else "ok", "node": node.settings.node, "version": __version__,
+        "database": "ok", **stand, "reasons": reasons,
+        "parts": {
+            name: {"running": standing.running, "wanted": standing.wanted, "restarts": standing.restarts}
+            for name, standing in standings.items() if standing.wanted
+        },
+    }  # fmt: skip
+    return Health(body, tuple(reasons))
+
+
+def _everywhere(node: Node, elsewhere: Mapping[str, Standing]) -> dict[str, Standing]:
+    """Return how the parts stand in this process and the others together."""
+    found = dict(elsewhere)
+    for name, state in node.parts.states.items():
+        other = found.get(name, Standing(0, 0, 0))
+        troubles = (state.trouble, *other.troubles) if state.trouble else other.troubles
+        found[name] = Standing(
+            other.running + state.running, other.wanted + state.wanted, other.restarts + state.restarts,
+            tuple(dict.fromkeys(troubles)),
+        )  # fmt: skip
+    return dict(sorted(found.items()))
+
+
+def _following(parts: Parts, settings: Settings) -> dict[str, object]:
+    said = {True: "following", False: "absent"}
+    wanted = len(sources_of(settings.source, settings.source_token))
+    follower = said[parts.following > 0] if parts.following in (0, wanted) else "partly"
+    return {"follower": follower, "origins": {origin: said[now] for origin, now in parts.origins.items()}}
+
+
+def _publishing(parts: Parts, standings: Mapping[str, Standing]) -> dict[str, object]:
+    publisher = standings.get(PUBLISHER)
+    return {"sequencer": "leading" if parts.sequencer else "absent", "workers": _workers(parts, publisher)}
+
+
+def _workers(parts: Parts, publisher: Standing | None) -> str:
+    if parts.working:
+        return "working"
+    if publisher is None or not publisher.running:
+        return "absent"
+    if parts.waiting_seconds is None:
+        return "idle"
+    return "stalled" if parts.waiting_seconds > STALLED_SECONDS else "working"

@@ -1,0 +1,126 @@
+"""The names that searches use: what is known of them, the full names of short ones, warnings for misspelt ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedstac.api.search import filters
+from fedstac.api.search.query import Query
+from fedstac.bootstrap import Node
+from fedstac.db import collections, search
+from fedstac.db.connections import Connection
+from fedstac.domain import queryables
+from fedstac.domain.errors import Finding, Severity
+from fedstac.domain.queryables import Schemas
+from fedstac.domain.rules import nearest
+
+FRESH_SECONDS = 5.0  # how long a sample of a collection's datasets, and the list of collections, count
+MOST_SAMPLED = 20  # collections that one search looks at
+
+MOST_WARNINGS = 10  # of a kind, in a page: each costs a search for what is near
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """What was read, until when it counts."""
+
+    names: Schemas
+    until: float
+
+
+class QueryableNames:
+    """The properties of each collection: declared by its vocabulary, or seen in a sample of its datasets."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._declared: dict[str, tuple[str, Schemas]] = {}  # by collection: the vocabulary's digest, its properties
+        self._sampled: dict[str, Dated] = {}
+        self._collections = Dated({}, 0.0)
+
+    def declared(self, collection: str) -> Schemas:
+        """The properties that the collection's vocabulary declares, as of now."""
+        vocabulary = self._node.checker.vocabularies.current(collection)
+        digest = vocabulary.digest if vocabulary else ""
+        kept = self._declared.get(collection)
+        if kept is None or kept[0] != digest:
+            kept = self._declared[collection] = digest, queryables.declared(vocabulary)
+        return kept[1]
+
+    async def of(self, conn: Connection, collection: str) -> Schemas:
+        """The properties of one collection."""
+        sampled = self._sampled.get(collection)
+        if sampled is None or sampled.until < time.monotonic():
+            rows = await search.sample_of_properties(conn, collection)
+            schemas = {
+                row.name: {"title": queryables.title(row.name)}
+                | dict(queryables.observed(row.types, row.member_types, moments=row.moments))
+                for row in rows
+            }
+            sampled = self._sampled[collection] = Dated(schemas, time.monotonic() + FRESH_SECONDS)
+        return {**sampled.names, **self.declared(collection)}
+
+    async def shared(self, conn: Connection) -> Schemas:
+        """The properties that may be named in a search over all collections."""
+        names = await self._names_of_collections(conn)
+        if len(names) == 1:
+            return await self.of(conn, next(iter(names)))
+        return queryables.shared([self.declared(name) for name in names])
+
+    async def _names_of_collections(self, conn: Connection, wanted: Iterable[str] = ()) -> Schemas:
+        """The collections there are; read anew where one of those wanted is not among them."""
+        kept = self._collections
+        if kept.until < time.monotonic() or any(name not in kept.names for name in wanted):
+            names: Schemas = {name: {} for name in await collections.names(conn)}
+            kept = self._collections = Dated(names, time.monotonic() + FRESH_SECONDS)
+        return kept.names
+
+    async def understand(self, conn: Connection, query: Query) -> tuple[Query, tuple[Finding, ...]]:
+        """The search with the full names of its properties, and warnings for names that nothing is known of.
+
+        A name without its prefix stands for the full one where one collection is searched that has only one such name.
+        """
+        wanted: Sequence[str] = query.conditions.get("collections", ())
+        there = await self._names_of_collections(conn, wanted)
+        missing = [name for name in dict.fromkeys(wanted) if name not in there]
+        warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
+        searched = [name for name in dict.fromkeys(wanted or there) if name in there]
+        unknown = {
+            name for name in query.names if not any(queryables.has(self.declared(each), name) for each in searched)
+        }
+        if not unknown or not searched or len(searched) > MOST_SAMPLED:
+            return query, tuple(warnings)
+        schemas: dict[str, queryables.Schema] = {}
+        for collection in searched:
+            schemas |= await self.of(conn, collection)
+        unknown = {name for name in unknown if not queryables.has(schemas, name)}
+        full = {name: queryables.with_prefix(schemas, name) for name in unknown} if len(searched) == 1 else {}
+        full_names = {name: other for name, other in full.items() if other}
+        warnings += [
+            _unknown_property(name, schemas, searched) for name in sorted(unknown - set(full_names))[:MOST_WARNINGS]
+        ]
+        return (with_names(query, full_names) if full_names else query), tuple(warnings)
+
+
+def with_names(query: Query, names: Mapping[str, str]) -> Query:
+    """The search with other names of properties."""
+    conditions = dict(query.conditions)
+    if "filter" in conditions:
+        conditions["filter"] = filters.with_names(conditions["filter"], names)
+    order = tuple((names.get(name, name), descending) for name, descending in query.order)
+    return replace(query, conditions=conditions, order=order)
+
+
+def _unknown_property(name: str, schemas: Schemas, searched: Sequence[str]) -> Finding:
+    where = searched[0] if len(searched) == 1 else "any collection that is searched"
+    near = queryables.nearest_name(schemas, name)
+    hint = f"; did you mean `{near}`?" if near else ""
+    message = f"no property `{name}` is known in {where}, so it counts as missing{hint}"
+    return Finding("unknown-property", "", message, Severity.WARNING, near)
+
+
+def _unknown_collection(name: str, there: Iterable[str]) -> Finding:
+    near = nearest(name, sorted(there))
+    hint = f"; did you mean `{near}`?" if near else "; GET /collections lists those there are"
+    return Finding("unknown-collection", "", f"there is no collection `{name[:128]}`{hint}", Severity.WARNING, near)

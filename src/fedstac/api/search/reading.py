@@ -1,0 +1,275 @@
+"""The read side: landing page, items, search. Documents go out as stored text, spliced, never parsed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from email.utils import format_datetime
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import orjson
+from stac_fastapi.pgstac.utils import clean_exclude_set, filter_fields
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac import __version__
+from fedstac.api.http import links, preconditions
+from fedstac.api.search import query
+from fedstac.api.search.queryables import QueryableNames
+from fedstac.api.writing.collections import existing
+from fedstac.bootstrap import Node
+from fedstac.db import collections, conditions, search
+from fedstac.db.connections import Connection
+from fedstac.domain import strict_json
+from fedstac.domain.collections import titled
+from fedstac.domain.errors import Finding, ItemDoesNotExist
+from fedstac.runtime.capacity import Memory, Threads
+
+T = TypeVar("T")
+
+CONFORMS_TO = (
+    "https://api.stacspec.org/v1.0.0/core",
+    "https://api.stacspec.org/v1.0.0/collections",
+    "https://api.stacspec.org/v1.0.0/ogcapi-features",
+    "https://api.stacspec.org/v1.0.0/item-search",
+    "https://api.stacspec.org/v1.0.0/item-search#filter",
+    "https://api.stacspec.org/v1.0.0/item-search#sort",
+    "https://api.stacspec.org/v1.1.0/item-search#sort",
+    "https://api.stacspec.org/v1.0.0/item-search#fields",
+    "https://api.stacspec.org/v1.0.0/item-search#query",
+    "https://api.stacspec.org/v1.0.0/ogcapi-features/extensions/transaction",
+    "https://api.stacspec.org/v1.0.0/collections/extensions/transaction",
+    "http://www.opengis.net/spec/ogcapi-features-4/1.0/conf/simpletx",
+    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
+    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/geojson",
+    "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/filter",
+    "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/features-filter",
+    "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/queryables",
+    "http://www.opengis.net/spec/cql2/1.0/conf/cql2-text",
+    "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
+    "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
+    "http://www.opengis.net/spec/cql2/1.0/conf/advanced-comparison-operators",
+    "http://www.opengis.net/spec/cql2/1.0/conf/case-insensitive-comparison",
+    "http://www.opengis.net/spec/cql2/1.0/conf/accent-insensitive-comparison",
+    "http://www.opengis.net/spec/cql2/1.0/conf/basic-spatial-functions",
+    "http://www.opengis.net/spec/cql2/1.0/conf/temporal-functions",
+)
+LARGE = 8 << 10  # bytes of a search that is read beside the event loop
+FEW_ITEMS = 100  # of a page that is assembled in it
+PAGE_FACTOR = 3  # bytes that a page takes while it is assembled, for each of its documents
+ALWAYS = frozenset(("type", "id", "collection"))  # members that `fields` does not take away
+
+
+async def landing_page(request: Request) -> Response:
+    """GET /"""
+    base, node = request.app.state.base_url, request.app.state.node
+    async with node.pool.acquire() as conn:
+        stored = await collections.every(conn)
+    titles = {entry.id: titled(orjson.loads(entry.document or "{}"))["title"] for entry in stored}
+    body = {
+        "type": "Catalog",
+        "stac_version": "1.1.0",
+        "id": node.settings.node,
+        "title": f"fedstac {node.settings.node}",
+        "description": f"Datasets at the node {node.settings.node}, served by fedstac {__version__}",
+        "conformsTo": CONFORMS_TO,
+        "links": [
+            {"rel": "self", "type": links.JSON, "href": base + "/"},
+            {"rel": "root", "type": links.JSON, "href": base + "/"},
+            {"rel": "conformance", "type": links.JSON, "href": base + "/conformance"},
+            {"rel": "data", "type": links.JSON, "href": base + "/collections"},
+            {"rel": "search", "type": links.GEOJSON, "method": "GET", "href": base + "/search"},
+            {"rel": "search", "type": links.GEOJSON, "method": "POST", "href": base + "/search"},
+            {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
+             "href": base + "/queryables"},
+            {"rel": "service-desc", "type": "application/vnd.oai.openapi+json;version=3.0", "href": base + "/api"},
+            {"rel": "service-doc", "type": "text/html", "href": base + "/api.html"},
+            *({"rel": "child", "type": links.JSON, "title": title, "href": f"{base}/collections/{quote(name)}"}
+              for name, title in titles.items()),
+        ],
+    }  # fmt: skip
+    return Response(orjson.dumps(body), media_type=links.JSON)
+
+
+async def conformance(request: Request) -> Response:
+    """GET /conformance"""
+    return Response(orjson.dumps({"conformsTo": CONFORMS_TO}), media_type=links.JSON)
+
+
+async def get_queryables(request: Request) -> Response:
+    """GET /queryables and /collections/{collection_id}/queryables: JSON Schema, with ETag, or 304."""
+    base, node = request.app.state.base_url, request.app.state.node
+    names: QueryableNames = request.app.state.queryables
+    name = request.path_params.get("collection_id")
+    async with node.pool.acquire() as conn:
+        if name is not None:
+            await existing(conn, name)
+        schemas = await names.shared(conn) if name is None else await names.of(conn, name)
+    own = base if name is None else f"{base}/collections/{quote(name)}"
+    body = orjson.dumps({
+        "$id": own + "/queryables",
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "title": f"Queryables of {name or 'all collections'}",
+        "properties": schemas,
+        "additionalProperties": True,
+    })  # fmt: skip
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if preconditions.is_unchanged(request, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/schema+json")
+
+
+async def get_item(request: Request) -> Response:
+    """GET /collections/{collection_id}/items/{item_id}: the stored document, with ETag, or 304."""
+    node: Node = request.app.state.node
+    collection, item_id = request.path_params["collection_id"], request.path_params["item_id"]
+    async with node.pool.acquire() as conn:
+        found = await search.item(conn, collection, item_id)
+        if found is None:
+            await existing(conn, collection)
+            raise ItemDoesNotExist(
+                f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
+            )
+    item, digest = found
+    etag = links.entity_tag(item, digest)
+    headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
+    if preconditions.is_unchanged(request, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(links.item_text(request.app.state.base_url, item), headers=headers, media_type=links.GEOJSON)
+
+
+async def get_items(request: Request) -> Response:
+    """GET /collections/{collection_id}/items"""
+    name = request.path_params["collection_id"]
+    asked = await _from_parameters(request, collection=name)
+    return await _searched(request, asked, f"/collections/{quote(name)}/items", collection=name)
+
+
+async def get_search(request: Request) -> Response:
+    """GET /search"""
+    return await _searched(request, await _from_parameters(request), "/search")
+
+
+async def _from_parameters(request: Request, *, collection: str | None = None) -> query.Query:
+    node: Node = request.app.state.node
+
+    def read() -> query.Query:
+        return query.from_parameters(request.query_params.multi_items(), node.settings, collection=collection)
+
+    return await _beside(request, read, large=len(request.scope["query_string"]) > LARGE)
+
+
+async def post_search(request: Request) -> Response:
+    """POST /search"""
+    node: Node = request.app.state.node
+    raw = await request.body()
+
+    def read() -> tuple[object, query.Query]:
+        body = strict_json.parse(raw)
+        return body, query.from_body(body, node.settings)
+
+    body, asked = await _beside(request, read, large=len(raw) > LARGE)
+    return await _searched(request, asked, "/search", body)
+
+
+async def _beside(request: Request, work: Callable[[], T], *, large: bool) -> T:
+    """The result of work, which is done beside the event loop if it is large."""
+    threads: Threads = request.app.state.threads
+    return await threads.run(work) if large else work()
+
+
+async def _searched(
+    request: Request, asked: query.Query, path: str, body: object = None, *, collection: str | None = None
+) -> Response:
+    """Runs a search and assembles its page."""
+    memory: Memory = request.app.state.memory
+    large = asked.limit > FEW_ITEMS
+    async with memory.place(PAGE_FACTOR * search.PAGE_BYTES) if large else nullcontext():
+        found = await _found(request, asked, collection)
+        text = await _beside(request, partial(_page_text, request, asked, path, body, found), large=large)
+    return Response(text, media_type=links.GEOJSON)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A page of a search, and how many items it matches in all."""
+
+    page: search.Page
+    matched: int
+    exact: bool
+    warnings: Sequence[Finding]
+
+
+async def _found(request: Request, asked: query.Query, collection: str | None) -> _Found:
+    node: Node = request.app.state.node
+    place = query.place_of(asked.token, asked, node.signing_key) if asked.token else None
+    names: QueryableNames = request.app.state.queryables
+    async with node.pool.acquire() as conn:
+        if collection is not None:
+            await existing(conn, collection)
+        understood, warnings = await names.understand(conn, asked)
+        where, order = conditions.where(understood.conditions), search.order(understood.order)
+        page = await search.page(conn, where, order, asked.limit, place.values if place else None)
+        matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
+    return _Found(page, matched, exact, warnings)
+
+
+def _page_text(request: Request, asked: query.Query, path: str, body: object, found: _Found) -> str:
+    node: Node = request.app.state.node
+    base = request.app.state.base_url
+    following = None
+    if found.page.last is not None:
+        place = query.Place(found.page.last, found.matched, found.exact)
+        following = query.token_for(place, asked, node.signing_key)
+    features = [links.item_text(base, item) for item in found.page.items]
+    if asked.include or asked.exclude:
+        features = [_only(text, asked) for text in features]
+    rest = {
+        "links": _page_links(base, path, request, following, body),
+        "numberMatched": found.matched,
+        "numMatched": found.matched,
+        "numberReturned": len(features),
+        "numReturned": len(features),
+    } | ({} if found.exact else {"fedstac:number_matched_estimated": True})
+    if found.warnings:
+        rest["fedstac:warnings"] = [finding.as_json() for finding in found.warnings]
+    return f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
+
+
+async def _matched(node: Node, conn: Connection, asked: query.Query, where: str) -> tuple[int, bool]:
+    """Totals without conditions come from the tally; others are counted up to the bound."""
+    if set(asked.conditions) <= {"collections"}:
+        totals = await collections.totals(conn)
+        named = asked.conditions.get("collections", totals)
+        return sum(totals.get(name, 0) for name in set(named)), True
+    return await search.matched(conn, where, node.settings.matched_exact_to)
+
+
+def _only(text: str, asked: query.Query) -> str:
+    """An item less what was not asked for; what names it stays, and what is included wins."""
+    include = asked.include | ALWAYS if asked.include else asked.include
+    exclude = clean_exclude_set(set(asked.exclude), set(asked.include | ALWAYS))
+    return orjson.dumps(filter_fields(orjson.loads(text), set(include), exclude)).decode()
+
+
+def _page_links(base: str, path: str, request: Request, following: str | None, body: object) -> list[dict[str, Any]]:
+    own = base + path
+    parameters = {name: value for name, value in request.query_params.items() if name != "token"}
+    shown = own + ("?" + urlencode(parameters) if parameters else "")
+    found: list[dict[str, Any]] = [
+        {"rel": "self", "type": links.GEOJSON, "href": shown},
+        {"rel": "root", "type": links.JSON, "href": base + "/"},
+    ]
+    if following and isinstance(body, dict):
+        found.append({"rel": "next", "type": links.GEOJSON, "method": "POST", "href": own,
+                      "body": {**body, "token": following}})  # fmt: skip
+    elif following:
+        href = own + "?" + urlencode({**parameters, "token": following})
+        found.append({"rel": "next", "type": links.GEOJSON, "method": "GET", "href": href})
+    return found

@@ -1,0 +1,243 @@
+"""Writes that are refused before they are accepted: a row each in the audit log, at most one a request.
+
+A row is durable before its refusal is answered; refusals that come at the same time share a commit. A caller who is
+refused all the time gets a row now and then that counts the others. Nothing here slows down or fails an answer for
+longer than LONGEST_WAIT: what cannot be written is counted, and written when the database is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+import orjson
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac.api.people import identity
+from fedstac.api.writing import intake
+from fedstac.bootstrap import Node
+from fedstac.db import audit
+from fedstac.db.connections import is_refusal
+from fedstac.db.requests import NewRequest
+from fedstac.domain.errors import BadRequest, Problem, Unauthenticated, Unavailable
+from fedstac.domain.model import Outcome
+from fedstac.runtime import budget, supervision
+from fedstac.runtime.wakeup import pause
+
+NOBODY = "anonymous"  # who could not be told
+BURST, PER_SECOND = 60, 1.0  # rows of one caller at once, and then
+SUMMARY_SECONDS = 10.0
+LONGEST_WAIT = 2.0
+MOST_WAITING = 1000
+MOST_CALLERS = 1024
+MOST_KINDS = 32
+FEW = 5  # ids in a row that stands for many
+LONGEST = 512  # characters of what a caller may have made up
+ITEMS = "/collections/{collection_id}/items"
+NO_WRITES = ("/search", "/validate", "/events/status")
+BY_METHOD = {"POST": "publish", "PUT": "amend", "PATCH": "amend", "DELETE": "mark"}
+OF_COLLECTIONS = {"POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
+
+Handler = Callable[[Request], Awaitable[Response]]
+log = structlog.get_logger()
+
+
+def watched(method: str, path: str, handler: Handler) -> Handler:
+    """The handler of a route, whose refusals are written down if the route writes.
+
+    Only datasets can be rehearsed: what would be done for real although `dry_run` is asked for is refused.
+    """
+    if method in ("GET", "HEAD", "OPTIONS") or path in NO_WRITES:
+        return handler
+    action, has_rehearsals = _action(method, path), path.startswith(ITEMS)
+
+    async def watching(request: Request) -> Response:
+        asked = b"dry_run" in request.scope["query_string"] and request.query_params.get("dry_run", "").lower()
+        try:
+            if asked and asked != "false" and not has_rehearsals:
+                raise BadRequest(f"{method} {path} cannot be tried without doing it; leave dry_run out to do it")
+            return await handler(request)
+        except Problem as problem:
+            rehearsed = has_rehearsals and asked == "true"
+            if not rehearsed and not getattr(request.state, "accepted", False):
+                await request.app.state.refusals.note(await _entry(request, action, problem))
+            raise
+
+    return watching
+
+
+def _action(method: str, path: str) -> str:
+    """What was asked for, in the words of the log: the verb that ends the path, else what the method does there."""
+    parts = path.strip("/").split("/")
+    if parts[0] != "collections":
+        return f"{method} {path}"
+    if "items" not in parts:
+        return OF_COLLECTIONS.get(method, method.lower())
+    last = parts[-1]
+    return last if last != "items" and not last.startswith("{") else BY_METHOD.get(method, method.lower())
+
+
+def submitted(request: Request, checked: Sequence[intake.Checked]) -> None:
+    """Says what a body held, for the row of its refusal."""
+    request.state.submitted = len(checked), [entry.id for entry in checked[:FEW]]
+
+
+async def _entry(request: Request, action: str, problem: Problem) -> audit.Entry:
+    actor = NOBODY
+    if not isinstance(problem, (Unauthenticated, Unavailable)):
+        with suppress(Problem):
+            actor = (await identity.principal(request)).name
+    items, ids = getattr(request.state, "submitted", (1, []))
+    named = request.path_params.get("item_id") or (ids[0] if items == 1 and ids else "")
+    if "collection_id" not in request.path_params:
+        named = "/".join(request.path_params.values())  # a group and its member, a request, a destination
+    return audit.Entry(
+        actor=actor, action=action, collection=_cut(request.path_params.get("collection_id", "")), dataset=_cut(named),
+        request=None, outcome=Outcome.REJECTED, before=None, after=None, correlation=request.state.request_id,
+        rule=problem.name, items=items, detail=_json({"datasets": ids}) if items > 1 else None,
+    )  # fmt: skip
+
+
+def _cut(text: str) -> str:
+    """What PostgreSQL can store of a text from outside."""
+    return text[:LONGEST].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def of_request(accepted: NewRequest) -> list[audit.Entry]:
+    """One row for the items of an accepted batch that were refused at the door; none where none was."""
+    refused = [item for item in accepted.items if item.problem is not None]
+    if not refused:
+        return []
+    problems = Counter(str(item.problem) for item in refused)
+    return [
+        audit.Entry(
+            actor=accepted.submitter, action=accepted.action, collection=accepted.collection,
+            dataset=_cut(refused[0].dataset) if len(refused) == 1 else "", request=accepted.id,
+            outcome=Outcome.REJECTED, before=None, after=None, correlation=accepted.correlation,
+            rule=problems.most_common(1)[0][0], items=len(refused),
+            detail=_json({"datasets": [_cut(item.dataset) for item in refused[:FEW]], "problems": dict(problems)})
+            if len(refused) > 1 else None,
+        )
+    ]  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Caller:
+    """How many rows a caller may still have, and what was only counted: by kind, with the first few request ids."""
+
+    left: float = BURST
+    at: float = field(default_factory=time.monotonic)
+    counted: dict[audit.Entry, tuple[int, list[str]]] = field(default_factory=dict)
+
+    def may_write(self) -> bool:
+        now = time.monotonic()
+        self.left, self.at = min(BURST, self.left + (now - self.at) * PER_SECOND), now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+    def count(self, entry: audit.Entry) -> None:
+        kind = replace(entry, dataset="", correlation=None, items=1, detail=None)
+        if kind not in self.counted and len(self.counted) >= MOST_KINDS:
+            kind = replace(kind, action="", collection="", rule=None)
+        many, ids = self.counted.get(kind, (0, []))
+        self.counted[kind] = many + entry.items, [*ids, *([entry.correlation] if entry.correlation else [])][:FEW]
+
+    def take_summary(self) -> list[audit.Entry]:
+        taken, self.counted = self.counted, {}
+        return [
+            replace(kind, items=many, detail=_json({"correlations": ids})) for kind, (many, ids) in taken.items()
+        ]  # fmt: skip
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.counted and self.left + (time.monotonic() - self.at) * PER_SECOND >= BURST
+
+
+class Refusals:
+    """Writes refusals down; `note` returns when the row is durable, or counted."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._callers: dict[str, _Caller] = {}
+        self._waiting: list[tuple[audit.Entry, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def note(self, entry: audit.Entry) -> None:
+        """Never raises for the database's sake: a refusal is answered whatever becomes of its row."""
+        caller = self._caller(entry.actor)
+        if len(self._waiting) >= MOST_WAITING or not caller.may_write():
+            caller.count(entry)
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry, future))
+        if self._writing is None or self._writing.done():
+            self._writing = budget.detached(self._write_waiting())
+        await asyncio.wait([future], timeout=LONGEST_WAIT)
+
+    def _caller(self, name: str) -> _Caller:
+        if name not in self._callers and len(self._callers) >= MOST_CALLERS:
+            name = NOBODY
+        return self._callers.setdefault(name, _Caller())
+
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                await self._write([entry for entry, _ in group])
+            finally:
+                for _, future in group:
+                    if not future.done():
+                        future.set_result(None)
+
+    async def _write(self, entries: Sequence[audit.Entry]) -> None:
+        """One transaction for all; what the database does not take, or cannot take now, is counted."""
+        try:
+            async with self._node.pools.work.acquire() as conn, conn.transaction():
+                await audit.append(conn, entries)
+        except Exception as error:
+            if is_refusal(error) and len(entries) > 1:
+                for entry in entries:
+                    await self._write([entry])
+                return
+            self._node.parts.fails("refusals", error)
+            for entry in entries:
+                self._caller(entry.actor).count(entry)
+
+    async def keep(self, node: Node, stop: asyncio.Event) -> None:
+        """Sum up from time to time, until `stop`."""
+
+        async def step() -> None:
+            await pause(stop, SUMMARY_SECONDS)
+            await self.sum_up()
+
+        await supervision.keep_trying(node.parts, "refusals", step, stop)
+
+    async def sum_up(self) -> None:
+        """Writes down what was only counted, and forgets callers that were silent."""
+        counted = [entry for caller in self._callers.values() for entry in caller.take_summary()]
+        if counted:
+            await self._write(counted)
+        self._callers = {name: caller for name, caller in self._callers.items() if not caller.is_idle}
+
+
+@asynccontextmanager
+async def recording(node: Node) -> AsyncIterator[Refusals]:
+    """The recorder of refusals; what it only counted is written down at the end."""
+    refusals = Refusals(node)
+    try:
+        yield refusals
+    finally:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(refusals.sum_up(), LONGEST_WAIT)

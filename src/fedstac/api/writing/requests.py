@@ -1,0 +1,142 @@
+"""Following a request: what became of it, item by item, and where it is visible."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedstac.api.http import links, numbers
+from fedstac.api.people import identity
+from fedstac.bootstrap import Node
+from fedstac.db import requests
+from fedstac.db.connections import Connection
+from fedstac.domain.errors import BadRequest, RequestDoesNotExist
+from fedstac.domain.model import rfc3339
+
+STATUSES = ("queued", "done", "rejected", "failed")
+PAGE, LARGEST_PAGE = 100, 5000
+OWN_PAGE, LARGEST_OWN_PAGE = 20, 100  # requests, each of up to 5 000 items that are counted
+
+
+async def get_requests(request: Request) -> Response:
+    """GET /requests?limit=&after=: the caller's own, the newest first."""
+    node: Node = request.app.state.node
+    principal = await identity.principal(request)
+    limit = max(1, numbers.whole(request, "limit", default=OWN_PAGE, most=LARGEST_OWN_PAGE))
+    try:
+        after = UUID(request.query_params["after"]) if "after" in request.query_params else None
+    except ValueError:
+        raise BadRequest("after is not the id of a request; send one, or leave it out") from None
+    async with node.pool.acquire() as conn:
+        found = await requests.of_submitter(conn, principal.name, after=after, limit=limit + 1)
+    url = f"{request.app.state.base_url}/requests"
+    page_links = [{"rel": "self", "type": links.JSON, "href": url}]
+    if len(found) > limit:
+        more = f"{url}?limit={limit}&after={found[limit - 1].id}"
+        page_links.append({"rel": "next", "type": links.JSON, "href": more})
+    listed = [
+        {"id": str(one.id), "status": one.status, "action": one.action, "collection": one.collection,
+         "total": one.total, "counts": {status: one.counts.get(status, 0) for status in STATUSES},
+         "cancelled": one.cancelled, "created": rfc3339(one.created)}
+        for one in found[:limit]
+    ]  # fmt: skip
+    body = {"requests": listed, "links": page_links}
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+async def get_request(request: Request) -> Response:
+    """GET /requests/{request_id}."""
+    summary = await readable(request)
+    node: Node = request.app.state.node
+    async with node.pool.acquire() as conn:
+        body = await request_document(conn, request.app.state.base_url, summary)
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+async def get_request_items(request: Request) -> Response:
+    """GET /requests/{request_id}/items?status=&limit=&after=: results in the order of the batch."""
+    summary = await readable(request)
+    node: Node = request.app.state.node
+    status, limit, after = _page(request)
+    async with node.pool.acquire() as conn:
+        found = await requests.results(conn, summary.id, status=status, after=after, limit=limit + 1)
+    url = links.request_url(request.app.state.base_url, summary.id) + "/items"
+    page_links = [{"rel": "self", "type": links.JSON, "href": url}]
+    if len(found) > limit:
+        more = f"{url}?limit={limit}&after={found[limit - 1].n}" + (f"&status={status}" if status else "")
+        page_links.append({"rel": "next", "type": links.JSON, "href": more})
+    body = {"items": [_item(result) for result in found[:limit]], "links": page_links}
+    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+
+
+def _page(request: Request) -> tuple[str | None, int, int]:
+    status = request.query_params.get("status")
+    if status is not None and status not in STATUSES:
+        raise BadRequest(f"status={status[:20]!r} is none of {', '.join(STATUSES)}")
+    limit = numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE)
+    return status, max(1, limit), numbers.whole(request, "after", default=-1, most=1 << 30)
+
+
+async def readable(request: Request) -> requests.Summary:
+    """The request, if it is the caller's or the caller is an administrator; else as if there were none (I27)."""
+    node: Node = request.app.state.node
+    principal = await identity.principal(request)
+    try:
+        number = UUID(request.path_params["request_id"])
+    except ValueError:
+        said = request.path_params["request_id"][:80]
+        raise RequestDoesNotExist(f"{said!r} is none: a request's id is a UUID; GET /requests lists yours") from None
+    async with node.pool.acquire() as conn:
+        summary = await requests.summary(conn, number)
+    if summary is None or not (principal.is_admin or principal.name == summary.submitter):
+        raise RequestDoesNotExist(f"there is no request {number} of yours; GET /requests lists those you have")
+    return summary
+
+
+async def request_document(conn: Connection, base: str, summary: requests.Summary) -> dict[str, Any]:
+    """A request as it is shown: status, counts, problems of the first items, and where it is visible."""
+    nodes = await requests.visible(conn, summary.pos) if summary.pos is not None else []
+    troubled = [
+        result
+        for status in ("rejected", "failed") if summary.counts.get(status)
+        for result in await requests.results(conn, summary.id, status=status, after=-1, limit=20)
+    ]  # fmt: skip
+    url = links.request_url(base, summary.id)
+    return {
+        "id": str(summary.id),
+        "status": summary.status,
+        "action": summary.action,
+        "collection": summary.collection,
+        "total": summary.total,
+        "counts": {status: summary.counts.get(status, 0) for status in STATUSES},
+        "outcomes": summary.outcomes,
+        "warned": summary.warned,
+        "unchanged": summary.is_final and summary.last_event is None and bool(summary.counts.get("done")),
+        "created": rfc3339(summary.created),
+        "finished": rfc3339(summary.finished) if summary.finished else None,
+        "submitter": summary.submitter,
+        "user_agent": summary.user_agent,
+        "correlation": summary.correlation,
+        "cv_version": summary.cv_version,
+        **({"retry_of": str(summary.retry_of)} if summary.retry_of else {}),
+        "position": summary.pos,
+        "visible": [{"node": node, "since": rfc3339(at) if at else None} for node, at in nodes],
+        "problems": [_item(result) for result in troubled[:20]],
+        "links": [
+            {"rel": "self", "type": links.JSON, "href": url},
+            {"rel": "items", "type": links.JSON, "href": url + "/items"},
+        ],
+    }
+
+
+def _item(result: requests.ItemResult) -> dict[str, Any]:
+    body: dict[str, Any] = {"n": result.n, "id": result.dataset, "status": result.status, "outcome": result.outcome}
+    if result.problem:
+        body |= {"type": result.problem, "detail": result.detail}
+    if result.findings:
+        body["findings"] = orjson.loads(result.findings)
+    return body

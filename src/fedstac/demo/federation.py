@@ -1,0 +1,238 @@
+"""A small federation on this machine: the publishing node `west`, maybe others, index nodes; each its own process.
+
+Used by `fedstac demo` and by the tests that kill its parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import psycopg
+from psycopg import sql
+
+from fedstac import settings
+from fedstac.db import connections, migrations, nodes
+from fedstac.demo import sample
+from fedstac.workers.processes import DIE_WITH
+
+WEST = "west"
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+Say = Callable[[str], None]
+
+
+class StartFailed(Exception):
+    """A process did not start, or ended by itself; the message ends with what it logged last."""
+
+
+class Server(Protocol):
+    """A PostgreSQL that a federation can live in."""
+
+    def dsn(self, database: str = "postgres", *, user: str = ...) -> str: ...
+
+
+@dataclass(slots=True)
+class Process:
+    """A child of ours, its log, and how to start it again."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    ready_file: Path
+    child: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return str(json.loads(self.ready_file.read_text())["url"])
+
+    @property
+    def is_running(self) -> bool:
+        return self.child.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL, and gone when this returns."""
+        self.child.kill()
+        self.child.wait()
+
+
+@dataclass(slots=True)
+class Federation:
+    """What is running: processes by name, databases by node."""
+
+    folder: Path
+    database_of: Callable[[str], str]  # the writer's DSN of a node's database
+    make_database: Callable[[str], None]
+    issued: Mapping[str, Mapping[str, str]]  # tokens by publishing node and role
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def west(self) -> str:
+        """West's address."""
+        return self.address_of(WEST)
+
+    @property
+    def tokens(self) -> Mapping[str, str]:
+        """West's tokens, by role."""
+        return self.issued[WEST]
+
+    def address_of(self, node: str) -> str:
+        return self.processes["serve" if node == WEST else node].url
+
+    def start(self, name: str, *command: str, node: str = WEST, **environment: str) -> Process:
+        """Starts `fedstac <command>` as a process of this name and waits until it is ready."""
+        log, ready_file = self.folder / "logs" / f"{name}.log", self.folder / f"{name}.ready"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        full = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("FEDSTAC_", "PG"))},
+            "FEDSTAC_NODE": node, "FEDSTAC_DSN": self.database_of(node), "FEDSTAC_LOG_FORMAT": "json",
+            DIE_WITH: str(os.getpid()), **environment,
+        }  # fmt: skip
+        arguments = (sys.executable, "-m", "fedstac.cli", *command, "--ready-file", str(ready_file))
+        process = Process(name, arguments, full, log, ready_file, _spawn(arguments, full, log, ready_file))
+        self.processes[name] = process
+        self.wait_ready(process)
+        return process
+
+    def restart(self, name: str, **changed: str) -> Process:
+        """Starts a process that has ended again as before, on the same port if it has one; without its failpoints."""
+        old = self.processes[name]
+        if old.is_running:
+            raise RuntimeError(f"{name} is still running: kill it before it is started again")
+        environment = {key: value for key, value in old.environment.items() if key != "FEDSTAC_FAILPOINTS"} | changed
+        if old.ready_file.exists() and "url" in json.loads(old.ready_file.read_text()):
+            environment["FEDSTAC_PORT"] = old.url.rpartition(":")[2]
+        child = _spawn(old.command, environment, old.log, old.ready_file)
+        self.processes[name] = Process(name, old.command, environment, old.log, old.ready_file, child)
+        self.wait_ready(self.processes[name])
+        return self.processes[name]
+
+    def wait_ready(self, process: Process) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not process.ready_file.exists():
+            if not process.is_running or time.monotonic() > deadline:
+                raise StartFailed(f"{process.name} did not start; it logged last:\n{tail(process.log)}")
+            time.sleep(0.02)
+
+    def check_running(self) -> None:
+        """StartFailed if a process has ended by itself."""
+        for process in self.processes.values():
+            if not process.is_running:
+                code = process.child.returncode
+                raise StartFailed(f"{process.name} ended with {code}; it logged last:\n{tail(process.log)}")
+
+    def start_publishing_node(self, name: str, **environment: str) -> Process:
+        """Another publishing node beside west, all of it in one process."""
+        return self.start(name, "serve", node=name, **{"FEDSTAC_PORT": "0", **environment})
+
+    def start_index_node(
+        self, name: str, *, sources: Sequence[str] = (WEST,), snapshot_first: bool = True, **environment: str
+    ) -> Process:
+        """An index node of this name with a database of its own, following these publishing nodes."""
+        self.make_database(name)
+        return self.start(
+            name, "index-node", node=name, FEDSTAC_SOURCE=" ".join(map(self.address_of, sources)),
+            FEDSTAC_SOURCE_TOKEN=" ".join(self.issued[source][f"node:{name}"] for source in sources),
+            FEDSTAC_SNAPSHOT_FIRST=str(snapshot_first), **{"FEDSTAC_PORT": "0", **environment},
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Ends all processes: asked first, then killed."""
+        for process in reversed(self.processes.values()):
+            if process.is_running:
+                process.child.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in self.processes.values():
+            try:
+                process.child.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _spawn(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, ready_file: Path
+) -> subprocess.Popen[bytes]:
+    """Starts a process in a group of its own: a Ctrl-C on the terminal is ours to pass on."""
+    ready_file.unlink(missing_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+        )
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def federation(
+    server: Server, *, index_nodes: Sequence[str] = (), publishing: Sequence[str] = (WEST,),
+    say: Say = lambda _: None, prefix: str = "fedstac_",
+) -> Iterator[Federation]:  # fmt: skip
+    """Databases and tokens for publishing nodes and these index nodes; processes are the caller's to start.
+
+    They end with this.
+    """
+    run = Path(tempfile.mkdtemp(prefix="fedstac-"))
+
+    def database(node: str, user: str = "fedstac_writer") -> str:
+        return server.dsn(prefix + node, user=user)
+
+    def make(node: str) -> None:
+        make_database(server, prefix + node, say)
+
+    for node in publishing:
+        make(node)
+    issued = {node: _issue_tokens(database(node), index_nodes) for node in publishing}
+    running = Federation(run, database, make, issued)
+    try:
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def make_database(server: Server, name: str, say: Say) -> None:
+    """A migrated database of this name; one that is there is brought up to date."""
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        exists = conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
+        if not exists:
+            say(f"making the database {name}")
+            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    migrations.setup(server.dsn(name))  # also where it ran: this version may know more roles
+    migrations.migrate(server.dsn(name, user="fedstac_owner"), settings.folder("migrations"))
+
+
+def drop_databases(server: Server, names: Sequence[str]) -> None:
+    """Takes databases away again, and whoever is still connected to them."""
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        for name in names:
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _issue_tokens(dsn: str, index_nodes: Sequence[str]) -> dict[str, str]:
+    """A token for every role that a demonstration needs."""
+    roles = ["admin", *(f"node:{name}" for name in (*index_nodes, *sorted(set(sample.NODES.values()))))]
+    roles += [f"publisher:{institution}" for institution in sorted(sample.NODES)]
+
+    async def issue() -> dict[str, str]:
+        conn = await connections.connect(dsn)
+        try:
+            return {role: await nodes.issue_token(conn, role, [role]) for role in roles}
+        finally:
+            await conn.close()
+
+    return asyncio.run(issue())

@@ -1,0 +1,153 @@
+"""A process of a node: its log, its signals, its end with its parent where that asks for it, workers without an API."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import difflib
+import errno
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+import orjson
+import stamina.instrumentation
+import structlog
+import uvloop
+
+from fedstac import __version__, bootstrap
+from fedstac.bootstrap import Part
+from fedstac.runtime import failpoints
+from fedstac.runtime.capacity import tame_allocator
+from fedstac.settings import Settings, load
+
+PR_SET_PDEATHSIG = 1
+DIE_WITH = "FEDSTAC_DIE_WITH"  # set by `fedstac demo` for its children: the pid to end with
+
+
+def start(role: str) -> None:
+    """Begin a process: heed SIGINT, log, and end with the parent if that asks for it."""
+    tame_allocator()
+    gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
+    parent = os.environ.get(DIE_WITH)
+    if parent:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it went before the line above
+            sys.exit(0)
+    heed_interrupts()
+    log_lines(load().log_format, role)
+    _warn_of_unknown_settings()
+    if failpoints.active():
+        structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
+
+
+def _warn_of_unknown_settings() -> None:
+    """Log each variable that has no effect because it is misspelt, and which one may be meant."""
+    names = {f"FEDSTAC_{name.upper()}" for name in Settings.model_fields} | {DIE_WITH, "FEDSTAC_FAILPOINTS"}
+    for name in sorted(os.environ):
+        if name.upper().startswith("FEDSTAC_") and name.upper() not in names:
+            nearest = difflib.get_close_matches(name.upper(), names, n=1)
+            structlog.get_logger().warning("no setting has this name", variable=name, nearest=next(iter(nearest), None))
+
+
+def heed_interrupts() -> None:
+    """End on SIGINT also where the shell started us in the background, with SIGINT ignored (POSIX, 2.11)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def log_lines(form: str, role: str) -> None:
+    """Send everything that is logged to standard error: readable on a terminal, JSON elsewhere.
+
+    Other packages log by the standard library; their warnings and errors take the same way.
+    """
+    pretty = form == "console" or (form == "auto" and sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(serializer=_json),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+    logging.basicConfig(handlers=[_StandardLibrary()], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    logging.getLogger("stac_fastapi").setLevel(logging.ERROR)  # it warns of settings that nobody reads
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # nor need it say that it connects anew
+    stamina.instrumentation.set_on_retry_hooks([])  # who tries again logs it once (Outage)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a record says more than the guard has logged already, of an answer that was cut off."""
+    return not record.getMessage().startswith("ASGI callable returned without")
+
+
+class _StandardLibrary(logging.Handler):
+    """Hands the records of the standard library's loggers to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {"exc_info": record.exc_info} if record.exc_info else {}
+        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **fields)
+
+
+def _json(line: object, **_: object) -> str:
+    try:
+        return orjson.dumps(line, default=repr).decode()
+    except TypeError:  # a lone surrogate in a text
+        return json.dumps(line, default=repr)
+
+
+def log_start(event: str, settings: Settings, *, schema: int, **fields: object) -> None:
+    """Log what started: its node, its version and the number of the database's last migration."""
+    structlog.get_logger().info(event, node=settings.node, version=__version__, schema=schema, **fields)
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on; the message says why, and what to do."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that takes connections there; a free port where `port` is 0. CannotListen if that cannot be."""
+    try:
+        listening = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                why = "is taken by another process: end that, or choose another port (FEDSTAC_PORT, demo: --port)"
+            case errno.EACCES:
+                why = "is not open to this user: choose a port from 1024 on (FEDSTAC_PORT, demo: --port)"
+            case _:
+                why = f"cannot be used ({error.strerror}): let FEDSTAC_HOST be an address of this machine"
+        raise CannotListen(f"port {port} of {host} {why}") from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def run(settings: Settings, parts: Sequence[Part], *, on_ready: Callable[[], object]) -> None:
+    """Run parts of a node until SIGTERM or SIGINT. PartGaveUp where one of them ended again and again."""
+
+    async def everything() -> None:
+        stop = asyncio.Event()
+        async with bootstrap.node(settings) as node, bootstrap.beside(node, parts, stop):
+            for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process at once
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            log_start("working", settings, schema=node.schema)
+            on_ready()
+            await stop.wait()
+            structlog.get_logger().info("stopping")
+        if node.parts.gave_up is not None:
+            raise node.parts.gave_up
+
+    uvloop.run(everything())
