@@ -433,37 +433,50 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
         return removed
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenCollection:
+    """A collection after a write, and warnings about what the write changed in the document that was sent."""
+
+    stored: collections.Stored
+    warnings: tuple[Finding, ...]
+
+
 async def put_collection(
     conn: Connection, world: World, actor: str, document: object, *, schema: jsonschema_rs.Validator,
     named: str | None, expected: Sequence[str] | None = None,
-) -> collections.Stored:  # fmt: skip
-    """Creates a collection, or changes the `named` one, with its event, at once. The same again changes nothing."""
-    kept = await asyncio.to_thread(collection_rules.check, document, schema, named)
+) -> WrittenCollection:  # fmt: skip
+    """Create a collection, or change the `named` one, with its event. The same document again changes nothing."""
+    checked = await asyncio.to_thread(collection_rules.check, document, schema, named)
+    name = checked.document["id"]
     async with conn.transaction():
         if named is not None:
-            return await _replace(conn, world, actor, await _existing(conn, world, named, expected), kept)
-        stored = _own(await collections.lock(conn, kept["id"]), world)
-        if stored is not None and stored.document is not None:
+            stored = await _replace(conn, world, actor, await _existing(conn, world, named, expected), checked.document)
+            return WrittenCollection(stored, checked.warnings)
+        before = _own(await collections.lock(conn, name), world)
+        if before is not None and before.document is not None:
             raise CollectionAlreadyExists(
-                f"there is a collection {kept['id']} already; change it with PUT /collections/{kept['id']}"
+                f"there is a collection {name} already; change it with PUT /collections/{name}"
             )
-        text, digest = orjson.dumps(kept).decode(), documents.digest(kept)
-        return await _announce(conn, world, actor, events.COLLECTION_CREATED, kept["id"], stored, text, digest)
+        text, digest = orjson.dumps(checked.document).decode(), documents.digest(checked.document)
+        stored = await _announce(conn, world, actor, events.COLLECTION_CREATED, name, before, text, digest)
+        return WrittenCollection(stored, checked.warnings)
 
 
 async def patch_collection(
     conn: Connection, world: World, actor: str, edit: JsonPatch | MergePatch, *, schema: jsonschema_rs.Validator,
     named: str, expected: Sequence[str] | None = None,
-) -> collections.Stored:  # fmt: skip
-    """Applies a patch to a collection under its lock, with its event. A patch without effect changes nothing."""
+) -> WrittenCollection:  # fmt: skip
+    """Apply a patch to a collection under its lock, with its event. A patch without effect changes nothing."""
     async with conn.transaction():
-        stored = await _existing(conn, world, named, expected)
+        before = await _existing(conn, world, named, expected)
 
-        def decide() -> dict[str, Any]:
-            changed = collection_rules.patched(orjson.loads(stored.document or "{}"), edit)
+        def check() -> collection_rules.CheckedCollection:
+            changed = collection_rules.patched(orjson.loads(before.document or "{}"), edit)
             return collection_rules.check(changed, schema, named)
 
-        return await _replace(conn, world, actor, stored, await asyncio.to_thread(decide))
+        checked = await asyncio.to_thread(check)
+        stored = await _replace(conn, world, actor, before, checked.document)
+        return WrittenCollection(stored, checked.warnings)
 
 
 async def _existing(conn: Connection, world: World, named: str, expected: Sequence[str] | None) -> collections.Stored:

@@ -100,6 +100,15 @@ async def test_a_page_of_collections_survives_those_that_come_and_go(seven: Api)
     assert (beyond["collections"], beyond["numberMatched"]) == ([], 6)
 
 
+async def test_a_page_of_collections_has_a_bound_of_bytes(seven: Api) -> None:
+    for name in "abc":
+        large = named(name, description="x" * 2_000_000)
+        assert (await seven.admin.put(f"/collections/{name}", json=large)).status_code == 200
+    assert await pages(seven, "/collections", "next") == [["CMIP6", "a", "b", "c"], ["d", "e", "f"]]
+    assert await pages(seven, "/collections?token=next:c", "prev") == [["d", "e", "f"], ["a", "b", "c"], ["CMIP6"]]
+    assert await pages(seven, "/collections?limit=3", "next") == [["CMIP6", "a", "b"], ["c", "d", "e"], ["f"]]
+
+
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=-1", "limit=x", "limit=", "limit=1_0", "token=", "token=x", "token=next:", "token=next:a/b"],
@@ -218,3 +227,30 @@ async def test_the_id_of_a_changed_collection_is_that_of_the_url(free: Api) -> N
     del changed["id"]
     assert (await free.admin.put(PLACE, json=changed)).json()["id"] == "free"
     assert (await free.admin.put(PLACE, json=named("other"))).status_code == 400
+
+
+# --- STAC 1.0.0 ---
+
+
+async def test_a_collection_of_stac_1_0_is_upgraded_with_warnings(api: Api) -> None:
+    old = named("old", stac_version="1.0.0", license="proprietary")
+    posted = await api.admin.post("/collections", json=old)
+    assert posted.status_code == 201, posted.text
+    answer = posted.json()
+    assert (answer["stac_version"], answer["license"]) == ("1.1.0", "other")
+    warnings = {each["pointer"]: (each["rule"], each["severity"]) for each in answer["fedstac:warnings"]}
+    assert warnings == dict.fromkeys(("/stac_version", "/license"), ("stac-version", "warning"))
+    served = (await api.anyone.get("/collections/old")).json()
+    assert served == {name: member for name, member in answer.items() if name != "fedstac:warnings"}
+    put = await api.admin.put("/collections/old", json=old)
+    assert (put.status_code, put.headers["etag"]) == (200, posted.headers["etag"])
+    assert put.json()["fedstac:warnings"] == answer["fedstac:warnings"]
+    patched = await api.admin.patch("/collections/old", json={"stac_version": "1.0.0"})
+    assert [each["pointer"] for each in patched.json()["fedstac:warnings"]] == ["/stac_version"]
+
+
+async def test_warnings_that_are_sent_back_are_not_stored(api: Api) -> None:
+    answer = (await api.admin.post("/collections", json=named("old", stac_version="1.0.0"))).json()
+    put = await api.admin.put("/collections/old", json=answer)
+    assert (put.status_code, "fedstac:warnings" in put.json()) == (200, False)
+    assert "fedstac:warnings" not in (await api.anyone.get("/collections/old")).json()

@@ -241,6 +241,41 @@ async def test_fields_are_named_with_and_without_properties(api: Api) -> None:
         assert set(answer.json()["features"][0]["properties"]) == {"title"}
 
 
+@pytest.mark.parametrize("name", ["source_id", "properties.source_id", "cmip6:source_id"])
+async def test_fields_take_a_name_without_its_prefix_where_one_collection_is_searched(api: Api, name: str) -> None:
+    included = await search(api, collections="CMIP6", limit=1, fields=name)
+    assert set(included["features"][0]["properties"]) == {"cmip6:source_id"}
+    excluded = await search(api, collections="CMIP6", limit=1, fields=f"-{name}")
+    assert "cmip6:source_id" not in excluded["features"][0]["properties"]
+    assert "cmip6:variable_id" in excluded["features"][0]["properties"]
+    assert not {"fedstac:warnings"} & (included.keys() | excluded.keys())
+
+
+@pytest.mark.parametrize(
+    ("fields", "collections", "suggestion"),
+    [
+        ("cmip6:sourceid", "CMIP6", "cmip6:source_id"),
+        ("properties.sourceid", "CMIP6", "cmip6:source_id"),
+        ("-sourceid,id", "CMIP6", "cmip6:source_id"),
+        ("x:tagz", "free", "x:tags"),
+        ("asset", "CMIP6", None),
+        ("fedstac:replica", "free", "fedstac:replicas"),
+    ],
+)
+async def test_an_unknown_field_is_answered_with_a_warning(
+    api: Api, fields: str, collections: str, suggestion: str | None
+) -> None:
+    [warning] = (await search(api, collections=collections, fields=fields))["fedstac:warnings"]
+    assert warning["severity"] == "warning"
+    assert fields.split(",")[0].lstrip("-").removeprefix("properties.") in warning["message"]
+    assert suggestion is None or warning["suggestion"] == suggestion
+
+
+async def test_a_known_field_is_answered_without(api: Api) -> None:
+    for fields in ("id,properties,assets.data,-links", "fedstac:retraction,fedstac:replicas,fedstac:state,title", ""):
+        assert "fedstac:warnings" not in await search(api, collections="CMIP6", fields=fields)
+
+
 # --- newer vocabularies ---
 
 

@@ -177,6 +177,8 @@ def _number_of_datasets(client: Client, id: str) -> str:
 
 
 def _show(form: Output, collection: Json, line: str) -> None:
+    """Show a collection after a write; warnings about the document that was sent go to standard error."""
+    terminal.show_warnings([f"{each['pointer']}: {each['message']}" for each in collection.get(rules.WARNINGS, ())])
     if form is Output.TABLE:
         out(shown(line))
     else:

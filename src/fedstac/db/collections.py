@@ -16,6 +16,7 @@ from fedstac.db.connections import Connection, Row
 from fedstac.domain.events import CollectionEvent
 
 COLUMNS = "id, origin, epoch, seq, document, digest, updated"
+PAGE_BYTES = 4 << 20  # of the documents of a page
 WIDE = "tstzrange('-infinity', 'infinity', '[]')"  # bounds of a partition that never have to move
 
 
@@ -84,20 +85,27 @@ class Page:
 
 
 async def page(conn: Connection, *, after: str | None, before: str | None, limit: int) -> Page:
-    """Collections as they are shown, by id: those behind the id `after`, or the last ones before the id `before`."""
+    """Return collections as they are shown, by id: those behind the id `after`, or the last ones before `before`.
+
+    A page has at most PAGE_BYTES of documents and the one that goes beyond.
+    """
     rows = await conn.fetch(
         f"""WITH shown AS (
                 SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
                 WHERE document IS NOT NULL ORDER BY id, origin COLLATE "C"),
-            numbered AS (SELECT *, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM shown)
-            SELECT * FROM numbered WHERE ($1::text IS NULL OR id > $1) AND ($2::text IS NULL OR id < $2)
-            ORDER BY CASE WHEN $2::text IS NULL THEN n ELSE -n END LIMIT $3""",
+            numbered AS (SELECT *, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM shown),
+            picked AS (
+                SELECT *, CASE WHEN $2::text IS NULL THEN n ELSE -n END AS place FROM numbered
+                WHERE ($1::text IS NULL OR id > $1) AND ($2::text IS NULL OR id < $2) ORDER BY place LIMIT $3),
+            sized AS (
+                SELECT *, sum(octet_length(document)) OVER (ORDER BY place) - octet_length(document) AS bytes_before
+                FROM picked)
+            SELECT {COLUMNS}, n, total FROM sized WHERE bytes_before < {PAGE_BYTES} ORDER BY n""",
         after, before, limit,
     )  # fmt: skip
     if not rows:
         total = await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.collection WHERE document IS NOT NULL")
         return Page((), total, has_before=False, has_behind=False)
-    rows.sort(key=lambda row: row["n"])
     first, last, total = rows[0]["n"], rows[-1]["n"], rows[0]["total"]
     shown = tuple(Stored(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
     return Page(shown, total, has_before=first > 1, has_behind=last < total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import jsonschema_rs
@@ -17,6 +17,7 @@ from fedstac.domain.vocabulary import Vocabulary
 
 QUERYABLES = "http://www.opengis.net/def/rel/ogc/1.0/queryables"
 SERVER_LINKS = frozenset(("self", "root", "parent", "items", "item", QUERYABLES))
+WARNINGS: Final = "fedstac:warnings"  # in the answer to a write only
 MOST_BYTES: Final = 4 << 20
 NEEDED: Final = frozenset(
     (name,) for name in ("type", "stac_version", "id", "description", "license", "extent", "links")
@@ -71,17 +72,25 @@ def missing(id: str, contact: str = "") -> CollectionDoesNotExist:
     )
 
 
-def check(document: object, schema: jsonschema_rs.Validator, named: str | None) -> dict[str, Any]:
-    """The collection less the server's links; StacInvalid with all findings where it is refused.
+@dataclass(frozen=True, slots=True)
+class CheckedCollection:
+    """A collection as it is stored, and warnings about what was changed in it."""
 
-    One of STAC 1.0.0 becomes one of 1.1.0.
+    document: dict[str, Any]
+    warnings: tuple[Finding, ...]
+
+
+def check(document: object, schema: jsonschema_rs.Validator, named: str | None) -> CheckedCollection:
+    """Return the collection less what the server adds to it. StacInvalid with all findings if it is refused.
+
+    A collection of STAC 1.0.0 becomes one of 1.1.0, with warnings.
     """
     if not isinstance(document, dict):
         raise StacInvalid(
             "the body is no JSON object; send a STAC Collection", findings=(Finding("shape", "", "not a JSON object"),)
         )
     collection: dict[str, Any]
-    collection, _ = stac_versions.upgraded(document)
+    collection, warnings = stac_versions.upgraded(document)
     findings = list(stac_versions.check(collection))
     findings += [
         Finding("stac-core", "".join(f"/{step}" for step in error.instance_path), error.message[:300])
@@ -96,5 +105,6 @@ def check(document: object, schema: jsonschema_rs.Validator, named: str | None) 
         findings.append(Finding("id", "/id", f"{name!r} is not the collection {named!r} that is addressed"))
     if findings:
         raise StacInvalid(f"the collection is not valid: {findings[0].message}", findings=tuple(findings))
-    kept = [link for link in collection["links"] if link["rel"] not in SERVER_LINKS]
-    return {**collection, "links": kept}
+    stored = {name: member for name, member in collection.items() if name != WARNINGS}
+    stored["links"] = [link for link in collection["links"] if link["rel"] not in SERVER_LINKS]
+    return CheckedCollection(stored, warnings)

@@ -40,6 +40,11 @@ OF_EVERY_PROJECT: Schemas = {
     "access": {"title": "Ways to the files", "type": "array", "items": TEXT},
     "fedstac:cv_version": {"title": "Version of the vocabulary that judged it", **TEXT},
 }
+ANSWERED_ONLY: Schemas = {  # served with a dataset, and not searched
+    "fedstac:cv_version": OF_EVERY_PROJECT["fedstac:cv_version"],
+    "fedstac:retraction": {"title": "Why it is retracted", "type": "object"},
+    "fedstac:replicas": {"title": "Other places of its files", "type": "object"},
+}
 JSON_TYPES = ("string", "number", "boolean", "array", "object")  # and null, which says nothing
 
 

@@ -1,7 +1,7 @@
 """From CMIP6 NetCDF files to STAC items: find the files, read each once, put them together as datasets.
 
 What was read is remembered (memory.py): a run that was
-stopped goes on, a run over what is known reads nothing. `fedstac scan` is its command line; docs/guide.md says what
+stopped goes on, a run over what is known reads nothing. `fedstac scan` is its command line; docs/scan.md says what
 comes of which file. Of this package only headers.py and calendars.py need the extra `netcdf`, in reader.py's processes.
 """
 

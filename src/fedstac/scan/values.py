@@ -53,7 +53,7 @@ class Fault:
     """Something wrong with a file or, where several are at odds, with a dataset. An error keeps the dataset back."""
 
     path: str  # the file; of a dataset, its id
-    rule: str  # stable name: docs/guide.md lists them
+    rule: str  # stable name: docs/scan.md lists them
     message: str
     severity: Severity = Severity.ERROR
     dataset: str | None = None  # the id of the dataset that lacks the file, where a mapfile says it

@@ -28,6 +28,7 @@ KNOWN = frozenset(
      "token", "fields")
 )  # fmt: skip
 OPEN = ("", "..")  # an end of an interval
+PROPERTIES = "properties."  # in front of a property's name in the path of a member
 NUMBER = re.compile(r" *[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)? *")  # float() takes more: 1_0, other digits
 TOP_LEVEL = frozenset(
     ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "properties", "links", "assets", "collection")
@@ -49,6 +50,12 @@ class Query:
     def names(self) -> frozenset[str]:
         """The properties that its filter and its order name."""
         return filters.names_in(self.conditions.get("filter")) | {name for name, _ in self.order}
+
+    @property
+    def selected_names(self) -> frozenset[str]:
+        """The properties that its fields include or exclude."""
+        paths = self.include | self.exclude
+        return frozenset(path.removeprefix(PROPERTIES) for path in paths if path.startswith(PROPERTIES)) - {""}
 
     @property
     def fingerprint(self) -> bytes:
@@ -230,8 +237,8 @@ def _fields(value: object) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _member(name: str) -> str:
-    """The path of a member of an item: a name that is none at its top is that of a property."""
-    return name if not name or name.partition(".")[0] in TOP_LEVEL else f"properties.{name}"
+    """Return the path of a member of an item. A name that no top-level member has is the name of a property."""
+    return name if not name or name.partition(".")[0] in TOP_LEVEL else PROPERTIES + name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedstac.api.search import filters
-from fedstac.api.search.query import Query
+from fedstac.api.search.query import PROPERTIES, Query
 from fedstac.bootstrap import Node
 from fedstac.db import collections, search
 from fedstac.db.connections import Connection
@@ -77,46 +77,63 @@ class QueryableNames:
         return kept.names
 
     async def understand(self, conn: Connection, query: Query) -> tuple[Query, tuple[Finding, ...]]:
-        """The search with the full names of its properties, and warnings for names that nothing is known of.
+        """Return the search with the full names of its properties, and warnings about unknown names.
 
-        A name without its prefix stands for the full one where one collection is searched that has only one such name.
+        A name without its prefix stands for the full name if one collection is searched and it has one such property.
         """
         wanted: Sequence[str] = query.conditions.get("collections", ())
         there = await self._names_of_collections(conn, wanted)
         missing = [name for name in dict.fromkeys(wanted) if name not in there]
         warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
         searched = [name for name in dict.fromkeys(wanted or there) if name in there]
-        unknown = {
-            name for name in query.names if not any(queryables.has(self.declared(each), name) for each in searched)
-        }
-        if not unknown or not searched or len(searched) > MOST_SAMPLED:
+        compared = self._undeclared(query.names, searched)
+        selected = self._undeclared(query.selected_names, searched)
+        if not (compared or selected) or not searched or len(searched) > MOST_SAMPLED:
             return query, tuple(warnings)
         schemas: dict[str, queryables.Schema] = {}
         for collection in searched:
             schemas |= await self.of(conn, collection)
-        unknown = {name for name in unknown if not queryables.has(schemas, name)}
-        full = {name: queryables.with_prefix(schemas, name) for name in unknown} if len(searched) == 1 else {}
-        full_names = {name: other for name, other in full.items() if other}
-        warnings += [
-            _unknown_property(name, schemas, searched) for name in sorted(unknown - set(full_names))[:MOST_WARNINGS]
-        ]
-        return (with_names(query, full_names) if full_names else query), tuple(warnings)
+        compared_names, unknown = _full_names(compared, schemas, searched)
+        warnings += [_unknown_property(name, schemas, searched, "it counts as missing") for name in unknown]
+        schemas |= queryables.ANSWERED_ONLY
+        selected_names, unknown = _full_names(selected, schemas, searched)
+        warnings += [_unknown_property(name, schemas, searched, "`fields` finds nothing by it") for name in unknown]
+        if compared_names or selected_names:
+            query = with_names(query, compared_names, selected_names)
+        return query, tuple(warnings)
+
+    def _undeclared(self, names: Iterable[str], searched: Sequence[str]) -> set[str]:
+        """Return the names that no vocabulary of the searched collections declares."""
+        return {name for name in names if not any(queryables.has(self.declared(each), name) for each in searched)}
 
 
-def with_names(query: Query, names: Mapping[str, str]) -> Query:
-    """The search with other names of properties."""
+def _full_names(
+    names: Iterable[str], schemas: Schemas, searched: Sequence[str]
+) -> tuple[dict[str, str], Sequence[str]]:
+    """Return the full names of those that lack their prefix, and the first unknown ones."""
+    unknown = [name for name in sorted(names) if not queryables.has(schemas, name)]
+    if len(searched) != 1:
+        return {}, unknown[:MOST_WARNINGS]
+    full_names = {name: full for name in unknown if (full := queryables.with_prefix(schemas, name))}
+    return full_names, [name for name in unknown if name not in full_names][:MOST_WARNINGS]
+
+
+def with_names(query: Query, compared: Mapping[str, str], selected: Mapping[str, str]) -> Query:
+    """Return the search with other names in its filter and order (`compared`) and in its fields (`selected`)."""
     conditions = dict(query.conditions)
     if "filter" in conditions:
-        conditions["filter"] = filters.with_names(conditions["filter"], names)
-    order = tuple((names.get(name, name), descending) for name, descending in query.order)
-    return replace(query, conditions=conditions, order=order)
+        conditions["filter"] = filters.with_names(conditions["filter"], compared)
+    order = tuple((compared.get(name, name), descending) for name, descending in query.order)
+    paths = {PROPERTIES + name: PROPERTIES + full for name, full in selected.items()}
+    include, exclude = (frozenset(paths.get(path, path) for path in side) for side in (query.include, query.exclude))
+    return replace(query, conditions=conditions, order=order, include=include, exclude=exclude)
 
 
-def _unknown_property(name: str, schemas: Schemas, searched: Sequence[str]) -> Finding:
+def _unknown_property(name: str, schemas: Schemas, searched: Sequence[str], effect: str) -> Finding:
     where = searched[0] if len(searched) == 1 else "any collection that is searched"
     near = queryables.nearest_name(schemas, name)
     hint = f"; did you mean `{near}`?" if near else ""
-    message = f"no property `{name}` is known in {where}, so it counts as missing{hint}"
+    message = f"no property `{name[:200]}` is known in {where}, so {effect}{hint}"
     return Finding("unknown-property", "", message, Severity.WARNING, near)
 
 

@@ -204,6 +204,8 @@ class _Found:
     matched: int
     exact: bool
     warnings: Sequence[Finding]
+    include: frozenset[str]  # members of each item, by their full names; empty: all
+    exclude: frozenset[str]
 
 
 async def _found(request: Request, asked: query.Query, collection: str | None) -> _Found:
@@ -217,7 +219,7 @@ async def _found(request: Request, asked: query.Query, collection: str | None) -
         where, order = conditions.where(understood.conditions), search.order(understood.order)
         page = await search.page(conn, where, order, asked.limit, place.values if place else None)
         matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
-    return _Found(page, matched, exact, warnings)
+    return _Found(page, matched, exact, warnings, understood.include, understood.exclude)
 
 
 def _page_text(request: Request, asked: query.Query, path: str, body: object, found: _Found) -> str:
@@ -228,8 +230,8 @@ def _page_text(request: Request, asked: query.Query, path: str, body: object, fo
         place = query.Place(found.page.last, found.matched, found.exact)
         following = query.token_for(place, asked, node.signing_key)
     features = [links.item_text(base, item) for item in found.page.items]
-    if asked.include or asked.exclude:
-        features = [_only(text, asked) for text in features]
+    if found.include or found.exclude:
+        features = [_selected_members(text, found.include, found.exclude) for text in features]
     rest = {
         "links": _page_links(base, path, request, following, body),
         "numberMatched": found.matched,
@@ -251,11 +253,11 @@ async def _matched(node: Node, conn: Connection, asked: query.Query, where: str)
     return await search.matched(conn, where, node.settings.matched_exact_to)
 
 
-def _only(text: str, asked: query.Query) -> str:
-    """An item less what was not asked for; what names it stays, and what is included wins."""
-    include = asked.include | ALWAYS if asked.include else asked.include
-    exclude = clean_exclude_set(set(asked.exclude), set(asked.include | ALWAYS))
-    return orjson.dumps(filter_fields(orjson.loads(text), set(include), exclude)).decode()
+def _selected_members(text: str, include: frozenset[str], exclude: frozenset[str]) -> str:
+    """Return an item with the members that `fields` selects. What names the item stays; `include` wins."""
+    wanted = include | ALWAYS if include else include
+    unwanted = clean_exclude_set(set(exclude), set(include | ALWAYS))
+    return orjson.dumps(filter_fields(orjson.loads(text), set(wanted), unwanted)).decode()
 
 
 def _page_links(base: str, path: str, request: Request, following: str | None, body: object) -> list[dict[str, Any]]:

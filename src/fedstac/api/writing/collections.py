@@ -20,11 +20,12 @@ from fedstac.db import collections
 from fedstac.db.collections import Page, Stored
 from fedstac.db.connections import Connection
 from fedstac.domain import patching
+from fedstac.domain.collections import WARNINGS
 from fedstac.domain.errors import BadRequest, CollectionDoesNotExist
 from fedstac.domain.identifiers import COLLECTION_ID
 from fedstac.domain.policy import Action, Principal, Touched
 
-MOST: Final = 10_000  # of one page, and without `limit`
+MOST: Final = 10_000  # of one page, and without `limit`; the bytes of a page have a bound too
 LIMIT: Final = re.compile(r"0*([1-9][0-9]{0,8})[0-9]*")  # as many digits as are more than any page has
 TOKEN: Final = re.compile(f"(next|prev):({COLLECTION_ID.pattern})")
 
@@ -104,10 +105,10 @@ async def post_collection(request: Request) -> Response:
     document = await intake.json_of(request)
     _permit(node, principal, str(document.get("id")) if isinstance(document, dict) else "")
     async with node.pool.acquire() as conn:
-        stored = await publication.put_collection(
+        written = await publication.put_collection(
             conn, node.world(), principal.name, document, schema=node.collection_schema, named=None
         )
-    return _written(request, stored, 201)
+    return _answer(request, written, 201)
 
 
 async def put_collection(request: Request) -> Response:
@@ -115,11 +116,11 @@ async def put_collection(request: Request) -> Response:
     node, principal, name = await _permitted(request)
     document = intake.addressed(await intake.json_of(request), id=name)
     async with node.pool.acquire() as conn:
-        stored = await publication.put_collection(
+        written = await publication.put_collection(
             conn, node.world(), principal.name, document, schema=node.collection_schema, named=name,
             expected=preconditions.expected(request),
         )  # fmt: skip
-    return _written(request, stored, 200)
+    return _answer(request, written, 200)
 
 
 async def patch_collection(request: Request) -> Response:
@@ -127,11 +128,11 @@ async def patch_collection(request: Request) -> Response:
     node, principal, name = await _permitted(request)
     edit = patching.read(await intake.json_of(request), request.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
-        stored = await publication.patch_collection(
+        written = await publication.patch_collection(
             conn, node.world(), principal.name, edit, schema=node.collection_schema, named=name,
             expected=preconditions.expected(request),
         )  # fmt: skip
-    return _written(request, stored, 200)
+    return _answer(request, written, 200)
 
 
 async def delete_collection(request: Request) -> Response:
@@ -158,12 +159,15 @@ def _permit(node: Node, principal: Principal, collection: str) -> None:
     node.policy.require(principal, Action.COLLECTIONS, touched)
 
 
-def _written(request: Request, stored: Stored, status: int) -> Response:
-    """The answer to a write: the collection as it is served."""
+def _answer(request: Request, written: publication.WrittenCollection, status: int) -> Response:
+    """Return the answer to a write: the collection as it is served, with the warnings about what was sent."""
     request.app.state.node.committed.wake()
-    base = request.app.state.base_url
+    base, stored = request.app.state.base_url, written.stored
     headers = _headers(stored) | {"Location": f"{base}/collections/{stored.id}"}
-    return Response(orjson.dumps(_served(base, stored)), status, headers, media_type=links.JSON)
+    body = _served(base, stored)
+    if written.warnings:
+        body[WARNINGS] = [warning.as_json() for warning in written.warnings]
+    return Response(orjson.dumps(body), status, headers, media_type=links.JSON)
 
 
 def _headers(stored: Stored) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The guide says what the code does: each fault is there, and its site file is one."""
+"""docs/scan.md says what the code does: each fault is there, and its site file is one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedstac.domain import crosschecks
 from fedstac.scan import site
 from tests.conftest import REPOSITORY
 
-SECTION = (REPOSITORY / "docs/guide.md").read_text().partition("## From files to datasets")[2].partition("\n## ")[0]
+PAGE = (REPOSITORY / "docs/scan.md").read_text()
 FAULT = re.compile(r"""(?:Fault\([^"()]*(?:\([^()]*\))?[^"()]*|Unusable\(\s*|fault = )"([a-z-]+)"[,]""")
 
 
@@ -20,7 +20,7 @@ def test_every_fault_is_explained() -> None:
     named.add(crosschecks.COVERAGE)
     explained = {
         rule
-        for line in SECTION.partition("| fault |")[2].splitlines()
+        for line in PAGE.partition("| fault |")[2].splitlines()
         if line.startswith("| `")
         for rule in re.findall(r"`([a-z-]+)`", line.split("|")[1])
     }
@@ -28,7 +28,7 @@ def test_every_fault_is_explained() -> None:
 
 
 def test_the_site_file_is_one(tmp_path: Path) -> None:
-    block = SECTION[SECTION.index("    node = ") : SECTION.index("A file's asset has")]
+    block = PAGE[PAGE.index("    node = ") : PAGE.index("A file's asset has")]
     path = tmp_path / "site.toml"
     path.write_text(textwrap.dedent(block).replace('"/data"  ', f'"{tmp_path}"'))
     assert site.read(path).node == "esgf-data.example.org"
