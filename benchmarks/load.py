@@ -30,7 +30,7 @@ class Unexpected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a series of requests."""
+    """The latencies and the bytes of a series of requests."""
 
     seconds: float
     latencies: Sequence[float]  # of each request, in seconds, in the order of the answers
@@ -41,7 +41,7 @@ class Load:
         return len(self.latencies) / self.seconds
 
     def milliseconds(self, percent: float) -> float:
-        """A percentile of the latencies."""
+        """Return a percentile of the latencies."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000
 
@@ -52,10 +52,10 @@ class _Connection:
     began: float = 0.0
     unsent: memoryview = field(default_factory=lambda: memoryview(b""))
     head: bytes = b""
-    left: int = -1  # bytes of body that have not come; -1 while the head has not
+    missing: int = -1  # bytes of body that have not come; -1 while the head has not
 
     def send(self) -> bool:
-        """Sends what it can; whether that was all."""
+        """Send what the socket takes. Return whether that was all."""
         try:
             while self.unsent:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
@@ -64,16 +64,16 @@ class _Connection:
         return True
 
     def take(self, piece: memoryview) -> bool:
-        """Notes a piece of an answer; whether the answer is complete."""
-        if self.left >= 0:
-            self.left -= len(piece)
-            return self.left == 0
+        """Count a piece of an answer. Return whether the answer is complete."""
+        if self.missing >= 0:
+            self.missing -= len(piece)
+            return self.missing == 0
         self.head += bytes(piece)
         end = self.head.find(b"\r\n\r\n")
         if end < 0:
             return False
-        self.left = _length(self.head[:end]) - (len(self.head) - end - 4)
-        return self.left == 0
+        self.missing = _length(self.head[:end]) - (len(self.head) - end - 4)
+        return self.missing == 0
 
 
 def _length(head: bytes) -> int:
@@ -84,7 +84,7 @@ def _length(head: bytes) -> int:
 
 
 def request(address: str, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
-    """A request as it goes over the wire."""
+    """Return a request as it goes over the wire."""
     fields = {"host": urlsplit(address).netloc, **(headers or {})}
     if body:
         fields = {"content-type": "application/json", **fields, "content-length": str(len(body))}
@@ -93,9 +93,9 @@ def request(address: str, method: str, path: str, body: bytes = b"", headers: Ma
 
 
 def replay(address: str, requests: Iterable[bytes], *, connections: int, seconds: float | None = None) -> Load:
-    """Sends requests, one at a time on each connection, to their end, or again and again for some seconds.
+    """Send requests, one at a time on each connection: each once, or again and again for some seconds.
 
-    Unexpected, unless every answer is a success.
+    Raises Unexpected unless every answer is a success.
     """
     queue = iter(requests if seconds is None else itertools.cycle(list(requests)))
     poll, opened = select.epoll(), {}
@@ -130,11 +130,11 @@ def _run(poll: select.epoll, opened: Mapping[int, _Connection], queue: Iterator[
                 poll.modify(number, select.EPOLLIN)
             if not event & select.EPOLLIN:
                 continue
-            got = connection.socket.recv_into(buffer)
-            if not got:
+            size = connection.socket.recv_into(buffer)
+            if not size:
                 raise Unexpected("the server closed a connection")
-            received += got
-            if not connection.take(buffer[:got]):
+            received += size
+            if not connection.take(buffer[:size]):
                 continue
             now = clock()
             if connection.head[9:10] != b"2":
@@ -145,11 +145,11 @@ def _run(poll: select.epoll, opened: Mapping[int, _Connection], queue: Iterator[
 
 
 def _begin(poll: select.epoll, connection: _Connection, queue: Iterator[bytes], now: float) -> bool:
-    """Sends the next request; False if there is none."""
+    """Send the next request. Return False if there is none."""
     following = next(queue, None)
     if following is None:
         return False
-    connection.began, connection.head, connection.left = now, b"", -1
+    connection.began, connection.head, connection.missing = now, b"", -1
     connection.unsent = memoryview(following)
     if not connection.send():
         poll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
@@ -157,7 +157,7 @@ def _begin(poll: select.epoll, connection: _Connection, queue: Iterator[bytes], 
 
 
 def limit(size: int, *, connections: int, seconds: float) -> float:
-    """Requests per second that the generator does on answers of `size` bytes that cost their server nothing."""
+    """Return the requests per second of the generator on answers of `size` bytes that cost their server nothing."""
     with _idle_server(size) as address:
         wire = request(address, "GET", "/collections/CMIP6/items/nothing")
         return replay(address, [wire], connections=connections, seconds=seconds).rate

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,20 @@ NODES = ("a.example", "b.example")
 AT_ONCE = 4  # trials
 POLICY = "version: 1\nbuiltin: true\npromote_previous: [CMIP6]\n"
 Json = dict[str, Any]
-Request = tuple[str, str, str, Json | list[Json] | None]  # role, method, path, body
+
+
+@dataclass(frozen=True, slots=True)
+class RaceRequest:
+    """What one client sends, with the token of a role."""
+
+    role: str
+    method: str
+    path: str
+    body: Json | list[Json] | None
 
 
 def versions(item: Json) -> tuple[Json, Json]:
-    """The dataset, and a later version of it with files of its own."""
+    """Return the dataset, and a later version of it with files of its own."""
     later = copy.deepcopy(item)
     later["id"] = f"{item['properties']['base_id']}.v20330101"
     later["properties"]["version"] = "20330101"
@@ -46,63 +56,63 @@ def versions(item: Json) -> tuple[Json, Json]:
     return item, later
 
 
-def requests_for(item: Json, clients: int, chance: random.Random) -> list[Request]:
-    """What the clients send, in no order."""
-    made: list[Request] = []
+def requests_for(item: Json, clients: int, chance: random.Random) -> list[RaceRequest]:
+    """Return what the clients send, in no order."""
+    requests: list[RaceRequest] = []
     pair = versions(item)
     for n in range(clients):
         one = pair[n % 2]
         path = f"/collections/CMIP6/items/{one['id']}"
         node = chance.choice(NODES)
         files = [key for key, asset in one["assets"].items() if "file:checksum" in asset]
-        made.append(
+        requests.append(
             [
-                ("admin", "POST", "/collections/CMIP6/items", one),
-                ("admin", "POST", "/collections/CMIP6/items", one),
-                ("admin", "POST", f"{path}/retract", {"reason": "race"}),
-                ("admin", "POST", f"{path}/reinstate", None),
-                ("admin", "PATCH", path, {"properties": {"latest": False}}),
-                ("admin", "DELETE", path, None),
-                ("admin", "POST", f"{path}/unmark", None),
-                (f"node:{node}", "PUT", f"{path}/replicas/{node}", {
+                RaceRequest("admin", "POST", "/collections/CMIP6/items", one),
+                RaceRequest("admin", "POST", "/collections/CMIP6/items", one),
+                RaceRequest("admin", "POST", f"{path}/retract", {"reason": "race"}),
+                RaceRequest("admin", "POST", f"{path}/reinstate", None),
+                RaceRequest("admin", "PATCH", path, {"properties": {"latest": False}}),
+                RaceRequest("admin", "DELETE", path, None),
+                RaceRequest("admin", "POST", f"{path}/unmark", None),
+                RaceRequest(f"node:{node}", "PUT", f"{path}/replicas/{node}", {
                     key: {"href": f"https://{node}/{key}", "description": "HTTPServer Link", "roles": ["data"]}
                     for key in files
                 }),
             ][n // 2 % 8]
         )  # fmt: skip
-    chance.shuffle(made)
-    return made
+    chance.shuffle(requests)
+    return requests
 
 
 async def race(running: Federation, trials: int, clients: int, seed: int) -> Counter[str]:
-    """How often each status came."""
-    chance, seen, done = random.Random(seed), Counter[str](), 0
+    """Run the trials, and return how often each status came."""
+    chance, statuses, finished_trials = random.Random(seed), Counter[str](), 0
     # no connection is used again that the server may just be closing
     limits = httpx.Limits(max_connections=clients * AT_ONCE, keepalive_expiry=1.0)
     places = asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(base_url=running.west, timeout=60, trust_env=False, limits=limits) as http:
 
-        async def ask(role: str, method: str, path: str, body: Json | list[Json] | None) -> None:
-            headers = {"Authorization": f"Bearer {running.tokens[role]}", "Prefer": "wait=10"}
-            answer = await http.request(method, path, json=body, headers=headers)
-            seen[f"{method} {answer.status_code}"] += 1
+        async def send(request: RaceRequest) -> None:
+            headers = {"Authorization": f"Bearer {running.tokens[request.role]}", "Prefer": "wait=10"}
+            answer = await http.request(request.method, request.path, json=request.body, headers=headers)
+            statuses[f"{request.method} {answer.status_code}"] += 1
 
         async def trial(item: Json) -> None:
-            nonlocal done
+            nonlocal finished_trials
             async with places:
-                await asyncio.gather(*(ask(*one) for one in requests_for(item, clients, chance)))
-            done += 1
-            if done % 500 == 0:
-                print(f"{done} of {trials} trials", file=sys.stderr, flush=True)
+                await asyncio.gather(*map(send, requests_for(item, clients, chance)))
+            finished_trials += 1
+            if finished_trials % 500 == 0:
+                print(f"{finished_trials} of {trials} trials", file=sys.stderr, flush=True)
 
         items = sample.items(trials, versions=1, seed=seed)
         while chunk := list(islice(items, 100 * AT_ONCE)):
             await asyncio.gather(*(trial(dict(item)) for item in chunk))
-    return seen
+    return statuses
 
 
 async def verdict(dsn: str) -> list[str]:
-    """What is wrong afterwards."""
+    """Return what is wrong afterwards."""
     conn = await asyncpg.connect(dsn)
     try:
         for _ in range(600):
@@ -111,7 +121,7 @@ async def verdict(dsn: str) -> list[str]:
             await asyncio.sleep(0.1)
         while await feed.sequence(conn):
             continue
-        wrong = [f"{found.name} {found.statement}: {found.examples}" for found in await invariants.check(conn)]
+        wrong = [f"{each.name} {each.statement}: {each.examples}" for each in await invariants.check(conn)]
         deadlocks = await conn.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         failed = await conn.fetchval("SELECT count(*) FROM fedstac.request_item WHERE outcome = 'failed'")
         return [*wrong, *([f"{deadlocks} deadlocks"] if deadlocks else []), *([f"{failed} failed"] if failed else [])]
@@ -120,9 +130,9 @@ async def verdict(dsn: str) -> list[str]:
 
 
 def run(*, trials: int, clients: int = 32, seed: int = 7) -> None:
-    """Races, prints what was seen, and ends the process with what is wrong, if anything is."""
-    with tempfile.TemporaryDirectory(prefix="fedstac-race-") as made:
-        folder = Path(made)
+    """Race, print how often each status came, and end the process with what is wrong, if anything is."""
+    with tempfile.TemporaryDirectory(prefix="fedstac-race-") as name:
+        folder = Path(name)
         folder.chmod(0o755)
         with embedded.cluster(folder / "pg") as cluster, federation(cluster, index_nodes=NODES) as running:
             policy = folder / "policy.yaml"
@@ -132,15 +142,15 @@ def run(*, trials: int, clients: int = 32, seed: int = 7) -> None:
             address = running.west + "/collections"
             httpx.post(address, json=sample.collection(), headers=bearer, trust_env=False).raise_for_status()
             began = time.perf_counter()
-            seen = asyncio.run(race(running, trials, clients, seed))
+            statuses = asyncio.run(race(running, trials, clients, seed))
             took = time.perf_counter() - began
             wrong = asyncio.run(verdict(running.database_of("west")))
-    errors = sum(count for status, count in seen.items() if status[-3] == "5")
-    total = sum(seen.values())
+    errors = sum(count for status, count in statuses.items() if status[-3] == "5")
+    total = sum(statuses.values())
     report.line(
         "race, 5xx and violations", errors + len(wrong), "of them",
         detail={"trials": trials, "clients": clients, "seed": seed, "requests": total, "seconds": round(took, 1),
-                "answers": dict(sorted(seen.items())), "violations": wrong},
+                "answers": dict(sorted(statuses.items())), "violations": wrong},
     )  # fmt: skip
     if errors or wrong:
         sys.exit("\n".join(wrong) or f"{errors} answers were a 5xx")

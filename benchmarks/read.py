@@ -21,7 +21,14 @@ from fedstac.demo.embedded import Cluster
 CONNECTIONS = 8
 VARIANTS = 50
 BATCH = 1000
-Measured = tuple[load.Load, float]  # and microseconds of processor time for each request
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One round of a workload at a server."""
+
+    answers: load.Load
+    cpu_us: float  # microseconds of processor time for each request
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class Workload:
 
 
 def workloads(items: Sequence[dict[str, Any]]) -> list[Workload]:
-    """The same for both servers; everything is varied, so that no cache of one request's plan decides."""
+    """Return the workloads of both servers. Everything is varied, so that no cache of one request's plan decides."""
     step = max(1, len(items) // 1000)
     some = items[::step][:1000]
     searches = [item["properties"] for item in items[:: max(1, len(items) // VARIANTS)][:VARIANTS]]
@@ -48,14 +55,14 @@ def workloads(items: Sequence[dict[str, Any]]) -> list[Workload]:
         Workload("get item", "requests/s", paths=[f"{ITEMS_PATH}/{item['id']}" for item in some]),
         Workload("search 10", "requests/s", [{"limit": 10}]),
         Workload("search 100", "requests/s", [{"limit": 100}]),
-        Workload("search 10, filter", "requests/s", [_filtered(found, 10) for found in searches]),
-        Workload("search 100, filter", "requests/s", [_filtered(found, 100) for found in searches]),
-        Workload("search 10, bbox and datetime", "requests/s", [_boxed(n, 10) for n in range(VARIANTS)]),
-        Workload("search 100, bbox and datetime", "requests/s", [_boxed(n, 100) for n in range(VARIANTS)]),
+        Workload("search 10, filter", "requests/s", [_filter(properties, 10) for properties in searches]),
+        Workload("search 100, filter", "requests/s", [_filter(properties, 100) for properties in searches]),
+        Workload("search 10, bbox and datetime", "requests/s", [_box(n, 10) for n in range(VARIANTS)]),
+        Workload("search 100, bbox and datetime", "requests/s", [_box(n, 100) for n in range(VARIANTS)]),
     ]
 
 
-def _filtered(properties: Mapping[str, Any], limit: int) -> dict[str, Any]:
+def _filter(properties: Mapping[str, Any], limit: int) -> dict[str, Any]:
     equal = [
         {"op": "=", "args": [{"property": name}, properties[name]]} for name in ("cmip6:source_id", "cmip6:variable_id")
     ]
@@ -64,7 +71,7 @@ def _filtered(properties: Mapping[str, Any], limit: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _boxed(number: int, limit: int) -> dict[str, Any]:
+def _box(number: int, limit: int) -> dict[str, Any]:
     west, year = -170 + 6 * number, 1850 + 3 * number
     return {
         "collections": [COLLECTION], "bbox": [west, -60, min(180, west + 40), 70],
@@ -73,39 +80,39 @@ def _boxed(number: int, limit: int) -> dict[str, Any]:
 
 
 def pages(server: Server, count: int, limit: int) -> list[bytes]:
-    """Requests for the second and following pages of everything, taken from the links (untimed)."""
-    found, requests = server.ask("POST", "/search", {"limit": limit}), []
-    seen = {feature["id"] for feature in found["features"]}
+    """Return requests for the second and following pages of everything, made from the links (untimed)."""
+    page, requests = server.ask("POST", "/search", {"limit": limit}), []
+    earlier_ids = {feature["id"] for feature in page["features"]}
     for _ in range(count):
-        link = next((link for link in found["links"] if link["rel"] == "next"), None)
+        link = next((link for link in page["links"] if link["rel"] == "next"), None)
         if link is None:
             break
         path = urlsplit(link["href"]).path
         requests.append(load.request(server.address, "POST", path, orjson.dumps(link["body"])))
-        found = server.ask("POST", path, link["body"])
-        here = {feature["id"] for feature in found["features"]}
-        if here & seen:
+        page = server.ask("POST", path, link["body"])
+        ids = {feature["id"] for feature in page["features"]}
+        if ids & earlier_ids:
             raise RuntimeError(f"{server.name} shows items on two pages")
-        seen |= here
+        earlier_ids |= ids
     return requests
 
 
 def agree(compared: Sequence[Server], workload: Workload) -> int:
-    """Both servers find as much; how much."""
+    """Return how much both servers find. RuntimeError unless it is as much."""
     counts = []
     for server in compared:
         if workload.paths:
             counts.append([len(server.ask("GET", path)["assets"]) for path in workload.paths[:5]])
         else:
-            found = [server.ask("POST", "/search", body) for body in workload.bodies[:: max(1, VARIANTS // 10)]]
-            counts.append([len(page["features"]) for page in found])
+            bodies = workload.bodies[:: max(1, VARIANTS // 10)]
+            counts.append([len(server.ask("POST", "/search", body)["features"]) for body in bodies])
     if any(count != counts[0] for count in counts):
         raise RuntimeError(f"{workload.name}: the servers do not agree: {counts}")
     return sum(counts[0])
 
 
 def fill(compared: Sequence[Server], items: Sequence[dict[str, Any]], folder: Path, running: Cluster) -> None:
-    """The same items for all: stock by its loader, fedstac by its API."""
+    """Load the same items into all servers: into the peer by its loader, into fedstac by its API."""
     for server in compared:
         say(f"{server.name}: loading {len(items)} items")
         if server.name == "peer":
@@ -119,10 +126,10 @@ def fill(compared: Sequence[Server], items: Sequence[dict[str, Any]], folder: Pa
 
 
 def run(*, quick: bool, rounds: int, count: int, more: Mapping[str, str]) -> None:
-    """Loads both, then measures them in turn."""
+    """Load both, then measure them in turn."""
     count, seconds = (500, 0.3) if quick else (count, 4.0)
     items = list(sample.items(count))
-    measured: dict[tuple[str, str], list[Measured]] = {}
+    measured: dict[tuple[str, str], list[Measurement]] = {}
     with ExitStack() as stack:
         running, folder = stack.enter_context(servers.cluster())
         compared = [stack.enter_context(servers.peer(running, folder)),
@@ -138,24 +145,25 @@ def run(*, quick: bool, rounds: int, count: int, more: Mapping[str, str]) -> Non
         for number, name, server in itertools.product(range(rounds + 1), names, compared):
             key = (server.name, name)
             cpu, length = server.cpu(), seconds if number else seconds / 2
-            done = load.replay(server.address, requests[key], connections=CONNECTIONS, seconds=length)
-            spent = (server.cpu() - cpu) / len(done.latencies) * 1e6
-            say(f"round {number or 'to warm up'}: {name}: {server.name}: {done.rate:.0f}/s")
+            answers = load.replay(server.address, requests[key], connections=CONNECTIONS, seconds=length)
+            cpu_us = (server.cpu() - cpu) / len(answers.latencies) * 1e6
+            say(f"round {number or 'to warm up'}: {name}: {server.name}: {answers.rate:.0f}/s")
             if number or quick:
-                measured.setdefault(key, []).append((done, spent))
+                measured.setdefault(key, []).append(Measurement(answers, cpu_us))
     for name in names:
         _report(name, measured["fedstac inside", name], measured["peer", name], count)
 
 
-def _report(name: str, ours: Sequence[Measured], peer: Sequence[Measured], count: int) -> None:
+def _report(name: str, ours: Sequence[Measurement], peer: Sequence[Measurement], count: int) -> None:
     detail: dict[str, object] = {"items": count, "connections": CONNECTIONS}
     for prefix, results in (("", ours), ("peer_", peer)):
-        detail[prefix + "rounds"] = [round(done.rate, 1) for done, _ in results]
-        detail[prefix + "cpu_us"] = round(load.middle(spent for _, spent in results))
+        detail[prefix + "rounds"] = [round(each.answers.rate, 1) for each in results]
+        detail[prefix + "cpu_us"] = round(load.middle(each.cpu_us for each in results))
         for which, percent in (("p50_ms", 50), ("p99_ms", 99)):
-            detail[prefix + which] = round(load.middle(done.milliseconds(percent) for done, _ in results), 1)
-    detail["bytes"] = round(ours[0][0].received / len(ours[0][0].latencies))
+            detail[prefix + which] = round(load.middle(each.answers.milliseconds(percent) for each in results), 1)
+    detail["bytes"] = round(ours[0].answers.received / len(ours[0].answers.latencies))
     report.line(
-        name, load.middle(done.rate for done, _ in ours), "requests/s", load.middle(done.rate for done, _ in peer),
+        name, load.middle(each.answers.rate for each in ours), "requests/s",
+        load.middle(each.answers.rate for each in peer),
         peer_name="stac-fastapi-pgstac 7.2.0", detail=detail,
     )  # fmt: skip

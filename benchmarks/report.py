@@ -12,7 +12,7 @@ def line(
     name: str, value: float, unit: str, peer: float | None = None, *, peer_name: str | None = None,
     detail: Mapping[str, object] | None = None,
 ) -> None:  # fmt: skip
-    """One result. `ratio` says how many times better than the peer fedstac is, also where less is better."""
+    """Print one result. `ratio` says how many times better than the peer fedstac is, also if less is better."""
     ratio = None
     if peer:
         ratio = round(peer / value if unit in LOWER_IS_BETTER else value / peer, 2)

@@ -62,31 +62,33 @@ class Server:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """One request outside of all measuring; its answer, parsed."""
+        """Send one request outside of all measuring, and return its answer, parsed."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        asked = Request(self.address + path, data, {"Content-Type": "application/json", **self.headers}, method=method)
+        request = Request(
+            self.address + path, data, {"Content-Type": "application/json", **self.headers}, method=method
+        )
         try:
-            with build_opener(ProxyHandler({})).open(asked, timeout=120) as answer:
-                found: dict[str, Any] = json.loads(answer.read() or b"{}")
-                return found
+            with build_opener(ProxyHandler({})).open(request, timeout=120) as response:
+                answer: dict[str, Any] = json.loads(response.read() or b"{}")
+                return answer
         except HTTPError as error:
             raise RuntimeError(f"{self.name}: {method} {path}: {error.code} {error.read()[:2000]!r}") from error
 
     def cpu(self) -> float:
-        """Seconds of processor time that its processes and PostgreSQL have used. The other server idles meanwhile."""
+        """Return the seconds of processor time of its processes and PostgreSQL. The other server idles meanwhile."""
         children = Path(f"/proc/{self.postmaster}/task/{self.postmaster}/children").read_text().split()
         own = sum(_seconds(pid)[0] for pid in (*self.pids.values(), *map(int, children)))
         return own + sum(_seconds(self.postmaster))
 
     def settle(self, *, analyze: bool = False) -> None:
-        """Everything on disk and no housekeeping due, so that rounds do not pay for each other."""
+        """Write everything to disk and do all housekeeping, so that rounds do not pay for each other."""
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             conn.execute("VACUUM ANALYZE" if analyze else "VACUUM")
             conn.execute("CHECKPOINT")
 
 
 def _seconds(pid: int) -> tuple[float, float]:
-    """Processor time of a process, and of its children that have ended (proc(5), stat)."""
+    """Return the processor time of a process, and of its children that have ended (proc(5), stat)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
@@ -101,7 +103,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def cluster(*, extra: Mapping[str, str] | None = None) -> Iterator[tuple[embedded.Cluster, Path]]:
-    """A new cluster with durability on, and a folder for logs. Both servers have the same settings."""
+    """Start a new cluster with durability on, and make a folder for logs. Both servers have the same settings."""
     folder = Path(tempfile.mkdtemp(prefix="fedstac-bench-"))
     folder.chmod(0o755)
     durable = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
@@ -119,7 +121,7 @@ def _make_database(running: embedded.Cluster, name: str) -> str:
 
 
 def _by_tcp(running: embedded.Cluster, database: str, user: str, password: str) -> str:
-    """The peer knows no sockets; so neither of them uses one."""
+    """Return a DSN by TCP. The peer cannot use a socket, so neither of them does."""
     return f"postgresql://{user}:{password}@127.0.0.1:{running.port}/{database}"
 
 
@@ -127,22 +129,22 @@ def _by_tcp(running: embedded.Cluster, database: str, user: str, password: str) 
 def _process(folder: Path, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[int]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("FEDSTAC_", "PG", "POSTGRES_"))}
     with (folder / f"{name}.log").open("ab") as log:
-        started = subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env={**inherited, **environment}
         )
     try:
-        yield started.pid
+        yield process.pid
     finally:
-        started.terminate()
+        process.terminate()
         try:
-            started.wait(20)
+            process.wait(20)
         except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
+            process.kill()
+            process.wait()
 
 
 def _await(pid: int, ready: Path | int, log: Path) -> None:
-    """Until a file is there, or a port is open."""
+    """Wait until a file is there, or a port is open."""
     since = time.monotonic()
     while time.monotonic() - since < STARTING:
         if isinstance(ready, Path):
@@ -162,7 +164,7 @@ def _await(pid: int, ready: Path | int, log: Path) -> None:
 
 
 def prepare_peer() -> None:
-    """Makes the peer's own environment, if it is not there as the lock has it."""
+    """Make the peer's own environment, unless it is there with the versions of the lock."""
     mark = PEER / ".installed"
     if mark.is_file() and mark.read_text() == LOCK.read_text():
         return
@@ -178,9 +180,9 @@ def prepare_peer() -> None:
 
 
 def _quietly(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}")
 
 
 def _peer_environment(running: embedded.Cluster, database: str) -> dict[str, str]:
@@ -196,7 +198,7 @@ def _peer_environment(running: embedded.Cluster, database: str) -> dict[str, str
 
 @contextmanager
 def peer(running: embedded.Cluster, folder: Path, database: str = "peer") -> Iterator[Server]:
-    """Stock stac-fastapi-pgstac with the collection."""
+    """Start stock stac-fastapi-pgstac, and give it the collection."""
     dsn = _make_database(running, database)
     environment = _peer_environment(running, database)
     subprocess.run(
@@ -214,12 +216,12 @@ def peer(running: embedded.Cluster, folder: Path, database: str = "peer") -> Ite
 
 
 def pypgstac_load(running: embedded.Cluster, lines: Path, database: str = "peer") -> float:
-    """Seconds that `pypgstac load` takes for a file of items, less its start."""
-    done = subprocess.run(
+    """Return the seconds that `pypgstac load` takes for a file of items, less its start."""
+    result = subprocess.run(
         [PEER / "bin" / "python", "-c", LOAD_PEER, str(lines)],
         env={**os.environ, **_peer_environment(running, database)}, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    return float(done.stdout.split()[-1])
+    return float(result.stdout.split()[-1])
 
 
 # --- fedstac
@@ -234,9 +236,9 @@ def fedstac(
     workers: str = "inside",
     more: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """A node with the collection; `workers` is `inside` the api process, or `beside` it in one of their own.
+    """Start a node, and give it the collection.
 
-    `more` are environment variables.
+    `workers` are `inside` the api process, or `beside` it in a process of their own. `more` are environment variables.
     """
     superuser = _make_database(running, database)
     migrations.setup(superuser)
@@ -281,7 +283,7 @@ async def _token(dsn: str) -> str:
 
 
 def drain(server: Server, *, patience: float = 300.0) -> None:
-    """Until every request is final. Asks the database: asking the API would take from what is measured."""
+    """Wait until every request is final. The database is asked: asking the API would disturb what is measured."""
     since = time.monotonic()
     with psycopg.connect(server.dsn, autocommit=True) as conn:
         while conn.execute("SELECT 1 FROM fedstac.request_item WHERE status = 'queued' LIMIT 1").fetchone():

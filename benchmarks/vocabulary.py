@@ -15,7 +15,7 @@ CV = Path(__file__).resolve().parents[1] / "cv"
 
 
 def resident() -> float:
-    """Megabytes of this process in memory."""
+    """Return the megabytes of this process in memory."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
@@ -24,13 +24,13 @@ def measure(paths: list[Path]) -> dict[str, float]:
     from fedstac.domain.vocabulary import Vocabularies
     from fedstac.vocabularies.checker import shipped
 
-    known = [snapshot for snapshot in shipped(CV) if CV / snapshot.project / f"{snapshot.version}.json" in paths]
+    snapshots = [snapshot for snapshot in shipped(CV) if CV / snapshot.project / f"{snapshot.version}.json" in paths]
     before, began = resident(), time.perf_counter()
-    vocabularies = Vocabularies(known)
-    made = [vocabularies.at(snapshot.project, snapshot.version) for snapshot in known]
+    vocabularies = Vocabularies(snapshots)
+    parsed_vocabularies = [vocabularies.at(snapshot.project, snapshot.version) for snapshot in snapshots]
     return {
         "bytes": sum(path.stat().st_size for path in paths),
-        "terms": sum(len(terms) for one in made for terms in one.terms.values()),
+        "terms": sum(len(terms) for one in parsed_vocabularies for terms in one.terms.values()),
         "seconds": round(time.perf_counter() - began, 4),
         "megabytes": round(resident() - before, 1),
     }
@@ -43,9 +43,9 @@ def main() -> None:
     from fedstac.domain.vocabulary import Vocabularies
     from fedstac.vocabularies.checker import shipped
 
-    known = Vocabularies(shipped(CV))
-    every = [CV / snapshot.project / f"{snapshot.version}.json" for snapshot in known]
-    newest = [CV / name / f"{known.of(name)[-1].version}.json" for name in known.projects()]
+    vocabularies = Vocabularies(shipped(CV))
+    every = [CV / snapshot.project / f"{snapshot.version}.json" for snapshot in vocabularies]
+    newest = [CV / name / f"{vocabularies.of(name)[-1].version}.json" for name in vocabularies.projects()]
     for title, paths in (*((f"{path.parent.name} {path.stem}", [path]) for path in every), ("newest of each", newest)):
         ran = subprocess.run(
             [sys.executable, "-m", "benchmarks.vocabulary", *map(str, paths)], check=True, capture_output=True

@@ -28,12 +28,12 @@ class Supply:
     """New items of the one stream, for a server that gets each once."""
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.count = 0
 
     def take(self, count: int) -> list[dict[str, Any]]:
-        began = self.taken
-        self.taken += count
-        return list(sample.items(count, start=began))
+        start = self.count
+        self.count += count
+        return list(sample.items(count, start=start))
 
 
 def chunks(items: Sequence[dict[str, Any]], size: int) -> Iterator[Sequence[dict[str, Any]]]:
@@ -67,7 +67,7 @@ def singles(server: Server, items: Sequence[dict[str, Any]]) -> list[bytes]:
 
 
 def check(server: Server, items: Sequence[dict[str, Any]], total: int) -> None:
-    """Everything arrived: the number of items, and one of them by value. Outside of all measuring."""
+    """Check that everything arrived: the number of items, and one of them by value. Outside of all measuring."""
     with psycopg.connect(server.dsn) as conn:
         stored = conn.execute("SELECT count(*) FROM pgstac.items").fetchone()
         if stored != (total,):
@@ -76,8 +76,8 @@ def check(server: Server, items: Sequence[dict[str, Any]], total: int) -> None:
             bad = conn.execute("SELECT count(*) FROM fedstac.request_item WHERE status <> 'done'").fetchone()
             if bad != (0,):
                 raise RuntimeError(f"{server.name}: {bad} items are not done")
-    found = server.ask("GET", f"{ITEMS_PATH}/{items[-1]['id']}")
-    if found["assets"] != items[-1]["assets"]:
+    item = server.ask("GET", f"{ITEMS_PATH}/{items[-1]['id']}")
+    if item["assets"] != items[-1]["assets"]:
         raise RuntimeError(f"{server.name} gives back another item than it got")
 
 
@@ -85,17 +85,17 @@ Work = Callable[[Server, Supply], dict[str, float]]
 
 
 def fedstac_batches(shape: Callable[..., list[bytes]], size: int, count: int, connections: int) -> Work:
-    """Items per second from the first byte to the last final result."""
+    """Measure items per second from the first byte to the last final result."""
 
     def run(server: Server, supply: Supply) -> dict[str, float]:
         items = supply.take(count)
         requests = shape(server, items, size)
         began, cpu = time.perf_counter(), server.cpu()
-        accepted = load.replay(server.address, requests, connections=connections)
+        answers = load.replay(server.address, requests, connections=connections)
         servers.drain(server)
-        took, spent = time.perf_counter() - began, server.cpu() - cpu
-        check(server, items, supply.taken)
-        return {"rate": count / took, "accepted": count / accepted.seconds, "cpu_us": spent / count * 1e6}
+        seconds, cpu_seconds = time.perf_counter() - began, server.cpu() - cpu
+        check(server, items, supply.count)
+        return {"rate": count / seconds, "accepted": count / answers.seconds, "cpu_us": cpu_seconds / count * 1e6}
 
     return run
 
@@ -104,28 +104,28 @@ def peer_batches(shape: Callable[..., list[bytes]], size: int, count: int, conne
     def run(server: Server, supply: Supply) -> dict[str, float]:
         items = supply.take(count)
         requests, cpu = shape(server, items, size), server.cpu()
-        done = load.replay(server.address, requests, connections=connections)
-        spent = server.cpu() - cpu
-        check(server, items, supply.taken)
-        return {"rate": count / done.seconds, "cpu_us": spent / count * 1e6}
+        answers = load.replay(server.address, requests, connections=connections)
+        cpu_seconds = server.cpu() - cpu
+        check(server, items, supply.count)
+        return {"rate": count / answers.seconds, "cpu_us": cpu_seconds / count * 1e6}
 
     return run
 
 
 def fedstac_singles(count: int) -> Work:
-    """202s per second while the workers publish, and items per second until the last one is published."""
+    """Measure 202s per second while the workers publish, and items per second until the last one is published."""
 
     def run(server: Server, supply: Supply) -> dict[str, float]:
         items = supply.take(count)
         requests = singles(server, items)
         began, cpu = time.perf_counter(), server.cpu()
-        done = load.replay(server.address, requests, connections=CLIENTS)
+        answers = load.replay(server.address, requests, connections=CLIENTS)
         servers.drain(server)
-        took, spent = time.perf_counter() - began, server.cpu() - cpu
-        check(server, items, supply.taken)
+        seconds, cpu_seconds = time.perf_counter() - began, server.cpu() - cpu
+        check(server, items, supply.count)
         return {
-            "accepted": done.rate, "rate": count / took, "cpu_us": spent / count * 1e6,
-            "p50": done.milliseconds(50), "p99": done.milliseconds(99),
+            "accepted": answers.rate, "rate": count / seconds, "cpu_us": cpu_seconds / count * 1e6,
+            "p50": answers.milliseconds(50), "p99": answers.milliseconds(99),
         }  # fmt: skip
 
     return run
@@ -135,19 +135,19 @@ def peer_singles(count: int) -> Work:
     def run(server: Server, supply: Supply) -> dict[str, float]:
         items = supply.take(count)
         requests, cpu = singles(server, items), server.cpu()
-        done = load.replay(server.address, requests, connections=CLIENTS)
-        spent = server.cpu() - cpu
-        check(server, items, supply.taken)
+        answers = load.replay(server.address, requests, connections=CLIENTS)
+        cpu_seconds = server.cpu() - cpu
+        check(server, items, supply.count)
         return {
-            "rate": done.rate, "cpu_us": spent / count * 1e6,
-            "p50": done.milliseconds(50), "p99": done.milliseconds(99),
+            "rate": answers.rate, "cpu_us": cpu_seconds / count * 1e6,
+            "p50": answers.milliseconds(50), "p99": answers.milliseconds(99),
         }  # fmt: skip
 
     return run
 
 
 def fedstac_visible(count: int, rate: float) -> Work:
-    """Milliseconds from the 202 to the item being found, at a steady pace."""
+    """Measure the milliseconds from the 202 until a search finds the item, at a steady pace."""
 
     def run(server: Server, supply: Supply) -> dict[str, float]:
         items = supply.take(count)
@@ -173,7 +173,7 @@ def fedstac_visible(count: int, rate: float) -> Work:
         if failures:
             raise failures[0]
         servers.drain(server)
-        check(server, items, supply.taken)
+        check(server, items, supply.count)
         ordered = sorted(delays)
         return {"p50": ordered[len(ordered) // 2] * 1000, "p99": ordered[int(len(ordered) * 0.99)] * 1000}
 
@@ -183,15 +183,15 @@ def fedstac_visible(count: int, rate: float) -> Work:
 def _until_found(server: Server, item_id: str) -> float:
     began = time.perf_counter()
     while time.perf_counter() - began < 30:
-        found = server.ask("POST", "/search", {"ids": [item_id], "collections": [COLLECTION]})
-        if found["features"]:
+        page = server.ask("POST", "/search", {"ids": [item_id], "collections": [COLLECTION]})
+        if page["features"]:
             return time.perf_counter() - began
         time.sleep(0.002)
     raise RuntimeError(f"{item_id} is not found after 30 s")
 
 
 def run(*, quick: bool, rounds: int, layouts: Sequence[str], more: Mapping[str, str]) -> None:
-    """All of it, round by round: the peer, then fedstac in each layout."""
+    """Measure everything, round by round: the peer, then fedstac in each layout."""
     scale = 20 if quick else 1
     ours: dict[str, Work] = {
         "ndjson 500": fedstac_batches(ndjson, 500, 6000 // scale, 2),
@@ -242,9 +242,9 @@ def _pypgstac(server: Server, supply: Supply, folder: Path, running: Cluster, co
     items, lines = supply.take(count), folder / "items.ndjson"
     lines.write_bytes(b"\n".join(map(orjson.dumps, items)))
     server.settle()
-    took = servers.pypgstac_load(running, lines)
-    check(server, items, supply.taken)
-    return {"rate": count / took}
+    seconds = servers.pypgstac_load(running, lines)
+    check(server, items, supply.count)
+    return {"rate": count / seconds}
 
 
 def _report(measured: dict[tuple[str, str], list[dict[str, float]]], layouts: Sequence[str]) -> None:

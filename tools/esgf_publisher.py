@@ -1,11 +1,11 @@
-"""Makes .venv-esgcet: ESGF's publisher (esgcet) as pinned, for tests/scenarios/test_esgf_publisher.py.
+"""Make .venv-esgcet: ESGF's publisher (esgcet) with its pinned packages, for tests/scenarios/test_esgf_publisher.py.
 
-`make test` runs it; nothing is to do where it is there as the lock has it. Where packages cannot be had it says so, and
-that test is skipped; where CI is set, it fails. `--lock` pins it anew (needs uv).
+`make test` runs this. It does nothing if the environment is there with the packages of the lock. If packages cannot be
+fetched, it says so, and that test is skipped; with CI set, it fails. `--lock` pins the packages anew (needs uv).
 
-590 MB, and some 40 s on two cores: `import esgcet` alone imports scipy, pandas, duckdb, numpy, numcodecs and netCDF4,
-nine tenths of it. What nothing imports here (pyproj, shapely, fastparquet, …; 100 MB, 5 s) is installed all the same:
-what the test runs is what whoever types `pip install esgcet` has. Its bytecode is made when it is first used.
+It takes 590 MB, and some 40 s on two cores. `import esgcet` imports scipy, pandas, duckdb, numpy, numcodecs and
+netCDF4: nine tenths of that. The rest (pyproj, shapely, fastparquet, …; 100 MB, 5 s) is installed too, so that the test
+runs what `pip install esgcet` gives to anybody. Bytecode is made when it is first used.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ ENVIRONMENT = REPOSITORY / ".venv-esgcet"
 PYTHON = ENVIRONMENT / "bin" / "python"
 MARK = ENVIRONMENT / ".installed"  # holds the lock that was installed
 LOCK = REPOSITORY / "tests" / "scenarios" / "esgcet-requirements.lock"
-WANTED = "esgcet==5.5.3\npandas<3\n"
+REQUIREMENTS = "esgcet==5.5.3\npandas<3\n"
 HEAD = "# ESGF's publisher for tests/scenarios/test_esgf_publisher.py; made by: python tools/esgf_publisher.py --lock\n"
 SHOWN_LINES = 3  # of what pip said last
 
 
 class Unavailable(Exception):
-    """The packages cannot be had; the message ends with what pip said last."""
+    """The packages cannot be fetched; the message ends with the last lines of pip."""
 
 
 def lock() -> None:
-    """Pins the newest that fits, for every Python and machine that it runs on."""
+    """Pin the newest packages that fit, for every Python and machine that it runs on."""
     command = ["uv", "pip", "compile", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header",
                "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet", "-"]  # fmt: skip
-    LOCK.write_text(HEAD + subprocess.run(command, input=WANTED, text=True, check=True, stdout=subprocess.PIPE).stdout)
+    LOCK.write_text(
+        HEAD + subprocess.run(command, input=REQUIREMENTS, text=True, check=True, stdout=subprocess.PIPE).stdout
+    )
 
 
 def is_installed() -> bool:
@@ -42,7 +44,7 @@ def is_installed() -> bool:
 
 
 def install() -> None:
-    """Makes the environment anew. Unavailable where that fails; what is half made is made again the next time."""
+    """Make the environment anew. Unavailable if that fails: then the next run begins anew."""
     total, began = sum(line[0].isalnum() for line in LOCK.read_text().splitlines()), time.monotonic()
     print(
         f"esgf publisher: installing esgcet and {total - 1} packages into {ENVIRONMENT.name} (590 MB, a minute)",
@@ -50,25 +52,25 @@ def install() -> None:
     )
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off"]
-    _watched([*pip, "--no-compile", "--require-hashes", "--no-deps", "-r", str(LOCK)], total)
+    _run_pip([*pip, "--no-compile", "--require-hashes", "--no-deps", "-r", str(LOCK)], total)
     MARK.write_text(LOCK.read_text())
     print(f"esgf publisher: installed in {time.monotonic() - began:.0f} s")
 
 
-def _watched(command: list[str], total: int) -> None:
-    """Runs pip; a terminal sees how far it is."""
-    said: list[str] = []
+def _run_pip(command: list[str], total: int) -> None:
+    """Run pip, and show on a terminal how far it is."""
+    output: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         for line in running.stdout:
-            said.append(line)
+            output.append(line)
             if line.startswith("Collecting ") and sys.stdout.isatty():
-                collected = sum(each.startswith("Collecting ") for each in said)
-                print(f"\r  {collected}/{total} {line.split()[1][:40]:<40}", end="", flush=True)
+                count = sum(each.startswith("Collecting ") for each in output)
+                print(f"\r  {count}/{total} {line.split()[1][:40]:<40}", end="", flush=True)
     if sys.stdout.isatty():
         print("\r" + " " * 60, end="\r")
     if running.returncode:
-        raise Unavailable("".join(said[-SHOWN_LINES:]))
+        raise Unavailable("".join(output[-SHOWN_LINES:]))
 
 
 def main() -> int:

@@ -1,97 +1,207 @@
 #!/usr/bin/env python3
-"""Find names and docstrings that a reader has to decode (style: docs/contributing.md, Prose).
+"""Find names and docstrings that a reader has to decode. The rules are in docs/contributing.md, Prose.
 
-Three checks over src/fedstac:
-- a variable, parameter, field or function that is named by what happened to a thing, not by what the thing is;
-- a docstring of a function that does not start with a verb that says what the function does;
-- a class name that stands for two things.
+    tools/prose.py [PATH …]      # files or folders; without one src, tools, benchmarks and tests
 
-Prints a line for each finding and exits with 1 if there is one. `tools/prose.py PATH …` looks at these files only.
+Prints a line for each finding and exits with 1 if there is one:
+
+- a variable, parameter, field, function or class that is named by what happened to a thing: `found`, `said`, `Stored`;
+- a name that layout decisions replaced;
+- a docstring of a function that does not start with a verb in its base form: Return, Store, Refuse;
+- a class name that two modules define, or a function that two modules define and others import by its bare name;
+- a function that returns a tuple of three or more instead of a record.
+
+EXCEPTIONS lists what stays, each with its reason. An entry that nothing needs is a finding too.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-ROOT = Path(__file__).resolve().parents[1]
-PARTICIPLES = """
-accepted asked begun chosen claimed counted done found given gone heard held judged kept known left listed made meant
-moved named noted offered promised queued refused remembered said seen sent shown spoken stated stored taken told
-understood wanted watched written
+ROOT: Final = Path(__file__).resolve().parents[1]
+PLACES: Final = ("src", "tools", "benchmarks", "tests")
+
+# Whole names. A participle beside a noun is a good name: `stored_ids`, `claimed_shards`, `is_known`.
+_PARTICIPLES = """
+    accepted added agreed allowed announced answered applied asked begun bound brought built called changed checked
+    chosen claimed collected compared counted decided declared demanded described done expected explained fetched
+    finished followed forgotten found given gone got handed heard held ignored inside joined judged kept known learnt
+    left listed made meant merged moved named needed noted noticed offered owned parsed passed permitted picked placed
+    promised proven put queued raised ranked reached refused rejected remembered repeated reported said seen selected
+    sent served settled shown skipped sorted_ spoken spread stated stored submitted taken tested thrown told tried
+    understood used wanted warned watched written
 """
-VERBS = """
-accept acknowledge add admit advance align allow answer append apply ask assert assign assume authorise await begin
-bind bring build cache call cancel change check choose claim clean clear close collect combine compare compile
-complete compress compute confirm connect consume continue convert copy count create cut decide decode decompress
-delete deliver deny derive describe detect discard dispatch divide do download draw drop encode end ensure enter erase
-establish estimate evaluate examine exit expand explain export express extend extract fail fetch fill filter find
-finish fit flatten fold follow forget format forward gather generate get give grant group guard guess handle hash hide
-hold identify ignore import increase inflate inform initialise insert inspect install invalidate issue iterate join
-judge keep leave let limit link list listen load locate lock log look lower mail make map mark match measure merge
-migrate move name normalise note notify obtain offer open order pack page parse pass pause perform pick place plan
-post prepare prevent print process produce promote prove provide publish pull push put queue quote raise rank read
-rebuild recognise record recover redirect reduce refresh refuse register reject release reload remember remove rename
-render renew repair repeat replace reply report request require rescue reset resolve respond restart restore resume
-retract retry return reverse revoke rewrite roll round run save say scan schedule search seek select send separate
-sequence serve set settle shift show shut sign skip sleep sort spell split start state stop store stream strip submit
-substitute subtract suggest summarise supersede supervise suspend swap sweep switch take tell terminate test track
-transform translate trim truncate try turn undo unlock unpack update upgrade use validate verify visit wait wake walk
-warn watch withdraw work wrap write yield
+PARTICIPLES: Final = frozenset(_PARTICIPLES.split())
+# A class that is called so says nothing about what it is.
+BARE_CLASS: Final = re.compile(r"_?[A-Z][a-z]+(?:ed|ing)")
+NOUNS_IN_ING: Final = frozenset(("Finding", "Listing", "String", "Thing", "Warning", "Setting", "Reading", "Binding"))
+REPLACED: Final[Mapping[str, str]] = {
+    "Listening": "RecordingPolicy",
+    "Direct": "FastPath",
+    "Shelf": "VocabularyStore",
+    "Hands": "ConcurrentCalls",
+    "Paper": "PipeConsole",
+    "excuse": "release_uncounted",
+    "prove": "reset_attempts",
+}
+_VERBS = """
+    abandon accept acknowledge acquire add admit advance align allow announce answer append apply ask assemble assert
+    assign assume authenticate authorise await begin bind block bound break bring build cache call cancel change check
+    choose claim clean clear close collect combine compare compile complete compose compress compute confirm connect
+    consume continue convert copy correct count create cut deal decide declare decode decompress delete deliver demote
+    deny derive describe detect discard dispatch divide do download draw drive drop dump edit empty enable encode end
+    enforce ensure enter erase escape establish estimate evaluate examine execute exit expand expect expire explain
+    export express extend extract fail fall fetch fill filter find finish fit flatten flush fold follow forget form
+    format forward gather generate get give grant group guard guess halve handle hash hide hold identify ignore import
+    increase index infer inflate inform initialise insert inspect install interrupt introduce invalidate invent issue
+    iterate join judge keep kill lay leave lend let limit link list listen load locate lock log look lower mail make map
+    mark match measure mend merge migrate move mutate name normalise note notify observe obtain offer open order pack
+    page pair parse park pass pause perform pick place plan plant play point poll post prepare present prevent print
+    process produce promote prompt propose prove provide publish pull push put query queue quote raise rank read rebuild
+    receive recognise record recover redirect reduce refresh refuse register rehearse reinstate reject release reload
+    remember remove rename render renew repair repeat replace replay reply report request require rescue reset resolve
+    respond restart restore resume retract retry return reverse revoke rewrite roll round run sample save say scan
+    schedule search seed seek select send separate sequence serve set settle share shift show shrink shut sign simplify
+    simulate skip sleep sort spell split splice spread stamp start state stop store stream strip submit substitute
+    subtract suggest sum summarise supersede supervise suspend swap sweep switch synchronise take talk tell terminate
+    test time throttle tie touch trace track transform translate traverse trim truncate try turn understand undo unlock
+    unpack update upgrade upload use validate vary verify visit wait wake walk warn watch weigh withdraw work wrap write
+    yield
 """
-NAMES_OF_TWO = frozenset[str]()  # classes that may stand in two modules: none
+VERBS: Final = frozenset(_VERBS.split())
+# "Page of a search" and "Name that …" begin with a noun that happens to be a verb too.
+AFTER_A_NOUN: Final = frozenset(("of", "that", "which", "is", "are", "was", "were"))
+NOT_A_FUNCTIONS_DOCSTRING: Final = frozenset(("property", "cached_property", "fixture", "setter", "overload"))
+
+EXCEPTIONS: Final[Mapping[str, str]] = {}
 
 
-def findings(paths: list[Path]) -> Iterator[str]:
-    """Yield a line for each finding, in the order of the files."""
-    places: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        tree = ast.parse(path.read_text())
-        where = path.relative_to(ROOT)
-        for node in ast.walk(tree):
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """A name or docstring to mend; `key` is what EXCEPTIONS calls it."""
+
+    path: str
+    line: int
+    message: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}"
+
+
+@dataclass(slots=True)
+class Package:
+    """What all files together define and import: needed to see names that stand for two things."""
+
+    classes: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    functions: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    bare_imports: set[str] = field(default_factory=set)
+
+    def read(self, path: str, tree: ast.Module) -> None:
+        """Note the classes and public functions of a module, and what it imports by name."""
+        for node in tree.body:
             if isinstance(node, ast.ClassDef):
-                places[node.name].append(f"{where}:{node.lineno}")
-            for line, name in _names(node):
-                yield f"{where}:{line}: `{name}` says what happened to a thing; name what it is"
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield from (f"{where}:{node.lineno}: {fault}" for fault in _docstring_faults(node))
-    for name, modules in places.items():
-        if len(modules) > 1 and name not in NAMES_OF_TWO:
-            yield f"{modules[0]}: the class `{name}` stands for {len(modules)} things: {', '.join(modules)}"
+                self.classes[node.name.lstrip("_")].append((path, node.lineno))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                self.functions[node.name].append((path, node.lineno))
+        for statement in ast.walk(tree):
+            if isinstance(statement, ast.ImportFrom):
+                self.bare_imports |= {alias.name for alias in statement.names}
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield the names that stand for two things."""
+        ambiguous = {name: places for name, places in self.functions.items() if name in self.bare_imports}
+        for kind, names in (("class", self.classes), ("function", ambiguous)):
+            for name, places in names.items():
+                for path, line in places if len(places) > 1 else ():
+                    others = ", ".join(other for other, _ in places if other != path) or path
+                    yield Finding(path, line, f"the {kind} `{name}` stands for another thing in {others}", name)
 
 
-def _names(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield what a node gives a name to that is a participle."""
-    match node:
-        case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
-            pass
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-            pass
-        case _:
-            return
-    if name.strip("_") in PARTICIPLES.split():
-        yield node.lineno, name
+def findings_in(path: str, tree: ast.Module) -> Iterator[Finding]:
+    """Yield the findings of one module that need no other."""
+    names = list(_bindings(tree))
+    bound = {name for _, name in names}
+    for line, name in names:
+        plain = name.strip("_")
+        is_side = plain == "left" and "right" in bound
+        if plain in PARTICIPLES and not is_side:
+            yield Finding(path, line, f"`{name}` says what happened to a thing; name what it is", name)
+        if plain in REPLACED:
+            yield Finding(path, line, f"`{name}` is called `{REPLACED[plain]}` now", name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and BARE_CLASS.fullmatch(node.name):
+            if node.name.lstrip("_") not in NOUNS_IN_ING:
+                message = f"the class `{node.name}` says what happened to a thing; name what it is"
+                yield Finding(path, node.lineno, message, node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for message in (*_docstring_faults(node), *_tuple_faults(node)):
+                yield Finding(path, node.lineno, message, node.name)
+
+
+def _bindings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield each name that a module gives to something, with its line."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield node.lineno, name
+            case ast.Attribute(attr=name, value=ast.Name(id="self"), ctx=ast.Store()):
+                yield node.lineno, name
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case ast.MatchAs(name=str(name)) | ast.ExceptHandler(name=str(name)):
+                yield node.lineno, name
 
 
 def _docstring_faults(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """Yield what is wrong with the first word of a function's docstring. A property is described as a thing."""
+    """Yield a message if a docstring does not start with a verb. A property or a fixture is described as a thing."""
     text = ast.get_docstring(node)
-    decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
-    if not text or decorators & {"property", "cached_property", "fixture"}:
+    decorators = {ast.unparse(each).partition("(")[0].rpartition(".")[2] for each in node.decorator_list}
+    if not text or decorators & NOT_A_FUNCTIONS_DOCSTRING:
         return
-    first = text.split()[0].strip(",.:;").lower()
-    if first not in VERBS.split():
-        yield f"the docstring of {node.name} starts with {text.split()[0]!r}; start with a verb: Return, Store, Refuse"
+    first, second = (*re.findall(r"[^\s,.:;]+", text.split("\n", 1)[0])[:2], "", "")[:2]
+    if first.lower() not in VERBS or second.lower() in AFTER_A_NOUN:
+        yield f"the docstring of `{node.name}` starts with {first!r}; start with a verb: Return, Store, Refuse"
+
+
+def _tuple_faults(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """Yield a message if a function returns a tuple of three or more different things."""
+    match node.returns:
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=members)) if len(members) > 2:
+            yield f"`{node.name}` returns a tuple of {len(members)}; make it a record with names"
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Return the Python files among the paths, and in those that are folders."""
+    return sorted(
+        file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]) if file.suffix == ".py"
+    )
 
 
 def main() -> int:
-    """Print the findings in the files that the command line names, or in all of src."""
-    paths = [Path(name).resolve() for name in sys.argv[1:]] or sorted((ROOT / "src").rglob("*.py"))
-    lines = list(findings(paths))
-    print("\n".join(lines) if lines else "prose: nothing found")
+    """Print the findings in what the command line names, or in all of PLACES."""
+    everything = [ROOT / place for place in PLACES]
+    wanted_paths = [Path(name).resolve() for name in sys.argv[1:]] or everything
+    shown_paths = {str(file.relative_to(ROOT)) for file in _files(wanted_paths)}
+    package, findings = Package(), list[Finding]()
+    for file in _files({*everything, *wanted_paths}):
+        path, tree = str(file.relative_to(ROOT)), ast.parse(file.read_text())
+        if not path.startswith("tests/"):
+            package.read(path, tree)
+        findings += findings_in(path, tree)
+    findings += package.findings()
+    unused = sorted(set(EXCEPTIONS) - {f"{each.path}:{each.key}" for each in findings})
+    findings = [each for each in findings if f"{each.path}:{each.key}" not in EXCEPTIONS]
+    lines = [str(each) for each in sorted(set(findings)) if each.path in shown_paths]
+    lines += [f"tools/prose.py: the exception {key} is not needed any more" for key in unused]
+    print("\n".join([*lines, f"prose: {len(lines)} findings"]))
     return 1 if lines else 0
 
 
