@@ -92,6 +92,8 @@ def settings_of(site: Site, page: str, section: str) -> Mapping[str, str]:
                 "FEDSTAC_OWNER_DSN": site.dsn("fedstac", "fedstac_owner"),
                 "FEDSTAC_DSN": site.dsn("fedstac", "fedstac_writer"),
             }
+        case "docs/events.md", _:
+            return {"FEDSTAC_TOKEN": site.running.tokens["node:east"]}
         case "docs/operations.md", "An index node" | "Several publishing nodes":
             sources = (WEST,) if section == "An index node" else NODES
             return {
