@@ -24,7 +24,7 @@ NAMES = ("x:a", "properties.x:b", "size", "deep.er", "x:absent", "id", "collecti
 
 
 def documents(collection: str) -> list[Json]:
-    """A dataset for each value under x:a, with others under other names."""
+    """Return a dataset for each value under x:a, with others under other names."""
     return [_document(collection, n) for n in range(len(VALUES))]
 
 
@@ -184,7 +184,7 @@ def _moment(value: Any) -> datetime | None:
 
 
 def _spans(operand: Any, document: Json) -> list[Span | Truth] | None:
-    """The spans of an operand, one for each member of a list; None where it has none."""
+    """Return the spans of an operand, one for each member of a list; None if it has none."""
     if "interval" in operand:
         start, end = operand["interval"]
         return [(FIRST if start == ".." else _day(start)[0], LAST if end == ".." else _day(end)[1])]
@@ -303,7 +303,7 @@ FILTERS = st.recursive(
 
 
 def as_text(expression: Any) -> str:
-    """A filter in CQL2 JSON as CQL2 text."""
+    """Return a filter in CQL2 JSON as CQL2 text."""
     if isinstance(expression, bool):
         return str(expression).upper()
     if isinstance(expression, str):

@@ -11,7 +11,7 @@ TABLES = (
 
 
 async def everything(conn: Connection) -> dict[str, list[str]]:
-    """Every row of what a change writes: documents, digests, states, numbers, events, search copies, groups."""
+    """Return every row of what a change writes: documents, digests, states, numbers, events, search copies, groups."""
     return {
         table: [row[0] for row in await conn.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")] for table in TABLES
     }

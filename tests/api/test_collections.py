@@ -61,7 +61,7 @@ def href(answer: httpx.Response, rel: str) -> str | None:
 
 
 async def pages(api: Api, path: str, rel: str) -> list[list[str]]:
-    """The ids of a page and of those that its links of a relation lead to."""
+    """Return the ids of a page and of those that its links of a relation lead to."""
     found: list[list[str]] = []
     place: str | None = path
     while place is not None:
@@ -144,7 +144,7 @@ async def free(api: Api) -> Api:
 
 
 async def traces(api: Api) -> list[tuple[str, str, str]]:
-    """What was announced of `free`, and what the audit log has of it."""
+    """Return what was announced of `free`, and what the audit log has of it."""
     conn = await asyncpg.connect(api.settings.dsn)
     try:
         rows = await conn.fetch("SELECT type FROM fedstac.outbox WHERE collection = 'free' ORDER BY id")

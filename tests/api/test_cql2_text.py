@@ -58,7 +58,7 @@ FILTERS = st.recursive(
 
 
 def in_floats(value: Any) -> Any:
-    """Their numbers are floats all."""
+    """Return the value with all its numbers as floats."""
     if isinstance(value, dict):
         return {name: in_floats(member) for name, member in value.items()}
     if isinstance(value, list):

@@ -13,7 +13,7 @@ OWNED = {"latest", "retracted", "created", "updated"}
 
 
 def written(document: dict[str, Any]) -> dict[str, Any]:
-    """What the publisher wrote: the document less what the server owns."""
+    """Return what the publisher wrote: the document less what the server owns."""
     kept = copy.deepcopy(document)
     kept["properties"] = {
         name: value

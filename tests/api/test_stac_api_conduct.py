@@ -220,7 +220,7 @@ async def test_item_assets_of_a_collection_never_change_its_items(free: Api) -> 
 
 
 def written(document: Json) -> Json:
-    """An item as its publisher sent it: without what the server sets."""
+    """Return an item as its publisher sent it: without what the server sets."""
     names = ("latest", "retracted", "created", "updated")
     properties = {
         name: value for name, value in document["properties"].items()

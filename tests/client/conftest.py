@@ -31,7 +31,7 @@ class Result:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment without this machine's own wishes."""
+    """Return the environment without this machine's own wishes."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("FEDSTAC_", "PG"))}
     return {**kept, "NO_PROXY": "127.0.0.1", "COLUMNS": "80", "FEDSTAC_RETRIES": "1", **variables}
 

@@ -38,7 +38,7 @@ def test_no_test_asserts_an_elapsed_time() -> None:
 
 
 def _elapsed_times(tree: ast.AST) -> Iterator[int]:
-    """Lines of asserts on "now less then". A deadline ("now < until") is patience, and may be there."""
+    """Yield lines of asserts on "now less then". A deadline ("now < until") is patience, and may be there."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
             differences = [part for part in ast.walk(node.test) if isinstance(part, ast.BinOp)]

@@ -32,7 +32,7 @@ def examples(kind: str) -> list[Any]:
 
 
 def places(name: str, path: Path) -> set[str]:
-    """Where the STAC core and the extension find faults."""
+    """Return where the STAC core and the extension find faults."""
     parts = [{"$ref": extensions.CORE}, {"$ref": f"{extensions.HERE}/{name}/schema.json"}]
     judge = extensions.compiled({"allOf": parts}, FOLDER)
     errors = judge.iter_errors(json.loads(path.read_text()))

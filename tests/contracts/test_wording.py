@@ -17,7 +17,7 @@ ELSEWHERE = ("there is nothing at {}; GET / has links", "What GET /scope tells")
 
 
 def _sentences() -> list[str]:
-    """Every sentence of the package that names a call, with `{}` for what is put in; no docstrings."""
+    """Return every sentence of the package that names a call, with `{}` for what is put in; no docstrings."""
     found = set()
     for path in SOURCE.rglob("*.py"):
         tree = ast.parse(path.read_text())

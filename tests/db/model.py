@@ -89,7 +89,7 @@ class Model:
     outcomes: Counter[str] = field(default_factory=Counter)
 
     def follow(self, steps: Sequence[tuple[Step, Result]], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Takes in what became of steps, and the rows of the outbox that they led to, both in their order."""
+        """Take in what became of steps, and the rows of the outbox that they led to, both in their order."""
         by_request = {step.accepted.id: step for step, _ in steps}
         led_to: dict[UUID, int] = {}
         for row in rows:
@@ -104,7 +104,7 @@ class Model:
             self.outcomes[result.outcome] += 1
 
     def _told(self, row: Mapping[str, Any], by_request: Mapping[UUID, Step]) -> Told:
-        """An event against docs/events.md: the full new state, and nothing of the inside."""
+        """Return an event against docs/events.md: the full new state, and nothing of the inside."""
         text = row["event"]
         event = orjson.loads(events.positioned(text, events.Cursor(1, 7)))
         data, named = event["data"], events.vocabulary_named(event)
@@ -233,7 +233,7 @@ class Model:
         self.seqs[after.lineage] = after.seq
 
     def served(self, dataset: str) -> Item:
-        """What is served of a dataset, as somebody sees it who edits it."""
+        """Return what is served of a dataset, as somebody sees it who edits it."""
         record = self.records[dataset]
         document: Item = orjson.loads(record.document or "{}")
         document["properties"] |= documents.state_of(record)
@@ -246,7 +246,7 @@ def institution_of(record: Record) -> str | None:
 
 
 def entries(record: Record | None) -> dict[tuple[str, str], bytes]:
-    """Each node's entry under each asset, byte by byte."""
+    """Return each node's entry under each asset, byte by byte."""
     if record is None or record.document is None or '"alternate":' not in record.document:
         return {}
     assets = orjson.loads(record.document)["assets"]
@@ -258,5 +258,5 @@ def entries(record: Record | None) -> dict[tuple[str, str], bytes]:
 
 
 def _bare(record: Record) -> Record:
-    """A record less what says only that something changed; without its text, which has a digest."""
+    """Return a record less what says only that something changed; without its text, which has a digest."""
     return replace(record, document=None, seq=0, epoch=0, updated=record.created)

@@ -26,7 +26,7 @@ LISTS = [
 
 
 async def truth(conn: Conn, properties: dict[str, Any], text: str) -> bool | None:
-    """What a filter is of a dataset with these properties."""
+    """Return what a filter is of a dataset with these properties."""
     where = conditions.where({"filter": filters.check(filters.from_text(text))})
     content = orjson.dumps({"properties": properties}).decode()
     found: bool | None = await conn.fetchval(f"SELECT {where} FROM (SELECT $1::text::jsonb AS content) items", content)

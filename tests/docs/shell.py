@@ -31,7 +31,7 @@ class Command:
 
 
 def commands(page: Path) -> list[Command]:
-    """The commands of a page in their order."""
+    """Return the commands of a page in their order."""
     name, lines = str(page.relative_to(REPOSITORY)), page.read_text().splitlines()
     return [
         Command(name, _section(lines[: start - 1]), start, text)

@@ -40,7 +40,7 @@ PAGE_NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES if commands(pa
 
 
 def reason(command: Command) -> str | None:
-    """Why a command is not run; None if it is."""
+    """Return why a command is not run; None if it is."""
     return next((why for why, starts in NOT_RUN.items() if command.text.startswith(starts)), None)
 
 
@@ -51,7 +51,7 @@ def test_every_reason_not_to_run_a_command_is_needed() -> None:
 
 
 def as_run(site: Site, text: str) -> str:
-    """A command with the addresses, ids and secrets of the federation in the places that pages leave for them."""
+    """Return a command with addresses, ids and secrets of the federation in the places that pages leave for them."""
     first, second = (str(item["id"]) for item in site.published[:2])
     token = site.running.tokens["node:east" if "index-node" in text else "admin"]
     north = site.running.issued["north"]["node:east"]
@@ -85,7 +85,7 @@ def request_of(site: Site) -> str:
 
 
 def settings_of(site: Site, page: str, section: str) -> Mapping[str, str]:
-    """What a reader has set before a section begins, where it is not west's administrator."""
+    """Return what a reader has set before a section begins, where it is not west's administrator."""
     match page, section:
         case ("docs/backup.md", "Dump and restore"):
             return {

@@ -54,7 +54,7 @@ def test_the_settings_file_has_settings_only() -> None:
 
 @contextmanager
 def nginx(folder: Path, upstream: str, path: str = "") -> Iterator[str]:
-    """The example as it is but for names, ports and the certificate; under a path as docs/deployment.md says."""
+    """Yield the example as it is but for names, ports and the certificate; under a path as docs/deployment.md says."""
     text = (DEPLOY / "nginx.conf").read_text()
     port = _free_port()
     subprocess.run(

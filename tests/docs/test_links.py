@@ -14,7 +14,7 @@ WRITTEN = (*PAGES, *sorted((REPOSITORY / "docs/adr").glob("*.md")), REPOSITORY /
 
 
 def anchors(page: Path) -> set[str]:
-    """The names of a page's headings, as GitHub makes them."""
+    """Return the names of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

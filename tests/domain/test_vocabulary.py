@@ -18,7 +18,7 @@ SOUND: Json = orjson.loads((folder("cv") / "CMIP6" / "6.2.60.0.json").read_bytes
 
 
 def attribute(value: object) -> Callable[[Json], object]:
-    """Every attribute that a relation goes by has that value."""
+    """Return every attribute that a relation goes by has that value."""
 
     def change(content: Json) -> None:
         for relation in content["relations"]:

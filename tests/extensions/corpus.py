@@ -168,7 +168,7 @@ ASSET_MEMBERS: Mapping[str, Sequence[Any]] = {
 
 
 def read(path: Path, count: int) -> list[Json]:
-    """The first items of a gzipped NDJSON file."""
+    """Return the first items of a gzipped NDJSON file."""
     with gzip.open(path) as lines:
         return [orjson.loads(line) for line in itertools.islice(lines, count)]
 
@@ -218,7 +218,7 @@ def mutants(
 
 
 def anywhere(item: Json, rng: random.Random) -> str:
-    """One member at any depth dropped, replaced, renamed, doubled or put into a list."""
+    """Return one member at any depth dropped, replaced, renamed, doubled or put into a list."""
     places: list[tuple[str, Any, Any]] = []
 
     def collect(value: Any, at: str) -> None:
@@ -254,7 +254,7 @@ def anywhere(item: Json, rng: random.Random) -> str:
 
 
 def _near(text: str, rng: random.Random) -> str:
-    """A text that looks like the one given."""
+    """Return a text that looks like the one given."""
     at = rng.randrange(len(text) + 1)
     match rng.randrange(9):
         case 0:
@@ -278,7 +278,7 @@ def _near(text: str, rng: random.Random) -> str:
 
 
 def _facet(item: Json, rng: random.Random, names: Sequence[str], terms: Mapping[str, Sequence[str]]) -> str:
-    """A property of the project with another value: of its terms, nearly one of them, or of another type."""
+    """Return a property of the project with another value: of its terms, nearly one of them, or of another type."""
     name = rng.choice(names)
     given = _object(item, "properties")
     value = given.get(name)
@@ -381,7 +381,7 @@ def _number(item: Json, rng: random.Random) -> str:
 
 
 def _collective(item: Json, rng: random.Random) -> str:
-    """What concerns the item as a whole: its id, version, collection, extensions, the keys of its assets."""
+    """Return what concerns the item as a whole: its id, version, collection, extensions, the keys of its assets."""
     match rng.randrange(7):
         case 0:
             extensions = item.setdefault("stac_extensions", [])

@@ -18,7 +18,7 @@ def _closed(uri: str) -> Any:
 
 
 def validator(folder: Path, *uris: str) -> jsonschema_rs.Validator:
-    """All of these schemas at once; the folder has each by host and path. Nothing is fetched."""
+    """Return all of these schemas at once; the folder has each by host and path. Nothing is fetched."""
     known = {}
     for path in sorted(folder.rglob("*.json")):
         uri = "https://" + path.relative_to(folder).as_posix()

@@ -38,7 +38,7 @@ Change = Callable[[Ask, random.Random], Ask]
 
 
 def mutated(ask: Ask, chance: random.Random) -> Ask:
-    """The request after one to three changes, half of the time by another caller."""
+    """Return the request after one to three changes, half of the time by another caller."""
     ask = replace(ask, role=chance.choice((*ROLES, *(ask.role for _ in ROLES))))
     for _ in range(chance.choice((1, 1, 2, 3))):
         ask = chance.choice(CHANGES)(ask, chance)

@@ -34,7 +34,7 @@ REFUSED = {  # what needs a state that no request of the corpus makes
 
 
 async def names(node: Site) -> tuple[str, str]:
-    """The id of a request that the administrator made, and the newest version of CMIP6's vocabulary."""
+    """Return the id of a request that the administrator made, and the newest version of CMIP6's vocabulary."""
     line = node.line()
     listed = await line.ask(Ask("GET", "/requests", role="admin").to_bytes(node.host, node.running.tokens))
     shown = await line.ask(Ask("GET", "/vocabularies/CMIP6").to_bytes(node.host, node.running.tokens))
@@ -43,7 +43,9 @@ async def names(node: Site) -> tuple[str, str]:
 
 
 def is_fault(answer: Answer) -> bool:
-    """Whether an answer is one that the node has no right to give: 5xx, but for 503 that says when to come again."""
+    """Return whether an answer is one that the node has no right to give: 5xx, but for 503 that says when to come
+    again.
+    """
     return answer.status >= 500 and not (answer.status == 503 and "retry-after" in answer.headers)
 
 

@@ -46,7 +46,7 @@ class Record:
     memory: int = 0
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which so many of the health checks were answered."""
+        """Return seconds within which so many of the health checks were answered."""
         ordered = sorted(self.health)
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
 

@@ -23,7 +23,7 @@ class Ask:
     role: str = ""  # nobody's
 
     def to_bytes(self, host: str, tokens: Mapping[str, str]) -> bytes:
-        """The request as it goes over the wire. Headers that it sets itself are not added."""
+        """Return the request as it goes over the wire. Headers that it sets itself are not added."""
         headers = {"Host": host, **self.headers}
         if self.role and "Authorization" not in headers:
             headers["Authorization"] = f"Bearer {tokens.get(self.role, self.role)}"

@@ -42,7 +42,7 @@ class Provider:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, or starts it again under the same address; it knows nothing of before."""
+        """Start it, or starts it again under the same address; it knows nothing of before."""
         port = self.url.rpartition(":")[2] or "0"
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-m", "tests.identity.provider", port]
@@ -87,7 +87,7 @@ class Provider:
         return {name: value for name, value in good.items() if value is not None}
 
     def token(self, header: Mapping[str, Any] | None = None, key: Key | None = None, **changes: Any) -> str:
-        """A token signed with the RSA key, with other claims or headers where they are named."""
+        """Return a token signed with the RSA key, with other claims or headers where they are named."""
         signed_with = key or self.rsa
         algorithm = "RS256" if signed_with.key_type == "RSA" else "ES256"
         head = {"alg": algorithm, "kid": signed_with.kid, **(header or {})}
@@ -96,13 +96,13 @@ class Provider:
 
 
 def segment(value: object) -> str:
-    """A part of a JWT: bytes as they are, anything else as JSON."""
+    """Return a part of a JWT: bytes as they are, anything else as JSON."""
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def signed(header: Mapping[str, Any], payload: str, key: Key) -> str:
-    """A JWS of any header and payload, with none of a library's checks."""
+    """Return a JWS of any header and payload, with none of a library's checks."""
     text = f"{segment(header)}.{segment(payload.encode())}"
     return f"{text}.{segment(jws.JWSRegistry.algorithms[header['alg']].sign(text.encode(), key))}"
 

@@ -59,7 +59,7 @@ def begun(http: httpx.Client) -> dict[str, Any]:
 
 
 def code_for(http: httpx.Client, subject: str) -> dict[str, list[str]]:
-    """What a browser brings back."""
+    """Return what a browser brings back."""
     back = http.post("/authorize", params=ASKED, data={"subject": subject})
     assert back.headers["location"].startswith(f"{BACK}?")
     return parse_qs(urlsplit(back.headers["location"]).query)

@@ -21,7 +21,7 @@ from fedstac.messaging.sources.http import (
 
 @asynccontextmanager
 async def answering(status: int) -> AsyncIterator[str]:
-    """The address of something that answers everything with this status."""
+    """Yield the address of something that answers everything with this status."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -53,7 +53,7 @@ class Receiver:
         return await asyncio.wait_for(self.calls.get(), PATIENCE)
 
     async def ended(self) -> None:
-        """Waits until every connection is closed."""
+        """Wait until every connection is closed."""
         if self.serving:
             await asyncio.wait(self.serving, timeout=PATIENCE)
 

@@ -32,7 +32,7 @@ def test_odd_files_have_the_extent_that_xarray_reads_or_are_refused_by_name(bloc
 
 
 def compare(odd: Odd) -> bool:
-    """Whether the file was refused; AssertionError where its extent is another one than expected."""
+    """Return whether the file was refused; AssertionError if its extent is another one than expected."""
     facts = read(odd)
     if isinstance(facts, Unusable):
         assert odd.refused, facts.message

@@ -97,7 +97,7 @@ class Backed:
             assert watching.differences(self.running, name) == []
 
     def snapshots(self, name: str) -> int:
-        """How many snapshots an index node has taken since it was made."""
+        """Return how many snapshots an index node has taken since it was made."""
         return len(log_lines(self.running, name, "snapshot complete"))
 
 
@@ -124,7 +124,7 @@ def backed(folder: Path, **settings: str) -> Iterator[Backed]:
 
 
 def run(cluster: embedded.Cluster, *command: str | Path, fed: str = "", **settings: str) -> str:
-    """Runs a program of PostgreSQL, or fedstac, as the cluster's superuser; what it prints."""
+    """Run a program of PostgreSQL, or fedstac, as the cluster's superuser; what it prints."""
     environment = {
         "PATH": f"{embedded.find_binaries()}:{os.environ['PATH']}", "PGHOST": str(cluster.socket_dir),
         "PGPORT": str(cluster.port), "PGUSER": "postgres", **settings,
@@ -202,7 +202,7 @@ def of_the_page(section: str) -> list[str]:
 
 
 def as_here(command: str, folder: Path) -> str:
-    """A command of the page with the places of this test."""
+    """Return a command of the page with the places of this test."""
     places = {
         "/backup/base": folder / "base",
         "/backup/wal": folder / "wal",

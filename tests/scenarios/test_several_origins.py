@@ -83,7 +83,7 @@ def health(running: Federation) -> tuple[str, dict[str, str]]:
 
 
 def fedstac(running: Federation, *command: str) -> subprocess.CompletedProcess[str]:
-    """A command with east's settings, as its operator runs it."""
+    """Return a command with east's settings, as its operator runs it."""
     return subprocess.run(
         [sys.executable, "-m", "fedstac.cli", *command], env=dict(running.processes["east"].environment),
         capture_output=True, text=True, check=False,

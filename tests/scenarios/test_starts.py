@@ -56,7 +56,7 @@ def folder_of_own() -> Iterator[Path]:
 
 
 def is_one_line(done: subprocess.CompletedProcess[str], *words: str) -> bool:
-    """Whether the command ended with one sentence that has these words, and nothing else."""
+    """Return whether the command ended with one sentence that has these words, and nothing else."""
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
     assert all(word in line for word in words), line

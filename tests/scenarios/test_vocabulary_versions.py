@@ -46,7 +46,7 @@ def judged_with(running: Federation, name: str) -> dict[str, str]:
 
 
 def kept(running: Federation, name: str) -> list[tuple[Any, ...]]:
-    """The vocabularies that a node has beyond those of its folder, and from where."""
+    """Return the vocabularies that a node has beyond those of its folder, and from where."""
     with psycopg.connect(running.database_of(name)) as conn:
         return conn.execute("SELECT project, version, source FROM fedstac.vocabulary ORDER BY 1, 2").fetchall()
 

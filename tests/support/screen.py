@@ -19,7 +19,7 @@ SEQUENCE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b\][^\x07]*\x07|.", re.DOTA
 
 
 def screen(written: str, width: int) -> list[str]:
-    """The lines that stand on a terminal of a width after it was sent this; a wrapped line is one line.
+    """Return the lines that stand on a terminal of a width after it was sent this; a wrapped line is one line.
 
     It knows what progress bars use: carriage return, line feed, cursor up, erase line, and colours, which it ignores.
     """

@@ -283,5 +283,5 @@ def pack(path: Path, files: Mapping[str, Json | str], *, top: str = "CVs-1.2.3/"
 
 
 def recipes(folder: Path) -> Path:
-    """A folder of snapshots with the projects' own parts, and no snapshot yet."""
+    """Return a folder of snapshots with the projects' own parts, and no snapshot yet."""
     return write(folder, {"CMIP6/project.json": CMIP6_RECIPE, "CMIP7/project.json": CMIP7_RECIPE})

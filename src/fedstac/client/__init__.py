@@ -118,7 +118,7 @@ class Client:
         wait: bool = True,
         visible_at: Sequence[str] = (),
     ) -> Iterator[publishing.Step]:
-        """Publishes documents of any number, batch by batch, and yields what happens: Submitted for each accepted
+        """Publish documents of any number, batch by batch, and yield what happens: Submitted for each accepted
         batch, Request whenever one has got on, Trouble for each item that is not published.
 
         Without `collection` each document goes where its own member `collection` says. `wait`: until all is final;
@@ -128,7 +128,7 @@ class Client:
         return run.publish(reading.entries(documents, collection))
 
     def submit(self, collection: str, documents: Sequence[Mapping[str, Any] | bytes]) -> Submitted:
-        """Sends one batch and returns as soon as it is accepted. Bytes are JSON without line breaks.
+        """Send one batch and return as soon as it is accepted. Bytes are JSON without line breaks.
 
         Invalid if no item of the batch is acceptable; single ones that are not are rejected in the results.
         """
@@ -147,11 +147,11 @@ class Client:
         return str(links[0]) if links else f"{self.url}/requests/{body['id']}"
 
     def request(self, id: str) -> Request:
-        """A request as it stands. NotFound where there is none, or it is somebody else's."""
+        """Return a request as it stands. NotFound if there is none, or it is somebody else's."""
         return Request.read(self._transport.json("GET", f"/requests/{quote(id, safe='')}"))
 
     def requests(self) -> Iterator[Listed]:
-        """The caller's own requests, the newest first, page by page."""
+        """Yield the caller's own requests, the newest first, page by page."""
         params: dict[str, Any] = {"limit": REQUESTS_PAGE}
         while True:
             page = self._transport.json("GET", "/requests", params=params)
@@ -162,7 +162,7 @@ class Client:
             params["after"] = page["requests"][-1]["id"]
 
     def results(self, id: str, *, status: str | None = None) -> Iterator[ItemResult]:
-        """What became of each item of a request, in the order of the batch; of one status if given."""
+        """Yield what became of each item of a request, in the order of the batch; of one status if given."""
         params: dict[str, Any] = {"limit": RESULTS_PAGE} | ({"status": status} if status else {})
         more = True
         while more:
@@ -176,7 +176,7 @@ class Client:
             more = bool(page["items"]) and any(link["rel"] == "next" for link in page["links"])
 
     def wait(self, id: str, *, visible_at: Sequence[str] = (), timeout: float | None = None) -> Iterator[Request]:
-        """The request now, and again whenever it has got on, until it is final, and visible at the named nodes.
+        """Yield the request now, and again whenever it has got on, until it is final, and visible at the named nodes.
 
         Stalled if nothing moves for `timeout` seconds.
         """
@@ -205,7 +205,7 @@ class Client:
         limit: int | None = None,
         page: int = SEARCH_PAGE,
     ) -> Search:
-        """Datasets that match, fetched page by page as they are iterated over, at most `limit`; see Search.
+        """Return datasets that match, fetched page by page as they are iterated over, at most `limit`; see Search.
 
         filter: CQL2 text. sortby: names of properties, `-` in front for descending order. bbox: west, south, east,
         north. datetime: a moment, an interval, or a year, month or day: `2000`, `2000-06/..`.
@@ -242,7 +242,10 @@ class Client:
         institution: str = "",
         nodes: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Whether that would be allowed, by which rule and why; for oneself, or as administrator for somebody else."""
+        """Return whether that would be allowed, by which rule and why.
+
+        An administrator may ask for somebody else.
+        """
         params = {"action": action, "item": item, "as": list(who), "node": list(nodes)}
         params |= {"collection": collection} if collection else {}
         params |= {"institution": institution} if institution else {}
@@ -250,17 +253,17 @@ class Client:
         return found
 
     def groups(self) -> list[dict[str, Any]]:
-        """The node's own groups that the caller belongs to, looks after or may manage."""
+        """Return the node's own groups that the caller belongs to, looks after or may manage."""
         found: list[dict[str, Any]] = self._transport.json("GET", "/groups")["groups"]
         return found
 
     def group(self, name: str) -> dict[str, Any]:
-        """One of the node's own groups. NotFound where it is none of the caller's business."""
+        """Return one of the node's own groups. NotFound if it is none of the caller's business."""
         found: dict[str, Any] = self._transport.json("GET", f"/groups/{quote(name, safe='')}")
         return found
 
     def create_group(self, name: str, *, project: str, institution: str, title: str = "") -> dict[str, Any]:
-        """A new group; Invalid if there is one of that name for something else."""
+        """Return a new group; Invalid if there is one of that name for something else."""
         said = {"name": name, "project": project, "institution": institution, "title": title}
         found: dict[str, Any] = self._transport.json("POST", "/groups", content=orjson.dumps(said), headers=JSON_BODY)
         return found
@@ -269,13 +272,13 @@ class Client:
         self._transport.send("DELETE", f"/groups/{quote(name, safe='')}")
 
     def change_member(self, group: str, principal: str, *, add: bool, manager: bool = False) -> None:
-        """Adds somebody, named as in the logs, to a group, or takes them out; as one of its managers if said."""
+        """Add somebody, named as in the logs, to a group, or take them out; `manager`: of its managers."""
         part = "managers" if manager else "members"
         path = f"/groups/{quote(group, safe='')}/{part}/{quote(principal, safe='')}"
         self._transport.send("PUT" if add else "DELETE", path)
 
     def collections(self) -> Iterator[dict[str, Any]]:
-        """The collections of the node, page by page."""
+        """Yield the collections of the node, page by page."""
         address: str | None = "/collections"
         while address is not None:
             page = self._transport.json("GET", address)
@@ -284,12 +287,12 @@ class Client:
             address = f"/collections?{urlsplit(href).query}" if href else None
 
     def collection(self, id: str) -> dict[str, Any]:
-        """One collection's document. NotFound where there is none."""
+        """Return one collection's document. NotFound if there is none."""
         found: dict[str, Any] = self._transport.json("GET", _collection_path(id))
         return found
 
     def create_collection(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a collection. Conflict where there is one of this id, NotAuthorised for those who may not."""
+        """Create a collection. Conflict if there is one of this id, NotAuthorised for those who may not."""
         content = orjson.dumps(document)
         found: dict[str, Any] = self._transport.json("POST", "/collections", content=content, headers=JSON_BODY)
         return found
@@ -305,12 +308,12 @@ class Client:
         self._transport.send("DELETE", _collection_path(id))
 
     def queryables(self, collection: str) -> dict[str, Any]:
-        """The properties by which a collection's datasets are searched, as a JSON Schema."""
+        """Return the properties by which a collection's datasets are searched, as a JSON Schema."""
         found: dict[str, Any] = self._transport.json("GET", _collection_path(collection) + "/queryables")
         return found
 
     def item(self, collection: str, id: str) -> dict[str, Any]:
-        """One dataset's document. NotFound where there is none."""
+        """Return one dataset's document. NotFound if there is none."""
         path = f"/collections/{quote(collection, safe='')}/items/{quote(id, safe='')}"
         found: dict[str, Any] = self._transport.json("GET", path)
         return found
@@ -318,7 +321,7 @@ class Client:
     def events(
         self, after: str = "0.0", *, follow: bool = False, collection: str | None = None, type: str | None = None
     ) -> Iterator[FeedPage]:
-        """Pages of the feed after a cursor, up to its end; with `follow` it waits there for more, for ever.
+        """Yield pages of the feed after a cursor, up to its end; with `follow`, wait there for more, for ever.
 
         NotFound (410) where the feed does not reach back to the cursor. Needs a node's token.
         """
@@ -336,7 +339,7 @@ class Client:
             yield page
 
     def head(self) -> Head:
-        """Where the feed ends, and how far each node has acknowledged it. Needs a node's token."""
+        """Return where the feed ends, and how far each node has acknowledged it. Needs a node's token."""
         body = self._transport.json("GET", "/events/head")
         return Head(body["origin"], body["cursor"], {entry["node"]: entry["through"] for entry in body["nodes"]})
 

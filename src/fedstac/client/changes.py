@@ -47,13 +47,13 @@ Json = Mapping[str, Any]
 
 
 def get(id: str, *, collection: str | None = None) -> Exchange[Dataset]:
-    """One dataset: its document and its ETag. NotFound where there is none."""
+    """Return one dataset: its document and its ETag. NotFound if there is none."""
     response = yield Call("GET", _path(id, collection))
     return Dataset(json_of(response, id), response.headers.get("etag"))
 
 
 def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]]:
-    """All versions of a dataset that can be seen, the oldest first; of an id, or of one without its version.
+    """Return all versions of a dataset that can be seen, the oldest first; of an id, or of one without its version.
 
     NotFound where there is none.
     """
@@ -75,13 +75,13 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
 
 
 def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Replica]]:
-    """The nodes that have copies of a dataset's files, and where. NotFound where there is no such dataset."""
+    """Return the nodes that have copies of a dataset's files, and where. NotFound if there is no such dataset."""
     dataset = yield from get(id, collection=collection)
     return dataset.replicas
 
 
 def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exchange[list[Verdict]]:
-    """The server's judgement of each document, as of the collection that it names; nothing is stored."""
+    """Return the server's judgement of each document, as of the collection that it names; nothing is stored."""
     params = {"cv_version": cv_version} if cv_version else None
     response = yield Call("POST", "/validate", params, _lines(documents), {"Content-Type": LINES})
     return [
@@ -91,7 +91,10 @@ def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exc
 
 
 def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[list[Rehearsed]]:
-    """What would become of each document if it were published now. Invalid where the batch cannot be read at all."""
+    """Return what would become of each document if it were published now.
+
+    Invalid if the batch cannot be read at all.
+    """
     path = f"/collections/{quote(collection, safe='')}/items"
     response = yield Call("POST", path, {"dry_run": "true"}, _lines(documents), {"Content-Type": LINES})
     return [
@@ -112,7 +115,7 @@ def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[lis
 
 
 def cancel(request: str) -> Exchange[Request]:
-    """Takes back what still waits of a request; what is done stays done. The request as it is then.
+    """Take back what still waits of a request; what is done stays done. Return the request as it is then.
 
     NotFound where there is none, or it is somebody else's.
     """
@@ -122,7 +125,7 @@ def cancel(request: str) -> Exchange[Request]:
 
 
 def retry(request: str) -> Exchange[str]:
-    """Sends what was rejected or failed of a request once more, as of now; the id of the new request.
+    """Send what was rejected or failed of a request once more, as of now. Return the id of the new request.
 
     Conflict where there is nothing to try again, or the request is under way; Invalid where all of it is refused again.
     """
@@ -139,7 +142,7 @@ def patch(
     id: str, edit: Json | Sequence[Json], *, collection: str | None = None, if_match: str | None = None,
     override: str | None = None, dry_run: bool = False,
 ) -> Exchange[Changed]:  # fmt: skip
-    """Applies a JSON Patch (a sequence of operations) or a merge patch (a mapping) to what is stored.
+    """Apply a JSON Patch (a sequence of operations) or a merge patch (a mapping) to what is stored.
 
     `override`: the reason for other files under the same version, of those who may.
     """
@@ -152,7 +155,7 @@ def put(
     document: Json, *, collection: str | None = None, if_match: str | None = None, override: str | None = None,
     dry_run: bool = False,
 ) -> Exchange[Changed]:  # fmt: skip
-    """Puts a whole document in the place of the one that is there; see `patch`."""
+    """Put a whole document in the place of the one that is there; see `patch`."""
     id, named = str(document.get("id", "")), document.get("collection")
     path = _path(id, collection or (named if isinstance(named, str) else None))
     call = Call("PUT", path, content=orjson.dumps(document), headers={"Content-Type": JSON})
@@ -163,7 +166,7 @@ def retract(
     id: str, *, reason: str | None = None, errata: str | None = None, replaced_by: str | None = None,
     data: str | None = None, collection: str | None = None, if_match: str | None = None, dry_run: bool = False,
 ) -> Exchange[Changed]:  # fmt: skip
-    """Retracts a dataset; nothing is erased. `data` (keep, restrict, purge) tells the nodes what to do with copies."""
+    """Retract a dataset; nothing is erased. `data` (keep, restrict, purge) tells the nodes what to do with copies."""
     said = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data}
     content = orjson.dumps({name: value for name, value in said.items() if value is not None})
     call = Call("POST", _path(id, collection) + "/retract", content=content, headers={"Content-Type": JSON})
@@ -173,7 +176,7 @@ def retract(
 def reinstate(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[Changed]:
-    """Takes a retraction back."""
+    """Take a retraction back."""
     return (yield from _changed(id, Call("POST", _path(id, collection) + "/reinstate"), if_match, dry_run))
 
 
@@ -181,7 +184,7 @@ def mark(
     id: str, *, reason: str | None = None, collection: str | None = None, if_match: str | None = None,
     dry_run: bool = False,
 ) -> Exchange[Changed]:  # fmt: skip
-    """Marks a dataset for deletion: it is hidden, and nothing is erased yet."""
+    """Mark a dataset for deletion: it is hidden, and nothing is erased yet."""
     params = {"reason": reason} if reason else None
     return (yield from _changed(id, Call("DELETE", _path(id, collection), params), if_match, dry_run))
 
@@ -189,7 +192,7 @@ def mark(
 def unmark(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[Changed]:
-    """Takes a mark for deletion back."""
+    """Take a mark for deletion back."""
     return (yield from _changed(id, Call("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
 
 
@@ -197,7 +200,7 @@ def put_replica(
     id: str, node: str, entries: Mapping[str, Json], *, collection: str | None = None, if_match: str | None = None,
     dry_run: bool = False,
 ) -> Exchange[Changed]:  # fmt: skip
-    """Says where a node has copies, by asset: {"<asset>": {"href": …}}. Other nodes' entries stay as they are."""
+    """Say where a node has copies, by asset: {"<asset>": {"href": …}}. Other nodes' entries stay as they are."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
     call = Call("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
     return (yield from _changed(id, call, if_match, dry_run))
@@ -206,13 +209,13 @@ def put_replica(
 def remove_replica(
     id: str, node: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[Changed]:
-    """Says that a node has no copies any more."""
+    """Say that a node has no copies any more."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
     return (yield from _changed(id, Call("DELETE", path), if_match, dry_run))
 
 
 def collection_of(id: str) -> str:
-    """What an id begins with, as CMIP6's do with their collection."""
+    """Return what an id begins with: for CMIP6 that is its collection."""
     return id.partition(".")[0]
 
 
@@ -243,7 +246,7 @@ def _changed(
 
 
 def _request_of(response: httpx.Response, path: str) -> str:
-    """The request that an answer is of: in its body while it is under way, else in a link."""
+    """Return the request that an answer is of: in its body while it is under way, else in a link."""
     if response.status_code == 202:
         body = json_of(response, path)
         named = body.get("id") if isinstance(body, dict) else None
@@ -255,7 +258,7 @@ def _request_of(response: httpx.Response, path: str) -> str:
 
 
 def _settled(id: str, request: str) -> Exchange[Changed]:
-    """What became of a request of one item, once it is final."""
+    """Return what became of a request of one item, once it is final."""
     pause = FIRST_LOOK
     while True:
         response = yield Call("GET", f"/requests/{quote(request, safe='')}/items", {"limit": 1})
@@ -271,7 +274,7 @@ def _settled(id: str, request: str) -> Exchange[Changed]:
 
 
 def refusal_of(type: str, detail: str, findings: Any) -> Refused:
-    """The exception for what a request tells of a refused item."""
+    """Return the exception for what a request tells of a refused item."""
     status = _statuses().get(type, 500)
     return kind_of(status)(status, type, detail, findings)
 

@@ -65,7 +65,7 @@ class Trouble:
 
 
 def read(path: str, collection: str | None = None) -> Iterator[Entry | Trouble]:
-    """The documents of a file, of all files under a folder, or of standard input (`-`).
+    """Yield the documents of a file, of all files under a folder, or of standard input (`-`).
 
     `collection`: where they go, whatever they say. Unreadable where there is nothing to read.
     """
@@ -88,7 +88,7 @@ def read(path: str, collection: str | None = None) -> Iterator[Entry | Trouble]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The file itself, or all under a folder by name; hidden ones are left out."""
+    """Yield the file itself, or all under a folder by name; hidden ones are left out."""
     if not path.is_dir():
         yield path
         return
@@ -138,7 +138,7 @@ def _entry(text: bytes, place: str, collection: str | None, skip_no_items: bool)
 
 
 def entry(value: Mapping[str, Any], text: bytes | None, place: str, collection: str | None) -> Entry | Trouble:
-    """A document made ready to be sent; trouble where nothing says into which collection."""
+    """Return a document made ready to be sent; trouble where nothing says into which collection."""
     name = value["id"] if isinstance(value.get("id"), str) else ""
     target = collection or value.get("collection")
     if not isinstance(target, str) or not target:
@@ -159,7 +159,7 @@ def _claimed_id(text: bytes) -> str:
 
 
 def _documents(raw: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Each document with the number of its line."""
+    """Return each document with the number of its line."""
     plain = cast(io.BufferedReader, raw)
     if plain.peek(2)[:2] == GZIP:
         plain = cast(io.BufferedReader, io.BufferedReader(gzip.GzipFile(fileobj=plain), CHUNK))
@@ -173,7 +173,7 @@ def _documents(raw: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_line(first: bytes) -> bool:
-    """Whether a stream that begins so has a document a line; a collection in one line is read as a whole."""
+    """Return whether a stream that begins so has a document a line; a collection in one line is read as a whole."""
     text = first.strip(b" \t\r\n\x1e")
     if first.startswith(b"\x1e"):
         return True
@@ -214,7 +214,7 @@ class _Values:
                 yield self._value()
 
     def _object(self) -> Iterator[tuple[int, bytes]]:
-        """An item, or the features of a collection. Members before `features` are kept until that is known."""
+        """Yield an item, or the features of a collection. Members before `features` are kept until that is known."""
         line, start, is_collection = self._number(), self._at, False
         self._at += 1
         while self._expect() != "}":
@@ -249,7 +249,7 @@ class _Values:
         return line, self._text[start:end].encode()
 
     def _json(self) -> tuple[Any, tuple[int, int]]:
-        """The value that begins here, and its place in the text."""
+        """Return the value that begins here, and its place in the text."""
         while True:
             try:
                 value, end = self._read_value(self._text, self._at)
@@ -265,7 +265,7 @@ class _Values:
             return value, (start, end)
 
     def _expect(self, wanted: str = "") -> str:
-        """The next character that is no space, one of `wanted` if given."""
+        """Return the next character that is no space, one of `wanted` if given."""
         if not self._next():
             raise _Syntax(self._number(), "the JSON ends in the middle")
         found = self._text[self._at]
@@ -274,7 +274,7 @@ class _Values:
         return found
 
     def _next(self) -> bool:
-        """Moves to the next character that is no space; False at the end."""
+        """Move to the next character that is no space; False at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in " \t\r\n\x1e":
                 self._at += 1
@@ -301,13 +301,13 @@ class _Values:
             self._text, self._at, self._counted = self._text[self._at :], 0, 0
 
     def _number(self) -> int:
-        """The line on which we are."""
+        """Return the line on which we are."""
         self._line += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
         return self._line
 
 
 def entries(documents: Iterable[Mapping[str, Any]], collection: str | None = None) -> Iterator[Entry | Trouble]:
-    """Documents that a program holds, made ready; their places are `item 1` and so on."""
+    """Yield documents that a program holds, made ready; their places are `item 1` and so on."""
     for number, document in enumerate(documents, 1):
         yield entry(document, None, f"item {number}", collection)

@@ -9,7 +9,7 @@ PERIOD = re.compile(r"([0-9]{4})(?:-(0[1-9]|1[0-2])(?:-([0-9]{2}))?)?")
 
 
 def interval(text: str) -> str:
-    """The interval as RFC 3339 has it: `2000` is all of that year, `2000-02/2001` ends with 2001.
+    """Return the interval as RFC 3339 has it: `2000` is all of that year, `2000-02/2001` ends with 2001.
 
     Moments, open ends and whatever else stay as they are: the node judges them.
     """
@@ -20,7 +20,7 @@ def interval(text: str) -> str:
 
 
 def _moment(end: str, *, last: bool) -> str:
-    """The first or the last moment of a period."""
+    """Return the first or the last moment of a period."""
     period = PERIOD.fullmatch(end)
     if period is None or int(period[1]) == 0:
         return end

@@ -112,7 +112,7 @@ class Tries:
         self._url, self._retries, self._attempt, self._on_retry = url, retries, 0, on_retry
 
     def after_error(self, error: httpx.TransportError) -> float:
-        """Seconds to the next try. Unreachable where all are used up, or none would be of use."""
+        """Return seconds to the next try. Unreachable if all are used up, or none would help."""
         hopeless = isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)
         reason = str(error) or type(error).__name__
         if hopeless or self._attempt >= self._retries:
@@ -124,7 +124,7 @@ class Tries:
         return self._pause(0.0, f"{self._url} does not answer ({reason})")
 
     def after(self, response: httpx.Response, path: str) -> float | None:
-        """Seconds to the next try; None where this is a successful answer. A Refused where it is final and none."""
+        """Return seconds to the next try; None if this is a successful answer. A Refused where it is final and none."""
         if response.is_success:
             return None
         if response.status_code not in AGAIN or self._attempt >= self._retries:
@@ -158,7 +158,7 @@ def headers_of(call: Call, token: str | None) -> dict[bytes, bytes]:
 
 
 def too_long(call: Call) -> Invalid:
-    """Why httpx takes an address for none: ids are what makes it."""
+    """Return why httpx refuses an address: ids are a part of it."""
     return Invalid(414, "uri-too-long", f"{call.path[:80]}… is too long an address; no id is as long")
 
 
@@ -188,7 +188,7 @@ class Transport:
         self._http.close()
 
     def json(self, method: str, path: str, **sent: Any) -> Any:
-        """The JSON of a successful answer; see `send`."""
+        """Return the JSON of a successful answer; see `send`."""
         return json_of(self.send(method, path, **sent), self.url + path)
 
     def send(
@@ -201,7 +201,10 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         wait: float = 0.0,
     ) -> httpx.Response:
-        """A successful answer. Unreachable or a Refused where there is none. `wait`: seconds the server may take."""
+        """Return a successful answer.
+
+        Unreachable or a Refused if there is none. `wait`: seconds the server may take.
+        """
         return self.answer(Call(method, path, params, content, headers, wait))
 
     def answer(self, call: Call) -> httpx.Response:
@@ -243,7 +246,7 @@ class Transport:
 
 
 def json_of(response: httpx.Response, address: str) -> Any:
-    """The JSON of an answer. Failed where it is none."""
+    """Return the JSON of an answer. Failed if it is none."""
     try:
         return orjson.loads(response.content)
     except orjson.JSONDecodeError:
@@ -251,7 +254,7 @@ def json_of(response: httpx.Response, address: str) -> Any:
 
 
 def retry_after(value: str, now: datetime) -> float:
-    """Seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date; 0 where it is neither."""
+    """Return seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date; 0 if it is neither."""
     try:
         seconds = float(value) if value.isdecimal() else (parsedate_to_datetime(value) - now).total_seconds()
     except (ValueError, TypeError):
@@ -260,7 +263,7 @@ def retry_after(value: str, now: datetime) -> float:
 
 
 def refusal(response: httpx.Response, address: str) -> Refused:
-    """The exception for an answer that is no success; a page of some proxy is never shown."""
+    """Return the exception for an answer that is no success; a page of some proxy is never shown."""
     status = response.status_code
     try:
         body = orjson.loads(response.content)
@@ -277,7 +280,7 @@ def refusal(response: httpx.Response, address: str) -> Refused:
 
 
 def kind_of(status: int) -> type[Refused]:
-    """The exception for a status."""
+    """Return the exception for a status."""
     if status in (401, 403):
         return NotAuthorised
     if status in (404, 410):
@@ -288,7 +291,7 @@ def kind_of(status: int) -> type[Refused]:
 
 
 def findings_from(values: object) -> tuple[Finding, ...]:
-    """Findings as the server writes them; what is none is left out."""
+    """Return findings as the server writes them; what is none is left out."""
     entries = values if isinstance(values, list) else []
     return tuple(
         Finding(

@@ -75,7 +75,7 @@ class Request:
         return self.is_final and (self.position is not None or self.unchanged or not self.counts.get("done"))
 
     def is_visible_at(self, node: str) -> bool:
-        """Whether the node shows everything of it; what changed nothing is visible already."""
+        """Return whether the node shows everything of it; what changed nothing is visible already."""
         if not self.is_announced:
             return False
         return self.position is None or self.visible.get(node) is not None
@@ -233,7 +233,9 @@ class File:
 
 
 def _path_of(dataset: str, asset: Mapping[str, Any], key: str) -> str:
-    """Where to put a file: below the folder where one is, whatever the dataset says; "" where that is not possible."""
+    """Return where to put a file: below the folder where one is, whatever the dataset says; "" where that is not
+    possible.
+    """
     named = asset.get("file:local_path")
     name = posixpath.basename(unquote(urlsplit(str(asset.get("href", ""))).path)) or key
     path = named if isinstance(named, str) and named else f"{dataset}/{name}"

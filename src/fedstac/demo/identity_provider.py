@@ -48,7 +48,7 @@ class Person:
 
 
 def _entitled(*places: str) -> list[str]:
-    """Everything that a publisher does at these places, in EGI's words (esgf-wire, Identity)."""
+    """Return everything that a publisher does at these places, in EGI's words (esgf-wire, Identity)."""
     rights = ("CREATE", "UPDATE", "RETRACT", "DELETE", "CITATION", "ERRATA")
     vo = "urn:mace:egi.eu:group:esgf.vo.egi.eu"
     return [f"{vo}:{place}:role={right}#aai.egi.eu" for place in places for right in rights]
@@ -129,7 +129,7 @@ class Provider:
         return {"keys": [{**self.key.as_dict(private=False), "use": "sig", "alg": "RS256"}]}
 
     def claims_of(self, subject: str) -> dict[str, Any]:
-        """What tokens say of somebody, and whom access tokens are for."""
+        """Return what tokens say of somebody, and whom access tokens are for."""
         person = self.people[subject]
         return {"aud": AUDIENCE, "sub": subject, "name": person.name, "email": f"{subject}@demo.example",
                 **person.claims}  # fmt: skip
@@ -137,7 +137,7 @@ class Provider:
     # --- logins ---
 
     def begin_device(self, scope: str) -> dict[str, Any]:
-        """A code to poll with and one for somebody to confirm (RFC 8628, 3.2)."""
+        """Return a code to poll with and one for somebody to confirm (RFC 8628, 3.2)."""
         now, device = time.monotonic(), secrets.token_urlsafe(24)
         letters = "".join(secrets.choice(LETTERS) for _ in range(8))
         user_code = f"{letters[:4]}-{letters[4:]}"
@@ -150,7 +150,7 @@ class Provider:
         }  # fmt: skip
 
     def waiting(self, user_code: str) -> Device | None:
-        """The login that waits for this code to be confirmed."""
+        """Return the login that waits for this code to be confirmed."""
         for begun in self.devices.values():
             if begun.user_code == user_code and begun.answer is None and begun.ends > time.monotonic():
                 return begun
@@ -161,7 +161,7 @@ class Provider:
         device.answer = Grant(subject, device.scope) if subject in self.people else Refused("access_denied")
 
     def authorize(self, asked: Mapping[str, str], subject: str) -> str:
-        """Where the browser goes back to, with a code or an error (RFC 6749, 4.1.2; RFC 9207)."""
+        """Return where the browser goes back to, with a code or an error (RFC 6749, 4.1.2; RFC 9207)."""
         back = {"state": asked.get("state", ""), "iss": self.url}
         if subject in self.people:
             grant = Grant(subject, asked.get("scope", ""), asked.get("nonce", ""))
@@ -173,7 +173,7 @@ class Provider:
         return f"{asked['redirect_uri']}?{urlencode(back)}"
 
     def may_return(self, asked: Mapping[str, str]) -> bool:
-        """Whether an authorization request is one of our client's, with PKCE, from a process on this machine."""
+        """Return whether an authorization request is one of our client's, with PKCE, from a process on this machine."""
         back = asked.get("redirect_uri", "")
         return (
             (asked.get("client_id"), asked.get("response_type")) == (CLIENT, "code")
@@ -184,7 +184,7 @@ class Provider:
     # --- tokens ---
 
     def tokens(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """The answer of the token endpoint. Refused says what is wrong."""
+        """Return the answer of the token endpoint. Refused says what is wrong."""
         if form.get("client_id") != CLIENT:
             raise Refused("invalid_client")
         match form.get("grant_type"):
@@ -223,7 +223,7 @@ class Provider:
         return code.grant if secrets.compare_digest(proof.rstrip(b"="), code.challenge.encode()) else None
 
     def _issue(self, grant: Grant) -> dict[str, Any]:
-        """An access token (RFC 9068), an ID token (OpenID Connect Core 1.0, section 2), and one to renew them."""
+        """Return an access token (RFC 9068), an ID token (OpenID Connect Core 1.0, section 2), a refresh token."""
         now, refresh = time.time(), secrets.token_urlsafe(24)
         common = {"iss": self.url, "iat": int(now), "exp": now + self.lifetime, **self.claims_of(grant.subject)}
         access = {**common, "client_id": CLIENT, "scope": grant.scope, "jti": secrets.token_hex(8)}
@@ -286,7 +286,7 @@ async def revoke(request: Request) -> Response:
 
 
 async def activate(request: Request) -> Response:
-    """The page on which a login in a terminal is confirmed."""
+    """Return the page on which a login in a terminal is confirmed."""
     provider, code = _of(request), request.query_params.get("user_code", "").strip().upper()
     if not code:
         return _page("Log in", '<form><label>The code in your terminal <input name="user_code"></label></form>')
@@ -300,7 +300,7 @@ async def activate(request: Request) -> Response:
 
 
 async def authorize(request: Request) -> Response:
-    """The page on which a login in a browser is confirmed."""
+    """Return the page on which a login in a browser is confirmed."""
     provider, asked = _of(request), dict(request.query_params)
     if not provider.may_return(asked):
         return _page(
@@ -313,7 +313,7 @@ async def authorize(request: Request) -> Response:
 
 
 def _choice(provider: Provider, said: str) -> Response:
-    """A button for everybody whom one can be, and one for nobody; it is answered at the address of the page."""
+    """Return a button for everybody whom one can be, and one for nobody; it is answered at the address of the page."""
     buttons = "".join(
         f'<p><button name="subject" value="{html.escape(person.subject)}">{html.escape(person.name)}</button>'
         f" {html.escape(person.about)}"
@@ -346,7 +346,7 @@ def application(provider: Provider) -> Starlette:
 
 
 def serve(*, port: int, on_ready: Callable[[str], object]) -> None:
-    """Serves the sample people until SIGTERM or SIGINT; `on_ready` gets the address once it takes connections."""
+    """Serve the sample people until SIGTERM or SIGINT; `on_ready` gets the address once it takes connections."""
     listening = processes.listen("127.0.0.1", port)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     config = uvicorn.Config(application(Provider(url, PEOPLE)), lifespan="off", log_config=None, access_log=False)
@@ -355,7 +355,7 @@ def serve(*, port: int, on_ready: Callable[[str], object]) -> None:
 
 
 def as_settings(url: str) -> dict[str, str]:
-    """The variables with which a node takes the logins of a provider at this address."""
+    """Return the variables with which a node takes the logins of a provider at this address."""
     return {
         "FEDSTAC_ISSUERS": json.dumps([{"issuer": url, "login_client_id": CLIENT}]),
         "FEDSTAC_AUDIENCE": AUDIENCE,

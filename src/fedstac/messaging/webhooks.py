@@ -86,7 +86,7 @@ class Webhooks:
         await self._pool.__aexit__(kind, error, trace)
 
     async def send(self, url: str, *, id: str, secret: bytes, body: bytes, seconds: float) -> None:
-        """Returns when the receiver answered 2xx. Undelivered or Forbidden otherwise."""
+        """Send it, and return when the receiver answered 2xx. Undelivered or Forbidden otherwise."""
         now = int(time.time())
         headers: dict[bytes | str, bytes | str] = {
             "content-type": "application/json",

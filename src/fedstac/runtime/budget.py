@@ -58,13 +58,13 @@ class Budget:
             raise self._ended from error
 
     def extend(self, seconds: float) -> None:
-        """Moves the deadline: a wait that the caller asked for, or caused, is not our work."""
+        """Move the deadline: a wait that the caller asked for, or caused, is not our work."""
         if self._ended is None and seconds > 0:
             self._timer.cancel()
             self._timer = self._loop.call_at(self._timer.when() + seconds, self._expire)
 
     def end(self, reason: Exception) -> None:
-        """Cancels the work now."""
+        """Cancel the work now."""
         if self._ended is None:
             self._ended = reason
             self._timer.cancel()
@@ -76,7 +76,7 @@ class Budget:
         return self._ended is not None
 
     def on_overrun(self, cut: Callable[[], object]) -> Callable[[], None]:
-        """Registers what ends work that does not end by itself; returns how to take that back."""
+        """Register what ends work that does not end by itself; return how to take that back."""
         self._overruns.add(cut)
         return lambda: self._overruns.discard(cut)
 
@@ -92,12 +92,12 @@ _current: contextvars.ContextVar[Budget | None] = contextvars.ContextVar("budget
 
 
 def current() -> Budget | None:
-    """The budget of the request that is worked on; None in a background part."""
+    """Return the budget of the request that is worked on; None in a background part."""
     return _current.get()
 
 
 def lane() -> Lane:
-    """The lane of whoever is working."""
+    """Return the lane of whoever is working."""
     budget = _current.get()
     return budget.lane if budget else Lane.WORK
 
@@ -114,13 +114,13 @@ def checkpoint() -> None:
 
 
 def extend(seconds: float) -> None:
-    """Adds an agreed waiting time to the budget of the request that is worked on."""
+    """Add an agreed waiting time to the budget of the request that is worked on."""
     if budget := _current.get():
         budget.extend(seconds)
 
 
 def detached(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task for several requests: it outlives the budget of the one that started it."""
+    """Return a task for several requests: it outlives the budget of the one that started it."""
     context = contextvars.copy_context()
     context.run(_current.set, None)
     return asyncio.create_task(work, context=context)

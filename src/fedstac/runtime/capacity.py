@@ -37,7 +37,7 @@ class Threads:
         self._users: Counter[Lane] = Counter()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The result of the work. Unavailable where too much of the same lane waits already."""
+        """Return the result of the work. Unavailable if too much of the same lane waits already."""
         lane = budget.lane()
         if self._users[lane] >= THREADS[lane] * (1 + WAITING_PER_THREAD):
             raise Unavailable("many large requests are under way; try again in a moment", retry_after=2)
@@ -81,7 +81,7 @@ class Memory:
 
     @asynccontextmanager
     async def place(self, size: int) -> AsyncIterator[Share]:
-        """Waits for memory. Unavailable where none is free for WAIT_SECONDS."""
+        """Wait for memory. Unavailable if none is free for WAIT_SECONDS."""
         share = self.share(budget.lane())
         try:
             async with asyncio.timeout(WAIT_SECONDS) as waiting:
@@ -142,12 +142,12 @@ class Share:
         self.size += size
 
     def check(self, size: int) -> None:
-        """TooManyRequests where so much more is not free: nothing waits with a half-read body."""
+        """Raise TooManyRequests if so much more is not free: nothing waits with a half-read body."""
         if not self.fits(size):
             raise TooManyRequests("many large bodies are under way; send this one again in a moment", retry_after=2)
 
     def require(self, size: int) -> None:
-        """Takes more, or raises as `check`."""
+        """Take more, or raise as `check` does."""
         self.check(size)
         self.take(size)
 
@@ -158,7 +158,7 @@ class Share:
 
 
 def tame_allocator() -> None:
-    """Tells glibc, which is made for speed, to give memory back: few arenas, and large blocks by themselves."""
+    """Tell glibc, which is made for speed, to give memory back: few arenas, and large blocks by themselves."""
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(M_ARENA_MAX, 2)
@@ -166,6 +166,6 @@ def tame_allocator() -> None:
 
 
 def trim_memory() -> None:
-    """Gives what the C library keeps of freed memory back to the system, where it is glibc."""
+    """Give what the C library keeps of freed memory back to the system, where it is glibc."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

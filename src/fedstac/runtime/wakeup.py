@@ -16,16 +16,16 @@ class Wakeup:
         self._event = asyncio.Event()
 
     def wake(self) -> None:
-        """Ends every wait that is under way."""
+        """End every wait that is under way."""
         self._event.set()
         self._event = asyncio.Event()
 
     def next(self) -> Callable[[float], Awaitable[bool]]:
-        """A wait for the next wake from now on: take it, look, then wait, and nothing falls between."""
+        """Return a wait for the next wake from now on: take it, look, then wait, and nothing falls between."""
         event = self._event
 
         async def wait(seconds: float) -> bool:
-            """Waits until the wake or the end of the time; which of them it was."""
+            """Wait until the wake or the end of the time; which of them it was."""
             try:
                 await asyncio.wait_for(event.wait(), seconds)
             except TimeoutError:
@@ -36,7 +36,7 @@ class Wakeup:
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Waits, but not beyond `stop`."""
+    """Wait, but not beyond `stop`."""
     try:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:

@@ -30,12 +30,12 @@ Item: TypeAlias = dict[str, Any]
 
 
 def missing_modules() -> list[str]:
-    """What the extra `netcdf` brings and is not installed."""
+    """Return what the extra `netcdf` brings and is not installed."""
     return [name for name in ("h5py", "cftime") if find_spec(name) is None]
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -83,7 +83,7 @@ class Scan:
         return self._known + self.read_now
 
     def run(self) -> Iterator[Item | Fault | None]:
-        """The items, and what is wrong with which file or dataset; before, None, for time to show how far it is.
+        """Yield the items, and the faults of files and datasets; before that None, so that progress can be shown.
 
         NoListing where there is nothing to read, StateBroken where nothing can be kept.
         """
@@ -150,7 +150,7 @@ class Scan:
             yield from self._settle(memory, n, found, said)
 
     def _settle(self, memory: Memory, n: int, found: Found, facts: Facts) -> Iterator[Fault]:
-        """A file that was read: used, unless it is not what the mapfile says."""
+        """Yield a file that was read: used, unless it is not what the mapfile says."""
         base, digest = items.base_id(facts), facts["sha256"]
         fault = None
         if digest and found.checksum and digest != found.checksum:
@@ -168,7 +168,7 @@ class Scan:
         memory.settle(n, found, facts, base=base, folder=folder)
 
     def _unusable(self, fault: Fault, found: Found | None = None) -> Fault:
-        """Counts it, and notes which dataset is not whole without it: the mapfile's, or that of its neighbours."""
+        """Count it, and note which dataset is not whole without it: the mapfile's, or that of its neighbours."""
         if fault.severity is Severity.WARNING:
             self.counts["warnings"] += 1
             return fault
@@ -209,7 +209,7 @@ class Scan:
             yield item
 
     def _lacking(self, id: str, files: items.Files) -> Iterator[Fault]:
-        """A dataset that is not whole is not made: its files could not be added under the same version later."""
+        """Yield a fault if the dataset lacks a file: no file could be added under the same version later."""
         keys = {(id,)} | {_neighbours(found.path) for found, _ in files}
         lost = sorted(self._incomplete[key] for key in keys & self._incomplete.keys())
         if lost:
@@ -221,7 +221,9 @@ class Scan:
 
 
 def _neighbours(path: str) -> tuple[str, ...]:
-    """What files of one dataset have alike, as far as their paths tell: the version's folder, or folder and name."""
+    """Return what files of one dataset have alike, as far as their paths tell: the version's folder, or folder and
+    name.
+    """
     folder, _, name = path.rpartition("/")
     return (folder,) if VERSION.fullmatch(folder.rpartition("/")[2]) else (folder, items.stem(name))
 

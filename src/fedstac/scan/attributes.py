@@ -27,7 +27,7 @@ def note(notes: Notes, rule: str, message: str) -> None:
 
 
 def text(thing: Any, name: str) -> str | None:
-    """Return an attribute's text, None where there is none. Unusable where it is no single, short, printable text."""
+    """Return an attribute's text, None if there is none. Unusable if it is no single, short, printable text."""
     value, fault = _read(thing, name)
     if fault:
         raise Unusable("attribute", f"{_named(thing, name)} {fault}")
@@ -35,7 +35,7 @@ def text(thing: Any, name: str) -> str | None:
 
 
 def tolerant_text(thing: Any, name: str, notes: Notes) -> str | None:
-    """Return an attribute's text with single spaces, None where there is none or it cannot be read; a note says so."""
+    """Return an attribute's text with single spaces, None if there is none or it cannot be read; a note says so."""
     value, fault = _read(thing, name)
     if fault:
         remedy = "white space is taken for one space" if value is not None else "it is left out"
@@ -44,12 +44,12 @@ def tolerant_text(thing: Any, name: str, notes: Notes) -> str | None:
 
 
 def quiet_text(thing: Any, name: str) -> str:
-    """Return the text of an attribute that says what a variable is; empty where there is none or it is unreadable."""
+    """Return the text of an attribute that says what a variable is; empty if there is none or it is unreadable."""
     return _read(thing, name)[0] or ""
 
 
 def numbers(thing: Any, name: str) -> Any:
-    """Return an attribute's numbers as an array of one dimension; None where there are none, or they are no numbers."""
+    """Return an attribute's numbers as an array of one dimension; None if there are none, or they are no numbers."""
     value = _stored(thing, name)
     if value is None or isinstance(value, (str, bytes, h5py.Empty)):
         return None
@@ -58,7 +58,7 @@ def numbers(thing: Any, name: str) -> Any:
 
 
 def exists(thing: Any, name: str) -> bool:
-    """Whether there is such an attribute."""
+    """Return whether there is such an attribute."""
     return bool(h5py.h5a.exists(thing.id, name.encode()))
 
 
@@ -68,14 +68,14 @@ def name_of(thing: Any) -> str:
 
 
 def _stored(thing: Any, name: str) -> Any:
-    """The value as h5py gives it; None where there is none, or it is too large to be read."""
+    """Return the value as h5py gives it; None if there is none, or it is too large to be read."""
     if not exists(thing, name) or h5py.h5a.open(thing.id, name.encode()).get_storage_size() > LARGEST:
         return None
     return thing.attrs[name]
 
 
 def _read(thing: Any, name: str) -> tuple[str | None, str]:
-    """The text of an attribute, with white space mended, and what is wrong with it; None where it cannot be used."""
+    """Return the text of an attribute with single spaces, and what is wrong with it; None if it cannot be used."""
     if not exists(thing, name):
         return None, ""
     value = _stored(thing, name)

@@ -67,7 +67,10 @@ class Clock:
         return round((Fraction(value) * self._step + self._seconds) * SECOND)
 
     def moment(self, ticks: int) -> str:
-        """The moment so many microseconds after the reference day's midnight, to the second. Beyond, Unusable."""
+        """Return the moment so many microseconds after the reference day's midnight, to the second.
+
+        Unusable if it is out of range.
+        """
         date: Any = None
         if abs(ticks) < FURTHEST:
             with warnings.catch_warnings():  # that a year before the first one is unusual is said below
@@ -82,6 +85,6 @@ class Clock:
 
 
 def rfc3339(moment: str) -> str:
-    """The moment as RFC 3339 has it: a day that its month lacks (30 February of 360_day) is the month's last."""
+    """Return the moment as RFC 3339 has it: a day that its month lacks (30 February of 360_day) is the month's last."""
     year, month, day = int(moment[:4]), int(moment[5:7]), int(moment[8:10])
     return f"{moment[:8]}{min(day, monthrange(year, month)[1]):02}{moment[10:]}Z"

@@ -23,7 +23,7 @@ GLOBE: Final = Box(-180.0, -90.0, 180.0, 90.0)
 
 
 def hull(arcs: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """The shortest arc of longitudes that holds all of `arcs`: its start in 0..360 and its width, in degrees.
+    """Return the shortest arc of longitudes that holds all of `arcs`: its start in 0..360 and its width, in degrees.
 
     Each arc is a start in 0..360 and a width; what is left out is the widest gap between them.
     """
@@ -38,7 +38,7 @@ def hull(arcs: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def box(west: float, width: float, latitudes: tuple[float, float]) -> Box:
-    """A box from an arc of longitudes and the southernmost and northernmost latitude."""
+    """Return a box from an arc of longitudes and the southernmost and northernmost latitude."""
     south, north = (round(min(90.0, max(-90.0, latitude)), DIGITS) + 0.0 for latitude in latitudes)
     if width >= WHOLE:
         return Box(-180.0, south, 180.0, north)
@@ -48,7 +48,7 @@ def box(west: float, width: float, latitudes: tuple[float, float]) -> Box:
 
 
 def union(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds all of them."""
+    """Return the smallest box that holds all of them."""
     if len(set(boxes)) == 1:
         return boxes[0]
     west, width = hull([(box.west % 360, box.east - box.west) for box in boxes])
@@ -61,7 +61,7 @@ def bbox(box: Box) -> list[float]:
 
 
 def geometry(box: Box) -> dict[str, Any]:
-    """A polygon, or two where the antimeridian cuts it; a line or a point where the box has no height or width."""
+    """Return a polygon, or two if the antimeridian cuts it; a line or a point if the box has no height or width."""
     west, south, east, north = box
     sides = [(west, 180.0), (-180.0, round(east - 360, DIGITS))] if east > 180 else [(west, east)]
     if west == east and south == north:

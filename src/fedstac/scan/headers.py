@@ -36,7 +36,10 @@ TRACKING_ID: Final = re.compile(rf"hdl:21\.14100/{UUID}")
 
 
 def read(raw: BinaryIO) -> dict[str, Any]:
-    """The facts of an open file, less its checksum (values.py). Unusable where it is no CMIP6 file in NetCDF-4."""
+    """Return the facts of an open file, less its checksum (values.py).
+
+    Unusable if it is no CMIP6 file in NetCDF-4.
+    """
     notes: Notes = []
     with _opened(raw) as file:
         attributes = _attributes(file, notes)
@@ -82,7 +85,7 @@ def _texts(thing: Any, names: Sequence[str], notes: Notes) -> dict[str, str]:
 
 
 def _attributes(file: Any, notes: Notes) -> dict[str, str]:
-    """The global attributes that are used, each in its form."""
+    """Return the global attributes that are used, each in its form."""
     values = {name: value for name in IDENTIFYING if (value := text(file, name)) is not None}
     values |= _texts(file, [name for name in WANTED if name not in IDENTIFYING], notes)
     missing = [name for name in NEEDED if not values.get(name)]

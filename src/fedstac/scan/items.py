@@ -40,13 +40,13 @@ FURTHER_INFO: Final = re.compile(r"https?://furtherinfo\.es-doc\.org/CMIP6[A-Za-
 
 
 def member_id(attributes: Mapping[str, str]) -> str:
-    """The variant, behind the sub-experiment where there is one."""
+    """Return the variant, behind the sub-experiment where there is one."""
     sub_experiment, variant = attributes["sub_experiment_id"], attributes["variant_label"]
     return variant if sub_experiment == "none" else f"{sub_experiment}-{variant}"
 
 
 def base_id(facts: Facts) -> str:
-    """The dataset's id without its version. Of several activities the first one counts."""
+    """Return the dataset's id without its version. Of several activities the first one counts."""
     attributes = facts["attributes"]
     return ".".join((
         "CMIP6", attributes["activity_id"].split()[0], attributes["institution_id"], attributes["source_id"],
@@ -56,18 +56,18 @@ def base_id(facts: Facts) -> str:
 
 
 def stem(name: str) -> str:
-    """A file's name without its time range: alike for all files of a dataset."""
+    """Return a file's name without its time range: alike for all files of a dataset."""
     match = STEM.fullmatch(name)
     return match["stem"] if match else name
 
 
 def pid(id: str) -> str:
-    """The dataset's persistent identifier, as ESGF's own services derive it."""
+    """Return the dataset's persistent identifier, as ESGF's own services derive it."""
     return f"hdl:21.14100/{uuid_of_handle(id)}"
 
 
 def facets(facts: Facts, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
-    """The properties `cmip6:…` that one file gives; what it leaves out about its experiment and variable is the
+    """Return the properties `cmip6:…` that one file gives; what it leaves out about its experiment and variable is the
     vocabulary's."""
     attributes = _known(vocabulary, "experiment_id", facts["attributes"]["experiment_id"], {"title": "experiment"})
     attributes |= {name: value for name, value in facts["attributes"].items() if value}
@@ -82,7 +82,7 @@ def facets(facts: Facts, vocabulary: Vocabulary | None = None) -> dict[str, Any]
 
 
 def _known(vocabulary: Vocabulary | None, terms: str, term: str, names: Mapping[str, str]) -> dict[str, str]:
-    """Texts that a term has, under names of ours."""
+    """Return texts that a term has, under names of ours."""
     found = vocabulary.terms.get(terms, {}).get(term, {}) if vocabulary else {}
     return {ours: found[name] for name, ours in names.items() if isinstance(found.get(name), str)}
 
@@ -108,7 +108,7 @@ def disagreements(id: str, files: Files) -> Iterator[Fault]:
 
 
 def overlaps(id: str, files: Files) -> Iterator[Fault]:
-    """Warnings: two files for one time."""
+    """Yield warnings: two files for one time."""
     spans = sorted((facts["start"], facts["end"], found.path) for found, facts in files if facts["start"])
     reach, furthest = "", ""
     for start, end, path in spans:
@@ -121,14 +121,17 @@ def overlaps(id: str, files: Files) -> Iterator[Fault]:
 
 
 def covered(item: Mapping[str, Any]) -> Version:
-    """What time an item's version covers."""
+    """Return what time an item's version covers."""
     properties = item["properties"]
     start, end = properties["start_datetime"], properties["end_datetime"]
     return Version(item["id"], int(properties["version"]), start, end)
 
 
 def item(id: str, files: Files, site: Site, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
-    """The item of files that agree. It depends on them, the site and the vocabulary alone; sizes are in bytes."""
+    """Return the item of files that agree.
+
+    It depends on them, the site and the vocabulary alone; sizes are in bytes.
+    """
     first, facts = files[0]
     base = base_id(facts)
     starts = [facts["start"] or ALWAYS[0] for _, facts in files]
@@ -168,7 +171,7 @@ def item(id: str, files: Files, site: Site, vocabulary: Vocabulary | None = None
 
 
 def _extensions(vocabulary: Vocabulary | None) -> list[str]:
-    """Those that the project needs, in the spelling that it names first."""
+    """Return those that the project needs, in the spelling that it names first."""
     needed = [extension.uris[0] for extension in vocabulary.extensions if extension.required] if vocabulary else []
     return needed or list(EXTENSIONS)
 
@@ -182,7 +185,7 @@ def _links(id: str, facts: Facts) -> Iterator[dict[str, str]]:
 
 
 def _created(found: Found, facts: Facts) -> str:
-    """When the file says that it was written, else when it was last changed."""
+    """Return when the file says that it was written, else when it was last changed."""
     said = facts["attributes"].get("creation_date", "")
     try:
         return datetime.strptime(said, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -29,7 +29,7 @@ class NoListing(ValueError):
 
 
 def is_version(text: str) -> bool:
-    """Whether it is a date of the calendar, YYYYMMDD."""
+    """Return whether it is a date of the calendar, YYYYMMDD."""
     try:
         datetime.strptime(text, "%Y%m%d").date()  # noqa: DTZ007
     except ValueError:
@@ -40,7 +40,7 @@ def is_version(text: str) -> bool:
 def files(
     path: str, site: Site, version: str | None = None, *, ignore_folders: bool = False
 ) -> Iterator[Found | Fault]:
-    """The files of a folder or a mapfile; `version` is that of files whose folder says none. NoListing.
+    """Yield the files of a folder or a mapfile; `version` is that of files whose folder says none. NoListing.
 
     `ignore_folders`: no folder's version counts, only `version` or the mapfile's.
     """
@@ -110,8 +110,10 @@ class _Folder:
 
 
 def _is_left_out(entry: os.DirEntry[str], beside: Sequence[os.DirEntry[str]]) -> bool:
-    """What is hidden, as is what rsync has not finished; and `files` beside versions, whose links lead there (the
-    archives that esgdrs makes keep each file once)."""
+    """Return whether a path is not read: hidden files, as rsync's unfinished ones are, and `files` beside versions.
+
+    Archives that esgdrs makes keep each file once, in `files`; the versions link there.
+    """
     if entry.name.startswith("."):
         return True
     return entry.name == "files" and any(VERSION.fullmatch(other.name) for other in beside)
@@ -125,7 +127,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _clean(path: str) -> str:
-    """A path that may be printed and put into JSON."""
+    """Return a path that may be printed and put into JSON."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
@@ -138,7 +140,9 @@ def located(
     version: str | None = None,
     ignore_folders: bool = False,
 ) -> Found | Fault:
-    """A file below one of the roots (resolved), with its version: the one given, else its folder's, else `fallback`."""
+    """Return a file below one of the roots (resolved), with its version: the one given, else its folder's, else
+    `fallback`.
+    """
     try:
         path.encode()
     except UnicodeEncodeError:

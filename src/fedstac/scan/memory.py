@@ -65,7 +65,7 @@ class Memory:
     # --- between runs ---
 
     def recall(self, found: Found) -> Facts | None:
-        """What was read of the file as it is now."""
+        """Return what was read of the file as it is now."""
         row = self._db.execute(
             "SELECT facts FROM facts WHERE real = ? AND size = ? AND mtime = ?", (found.real, found.size, found.mtime)
         ).fetchone()
@@ -84,7 +84,7 @@ class Memory:
         self._db.execute("INSERT INTO listing (found) VALUES (?)", (json.dumps(found.as_json()),))
 
     def listed(self) -> Iterator[tuple[int, Found]]:
-        """The files that are not settled, in their order, each with its number; some may be settled meanwhile."""
+        """Yield the files that are not settled, in their order, each with its number; some may be settled meanwhile."""
         last = 0
         while rows := self._db.execute(
             "SELECT n, found FROM listing WHERE n > ? AND NOT is_settled ORDER BY n LIMIT ?", (last, BATCH)
@@ -110,7 +110,7 @@ class Memory:
         self._db.execute("UPDATE listing SET is_settled = 1 WHERE n = ?", (n,))
 
     def datasets(self) -> Iterator[tuple[str, list[tuple[Found, Facts]]]]:
-        """Each dataset's id, in order, with its files by path."""
+        """Yield each dataset's id, in order, with its files by path."""
         last = ""
         while row := self._db.execute("SELECT min(dataset) FROM listing WHERE dataset > ?", (last,)).fetchone():
             if row[0] is None:

@@ -110,12 +110,12 @@ class Site(_Strict):
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether a path is a folder or below it, as text: both are resolved."""
+    """Return whether a path is a folder or below it, as text: both are resolved."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def read(path: Path) -> Site:
-    """The site of a file. SiteBroken where it is none."""
+    """Return the site of a file. SiteBroken if it is none."""
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST + 1)
@@ -130,7 +130,7 @@ def read(path: Path) -> Site:
 
 
 def site(content: Mapping[str, Any], source: str) -> Site:
-    """The site of these values; `source` is named in SiteBroken."""
+    """Return the site of these values; `source` is named in SiteBroken."""
     try:
         return Site.model_validate(content)
     except ValidationError as error:

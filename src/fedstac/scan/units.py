@@ -73,7 +73,7 @@ class Reference:
 
 
 def is_time(units: str) -> bool:
-    """Whether these are units of a time coordinate, however they are spelt."""
+    """Return whether these are units of a time coordinate, however they are spelt."""
     return re.search(r"\ssince(\s|$)", units, re.IGNORECASE) is not None
 
 
@@ -131,7 +131,7 @@ def _clock(clock: re.Match[str], units: str) -> Fraction:
 
 
 def _zone(text: str, units: str) -> int:
-    """Seconds by which the zone is ahead of UTC."""
+    """Return seconds by which the zone is ahead of UTC."""
     if text.lower() in UNIVERSAL:
         return 0
     zone = ZONE.fullmatch(text)

@@ -71,6 +71,6 @@ class Unusable(Exception):
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value from a file, in one short line that no terminal obeys."""
+    """Return a value from a file, in one short line that no terminal obeys."""
     text = ascii(value) if not isinstance(value, str) else repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -36,7 +36,7 @@ RENAMED: Final = "_nc4_non_coord_"
 
 
 def find(file: Any, name: str) -> Any:
-    """Return a variable at the root, None where there is none. Unusable where its data lies in another file."""
+    """Return a variable at the root, None if there is none. Unusable if its data lies in another file."""
     if not PLAIN.fullmatch(name):
         return None
     link = file.get(name, getlink=True)
@@ -86,7 +86,7 @@ def attached(file: Any, variable: Any, notes: Notes) -> tuple[list[Any], list[An
 
 
 def bounds(file: Any, one: Any, names: Sequence[str], rule: str, notes: Notes) -> Any:
-    """Return the variable with the edges of `one`'s cells; None where it has none that can be used, with a note."""
+    """Return the variable with the edges of `one`'s cells; None if it has none that can be used, with a note."""
     for name in names:
         target = quiet_text(one, name)
         if not target:
@@ -165,7 +165,7 @@ class Values:
         return float(found[0])
 
     def _as_stored(self, values: Any) -> Any:
-        """An attribute's numbers as they compare with those that are stored."""
+        """Return an attribute's numbers as they compare with those that are stored."""
         if self._one.dtype.kind == "f":
             values = values.astype(self._one.dtype)  # a 32-bit number is missing also where the attribute has 64
         elif self._is_unsigned and values.dtype == self._one.dtype:
@@ -173,7 +173,7 @@ class Values:
         return values.astype(np.float64)
 
     def _valid_range(self) -> tuple[float, float, bool]:
-        """The least and the largest valid number, and whether they are packed: as their type says, that of the
+        """Return the least and the largest valid number, and whether they are packed: as their type says, that of the
         packed or that of the unpacked numbers (NetCDF users' guide, Attribute Conventions)."""
         low, high = (attributes.numbers(self._one, name) for name in ("valid_min", "valid_max"))
         both = attributes.numbers(self._one, "valid_range")
@@ -189,7 +189,7 @@ class Values:
         )
 
     def read(self, block: Block) -> Any:
-        """The values of a block; a single one where the variable is a scalar."""
+        """Return the values of a block; a single one where the variable is a scalar."""
         stored = np.atleast_1d(self._one[block])
         packed = (_unsigned(stored) if self._is_unsigned else stored).astype(np.float64)
         low, high, is_packed = self._valid

@@ -22,7 +22,7 @@ ROUNDING: Final = 1e-7  # of a number of 32 bits
 
 
 def span_of(file: Any, near: Sequence[Any], frequency: str, notes: Notes) -> tuple[str | None, str | None]:
-    """Return the first and the last moment, as calendars.py writes them; None where nothing depends on time (fx).
+    """Return the first and the last moment, as calendars.py writes them; None if nothing depends on time (fx).
 
     A step lasts from its lower bound to the last second before its upper one. Bounds before year 1 or after 9999 end
     there, with a note. Unusable where time cannot be understood, or a point lies out of these years.
@@ -56,7 +56,7 @@ def _limited(clock: Clock, ticks: int, which: str, notes: Notes) -> str:
 
 
 def _pick(near: Sequence[Any]) -> Any:
-    """The variable that is time: rather a dimension's than another one."""
+    """Return the variable that is time: rather a dimension's than another one."""
     return next(iter(sorted((one for one in near if _is(one)), key=lambda one: not one.is_scale)), None)
 
 

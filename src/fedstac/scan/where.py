@@ -25,7 +25,7 @@ FURTHEST: Final = {"latitude": 90.5, "longitude": 720.0}
 
 
 def box_of(file: Any, near: Sequence[Any], others: Sequence[Any], notes: Notes) -> Box | None:
-    """Return the box of the horizontal coordinates; None where there are none.
+    """Return the box of the horizontal coordinates; None if there are none.
 
     `near` are the variables that are attached to the data, `others` all else, which count where nothing is attached.
     With latitudes alone (zonal means) it has all longitudes. Unusable where the coordinates cannot be understood.
@@ -57,7 +57,7 @@ def box_of(file: Any, near: Sequence[Any], others: Sequence[Any], notes: Notes) 
 
 
 def _pick(candidates: Sequence[Any], kind: str) -> Any:
-    """The first variable that is a latitude or longitude."""
+    """Return the first variable that is a latitude or longitude."""
     return next((one for one in candidates if _is(one, kind)), None)
 
 
@@ -118,7 +118,7 @@ class _Coordinate:
         return self._within(np.reshape(self._values.read(block), -1) * self._factor)
 
     def edges(self, block: Block) -> Any:
-        """The edges of a block of cells, one row a cell; None where there are none."""
+        """Return the edges of a block of cells, one row a cell; None if there are none."""
         if self._edges is None:
             return None
         return np.reshape(self._edges.read(block), (-1, self.corners)) * self._factor
@@ -239,7 +239,7 @@ def _arcs_of_axis(points: Any, edges: Any) -> tuple[Any, Any]:
 
 
 def _arcs_of_cells(points: Any, edges: Any) -> tuple[Any, Any]:
-    """The same of cells with vertices, which lie less than half a turn from their point."""
+    """Return the same of cells with vertices, which lie less than half a turn from their point."""
     offsets = (edges - points[:, None] + 180) % 360 - 180
     low, high = np.fmin.reduce(offsets, axis=1), np.fmax.reduce(offsets, axis=1)
     holds = (low <= NEAR) & (high >= -NEAR)

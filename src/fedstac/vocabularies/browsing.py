@@ -37,12 +37,12 @@ class Use:
 
 
 def properties_of(vocabulary: Vocabulary, name: str) -> list[str]:
-    """The properties that take their values from a vocabulary."""
+    """Return the properties that take their values from a vocabulary."""
     return [each.name for each in vocabulary.properties.values() if each.vocabulary == name]
 
 
 def facet(vocabulary: Vocabulary, name: str) -> str | None:
-    """The vocabulary that is meant: by its name, or by a property with its prefix or without."""
+    """Return the vocabulary that is meant: by its name, or by a property with its prefix or without."""
     for full in (name, f"{vocabulary.prefix}:{name}"):
         known = vocabulary.properties.get(full) or vocabulary.assets.get(full)
         if known is not None and known.vocabulary is not None:
@@ -51,17 +51,17 @@ def facet(vocabulary: Vocabulary, name: str) -> str | None:
 
 
 def facets(vocabulary: Vocabulary) -> dict[str, Terms]:
-    """The vocabularies, by the names of their properties where they have one."""
+    """Return the vocabularies, by the names of their properties where they have one."""
     return {(properties_of(vocabulary, name) or [name])[0]: terms for name, terms in vocabulary.terms.items()}
 
 
 def find(vocabulary: Vocabulary, term: str) -> list[Entry]:
-    """The term in every vocabulary that has it."""
+    """Return the term in every vocabulary that has it."""
     return [Entry(name, term, dict(terms[term])) for name, terms in vocabulary.terms.items() if term in terms]
 
 
 def uses(vocabulary: Vocabulary, entry: Entry) -> list[Use]:
-    """Where relations lead to the term: sources of an institution, tables of a variable."""
+    """Return where relations lead to the term: sources of an institution, tables of a variable."""
     found: dict[tuple[str, str | None], Use] = {}
     for relation in vocabulary.relations:
         about = vocabulary.properties.get(relation.property or "")
@@ -79,7 +79,7 @@ def uses(vocabulary: Vocabulary, entry: Entry) -> list[Use]:
 
 
 def _places(vocabulary: Vocabulary, relation: Relation, name: str) -> Iterator[int]:
-    """Where in a joined name the terms of that vocabulary stand."""
+    """Yield where in a joined name the terms of that vocabulary stand."""
     if len(relation.of) > 1:
         for place, of in enumerate(relation.of):
             about = vocabulary.properties.get(of)
@@ -98,7 +98,7 @@ def _says(value: object, term: str) -> bool:
 
 
 def suggestions(terms: Terms, text: str, limit: int = 5) -> list[tuple[str, float]]:
-    """The terms that are most like a text, with how alike they are (0 to 100); titles count a little."""
+    """Return the terms that are most like a text, with how alike they are (0 to 100); titles count a little."""
     if text in terms:
         return [(text, 100.0)]
     names = sorted(terms)
@@ -114,6 +114,6 @@ def suggestions(terms: Terms, text: str, limit: int = 5) -> list[tuple[str, floa
 
 
 def lines(values: Sequence[str], limit: int) -> str:
-    """The first few of many, and how many more."""
+    """Return the first few of many, and how many more."""
     more = f" and {len(values) - limit} more" if len(values) > limit else ""
     return ", ".join(values[:limit]) + more

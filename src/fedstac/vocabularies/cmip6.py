@@ -21,13 +21,13 @@ FILE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)_([A-Za-z0-9_]+)\.json")
 
 
 def project_of(files: Files) -> str | None:
-    """The project whose vocabulary it is, if this is the layout: the file of its DRS says it."""
+    """Return the project whose vocabulary it is, if this is the layout: the file of its DRS says it."""
     named = sorted(match[1] for path in files.content if (match := FILE.fullmatch(path)) and match[2] == "DRS")
     return named[0] if len(named) == 1 else None
 
 
 def facts(files: Files, tables: Files | None) -> Facts:
-    """What the files say; `tables` holds table_variables.json. VocabularyRefused where something is odd."""
+    """Return what the files say; `tables` holds table_variables.json. VocabularyRefused if something is odd."""
     project = project_of(files)
     assert project is not None
     collections: dict[str, Collection] = {}
@@ -57,7 +57,7 @@ def facts(files: Files, tables: Files | None) -> Facts:
 
 
 def _collection(said: object, place: str) -> Collection:
-    """A list of terms; or an object of them, each with a title or with members."""
+    """Return a list of terms; or an object of them, each with a title or with members."""
     if type(said) is list:
         return {expect(term, str, place): {} for term in said}
     return {term: _attributes(about, f"{place}: {term[:60]!r}") for term, about in expect(said, dict, place).items()}
@@ -76,7 +76,7 @@ def _attributes(about: object, place: str) -> Attributes:
 
 
 def _templates(content: dict[str, Any], place: str) -> dict[str, list[str]]:
-    """The names in the DRS' templates, in their order; how they are joined has changed between versions."""
+    """Return the names in the DRS' templates, in their order; how they are joined has changed between versions."""
     stated = expect(content.get("DRS"), dict, place)
     wanted = {"directory": "directory_path_template", "file_name": "filename_template"}
     return {ours: PART.findall(expect(stated.get(theirs), str, place)) for ours, theirs in wanted.items()}

@@ -49,7 +49,7 @@ class Difference:
 
 
 def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Difference:
-    """What is different between the contents of two snapshots, by sorted names; not their sources and versions."""
+    """Return the difference between the contents of two snapshots, by sorted names, without sources and versions."""
     names = sorted({*before["terms"], *after["terms"]})
     pairs = {name: (before["terms"].get(name, {}), after["terms"].get(name, {})) for name in names}
     added = {name: sorted(new.keys() - old.keys()) for name, (old, new) in pairs.items()}

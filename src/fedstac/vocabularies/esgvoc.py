@@ -32,7 +32,7 @@ def is_layout(files: Files) -> bool:
 
 
 def facts(files: Files, universe: Files | None) -> Facts:
-    """What the project says of its terms, and the universe for it. VocabularyRefused where one is odd."""
+    """Return what the project says of its terms, and the universe for it. VocabularyRefused if one is odd."""
     if universe is None:
         raise VocabularyRefused(f"{files.name} refers to the WCRP universe; add --universe with its folder or .tar.gz")
     about = _mapping(files, PROJECT)
@@ -83,7 +83,7 @@ class _Terms:
     _bases: dict[str, tuple[str, Mapping[str, tuple[str, str]]]] = field(default_factory=dict)
 
     def collection(self, name: str) -> Collection:
-        """The terms by drs_name, with attributes that refer to others by theirs. Empty for one of patterns."""
+        """Return the terms by drs_name, with attributes that refer to others by theirs. Empty for one of patterns."""
         listed: Collection = {}
         patterns: list[str] = []
         for path in self.files.within(name):
@@ -113,7 +113,7 @@ class _Terms:
             yield f"{collection}: {name} has space around it, which is taken off: {some(terms)}"
 
     def _term(self, collection: str, path: str) -> dict[str, Any] | None:
-        """A term's members, the project's own over the universe's; None for one that is in neither."""
+        """Return a term's members, the project's own over the universe's; None for one that is in neither."""
         own = self.files.object(path)
         place = f"{self.files.name}: {path}"
         identifier = check_term(own.get("id", ""), place, as_step=True)
@@ -127,7 +127,7 @@ class _Terms:
         return {**self.universe.object(general), **own}
 
     def _context(self, collection: str) -> tuple[str, Mapping[str, tuple[str, str]]]:
-        """The data type that a collection's terms are of, and where its attributes refer to."""
+        """Return the data type that a collection's terms are of, and where its attributes refer to."""
         if collection not in self._bases:
             path = f"{collection}/{CONTEXT}"
             if path not in self.files.content:
@@ -154,7 +154,7 @@ class _Terms:
         return found
 
     def _attributes(self, collection: str, said: Mapping[str, Any]) -> Attributes:
-        """Texts, and lists of them; references by the value of what they refer to."""
+        """Return texts, and lists of them; references by the value of what they refer to."""
         made = title_of(said.get("description"))
         references = self._context(collection)[1]
         for name, value in said.items():
@@ -171,7 +171,7 @@ class _Terms:
         return made
 
     def _value(self, scope: str, data_type: str, identifier: str) -> str:
-        """The drs_name of what is referred to; the id itself where that cannot be said, which is reported later."""
+        """Return the drs_name of the referenced term; the id itself if it is not known, which is reported later."""
         path = f"{data_type}/{identifier}.json"
         own = self.files.object(path) if scope != UNIVERSE and path in self.files.content else {}
         if "drs_name" not in own:
@@ -184,7 +184,7 @@ class _Terms:
 def _properties(
     said: object, prefix: str, collections: dict[str, Collection], terms: _Terms, files: Files
 ) -> tuple[dict[str, Attributes], dict[str, str]]:
-    """The properties of a list in catalog_specs by full name, and which one holds a collection's own values.
+    """Return the properties of a list in catalog_specs by full name, and which one holds a collection's own values.
 
     A property of an attribute of a collection's terms gets a vocabulary of its own: the values of that attribute.
     """
@@ -228,7 +228,7 @@ def _link(said: object, files: Files) -> Attributes:
 
 
 def _templates(said: Mapping[str, Any], named: Mapping[str, str], files: Files) -> dict[str, list[str]]:
-    """The parts of the ids, folders and file names, by the properties that hold them."""
+    """Return the parts of the ids, folders and file names, by the properties that hold them."""
     ours = {"dataset_id": "id", "directory": "directory", "file_name": "file_name"}
     place = f"{files.name}: {DRS}"
     made = {}

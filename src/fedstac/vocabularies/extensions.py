@@ -22,7 +22,7 @@ PARTS: Final = ("file/v2.1.0", "alternate-assets/v1.2.0")  # beside the core, in
 
 
 def item_validator(folder: Path) -> jsonschema_rs.Validator:
-    """Judges a STAC item, as it is served, by the core schema, the file and the alternate-assets rules at once.
+    """Judge a STAC item, as it is served, by the core schema, the file and the alternate-assets rules at once.
 
     The first two steps of an error's `evaluation_path` are `allOf` and the number of the part that failed, 0 to 2 in
     that order. `folder` is `extensions`. jsonschema_rs.ValidationError where it lacks one of them.
@@ -32,7 +32,7 @@ def item_validator(folder: Path) -> jsonschema_rs.Validator:
 
 
 def compiled(schema: Schema, folder: Path) -> jsonschema_rs.Validator:
-    """A schema that may refer to the core's and to those of `folder`; formats count.
+    """Return a schema that may refer to the core's and to those of `folder`; formats count.
 
     jsonschema_rs.ValidationError where it refers to anything else.
     """
@@ -42,14 +42,14 @@ def compiled(schema: Schema, folder: Path) -> jsonschema_rs.Validator:
 
 
 def shipped(folder: Path) -> dict[str, dict[str, Any]]:
-    """The schemas of a folder by `<name>/<version>`, sorted."""
+    """Return the schemas of a folder by `<name>/<version>`, sorted."""
     paths = sorted(folder.glob("*/*/schema.json"))
     return {path.parent.relative_to(folder).as_posix(): json.loads(path.read_bytes()) for path in paths}
 
 
 @cache
 def core_schemas() -> Mapping[str, dict[str, Any]]:
-    """The STAC 1.1.0 core schemas and GeoJSON's, by URI, from pystac's copies."""
+    """Return the STAC 1.1.0 core schemas and GeoJSON's, by URI, from pystac's copies."""
     known = {}
     root = resources.files("pystac.validation.jsonschemas")
     for path in (*root.joinpath("stac-spec", "v1.1.0").iterdir(), *root.joinpath("geojson").iterdir()):
@@ -62,5 +62,5 @@ def core_schemas() -> Mapping[str, dict[str, Any]]:
 
 
 def closed(uri: str) -> Any:
-    """A retriever that retrieves nothing."""
+    """Return a retriever that retrieves nothing."""
     raise LookupError(f"schema {uri} is not at hand, and nothing is fetched while validating")

@@ -43,14 +43,14 @@ class Facts:
 
 
 def title_of(text: object) -> Attributes:
-    """The attributes of a term that has a title, or none."""
+    """Return the attributes of a term that has a title, or none."""
     if type(text) is not str or not text.strip():
         return {}
     return {"title": " ".join(CONTROLS.sub(" ", text).split())}
 
 
 def check_term(term: str, place: str, *, as_step: bool = False) -> str:
-    """The term, if it can be one; `as_step`: a part of ids, folders and file names."""
+    """Return the term, if it can be one; `as_step`: a part of ids, folders and file names."""
     if type(term) is not str or CONTROLS.search(term) or len(term) > MOST_TERM or term != term.strip():
         wanted = f"{MOST_TERM} characters at most, none of them a control character, no space around them"
         raise VocabularyRefused(f"{place}: {str(term)[:60]!r} is no term: {wanted}; have it repaired at its publisher")
@@ -61,7 +61,7 @@ def check_term(term: str, place: str, *, as_step: bool = False) -> str:
 
 
 def strings(value: object, place: str) -> list[str]:
-    """A list of texts without the empty ones, or one text as a list."""
+    """Return a list of texts without the empty ones, or one text as a list."""
     listed = [value] if type(value) is str else value
     if type(listed) is not list or not all(type(entry) is str for entry in listed):
         raise VocabularyRefused(f"{place} has to be a list of strings, and is {str(value)[:60]!r}; have it repaired")
@@ -69,7 +69,7 @@ def strings(value: object, place: str) -> list[str]:
 
 
 def some(values: Sequence[str]) -> str:
-    """The first few, and how many more."""
+    """Return the first few, and how many more."""
     more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
     return ", ".join(map(repr, values[:SHOWN])) + more
 
@@ -85,7 +85,8 @@ COUNTS: Final = re.compile(r"\{([0-9]+)(,?)([0-9]*)\}")
 
 
 def check_pattern(text: object, place: str) -> str:
-    """A regular expression as a snapshot has it: anchored, `\\d` spelled out, and safe in engines that back-track.
+    """Return a regular expression as a snapshot has it: anchored, `\\d` spelled out, and safe in engines that back-
+    track.
 
     Ours takes linear time whatever it is given; but the project's schemas carry the pattern to others, which do not.
     The check is conservative: it refuses some that are harmless, and lets none pass that is exponential.
@@ -111,7 +112,7 @@ def check_pattern(text: object, place: str) -> str:
 
 
 def either(patterns: Sequence[str]) -> str:
-    """One pattern that fits what one of these fits."""
+    """Return one pattern that fits what one of these fits."""
     if len(patterns) == 1:
         return patterns[0]
     return "^(?:" + "|".join(pattern.removeprefix("^").removesuffix("$") for pattern in patterns) + ")$"
@@ -146,7 +147,7 @@ class _Part:
 
 
 def _danger(tokens: Sequence[tuple[str, str]]) -> str | None:
-    """What makes the pattern dangerous, if anything."""
+    """Return what makes the pattern dangerous, if anything."""
     groups, last, wide = [_Part()], _Part(), 0
     for kind, part in tokens:
         match kind:
@@ -184,7 +185,7 @@ def _danger(tokens: Sequence[tuple[str, str]]) -> str | None:
 
 
 def _excess(part: _Part, most: float) -> str | None:
-    """What is wrong with repeating this part up to that often."""
+    """Return what is wrong with repeating this part up to that often."""
     if not part.text:
         return "repeats nothing, or looks around"
     if most > 1 and part.endless:
@@ -216,7 +217,7 @@ def _adopt(group: _Part, part: _Part, ways: float) -> None:
 
 
 def _bounds(repeat: str) -> tuple[int, float]:
-    """How often at least and at most."""
+    """Return how often at least and at most."""
     counted = COUNTS.match(repeat)
     if counted is None:
         return int(repeat[0] == "+"), 1 if repeat[0] == "?" else inf

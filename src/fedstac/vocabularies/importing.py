@@ -18,7 +18,7 @@ LAYOUTS: Final = (
 
 
 def facts(source: Path, *, tables: Path | None = None, universe: Path | None = None) -> Facts:
-    """What the source says. VocabularyRefused where its layout is not known, or it is not to be trusted."""
+    """Return what the source says. VocabularyRefused if its layout is not known, or it is not to be trusted."""
     files = sources.read(source)
     if esgvoc.is_layout(files):
         return esgvoc.facts(files, _other(universe))
@@ -36,7 +36,7 @@ def build(
     tables: Path | None = None,
     universe: Path | None = None,
 ) -> Built:
-    """The snapshot of a source, by <folder>/<project>/project.json. VocabularyRefused with a remedy."""
+    """Return the snapshot of a source, by <folder>/<project>/project.json. VocabularyRefused with a remedy."""
     said = facts(source, tables=tables, universe=universe)
     name = project or said.project
     if name != said.project and project is not None:

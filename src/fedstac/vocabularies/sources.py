@@ -40,7 +40,7 @@ class Files:
     content: Mapping[str, bytes]
 
     def json(self, path: str) -> Any:
-        """VocabularyRefused where it is no JSON, has keys twice, or is nested too deeply."""
+        """Raise VocabularyRefused if it is no JSON, has keys twice, or is nested too deeply."""
         try:
             return strict_json.parse(self.content[path], max_depth=MOST_DEPTH)
         except MalformedJson as error:
@@ -51,20 +51,20 @@ class Files:
         return made
 
     def yaml(self, path: str) -> Any:
-        """VocabularyRefused where it is no YAML, has keys twice, anchors, tags, or is nested too deeply."""
+        """Raise VocabularyRefused if it is no YAML, has keys twice, anchors, tags, or is nested too deeply."""
         return _yaml(self.content[path], f"{self.name}: {path}")
 
     def within(self, folder: str) -> Iterator[str]:
-        """The paths of the files in a folder, sorted."""
+        """Return the paths of the files in a folder, sorted."""
         return iter(sorted(path for path in self.content if path.rpartition("/")[0] == folder))
 
     def folders(self) -> list[str]:
-        """The folders at the top, sorted."""
+        """Return the folders at the top, sorted."""
         return sorted({path.partition("/")[0] for path in self.content if "/" in path})
 
 
 def expect(value: object, kind: type, place: str) -> Any:
-    """The value, if it is of that kind; VocabularyRefused otherwise."""
+    """Return the value, if it is of that kind; VocabularyRefused otherwise."""
     if type(value) is not kind:
         wanted = KINDS.get(kind, kind.__name__)
         raise VocabularyRefused(
@@ -74,7 +74,7 @@ def expect(value: object, kind: type, place: str) -> Any:
 
 
 def read(path: Path) -> Files:
-    """The files of a folder or archive, or one file. VocabularyRefused where it is none, or more than may be."""
+    """Return the files of a folder or archive, or one file. VocabularyRefused if it is none, or more than may be."""
     if path.is_dir():
         return Files(str(path), _folder(path))
     if path.name.endswith(ARCHIVES) and path.is_file():
@@ -165,7 +165,7 @@ def _archive(path: Path) -> dict[str, bytes]:
 
 
 def _safe(member: tarfile.TarInfo, path: Path) -> str | None:
-    """The member's name, if it is to be read; VocabularyRefused where archives like that are made to harm."""
+    """Return the member's name, if it is to be read; VocabularyRefused if archives like that are made to harm."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name:
         raise VocabularyRefused(

@@ -38,7 +38,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
 
 
 async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
-    """Sequences while the lock is ours; it goes with the connection."""
+    """Sequence while the lock is ours; it goes with the connection."""
     if not await feed.lead(conn):
         return
     await fork_if_restored(conn)

@@ -50,7 +50,7 @@ class _Token:
 
 
 def parse(text: str) -> Json:
-    """The expression in the text. NotCql2 where it is none."""
+    """Return the expression in the text. NotCql2 if it is none."""
     reader = _Reader(_tokens(text))
     expression = reader.either()
     reader.expect_end()
@@ -138,7 +138,7 @@ class _Reader:
         return self._joined("and", self._negated)
 
     def _joined(self, op: str, part: Any) -> Json:
-        """One part, or several with the operator between; those of a part that is joined by the same one join them."""
+        """Return one part, or several joined by the operator. Nested parts with the same operator become one list."""
         parts = [part()]
         while self._takes(op):
             parts.append(part())
@@ -244,7 +244,7 @@ class _Reader:
         return self._list() if self._token.text == "(" else self._operand()
 
     def _list(self, of: Any = None) -> list[Json]:
-        """What is between parentheses, with commas."""
+        """Return what is between parentheses, with commas."""
         opened = self._token
         self._expect("(")
         self._deeper()

@@ -63,7 +63,7 @@ OTHER_SPELLING = re.compile(r"==|&&|\|\||\b(?:eq|neq|ne|lte|lt|le|gte|gt|ge|ilik
 
 
 def property_name(name: object, what: str = "filter") -> str:
-    """The name of a property without `properties.`; BadRequest where nothing can be searched under it."""
+    """Return the name of a property without `properties.`; BadRequest if nothing can be searched under it."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise BadRequest(f"{what}: {str(name)[:80]!r} is not the name of a property")
     while name.startswith("properties."):
@@ -84,13 +84,13 @@ def from_text(text: str) -> object:
 
 
 def _spelling_hint(text: str) -> str:
-    """A sentence about the first operator that another language spells so; empty if there is none."""
+    """Return a sentence about the first operator that another language spells so; empty if there is none."""
     spelled = OTHER_SPELLING.search(text)
     return f"; {spelled[0]} is no operator of CQL2: write {SPELLINGS[spelled[0].lower()]}" if spelled else ""
 
 
 def from_query(query: object) -> Json | None:
-    """The Query extension's {property: {operator: value}} as CQL2 JSON; None where it asks for nothing."""
+    """Return the Query extension's {property: {operator: value}} as CQL2 JSON; None if it asks for nothing."""
     if not isinstance(query, dict) or not all(isinstance(operators, dict) for operators in query.values()):
         raise BadRequest('query is an object of objects: {"property": {"eq": value}}')
     terms = [_query_term(name, op, value) for name, operators in query.items() for op, value in operators.items()]
@@ -115,7 +115,7 @@ def check(expression: object) -> Any:
 
 
 def names_in(expression: object) -> frozenset[str]:
-    """The properties that a checked filter names."""
+    """Return the properties that a checked filter names."""
     if isinstance(expression, list):
         return frozenset().union(*map(names_in, expression))
     if not isinstance(expression, dict):
@@ -126,7 +126,7 @@ def names_in(expression: object) -> frozenset[str]:
 
 
 def with_names(expression: Any, names: Mapping[str, str]) -> Any:
-    """A checked filter with other names of properties."""
+    """Return a checked filter with other names of properties."""
     if isinstance(expression, list):
         return [with_names(part, names) for part in expression]
     if not isinstance(expression, dict):
@@ -145,7 +145,7 @@ class _Checker:
         self._vertices = 0
 
     def predicate(self, expression: object, depth: int) -> Any:
-        """What is true or false of an item."""
+        """Return what is true or false of an item."""
         if isinstance(expression, bool):
             return expression
         if isinstance(expression, dict) and set(expression) == {"property"}:
@@ -263,7 +263,7 @@ class _Checker:
         return {"op": op, "args": [{"property": "geometry"}, wanted]}
 
     def _temporal(self, value: object) -> Json:
-        """A moment or a span; `datetime` is the span that a dataset covers."""
+        """Return a moment or a span; `datetime` is the span that a dataset covers."""
         if not isinstance(value, dict):
             raise BadRequest(f"filter: {_shown(value)} is neither a timestamp, a date, an interval nor a property")
         if set(value) == {"interval"}:
@@ -293,12 +293,12 @@ class _Checker:
 
 
 def _instead(op: str) -> str:
-    """What to write in place of an operator that is none."""
+    """Return what to write in place of an operator that is none."""
     return f"write {SPELLINGS[op]}" if op in SPELLINGS else f"there are {OPERATORS}"
 
 
 def _form(expression: object) -> str:
-    """What CQL2 JSON looks like; of CQL1's {"eq": […]}, how CQL2 writes it."""
+    """Return what CQL2 JSON looks like; of CQL1's {"eq": […]}, how CQL2 writes it."""
     name = next(iter(expression)) if isinstance(expression, dict) and len(expression) == 1 else None
     op = str(name).lower()
     if name is not None and (
@@ -313,7 +313,7 @@ def _is_moment(operand: Any) -> bool:
 
 
 def _comparable(operands: list[Any]) -> list[Any]:
-    """The operands of a comparison; beside a moment, texts are read as moments."""
+    """Return the operands of a comparison; beside a moment, texts are read as moments."""
     if not any(map(_is_moment, operands)):
         return operands
     return [_as_moment(operand) for operand in operands]
@@ -332,7 +332,9 @@ def _as_moment(operand: Any) -> Json:
 
 
 def _pattern(pattern: object) -> str:
-    """The pattern of LIKE: % is any text, _ any character, a backslash takes the meaning from the next character."""
+    """Return the pattern of LIKE: % is any text, _ any character, a backslash takes the meaning from the next
+    character.
+    """
     if not isinstance(pattern, str):
         raise BadRequest(f"filter: the pattern of like is a string, not {_shown(pattern)}")
     if len(pattern) > LONGEST_PATTERN:
@@ -350,7 +352,7 @@ def _pattern(pattern: object) -> str:
 
 
 def _in_order(ends: list[Any]) -> list[Any]:
-    """The ends of an interval. BadRequest where it ends before it starts, as far as that can be seen."""
+    """Return the ends of an interval. BadRequest if it ends before it starts, as far as that can be seen."""
     texts = [
         end.get("timestamp") or (f"{end['date']}T{time}Z" if "date" in end else None)
         for end, time in zip(ends, ("00:00:00", "23:59:59.999999"), strict=True) if isinstance(end, dict)
@@ -410,7 +412,7 @@ def _shown(value: object) -> str:
 
 
 def searched_geometry(value: object, what: str) -> Json:
-    """A GeoJSON geometry as it is compared with the index: two dimensions, longitudes −180..180."""
+    """Return a GeoJSON geometry as it is compared with the index: two dimensions, longitudes −180..180."""
     if not isinstance(value, dict):
         raise BadRequest(f"{what}: {_shown(value)} is not a GeoJSON geometry")
     finding = next(geometry.check(value), None)
@@ -424,7 +426,7 @@ def searched_geometry(value: object, what: str) -> Json:
 
 
 def box(value: object, what: str = "bbox") -> Json:
-    """A box as a geometry, in two parts where it crosses the antimeridian; heights do not matter."""
+    """Return a box as a geometry, in two parts where it crosses the antimeridian; heights do not matter."""
     if not isinstance(value, list) or len(value) not in (4, 6) or not all(type(n) in (int, float) for n in value):
         raise BadRequest(f"{what}: a box is four numbers (west, south, east, north), or six with heights")
     half = len(value) // 2
@@ -451,7 +453,7 @@ def _spans(west: float, east: float) -> list[tuple[float, float]]:
 
 
 def _rectangle(west: float, south: float, east: float, north: float) -> Json:
-    """A box without width or height is a line or a point: a polygon of it would be invalid."""
+    """Return a polygon; a line or a point for a box without width or height, whose polygon would be invalid."""
     if west < east and south < north:
         ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
         return {"type": "Polygon", "coordinates": [ring]}

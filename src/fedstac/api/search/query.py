@@ -64,7 +64,7 @@ class Query:
 
 
 def from_body(body: object, settings: Settings, *, collection: str | None = None) -> Query:
-    """A search from the members of a POST body. BadRequest names what is not understood."""
+    """Return a search from the members of a POST body. BadRequest names what is not understood."""
     if not isinstance(body, dict):
         raise BadRequest("the body is no JSON object; a search is one")
     body = {name: value for name, value in body.items() if value is not None}
@@ -97,7 +97,7 @@ def from_body(body: object, settings: Settings, *, collection: str | None = None
 def from_parameters(
     parameters: Sequence[tuple[str, str]], settings: Settings, *, collection: str | None = None
 ) -> Query:
-    """A search from GET parameters; an empty one counts as left out."""
+    """Return a search from GET parameters; an empty one counts as left out."""
     body: dict[str, Any] = {name: value for name, value in parameters if value != ""}
     if len({name for name, _ in parameters}) < len(parameters):
         raise BadRequest("a parameter is given more than once; a list is written with commas")
@@ -128,7 +128,7 @@ def from_parameters(
 
 
 def _ids(text: str) -> list[str]:
-    """The ids in a list with commas, and the whole text: older datasets may have an id with a comma in it."""
+    """Return the ids in a list with commas, and the whole text: older datasets may have an id with a comma in it."""
     ids = text.split(",")
     return [*ids, text] if len(ids) > 1 else ids
 
@@ -180,7 +180,7 @@ def _token(value: object) -> str | None:
 
 
 def _interval(value: object) -> str:
-    """A moment or an interval as in RFC 3339, in the spelling that the database keeps exactly."""
+    """Return a moment or an interval as in RFC 3339, in the spelling that the database keeps exactly."""
     if not isinstance(value, str):
         raise BadRequest("datetime is a string: a moment, or an interval such as 1850-01-01T00:00:00Z/..")
     ends = value.split("/")
@@ -251,13 +251,13 @@ class Place:
 
 
 def token_for(place: Place, query: Query, key: bytes) -> str:
-    """A signed token: it holds the place itself, so it survives the deletion of the item it came from."""
+    """Return a signed token: it holds the place itself, so it survives the deletion of the item it came from."""
     payload = orjson.dumps([place.values, place.matched, place.exact])
     return _text(_mac(payload, query, key) + payload)
 
 
 def place_of(token: str, query: Query, key: bytes) -> Place:
-    """BadRequest where the token is not ours, or belongs to another search."""
+    """Raise BadRequest if the token is not ours, or belongs to another search."""
     try:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         payload = raw[MAC_BYTES:]
