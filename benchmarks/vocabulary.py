@@ -21,8 +21,8 @@ def resident() -> float:
 
 
 def measure(paths: list[Path]) -> dict[str, float]:
-    from fedstac.domain.vocabulary import Vocabularies
     from fedstac.vocabularies.checker import shipped
+    from fedstac.vocabularies.registry import Vocabularies
 
     snapshots = [snapshot for snapshot in shipped(CV) if CV / snapshot.project / f"{snapshot.version}.json" in paths]
     before, began = resident(), time.perf_counter()
@@ -40,8 +40,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(measure([Path(path) for path in sys.argv[1:]])))
         return
-    from fedstac.domain.vocabulary import Vocabularies
     from fedstac.vocabularies.checker import shipped
+    from fedstac.vocabularies.registry import Vocabularies
 
     vocabularies = Vocabularies(shipped(CV))
     every = [CV / snapshot.project / f"{snapshot.version}.json" for snapshot in vocabularies]

@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,16 @@ from fedstac.db import feed, opening, pools
 from fedstac.db import parts as parts_of_node
 from fedstac.db.connections import Connection
 from fedstac.db.pools import Pool, Pools
-from fedstac.domain.model import World
 from fedstac.domain.policy import Policy
-from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.identity.policy_files import Policies
+from fedstac.publication import Site
 from fedstac.runtime import supervision
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts
 from fedstac.runtime.wakeup import Wakeup, pause
 from fedstac.settings import Settings, folder
-from fedstac.vocabularies.checker import open_checker, stac_schemas
+from fedstac.vocabularies.checker import VocabularyChecker, open_checker, stac_schemas
 from fedstac.vocabularies.store import Shelf
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
@@ -49,7 +47,7 @@ class Node:
 
     settings: Settings
     pools: Pools
-    checker: Checker
+    checker: VocabularyChecker
     shelf: Shelf  # of the checker's vocabularies
     policies: Policies
     collection_schema: jsonschema_rs.Validator
@@ -68,9 +66,10 @@ class Node:
         for wakeup in (self.queued, self.committed, self.sequenced, self.settled):
             wakeup.wake()
 
-    def world(self) -> World:
-        """The world of a decision taken now; the write path sets the clock, which is the database's."""
-        return World(now=datetime.now(UTC), origin=self.settings.node, judge=self.checker, policy=self.policy)
+    @property
+    def site(self) -> Site:
+        """What this node decides with, as of now."""
+        return Site(self.settings.node, self.checker, self.policy, self.checker.vocabularies)
 
     @property
     def pool(self) -> Pool:
@@ -203,7 +202,7 @@ async def _enter(conn: Connection, settings: Settings) -> bytes:
         return settings.token_key.encode() or await feed.signing_key(conn)
 
 
-async def _rules(conn: Connection, settings: Settings) -> tuple[Checker, Shelf]:
+async def _rules(conn: Connection, settings: Settings) -> tuple[VocabularyChecker, Shelf]:
     """The rules with all vocabularies that are here. VocabularyBroken where one that would judge cannot be used."""
     rules = open_checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
     shelf = Shelf(rules.vocabularies, settings.node)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from fedstac.demo import sample
 from fedstac.domain import strict_json
-from fedstac.domain.actions.amend import replica_edit
+from fedstac.domain.alternates import replica_edit
 from tests.api.patches import add, replace
 
 Json = Any

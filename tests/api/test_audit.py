@@ -37,7 +37,7 @@ async def refused(dsn: str) -> list[Row]:
     """Rows of refusals, oldest first."""
     conn = await asyncpg.connect(dsn)
     try:
-        return [row async for row in audit.rows(conn, audit.Wanted(outcome="rejected"))][::-1]
+        return [row async for row in audit.rows(conn, audit.RowFilter(outcome="rejected"))][::-1]
     finally:
         await conn.close()
 

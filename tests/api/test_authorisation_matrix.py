@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from fedstac import publication
 from fedstac.api.people.access import PERMISSIONS
 from fedstac.api.writing import refusals
 from fedstac.db import audit, nodes, own_groups, people, requests
-from fedstac.db.audit import Wanted
+from fedstac.db.audit import RowFilter
 from fedstac.db.connections import Connection
 from fedstac.db.own_groups import Part
 from fedstac.domain import events
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
-from fedstac.domain.actions.flags import Mark, Retract
+from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.audit import Row
 from fedstac.domain.events import Cursor
@@ -133,11 +135,10 @@ async def make_datasets(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     """The datasets that the cells are about, each in its state."""
     wanted = {dataset: cell.state for cell, dataset in about.items()}
     commands = [step for dataset, state in wanted.items() for step in made_so(dataset, state)]
-    world = await writing.world(conn)
-    receipts = await publication.perform(conn, world, [Work(command, "anna", "publish") for command in commands])
+    receipts = await publication.perform(conn, writing.SITE, [Work(command, "anna", "publish") for command in commands])
     assert [receipt.problem for receipt in receipts if receipt.problem] == []
     async with conn.transaction():
-        foreign = [announced(dataset, world) for dataset, state in wanted.items() if state == matrix.FOREIGN]
+        foreign = [announced(dataset) for dataset, state in wanted.items() if state == matrix.FOREIGN]
         await publication.apply(conn, foreign)
         await nodes.move(conn, "north", Cursor(1, 1))
 
@@ -162,12 +163,13 @@ async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     )
 
 
-def announced(dataset: Dataset, world: World) -> events.Event:
+def announced(dataset: Dataset) -> events.Event:
     """A dataset of the node north's, as its feed has it."""
     made = draft(dataset.document)
-    north = World(world.now, "north", CHECKER)
+    parsed = CHECKER.vocabularies.parsed(["CMIP6"], [("CMIP6", VERSION)])
+    north = World(datetime(2026, 3, 1, tzinfo=UTC), "north", CHECKER, vocabularies=parsed)
     [change] = Publish(made, ANNA, VERSION).decide(Lineage(made.lineage, "north", 0, {}), north).changes
-    text = events.dataset_event(change, uuid4(), events.Context("north", "anna", None), CHECKER.vocabularies)
+    text = events.dataset_event(change, uuid4(), events.Context("north", "anna", None), CHECKER.vocabularies.digest_of)
     return events.read(orjson.loads(events.positioned(text, Cursor(1, 1))), CMIP6)
 
 
@@ -208,7 +210,7 @@ class Asking:
 
     async def _audited(self) -> dict[str | None, list[Row]]:
         found: dict[str | None, list[Row]] = {}
-        async for row in audit.rows(self._conn, Wanted()):
+        async for row in audit.rows(self._conn, RowFilter()):
             found.setdefault(row.correlation, []).append(row)
         return found
 

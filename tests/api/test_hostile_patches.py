@@ -17,7 +17,7 @@ import pytest
 
 from fedstac.db import invariants
 from fedstac.demo import sample
-from fedstac.domain.rules import pointer
+from fedstac.domain.errors import pointer
 from fedstac.vocabularies.checker import open_checker
 from tests.api.conftest import Api
 from tests.api.patches import add, copied, move, op, remove, replace

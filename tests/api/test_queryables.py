@@ -12,9 +12,10 @@ import pytest_asyncio
 
 from fedstac.api.search.queryables import QueryableNames
 from fedstac.demo import embedded, sample
-from fedstac.domain.vocabulary import Kind, Vocabularies, Vocabulary
+from fedstac.domain.vocabulary import Kind, Vocabulary
 from fedstac.settings import Settings
 from fedstac.vocabularies.checker import open_checker
+from fedstac.vocabularies.registry import Vocabularies
 from tests.api import conftest
 from tests.api.conftest import Api
 from tests.conftest import databases

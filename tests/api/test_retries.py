@@ -101,7 +101,7 @@ async def test_a_worker_that_had_read_it_performs_it_no_more_and_keeps_no_shard(
     worker = await connections.connect(dsn)
     claim = await queue.claim(worker, "w", UUID(int=1), 30)
     assert claim is not None
-    items = await queue.queued(worker, [one.id for one in await queue.waiting(worker, claim, 100)])
+    items = await queue.read(worker, [one.id for one in await queue.waiting(worker, claim, 100)])
     assert len(items) == 9
     assert (await idle.admin.post(f"/requests/{cancelled}/cancel")).json()["cancelled"] == 1
     with pytest.raises(ClaimLost):
@@ -126,10 +126,10 @@ async def test_cancelling_waits_for_the_batch_that_is_being_performed(
     worker = await connections.connect(dsn)
     claim = await queue.claim(worker, "w", UUID(int=1), 30)
     assert claim is not None
-    items = await queue.queued(worker, [one.id for one in await queue.waiting(worker, claim, 100)])
+    items = await queue.read(worker, [one.id for one in await queue.waiting(worker, claim, 100)])
     work, _ = await publisher._work(node, items, await publisher._submitters(worker, items))
     async with worker.transaction():
-        await publication.perform(worker, node.world(), work, claim=claim)
+        await publication.perform(worker, node.site, work, claim=claim)
         cancelling = asyncio.create_task(idle.admin.post(f"/requests/{sent}/cancel"))
         await blocked(dsn)
     assert (await cancelling).json()["cancelled"] == 0

@@ -68,8 +68,8 @@ async def test_rows_are_listed_newest_first_by_what_is_asked(
 
 
 async def test_the_table_fits_80_columns(logged: Connection, auditor: dict[str, str], fedstac: Fedstac) -> None:
-    await audit.append(logged, [audit.Entry("x" * 200, "y" * 200, "z" * 90, "\x1b[31m", None, "new", None, None)])
-    await audit.append(logged, [audit.Entry("anna", "POST /groups", "", "", None, "rejected", None, None)])
+    await audit.append(logged, [audit.NewRow("x" * 200, "y" * 200, "z" * 90, "\x1b[31m", None, "new", None, None)])
+    await audit.append(logged, [audit.NewRow("anna", "POST /groups", "", "", None, "rejected", None, None)])
     done = await fedstac("audit", "list", **auditor)
     assert done.code == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -145,7 +145,7 @@ async def test_a_log_that_was_cut_off_and_rewritten_is_found_by_an_earlier_expor
     logged: Connection, auditor: dict[str, str], fedstac: Fedstac, tmp_path: Path, tamper: Callable[[str], None]
 ) -> None:
     await exported(fedstac, tmp_path / "log.ndjson", **auditor)
-    await audit.append(logged, [audit.Entry("anna", "publish", "c", "d", None, "new", None, None)])
+    await audit.append(logged, [audit.NewRow("anna", "publish", "c", "d", None, "new", None, None)])
     await audit.chain(logged)
     assert (await fedstac("audit", "verify", "--against", "log.ndjson", **auditor)).code == 0
     tamper(
@@ -167,7 +167,7 @@ async def test_a_person_is_erased_and_the_log_keeps_the_pseudonym(
 ) -> None:
     who = await people.pseudonym(logged, ANNA)
     other = await people.pseudonym(logged, replace(ANNA, subject="anna-2"))
-    await audit.append(logged, [audit.Entry(who, "publish", "c", "d", None, "new", None, None)])
+    await audit.append(logged, [audit.NewRow(who, "publish", "c", "d", None, "new", None, None)])
     await audit.chain(logged)
     name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
     deleter = {"FEDSTAC_DELETER_DSN": cluster.dsn(name, user="fedstac_deleter")}
@@ -177,9 +177,9 @@ async def test_a_person_is_erased_and_the_log_keeps_the_pseudonym(
     assert [f"person:{row['pseudonym']}" for row in stored] == [other]
     await audit.chain(logged)
     assert await audit.verify(logged) == await audit.head(logged)
-    [row] = [row async for row in audit.rows(logged, audit.Wanted(who=who))]
+    [row] = [row async for row in audit.rows(logged, audit.RowFilter(who=who))]
     assert (row.actor, row.issuer) == (who, "aai.example")
-    [erased] = [row async for row in audit.rows(logged, audit.Wanted(dataset=who))]
+    [erased] = [row async for row in audit.rows(logged, audit.RowFilter(dataset=who))]
     assert (erased.actor, erased.action) == ("database:fedstac_deleter", "erase-person")
     assert await people.pseudonym(logged, ANNA) not in (who, other)  # who comes back is somebody new
     assert (await fedstac("admin", "erase-person", who, **deleter)).code == 3

@@ -40,7 +40,7 @@ def test_every_setting_is_described_and_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ACTIONS))
 def test_every_action_is_a_frozen_value_with_a_decision(name: str) -> None:
-    action = ACTIONS[name]
+    action = ACTIONS[name].command
     assert action.__doc__
     assert action.__dataclass_params__.frozen
     assert not inspect.iscoroutinefunction(action.decide)

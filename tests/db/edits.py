@@ -15,9 +15,9 @@ import orjson
 from hypothesis import strategies as st
 
 from fedstac.domain import patching, strict_json
-from fedstac.domain.actions.amend import replica_edit
+from fedstac.domain.alternates import replica_edit
+from fedstac.domain.errors import pointer
 from fedstac.domain.patching import Edit, JsonPatch, Whole, WithoutNode
-from fedstac.domain.rules import pointer
 
 Json = Any
 Item = dict[str, Any]

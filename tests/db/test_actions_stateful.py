@@ -48,10 +48,11 @@ from fedstac.demo import sample
 from fedstac.domain import documents, patching
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.publish import Publish
-from fedstac.domain.actions.target import Target
+from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.errors import Problem, errors_in
 from fedstac.domain.model import Outcome, Record, State
 from fedstac.domain.policy import Principal
+from fedstac.domain.vocabulary import DatasetName
 from tests.db import edits
 from tests.db.catalogue import Ground
 from tests.db.edits import NODES, Harm, Said
@@ -285,11 +286,15 @@ class Actions(RuleBasedStateMachine):
         self._change(record, who, "amend", body, repeatable=said.repeatable)
 
     def _change(self, record: Record, who: str, action: str, body: Item, *, repeatable: bool = True) -> None:
-        principal, target = PEOPLE[who], Target(record.collection, record.id, record.lineage)
+        principal = PEOPLE[who]
         vocabulary = CHECKER.vocabularies.current(record.collection)
         cv_version = vocabulary.version if vocabulary else None
-        command = command_of(action, target, principal, body, cv_version)
         new = requests.NewItem(record.lineage, record.id, orjson.dumps(body).decode())
+        name = DatasetName(record.lineage, record.version)
+        queued = QueuedAction(
+            record.collection, record.id, name, principal, new.document or "{}", vocabulary=vocabulary
+        )
+        command = command_of(action, queued)
         accepted = request(action, who, record.collection, new, cv_version)
         self._ask(Step(accepted, command, principal, repeatable))
 

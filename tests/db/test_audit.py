@@ -15,7 +15,7 @@ import pytest
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import audit, feed, invariants, people
-from fedstac.db.audit import Entry
+from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
 from fedstac.domain.audit import START, ChainBroken, Head
@@ -29,12 +29,12 @@ ANNA = Identity("https://aai.example:8443/auth/x", "anna-1", "Anna", None, "", f
 STRANGE = 'a "quoted" \\ back\tslash\n\x01\x7f é 数 \U0001f600'
 
 
-def entry(n: int = 0, *, dataset: str = "") -> Entry:
-    return Entry("anna", "publish", "CMIP6", dataset or f"dataset {n}", None, "new", n.to_bytes(32, "big"), None)
+def entry(n: int = 0, *, dataset: str = "") -> NewRow:
+    return NewRow("anna", "publish", "CMIP6", dataset or f"dataset {n}", None, "new", n.to_bytes(32, "big"), None)
 
 
 async def rows(conn: Connection, **wanted: str) -> list[audit.chained.Row]:
-    return [row async for row in audit.rows(conn, audit.Wanted(**wanted))]  # type: ignore[arg-type]
+    return [row async for row in audit.rows(conn, audit.RowFilter(**wanted))]  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ async def test_a_row_has_the_correlation_of_its_request_and_the_issuer_of_its_pe
     conn = await connect()
     name = await people.pseudonym(conn, ANNA)
     request = await writing.submit(conn, ITEM)
-    told = Entry(name, "publish", "CMIP6", "x", request.id, "new", None, None)
-    await audit.append(conn, [told, entry(), Entry(f"person:{uuid4()}", "publish", "c", "y", None, "new", None, None)])
+    told = NewRow(name, "publish", "CMIP6", "x", request.id, "new", None, None)
+    await audit.append(conn, [told, entry(), NewRow(f"person:{uuid4()}", "publish", "c", "y", None, "new", None, None)])
     unknown, plain, row = (await rows(conn))[:3]
     assert (row.issuer, row.correlation, row.request) == ("aai.example:8443", "test", str(request.id))
     assert (plain.issuer, plain.correlation, plain.request) == (None, None, None)
@@ -75,9 +75,7 @@ async def test_a_row_has_the_correlation_of_its_request_and_the_issuer_of_its_pe
 
 async def test_what_decided_is_named(connect: Connect) -> None:
     conn = await connect()
-    [receipt] = await publication.perform(
-        conn, await writing.world(conn), writing.work({**writing.plain(1), "collection": "gone"})
-    )
+    [receipt] = await publication.perform(conn, writing.SITE, writing.work({**writing.plain(1), "collection": "gone"}))
     assert receipt.problem
     [row] = await rows(conn, outcome="rejected")
     assert (row.decision, row.rule, row.before, row.after) == ("refused", receipt.problem.name, None, None)
@@ -98,7 +96,9 @@ async def test_the_writer_may_add_rows_and_change_nothing(conn: asyncpg.Connecti
 
 async def test_the_hashes_made_in_sql_are_those_made_here(connect: Connect) -> None:
     conn = await connect()
-    await audit.append(conn, [entry(dataset=STRANGE), Entry("", "", "", "", uuid4(), "", b"", b"x", "c", "r", 7, "{}")])
+    await audit.append(
+        conn, [entry(dataset=STRANGE), NewRow("", "", "", "", uuid4(), "", b"", b"x", "c", "r", 7, "{}")]
+    )
     given = await audit.chain(conn)
     assert await audit.verify(conn) == await audit.head(conn)
     assert (await audit.head(conn)).pos == given >= 2

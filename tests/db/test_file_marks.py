@@ -13,7 +13,7 @@ from fedstac.db import file_marks, migrations
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import crosschecks
-from fedstac.domain.actions.flags import Mark
+from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Severity
 from fedstac.domain.model import Outcome, Receipt
@@ -87,7 +87,7 @@ async def test_what_is_hidden_is_never_named(conn: Connection) -> None:
     await writing.publish(conn, ITEM)
     target = Target(ITEM["collection"], ITEM["id"], writing.draft(ITEM).lineage)
     marked = Work(Mark(target, ANNA), ANNA.name, "mark")
-    await publication.perform(conn, await writing.world(conn), [marked])
+    await publication.perform(conn, writing.SITE, [marked])
     [receipt] = await writing.publish(conn, with_files_of(OTHER, ITEM))
     assert rules(receipt) == []
     # nor what is hidden by the same batch
@@ -95,7 +95,7 @@ async def test_what_is_hidden_is_never_named(conn: Connection) -> None:
     work = writing.work(hidden)
     target = Target(hidden["collection"], hidden["id"], writing.draft(hidden).lineage)
     work += [Work(Mark(target, ANNA), ANNA.name, "mark"), *writing.work(with_files_of(sample_of(9), ITEM))]
-    receipts = await publication.perform(conn, await writing.world(conn), work)
+    receipts = await publication.perform(conn, writing.SITE, work)
     [finding] = receipts[2].findings
     assert OTHER["id"] in finding.message
 
@@ -127,7 +127,7 @@ async def test_a_rehearsal_warns_and_leaves_nothing(conn: Connection) -> None:
     await writing.publish(conn, ITEM)
     work = writing.work(with_files_of(OTHER, ITEM))
     for _ in range(2):
-        [receipt] = await publication.rehearse(conn, await writing.world(conn), work)
+        [receipt] = await publication.rehearse(conn, writing.SITE, work)
         assert rules(receipt) == ["same-files"]
     assert await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.file_mark") == 1
 

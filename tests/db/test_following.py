@@ -20,9 +20,10 @@ from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record, State
-from fedstac.domain.vocabulary import DatasetName, VocabularyBroken, snapshot_of
+from fedstac.domain.vocabulary import DatasetName, VocabularyBroken
 from fedstac.messaging.sources.http import EventPage, HttpFeed, NotServed, SnapshotPage, SourceRefused
 from fedstac.settings import Settings, folder
+from fedstac.vocabularies.registry import snapshot_of
 from fedstac.workers.index_node import Follower, OriginRolledBack
 
 Json = dict[str, Any]
@@ -80,7 +81,7 @@ def entry(
         document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
         publisher="somebody", cv_version=version, cv_excused=excused,
     )  # fmt: skip
-    told: Json = orjson.loads(events.current(record, epoch, node.checker.vocabularies))
+    told: Json = orjson.loads(events.current(record, epoch, node.checker.vocabularies.digest_of))
     if digest is not None:
         told["data"]["cv"]["digest"] = digest
     return orjson.dumps(told).decode()

@@ -120,10 +120,9 @@ async def test_a_node_announces_its_own_word_only(east: Node, conn: Connection) 
     await apply(conn, said("west", "west's"), said("north", "north's"))
     assert [each.origin for each in await collections.announced(conn, "west")] == ["west"]
     assert await collections.announced(conn, "east") == []
+    writer = publication.CollectionWriter(conn, "east", "anna", east.collection_schema)
     with pytest.raises(publication.ForeignOrigin, match="north, west"):
-        await publication.put_collection(
-            conn, east.world(), "anna", sample.collection(), schema=east.collection_schema, named="CMIP6"
-        )
+        await writer.replace("CMIP6", sample.collection())
 
 
 # --- datasets ---

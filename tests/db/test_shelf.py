@@ -7,8 +7,8 @@ from structlog.testing import capture_logs
 from fedstac.bootstrap import Node
 from fedstac.db import vocabularies
 from fedstac.db.connections import Connection
-from fedstac.domain.vocabulary import snapshot_of
 from fedstac.settings import folder
+from fedstac.vocabularies.registry import snapshot_of
 
 RAW = (folder("cv") / "CMIP6" / "6.2.60.0.json").read_bytes()
 NEXT = RAW.replace(b'"version":"6.2.60.0"', b'"version":"6.2.61.0"', 1)

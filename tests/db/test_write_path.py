@@ -148,7 +148,7 @@ async def test_what_the_database_refuses_is_found_and_the_rest_is_published(west
     queued = await everything_queued(conn)
     work = writing.work(*items[:30], poison, *items[30:])
     work = [replace(entry, item=one.id, request=one.request) for entry, one in zip(work, queued, strict=True)]
-    receipts = await publication.perform(conn, await writing.world(conn), work)
+    receipts = await publication.perform(conn, writing.SITE, work)
     assert len(receipts) == 50
     assert [n for n, receipt in enumerate(receipts) if receipt.outcome is Outcome.REJECTED] == [30]
     [finding] = receipts[30].findings
@@ -179,7 +179,7 @@ async def test_every_kind_of_poison_is_found(west: Node, connect: Connect) -> No
 
 async def everything_queued(conn: Connection) -> list[queue.QueuedItem]:
     everything = queue.Claim(uuid4(), tuple(range(queue.SHARDS)), 0)
-    return await queue.queued(conn, [one.id for one in await queue.waiting(conn, everything, 10_000)])
+    return await queue.read(conn, [one.id for one in await queue.waiting(conn, everything, 10_000)])
 
 
 async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Connect) -> None:
@@ -187,19 +187,19 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     await writing.submit(conn, ITEM)
     mine = await queue.claim(conn, "slow", uuid4(), 0)
     assert mine is not None
-    [item] = await queue.queued(conn, [one.id for one in await queue.waiting(conn, mine, 10)])
+    [item] = await queue.read(conn, [one.id for one in await queue.waiting(conn, mine, 10)])
     theirs = await queue.claim(thief, "quick", uuid4(), 3600)
     assert theirs is not None
     assert (theirs.shards, theirs.deaths) == (mine.shards, 1)
     work = [replace(writing.work(ITEM)[0], item=item.id, request=item.request)]
     with pytest.raises(ClaimLost):
-        await publication.perform(conn, await writing.world(conn), work, claim=mine)
+        await publication.perform(conn, writing.SITE, work, claim=mine)
     for table in ("record", "audit WHERE dataset <> collection", "outbox WHERE dataset IS NOT NULL", "lineage"):
         assert await conn.fetchval(f"SELECT count(*) FROM fedstac.{table}") == 0, table
     assert await conn.fetchval("SELECT status FROM fedstac.request_item") == "queued"
     assert not await queue.renew(conn, mine, 3600)
     await queue.release(conn, mine)  # of somebody else's claim: nothing
-    [receipt] = await publication.perform(thief, await writing.world(thief), work, claim=theirs)
+    [receipt] = await publication.perform(thief, writing.SITE, work, claim=theirs)
     assert receipt.outcome is Outcome.NEW
     assert await queue.waiting(thief, theirs, 10) == []
 
@@ -215,7 +215,7 @@ async def test_a_claim_lost_while_halving_writes_no_more(west: Node, connect: Co
     ]
     async with thief.transaction():
         await thief.execute("UPDATE fedstac.shard SET token = gen_random_uuid() WHERE n = 0")
-        failing = asyncio.create_task(publication.perform(conn, await writing.world(conn), work, claim=mine))
+        failing = asyncio.create_task(publication.perform(conn, writing.SITE, work, claim=mine))
     with pytest.raises(ClaimLost):
         await failing
     assert await writing.stored(conn) == {}
@@ -429,7 +429,7 @@ async def test_a_tombstone_stays_and_nothing_brings_the_dataset_back(log: list[E
             Change(events.PREFIX + f"dataset.{state}.v1", event.record, gone),
             uuid4(),
             events.Context("west", "x", None),
-            writing.CHECKER.vocabularies,
+            writing.CHECKER.vocabularies.digest_of,
         )
         told = events.read(json.loads(events.positioned(text, Cursor(1, 9999))), writing.CMIP6)
         assert (await deliver(east, [told])).applied == 1

@@ -11,7 +11,6 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -25,10 +24,10 @@ from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.events import Cursor, DatasetEvent, Event
-from fedstac.domain.model import Draft, Receipt, World
-from fedstac.domain.policy import Principal
+from fedstac.domain.model import Draft, Receipt
+from fedstac.domain.policy import Policy, Principal
 from fedstac.domain.vocabulary import DatasetName, name_of
-from fedstac.publication import Work
+from fedstac.publication import Site, Work
 from fedstac.vocabularies.checker import open_checker
 from tests.support.waiting import PATIENCE
 
@@ -78,20 +77,18 @@ def work(*items: Item | Draft, principal: Principal = ANNA) -> list[Work]:
     return [Work(Publish(one, principal), principal.name, "publish") for one in drafts]
 
 
-async def world(conn: Connection) -> World:
-    return World(now=datetime.now(UTC), origin="west", judge=CHECKER)
+SITE = Site("west", CHECKER, Policy(), CHECKER.vocabularies)
 
 
 async def publish(conn: Connection, *items: Item | Draft) -> list[Receipt]:
-    return await publication.perform(conn, await world(conn), work(*items))
+    return await publication.perform(conn, SITE, work(*items))
 
 
 async def create_collections(node: Node, *names: str) -> None:
     async with node.pool.acquire() as conn:
         for name in names:
-            await publication.put_collection(
-                conn, node.world(), "anna", sample.collection(name), schema=node.collection_schema, named=None
-            )
+            writer = publication.CollectionWriter(conn, node.settings.node, "anna", node.collection_schema)
+            await writer.create(sample.collection(name))
 
 
 async def submit(conn: Connection, *items: Item) -> requests.NewRequest:

@@ -9,7 +9,7 @@ import pytest
 from fedstac.domain import groups
 from fedstac.domain.addresses import is_safe
 from fedstac.domain.errors import InvalidToken
-from fedstac.domain.groups import Entitlement, Identity, Kind, PolicyBroken, Right, Share
+from fedstac.domain.groups import Entitlement, Identity, PolicyBroken, Right, Scope, Share
 from fedstac.domain.policy import Principal
 
 VO = "urn:mace:egi.eu:group:esgf.vo.egi.eu"
@@ -19,16 +19,16 @@ END = "#aai.egi.eu"
 @pytest.mark.parametrize(
     ("urn", "expected"),
     [
-        (f"{VO}:project:CMIP6:role=CREATE{END}", Entitlement(Kind.PROJECT, "CMIP6", None, Right.CREATE)),
-        (f"{VO}:project:*:role=RETRACT{END}", Entitlement(Kind.PROJECT, "*", None, Right.RETRACT)),
+        (f"{VO}:project:CMIP6:role=CREATE{END}", Entitlement(Scope.PROJECT, "CMIP6", None, Right.CREATE)),
+        (f"{VO}:project:*:role=RETRACT{END}", Entitlement(Scope.PROJECT, "*", None, Right.RETRACT)),
         (
             f"{VO}:project:CMIP6:institution:MPI-M:role=UPDATE{END}",
-            Entitlement(Kind.PROJECT, "CMIP6", "MPI-M", Right.UPDATE),
+            Entitlement(Scope.PROJECT, "CMIP6", "MPI-M", Right.UPDATE),
         ),
-        (f"{VO}:project:*:institution:IPSL:role=ERRATA{END}", Entitlement(Kind.PROJECT, "*", "IPSL", Right.ERRATA)),
+        (f"{VO}:project:*:institution:IPSL:role=ERRATA{END}", Entitlement(Scope.PROJECT, "*", "IPSL", Right.ERRATA)),
         (f"{VO}:node:esgf-data1.llnl.gov:role=REPLICATE{END}",
-         Entitlement(Kind.NODE, "esgf-data1.llnl.gov", None, Right.REPLICATE)),
-        *((f"{VO}:node:*:role={right}{END}", Entitlement(Kind.NODE, "*", None, right)) for right in Right),
+         Entitlement(Scope.NODE, "esgf-data1.llnl.gov", None, Right.REPLICATE)),
+        *((f"{VO}:node:*:role={right}{END}", Entitlement(Scope.NODE, "*", None, right)) for right in Right),
     ],
 )  # fmt: skip
 def test_an_entitlement_is_understood(urn: str, expected: Entitlement) -> None:
@@ -70,8 +70,8 @@ def test_what_is_not_exactly_of_the_form_is_no_entitlement(urn: str) -> None:
 
 
 def test_a_star_covers_everything_and_a_name_itself() -> None:
-    everywhere = Entitlement(Kind.PROJECT, "*", None, Right.CREATE)
-    here = Entitlement(Kind.PROJECT, "CMIP6", None, Right.CREATE)
+    everywhere = Entitlement(Scope.PROJECT, "*", None, Right.CREATE)
+    here = Entitlement(Scope.PROJECT, "CMIP6", None, Right.CREATE)
     assert everywhere.covers("CMIP6")
     assert here.covers("CMIP6")
     assert not here.covers("CMIP7")

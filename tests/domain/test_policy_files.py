@@ -52,7 +52,7 @@ def test_nothing_is_built_in_unless_the_file_says_so() -> None:
     admin = Principal("root", frozenset({"admin"}))
     assert not read("version: 1").verdict(admin, Action.PUBLISH, HERS).allowed
     assert read("version: 1\nbuiltin: true").verdict(admin, Action.PUBLISH, HERS).allowed
-    assert Policy().grants == read("version: 1\nbuiltin: true").grants == BUILTIN
+    assert Policy().rules == read("version: 1\nbuiltin: true").rules == BUILTIN
 
 
 def test_a_write_away_from_home_is_misdirected_and_says_where_to_go() -> None:
@@ -181,4 +181,4 @@ def test_the_example_of_the_documentation_is_one() -> None:
     example = page.partition("```yaml\n")[2].partition("```")[0]
     policy = read(example)
     assert policy.homes
-    assert {action for grant in policy.grants for action in grant.actions} == set(Action)
+    assert {action for rule in policy.rules for action in rule.actions} == set(Action)

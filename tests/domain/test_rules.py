@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedstac.demo import sample
-from fedstac.domain import crosschecks, rules, validation
-from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
-from fedstac.domain.rules import RULES, pointer
+from fedstac.domain import crosschecks, validation
+from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in, pointer
+from fedstac.domain.rules import RULES, relations
+from fedstac.domain.wording import nearest
 from fedstac.vocabularies.checker import open_checker
 
 Json = dict[str, Any]
@@ -225,11 +226,11 @@ def test_a_fault_of_cordex_is_found_where_it_is(rule: str) -> None:
     cordex = CHECKER.vocabularies.current("CORDEX-CMIP6")
     assert cordex is not None
     given, where, suggestion = OF_CORDEX[rule]
-    [found] = [finding for finding in rules.relations({"properties": given}, cordex) if finding.rule == rule]
+    [found] = [finding for finding in relations.check({"properties": given}, cordex) if finding.rule == rule]
     assert (found.pointer, found.suggestion) == (where, suggestion)
     name = where.rpartition("/")[2]
-    assert list(rules.relations({"properties": {**given, name: suggestion}}, cordex)) == []
-    assert list(rules.relations({"properties": {**given, name: "no term"}}, cordex)) == []  # which is told elsewhere
+    assert list(relations.check({"properties": {**given, name: suggestion}}, cordex)) == []
+    assert list(relations.check({"properties": {**given, name: "no term"}}, cordex)) == []  # which is told elsewhere
 
 
 def test_every_rule_has_examples() -> None:
@@ -323,7 +324,7 @@ def test_what_is_told_once_still_refuses_for_every_reason() -> None:
     ],
 )
 def test_the_nearest_term_is_suggested(value: str, terms: list[str], expected: str | None) -> None:
-    assert rules.nearest(value, terms) == expected
+    assert nearest(value, terms) == expected
 
 
 def test_only_rules_that_are_not_fixed_can_be_switched() -> None:

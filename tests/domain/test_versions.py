@@ -12,8 +12,9 @@ import pytest
 from fedstac.domain import events, patching
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
-from fedstac.domain.actions.flags import Mark, Reinstate, Retract, Unmark
+from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.model import Decision, Lineage, World
 from fedstac.domain.policy import Policy

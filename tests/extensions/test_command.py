@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from fedstac import settings
 from fedstac.cli import app
 from fedstac.domain.schemas import schema_of
-from fedstac.domain.vocabulary import Vocabularies
 from fedstac.vocabularies.checker import shipped
+from fedstac.vocabularies.registry import Vocabularies
 
 
 def test_it_prints_the_newest_or_the_version_that_is_named() -> None:

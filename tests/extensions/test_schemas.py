@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedstac import settings
-from fedstac.domain import rules
 from fedstac.domain.errors import Finding
+from fedstac.domain.rules import links, properties
 from fedstac.domain.schemas import schema_of
 from fedstac.domain.validation import SCHEMAS
-from fedstac.domain.vocabulary import Snapshot, Vocabulary, parse
+from fedstac.domain.vocabulary import Vocabulary, parse
 from fedstac.vocabularies import extensions
 from fedstac.vocabularies.checker import shipped
+from fedstac.vocabularies.registry import Snapshot
 from tests.extensions import corpus
 
 SNAPSHOT: dict[str, Any] = {
@@ -75,9 +76,8 @@ def with_property(name: str, value: object) -> dict[str, Any]:
 
 
 def findings(item: dict[str, Any], vocabulary: Vocabulary) -> list[Finding]:
-    return [
-        finding for check in (rules.extensions, rules.properties, rules.links) for finding in check(item, vocabulary)
-    ]
+    checks = (links.check_extensions, properties.check, links.check)
+    return [finding for check in checks for finding in check(item, vocabulary)]
 
 
 def places(item: dict[str, Any]) -> set[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedstac.domain.vocabulary import Vocabularies
 from fedstac.vocabularies import browsing
 from fedstac.vocabularies.checker import shipped
+from fedstac.vocabularies.registry import Vocabularies
 from tests.conftest import REPOSITORY
 
 _cmip6 = Vocabularies(shipped(REPOSITORY / "cv")).current("CMIP6")

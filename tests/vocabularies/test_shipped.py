@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from fedstac.domain.vocabulary import Vocabularies, Vocabulary
+from fedstac.domain.vocabulary import Vocabulary
 from fedstac.vocabularies import importing, sources
 from fedstac.vocabularies.checker import shipped
+from fedstac.vocabularies.registry import Vocabularies
 from tests.conftest import REPOSITORY, SHARED
 
 CV, DATA = REPOSITORY / "cv", SHARED / "data" / "cv"
@@ -147,7 +148,7 @@ def test_cmip6_has_the_terms_of_the_published_schema() -> None:
 MEASURED = """
 import json, sys
 from pathlib import Path
-from fedstac.domain.vocabulary import Snapshot, Vocabularies
+from fedstac.vocabularies.registry import Snapshot, Vocabularies
 paths = [Path(path) for path in sys.argv[1:]]
 def resident():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024

@@ -17,8 +17,9 @@ from fedstac.api.writing import intake
 from fedstac.bootstrap import Node
 from fedstac.domain import schemas
 from fedstac.domain.errors import BadRequest, Finding, MalformedJson, NotFound, errors_in
-from fedstac.domain.vocabulary import NAME, Snapshot, UnknownVersion, Vocabularies, Vocabulary
+from fedstac.domain.vocabulary import NAME, UnknownVersion, Vocabulary
 from fedstac.runtime.capacity import Threads
+from fedstac.vocabularies.registry import Snapshot, Vocabularies
 
 CURRENT = "current"  # instead of a version
 FOR_EVER = "public, max-age=31536000, immutable"

@@ -124,7 +124,7 @@ def check(
     if form is not Output.TABLE:
         terminal.dump({"valid": not faults, "faults": faults})
     elif found is not None:
-        out(f"{file}: {len(found.grants)} rules, {len(found.homes)} homes", "green")
+        out(f"{file}: {len(found.rules)} rules, {len(found.homes)} homes", "green")
     for fault in faults if form is Output.TABLE else ():
         complain(f"{file}: {fault}")
     if faults:

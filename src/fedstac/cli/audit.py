@@ -80,7 +80,7 @@ def list_rows(
 
     if outcome and outcome not in OUTCOMES:
         raise typer.BadParameter(f"{outcome!r} is none of {', '.join(OUTCOMES)}", param_hint="--outcome")
-    wanted = audit.Wanted(who or None, dataset or None, _moment(since), outcome or None, limit or None)
+    wanted = audit.RowFilter(who or None, dataset or None, _moment(since), outcome or None, limit or None)
     form = form_of(ctx, output)
 
     async def show(conn: Connection) -> None:

@@ -27,7 +27,7 @@ from fedstac.client.changes import collection_of as first_part
 from fedstac.client.documents import LONGEST_LINE
 from fedstac.client.transport import Failed, NotAuthorised, NotFound, Refused
 from fedstac.client.values import Changed, Dataset
-from fedstac.domain.vocabulary import Vocabularies
+from fedstac.vocabularies.registry import Vocabularies
 
 HANDS = 8  # changes under way at the same time
 SHOWN_DIFFERENCES, SHOWN_IDS = 3, 5

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +19,8 @@ from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client import Client, documents
 from fedstac.client.transport import NotFound
 from fedstac.client.values import Changed, Dataset
-from fedstac.domain import patching
-from fedstac.domain.actions.amend import with_alternates
+from fedstac.domain import patching, retraction
+from fedstac.domain.alternates import with_alternates
 from fedstac.domain.documents import owned
 from fedstac.domain.errors import Problem
 
@@ -31,14 +30,6 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A dataset's id.")]
 
 
 FACET = re.compile(r"[^:]+:\w+_id")  # cmip6:source_id
-
-
-class Data(StrEnum):
-    """What nodes do with their copies of a retracted dataset."""
-
-    KEEP = "keep"
-    RESTRICT = "restrict"
-    PURGE = "purge"
 
 
 # --- looks ---
@@ -305,7 +296,7 @@ def retract(
     reason: Annotated[str, typer.Option(help="Why, for everybody to read. The first retraction needs it.")] = "",
     errata: Annotated[str, typer.Option(help="Address of an errata page.")] = "",
     replaced_by: Annotated[str, typer.Option(metavar="ID", help="The dataset to use instead.")] = "",
-    data: Annotated[Data | None, typer.Option(help="What nodes do with their copies.")] = None,
+    data: Annotated[retraction.Data | None, typer.Option(help="What nodes do with their copies.")] = None,
     ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
@@ -322,7 +313,7 @@ def retract(
         return one.client.retract(one.id, collection=one.collection, if_match=one.if_match, dry_run=one.dry_run, **said)
 
     def foreseen(dataset: Dataset) -> Json:
-        whole = {**dataset.properties.get("fedstac:retraction", {}), **said}
+        whole = retraction.merged(dataset.properties.get("fedstac:retraction", {}), said)
         flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": whole}
         return {**dataset.document, "properties": {**dataset.properties, **flags}}  # assets are hidden, and stay
 

@@ -92,7 +92,7 @@ def issue(
 
 def _check_institution(role: str) -> None:
     """BadParameter where a role is for an institution that no vocabulary has; a misspelt one gives no rights."""
-    from fedstac.domain.rules import nearest
+    from fedstac.domain.wording import nearest
 
     kind, _, institution = role.partition(":")
     vocabularies = bulk.vocabularies()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -17,8 +17,10 @@ from fedstac.client.documents import Trouble
 from fedstac.domain import crosschecks
 from fedstac.domain.crosschecks import Batch
 from fedstac.domain.errors import Finding, Severity, errors_in
-from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import DatasetName, UnknownVersion, VocabularyBroken, name_of
+
+if TYPE_CHECKING:
+    from fedstac.vocabularies.checker import VocabularyChecker
 
 commands = typer.Typer()
 SHOWN_ITEMS = {False: 20, True: 5}  # by valid: warnings do not crowd out what is refused
@@ -66,7 +68,7 @@ def validate(
         raise typer.Exit(terminal.REJECTED)
 
 
-def _checker(versions: Sequence[str], folder: Path | None) -> Checker:
+def _checker(versions: Sequence[str], folder: Path | None) -> VocabularyChecker:
     from fedstac.vocabularies.checker import open_checker
 
     pins: dict[str, str] = {}
@@ -84,7 +86,9 @@ def _checker(versions: Sequence[str], folder: Path | None) -> Checker:
     return checker
 
 
-def _judged(entry: documents.Entry | Trouble, checker: Checker, collection: str, batch: Batch) -> dict[str, Any]:
+def _judged(
+    entry: documents.Entry | Trouble, checker: VocabularyChecker, collection: str, batch: Batch
+) -> dict[str, Any]:
     """One line of the report; a valid dataset joins the batch."""
     if isinstance(entry, Trouble):
         findings = entry.findings or (Finding(entry.type, "", entry.detail),)

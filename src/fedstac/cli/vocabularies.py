@@ -23,17 +23,11 @@ from fedstac.client import documents
 from fedstac.domain import schemas
 from fedstac.domain.errors import Finding, errors_in
 from fedstac.domain.validation import Checker
-from fedstac.domain.vocabulary import (
-    UnknownVersion,
-    Vocabularies,
-    Vocabulary,
-    VocabularyBroken,
-    parse,
-    snapshot_of,
-)
+from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken, parse
 from fedstac.vocabularies import browsing, importing, snapshots
 from fedstac.vocabularies.checker import open_checker, shipped
 from fedstac.vocabularies.compare import Difference, between
+from fedstac.vocabularies.registry import Vocabularies, snapshot_of
 from fedstac.vocabularies.sources import VocabularyRefused
 
 commands = typer.Typer(no_args_is_help=True)
@@ -462,7 +456,7 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
     try:
         async with conn.transaction():
             known = _at_hand(Path(folder) if (folder := environment.load().cv_folder) else None)
-            here = {kept.Key(one.project, one.version, one.digest) for one in known}
+            here = {kept.SnapshotKey(one.project, one.version, one.digest) for one in known}
             for key, raw in await kept.beyond(conn, here):
                 if known.find(key.project, key.version) is None:
                     known.install(snapshot_of(raw))
@@ -470,7 +464,7 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
             for raw in raws if not held else ():
                 known.install(snapshot_of(raw))  # refuses a version that is there with other content
                 snapshot = await kept.install(conn, raw, "operator")
-                entry = audit.Entry("operator", "vocabulary.installed", snapshot.project, snapshot.version, None,
+                entry = audit.NewRow("operator", "vocabulary.installed", snapshot.project, snapshot.version, None,
                                     "done", None, bytes.fromhex(snapshot.digest))  # fmt: skip
                 await audit.append(conn, [entry])
             return held

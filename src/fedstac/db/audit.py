@@ -1,7 +1,7 @@
 """The audit log: a row for every write that was asked for, and the chain over all rows (domain/audit.py).
 
-Accepted writes are written down in their own transaction. Rows are never changed: no role may; places and hashes stand
-in a table of their own that only the function chain_audit can prolong.
+The row of an accepted write is written in the write's transaction. Rows never change: no role may change one. Places
+and hashes stand in a table of their own that only the function chain_audit can prolong.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PERSON = re.compile(re.escape(people.PREFIX) + "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What was asked for and what became of it. The row's issuer follows from the actor.
+class NewRow:
+    """A row as it is written: an action and its outcome. The row's issuer follows from the actor.
 
-    `correlation` None: that of the request. `rule`: the problem that refused, or what allowed it. `items` and `detail`
-    (JSON): of a row that stands for many.
+    `correlation` None: that of the request. `rule`: the problem that refused, or the rule that allowed. `items` and
+    `detail` (JSON): of a row that stands for many.
     """
 
     actor: str
@@ -48,36 +48,38 @@ STORED = ("actor", "issuer", "action", "collection", "dataset", "request", "corr
           "detail", "digest_before", "digest_after")  # fmt: skip
 
 
-async def append(conn: Connection, entries: Sequence[Entry]) -> None:
-    """Writes rows down in their order, as part of the transaction that is open."""
-    if not entries:
+async def append(conn: Connection, rows: Sequence[NewRow]) -> None:
+    """Write rows in their order, as part of the transaction that is open."""
+    if not rows:
         return
-    issuers, correlations = await _known(conn, entries)
+    issuers, correlations = await _issuers_and_correlations(conn, rows)
     await conn.copy_records_to_table(
         "audit", schema_name="fedstac", columns=STORED,
         records=[
-            (e.actor, issuers.get(e.actor), e.action, e.collection, e.dataset, e.request,
-             e.correlation or correlations.get(e.request), e.outcome, e.rule, e.items, e.detail, e.before, e.after)
-            for e in entries
+            (r.actor, issuers.get(r.actor), r.action, r.collection, r.dataset, r.request,
+             r.correlation or correlations.get(r.request), r.outcome, r.rule, r.items, r.detail, r.before, r.after)
+            for r in rows
         ],
     )  # fmt: skip
 
 
-async def _known(conn: Connection, entries: Sequence[Entry]) -> tuple[dict[str, str], dict[UUID | None, str]]:
-    """Hosts of the issuers of the people among the actors, and the correlation ids of requests."""
-    persons = {entry.actor.removeprefix(people.PREFIX) for entry in entries if PERSON.fullmatch(entry.actor)}
-    requests = {entry.request for entry in entries if entry.request and entry.correlation is None}
+async def _issuers_and_correlations(
+    conn: Connection, rows: Sequence[NewRow]
+) -> tuple[dict[str, str], dict[UUID | None, str]]:
+    """Return the hosts of the issuers of the people among the actors, and the correlation ids of requests."""
+    persons = {row.actor.removeprefix(people.PREFIX) for row in rows if PERSON.fullmatch(row.actor)}
+    requests = {row.request for row in rows if row.request and row.correlation is None}
     if not persons and not requests:
         return {}, {}
-    rows = await conn.fetch(
+    texts = await conn.fetch(
         """SELECT NULL::uuid AS request, pseudonym::text AS person,
-                  split_part(regexp_replace(iss, '^[^:]*://', ''), '/', 1) AS said
+                  split_part(regexp_replace(iss, '^[^:]*://', ''), '/', 1) AS text
            FROM fedstac.person WHERE pseudonym = ANY ($1::text[]::uuid[])
            UNION ALL SELECT id, NULL, correlation FROM fedstac.request WHERE id = ANY ($2::uuid[])""",
         list(persons), list(requests),
     )  # fmt: skip
-    issuers = {people.PREFIX + row["person"]: row["said"] for row in rows if row["person"]}
-    return issuers, {row["request"]: row["said"] for row in rows if row["request"]}
+    issuers = {people.PREFIX + row["person"]: row["text"] for row in texts if row["person"]}
+    return issuers, {row["request"]: row["text"] for row in texts if row["request"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ class LastChange:
     at: str
 
 
-async def last_changes(conn: Connection, stored: Sequence[Record]) -> dict[str, LastChange]:
-    """The changes that made these records what they are, by id; what no row tells of is left out.
+async def last_changes(conn: Connection, records: Sequence[Record]) -> dict[str, LastChange]:
+    """Return the changes that made these records what they are, by id. A change that no row tells of is missing.
 
     A change and its row are of one transaction, so the row is looked for in the minutes after the record's time.
     """
@@ -100,20 +102,20 @@ async def last_changes(conn: Connection, stored: Sequence[Record]) -> dict[str, 
            JOIN fedstac.audit a ON a.at BETWEEN r.updated AND r.updated + interval '10 minutes'
                 AND a.collection = r.collection AND a.dataset = r.id AND a.digest_after = r.digest
            ORDER BY r.id, a.id DESC""",
-        [each.collection for each in stored], [each.id for each in stored], [each.updated for each in stored],
-        [each.digest for each in stored], 'YYYY-MM-DD"T"HH24:MI:SS"Z"',
+        [each.collection for each in records], [each.id for each in records], [each.updated for each in records],
+        [each.digest for each in records], 'YYYY-MM-DD"T"HH24:MI:SS"Z"',
     )  # fmt: skip
     return {row["id"]: LastChange(row["actor"], row["action"], row["at"]) for row in rows}
 
 
 async def chain(conn: Connection) -> int:
-    """Gives places and hashes to the rows that became visible; how many. Writes nothing when there are none."""
+    """Give places and hashes to the rows that became visible; return how many. Without any, write nothing."""
     async with conn.transaction(isolation="repeatable_read"):
         return int(await conn.fetchval("SELECT fedstac.chain_audit()"))
 
 
 async def chain_restored(conn: Connection) -> None:
-    """The same in a database that was restored or promoted: every row without a place gets one. Joins a transaction."""
+    """Give a place to every row without one, in a database that was restored or promoted. Joins a transaction."""
     await conn.execute("SELECT fedstac.chain_audit(true)", timeout=records.A_DAY)
 
 
@@ -125,8 +127,8 @@ COLUMNS = """c.pos, a.id, to_char(a.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which rows; None: whatever it is. `dataset` is an id, also one of the few that a row for many names."""
+class RowFilter:
+    """Which rows; None: any. `dataset` is an id, also one of the few that a row for many names."""
 
     who: str | None = None
     dataset: str | None = None
@@ -135,8 +137,8 @@ class Wanted:
     limit: int | None = None
 
 
-async def rows(conn: Connection, wanted: Wanted) -> AsyncIterator[chained.Row]:
-    """Rows, newest first."""
+async def rows(conn: Connection, filter: RowFilter) -> AsyncIterator[chained.Row]:
+    """Yield rows, the newest first."""
     async with conn.transaction(readonly=True):
         async for row in conn.cursor(
             f"""SELECT {COLUMNS} FROM fedstac.audit a LEFT JOIN fedstac.audit_chain c ON c.id = a.id
@@ -144,13 +146,13 @@ async def rows(conn: Connection, wanted: Wanted) -> AsyncIterator[chained.Row]:
                   AND ($2::text IS NULL OR a.dataset = $2 OR a.detail::jsonb -> 'datasets' ? $2)
                   AND ($4::text IS NULL OR a.outcome = $4)
                 ORDER BY a.id DESC LIMIT $5""",
-            wanted.who, wanted.dataset, wanted.since, wanted.outcome, wanted.limit, prefetch=PREFETCH,
+            filter.who, filter.dataset, filter.since, filter.outcome, filter.limit, prefetch=PREFETCH,
         ):  # fmt: skip
             yield chained.Row(**dict(row))
 
 
 async def head(conn: Connection) -> Head:
-    """The last place that was given."""
+    """Return the last place of the chain."""
     row = await conn.fetchrow("SELECT pos, hash FROM fedstac.audit_head")
     if row is None:
         raise ChainBroken(0, "the head of the chain is gone")
@@ -158,7 +160,7 @@ async def head(conn: Connection) -> Head:
 
 
 async def checkpoint(conn: Connection, at: Head) -> chained.Checkpoint:
-    """A head with this node's name and the time."""
+    """Return a head with this node's name and the time."""
     row = await conn.fetchrow(
         """SELECT (SELECT origin FROM fedstac.feed_state) AS origin,
                   to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS now"""
@@ -168,7 +170,7 @@ async def checkpoint(conn: Connection, at: Head) -> chained.Checkpoint:
 
 
 async def export(conn: Connection, since: datetime | None) -> AsyncIterator[Head | chained.Row | chained.Checkpoint]:
-    """Where it begins, by position every row from the first one of that time on, and a checkpoint; in one snapshot."""
+    """Yield the head before, every row from the first one of that time on, and a checkpoint; in one snapshot."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         first = await conn.fetchval(
             """SELECT coalesce(min(c.pos), (SELECT pos + 1 FROM fedstac.audit_head))
@@ -185,11 +187,11 @@ async def export(conn: Connection, since: datetime | None) -> AsyncIterator[Head
 
 
 async def at(conn: Connection, pos: int) -> Head | None:
-    """The head as it was at a position; None where there is no such position."""
+    """Return the head as it was at a position; None where there is no such position."""
     if pos == 0:
         return chained.START
-    found = await conn.fetchval("SELECT hash FROM fedstac.audit_chain WHERE pos = $1", pos)
-    return Head(pos, found) if found is not None else None
+    hash = await conn.fetchval("SELECT hash FROM fedstac.audit_chain WHERE pos = $1", pos)
+    return Head(pos, hash) if hash is not None else None
 
 
 def _placed(conn: Connection, first: int) -> AsyncIterator[Row]:
@@ -201,17 +203,20 @@ def _placed(conn: Connection, first: int) -> AsyncIterator[Row]:
 
 
 async def verify(conn: Connection) -> Head:
-    """Follows the whole chain in one snapshot, with hashes made here; its head. ChainBroken at the first bad place."""
+    """Follow the whole chain in one snapshot, with hashes made here. ChainBroken at the first bad place.
+
+    Return its head.
+    """
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         reached = chained.START
         async for row in _placed(conn, 0):
             if row["id"] is None:
                 raise ChainBroken(row["pos"], "its row is gone")
             reached = chained.link(reached, chained.Row(**dict(row)))
-        stated = await head(conn)
-        if stated != reached:
-            what = f"the chain ends here, and its head is at position {stated.pos}: rows were cut off or put behind"
-            raise ChainBroken(min(reached.pos, stated.pos) + 1, what)
+        last = await head(conn)
+        if last != reached:
+            what = f"the chain ends here, and its head is at position {last.pos}: rows were cut off or put behind"
+            raise ChainBroken(min(reached.pos, last.pos) + 1, what)
         foreign = await conn.fetchval(
             """SELECT min(a.id) FROM fedstac.audit a
                WHERE pg_visible_in_snapshot(a.xid, (SELECT snap FROM fedstac.audit_head))

@@ -1,7 +1,7 @@
-"""Collections: stored as each origin wrote them, and one of the documents shown and made known to pgstac.
+"""Collections: stored as each origin wrote them. One of the documents is shown, and pgstac has it.
 
-Several publishing nodes may have the same collection, a project that they share. Which document is shown follows from
-what was announced, in whatever order it came: of the origins that have the collection, that of the first by name.
+Several publishing nodes may have the same collection, a project that they share. The document that is shown
+follows from the announcements, in whatever order they came: of the origins that have the collection, the first by name.
 
 One transaction at a time writes collections (`hold`): pgstac's upkeep of partitions reads the partitions of all
 collections, and fails on those that other transactions are just making.
@@ -33,7 +33,7 @@ class Stored:
     updated: datetime
 
 
-def _stored(row: Row) -> Stored:
+def _from_row(row: Row) -> Stored:
     return Stored(**dict(row))
 
 
@@ -46,36 +46,36 @@ async def lock(conn: Connection, collection: str) -> list[Stored]:
     """Lock a collection until the transaction ends; return what each origin announced of it, deletions too."""
     await hold(conn)
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 ORDER BY origin", collection)
-    return [_stored(row) for row in rows]
+    return [_from_row(row) for row in rows]
 
 
 async def get(conn: Connection, collection: str) -> Stored | None:
-    """The collection as it is shown."""
+    """Return the collection as it is shown; None where there is none."""
     row = await conn.fetchrow(
         f"""SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 AND document IS NOT NULL
             ORDER BY origin COLLATE "C" LIMIT 1""",
         collection,
     )
-    return _stored(row) if row else None
+    return _from_row(row) if row else None
 
 
 async def every(conn: Connection) -> list[Stored]:
-    """All collections as they are shown, by id."""
+    """Return all collections as they are shown, by id."""
     rows = await conn.fetch(
         f"""SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
             WHERE document IS NOT NULL ORDER BY id, origin COLLATE "C" """
     )
-    return [_stored(row) for row in rows]
+    return [_from_row(row) for row in rows]
 
 
 async def names(conn: Connection) -> list[str]:
-    """The ids of the collections that are shown."""
+    """Return the ids of the collections that are shown."""
     rows = await conn.fetch("SELECT DISTINCT id FROM fedstac.collection WHERE document IS NOT NULL ORDER BY id")
     return [row["id"] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class CollectionPage:
     """Some of the collections by id, how many there are, and whether there are others before and behind these."""
 
     collections: tuple[Stored, ...]
@@ -84,7 +84,7 @@ class Page:
     has_behind: bool
 
 
-async def page(conn: Connection, *, after: str | None, before: str | None, limit: int) -> Page:
+async def page(conn: Connection, *, after: str | None, before: str | None, limit: int) -> CollectionPage:
     """Return collections as they are shown, by id: those behind the id `after`, or the last ones before `before`.
 
     A page has at most PAGE_BYTES of documents and the one that goes beyond.
@@ -105,33 +105,33 @@ async def page(conn: Connection, *, after: str | None, before: str | None, limit
     )  # fmt: skip
     if not rows:
         total = await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.collection WHERE document IS NOT NULL")
-        return Page((), total, has_before=False, has_behind=False)
+        return CollectionPage((), total, has_before=False, has_behind=False)
     first, last, total = rows[0]["n"], rows[-1]["n"], rows[0]["total"]
-    shown = tuple(Stored(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
-    return Page(shown, total, has_before=first > 1, has_behind=last < total)
+    collections = tuple(Stored(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
+    return CollectionPage(collections, total, has_before=first > 1, has_behind=last < total)
 
 
 async def announced(conn: Connection, origin: str) -> list[Stored]:
-    """What an origin said of its collections, deletions too."""
+    """Return an origin's states of its collections, deletions too."""
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE origin = $1 ORDER BY id", origin)
-    return [_stored(row) for row in rows]
+    return [_from_row(row) for row in rows]
 
 
-async def put(conn: Connection, stored: Stored) -> None:
-    """Stores what an origin says of a collection that is locked. Of a deletion the tombstone stays."""
-    before = await get(conn, stored.id)
+async def put(conn: Connection, state: Stored) -> None:
+    """Store an origin's state of a collection, which is locked. Of a deletion the tombstone stays."""
+    before = await get(conn, state.id)
     await conn.execute(
         """INSERT INTO fedstac.collection (id, origin, epoch, seq, document, digest, updated)
            VALUES ($1, $2, $3, $4, $5, $6, $7)
            ON CONFLICT (id, origin) DO UPDATE SET epoch = EXCLUDED.epoch, seq = EXCLUDED.seq,
                   document = EXCLUDED.document, digest = EXCLUDED.digest, updated = EXCLUDED.updated""",
-        stored.id, stored.origin, stored.epoch, stored.seq, stored.document, stored.digest, stored.updated,
+        state.id, state.origin, state.epoch, state.seq, state.document, state.digest, state.updated,
     )  # fmt: skip
-    await _show(conn, stored.id, before)
+    await _show(conn, state.id, before)
 
 
 async def erase(conn: Connection, collection: str, origin: str) -> None:
-    """At a consumer: takes away what an origin said of a collection, as if it had never said it."""
+    """Remove at a consumer an origin's state of a collection, as if it had never been announced."""
     await lock(conn, collection)
     before = await get(conn, collection)
     await conn.execute("DELETE FROM fedstac.collection WHERE id = $1 AND origin = $2", collection, origin)
@@ -139,33 +139,33 @@ async def erase(conn: Connection, collection: str, origin: str) -> None:
 
 
 async def _show(conn: Connection, collection: str, before: Stored | None) -> None:
-    """Makes pgstac know what is shown now; the partition goes when no origin has the collection, nor datasets in it."""
-    shown = await get(conn, collection)
-    if shown is None:
+    """Give pgstac the document that is shown now. The partition goes with the last origin and the last dataset."""
+    document = await get(conn, collection)
+    if document is None:
         if await hold_empty(conn, collection):
             await conn.execute("SELECT pgstac.delete_collection(id) FROM pgstac.collections WHERE id = $1", collection)
-    elif before is None or before.document != shown.document:
-        await conn.execute("SELECT pgstac.upsert_collection($1::text::jsonb)", shown.document)
+    elif before is None or before.document != document.document:
+        await conn.execute("SELECT pgstac.upsert_collection($1::text::jsonb)", document.document)
         await conn.execute(f"SELECT pgstac.check_partition($1, {WIDE}, {WIDE})", collection)
 
 
 async def hold_empty(conn: Connection, collection: str) -> bool:
-    """Whether a collection has no dataset; nobody can publish into it until this transaction ends."""
+    """Tell whether a collection has no dataset; nobody can publish into it until this transaction ends."""
     await conn.execute("SELECT 1 FROM pgstac.collections WHERE id = $1 FOR UPDATE", collection)
-    taken = await conn.fetchval(
+    has_datasets = await conn.fetchval(
         "SELECT EXISTS (SELECT 1 FROM fedstac.record WHERE collection = $1 AND document IS NOT NULL)", collection
     )
-    return not taken
+    return not has_datasets
 
 
 async def totals(conn: Connection) -> dict[str, int]:
-    """How many datasets are found in each collection: what is marked for deletion is hidden, and not counted."""
+    """Count the datasets that each collection shows: one that is marked for deletion is hidden, and not counted."""
     rows = await conn.fetch("SELECT collection, sum(records)::bigint AS n FROM fedstac.tally GROUP BY collection")
     return {row["collection"]: row["n"] for row in rows}
 
 
 async def sum_up(conn: Connection) -> None:
-    """Housekeeping: one tally row a collection instead of one a write."""
+    """Sum up the tally: one row a collection instead of one a write."""
     await conn.execute(
         """WITH taken AS (DELETE FROM fedstac.tally WHERE (SELECT count(*) FROM fedstac.tally) > 500
                           RETURNING collection, records)
@@ -175,9 +175,9 @@ async def sum_up(conn: Connection) -> None:
 
 
 async def apply(conn: Connection, event: CollectionEvent) -> bool:
-    """Brings a collection to the state that an origin announced; False where it is as new here, or newer."""
-    known = next((said for said in await lock(conn, event.collection) if said.origin == event.origin), None)
-    if known and (known.epoch, known.seq) >= (event.epoch, event.seq):
+    """Bring a collection to the state that an origin announced; return False where it is as new here, or newer."""
+    present = next((state for state in await lock(conn, event.collection) if state.origin == event.origin), None)
+    if present and (present.epoch, present.seq) >= (event.epoch, event.seq):
         return False
     now = await conn.fetchval("SELECT clock_timestamp()")
     new = Stored(event.collection, event.origin, event.epoch, event.seq, event.document, event.digest, now)

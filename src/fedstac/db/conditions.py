@@ -40,7 +40,7 @@ TEMPORAL = {
 
 
 def where(conditions: Mapping[str, Any]) -> str:
-    """SQL that selects from pgstac.items what the conditions of a search ask for."""
+    """Return SQL that selects from pgstac.items what the conditions of a search name."""
     parts = []
     if "ids" in conditions:
         parts.append(f"id = ANY ({array(conditions['ids'], 'text')})")
@@ -58,7 +58,7 @@ def where(conditions: Mapping[str, Any]) -> str:
 
 
 def column_or_path(name: str) -> tuple[str, bool]:
-    """SQL for the value of a property, and whether it may be null."""
+    """Return SQL for the value of a property, and whether it may be null."""
     if name in MOMENTS:
         return MOMENTS[name], False
     if name in TEXTS:
@@ -68,18 +68,18 @@ def column_or_path(name: str) -> tuple[str, bool]:
 
 
 def literal(text: str) -> str:
-    """A text as an SQL literal."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def array(texts: Sequence[str], type: str) -> str:
-    """Texts as an SQL literal of an array of that type."""
+    """Return texts as an SQL literal of an array of that type."""
     quoted = ",".join('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
     return f"{literal('{' + quoted + '}')}::{type}[]"
 
 
 def predicate(expression: Any) -> str:
-    """SQL for a filter: true, false or null of an item."""
+    """Return SQL for a filter: true, false or null of an item."""
     if isinstance(expression, bool):
         return "TRUE" if expression else "FALSE"
     op, args = expression["op"], expression["args"]
@@ -123,7 +123,7 @@ def _is_moment(operand: Any) -> bool:
 
 
 def _value(operand: Any) -> str:
-    """SQL for an operand as JSON."""
+    """Return SQL for an operand as JSON."""
     if _is_literal(operand):
         return f"{literal(_json(operand))}::jsonb"
     if "op" in operand:
@@ -133,14 +133,14 @@ def _value(operand: Any) -> str:
 
 
 def _by_member(value: str, test: Callable[[str], str], name: str = "member") -> str:
-    """SQL that tests a JSON value, or each member of a list. The test is null of a value that it cannot compare."""
+    """Return SQL that tests a JSON value, or each member of a list: null for a value that cannot be compared."""
     of_member = f"CASE jsonb_typeof({name}) WHEN 'array' THEN NULL WHEN 'null' THEN false ELSE {test(name)} END"
     of_list = f"true = ANY (ARRAY(SELECT {of_member} FROM jsonb_array_elements({value}) {name}))"
     return f"(CASE jsonb_typeof({value}) WHEN 'array' THEN {of_list} ELSE {test(value)} END)"
 
 
 def _path_test(value: str, path: str, others: Sequence[Any]) -> str:
-    """SQL for a predicate in PostgreSQL's JSON path language; `{0}` in it is the first of the other operands.
+    """Return SQL for a predicate in PostgreSQL's JSON path language; `{0}` in it is the first of the other operands.
 
     The language has the truth that we want: it goes through the members of a list, and types that differ are unknown.
     """
@@ -195,7 +195,7 @@ def _in(value: Any, choices: Sequence[Any]) -> str:
 
 
 def _type(value: Any) -> str:
-    """The type of a literal as jsonb_typeof names it."""
+    """Return the type of a literal as jsonb_typeof names it."""
     return "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
 
 
@@ -210,12 +210,12 @@ def _like(value: Any, pattern: str) -> str:
 
 
 def _of_type(member: str, type: str, test: str) -> str:
-    """SQL that tests a value of that type; one of another type is unknown."""
+    """Return SQL that tests a value of that type; one of another type is unknown."""
     return f"CASE jsonb_typeof({member}) WHEN '{type}' THEN {test} END"
 
 
 def _for_few(test: str) -> str:
-    """The same test, written as an equality: of a bare CASE the planner expects that half of all datasets pass."""
+    """Return the same test as an equality: of a bare CASE the planner expects that half of all datasets pass."""
     return f"({test}::int = 1)"
 
 
@@ -224,7 +224,7 @@ def _is_text_column(operand: Any) -> bool:
 
 
 def _array_predicate(op: str, value: Any, members: Sequence[Any]) -> str:
-    """Lists are compared as sets; a value that is no list counts as a list of one."""
+    """Return SQL that compares lists as sets; a value that is no list counts as a list of one."""
     own, each = _value(value), array([_json(member) for member in members], "jsonb")
     contains = f"{own} @> ALL ({each})"
     contained = f"{own} <@ {literal(_json(members))}::jsonb"
@@ -240,7 +240,7 @@ def _array_predicate(op: str, value: Any, members: Sequence[Any]) -> str:
 
 
 def _of_moments(left: Any, right: Any, test: Callable[[str, str], str]) -> str:
-    """SQL that tests two moments; one that a property holds is read from it, member by member."""
+    """Return SQL that tests two moments; one that a property has is read from it, member by member."""
     return _each_moment(left, "one", lambda one: _each_moment(right, "other", lambda other: test(one, other)))
 
 
@@ -263,7 +263,7 @@ def _temporal(op: str, left: Any, right: Any) -> str:
 
 
 def _each_span(operand: Any, name: str, test: Callable[[str, str], str]) -> str:
-    """SQL that tests the first and the last moment of an operand: an interval, a day, a moment or a property."""
+    """Return SQL that tests the first and the last moment of an operand: an interval, a day, a moment or a property."""
     if "interval" in operand:
         start, end = operand["interval"]
         return test(_end(start, first=True), _end(end, first=False))
@@ -273,7 +273,7 @@ def _each_span(operand: Any, name: str, test: Callable[[str, str], str]) -> str:
 
 
 def _end(end: Any, *, first: bool) -> str:
-    """SQL for an end of an interval: open, a whole day, a moment, or a property that holds one."""
+    """Return SQL for an end of an interval: open, a whole day, a moment, or a property that has one."""
     if end == "..":
         return f"'{'-' if first else ''}infinity'::timestamptz"
     if "date" in end:

@@ -77,9 +77,9 @@ NO_FAULT_OF_THE_NETWORK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 async def pool(
     dsn: str, *, least: int = 1, size: int, application: str = "fedstac", longest: float | None = None
 ) -> Pool:
-    """A pool on `dsn`, or on PGHOST and its like where that is empty. Waits a minute for a database that is away.
+    """Open a pool on `dsn`, or on PGHOST and its like where that is empty. Wait a minute for a database that is away.
 
-    longest: seconds after which PostgreSQL itself ends a statement, should this process fail to cancel it.
+    `longest`: seconds after which PostgreSQL itself ends a statement, should this process fail to cancel it.
     """
     settings = SESSION | {"application_name": application}
     if longest is not None:
@@ -112,11 +112,11 @@ async def pool(
 
 
 async def _nothing_to_reset(conn: object) -> None:
-    """Sessions are left as they were found: no listeners, no session settings, no session locks from the pool."""
+    """Leave a session as it is: the pool's have no listeners, no session settings and no session locks."""
 
 
 async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connection[asyncpg.Record]:
-    """A connection of its own, for locks that live as long as it does."""
+    """Open a connection of its own, for locks that live as long as it does."""
     return await asyncpg.connect(dsn or None, server_settings=SESSION | {"application_name": application}, timeout=30)
 
 
@@ -153,7 +153,7 @@ def _cause_of_state(error: asyncpg.PostgresError) -> Cause:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same work may succeed when it is tried again soon."""
+    """Tell whether the same work may succeed when it is tried again soon."""
     return cause_of(error) in (Cause.AWAY, Cause.CONFLICT)
 
 
@@ -163,7 +163,7 @@ def blames_nobody(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the database refused the data itself."""
+    """Tell whether the database refused the data itself."""
     return cause_of(error) is Cause.REFUSED
 
 

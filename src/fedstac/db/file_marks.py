@@ -38,12 +38,12 @@ async def holders(conn: Connection, marks: Collection[int]) -> list[Holder]:
     return [Holder(**row) for row in await conn.fetch(HOLDERS, list(marks))]
 
 
-async def write(conn: Connection, datasets: Sequence[tuple[Record, Marks]], held: Sequence[Holder]) -> None:
-    """Store the marks of datasets whose files are new; `held` says who has some of them already.
+async def write(conn: Connection, datasets: Sequence[tuple[Record, Marks]], others: Sequence[Holder]) -> None:
+    """Store the marks of datasets whose files are new; `others` have some of them already.
 
     A mark that many datasets have is stored for no further one.
     """
-    counts = Counter(holder.mark for holder in held)
+    counts = Counter(holder.mark for holder in others)
     rows: list[tuple[int, str, str]] = []
     for record, marks in datasets:
         for mark in marks:

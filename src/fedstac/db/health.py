@@ -23,7 +23,7 @@ class Parts:
 
 
 async def parts(conn: Connection) -> Parts:
-    """Told by the locks that the sequencer and followers hold, and by the queue."""
+    """Read the parts from the locks that the sequencer and followers hold, and from the queue."""
     row = await conn.fetchrow(
         """WITH held AS MATERIALIZED (
                SELECT classid::bigint, objid::bigint, objsubid FROM pg_locks

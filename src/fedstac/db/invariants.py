@@ -345,12 +345,12 @@ DOCUMENTS = Invariant("I9", "the digests of documents and files are those of wha
 
 
 async def check(conn: Connection, *, say: Callable[[str, str], None] = lambda name, statement: None) -> list[Violation]:
-    """What does not hold, all seen in one snapshot. `say` hears the name and the statement of each before its turn.
+    """Return the violations, all seen in one snapshot. `say` gets the name and the statement of each before its turn.
 
-    Joins a transaction that is open, which then sees what it sees.
+    Join a transaction that is open.
     """
     isolation = None if conn.is_in_transaction() else "repeatable_read"
-    found: list[Violation] = []
+    violations: list[Violation] = []
     async with conn.transaction(isolation=isolation):  # type: ignore[arg-type]
         for invariant in (*INVARIANTS, DOCUMENTS):
             say(invariant.name, invariant.statement)
@@ -364,8 +364,8 @@ async def check(conn: Connection, *, say: Callable[[str, str], None] = lambda na
                     raise
                 examples = [f"something stored cannot be read: {error.args[0] if error.args else error.sqlstate}"]
             if examples:
-                found.append(Violation(invariant.name, invariant.statement, tuple(examples)))
-    return found
+                violations.append(Violation(invariant.name, invariant.statement, tuple(examples)))
+    return violations
 
 
 async def _examples(conn: Connection, invariant: Invariant) -> list[str]:
@@ -376,8 +376,8 @@ async def _examples(conn: Connection, invariant: Invariant) -> list[str]:
 
 
 async def _broken_documents(conn: Connection) -> list[str]:
-    """Streams the documents: canonical JSON is made here, not in SQL."""
-    found: list[str] = []
+    """Stream the documents and return what is wrong with them: canonical JSON is made here, not in SQL."""
+    examples: list[str] = []
     rows = conn.cursor(
         """SELECT collection, id, document, document_digest, files_digest FROM fedstac.record
            WHERE document IS NOT NULL
@@ -385,10 +385,10 @@ async def _broken_documents(conn: Connection) -> list[str]:
         prefetch=500,
     )
     async for collection, item, text, digest, files in rows:
-        found += [f"{collection}/{item or ''}: {what}" for what in _broken(bool(item), text, digest, files)]
-        if len(found) >= MOST_EXAMPLES:
+        examples += [f"{collection}/{item or ''}: {what}" for what in _broken(bool(item), text, digest, files)]
+        if len(examples) >= MOST_EXAMPLES:
             break
-    return found[:MOST_EXAMPLES]
+    return examples[:MOST_EXAMPLES]
 
 
 def _broken(is_dataset: bool, text: str, digest: bytes, files: bytes) -> Iterator[str]:

@@ -59,6 +59,8 @@ class MigrationRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
+    """A file of migrations/."""
+
     number: int
     name: str
     text: str
@@ -69,21 +71,22 @@ class Migration:
 
 
 def read(folder: Path) -> list[Migration]:
-    """The migrations in a folder, in order."""
+    """Return the migrations in a folder, in order."""
     files = sorted(path for path in folder.iterdir() if FILE.fullmatch(path.name))
     return [Migration(int(path.name[:4]), path.name, path.read_text()) for path in files]
 
 
 def setup(dsn: str) -> None:
-    """Runs SETUP; `dsn` is a superuser's."""
+    """Run SETUP; `dsn` is a superuser's."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(SETUP)
 
 
 def migrate(dsn: str, folder: Path, *, say: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Brings a database up to date and returns the names of what was done. `dsn` is the owner's; empty: PGHOST, ….
+    """Bring a database up to date and return the names of the migrations that ran.
 
-    Two at once wait for each other. MigrationRefused for a newer schema than this code knows, or a changed file.
+    `dsn` is the owner's; empty: PGHOST, …. Two at once wait for each other. MigrationRefused for a newer schema than
+    this code knows, or a changed file.
     """
     with psycopg.connect(dsn, autocommit=True) as conn:
         _check_setup(conn)
@@ -125,8 +128,8 @@ def _migrate_pgstac(dsn: str, conn: psycopg.Connection, say: Callable[[str], Non
     row = conn.execute("SELECT to_regclass('pgstac.migrations') IS NOT NULL").fetchone()
     current = None
     if row and row[0]:
-        found = conn.execute("SELECT version FROM pgstac.migrations ORDER BY datetime DESC, version DESC").fetchone()
-        current = found[0] if found else None
+        last = conn.execute("SELECT version FROM pgstac.migrations ORDER BY datetime DESC, version DESC").fetchone()
+        current = last[0] if last else None
     if current == PGSTAC_VERSION:
         return []
     if current and [int(n) for n in current.split(".")] > [int(n) for n in PGSTAC_VERSION.split(".")]:
@@ -139,10 +142,10 @@ def _migrate_pgstac(dsn: str, conn: psycopg.Connection, say: Callable[[str], Non
     return [f"pgstac {PGSTAC_VERSION}"]
 
 
-def _migrate_own(conn: psycopg.Connection, known: list[Migration], say: Callable[[str], None]) -> list[str]:
+def _migrate_own(conn: psycopg.Connection, migrations: list[Migration], say: Callable[[str], None]) -> list[str]:
     rows = conn.execute("SELECT number, name, checksum FROM fedstac.migration ORDER BY number").fetchall()
     applied = {number: (name, checksum) for number, name, checksum in rows}
-    numbers = {migration.number: migration for migration in known}
+    numbers = {migration.number: migration for migration in migrations}
     for number, (name, checksum) in applied.items():
         if number not in numbers:
             raise MigrationRefused(
@@ -150,8 +153,8 @@ def _migrate_own(conn: psycopg.Connection, known: list[Migration], say: Callable
             )
         if numbers[number].checksum != checksum:
             raise MigrationRefused(f"the migration {name} was changed after it ran here; restore the released file")
-    done = []
-    for migration in known:
+    names = []
+    for migration in migrations:
         if migration.number in applied:
             continue
         say(f"migration {migration.name}")
@@ -161,5 +164,5 @@ def _migrate_own(conn: psycopg.Connection, known: list[Migration], say: Callable
                 "INSERT INTO fedstac.migration (number, name, checksum) VALUES (%s, %s, %s)",
                 (migration.number, migration.name, migration.checksum),
             )
-        done.append(migration.name)
-    return done
+        names.append(migration.name)
+    return names

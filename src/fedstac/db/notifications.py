@@ -1,7 +1,7 @@
-"""Notifications: who wants to be told, what they are told of, and what of it was delivered.
+"""Notifications: their destinations, their content, and their delivery.
 
-A notification is a digest for one destination and topic. It grows while nobody has taken it up; who does fixes its
-content, and from then on it is sent again under the same id until the receiver has it or a day has passed.
+A notification is a digest for one destination and topic. It grows until a notifier takes it up, which fixes its
+content. From then on it is sent again under the same id until the receiver has it or a day has passed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ KEPT_DAYS, ORPHANED_DAYS = 7, 1
 
 @dataclass(frozen=True, slots=True)
 class Destination:
+    """Where somebody's notifications go: a mailbox or a webhook."""
+
     id: UUID
     owner: str
     address: str
@@ -47,7 +49,7 @@ def _destination(row: Row) -> Destination:
 async def register(
     conn: Connection, owner: str, address: str, topics: Sequence[str], *, confirmed: bool
 ) -> tuple[Destination, bool]:
-    """Somebody's destination, and whether it is new; one that is there is told of these topics from now on."""
+    """Store a destination and return it, and whether it is new. One that is there gets these topics from now on."""
     row = await conn.fetchrow(
         f"""INSERT INTO fedstac.destination (owner, address, topics, secret, confirmed)
             VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN clock_timestamp() END)
@@ -61,17 +63,19 @@ async def register(
 
 
 async def destinations(conn: Connection, owner: str) -> list[Destination]:
-    """Somebody's destinations, oldest first."""
+    """Return somebody's destinations, the oldest first."""
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.destination WHERE owner = $1 ORDER BY created, id", owner)
     return [_destination(row) for row in rows]
 
 
 async def destination(conn: Connection, id: UUID) -> Destination | None:
+    """Return a destination; None where there is none."""
     row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.destination WHERE id = $1", id)
     return _destination(row) if row else None
 
 
 async def find(conn: Connection, owner: str, address: str) -> Destination | None:
+    """Return somebody's destination of an address; None where there is none."""
     row = await conn.fetchrow(
         f"SELECT {COLUMNS} FROM fedstac.destination WHERE owner = $1 AND address = $2", owner, address
     )
@@ -79,16 +83,17 @@ async def find(conn: Connection, owner: str, address: str) -> Destination | None
 
 
 async def remove(conn: Connection, id: UUID) -> None:
-    """Takes a destination away, with whatever was on its way there."""
+    """Delete a destination, with whatever was on its way there."""
     await conn.execute("DELETE FROM fedstac.destination WHERE id = $1", id)
 
 
 async def confirm(conn: Connection, id: UUID) -> None:
+    """Confirm a destination: its owner agreed."""
     await conn.execute("UPDATE fedstac.destination SET confirmed = clock_timestamp() WHERE id = $1", id)
 
 
 async def confirmations(conn: Connection, owner: str) -> int:
-    """How many confirmations somebody has asked for within an hour."""
+    """Count the confirmations that somebody requested within an hour."""
     return int(await conn.fetchval(
         """SELECT count(*) FROM fedstac.confirmation
            WHERE owner = $1 AND at > clock_timestamp() - interval '1 hour'""",
@@ -97,13 +102,13 @@ async def confirmations(conn: Connection, owner: str) -> int:
 
 
 async def ask_confirmation(conn: Connection, owner: str, id: UUID) -> None:
-    """Sends the code to a destination; call it in a transaction."""
+    """Send the code to a destination. Call it in a transaction."""
     await conn.execute("INSERT INTO fedstac.confirmation (owner) VALUES ($1)", owner)
     await tell(conn, id, "confirm", ["confirm"])
 
 
 async def operate(conn: Connection, addresses: Sequence[str]) -> None:
-    """Makes the operators' destinations those that the settings name; call it in a transaction."""
+    """Make the operators' destinations those that the settings name. Call it in a transaction."""
     await conn.execute(
         "DELETE FROM fedstac.destination WHERE owner = $1 AND address <> ALL ($2::text[])", OPERATORS, list(addresses)
     )
@@ -112,7 +117,7 @@ async def operate(conn: Connection, addresses: Sequence[str]) -> None:
 
 
 async def wish(conn: Connection, request: UUID, destination: UUID) -> None:
-    """Notes that a destination is to be told of a request; before that is stored."""
+    """Store that a destination gets the result of a request; before the request is stored."""
     await conn.execute(
         "INSERT INTO fedstac.awaited (request, destination) VALUES ($1, $2) ON CONFLICT DO NOTHING",
         request,
@@ -128,7 +133,7 @@ GATHER = """ON CONFLICT (destination, topic) WHERE taken IS NULL
 
 
 async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[str], *, after: float = 0) -> None:
-    """Puts something into the open digest of a destination, due so many seconds from now if that is begun with it."""
+    """Put something into the open digest of a destination. A digest that begins with it is due in so many seconds."""
     await conn.execute(
         f"""INSERT INTO fedstac.notification (destination, topic, about, due)
             VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) {GATHER}""",
@@ -137,11 +142,7 @@ async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[
 
 
 async def gather(conn: Connection, window: float) -> bool:
-    """Derives notifications from what has happened since the last time; whether there is more of it.
-
-    In one transaction with the marks of what was seen, so that each thing is told once; two processes at once each find
-    what the other has not.
-    """
+    """Derive what there is to tell, and put it into digests; return whether there may be more at once."""
     async with conn.transaction():
         await _settled(conn, window)
         await _alerts(conn, window)
@@ -149,7 +150,7 @@ async def gather(conn: Connection, window: float) -> bool:
 
 
 async def _settled(conn: Connection, window: float) -> None:
-    """Requests that became final, for those who wait for them."""
+    """Put requests that are final into the digests of those who wait for them."""
     await conn.execute(
         f"""WITH final AS MATERIALIZED (
                 SELECT a.request, a.destination FROM fedstac.awaited a
@@ -169,7 +170,7 @@ async def _settled(conn: Connection, window: float) -> None:
 
 
 async def _alerts(conn: Connection, window: float) -> None:
-    """Items that failed by our fault, and events that a node could not apply, for the operators."""
+    """Put items that failed by our fault, and events that a node could not apply, into the operators' digests."""
     await conn.execute(
         f"""WITH known AS MATERIALIZED (
                 SELECT 'item:' || i.id AS about FROM fedstac.request_item i
@@ -190,7 +191,7 @@ async def _alerts(conn: Connection, window: float) -> None:
 
 
 async def _changes(conn: Connection, window: float) -> bool:
-    """Datasets changed by somebody who is not their publisher of record, whatever event says so but ROUTINE."""
+    """Put datasets changed by somebody else than their publisher of record into digests, for any event but ROUTINE."""
     through = await conn.fetchval("SELECT pos FROM fedstac.told FOR UPDATE SKIP LOCKED")
     if through is None:  # another process is at it
         return False
@@ -239,10 +240,10 @@ class Notification:
 
 
 async def take(conn: Connection, limit: int, *, lease: float, per_hour: int) -> list[Notification]:
-    """Takes up what is due; nobody else gets it before the lease is over. At most one a destination.
+    """Take up notifications that are due; nobody else gets them before the lease is over. At most one a destination.
 
-    What was not tried yet comes first: receivers that are down do not hold up the others. A destination that has had
-    its share of the hour waits, and its digest grows meanwhile; what is tried again was counted already.
+    Those that were not tried yet come first: receivers that are down do not hold up the others. A destination that has
+    had its share of the hour waits, and its digest grows meanwhile; a retry was counted already.
     """
     rows = await conn.fetch(
         """WITH due AS MATERIALIZED (
@@ -268,7 +269,7 @@ async def take(conn: Connection, limit: int, *, lease: float, per_hour: int) -> 
 
 
 async def finish(conn: Connection, notification: UUID, outcome: str) -> None:
-    """`delivered` or `given up`; one that is finished stays as it is."""
+    """Finish a notification as `delivered` or `given up`; one that is finished stays as it is."""
     await conn.execute(
         """UPDATE fedstac.notification SET finished = clock_timestamp(), outcome = $2
            WHERE id = $1 AND finished IS NULL""",
@@ -277,7 +278,7 @@ async def finish(conn: Connection, notification: UUID, outcome: str) -> None:
 
 
 async def put_off(conn: Connection, notification: UUID, seconds: float) -> None:
-    """Tries a notification again later."""
+    """Put a notification off: it is tried again later."""
     await conn.execute(
         """UPDATE fedstac.notification SET due = clock_timestamp() + make_interval(secs => $2)
            WHERE id = $1 AND finished IS NULL""",
@@ -286,7 +287,7 @@ async def put_off(conn: Connection, notification: UUID, seconds: float) -> None:
 
 
 async def sweep(conn: Connection) -> int:
-    """Removes what was delivered or given up a while ago, and wishes whose request never came; how much."""
+    """Delete old notifications that are finished, and wishes whose request never came; return how many."""
     swept = 0
     for statement in (
         f"DELETE FROM fedstac.notification WHERE finished < clock_timestamp() - interval '{KEPT_DAYS} days'",
@@ -304,7 +305,7 @@ async def sweep(conn: Connection) -> int:
 
 
 async def settled(conn: Connection, ids: Sequence[UUID]) -> list[Settled]:
-    """Requests that are final, those with troubles first, then as they were accepted."""
+    """Return requests that are final, those with troubles first, then as they were accepted."""
     rows = await conn.fetch(
         """SELECT r.id::text, r.collection, r.action, r.total,
                   count(*) FILTER (WHERE i.status = 'done') AS done,
@@ -315,15 +316,15 @@ async def settled(conn: Connection, ids: Sequence[UUID]) -> list[Settled]:
            ORDER BY count(*) FILTER (WHERE i.status <> 'done') = 0, r.created, r.id""",
         list(ids),
     )
-    found = []
+    requests = []
     for row in rows:
         counts = {name: row[name] for name in ("done", "rejected", "failed")}
-        found.append(Settled(row["id"], row["collection"], row["action"], row["total"], counts))
-    return found
+        requests.append(Settled(row["id"], row["collection"], row["action"], row["total"], counts))
+    return requests
 
 
-async def refused(conn: Connection, ids: Sequence[UUID], limit: int) -> list[Refused]:
-    """The first items of these requests that were not done."""
+async def refused_items(conn: Connection, ids: Sequence[UUID], limit: int) -> list[Refused]:
+    """Return the first items of these requests that were not done."""
     rows = await conn.fetch(
         """SELECT request::text, dataset, status, coalesce(problem, '') AS problem, coalesce(detail, '') AS detail,
                   findings::text AS findings
@@ -340,7 +341,7 @@ async def refused(conn: Connection, ids: Sequence[UUID], limit: int) -> list[Ref
 
 
 async def troubles(conn: Connection, about: Sequence[str]) -> list[Trouble]:
-    """What an alert tells of."""
+    """Return the troubles that an alert is about."""
     rows = await conn.fetch(
         """SELECT 'item' AS kind, request::text AS where, dataset AS what, coalesce(detail, '') AS detail
            FROM fedstac.request_item WHERE id = ANY ($2::bigint[])
@@ -354,18 +355,18 @@ async def troubles(conn: Connection, about: Sequence[str]) -> list[Trouble]:
 
 
 async def changes(conn: Connection, positions: Sequence[int], limit: int) -> list[Changed]:
-    """Events at these positions of the feed, in their order; the first few."""
+    """Return the events at these positions of the feed, in their order; the first few."""
     rows = await conn.fetch(
         """SELECT o.type, o.collection, o.dataset, o.event, o.at
            FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
            WHERE f.pos = ANY ($1::bigint[]) AND o.dataset IS NOT NULL ORDER BY f.pos LIMIT $2""",
         list(positions), limit,
     )  # fmt: skip
-    found = []
+    events_read = []
     for row in rows:
         data = orjson.loads(row["event"])["data"]
-        found.append(Changed(
+        events_read.append(Changed(
             type=row["type"], collection=row["collection"], dataset=row["dataset"], state=data["state"],
             actor=data["actor"], reason=data.get("reason"), at=row["at"], retraction=data.get("retraction") or {},
         ))  # fmt: skip
-    return found
+    return events_read

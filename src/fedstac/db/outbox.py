@@ -13,7 +13,7 @@ from fedstac.runtime.failpoints import planted
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Announcement:
     """One event on its way into the log."""
 
     event_id: UUID
@@ -26,17 +26,19 @@ class Entry:
     event: str
 
 
-async def append(conn: Connection, entries: Sequence[Entry]) -> list[int]:
-    """Stores events in their order and returns their ids. Call it under the locks of their lineages."""
-    if not entries:
+async def append(conn: Connection, announcements: Sequence[Announcement]) -> list[int]:
+    """Store events in their order and returns their ids. Call it under the locks of their lineages."""
+    if not announcements:
         return []
     if planted("event-outside-transaction"):
         await conn.execute("COMMIT; BEGIN")
-    rows = await conn.fetch("SELECT nextval('fedstac.outbox_id_seq') AS id FROM generate_series(1, $1)", len(entries))
+    rows = await conn.fetch(
+        "SELECT nextval('fedstac.outbox_id_seq') AS id FROM generate_series(1, $1)", len(announcements)
+    )
     ids = [row["id"] for row in rows]
     await conn.copy_records_to_table(
         "outbox", schema_name="fedstac", columns=("id", *COLUMNS),
-        records=((number, *_row(entry)) for number, entry in zip(ids, entries, strict=True)),
+        records=((id, *_row(one)) for id, one in zip(ids, announcements, strict=True)),
     )  # fmt: skip
     return ids
 
@@ -46,10 +48,9 @@ _row = attrgetter(*COLUMNS)
 
 
 async def begin(conn: Connection) -> tuple[int, datetime]:
-    """The feed's epoch, and the time, which is the database's.
+    """Return the feed's epoch and the database's time, and keep the rest of this transaction to indexes.
 
-    Also keeps the rest of this transaction to indexes: a plan made while a table was small, or before it was analysed,
-    reads all of it.
+    Else a plan that was made while a table was small, or before it was analysed, reads all of it.
     """
     row = await conn.fetchrow(
         "SELECT epoch, clock_timestamp() AS now FROM fedstac.feed_state, set_config('enable_seqscan', 'off', true)"
@@ -59,5 +60,5 @@ async def begin(conn: Connection) -> tuple[int, datetime]:
 
 
 async def extend(conn: Connection) -> int:
-    """Makes partitions ahead of the ids; how many were made."""
+    """Make partitions ahead of the ids; return how many were made."""
     return int(await conn.fetchval("SELECT fedstac.extend_outbox()") or 0)

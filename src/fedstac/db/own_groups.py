@@ -1,4 +1,4 @@
-"""Groups of fedstac's own: who is in which, and who looks after them."""
+"""Groups of fedstac's own: their members and their managers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _group(row: Row) -> OwnGroup:
 
 
 async def every(conn: Connection, *, of: str | None = None, named: str | None = None) -> list[OwnGroup]:
-    """All groups by name; those that somebody belongs to or looks after, or the one of a name."""
+    """Return all groups by name; those that somebody belongs to or manages, or the one of a name."""
     rows = await conn.fetch(
         """SELECT g.name, g.project, g.institution, g.title, g.created, g.created_by,
                   coalesce(array_agg(p.principal ORDER BY p.principal) FILTER (WHERE p.part = 'member'), '{}')
@@ -54,7 +54,7 @@ async def every(conn: Connection, *, of: str | None = None, named: str | None = 
 
 
 async def create(conn: Connection, name: str, project: str, institution: str, title: str, by: str) -> bool:
-    """False where there is a group of that name."""
+    """Create a group; return False where there is one of that name."""
     status = await conn.execute(
         """INSERT INTO fedstac.own_group (name, project, institution, title, created_by) VALUES ($1, $2, $3, $4, $5)
            ON CONFLICT (name) DO NOTHING""",
@@ -64,6 +64,7 @@ async def create(conn: Connection, name: str, project: str, institution: str, ti
 
 
 async def change(conn: Connection, name: str, project: str, institution: str, title: str) -> None:
+    """Change what a group is for, and its title."""
     await conn.execute(
         "UPDATE fedstac.own_group SET project = $2, institution = $3, title = $4 WHERE name = $1",
         name, project, institution, title,
@@ -71,18 +72,19 @@ async def change(conn: Connection, name: str, project: str, institution: str, ti
 
 
 async def delete(conn: Connection, name: str) -> None:
+    """Delete a group with its members and managers."""
     await conn.execute("DELETE FROM fedstac.own_group WHERE name = $1", name)
 
 
 async def lock(conn: Connection, name: str) -> OwnGroup | None:
-    """A group as it stands until the transaction ends; None where there is none."""
+    """Lock a group until the transaction ends and return it; None where there is none."""
     await conn.fetchrow("SELECT name FROM fedstac.own_group WHERE name = $1 FOR UPDATE", name)
-    found = await every(conn, named=name)
-    return found[0] if found else None
+    groups = await every(conn, named=name)
+    return groups[0] if groups else None
 
 
 async def add(conn: Connection, name: str, principal: str, part: Part, by: str) -> bool:
-    """False if they were that already."""
+    """Add somebody to a group; return False if they were that already."""
     status = await conn.execute(
         """INSERT INTO fedstac.own_group_person (own_group, principal, part, added_by) VALUES ($1, $2, $3, $4)
            ON CONFLICT DO NOTHING""",
@@ -92,7 +94,7 @@ async def add(conn: Connection, name: str, principal: str, part: Part, by: str) 
 
 
 async def remove(conn: Connection, name: str, principal: str, part: Part) -> bool:
-    """False if they were not that."""
+    """Remove somebody from a group; return False if they were not that."""
     status = await conn.execute(
         "DELETE FROM fedstac.own_group_person WHERE own_group = $1 AND principal = $2 AND part = $3",
         name, principal, part,
@@ -101,14 +103,14 @@ async def remove(conn: Connection, name: str, principal: str, part: Part) -> boo
 
 
 async def memberships(conn: Connection, principals: Iterable[str]) -> dict[str, frozenset[Membership]]:
-    """What each of them is a member of, now; who is in no group is not in the answer."""
+    """Return the memberships of each principal, now; without those who are in no group."""
     rows = await conn.fetch(
         """SELECT p.principal, g.name, g.project, g.institution
            FROM fedstac.own_group_person p JOIN fedstac.own_group g ON g.name = p.own_group
            WHERE p.part = 'member' AND p.principal = ANY($1::text[])""",
         sorted(set(principals)),
     )
-    found: dict[str, set[Membership]] = {}
+    groups: dict[str, set[Membership]] = {}
     for row in rows:
-        found.setdefault(row["principal"], set()).add(Membership(row["name"], row["project"], row["institution"]))
-    return {principal: frozenset(each) for principal, each in found.items()}
+        groups.setdefault(row["principal"], set()).add(Membership(row["name"], row["project"], row["institution"]))
+    return {principal: frozenset(each) for principal, each in groups.items()}

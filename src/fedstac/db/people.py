@@ -9,8 +9,8 @@ PREFIX = "person:"  # no token may be called so (nodes.is_name)
 
 
 async def pseudonym(conn: Connection, who: Identity) -> str:
-    """The name of an identity in every log, given when it is first seen; name and e-mail are kept as last said."""
-    found = await conn.fetchval(
+    """Return the name of an identity in every log; a new one at first. Name and e-mail are stored as last given."""
+    pseudonym = await conn.fetchval(
         """WITH known AS (
                SELECT pseudonym FROM fedstac.person
                WHERE iss = $1 AND sub = $2
@@ -24,19 +24,19 @@ async def pseudonym(conn: Connection, who: Identity) -> str:
            SELECT pseudonym FROM known UNION ALL SELECT pseudonym FROM made""",
         who.issuer, who.subject, who.name or None, who.email,
     )  # fmt: skip
-    return f"{PREFIX}{found}"
+    return f"{PREFIX}{pseudonym}"
 
 
 async def erase(conn: Connection, who: str) -> bool:
-    """Forgets whose pseudonym it is, and writes that down; False where nobody has it (any more).
+    """Delete the row that tells whose pseudonym it is, with an audit row; return False where nobody has it (any more).
 
     Logs keep the pseudonym, which names nobody then. For the deleter, or the owner.
     """
     async with conn.transaction():
-        gone = await conn.execute(
+        status = await conn.execute(
             "DELETE FROM fedstac.person WHERE pseudonym = $1::text::uuid", who.removeprefix(PREFIX)
         )
-        if gone != "DELETE 1":
+        if status != "DELETE 1":
             return False
         await conn.execute(
             """INSERT INTO fedstac.audit (actor, action, collection, dataset, outcome)

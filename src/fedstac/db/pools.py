@@ -43,7 +43,7 @@ class Pool:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """A connection. Unavailable where too many requests wait already, or this one waited too long."""
+        """Yield a connection. Unavailable where too many requests wait already, or this one waited too long."""
         request = budget.current()
         if request is not None and self._users >= self._most_users:
             raise self._busy()
@@ -72,7 +72,7 @@ class Pool:
             raise
 
     async def _give_back(self, conn: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
-        """Never raises: what became of the work is known by now, and asyncpg replaces a connection that is broken."""
+        """Release a connection, and never raise: the work has its result, and asyncpg replaces a broken connection."""
         try:
             await self._pool.release(conn, timeout=RELEASE_SECONDS)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -110,7 +110,7 @@ class Pools:
         return self.lanes[Lane.WORK]
 
     def current(self) -> Pool:
-        """For whoever is working."""
+        """Return the pool of whoever is working."""
         return self.lanes[budget.lane()]
 
     def terminate(self) -> None:
@@ -119,7 +119,7 @@ class Pools:
 
 
 async def open_pools(dsn: str, sizes: Sizes, *, application: str) -> Pools:
-    """Waits a minute for a database that is away."""
+    """Open the pools of all lanes. Wait a minute for a database that is away."""
     of = {
         Lane.WORK: sizes.pool_size,
         Lane.READER: sizes.reader_pool_size or FOR_READERS,

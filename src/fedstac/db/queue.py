@@ -1,4 +1,4 @@
-"""The queue of the workers: shards that they claim for a while, what waits in them, and what became of it."""
+"""The queue of the workers: shards that they claim for a while, the items that wait in them, and their results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other 
 
 
 def key_hash(lineage: str) -> int:
-    """What shards are made of: of the queue, and of the feed's `shard` parameter."""
+    """Return the number that shards are made of: of the queue, and of the feed's `shard` parameter."""
     return crc32(lineage.encode())
 
 
 def shard_of(lineage: str) -> int:
-    """The shard of the queue that a lineage's items wait in."""
+    """Return the shard of the queue that a lineage's items wait in."""
     return key_hash(lineage) % SHARDS
 
 
@@ -81,7 +81,7 @@ async def claim(conn: Connection, worker: str, token: UUID, lease_seconds: float
 
 
 async def hold(conn: Connection, claim: Claim) -> bool:
-    """Whether the claim still stands; if so nobody takes it until this transaction ends."""
+    """Tell whether the claim still stands. If so, nobody takes it until this transaction ends."""
     rows = await conn.fetch(
         "SELECT n FROM fedstac.shard WHERE n = ANY($1::smallint[]) AND token = $2 ORDER BY n FOR KEY SHARE",
         claim.shards, claim.token,
@@ -94,7 +94,7 @@ NOBODYS = "token = NULL, worker = NULL, backend = NULL, backend_start = NULL"
 
 
 async def renew(conn: Connection, claim: Claim, lease_seconds: float) -> bool:
-    """Prolong a claim after a result; False if it is lost."""
+    """Extend a claim after a result; return False if it is lost."""
     status = await conn.execute(
         f"""UPDATE fedstac.shard s SET until = clock_timestamp() + make_interval(secs => $3)
             FROM {HELD} WHERE s.n = held.n""",
@@ -104,7 +104,7 @@ async def renew(conn: Connection, claim: Claim, lease_seconds: float) -> bool:
 
 
 async def release(conn: Connection, claim: Claim) -> None:
-    """Let go of what is left of a claim."""
+    """Release the shards of a claim."""
     await conn.execute(
         f"""UPDATE fedstac.shard s SET {NOBODYS}, until = '-infinity', attempts = 0
             FROM {HELD} WHERE s.n = held.n""",
@@ -128,7 +128,7 @@ async def release_uncounted(conn: Connection, claim: Claim, item: int | None) ->
 
 
 async def begin_attempt(conn: Connection, claim: Claim, item: int) -> int | None:
-    """Count an attempt on an item that is tried alone next; how many it has now, None if it is no longer ours.
+    """Count an attempt on an item that is tried alone next; return its attempts, None if it is no longer ours.
 
     Commit it before the attempt: if the attempt kills the worker, the count stays with the item that did it.
     """
@@ -142,7 +142,7 @@ async def begin_attempt(conn: Connection, claim: Claim, item: int) -> int | None
 
 
 async def rest(conn: Connection, claim: Claim, item: Waiting, seconds: float) -> None:
-    """Let go of the shard of an item whose attempt failed, for its next attempt after a while."""
+    """Release the shard of an item whose attempt failed; its next attempt comes after a while."""
     await conn.execute(
         f"""WITH ended AS (UPDATE fedstac.request_item SET trying = NULL WHERE id = $4 AND trying = $2)
             UPDATE fedstac.shard s SET {NOBODYS}, until = clock_timestamp() + make_interval(secs => $3), attempts = 0
@@ -163,6 +163,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class QueuedItem:
+    """An accepted item with all that its command is made of."""
+
     id: int
     shard: int
     request: UUID
@@ -179,7 +181,7 @@ class QueuedItem:
 
 
 async def waiting(conn: Connection, claim: Claim, limit: int) -> list[Waiting]:
-    """What waits in the claimed shards, in the order in which it was accepted.
+    """Return the items that wait in the claimed shards, in the order in which they were accepted.
 
     Read for many batches at once: every look costs as much as the queue is long.
     """
@@ -192,13 +194,13 @@ async def waiting(conn: Connection, claim: Claim, limit: int) -> list[Waiting]:
 
 
 async def is_waiting(conn: Connection, lineage: str) -> bool:
-    """Whether something may not be final yet that was accepted for a lineage, or one of the same shard."""
+    """Tell whether something may not be final yet that was accepted for a lineage, or for one of the same shard."""
     statement = "SELECT EXISTS (SELECT FROM fedstac.request_item WHERE status = 'queued' AND shard = $1)"
     return bool(await conn.fetchval(statement, shard_of(lineage)))
 
 
-async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
-    """Items of these that still wait, in the order in which they were accepted; of large ones only the first few."""
+async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
+    """Return those of the items that still wait, in their order; of large ones the first few."""
     rows = await conn.fetch(
         f"""SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version,
                   identity, only_new
@@ -215,7 +217,7 @@ async def queued(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a queued item comes from: what can be read of any item, whatever its document is like."""
+    """Where a queued item comes from: it can be read of any item, whatever its document is like."""
 
     request: UUID
     collection: str
@@ -237,7 +239,7 @@ async def origin(conn: Connection, item: int) -> Origin:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one queued item."""
+    """The result of one queued item."""
 
     item: int
     outcome: Outcome
@@ -248,7 +250,7 @@ class Result:
 
 
 async def finish(conn: Connection, results: Sequence[Result]) -> None:
-    """Makes items final; one that is final already stays as it is (I2). Documents of finished work are let go."""
+    """Make items final. One that is final already stays as it is (I2). Documents of finished work are deleted."""
     await conn.execute(
         """UPDATE fedstac.request_item i
            SET status = r.status, outcome = r.outcome, problem = r.problem, detail = r.detail,
@@ -268,17 +270,17 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TakenBack:
-    """An item that was not worked on."""
+    """An item of a cancelled request that was not worked on."""
 
     collection: str
     dataset: str
 
 
 async def take_back(conn: Connection, request: UUID, problem: str, detail: str) -> list[TakenBack]:
-    """Refuses what is queued of a request. Its shards are taken from their workers, whose claims hold no longer.
+    """Refuse the queued items of a request. Their shards are taken from the workers, whose claims end.
 
-    Call it in a transaction. It waits for batches that are being performed, whose items are done then. Who holds the
-    shards is for the statement after the one that locks them: a claim may have come while it waited.
+    Call it in a transaction. It waits for batches that are being performed: their items are done then. The tokens are
+    taken in the statement after the one that locks: a claim may have come while it waited.
     """
     shards = await conn.fetch(
         """SELECT n FROM fedstac.shard
@@ -303,4 +305,5 @@ async def take_back(conn: Connection, request: UUID, problem: str, detail: str) 
 
 
 def findings_json(findings: Sequence[Finding]) -> str | None:
+    """Return findings as JSON text; None without any."""
     return orjson.dumps([finding.as_json() for finding in findings]).decode() if findings else None

@@ -23,9 +23,9 @@ A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
 
 
 async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineage]:
-    """Locks lineages in the order of their keys, so that batches cannot deadlock. New ones get the origin given here.
+    """Lock lineages in the order of their keys, so that batches cannot deadlock. New ones get the origin given here.
 
-    Reading what they hold is for the next statement: one that locks and reads sees rows as they were before the lock.
+    Their records are for the next statement: one that locks and reads sees rows as they were before the lock.
     """
     keys = list(origins)
     await conn.execute(
@@ -42,7 +42,7 @@ async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineag
 
 
 async def hand_over(conn: Connection, origins: Mapping[str, str]) -> None:
-    """Gives lineages that are locked, and of which nothing is here, to other origins."""
+    """Give locked lineages without records to other origins."""
     await conn.execute(
         """UPDATE fedstac.lineage l SET origin = o.origin FROM unnest($1::text[], $2::text[]) o (key, origin)
            WHERE l.key = o.key""",
@@ -51,7 +51,7 @@ async def hand_over(conn: Connection, origins: Mapping[str, str]) -> None:
 
 
 async def peek(conn: Connection, key: str, origin: str) -> Lineage:
-    """A lineage as it stands, not locked and not loaded; a new one where there is none."""
+    """Return a lineage as it stands, neither locked nor loaded; a new one where there is none."""
     row = await conn.fetchrow("SELECT key, origin, seq FROM fedstac.lineage WHERE key = $1", key)
     return Lineage(row["key"], row["origin"], row["seq"], {}) if row else Lineage(key, origin, 0, {})
 
@@ -60,9 +60,9 @@ async def load(
     conn: Connection, lineages: Mapping[str, Lineage], ids: Sequence[str], whole: Sequence[str] = (), *,
     hidden: str | None = None,
 ) -> dict[str, Lineage]:  # fmt: skip
-    """The lineages with the heads of all their versions; documents of the latest ones and of `ids`.
+    """Return the lineages with the heads of all their versions, and documents of the latest ones and of `ids`.
 
-    `whole`: keys of lineages of which the document of every published version is wanted. `hidden`: the id of a dataset
+    `whole`: keys of lineages of which every published version comes with its document. `hidden`: the id of a dataset
     that is left out where it is marked for deletion.
     """
     rows = await conn.fetch(
@@ -75,11 +75,11 @@ async def load(
     records: dict[str, dict[str, Record]] = defaultdict(dict)
     for row in rows:
         records[row["lineage"]][row["id"]] = from_row(row)
-    return {key: Lineage(key, held.origin, held.seq, records.get(key, {})) for key, held in lineages.items()}
+    return {key: Lineage(key, lineage.origin, lineage.seq, records.get(key, {})) for key, lineage in lineages.items()}
 
 
-async def known(conn: Connection, collection: str, ids: Sequence[str]) -> set[str]:
-    """Those of the ids that have a document here."""
+async def stored_ids(conn: Connection, collection: str, ids: Sequence[str]) -> set[str]:
+    """Return those of the ids that have a document here."""
     rows = await conn.fetch(
         "SELECT id FROM fedstac.record WHERE collection = $1 AND id = ANY($2::text[]) AND document IS NOT NULL",
         collection, ids,
@@ -88,7 +88,7 @@ async def known(conn: Connection, collection: str, ids: Sequence[str]) -> set[st
 
 
 async def states(conn: Connection, datasets: Sequence[tuple[str, str]]) -> dict[tuple[str, str], State]:
-    """The states of datasets, given as collection and id; what is not here, or is gone, is left out."""
+    """Return the states of datasets, given as collection and id; without those that are not here, or gone."""
     rows = await conn.fetch(
         """SELECT r.collection, r.id, r.state FROM fedstac.record r
            JOIN unnest($1::text[], $2::text[]) d (collection, id) ON r.collection = d.collection AND r.id = d.id
@@ -99,7 +99,7 @@ async def states(conn: Connection, datasets: Sequence[tuple[str, str]]) -> dict[
 
 
 def from_row(row: Row) -> Record:
-    """A record from a row of COLUMNS and `document`."""
+    """Return a record from a row of COLUMNS and `document`."""
     values = dict(row)
     return Record(**{**values, "state": State(values["state"])})
 
@@ -107,7 +107,7 @@ def from_row(row: Row) -> Record:
 async def write(
     conn: Connection, changes: Iterable[Change], seqs: Mapping[str, int], leaves: Mapping[str, str]
 ) -> None:
-    """Stores what the changes lead to: each record once, in its last state, those that lose `latest` first.
+    """Store the changes: each record once, in its last state, those that lose `latest` first.
 
     `seqs` are the lineages' numbers of events after it, `leaves` the partitions that `hold_leaves` gave.
     """
@@ -130,7 +130,7 @@ def _keeps_document(change: Change) -> bool:
 
 
 async def _store(conn: Connection, changes: Sequence[Change]) -> None:
-    """New records by COPY, the others by update; nobody else can have made one: the lineages are locked."""
+    """Insert new records by COPY and update the others. Nobody else can have made one: the lineages are locked."""
     new = [change.after for change in changes if change.before is None]
     if new:
         await conn.copy_records_to_table("record", schema_name="fedstac", columns=STORED, records=map(_row, new))
@@ -160,7 +160,7 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
 
 
 async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
-    """State alone: the document stays as it is stored, whether it was loaded or not."""
+    """Update the state alone: the document stays as it is stored, whether it was loaded or not."""
     if not changes:
         return
     records = [change.after for change in changes]
@@ -188,7 +188,7 @@ _row = attrgetter(*STORED)
 
 
 async def _advance(conn: Connection, seqs: Mapping[str, int], changes: Iterable[Change]) -> None:
-    """Notes how many events the lineages have had, and how many datasets more are found in their collections."""
+    """Set the lineages' numbers of events, and count how many more datasets their collections show."""
     tally: dict[str, int] = defaultdict(int)
     for change in changes:
         tally[change.after.collection] += _is_found(change.after) - _is_found(change.before)
@@ -211,7 +211,7 @@ def _exists(record: Record | None) -> bool:
 
 
 async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[str, str]) -> None:
-    """Brings pgstac's lean copies up to date, straight in the collections' leaf partitions.
+    """Bring pgstac's lean copies up to date, straight in the collections' leaf partitions.
 
     pgstac's own create_items takes a lock per collection until commit, and rebuilds partition bounds (performance.md).
     """
@@ -222,16 +222,16 @@ async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[st
         leaf = leaves.get(collection)
         if leaf is None:  # the collection is deleted: tombstones only
             continue
-        shown = [change for change in group if change.after.state in SEARCHED]
-        await _insert_copies(conn, leaf, [change for change in shown if change.draft])
-        await _update_copies(conn, leaf, [change for change in shown if not change.draft])
-        gone = [change.after.id for change in group if change.after.state not in SEARCHED]
-        if gone:
-            await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY($1::text[])", gone)
+        searchable = [change for change in group if change.after.state in SEARCHED]
+        await _insert_copies(conn, leaf, [change for change in searchable if change.draft])
+        await _update_copies(conn, leaf, [change for change in searchable if not change.draft])
+        hidden_ids = [change.after.id for change in group if change.after.state not in SEARCHED]
+        if hidden_ids:
+            await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY($1::text[])", hidden_ids)
 
 
 async def hold_leaves(conn: Connection, collections: Sequence[str]) -> dict[str, str]:
-    """The leaf partitions of collections, which cannot be deleted until this transaction ends."""
+    """Return the leaf partitions of collections, which cannot be deleted until this transaction ends."""
     rows = await conn.fetch(
         "SELECT id, key FROM pgstac.collections WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE", collections
     )
@@ -258,7 +258,7 @@ async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change])
 
 @lru_cache(maxsize=4096)  # a model's datasets share a handful of footprints
 def _ewkb(geojson: str) -> bytes:
-    """EWKB with its SRID: PostgreSQL takes it many times faster than GeoJSON."""
+    """Return EWKB with its SRID: PostgreSQL takes it many times faster than GeoJSON."""
     import shapely  # with numpy half of a process's start, and not every process publishes
 
     geometry = shapely.set_srid(shapely.from_geojson(geojson), 4326)
@@ -266,7 +266,7 @@ def _ewkb(geojson: str) -> bytes:
 
 
 def _content(draft: Draft, record: Record) -> str:
-    """The lean copy: the publisher's properties with the server's state."""
+    """Return the lean copy: the publisher's properties with the server's state."""
     properties, state = draft.search.properties, _state(record)
     return f'{{"properties":{properties[:-1]}{"," if len(properties) > 2 else ""}{state[1:]}}}'
 
@@ -288,7 +288,7 @@ def _state(record: Record) -> str:
 
 
 async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
-    """Removes records of an origin from an epoch before this one, with their search copies; how many.
+    """Remove records of an origin from an epoch before this one, with their search copies; return how many.
 
     Call it in a transaction. Whoever else announces one of their lineages waits, and finds nothing of it.
     """
@@ -299,8 +299,8 @@ async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
                ORDER BY key FOR UPDATE) locked""",
         origin, before_epoch, timeout=A_DAY,
     )  # fmt: skip
-    named = await conn.fetch("SELECT id FROM pgstac.collections ORDER BY id")
-    for collection, leaf in (await hold_leaves(conn, [row["id"] for row in named])).items():
+    collections = await conn.fetch("SELECT id FROM pgstac.collections ORDER BY id")
+    for collection, leaf in (await hold_leaves(conn, [row["id"] for row in collections])).items():
         await conn.execute(
             f"""DELETE FROM {leaf} i USING fedstac.record r
                 WHERE r.collection = $1 AND r.id = i.id AND r.origin = $2 AND r.epoch < $3""",

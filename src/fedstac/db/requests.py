@@ -1,4 +1,4 @@
-"""Requests and their items: what was accepted, and what became of it. What waits is the queue's (db/queue.py)."""
+"""Requests, their items and results. Items that wait are the queue's (db/queue.py)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class NewItem:
 
 
 class KeyTaken(Exception):
-    """Something else was accepted under this Idempotency-Key in the meantime."""
+    """Another request was accepted under this Idempotency-Key in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An Idempotency-Key, scoped to its caller and route, and the digest of what was sent under it."""
+    """An Idempotency-Key, scoped to its caller and route, and the digest of the body that was sent under it."""
 
     submitter: str
     route: str
@@ -47,6 +47,8 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
+    """A request as it is accepted."""
+
     id: UUID
     collection: str
     action: str
@@ -62,8 +64,8 @@ class NewRequest:
     only_new: bool = False  # If-None-Match: *
 
 
-async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
-    """Stores accepted requests with their items; call it in a transaction."""
+async def create(conn: Connection, new: Sequence[NewRequest]) -> None:
+    """Store accepted requests with their items. Call it in a transaction."""
     await conn.execute(
         """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
                cv_version, identity, retry_of, only_new)
@@ -73,13 +75,13 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
                        $9::text[], $10::text[], $11::uuid[], $12::bool[])
                 r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version, identity,
                    retry_of, only_new)""",
-        [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
-        [len(r.items) for r in accepted], [r.submitter for r in accepted], ["\x1f".join(r.roles) for r in accepted],
-        [r.user_agent for r in accepted], [r.correlation for r in accepted], [r.cv_version for r in accepted],
-        [r.identity for r in accepted], [r.retry_of for r in accepted], [r.only_new for r in accepted],
+        [r.id for r in new], [r.collection for r in new], [r.action for r in new],
+        [len(r.items) for r in new], [r.submitter for r in new], ["\x1f".join(r.roles) for r in new],
+        [r.user_agent for r in new], [r.correlation for r in new], [r.cv_version for r in new],
+        [r.identity for r in new], [r.retry_of for r in new], [r.only_new for r in new],
     )  # fmt: skip
-    await _take_keys(conn, [(request.key, request.id) for request in accepted if request.key])
-    numbered = [(request.id, n, item) for request in accepted for n, item in enumerate(request.items)]
+    await _take_keys(conn, [(request.key, request.id) for request in new if request.key])
+    numbered = [(request.id, n, item) for request in new for n, item in enumerate(request.items)]
     await conn.copy_records_to_table(
         "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
         records=[
@@ -88,36 +90,36 @@ async def create(conn: Connection, accepted: Sequence[NewRequest]) -> None:
             for request, n, item in numbered if item.problem is None
         ],
     )  # fmt: skip
-    refused = [(request, n, item) for request, n, item in numbered if item.problem is not None]
-    if refused:
+    rejected = [(request, n, item) for request, n, item in numbered if item.problem is not None]
+    if rejected:
         now = await conn.fetchval("SELECT clock_timestamp()")
         await conn.copy_records_to_table(
             "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
             records=[
                 (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
                  findings_json(item.findings), "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
-                for request, n, item in refused
+                for request, n, item in rejected
             ],
         )  # fmt: skip
 
 
 async def _take_keys(conn: Connection, keys: Sequence[tuple[Key, UUID]]) -> None:
-    """KeyTaken where one of them is another request's already; waits for one that is just being taken."""
+    """Store keys. KeyTaken where one of them is another request's; waits for one that is just being stored."""
     if not keys:
         return
-    taken = await conn.fetch(
+    keys_stored = await conn.fetch(
         """INSERT INTO fedstac.idempotency (submitter, route, key, digest, request)
            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::uuid[])
            ON CONFLICT DO NOTHING RETURNING key""",
         [key.submitter for key, _ in keys], [key.route for key, _ in keys], [key.key for key, _ in keys],
         [key.digest for key, _ in keys], [request for _, request in keys],
     )  # fmt: skip
-    if len(taken) < len(keys):
+    if len(keys_stored) < len(keys):
         raise KeyTaken
 
 
 async def under_key(conn: Connection, key: Key) -> tuple[UUID, bytes] | None:
-    """The request that was accepted under a key, and the digest of what was sent then."""
+    """Return the request that was accepted under a key, and the digest of its body."""
     row = await conn.fetchrow(
         "SELECT request, digest FROM fedstac.idempotency WHERE submitter = $1 AND route = $2 AND key = $3",
         key.submitter, key.route, key.key,
@@ -126,13 +128,13 @@ async def under_key(conn: Connection, key: Key) -> tuple[UUID, bytes] | None:
 
 
 async def forget_keys(conn: Connection, days: int) -> None:
-    """Lets go of keys that are older."""
+    """Delete keys that are older."""
     await conn.execute("DELETE FROM fedstac.idempotency WHERE at < now() - make_interval(days => $1)", days)
 
 
-async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> None:
-    """Stores accepted requests of one item each, none of them refused: one statement, so it needs no transaction."""
-    items = [request.items[0] for request in accepted]
+async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
+    """Store accepted requests of one item each, none of them refused: one statement, so it needs no transaction."""
+    items = [request.items[0] for request in new]
     await conn.execute(
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -147,18 +149,18 @@ async def create_singles(conn: Connection, accepted: Sequence[NewRequest]) -> No
                       cv_version, identity, retry_of, only_new FROM given)
            INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, findings)
            SELECT id, 0, shard, dataset, document, prepared, findings::jsonb FROM given ORDER BY n""",
-        [r.id for r in accepted], [r.collection for r in accepted], [r.action for r in accepted],
-        [r.submitter for r in accepted], ["\x1f".join(r.roles) for r in accepted], [r.user_agent for r in accepted],
-        [r.correlation for r in accepted], [r.cv_version for r in accepted],
+        [r.id for r in new], [r.collection for r in new], [r.action for r in new],
+        [r.submitter for r in new], ["\x1f".join(r.roles) for r in new], [r.user_agent for r in new],
+        [r.correlation for r in new], [r.cv_version for r in new],
         [shard_of(item.lineage) for item in items], [item.dataset for item in items],
         [item.document for item in items], [item.prepared for item in items],
-        [findings_json(item.findings) for item in items], [r.identity for r in accepted],
-        [r.retry_of for r in accepted], [r.only_new for r in accepted],
+        [findings_json(item.findings) for item in items], [r.identity for r in new],
+        [r.retry_of for r in new], [r.only_new for r in new],
     )  # fmt: skip
 
 
-async def refused(conn: Connection, request: UUID) -> list[tuple[str, str]]:
-    """Dataset and document of what was rejected or failed of a request, in the order in which it was sent."""
+async def refused_items(conn: Connection, request: UUID) -> list[tuple[str, str]]:
+    """Return the rejected and failed items of a request, dataset and document, in the order in which they were sent."""
     rows = await conn.fetch(
         """SELECT dataset, document FROM fedstac.request_item
            WHERE request = $1 AND status IN ('rejected', 'failed') AND document IS NOT NULL ORDER BY n""",
@@ -168,10 +170,10 @@ async def refused(conn: Connection, request: UUID) -> list[tuple[str, str]]:
 
 
 def status_of(counts: Mapping[str, int], total: int) -> str:
-    """Of a request: queued → running → done | partly | rejected | failed; never leaves a final one."""
-    queued = counts.get("queued", 0)
-    if queued:
-        return "queued" if queued == total else "running"
+    """Return the status of a request: queued → running → done | partly | rejected | failed. A final one stays."""
+    waiting = counts.get("queued", 0)
+    if waiting:
+        return "queued" if waiting == total else "running"
     final = [status for status in ("done", "rejected", "failed") if counts.get(status)]
     return final[0] if len(final) == 1 else "partly" if "done" in final else "failed"
 
@@ -208,7 +210,7 @@ class Summary:
 
 
 async def summary(conn: Connection, request: UUID) -> Summary | None:
-    """A request with the counts of its items; None where there is no such request."""
+    """Return a request with the counts of its items; None where there is no such request."""
     rows = await conn.fetch(
         """SELECT r.id, r.collection, r.action, r.total, r.submitter, r.user_agent, r.correlation, r.cv_version,
                   r.created, r.retry_of, r.only_new, i.status, i.outcome, i.n, i.found, i.finished, i.last_event
@@ -262,7 +264,7 @@ class Listed:
 
 
 async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, limit: int) -> list[Listed]:
-    """Somebody's requests, the newest first; those before the request `after`, if given (none if it is not theirs)."""
+    """Return a caller's requests, the newest first; with `after`, those before that request of theirs."""
     rows = await conn.fetch(
         """SELECT r.id, r.collection, r.action, r.total, r.created, i.status, i.n, i.cancelled
            FROM (SELECT id, collection, action, total, created FROM fedstac.request
@@ -274,18 +276,20 @@ async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, 
            ORDER BY r.created DESC, r.id DESC""",
         submitter, after, limit,
     )  # fmt: skip
-    found: dict[UUID, Listed] = {}
+    requests: dict[UUID, Listed] = {}
     for row in rows:
-        listed = found.setdefault(
+        entry = requests.setdefault(
             row["id"], Listed(row["id"], row["collection"], row["action"], row["total"], row["created"], {})
         )
-        counts, cancelled = {**listed.counts, row["status"]: row["n"]}, listed.cancelled + row["cancelled"]
-        found[row["id"]] = replace(listed, counts=counts, cancelled=cancelled)
-    return list(found.values())
+        counts, cancelled = {**entry.counts, row["status"]: row["n"]}, entry.cancelled + row["cancelled"]
+        requests[row["id"]] = replace(entry, counts=counts, cancelled=cancelled)
+    return list(requests.values())
 
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
+    """The result of one item, by its number in the request."""
+
     n: int
     dataset: str
     status: str
@@ -296,6 +300,7 @@ class ItemResult:
     finished: datetime | None
 
     def findings_read(self) -> tuple[Finding, ...]:
+        """Return the findings as values."""
         return tuple(
             Finding(f["rule"], f["pointer"], f["message"], Severity(f["severity"]), f.get("suggestion"))
             for f in orjson.loads(self.findings or "[]")
@@ -303,17 +308,17 @@ class ItemResult:
 
 
 async def last_identity(conn: Connection, submitter: str) -> str | None:
-    """What was kept of somebody's identity with their last request, packed (domain/groups.py)."""
-    found: str | None = await conn.fetchval(
+    """Return the identity that was stored with a caller's last request, packed (domain/groups.py)."""
+    identity: str | None = await conn.fetchval(
         """SELECT identity FROM fedstac.request WHERE submitter = $1 AND identity IS NOT NULL
            ORDER BY created DESC LIMIT 1""",
         submitter,
     )
-    return found
+    return identity
 
 
 async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[ItemResult]:
-    """Items of a request from number `after` on, of one status if given."""
+    """Return items of a request after number `after`, of one status if given."""
     rows = await conn.fetch(
         """SELECT n, dataset, status, outcome, problem, detail, findings::text AS findings, finished
            FROM fedstac.request_item WHERE request = $1 AND n > $2 AND ($3::text IS NULL OR status = $3)
@@ -324,7 +329,7 @@ async def results(conn: Connection, request: UUID, *, status: str | None, after:
 
 
 async def visible(conn: Connection, pos: int) -> list[tuple[str, datetime | None]]:
-    """Every node that acknowledges, and since when it shows everything through a position; None: not yet."""
+    """Return every node that acknowledges, and since when it shows everything through a position; None: not yet."""
     rows = await conn.fetch(
         """WITH RECURSIVE known AS (
                (SELECT node FROM fedstac.node_status ORDER BY node LIMIT 1)

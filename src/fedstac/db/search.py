@@ -69,7 +69,7 @@ def _served(row: Row) -> Served:
 
 
 async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served, bytes] | None:
-    """One dataset with the ids of those that it is linked to, and its digest; None without one."""
+    """Return a dataset as it is served, with links to other versions, and its digest; None where it is not here."""
     row = await conn.fetchrow(
         f"""SELECT {STATE_COLUMNS}, r.digest,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version < r.version
@@ -96,12 +96,12 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served,
 
 
 def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
-    """The sort keys of properties, given as (name, descending); ends with collection and id: the order is total.
+    """Return the sort keys of properties, given as (name, descending); ends with collection and id: the order is total.
 
     Values are compared as JSON: numbers by value.
     """
-    named = {name for name, _ in fields}
-    fields = [*fields, *((key, fields[-1][1]) for key in ("collection", "id") if key not in named)]
+    names = {name for name, _ in fields}
+    fields = [*fields, *((key, fields[-1][1]) for key in ("collection", "id") if key not in names)]
     keys = []
     for name, descending in fields:
         expression, nullable = conditions.column_or_path(name)
@@ -112,7 +112,10 @@ def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
 async def page(
     conn: Connection, where: str, keys: Sequence[SortKey], limit: int, after: Sequence[str | None] | None
 ) -> Page:
-    """The documents of one page; of large ones only the first few. `after`: the sort values of the item before it."""
+    """Return the documents of one page; of large ones only the first few.
+
+    `after`: the sort values of the item before it.
+    """
     selected = ", ".join(f"({key.expression})::text AS k{n}" for n, key in enumerate(keys))
     ordered = ", ".join(f"{key.expression} {'DESC' if key.descending else 'ASC'}" for key in keys)
     beyond = f" AND {_beyond(keys, after)}" if after else ""
@@ -137,7 +140,7 @@ async def page(
 
 
 def _beyond(keys: Sequence[SortKey], after: Sequence[str | None]) -> str:
-    """SQL for "comes after these values", in PostgreSQL's order of nulls: last ascending, first descending."""
+    """Return SQL for "comes after these values", in PostgreSQL's order of nulls: last ascending, first descending."""
     if len({key.descending for key in keys}) == 1 and not any(key.nullable for key in keys):
         names = ", ".join(key.expression for key in keys)
         values = ", ".join(_literal(value) for value in after)
@@ -162,7 +165,10 @@ def _literal(value: str | None) -> str:
 
 
 async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, bool]:
-    """How many items a search matches: exact up to a bound, above it the planner's estimate; (number, is exact)."""
+    """Count the items that a search matches: exactly up to a bound, above it by the planner's estimate.
+
+    Return the number, and whether it is exact.
+    """
     with _for_the_caller():
         count = await conn.fetchval(
             f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded"
@@ -175,7 +181,7 @@ async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, boo
 
 @contextmanager
 def _for_the_caller() -> Iterator[None]:
-    """Turns what the database cannot evaluate into a refusal. Its own words stay out: they may quote a dataset."""
+    """Turn what the database cannot evaluate into a refusal. Its own words stay out: they may quote a dataset."""
     try:
         yield
     except asyncpg.PostgresError as error:
@@ -188,7 +194,7 @@ def _for_the_caller() -> Iterator[None]:
 
 
 def _is_searchers(error: asyncpg.PostgresError) -> bool:
-    """Whether something in the search causes the error."""
+    """Tell whether something in the search causes the error."""
     if error.sqlstate == "XX000":
         return str(error.server_source_filename or "").startswith(POSTGIS_FILES)
     return (error.sqlstate or "").startswith(SEARCHERS_STATES) and cause_of(error) is not Cause.CONFLICT
@@ -205,7 +211,7 @@ class SampledProperty:
 
 
 async def sample_of_properties(conn: Connection, collection: str) -> list[SampledProperty]:
-    """The properties of the newest and the oldest datasets of a collection, the most frequent first."""
+    """Return the properties of the newest and the oldest datasets of a collection, the most frequent first."""
     rows = await conn.fetch(
         """WITH sample AS (
                (SELECT content FROM pgstac.items WHERE collection = $1 ORDER BY datetime DESC LIMIT $2)

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Collection
 from typing import NamedTuple
 
 from fedstac.db.connections import Connection
-from fedstac.domain.vocabulary import Snapshot, snapshot_of
+from fedstac.vocabularies.registry import Snapshot, snapshot_of
 
 
-class Key(NamedTuple):
-    """A version with its content: what never changes."""
+class SnapshotKey(NamedTuple):
+    """A version with its content: it never changes."""
 
     project: str
     version: str
@@ -18,9 +18,9 @@ class Key(NamedTuple):
 
 
 async def install(conn: Connection, raw: bytes, source: str) -> Snapshot:
-    """Keeps a snapshot; the same again changes nothing. VocabularyBroken where the bytes are none.
+    """Store a snapshot; the same again changes nothing. VocabularyBroken where the bytes are none.
 
-    Whether a version is here with other content is for `domain.vocabulary.Vocabularies.install` to say.
+    Whether a version is here with other content is for `vocabularies.registry.Vocabularies.install` to say.
     """
     snapshot = snapshot_of(raw)
     await conn.execute(
@@ -32,15 +32,15 @@ async def install(conn: Connection, raw: bytes, source: str) -> Snapshot:
 
 
 async def digest(conn: Connection, project: str, version: str) -> str | None:
-    """The sha-256 of the version that is kept here."""
+    """Return the sha-256 of the version that is stored here."""
     return await conn.fetchval(  # type: ignore[no-any-return]
         "SELECT encode(digest, 'hex') FROM fedstac.vocabulary WHERE project = $1 AND version = $2", project, version
     )
 
 
-async def beyond(conn: Connection, known: Collection[Key]) -> list[tuple[Key, bytes]]:
-    """The snapshots that are kept here and not known yet, as they were stored: they may be broken."""
-    keys = sorted(known)
+async def beyond(conn: Connection, present: Collection[SnapshotKey]) -> list[tuple[SnapshotKey, bytes]]:
+    """Return the snapshots that are stored here and not among `present`, as they were stored: they may be broken."""
+    keys = sorted(present)
     rows = await conn.fetch(
         """SELECT project, version, encode(digest, 'hex') AS digest, snapshot FROM fedstac.vocabulary v
            WHERE NOT EXISTS (SELECT FROM unnest($1::text[], $2::text[], $3::text[]) k (project, version, digest)
@@ -49,11 +49,11 @@ async def beyond(conn: Connection, known: Collection[Key]) -> list[tuple[Key, by
            ORDER BY installed""",
         [key.project for key in keys], [key.version for key in keys], [key.digest for key in keys],
     )  # fmt: skip
-    return [(Key(row["project"], row["version"], row["digest"]), bytes(row["snapshot"])) for row in rows]
+    return [(SnapshotKey(row["project"], row["version"], row["digest"]), bytes(row["snapshot"])) for row in rows]
 
 
 async def documents(conn: Connection, project: str, *, page: int = 500) -> AsyncIterator[tuple[str, str]]:
-    """Id and stored text of all datasets of a project, by id."""
+    """Yield id and stored text of all datasets of a project, by id."""
     after = ""
     while True:
         rows = await conn.fetch(

@@ -26,8 +26,8 @@ COLUMNS = (
 _columns = attrgetter(*COLUMNS)
 
 
-class Decision(StrEnum):
-    """Whether what was asked for was done."""
+class Ruling(StrEnum):
+    """Whether an action was done."""
 
     ALLOWED = "allowed"
     REFUSED = "refused"
@@ -57,10 +57,10 @@ class Row:
     hash: str | None
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> Ruling:
         if self.outcome == "rejected":
-            return Decision.REFUSED
-        return Decision.FAILED if self.outcome == "failed" else Decision.ALLOWED
+            return Ruling.REFUSED
+        return Ruling.FAILED if self.outcome == "failed" else Ruling.ALLOWED
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in (*COLUMNS, "hash")}

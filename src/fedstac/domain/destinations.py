@@ -28,7 +28,7 @@ _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|[0-9a-f:.]+", re.ASC
 _VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 
 
-class Kind(StrEnum):
+class Channel(StrEnum):
     """How a destination is told."""
 
     MAIL = "mail"
@@ -40,12 +40,12 @@ class Kind(StrEnum):
 class Address:
     """`mailto:…`, `https://…` or `slack+https://…`, read."""
 
-    kind: Kind
+    kind: Channel
     target: str  # the mailbox, or the URL that is posted to
     host: str  # in lower case: the mailbox's domain, or the URL's host
 
     def __str__(self) -> str:
-        prefix = {Kind.MAIL: "mailto:", Kind.SLACK: "slack+", Kind.WEBHOOK: ""}[self.kind]
+        prefix = {Channel.MAIL: "mailto:", Channel.SLACK: "slack+", Channel.WEBHOOK: ""}[self.kind]
         return prefix + self.target
 
     @property
@@ -68,8 +68,8 @@ def parse(text: str, *, private: bool = False) -> Address:
         found = _MAILBOX.fullmatch(mailbox)
         if not found or ".." in mailbox:
             raise BadRequest(f"{text!r} names no mailbox; write mailto:name@example.org")
-        return Address(Kind.MAIL, mailbox, found[1].lower())
-    kind, url = (Kind.SLACK, text[len("slack+") :]) if text.startswith("slack+") else (Kind.WEBHOOK, text)
+        return Address(Channel.MAIL, mailbox, found[1].lower())
+    kind, url = (Channel.SLACK, text[len("slack+") :]) if text.startswith("slack+") else (Channel.WEBHOOK, text)
     return Address(kind, url, _host_of(url, private=private))
 
 

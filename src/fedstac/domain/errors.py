@@ -37,8 +37,13 @@ class Finding:
         return cls(**{**fields, "severity": Severity(fields["severity"])})  # type: ignore[arg-type]
 
 
+def pointer(*steps: object) -> str:
+    """Return the JSON pointer (RFC 6901) of these steps."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+
+
 def errors_in(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings that refuse a document; warnings do not."""
+    """Return the findings that refuse a document; warnings do not."""
     return tuple(finding for finding in findings if finding.severity is Severity.ERROR)
 
 
@@ -255,7 +260,7 @@ class TakesTooLong(Unavailable):
 
 
 def problems() -> Iterator[type[Problem]]:
-    """Every class of problem there is, for the pages that explain them and the contracts test."""
+    """Yield every class of problem there is, for the pages that explain them and the contracts test."""
     pending = [Problem]
     while pending:
         for sub in pending.pop().__subclasses__():

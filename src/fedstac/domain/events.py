@@ -6,10 +6,10 @@ steps: no consumer ever applies a patch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -17,7 +17,7 @@ import orjson
 from fedstac.domain import documents
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.model import Change, Draft, Record, State, moment, rfc3339
-from fedstac.domain.vocabulary import DatasetName, Vocabularies, Vocabulary
+from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 PREFIX = "org.fedstac."
 PUBLISHED = "org.fedstac.dataset.published.v1"
@@ -36,10 +36,12 @@ COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"
 COLLECTION_DELETED = "org.fedstac.collection.deleted.v1"
 COLLECTION_CURRENT = "org.fedstac.collection.current.v1"
 
+DigestOf = Callable[[str, str], str | None]  # project and version of a vocabulary → the digest of its snapshot
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in a feed: everything up to `pos` of `epoch` is known. Written `epoch.pos`."""
+    """A place in a feed: everything up to `pos` of `epoch` was received. Written `epoch.pos`."""
 
     epoch: int
     pos: int
@@ -49,7 +51,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """BadRequest where the text is no cursor."""
+        """Read a cursor. BadRequest where the text is none."""
         epoch, dot, pos = text.partition(".")
         if dot and text.isascii() and epoch.isdecimal() and pos.isdecimal() and len(epoch) < 19 and len(pos) < 19:
             return cls(int(epoch), int(pos))
@@ -63,17 +65,17 @@ START = Cursor(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an event says beside the change."""
+    """Where an event comes from: the node, who caused it, by which request."""
 
     origin: str
     actor: str
     request: UUID | None
 
 
-def dataset_event(change: Change, event_id: UUID, context: Context, vocabularies: Vocabularies) -> str:
-    """The text of the event of a change. The record's document has to be loaded, unless it is gone."""
+def dataset_event(change: Change, event_id: UUID, context: Context, digest_of: DigestOf) -> str:
+    """Return the text of a change's event. The record's document has to be loaded, unless it is gone."""
     record = change.after
-    data = _data(record, vocabularies) | ({"reason": change.reason} if change.reason else {})
+    data = _data(record, digest_of) | ({"reason": change.reason} if change.reason else {})
     data |= {"actions": change.actions} if change.actions else {}
     data |= {"previous_state": change.before.state if change.before else None, "actor": context.actor}
     envelope = _envelope(change.event_type, event_id, context, record.updated)
@@ -85,32 +87,33 @@ def collection_event(
     event_type: str, collection: str, seq: int, *, document: str | None, digest: bytes, at: datetime,
     event_id: UUID, context: Context,
 ) -> str:  # fmt: skip
+    """Return the text of the event of a collection's change."""
     envelope = _envelope(event_type, event_id, context, at)
     envelope |= {"subject": collection, "sequence": str(seq), "partitionkey": collection}
     data = {"collection": collection, "seq": seq, "digest": digest.hex(), "actor": context.actor}
     return _with_document(envelope | {"data": data}, document)
 
 
-def current(record: Record, epoch: int, vocabularies: Vocabularies) -> str:
-    """A snapshot's entry, of the same form as an event, so that one reader takes both.
+def current(record: Record, epoch: int, digest_of: DigestOf) -> str:
+    """Return a snapshot's entry, of the same form as an event, so that one reader takes both.
 
-    It has the feed's epoch, not the record's: after a fork it overrides what came from the log that was lost.
+    It has the feed's epoch, not the record's: after a fork it overrides events from the log that was lost.
     """
     envelope = {"type": CURRENT, "source": record.origin, "epoch": epoch, "partitionkey": record.lineage}
-    return _with_document(envelope | {"data": _data(record, vocabularies)}, record.document)
+    return _with_document(envelope | {"data": _data(record, digest_of)}, record.document)
 
 
 def current_collection(
     collection: str, origin: str, epoch: int, seq: int, *, document: str | None, digest: bytes
 ) -> str:
-    """A snapshot's entry for a collection."""
+    """Return a snapshot's entry for a collection."""
     event_type = COLLECTION_CURRENT if document is not None else COLLECTION_DELETED
     data = {"collection": collection, "seq": seq, "digest": digest.hex()}
     return _with_document({"type": event_type, "source": origin, "epoch": epoch, "data": data}, document)
 
 
 def positioned(text: str, cursor: Cursor) -> str:
-    """An event's text with its place in the feed in front."""
+    """Return an event's text with its place in the feed in front."""
     return f'{{"pos":{cursor.pos},"epoch":{cursor.epoch},{text[1:]}'
 
 
@@ -127,7 +130,7 @@ def _envelope(event_type: str, event_id: UUID, context: Context, at: datetime) -
     }
 
 
-def _data(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
+def _data(record: Record, digest_of: DigestOf) -> dict[str, object]:
     return {
         "collection": record.collection,
         "id": record.id,
@@ -138,7 +141,7 @@ def _data(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
         "latest": record.claims_latest,
         "created": rfc3339(record.created),
         "updated": rfc3339(record.updated),
-        "cv": _cv(record, vocabularies) if record.cv_version else None,
+        "cv": _cv(record, digest_of) if record.cv_version else None,
         "publisher": record.publisher,
         **({"retraction": orjson.loads(record.retraction)} if record.retraction is not None else {}),
         **({"superseded": True} if record.superseded else {}),
@@ -146,12 +149,11 @@ def _data(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
     }
 
 
-def _cv(record: Record, vocabularies: Vocabularies) -> dict[str, object]:
-    """What the document was judged with, so that a consumer can judge it again with that very version."""
-    snapshot = vocabularies.find(record.collection, record.cv_version or "")
-    digest = {"digest": snapshot.digest} if snapshot else {}
+def _cv(record: Record, digest_of: DigestOf) -> dict[str, object]:
+    """Return what the document was judged with, so that a consumer can judge it again with that very version."""
+    digest = digest_of(record.collection, record.cv_version or "")
     excused = {"excused": orjson.loads(record.cv_excused)} if record.cv_excused else {}
-    return {"version": record.cv_version, **digest, **excused}
+    return {"version": record.cv_version, **({"digest": digest} if digest else {}), **excused}
 
 
 def _with_document(event: Mapping[str, object], document: str | None) -> str:
@@ -171,6 +173,8 @@ class DatasetEvent:
 
 @dataclass(frozen=True, slots=True)
 class CollectionEvent:
+    """An event of a collection: its new document, or that it was deleted."""
+
     event_id: str
     cursor: Cursor | None
     change: Literal["set", "deleted"]
@@ -186,7 +190,7 @@ Event = DatasetEvent | CollectionEvent
 
 
 def read(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Event:
-    """An event or a snapshot's entry, parsed. BadRequest where it is none, or its digest does not fit its content.
+    """Read an event or a snapshot's entry. BadRequest where it is none, or its digest does not fit its content.
 
     `vocabulary` is the one that the event names (`vocabulary_named`).
     """
@@ -205,16 +209,24 @@ def _cursor(event: Mapping[str, Any]) -> Cursor | None:
     return Cursor(event["epoch"], event["pos"]) if "pos" in event else None
 
 
-def vocabulary_named(event: Mapping[str, Any]) -> tuple[str, str, str | None] | None:
-    """Project, version and digest of the vocabulary that a dataset was judged with; None where it names none."""
+class VocabularyName(NamedTuple):
+    """The vocabulary that judged a dataset, as an event names it."""
+
+    project: str
+    version: str
+    digest: str | None
+
+
+def vocabulary_named(event: Mapping[str, Any]) -> VocabularyName | None:
+    """Return the vocabulary that judged the event's dataset; None where the event names none."""
     data = event.get("data")
-    named = data.get("cv") if isinstance(data, dict) else None
-    if not isinstance(named, dict) or not isinstance(data, dict):
+    cv = data.get("cv") if isinstance(data, dict) else None
+    if not isinstance(cv, dict) or not isinstance(data, dict):
         return None
-    project, version, digest = data.get("collection"), named.get("version"), named.get("digest")
+    project, version, digest = data.get("collection"), cv.get("version"), cv.get("digest")
     if not isinstance(project, str) or not isinstance(version, str):
         return None
-    return project, version, digest if isinstance(digest, str) else None
+    return VocabularyName(project, version, digest if isinstance(digest, str) else None)
 
 
 def _read_collection(event: Mapping[str, Any]) -> CollectionEvent:
@@ -274,30 +286,30 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
     return DatasetEvent(event_id=event.get("id", ""), cursor=_cursor(event), record=record, draft=draft)
 
 
-def _version(said: Any) -> int | None:
-    if said is not None and (type(said) is not int or not 0 <= said < 1 << 62):
+def _version(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or not 0 <= value < 1 << 62):
         raise ValueError("a version is a whole number")
-    return said
+    return value
 
 
-def _moment(said: Any) -> datetime:
-    found = moment(said)
-    if found is None:
+def _moment(value: Any) -> datetime:
+    instant = moment(value)
+    if instant is None:
         raise ValueError("a moment is written as in RFC 3339")
-    return found
+    return instant
 
 
-def _retraction(said: Any) -> str | None:
-    if said is None:
+def _retraction(value: Any) -> str | None:
+    if value is None:
         return None
-    if not isinstance(said, dict):
+    if not isinstance(value, dict):
         raise TypeError("a retraction is an object")
-    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS).decode()
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _excused(pairs: Any) -> str | None:
     if not pairs:
         return None
     if not all(isinstance(part, str) for rule, pointer in pairs for part in (rule, pointer)):
-        raise TypeError("what is excused is a list of pairs of a rule and a pointer")
+        raise TypeError("excused errors are a list of pairs of a rule and a pointer")
     return orjson.dumps(pairs).decode()

@@ -28,8 +28,8 @@ _ENTITLEMENT = re.compile(
 )
 
 
-class Kind(StrEnum):
-    """What an entitlement is for."""
+class Scope(StrEnum):
+    """Whether an entitlement is for a project or a node."""
 
     PROJECT = "project"
     NODE = "node"
@@ -52,7 +52,7 @@ class Right(StrEnum):
 class Entitlement:
     """A right on a project or a node, or on all of them (`*`); for one institution where that is named."""
 
-    kind: Kind
+    kind: Scope
     id: str
     institution: str | None
     role: Right
@@ -83,7 +83,7 @@ class Identity:
     def unpacked(cls, text: str) -> Self:
         """The groups and entitlements of a packed identity; its subject is not known any more."""
         issuer, groups, held = orjson.loads(text)
-        entitlements = tuple(Entitlement(Kind(kind), id, at, Right(right)) for kind, id, at, right in held)
+        entitlements = tuple(Entitlement(Scope(kind), id, at, Right(right)) for kind, id, at, right in held)
         return cls(issuer, "", "", None, "", frozenset(groups), entitlements, frozenset())
 
 
@@ -123,7 +123,7 @@ def entitlement(urn: str) -> Entitlement | None:
     found = _ENTITLEMENT.fullmatch(urn)
     if found is None or found[4] not in Right.__members__:
         return None
-    return Entitlement(Kind(found[1]), found[2], found[3], Right(found[4]))
+    return Entitlement(Scope(found[1]), found[2], found[3], Right(found[4]))
 
 
 def identity(issuer: str, claims: Mapping[str, Any], *, groups_claim: str) -> Identity:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fedstac.domain.errors import Finding, Problem
 from fedstac.domain.policy import ROLES, Policy
-from fedstac.domain.vocabulary import Vocabularies, Vocabulary
+from fedstac.domain.vocabulary import ParsedVocabularies, Vocabulary
 
 
 class State(StrEnum):
@@ -27,7 +27,7 @@ class State(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of one command."""
+    """The result of one command."""
 
     NEW = "new"  # the first version of its lineage
     NEWER = "newer"  # a later version; the old latest was demoted
@@ -48,7 +48,7 @@ class Outcome(StrEnum):
 
 @lru_cache(maxsize=4096)  # a batch shares its moments
 def rfc3339(moment: datetime) -> str:
-    """An aware datetime as RFC 3339 in UTC with microseconds: one spelling in documents, events and digests."""
+    """Spell an aware datetime as RFC 3339 in UTC with microseconds: one form in documents, events and digests."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
@@ -56,7 +56,7 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)",
 
 
 def moment(value: object) -> datetime | None:
-    """A date and time as in RFC 3339, years 1 to 9999; None where it is none."""
+    """Return a date and time that is written as in RFC 3339, years 1 to 9999; None where it is not."""
     if not isinstance(value, str) or not RFC3339.fullmatch(value):
         return None
     try:
@@ -69,8 +69,8 @@ def moment(value: object) -> datetime | None:
 class Record:
     """One dataset as it is stored here: the publisher's document and the server's state beside it.
 
-    `document` is None where it was not loaded (the digests are always there). `claims_latest` is what the last event
-    said; `latest` is what is shown: at a consumer they may differ for a moment (rule C1), at the origin never.
+    `document` is None where it was not loaded (the digests are always there). `claims_latest` comes from the last
+    event, `latest` is what searches show: at a consumer they may differ for a moment (rule C1), at the origin never.
     """
 
     collection: str
@@ -97,7 +97,7 @@ class Record:
 
     @cached_property
     def digest(self) -> bytes:
-        """sha-256 over the document's digest and the server's state; equal on every node that shows the same.
+        """The sha-256 over the document's digest and the server's state; equal on every node that shows the same.
 
         The document goes in by its own digest, so that a change of state alone needs no document (docs/adr/0002).
         """
@@ -116,7 +116,7 @@ class Record:
         return hashlib.sha256(self.document_digest + state.encode()).digest()
 
     def includes(self, epoch: int, seq: int) -> bool:
-        """Whether an event is already in this state; clocks decide nothing (invariant I25)."""
+        """Tell whether an event is already in this state. Clocks decide nothing (invariant I25)."""
         return (self.epoch, self.seq) >= (epoch, seq)
 
 
@@ -134,7 +134,7 @@ class Lineage:
         return next((record for record in self.records.values() if record.latest), None)
 
     def after(self, changes: Sequence[Change]) -> Lineage:
-        """The lineage as the next command of the same batch sees it."""
+        """Return the lineage as the next command of the same batch sees it."""
         if not changes:
             return self
         records = {**self.records, **{change.after.id: change.after for change in changes}}
@@ -143,7 +143,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class SearchCopy:
-    """What goes into pgstac: enough to filter, sort and page, nothing to serve."""
+    """A dataset as pgstac has it: enough to filter, sort and page, nothing to serve."""
 
     geometry: str  # GeoJSON text, longitudes -180..180, two dimensions
     start: str  # RFC 3339, as PostgreSQL reads it
@@ -182,16 +182,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """The result of a command: its outcome, the changes in their order, and warnings for the caller."""
+
     outcome: Outcome
     changes: tuple[Change, ...] = ()
     warnings: tuple[Finding, ...] = ()
 
 
 class Judge(Protocol):
-    """The rules, as a decision needs them (domain/validation.py has the one there is)."""
-
-    @property
-    def vocabularies(self) -> Vocabularies: ...
+    """The rules, as a decision needs them. domain/validation.py implements them."""
 
     def draft(
         self, document: object, collection: str, vocabulary: Vocabulary | None
@@ -211,18 +210,19 @@ class World:
     epoch: int = 1  # of this node's feed, read again under the locks
     # states of the datasets that retractions name as replacements, by collection and id
     replacements: Mapping[tuple[str, str], State] = field(default_factory=dict)
+    vocabularies: ParsedVocabularies = field(default_factory=ParsedVocabularies)
 
     def vocabulary(self, collection: str, version: str | None) -> Vocabulary | None:
-        """One version of a collection's vocabulary; None without one. UnknownVersion where it is not here."""
-        return self.judge.vocabularies.at(collection, version) if version is not None else None
+        """Return one version of a collection's vocabulary; None without one. UnknownVersion where it was not loaded."""
+        return self.vocabularies.at(collection, version) if version is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one command of a batch, in the order of the commands."""
+    """The result of one command of a batch."""
 
     outcome: Outcome
     changes: tuple[Change, ...] = ()
     problem: Problem | None = None
     findings: tuple[Finding, ...] = ()
-    rule: str | None = None  # of the policy, which allowed it
+    rule: str | None = None  # of the policy, by which it was allowed

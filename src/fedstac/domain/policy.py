@@ -1,8 +1,8 @@
 """Who may do what. Pure: a principal and what is touched in, a Verdict out. Deny by default.
 
-A policy is a list of grants. A grant says who may do which actions on which projects, institutions and nodes; one that
-fits is enough, and there is nothing that forbids. What a node allows without a policy file is written as grants too
-(BUILTIN). Files are read by fedstac/identity/policy_files.py.
+A policy is a list of rules. A rule says who may do which actions on which projects, institutions and nodes. One rule
+that fits is enough, and no rule forbids. What a node allows without a policy file is written as rules too (BUILTIN).
+fedstac/identity/policy_files.py reads the files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from fedstac.domain.errors import Misdirected, MissingPermission
-from fedstac.domain.groups import ANY, Identity, Kind, Membership, Right, Share, Shares
+from fedstac.domain.groups import ANY, Identity, Membership, Right, Scope, Share, Shares
 
 ADMIN = "admin"
 PUBLISHER = "publisher:"
@@ -35,7 +35,7 @@ class Principal:
     roles: frozenset[str]
     identity: Identity | None = None
     memberships: frozenset[Membership] = frozenset()
-    expires: datetime | None = field(default=None, compare=False)  # of the token that was shown
+    expires: datetime | None = field(default=None, compare=False)  # of the token
 
     @property
     def is_admin(self) -> bool:
@@ -44,11 +44,12 @@ class Principal:
     @property
     def node(self) -> str | None:
         """The node that this principal speaks for: by a role, or by REPLICATE on exactly one named node."""
-        named = next((role.removeprefix(NODE) for role in self.roles if role.startswith(NODE)), None)
-        if named is not None or self.identity is None:
-            return named
-        held = self.identity.entitlements
-        nodes = {each.id for each in held if each.kind is Kind.NODE and each.role is Right.REPLICATE}
+        by_role = next((role.removeprefix(NODE) for role in self.roles if role.startswith(NODE)), None)
+        if by_role is not None or self.identity is None:
+            return by_role
+        nodes = {
+            each.id for each in self.identity.entitlements if each.kind is Scope.NODE and each.role is Right.REPLICATE
+        }
         return nodes.pop() if len(nodes) == 1 and ANY not in nodes else None
 
 
@@ -85,7 +86,7 @@ ADMINISTRATIVE = frozenset((Action.COLLECTIONS, Action.GROUPS))  # done at any n
 class Touched:
     """What an action touches: the dataset's id, its project, its institution, and the nodes whose entries change.
 
-    `*` as project or institution: all of them, which only a grant for all covers.
+    `*` as project or institution: all of them, which only a rule for all covers.
     """
 
     dataset: str
@@ -95,7 +96,7 @@ class Touched:
 
 
 class By(StrEnum):
-    """How a grant tells who somebody is."""
+    """How a rule says who somebody is."""
 
     NAME = "name"  # as in the logs: of a token, or a person's pseudonym
     ROLE = "role"  # or INSTITUTION_ROLE, NODE_ROLE
@@ -107,35 +108,34 @@ class By(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Those whom a grant is for. What somebody holds for a project, institution or node counts for that one only."""
+    """The principals of a rule. A right that is for a project, institution or node counts for that one only."""
 
     by: By
     value: str
     issuer: str | None = None  # of a group
 
     def includes(self, principal: Principal, touched: Touched, shares: Shares) -> bool:
+        """Tell whether a principal is among these, for what is touched."""
         identity = principal.identity
         match self.by:
             case By.NAME:
                 return principal.name == self.value
             case By.ROLE:
-                wanted = self._roles(touched)
-                return bool(wanted) and principal.roles >= wanted
+                roles = self._roles(touched)
+                return bool(roles) and principal.roles >= roles
             case By.OWN:
                 return any(self.value in (ANY, each.group) and each.covers(touched.project, touched.institution)
                            for each in principal.memberships)  # fmt: skip
             case By.GROUP:
                 return identity is not None and self.value in identity.groups and self.issuer in (None, identity.issuer)
             case By.GLOBUS:
-                wanted_share = Share(touched.project, touched.institution or "")
-                return identity is not None and any(
-                    wanted_share in shares.get(group.lower(), ()) for group in identity.groups
-                )
+                share = Share(touched.project, touched.institution or "")
+                return identity is not None and any(share in shares.get(group.lower(), ()) for group in identity.groups)
             case By.ENTITLEMENT:
                 return identity is not None and _entitled(identity, Right(self.value), touched)
 
     def _roles(self, touched: Touched) -> frozenset[str]:
-        """All of these are needed; none means that nobody is included."""
+        """Return the roles that are needed, all of them; without any, nobody is included."""
         if self.value == NODE_ROLE:
             return frozenset(NODE + node for node in touched.nodes)
         if self.value == INSTITUTION_ROLE:
@@ -143,7 +143,7 @@ class Who:
         return frozenset((self.value,))
 
     def needed(self, touched: Touched) -> str:
-        """What somebody would have to be; "" where nobody can, with what is touched."""
+        """Describe what somebody would need; "" where nobody can be included, for what is touched."""
         match self.by:
             case By.NAME:
                 return f"the name {self.value}"
@@ -163,16 +163,16 @@ class Who:
 
 
 def _entitled(identity: Identity, right: Right, touched: Touched) -> bool:
-    """ESGF's rule: the right on the project and on the node of everything touched, the institution where given."""
-    held = [
+    """Apply ESGF's rule: the right on the project and on each node that is touched, for its institution if any."""
+    entitlements = [
         each for each in identity.entitlements
         if each.role is right and each.institution in (None, touched.institution)
     ]  # fmt: skip
     if right is Right.REPLICATE and not touched.nodes:
         return False
-    on_project = any(each.kind is Kind.PROJECT and each.covers(touched.project) for each in held)
+    on_project = any(each.kind is Scope.PROJECT and each.covers(touched.project) for each in entitlements)
     return on_project and all(
-        any(each.kind is Kind.NODE and each.covers(node) for each in held) for node in touched.nodes
+        any(each.kind is Scope.NODE and each.covers(node) for each in entitlements) for node in touched.nodes
     )
 
 
@@ -185,7 +185,7 @@ def _is_in(value: str | None, names: frozenset[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class PolicyRule:
     """A rule: who may do which actions on which projects × institutions × nodes; `*` is all of them."""
 
     name: str
@@ -196,7 +196,7 @@ class Grant:
     nodes: frozenset[str]
 
     def covers(self, action: Action, touched: Touched) -> bool:
-        """Whether the rule speaks of this at all: of every node that is touched, and for replicas of at least one."""
+        """Tell whether the rule is about this: about each node that is touched, and for replicas about at least one."""
         if action not in self.actions or not _is_in(touched.project, self.projects):
             return False
         on_nodes = ANY in self.nodes or (
@@ -225,9 +225,9 @@ class Verdict:
     home: Home | None = None
 
 
-def _everywhere(name: str, who: Who, actions: frozenset[Action]) -> Grant:
+def _everywhere(name: str, who: Who, actions: frozenset[Action]) -> PolicyRule:
     every = frozenset((ANY,))
-    return Grant(name, (who,), actions, every, every, every)
+    return PolicyRule(name, (who,), actions, every, every, every)
 
 
 ENTITLED: Mapping[Right, frozenset[Action]] = {  # REVOKE is in no document of ESGF's beside its name: it gives nothing
@@ -239,7 +239,7 @@ ENTITLED: Mapping[Right, frozenset[Action]] = {  # REVOKE is in no document of E
     Right.CITATION: frozenset((Action.ANNOTATE,)),
     Right.ERRATA: frozenset((Action.ANNOTATE,)),
 }
-BUILTIN: tuple[Grant, ...] = (
+BUILTIN: tuple[PolicyRule, ...] = (
     _everywhere("builtin: administrators", Who(By.ROLE, ADMIN), frozenset(Action)),
     _everywhere("builtin: publishers", Who(By.ROLE, INSTITUTION_ROLE), BY_PUBLISHERS),
     _everywhere("builtin: nodes", Who(By.ROLE, NODE_ROLE), frozenset((Action.REPLICATE,))),
@@ -258,17 +258,18 @@ class Policy:
     `promoting`: projects in which the version before is latest again when the latest is retracted or marked.
     """
 
-    grants: tuple[Grant, ...] = BUILTIN
+    rules: tuple[PolicyRule, ...] = BUILTIN
     homes: tuple[Home, ...] = ()
     shares: Shares = field(default_factory=dict)
     here: str | None = None
     promoting: frozenset[str] = frozenset()
 
     def promotes(self, project: str) -> bool:
+        """Tell whether a project wants the version before to be latest again (promote_previous)."""
         return _is_in(project, self.promoting)
 
     def require(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
-        """MissingPermission, with what would be needed, or Misdirected, unless the principal may do it here."""
+        """Return the verdict. MissingPermission, with what would be needed, or Misdirected where it is not allowed."""
         verdict = self.verdict(principal, action, touched)
         if verdict.allowed:
             return verdict
@@ -277,27 +278,27 @@ class Policy:
         raise MissingPermission(verdict.reason)
 
     def verdict(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
-        """The decision: the first grant that covers what is touched and includes the principal."""
+        """Decide by the first rule that covers what is touched and includes the principal."""
         home = None if action in ADMINISTRATIVE else self.home_of(touched)
         if home is not None and home.node != self.here:
-            said = f"{_place(touched)} has its home at the node {home.node}: send this to {home.url}"
-            return Verdict(False, f"home: {home.node}", said, home)
-        for grant in self._by_action.get(action, ()):
-            if not grant.covers(action, touched):
+            reason = f"{_place(touched)} has its home at the node {home.node}: send this to {home.url}"
+            return Verdict(False, f"home: {home.node}", reason, home)
+        for rule in self._by_action.get(action, ()):
+            if not rule.covers(action, touched):
                 continue
-            for who in grant.who:
+            for who in rule.who:
                 if who.includes(principal, touched, self.shares):
                     reason = f"{principal.name} may {action} {touched.dataset} by {who.needed(touched)}"
-                    return Verdict(True, grant.name, reason)
+                    return Verdict(True, rule.name, reason)
         return Verdict(False, "", self._denied(principal, action, touched))
 
     def require_one_of(self, principal: Principal, actions: Sequence[Action], touched: Touched) -> None:
-        """MissingPermission or Misdirected, as of the first action, unless the principal may do one of them here."""
+        """Raise MissingPermission or Misdirected, as for the first action, unless the principal may do one of them."""
         if not self.may_one_of(principal, actions, touched):
             self.require(principal, actions[0], touched)
 
     def may_one_of(self, principal: Principal, actions: Sequence[Action], touched: Touched) -> bool:
-        """Whether a principal may do one of the actions. A right to replicate counts at whatever node it is held."""
+        """Tell whether a principal may do one of the actions. A right to replicate counts for whatever node it is."""
         return any(
             self.verdict(principal, action, at).allowed
             for action in actions
@@ -305,58 +306,58 @@ class Policy:
         )
 
     def _at_nodes(self, principal: Principal, touched: Touched) -> Iterator[Touched]:
-        """What is touched, once for each node of which the policy or the principal's rights speak."""
-        nodes = {node for grant in self._by_action.get(Action.REPLICATE, ()) for node in grant.nodes}
+        """Return what is touched, once for each node that the policy or the principal's rights name."""
+        nodes = {node for rule in self._by_action.get(Action.REPLICATE, ()) for node in rule.nodes}
         nodes |= {role.removeprefix(NODE) for role in principal.roles if role.startswith(NODE)}
         if principal.identity is not None:
-            nodes |= {each.id for each in principal.identity.entitlements if each.kind is Kind.NODE}
+            nodes |= {each.id for each in principal.identity.entitlements if each.kind is Scope.NODE}
         return (replace(touched, nodes=frozenset((node,))) for node in sorted(nodes))
 
     def home_of(self, touched: Touched) -> Home | None:
-        """The first home that is named for it; None where any node will do."""
+        """Return the first home that fits; None where any node will do."""
         for home in self.homes:
             if _is_in(touched.project, home.projects) and _is_in(touched.institution, home.institutions):
                 return home
         return None
 
     def at(self, node: str | None) -> Policy:
-        """The policy as it is at a node of that name."""
+        """Return the policy as it is at a node of that name."""
         return replace(self, here=node)
 
-    def rules_of(self, principal: Principal) -> list[Grant]:
-        """The grants that say something of a principal, whatever they say it of."""
-        return [grant for grant in self.grants if any(_concerns(who, principal, self.shares) for who in grant.who)]
+    def rules_of(self, principal: Principal) -> list[PolicyRule]:
+        """Return the rules that include a principal, for whatever they touch."""
+        return [rule for rule in self.rules if any(_concerns(who, principal, self.shares) for who in rule.who)]
 
     def may_somewhere(self, principal: Principal, action: Action, project: str) -> bool:
-        """Whether a grant says that a principal may do it with something of a project, at whatever institution."""
-        return any(action in grant.actions and _is_in(project, grant.projects) for grant in self.rules_of(principal))
+        """Tell whether a principal may do an action with something of a project, at whatever institution."""
+        return any(action in rule.actions and _is_in(project, rule.projects) for rule in self.rules_of(principal))
 
     @cached_property
-    def _by_action(self) -> Mapping[Action, tuple[Grant, ...]]:
-        return {action: tuple(grant for grant in self.grants if action in grant.actions) for action in Action}
+    def _by_action(self) -> Mapping[Action, tuple[PolicyRule, ...]]:
+        return {action: tuple(rule for rule in self.rules if action in rule.actions) for action in Action}
 
     def _denied(self, principal: Principal, action: Action, touched: Touched) -> str:
         ways = [
-            who.needed(touched) for grant in self._by_action.get(action, ()) if grant.covers(action, touched)
-            for who in grant.who
+            who.needed(touched) for rule in self._by_action.get(action, ()) if rule.covers(action, touched)
+            for who in rule.who
         ]  # fmt: skip
         ways = list(dict.fromkeys(way for way in ways if way))
         admin = f"the role {ADMIN}"
-        if len(ways) > 1 and admin in ways:  # of all ways the last to be asked for
+        if len(ways) > 1 and admin in ways:  # the last way that anybody should ask for
             ways = [way for way in ways if way != admin]
         if not ways:
             nodes = f" on the nodes {', '.join(sorted(touched.nodes))}" if touched.nodes else ""
             needed = f"no rule allows it for {_place(touched)}{nodes}"
         else:
-            shown = " or ".join(ways[:SHOWN]) + (" or another right" if len(ways) > SHOWN else "")
-            needed = f"{shown} is needed"
+            more = " or another right" if len(ways) > SHOWN else ""
+            needed = f"{' or '.join(ways[:SHOWN])}{more} is needed"
         return (
             f"{principal.name} may not {action} {touched.dataset}: {needed}; ask the administrators of this node for it"
         )
 
 
 def _concerns(who: Who, principal: Principal, shares: Shares) -> bool:
-    """Whether somebody is among those whom a grant is for, with something at least."""
+    """Tell whether a rule's `who` includes a principal for something at least."""
     identity = principal.identity
     match who.by:
         case By.ROLE if who.value in (INSTITUTION_ROLE, NODE_ROLE):
@@ -375,7 +376,7 @@ ROLES = Policy()  # what holds without a policy file
 
 
 def require_node(principal: Principal) -> str:
-    """The node's name; a feed, a snapshot and acknowledgements are for nodes only."""
+    """Return the name of the caller's node. MissingPermission for anybody else: feeds are for nodes."""
     if principal.node is None:
         raise MissingPermission(f"{principal.name} is no node: a token with a role {NODE}<name> is needed")
     return principal.node

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedstac.domain.model import State
-from fedstac.domain.rules import nearest
 from fedstac.domain.vocabulary import Kind, Property, Vocabulary
+from fedstac.domain.wording import nearest
 
 Schema = Mapping[str, Any]
 Schemas = Mapping[str, Schema]  # of properties, by name

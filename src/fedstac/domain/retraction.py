@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, Final
 
 import orjson
@@ -15,11 +16,20 @@ from fedstac.domain.errors import BadRequest, Finding, Severity, StacInvalid
 from fedstac.domain.model import State
 
 MEMBERS: Final = ("reason", "errata", "replaced_by", "data")
-DATA: Final = ("keep", "restrict", "purge")
 DATASET_ID: Final = re.compile(r"[^/?#%\s]{1,512}")
 LONGEST_TEXT: Final = 2000
 
+WITHOUT_REASON: Final = "{}"  # as text_of gives it: what a patch retracts
+
 Retraction = Mapping[str, str]
+
+
+class Data(StrEnum):
+    """What nodes do with their copies of a retracted dataset."""
+
+    KEEP = "keep"
+    RESTRICT = "restrict"
+    PURGE = "purge"
 
 
 def read(value: object) -> dict[str, str]:
@@ -36,8 +46,8 @@ def read(value: object) -> dict[str, str]:
     ]  # fmt: skip
     if findings:
         raise _invalid(*findings)
-    if value.get("data", DATA[0]) not in DATA:
-        raise _invalid(Finding("retraction", "/data", f"`data` is one of {', '.join(DATA)}"))
+    if value.get("data", Data.KEEP) not in tuple(Data):
+        raise _invalid(Finding("retraction", "/data", f"`data` is one of {', '.join(Data)}"))
     if "errata" in value and not value["errata"].startswith(("https://", "http://")):
         raise _invalid(Finding("retraction", "/errata", "`errata` is an address: https://…"))
     if "replaced_by" in value and not DATASET_ID.fullmatch(value["replaced_by"]):
@@ -47,12 +57,17 @@ def read(value: object) -> dict[str, str]:
     return dict(value)
 
 
+def merged(before: Retraction, change: Retraction) -> dict[str, str]:
+    """Return a retraction after a repeat: what the repeat does not name stays as it was."""
+    return {**before, **change}
+
+
 def completed(before: str | None, change: Retraction, id: str) -> dict[str, str]:
     """Return the whole retraction of the dataset `id`: the change, and what it does not name as it was before (JSON).
 
     StacInvalid where there is no reason, or the dataset would replace itself.
     """
-    whole: dict[str, str] = {**(orjson.loads(before) if before else {}), **change}
+    whole = merged(orjson.loads(before) if before else {}, change)
     if not whole.get("reason"):
         raise _invalid(Finding("retraction", "/reason", "`reason` is missing; say why the dataset must not be used"))
     if whole.get("replaced_by") == id:

@@ -2,7 +2,7 @@
 
 It says of an item, as it is served, what a schema can say: the id's form; properties, members of assets and links that
 have to be there, and their types, terms and patterns; the extensions that have to be declared, and that no others are.
-What ties values together (relations, compositions, sums, the id against the properties) is domain/rules.py's alone.
+What ties values together (relations, compositions, sums, the id against the properties) is domain/rules's alone.
 """
 
 from __future__ import annotations

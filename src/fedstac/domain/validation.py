@@ -1,7 +1,7 @@
 """Is a document valid? All findings at once, each with its place, as the document will be served.
 
 `Checker` puts together what every STAC item has to be (shape, the compiled schemas, geometry, dates) and what its
-project's vocabulary asks (domain/rules.py). Pure: schemas are compiled and snapshots read by the caller.
+project's vocabulary asks (domain/rules). Pure: schemas are compiled and snapshots read by the caller.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any, Final
 import jsonschema_rs
 import orjson
 
-from fedstac.domain import documents, geometry, rules, stac_versions
-from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in
+from fedstac.domain import documents, geometry, stac_versions
+from fedstac.domain.errors import Finding, Severity, StacInvalid, errors_in, pointer
 from fedstac.domain.identifiers import LONGEST_ID, fault_of_id, fault_of_new_id
-from fedstac.domain.model import Draft, moment
-from fedstac.domain.rules import RULES, pointer
-from fedstac.domain.vocabulary import DatasetName, Vocabularies, Vocabulary, name_of
+from fedstac.domain.model import Draft, Judge, Record, moment
+from fedstac.domain.rules import CHECKS, RULES
+from fedstac.domain.rules.links import check_addresses
+from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
 
 MOST_FINDINGS: Final = 100  # of one kind and document: a body of 64 MiB can hold millions of faults
 DATES: Final = ("datetime", "start_datetime", "end_datetime")
@@ -41,11 +42,10 @@ COLLECTION_LINK: Final = {"rel": "collection", "href": "../", "type": "applicati
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """The rules with their compiled schemas and the vocabularies at hand; one per process, shared between threads."""
+    """The rules with their compiled schemas; one per process, which threads share."""
 
     core: jsonschema_rs.Validator  # of a STAC item
     item: jsonschema_rs.Validator  # and with the file and alternate-assets extensions: an allOf in the order of SCHEMAS
-    vocabularies: Vocabularies
 
     def draft(
         self, document: object, collection: str, vocabulary: Vocabulary | None
@@ -79,7 +79,7 @@ class Checker:
             *islice(self._schema(document, vocabulary), MOST_FINDINGS),
         )
         if vocabulary is not None:
-            for check in rules.CHECKS:
+            for check in CHECKS:
                 found += tuple(islice(check(document, vocabulary), MOST_FINDINGS))
         found += documents.replaced(document)
         if not found:
@@ -119,14 +119,29 @@ def is_fixed(finding: Finding) -> bool:
     return rule is not None and rule.fixed
 
 
-def excused(held: Sequence[Finding], stored: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Held errors, less those which the stored document has too: these become warnings (publication.md, Validation)."""
-    already = {(finding.rule, finding.pointer, finding.message) for finding in stored}
+def excuse(
+    errors: Sequence[Finding], stored: Record, vocabulary: Vocabulary | None, judge: Judge
+) -> tuple[Finding, ...]:
+    """Return the errors of a new document as warnings. StacInvalid where the stored one does not have them all.
+
+    An old dataset must not freeze when terms move (publication.md, Validation).
+    """
+    if not errors:
+        return ()
+    findings = excused(errors, judge.stored(stored.document or "", stored.collection, vocabulary))
+    if errors_in(findings):
+        raise refusal_of(stored.id, findings)
+    return tuple(finding for finding in findings if finding.severity is Severity.WARNING)
+
+
+def excused(errors: Sequence[Finding], stored: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the errors, as warnings those which are among the findings of the stored document too."""
+    old = {(finding.rule, finding.pointer, finding.message) for finding in stored}
     return tuple(
         replace(finding, severity=Severity.WARNING)
-        if (finding.rule, finding.pointer, finding.message) in already
+        if (finding.rule, finding.pointer, finding.message) in old
         else finding
-        for finding in held
+        for finding in errors
     )
 
 
@@ -242,7 +257,7 @@ def _general(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iter
     yield from _id(document, vocabulary)
     yield from _geometry(document)
     yield from _dates(document)
-    yield from rules.addresses(document)
+    yield from check_addresses(document)
 
 
 def _of_new(document: object) -> Iterator[Finding]:

@@ -15,33 +15,49 @@ from fedstac.domain.policy import Action
 PROMOTE = "promote"  # what an event says of a version that is latest again
 
 
+def retract(record: Record, retraction: str) -> Record:
+    """Return the record as retracted. `retraction` is JSON text (domain/retraction.py)."""
+    return replace(record, state=State.RETRACTED, latest=False, claims_latest=False, retraction=retraction)
+
+
+def reinstate(record: Record, lineage: Lineage) -> Record:
+    """Return the record as published again; it is latest only if it may be."""
+    latest = may_be_latest(record, lineage)
+    return replace(record, state=State.PUBLISHED, latest=latest, claims_latest=latest, retraction=None)
+
+
+def supersede(record: Record) -> Record:
+    """Return the record as given up by its publisher: never latest again by itself."""
+    return replace(record, latest=False, claims_latest=False, superseded=True)
+
+
 def is_newest(version: int | None, lineage: Lineage) -> bool:
-    """Whether no version is higher, in whatever state."""
+    """Tell whether no version is higher, in whatever state."""
     return all((version or 0) >= (record.version or 0) for record in lineage.records.values())
 
 
 def may_be_latest(record: Record, lineage: Lineage) -> bool:
-    """Whether a version that comes back is the latest: the newest of all, and not given up by its publisher."""
+    """Tell whether a version that comes back is the latest: the newest of all, and not given up by its publisher."""
     return not record.superseded and is_newest(record.version, lineage)
 
 
 def changes(change: Change, lineage: Lineage, world: World) -> tuple[Change, ...]:
-    """A decided change with those that it brings along, in the order in which they are written and announced.
+    """Return a change with those that it brings along, in the order in which they are written and announced.
 
-    Whatever else was the latest is demoted before; where a retraction or a mark took the latest away and the project
-    wants it (promote_previous), the version before is promoted after it.
+    Another version that was the latest is demoted before. Where a retraction or a mark takes the latest away and the
+    project wants it (promote_previous), the version before is promoted after.
     """
     demoted = _demotion(lineage, world, by=change.after.id) if change.after.latest else ()
     lineage = lineage.after(demoted)
     own = replace(change, after=_next(change.after, lineage, world))
-    taken = change.before is not None and change.before.latest and change.after.state is not State.PUBLISHED
-    if not taken or not world.policy.promotes(change.after.collection):
+    gives_up_latest = change.before is not None and change.before.latest and change.after.state is not State.PUBLISHED
+    if not gives_up_latest or not world.policy.promotes(change.after.collection):
         return (*demoted, own)
     return (*demoted, own, *_promotion(lineage.after((own,)), world, instead_of=own.after))
 
 
 def action_of(change: Change) -> str:
-    """What a change does that another version's brings along."""
+    """Return what a change does that another version's change brought along."""
     return PROMOTE if change.after.latest else Action.SUPERSEDE
 
 

@@ -1,18 +1,17 @@
 """Vocabularies: what a project demands of its datasets, one immutable snapshot a version (docs/vocabularies.md).
 
-`parse` makes a `Vocabulary` of a snapshot's bytes, and refuses what is hostile; `Vocabularies` holds many versions side
-by side, each parsed when it is first asked for. Pure: bytes come from the caller.
+`parse` makes a `Vocabulary` of a snapshot's bytes, and refuses what is hostile. Pure: bytes come from the caller.
+vocabularies/registry.py has many versions side by side, and reads them when they are first needed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from threading import Lock
 from typing import Any, Final
 
 import jsonschema_rs
@@ -442,91 +441,20 @@ def _composition(said: Mapping[str, Any]) -> Composition:
     )  # fmt: skip
 
 
-# --- many versions side by side ---
-
-
-def order_of(version: str) -> tuple[tuple[int, ...], str]:
-    """Versions in their order: by their numbers, `6.2.58.60` before `6.2.60.0` before `6.2.60.0+1`."""
-    return tuple(int(number) for number in re.findall(r"[0-9]+", version)), version
-
-
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A version of a project's vocabulary that is at hand; `read` gives its bytes."""
+class ParsedVocabularies:
+    """The vocabularies that a decision may ask for, parsed before it is taken: a rule reads no file."""
 
-    project: str
-    version: str
-    digest: str
-    read: Callable[[], bytes]
-
-
-class Vocabularies:
-    """The versions that are at hand. Shared between threads; installing one changes none that is in use."""
-
-    def __init__(self, snapshots: Sequence[Snapshot] = (), pins: Mapping[str, str] | None = None) -> None:
-        """`pins`: projects that stay with a version, whatever newer one is there."""
-        self._known: dict[tuple[str, str], Snapshot] = {}
-        self._parsed: dict[tuple[str, str], Vocabulary] = {}
-        self._newest: dict[str, str] = {}
-        self._pins = dict(pins or {})
-        self._lock = Lock()
-        for snapshot in snapshots:
-            self.install(snapshot)
-
-    def install(self, snapshot: Snapshot) -> None:
-        """Adds a version. VocabularyBroken where it is known with other content: versions never change."""
-        key = snapshot.project, snapshot.version
-        with self._lock:
-            known = self._known.get(key)
-            if known is not None:
-                if known.digest != snapshot.digest:
-                    raise VocabularyBroken(
-                        f"{snapshot.project} {snapshot.version} is here with other content; a version never changes"
-                    )
-                return
-            self._known[key] = snapshot
-            newest = self._newest.get(snapshot.project)
-            if newest is None or order_of(snapshot.version) > order_of(newest):
-                self._newest[snapshot.project] = snapshot.version
+    versions: Mapping[tuple[str, str], Vocabulary] = field(default_factory=dict)  # by project and version
+    newest: Mapping[str, Vocabulary] = field(default_factory=dict)  # by project: those that judge now
 
     def current(self, project: str) -> Vocabulary | None:
-        """The version that is judged with: the pinned one, else the newest. None where there is no such project."""
-        version = self._pins.get(project) or self._newest.get(project)
-        return self.at(project, version) if version is not None else None
+        """Return the version that judges now; None for a collection without a vocabulary."""
+        return self.newest.get(project)
 
     def at(self, project: str, version: str) -> Vocabulary:
-        """One version. UnknownVersion where it is not here, VocabularyBroken where its bytes are not what they were."""
-        key = project, version
-        parsed = self._parsed.get(key)
-        if parsed is not None:
-            return parsed
-        snapshot = self._known.get(key)
-        if snapshot is None:
-            here = ", ".join(known.version for known in self.of(project)) or "none"
-            raise UnknownVersion(f"{project} has no vocabulary {version!r} here; there is: {here}")
-        vocabulary = parse(snapshot.read())
-        if (vocabulary.project, vocabulary.version, vocabulary.digest) != (*key, snapshot.digest):
-            raise VocabularyBroken(f"the snapshot {project} {version} is not what it was: its digest differs")
-        with self._lock:
-            return self._parsed.setdefault(key, vocabulary)
-
-    def find(self, project: str, version: str) -> Snapshot | None:
-        return self._known.get((project, version))
-
-    def of(self, project: str) -> list[Snapshot]:
-        """A project's versions, the oldest first."""
-        return sorted(
-            (s for s in list(self._known.values()) if s.project == project), key=lambda s: order_of(s.version)
-        )
-
-    def projects(self) -> list[str]:
-        return sorted(self._newest)
-
-    def __iter__(self) -> Iterator[Snapshot]:
-        return (snapshot for project in self.projects() for snapshot in self.of(project))
-
-
-def snapshot_of(raw: bytes) -> Snapshot:
-    """Bytes in memory as a snapshot, checked. VocabularyBroken where they are none."""
-    vocabulary = parse(raw)
-    return Snapshot(vocabulary.project, vocabulary.version, vocabulary.digest, lambda: raw)
+        """Return one version. UnknownVersion where it is not among these."""
+        vocabulary = self.versions.get((project, version))
+        if vocabulary is None:
+            raise UnknownVersion(f"the vocabulary {project} {version!r} was not loaded for this decision")
+        return vocabulary

@@ -20,7 +20,7 @@ import structlog
 
 from fedstac.domain import groups
 from fedstac.domain.groups import ANY, PolicyBroken, Right, Shares
-from fedstac.domain.policy import BUILTIN, INSTITUTION_ROLE, NODE_ROLE, Action, By, Grant, Home, Policy, Who
+from fedstac.domain.policy import BUILTIN, INSTITUTION_ROLE, NODE_ROLE, Action, By, Home, Policy, PolicyRule, Who
 
 T = TypeVar("T")
 MAX_BYTES, DEEPEST, LONGEST = 256 << 10, 8, 512
@@ -111,7 +111,7 @@ class _Reader:
         promoting = self._names(members.get("promote_previous"), "promote_previous")
         return Policy((*(BUILTIN if builtin else ()), *grants), tuple(homes), shares, here, promoting)
 
-    def _grant(self, node: _Node, path: str) -> Grant:
+    def _grant(self, node: _Node, path: str) -> PolicyRule:
         members = self._members(node, path, ("name", "who", "may", "projects", "institutions", "nodes"), ())
         name = self._text(members.get("name"), f"{path}.name")
         if name.startswith("builtin:"):
@@ -120,7 +120,7 @@ class _Reader:
         if "who" in members and not who:
             self._fault(members["who"], f"{path}.who", "names nobody")
         scopes = [self._names(members.get(each), f"{path}.{each}") for each in ("projects", "institutions", "nodes")]
-        return Grant(name, tuple(who), self._actions(members.get("may"), f"{path}.may"), *scopes)
+        return PolicyRule(name, tuple(who), self._actions(members.get("may"), f"{path}.may"), *scopes)
 
     def _actions(self, node: _Node | None, path: str) -> frozenset[Action]:
         named = self._names(node, path)
@@ -257,7 +257,7 @@ class Policies:
         self._stamp = stamp
         try:
             self._policy, self.error = self._load(), None
-            log.info("policy read", path=self._path or self._globus, grants=len(self._policy.grants))
+            log.info("policy read", path=self._path or self._globus, grants=len(self._policy.rules))
         except PolicyBroken as error:
             self.error = str(error)
             log.error("the policy cannot be used; the last good one stays", reason=self.error)

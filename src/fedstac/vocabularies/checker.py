@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema_rs
 
 from fedstac import settings as environment
 from fedstac.domain.validation import Checker
-from fedstac.domain.vocabulary import Snapshot, Vocabularies, VocabularyBroken
+from fedstac.domain.vocabulary import VocabularyBroken
 from fedstac.vocabularies import extensions
+from fedstac.vocabularies.registry import Snapshot, Vocabularies
 
 COLLECTION_SCHEMA = "https://schemas.stacspec.org/v1.1.0/collection-spec/json-schema/collection.json"
 
 
-def open_checker(folder: Path | None = None, *, pins: Mapping[str, str] | None = None) -> Checker:
-    """The rules, with the snapshots of cv/ (read when they are first asked for)."""
+@dataclass(frozen=True, slots=True)
+class VocabularyChecker(Checker):
+    """The rules, and beside them the vocabularies at hand: whoever judges picks one and hands it to the rules."""
+
+    vocabularies: Vocabularies
+
+
+def open_checker(folder: Path | None = None, *, pins: Mapping[str, str] | None = None) -> VocabularyChecker:
+    """Return the rules, with the snapshots of cv/ (read when they are first needed)."""
     core, _ = stac_schemas()
     item = extensions.item_validator(environment.folder("extensions"))
-    return Checker(core, item, Vocabularies(shipped(folder or environment.folder("cv")), pins))
+    return VocabularyChecker(core, item, Vocabularies(shipped(folder or environment.folder("cv")), pins))
 
 
 def shipped(folder: Path) -> list[Snapshot]:

@@ -20,9 +20,10 @@ import orjson
 
 from fedstac.domain import strict_json, vocabulary
 from fedstac.domain.errors import MalformedJson
-from fedstac.domain.vocabulary import FORMAT, MOST_TERMS, NAME, VocabularyBroken, order_of
+from fedstac.domain.vocabulary import FORMAT, MOST_TERMS, NAME, VocabularyBroken
 from fedstac.vocabularies import compare
 from fedstac.vocabularies.facts import Collection, Facts, check_pattern, check_term, some
+from fedstac.vocabularies.registry import order_of
 from fedstac.vocabularies.sources import VocabularyRefused
 
 MEMBERS: Final = (

@@ -11,8 +11,9 @@ import structlog
 from fedstac.db import vocabularies as kept
 from fedstac.db.connections import Connection
 from fedstac.db.pools import Pool
-from fedstac.db.vocabularies import Key
-from fedstac.domain.vocabulary import Snapshot, Vocabularies, VocabularyBroken, snapshot_of
+from fedstac.db.vocabularies import SnapshotKey
+from fedstac.domain.vocabulary import VocabularyBroken
+from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
 
 log = structlog.get_logger()
 
@@ -23,12 +24,12 @@ class Shelf:
     def __init__(self, vocabularies: Vocabularies, node: str) -> None:
         self.vocabularies = vocabularies
         self._node = node
-        self._unusable: set[Key] = set()
+        self._unusable: set[SnapshotKey] = set()
         self._staying: set[tuple[str, str]] = set()
 
     async def look(self, conn: Connection) -> None:
         """Takes up what was kept since the last look; what cannot be used is told once."""
-        known = {Key(one.project, one.version, one.digest) for one in self.vocabularies}
+        known = {SnapshotKey(one.project, one.version, one.digest) for one in self.vocabularies}
         for key, raw in await kept.beyond(conn, known | self._unusable):
             about = {"project": key.project, "version": key.version, "digest": key.digest}
             try:
@@ -58,8 +59,8 @@ class Shelf:
         self._staying.add((project, version))
 
 
-def _stored(key: Key, raw: bytes) -> Snapshot:
+def _stored(key: SnapshotKey, raw: bytes) -> Snapshot:
     snapshot = snapshot_of(raw)
-    if Key(snapshot.project, snapshot.version, snapshot.digest) != key:
+    if SnapshotKey(snapshot.project, snapshot.version, snapshot.digest) != key:
         raise VocabularyBroken(f"the content is that of {snapshot.project} {snapshot.version} ({snapshot.digest})")
     return snapshot

@@ -23,7 +23,7 @@ from fedstac.domain import events
 from fedstac.domain.errors import BadRequest, Finding, errors_in
 from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.validation import is_fixed
-from fedstac.domain.vocabulary import Snapshot, Vocabularies, Vocabulary, VocabularyBroken, snapshot_of
+from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
 from fedstac.messaging.sources.http import (
     BehindRetention,
     HttpFeed,
@@ -37,6 +37,7 @@ from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause, unless
 from fedstac.settings import Settings
+from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
 
 PAGE = 500
 TOLD_AT_ONCE = 1000  # exceptions; the source takes 2 000

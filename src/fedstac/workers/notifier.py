@@ -21,7 +21,7 @@ from fedstac.db import notifications
 from fedstac.db.connections import Connection, blames_nobody
 from fedstac.db.notifications import OPERATORS, Notification
 from fedstac.domain import destinations, notices
-from fedstac.domain.destinations import Kind
+from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.notices import Message, Sender
 from fedstac.messaging import mail
@@ -49,7 +49,7 @@ def check(settings: Settings) -> None:
             address = destinations.parse(text, private=True)
         except BadRequest as error:
             raise Misconfigured(f"FEDSTAC_ALERTS: {error.detail}") from None
-        if address.kind is Kind.MAIL and server is None:
+        if address.kind is Channel.MAIL and server is None:
             raise Misconfigured(f"FEDSTAC_ALERTS names {text}, and there is no FEDSTAC_SMTP to send mail with")
 
 
@@ -164,7 +164,7 @@ class Notifier:
 
     async def _send(self, told: Notification, address: destinations.Address, message: Message) -> None:
         seconds = min(SECONDS_EACH, self.settings.lease_seconds * 0.6)  # over before anybody else begins
-        if address.kind is Kind.MAIL:
+        if address.kind is Channel.MAIL:
             if self._server is None:
                 raise Undelivered("FEDSTAC_SMTP is not set")
             sender = mail_from(self.settings)
@@ -174,7 +174,7 @@ class Notifier:
             )  # fmt: skip
             await mail.send(self._server, composed, sender=sender, to=address.target, seconds=seconds)
             return
-        body = message.as_slack() if address.kind is Kind.SLACK else message.as_json(told.taken)
+        body = message.as_slack() if address.kind is Channel.SLACK else message.as_json(told.taken)
         hooks = self._operators_hooks if told.owner == OPERATORS else self._hooks
         await hooks.send(address.target, id=str(told.id), secret=told.secret, body=orjson.dumps(body), seconds=seconds)
 
@@ -190,7 +190,7 @@ class Notifier:
                 case "request":
                     settled = await notifications.settled(conn, [UUID(each) for each in told.about])
                     ids = [UUID(each.id) for each in settled]
-                    refused = await notifications.refused(conn, ids, notices.SHOWN)
+                    refused = await notifications.refused_items(conn, ids, notices.SHOWN)
                     return notices.of_requests(self.sender, settled, refused) if settled else None
                 case "dataset":
                     positions = [int(each) for each in told.about]

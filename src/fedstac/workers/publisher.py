@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
-import orjson
 import structlog
 
 from fedstac import publication
@@ -24,15 +23,13 @@ from fedstac.db.connections import (
     cause_of,
     was_ended_in_order,
 )
-from fedstac.domain import documents
-from fedstac.domain.actions import Command, command_of
-from fedstac.domain.actions.publish import Publish
-from fedstac.domain.actions.target import Target
+from fedstac.domain.actions import command_of
+from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.errors import Finding, InternalError, StacInvalid
 from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
-from fedstac.domain.vocabulary import DatasetName, UnknownVersion, Vocabulary, name_of
+from fedstac.domain.vocabulary import UnknownVersion, name_of
 from fedstac.publication import ClaimLost, Work
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
@@ -165,7 +162,7 @@ class Shift:
             # A worker that dies whatever it does must not blame the item: it lives a while, and does nothing the same
             # way, before the attempt counts.
             await pause(self.node.stopping, _rest_seconds(item.attempts))
-            await publication.rehearse(self.conn, self.node.world(), [])
+            await publication.rehearse(self.conn, self.node.site, [])
         attempts = await queue.begin_attempt(self.conn, self.claim, item.id)
         if attempts is None:
             return True  # it is final, or the claim is lost, which the next batch finds out
@@ -188,7 +185,7 @@ class Shift:
         return True
 
     async def _perform(self, batch: Sequence[queue.Waiting]) -> bool:
-        items = await queue.queued(self.conn, [item.id for item in batch])
+        items = await queue.read(self.conn, [item.id for item in batch])
         if items:
             await _perform(self.node, self.conn, items, self.claim)
             self.done += len(items)
@@ -256,7 +253,7 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
                 raise ClaimLost
             await queue.finish(conn, misnamed)
             await audit.append(conn, [_audited(_origin(item), by_id[item.id]) for item in items if item.id in by_id])
-    receipts = await publication.perform(conn, node.world(), work, claim=claim)
+    receipts = await publication.perform(conn, node.site, work, claim=claim)
     node.committed.wake()
     node.settled.wake()
     log.info(
@@ -293,30 +290,22 @@ async def _work(
             refused = queue.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
             misnamed.append(refused)
             continue
-        command = _command(item, name, vocabulary, submitters[item.request])
+        queued = QueuedAction(
+            item.collection, item.dataset, name, submitters[item.request], item.document, prepared=item.prepared,
+            vocabulary=vocabulary, only_new=item.only_new,
+        )  # fmt: skip
+        command = command_of(item.action, queued)
         work.append(Work(command, item.submitter, item.action, item=item.id, request=item.request))
     return work, misnamed
-
-
-def _command(item: queue.QueuedItem, name: DatasetName, vocabulary: Vocabulary | None, principal: Principal) -> Command:
-    if item.action != "publish":
-        target = Target(item.collection, item.dataset, name.lineage)
-        return command_of(item.action, target, principal, orjson.loads(item.document), item.cv_version)
-    draft, held = (
-        documents.unpacked(item.document, item.prepared, item.collection, item.dataset, name)
-        if item.prepared
-        else (documents.prepare(orjson.loads(item.document), name, vocabulary), ())
-    )
-    return Publish(draft, principal, cv_version=item.cv_version, held=held, only_new=item.only_new)
 
 
 def _origin(item: queue.QueuedItem) -> queue.Origin:
     return queue.Origin(item.request, item.collection, item.dataset, item.action, item.submitter)
 
 
-def _audited(item: queue.Origin, result: queue.Result) -> audit.Entry:
+def _audited(item: queue.Origin, result: queue.Result) -> audit.NewRow:
     """The row of an item that never came to a decision."""
-    return audit.Entry(
+    return audit.NewRow(
         actor=item.submitter, action=item.action, collection=item.collection, dataset=item.dataset,
         request=item.request, outcome=result.outcome, before=None, after=None, rule=result.problem,
     )  # fmt: skip

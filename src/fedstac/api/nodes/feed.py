@@ -114,7 +114,7 @@ async def get_snapshot(request: Request) -> Response:
         cursor, after = _read_page(page) if page else (await feed.head(conn), None)
         entries = [] if after else await _collections(conn, node.settings.node, cursor.epoch)
         held = await feed.snapshot_page(conn, node.settings.node, after or ("", ""), limit)
-    entries += [events.current(record, cursor.epoch, node.checker.vocabularies) for record in held]
+    entries += [events.current(record, cursor.epoch, node.checker.vocabularies.digest_of) for record in held]
     following = _write_page(cursor, held[-1].collection, held[-1].id) if held else None
     envelope = {"origin": node.settings.node, "cursor": str(cursor), "next": following}
     text = f'{orjson.dumps(envelope).decode()[:-1]},"entries":[{",".join(entries)}]}}'

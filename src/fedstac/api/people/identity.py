@@ -21,7 +21,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain import policy
 from fedstac.domain.errors import InvalidToken, Unauthenticated
 from fedstac.domain.model import rfc3339
-from fedstac.domain.policy import ADMIN, Grant, Principal
+from fedstac.domain.policy import ADMIN, PolicyRule, Principal
 from fedstac.identity import oidc
 from fedstac.identity.oidc import Issuer, Providers
 from fedstac.settings import Settings
@@ -156,7 +156,7 @@ async def get_me(request: Request) -> Response:
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
-def _right(grant: Grant) -> dict[str, Any]:
+def _right(grant: PolicyRule) -> dict[str, Any]:
     """A rule that says something of the caller; for what of it, what they hold may say more closely."""
     return {"rule": grant.name, "actions": sorted(grant.actions), "projects": sorted(grant.projects),
             "institutions": sorted(grant.institutions), "nodes": sorted(grant.nodes)}  # fmt: skip

@@ -16,7 +16,7 @@ from fedstac.db import notifications
 from fedstac.db.connections import Connection
 from fedstac.db.notifications import OPERATORS, Destination
 from fedstac.domain import destinations, strict_json
-from fedstac.domain.destinations import TOPICS, Address, Kind
+from fedstac.domain.destinations import TOPICS, Address, Channel
 from fedstac.domain.errors import BadRequest, NotFound, TooManyRequests
 from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import Principal
@@ -71,7 +71,7 @@ async def _named(conn: Connection, settings: Settings, principal: Principal, tex
 
 def _address(settings: Settings, text: str) -> Address:
     address = destinations.parse(text, private=settings.notify_private)
-    if address.kind is Kind.MAIL and not settings.smtp:
+    if address.kind is Channel.MAIL and not settings.smtp:
         raise BadRequest("this node sends no mail; name a webhook instead: https://… or slack+https://…")
     return address
 
@@ -79,7 +79,7 @@ def _address(settings: Settings, text: str) -> Address:
 def _needs_no_confirmation(settings: Settings, principal: Principal, address: Address) -> bool:
     """Hosts that the operator allows, and the mailbox that the caller's identity provider vouches for."""
     own = principal.identity.email if principal.identity else None
-    is_own = address.kind is Kind.MAIL and own is not None and own.lower() == address.target.lower()
+    is_own = address.kind is Channel.MAIL and own is not None and own.lower() == address.target.lower()
     return is_own or destinations.allows(settings.notify_hosts, address.host)
 
 
@@ -205,6 +205,6 @@ def _document(found: Destination, *, secret: bool) -> dict[str, Any]:
         "created": rfc3339(found.created),
         "owner": "operators" if found.owner == OPERATORS else found.owner,
     }
-    if secret and found.confirmed and address.kind is not Kind.MAIL:
+    if secret and found.confirmed and address.kind is not Channel.MAIL:
         body["secret"] = destinations.shown_secret(found.secret)
     return body

@@ -195,7 +195,7 @@ async def _note(
 ) -> None:
     """One row in the audit log and one line in the log."""
     subject = f"group/{group.name}" + (f"/{whom}" if whom else "")
-    await audit.append(conn, [audit.Entry(
+    await audit.append(conn, [audit.NewRow(
         actor=principal.name, action=action, collection=group.project, dataset=subject, request=None, outcome="done",
         before=None, after=None, correlation=request.state.request_id,
     )])  # fmt: skip

@@ -14,7 +14,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain import queryables
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.queryables import Schemas
-from fedstac.domain.rules import nearest
+from fedstac.domain.wording import nearest
 
 FRESH_SECONDS = 5.0  # how long a sample of a collection's datasets, and the list of collections, count
 MOST_SAMPLED = 20  # collections that one search looks at

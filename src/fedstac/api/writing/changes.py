@@ -20,9 +20,9 @@ from fedstac.api.writing import idempotency, intake, items
 from fedstac.bootstrap import Node
 from fedstac.db import queue, requests, search
 from fedstac.domain import patching, retraction, strict_json
-from fedstac.domain.actions import NEEDED, command_of
-from fedstac.domain.actions.amend import replica_edit
-from fedstac.domain.actions.target import Target, may_one_of
+from fedstac.domain.actions import ACTIONS
+from fedstac.domain.actions.target import QueuedAction, may_one_of
+from fedstac.domain.alternates import replica_edit
 from fedstac.domain.errors import (
     BadRequest,
     Finding,
@@ -128,7 +128,7 @@ async def _change(request: Request, action: str, body: Mapping[str, Any]) -> Res
 async def accept(
     request: Request, dataset: tuple[str, str], action: str, body: Mapping[str, Any], retry_of: UUID | None = None
 ) -> Response:
-    """Accepts a change of one dataset (collection, id), in the words of `command_of`.
+    """Accepts a change of one dataset (collection, id), in the form that the table of actions reads.
 
     What it comes to by now decides whether it is refused at once; the worker decides for good. What changes nothing is
     answered at once too, and leaves no request behind.
@@ -146,17 +146,18 @@ async def accept(
     if (before := await idempotency.known(node, key)) is not None:
         return await items.respond_again(request, node, before)
     version = vocabulary.version if vocabulary else None
-    command = command_of(action, Target(collection, item_id, name.lineage), principal, body, version)
-    world = node.world()
+    text = orjson.dumps(body).decode()
+    queued = QueuedAction(collection, item_id, name, principal, text, body, vocabulary=vocabulary)
+    command, site = ACTIONS[action].read(queued), node.site
     threads: Threads = request.app.state.threads
     async with node.pool.acquire() as conn:
         waits = await queue.is_waiting(conn, name.lineage)
         try:
-            decision = await publication.preview(conn, world, command, run=threads.run)
+            decision = await publication.preview(conn, site, command, run=threads.run)
         except MissingPermission:
             raise
         except Problem:
-            if not waits or not may_one_of(command.target, principal, NEEDED[action], world):
+            if not waits or not may_one_of(command.target, principal, ACTIONS[action].rights, site.world([command])):
                 raise
             decision = None  # what is under way may change it
     if preconditions.wants_new(request):
@@ -171,7 +172,7 @@ async def accept(
         id=uuid4(), collection=collection, action=action, submitter=principal.name,
         roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
         correlation=request.state.request_id, cv_version=version,
-        items=[requests.NewItem(name.lineage, item_id, orjson.dumps(body).decode())], key=key,
+        items=[requests.NewItem(name.lineage, item_id, text)], key=key,
         identity=identity.packed(principal), retry_of=retry_of,
     )  # fmt: skip
     return await items.store(request, node, accepted, single=True)

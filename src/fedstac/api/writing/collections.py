@@ -11,19 +11,19 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedstac import publication
 from fedstac.api.http import links, preconditions
 from fedstac.api.people import identity
 from fedstac.api.writing import intake
 from fedstac.bootstrap import Node
 from fedstac.db import collections
-from fedstac.db.collections import Page, Stored
+from fedstac.db.collections import CollectionPage, Stored
 from fedstac.db.connections import Connection
 from fedstac.domain import patching
 from fedstac.domain.collections import WARNINGS
 from fedstac.domain.errors import BadRequest, CollectionDoesNotExist
 from fedstac.domain.identifiers import COLLECTION_ID
 from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.publication import CollectionWriter, WrittenCollection
 
 MOST: Final = 10_000  # of one page, and without `limit`; the bytes of a page have a bound too
 LIMIT: Final = re.compile(r"0*([1-9][0-9]{0,8})[0-9]*")  # as many digits as are more than any page has
@@ -60,7 +60,7 @@ def _place(request: Request) -> tuple[int, str | None, str | None]:
     return min(int(limit[1]), MOST), name if is_next else None, None if is_next else name
 
 
-def _links(request: Request, page: Page) -> list[dict[str, Any]]:
+def _links(request: Request, page: CollectionPage) -> list[dict[str, Any]]:
     base = request.app.state.base_url
     asked = {name: request.query_params[name] for name in ("limit", "token") if name in request.query_params}
     page_links = [_link("self", base, asked), {"rel": "root", "type": links.JSON, "href": base + "/"}]
@@ -105,9 +105,7 @@ async def post_collection(request: Request) -> Response:
     document = await intake.json_of(request)
     _permit(node, principal, str(document.get("id")) if isinstance(document, dict) else "")
     async with node.pool.acquire() as conn:
-        written = await publication.put_collection(
-            conn, node.world(), principal.name, document, schema=node.collection_schema, named=None
-        )
+        written = await _writer(node, conn, principal).create(document)
     return _answer(request, written, 201)
 
 
@@ -116,10 +114,7 @@ async def put_collection(request: Request) -> Response:
     node, principal, name = await _permitted(request)
     document = intake.addressed(await intake.json_of(request), id=name)
     async with node.pool.acquire() as conn:
-        written = await publication.put_collection(
-            conn, node.world(), principal.name, document, schema=node.collection_schema, named=name,
-            expected=preconditions.expected(request),
-        )  # fmt: skip
+        written = await _writer(node, conn, principal).replace(name, document, expected=preconditions.expected(request))
     return _answer(request, written, 200)
 
 
@@ -128,19 +123,15 @@ async def patch_collection(request: Request) -> Response:
     node, principal, name = await _permitted(request)
     edit = patching.read(await intake.json_of(request), request.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
-        written = await publication.patch_collection(
-            conn, node.world(), principal.name, edit, schema=node.collection_schema, named=name,
-            expected=preconditions.expected(request),
-        )  # fmt: skip
+        written = await _writer(node, conn, principal).patch(name, edit, expected=preconditions.expected(request))
     return _answer(request, written, 200)
 
 
 async def delete_collection(request: Request) -> Response:
     """DELETE /collections/{collection_id}: an empty one."""
     node, principal, name = await _permitted(request)
-    expected = preconditions.expected(request)
     async with node.pool.acquire() as conn:
-        await publication.delete_collection(conn, node.world(), principal.name, name, expected=expected)
+        await _writer(node, conn, principal).delete(name, expected=preconditions.expected(request))
     node.committed.wake()
     return Response(status_code=204)
 
@@ -153,13 +144,17 @@ async def _permitted(request: Request) -> tuple[Node, Principal, str]:
     return node, principal, name
 
 
+def _writer(node: Node, conn: Connection, principal: Principal) -> CollectionWriter:
+    return CollectionWriter(conn, node.settings.node, principal.name, node.collection_schema)
+
+
 def _permit(node: Node, principal: Principal, collection: str) -> None:
     """MissingPermission for whoever may not manage the collection."""
     touched = Touched(f"the collection {collection[:128]}", collection, None)
     node.policy.require(principal, Action.COLLECTIONS, touched)
 
 
-def _answer(request: Request, written: publication.WrittenCollection, status: int) -> Response:
+def _answer(request: Request, written: WrittenCollection, status: int) -> Response:
     """Return the answer to a write: the collection as it is served, with the warnings about what was sent."""
     request.app.state.node.committed.wake()
     base, stored = request.app.state.base_url, written.stored

@@ -79,7 +79,7 @@ class Checked:
     text: str | None = None  # of what was refused
 
     @property
-    def held(self) -> tuple[Finding, ...]:
+    def errors(self) -> tuple[Finding, ...]:
         """Errors of a draft: they refuse it, unless the dataset is stored already and has them too."""
         return errors_in(self.findings)
 
@@ -197,8 +197,8 @@ def _shortened(entry: Checked) -> Checked:
     """An item of a batch in which too much was found already."""
     if entry.problem is not None:
         entry.problem.findings = entry.problem.findings[:FEW]
-    elif entry.draft is not None and entry.held:
-        problem = validation.refusal_of(entry.draft.id, entry.held[:FEW])
+    elif entry.draft is not None and entry.errors:
+        problem = validation.refusal_of(entry.draft.id, entry.errors[:FEW])
         return replace(entry, draft=None, findings=(), problem=problem, text=entry.draft.text)
     return replace(entry, findings=entry.findings[:FEW])
 
@@ -216,7 +216,7 @@ def settle(submission: Submission, checked: Sequence[Checked], known: Collection
     """
     checked = [
         replace(entry, draft=None, problem=validation.refusal_of(entry.draft.id, entry.findings), text=entry.draft.text)
-        if entry.draft and entry.held and entry.draft.id not in known
+        if entry.draft and entry.errors and entry.draft.id not in known
         else entry
         for entry in checked
     ]

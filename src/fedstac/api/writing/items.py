@@ -189,11 +189,11 @@ async def _judge(
     refusals.submitted(request, checked)
     if not settle:
         return submission, checked, vocabulary
-    held = [entry.draft.id for entry in checked if entry.draft and entry.held]
+    held = [entry.draft.id for entry in checked if entry.draft and entry.errors]
     known: set[str] = set()
     if held:
         async with node.pool.acquire() as conn:
-            known = await records.known(conn, collection, held)
+            known = await records.stored_ids(conn, collection, held)
     return submission, intake.settle(submission, checked, known), vocabulary
 
 
@@ -210,12 +210,12 @@ async def _rehearse(request: Request, node: Node, principal: Principal, body: Bo
     _, checked, vocabulary = await _judge(request, node, principal, body, settle=False)
     version = vocabulary.version if vocabulary else None
     drafts = [entry for entry in checked if entry.draft]
-    work = [
-        publication.Work(Publish(entry.draft, principal, version, entry.held, body.only_new), principal.name, "publish")
-        for entry in drafts if entry.draft
-    ]  # fmt: skip
+    commands = [
+        Publish(entry.draft, principal, version, entry.errors, body.only_new) for entry in drafts if entry.draft
+    ]
+    work = [publication.Work(command, principal.name, "publish") for command in commands]
     async with node.pool.acquire() as conn:
-        receipts = await publication.rehearse(conn, node.world(), work)
+        receipts = await publication.rehearse(conn, node.site, work)
         overwritten = [stored for receipt in receipts if (stored := _overwritten(receipt))]
         last = await audit.last_changes(conn, overwritten) if overwritten else {}
     threads: Threads = request.app.state.threads
@@ -291,7 +291,7 @@ def _new_item(entry: intake.Checked) -> requests.NewItem:
             entry.draft.lineage,
             entry.draft.id,
             entry.draft.text,
-            documents.packed(entry.draft, entry.held),
+            documents.packed(entry.draft, entry.errors),
             findings=entry.warnings,
         )
     problem = entry.problem

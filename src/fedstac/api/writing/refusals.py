@@ -88,7 +88,7 @@ def submitted(request: Request, checked: Sequence[intake.Checked]) -> None:
     request.state.submitted = len(checked), [entry.id for entry in checked[:FEW]]
 
 
-async def _entry(request: Request, action: str, problem: Problem) -> audit.Entry:
+async def _entry(request: Request, action: str, problem: Problem) -> audit.NewRow:
     actor = NOBODY
     if not isinstance(problem, (Unauthenticated, Unavailable)):
         with suppress(Problem):
@@ -97,7 +97,7 @@ async def _entry(request: Request, action: str, problem: Problem) -> audit.Entry
     named = request.path_params.get("item_id") or (ids[0] if items == 1 and ids else "")
     if "collection_id" not in request.path_params:
         named = "/".join(request.path_params.values())  # a group and its member, a request, a destination
-    return audit.Entry(
+    return audit.NewRow(
         actor=actor, action=action, collection=_cut(request.path_params.get("collection_id", "")), dataset=_cut(named),
         request=None, outcome=Outcome.REJECTED, before=None, after=None, correlation=request.state.request_id,
         rule=problem.name, items=items, detail=_json({"datasets": ids}) if items > 1 else None,
@@ -113,14 +113,14 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def of_request(accepted: NewRequest) -> list[audit.Entry]:
+def of_request(accepted: NewRequest) -> list[audit.NewRow]:
     """One row for the items of an accepted batch that were refused at the door; none where none was."""
     refused = [item for item in accepted.items if item.problem is not None]
     if not refused:
         return []
     problems = Counter(str(item.problem) for item in refused)
     return [
-        audit.Entry(
+        audit.NewRow(
             actor=accepted.submitter, action=accepted.action, collection=accepted.collection,
             dataset=_cut(refused[0].dataset) if len(refused) == 1 else "", request=accepted.id,
             outcome=Outcome.REJECTED, before=None, after=None, correlation=accepted.correlation,
@@ -137,7 +137,7 @@ class _Caller:
 
     left: float = BURST
     at: float = field(default_factory=time.monotonic)
-    counted: dict[audit.Entry, tuple[int, list[str]]] = field(default_factory=dict)
+    counted: dict[audit.NewRow, tuple[int, list[str]]] = field(default_factory=dict)
 
     def may_write(self) -> bool:
         now = time.monotonic()
@@ -147,14 +147,14 @@ class _Caller:
         self.left -= 1
         return True
 
-    def count(self, entry: audit.Entry) -> None:
+    def count(self, entry: audit.NewRow) -> None:
         kind = replace(entry, dataset="", correlation=None, items=1, detail=None)
         if kind not in self.counted and len(self.counted) >= MOST_KINDS:
             kind = replace(kind, action="", collection="", rule=None)
         many, ids = self.counted.get(kind, (0, []))
         self.counted[kind] = many + entry.items, [*ids, *([entry.correlation] if entry.correlation else [])][:FEW]
 
-    def take_summary(self) -> list[audit.Entry]:
+    def take_summary(self) -> list[audit.NewRow]:
         taken, self.counted = self.counted, {}
         return [
             replace(kind, items=many, detail=_json({"correlations": ids})) for kind, (many, ids) in taken.items()
@@ -171,10 +171,10 @@ class Refusals:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._callers: dict[str, _Caller] = {}
-        self._waiting: list[tuple[audit.Entry, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[audit.NewRow, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
 
-    async def note(self, entry: audit.Entry) -> None:
+    async def note(self, entry: audit.NewRow) -> None:
         """Never raises for the database's sake: a refusal is answered whatever becomes of its row."""
         caller = self._caller(entry.actor)
         if len(self._waiting) >= MOST_WAITING or not caller.may_write():
@@ -201,7 +201,7 @@ class Refusals:
                     if not future.done():
                         future.set_result(None)
 
-    async def _write(self, entries: Sequence[audit.Entry]) -> None:
+    async def _write(self, entries: Sequence[audit.NewRow]) -> None:
         """One transaction for all; what the database does not take, or cannot take now, is counted."""
         try:
             async with self._node.pools.work.acquire() as conn, conn.transaction():

@@ -46,7 +46,7 @@ async def post_retry(request: Request) -> Response:
     if summary.action == "publish":
         return await _publish(request, principal, summary)
     async with node.pool.acquire() as conn:
-        [(dataset, document)] = await requests.refused(conn, summary.id)
+        [(dataset, document)] = await requests.refused_items(conn, summary.id)
     target = (summary.collection, dataset)
     return await changes.accept(request, target, summary.action, orjson.loads(document), summary.id)
 
@@ -57,7 +57,7 @@ async def _publish(request: Request, principal: Principal, summary: requests.Sum
 
     async def read() -> bytes:
         async with node.pool.acquire() as conn:
-            refused = await requests.refused(conn, summary.id)
+            refused = await requests.refused_items(conn, summary.id)
         if not refused:
             raise Conflict(f"of what was rejected of the request {summary.id} nothing was JSON; send it again, mended")
         return b"\n".join(document.encode() for _, document in refused)

@@ -1,50 +1,26 @@
-"""The actions: what a request does to datasets. One module per family; each a frozen value with a pure `decide`."""
+"""The table of actions: what a request does to datasets. One module per family; sibling modules do not know each other.
+
+Adding an action: a class in a module here, a row in ACTIONS, its event in domain/events.py if it has a new one, and a
+route that asks for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
 
-from fedstac.domain import patching
 from fedstac.domain.actions.amend import Amend
-from fedstac.domain.actions.flags import Mark, Reinstate, Retract, Unmark
+from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.publish import Publish
-from fedstac.domain.actions.target import Target
+from fedstac.domain.actions.retract import Reinstate, Retract
+from fedstac.domain.actions.target import QueuedAction, Target
 from fedstac.domain.model import Decision, Lineage, World
 from fedstac.domain.policy import AMENDING, Action, Principal
 
-# The rights of which one at least is needed to ask for a change at all; what it comes to may need others.
-NEEDED: Mapping[str, tuple[Action, ...]] = {
-    "amend": AMENDING, "retract": (Action.RETRACT,), "reinstate": (Action.REINSTATE,), "mark": (Action.MARK,),
-    "unmark": (Action.UNMARK,),
-}  # fmt: skip
-ACTIONS = {
-    "publish": Publish, "amend": Amend, "retract": Retract, "reinstate": Reinstate, "mark": Mark, "unmark": Unmark,
-}  # fmt: skip
-
-
-def command_of(
-    action: str, target: Target, principal: Principal, body: Mapping[str, Any], cv_version: str | None
-) -> Command:
-    """The command that was accepted as `action` with this body; never a publish."""
-    expected = tuple(body["expected"]) if body.get("expected") is not None else None
-    match action:
-        case "retract":
-            return Retract(target, principal, body["retraction"], expected)
-        case "reinstate":
-            return Reinstate(target, principal, expected)
-        case "mark":
-            return Mark(target, principal, body.get("reason"), expected)
-        case "unmark":
-            return Unmark(target, principal, expected)
-        case "amend":
-            edit = patching.from_json(body["edit"])
-            return Amend(target, principal, edit, cv_version, body.get("override"), expected, body.get("node"))
-    raise LookupError(f"there is no action {action!r}")
-
 
 class Command(Protocol):
-    """One action on one dataset."""
+    """One action on one dataset: a frozen value whose decision is a pure function."""
 
     @property
     def target(self) -> Target: ...
@@ -53,3 +29,30 @@ class Command(Protocol):
     def principal(self) -> Principal: ...
 
     def decide(self, lineage: Lineage, world: World) -> Decision: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ActionType:
+    """A row of the table: the commands' class, its parser from the stored body, and the rights to ask for it.
+
+    A caller needs at least one of `rights` to ask at all. What a change comes to may need others.
+    """
+
+    command: type[Command]
+    read: Callable[[QueuedAction], Command]
+    rights: tuple[Action, ...]
+
+
+ACTIONS: Final[Mapping[str, ActionType]] = {
+    "publish": ActionType(Publish, Publish.read, (Action.PUBLISH,)),
+    "amend": ActionType(Amend, Amend.read, AMENDING),
+    "retract": ActionType(Retract, Retract.read, (Action.RETRACT,)),
+    "reinstate": ActionType(Reinstate, Reinstate.read, (Action.REINSTATE,)),
+    "mark": ActionType(Mark, Mark.read, (Action.MARK,)),
+    "unmark": ActionType(Unmark, Unmark.read, (Action.UNMARK,)),
+}
+
+
+def command_of(action: str, item: QueuedAction) -> Command:
+    """Return the command that was accepted as `action`. LookupError for a name that is not in the table."""
+    return ACTIONS[action].read(item)

@@ -8,16 +8,9 @@ from typing import Any
 
 import orjson
 
-from fedstac.domain import crosschecks, events, policy, validation, versions
-from fedstac.domain.actions.amend import (
-    Difference,
-    completed,
-    difference_between,
-    excused,
-    with_alternates,
-    without_alternates,
-)
-from fedstac.domain.actions.target import Target, may_see_marked
+from fedstac.domain import alternates, crosschecks, documents, events, policy, validation, versions
+from fedstac.domain.actions.target import QueuedAction, Target, may_see_marked
+from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
 
@@ -31,37 +24,48 @@ class Publish:
     draft: Draft
     principal: policy.Principal
     cv_version: str | None = None  # fixed when the request was accepted
-    held: tuple[Finding, ...] = ()  # errors by that version, which the stored document may excuse
+    errors: tuple[Finding, ...] = ()  # by that version, which the stored document may excuse
     only_new: bool = False  # If-None-Match: *
+
+    @classmethod
+    def read(cls, action: QueuedAction) -> Publish:
+        """Read a document. It was judged before the 202; `prepared` is what was computed then."""
+        if action.prepared:
+            draft, errors = documents.unpacked(
+                action.text, action.prepared, action.collection, action.dataset, action.name
+            )
+        else:
+            draft, errors = documents.prepare(action.body, action.name, action.vocabulary), ()
+        return cls(draft, action.principal, action.cv_version, errors, action.only_new)
 
     @property
     def target(self) -> Target:
         return Target(self.draft.collection, self.draft.id, self.draft.lineage)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        """Demotes the latest before it promotes a newer version; raises a Problem where it is refused."""
+        """Demote the latest before a newer version is promoted. A Problem is raised where the command is refused."""
         touched = policy.Touched(
             self.draft.id, self.draft.collection, self.draft.institution, frozenset(self.draft.nodes)
         )
         world.policy.require(self.principal, policy.Action.PUBLISH, touched)
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
-        stored = lineage.records.get(self.draft.id)
-        if stored is not None and self.only_new:
-            raise PreconditionFailed(f"{stored.id} is there already; send it without If-None-Match to change it")
-        if stored is not None:
-            return self._again(stored, lineage, world)
-        if self.held:
-            raise validation.refusal_of(self.draft.id, self.held)
+        record = lineage.records.get(self.draft.id)
+        if record is not None and self.only_new:
+            raise PreconditionFailed(f"{record.id} is there already; send it without If-None-Match to change it")
+        if record is not None:
+            return self._again(record, lineage, world)
+        if self.errors:
+            raise validation.refusal_of(self.draft.id, self.errors)
         return self._first(lineage, world)
 
     def _first(self, lineage: Lineage, world: World) -> Decision:
-        """A version that was not here before."""
+        """Decide on a version that was not here before."""
         if ALTERNATE in self.draft.text:
             written = orjson.loads(self.draft.text)
-            bare = without_alternates(written)
-            merged = completed(bare, written)
-            self._permit(difference_between(bare, merged), world)
+            bare = alternates.without_alternates(written)
+            merged = alternates.completed(bare, written)
+            self._permit(effect_of(bare, merged), world)
             if merged != written:
                 return self._with(merged, world)._first(lineage, world)
         others = any(record.version is not None for record in lineage.records.values())
@@ -71,7 +75,7 @@ class Publish:
         return Decision(outcome, versions.changes(published, lineage, world), self._beside(lineage.latest, world))
 
     def _beside(self, latest: Record | None, world: World) -> tuple[Finding, ...]:
-        """Warnings about this version beside the one that was the latest before."""
+        """Return warnings about this version beside the one that was the latest before."""
         vocabulary = world.vocabulary(self.draft.collection, self.cv_version)
         if latest is None or latest.document is None or not crosschecks.is_on(crosschecks.COVERAGE, vocabulary):
             return ()
@@ -80,56 +84,56 @@ class Publish:
         finding = crosschecks.coverage(this, that) if this and that else None
         return (finding,) if finding else ()
 
-    def _again(self, stored: Record, lineage: Lineage, world: World) -> Decision:
-        """The same version: identical, other metadata, or other files, which a version never gets."""
-        if stored.state is not State.PUBLISHED:
-            tells = stored.state is State.RETRACTED or may_see_marked(self.target, self.principal, world)
-            what = f"{stored.id} is {stored.state}" if tells else f"the id {stored.id} was used before"
+    def _again(self, record: Record, lineage: Lineage, world: World) -> Decision:
+        """Decide on a version that is here: it is identical, has other metadata, or other files, which are refused."""
+        if record.state is not State.PUBLISHED:
+            tells = record.state is State.RETRACTED or may_see_marked(self.target, self.principal, world)
+            what = f"{record.id} is {record.state}" if tells else f"the id {record.id} was used before"
             raise Conflict(f"{what}; publish a new version instead")
-        if stored.document_digest == self.draft.document_digest:
+        if record.document_digest == self.draft.document_digest:
             return Decision(Outcome.IDENTICAL)
-        known, written = orjson.loads(stored.document or "{}"), orjson.loads(self.draft.text)
-        merged = completed(known, with_alternates(known, written))
-        difference = difference_between(known, merged)
-        if not difference.actions:
+        before, written = orjson.loads(record.document or "{}"), orjson.loads(self.draft.text)
+        merged = alternates.completed(before, alternates.with_alternates(before, written))
+        effect = effect_of(before, merged)
+        if not effect.actions:
             return Decision(Outcome.IDENTICAL)
-        if stored.version is None:
-            raise ItemAlreadyExists(f"{stored.id} exists with other content; change it with PUT or PATCH")
-        if policy.Action.REPLACE in difference.actions:
+        if record.version is None:
+            raise ItemAlreadyExists(f"{record.id} exists with other content; change it with PUT or PATCH")
+        if policy.Action.REPLACE in effect.actions:
             raise ItemAlreadyExists(
-                f"{stored.id} exists with other files; files never change under a version: publish a new version"
+                f"{record.id} exists with other files; files never change under a version: publish a new version"
             )
-        self._permit(difference, world)
-        return (self if merged == written else self._with(merged, world))._updated(stored, lineage, world)
+        self._permit(effect, world)
+        return (self if merged == written else self._with(merged, world))._updated(record, lineage, world)
 
-    def _permit(self, difference: Difference, world: World) -> None:
-        """What publishing changes beside: each by its own permission, and of replicas only the own node's."""
-        for action in sorted(difference.actions):
-            nodes = difference.touched_by(action)
+    def _permit(self, effect: Effect, world: World) -> None:
+        """Require the permission for each action that publishing brings along; of replicas, only the own node's."""
+        for action in sorted(effect.actions):
+            nodes = effect.nodes_of(action)
             touched = policy.Touched(self.draft.id, self.draft.collection, self.draft.institution, nodes)
             world.policy.require(self.principal, action, touched)
 
     def _with(self, document: Mapping[str, Any], world: World) -> Publish:
-        """The same with another document: the replicas that nodes have put into the stored one are kept."""
+        """Return the command with another document, which keeps the replicas that nodes put into the stored one."""
         collection = self.draft.collection
         vocabulary = world.vocabulary(collection, self.cv_version)
         return replace(self, draft=world.judge.draft(document, collection, vocabulary)[0])
 
-    def _updated(self, stored: Record, lineage: Lineage, world: World) -> Decision:
-        vocabulary = world.vocabulary(stored.collection, self.cv_version)
-        allowed = excused(self.held, stored, vocabulary, world)
+    def _updated(self, record: Record, lineage: Lineage, world: World) -> Decision:
+        vocabulary = world.vocabulary(record.collection, self.cv_version)
+        excused = validation.excuse(self.errors, record, vocabulary, world.judge)
         updated = replace(
-            self._record(lineage, world, latest=stored.latest),
-            created=stored.created,
-            publisher=stored.publisher,
-            cv_excused=validation.excusal(allowed),
-            superseded=stored.superseded,
+            self._record(lineage, world, latest=record.latest),
+            created=record.created,
+            publisher=record.publisher,
+            cv_excused=validation.excusal(excused),
+            superseded=record.superseded,
         )
-        change = Change(events.UPDATED, stored, updated, self.draft)
-        return Decision(Outcome.UPDATED, versions.changes(change, lineage, world), allowed)
+        change = Change(events.UPDATED, record, updated, self.draft)
+        return Decision(Outcome.UPDATED, versions.changes(change, lineage, world), excused)
 
     def _record(self, lineage: Lineage, world: World, *, latest: bool) -> Record:
-        """The stored state of what is published; its place in the lineage comes with `versions.changes`."""
+        """Return the record of what is published; `versions.changes` gives it its place in the lineage."""
         return Record(
             collection=self.draft.collection,
             id=self.draft.id,

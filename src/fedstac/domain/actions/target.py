@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from fedstac.domain.errors import Conflict, ForeignOrigin, ItemDoesNotExist, Pre
 from fedstac.domain.explaining import institution_of
 from fedstac.domain.model import Lineage, Record, State, World
 from fedstac.domain.policy import Action, Principal, Touched
-from fedstac.domain.vocabulary import Vocabulary
+from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 GONE = (State.DELETED, State.PURGED)
 MARKING = (Action.MARK, Action.UNMARK)
@@ -20,64 +21,105 @@ MARKING = (Action.MARK, Action.UNMARK)
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """The dataset that a command is about. `lineage` is the lineage's key."""
+
     collection: str
     id: str
-    lineage: str  # the lineage's key
+    lineage: str
+
+
+@dataclass(frozen=True)
+class QueuedAction:
+    """An accepted action as it waits in the queue, for the parsers of the table of actions.
+
+    `text` is the stored body: JSON. `body` is the same text parsed; a caller who has the value gives it as `value`.
+    """
+
+    collection: str
+    dataset: str
+    name: DatasetName
+    principal: Principal
+    text: str
+    value: Mapping[str, Any] | None = None
+    prepared: str | None = None  # of a publication: what documents.packed made of its document
+    vocabulary: Vocabulary | None = None  # the newest when the request was accepted
+    only_new: bool = False  # If-None-Match: *
+
+    @cached_property
+    def body(self) -> Mapping[str, Any]:
+        body: Mapping[str, Any] = self.value if self.value is not None else orjson.loads(self.text)
+        return body
+
+    @property
+    def target(self) -> Target:
+        return Target(self.collection, self.dataset, self.name.lineage)
+
+    @property
+    def cv_version(self) -> str | None:
+        return self.vocabulary.version if self.vocabulary else None
+
+    @property
+    def expected(self) -> tuple[str, ...] | None:
+        """The entity tags of If-Match; None without the header."""
+        tags = self.body.get("expected")
+        return tuple(tags) if tags is not None else None
 
 
 def find(
     target: Target, principal: Principal, lineage: Lineage, world: World, expected: tuple[str, ...] | None, *,
     marked: bool = False,
 ) -> Record:  # fmt: skip
-    """The stored record. A Problem where it is not here, not ours, another than `expected`, or marked for deletion.
+    """Return the stored record of the target.
 
-    A marked one is not there at all for whoever may neither mark nor unmark it (I17).
+    ItemDoesNotExist where it is not here. A marked dataset is not here for a caller who may neither mark nor unmark it
+    (I17). ForeignOrigin where it is another node's, PreconditionFailed where it is another state than `expected`.
+    Conflict where it is marked for deletion; `marked` allows that.
     """
-    stored = lineage.records.get(target.id)
-    if stored is None or stored.state in GONE or stored.document is None or _is_hidden(stored, principal, world):
+    record = lineage.records.get(target.id)
+    if record is None or record.state in GONE or record.document is None or _is_hidden(record, principal, world):
         raise ItemDoesNotExist(
             f"there is no dataset {target.id!r} in {target.collection}; a search lists those there are"
         )
     if lineage.origin != world.origin:
         raise ForeignOrigin(f"{target.id} belongs to the node {lineage.origin}; change it there")
-    if expected is not None and "*" not in expected and stored.digest[:16].hex() not in expected:
+    if expected is not None and "*" not in expected and record.digest[:16].hex() not in expected:
         raise PreconditionFailed(f"{target.id} was changed since you read it; read it again")
-    if stored.state is State.MARKED and not marked:
+    if record.state is State.MARKED and not marked:
         raise Conflict(f"{target.id} is marked for deletion; unmark it first")
-    return stored
+    return record
 
 
 def may_see_marked(target: Target, principal: Principal, world: World) -> bool:
-    """Whether a caller may know of a dataset that is marked for deletion, as far as its id tells; else True.
+    """Tell whether a caller may see a dataset that is marked for deletion, as far as its id tells; else True.
 
-    It is asked before anything is read, of every dataset: so nobody can tell by the time that an answer takes whether a
-    dataset is marked or never was (I17).
+    The question is asked of every dataset, before anything is read. So the time of an answer does not tell whether a
+    dataset is marked or never was there (I17).
     """
     return may_one_of(target, principal, MARKING, world)
 
 
 def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], world: World) -> bool:
-    """Whether a caller may do one of the actions, as far as the dataset's id tells the institution; else True."""
-    vocabulary = world.judge.vocabularies.current(target.collection)
+    """Tell whether a caller may do one of the actions, as far as the dataset's id tells the institution; else True."""
+    vocabulary = world.vocabularies.current(target.collection)
     if vocabulary is not None and vocabulary.institution not in vocabulary.id_template.names:
         return True
     institution = institution_of(target.id, vocabulary) if vocabulary else None
     return world.policy.may_one_of(principal, actions, Touched(target.id, target.collection, institution))
 
 
-def _is_hidden(stored: Record, principal: Principal, world: World) -> bool:
-    if stored.state is not State.MARKED:
+def _is_hidden(record: Record, principal: Principal, world: World) -> bool:
+    if record.state is not State.MARKED:
         return False
-    return not world.policy.may_one_of(principal, MARKING, touched(stored, world))
+    return not world.policy.may_one_of(principal, MARKING, touched(record, world))
 
 
-def touched(stored: Record, world: World) -> Touched:
-    """A stored dataset as the policy sees it, with the institution that its document names."""
-    vocabulary = world.vocabulary(stored.collection, stored.cv_version)
-    return touched_by(stored, orjson.loads(stored.document or "{}") if vocabulary else {}, vocabulary)
+def touched(record: Record, world: World) -> Touched:
+    """Return a stored dataset as the policy sees it, with the institution that its document names."""
+    vocabulary = world.vocabulary(record.collection, record.cv_version)
+    return touched_by(record, orjson.loads(record.document or "{}") if vocabulary else {}, vocabulary)
 
 
-def touched_by(stored: Record, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Touched:
-    """The same, of a document that is parsed already."""
+def touched_by(record: Record, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Touched:
+    """Return the same of a document that is parsed already."""
     institution = document["properties"].get(vocabulary.institution) if vocabulary else None
-    return Touched(stored.id, stored.collection, institution if isinstance(institution, str) else None)
+    return Touched(record.id, record.collection, institution if isinstance(institution, str) else None)

@@ -1,0 +1,63 @@
+"""What happens when someone marks a dataset for deletion, or takes the mark back. Nothing is erased."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fedstac.domain import events, versions
+from fedstac.domain.actions.state_change import StateChange
+from fedstac.domain.actions.target import QueuedAction, Target, find, touched
+from fedstac.domain.model import Decision, Lineage, Outcome, State, World
+from fedstac.domain.policy import Action, Principal
+
+MARKS: Final = StateChange(Action.MARK, events.MARKED, Outcome.MARKED)
+UNMARKS: Final = StateChange(Action.UNMARK, events.UNMARKED, Outcome.UNMARKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Mark a dataset for deletion: it is hidden and cannot be changed, until it is unmarked or deleted."""
+
+    target: Target
+    principal: Principal
+    reason: str | None = None
+    expected: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, action: QueuedAction) -> Mark:
+        """Read {"reason": "…", "expected": […]}."""
+        return cls(action.target, action.principal, action.body.get("reason"), action.expected)
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        """Mark the dataset. Nothing changes where it is marked already."""
+        record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
+        world.policy.require(self.principal, Action.MARK, touched(record, world))
+        if record.state is State.MARKED:
+            return Decision(Outcome.IDENTICAL)
+        after = replace(record, state=State.MARKED, latest=False, claims_latest=False)
+        return MARKS.decision(record, after, lineage, world, reason=self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmark:
+    """Take a mark for deletion back: the dataset is again what it was before."""
+
+    target: Target
+    principal: Principal
+    expected: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, action: QueuedAction) -> Unmark:
+        """Read {"expected": […]}."""
+        return cls(action.target, action.principal, action.expected)
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        """Unmark the dataset. Nothing changes where it is not marked."""
+        record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
+        world.policy.require(self.principal, Action.UNMARK, touched(record, world))
+        if record.state is not State.MARKED:
+            return Decision(Outcome.IDENTICAL)
+        was_retracted = record.retraction is not None
+        after = replace(record, state=State.RETRACTED) if was_retracted else versions.reinstate(record, lineage)
+        return UNMARKS.decision(record, after, lineage, world)

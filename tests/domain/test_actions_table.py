@@ -1,0 +1,105 @@
+"""Each action's way through the table: the body that waits in the queue → a command → a decision.
+
+The bodies here are those of nodes that are updated while work waits: their form may grow, and never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+
+from fedstac.demo import sample
+from fedstac.domain import documents, events
+from fedstac.domain.actions import ACTIONS, command_of
+from fedstac.domain.actions.target import QueuedAction
+from fedstac.domain.errors import PreconditionFailed
+from fedstac.domain.model import Lineage, Outcome, World
+from fedstac.domain.policy import Principal
+from fedstac.domain.vocabulary import DatasetName
+from fedstac.vocabularies.checker import open_checker
+
+CHECKER = open_checker()
+VOCABULARY = CHECKER.vocabularies.current("CMIP6")
+assert VOCABULARY is not None
+PARSED = CHECKER.vocabularies.parsed(["CMIP6"], [("CMIP6", VOCABULARY.version)])
+WORLD = World(datetime(2026, 3, 1, tzinfo=UTC), "west", CHECKER, vocabularies=PARSED)
+ROOT = Principal("root", frozenset({"admin"}))
+[ITEM] = sample.items(1)
+DRAFT, _ = CHECKER.draft(ITEM, "CMIP6", VOCABULARY)
+NAME = DatasetName(DRAFT.lineage, DRAFT.version)
+EMPTY = Lineage(DRAFT.lineage, "west", 0, {})
+FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
+PATH = f"/assets/{FILE}/alternate/b.example"
+RETRACTION = {"reason": "wrong forcing", "errata": "https://errata.example/1", "data": "restrict"}
+
+# action, the stored body, what happened before, the outcome, the event
+BODIES = {
+    "a document that was not prepared": ("publish", ITEM, (), Outcome.NEW, events.PUBLISHED),
+    "a JSON Patch": (
+        "amend", {"edit": {"operations": [{"op": "add", "path": PATH, "value": {"href": "https://b.example/f.nc"}}]},
+                  "override": None, "expected": None}, ("publish",), Outcome.REPLICATED, events.REPLICATED,
+    ),
+    "a merge patch": (
+        "amend", {"edit": {"merge": {"properties": {"latest": False}}}, "override": None, "expected": ["*"]},
+        ("publish",), Outcome.SUPERSEDED, events.SUPERSEDED,
+    ),
+    "a whole document": (
+        "amend", {"edit": {"whole": {**ITEM, "links": [*ITEM["links"], {"rel": "about", "href": "https://a.example"}]}}},
+        ("publish",), Outcome.ANNOTATED, events.ANNOTATED,
+    ),
+    "replicas of a node that has none": (
+        "amend", {"edit": {"without": "b.example"}, "node": "b.example"}, ("publish",), Outcome.IDENTICAL, None,
+    ),
+    "a retraction": (
+        "retract", {"retraction": RETRACTION, "expected": None}, ("publish",), Outcome.RETRACTED, events.RETRACTED,
+    ),
+    "a reinstatement": ("reinstate", {"expected": None}, ("publish", "retract"), Outcome.REINSTATED, events.REINSTATED),
+    "a mark": ("mark", {"reason": None, "expected": None}, ("publish",), Outcome.MARKED, events.MARKED),
+    "an unmark": ("unmark", {"expected": None}, ("publish", "mark"), Outcome.UNMARKED, events.UNMARKED),
+}  # fmt: skip
+BEFORE: Mapping[str, object] = {"publish": ITEM, "retract": {"retraction": RETRACTION}, "mark": {}}
+
+
+def queued(body: object) -> QueuedAction:
+    return QueuedAction("CMIP6", DRAFT.id, NAME, ROOT, orjson.dumps(body).decode(), vocabulary=VOCABULARY)
+
+
+def lineage_after(*actions: str) -> Lineage:
+    lineage = EMPTY
+    for action in actions:
+        lineage = lineage.after(command_of(action, queued(BEFORE[action])).decide(lineage, WORLD).changes)
+    return lineage
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_a_stored_body_becomes_its_decision(case: str) -> None:
+    action, body, before, outcome, event = BODIES[case]
+    decision = command_of(action, queued(body)).decide(lineage_after(*before), WORLD)
+    assert decision.outcome is outcome
+    assert [change.event_type for change in decision.changes] == ([event] if event else [])
+
+
+def test_every_action_has_a_body_here() -> None:
+    assert {action for action, *_ in BODIES.values()} == set(ACTIONS)
+
+
+def test_a_prepared_document_is_not_parsed_again() -> None:
+    queue_text = replace(queued(ITEM), text=DRAFT.text, prepared=documents.packed(DRAFT), only_new=True)
+    command = command_of("publish", queue_text)
+    assert command.decide(EMPTY, WORLD).outcome is Outcome.NEW
+    with pytest.raises(PreconditionFailed):
+        command.decide(lineage_after("publish"), WORLD)
+
+
+def test_a_condition_of_the_stored_body_counts() -> None:
+    with pytest.raises(PreconditionFailed):
+        command_of("mark", queued({"expected": ["0" * 32]})).decide(lineage_after("publish"), WORLD)
+
+
+def test_no_other_name_is_an_action() -> None:
+    with pytest.raises(LookupError):
+        command_of("purge", queued({}))
