@@ -70,8 +70,8 @@ class Site:
             (command.target.collection, command.cv_version)
             for command in commands if isinstance(command, Publish | Amend) and command.cv_version is not None
         }  # fmt: skip
-        parsed = self.vocabularies.parsed(collections, versions)
-        return World(datetime.now(UTC), self.origin, self.judge, self.policy, vocabularies=parsed)
+        vocabularies = self.vocabularies.parsed(collections, versions)
+        return World(datetime.now(UTC), self.origin, self.judge, self.policy, vocabularies=vocabularies)
 
     def knowing(self, world: World, commands: Sequence[Command], lineages: Mapping[str, Lineage]) -> World:
         """Return the world with the vocabularies of the stored datasets that commands change, too.
@@ -83,9 +83,9 @@ class Site:
             if isinstance(command, Publish):
                 continue
             lineage = lineages.get(command.target.lineage)
-            stored = lineage.records.get(command.target.id) if lineage else None
-            if stored is not None and stored.cv_version is not None:
-                versions.add((stored.collection, stored.cv_version))
+            record = lineage.records.get(command.target.id) if lineage else None
+            if record is not None and record.cv_version is not None:
+                versions.add((record.collection, record.cv_version))
         if len(versions) == len(world.vocabularies.versions):
             return world
         return replace(world, vocabularies=self.vocabularies.parsed(world.vocabularies.newest, versions))
@@ -354,8 +354,8 @@ async def _reject(conn: Connection, work: Work, error: Exception, claim: queue.C
             raise ClaimLost
         await audit.append(conn, _audit_rows(work, receipt))
         if work.item is not None:
-            refused = queue.Result(work.item, Outcome.REJECTED, problem.name, problem.detail, (finding,), None)
-            await queue.finish(conn, [refused])
+            result = queue.Result(work.item, Outcome.REJECTED, problem.name, problem.detail, (finding,), None)
+            await queue.finish(conn, [result])
     return receipt
 
 
@@ -380,7 +380,7 @@ async def cancel(conn: Connection, request: UUID, actor: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class PageResult:
     """The result of a page of events at a consumer."""
 
     applied: int
@@ -388,7 +388,7 @@ class Applied:
     foreign: tuple[Event, ...] = ()  # for lineages of another origin, or a collection that is not here
 
 
-async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
+async def apply(conn: Connection, page: Sequence[Event]) -> PageResult:
     """Apply what an origin announced; join the consumer's transaction, which also moves its cursor.
 
     Each event counts once: one that is not newer by (epoch, seq) than the stored state is dropped. A lineage's latest
@@ -407,7 +407,7 @@ async def apply(conn: Connection, page: Sequence[Event]) -> Applied:
         datasets = []
         applied += await collections.apply(conn, event)
     applied += await _apply_datasets(conn, datasets, foreign)
-    return Applied(applied, len(page) - applied - len(foreign), tuple(foreign))
+    return PageResult(applied, len(page) - applied - len(foreign), tuple(foreign))
 
 
 async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreign: list[Event]) -> int:
@@ -425,8 +425,8 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         if lineage.origin != record.origin:
             foreign.append(event)
             continue
-        stored = lineage.records.get(record.id)
-        if stored is not None and stored.includes(record.epoch, record.seq):
+        present = lineage.records.get(record.id)
+        if present is not None and present.includes(record.epoch, record.seq):
             continue
         lineages[lineage.key] = replace(
             lineage, seq=max(lineage.seq, record.seq), records={**lineage.records, record.id: record}

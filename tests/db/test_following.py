@@ -385,7 +385,7 @@ def failing_apply(monkeypatch: pytest.MonkeyPatch, fails: Callable[[list[str]], 
     """Applying events raises what `fails` makes of their datasets."""
     apply = publication.apply
 
-    async def failing(conn: Connection, page: Sequence[events.Event]) -> publication.Applied:
+    async def failing(conn: Connection, page: Sequence[events.Event]) -> publication.PageResult:
         error = fails([event.record.id for event in page if isinstance(event, events.DatasetEvent)])
         if error is not None:
             raise error

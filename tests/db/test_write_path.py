@@ -295,7 +295,7 @@ async def east(make_database: Callable[[], str]) -> AsyncIterator[Connection]:
         yield conn
 
 
-async def deliver(conn: Connection, page: list[Event]) -> publication.Applied:
+async def deliver(conn: Connection, page: list[Event]) -> publication.PageResult:
     async with conn.transaction():
         return await publication.apply(conn, page)
 

@@ -582,7 +582,7 @@ async def _check_database(dsn: str, judge: Checker, verdict: _Verdict, tell: Cal
     conn = await connections.connect(dsn, application="fedstac vocab check")
     try:
         async for name, text in kept.documents(conn, project):
-            verdict.add(name, judge.stored(text, project, verdict.vocabulary))
+            verdict.add(name, judge.findings_of_stored(text, project, verdict.vocabulary))
             tell()
     finally:
         await conn.close(timeout=10)

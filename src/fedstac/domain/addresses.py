@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def is_safe(url: str, *, of: str) -> bool:
-    """Whether an identity provider's address may be used: https, or http between addresses of the loopback.
+    """Tell whether an identity provider's address may be used: https, or http between addresses of the loopback.
 
     `of` is the issuer that names it. No address may carry a user's name.
     """

@@ -90,7 +90,7 @@ class NotAnExport(Exception):
 
 
 def link(head: Head, row: Row) -> Head:
-    """The head after one more row. ChainBroken unless it follows, whole and unchanged."""
+    """Return the head after one more row. ChainBroken unless the row follows, whole and unchanged."""
     expected = head.pos + 1
     if row.pos != expected:
         raise ChainBroken(expected, f"the next row is that of position {row.pos}: something was removed or moved")
@@ -101,7 +101,7 @@ def link(head: Head, row: Row) -> Head:
 
 
 def canonical(row: Row) -> bytes:
-    """The text that is hashed."""
+    """Return the text that is hashed."""
     return json.dumps(_columns(row), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
@@ -121,7 +121,7 @@ class Checkpoint:
         return json.dumps(["fedstac audit", self.node, self.head.pos, self.head.hash.hex(), self.at]).encode()
 
     def signed(self, key: str) -> Checkpoint:
-        """With an HMAC-SHA-256 by this key; as it is where the key is empty."""
+        """Return the checkpoint with an HMAC-SHA-256 by this key; as it is where the key is empty."""
         if not key:
             return self
         return Checkpoint(self.node, self.head, self.at, hmac.digest(key.encode(), self._text(), "sha256").hex())
@@ -146,7 +146,7 @@ class Verified:
 
 
 def verify_export(lines: Iterable[bytes], *, key: str = "") -> Verified:
-    """Follows an export from its first line to its last. ChainBroken, or NotAnExport where it is cut off or no export.
+    """Follow an export from its first line to its last. ChainBroken, or NotAnExport where it is cut off or no export.
 
     With a key the checkpoint's signature has to be the key's.
     """
@@ -190,10 +190,10 @@ def _value(value: Mapping[str, Any]) -> Head | Row | Checkpoint:
     if "begins" in value:
         return _head(value["begins"])
     if "checkpoint" in value:
-        said = value["checkpoint"]
-        return Checkpoint(str(said["node"]), _head(said), str(said["at"]), value["hmac-sha256"])
+        checkpoint = value["checkpoint"]
+        return Checkpoint(str(checkpoint["node"]), _head(checkpoint), str(checkpoint["at"]), value["hmac-sha256"])
     return Row(**value)
 
 
-def _head(said: Mapping[str, Any]) -> Head:
-    return Head(int(said["pos"]), bytes.fromhex(said["hash"]))
+def _head(value: Mapping[str, Any]) -> Head:
+    return Head(int(value["pos"]), bytes.fromhex(value["hash"]))

@@ -25,7 +25,7 @@ NEEDED: Final = frozenset(
 
 
 def titled(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The collection as it is served: its id is its title where it has none."""
+    """Return the collection as it is served: its id is its title where it has none."""
     return {"title": document["id"], **document}
 
 

@@ -1,4 +1,4 @@
-"""What is odd about a dataset beside others: rules that look at more than one document, all of them warnings.
+"""Rules that compare a dataset with others, all of them warnings.
 
 A newer version that covers less of time than the one before it; the same files, or a file's tracking id, in another
 dataset. Versions of one dataset may share files. Pure: whoever calls brings the other datasets.
@@ -28,7 +28,7 @@ CHECKSUM: Final = '"file:checksum":"'
 
 
 def is_on(rule: str, vocabulary: Vocabulary | None) -> bool:
-    """Whether a project wants the warnings of a rule."""
+    """Tell whether a project has the warnings of a rule."""
     return vocabulary is None or vocabulary.rules.get(rule, Severity.WARNING) is not None
 
 
@@ -52,7 +52,7 @@ def version_of(document: str, id: str, version: int | None) -> Version | None:
 
 
 def coverage(one: Version, other: Version) -> Finding | None:
-    """A warning where the newer of two versions leaves out time that the older one covers.
+    """Return a warning where the newer of two versions leaves out time that the older one covers.
 
     A tenth of the older one's time, and at most half a month, may be missing at each end.
     """
@@ -72,25 +72,25 @@ def coverage(one: Version, other: Version) -> Finding | None:
 
 
 def _is_within(earlier: datetime, later: datetime, slack: timedelta) -> bool:
-    """Whether one moment is not after the other by more than the slack."""
+    """Tell whether one moment is not after the other by more than the slack."""
     return earlier - later <= slack
 
 
 def marks(document: str) -> dict[int, str]:
-    """Return what a document's files are known by: a number for each tracking id, with that id, and one for the set of
-    all checksums, with an empty text.
+    """Return the marks of a document's files: a number for each tracking id, with that id, and one for the set of all
+    checksums, with an empty text.
 
     `document` is JSON text as orjson writes it. A number is 64 bits of a SHA-256, as in migrations/*_file_marks.sql.
     """
-    found = {_mark(tracking_id): tracking_id for tracking_id in _values(document, TRACKING_ID)}
+    numbers = {_mark(tracking_id): tracking_id for tracking_id in _values(document, TRACKING_ID)}
     checksums = sorted(_values(document, CHECKSUM))
     if checksums:
-        found[_mark(" ".join(checksums))] = ""
-    return found
+        numbers[_mark(" ".join(checksums))] = ""
+    return numbers
 
 
 def _values(document: str, key: str) -> set[str]:
-    """The texts that stand behind a key; those with escapes are none of a tracking id or checksum."""
+    """Return the texts behind a key. Texts with escapes are none of a tracking id or checksum."""
     parts = document.split(key)[1:]
     return {value for part in parts if (value := part[: part.index('"')]) and "\\" not in value}
 
@@ -100,7 +100,7 @@ def _mark(text: str) -> int:
 
 
 def shared(own: Mapping[int, str], common: Collection[int], other: str) -> Finding:
-    """The warning that a dataset has marks in common with another one."""
+    """Return the warning that a dataset has marks in common with another one."""
     if any(not own[mark] for mark in common):
         message = f"{other} has the same files; one of the two ids may be wrong"
         return Finding(SAME_FILES, "/assets", message, Severity.WARNING)
@@ -112,7 +112,7 @@ def shared(own: Mapping[int, str], common: Collection[int], other: str) -> Findi
 
 
 class Batch:
-    """Datasets that are judged one after the other, each beside those before it. Some million marks are remembered."""
+    """Datasets that are judged one after the other, each beside those before it. It keeps a million marks."""
 
     def __init__(self) -> None:
         self._datasets: list[tuple[str, str]] = []  # id and lineage
@@ -120,14 +120,14 @@ class Batch:
         self._versions: dict[str, list[Version]] = {}
 
     def compare(self, document: str, id: str, lineage: str, version: int | None) -> Iterator[Finding]:
-        """Warnings about a dataset beside those before it, which it joins."""
+        """Yield warnings about a dataset beside those before it, which it joins."""
         covered = version_of(document, id, version)
         if covered is not None:
             yield from self._beside_versions(covered, lineage)
         yield from self.compare_files(marks(document), id, lineage)
 
     def compare_files(self, own: Mapping[int, str], id: str, lineage: str) -> Iterator[Finding]:
-        """Warnings about the files of a dataset beside those before it, which it joins."""
+        """Yield warnings about the files of a dataset beside those before it, which it joins."""
         common: dict[int, list[int]] = {}
         for mark in own:
             if (before := self._by_mark.get(mark)) is not None and self._datasets[before][1] != lineage:

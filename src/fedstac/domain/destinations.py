@@ -29,7 +29,7 @@ _VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 
 
 class Channel(StrEnum):
-    """How a destination is told."""
+    """How a destination gets its messages."""
 
     MAIL = "mail"
     WEBHOOK = "webhook"  # signed JSON
@@ -55,9 +55,10 @@ class Address:
 
 
 def parse(text: str, *, private: bool = False) -> Address:
-    """An address as somebody wrote it; BadRequest where it is none. `private`: http and the own network are taken too.
+    """Read an address as somebody wrote it; BadRequest where it is none.
 
-    What a name leads to is judged when it is connected to; here only what shows by itself is refused.
+    `private`: http and the own network are taken too. The address behind a name is judged when it is connected to; here
+    only what shows by itself is refused.
     """
     if len(text) > LONGEST or not _VISIBLE.fullmatch(text):
         raise BadRequest(
@@ -65,10 +66,10 @@ def parse(text: str, *, private: bool = False) -> Address:
         )
     if text.lower().startswith("mailto:"):
         mailbox = text[len("mailto:") :]
-        found = _MAILBOX.fullmatch(mailbox)
-        if not found or ".." in mailbox:
+        match = _MAILBOX.fullmatch(mailbox)
+        if not match or ".." in mailbox:
             raise BadRequest(f"{text!r} names no mailbox; write mailto:name@example.org")
-        return Address(Channel.MAIL, mailbox, found[1].lower())
+        return Address(Channel.MAIL, mailbox, match[1].lower())
     kind, url = (Channel.SLACK, text[len("slack+") :]) if text.startswith("slack+") else (Channel.WEBHOOK, text)
     return Address(kind, url, _host_of(url, private=private))
 
@@ -98,7 +99,7 @@ def _is_ip(host: str) -> bool:
 
 
 def allows(patterns: Sequence[str], host: str) -> bool:
-    """Whether the operator lets clients name this host. `*` stands for any characters, dots too."""
+    """Tell whether the operator lets clients name this host. `*` stands for any characters, dots too."""
     return any(fnmatchcase(host, pattern.lower()) for pattern in patterns)
 
 
@@ -108,7 +109,7 @@ _UNICAST6 = ipaddress.ip_network("2000::/3")  # the only IPv6 addresses that are
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet's: not loopback, private, link-local, reserved, nor hiding one."""
+    """Tell whether an IP address is the internet's: not loopback, private, link-local, reserved nor hiding one."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -125,16 +126,16 @@ def is_public(address: str) -> bool:
 
 
 def confirmation_code(secret: bytes) -> str:
-    """What proves that a message arrived. It follows from the destination's secret, which nobody sees before."""
+    """Return the code that proves that a message arrived. It follows from the destination's secret."""
     return base64.b32encode(hmac.digest(secret, b"fedstac confirmation", hashlib.sha256))[:16].decode()
 
 
 def signature(secret: bytes, id: str, timestamp: int, body: bytes) -> str:
-    """The header `webhook-signature` (Standard Webhooks 1.0, symmetric signatures)."""
+    """Return the header `webhook-signature` (Standard Webhooks 1.0, symmetric signatures)."""
     signed = b"%s.%d.%s" % (id.encode(), timestamp, body)
     return "v1," + base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
 
 
 def shown_secret(secret: bytes) -> str:
-    """A secret as libraries of Standard Webhooks take it."""
+    """Return a secret as libraries of Standard Webhooks take it."""
     return "whsec_" + base64.b64encode(secret).decode()

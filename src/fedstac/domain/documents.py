@@ -1,4 +1,4 @@
-"""Documents: what a publisher wrote, how it is stored, digested, searched and served (docs/adr/0002).
+"""Documents: how a publisher's item is stored, digested, searched and served (docs/adr/0002).
 
 The stored text has `stac_extensions` and `links` first and `properties` last, so that the server's extension, links and
 state are spliced in: nothing is parsed on the way out.
@@ -34,7 +34,7 @@ FAR_OFFSET = re.compile(r"[+-](?:1[6-9]|2[0-3]):[0-5][0-9]$")
 
 
 def owned(document: Document) -> Document:
-    """The document less what the server owns, in the order in which it is stored."""
+    """Return the document less the members that the server owns, in the order in which it is stored."""
     properties = {
         name: value
         for name, value in document["properties"].items()
@@ -42,20 +42,20 @@ def owned(document: Document) -> Document:
     }
     links = [link for link in document["links"] if not is_of_the_server(link)]
     rest = {name: value for name, value in document.items() if name not in ("stac_extensions", "links", "properties")}
-    kept = {"links": links, **rest, "properties": properties}
+    own = {"links": links, **rest, "properties": properties}
     if "stac_extensions" in document:
         extensions = [uri for uri in document["stac_extensions"] if OUR_EXTENSION not in uri]
-        return {"stac_extensions": extensions, **kept}
-    return kept
+        return {"stac_extensions": extensions, **own}
+    return own
 
 
 def is_of_the_server(link: Mapping[str, Any]) -> bool:
-    """Whether a link's relation is one that the server sets: capitals make no other relation (RFC 8288, 2.1.1)."""
+    """Tell whether a link's relation is one that the server sets: capitals make no other relation (RFC 8288, 2.1.1)."""
     return link["rel"].lower() in SERVER_LINKS
 
 
 def replaced(document: Document) -> tuple[Finding, ...]:
-    """Warnings for what a publisher says about members that the server owns."""
+    """Return warnings for members that the server owns and a publisher sent."""
     ours = [name for name in document["properties"] if name.startswith("fedstac:")]
     ours += [
         name for name, value in (("latest", True), ("retracted", False))
@@ -69,26 +69,26 @@ def replaced(document: Document) -> tuple[Finding, ...]:
 
 
 def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None) -> Draft:
-    """Everything that follows from a valid document alone. The document is not changed."""
-    kept = owned(document)
-    properties = cast("Mapping[str, Any]", kept["properties"])
+    """Return everything that follows from a valid document alone. The document is not changed."""
+    own = owned(document)
+    properties = cast("Mapping[str, Any]", own["properties"])
     start, end = _span(properties)
-    written = orjson.dumps(properties)
-    text = orjson.dumps({name: value for name, value in kept.items() if name != "properties"})
+    properties_text = orjson.dumps(properties)
+    text = orjson.dumps({name: value for name, value in own.items() if name != "properties"})
     return Draft(
         collection=document["collection"],
         id=document["id"],
         lineage=name.lineage,
         version=name.version,
         institution=_text(properties.get(vocabulary.institution)) if vocabulary else None,
-        text=b"".join((text[:-1], b',"properties":', written, b"}")).decode(),
-        document_digest=digest(kept),
+        text=b"".join((text[:-1], b',"properties":', properties_text, b"}")).decode(),
+        document_digest=digest(own),
         files_digest=files_digest(document["assets"]),
         search=SearchCopy(
             geometry=geometry.footprint(document["geometry"]),
             start=start,
             end=end,
-            properties=written.decode(),
+            properties=properties_text.decode(),
         ),
         replicas=replicas(document["assets"]),
         nodes=tuple(
@@ -98,11 +98,11 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
 
 
 def replicas(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """JSON text: of the files, how many each node has among the alternates; None where there is no alternate.
+    """Return as JSON text how many of the files each node has among the alternates; None where there is no alternate.
 
     An aggregation (kerchunk) is no file; an alternate with another checksum is no replica.
     """
-    held: dict[str, int] = {}
+    counts: dict[str, int] = {}
     files = 0
     for asset in assets.values():
         if "file:checksum" not in asset or is_aggregation(asset):
@@ -111,43 +111,45 @@ def replicas(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
         alternates = asset.get("alternate")
         for node, entry in alternates.items() if isinstance(alternates, dict) else ():
             if isinstance(entry, dict) and entry.get("file:checksum", asset["file:checksum"]) == asset["file:checksum"]:
-                held[node] = held.get(node, 0) + 1
-    if not held:
+                counts[node] = counts.get(node, 0) + 1
+    if not counts:
         return None
-    told = {node: {"complete": count == files, "files": count, "of": files} for node, count in sorted(held.items())}
-    return orjson.dumps(told).decode()
+    summary = {
+        node: {"complete": count == files, "files": count, "of": files} for node, count in sorted(counts.items())
+    }
+    return orjson.dumps(summary).decode()
 
 
-def packed(draft: Draft, held: Sequence[Finding] = ()) -> str:
-    """What `prepare` found out, less the text and the name; and the errors that the stored document may excuse."""
+def packed(draft: Draft, errors: Sequence[Finding] = ()) -> str:
+    """Return the results of `prepare`, less text and name, with the errors that the stored document may excuse."""
     search = draft.search
     at = len(draft.text) - 1 - len(search.properties)
     return orjson.dumps([
         draft.institution, draft.document_digest.hex(), draft.files_digest.hex(), search.geometry, search.start,
-        search.end, at, [finding.as_json() for finding in held], draft.replicas, draft.nodes,
+        search.end, at, [finding.as_json() for finding in errors], draft.replicas, draft.nodes,
     ]).decode()  # fmt: skip
 
 
 def unpacked(
     text: str, prepared: str, collection: str, item_id: str, name: DatasetName
 ) -> tuple[Draft, tuple[Finding, ...]]:
-    """The draft again, without parsing its text, and the errors that were held against it."""
-    institution, document_digest, files, shape, start, end, at, held, copies, nodes = orjson.loads(prepared)
+    """Return the draft again, without parsing its text, and its errors."""
+    institution, document_digest, files, shape, start, end, at, errors, copies, nodes = orjson.loads(prepared)
     search = SearchCopy(geometry=shape, start=start, end=end, properties=text[at:-1])
     draft = Draft(
         collection, item_id, name.lineage, name.version, institution, text, bytes.fromhex(document_digest),
         bytes.fromhex(files), search, copies, tuple(nodes),
     )  # fmt: skip
-    return draft, tuple(Finding.from_json(finding) for finding in held)
+    return draft, tuple(Finding.from_json(finding) for finding in errors)
 
 
 def digest(document: Document) -> bytes:
-    """sha-256 of the document with sorted keys."""
+    """Return the sha-256 of the document with sorted keys."""
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def files_digest(assets: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """sha-256 of the set of (checksum, size, tracking id): equal if and only if the files are the same."""
+    """Return the sha-256 of the set of (checksum, size, tracking id): equal if and only if the files are the same."""
     files = {
         (str(asset.get("file:checksum", "")), str(asset.get("file:size", "")), tracking_id(asset))
         for asset in assets.values() if not is_aggregation(asset)
@@ -156,11 +158,12 @@ def files_digest(assets: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def is_aggregation(asset: Mapping[str, Any]) -> bool:
-    """An aggregation (kerchunk) is made of files and is none."""
+    """Tell whether an asset is an aggregation (kerchunk): it is made of files and is none."""
     return asset.get("protocol") == "kerchunk"
 
 
 def tracking_id(asset: Mapping[str, Any]) -> str:
+    """Return an asset's tracking id, whatever prefix it has; "" without one."""
     for name in asset:
         if name[-12:] == ":tracking_id":
             return str(asset[name])
@@ -174,7 +177,7 @@ def _span(properties: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def to_microseconds(moment: str) -> str:
-    """RFC 3339 text as PostgreSQL reads it: cut to microseconds, its offset from UTC below 16 hours.
+    """Return RFC 3339 text as PostgreSQL reads it: cut to microseconds, its offset from UTC below 16 hours.
 
     PostgreSQL rounds longer fractions, at the end of 9999 into a year that it cannot give back. RFC 3339 has offsets up
     to 23:59; such a moment is given in UTC, and stays within years 1 to 9999.
@@ -193,7 +196,7 @@ def _text(value: object) -> str | None:
 
 
 def state_of(record: Record) -> dict[str, object]:
-    """The server-owned properties of a record, as they are served and searched."""
+    """Return the server-owned properties of a record, as they are served and searched."""
     return (
         {
             "latest": record.latest,
@@ -209,7 +212,7 @@ def state_of(record: Record) -> dict[str, object]:
 
 
 def served(text: str, *, extension: str, links: str, state: str) -> str:
-    """The stored text with the server's extension, links and state (JSON texts without their brackets) spliced in."""
+    """Splice the server's extension, links and state (JSON texts without their brackets) into the stored text."""
     head, at = f"{EXTENSIONS}{extension}],{LINKS}", len(LINKS) + 1
     if text.startswith(EXTENSIONS):  # a list of strings: the first bracket that ends it outside of one
         end = text.index("]," + LINKS, len(EXTENSIONS) - 1)

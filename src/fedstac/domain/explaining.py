@@ -17,41 +17,44 @@ class NotDescribed(ValueError):
     """Words that describe nobody; the message says what is taken."""
 
 
-def described(said: Sequence[str]) -> Principal:
-    """Somebody of whom each text says one thing (FORMS). A group's issuer is any; an own group is for everything."""
-    names, roles, found, urns, own = [], set(), set(), list[str](), set()
-    for text in said:
+def described(words: Sequence[str]) -> Principal:
+    """Return the principal whom the words describe, each of them one fact (FORMS).
+
+    A group's issuer is any; an own group is for everything. NotDescribed for words that describe nobody.
+    """
+    names, roles, groups_named, urns, own = [], set(), set(), list[str](), set()
+    for text in words:
         form, colon, value = text.partition(":")
         match form if colon else "":
             case "role":
                 roles.add(value)
             case "group":
-                found.add(value)
+                groups_named.add(value)
             case "entitlement":
                 urns.append(value)
             case "own":
                 own.add(Membership(value, ANY, ANY))
             case _:
                 names.append(text)
-    held = [(urn, groups.entitlement(urn)) for urn in urns]
-    wrong = [urn for urn, entitlement in held if entitlement is None]
-    if wrong or len(names) > 1 or not all(said):
+    pairs = [(urn, groups.entitlement(urn)) for urn in urns]
+    wrong = [urn for urn, entitlement in pairs if entitlement is None]
+    if wrong or len(names) > 1 or not all(words):
         reason = f"{wrong[0]!r} is no entitlement of ESGF's" if wrong else "somebody has one name"
         raise NotDescribed(f"{reason}; say {FORMS}")
-    entitlements = tuple(entitlement for _, entitlement in held if entitlement is not None)
-    identity = Identity("", "", "", None, "", frozenset(found), entitlements, frozenset())
-    name = names[0] if names else ", ".join(said) or "somebody"
-    return Principal(name, frozenset(roles), identity if found or urns else None, frozenset(own))
+    entitlements = tuple(entitlement for _, entitlement in pairs if entitlement is not None)
+    identity = Identity("", "", "", None, "", frozenset(groups_named), entitlements, frozenset())
+    name = names[0] if names else ", ".join(words) or "somebody"
+    return Principal(name, frozenset(roles), identity if groups_named or urns else None, frozenset(own))
 
 
 def project_of(item: str, projects: Iterable[str]) -> str:
-    """The project that an id begins with, in the spelling in which it is known."""
+    """Return the project that an id begins with, in the spelling of `projects`."""
     first = item.partition(".")[0]
     return next((project for project in projects if project.lower() == first.lower()), first)
 
 
 def institution_of(item: str, vocabulary: Vocabulary) -> str | None:
-    """The institution that an id of the project names; None for an id of another form."""
+    """Return the institution that an id of the project names; None for an id of another form."""
     match = vocabulary.id_pattern.fullmatch(item)
     names = vocabulary.id_template.names
     if match is None or vocabulary.institution not in names:
@@ -60,6 +63,7 @@ def institution_of(item: str, vocabulary: Vocabulary) -> str | None:
 
 
 def as_json(verdict: Verdict, principal: Principal, action: Action, touched: Touched) -> dict[str, Any]:
+    """Return a verdict as the API shows it."""
     home = {"node": verdict.home.node, "href": verdict.home.url} if verdict.home else None
     return {
         "allowed": verdict.allowed,

@@ -32,9 +32,9 @@ class TooComplex(ValueError):
 
 
 def check(geometry: object) -> Iterator[Finding]:
-    """What is wrong with a GeoJSON geometry: its form, its size, longitudes outside −180..360, latitudes over 90.
+    """Yield the faults of a GeoJSON geometry: its form, its size, longitudes outside −180..360, latitudes over 90.
 
-    What PostGIS would store and then not compare (an open ring) would fail everybody's search by place.
+    PostGIS stores an open ring and fails to compare it: it would fail everybody's search by place.
     """
     if geometry is None:
         return
@@ -47,14 +47,14 @@ def check(geometry: object) -> Iterator[Finding]:
 
 
 def vertices(geometry: Mapping[str, Any]) -> int:
-    """How many positions a checked geometry has."""
+    """Count the positions of a checked geometry."""
     if geometry["type"] == "GeometryCollection":
         return sum(vertices(member) for member in geometry["geometries"])
     return sum(1 for _ in _positions(geometry["coordinates"], DEPTH[geometry["type"]]))
 
 
 def complexity(geometry: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Of a checked geometry: what would take too long to be prepared for searches. Servers can tell, clients cannot."""
+    """Yield why a checked geometry would take too long to be prepared for searches. Only servers can tell."""
     if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon"):
         return
     try:
@@ -67,7 +67,7 @@ def complexity(geometry: Mapping[str, Any] | None) -> Iterator[Finding]:
 
 
 def beyond(geometry: Mapping[str, Any]) -> Iterator[Finding]:
-    """Of a checked geometry: a warning where longitudes are over 180, that is, where it is searched by their equals."""
+    """Yield a warning where a checked geometry has longitudes over 180: searches find it by their equals."""
     furthest = max(position[0] for position in _positions(geometry["coordinates"], DEPTH[geometry["type"]]))
     if furthest > 180:
         message = f"the longitude {furthest:g} is over 180; it is searched as {furthest - 360:g}"
@@ -75,7 +75,7 @@ def beyond(geometry: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def check_box(box: object) -> Iterator[Finding]:
-    """What is wrong with a bbox (RFC 7946, 5): four or six numbers within −180..360 and −90..90, the south first."""
+    """Yield the faults of a bbox (RFC 7946, 5): four or six numbers within −180..360 and −90..90, the south first."""
     if box is None:
         return
     if not isinstance(box, list) or len(box) not in (4, 6) or any(type(number) not in (int, float) for number in box):
@@ -93,7 +93,7 @@ def _check_collection(geometry: Mapping[str, object]) -> Iterator[Finding]:
         message = "a GeometryCollection needs the list `geometries`, not empty; use null where there is no geometry"
         yield Finding("geometry", "/geometry/geometries", message)
         return
-    left = MAX_VERTICES
+    rest = MAX_VERTICES
     for n, member in enumerate(members):
         where = f"/geometry/geometries/{n}"
         if not isinstance(member, dict):
@@ -102,18 +102,18 @@ def _check_collection(geometry: Mapping[str, object]) -> Iterator[Finding]:
         if member.get("type") == "GeometryCollection":
             yield Finding("geometry", where, "collections of collections are not taken")
             return
-        findings = [*_check_simple(member, where, left)]
+        findings = [*_check_simple(member, where, rest)]
         yield from findings
         if findings:
             return
-        left -= sum(1 for _ in _positions(member["coordinates"], DEPTH[member["type"]]))
+        rest -= sum(1 for _ in _positions(member["coordinates"], DEPTH[member["type"]]))
 
 
 def _check_simple(geometry: Mapping[str, Any], where: str, most: int) -> Iterator[Finding]:
     kind = geometry.get("type")
     if not isinstance(kind, str) or kind not in DEPTH:
-        known = ", ".join((*DEPTH, "GeometryCollection"))
-        yield Finding("geometry", f"{where}/type", f"{str(kind)[:80]!r} is no GeoJSON geometry; use one of {known}")
+        kinds = ", ".join((*DEPTH, "GeometryCollection"))
+        yield Finding("geometry", f"{where}/type", f"{str(kind)[:80]!r} is no GeoJSON geometry; use one of {kinds}")
         return
     coordinates, where = geometry.get("coordinates"), f"{where}/coordinates"
     try:
@@ -137,7 +137,7 @@ def _check_simple(geometry: Mapping[str, Any], where: str, most: int) -> Iterato
 
 
 def _lines(coordinates: Any, kind: str) -> Iterator[tuple[str, list[Position]]]:
-    """The lines or rings of a geometry that has them, with their places."""
+    """Yield the lines or rings of a geometry that has them, with their places."""
     match kind:
         case "LineString":
             yield "", coordinates
@@ -161,7 +161,7 @@ def _positions(coordinates: object, depth: int) -> Iterator[Position]:
 
 
 def searchable(geometry: Mapping[str, object] | None) -> str:
-    """GeoJSON text of a checked geometry as it goes into the index. TooComplex where that would take too long."""
+    """Return GeoJSON text of a checked geometry as it goes into the index. TooComplex where that takes too long."""
     if geometry is None:
         return EMPTY
     text = orjson.dumps(geometry)
@@ -169,9 +169,9 @@ def searchable(geometry: Mapping[str, object] | None) -> str:
 
 
 def footprint(geometry: Mapping[str, Any] | None) -> str:
-    """What is searched of a stored document: its geometry, or the box around one that is too complex.
+    """Return the searchable geometry of a stored document, or of the box around a geometry that is too complex.
 
-    Publishing refuses most of those (`complexity`); they come from nodes that took them.
+    Publishing refuses most of those (`complexity`); the others come from nodes that took them.
     """
     try:
         return searchable(geometry)
@@ -193,7 +193,7 @@ _footprint = lru_cache(maxsize=4096)(_searchable)  # a model's datasets share a 
 
 
 def _is_plain(geometry: Mapping[str, Any]) -> bool:
-    """A rectangle within the world that is searched: what nearly all datasets have, and surely valid."""
+    """Tell whether a geometry is a rectangle within the world: nearly all datasets have one, and it is surely valid."""
     if geometry["type"] != "Polygon" or len(geometry["coordinates"]) != 1:
         return False
     ring: list[Position] = geometry["coordinates"][0]
@@ -206,7 +206,7 @@ def _is_plain(geometry: Mapping[str, Any]) -> bool:
 
 
 def _normalised(geometry: dict[str, Any]) -> str:
-    """Two dimensions, valid (PostGIS fails on overlapping parts), and turned into the world that is searched."""
+    """Return a geometry in two dimensions, valid (PostGIS fails on overlapping parts), turned into −180..180."""
     import shapely  # the server's, and only for the footprint that needs it
 
     flat = _without_heights(geometry)
@@ -231,14 +231,14 @@ def _normalised(geometry: dict[str, Any]) -> str:
 
 
 def _parts(shape: Shape) -> list[Shape]:
-    """Points, lines and polygons; shapely takes collections apart one level at a time."""
+    """Return points, lines and polygons; shapely takes collections apart one level at a time."""
     import shapely
 
     return [part for member in shapely.get_parts(shape) for part in shapely.get_parts(member)]
 
 
 def _in_worlds(parts: list[Shape]) -> tuple[list[Shape], list[Shape]]:
-    """What of valid parts lies up to 180, and what lies beyond, turned back by 360."""
+    """Return the valid parts up to 180, and those beyond, turned back by 360."""
     import shapely
     from shapely import affinity
 
@@ -256,7 +256,7 @@ def _in_worlds(parts: list[Shape]) -> tuple[list[Shape], list[Shape]]:
 
 
 def _overlap(some: list[Shape], others: list[Shape]) -> bool:
-    """Whether the boxes of two sets of parts meet."""
+    """Tell whether the boxes of two sets of parts meet."""
     import shapely
 
     if not some or not others:
@@ -267,7 +267,7 @@ def _overlap(some: list[Shape], others: list[Shape]) -> bool:
 
 
 def _collected(parts: list[Shape]) -> Shape:
-    """One geometry of parts that have nothing in common."""
+    """Return one geometry of parts that have nothing in common."""
     import shapely
 
     if len(parts) == 1:
@@ -283,7 +283,7 @@ def _collected(parts: list[Shape]) -> Shape:
 
 
 def _cut(line: list[Position]) -> Iterator[list[Position]]:
-    """A line in two dimensions, in parts that lie on one side of 180; those beyond are turned back by 360."""
+    """Yield a line in two dimensions, in parts that lie on one side of 180; those beyond are turned back by 360."""
     segments: list[tuple[Position, Position]] = []
     for start, end in pairwise(line):
         if (start[0] - 180) * (end[0] - 180) < 0:
@@ -298,9 +298,9 @@ def _cut(line: list[Position]) -> Iterator[list[Position]]:
 
 
 def _fault_of_complexity(shape: Shape) -> str | None:
-    """Why the geometry would take too long to be made valid, cut or united; None if it does not.
+    """Say why the geometry would take too long to be made valid, cut or united; None if it does not.
 
-    To find out whether it is valid takes a time that grows with the pairs of segments whose boxes meet, to make it so
+    The time to find out whether it is valid grows with the pairs of segments whose boxes meet, the time to make it so
     with the places where they cross: of both, n vertices can have n² / 4. Coastlines and swaths have a few n.
     """
     import shapely
@@ -320,7 +320,7 @@ def _fault_of_complexity(shape: Shape) -> str | None:
 
 
 def _meetings(shape: Shape) -> Iterator[tuple[int, int]]:
-    """Pairs of segments whose boxes meet, and how many of these cross or lie on each other; in portions."""
+    """Yield pairs of segments whose boxes meet, and how many of these cross or lie on each other; in portions."""
     import numpy as np
     import shapely
 
@@ -341,11 +341,11 @@ def _meetings(shape: Shape) -> Iterator[tuple[int, int]]:
 
 
 def _count_crossings(a: Any, b: Any, c: Any, d: Any) -> int:
-    """In how many rows a → b and c → d cross, or lie on each other; to touch is neither. Arrays of positions."""
+    """Count the rows in which a → b and c → d cross, or lie on each other; to touch is neither. Arrays of positions."""
     import numpy as np
 
     def side(start: Any, end: Any, position: Any) -> Any:
-        """Positive where the position is left of start → end, negative right of it, 0 on it."""
+        """Return a positive number where the position is left of start → end, negative right of it, 0 on it."""
         along, across = end - start, position - start
         return along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]
 
@@ -357,7 +357,7 @@ def _count_crossings(a: Any, b: Any, c: Any, d: Any) -> int:
 
 
 def _without_heights(geometry: Mapping[str, Any]) -> dict[str, Any]:
-    """Heights may be there for some positions only, which shapely does not take."""
+    """Return the geometry without heights: some positions only may have them, which shapely does not take."""
     if geometry["type"] == "GeometryCollection":
         return {**geometry, "geometries": [_without_heights(member) for member in geometry["geometries"]]}
 

@@ -75,21 +75,21 @@ class Identity:
     scopes: frozenset[str]
 
     def packed(self) -> str:
-        """What rights follow from, as JSON text, to be kept with a request; who it is, is not in it."""
-        held = [[each.kind, each.id, each.institution, each.role] for each in self.entitlements]
-        return orjson.dumps([self.issuer, sorted(self.groups), held]).decode()
+        """Return the facts that rights follow from, as JSON text that a request keeps; who it is, is not in it."""
+        entitlements = [[each.kind, each.id, each.institution, each.role] for each in self.entitlements]
+        return orjson.dumps([self.issuer, sorted(self.groups), entitlements]).decode()
 
     @classmethod
     def unpacked(cls, text: str) -> Self:
-        """The groups and entitlements of a packed identity; its subject is not known any more."""
-        issuer, groups, held = orjson.loads(text)
-        entitlements = tuple(Entitlement(Scope(kind), id, at, Right(right)) for kind, id, at, right in held)
+        """Return the groups and entitlements of a packed identity, without a subject."""
+        issuer, groups, rows = orjson.loads(text)
+        entitlements = tuple(Entitlement(Scope(kind), id, at, Right(right)) for kind, id, at, right in rows)
         return cls(issuer, "", "", None, "", frozenset(groups), entitlements, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a group of a Globus-style policy file publishes: an institution's datasets of a project."""
+    """An institution's datasets of a project, which a group of a Globus-style policy file publishes."""
 
     project: str
     institution: str
@@ -97,7 +97,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What a member of one of fedstac's own groups is a member for: a project and an institution, or all (`*`)."""
+    """A membership in one of fedstac's own groups: for a project and an institution, or for all (`*`)."""
 
     group: str
     project: str
@@ -119,20 +119,20 @@ class PolicyBroken(Exception):
 
 
 def entitlement(urn: str) -> Entitlement | None:
-    """An EGI entitlement; None for anything that is not exactly one of the VO esgf.vo.egi.eu with a known role."""
-    found = _ENTITLEMENT.fullmatch(urn)
-    if found is None or found[4] not in Right.__members__:
+    """Read an EGI entitlement; None for anything that is not exactly one of the VO esgf.vo.egi.eu with a known role."""
+    match = _ENTITLEMENT.fullmatch(urn)
+    if match is None or match[4] not in Right.__members__:
         return None
-    return Entitlement(Scope(found[1]), found[2], found[3], Right(found[4]))
+    return Entitlement(Scope(match[1]), match[2], match[3], Right(match[4]))
 
 
 def identity(issuer: str, claims: Mapping[str, Any], *, groups_claim: str) -> Identity:
-    """What verified claims say of their subject. InvalidToken without a usable subject, or with too many groups."""
+    """Return the identity of verified claims. InvalidToken without a usable subject, or with too many groups."""
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= LONGEST_SUBJECT or not subject.isprintable():
         raise InvalidToken("the token's claim sub is no text of 1 to 255 printable characters; log in again")
     urns = [urn for name in ENTITLEMENT_CLAIMS for urn in _texts(claims.get(name), name)]
-    found = (entitlement(urn) for urn in dict.fromkeys(urns))
+    candidates = (entitlement(urn) for urn in dict.fromkeys(urns))
     return Identity(
         issuer=issuer,
         subject=subject,
@@ -140,19 +140,19 @@ def identity(issuer: str, claims: Mapping[str, Any], *, groups_claim: str) -> Id
         email=_text(claims.get("email")),
         client_id=_text(claims.get("client_id")) or _text(claims.get("azp")) or "",
         groups=frozenset(_texts(_at(claims, groups_claim), groups_claim)),
-        entitlements=tuple(each for each in found if each is not None),
+        entitlements=tuple(each for each in candidates if each is not None),
         scopes=scopes(claims),
     )
 
 
 def scopes(claims: Mapping[str, Any]) -> frozenset[str]:
-    """Scopes of a token: text with spaces between (RFC 8693, 4.2; RFC 7662, 2.2), or a list, as some issuers write."""
+    """Return a token's scopes: text with spaces between (RFC 8693, 4.2; RFC 7662, 2.2), or a list, as some write."""
     value = claims.get("scope", claims.get("scp"))
     return frozenset(value.split(" ") if isinstance(value, str) else _texts(value, "scope")) - {""}
 
 
 def _at(claims: Mapping[str, Any], path: str) -> object:
-    """The claim of that name, or the one that a path with dots leads to (`realm_access.roles`)."""
+    """Return the claim of that name, or the one that a path with dots leads to (`realm_access.roles`)."""
     if path in claims:
         return claims[path]
     value: object = claims
@@ -166,7 +166,7 @@ def _text(value: object) -> str | None:
 
 
 def _texts(value: object, claim: str) -> list[str]:
-    """The usable texts of a claim that is a list, or one text. InvalidToken for more than anybody has."""
+    """Return the usable texts of a claim that is a list, or one text. InvalidToken for more than anybody has."""
     values = value if isinstance(value, list) else [value]
     if len(values) > MOST_GROUPS:
         raise InvalidToken(f"the token's claim {claim} has over {MOST_GROUPS} entries; ask for a token with fewer")
@@ -174,19 +174,19 @@ def _texts(value: object, claim: str) -> list[str]:
 
 
 def shares(document: object) -> Shares:
-    """A Globus-style policy file: {"project": {P: {"<p>:institution_id": {I: [{"name", "uuid", "url"}, …]}}}}.
+    """Read a Globus-style policy file: {"project": {P: {"<p>:institution_id": {I: [{"name", "uuid", "url"}, …]}}}}.
 
     PolicyBroken if any part of it is not of that form: a file that is half understood is not used.
     """
-    found: dict[str, set[Share]] = {}
+    by_group: dict[str, set[Share]] = {}
     for project, facets in _members(_member(document, "project", "the file"), "project"):
         for facet, institutions in _members(facets, project):
             if facet.rpartition(":")[2] != "institution_id":
                 raise PolicyBroken(f"{project}: {facet!r} is no institution_id; shares are by institution")
             for institution, entries in _members(institutions, f"{project}/{facet}"):
                 for uuid in _uuids(entries, f"{project}/{facet}/{institution}"):
-                    found.setdefault(uuid, set()).add(Share(project, institution))
-    return {uuid: frozenset(shared) for uuid, shared in found.items()}
+                    by_group.setdefault(uuid, set()).add(Share(project, institution))
+    return {uuid: frozenset(shared) for uuid, shared in by_group.items()}
 
 
 def _member(value: object, name: str, place: str) -> object:

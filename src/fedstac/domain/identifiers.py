@@ -37,7 +37,7 @@ def fault_of_id(item_id: str) -> str | None:
     if match := RESERVED.search(item_id):
         return f"the id holds {_character(item_id, match)}, which has a meaning of its own in a URL"
     if item_id[0].isspace():
-        return f"the id begins with the space {_named(item_id[0])}"
+        return f"the id begins with the space {_character_name(item_id[0])}"
     return None
 
 
@@ -51,7 +51,7 @@ def fault_of_new_id(item_id: str) -> str | None:
     if match := re.search(",", item_id):
         return f"the id holds {_character(item_id, match)}, at which GET /search?ids= ends one id and begins the next"
     if item_id[-1:].isspace():
-        return f"the id ends with the space {_named(item_id[-1])}, which is not seen"
+        return f"the id ends with the space {_character_name(item_id[-1])}, which is not seen"
     if match := INVISIBLE.search(item_id):
         return f"the id holds {_character(item_id, match)}, which is not seen"
     if match := ODD_SPACE.search(item_id):
@@ -60,14 +60,14 @@ def fault_of_new_id(item_id: str) -> str | None:
 
 
 def _character(item_id: str, match: re.Match[str]) -> str:
-    return f"{_named(match[0])} at place {match.start() + 1}"
+    return f"{_character_name(match[0])} at place {match.start() + 1}"
 
 
-def _named(character: str) -> str:
-    """A character as people can look it up: U+002C (comma)."""
+def _character_name(character: str) -> str:
+    """Return a character as people can look it up: U+002C (comma)."""
     name = unicodedata.name(character, "")
-    shown = f" ({name.lower()})" if name else ""
-    return f"U+{ord(character):04X}{shown}"
+    suffix = f" ({name.lower()})" if name else ""
+    return f"U+{ord(character):04X}{suffix}"
 
 
 def uuid_of_handle(dataset_id: str) -> UUID:
@@ -79,7 +79,7 @@ def uuid_of_handle(dataset_id: str) -> UUID:
 
 
 def uuid7(moment: datetime) -> UUID:
-    """A UUID of version 7 (RFC 9562, 5.7): milliseconds, then random bits."""
+    """Return a UUID of version 7 (RFC 9562, 5.7): milliseconds, then random bits."""
     milliseconds = int(moment.timestamp() * 1000)
     random = int.from_bytes(os.urandom(10), "big")
     value = milliseconds << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1

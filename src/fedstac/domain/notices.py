@@ -33,11 +33,11 @@ class Message:
         return "\n".join(self.lines) + "\n"
 
     def as_json(self, at: datetime) -> dict[str, Any]:
-        """The body of a webhook (Standard Webhooks 1.0: type, timestamp, data)."""
+        """Return the body of a webhook (Standard Webhooks 1.0: type, timestamp, data)."""
         return {"type": self.type, "timestamp": rfc3339(at), "data": self.data}
 
     def as_slack(self) -> dict[str, Any]:
-        """The body that Slack and those who speak like it take: plain text, so that no name is read as a command."""
+        """Return the body that Slack and its like take: plain text, so that no name is read as a command."""
         whole = self.text.strip()
         parts = [whole[start : start + SLACK_BLOCK] for start in range(0, len(whole), SLACK_BLOCK)][:SLACK_BLOCKS]
         sections = [
@@ -49,14 +49,14 @@ class Message:
 
 
 def one_line(text: object, longest: int = LONGEST_LINE) -> str:
-    """Text from elsewhere as one line that nothing reads as a command or a header."""
+    """Return text from elsewhere as one line that nothing reads as a command or a header."""
     line = "".join(char if char.isprintable() else "\ufffd" for char in str(text)[: longest + 1])
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """The node that tells, and where its clients find it; links are left out where that is not known."""
+    """The node that sends, and the address of its API; without one, messages have no links."""
 
     node: str
     base: str
@@ -68,12 +68,12 @@ class Sender:
         return f"{self.base}/collections/{quote(collection)}/items/{quote(id)}" if self.base else None
 
     def message(self, type: str, subject: str, lines: Sequence[str | None], data: Mapping[str, Any]) -> Message:
-        shown = tuple(one_line(line) for line in lines if line is not None)
+        printable = tuple(one_line(line) for line in lines if line is not None)
         whole = one_line(f"fedstac {self.node}: {subject}", LONGEST_SUBJECT)
-        return Message(type, whole, shown, {"node": self.node, **data})
+        return Message(type, whole, printable, {"node": self.node, **data})
 
 
-def _left(n: int, what: str) -> str | None:
+def _and_more(n: int, what: str) -> str | None:
     return f"… and {n - SHOWN} more {what}" if n > SHOWN else None
 
 
@@ -106,33 +106,33 @@ class Refused:
     findings: Sequence[Finding]
 
 
-def of_requests(sender: Sender, settled: Sequence[Settled], refused: Sequence[Refused]) -> Message:
-    """The digest of requests that are final; `refused` are the first items that were not done, at most SHOWN."""
-    counts = {name: sum(each.counts.get(name, 0) for each in settled) for name in ("done", "rejected", "failed")}
+def of_requests(sender: Sender, requests: Sequence[Settled], refused_items: Sequence[Refused]) -> Message:
+    """Return the digest of final requests; `refused_items` are the first items that were not done, at most SHOWN."""
+    counts = {name: sum(each.counts.get(name, 0) for each in requests) for name in ("done", "rejected", "failed")}
     outcome = ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing to do"
-    what = f"request {settled[0].status}" if len(settled) == 1 else f"{len(settled)} requests final"
+    what = f"request {requests[0].status}" if len(requests) == 1 else f"{len(requests)} requests final"
     lines: list[str | None] = []
-    for each in settled[:SHOWN]:
-        said = ", ".join(f"{n} {name}" for name, n in each.counts.items() if n)
+    for each in requests[:SHOWN]:
+        outcomes = ", ".join(f"{n} {name}" for name, n in each.counts.items() if n)
         lines += [
-            f"{each.status}: {each.action} of {each.total} in {each.collection} ({said})",
+            f"{each.status}: {each.action} of {each.total} in {each.collection} ({outcomes})",
             _indented(sender, each.id),
         ]
-    lines.append(_left(len(settled), "requests"))
-    if refused:
-        lines += ["", "Not done:", *_refusals(refused), *_remedy(counts)]
+    lines.append(_and_more(len(requests), "requests"))
+    if refused_items:
+        lines += ["", "Not done:", *_refusals(refused_items), *_remedy(counts)]
     data = {
         "counts": counts,
-        "total_requests": len(settled),
+        "total_requests": len(requests),
         "requests": [
             {"id": each.id, "status": each.status, "action": each.action, "collection": each.collection,
              "total": each.total, "counts": each.counts, "url": sender.request(each.id)}
-            for each in settled[:SHOWN * 5]
+            for each in requests[:SHOWN * 5]
         ],
         "problems": [
             {"request": each.request, "id": each.dataset, "status": each.status, "type": each.problem,
              "detail": each.detail, "findings": [finding.as_json() for finding in each.findings[:SHOWN]]}
-            for each in refused
+            for each in refused_items
         ],
     }  # fmt: skip
     return sender.message("fedstac.requests.final", f"{what} ({outcome})", lines, data)
@@ -142,17 +142,17 @@ def _indented(sender: Sender, request: str) -> str:
     return f"  {sender.request(request) or 'fedstac requests show ' + request}"
 
 
-def _refusals(refused: Sequence[Refused]) -> list[str]:
-    lines, left = [], SHOWN
-    for each in refused:
-        repeated = bool(each.findings and left) and each.findings[0].message in each.detail
-        said = "" if repeated else f" {each.detail}"
-        lines.append(f"- {each.dataset}:{said} [{each.problem or each.status}]")
-        for finding in each.findings[:left]:
+def _refusals(items: Sequence[Refused]) -> list[str]:
+    lines, findings_left = [], SHOWN
+    for each in items:
+        repeated = bool(each.findings and findings_left) and each.findings[0].message in each.detail
+        detail = "" if repeated else f" {each.detail}"
+        lines.append(f"- {each.dataset}:{detail} [{each.problem or each.status}]")
+        for finding in each.findings[:findings_left]:
             near = finding.suggestion if finding.suggestion and finding.suggestion not in finding.message else None
             suggestion = f" (suggestion: {near})" if near else ""
             lines.append(f"    {finding.pointer or '/'}: {finding.message}{suggestion}")
-        left -= min(left, len(each.findings))
+        findings_left -= min(findings_left, len(each.findings))
     return lines
 
 
@@ -179,7 +179,7 @@ class Trouble:
 
 
 def of_troubles(sender: Sender, troubles: Sequence[Trouble], total: int) -> Message:
-    """The operators' alert; `total` counts also what is no longer there to be described."""
+    """Return the operators' alert; `total` counts also troubles that are no longer there to be described."""
     items = [each for each in troubles if each.kind == "item"]
     events = [each for each in troubles if each.kind == "event"]
     parts = [f"{len(items)} items failed"] if items else []
@@ -192,11 +192,11 @@ def of_troubles(sender: Sender, troubles: Sequence[Trouble], total: int) -> Mess
     if items:
         lines += ["Items that failed by the server's fault (its log names the reason):"]
         lines += [f"- {each.what}, request {each.where}" for each in items[:SHOWN]]
-        lines += [_left(len(items), "items"), "Mend the cause, then have them sent again.", ""]
+        lines += [_and_more(len(items), "items"), "Mend the cause, then have them sent again.", ""]
     if events:
         lines += ["Events that a node could not apply (its table fedstac.parked has them):"]
         lines += [f"- {each.where}: {each.what}: {each.detail}" for each in events[:SHOWN]]
-        lines += [_left(len(events), "events"), "At that node: see its log, update it, then `fedstac verify`.", ""]
+        lines += [_and_more(len(events), "events"), "At that node: see its log, update it, then `fedstac verify`.", ""]
     data = {
         "total": total,
         "troubles": [
@@ -228,7 +228,7 @@ class Changed:
 
 
 def of_changes(sender: Sender, changes: Sequence[Changed], total: int) -> Message:
-    """What others did to somebody's datasets; `changes` are the first of `total`."""
+    """Return the message about changes that others made to somebody's datasets; `changes` are the first of `total`."""
     verbs = sorted({each.verb for each in changes})
     what = f"your dataset {changes[0].dataset} was {verbs[0]}" if total == 1 and changes else (
         f"{total} of your datasets were {' or '.join(verbs) or 'changed'}")  # fmt: skip
@@ -243,7 +243,7 @@ def of_changes(sender: Sender, changes: Sequence[Changed], total: int) -> Messag
             f"  {link}" if replacement and (link := sender.dataset(each.collection, replacement)) else None,
             f"  The fault is explained at {errata}" if errata else None,
         ]
-    lines += [_left(total, "changes"), "", "If that is not right, ask the operators of this node."]
+    lines += [_and_more(total, "changes"), "", "If that is not right, ask the operators of this node."]
     data = {
         "total": total,
         "changes": [
@@ -257,7 +257,7 @@ def of_changes(sender: Sender, changes: Sequence[Changed], total: int) -> Messag
 
 
 def of_confirmation(sender: Sender, owner: str, destination: str, code: str) -> Message:
-    """What a destination is told before anything else goes there."""
+    """Return the first message to a destination, before anything else goes there."""
     lines = [
         f"{owner} asks for notifications of the node {sender.node} to be sent here.",
         "",
@@ -269,5 +269,6 @@ def of_confirmation(sender: Sender, owner: str, destination: str, code: str) -> 
 
 
 def of_test(sender: Sender) -> Message:
+    """Return a message that only shows that messages arrive."""
     lines = [f"This is a test of the notifications of the node {sender.node}. They arrive here."]
     return sender.message("fedstac.test", "test", lines, {})

@@ -38,7 +38,7 @@ class JsonPatch:
     operations: Sequence[Mapping[str, Json]]
 
     def applied(self, document: Mapping[str, Json]) -> Json:
-        """The document after it. StacInvalid, naming the operation, where one does not fit."""
+        """Return the document after the operations. StacInvalid, naming the operation, where one does not fit."""
         changed: Json = copy.deepcopy(document)
         work = 0
         for n, operation in enumerate(self.operations):
@@ -57,12 +57,13 @@ class JsonPatch:
 
 @dataclass(frozen=True, slots=True)
 class MergePatch:
-    """Members to replace; null takes one away, unless it is one of those that null says nothing of."""
+    """Members to replace. Null removes a member, unless it is one of `kept_by_null`: there it is ignored."""
 
     patch: Mapping[str, Json]
     kept_by_null: frozenset[tuple[str, ...]] = KEPT_BY_NULL
 
     def applied(self, document: Mapping[str, Json]) -> Json:
+        """Return the merged document."""
         return _merged(document, self.patch, (), self.kept_by_null)
 
 
@@ -73,23 +74,25 @@ class Whole:
     document: Mapping[str, Json]
 
     def applied(self, document: Mapping[str, Json]) -> Json:
+        """Return the whole document, whatever the stored one is."""
         return self.document
 
 
 @dataclass(frozen=True, slots=True)
 class WithoutNode:
-    """None of one node's alternates any more."""
+    """The document without one node's alternates."""
 
     node: str
 
     def applied(self, document: Mapping[str, Json]) -> Json:
+        """Return the document without the node's alternates."""
         assets = {}
         for key, asset in document["assets"].items():
             alternates = asset.get("alternate")
             if isinstance(alternates, dict) and self.node in alternates:
-                left = {name: entry for name, entry in alternates.items() if name != self.node}
+                others = {name: entry for name, entry in alternates.items() if name != self.node}
                 asset = {name: value for name, value in asset.items() if name != "alternate"}
-                assets[key] = {**asset, "alternate": left} if left else asset
+                assets[key] = {**asset, "alternate": others} if others else asset
             else:
                 assets[key] = asset
         return {**document, "assets": assets}
@@ -99,7 +102,7 @@ Edit = JsonPatch | MergePatch | Whole | WithoutNode
 
 
 def as_json(edit: Edit) -> dict[str, Json]:
-    """An edit as it waits in the queue."""
+    """Return an edit as it waits in the queue."""
     match edit:
         case JsonPatch(operations):
             return {"operations": operations}
@@ -111,8 +114,9 @@ def as_json(edit: Edit) -> dict[str, Json]:
             return {"without": name}
 
 
-def from_json(said: Mapping[str, Json]) -> Edit:
-    [(form, value)] = said.items()
+def from_json(value_by_form: Mapping[str, Json]) -> Edit:
+    """Return the edit that waited in the queue."""
+    [(form, value)] = value_by_form.items()
     match form:
         case "operations":
             return JsonPatch(value)
@@ -128,14 +132,14 @@ class _Misfit(Exception):
 
 
 def read(body: Json, media_type: str = "") -> JsonPatch | MergePatch:
-    """A patch from a parsed body, told by its shape. BadRequest or StacInvalid where it is none."""
+    """Read a patch from a parsed body, by its shape. BadRequest or StacInvalid where it is none."""
     operations = body
     if isinstance(body, dict) and "operations" in body:  # no member of an Item; the wrapper has nothing beside it
         operations = body["operations"] if len(body) == 1 else None
     if isinstance(operations, list):
         return JsonPatch(_checked(operations))
-    named = media_type.partition(";")[0].strip().lower() == "application/json-patch+json"
-    if operations is not body or not isinstance(body, dict) or named:
+    is_json_patch_type = media_type.partition(";")[0].strip().lower() == "application/json-patch+json"
+    if operations is not body or not isinstance(body, dict) or is_json_patch_type:
         raise BadRequest("the body is no patch; send a list of operations (RFC 6902) or an object to merge (RFC 7396)")
     return MergePatch(body)
 
@@ -196,7 +200,7 @@ def _apply(document: Json, operation: Mapping[str, Json]) -> Json:
 
 
 def _work(document: Json, operation: Mapping[str, Json]) -> int:
-    """Bytes of the document that an operation copies or compares."""
+    """Return the bytes of the document that an operation copies or compares."""
     match operation["op"]:
         case "copy" | "move":
             return len(orjson.dumps(_find(document, _steps(operation["from"]))))

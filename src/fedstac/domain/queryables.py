@@ -49,7 +49,7 @@ JSON_TYPES = ("string", "number", "boolean", "array", "object")  # and null, whi
 
 
 def declared(vocabulary: Vocabulary | None) -> Schemas:
-    """The properties that every dataset of a collection may have, with the terms of its project."""
+    """Return the properties that every dataset of a collection may have, with the terms of its project."""
     if vocabulary is None:
         return OF_EVERY_DATASET
     own = {name: {"title": title(name), **schema_of(each)} for name, each in vocabulary.properties.items()}
@@ -57,34 +57,34 @@ def declared(vocabulary: Vocabulary | None) -> Schemas:
 
 
 def title(name: str) -> str:
-    """A name for people: `cmip6:source_id` is Source id."""
+    """Return a name for people: `cmip6:source_id` is Source id."""
     words = name.rpartition(":")[2].replace("_", " ").strip() or name
     return words[:1].upper() + words[1:]
 
 
-def schema_of(asked: Property) -> Schema:
-    """What the vocabulary asks of a property."""
-    match asked.kind:
+def schema_of(demand: Property) -> Schema:
+    """Return the schema of a vocabulary's property."""
+    match demand.kind:
         case Kind.STRING:
-            return {"type": "string", **_texts(asked)}
+            return {"type": "string", **_texts(demand)}
         case Kind.STRINGS:
-            return {"type": "array", "items": {"type": "string", **_texts(asked)}}
+            return {"type": "array", "items": {"type": "string", **_texts(demand)}}
         case Kind.DATETIME:
             return MOMENT
         case Kind.BOOLEAN:
             return BOOLEAN
         case Kind.INTEGER | Kind.NUMBER:
-            return {"type": asked.kind.value, **({} if asked.minimum is None else {"minimum": asked.minimum})}
+            return {"type": demand.kind.value, **({} if demand.minimum is None else {"minimum": demand.minimum})}
 
 
-def _texts(asked: Property) -> Schema:
-    terms: Schema = {} if asked.terms is None else {"enum": sorted(asked.terms)}
-    form: Schema = {} if asked.pattern is None else {"pattern": asked.pattern.text}
+def _texts(demand: Property) -> Schema:
+    terms: Schema = {} if demand.terms is None else {"enum": sorted(demand.terms)}
+    form: Schema = {} if demand.pattern is None else {"pattern": demand.pattern.text}
     return {"anyOf": [terms, form]} if terms and form else {**terms, **form}
 
 
 def observed(types: Iterable[str], member_types: Iterable[str], *, moments: bool) -> Schema:
-    """The schema of a property of which a sample of values is at hand: their JSON types, and those of list members."""
+    """Return the schema of a property from a sample of its values: their JSON types, and those of list members."""
     own = [name for name in JSON_TYPES if name in set(types)]
     schema: dict[str, Any] = {"type": own[0] if len(own) == 1 else own} if own else {}
     if own == ["string"] and moments:
@@ -96,7 +96,7 @@ def observed(types: Iterable[str], member_types: Iterable[str], *, moments: bool
 
 
 def shared(declarations: Sequence[Schemas]) -> Schemas:
-    """The properties that all collections have. Where they differ in their terms, the terms of all count."""
+    """Return the properties that all collections have. Where they differ in their terms, the terms of all count."""
     first, *others = declarations or [OF_EVERY_DATASET]
     return {
         name: _wider([each[name] for each in declarations]) if others else schema
@@ -115,18 +115,18 @@ def _wider(schemas: Sequence[Schema]) -> Schema:
 
 
 def has(schemas: Schemas, name: str) -> bool:
-    """Whether a property, or the object that a dotted name begins with, is among those."""
+    """Tell whether a property, or the object that a dotted name begins with, is among those."""
     return name in schemas or name.partition(".")[0] in schemas
 
 
 def with_prefix(schemas: Schemas, name: str) -> str | None:
-    """The only property that is called so after its prefix; None where there is none or more than one."""
-    named = [full for full in schemas if full.rpartition(":")[2] == name]
-    return named[0] if len(named) == 1 and name else None
+    """Return the only property that has this name after its prefix; None where there is none or more than one."""
+    names = [full for full in schemas if full.rpartition(":")[2] == name]
+    return names[0] if len(names) == 1 and name else None
 
 
 def nearest_name(schemas: Iterable[str], name: str) -> str | None:
-    """The property whose name is most like a misspelt one, with its prefix or without."""
+    """Return the property whose name is most like a misspelt one, with its prefix or without."""
     names = sorted(schemas)
     local = {full.rpartition(":")[2]: full for full in reversed(names)}
     without = nearest(name.rpartition(":")[2], local)

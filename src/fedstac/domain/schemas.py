@@ -35,7 +35,7 @@ MOMENT: Final[Schema] = {
 
 
 def schema_of(vocabulary: Vocabulary) -> Schema:
-    """The schema; of the same snapshot always the same, members and all. It refers to nothing outside of itself.
+    """Return the schema; of the same snapshot always the same, members and all. It refers to nothing outside of itself.
 
     `$id` is relative: the schema's name is the address at which it is served.
     """
@@ -64,7 +64,7 @@ def schema_of(vocabulary: Vocabulary) -> Schema:
                 "type": "object",
                 "additionalProperties": {
                     "type": "object",
-                    "required": sorted(name for name, known in vocabulary.assets.items() if known.required),
+                    "required": sorted(name for name, demand in vocabulary.assets.items() if demand.required),
                     "properties": _members(vocabulary.assets),
                 },
             },
@@ -81,7 +81,7 @@ def _escaped(literal: str) -> str:
 
 
 def _id_pattern(vocabulary: Vocabulary) -> str:
-    """As Vocabulary.id_pattern, in the syntax of ECMA 262."""
+    """Return Vocabulary.id_pattern in the syntax of ECMA 262."""
     ids = vocabulary.id_template
     parts = [_escaped(ids.literals[0])]
     for name, literal in zip(ids.names, ids.literals[1:], strict=True):
@@ -90,33 +90,33 @@ def _id_pattern(vocabulary: Vocabulary) -> str:
 
 
 def _extensions(extensions: Iterable[Extension]) -> Schema:
-    known = [uri for extension in extensions for uri in extension.uris]
+    uris = [uri for extension in extensions for uri in extension.uris]
     ours = {"pattern": _escaped(OUR_EXTENSION)}
-    needed = [{"contains": {"enum": list(extension.uris)}} for extension in extensions if extension.required]
-    accepted = {"type": "array", "uniqueItems": True, "items": {"type": "string", "anyOf": [{"enum": known}, ours]}}
-    return accepted | ({"allOf": needed} if needed else {})
+    required = [{"contains": {"enum": list(extension.uris)}} for extension in extensions if extension.required]
+    schema = {"type": "array", "uniqueItems": True, "items": {"type": "string", "anyOf": [{"enum": uris}, ours]}}
+    return schema | ({"allOf": required} if required else {})
 
 
 def _in_use(vocabulary: Vocabulary) -> list[str]:
-    known = (*vocabulary.properties.values(), *vocabulary.assets.values())
-    return sorted({one.vocabulary for one in known if one.vocabulary is not None})
+    demands = (*vocabulary.properties.values(), *vocabulary.assets.values())
+    return sorted({one.vocabulary for one in demands if one.vocabulary is not None})
 
 
-def _members(known: Mapping[str, Property]) -> dict[str, Schema]:
-    return {name: _value(known[name]) for name in sorted(known)}
+def _members(demands: Mapping[str, Property]) -> dict[str, Schema]:
+    return {name: _value(demands[name]) for name in sorted(demands)}
 
 
-def _value(known: Property) -> Schema:
-    match known.kind:
+def _value(demand: Property) -> Schema:
+    match demand.kind:
         case Kind.STRING:
-            return {"type": "string"} | _taken(known)
+            return {"type": "string"} | _values(demand)
         case Kind.STRINGS:
-            entries = {"type": "string"} | _taken(known)
+            entries = {"type": "string"} | _values(demand)
             return {"type": "array", "minItems": 1, "uniqueItems": True, "items": entries}
         case Kind.INTEGER | Kind.NUMBER:
-            least = {} if known.minimum is None else {"minimum": _plain(known.minimum)}
-            most = {"maximum": EXACT} if known.kind is Kind.INTEGER else {}
-            return {"type": known.kind.value} | least | most
+            least = {} if demand.minimum is None else {"minimum": _plain(demand.minimum)}
+            most = {"maximum": EXACT} if demand.kind is Kind.INTEGER else {}
+            return {"type": demand.kind.value} | least | most
         case Kind.BOOLEAN:
             return {"type": "boolean"}
         case Kind.DATETIME:
@@ -127,10 +127,10 @@ def _plain(number: float) -> float:
     return int(number) if number.is_integer() else number
 
 
-def _taken(known: Property) -> Schema:
-    """As Property.takes."""
-    terms = {"$ref": f"#/definitions/terms-{known.vocabulary}"} if known.vocabulary is not None else None
-    form = {"maxLength": MOST_CHECKED, "pattern": known.pattern.text} if known.pattern is not None else None
+def _values(demand: Property) -> Schema:
+    """Return the schema of the values that Property.takes."""
+    terms = {"$ref": f"#/definitions/terms-{demand.vocabulary}"} if demand.vocabulary is not None else None
+    form = {"maxLength": MOST_CHECKED, "pattern": demand.pattern.text} if demand.pattern is not None else None
     if terms is not None and form is not None:
         return {"anyOf": [terms, form]}
     # beside a $ref nothing counts in draft-07
@@ -139,16 +139,16 @@ def _taken(known: Property) -> Schema:
 
 def _links(rules: Iterable[LinkRule]) -> Schema:
     links: Schema = {"type": "array"}
-    needed = [{"contains": _has_rel(rule.rel)} for rule in rules if rule.required]
-    asked = [
+    required = [{"contains": _has_rel(rule.rel)} for rule in rules if rule.required]
+    conditions = [
         {"properties": _link(rule)}
         if rule.rel == ANY_RELATION
         else {"if": _has_rel(rule.rel), "then": {"properties": _link(rule)}}
         for rule in rules
     ]
-    if asked:
-        links["items"] = {"allOf": asked}
-    return links | ({"allOf": needed} if needed else {})
+    if conditions:
+        links["items"] = {"allOf": conditions}
+    return links | ({"allOf": required} if required else {})
 
 
 def _has_rel(rel: str) -> Schema:
@@ -156,10 +156,10 @@ def _has_rel(rel: str) -> Schema:
 
 
 def _link(rule: LinkRule) -> Schema:
-    asked: Schema = {}
-    for name, said in (("type", rule.type), ("title", rule.title)):
-        if said is not None:
-            asked[name] = {"const": said}
+    members: Schema = {}
+    for name, value in (("type", rule.type), ("title", rule.title)):
+        if value is not None:
+            members[name] = {"const": value}
     if rule.pattern is not None:
-        asked["href"] = {"maxLength": MOST_CHECKED, "pattern": rule.pattern.text}
-    return asked
+        members["href"] = {"maxLength": MOST_CHECKED, "pattern": rule.pattern.text}
+    return members

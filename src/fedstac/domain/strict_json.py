@@ -27,7 +27,7 @@ _Container: TypeAlias = dict[str, object] | list[object]
 
 
 def parse(raw: bytes, *, max_depth: int = MAX_DEPTH) -> object:
-    """The value of one JSON text, normalised: 1.0, 1e0 and 1 are all the integer 1 (up to 2**53), -0.0 is 0.
+    """Return the value of one JSON text, normalised: 1.0, 1e0 and 1 are all the integer 1 (up to 2**53), -0.0 is 0.
 
     So values that are equal are equal as text too, once serialised. Strings are left as they are. Raises MalformedJson
     with all findings (at most 50); a fault of syntax hides the others, and has its line and column in the message.
@@ -52,15 +52,15 @@ def parse_lines(raw: bytes, *, max_depth: int = MAX_DEPTH, most: int = sys.maxsi
 
 
 def iterate_lines(raw: bytes, *, max_depth: int = MAX_DEPTH) -> Iterator[object]:
-    """The same, one after the other, so that no more than one has to be in memory; nothing where there is none."""
+    """Yield the same, one after the other, so that one at a time is in memory; nothing where there is none."""
     for line, record in _records(raw):
         value, faults = _read(record, max_depth)
         yield _malformed([fault.finding(first_line=line) for fault in faults]) if faults else value
 
 
 @dataclass(frozen=True, slots=True)
-class Parted:
-    """A JSON object whose member is a list of objects that are not parsed yet: the rest of it, and their places."""
+class PartedObject:
+    """A JSON object whose member is a list of objects that are not parsed yet: its other members, and their places."""
 
     raw: bytes
     member: str
@@ -68,17 +68,17 @@ class Parted:
     spans: Sequence[tuple[int, int]]
 
     def __iter__(self) -> Iterator[object]:
-        """The objects of the list, each parsed when it is its turn. MalformedJson, with its place, where one is not."""
+        """Yield the objects of the list, each parsed in its turn. MalformedJson, with its place, for a broken one."""
         for n, (start, end) in enumerate(self.spans):
             value, faults = _read(self.raw[start:end], MAX_DEPTH - 2)
             if faults:
-                raise _malformed([self._placed(fault, n, start).finding() for fault in faults])
+                raise _malformed([self._at_place(fault, n, start).finding() for fault in faults])
             yield value
 
     def __len__(self) -> int:
         return len(self.spans)
 
-    def _placed(self, fault: _Fault, n: int, start: int) -> _Fault:
+    def _at_place(self, fault: _Fault, n: int, start: int) -> _Fault:
         pointer = f"/{self.member}/{n}{fault.pointer}"
         if fault.line is None or fault.column is None:
             return replace(fault, pointer=pointer)
@@ -93,11 +93,11 @@ _STRUCTURE = re.compile(
 _OPENS_LIST = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*\[")
 
 
-def part(raw: bytes, member: str, *, most: int, most_rest: int) -> Parted | None:
-    """Takes a JSON object apart at a member that is a list of objects; None where it is no such thing.
+def part(raw: bytes, member: str, *, most: int, most_rest: int) -> PartedObject | None:
+    """Take a JSON object apart at a member that is a list of objects; None where it is no such thing.
 
-    Whoever goes through it has one object in memory at a time. At most `most` + 1 of them are looked for. None also
-    where there are over `most_rest` bytes beside the list, which are parsed at once.
+    A caller who iterates has one object in memory at a time. At most `most` + 1 of them are looked for. None also where
+    there are over `most_rest` bytes beside the list, which are parsed at once.
     """
     key = orjson.dumps(member)
     spans: list[tuple[int, int]] = []
@@ -119,10 +119,10 @@ def part(raw: bytes, member: str, *, most: int, most_rest: int) -> Parted | None
                 spans.append((start, last := match.end()))
                 start = -1
                 if len(spans) > most:
-                    return Parted(raw, member, {}, spans)
+                    return PartedObject(raw, member, {}, spans)
             elif depth == 1 and match.start() >= opened >= 0:
                 if mark != 0x5D:  # a bracket of one of the objects is missing: which one, its parsing tells
-                    for _ in Parted(raw, member, {}, spans):
+                    for _ in PartedObject(raw, member, {}, spans):
                         pass
                     return None
                 if raw[last : match.start()].strip(b" \t\r\n") or len(raw) - match.start() + opened > most_rest:
@@ -130,7 +130,7 @@ def part(raw: bytes, member: str, *, most: int, most_rest: int) -> Parted | None
                 rest, faults = _read(raw[:opened] + raw[match.start() :], MAX_DEPTH)
                 if faults:
                     raise _malformed([fault.finding() for fault in faults])
-                return Parted(raw, member, rest, spans) if isinstance(rest, dict) else None
+                return PartedObject(raw, member, rest, spans) if isinstance(rest, dict) else None
     return None
 
 
@@ -220,14 +220,14 @@ def _read(raw: bytes, max_depth: int) -> tuple[object, list[_Fault]]:
 
 
 def _is_unchanged(raw: bytes, *, keys: int, tiny: bool) -> bool:
-    """Proof 2."""
+    """Try proof 2."""
     shape = raw.translate(_SHAPE)
     members = raw.count(b'":')
     if b" :" in shape:
         members += len(_SPACED_KEY.findall(raw))
     if members != keys or (tiny and b"e-000" in shape):
         return False
-    return _LONG not in shape or all(_is_held(run.decode()) for run in _NUMBER_RUN.findall(raw))
+    return _LONG not in shape or all(_is_exact(run.decode()) for run in _NUMBER_RUN.findall(raw))
 
 
 def _normalise(top: list[object], max_depth: int) -> tuple[bool, int | None, bool]:
@@ -280,8 +280,8 @@ def _normalise(top: list[object], max_depth: int) -> tuple[bool, int | None, boo
     return True, keys if exact else None, tiny
 
 
-def _is_held(literal: str) -> bool:
-    """Is this a number that a double holds, so that the double can be written as this number again?"""
+def _is_exact(literal: str) -> bool:
+    """Tell whether a double holds this number, so that it can be written as this number again."""
     match = _LITERAL.fullmatch(literal)
     if match is None:
         return False
@@ -314,7 +314,7 @@ class _Fault:
     column: int | None = None
 
     def finding(self, *, first_line: int | None = None) -> Finding:
-        """`first_line`: the line of a longer body at which the record begins."""
+        """Return the fault as a finding. `first_line`: the line of a longer body at which the record begins."""
         message = self.message
         if self.line is not None:
             message = f"line {self.line + (first_line or 1) - 1}, column {self.column}: {message}"
@@ -356,18 +356,18 @@ def _object(members: list[tuple[str, object]]) -> dict[str, object]:
     tree = dict(members)
     if len(tree) == len(members):
         return tree
-    repeated = _Repeated(tree)
-    seen: set[str] = set()
-    repeated.twice = frozenset(key for key, _ in members if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    return repeated
+    repeating = _Repeated(tree)
+    earlier: set[str] = set()
+    repeating.twice = frozenset(key for key, _ in members if key in earlier or earlier.add(key))  # type: ignore[func-returns-value]
+    return repeating
 
 
 def _integer(literal: str) -> object:
-    return int(literal) if _is_held(literal) else _Unusable(literal)
+    return int(literal) if _is_exact(literal) else _Unusable(literal)
 
 
 def _decimal(literal: str) -> object:
-    return float(literal) if _is_held(literal) else _Unusable(literal)
+    return float(literal) if _is_exact(literal) else _Unusable(literal)
 
 
 _DECODER = json.JSONDecoder(
@@ -376,7 +376,7 @@ _DECODER = json.JSONDecoder(
 
 
 def _explain(raw: bytes, max_depth: int) -> list[_Fault]:
-    """Everything that is wrong with the text; nothing, if it is sound."""
+    """Return all faults of the text; none, if it is sound."""
     if not raw or raw.isspace():
         return [_EMPTY]
     if raw.startswith(b"\xef\xbb\xbf"):
@@ -398,12 +398,12 @@ def _explain(raw: bytes, max_depth: int) -> list[_Fault]:
 
 
 def _faults_in(tree: object, max_depth: int, *, texts: bool) -> Iterator[_Fault]:
-    """In the order of the document; strings and keys are looked at if `texts`."""
+    """Yield the faults in the order of the document; strings and keys are looked at if `texts`."""
     worth_a_look = (dict, list, _Unusable, str) if texts else (dict, list, _Unusable)
     pending: list[tuple[str, int, object]] = [("", 1, tree)]
     while pending:
         pointer, depth, value = pending.pop()
-        inside: list[tuple[str, int, object]] = []
+        members: list[tuple[str, int, object]] = []
         match value:
             case str():
                 yield from _faults_of_text(value, "string", pointer)
@@ -417,43 +417,43 @@ def _faults_in(tree: object, max_depth: int, *, texts: bool) -> Iterator[_Fault]
                     if texts:
                         yield from _faults_of_text(key, "key", f"{pointer}/{_token(key)}")
                     if key in twice:
-                        message = f"the key {_shown(key)} is there more than once"
+                        message = f"the key {_quoted(key)} is there more than once"
                         yield _Fault("json-duplicate-key", f"{pointer}/{_token(key)}", message, "keep one of them")
                     if isinstance(member, worth_a_look):
-                        inside.append((f"{pointer}/{_token(key)}", depth + 1, member))
+                        members.append((f"{pointer}/{_token(key)}", depth + 1, member))
             case list():
                 for place, member in enumerate(value):
                     if isinstance(member, worth_a_look):
-                        inside.append((f"{pointer}/{place}", depth + 1, member))
+                        members.append((f"{pointer}/{place}", depth + 1, member))
             case _:
                 pass
-        pending += reversed(inside)
+        pending += reversed(members)
 
 
 def _faults_of_text(text: str, what: str, pointer: str) -> Iterator[_Fault]:
     if "\0" in text:
         yield _Fault(
-            "json-nul", pointer, f"the {what} {_shown(text)} holds U+0000, which cannot be stored", "remove it"
+            "json-nul", pointer, f"the {what} {_quoted(text)} holds U+0000, which cannot be stored", "remove it"
         )
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        message = f"the {what} {_shown(text)} holds half of a surrogate pair, which is no character"
+        message = f"the {what} {_quoted(text)} holds half of a surrogate pair, which is no character"
         yield _Fault("json-surrogate", pointer, message, "write the pair, or the character itself")
 
 
 def _number_fault(literal: str, pointer: str) -> _Fault:
-    shown = literal if len(literal) <= 40 else f"{literal[:32]}… ({len(literal)} characters)"
+    number = literal if len(literal) <= 40 else f"{literal[:32]}… ({len(literal)} characters)"
     if literal in ("NaN", "Infinity", "-Infinity"):
-        return _Fault("json-number", pointer, f"{shown} is not JSON", "use null, or leave the member out")
-    message = f"the number {shown} is not held by a double (IEEE 754), so it would be read as another"
+        return _Fault("json-number", pointer, f"{number} is not JSON", "use null, or leave the member out")
+    message = f"the number {number} is not held by a double (IEEE 754), so it would be read as another"
     return _Fault("json-number", pointer, message, "write at most 15 digits, within ±1e308, or a string")
 
 
 def _token(key: str) -> str:
-    """The key as a part of a JSON pointer (RFC 6901), cut, and so that it can itself be sent and stored."""
+    """Return the key as a part of a JSON pointer (RFC 6901), cut, and so that it can itself be sent and stored."""
     return _printable(key, 200).replace("~", "~0").replace("/", "~1")
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     return f'"{_printable(text, 60)}"'
 
 

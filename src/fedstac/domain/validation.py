@@ -50,10 +50,10 @@ class Checker:
     def draft(
         self, document: object, collection: str, vocabulary: Vocabulary | None
     ) -> tuple[Draft, tuple[Finding, ...]]:
-        """The document made ready for `collection`, and what was found.
+        """Return the document made ready for `collection`, and its findings.
 
-        StacInvalid, with all findings, where one is an error of a fixed rule. Errors of others come back with the
-        draft: whether they refuse it depends on what is stored (see `excused`).
+        StacInvalid, with all findings, where one is an error of a fixed rule. Errors of other rules come back with the
+        draft: whether they refuse it depends on what is stored (see `excuse`).
         """
         document, changes = stac_versions.upgraded(document)
         findings = (*changes, *_of_new(document), *(lasting := self.lasting(document, collection, vocabulary)))
@@ -65,29 +65,29 @@ class Checker:
         raise refusal(document, findings)
 
     def findings(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
-        """Everything that is wrong with a document, in the order of the rules; the same for the same version."""
+        """Return all findings of a document, in the order of the rules; the same for the same version."""
         document, changes = stac_versions.upgraded(document)
-        return told_once((*changes, *_of_new(document), *self.lasting(document, collection, vocabulary)))
+        return merged_for_people((*changes, *_of_new(document), *self.lasting(document, collection, vocabulary)))
 
     def lasting(self, document: object, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
-        """The findings, less those that refuse new datasets only: what every node asks of what another has accepted."""
-        found = tuple(islice(_shape(document, collection), MOST_FINDINGS))
-        if found or not isinstance(document, dict):
-            return found
-        found = (
+        """Return the findings, less those that refuse new datasets only: nodes judge each other's datasets by these."""
+        findings = tuple(islice(_shape(document, collection), MOST_FINDINGS))
+        if findings or not isinstance(document, dict):
+            return findings
+        findings = (
             *islice(_general(document, vocabulary), MOST_FINDINGS),
             *islice(self._schema(document, vocabulary), MOST_FINDINGS),
         )
         if vocabulary is not None:
             for check in CHECKS:
-                found += tuple(islice(check(document, vocabulary), MOST_FINDINGS))
-        found += documents.replaced(document)
-        if not found:
-            return found
-        return tuple(dict.fromkeys(_with_severities(found, vocabulary)))
+                findings += tuple(islice(check(document, vocabulary), MOST_FINDINGS))
+        findings += documents.replaced(document)
+        if not findings:
+            return findings
+        return tuple(dict.fromkeys(_with_severities(findings, vocabulary)))
 
-    def stored(self, text: str, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
-        """What is wrong with a document that is stored here, by a version that may be newer than its own."""
+    def findings_of_stored(self, text: str, collection: str, vocabulary: Vocabulary | None) -> tuple[Finding, ...]:
+        """Return the findings of a document that is stored here, by a version that may be newer than its own."""
         document = orjson.loads(text)
         return (*_of_new(document), *self.lasting(document, collection, vocabulary))
 
@@ -104,7 +104,7 @@ class Checker:
 
 
 def _as_served(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with what the server sets in place of what was sent; links keep their places."""
+    """Return the document with the server's members in place of those that were sent; links keep their places."""
     links = [COLLECTION_LINK if documents.is_of_the_server(link) else link for link in document["links"]]
     properties = dict(document["properties"])
     for name in documents.SERVER_PROPERTIES:
@@ -114,13 +114,13 @@ def _as_served(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_fixed(finding: Finding) -> bool:
-    """Whether the finding's rule is one that everything else relies on; no stored document excuses it."""
+    """Tell whether the finding's rule is one that everything else relies on; no stored document excuses it."""
     rule = RULES.get(finding.rule)
     return rule is not None and rule.fixed
 
 
 def excuse(
-    errors: Sequence[Finding], stored: Record, vocabulary: Vocabulary | None, judge: Judge
+    errors: Sequence[Finding], record: Record, vocabulary: Vocabulary | None, judge: Judge
 ) -> tuple[Finding, ...]:
     """Return the errors of a new document as warnings. StacInvalid where the stored one does not have them all.
 
@@ -128,15 +128,15 @@ def excuse(
     """
     if not errors:
         return ()
-    findings = excused(errors, judge.stored(stored.document or "", stored.collection, vocabulary))
+    findings = excused(errors, judge.findings_of_stored(record.document or "", record.collection, vocabulary))
     if errors_in(findings):
-        raise refusal_of(stored.id, findings)
+        raise refusal_of(record.id, findings)
     return tuple(finding for finding in findings if finding.severity is Severity.WARNING)
 
 
-def excused(errors: Sequence[Finding], stored: Sequence[Finding]) -> tuple[Finding, ...]:
+def excused(errors: Sequence[Finding], stored_findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Return the errors, as warnings those which are among the findings of the stored document too."""
-    old = {(finding.rule, finding.pointer, finding.message) for finding in stored}
+    old = {(finding.rule, finding.pointer, finding.message) for finding in stored_findings}
     return tuple(
         replace(finding, severity=Severity.WARNING)
         if (finding.rule, finding.pointer, finding.message) in old
@@ -146,37 +146,37 @@ def excused(errors: Sequence[Finding], stored: Sequence[Finding]) -> tuple[Findi
 
 
 def excusal(warnings: Sequence[Finding]) -> str | None:
-    """What a record keeps of excused errors: JSON text, [[rule, pointer], …]; None where there is nothing."""
-    return orjson.dumps([[found.rule, found.pointer] for found in warnings]).decode() if warnings else None
+    """Return what a record keeps of excused errors: JSON text, [[rule, pointer], …]; None without any."""
+    return orjson.dumps([[finding.rule, finding.pointer] for finding in warnings]).decode() if warnings else None
 
 
 def refusal(document: object, findings: Sequence[Finding]) -> StacInvalid:
-    """The problem that says what is wrong with a document: the first in its sentence, all of them beside."""
+    """Return the problem of a document: the first finding in its sentence, all of them beside."""
     name = document.get("id") if isinstance(document, dict) else None
     return refusal_of(name if isinstance(name, str) else None, findings)
 
 
-def told_once(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return the findings for people: a property whose value is refused is not refused for its difference from the id.
+def merged_for_people(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return the findings for people: a refused value is not refused again for its difference from the id.
 
     The one finding says what the id has, where that is another value than the suggestion. Decisions take all findings.
     """
     by_id = {finding.pointer: finding for finding in findings if finding.rule == BY_ID}
     if not by_id:
         return tuple(findings)
-    merged: list[Finding] = []
-    covered = set()
+    result: list[Finding] = []
+    covered_places = set()
     for finding in findings:
         place = next((place for place in by_id if f"{finding.pointer}/".startswith(f"{place}/")), None)
         if place is not None and finding.rule in OF_VALUE and finding.severity is Severity.ERROR:
-            covered.add(place)
+            covered_places.add(place)
             finding = _naming(finding, by_id[place].suggestion)
-        merged.append(finding)
-    return tuple(finding for finding in merged if finding.rule != BY_ID or finding.pointer not in covered)
+        result.append(finding)
+    return tuple(finding for finding in result if finding.rule != BY_ID or finding.pointer not in covered_places)
 
 
 def _naming(finding: Finding, in_id: str | None) -> Finding:
-    """The finding of a property's value, which also says what the id has."""
+    """Return the finding of a property's value, which also says what the id has."""
     if in_id is None or in_id == finding.suggestion:
         return finding
     joint = "? The" if finding.message.endswith("?") else "; the"
@@ -185,7 +185,8 @@ def _naming(finding: Finding, in_id: str | None) -> Finding:
 
 
 def refusal_of(name: str | None, findings: Sequence[Finding]) -> StacInvalid:
-    findings = told_once(findings)
+    """Return the problem of an item of that name; None where it has no name."""
+    findings = merged_for_people(findings)
     errors = errors_in(findings)
     what = f"The item {name[:LONGEST_ID]!r}" if name is not None else "The item"
     more = f" ({len(errors) - 1} more findings)" if len(errors) > 1 else ""
@@ -194,7 +195,7 @@ def refusal_of(name: str | None, findings: Sequence[Finding]) -> StacInvalid:
 
 
 def _with_severities(findings: Sequence[Finding], vocabulary: Vocabulary | None) -> Iterator[Finding]:
-    """As the project has it: a rule may be a warning, an error, or off."""
+    """Yield the findings as the project has their rules: a warning, an error, or off."""
     switched = vocabulary.rules if vocabulary is not None else {}
     for finding in findings:
         if finding.rule not in switched or is_fixed(finding):
@@ -204,7 +205,7 @@ def _with_severities(findings: Sequence[Finding], vocabulary: Vocabulary | None)
 
 
 def _causes(error: jsonschema_rs.ValidationError) -> Iterator[jsonschema_rs.ValidationError]:
-    """Of alternatives, what the nearest one lacks: that none fits says nothing to anybody."""
+    """Yield, of alternatives, what the nearest one lacks: that none fits helps nobody."""
     alternatives = getattr(error.kind, "context", None)
     if not alternatives:
         yield error
@@ -223,15 +224,15 @@ def _message(error: jsonschema_rs.ValidationError) -> str:
 
 
 def _shape(document: object, collection: str) -> Iterator[Finding]:
-    """What every other rule takes for granted."""
+    """Yield the faults that break every other rule."""
     if not isinstance(document, dict):
         yield Finding("shape", "", "a STAC Item is expected, a JSON object")
         return
-    for name, kind, wanted in SHAPE:
+    for name, kind, description in SHAPE:
         if name not in document:
-            yield Finding("shape", "", f"the member `{name}` is missing; it has to be {wanted}")
+            yield Finding("shape", "", f"the member `{name}` is missing; it has to be {description}")
         elif not isinstance(document[name], kind):
-            yield Finding("shape", f"/{name}", f"`{name}` has to be {wanted}")
+            yield Finding("shape", f"/{name}", f"`{name}` has to be {description}")
     if document.get("type", "Feature") != "Feature":
         yield Finding("shape", "/type", f'{document["type"]!r} is not "Feature"')
     if "geometry" not in document:
@@ -261,7 +262,7 @@ def _general(document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Iter
 
 
 def _of_new(document: object) -> Iterator[Finding]:
-    """What a new dataset may not be called; one that is stored under such an id keeps it."""
+    """Yield why a new dataset may not have its id; one that is stored under such an id keeps it."""
     item_id = document.get("id") if isinstance(document, dict) else None
     if isinstance(item_id, str) and (fault := fault_of_new_id(item_id)) and not fault_of_id(item_id):
         yield Finding("id", "/id", fault)
@@ -296,7 +297,7 @@ _of_footprint = lru_cache(maxsize=4096)(_of_geometry)  # a model's datasets shar
 
 
 def _dates(document: Mapping[str, Any]) -> Iterator[Finding]:
-    """RFC 3339 in years 1 to 9999, and a start that is not after the end."""
+    """Yield dates that are not RFC 3339 in years 1 to 9999, and a start that is after the end."""
     moments: dict[str, datetime] = {}
     properties = document["properties"]
     for name in DATES:

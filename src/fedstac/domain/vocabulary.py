@@ -71,11 +71,12 @@ class Pattern:
     compiled: jsonschema_rs.Validator
 
     def fits(self, value: str) -> bool:
+        """Tell whether a value matches."""
         return len(value) <= MOST_CHECKED and self.compiled.is_valid(value)
 
 
 def pattern(text: str) -> Pattern:
-    """VocabularyBroken where the expression needs back-tracking, is too large, or is not anchored."""
+    """Compile an expression. VocabularyBroken where it needs back-tracking, is too large, or is not anchored."""
     if len(text) > MOST_PATTERN or not (text.startswith("^") and text.endswith("$")):
         raise VocabularyBroken(f"the pattern {text[:80]!r} has to be anchored (^…$), {MOST_PATTERN} characters at most")
     try:
@@ -98,7 +99,7 @@ class Property:
     minimum: float | None
 
     def is_met_by(self, value: object) -> bool:
-        """Whether a value is of the kind and one that is taken; what is wrong with another is for `rules` to say."""
+        """Tell whether a value is of the kind and one that the property takes. Rules say what is wrong with others."""
         match self.kind:
             case Kind.STRING:
                 return type(value) is str and self.takes(value)
@@ -115,7 +116,7 @@ class Property:
                 return False  # rare enough to be looked at closely
 
     def takes(self, value: str) -> bool:
-        """Whether one value is a term, or fits the pattern; anything goes where there is neither."""
+        """Tell whether one value is a term, or fits the pattern; anything goes where there is neither."""
         if self.terms is not None and value in self.terms:
             return True
         if self.pattern is not None:
@@ -145,7 +146,7 @@ class Template:
     names: tuple[str, ...]
 
     def fill(self, properties: Mapping[str, Any]) -> str | None:
-        """The text with the values filled in; None where one of them is no text. Of a list it is the first."""
+        """Return the text with the values filled in; None where one of them is no text. Of a list it is the first."""
         parts = [self.literals[0]]
         for name, literal in zip(self.names, self.literals[1:], strict=True):
             value = properties.get(name)
@@ -158,6 +159,7 @@ class Template:
 
 
 def template(text: str) -> Template:
+    """Read a template."""
     parts = PLACEHOLDER.split(text)
     return Template(text, tuple(parts[0::2]), tuple(parts[1::2]))
 
@@ -172,7 +174,7 @@ class FileName:
     tail: str
 
     def fits(self, name: str, head: str) -> bool:
-        """Whether `name` is one of the names that begin with the filled `head`."""
+        """Tell whether `name` is one of the names that begin with the filled `head`."""
         if not (name.startswith(head) and name.endswith(self.tail) and len(name) >= len(head) + len(self.tail)):
             return False
         middle = name[len(head) : len(name) - len(self.tail)]
@@ -184,6 +186,7 @@ class FileName:
 
 
 def file_name(text: str) -> FileName:
+    """Read a template of file names; its optional part stands in brackets."""
     head, bracket, rest = text.partition("[")
     optional, _, tail = rest.partition("]") if bracket else ("", "", "")
     if bracket:
@@ -203,7 +206,7 @@ class Composition:
     otherwise: Template | None
 
     def expected(self, properties: Mapping[str, Any]) -> str | None:
-        """What the property has to be; None where that cannot be said."""
+        """Return what the property has to be; None where that cannot be told."""
         if self.unless and all(properties.get(name) == value for name, value in self.unless.items()):
             return self.otherwise.fill(properties) if self.otherwise else None
         return self.template.fill(properties)
@@ -292,21 +295,21 @@ class DatasetName:
 
 
 def name_of(collection: str, item_id: str, vocabulary: Vocabulary | None) -> DatasetName | Finding:
-    """The lineage and version that an id stands for, or what is wrong with it.
+    """Return the lineage and version that an id stands for, or what is wrong with it.
 
     Without a vocabulary the lineage is the id itself and there is no version (overview.md, Words).
     """
     if vocabulary is None:
         return DatasetName(lineage=f"{collection}/{item_id}", version=None)
     if vocabulary.id_pattern.fullmatch(item_id) is None:
-        wanted = f"{vocabulary.id_template.text} of {vocabulary.project}"
-        return Finding("id-template", "/id", f"{item_id!r} is not of the form {wanted}")
+        form = f"{vocabulary.id_template.text} of {vocabulary.project}"
+        return Finding("id-template", "/id", f"{item_id!r} is not of the form {form}")
     base = item_id[: -vocabulary.base_suffix]
     return DatasetName(lineage=f"{collection}/{base}", version=int(item_id[-8:]))
 
 
 def parse(raw: bytes) -> Vocabulary:
-    """A snapshot's bytes as a value. VocabularyBroken where they are none, or more than a snapshot may be."""
+    """Read a snapshot. VocabularyBroken where the bytes are none, or more than a snapshot may be."""
     if len(raw) > MOST_BYTES:
         raise VocabularyBroken(f"the snapshot has {len(raw)} bytes; {MOST_BYTES} are the most")
     try:
@@ -351,14 +354,15 @@ def _vocabulary(content: Mapping[str, Any], digest: str) -> Vocabulary:
         extensions=tuple(
             Extension(_text(e["name"]), _texts(e["uris"]), bool(e.get("required"))) for e in content["extensions"]
         ),
-        properties={name: _property(name, said, terms) for name, said in content["properties"].items()},
-        assets={name: _property(name, said, terms) for name, said in content["assets"].items()},
-        links=tuple(_link(said) for said in content["links"]),
+        properties={name: _property(name, member, terms) for name, member in content["properties"].items()},
+        assets={name: _property(name, member, terms) for name, member in content["assets"].items()},
+        links=tuple(_link(member) for member in content["links"]),
         terms=terms,
-        relations=tuple(_relation(said, terms) for said in content["relations"]),
-        compositions=tuple(_composition(said) for said in content["compositions"]),
+        relations=tuple(_relation(member, terms) for member in content["relations"]),
+        compositions=tuple(_composition(member) for member in content["compositions"]),
         rules={
-            _match(RULE, name): None if said == "off" else Severity(said) for name, said in content["rules"].items()
+            _match(RULE, name): None if member == "off" else Severity(member)
+            for name, member in content["rules"].items()
         },
     )
 
@@ -375,9 +379,9 @@ def _texts(value: object, place: str = "") -> tuple[str, ...]:
     return tuple(_text(entry) for entry in value)
 
 
-def _match(wanted: re.Pattern[str], value: object) -> str:
-    if not wanted.fullmatch(_text(value)):
-        raise VocabularyBroken(f"{str(value)[:80]!r} is no name: {wanted.pattern}")
+def _match(form: re.Pattern[str], value: object) -> str:
+    if not form.fullmatch(_text(value)):
+        raise VocabularyBroken(f"{str(value)[:80]!r} is no name: {form.pattern}")
     return str(value)
 
 
@@ -390,12 +394,12 @@ def _terms(name: str, entries: object) -> Terms:
     return entries
 
 
-def _property(name: str, said: Mapping[str, Any], terms: Mapping[str, Terms]) -> Property:
-    vocabulary, expression, minimum = said.get("terms"), said.get("pattern"), said.get("minimum")
+def _property(name: str, member: Mapping[str, Any], terms: Mapping[str, Terms]) -> Property:
+    vocabulary, expression, minimum = member.get("terms"), member.get("pattern"), member.get("minimum")
     return Property(
         name=name,
-        kind=Kind(said["type"]),
-        required=bool(said.get("required")),
+        kind=Kind(member["type"]),
+        required=bool(member.get("required")),
         vocabulary=vocabulary,
         terms=terms[vocabulary] if vocabulary is not None else None,
         pattern=pattern(_text(expression)) if expression is not None else None,
@@ -403,40 +407,40 @@ def _property(name: str, said: Mapping[str, Any], terms: Mapping[str, Terms]) ->
     )
 
 
-def _link(said: Mapping[str, Any]) -> LinkRule:
-    expression = said.get("pattern")
-    wanted = pattern(_text(expression)) if expression is not None else None
-    media_type, title = (_text(said[name]) if said.get(name) is not None else None for name in ("type", "title"))
-    return LinkRule(_text(said["rel"]), bool(said.get("required")), media_type, title, wanted)
+def _link(member: Mapping[str, Any]) -> LinkRule:
+    expression = member.get("pattern")
+    compiled = pattern(_text(expression)) if expression is not None else None
+    media_type, title = (_text(member[name]) if member.get(name) is not None else None for name in ("type", "title"))
+    return LinkRule(_text(member["rel"]), bool(member.get("required")), media_type, title, compiled)
 
 
-def _relation(said: Mapping[str, Any], terms: Mapping[str, Terms]) -> Relation:
-    holds, of = Holds(said["holds"]), _texts(said["of"])
+def _relation(member: Mapping[str, Any], terms: Mapping[str, Terms]) -> Relation:
+    holds, of = Holds(member["holds"]), _texts(member["of"])
     compares = holds is not Holds.EXISTS
-    vocabulary = _text(said["terms"])
-    attribute = _text(said["attribute"]) if compares else None
+    vocabulary = _text(member["terms"])
+    attribute = _text(member["attribute"]) if compares else None
     if not of:
-        raise VocabularyBroken(f"the relation {said['rule']!r} is of no property")
+        raise VocabularyBroken(f"the relation {member['rule']!r} is of no property")
     if attribute is not None:
         for term, about in terms[vocabulary].items():
-            if type(stated := about.get(attribute, "")) is not str:
-                _texts(stated, f"{attribute} of {term[:80]!r} in {vocabulary!r}")
+            if type(value := about.get(attribute, "")) is not str:
+                _texts(value, f"{attribute} of {term[:80]!r} in {vocabulary!r}")
     return Relation(
-        _match(RULE, said["rule"]),
+        _match(RULE, member["rule"]),
         of,
         vocabulary,
         terms[vocabulary],
         attribute,
-        _text(said["property"]) if compares else None,
+        _text(member["property"]) if compares else None,
         holds,
     )
 
 
-def _composition(said: Mapping[str, Any]) -> Composition:
-    otherwise = said.get("otherwise")
-    unless = {_text(name): _text(value) for name, value in said.get("unless", {}).items()}
+def _composition(member: Mapping[str, Any]) -> Composition:
+    otherwise = member.get("otherwise")
+    unless = {_text(name): _text(value) for name, value in member.get("unless", {}).items()}
     return Composition(
-        _match(RULE, said["rule"]), _text(said["property"]), template(_text(said["template"])), unless,
+        _match(RULE, member["rule"]), _text(member["property"]), template(_text(member["template"])), unless,
         template(_text(otherwise)) if otherwise is not None else None,
     )  # fmt: skip
 
