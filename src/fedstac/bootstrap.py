@@ -21,7 +21,7 @@ from fedstac.db.pools import Pool, Pools
 from fedstac.domain.policy import Policy
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.identity.policy_files import Policies
-from fedstac.publication import Site
+from fedstac.publication import NodeRules
 from fedstac.runtime import supervision
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts
@@ -67,9 +67,9 @@ class Node:
             wakeup.wake()
 
     @property
-    def site(self) -> Site:
+    def rules(self) -> NodeRules:
         """What this node decides with, as of now."""
-        return Site(self.settings.node, self.checker, self.policy, self.checker.vocabularies)
+        return NodeRules(self.settings.node, self.checker, self.policy, self.checker.vocabularies)
 
     @property
     def pool(self) -> Pool:

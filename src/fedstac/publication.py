@@ -52,7 +52,7 @@ MOST_NAMED: Final = 5  # datasets that share files with one
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class NodeRules:
     """What a node decides with: its name, its rules, its policy, and the registry of its vocabularies.
 
     A decision gets a `World`: of these the rules and the policy, of the vocabularies those that it may ask for.
@@ -110,7 +110,7 @@ class ClaimLost(Exception):
 
 
 async def perform(
-    conn: Connection, site: Site, work: Sequence[Work], *, claim: queue.Claim | None = None
+    conn: Connection, rules: NodeRules, work: Sequence[Work], *, claim: queue.Claim | None = None
 ) -> list[Receipt]:
     """Run commands in their order and return the receipt of each. A single command is a batch of one.
 
@@ -121,23 +121,23 @@ async def perform(
         async with conn.transaction():
             if claim and not await queue.hold(conn, claim):
                 raise ClaimLost
-            return await _perform(conn, site, work)
+            return await _perform(conn, rules, work)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeEncodeError) as error:
         if not is_refusal(error):
             raise
         if len(work) == 1:
             return [await _reject(conn, work[0], error, claim)]
     middle = len(work) // 2
-    first = await perform(conn, site, work[:middle], claim=claim)
-    return first + await perform(conn, site, work[middle:], claim=claim)
+    first = await perform(conn, rules, work[:middle], claim=claim)
+    return first + await perform(conn, rules, work[middle:], claim=claim)
 
 
-async def rehearse(conn: Connection, site: Site, work: Sequence[Work]) -> list[Receipt]:
+async def rehearse(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> list[Receipt]:
     """Return what `perform` would, and leave nothing: the same statements in a transaction that is rolled back."""
     receipts: list[Receipt] = []
     with suppress(_Undo):
         async with conn.transaction():
-            receipts = await _perform(conn, site, work)
+            receipts = await _perform(conn, rules, work)
             raise _Undo
     return receipts
 
@@ -146,7 +146,7 @@ class _Undo(Exception):
     """Ends a rehearsal."""
 
 
-async def preview(conn: Connection, site: Site, command: Command, *, run: Run = asyncio.to_thread) -> Decision:
+async def preview(conn: Connection, rules: NodeRules, command: Command, *, run: Run = asyncio.to_thread) -> Decision:
     """Return the decision on a command by what is stored now, without a lock. Its Problem is raised.
 
     `run` decides beside the event loop: a large document takes a second.
@@ -155,27 +155,27 @@ async def preview(conn: Connection, site: Site, command: Command, *, run: Run = 
     rows.
     """
     target, commands = command.target, [command]
-    world = site.world(commands)
+    world = rules.world(commands)
     hidden = None if may_see_marked(target, command.principal, world) else target.id
     lineage = await records.peek(conn, target.lineage, world.origin)
     whole = _promoting(commands, world)
     lineages = await records.load(conn, {target.lineage: lineage}, [target.id], whole, hidden=hidden)
-    world = replace(site.knowing(world, commands, lineages), replacements=await _replacements(conn, commands))
+    world = replace(rules.knowing(world, commands, lineages), replacements=await _replacements(conn, commands))
     return await run(partial(command.decide, lineages[target.lineage], world))
 
 
-async def _perform(conn: Connection, site: Site, work: Sequence[Work]) -> list[Receipt]:
+async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> list[Receipt]:
     commands = [entry.command for entry in work]
     targets = [command.target for command in commands]
     epoch, now = await outbox.begin(conn)
-    policy = RecordingPolicy(**{each.name: getattr(site.policy, each.name) for each in fields(Policy)})
-    world = replace(site.world(commands), epoch=epoch, now=now, policy=policy)
+    policy = RecordingPolicy(**{each.name: getattr(rules.policy, each.name) for each in fields(Policy)})
+    world = replace(rules.world(commands), epoch=epoch, now=now, policy=policy)
     here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
     locked = await records.lock(conn, {t.lineage: world.origin for t in targets if t.collection in here})
     failpoint("perform.locked")
     whole = _promoting(commands, world)
     lineages = await records.load(conn, locked, [target.id for target in targets], whole)
-    world = replace(site.knowing(world, commands, lineages), replacements=await _replacements(conn, commands))
+    world = replace(rules.knowing(world, commands, lineages), replacements=await _replacements(conn, commands))
 
     def decide() -> list[Receipt]:
         return [_decide(command, lineages, world, policy) for command in commands]
@@ -184,7 +184,7 @@ async def _perform(conn: Connection, site: Site, work: Sequence[Work]) -> list[R
         receipts = decide()
     else:
         receipts = await asyncio.to_thread(decide)
-    last_events = await _write(conn, site, work, receipts, world=world, leaves=here)
+    last_events = await _write(conn, rules, work, receipts, world=world, leaves=here)
     receipts = await _compare_files(conn, world, receipts)
     failpoint("perform.written")
     await queue.finish(conn, [
@@ -245,7 +245,7 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, policy
 
 
 async def _write(
-    conn: Connection, site: Site, work: Sequence[Work], receipts: Sequence[Receipt], *,
+    conn: Connection, rules: NodeRules, work: Sequence[Work], receipts: Sequence[Receipt], *,
     world: World, leaves: Mapping[str, str],
 ) -> list[int | None]:  # fmt: skip
     """Write everything the decisions lead to; return for each command the outbox id of its dataset's own event."""
@@ -254,7 +254,7 @@ async def _write(
         await records.write(conn, changes, {change.after.lineage: change.after.seq for change in changes}, leaves)
         failpoint("perform.records")
     announcements = [
-        _announcement(change, site, entry, world.now)
+        _announcement(change, rules, entry, world.now)
         for entry, receipt in zip(work, receipts, strict=True)
         for change in receipt.changes
     ]
@@ -317,10 +317,10 @@ def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:
     return events_of.get(work.command.target.id)
 
 
-def _announcement(change: Change, site: Site, work: Work, now: datetime) -> outbox.Announcement:
+def _announcement(change: Change, rules: NodeRules, work: Work, now: datetime) -> outbox.Announcement:
     record, event_id = change.after, uuid7(now)
-    context = events.Context(origin=site.origin, actor=work.actor, request=work.request)
-    event = events.dataset_event(change, event_id, context, site.vocabularies.digest_of)
+    context = events.Context(origin=rules.origin, actor=work.actor, request=work.request)
+    event = events.dataset_event(change, event_id, context, rules.vocabularies.digest_of)
     return outbox.Announcement(
         event_id=event_id, key=record.lineage, collection=record.collection, dataset=record.id, seq=record.seq,
         type=change.event_type, digest=record.digest, event=event,

@@ -135,7 +135,9 @@ async def make_datasets(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     """The datasets that the cells are about, each in its state."""
     wanted = {dataset: cell.state for cell, dataset in about.items()}
     commands = [step for dataset, state in wanted.items() for step in made_so(dataset, state)]
-    receipts = await publication.perform(conn, writing.SITE, [Work(command, "anna", "publish") for command in commands])
+    receipts = await publication.perform(
+        conn, writing.RULES, [Work(command, "anna", "publish") for command in commands]
+    )
     assert [receipt.problem for receipt in receipts if receipt.problem] == []
     async with conn.transaction():
         foreign = [announced(dataset) for dataset, state in wanted.items() if state == matrix.FOREIGN]

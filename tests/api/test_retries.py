@@ -129,7 +129,7 @@ async def test_cancelling_waits_for_the_batch_that_is_being_performed(
     items = await queue.read(worker, [one.id for one in await queue.waiting(worker, claim, 100)])
     work, _ = await publisher._work(node, items, await publisher._submitters(worker, items))
     async with worker.transaction():
-        await publication.perform(worker, node.site, work, claim=claim)
+        await publication.perform(worker, node.rules, work, claim=claim)
         cancelling = asyncio.create_task(idle.admin.post(f"/requests/{sent}/cancel"))
         await blocked(dsn)
     assert (await cancelling).json()["cancelled"] == 0

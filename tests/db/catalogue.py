@@ -109,7 +109,7 @@ class Catalogue:
     async def rehearse(self, steps: Sequence[Step], model: Model) -> None:
         """Everything is tried, and nothing is left of it."""
         work = [Work(step.command, step.principal.name, step.accepted.action) for step in steps]
-        await publication.rehearse(self.conn, self.node.site, work)
+        await publication.rehearse(self.conn, self.node.rules, work)
         assert await stored(self.conn, model.seqs) == model.records
 
     async def send_again(self, step: Step) -> None:

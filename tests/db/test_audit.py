@@ -75,7 +75,7 @@ async def test_a_row_has_the_correlation_of_its_request_and_the_issuer_of_its_pe
 
 async def test_what_decided_is_named(connect: Connect) -> None:
     conn = await connect()
-    [receipt] = await publication.perform(conn, writing.SITE, writing.work({**writing.plain(1), "collection": "gone"}))
+    [receipt] = await publication.perform(conn, writing.RULES, writing.work({**writing.plain(1), "collection": "gone"}))
     assert receipt.problem
     [row] = await rows(conn, outcome="rejected")
     assert (row.decision, row.rule, row.before, row.after) == ("refused", receipt.problem.name, None, None)

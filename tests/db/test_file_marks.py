@@ -87,7 +87,7 @@ async def test_what_is_hidden_is_never_named(conn: Connection) -> None:
     await writing.publish(conn, ITEM)
     target = Target(ITEM["collection"], ITEM["id"], writing.draft(ITEM).lineage)
     marked = Work(Mark(target, ANNA), ANNA.name, "mark")
-    await publication.perform(conn, writing.SITE, [marked])
+    await publication.perform(conn, writing.RULES, [marked])
     [receipt] = await writing.publish(conn, with_files_of(OTHER, ITEM))
     assert rules(receipt) == []
     # nor what is hidden by the same batch
@@ -95,7 +95,7 @@ async def test_what_is_hidden_is_never_named(conn: Connection) -> None:
     work = writing.work(hidden)
     target = Target(hidden["collection"], hidden["id"], writing.draft(hidden).lineage)
     work += [Work(Mark(target, ANNA), ANNA.name, "mark"), *writing.work(with_files_of(sample_of(9), ITEM))]
-    receipts = await publication.perform(conn, writing.SITE, work)
+    receipts = await publication.perform(conn, writing.RULES, work)
     [finding] = receipts[2].findings
     assert OTHER["id"] in finding.message
 
@@ -127,7 +127,7 @@ async def test_a_rehearsal_warns_and_leaves_nothing(conn: Connection) -> None:
     await writing.publish(conn, ITEM)
     work = writing.work(with_files_of(OTHER, ITEM))
     for _ in range(2):
-        [receipt] = await publication.rehearse(conn, writing.SITE, work)
+        [receipt] = await publication.rehearse(conn, writing.RULES, work)
         assert rules(receipt) == ["same-files"]
     assert await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.file_mark") == 1
 

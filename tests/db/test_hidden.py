@@ -35,7 +35,7 @@ async def work_of(conn: Connection, command: Command) -> list[tuple[str, int]]:
     """The statements that the preview of a change runs, and how many rows each of them brings."""
     ran: list[Any] = []
     with conn.query_logger(ran.append), pytest.raises(ItemDoesNotExist, match="a search lists those there are"):
-        await publication.preview(conn, writing.SITE, command)
+        await publication.preview(conn, writing.RULES, command)
     return [(each.query, len(await conn.fetch(each.query, *each.args))) for each in ran]
 
 
@@ -45,14 +45,14 @@ async def test_a_refused_publication_says_nothing_of_the_mark_to_whom_it_is_hidd
     await writing.publish(conn, item)
     draft = writing.draft(item)
     mark = Mark(Target("CMIP6", draft.id, draft.lineage), ANNA)
-    await publication.perform(conn, writing.SITE, [Work(mark, "anna", "mark")])
+    await publication.perform(conn, writing.RULES, [Work(mark, "anna", "mark")])
     creates = Entitlement(Scope.PROJECT, "CMIP6", draft.institution, Right.CREATE)
     everywhere = Entitlement(Scope.NODE, "*", None, Right.CREATE)
     who = Identity("", "", "", None, "", frozenset(), (creates, everywhere), frozenset())
     told = []
     for principal in (Principal("creator", frozenset(), who), ANNA):
         work = writing.work(draft, principal=principal)
-        [receipt] = await publication.perform(conn, writing.SITE, work)
+        [receipt] = await publication.perform(conn, writing.RULES, work)
         assert isinstance(receipt.problem, Conflict)
         told.append(receipt.problem.detail)
     assert "marked" not in told[0]
@@ -67,7 +67,7 @@ async def test_a_strangers_change_of_a_marked_dataset_does_the_same_work_as_of_o
     [item, never] = writing.sample.items(2, versions=1)
     await writing.publish(conn, item)
     marked, absent = (Target("CMIP6", draft.id, draft.lineage) for draft in map(writing.draft, (item, never)))
-    await publication.perform(conn, writing.SITE, [Work(Mark(marked, ANNA), "anna", "mark")])
+    await publication.perform(conn, writing.RULES, [Work(Mark(marked, ANNA), "anna", "mark")])
     hidden, nothing = await work_of(conn, change(marked)), await work_of(conn, change(absent))
     assert [query for query, _ in hidden] == [query for query, _ in nothing]
     assert [rows for query, rows in hidden if "fedstac.record" in query] == [0]

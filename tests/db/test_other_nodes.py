@@ -55,7 +55,7 @@ async def replicated(conn: Connection) -> None:
     for node in NODES:
         operator = Principal("operator", frozenset({f"node:{node}"}))
         whole = edits.Replicas(node, moved=0, but=0, corrupt=False, also=None)
-        [receipt] = await publication.perform(conn, writing.SITE, [work(whole, dict(ITEM), operator)])
+        [receipt] = await publication.perform(conn, writing.RULES, [work(whole, dict(ITEM), operator)])
         assert receipt.outcome is Outcome.REPLICATED, receipt
 
 
@@ -78,7 +78,7 @@ async def asked(catalogue: Catalogue, requests: Sequence[Said], outcomes: set[Ou
                 step = work(said, await served(conn), NODE_A)
             except Problem:  # refused before anything is looked up
                 continue
-            [receipt] = await publication.perform(conn, catalogue.node.site, [step])
+            [receipt] = await publication.perform(conn, catalogue.node.rules, [step])
             outcomes.add(receipt.outcome)
             note(f"{said}: {receipt.outcome}")
             after = await stored(conn)

@@ -29,10 +29,10 @@ async def test_only_the_item_that_kills_workers_fails(
     await writing.submit(conn, *items, writing.titled(ITEM, "poison"), writing.titled(ITEM, "after"))
     perform = publication.perform
 
-    async def dying(conn, site, work, *, claim=None):
+    async def dying(conn, rules, work, *, claim=None):
         if any("poison" in entry.command.draft.text for entry in work):
             raise Crash
-        return await perform(conn, site, work, claim=claim)
+        return await perform(conn, rules, work, claim=claim)
 
     monkeypatch.setattr(publication, "perform", dying)
     while await conn.fetchval("SELECT count(*) FROM fedstac.request_item WHERE status = 'queued'"):

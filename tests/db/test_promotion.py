@@ -49,11 +49,11 @@ async def latest_of(conn: Connection) -> dict[str, bool]:
 async def test_the_version_before_is_latest_again_everywhere(west: Node, east: Connection, connect: Connect) -> None:
     conn = await connect()
     await writing.publish(conn, OLD, NEW)
-    site = replace(writing.SITE, policy=Policy(promoting=frozenset({"CMIP6"})))
+    rules = replace(writing.RULES, policy=Policy(promoting=frozenset({"CMIP6"})))
 
-    decision = await publication.preview(conn, site, retract(NEW).command)
+    decision = await publication.preview(conn, rules, retract(NEW).command)
     assert [change.after.id for change in decision.changes] == [NEW["id"], OLD["id"]]
-    [receipt] = await publication.perform(conn, site, [retract(NEW)])
+    [receipt] = await publication.perform(conn, rules, [retract(NEW)])
     assert receipt.outcome is Outcome.RETRACTED
     assert await latest_of(conn) == {OLD["id"]: True, NEW["id"]: False}
 
@@ -68,7 +68,7 @@ async def test_the_version_before_is_latest_again_everywhere(west: Node, east: C
     assert await writing.searched(east) == await writing.searched(conn)
 
     again = Work(Reinstate(target_of(NEW), ANNA), "anna", "reinstate")
-    await publication.perform(conn, site, [again])
+    await publication.perform(conn, rules, [again])
     assert await latest_of(conn) == {OLD["id"]: False, NEW["id"]: True}
 
 
@@ -112,16 +112,16 @@ async def test_a_batch_does_what_its_steps_do_one_by_one_and_any_order_of_events
 ) -> None:
     conn, chance = await connect(), random.Random(seed)
     actions = {"publish": 2, "update": 2, "retract": 6, "reinstate": 6, "mark": 3, "unmark": 6, "give up": 0.1}
-    site = writing.SITE
+    rules = writing.RULES
     for _ in range(40):
         if chance.random() < 0.3:  # switched on or off between two batches
-            site = replace(site, policy=Policy(promoting=chance.choice((frozenset({"CMIP6"}), frozenset()))))
+            rules = replace(rules, policy=Policy(promoting=chance.choice((frozenset({"CMIP6"}), frozenset()))))
         steps = chance.choices(list(actions), list(actions.values()), k=chance.randint(1, 8))
         asked = [(chance.choice(DAYS), act) for act in steps]
-        receipts = await publication.perform(conn, site, [step(version(TOGETHER, day), act) for day, act in asked])
+        receipts = await publication.perform(conn, rules, [step(version(TOGETHER, day), act) for day, act in asked])
         alone = [
             receipt for day, act in asked
-            for receipt in await publication.perform(conn, site, [step(version(APART, day), act)])
+            for receipt in await publication.perform(conn, rules, [step(version(APART, day), act)])
         ]  # fmt: skip
         assert [receipt.outcome for receipt in receipts] == [receipt.outcome for receipt in alone], asked
         assert await states(conn, TOGETHER) == await states(conn, APART), asked

@@ -240,7 +240,7 @@ async def test_a_writer_that_comes_during_the_fork_has_the_new_epoch(connect: Co
     conn, holder, writer, watcher = [await connect() for _ in range(4)]
     await conn.execute(RESTORED["another cluster"])
     async with holder.transaction():
-        await publication.perform(holder, writing.SITE, writing.work(ITEM))
+        await publication.perform(holder, writing.RULES, writing.work(ITEM))
         forking = asyncio.create_task(feed.fork_if_restored(conn))
         await writing.is_blocked(watcher, conn, holder)
         late = asyncio.create_task(writing.publish(writer, *sample.items(1, seed=5)))

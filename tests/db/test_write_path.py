@@ -148,7 +148,7 @@ async def test_what_the_database_refuses_is_found_and_the_rest_is_published(west
     queued = await everything_queued(conn)
     work = writing.work(*items[:30], poison, *items[30:])
     work = [replace(entry, item=one.id, request=one.request) for entry, one in zip(work, queued, strict=True)]
-    receipts = await publication.perform(conn, writing.SITE, work)
+    receipts = await publication.perform(conn, writing.RULES, work)
     assert len(receipts) == 50
     assert [n for n, receipt in enumerate(receipts) if receipt.outcome is Outcome.REJECTED] == [30]
     [finding] = receipts[30].findings
@@ -193,13 +193,13 @@ async def test_a_claim_lost_in_between_writes_nothing(west: Node, connect: Conne
     assert (theirs.shards, theirs.deaths) == (mine.shards, 1)
     work = [replace(writing.work(ITEM)[0], item=item.id, request=item.request)]
     with pytest.raises(ClaimLost):
-        await publication.perform(conn, writing.SITE, work, claim=mine)
+        await publication.perform(conn, writing.RULES, work, claim=mine)
     for table in ("record", "audit WHERE dataset <> collection", "outbox WHERE dataset IS NOT NULL", "lineage"):
         assert await conn.fetchval(f"SELECT count(*) FROM fedstac.{table}") == 0, table
     assert await conn.fetchval("SELECT status FROM fedstac.request_item") == "queued"
     assert not await queue.renew(conn, mine, 3600)
     await queue.release(conn, mine)  # of somebody else's claim: nothing
-    [receipt] = await publication.perform(thief, writing.SITE, work, claim=theirs)
+    [receipt] = await publication.perform(thief, writing.RULES, work, claim=theirs)
     assert receipt.outcome is Outcome.NEW
     assert await queue.waiting(thief, theirs, 10) == []
 
@@ -215,7 +215,7 @@ async def test_a_claim_lost_while_halving_writes_no_more(west: Node, connect: Co
     ]
     async with thief.transaction():
         await thief.execute("UPDATE fedstac.shard SET token = gen_random_uuid() WHERE n = 0")
-        failing = asyncio.create_task(publication.perform(conn, writing.SITE, work, claim=mine))
+        failing = asyncio.create_task(publication.perform(conn, writing.RULES, work, claim=mine))
     with pytest.raises(ClaimLost):
         await failing
     assert await writing.stored(conn) == {}

@@ -27,7 +27,7 @@ from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.model import Draft, Receipt
 from fedstac.domain.policy import Policy, Principal
 from fedstac.domain.vocabulary import DatasetName, name_of
-from fedstac.publication import Site, Work
+from fedstac.publication import NodeRules, Work
 from fedstac.vocabularies.checker import open_checker
 from tests.support.waiting import PATIENCE
 
@@ -77,11 +77,11 @@ def work(*items: Item | Draft, principal: Principal = ANNA) -> list[Work]:
     return [Work(Publish(one, principal), principal.name, "publish") for one in drafts]
 
 
-SITE = Site("west", CHECKER, Policy(), CHECKER.vocabularies)
+RULES = NodeRules("west", CHECKER, Policy(), CHECKER.vocabularies)
 
 
 async def publish(conn: Connection, *items: Item | Draft) -> list[Receipt]:
-    return await publication.perform(conn, SITE, work(*items))
+    return await publication.perform(conn, RULES, work(*items))
 
 
 async def create_collections(node: Node, *names: str) -> None:

@@ -47,7 +47,7 @@ async def held_open(running: Federation, documents: list[dict[str, Any]]) -> Asy
         conn = await connections.connect(settings.dsn)
         try:
             async with conn.transaction():
-                receipts = await publication.perform(conn, node.site, work)
+                receipts = await publication.perform(conn, node.rules, work)
                 assert all(receipt.changes for receipt in receipts)
                 yield
         finally:

@@ -162,7 +162,7 @@ class Shift:
             # A worker that dies whatever it does must not blame the item: it lives a while, and does nothing the same
             # way, before the attempt counts.
             await pause(self.node.stopping, _rest_seconds(item.attempts))
-            await publication.rehearse(self.conn, self.node.site, [])
+            await publication.rehearse(self.conn, self.node.rules, [])
         attempts = await queue.begin_attempt(self.conn, self.claim, item.id)
         if attempts is None:
             return True  # it is final, or the claim is lost, which the next batch finds out
@@ -253,7 +253,7 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
                 raise ClaimLost
             await queue.finish(conn, misnamed)
             await audit.append(conn, [_audited(_origin(item), by_id[item.id]) for item in items if item.id in by_id])
-    receipts = await publication.perform(conn, node.site, work, claim=claim)
+    receipts = await publication.perform(conn, node.rules, work, claim=claim)
     node.committed.wake()
     node.settled.wake()
     log.info(

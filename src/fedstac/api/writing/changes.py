@@ -148,16 +148,16 @@ async def accept(
     version = vocabulary.version if vocabulary else None
     text = orjson.dumps(body).decode()
     queued = QueuedAction(collection, item_id, name, principal, text, body, vocabulary=vocabulary)
-    command, site = ACTIONS[action].read(queued), node.site
+    command, rules = ACTIONS[action].read(queued), node.rules
     threads: Threads = request.app.state.threads
     async with node.pool.acquire() as conn:
         waits = await queue.is_waiting(conn, name.lineage)
         try:
-            decision = await publication.preview(conn, site, command, run=threads.run)
+            decision = await publication.preview(conn, rules, command, run=threads.run)
         except MissingPermission:
             raise
         except Problem:
-            if not waits or not may_one_of(command.target, principal, ACTIONS[action].rights, site.world([command])):
+            if not waits or not may_one_of(command.target, principal, ACTIONS[action].rights, rules.world([command])):
                 raise
             decision = None  # what is under way may change it
     if preconditions.wants_new(request):

@@ -215,7 +215,7 @@ async def _rehearse(request: Request, node: Node, principal: Principal, body: Bo
     ]
     work = [publication.Work(command, principal.name, "publish") for command in commands]
     async with node.pool.acquire() as conn:
-        receipts = await publication.rehearse(conn, node.site, work)
+        receipts = await publication.rehearse(conn, node.rules, work)
         overwritten = [stored for receipt in receipts if (stored := _overwritten(receipt))]
         last = await audit.last_changes(conn, overwritten) if overwritten else {}
     threads: Threads = request.app.state.threads
