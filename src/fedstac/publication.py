@@ -394,7 +394,7 @@ async def apply(conn: Connection, page: Sequence[Event]) -> PageResult:
     Each event counts once: one that is not newer by (epoch, seq) than the stored state is dropped. A lineage's latest
     is derived from all of its versions (C1), so no order of arrival can show two.
     """
-    applied = 0
+    count = 0
     foreign: list[Event] = []
     datasets: list[DatasetEvent] = []
     if any(not isinstance(event, DatasetEvent) for event in page):
@@ -403,11 +403,11 @@ async def apply(conn: Connection, page: Sequence[Event]) -> PageResult:
         if isinstance(event, DatasetEvent):
             datasets.append(event)
             continue
-        applied += await _apply_datasets(conn, datasets, foreign)
+        count += await _apply_datasets(conn, datasets, foreign)
         datasets = []
-        applied += await collections.apply(conn, event)
-    applied += await _apply_datasets(conn, datasets, foreign)
-    return PageResult(applied, len(page) - applied - len(foreign), tuple(foreign))
+        count += await collections.apply(conn, event)
+    count += await _apply_datasets(conn, datasets, foreign)
+    return PageResult(count, len(page) - count - len(foreign), tuple(foreign))
 
 
 async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreign: list[Event]) -> int:
@@ -419,7 +419,7 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     lineages = await _lineages_of(conn, page)
     before = {key: dict(lineage.records) for key, lineage in lineages.items()}
     drafts: dict[tuple[str, str], DatasetEvent] = {}
-    applied = 0
+    count = 0
     for event in page:
         lineage, record = lineages[event.record.lineage], event.record
         if lineage.origin != record.origin:
@@ -432,11 +432,11 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
             lineage, seq=max(lineage.seq, record.seq), records={**lineage.records, record.id: record}
         )
         drafts[record.collection, record.id] = event
-        applied += 1
+        count += 1
     changes = [change for key in lineages for change in _with_latest(before[key], lineages[key], drafts)]
     if changes:
         await records.write(conn, changes, {key: lineage.seq for key, lineage in lineages.items()}, here)
-    return applied
+    return count
 
 
 async def _lineages_of(conn: Connection, page: Sequence[DatasetEvent]) -> dict[str, Lineage]:

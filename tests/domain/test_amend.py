@@ -152,7 +152,7 @@ def test_an_aggregation_with_a_size_is_no_file(published: Lineage) -> None:
 
 def test_replacing_a_file_twice_with_its_old_replicas_changes_nothing_again(replicated: Lineage) -> None:
     """The document as it was got, with another checksum: the replica in it is of the old file."""
-    document = patching.JsonPatch(ADD_REPLICA).applied(with_asset())
+    document = patching.JsonPatch(ADD_REPLICA).apply(with_asset())
     document["assets"][FILE]["alternate"]["b.example"] |= {
         "alternate:name": "b.example", "file:checksum": document["assets"][FILE]["file:checksum"],
     }  # fmt: skip

@@ -145,12 +145,12 @@ def verify(
         raise typer.Exit(terminal.REJECTED) from None
 
 
-def _verified(file: Path) -> chained.Verified:
+def _verified(file: Path) -> chained.VerifiedExport:
     with file.open("rb") as lines:
         return chained.verify_export(lines, key=environment.load().audit_key)
 
 
-async def _verify(conn: Connection, known: chained.Verified | None) -> Head:
+async def _verify(conn: Connection, known: chained.VerifiedExport | None) -> Head:
     from fedstac.db import audit
 
     if known is not None:
@@ -160,7 +160,7 @@ async def _verify(conn: Connection, known: chained.Verified | None) -> Head:
     return await audit.verify(conn)
 
 
-def _say_whole(form: Output, whole: Head | chained.Verified) -> None:
+def _say_whole(form: Output, whole: Head | chained.VerifiedExport) -> None:
     head = whole if isinstance(whole, Head) else whole.closing.head
     signed = None if isinstance(whole, Head) else bool(whole.closing.signature and environment.load().audit_key)
     if form is not Output.TABLE:

@@ -241,7 +241,7 @@ class _Edit:
     def foreseen(self, dataset: Dataset) -> Mapping[str, Any]:
         try:
             edit = patching.read(self.body if self.body is not None else self.operations(dataset.document))
-            after: Json = edit.applied(dataset.document)
+            after: Json = edit.apply(dataset.document)
         except Problem:
             return dataset.document  # the server says what is wrong with it
         return after
@@ -277,7 +277,7 @@ def _value(text: str) -> Any:
 
 def _has(document: Mapping[str, Any], path: str) -> bool:
     try:
-        patching.JsonPatch([{"op": "remove", "path": path}]).applied(document)
+        patching.JsonPatch([{"op": "remove", "path": path}]).apply(document)
     except Problem:
         return False
     return True
@@ -313,7 +313,7 @@ def retract(
         return one.client.retract(one.id, collection=one.collection, if_match=one.if_match, dry_run=one.dry_run, **said)
 
     def foreseen(dataset: Dataset) -> Json:
-        whole = retraction.merged(dataset.properties.get("fedstac:retraction", {}), said)
+        whole = retraction.merge(dataset.properties.get("fedstac:retraction", {}), said)
         flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": whole}
         return {**dataset.document, "properties": {**dataset.properties, **flags}}  # assets are hidden, and stay
 

@@ -108,7 +108,7 @@ def remove_replica(
         Job("replica remove",
             lambda one: one.client.remove_replica(one.id, node, collection=one.collection, if_match=one.if_match,
                                                   dry_run=one.dry_run),
-            lambda dataset: WithoutNode(node).applied(dataset.document), {"replicated": f"removed from {node}"}),
+            lambda dataset: WithoutNode(node).apply(dataset.document), {"replicated": f"removed from {node}"}),
         wishes,
     )  # fmt: skip
 

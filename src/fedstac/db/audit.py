@@ -178,9 +178,9 @@ async def export(conn: Connection, since: datetime | None) -> AsyncIterator[Head
                WHERE $1::timestamptz IS NULL OR a.at >= $1""",
             since,
         )
-        reached = await at(conn, first - 1)
-        yield reached or chained.START
-        async for row in _placed(conn, first):
+        head_before = await at(conn, first - 1)
+        yield head_before or chained.START
+        async for row in _by_place(conn, first):
             if row["id"] is not None:
                 yield chained.Row(**dict(row))
         yield await checkpoint(conn, await head(conn))
@@ -194,7 +194,7 @@ async def at(conn: Connection, pos: int) -> Head | None:
     return Head(pos, hash) if hash is not None else None
 
 
-def _placed(conn: Connection, first: int) -> AsyncIterator[Row]:
+def _by_place(conn: Connection, first: int) -> AsyncIterator[Row]:
     return conn.cursor(
         f"""SELECT {COLUMNS} FROM fedstac.audit_chain c LEFT JOIN fedstac.audit a ON a.id = c.id
             WHERE c.pos >= $1 ORDER BY c.pos""",
@@ -208,20 +208,20 @@ async def verify(conn: Connection) -> Head:
     Return its head.
     """
     async with conn.transaction(isolation="repeatable_read", readonly=True):
-        reached = chained.START
-        async for row in _placed(conn, 0):
+        place = chained.START
+        async for row in _by_place(conn, 0):
             if row["id"] is None:
                 raise ChainBroken(row["pos"], "its row is gone")
-            reached = chained.link(reached, chained.Row(**dict(row)))
+            place = chained.link(place, chained.Row(**dict(row)))
         last = await head(conn)
-        if last != reached:
+        if last != place:
             what = f"the chain ends here, and its head is at position {last.pos}: rows were cut off or put behind"
-            raise ChainBroken(min(reached.pos, last.pos) + 1, what)
+            raise ChainBroken(min(place.pos, last.pos) + 1, what)
         foreign = await conn.fetchval(
             """SELECT min(a.id) FROM fedstac.audit a
                WHERE pg_visible_in_snapshot(a.xid, (SELECT snap FROM fedstac.audit_head))
                  AND NOT EXISTS (SELECT FROM fedstac.audit_chain c WHERE c.id = a.id)"""
         )
         if foreign is not None:
-            raise ChainBroken(reached.pos + 1, f"row {foreign} was put in without a place")
-        return reached
+            raise ChainBroken(place.pos + 1, f"row {foreign} was put in without a place")
+        return place

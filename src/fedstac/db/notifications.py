@@ -17,7 +17,7 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import events
 from fedstac.domain.errors import Finding
-from fedstac.domain.notices import Changed, Refused, Settled, Trouble
+from fedstac.domain.notices import DatasetChange, FinalRequest, RefusedItem, Trouble
 
 OPERATORS = ""  # the owner of the destinations that the settings name
 ROUTINE = (events.REPLICATED,)  # what others do to one's datasets every day: publishers are not told of it
@@ -144,12 +144,12 @@ async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[
 async def gather(conn: Connection, window: float) -> bool:
     """Derive what there is to tell, and put it into digests; return whether there may be more at once."""
     async with conn.transaction():
-        await _settled(conn, window)
+        await _final_requests(conn, window)
         await _alerts(conn, window)
         return await _changes(conn, window)
 
 
-async def _settled(conn: Connection, window: float) -> None:
+async def _final_requests(conn: Connection, window: float) -> None:
     """Put requests that are final into the digests of those who wait for them."""
     await conn.execute(
         f"""WITH final AS MATERIALIZED (
@@ -304,7 +304,7 @@ async def sweep(conn: Connection) -> int:
 # --- what a notification says ---
 
 
-async def settled(conn: Connection, ids: Sequence[UUID]) -> list[Settled]:
+async def final_requests(conn: Connection, ids: Sequence[UUID]) -> list[FinalRequest]:
     """Return requests that are final, those with troubles first, then as they were accepted."""
     rows = await conn.fetch(
         """SELECT r.id::text, r.collection, r.action, r.total,
@@ -319,11 +319,11 @@ async def settled(conn: Connection, ids: Sequence[UUID]) -> list[Settled]:
     requests = []
     for row in rows:
         counts = {name: row[name] for name in ("done", "rejected", "failed")}
-        requests.append(Settled(row["id"], row["collection"], row["action"], row["total"], counts))
+        requests.append(FinalRequest(row["id"], row["collection"], row["action"], row["total"], counts))
     return requests
 
 
-async def refused_items(conn: Connection, ids: Sequence[UUID], limit: int) -> list[Refused]:
+async def refused_items(conn: Connection, ids: Sequence[UUID], limit: int) -> list[RefusedItem]:
     """Return the first items of these requests that were not done."""
     rows = await conn.fetch(
         """SELECT request::text, dataset, status, coalesce(problem, '') AS problem, coalesce(detail, '') AS detail,
@@ -333,7 +333,7 @@ async def refused_items(conn: Connection, ids: Sequence[UUID], limit: int) -> li
         list(ids), limit,
     )  # fmt: skip
     return [
-        Refused(
+        RefusedItem(
             **{**dict(row), "findings": [Finding.from_json(each) for each in orjson.loads(row["findings"] or "[]")]}
         )
         for row in rows
@@ -354,7 +354,7 @@ async def troubles(conn: Connection, about: Sequence[str]) -> list[Trouble]:
     return [Trouble(**dict(row)) for row in rows]
 
 
-async def changes(conn: Connection, positions: Sequence[int], limit: int) -> list[Changed]:
+async def changes(conn: Connection, positions: Sequence[int], limit: int) -> list[DatasetChange]:
     """Return the events at these positions of the feed, in their order; the first few."""
     rows = await conn.fetch(
         """SELECT o.type, o.collection, o.dataset, o.event, o.at
@@ -365,7 +365,7 @@ async def changes(conn: Connection, positions: Sequence[int], limit: int) -> lis
     events_read = []
     for row in rows:
         data = orjson.loads(row["event"])["data"]
-        events_read.append(Changed(
+        events_read.append(DatasetChange(
             type=row["type"], collection=row["collection"], dataset=row["dataset"], state=data["state"],
             actor=data["actor"], reason=data.get("reason"), at=row["at"], retraction=data.get("retraction") or {},
         ))  # fmt: skip

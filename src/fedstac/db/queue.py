@@ -141,7 +141,7 @@ async def begin_attempt(conn: Connection, claim: Claim, item: int) -> int | None
     return attempts
 
 
-async def rest(conn: Connection, claim: Claim, item: Waiting, seconds: float) -> None:
+async def rest(conn: Connection, claim: Claim, item: WaitingItem, seconds: float) -> None:
     """Release the shard of an item whose attempt failed; its next attempt comes after a while."""
     await conn.execute(
         f"""WITH ended AS (UPDATE fedstac.request_item SET trying = NULL WHERE id = $4 AND trying = $2)
@@ -152,7 +152,7 @@ async def rest(conn: Connection, claim: Claim, item: Waiting, seconds: float) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingItem:
     """A queued item that nobody has read yet."""
 
     id: int
@@ -180,7 +180,7 @@ class QueuedItem:
     only_new: bool = False
 
 
-async def waiting(conn: Connection, claim: Claim, limit: int) -> list[Waiting]:
+async def waiting(conn: Connection, claim: Claim, limit: int) -> list[WaitingItem]:
     """Return the items that wait in the claimed shards, in the order in which they were accepted.
 
     Read for many batches at once: every look costs as much as the queue is long.
@@ -190,7 +190,7 @@ async def waiting(conn: Connection, claim: Claim, limit: int) -> list[Waiting]:
            WHERE status = 'queued' AND shard = ANY($1::smallint[]) ORDER BY id LIMIT $2""",
         claim.shards, limit,
     )  # fmt: skip
-    return [Waiting(row["id"], row["shard"], row["attempts"], row["killed"]) for row in rows]
+    return [WaitingItem(row["id"], row["shard"], row["attempts"], row["killed"]) for row in rows]
 
 
 async def is_waiting(conn: Connection, lineage: str) -> bool:
@@ -269,14 +269,14 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenBack:
+class CancelledItem:
     """An item of a cancelled request that was not worked on."""
 
     collection: str
     dataset: str
 
 
-async def take_back(conn: Connection, request: UUID, problem: str, detail: str) -> list[TakenBack]:
+async def take_back(conn: Connection, request: UUID, problem: str, detail: str) -> list[CancelledItem]:
     """Refuse the queued items of a request. Their shards are taken from the workers, whose claims end.
 
     Call it in a transaction. It waits for batches that are being performed: their items are done then. The tokens are
@@ -301,7 +301,7 @@ async def take_back(conn: Connection, request: UUID, problem: str, detail: str) 
            RETURNING r.collection, i.dataset""",
         request, problem, detail,
     )  # fmt: skip
-    return [TakenBack(**dict(row)) for row in rows]
+    return [CancelledItem(**dict(row)) for row in rows]
 
 
 def findings_json(findings: Sequence[Finding]) -> str | None:

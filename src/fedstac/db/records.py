@@ -134,8 +134,8 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
     new = [change.after for change in changes if change.before is None]
     if new:
         await conn.copy_records_to_table("record", schema_name="fedstac", columns=STORED, records=map(_row, new))
-    changed = [change.after for change in changes if change.before is not None]
-    if changed:
+    old = [change.after for change in changes if change.before is not None]
+    if old:
         await conn.execute(
             """UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
                       epoch = c.epoch, seq = c.seq, created = c.created, updated = c.updated, document = c.document,
@@ -149,13 +149,13 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
                        replicas, superseded)
                WHERE r.collection = c.collection AND r.id = c.id""",
-            [r.collection for r in changed], [r.id for r in changed], [r.state for r in changed],
-            [r.latest for r in changed], [r.claims_latest for r in changed], [r.epoch for r in changed],
-            [r.seq for r in changed], [r.created for r in changed], [r.updated for r in changed],
-            [r.document for r in changed], [r.document_digest for r in changed], [r.files_digest for r in changed],
-            [r.digest for r in changed], [r.publisher for r in changed], [r.cv_version for r in changed],
-            [r.cv_excused for r in changed], [r.retraction for r in changed], [r.replicas for r in changed],
-            [r.superseded for r in changed],
+            [r.collection for r in old], [r.id for r in old], [r.state for r in old],
+            [r.latest for r in old], [r.claims_latest for r in old], [r.epoch for r in old],
+            [r.seq for r in old], [r.created for r in old], [r.updated for r in old],
+            [r.document for r in old], [r.document_digest for r in old], [r.files_digest for r in old],
+            [r.digest for r in old], [r.publisher for r in old], [r.cv_version for r in old],
+            [r.cv_excused for r in old], [r.retraction for r in old], [r.replicas for r in old],
+            [r.superseded for r in old],
         )  # fmt: skip
 
 

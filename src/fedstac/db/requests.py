@@ -90,15 +90,15 @@ async def create(conn: Connection, new: Sequence[NewRequest]) -> None:
             for request, n, item in numbered if item.problem is None
         ],
     )  # fmt: skip
-    rejected = [(request, n, item) for request, n, item in numbered if item.problem is not None]
-    if rejected:
+    refused_rows = [(request, n, item) for request, n, item in numbered if item.problem is not None]
+    if refused_rows:
         now = await conn.fetchval("SELECT clock_timestamp()")
         await conn.copy_records_to_table(
             "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
             records=[
                 (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
                  findings_json(item.findings), "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
-                for request, n, item in rejected
+                for request, n, item in refused_rows
             ],
         )  # fmt: skip
 
@@ -247,7 +247,7 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class RequestCounts:
     """A request in a list: what it is, and how many of its items have which status."""
 
     id: UUID
@@ -263,7 +263,7 @@ class Listed:
         return status_of(self.counts, self.total)
 
 
-async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, limit: int) -> list[Listed]:
+async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, limit: int) -> list[RequestCounts]:
     """Return a caller's requests, the newest first; with `after`, those before that request of theirs."""
     rows = await conn.fetch(
         """SELECT r.id, r.collection, r.action, r.total, r.created, i.status, i.n, i.cancelled
@@ -276,10 +276,10 @@ async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, 
            ORDER BY r.created DESC, r.id DESC""",
         submitter, after, limit,
     )  # fmt: skip
-    requests: dict[UUID, Listed] = {}
+    requests: dict[UUID, RequestCounts] = {}
     for row in rows:
         entry = requests.setdefault(
-            row["id"], Listed(row["id"], row["collection"], row["action"], row["total"], row["created"], {})
+            row["id"], RequestCounts(row["id"], row["collection"], row["action"], row["total"], row["created"], {})
         )
         counts, cancelled = {**entry.counts, row["status"]: row["n"]}, entry.cancelled + row["cancelled"]
         requests[row["id"]] = replace(entry, counts=counts, cancelled=cancelled)

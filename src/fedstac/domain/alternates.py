@@ -53,11 +53,11 @@ def completed(before: Json, document: Json) -> dict[str, Any]:
     assets, findings = dict(document["assets"]), []
     for key, asset in document["assets"].items():
         alternates, old = alternates_of(asset), alternates_of(before["assets"].get(key))
-        changed = {node: entry for node, entry in alternates.items() if entry != old.get(node)}
-        if not changed and not ("alternate" in asset and not alternates):
+        new_entries = {node: entry for node, entry in alternates.items() if entry != old.get(node)}
+        if not new_entries and not ("alternate" in asset and not alternates):
             continue
         filled = dict(alternates)
-        for node, entry in changed.items():
+        for node, entry in new_entries.items():
             if not isinstance(entry, dict):
                 continue  # the schema refuses it
             copies = {name: asset[name] for name in COPIED if name in asset}

@@ -26,7 +26,7 @@ COLUMNS = (
 _columns = attrgetter(*COLUMNS)
 
 
-class Ruling(StrEnum):
+class AuditDecision(StrEnum):
     """Whether an action was done."""
 
     ALLOWED = "allowed"
@@ -57,10 +57,10 @@ class Row:
     hash: str | None
 
     @property
-    def decision(self) -> Ruling:
+    def decision(self) -> AuditDecision:
         if self.outcome == "rejected":
-            return Ruling.REFUSED
-        return Ruling.FAILED if self.outcome == "failed" else Ruling.ALLOWED
+            return AuditDecision.REFUSED
+        return AuditDecision.FAILED if self.outcome == "failed" else AuditDecision.ALLOWED
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in (*COLUMNS, "hash")}
@@ -137,7 +137,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedExport:
     """An export that holds: how many rows, and its two ends."""
 
     rows: int
@@ -145,7 +145,7 @@ class Verified:
     closing: Checkpoint
 
 
-def verify_export(lines: Iterable[bytes], *, key: str = "") -> Verified:
+def verify_export(lines: Iterable[bytes], *, key: str = "") -> VerifiedExport:
     """Follow an export from its first line to its last. ChainBroken, or NotAnExport where it is cut off or no export.
 
     With a key the checkpoint's signature has to be the key's.
@@ -163,7 +163,7 @@ def verify_export(lines: Iterable[bytes], *, key: str = "") -> Verified:
                 _check_end(value, head, key)
                 if next(values, None) is not None:
                     raise NotAnExport("there is something behind the checkpoint")
-                return Verified(rows, opening, value)
+                return VerifiedExport(rows, opening, value)
             case Head():
                 raise NotAnExport("a second beginning stands in the middle")
     raise NotAnExport(f"the checkpoint at the end is missing: the file is cut off after position {head.pos}")

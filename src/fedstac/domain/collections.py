@@ -36,14 +36,14 @@ def patched(document: Mapping[str, Any], edit: JsonPatch | MergePatch) -> Any:
     """
     if isinstance(edit, MergePatch):
         edit = replace(edit, kept_by_null=NEEDED)
-    changed = edit.applied(titled(document))
-    if isinstance(changed, dict) and "title" not in document and changed.get("title") == document["id"]:
-        changed = {name: value for name, value in changed.items() if name != "title"}
-    text = orjson.dumps(changed)
+    result = edit.apply(titled(document))
+    if isinstance(result, dict) and "title" not in document and result.get("title") == document["id"]:
+        result = {name: value for name, value in result.items() if name != "title"}
+    text = orjson.dumps(result)
     if len(text) > MOST_BYTES:
         raise BodyTooLarge(f"the patch makes {len(text)} bytes of the collection; {MOST_BYTES} are the most")
     strict_json.parse(text)  # as deep as what is posted, and no deeper
-    return changed
+    return result
 
 
 def fresh(id: str, vocabulary: Vocabulary | None) -> dict[str, Any]:

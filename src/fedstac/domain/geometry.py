@@ -214,10 +214,10 @@ def _normalised(geometry: dict[str, Any]) -> str:
         case "Point" | "MultiPoint":
             positions = _positions(flat["coordinates"], DEPTH[flat["type"]])
             turned = dict.fromkeys((x - 360 if x > 180 else x, y) for x, y in positions)
-            return str(shapely.to_geojson(_collected(list(shapely.points(list(turned))))))
+            return str(shapely.to_geojson(_collect(list(shapely.points(list(turned))))))
         case "LineString" | "MultiLineString":  # valid whatever they cross, and cut by hand: shapely cuts at crossings
             lines = [part for _, line in _lines(flat["coordinates"], flat["type"]) for part in _cut(line)]
-            return str(shapely.to_geojson(_collected([shapely.LineString(line) for line in lines])))
+            return str(shapely.to_geojson(_collect([shapely.LineString(line) for line in lines])))
     shape = shapely.from_geojson(orjson.dumps(flat))
     if (fault := _fault_of_complexity(shape)) is not None:
         raise TooComplex(fault)
@@ -227,7 +227,7 @@ def _normalised(geometry: dict[str, Any]) -> str:
         if (fault := _fault_of_complexity(shapely.geometrycollections([*here, *beyond_it]))) is not None:
             raise TooComplex(fault)
         return str(shapely.to_geojson(shapely.union_all([*here, *beyond_it])))
-    return str(shapely.to_geojson(_collected([*here, *beyond_it])))
+    return str(shapely.to_geojson(_collect([*here, *beyond_it])))
 
 
 def _parts(shape: Shape) -> list[Shape]:
@@ -266,7 +266,7 @@ def _overlap(some: list[Shape], others: list[Shape]) -> bool:
     return bool(west <= other_east and other_west <= east and south <= other_north and other_south <= north)
 
 
-def _collected(parts: list[Shape]) -> Shape:
+def _collect(parts: list[Shape]) -> Shape:
     """Return one geometry of parts that have nothing in common."""
     import shapely
 

@@ -78,7 +78,7 @@ def _and_more(n: int, what: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class FinalRequest:
     """A request that is final."""
 
     id: str
@@ -95,7 +95,7 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedItem:
     """An item of a request that was not done."""
 
     request: str
@@ -106,7 +106,7 @@ class Refused:
     findings: Sequence[Finding]
 
 
-def of_requests(sender: Sender, requests: Sequence[Settled], refused_items: Sequence[Refused]) -> Message:
+def of_requests(sender: Sender, requests: Sequence[FinalRequest], refused_items: Sequence[RefusedItem]) -> Message:
     """Return the digest of final requests; `refused_items` are the first items that were not done, at most SHOWN."""
     counts = {name: sum(each.counts.get(name, 0) for each in requests) for name in ("done", "rejected", "failed")}
     outcome = ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing to do"
@@ -142,11 +142,11 @@ def _indented(sender: Sender, request: str) -> str:
     return f"  {sender.request(request) or 'fedstac requests show ' + request}"
 
 
-def _refusals(items: Sequence[Refused]) -> list[str]:
+def _refusals(items: Sequence[RefusedItem]) -> list[str]:
     lines, findings_left = [], SHOWN
     for each in items:
-        repeated = bool(each.findings and findings_left) and each.findings[0].message in each.detail
-        detail = "" if repeated else f" {each.detail}"
+        says_finding = bool(each.findings and findings_left) and each.findings[0].message in each.detail
+        detail = "" if says_finding else f" {each.detail}"
         lines.append(f"- {each.dataset}:{detail} [{each.problem or each.status}]")
         for finding in each.findings[:findings_left]:
             near = finding.suggestion if finding.suggestion and finding.suggestion not in finding.message else None
@@ -208,7 +208,7 @@ def of_troubles(sender: Sender, troubles: Sequence[Trouble], total: int) -> Mess
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class DatasetChange:
     """A change of a dataset, as its event says it."""
 
     type: str
@@ -227,7 +227,7 @@ class Changed:
         return parts[-2].replace("_", " ").replace("-", " ") if len(parts) > 2 else self.type
 
 
-def of_changes(sender: Sender, changes: Sequence[Changed], total: int) -> Message:
+def of_changes(sender: Sender, changes: Sequence[DatasetChange], total: int) -> Message:
     """Return the message about changes that others made to somebody's datasets; `changes` are the first of `total`."""
     verbs = sorted({each.verb for each in changes})
     what = f"your dataset {changes[0].dataset} was {verbs[0]}" if total == 1 and changes else (

@@ -37,22 +37,22 @@ class JsonPatch:
 
     operations: Sequence[Mapping[str, Json]]
 
-    def applied(self, document: Mapping[str, Json]) -> Json:
+    def apply(self, document: Mapping[str, Json]) -> Json:
         """Return the document after the operations. StacInvalid, naming the operation, where one does not fit."""
-        changed: Json = copy.deepcopy(document)
+        result: Json = copy.deepcopy(document)
         work = 0
         for n, operation in enumerate(self.operations):
             try:
-                work += _work(changed, operation)
+                work += _work(result, operation)
                 if work > MOST_WORK:
                     raise _Misfit("the copies and comparisons of this patch grow beyond all bounds; send several")
-                changed = _apply(changed, operation)
+                result = _apply(result, operation)
             except _Misfit as misfit:
                 place = f"{operation['op']} {str(operation['path'])[:200]}"
                 finding = Finding("patch", f"/{n}", f"{place}: {misfit}")
                 raise StacInvalid(f"operation {n} of the patch cannot be applied: {finding.message}",
                                   findings=(finding,)) from None  # fmt: skip
-        return changed
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class MergePatch:
     patch: Mapping[str, Json]
     kept_by_null: frozenset[tuple[str, ...]] = KEPT_BY_NULL
 
-    def applied(self, document: Mapping[str, Json]) -> Json:
+    def apply(self, document: Mapping[str, Json]) -> Json:
         """Return the merged document."""
-        return _merged(document, self.patch, (), self.kept_by_null)
+        return _merge(document, self.patch, (), self.kept_by_null)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Whole:
 
     document: Mapping[str, Json]
 
-    def applied(self, document: Mapping[str, Json]) -> Json:
+    def apply(self, document: Mapping[str, Json]) -> Json:
         """Return the whole document, whatever the stored one is."""
         return self.document
 
@@ -84,7 +84,7 @@ class WithoutNode:
 
     node: str
 
-    def applied(self, document: Mapping[str, Json]) -> Json:
+    def apply(self, document: Mapping[str, Json]) -> Json:
         """Return the document without the node's alternates."""
         assets = {}
         for key, asset in document["assets"].items():
@@ -137,14 +137,14 @@ def read(body: Json, media_type: str = "") -> JsonPatch | MergePatch:
     if isinstance(body, dict) and "operations" in body:  # no member of an Item; the wrapper has nothing beside it
         operations = body["operations"] if len(body) == 1 else None
     if isinstance(operations, list):
-        return JsonPatch(_checked(operations))
+        return JsonPatch(_check(operations))
     is_json_patch_type = media_type.partition(";")[0].strip().lower() == "application/json-patch+json"
     if operations is not body or not isinstance(body, dict) or is_json_patch_type:
         raise BadRequest("the body is no patch; send a list of operations (RFC 6902) or an object to merge (RFC 7396)")
     return MergePatch(body)
 
 
-def _checked(operations: Sequence[Json]) -> Sequence[Mapping[str, Json]]:
+def _check(operations: Sequence[Json]) -> Sequence[Mapping[str, Json]]:
     if len(operations) > MOST_OPERATIONS:
         raise BadRequest(f"the patch has {len(operations)} operations; {MOST_OPERATIONS} are the most: send several")
     findings = []
@@ -181,7 +181,7 @@ def _apply(document: Json, operation: Mapping[str, Json]) -> Json:
             return _add(document, steps, copy.deepcopy(operation["value"]))
         case "replace":
             _find(document, steps)
-            return _put(document, steps, copy.deepcopy(operation["value"]))
+            return _set(document, steps, copy.deepcopy(operation["value"]))
         case "remove":
             return _without(document, steps)
         case "test":
@@ -251,7 +251,7 @@ def _add(document: Json, steps: Sequence[str], value: Json) -> Json:
     return document
 
 
-def _put(document: Json, steps: Sequence[str], value: Json) -> Json:
+def _set(document: Json, steps: Sequence[str], value: Json) -> Json:
     if not steps:
         return value
     parent = _find(document, steps[:-1])
@@ -274,7 +274,7 @@ def _without(document: Json, steps: Sequence[str]) -> Json:
     return document
 
 
-def _merged(target: Json, patch: Json, at: tuple[str, ...], kept_by_null: frozenset[tuple[str, ...]]) -> Json:
+def _merge(target: Json, patch: Json, at: tuple[str, ...], kept_by_null: frozenset[tuple[str, ...]]) -> Json:
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -283,5 +283,5 @@ def _merged(target: Json, patch: Json, at: tuple[str, ...], kept_by_null: frozen
             if (*at, name) not in kept_by_null:
                 result.pop(name, None)
         else:
-            result[name] = _merged(result.get(name), value, (*at, name), kept_by_null)
+            result[name] = _merge(result.get(name), value, (*at, name), kept_by_null)
     return result

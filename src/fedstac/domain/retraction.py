@@ -57,7 +57,7 @@ def read(value: object) -> dict[str, str]:
     return dict(value)
 
 
-def merged(before: Retraction, change: Retraction) -> dict[str, str]:
+def merge(before: Retraction, change: Retraction) -> dict[str, str]:
     """Return a retraction after a repeat: what the repeat does not name stays as it was."""
     return {**before, **change}
 
@@ -67,7 +67,7 @@ def completed(before: str | None, change: Retraction, id: str) -> dict[str, str]
 
     StacInvalid where there is no reason, or the dataset would replace itself.
     """
-    whole = merged(orjson.loads(before) if before else {}, change)
+    whole = merge(orjson.loads(before) if before else {}, change)
     if not whole.get("reason"):
         raise _invalid(Finding("retraction", "/reason", "`reason` is missing; say why the dataset must not be used"))
     if whole.get("replaced_by") == id:

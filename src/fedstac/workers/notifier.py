@@ -188,7 +188,7 @@ class Notifier:
         async with self.node.pool.acquire() as conn:
             match told.topic:
                 case "request":
-                    settled = await notifications.settled(conn, [UUID(each) for each in told.about])
+                    settled = await notifications.final_requests(conn, [UUID(each) for each in told.about])
                     ids = [UUID(each.id) for each in settled]
                     refused = await notifications.refused_items(conn, ids, notices.SHOWN)
                     return notices.of_requests(self.sender, settled, refused) if settled else None

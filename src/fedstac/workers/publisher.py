@@ -132,7 +132,7 @@ class Shift:
             async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
                 await queue.release_uncounted(conn, self.claim, self.trying)
 
-    async def _work(self, batch: Sequence[queue.Waiting], size: int) -> bool:
+    async def _work(self, batch: Sequence[queue.WaitingItem], size: int) -> bool:
         """Perform a batch; what raises is found by halving. False where large documents left a part of it undone."""
         if not batch:
             return True
@@ -153,7 +153,7 @@ class Shift:
                 return False
         return True
 
-    async def _try_alone(self, item: queue.Waiting) -> bool:
+    async def _try_alone(self, item: queue.WaitingItem) -> bool:
         """Try an item by itself. If it fails its shard rests a while, and the others go on."""
         if item.killed:
             if item.attempts >= ATTEMPTS:
@@ -184,7 +184,7 @@ class Shift:
         self.trying = None
         return True
 
-    async def _perform(self, batch: Sequence[queue.Waiting]) -> bool:
+    async def _perform(self, batch: Sequence[queue.WaitingItem]) -> bool:
         items = await queue.read(self.conn, [item.id for item in batch])
         if items:
             await _perform(self.node, self.conn, items, self.claim)
@@ -209,7 +209,7 @@ class Shift:
             if not await queue.renew(self.conn, self.claim, lease):
                 raise ClaimLost
 
-    async def _give_up(self, item: queue.Waiting, attempts: int, error: Exception | None) -> None:
+    async def _give_up(self, item: queue.WaitingItem, attempts: int, error: Exception | None) -> None:
         """Make an item `failed`, which says that the fault is ours; it is final. `error` is None where workers died."""
         origin = await queue.origin(self.conn, item.id)
         log.error(
@@ -226,9 +226,9 @@ class Shift:
             await audit.append(self.conn, [_audited(origin, result)])
 
 
-def _batches(waiting: Sequence[queue.Waiting], size: int) -> Iterator[Sequence[queue.Waiting]]:
+def _batches(waiting: Sequence[queue.WaitingItem], size: int) -> Iterator[Sequence[queue.WaitingItem]]:
     """Yield batches in the order of the queue. An item that was tried alone before is a batch of its own."""
-    batch: list[queue.Waiting] = []
+    batch: list[queue.WaitingItem] = []
     for item in waiting:
         if batch and (len(batch) == size or item.attempts or batch[-1].attempts):
             yield batch

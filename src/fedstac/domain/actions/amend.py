@@ -74,7 +74,7 @@ class Amend:
         record = find(self.target, self.principal, lineage, world, self.expected)
         before: dict[str, Any] = orjson.loads(record.document or "{}")
         self._permit_some(record, before, world)
-        edited, upgrades = stac_versions.upgraded(_shaped(self.edit.applied(_patchable(before, record))))
+        edited, upgrades = stac_versions.upgraded(_shaped(self.edit.apply(_patchable(before, record))))
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(record, lineage, edited["properties"])
         after = self._completed(before, edited, keeps_files=Action.RETRACT in flags or record.state is State.RETRACTED)
         newest = self._vocabulary(record, world, newest=True)
@@ -86,7 +86,7 @@ class Amend:
         actions = effect.actions | flags
         if not actions:
             return Decision(Outcome.IDENTICAL)
-        edition = self._judged(record, after, effect, world) if effect.actions else Edition(record.cv_version)
+        edition = self._judge(record, after, effect, world) if effect.actions else Edition(record.cv_version)
         decision = self._decision(record, lineage, world, actions, edition)
         unexplained = (retraction.unexplained(),) if Action.RETRACT in flags else ()
         return replace(decision, warnings=(*upgrades, *decision.warnings, *unexplained))
@@ -129,10 +129,10 @@ class Amend:
                 f"in the header Fedstac-Override"
             )
 
-    def _judged(self, record: Record, after: Json, effect: Effect, world: World) -> Edition:
+    def _judge(self, record: Record, after: Json, effect: Effect, world: World) -> Edition:
         """Return the new document as a draft. StacInvalid for errors that the stored document does not have too."""
-        written = bool(effect.actions & {Action.UPDATE, Action.REPLACE})
-        vocabulary = self._vocabulary(record, world, newest=written)
+        is_written = bool(effect.actions & {Action.UPDATE, Action.REPLACE})
+        vocabulary = self._vocabulary(record, world, newest=is_written)
         draft, findings = world.judge.draft(after, record.collection, vocabulary)
         excused = validation.excuse(errors_in(findings), record, vocabulary, world.judge)
         return Edition(vocabulary.version if vocabulary else None, draft, excused)

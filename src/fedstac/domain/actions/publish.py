@@ -62,12 +62,12 @@ class Publish:
     def _first(self, lineage: Lineage, world: World) -> Decision:
         """Decide on a version that was not here before."""
         if ALTERNATE in self.draft.text:
-            written = orjson.loads(self.draft.text)
-            bare = alternates.without_alternates(written)
-            merged = alternates.completed(bare, written)
-            self._permit(effect_of(bare, merged), world)
-            if merged != written:
-                return self._with(merged, world)._first(lineage, world)
+            document = orjson.loads(self.draft.text)
+            bare = alternates.without_alternates(document)
+            with_replicas = alternates.completed(bare, document)
+            self._permit(effect_of(bare, with_replicas), world)
+            if with_replicas != document:
+                return self._with(with_replicas, world)._first(lineage, world)
         others = any(record.version is not None for record in lineage.records.values())
         is_newest = versions.is_newest(self.draft.version, lineage)
         published = Change(events.PUBLISHED, None, self._record(lineage, world, latest=is_newest), self.draft)
@@ -92,9 +92,9 @@ class Publish:
             raise Conflict(f"{what}; publish a new version instead")
         if record.document_digest == self.draft.document_digest:
             return Decision(Outcome.IDENTICAL)
-        before, written = orjson.loads(record.document or "{}"), orjson.loads(self.draft.text)
-        merged = alternates.completed(before, alternates.with_alternates(before, written))
-        effect = effect_of(before, merged)
+        before, document = orjson.loads(record.document or "{}"), orjson.loads(self.draft.text)
+        with_replicas = alternates.completed(before, alternates.with_alternates(before, document))
+        effect = effect_of(before, with_replicas)
         if not effect.actions:
             return Decision(Outcome.IDENTICAL)
         if record.version is None:
@@ -104,7 +104,9 @@ class Publish:
                 f"{record.id} exists with other files; files never change under a version: publish a new version"
             )
         self._permit(effect, world)
-        return (self if merged == written else self._with(merged, world))._updated(record, lineage, world)
+        return (self if with_replicas == document else self._with(with_replicas, world))._updated(
+            record, lineage, world
+        )
 
     def _permit(self, effect: Effect, world: World) -> None:
         """Require the permission for each action that publishing brings along; of replicas, only the own node's."""
