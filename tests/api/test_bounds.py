@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedstac.api.http.budget import BodyCounter
+from fedstac.api.http.bodies import BodyCounter
 from fedstac.demo import sample
 from fedstac.domain.errors import BodyTooLarge, TooManyRequests
 from fedstac.runtime.budget import Lane

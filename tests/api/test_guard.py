@@ -103,7 +103,6 @@ async def where(request: Request) -> Response:
 def application() -> Starlette:
     app = Starlette(
         routes=[
-            *problems.routes(),
             Route("/digest", digest, methods=["POST"]),
             Route("/collections/c/items", digest, methods=["POST"]),
             Route("/swallow", swallow, methods=["POST"]),
@@ -746,25 +745,6 @@ def test_a_status_without_a_class_is_a_problem_without_a_type(url: str) -> None:
     answer = get(url, "/teapot")
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.json["type"], answer.json["detail"]) == ("about:blank", "short and stout")
-
-
-def test_the_type_of_every_problem_is_explained(url: str) -> None:
-    listed = get(url, "/problems").json["problems"]
-    assert {each["name"] for each in listed} == {problem.name for problem in errors.problems()}
-    for each in listed:
-        page = get(url, urlsplit(each["type"]).path)
-        assert page.json == each
-        assert page.json["description"]
-    assert refused(get(url, "/problems/none"), errors.NotFound)
-
-
-def test_browsers_are_shown_pages(url: str) -> None:
-    browser = "text/html,application/xhtml+xml,*/*;q=0.8"
-    for path in ("/problems", "/problems/conflict"):
-        answer = get(url, path, accept=browser)
-        assert answer.headers["content-type"].startswith("text/html")
-        assert b"In conflict with what is stored" in answer.body
-        assert get(url, path, accept="text/html;q=0.5, application/json").headers["content-type"] == "application/json"
 
 
 def test_what_fastapi_and_stac_fastapi_refuse_is_a_problem_and_says_nothing_internal() -> None:

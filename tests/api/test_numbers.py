@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import pytest
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
 
-from fedstac.api.http import numbers, problems
+from fedstac.api.http import documentation, numbers
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
 from tests.api.conftest import Api
 
 
-def asking(query: str) -> Request:
-    return Request({"type": "http", "query_string": query.encode(), "headers": []})
-
-
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("7", 7), ("007", 7), ("51", 50), ("9" * 5000, 50)])
 def test_a_number_above_the_most_is_the_most(text: str, number: int) -> None:
-    assert numbers.whole(asking(f"limit={text}"), "limit", default=10, most=50) == number
+    assert numbers.whole(QueryParams(f"limit={text}"), "limit", default=10, most=50) == number
 
 
 def test_a_number_that_is_not_there_has_a_default() -> None:
-    assert numbers.whole(asking(""), "limit", default=10, most=50) == 10
+    assert numbers.whole(QueryParams(""), "limit", default=10, most=50) == 10
 
 
 @pytest.mark.parametrize("text", ["1_0", "+1", "-1", "%201", "1.0", "", "%D9%A3", "%C2%B2", "0x1"])
 def test_what_is_not_ascii_digits_is_no_number(text: str) -> None:
     with pytest.raises(BadRequest, match="limit="):
-        numbers.whole(asking(f"limit={text}"), "limit", default=10, most=50)
+        numbers.whole(QueryParams(f"limit={text}"), "limit", default=10, most=50)
 
 
 @pytest.mark.parametrize("text", ["٣.1", "1.٣", "²", "1.²"])
@@ -40,4 +36,4 @@ async def test_an_odd_preference_among_media_types_fails_nothing(api: Api) -> No
     for accept in ("text/html;q=²", "text/html;q=1.", "text/html;q=nan", "text/html;q=9e9"):
         response = await api.anyone.get("/problems", headers={"Accept": accept.encode("latin-1")})
         assert response.status_code in (200, 400), accept
-    assert problems.QUALITY.fullmatch("0.5")
+    assert documentation.QUALITY.fullmatch("0.5")

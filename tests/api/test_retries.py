@@ -16,8 +16,8 @@ import orjson
 import pytest
 
 from fedstac import bootstrap, publication
-from fedstac.api.http import budget
-from fedstac.api.writing import items as item_writes
+from fedstac.api.http import bodies
+from fedstac.api.writing import admission
 from fedstac.db import connections, invariants, queue
 from fedstac.demo import sample
 from fedstac.publication import ClaimLost
@@ -234,7 +234,7 @@ async def test_a_change_that_was_refused_is_tried_again_with_its_conditions(idle
 async def test_what_was_for_a_collection_that_is_gone_is_not_accepted_again(
     idle: Api, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(item_writes, "KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(admission, "KNOWN_SECONDS", 0.0)
     publishing, change = await send(idle, GOOD[0], GOOD[1]), await send(idle, GOOD[2])
     for sent in (publishing, change):
         await idle.admin.post(f"/requests/{sent}/cancel")
@@ -326,7 +326,7 @@ def version_of(item: Json, day: str) -> Json:
 async def test_a_request_without_a_body_may_ask_for_it_late(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     rejected = await send(idle, GOOD[0])
     await idle.admin.post(f"/requests/{rejected}/cancel")
-    monkeypatch.setattr(budget, "WATCH_SECONDS", 0.0)  # its client is watched before the body is asked for
+    monkeypatch.setattr(bodies, "WATCH_SECONDS", 0.0)  # its client is watched before the body is asked for
     answer = await idle.admin.post(
         f"/requests/{rejected}/retry", headers={"Idempotency-Key": "late", "Prefer": "wait=0"}
     )

@@ -15,16 +15,18 @@ import pytest
 from starlette.routing import BaseRoute, Mount
 
 from fedstac.api import app
-from fedstac.api.people.access import PERMISSIONS, Access
+from fedstac.api.people import me
+from fedstac.api.route import Access, Route
 from fedstac.db import nodes
 from fedstac.demo import sample
+from fedstac.domain.policy import Action
 from fedstac.settings import Settings
 from tests.api.conftest import Api
 from tests.api.conftest import api as api
 from tests.api.conftest import start_api as start_api
 from tests.support.waiting import PATIENCE
 
-CELLS = [(access, method, path) for access, routes in PERMISSIONS.items() for method, path in routes]
+CELLS = [(route.access, route.method, route.path) for route in app.TABLE if route.method != "OPTIONS"]
 ITEM = next(sample.items(1))
 REPLICA = {name: {"href": f"https://south.example/{name}.nc"} for name, asset in ITEM["assets"].items()
            if "file:checksum" in asset}  # fmt: skip
@@ -67,8 +69,17 @@ def test_every_route_is_declared_once_and_every_declaration_is_a_route() -> None
     routes = served(app.create(Settings(_env_file=None), "http://node").router.routes)
     declared = Counter((method, path) for _, method, path in CELLS)
     assert not [route for route, count in declared.items() if count > 1]
-    assert routes - set(declared) == set(), "say whom they are for, in api/people/access.py"
+    assert routes - set(declared) == set(), "declare them in the routes.py of their room"
     assert set(declared) - routes == set(), "there is no such route"
+
+
+def test_a_route_cannot_be_made_without_an_access_or_with_half_of_one() -> None:
+    with pytest.raises(TypeError, match="access"):
+        Route(method="GET", path="/x", handler=me.get_me)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="right"):
+        Route(method="GET", path="/x", handler=me.get_me, access=Access.ADMIN)
+    with pytest.raises(ValueError, match="right"):
+        Route(method="GET", path="/x", handler=me.get_me, access=Access.PUBLIC, right=Action.GROUPS)
 
 
 @pytest.fixture

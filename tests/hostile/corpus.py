@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import orjson
 
-from fedstac.api.people.access import PERMISSIONS, Access
+from fedstac.api.app import TABLE
+from fedstac.api.route import Access
 from fedstac.demo import sample
 from tests.hostile.site import DATASETS, GROUP
 from tests.hostile.wire import Ask
@@ -18,7 +19,7 @@ from tests.hostile.wire import Ask
 Json = dict[str, Any]
 Route = tuple[str, str]
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
-PAGE_OF_DOCUMENTATION = ("/api.html", "/docs/oauth2-redirect")
+PAGE_OF_DOCUMENTATION = "/api.html"
 FIRST, OTHER = list(sample.items(2))
 FRESH = next(sample.items(1, start=DATASETS + 50_000))
 REPLICA = {
@@ -45,6 +46,7 @@ BOX: Json = {"bbox": [170, -10, -170, 10], "datetime": "1900-01-01T00:00:00Z/.."
 TEXT = "cmip6:source_id = 'CESM2' AND size > 5 AND S_INTERSECTS(geometry, POINT(10 50))"
 PATCH = [{"op": "add", "path": "/links/-", "value": {"rel": "related", "href": "https://errata.example/1"}}]
 
+FOR_NODES = {(route.method, route.path) for route in TABLE if route.access is Access.NODE}
 QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
     ("GET", "/search"): (
         {"filter": TEXT, "filter-lang": "cql2-text", "sortby": "-datetime,id", "fields": "id,-assets", "limit": "10"},
@@ -88,9 +90,10 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
 
 
 def routes() -> Iterator[Route]:
-    """Every route that the application declares, but the pages of its documentation."""
-    for declared in PERMISSIONS.values():
-        yield from (route for route in declared if route[1] not in PAGE_OF_DOCUMENTATION)
+    """Every route that the application declares, but the page of its documentation."""
+    for route in TABLE:
+        if route.path != PAGE_OF_DOCUMENTATION and route.method != "OPTIONS":
+            yield route.method, route.path
 
 
 @cache
@@ -112,5 +115,5 @@ def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask,
     path = re.sub(r"{(\w+)(:path)?}", lambda part: quote(parts[part[1]], safe=""), template)
     queries = QUERIES.get(route, ({},))
     bodies = [orjson.dumps(body) for body in BODIES.get(route, ())] or [b""]
-    role = "node:east" if route in PERMISSIONS[Access.NODE] else "admin"
+    role = "node:east" if route in FOR_NODES else "admin"
     return tuple(Ask(method, path, tuple(query.items()), body, role=role) for query in queries for body in bodies)

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import settings as environment
+from fedstac.api.call import Call
 from fedstac.api.http import links
-from fedstac.api.people import identity
 from fedstac.api.writing import intake
 from fedstac.bootstrap import Node
 from fedstac.domain import schemas
 from fedstac.domain.errors import BadRequest, Finding, MalformedJson, NotFound, errors_in
 from fedstac.domain.vocabulary import NAME, UnknownVersion, Vocabulary
-from fedstac.runtime.capacity import Threads
 from fedstac.vocabularies.registry import Snapshot, Vocabularies
 
 CURRENT = "current"  # instead of a version
@@ -27,16 +25,15 @@ A_WHILE = "public, max-age=60"
 SCHEMA_TYPE = "application/schema+json"
 
 
-def _vocabularies(request: Request) -> Vocabularies:
-    node: Node = request.app.state.node
-    return node.checker.vocabularies
+def _vocabularies(call: Call) -> Vocabularies:
+    return call.node.checker.vocabularies
 
 
-async def _named(request: Request) -> Vocabulary:
+async def _named(call: Call) -> Vocabulary:
     """The version that the path names. NotFound where it is not here."""
-    node: Node = request.app.state.node
-    project, version = request.path_params["project"], request.path_params["version"]
-    known = _vocabularies(request)
+    node = call.node
+    project, version = call.path_params["project"], call.path_params["version"]
+    known = _vocabularies(call)
     if version == CURRENT:
         current = known.current(project)
         if current is None:
@@ -71,21 +68,21 @@ def _entry(base: str, snapshot: Snapshot, current: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def get_vocabularies(request: Request) -> Response:
+async def get_vocabularies(call: Call) -> Response:
     """GET /vocabularies: every version of every project that is here."""
-    return _listing(request, _vocabularies(request).projects())
+    return _listing(call, _vocabularies(call).projects())
 
 
-async def get_project(request: Request) -> Response:
+async def get_project(call: Call) -> Response:
     """GET /vocabularies/{project}: its versions, the oldest first, and which one is judged with now."""
-    known, project = _vocabularies(request), request.path_params["project"]
+    known, project = _vocabularies(call), call.path_params["project"]
     if not known.of(project):
         raise _unknown_project(known, project)
-    return _listing(request, [project])
+    return _listing(call, [project])
 
 
-def _listing(request: Request, projects: list[str]) -> Response:
-    known, base = _vocabularies(request), request.app.state.base_url
+def _listing(call: Call, projects: list[str]) -> Response:
+    known, base = _vocabularies(call), call.base_url
     entries = []
     for project in projects:
         current = known.current(project)
@@ -94,25 +91,25 @@ def _listing(request: Request, projects: list[str]) -> Response:
     return Response(orjson.dumps(body), headers={"Cache-Control": A_WHILE}, media_type=links.JSON)
 
 
-async def get_snapshot(request: Request) -> Response:
+async def get_snapshot(call: Call) -> Response:
     """GET /vocabularies/{project}/{version}: the snapshot, byte for byte; its ETag is its sha-256."""
-    vocabulary = await _named(request)
+    vocabulary = await _named(call)
     etag = f'"{vocabulary.digest}"'
-    lasting = A_WHILE if request.path_params["version"] == CURRENT else FOR_EVER
+    lasting = A_WHILE if call.path_params["version"] == CURRENT else FOR_EVER
     headers = {"ETag": etag, "Cache-Control": lasting}
-    if etag in request.headers.get("if-none-match", ""):
+    if etag in call.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    snapshot = _vocabularies(request).find(vocabulary.project, vocabulary.version)
+    snapshot = _vocabularies(call).find(vocabulary.project, vocabulary.version)
     assert snapshot is not None
     return Response(await asyncio.to_thread(snapshot.read), headers=headers, media_type=links.JSON)
 
 
-async def get_terms(request: Request) -> Response:
+async def get_terms(call: Call) -> Response:
     """GET /vocabularies/{project}/{version}/terms/{facet}: the terms that a property takes, with what is known of them.
 
     `facet` is a property (`cmip6:source_id`), its short name (`source_id`), or a vocabulary of the snapshot.
     """
-    vocabulary, facet = await _named(request), request.path_params["facet"]
+    vocabulary, facet = await _named(call), call.path_params["facet"]
     known = vocabulary.properties.get(facet) or vocabulary.properties.get(f"{vocabulary.prefix}:{facet}")
     name = known.vocabulary if known is not None and known.vocabulary is not None else facet
     terms = vocabulary.terms.get(name)
@@ -125,15 +122,14 @@ async def get_terms(request: Request) -> Response:
     return Response(orjson.dumps(body), headers={"Cache-Control": A_WHILE}, media_type=links.JSON)
 
 
-async def post_validate(request: Request) -> Response:
+async def post_validate(call: Call) -> Response:
     """POST /validate?cv_version=: judges an Item, a FeatureCollection or NDJSON, stores nothing, and says all findings.
 
     Each document is judged as one of the collection that it names.
     """
-    await identity.principal(request)
-    node: Node = request.app.state.node
-    raw = await request.body()
-    media_type, version = request.headers.get("content-type", ""), request.query_params.get("cv_version")
+    node = call.node
+    raw = await call.body.read()
+    media_type, version = call.headers.get("content-type", ""), call.query_params.get("cv_version")
     if version is not None and not NAME.fullmatch(version):
         raise BadRequest(f"cv_version={version[:40]!r} is no version; GET /vocabularies lists them")
     if version is not None:
@@ -150,7 +146,7 @@ async def post_validate(request: Request) -> Response:
             items.append(verdict)
         return items
 
-    threads: Threads = request.app.state.threads
+    threads = call.services.threads
     items = await threads.run(judge) if len(raw) > intake.IN_THREAD else judge()
     body = {"valid": all(item["valid"] for item in items), "items": items}
     return Response(orjson.dumps(body), media_type=links.JSON)
@@ -179,13 +175,13 @@ def _line(document: Any, findings: Sequence[Finding], vocabulary: Vocabulary | N
     }
 
 
-async def get_extension(request: Request) -> Response:
+async def get_extension(call: Call) -> Response:
     """GET /extensions/{name}/{version}/schema.json: a STAC extension's JSON Schema.
 
     One of ours, or a project's, by its name or prefix and a version of its vocabulary.
     """
-    node: Node = request.app.state.node
-    name, version = request.path_params["name"], request.path_params["version"]
+    node = call.node
+    name, version = call.path_params["name"], call.path_params["version"]
     if not (NAME.fullmatch(name) and NAME.fullmatch(version)):
         raise NotFound(
             f"there is no extension {name[:80]!r} {version[:40]!r} here; GET /vocabularies lists those of projects"
@@ -194,7 +190,7 @@ async def get_extension(request: Request) -> Response:
     if path.is_file():
         text = await asyncio.to_thread(path.read_bytes)
     else:
-        project = next((one for one in _vocabularies(request).projects() if one.lower() == name.lower()), "")
+        project = next((one for one in _vocabularies(call).projects() if one.lower() == name.lower()), "")
         try:
             vocabulary = await node.vocabulary(project, version) if project else None
         except UnknownVersion as error:

@@ -94,6 +94,11 @@ class Touched:
     institution: str | None
     nodes: frozenset[str] = frozenset()
 
+    @classmethod
+    def of_collection(cls, name: str) -> Touched:
+        """Return what a change of a collection touches."""
+        return cls(f"the collection {name[:128]}", name, None)
+
 
 class By(StrEnum):
     """How a rule says who somebody is."""

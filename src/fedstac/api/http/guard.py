@@ -113,7 +113,7 @@ class Guard:
         received, scope = scope, self._as_public(scope)
         request_id = _request_id(scope)
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
-        body = _Body(self, receive, received)
+        body = _Body(self, receive, received, scope)
         answer = _Answer(send, body, request_id)
         bound = structlog.contextvars.bound_contextvars(request_id=request_id)
         with bound, contextlib.suppress(ClientDisconnect):
@@ -215,19 +215,19 @@ def _without(scope: Scope, *names: bytes) -> Scope:
 class _Body:
     """The request's body on its way in: counted as it comes from the wire, inflated, never kept."""
 
-    def __init__(self, guard: Guard, receive: Receive, scope: Scope) -> None:
+    def __init__(self, guard: Guard, receive: Receive, received: Scope, scope: Scope) -> None:
         self._guard = guard
         self.patience = guard.read_timeout
         self._receive = receive
-        self._limit = guard.limit_for(scope)
         self._waited = 0.0  # seconds; the application's own pauses are not the client's
         self._received = 0
         self._inflater: _Inflater | None = None
-        self._encodings = _values(scope, b"content-encoding")
-        length = _values(scope, b"content-length")
+        self._encodings = _values(received, b"content-encoding")
+        length = _values(received, b"content-length")
         self._announced = int(length[-_LENGTH_DIGITS:]) if length.isdigit() else None
-        self._fault = _framing_fault(scope, length)
-        self.is_complete = not self._announced and not _values(scope, b"transfer-encoding")
+        self._fault = _framing_fault(received, length)
+        self.is_complete = not self._announced and not _values(received, b"transfer-encoding")
+        self._limit = 0 if self.is_complete else guard.limit_for(scope)  # bytes
         self.has_left = False
         self.refusal: Problem | None = None
 

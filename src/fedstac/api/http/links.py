@@ -12,6 +12,7 @@ from fedstac.domain import collections, documents
 from fedstac.domain.model import rfc3339
 
 GEOJSON, JSON = "application/geo+json", "application/json"
+OPENAPI = "application/vnd.oai.openapi+json;version=3.1"
 VERSIONS = ("predecessor-version", "successor-version", "latest-version")  # STAC version extension
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
 
 from fedstac.domain.errors import BadRequest
 
@@ -12,9 +12,9 @@ DIGITS = re.compile(r"[0-9]+")
 MOST_DIGITS = 18
 
 
-def whole(request: Request, name: str, *, default: int, most: int) -> int:
-    """The number in a query parameter, `most` where it is larger. BadRequest where it is no whole number."""
-    text = request.query_params.get(name)
+def whole(parameters: QueryParams, name: str, *, default: int, most: int) -> int:
+    """Return the number in a query parameter, `most` where it is larger. BadRequest where it is no whole number."""
+    text = parameters.get(name)
     if text is None:
         return default
     if not DIGITS.fullmatch(text):
@@ -23,5 +23,5 @@ def whole(request: Request, name: str, *, default: int, most: int) -> int:
 
 
 def value(digits: str) -> int:
-    """The number that digits write; of very many digits a very large one."""
+    """Return the number that digits write. Of very many digits it is some very large one."""
     return int(digits.lstrip("0")[:MOST_DIGITS] or 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from starlette.requests import Request
+from starlette.datastructures import Headers
 
 from fedstac.domain.errors import BadRequest
 
@@ -13,23 +13,23 @@ from fedstac.domain.errors import BadRequest
 ENTITY_TAG: Final = re.compile(r'"([0-9a-f]{32})(?:-[0-9a-f]+)?"')
 
 
-def expected(request: Request) -> list[str] | None:
-    """The digests that If-Match names, `*` for any; None without the header."""
-    tags = request.headers.get("if-match")
+def expected(headers: Headers) -> list[str] | None:
+    """Return the digests that If-Match names, `*` for any; None without the header."""
+    tags = headers.get("if-match")
     if tags is None:
         return None
     return ["*"] if tags.strip() == "*" else ENTITY_TAG.findall(tags)
 
 
-def is_unchanged(request: Request, tag: str) -> bool:
-    """Whether If-None-Match names the entity tag: the reader has what would be served."""
-    tags = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
+def is_unchanged(headers: Headers, tag: str) -> bool:
+    """Return whether If-None-Match names the entity tag: the reader has what would be served."""
+    tags = {each.strip().removeprefix("W/") for each in headers.get("if-none-match", "").split(",")}
     return bool({tag, "*"} & tags)
 
 
-def wants_new(request: Request) -> bool:
-    """Whether `If-None-Match: *` says that nothing may be there yet; a write takes no other."""
-    tags = request.headers.get("if-none-match")
+def wants_new(headers: Headers) -> bool:
+    """Return whether `If-None-Match: *` says that nothing may be there yet. A write takes no other value."""
+    tags = headers.get("if-none-match")
     if tags is None:
         return False
     if tags.strip() != "*":

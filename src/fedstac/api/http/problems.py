@@ -1,11 +1,10 @@
-"""Refusals as clients see them: RFC 9457 problem documents, and the pages that explain each type.
+"""Refusals as clients see them: RFC 9457 problem documents.
 
 The members `code` and `description` are for STAC clients, `status_code` for those of ESGF; they repeat the others.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,8 @@ from stac_fastapi.types import errors as stac_errors
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import Match, Route
+from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from fedstac.db.connections import Cause, blames_nobody, cause_of, statement_of
@@ -29,7 +28,6 @@ from fedstac.domain.errors import Finding, Problem
 from fedstac.runtime.outages import reason_of
 
 MEDIA_TYPE = "application/problem+json"
-QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # of a media type in Accept
 log = structlog.get_logger()
 _NOT_IN_DESCRIPTION = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750, 3
 
@@ -64,6 +62,11 @@ def body(problem: Problem, *, base_url: str, instance: str) -> bytes:
         findings=problem.findings,
         members=_members(problem),
     )
+
+
+def explanation(problem: type[Problem]) -> str:
+    """Return the sentence that explains a type of problem."""
+    return " ".join((problem.__doc__ or "").split())
 
 
 def _members(problem: Problem) -> Mapping[str, object]:
@@ -240,7 +243,7 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 def report(app: Starlette, error: Exception, scope: Scope) -> None:
     """Log a request that failed by our fault. What all requests meet at once is logged when it begins and ends."""
     if blames_nobody(error) or cause_of(error) is Cause.SCHEMA:
-        app.state.node.parts.fails("api", error)
+        app.state.services.node.parts.fails("api", error)
     else:
         log_failure(error, scope)
 
@@ -265,70 +268,3 @@ def failure(error: Exception) -> errors.Problem:
         "the server failed; the fault is logged under this answer's x-request-id. Try again later, and report it"
         " with that id if it stays"
     )
-
-
-# --- the pages that the types point to ---
-
-
-def routes() -> list[Route]:
-    return [Route("/problems", index, methods=["GET"]), Route("/problems/{name}", explain, methods=["GET"])]
-
-
-async def index(request: Request) -> Response:
-    """All types of problems."""
-    explained = [_explanation(problem, base_url(request.scope)) for problem in errors.problems()]
-    explained.sort(key=lambda each: (each["status"], each["name"]))
-    if not _prefers_html(request):
-        return _json({"problems": explained})
-    rows = "".join(
-        f'<li><a href="{html.escape(str(each["type"]))}">{html.escape(str(each["name"]))}</a> ({each["status"]}):'
-        f" {html.escape(str(each['title']))}</li>"
-        for each in explained
-    )
-    return _page("Problems", f"<ul>{rows}</ul>")
-
-
-async def explain(request: Request) -> Response:
-    """One type of problem."""
-    name = request.path_params["name"]
-    for problem in errors.problems():
-        if problem.name == name:
-            break
-    else:
-        unknown = errors.NotFound(f"there is no problem of the name {name[:100]!r}; all are listed at /problems")
-        return response(unknown, request.scope)
-    explained = _explanation(problem, base_url(request.scope))
-    if not _prefers_html(request):
-        return _json(explained)
-    text = html.escape(str(explained["description"]))
-    return _page(f"{problem.title} ({problem.status})", f"<p><code>{html.escape(problem.name)}</code></p><p>{text}</p>")
-
-
-def _explanation(problem: type[Problem], base: str) -> dict[str, str | int]:
-    return {
-        "type": f"{base}/problems/{problem.name}",
-        "name": problem.name,
-        "status": problem.status,
-        "title": problem.title,
-        "description": " ".join((problem.__doc__ or "").split()),
-    }
-
-
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json", headers={"vary": "accept"})
-
-
-def _page(title: str, content: str) -> Response:
-    title = html.escape(title)
-    text = f'<!doctype html><html lang="en"><title>{title}</title><h1>{title}</h1>{content}</html>'
-    return HTMLResponse(text, headers={"vary": "accept"})
-
-
-def _prefers_html(request: Request) -> bool:
-    wishes: dict[str, float] = {}
-    for part in request.headers.get("accept", "").split(","):
-        media, _, parameters = part.partition(";")
-        quality = parameters.strip().removeprefix("q=")
-        wishes[media.strip().lower()] = float(quality) if QUALITY.fullmatch(quality) else 1.0
-    as_json = max(wishes.get(media, 0.0) for media in ("application/json", MEDIA_TYPE, "application/*", "*/*"))
-    return wishes.get("text/html", 0.0) > as_json

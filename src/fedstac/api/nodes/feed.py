@@ -7,15 +7,14 @@ import time
 from typing import Any
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
+from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
-from fedstac.api.people import identity
-from fedstac.bootstrap import Node, fork_if_restored
+from fedstac.bootstrap import fork_if_restored
 from fedstac.db import collections, feed, nodes, queue
 from fedstac.db.connections import Connection
-from fedstac.domain import events, strict_json
+from fedstac.domain import events, policy, strict_json
 from fedstac.domain.errors import BadRequest, MissingPermission
 from fedstac.domain.events import Cursor
 from fedstac.runtime import budget
@@ -28,18 +27,17 @@ LONGEST_ID = 650  # characters of an event's id
 OUTCOMES = ("applied", "ignored", "rejected", "parked")
 
 
-async def get_events(request: Request) -> Response:
+async def get_events(call: Call) -> Response:
     """GET /events?after=&limit=&wait=&collection=&type=&shard=i/n: events in the order of the log, oldest first.
 
     X-Cursor is where to go on; it advances also over what the filters leave out. With `wait` an answer without events
     comes only when the time is up.
     """
-    await identity.node_name(request)
-    node: Node = request.app.state.node
-    after = Cursor.parse(request.query_params.get("after", str(events.START)))
-    limit = numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE)
-    wait = numbers.whole(request, "wait", default=0, most=int(LONGEST_WAIT))
-    keep = _filter(request)
+    node = call.node
+    after = Cursor.parse(call.query_params.get("after", str(events.START)))
+    limit = numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE)
+    wait = numbers.whole(call.query_params, "wait", default=0, most=int(LONGEST_WAIT))
+    keep = _filter(call)
     budget.extend(wait)
     deadline, backoff = time.monotonic() + wait, Backoff()
     while True:
@@ -53,18 +51,18 @@ async def get_events(request: Request) -> Response:
         await sequenced(min(backoff.pause(), left))
     cursor = Cursor(after.epoch, page[-1].pos) if page else after
     texts = [events.positioned(entry.event, Cursor(entry.epoch, entry.pos)) for entry in page if keep(entry)]
-    return _answer(request, texts, cursor)
+    return _answer(call, texts, cursor)
 
 
 def _is_digits(*texts: str) -> bool:
     return all(map(numbers.DIGITS.fullmatch, texts))
 
 
-def _filter(request: Request) -> Any:
-    collection, kind = request.query_params.get("collection"), request.query_params.get("type")
-    index, slash, count = request.query_params.get("shard", "0/1").partition("/")
+def _filter(call: Call) -> Any:
+    collection, kind = call.query_params.get("collection"), call.query_params.get("type")
+    index, slash, count = call.query_params.get("shard", "0/1").partition("/")
     if not (slash and _is_digits(index, count) and len(count) < 6 and numbers.value(index) < int(count)):
-        said = request.query_params["shard"][:20]
+        said = call.query_params["shard"][:20]
         raise BadRequest(f"shard={said!r} is not i/n with i from 0 to n-1")
 
     def keep(entry: feed.Entry) -> bool:
@@ -77,17 +75,16 @@ def _filter(request: Request) -> Any:
     return keep
 
 
-def _answer(request: Request, texts: list[str], cursor: Cursor) -> Response:
+def _answer(call: Call, texts: list[str], cursor: Cursor) -> Response:
     headers = {"X-Cursor": str(cursor), "Cache-Control": "private, no-store"}
-    if LINES in request.headers.get("accept", ""):
+    if LINES in call.headers.get("accept", ""):
         return Response("".join(text + "\n" for text in texts), headers=headers, media_type=LINES)
     return Response(f"[{','.join(texts)}]", headers=headers, media_type=BATCH)
 
 
-async def get_head(request: Request) -> Response:
+async def get_head(call: Call) -> Response:
     """GET /events/head: the last position, and who has acknowledged what."""
-    await identity.node_name(request)
-    node: Node = request.app.state.node
+    node = call.node
     async with node.pool.acquire() as conn:
         head = await feed.head(conn)
         statuses = await nodes.statuses(conn)
@@ -99,16 +96,15 @@ async def get_head(request: Request) -> Response:
     return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
 
 
-async def get_snapshot(request: Request) -> Response:
+async def get_snapshot(call: Call) -> Response:
     """GET /snapshot?page=&limit=: current state of what this node is the origin of, tombstones included.
 
     The cursor is that of the feed before page one: go on from it when the last page is applied.
     """
-    await identity.node_name(request)
-    node: Node = request.app.state.node
-    limit = max(numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE), 1)
+    node = call.node
+    limit = max(numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE), 1)
     async with node.pool.acquire() as conn:
-        page = request.query_params.get("page")
+        page = call.query_params.get("page")
         if page is None:  # the database may have been promoted since this process started
             await fork_if_restored(conn)
         cursor, after = _read_page(page) if page else (await feed.head(conn), None)
@@ -145,30 +141,28 @@ def _read_page(text: str) -> tuple[Cursor, tuple[str, str]]:
         raise BadRequest("page is not one that this server gave; begin without it") from None
 
 
-async def get_digests(request: Request) -> Response:
+async def get_digests(call: Call) -> Response:
     """GET /digests: fingerprints by collection and bucket; with collection and bucket, the records of one."""
-    await identity.node_name(request)
-    node: Node = request.app.state.node
-    collection = request.query_params.get("collection")
+    node = call.node
+    collection = call.query_params.get("collection")
     async with node.pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
         cursor = await feed.head(conn)
         if collection is None:
             rows = await feed.digests(conn, node.settings.node)
         else:
-            bucket = numbers.whole(request, "bucket", default=0, most=255)
+            bucket = numbers.whole(call.query_params, "bucket", default=0, most=255)
             rows = await feed.bucket(conn, node.settings.node, collection, bucket)
     body = {"origin": node.settings.node, "cursor": str(cursor), "entries": [dict(row) for row in rows]}
     return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
 
 
-async def post_status(request: Request) -> Response:
+async def post_status(call: Call) -> Response:
     """POST /events/status {node, epoch, through, exceptions}: a node has everything through a position.
 
     Only the node itself can report for itself (I22).
     """
-    name = await identity.node_name(request)
-    node: Node = request.app.state.node
-    body = strict_json.parse(await request.body())
+    node, name = call.node, policy.require_node(call.caller)
+    body = strict_json.parse(await call.body.read())
     through, exceptions = _read_status(body, name)
     async with node.pool.acquire() as conn, conn.transaction():
         await feed.resume(conn, through)  # what lies beyond the log or a fork is not what is announced here now

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import __version__
+from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.bootstrap import Node
 from fedstac.db import health, schema
@@ -37,7 +37,7 @@ class Health:
     reasons: tuple[str, ...]
 
 
-async def get_health(request: Request) -> Response:
+async def get_health(call: Call) -> Response:
     """GET /healthcheck: 200 while the database answers; Unavailable (503) while it does not, or lacks what we need.
 
     `status` is ok or degraded, with the `reasons`. `parts`: what runs in the background of all processes, how many
@@ -46,42 +46,63 @@ async def get_health(request: Request) -> Response:
     node says `follower` instead: following, partly where one of its sources is not followed just now, absent; and the
     same of each origin that it has anything of. Those do not change the status: searches go on without them.
     """
-    return _answer((await _health(request)).body)
+    return _answer((await call.services.health.health()).body)
 
 
-async def get_readiness(request: Request) -> Response:
+async def get_readiness(call: Call) -> Response:
     """GET /readiness: 200 with the same body while everything works; Unavailable (503) with the reasons otherwise."""
-    health = await _health(request)
+    health = await call.services.health.health()
     if health.reasons:
         raise Unavailable(f"the node does not work as it should: {'; '.join(health.reasons)}", retry_after=5)
     return _answer(health.body)
+
+
+async def get_ping(call: Call) -> Response:
+    """Answer, as every application of stac-fastapi does: the process runs."""
+    return _answer({"message": "PONG"})
+
+
+async def get_up(call: Call) -> Response:
+    """Answer, as every application of stac-fastapi does: the process runs. `/healthcheck` says how the node stands."""
+    return _answer({"status": "UP"})
 
 
 def _answer(body: Mapping[str, object]) -> Response:
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
-async def _health(request: Request) -> Health:
-    node: Node = request.app.state.node
-    kept: tuple[float, Health] | None = getattr(request.app.state, "health", None)
-    if kept is None or kept[0] < time.monotonic():
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
-                soundness = await schema.look(conn)
-                if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
-                    soundness.require()
-                found = await health.parts(conn), await parts_of_node.elsewhere(conn, node.parts.process)
-        except OperatorsFault as fault:
-            node.parts.fails("api", fault)
-            raise Unavailable(str(fault), retry_after=5) from None
-        except Exception as error:
-            if not (is_transient(error) or isinstance(error, Unavailable)):
-                raise
-            if not isinstance(error, Unavailable):  # that says that many ask
-                node.parts.fails("api", error)
-            raise Unavailable("the database does not answer; try again", retry_after=2) from None
-        kept = request.app.state.health = time.monotonic() + KEPT_SECONDS, _stand_of(node, *found)
-    return kept[1]
+class HealthLook:
+    """The last look at how a node stands: many callers cost one look."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._until = 0.0
+        self._health: Health | None = None
+
+    async def health(self) -> Health:
+        """Return how the node stands, or stood a moment ago. Unavailable where the database does not answer."""
+        if self._health is None or self._until < time.monotonic():
+            self._health, self._until = await _look(self._node), time.monotonic() + KEPT_SECONDS
+        return self._health
+
+
+async def _look(node: Node) -> Health:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
+            soundness = await schema.look(conn)
+            if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
+                soundness.require()
+            found = await health.parts(conn), await parts_of_node.elsewhere(conn, node.parts.process)
+    except OperatorsFault as fault:
+        node.parts.fails("api", fault)
+        raise Unavailable(str(fault), retry_after=5) from None
+    except Exception as error:
+        if not (is_transient(error) or isinstance(error, Unavailable)):
+            raise
+        if not isinstance(error, Unavailable):  # that says that many ask
+            node.parts.fails("api", error)
+        raise Unavailable("the database does not answer; try again", retry_after=2) from None
+    return _stand_of(node, *found)
 
 
 def _stand_of(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> Health:

@@ -1,17 +1,15 @@
-"""What somebody may do, explained; and what each route asks of its caller."""
+"""What somebody may do, and by which rule of the policy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
 import orjson
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
+from fedstac.api.call import Call
 from fedstac.api.http import links
-from fedstac.api.people import identity
 from fedstac.bootstrap import Node
 from fedstac.db import nodes, own_groups, people, requests, search
 from fedstac.db.connections import Connection
@@ -22,86 +20,34 @@ from fedstac.domain.groups import Identity, Membership
 from fedstac.domain.policy import Action, Principal, Touched
 
 
-class Access(StrEnum):
-    """Whom a route is for."""
+async def get_explain(call: Call) -> Response:
+    """Return whether the policy allows an action, by which rule, and why.
 
-    PUBLIC = "public"
-    AUTHENTICATED = "authenticated"  # who is known; what they see depends on who they are
-    NODE = "node"
-    ACTION = "action"  # who has the right of the policy for what the request does
-    ADMIN = "admin"  # manage-collections, manage-groups and the like
-
-
-ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
-PERMISSIONS: Mapping[Access, tuple[tuple[str, str], ...]] = {
-    Access.PUBLIC: (
-        ("GET", "/"), ("GET", "/conformance"), ("GET", "/queryables"), ("GET", "/search"), ("POST", "/search"),
-        ("GET", "/collections"), ("GET", "/collections/{collection_id}"),
-        ("GET", "/collections/{collection_id}/queryables"), ("GET", ITEMS), ("GET", ITEM),
-        ("GET", "/vocabularies"), ("GET", "/vocabularies/{project}"), ("GET", "/vocabularies/{project}/{version}"),
-        ("GET", "/vocabularies/{project}/{version}/terms/{facet}"),
-        ("GET", "/extensions/{name}/{version}/schema.json"),
-        ("GET", "/healthcheck"), ("GET", "/readiness"),
-        ("GET", "/scope"), ("GET", "/.well-known/oauth-protected-resource"),
-        ("GET", "/problems"), ("GET", "/problems/{name}"),
-        ("GET", "/api"), ("GET", "/api.html"), ("GET", "/docs/oauth2-redirect"), ("GET", "/_mgmt/ping"),
-        ("GET", "/_mgmt/health"),
-    ),
-    Access.AUTHENTICATED: (
-        ("GET", "/me"), ("GET", "/requests"), ("GET", "/requests/{request_id}"),
-        ("GET", "/requests/{request_id}/items"), ("POST", "/requests/{request_id}/cancel"),
-        ("POST", "/requests/{request_id}/retry"),
-        ("POST", "/validate"), ("GET", "/groups"), ("GET", "/groups/{group}"), ("GET", "/access/explain"),
-        ("GET", "/notifications"), ("POST", "/notifications"), ("GET", "/notifications/{destination_id}"),
-        ("DELETE", "/notifications/{destination_id}"), ("POST", "/notifications/{destination_id}/confirm"),
-        ("POST", "/notifications/{destination_id}/test"),
-    ),
-    Access.NODE: (
-        ("GET", "/events"), ("GET", "/events/head"), ("POST", "/events/status"), ("GET", "/snapshot"),
-        ("GET", "/digests"),
-    ),
-    Access.ACTION: (
-        ("POST", ITEMS), ("PUT", ITEM), ("PATCH", ITEM), ("DELETE", ITEM), ("POST", ITEM + "/retract"),
-        ("POST", ITEM + "/reinstate"), ("POST", ITEM + "/unmark"), ("PUT", ITEM + "/replicas/{node}"),
-        ("DELETE", ITEM + "/replicas/{node}"),
-    ),
-    Access.ADMIN: (
-        ("POST", "/collections"), ("PUT", "/collections/{collection_id}"), ("PATCH", "/collections/{collection_id}"),
-        ("DELETE", "/collections/{collection_id}"),
-        ("POST", "/groups"), ("PUT", "/groups/{group}"), ("DELETE", "/groups/{group}"),
-        ("PUT", "/groups/{group}/members/{principal:path}"), ("DELETE", "/groups/{group}/members/{principal:path}"),
-        ("PUT", "/groups/{group}/managers/{principal:path}"), ("DELETE", "/groups/{group}/managers/{principal:path}"),
-    ),
-}  # fmt: skip
-
-
-async def get_explain(request: Request) -> Response:
-    """GET /access/explain?action=&item=&collection=&institution=&node=&as=: would that be allowed, by which rule, why.
-
-    Without `as` it is about the caller. About somebody else, or somebody described (`role:`, `group:`,
-    `entitlement:`, `own:`), only an administrator asks.
+    Without `as` the answer is about the caller. Only administrators may ask about somebody else, or about somebody
+    described by `role:`, `group:`, `entitlement:` and `own:`.
     """
-    node: Node = request.app.state.node
-    caller = await identity.principal(request)
-    asked, described = request.query_params, request.query_params.getlist("as")
+    node, caller = call.node, call.caller
+    description = call.query_params.getlist("as")
+    is_about_caller = description in ([], [caller.name])
     try:
-        action = Action(asked.get("action", ""))
+        action = Action(call.query_params.get("action", ""))
     except ValueError:
-        raise BadRequest(f"action={asked.get('action', '')[:40]!r} is none of {', '.join(Action)}") from None
-    if described not in ([], [caller.name]) and not caller.is_admin:
+        name = call.query_params.get("action", "")[:40]
+        raise BadRequest(f"action={name!r} is none of {', '.join(Action)}") from None
+    if not is_about_caller and not caller.is_admin:
         raise MissingPermission(f"{caller.name} may ask about themselves only; leave `as` out")
     async with node.pool.acquire() as conn:
-        principal = await _described(conn, described) if described not in ([], [caller.name]) else caller
-        touched = await _touched(conn, request)
+        principal = caller if is_about_caller else await _described(conn, description)
+        touched = await _touched(conn, node, call.query_params)
     verdict = node.policy.verdict(principal, action, touched)
     body: dict[str, Any] = explaining.as_json(verdict, principal, action, touched)
     return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
 
 
-async def _described(conn: Connection, said: list[str]) -> Principal:
-    """Somebody as the database knows them, with what is said beside."""
+async def _described(conn: Connection, description: list[str]) -> Principal:
+    """Return somebody as the database has them, with the roles and groups of the description added."""
     try:
-        principal = explaining.described(said)
+        principal = explaining.described(description)
     except NotDescribed as error:
         raise BadRequest(str(error)) from None
     roles, who, memberships = set(principal.roles), principal.identity, set[Membership]()
@@ -118,19 +64,20 @@ async def _described(conn: Connection, said: list[str]) -> Principal:
     return Principal(principal.name, frozenset(roles), who, frozenset(memberships))
 
 
-async def _touched(conn: Connection, request: Request) -> Touched:
-    """What the parameters say; a stored dataset's institution is that of its document, another's that of its id."""
-    node: Node = request.app.state.node
-    asked = request.query_params
-    item = asked.get("item", "")
+async def _touched(conn: Connection, node: Node, parameters: QueryParams) -> Touched:
+    """Return what the action would touch.
+
+    The institution of a stored dataset is that of its document. That of any other one is taken from its id.
+    """
+    item = parameters.get("item", "")
     if not item:
         raise BadRequest("say which item: its id, or any text for what is not about one")
     vocabularies = node.checker.vocabularies
-    collection = asked.get("collection") or explaining.project_of(item, vocabularies.projects())
-    institution = asked.get("institution")
+    collection = parameters.get("collection") or explaining.project_of(item, vocabularies.projects())
+    institution = parameters.get("institution")
     vocabulary = vocabularies.current(collection)
     if institution is None and vocabulary is not None:
-        found = await search.item(conn, collection, item)
-        stored = orjson.loads(found[0].document)["properties"].get(vocabulary.institution) if found else None
+        dataset = await search.item(conn, collection, item)
+        stored = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if dataset else None
         institution = stored if isinstance(stored, str) else explaining.institution_of(item, vocabulary)
-    return Touched(item, collection, institution, frozenset(asked.getlist("node")))
+    return Touched(item, collection, institution, frozenset(parameters.getlist("node")))

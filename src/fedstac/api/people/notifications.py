@@ -1,4 +1,4 @@
-"""Who is told: destinations that callers register, and the header of a write that names one."""
+"""Destinations of notifications: callers register them, and a header of a write names one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
+from fedstac.api.call import Call
 from fedstac.api.http import links
-from fedstac.api.people import identity
-from fedstac.bootstrap import Node
 from fedstac.db import notifications
 from fedstac.db.connections import Connection
 from fedstac.db.notifications import OPERATORS, Destination
@@ -27,46 +25,47 @@ MOST_NAMED, MOST_DESTINATIONS, CONFIRMATIONS_PER_HOUR = 5, 50, 5
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-async def wish(request: Request, accepted: UUID) -> None:
-    """Notes what `Fedstac-Notify` of a write asks for; call it just before the request `accepted` is stored.
+async def wish(call: Call, accepted: UUID) -> None:
+    """Store the destinations that `Fedstac-Notify` of a write names, just before the request `accepted` is stored.
 
-    Its values are a destination's id, or an address: one that the caller has registered, or one that needs no
-    confirmation. BadRequest for any other; nothing is ever sent somewhere because a header says so.
+    A value of the header is the id of a destination, or an address: one that the caller has registered, or one that
+    needs no confirmation. BadRequest for any other one: a header alone never makes this node send something.
     """
-    named = request.headers.getlist(HEADER)
-    if not named:
+    names = call.headers.getlist(HEADER)
+    if not names:
         return
-    if len(named) > MOST_NAMED:
+    if len(names) > MOST_NAMED:
         raise BadRequest(f"Fedstac-Notify is there over {MOST_NAMED} times; name fewer destinations")
-    node: Node = request.app.state.node
-    principal = await identity.principal(request)
+    node = call.node
     async with node.pool.acquire() as conn:
-        for text in named:
-            found = await _named(conn, node.settings, principal, text.strip())
-            await notifications.wish(conn, accepted, found.id)
+        for text in names:
+            destination = await _named(conn, node.settings, call.caller, text.strip())
+            await notifications.wish(conn, accepted, destination.id)
 
 
 async def _named(conn: Connection, settings: Settings, principal: Principal, text: str) -> Destination:
-    """The caller's destination that a header means."""
+    """Return the caller's destination that a value of the header names."""
     if (number := _uuid(text)) is not None:
-        found = await notifications.destination(conn, number)
-        if found is None or found.owner != principal.name:
+        destination = await notifications.destination(conn, number)
+        if destination is None or destination.owner != principal.name:
             raise BadRequest(f"Fedstac-Notify: you have no destination {number}; see GET /notifications")
     else:
         address = _address(settings, text)
-        found = await notifications.find(conn, principal.name, str(address))
-        if found is None or found.confirmed is None:
+        destination = await notifications.find(conn, principal.name, str(address))
+        if destination is None or destination.confirmed is None:
             if not _needs_no_confirmation(settings, principal, address):
                 raise BadRequest(
                     f"Fedstac-Notify: {address.host} is not a host that this node sends to unasked; register the "
                     "address first: POST /notifications, or fedstac notifications add"
                 )
             await _require_room(conn, principal)
-            topics = found.topics if found else ()
-            found, _ = await notifications.register(conn, principal.name, str(address), topics, confirmed=True)
-    if found.confirmed is None:
-        raise BadRequest(f"Fedstac-Notify: the destination {found.id} is not confirmed yet; its code was sent to it")
-    return found
+            topics = destination.topics if destination else ()
+            destination, _ = await notifications.register(conn, principal.name, str(address), topics, confirmed=True)
+    if destination.confirmed is None:
+        raise BadRequest(
+            f"Fedstac-Notify: the destination {destination.id} is not confirmed yet; its code was sent to it"
+        )
+    return destination
 
 
 def _address(settings: Settings, text: str) -> Address:
@@ -77,7 +76,10 @@ def _address(settings: Settings, text: str) -> Address:
 
 
 def _needs_no_confirmation(settings: Settings, principal: Principal, address: Address) -> bool:
-    """Hosts that the operator allows, and the mailbox that the caller's identity provider vouches for."""
+    """Return whether an address is used without a code sent to it first.
+
+    It is so for hosts that the operator allows, and for the mailbox that the caller's identity provider vouches for.
+    """
     own = principal.identity.email if principal.identity else None
     is_own = address.kind is Channel.MAIL and own is not None and own.lower() == address.target.lower()
     return is_own or destinations.allows(settings.notify_hosts, address.host)
@@ -98,40 +100,39 @@ def _uuid(text: str) -> UUID | None:
 # --- routes ---
 
 
-async def get_destinations(request: Request) -> Response:
-    """GET /notifications: the caller's destinations; for administrators the operators' too."""
-    principal = await identity.principal(request)
-    async with request.app.state.node.pool.acquire() as conn:
-        found = await notifications.destinations(conn, principal.name)
-        found += await notifications.destinations(conn, OPERATORS) if principal.is_admin else []
-    body = {"destinations": [_document(each, secret=False) for each in found]}
+async def get_destinations(call: Call) -> Response:
+    """List the caller's destinations. Administrators get those of the operators too."""
+    async with call.node.pool.acquire() as conn:
+        own = await notifications.destinations(conn, call.caller.name)
+        own += await notifications.destinations(conn, OPERATORS) if call.caller.is_admin else []
+    body = {"destinations": [_document(each, secret=False) for each in own]}
     return Response(orjson.dumps(body), media_type=links.JSON, headers=NO_STORE)
 
 
-async def post_destination(request: Request) -> Response:
-    """POST /notifications {address, on}: register a mailbox or a webhook; a code is sent there where that is needed.
+async def post_destination(call: Call) -> Response:
+    """Register a mailbox or a webhook. Where a confirmation is needed, a code is sent to it.
 
-    `on`: "request", whenever a request of the caller's is final; "dataset", when somebody else changes a dataset of
-    theirs; nothing: only where Fedstac-Notify names it. The same again changes nothing and sends nothing.
+    With "request" in `on` the destination is told when a request of the caller is final. With "dataset" it is told
+    when somebody else changes a dataset of the caller. Without any of them it is told where Fedstac-Notify names it.
+    A repeat changes nothing and sends nothing.
     """
-    principal = await identity.principal(request)
-    node: Node = request.app.state.node
+    node, caller = call.node, call.caller
     if node.settings.source:
         raise BadRequest("this node publishes nothing and tells nothing; register at the node where you publish")
-    address, topics = _read(node.settings, strict_json.parse(await request.body()))
-    trusted = _needs_no_confirmation(node.settings, principal, address)
+    address, topics = _read(node.settings, strict_json.parse(await call.body.read()))
+    trusted = _needs_no_confirmation(node.settings, caller, address)
     async with node.pool.acquire() as conn, conn.transaction():
-        known = await notifications.find(conn, principal.name, str(address))
-        if known is None:
-            await _require_room(conn, principal)
-        asks = not trusted and known is None
-        if asks and await notifications.confirmations(conn, principal.name) >= CONFIRMATIONS_PER_HOUR:
+        before = await notifications.find(conn, caller.name, str(address))
+        if before is None:
+            await _require_room(conn, caller)
+        asks = not trusted and before is None
+        if asks and await notifications.confirmations(conn, caller.name) >= CONFIRMATIONS_PER_HOUR:
             raise TooManyRequests("you have asked for many confirmations; try again in an hour", retry_after=3600)
-        found, made = await notifications.register(conn, principal.name, str(address), topics, confirmed=trusted)
+        destination, is_new = await notifications.register(conn, caller.name, str(address), topics, confirmed=trusted)
         if asks:
-            await notifications.ask_confirmation(conn, principal.name, found.id)
-    location = {"Location": f"{request.app.state.base_url}/notifications/{found.id}"}
-    return Response(orjson.dumps(_document(found, secret=True)), 201 if made else 200, location | NO_STORE, links.JSON)
+            await notifications.ask_confirmation(conn, caller.name, destination.id)
+    headers = {"Location": f"{call.base_url}/notifications/{destination.id}"} | NO_STORE
+    return Response(orjson.dumps(_document(destination, secret=True)), 201 if is_new else 200, headers, links.JSON)
 
 
 def _read(settings: Settings, body: object) -> tuple[Address, list[str]]:
@@ -143,68 +144,70 @@ def _read(settings: Settings, body: object) -> tuple[Address, list[str]]:
     return _address(settings, body["address"]), list(dict.fromkeys(topics))
 
 
-async def get_destination(request: Request) -> Response:
-    """GET /notifications/{destination_id}: one destination, with the secret that its webhooks are signed with."""
-    found = await _own(request)
-    return Response(orjson.dumps(_document(found, secret=True)), media_type=links.JSON, headers=NO_STORE)
+async def get_destination(call: Call) -> Response:
+    """Return one destination, with the secret that its webhooks are signed with."""
+    destination = await _own(call)
+    return Response(orjson.dumps(_document(destination, secret=True)), media_type=links.JSON, headers=NO_STORE)
 
 
-async def delete_destination(request: Request) -> Response:
-    """DELETE /notifications/{destination_id}: nothing more is sent there."""
-    found = await _own(request)
-    async with request.app.state.node.pool.acquire() as conn:
-        await notifications.remove(conn, found.id)
+async def delete_destination(call: Call) -> Response:
+    """Remove a destination. Nothing more is sent to it."""
+    destination = await _own(call)
+    async with call.node.pool.acquire() as conn:
+        await notifications.remove(conn, destination.id)
     return Response(status_code=204)
 
 
-async def post_confirmation(request: Request) -> Response:
-    """POST /notifications/{destination_id}/confirm {code}: the code arrived."""
-    found = await _own(request)
-    body = strict_json.parse(await request.body())
+async def post_confirmation(call: Call) -> Response:
+    """Confirm a destination with the code that was sent to it."""
+    destination = await _own(call)
+    body = strict_json.parse(await call.body.read())
     code = body.get("code") if isinstance(body, dict) else None
-    if not isinstance(code, str) or code.strip().upper() != destinations.confirmation_code(found.secret):
+    if not isinstance(code, str) or code.strip().upper() != destinations.confirmation_code(destination.secret):
         raise BadRequest('send {"code": …} with the code that was sent to this destination')
-    async with request.app.state.node.pool.acquire() as conn:
-        await notifications.confirm(conn, found.id)
-        found = await notifications.destination(conn, found.id) or found
-    return Response(orjson.dumps(_document(found, secret=True)), media_type=links.JSON, headers=NO_STORE)
+    async with call.node.pool.acquire() as conn:
+        await notifications.confirm(conn, destination.id)
+        destination = await notifications.destination(conn, destination.id) or destination
+    return Response(orjson.dumps(_document(destination, secret=True)), media_type=links.JSON, headers=NO_STORE)
 
 
-async def post_test(request: Request) -> Response:
-    """POST /notifications/{destination_id}/test: a message that says nothing."""
-    found = await _own(request)
-    if found.confirmed is None:
+async def post_test(call: Call) -> Response:
+    """Send a test message to a destination."""
+    destination = await _own(call)
+    if destination.confirmed is None:
         raise BadRequest("this destination is not confirmed yet; its code was sent to it")
-    async with request.app.state.node.pool.acquire() as conn:
-        await notifications.tell(conn, found.id, "test", ["test"])
+    async with call.node.pool.acquire() as conn:
+        await notifications.tell(conn, destination.id, "test", ["test"])
     return Response(orjson.dumps({"status": "queued"}), 202, media_type=links.JSON)
 
 
-async def _own(request: Request) -> Destination:
-    """The destination, if it is the caller's, or the operators' and the caller an administrator; else there is none."""
-    principal = await identity.principal(request)
-    number = _uuid(request.path_params["destination_id"])
-    found = None
+async def _own(call: Call) -> Destination:
+    """Return the destination that the path names, if it belongs to the caller; else NotFound.
+
+    Those of the operators belong to every administrator.
+    """
+    caller, number = call.caller, _uuid(call.path_params["destination_id"])
+    destination = None
     if number is not None:
-        async with request.app.state.node.pool.acquire() as conn:
-            found = await notifications.destination(conn, number)
-    is_own = found is not None and (found.owner == principal.name or (found.owner == OPERATORS and principal.is_admin))
-    if found is None or not is_own:
+        async with call.node.pool.acquire() as conn:
+            destination = await notifications.destination(conn, number)
+    owners = (caller.name, OPERATORS) if caller.is_admin else (caller.name,)
+    if destination is None or destination.owner not in owners:
         raise NotFound("there is no such destination of yours; see GET /notifications")
-    return found
+    return destination
 
 
-def _document(found: Destination, *, secret: bool) -> dict[str, Any]:
-    address = destinations.parse(found.address, private=True)
+def _document(destination: Destination, *, secret: bool) -> dict[str, Any]:
+    address = destinations.parse(destination.address, private=True)
     body: dict[str, Any] = {
-        "id": str(found.id),
-        "address": found.address,
+        "id": str(destination.id),
+        "address": destination.address,
         "kind": address.kind,
-        "on": found.topics,
-        "confirmed": rfc3339(found.confirmed) if found.confirmed else None,
-        "created": rfc3339(found.created),
-        "owner": "operators" if found.owner == OPERATORS else found.owner,
+        "on": destination.topics,
+        "confirmed": rfc3339(destination.confirmed) if destination.confirmed else None,
+        "created": rfc3339(destination.created),
+        "owner": "operators" if destination.owner == OPERATORS else destination.owner,
     }
-    if secret and found.confirmed and address.kind is not Channel.MAIL:
-        body["secret"] = destinations.shown_secret(found.secret)
+    if secret and destination.confirmed and address.kind is not Channel.MAIL:
+        body["secret"] = destinations.shown_secret(destination.secret)
     return body

@@ -13,13 +13,12 @@ from urllib.parse import quote, urlencode
 
 import orjson
 from stac_fastapi.pgstac.utils import clean_exclude_set, filter_fields
-from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import __version__
+from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
 from fedstac.api.search import query
-from fedstac.api.search.queryables import QueryableNames
 from fedstac.api.writing.collections import existing
 from fedstac.bootstrap import Node
 from fedstac.db import collections, conditions, search
@@ -27,46 +26,18 @@ from fedstac.db.connections import Connection
 from fedstac.domain import strict_json
 from fedstac.domain.collections import titled
 from fedstac.domain.errors import Finding, ItemDoesNotExist
-from fedstac.runtime.capacity import Memory, Threads
 
 T = TypeVar("T")
 
-CONFORMS_TO = (
-    "https://api.stacspec.org/v1.0.0/core",
-    "https://api.stacspec.org/v1.0.0/collections",
-    "https://api.stacspec.org/v1.0.0/ogcapi-features",
-    "https://api.stacspec.org/v1.0.0/item-search",
-    "https://api.stacspec.org/v1.0.0/item-search#filter",
-    "https://api.stacspec.org/v1.0.0/item-search#sort",
-    "https://api.stacspec.org/v1.1.0/item-search#sort",
-    "https://api.stacspec.org/v1.0.0/item-search#fields",
-    "https://api.stacspec.org/v1.0.0/item-search#query",
-    "https://api.stacspec.org/v1.0.0/ogcapi-features/extensions/transaction",
-    "https://api.stacspec.org/v1.0.0/collections/extensions/transaction",
-    "http://www.opengis.net/spec/ogcapi-features-4/1.0/conf/simpletx",
-    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
-    "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/geojson",
-    "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/filter",
-    "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/features-filter",
-    "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/queryables",
-    "http://www.opengis.net/spec/cql2/1.0/conf/cql2-text",
-    "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
-    "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
-    "http://www.opengis.net/spec/cql2/1.0/conf/advanced-comparison-operators",
-    "http://www.opengis.net/spec/cql2/1.0/conf/case-insensitive-comparison",
-    "http://www.opengis.net/spec/cql2/1.0/conf/accent-insensitive-comparison",
-    "http://www.opengis.net/spec/cql2/1.0/conf/basic-spatial-functions",
-    "http://www.opengis.net/spec/cql2/1.0/conf/temporal-functions",
-)
 LARGE = 8 << 10  # bytes of a search that is read beside the event loop
 FEW_ITEMS = 100  # of a page that is assembled in it
 PAGE_FACTOR = 3  # bytes that a page takes while it is assembled, for each of its documents
 ALWAYS = frozenset(("type", "id", "collection"))  # members that `fields` does not take away
 
 
-async def landing_page(request: Request) -> Response:
+async def landing_page(call: Call) -> Response:
     """GET /"""
-    base, node = request.app.state.base_url, request.app.state.node
+    base, node = call.base_url, call.node
     async with node.pool.acquire() as conn:
         stored = await collections.every(conn)
     titles = {entry.id: titled(orjson.loads(entry.document or "{}"))["title"] for entry in stored}
@@ -76,7 +47,7 @@ async def landing_page(request: Request) -> Response:
         "id": node.settings.node,
         "title": f"fedstac {node.settings.node}",
         "description": f"Datasets at the node {node.settings.node}, served by fedstac {__version__}",
-        "conformsTo": CONFORMS_TO,
+        "conformsTo": call.services.conformance,
         "links": [
             {"rel": "self", "type": links.JSON, "href": base + "/"},
             {"rel": "root", "type": links.JSON, "href": base + "/"},
@@ -86,7 +57,7 @@ async def landing_page(request: Request) -> Response:
             {"rel": "search", "type": links.GEOJSON, "method": "POST", "href": base + "/search"},
             {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
              "href": base + "/queryables"},
-            {"rel": "service-desc", "type": "application/vnd.oai.openapi+json;version=3.0", "href": base + "/api"},
+            {"rel": "service-desc", "type": links.OPENAPI, "href": base + "/api"},
             {"rel": "service-doc", "type": "text/html", "href": base + "/api.html"},
             *({"rel": "child", "type": links.JSON, "title": title, "href": f"{base}/collections/{quote(name)}"}
               for name, title in titles.items()),
@@ -95,16 +66,16 @@ async def landing_page(request: Request) -> Response:
     return Response(orjson.dumps(body), media_type=links.JSON)
 
 
-async def conformance(request: Request) -> Response:
+async def conformance(call: Call) -> Response:
     """GET /conformance"""
-    return Response(orjson.dumps({"conformsTo": CONFORMS_TO}), media_type=links.JSON)
+    return Response(orjson.dumps({"conformsTo": call.services.conformance}), media_type=links.JSON)
 
 
-async def get_queryables(request: Request) -> Response:
+async def get_queryables(call: Call) -> Response:
     """GET /queryables and /collections/{collection_id}/queryables: JSON Schema, with ETag, or 304."""
-    base, node = request.app.state.base_url, request.app.state.node
-    names: QueryableNames = request.app.state.queryables
-    name = request.path_params.get("collection_id")
+    base, node = call.base_url, call.node
+    names = call.services.queryables
+    name = call.path_params.get("collection_id")
     async with node.pool.acquire() as conn:
         if name is not None:
             await existing(conn, name)
@@ -120,15 +91,15 @@ async def get_queryables(request: Request) -> Response:
     })  # fmt: skip
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if preconditions.is_unchanged(request, etag):
+    if preconditions.is_unchanged(call.headers, etag):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/schema+json")
 
 
-async def get_item(request: Request) -> Response:
+async def get_item(call: Call) -> Response:
     """GET /collections/{collection_id}/items/{item_id}: the stored document, with ETag, or 304."""
-    node: Node = request.app.state.node
-    collection, item_id = request.path_params["collection_id"], request.path_params["item_id"]
+    node = call.node
+    collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
     async with node.pool.acquire() as conn:
         found = await search.item(conn, collection, item_id)
         if found is None:
@@ -139,60 +110,60 @@ async def get_item(request: Request) -> Response:
     item, digest = found
     etag = links.entity_tag(item, digest)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
-    if preconditions.is_unchanged(request, etag):
+    if preconditions.is_unchanged(call.headers, etag):
         return Response(status_code=304, headers=headers)
-    return Response(links.item_text(request.app.state.base_url, item), headers=headers, media_type=links.GEOJSON)
+    return Response(links.item_text(call.base_url, item), headers=headers, media_type=links.GEOJSON)
 
 
-async def get_items(request: Request) -> Response:
+async def get_items(call: Call) -> Response:
     """GET /collections/{collection_id}/items"""
-    name = request.path_params["collection_id"]
-    asked = await _from_parameters(request, collection=name)
-    return await _searched(request, asked, f"/collections/{quote(name)}/items", collection=name)
+    name = call.path_params["collection_id"]
+    asked = await _from_parameters(call, collection=name)
+    return await _searched(call, asked, f"/collections/{quote(name)}/items", collection=name)
 
 
-async def get_search(request: Request) -> Response:
+async def get_search(call: Call) -> Response:
     """GET /search"""
-    return await _searched(request, await _from_parameters(request), "/search")
+    return await _searched(call, await _from_parameters(call), "/search")
 
 
-async def _from_parameters(request: Request, *, collection: str | None = None) -> query.Query:
-    node: Node = request.app.state.node
+async def _from_parameters(call: Call, *, collection: str | None = None) -> query.Query:
+    node = call.node
 
     def read() -> query.Query:
-        return query.from_parameters(request.query_params.multi_items(), node.settings, collection=collection)
+        return query.from_parameters(call.query_params.multi_items(), node.settings, collection=collection)
 
-    return await _beside(request, read, large=len(request.scope["query_string"]) > LARGE)
+    return await _beside(call, read, large=len(call.query_string) > LARGE)
 
 
-async def post_search(request: Request) -> Response:
+async def post_search(call: Call) -> Response:
     """POST /search"""
-    node: Node = request.app.state.node
-    raw = await request.body()
+    node = call.node
+    raw = await call.body.read()
 
     def read() -> tuple[object, query.Query]:
         body = strict_json.parse(raw)
         return body, query.from_body(body, node.settings)
 
-    body, asked = await _beside(request, read, large=len(raw) > LARGE)
-    return await _searched(request, asked, "/search", body)
+    body, asked = await _beside(call, read, large=len(raw) > LARGE)
+    return await _searched(call, asked, "/search", body)
 
 
-async def _beside(request: Request, work: Callable[[], T], *, large: bool) -> T:
+async def _beside(call: Call, work: Callable[[], T], *, large: bool) -> T:
     """The result of work, which is done beside the event loop if it is large."""
-    threads: Threads = request.app.state.threads
+    threads = call.services.threads
     return await threads.run(work) if large else work()
 
 
 async def _searched(
-    request: Request, asked: query.Query, path: str, body: object = None, *, collection: str | None = None
+    call: Call, asked: query.Query, path: str, body: object = None, *, collection: str | None = None
 ) -> Response:
     """Runs a search and assembles its page."""
-    memory: Memory = request.app.state.memory
+    memory = call.services.memory
     large = asked.limit > FEW_ITEMS
     async with memory.place(PAGE_FACTOR * search.PAGE_BYTES) if large else nullcontext():
-        found = await _found(request, asked, collection)
-        text = await _beside(request, partial(_page_text, request, asked, path, body, found), large=large)
+        found = await _found(call, asked, collection)
+        text = await _beside(call, partial(_page_text, call, asked, path, body, found), large=large)
     return Response(text, media_type=links.GEOJSON)
 
 
@@ -208,10 +179,10 @@ class _Found:
     exclude: frozenset[str]
 
 
-async def _found(request: Request, asked: query.Query, collection: str | None) -> _Found:
-    node: Node = request.app.state.node
+async def _found(call: Call, asked: query.Query, collection: str | None) -> _Found:
+    node = call.node
     place = query.place_of(asked.token, asked, node.signing_key) if asked.token else None
-    names: QueryableNames = request.app.state.queryables
+    names = call.services.queryables
     async with node.pool.acquire() as conn:
         if collection is not None:
             await existing(conn, collection)
@@ -222,9 +193,9 @@ async def _found(request: Request, asked: query.Query, collection: str | None) -
     return _Found(page, matched, exact, warnings, understood.include, understood.exclude)
 
 
-def _page_text(request: Request, asked: query.Query, path: str, body: object, found: _Found) -> str:
-    node: Node = request.app.state.node
-    base = request.app.state.base_url
+def _page_text(call: Call, asked: query.Query, path: str, body: object, found: _Found) -> str:
+    node = call.node
+    base = call.base_url
     following = None
     if found.page.last is not None:
         place = query.Place(found.page.last, found.matched, found.exact)
@@ -233,7 +204,7 @@ def _page_text(request: Request, asked: query.Query, path: str, body: object, fo
     if found.include or found.exclude:
         features = [_selected_members(text, found.include, found.exclude) for text in features]
     rest = {
-        "links": _page_links(base, path, request, following, body),
+        "links": _page_links(base, path, call, following, body),
         "numberMatched": found.matched,
         "numMatched": found.matched,
         "numberReturned": len(features),
@@ -260,9 +231,9 @@ def _selected_members(text: str, include: frozenset[str], exclude: frozenset[str
     return orjson.dumps(filter_fields(orjson.loads(text), set(wanted), unwanted)).decode()
 
 
-def _page_links(base: str, path: str, request: Request, following: str | None, body: object) -> list[dict[str, Any]]:
+def _page_links(base: str, path: str, call: Call, following: str | None, body: object) -> list[dict[str, Any]]:
     own = base + path
-    parameters = {name: value for name, value in request.query_params.items() if name != "token"}
+    parameters = {name: value for name, value in call.query_params.items() if name != "token"}
     shown = own + ("?" + urlencode(parameters) if parameters else "")
     found: list[dict[str, Any]] = [
         {"rel": "self", "type": links.GEOJSON, "href": shown},

@@ -1,17 +1,25 @@
-"""Admission: accepted requests become durable together; who comes while a commit is under way shares the next."""
+"""Admission of writes: the collection has to be there; accepted requests become durable together.
+
+Requests that come while a commit is under way share the next one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from fedstac.api.writing import refusals
 from fedstac.bootstrap import Node
-from fedstac.db import audit, requests
+from fedstac.db import audit, collections, requests
 from fedstac.db.connections import blames_nobody
 from fedstac.db.requests import NewRequest
+from fedstac.domain import collections as collection_rules
+from fedstac.domain.errors import ForeignOrigin
 from fedstac.runtime import budget
 from fedstac.runtime.failpoints import failpoint
+
+KNOWN_SECONDS = 5.0  # that a collection counts as there
 
 
 class Admission:
@@ -66,3 +74,22 @@ class Admission:
 
 def _is_simple(request: NewRequest) -> bool:
     return len(request.items) == 1 and request.items[0].problem is None and request.key is None
+
+
+class KnownCollections:
+    """The collections that were there a moment ago. Publishing an item notices one that is gone since."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    async def require(self, node: Node, collection: str) -> None:
+        """Let a write to the collection go on. CollectionDoesNotExist or ForeignOrigin where it cannot be written."""
+        if self._until.get(collection, 0.0) > time.monotonic():
+            return
+        async with node.pool.acquire() as conn:
+            stored = await collections.get(conn, collection)
+            if stored is None:
+                raise collection_rules.missing(collection, node.settings.contact)
+            if stored.origin != node.settings.node:
+                raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}; publish there")
+        self._until[collection] = time.monotonic() + KNOWN_SECONDS

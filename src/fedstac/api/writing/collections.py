@@ -8,13 +8,11 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
+from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
-from fedstac.api.people import identity
 from fedstac.api.writing import intake
-from fedstac.bootstrap import Node
 from fedstac.db import collections
 from fedstac.db.collections import CollectionPage, Stored
 from fedstac.db.connections import Connection
@@ -22,7 +20,7 @@ from fedstac.domain import patching
 from fedstac.domain.collections import WARNINGS
 from fedstac.domain.errors import BadRequest, CollectionDoesNotExist
 from fedstac.domain.identifiers import COLLECTION_ID
-from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.policy import Action, Touched
 from fedstac.publication import CollectionWriter, WrittenCollection
 
 MOST: Final = 10_000  # of one page, and without `limit`; the bytes of a page have a bound too
@@ -30,25 +28,25 @@ LIMIT: Final = re.compile(r"0*([1-9][0-9]{0,8})[0-9]*")  # as many digits as are
 TOKEN: Final = re.compile(f"(next|prev):({COLLECTION_ID.pattern})")
 
 
-async def get_collections(request: Request) -> Response:
+async def get_collections(call: Call) -> Response:
     """GET /collections?limit=&token=: by their ids, with links to the next page and the previous one."""
-    node: Node = request.app.state.node
-    limit, after, before = _place(request)
+    node = call.node
+    limit, after, before = _place(call)
     async with node.pool.acquire() as conn:
         page = await collections.page(conn, after=after, before=before, limit=limit)
-    base = request.app.state.base_url
+    base = call.base_url
     body = {
         "collections": [_served(base, stored) for stored in page.collections],
         "numberMatched": page.total,
         "numberReturned": len(page.collections),
-        "links": _links(request, page),
+        "links": _links(call, page),
     }
     return Response(orjson.dumps(body), media_type=links.JSON)
 
 
-def _place(request: Request) -> tuple[int, str | None, str | None]:
+def _place(call: Call) -> tuple[int, str | None, str | None]:
     """The length of the page, and the id after or before which it is. BadRequest where a parameter is of no use."""
-    asked, token = request.query_params.get("limit", str(MOST)), request.query_params.get("token")
+    asked, token = call.query_params.get("limit", str(MOST)), call.query_params.get("token")
     limit = LIMIT.fullmatch(asked)
     if limit is None:
         raise BadRequest(f"limit={asked[:20]!r} is not a whole number from 1 on")
@@ -60,9 +58,9 @@ def _place(request: Request) -> tuple[int, str | None, str | None]:
     return min(int(limit[1]), MOST), name if is_next else None, None if is_next else name
 
 
-def _links(request: Request, page: CollectionPage) -> list[dict[str, Any]]:
-    base = request.app.state.base_url
-    asked = {name: request.query_params[name] for name in ("limit", "token") if name in request.query_params}
+def _links(call: Call, page: CollectionPage) -> list[dict[str, Any]]:
+    base = call.base_url
+    asked = {name: call.query_params[name] for name in ("limit", "token") if name in call.query_params}
     page_links = [_link("self", base, asked), {"rel": "root", "type": links.JSON, "href": base + "/"}]
     if page.has_behind:
         page_links.append(_link("next", base, {**asked, "token": f"next:{page.collections[-1].id}"}))
@@ -76,15 +74,15 @@ def _link(rel: str, base: str, parameters: dict[str, str]) -> dict[str, Any]:
     return {"rel": rel, "type": links.JSON, "href": f"{base}/collections{query}"}
 
 
-async def get_collection(request: Request) -> Response:
+async def get_collection(call: Call) -> Response:
     """GET /collections/{collection_id}: with ETag, or 304."""
-    node: Node = request.app.state.node
+    node = call.node
     async with node.pool.acquire() as conn:
-        stored = await existing(conn, request.path_params["collection_id"])
+        stored = await existing(conn, call.path_params["collection_id"])
     headers = _headers(stored) | {"Cache-Control": "no-cache"}
-    if preconditions.is_unchanged(request, headers["ETag"]):
+    if preconditions.is_unchanged(call.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = orjson.dumps(_served(request.app.state.base_url, stored))
+    body = orjson.dumps(_served(call.base_url, stored))
     return Response(body, headers=headers, media_type=links.JSON)
 
 
@@ -98,66 +96,53 @@ async def existing(conn: Connection, name: str) -> Stored:
     return stored
 
 
-async def post_collection(request: Request) -> Response:
+async def post_collection(call: Call) -> Response:
     """POST /collections: a new collection."""
-    node: Node = request.app.state.node
-    principal = await identity.principal(request)
-    document = await intake.json_of(request)
-    _permit(node, principal, str(document.get("id")) if isinstance(document, dict) else "")
+    node = call.node
+    document = await intake.json_of(call)
+    name = str(document.get("id")) if isinstance(document, dict) else ""
+    node.policy.require(call.caller, Action.COLLECTIONS, Touched.of_collection(name))
     async with node.pool.acquire() as conn:
-        written = await _writer(node, conn, principal).create(document)
-    return _answer(request, written, 201)
+        written = await _writer(call, conn).create(document)
+    return _answer(call, written, 201)
 
 
-async def put_collection(request: Request) -> Response:
+async def put_collection(call: Call) -> Response:
     """PUT /collections/{collection_id}: other metadata for a collection that is there."""
-    node, principal, name = await _permitted(request)
-    document = intake.addressed(await intake.json_of(request), id=name)
+    node, name = call.node, call.path_params["collection_id"]
+    document = intake.addressed(await intake.json_of(call), id=name)
     async with node.pool.acquire() as conn:
-        written = await _writer(node, conn, principal).replace(name, document, expected=preconditions.expected(request))
-    return _answer(request, written, 200)
+        written = await _writer(call, conn).replace(name, document, expected=preconditions.expected(call.headers))
+    return _answer(call, written, 200)
 
 
-async def patch_collection(request: Request) -> Response:
+async def patch_collection(call: Call) -> Response:
     """PATCH /collections/{collection_id}: a JSON Patch, or an object to merge."""
-    node, principal, name = await _permitted(request)
-    edit = patching.read(await intake.json_of(request), request.headers.get("content-type", ""))
+    node, name = call.node, call.path_params["collection_id"]
+    edit = patching.read(await intake.json_of(call), call.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
-        written = await _writer(node, conn, principal).patch(name, edit, expected=preconditions.expected(request))
-    return _answer(request, written, 200)
+        written = await _writer(call, conn).patch(name, edit, expected=preconditions.expected(call.headers))
+    return _answer(call, written, 200)
 
 
-async def delete_collection(request: Request) -> Response:
+async def delete_collection(call: Call) -> Response:
     """DELETE /collections/{collection_id}: an empty one."""
-    node, principal, name = await _permitted(request)
-    async with node.pool.acquire() as conn:
-        await _writer(node, conn, principal).delete(name, expected=preconditions.expected(request))
-    node.committed.wake()
+    name, expected = call.path_params["collection_id"], preconditions.expected(call.headers)
+    async with call.node.pool.acquire() as conn:
+        await _writer(call, conn).delete(name, expected=expected)
+    call.node.committed.wake()
     return Response(status_code=204)
 
 
-async def _permitted(request: Request) -> tuple[Node, Principal, str]:
-    """The node, the caller, and the name of the collection, which the caller may manage."""
-    node: Node = request.app.state.node
-    principal, name = await identity.principal(request), request.path_params["collection_id"]
-    _permit(node, principal, name)
-    return node, principal, name
+def _writer(call: Call, conn: Connection) -> CollectionWriter:
+    node = call.node
+    return CollectionWriter(conn, node.settings.node, call.caller.name, node.collection_schema)
 
 
-def _writer(node: Node, conn: Connection, principal: Principal) -> CollectionWriter:
-    return CollectionWriter(conn, node.settings.node, principal.name, node.collection_schema)
-
-
-def _permit(node: Node, principal: Principal, collection: str) -> None:
-    """MissingPermission for whoever may not manage the collection."""
-    touched = Touched(f"the collection {collection[:128]}", collection, None)
-    node.policy.require(principal, Action.COLLECTIONS, touched)
-
-
-def _answer(request: Request, written: WrittenCollection, status: int) -> Response:
+def _answer(call: Call, written: WrittenCollection, status: int) -> Response:
     """Return the answer to a write: the collection as it is served, with the warnings about what was sent."""
-    request.app.state.node.committed.wake()
-    base, stored = request.app.state.base_url, written.stored
+    call.node.committed.wake()
+    base, stored = call.base_url, written.stored
     headers = _headers(stored) | {"Location": f"{base}/collections/{stored.id}"}
     body = _served(base, stored)
     if written.warnings:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 from uuid import UUID
 
-from starlette.requests import Request
-
+from fedstac.api.call import Call
 from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.requests import Key
@@ -19,16 +18,16 @@ from fedstac.domain.policy import Principal
 LONGEST = 255
 
 
-async def key_of(request: Request, principal: Principal) -> Key | None:
+async def key_of(call: Call, principal: Principal) -> Key | None:
     """The key that the caller gave, with the digest of the body; None without one."""
-    said = request.headers.get("idempotency-key")
+    said = call.headers.get("idempotency-key")
     if said is None:
         return None
     said = said.strip().strip('"')
     if not said or len(said) > LONGEST or not said.isprintable():
         raise BadRequest(f"an Idempotency-Key has 1 to {LONGEST} printable characters")
-    body = hashlib.sha256(await request.body()).digest()
-    return Key(principal.name, f"{request.method} {request.url.path}?{request.url.query}"[:2000], said, body)
+    body = hashlib.sha256(await call.body.read()).digest()
+    return Key(principal.name, f"{call.method} {call.path}?{call.query_string}"[:2000], said, body)
 
 
 async def known(node: Node, key: Key | None) -> UUID | None:

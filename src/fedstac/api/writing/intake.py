@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any, Protocol
 
 import orjson
-from starlette.requests import Request
 
+from fedstac.api.call import Call
 from fedstac.domain import policy, strict_json, validation
 from fedstac.domain.errors import (
     BodyTooLarge,
@@ -28,7 +28,6 @@ from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.runtime import budget
-from fedstac.runtime.capacity import Threads
 from fedstac.settings import Settings
 
 JSON_TYPES = ("", "application/json", "application/geo+json")
@@ -125,10 +124,10 @@ def _from_json(raw: bytes, limits: Settings) -> Submission:
     return _from_value(strict_json.parse(raw))
 
 
-async def json_of(request: Request) -> Any:
+async def json_of(call: Call) -> Any:
     """The value of a JSON body; a large one is parsed beside the event loop."""
-    raw = await request.body()
-    threads: Threads = request.app.state.threads
+    raw = await call.body.read()
+    threads = call.services.threads
     return await threads.run(partial(strict_json.parse, raw)) if len(raw) > IN_THREAD else strict_json.parse(raw)
 
 

@@ -11,23 +11,22 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
 from fedstac import publication
+from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
-from fedstac.api.http.budget import forget_body
 from fedstac.api.people import identity, notifications
-from fedstac.api.writing import idempotency, intake, refusals
+from fedstac.api.route import DRY_RUN
+from fedstac.api.writing import idempotency, intake
+from fedstac.api.writing.refusals import FEW
 from fedstac.api.writing.requests import request_document
 from fedstac.bootstrap import Node
-from fedstac.db import audit, collections, records, requests, search
-from fedstac.domain import collections as collection_rules
+from fedstac.db import audit, records, requests, search
 from fedstac.domain import difference, documents
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
     BadRequest,
-    ForeignOrigin,
     InternalError,
     Problem,
     RequestDoesNotExist,
@@ -38,29 +37,26 @@ from fedstac.domain.model import Outcome, Receipt, Record
 from fedstac.domain.policy import Action, Principal, Touched
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.runtime import budget
-from fedstac.runtime.capacity import Threads
 from fedstac.runtime.wakeup import Backoff
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)", re.IGNORECASE)
 LONGEST_WAIT = 60.0
-KNOWN_SECONDS = 5.0
 RETRY_AFTER = "1"
-DRY_RUN = b"dry_run"
 PROBLEMS = {problem.name: problem for problem in problems()}
 
 
-async def post_items(request: Request) -> Response:
+async def post_items(call: Call) -> Response:
     """POST /collections/{collection_id}/items: an Item, a FeatureCollection or NDJSON → 202 and a request to follow.
 
     With `?dry_run=true` everything is tried and nothing stored: 200 and what would become of each item.
     """
-    node: Node = request.app.state.node
-    principal = await identity.principal(request)
-    collection = request.path_params["collection_id"]
+    node = call.node
+    principal = call.caller
+    collection = call.path_params["collection_id"]
     body = Body(
-        collection, request.body, request.headers.get("content-type", ""), only_new=preconditions.wants_new(request)
+        collection, call.body.read, call.headers.get("content-type", ""), only_new=preconditions.wants_new(call.headers)
     )
-    return await publish(request, node, principal, body, large=_is_large(request))
+    return await publish(call, node, principal, body, large=_is_large(call))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +70,25 @@ class Body:
     only_new: bool = False  # what is there already is refused
 
 
-async def publish(request: Request, node: Node, principal: Principal, body: Body, *, large: bool) -> Response:
+async def publish(call: Call, node: Node, principal: Principal, body: Body, *, large: bool) -> Response:
     """Judges what is to be published, makes a request of it and answers; a dry run is answered and nothing kept."""
-    await request.app.state.known.require(node, body.collection)
+    await call.services.collections.require(node, body.collection)
     if large and not node.policy.may_somewhere(principal, Action.PUBLISH, body.collection):
         touched = Touched(f"datasets of {body.collection[:128]}", body.collection, None)
         node.policy.require(principal, Action.PUBLISH, touched)  # says why, before anything of the body is read
-    everything = request.app.state.memory.place(node.settings.max_batch_bytes)
+    everything = call.services.memory.place(node.settings.max_batch_bytes)
     async with (
         everything if body.retry_of else nullcontext()
     ):  # what is read from the database is not counted as it comes
-        if DRY_RUN in request.scope["query_string"] and is_dry_run(request):
-            return await _rehearse(request, node, principal, body)
-        key = await idempotency.key_of(request, principal)
+        if is_dry_run(call):
+            return await _rehearse(call, node, principal, body)
+        key = await idempotency.key_of(call, principal)
         if (before := await idempotency.known(node, key)) is None:
-            kept, before, single = await _admit(request, node, principal, body, key)
-    forget_body(request)  # whoever waits for a result holds no memory of those who are judged
+            kept, before, single = await _admit(call, node, principal, body, key)
+    call.body.forget()  # whoever waits for a result holds no memory of those who are judged
     if before is not None:
-        return await respond_again(request, node, before)
-    return await respond(request, node, kept, single=single)
+        return await respond_again(call, node, before)
+    return await respond(call, node, kept, single=single)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +104,19 @@ class Kept:
         return cls(accepted.id, len(accepted.items), sum(item.problem is not None for item in accepted.items))
 
 
-async def store(request: Request, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
+async def store(call: Call, node: Node, accepted: requests.NewRequest, *, single: bool) -> Response:
     """Makes a request durable and answers; what was accepted under its key meanwhile answers for it."""
-    if (before := await _keep(request, node, accepted)) is not None:
-        return await respond_again(request, node, before)
-    return await respond(request, node, Kept.of(accepted), single=single)
+    if (before := await _keep(call, node, accepted)) is not None:
+        return await respond_again(call, node, before)
+    return await respond(call, node, Kept.of(accepted), single=single)
 
 
-async def _keep(request: Request, node: Node, accepted: requests.NewRequest) -> UUID | None:
+async def _keep(call: Call, node: Node, accepted: requests.NewRequest) -> UUID | None:
     """Makes a request durable; the id of the one that was accepted under its key meanwhile, where there is one."""
     await node.shelf.keep(node.pool, accepted.collection, accepted.cv_version)
     try:
-        await notifications.wish(request, accepted.id)
-        await request.app.state.admission.store(accepted)
+        await notifications.wish(call, accepted.id)
+        await call.services.admission.store(accepted)
     except requests.KeyTaken:
         before = await idempotency.known(node, accepted.key)
         if before is None:
@@ -131,44 +127,44 @@ async def _keep(request: Request, node: Node, accepted: requests.NewRequest) -> 
     return None
 
 
-async def respond_again(request: Request, node: Node, before: UUID) -> Response:
+async def respond_again(call: Call, node: Node, before: UUID) -> Response:
     """The same handle, or result, as when it was accepted."""
-    summary = await _final(node, before, _wait_seconds(request, node))
-    if summary.is_final and _wait_seconds(request, node):
-        return await _result(request, node, summary, single=summary.total == 1)
-    return _accepted(request, before, summary.total, summary.counts.get("rejected", 0))
+    summary = await _final(node, before, _wait_seconds(call, node))
+    if summary.is_final and _wait_seconds(call, node):
+        return await _result(call, node, summary, single=summary.total == 1)
+    return _accepted(call, before, summary.total, summary.counts.get("rejected", 0))
 
 
-async def respond(request: Request, node: Node, kept: Kept, *, single: bool) -> Response:
+async def respond(call: Call, node: Node, kept: Kept, *, single: bool) -> Response:
     """202 and a request to follow, or the result where the caller waits for it and it comes in time."""
-    request.state.accepted = True  # what is refused from here on is in the audit log already
-    seconds = _wait_seconds(request, node)
+    call.progress.is_accepted = True  # what is refused from here on is in the audit log already
+    seconds = _wait_seconds(call, node)
     if seconds:
         with suppress(Unavailable):  # it is kept: who cannot be told more for now follows it
             summary = await _final(node, kept.id, seconds)
             if summary.is_final:
-                return await _result(request, node, summary, single=single)
-    return _accepted(request, kept.id, kept.total, kept.refused)
+                return await _result(call, node, summary, single=single)
+    return _accepted(call, kept.id, kept.total, kept.refused)
 
 
-def _is_large(request: Request) -> bool:
+def _is_large(call: Call) -> bool:
     """A body that is worth counting: many of them at once would be all of the memory."""
-    length = request.headers.get("content-length", "")
+    length = call.headers.get("content-length", "")
     return not length.isdecimal() or int(length) > intake.LARGE
 
 
 async def _admit(
-    request: Request, node: Node, principal: Principal, body: Body, key: requests.Key | None
+    call: Call, node: Node, principal: Principal, body: Body, key: requests.Key | None
 ) -> tuple[Kept, UUID | None, bool]:
     """Reads, judges and stores a body: what was kept, what answers for it if its key was taken, if it is one item."""
-    submission, checked, vocabulary = await _judge(request, node, principal, body)
-    accepted = _request(request, principal, body.collection, checked, vocabulary)
+    submission, checked, vocabulary = await _judge(call, node, principal, body)
+    accepted = _request(call, principal, body.collection, checked, vocabulary)
     accepted = replace(accepted, key=key, retry_of=body.retry_of, only_new=body.only_new)
-    return Kept.of(accepted), await _keep(request, node, accepted), not submission.is_batch
+    return Kept.of(accepted), await _keep(call, node, accepted), not submission.is_batch
 
 
 async def _judge(
-    request: Request, node: Node, principal: Principal, body: Body, *, settle: bool = True
+    call: Call, node: Node, principal: Principal, body: Body, *, settle: bool = True
 ) -> tuple[intake.Submission, list[intake.Checked], Vocabulary | None]:
     """Reads a body and judges every item of it, with the vocabulary that is current now.
 
@@ -184,9 +180,9 @@ async def _judge(
         submission = intake.read(raw, body.media_type, node.settings, collection=collection)
         return submission, intake.check(submission, judgement)
 
-    threads: Threads = request.app.state.threads
+    threads = call.services.threads
     submission, checked = await threads.run(judge) if len(raw) > intake.IN_THREAD else judge()
-    refusals.submitted(request, checked)
+    call.progress.items, call.progress.item_ids = len(checked), [entry.id for entry in checked[:FEW]]
     if not settle:
         return submission, checked, vocabulary
     held = [entry.draft.id for entry in checked if entry.draft and entry.errors]
@@ -197,17 +193,19 @@ async def _judge(
     return submission, intake.settle(submission, checked, known), vocabulary
 
 
-def is_dry_run(request: Request) -> bool:
+def is_dry_run(call: Call) -> bool:
     """Whether nothing is to be stored. BadRequest where `dry_run` says neither."""
-    said = request.query_params.get("dry_run", "false").lower()
+    if not call.query_string:
+        return False
+    said = call.query_params.get(DRY_RUN, "false").lower()
     if said not in ("true", "false"):
         raise BadRequest(f"dry_run={said[:20]!r} is neither true nor false")
     return said == "true"
 
 
-async def _rehearse(request: Request, node: Node, principal: Principal, body: Body) -> Response:
+async def _rehearse(call: Call, node: Node, principal: Principal, body: Body) -> Response:
     """Judges and decides everything as if it were published, and takes it back."""
-    _, checked, vocabulary = await _judge(request, node, principal, body, settle=False)
+    _, checked, vocabulary = await _judge(call, node, principal, body, settle=False)
     version = vocabulary.version if vocabulary else None
     drafts = [entry for entry in checked if entry.draft]
     commands = [
@@ -218,7 +216,7 @@ async def _rehearse(request: Request, node: Node, principal: Principal, body: Bo
         receipts = await publication.rehearse(conn, node.rules, work)
         overwritten = [stored for receipt in receipts if (stored := _overwritten(receipt))]
         last = await audit.last_changes(conn, overwritten) if overwritten else {}
-    threads: Threads = request.app.state.threads
+    threads = call.services.threads
 
     def describe() -> list[dict[str, Any]]:
         outcomes = iter(receipts)
@@ -251,27 +249,8 @@ def _rehearsed(entry: intake.Checked, receipt: Receipt | None, last: Mapping[str
             "findings": [finding.as_json() for finding in dict.fromkeys(findings)]}  # fmt: skip
 
 
-class KnownCollections:
-    """Collections that were there a moment ago. One that goes meanwhile is found out when the item is published."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-
-    async def require(self, node: Node, collection: str) -> None:
-        """CollectionDoesNotExist where there is none."""
-        if self._until.get(collection, 0.0) > time.monotonic():
-            return
-        async with node.pool.acquire() as conn:
-            stored = await collections.get(conn, collection)
-            if stored is None:
-                raise collection_rules.missing(collection, node.settings.contact)
-            if stored.origin != node.settings.node:
-                raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}; publish there")
-        self._until[collection] = time.monotonic() + KNOWN_SECONDS
-
-
 def _request(
-    request: Request,
+    call: Call,
     principal: Principal,
     collection: str,
     checked: list[intake.Checked],
@@ -279,8 +258,8 @@ def _request(
 ) -> requests.NewRequest:
     return requests.NewRequest(
         id=uuid4(), collection=collection, action="publish", submitter=principal.name,
-        roles=tuple(sorted(principal.roles)), user_agent=request.headers.get("user-agent", "")[:200] or None,
-        correlation=request.state.request_id, cv_version=vocabulary.version if vocabulary else None,
+        roles=tuple(sorted(principal.roles)), user_agent=call.headers.get("user-agent", "")[:200] or None,
+        correlation=call.request_id, cv_version=vocabulary.version if vocabulary else None,
         items=[_new_item(entry) for entry in checked], identity=identity.packed(principal),
     )  # fmt: skip
 
@@ -299,9 +278,9 @@ def _new_item(entry: intake.Checked) -> requests.NewItem:
     return requests.NewItem(entry.id, entry.id, entry.text, None, problem.name, problem.detail, problem.findings)
 
 
-def _wait_seconds(request: Request, node: Node) -> float:
+def _wait_seconds(call: Call, node: Node) -> float:
     """`Prefer: wait=N` (RFC 7240), else the setting."""
-    asked = WAIT.search(request.headers.get("prefer", ""))
+    asked = WAIT.search(call.headers.get("prefer", ""))
     return min(float(asked[1]), LONGEST_WAIT) if asked else node.settings.default_wait_seconds
 
 
@@ -321,8 +300,8 @@ async def _final(node: Node, request: UUID, seconds: float) -> requests.Summary:
         await settled(min(backoff.pause(), left))
 
 
-def _accepted(request: Request, accepted: UUID, total: int, refused: int) -> Response:
-    url = links.request_url(request.app.state.base_url, accepted)
+def _accepted(call: Call, accepted: UUID, total: int, refused: int) -> Response:
+    url = links.request_url(call.base_url, accepted)
     body = {
         "id": str(accepted),
         "status": "queued",
@@ -336,9 +315,9 @@ def _accepted(request: Request, accepted: UUID, total: int, refused: int) -> Res
     return Response(orjson.dumps(body), 202, {"Location": url, "Retry-After": RETRY_AFTER}, media_type=links.JSON)
 
 
-async def _result(request: Request, node: Node, summary: requests.Summary, *, single: bool) -> Response:
+async def _result(call: Call, node: Node, summary: requests.Summary, *, single: bool) -> Response:
     """The final answer that `Prefer: wait` asked for."""
-    base = request.app.state.base_url
+    base = call.base_url
     url = links.request_url(base, summary.id)
     applied = {"Preference-Applied": "wait", "Link": f'<{url}>; rel="monitor"'}
     async with node.pool.acquire() as conn:

@@ -10,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import orjson
 import structlog
-from starlette.requests import Request
-from starlette.responses import Response
 
-from fedstac.api.people import identity
-from fedstac.api.writing import intake
+from fedstac.api.call import Progress
 from fedstac.bootstrap import Node
 from fedstac.db import audit
 from fedstac.db.connections import is_refusal
 from fedstac.db.requests import NewRequest
-from fedstac.domain.errors import BadRequest, Problem, Unauthenticated, Unavailable
+from fedstac.domain.errors import Problem
 from fedstac.domain.model import Outcome
 from fedstac.runtime import budget, supervision
 from fedstac.runtime.wakeup import pause
@@ -39,68 +36,22 @@ MOST_CALLERS = 1024
 MOST_KINDS = 32
 FEW = 5  # ids in a row that stands for many
 LONGEST = 512  # characters of what a caller may have made up
-ITEMS = "/collections/{collection_id}/items"
-NO_WRITES = ("/search", "/validate", "/events/status")
-BY_METHOD = {"POST": "publish", "PUT": "amend", "PATCH": "amend", "DELETE": "mark"}
-OF_COLLECTIONS = {"POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
-
-Handler = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
 
 
-def watched(method: str, path: str, handler: Handler) -> Handler:
-    """The handler of a route, whose refusals are written down if the route writes.
-
-    Only datasets can be rehearsed: what would be done for real although `dry_run` is asked for is refused.
-    """
-    if method in ("GET", "HEAD", "OPTIONS") or path in NO_WRITES:
-        return handler
-    action, has_rehearsals = _action(method, path), path.startswith(ITEMS)
-
-    async def watching(request: Request) -> Response:
-        asked = b"dry_run" in request.scope["query_string"] and request.query_params.get("dry_run", "").lower()
-        try:
-            if asked and asked != "false" and not has_rehearsals:
-                raise BadRequest(f"{method} {path} cannot be tried without doing it; leave dry_run out to do it")
-            return await handler(request)
-        except Problem as problem:
-            rehearsed = has_rehearsals and asked == "true"
-            if not rehearsed and not getattr(request.state, "accepted", False):
-                await request.app.state.refusals.note(await _entry(request, action, problem))
-            raise
-
-    return watching
-
-
-def _action(method: str, path: str) -> str:
-    """What was asked for, in the words of the log: the verb that ends the path, else what the method does there."""
-    parts = path.strip("/").split("/")
-    if parts[0] != "collections":
-        return f"{method} {path}"
-    if "items" not in parts:
-        return OF_COLLECTIONS.get(method, method.lower())
-    last = parts[-1]
-    return last if last != "items" and not last.startswith("{") else BY_METHOD.get(method, method.lower())
-
-
-def submitted(request: Request, checked: Sequence[intake.Checked]) -> None:
-    """Says what a body held, for the row of its refusal."""
-    request.state.submitted = len(checked), [entry.id for entry in checked[:FEW]]
-
-
-async def _entry(request: Request, action: str, problem: Problem) -> audit.NewRow:
-    actor = NOBODY
-    if not isinstance(problem, (Unauthenticated, Unavailable)):
-        with suppress(Problem):
-            actor = (await identity.principal(request)).name
-    items, ids = getattr(request.state, "submitted", (1, []))
-    named = request.path_params.get("item_id") or (ids[0] if items == 1 and ids else "")
-    if "collection_id" not in request.path_params:
-        named = "/".join(request.path_params.values())  # a group and its member, a request, a destination
+def entry(
+    log_name: str, problem: Problem, progress: Progress, *, path_params: Mapping[str, str], request_id: str
+) -> audit.NewRow:
+    """Return the row of a refusal. Somebody whose token is not valid has no name in it."""
+    ids = progress.item_ids
+    dataset = path_params.get("item_id") or (ids[0] if progress.items == 1 and ids else "")
+    if "collection_id" not in path_params:
+        dataset = "/".join(path_params.values())  # a group and its member, a request, a destination
     return audit.NewRow(
-        actor=actor, action=action, collection=_cut(request.path_params.get("collection_id", "")), dataset=_cut(named),
-        request=None, outcome=Outcome.REJECTED, before=None, after=None, correlation=request.state.request_id,
-        rule=problem.name, items=items, detail=_json({"datasets": ids}) if items > 1 else None,
+        actor=progress.caller.name if progress.caller else NOBODY, action=log_name,
+        collection=_cut(path_params.get("collection_id", "")), dataset=_cut(dataset), request=None,
+        outcome=Outcome.REJECTED, before=None, after=None, correlation=request_id, rule=problem.name,
+        items=progress.items, detail=_json({"datasets": ids}) if progress.items > 1 else None,
     )  # fmt: skip
 
 

@@ -6,12 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
+from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
-from fedstac.api.people import identity
-from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import BadRequest, RequestDoesNotExist
@@ -22,18 +20,18 @@ PAGE, LARGEST_PAGE = 100, 5000
 OWN_PAGE, LARGEST_OWN_PAGE = 20, 100  # requests, each of up to 5 000 items that are counted
 
 
-async def get_requests(request: Request) -> Response:
+async def get_requests(call: Call) -> Response:
     """GET /requests?limit=&after=: the caller's own, the newest first."""
-    node: Node = request.app.state.node
-    principal = await identity.principal(request)
-    limit = max(1, numbers.whole(request, "limit", default=OWN_PAGE, most=LARGEST_OWN_PAGE))
+    node = call.node
+    principal = call.caller
+    limit = max(1, numbers.whole(call.query_params, "limit", default=OWN_PAGE, most=LARGEST_OWN_PAGE))
     try:
-        after = UUID(request.query_params["after"]) if "after" in request.query_params else None
+        after = UUID(call.query_params["after"]) if "after" in call.query_params else None
     except ValueError:
         raise BadRequest("after is not the id of a request; send one, or leave it out") from None
     async with node.pool.acquire() as conn:
         found = await requests.of_submitter(conn, principal.name, after=after, limit=limit + 1)
-    url = f"{request.app.state.base_url}/requests"
+    url = f"{call.base_url}/requests"
     page_links = [{"rel": "self", "type": links.JSON, "href": url}]
     if len(found) > limit:
         more = f"{url}?limit={limit}&after={found[limit - 1].id}"
@@ -48,23 +46,23 @@ async def get_requests(request: Request) -> Response:
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
-async def get_request(request: Request) -> Response:
+async def get_request(call: Call) -> Response:
     """GET /requests/{request_id}."""
-    summary = await readable(request)
-    node: Node = request.app.state.node
+    summary = await readable(call)
+    node = call.node
     async with node.pool.acquire() as conn:
-        body = await request_document(conn, request.app.state.base_url, summary)
+        body = await request_document(conn, call.base_url, summary)
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
-async def get_request_items(request: Request) -> Response:
+async def get_request_items(call: Call) -> Response:
     """GET /requests/{request_id}/items?status=&limit=&after=: results in the order of the batch."""
-    summary = await readable(request)
-    node: Node = request.app.state.node
-    status, limit, after = _page(request)
+    summary = await readable(call)
+    node = call.node
+    status, limit, after = _page(call)
     async with node.pool.acquire() as conn:
         found = await requests.results(conn, summary.id, status=status, after=after, limit=limit + 1)
-    url = links.request_url(request.app.state.base_url, summary.id) + "/items"
+    url = links.request_url(call.base_url, summary.id) + "/items"
     page_links = [{"rel": "self", "type": links.JSON, "href": url}]
     if len(found) > limit:
         more = f"{url}?limit={limit}&after={found[limit - 1].n}" + (f"&status={status}" if status else "")
@@ -73,22 +71,22 @@ async def get_request_items(request: Request) -> Response:
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
-def _page(request: Request) -> tuple[str | None, int, int]:
-    status = request.query_params.get("status")
+def _page(call: Call) -> tuple[str | None, int, int]:
+    status = call.query_params.get("status")
     if status is not None and status not in STATUSES:
         raise BadRequest(f"status={status[:20]!r} is none of {', '.join(STATUSES)}")
-    limit = numbers.whole(request, "limit", default=PAGE, most=LARGEST_PAGE)
-    return status, max(1, limit), numbers.whole(request, "after", default=-1, most=1 << 30)
+    limit = numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE)
+    return status, max(1, limit), numbers.whole(call.query_params, "after", default=-1, most=1 << 30)
 
 
-async def readable(request: Request) -> requests.Summary:
+async def readable(call: Call) -> requests.Summary:
     """The request, if it is the caller's or the caller is an administrator; else as if there were none (I27)."""
-    node: Node = request.app.state.node
-    principal = await identity.principal(request)
+    node = call.node
+    principal = call.caller
     try:
-        number = UUID(request.path_params["request_id"])
+        number = UUID(call.path_params["request_id"])
     except ValueError:
-        said = request.path_params["request_id"][:80]
+        said = call.path_params["request_id"][:80]
         raise RequestDoesNotExist(f"{said!r} is none: a request's id is a UUID; GET /requests lists yours") from None
     async with node.pool.acquire() as conn:
         summary = await requests.summary(conn, number)

@@ -1,0 +1,116 @@
+"""What a handler gets instead of a request of Starlette: the caller, what was sent, and the services of the node."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers, QueryParams
+
+from fedstac.domain.policy import Principal
+
+if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named here
+    from fedstac.api.nodes.health import HealthLook
+    from fedstac.api.people.identity import Principals
+    from fedstac.api.search.queryables import QueryableNames
+    from fedstac.api.writing.admission import Admission, KnownCollections
+    from fedstac.api.writing.refusals import Refusals
+    from fedstac.bootstrap import Node
+    from fedstac.runtime.capacity import Memory, Threads
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the handlers of a running application share."""
+
+    node: Node
+    base_url: str  # where the node is for its clients, without a slash at the end
+    conformance: Sequence[str]  # the conformance classes of all capabilities
+    openapi: bytes  # the description of all routes
+    principals: Principals
+    refusals: Refusals
+    queryables: QueryableNames
+    admission: Admission
+    collections: KnownCollections
+    memory: Memory
+    threads: Threads
+    health: HealthLook
+
+
+async def _no_body() -> bytes:
+    return b""
+
+
+class RequestBody:
+    """The body of a request: read once, when a handler wants it, and kept until it is forgotten."""
+
+    __slots__ = ("_bytes", "_on_forget", "_read")
+
+    def __init__(
+        self, read: Callable[[], Awaitable[bytes]] = _no_body, on_forget: Callable[[], object] = lambda: None
+    ) -> None:
+        self._read, self._on_forget = read, on_forget
+        self._bytes: bytes | None = None
+
+    async def read(self) -> bytes:
+        """Return the whole body. BodyTooLarge or TooManyRequests where there is no memory for it."""
+        if self._bytes is None:
+            self._bytes = await self._read()
+        return self._bytes
+
+    def forget(self) -> None:
+        """Give the memory of the body back before a wait for something else."""
+        self._bytes = b""
+        self._on_forget()
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a request has come; the row of its refusal in the audit log is made from it."""
+
+    caller: Principal | None = None
+    items: int = 1  # that the body holds
+    item_ids: Sequence[str] = ()  # of the first of them
+    is_accepted: bool = False  # what is refused from here on is in the audit log already
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to a route, after its access was checked."""
+
+    services: Services
+    headers: Headers
+    query_params: QueryParams
+    path_params: Mapping[str, Any]
+    body: RequestBody
+    method: str = "GET"
+    path: str = "/"
+    query_string: str = ""
+    request_id: str = ""  # stands in the log, in the audit log and in the answer
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def node(self) -> Node:
+        """Return the node that is called."""
+        return self.services.node
+
+    @property
+    def base_url(self) -> str:
+        """Return where the node is for its clients, without a slash at the end."""
+        return self.services.base_url
+
+    @property
+    def caller(self) -> Principal:
+        """Return the caller of a route that is not public."""
+        assert self.progress.caller is not None, f"{self.method} {self.path} is public: ask for the caller"
+        return self.progress.caller
+
+    async def find_caller(self) -> Principal | None:
+        """Return the caller of a public route; None for somebody who sends no token.
+
+        Unauthenticated where the token is not valid, Unavailable where that cannot be told just now.
+        """
+        if self.progress.caller is None and "authorization" in self.headers:
+            self.progress.caller = await self.services.principals.identify(self.headers)
+        return self.progress.caller

@@ -1,0 +1,176 @@
+"""Bodies on their way to and from a handler: counted while they arrive, with memory of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fedstac.api.writing import intake
+from fedstac.domain.errors import BodyTooLarge, Unavailable
+from fedstac.runtime.budget import Budget, Lane
+from fedstac.runtime.capacity import Memory, Share
+
+WATCH_SECONDS = 0.05  # work that is done sooner is not worth watching whether its client is still there
+SMALL_BODY = 64 << 10  # bytes that are not counted
+SMALL_ANSWER = 256 << 10
+BATCH_FACTOR, BODY_FACTOR = 4, 12  # bytes that the work on a body takes for each of it, item by item or at once
+MOST_VALUES = 400_000  # in a body that is no batch, and in each item of one
+_VALUES = (b",", b"[", b"{")  # one of them stands before every value but the first
+_MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
+
+
+class Client:
+    """The other side of a request: it sends the body, and may leave before the answer, which ends the work.
+
+    most_items: the items that a batch may have; None where the body is no batch.
+    """
+
+    def __init__(
+        self, headers: Headers, receive: Receive, *, budget: Budget, memory: Memory, most_items: int | None
+    ) -> None:
+        self._receive = receive
+        self._budget = budget
+        self._memory = memory
+        self._share: Share | None = None
+        self._headers = headers
+        self._most_items = most_items
+        self._has_sent = not _has_body(headers)
+        self._loop = asyncio.get_running_loop()
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(WATCH_SECONDS, self._watch)
+
+    async def read_body(self) -> bytes:
+        """Return the whole body. BodyTooLarge or TooManyRequests where that is too much.
+
+        The time in which the client sends it does not count as work: the guard bounds it.
+        """
+        if self._has_sent:  # not from the server: whoever watches the client may have taken that message
+            return b""
+        counter, pieces = BodyCounter(self._headers, self._most_items), []
+        async for piece in self._pieces():
+            if counter.count(piece):
+                self._take_memory(counter)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while True:
+            began = self._loop.time()
+            message = await self._receive()
+            self._budget.extend(self._loop.time() - began)
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            self._has_sent = not message.get("more_body", False)
+            yield message.get("body", b"")
+            if self._has_sent:
+                return
+
+    def _take_memory(self, counter: BodyCounter) -> None:
+        factor = BODY_FACTOR if self._most_items is None else BATCH_FACTOR
+        if self._share is None:
+            self._share = self._memory.share(self._budget.lane)
+            self._share.check(factor * counter.announced)
+        self._share.require(factor * counter.received - self._share.size)
+
+    def forget_body(self) -> None:
+        """Give the memory of the body back."""
+        if self._share is not None:
+            self._share.give_back()
+
+    def close(self) -> None:
+        """End what watches the client."""
+        self.forget_body()
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _watch(self) -> None:
+        if self._has_sent:
+            self._watching = asyncio.create_task(self._end_when_left())
+        else:  # a client that leaves now is noticed by whoever reads the body
+            self._timer = self._loop.call_later(WATCH_SECONDS, self._watch)
+
+    async def _end_when_left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._budget.end(ClientDisconnect())
+
+
+class LargeAnswer(Response):
+    """An answer that has memory of its own until its client has taken it. Unavailable where there is none left."""
+
+    def __init__(self, answer: Response, memory: Memory, lane: Lane) -> None:
+        self.status_code, self.raw_headers = answer.status_code, answer.raw_headers
+        self.body, self.background = answer.body, answer.background
+        self._share = memory.share(lane)
+        if not self._share.fits(len(self.body)):
+            raise Unavailable("many large answers are under way; try again in a moment", retry_after=2)
+        self._share.take(len(self.body))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._share.give_back()
+
+
+class BodyCounter:
+    """Counts what a body holds while it comes, so that nothing is read to its end that is refused then."""
+
+    def __init__(self, headers: Mapping[str, str], most_items: int | None) -> None:
+        kind = headers.get("content-type", "")
+        announced = headers.get("content-length", "")
+        self.announced = int(announced) if announced.isdecimal() else 0
+        self.received = 0
+        self._most_items = most_items
+        self._is_lines = kind.partition(";")[0].strip().lower() in intake.LINE_TYPES
+        self._values = self._items = self._depth = 0
+        self._in_text = False
+        self._rest = b""  # a backslash that ended a piece
+
+    def count(self, piece: bytes) -> bool:
+        """Count a piece; return whether the body is a large one. BodyTooLarge where it holds too much."""
+        self.received += len(piece)
+        if 0 < self.announced <= SMALL_BODY:
+            return False
+        if self._most_items is None:
+            self._values += sum(piece.count(mark) for mark in _VALUES)
+            if self._values > MOST_VALUES:
+                raise BodyTooLarge(f"the body has over {MOST_VALUES} values; send less at once")
+        else:
+            self._items += piece.count(b"\n") if self._is_lines else self._count_objects(piece)
+            if self._items > self._most_items:
+                most = self._most_items
+                raise BodyTooLarge(f"the batch has more than {most} items, which are the most: send several")
+        return max(self.announced, self.received) > SMALL_BODY
+
+    def _count_objects(self, piece: bytes) -> int:
+        """Count the objects that begin in a list of the outermost object: the features of a FeatureCollection."""
+        objects, depth, in_text = 0, self._depth, self._in_text
+        piece, self._rest = self._rest + piece, b""
+        end = 0
+        for match in _MARK.finditer(piece):
+            mark, end = match[0], match.end()
+            if mark == b'"':
+                in_text = not in_text
+            elif in_text or len(mark) > 1:
+                continue
+            elif mark in b"[{":
+                objects += mark == b"{" and depth == 2
+                depth += 1
+            else:
+                depth -= 1
+        self._depth, self._in_text = depth, in_text
+        if piece.endswith(b"\\") and end < len(piece):
+            self._rest = b"\\"
+        return objects
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers

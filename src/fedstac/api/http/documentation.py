@@ -1,0 +1,87 @@
+"""What the node says of itself: the description of its routes, and the pages that the types of problems point to."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import orjson
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, Response
+
+from fedstac.api.call import Call
+from fedstac.api.http import links, problems
+from fedstac.domain import errors
+from fedstac.domain.errors import NotFound, Problem
+
+QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # of a media type in Accept
+
+
+async def get_openapi(call: Call) -> Response:
+    """Return the description of every route, as OpenAPI 3.1."""
+    return Response(call.services.openapi, media_type=links.OPENAPI, headers={"Cache-Control": "no-cache"})
+
+
+async def get_page(call: Call) -> Response:
+    """Return a page that shows the description of every route."""
+    title = f"fedstac {call.node.settings.node}"
+    return get_swagger_ui_html(openapi_url=f"{call.base_url}/api", title=title)
+
+
+async def get_problems(call: Call) -> Response:
+    """List all types of problems."""
+    types = [_explanation(problem, call.base_url) for problem in errors.problems()]
+    types.sort(key=lambda each: (each["status"], each["name"]))
+    if not _prefers_html(call.headers):
+        return _json({"problems": types})
+    rows = "".join(
+        f'<li><a href="{html.escape(str(each["type"]))}">{html.escape(str(each["name"]))}</a> ({each["status"]}):'
+        f" {html.escape(str(each['title']))}</li>"
+        for each in types
+    )
+    return _page("Problems", f"<ul>{rows}</ul>")
+
+
+async def get_problem(call: Call) -> Response:
+    """Explain one type of problem."""
+    name = call.path_params["name"]
+    problem = next((each for each in errors.problems() if each.name == name), None)
+    if problem is None:
+        raise NotFound(f"there is no problem of the name {name[:100]!r}; all are listed at /problems")
+    explanation = _explanation(problem, call.base_url)
+    if not _prefers_html(call.headers):
+        return _json(explanation)
+    text = html.escape(str(explanation["description"]))
+    return _page(f"{problem.title} ({problem.status})", f"<p><code>{html.escape(problem.name)}</code></p><p>{text}</p>")
+
+
+def _explanation(problem: type[Problem], base: str) -> dict[str, str | int]:
+    return {
+        "type": f"{base}/problems/{problem.name}",
+        "name": problem.name,
+        "status": problem.status,
+        "title": problem.title,
+        "description": problems.explanation(problem),
+    }
+
+
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type=links.JSON, headers={"vary": "accept"})
+
+
+def _page(title: str, content: str) -> Response:
+    title = html.escape(title)
+    text = f'<!doctype html><html lang="en"><title>{title}</title><h1>{title}</h1>{content}</html>'
+    return HTMLResponse(text, headers={"vary": "accept"})
+
+
+def _prefers_html(headers: Headers) -> bool:
+    """Return whether a caller would rather read a page than JSON."""
+    wishes: dict[str, float] = {}
+    for part in headers.get("accept", "").split(","):
+        media, _, parameters = part.partition(";")
+        quality = parameters.strip().removeprefix("q=")
+        wishes[media.strip().lower()] = float(quality) if QUALITY.fullmatch(quality) else 1.0
+    json_types = (links.JSON, problems.MEDIA_TYPE, "application/*", "*/*")
+    return wishes.get("text/html", 0.0) > max(wishes.get(media, 0.0) for media in json_types)

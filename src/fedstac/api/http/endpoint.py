@@ -1,0 +1,149 @@
+"""What stands between a route and its handler: access, budget, memory for the body, and the record of refusals.
+
+Every route passes here (`served`), so that no handler can be without. Access is checked before the body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import assert_never
+
+from starlette import routing
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fedstac.api.call import Call, Progress, RequestBody, Services
+from fedstac.api.http.bodies import SMALL_ANSWER, Client, LargeAnswer
+from fedstac.api.route import DRY_RUN, Access, Route
+from fedstac.api.writing import refusals
+from fedstac.domain import policy
+from fedstac.domain.errors import BadRequest, Problem, TakesTooLong
+from fedstac.domain.policy import Touched
+from fedstac.runtime.budget import Budget, Lane
+
+TOKEN_SECONDS = 1.0  # that it may take to find out whose token it is, where the lane depends on it
+RETRY_AFTER = 5
+_NO_PARAMETERS = QueryParams()
+
+
+def served(route: Route) -> routing.Route:
+    """Return a declared route as Starlette serves it."""
+    return routing.Route(route.path, Endpoint(route), methods=[route.method], name=route.handler.__name__)
+
+
+class Endpoint:
+    """The ASGI application of one route."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._handler = route.handler
+        self._lane = route.fixed_lane
+        self._takes_batch = route.takes_batch
+        self._is_public = route.access is Access.PUBLIC
+        self._refusals_as = route.refusals_as
+        self._refuses_dry_run = route.refusals_as is not None and not route.has_dry_run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        services: Services = scope["app"].state.services
+        progress = Progress()
+        try:
+            answer = await self._answer(services, progress, scope, receive)
+        except Problem as problem:
+            if self._refusals_as is not None:
+                await self._record(services, progress, scope, problem)
+            raise
+        await answer(scope, receive, send)
+
+    async def _answer(self, services: Services, progress: Progress, scope: Scope, receive: Receive) -> Response:
+        """Run the handler under one deadline for all of its work. It is cancelled when its client leaves.
+
+        TakesTooLong at the deadline.
+        """
+        settings = services.node.settings
+        headers, query = Headers(scope=scope), scope["query_string"]
+        seconds = settings.request_seconds
+        async with Budget(seconds, self._lane or Lane.WORK, lambda: _too_long(seconds)) as budget:
+            client = Client(
+                headers, receive, budget=budget, memory=services.memory,
+                most_items=settings.max_batch_items if self._takes_batch else None,
+            )  # fmt: skip
+            try:
+                if self._lane is None:
+                    budget.lane = await _lane_of_reader(services, headers, progress)
+                if not self._is_public:
+                    await self._check_access(services, headers, progress, scope)
+                call = Call(
+                    services=services,
+                    headers=headers,
+                    query_params=QueryParams(query) if query else _NO_PARAMETERS,
+                    path_params=scope["path_params"],
+                    body=RequestBody(client.read_body, client.forget_body),
+                    method=scope["method"],
+                    path=scope["path"],
+                    query_string=query.decode("latin-1"),
+                    request_id=scope["state"]["request_id"],
+                    progress=progress,
+                )
+                if self._refuses_dry_run and query:
+                    self._check_dry_run(call)
+                answer = await self._handler(call)
+            finally:
+                client.close()
+            return answer if len(answer.body) <= SMALL_ANSWER else LargeAnswer(answer, services.memory, budget.lane)
+
+    async def _check_access(self, services: Services, headers: Headers, progress: Progress, scope: Scope) -> None:
+        """Find the caller and check what the route declares. Unauthenticated or MissingPermission."""
+        route, caller = self._route, progress.caller
+        if caller is None:
+            caller = progress.caller = await services.principals.identify(headers)
+        match route.access:
+            case Access.PUBLIC | Access.AUTHENTICATED | Access.ACTION:  # ACTION: decided where the dataset is read
+                pass
+            case Access.NODE:
+                policy.require_node(caller)
+            case Access.ADMIN:
+                collection: str | None = scope["path_params"].get("collection_id")
+                if route.right is not None and collection is not None:
+                    services.node.policy.require(caller, route.right, Touched.of_collection(collection))
+            case _:
+                assert_never(route.access)
+
+    def _check_dry_run(self, call: Call) -> None:
+        """Refuse to do for real what is asked for as a dry run: only changes of datasets can be tried."""
+        if call.query_params.get(DRY_RUN, "false").lower() not in ("", "false"):
+            route = self._route
+            raise BadRequest(
+                f"{route.method} {route.path} cannot be tried without doing it; leave dry_run out to do it"
+            )
+
+    async def _record(self, services: Services, progress: Progress, scope: Scope, problem: Problem) -> None:
+        """Write a refusal down, unless it is of a dry run, or of what is accepted already."""
+        if progress.is_accepted or (self._route.has_dry_run and _is_dry_run(scope["query_string"])):
+            return
+        entry = refusals.entry(
+            self._refusals_as or "", problem, progress, path_params=scope["path_params"],
+            request_id=scope["state"]["request_id"],
+        )  # fmt: skip
+        await services.refusals.note(entry)
+
+
+async def _lane_of_reader(services: Services, headers: Headers, progress: Progress) -> Lane:
+    """Return the lane of the caller of a read; `progress` gets the caller where the token is valid."""
+    if "authorization" in headers:
+        with suppress(Problem, TimeoutError):
+            async with asyncio.timeout(TOKEN_SECONDS):
+                progress.caller = await services.principals.identify(headers)
+                return Lane.READER
+    return Lane.ANONYMOUS
+
+
+def _is_dry_run(query: bytes) -> bool:
+    return bool(query) and QueryParams(query).get(DRY_RUN, "").lower() == "true"
+
+
+def _too_long(seconds: float) -> TakesTooLong:
+    return TakesTooLong(
+        f"this took over {seconds:g} s, which is all that a request has; ask for less at once", retry_after=RETRY_AFTER
+    )

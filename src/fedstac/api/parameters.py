@@ -1,0 +1,120 @@
+"""The parameters of the routes, described once: those of paths by their names, those of queries, and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fedstac.api.route import DRY_RUN, Parameter
+
+TEXT: Final = {"type": "string"}
+YES_NO: Final = {"type": "boolean"}
+
+
+def _list(of: Mapping[str, Any] = TEXT) -> Mapping[str, Any]:
+    return {"type": "array", "items": of}
+
+
+def _limit(default: int, most: int) -> Parameter:
+    schema = {"type": "integer", "minimum": 1, "default": default}
+    return Parameter("limit", f"Entries of a page; more than {most} count as {most}.", schema)
+
+
+IN_PATH: Final[Mapping[str, str]] = {
+    "collection_id": "The id of a project.",
+    "item_id": "The id of a dataset.",
+    "node": "The name of a node.",
+    "request_id": "The id of a request, as its 202 gave it.",
+    "project": "The name of a project.",
+    "version": "A version. Of a vocabulary, `current` is the one that judges now.",
+    "facet": "A property (`cmip6:source_id`), its short name (`source_id`), or a vocabulary of the snapshot.",
+    "name": "A name.",
+    "group": "The name of a group.",
+    "principal": "Somebody's name, as the logs have it.",
+    "destination_id": "The id of a destination.",
+}
+
+# --- reading ---
+SEARCH: Final = (
+    Parameter("ids", "Ids of datasets.", _list()),
+    Parameter("bbox", "A box: west, south, east, north.", _list({"type": "number"})),
+    Parameter("intersects", "A GeoJSON geometry, as JSON.", TEXT),
+    Parameter("datetime", "A moment, or an interval whose ends may be open: `1850-01-01T00:00:00Z/..`", TEXT),
+    Parameter("filter", "A CQL2 expression.", TEXT),
+    Parameter("filter-lang", "The language of the filter.", {"type": "string", "enum": ["cql2-text", "cql2-json"]}),
+    Parameter("filter-crs", "The coordinates of the filter; only CRS84 is taken.", TEXT),
+    Parameter("query", "Conditions of the query extension, as JSON. Not together with `filter`.", TEXT),
+    Parameter("sortby", "Properties in order; `-` in front of one sorts it from high to low.", _list()),
+    Parameter("fields", "Members to include; `-` in front of one excludes it.", _list()),
+    Parameter("limit", "Datasets of a page.", {"type": "integer", "minimum": 1}),
+    Parameter("token", "The place of a page, as the link `next` has it.", TEXT),
+)
+SEARCH_ALL: Final = (Parameter("collections", "Ids of collections.", _list()), *SEARCH)
+SEARCH_ONE: Final = (
+    Parameter("collections", "The collection of the path, or nothing.", _list()), *SEARCH,
+)  # fmt: skip
+COLLECTIONS_PAGE: Final = (
+    _limit(10_000, 10_000),
+    Parameter("token", "The place of a page, as the links `next` and `prev` have it.", TEXT),
+)
+IF_NONE_MATCH: Final = Parameter("If-None-Match", "An ETag that the caller has: 304 if it is current.", TEXT, "header")
+
+# --- writing ---
+TRY: Final = Parameter(DRY_RUN, "With true everything is tried and nothing is stored.", {**YES_NO, "default": False})
+IF_MATCH: Final = Parameter("If-Match", "The ETag that GET gave: the change is refused if it is old.", TEXT, "header")
+ONLY_NEW: Final = Parameter("If-None-Match", "With `*` nothing may be there yet.", {"const": "*"}, "header")
+OVERRIDE: Final = Parameter("Fedstac-Override", "The reason for which files may change in place.", TEXT, "header")
+REASON: Final = Parameter("reason", "Why the dataset is to be deleted.", TEXT)
+KEY: Final = Parameter(
+    "Idempotency-Key", "A name of this request: sent again under it, it is the same request.",
+    {"type": "string", "minLength": 1, "maxLength": 255}, "header",
+)  # fmt: skip
+PREFER: Final = Parameter("Prefer", "`wait=N` waits up to N seconds for the result.", TEXT, "header")
+NOTIFY: Final = Parameter("Fedstac-Notify", "A destination that is told of the result.", TEXT, "header")
+WRITE: Final = (TRY, KEY, PREFER, NOTIFY)
+CHANGE: Final = (IF_MATCH, *WRITE)
+
+# --- requests ---
+REQUESTS_PAGE: Final = (
+    _limit(20, 100),
+    Parameter("after", "The id of the last request of the page before.", {"type": "string", "format": "uuid"}),
+)
+RESULTS_PAGE: Final = (
+    Parameter("status", "Results of this status only.",
+              {"type": "string", "enum": ["queued", "done", "rejected", "failed"]}),
+    Parameter("limit", "Entries of a page; more than 5000 count as 5000.", {"type": "integer", "minimum": 0}),
+    Parameter("after", "The place of the last result of the page before.", {"type": "integer", "minimum": 0}),
+)  # fmt: skip
+
+# --- vocabularies ---
+CV_VERSION: Final = Parameter("cv_version", "Judge with this version of the vocabularies.", TEXT)
+
+# --- people ---
+EXPLAIN: Final = (
+    Parameter("action", "What somebody would do.", TEXT, required=True, example="publish"),
+    Parameter("item", "The dataset, or any text for what is about none.", TEXT, required=True),
+    Parameter("collection", "The project; without it, the one that the id of the dataset begins with.", TEXT),
+    Parameter("institution", "The institution; without it, that of the dataset.", TEXT),
+    Parameter("node", "A node whose entries would change; may be repeated.", TEXT),
+    Parameter("as", "Somebody else, or `role:`, `group:`, `entitlement:`, `own:`; may be repeated.", TEXT),
+)
+
+# --- nodes ---
+_CURSOR = {"type": "string", "pattern": r"^[0-9]+\.[0-9]+$"}
+_COUNT = {"type": "integer", "minimum": 0}
+EVENTS: Final = (
+    Parameter("after", "The cursor to go on from.", {**_CURSOR, "default": "1.0"}),
+    Parameter("limit", "Events of a page; more than 2000 count as 2000.", {**_COUNT, "default": 500}),
+    Parameter("wait", "Seconds to wait for an event, at most 60.", {**_COUNT, "default": 0}),
+    Parameter("collection", "Events of this collection only.", TEXT),
+    Parameter("type", "Events of this type only.", TEXT),
+    Parameter("shard", "`i/n`: only lineages of this share, i from 0 to n-1.", {"type": "string"}),
+)
+SNAPSHOT: Final = (
+    Parameter("page", "The place of a page, as `next` of the page before has it.", TEXT),
+    Parameter("limit", "Entries of a page; more than 2000 count as 2000.", {**_COUNT, "default": 500}),
+)
+DIGESTS: Final = (
+    Parameter("collection", "The records of one bucket of this collection.", TEXT),
+    Parameter("bucket", "The number of the bucket.", {"type": "integer", "minimum": 0, "maximum": 255}),
+)

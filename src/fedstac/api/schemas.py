@@ -1,0 +1,244 @@
+"""The JSON Schemas of what the routes take and answer, by the names that OpenAPI gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fedstac.domain.model import Outcome
+from fedstac.domain.policy import Action
+
+Schema = Mapping[str, Any]
+
+TEXT: Final[Schema] = {"type": "string"}
+MAYBE_TEXT: Final[Schema] = {"type": ["string", "null"]}
+WHOLE: Final[Schema] = {"type": "integer"}
+YES_NO: Final[Schema] = {"type": "boolean"}
+TIME: Final[Schema] = {"type": "string", "format": "date-time"}
+MAYBE_TIME: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
+ADDRESS: Final[Schema] = {"type": "string", "format": "uri"}
+ID: Final[Schema] = {"type": "string", "format": "uuid"}
+OBJECT: Final[Schema] = {"type": "object"}
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to a component."""
+    if name not in COMPONENTS:
+        raise KeyError(name)
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list(of: Schema) -> Schema:
+    return {"type": "array", "items": of}
+
+
+def _object(members: Mapping[str, Schema], *, maybe: Sequence[str] = (), description: str = "") -> Schema:
+    """Return the schema of an object whose members are all there, but those in `maybe`."""
+    schema: dict[str, Any] = {"type": "object", "properties": dict(members)}
+    if required := [name for name in members if name not in maybe]:
+        schema["required"] = required
+    return schema | ({"description": description} if description else {})
+
+
+def _enum(*values: str) -> Schema:
+    return {"type": "string", "enum": list(values)}
+
+
+_LINKS = _list(_ref("Link"))
+_COUNTS = _object({"queued": WHOLE, "done": WHOLE, "rejected": WHOLE, "failed": WHOLE})
+_STATUS = _enum("queued", "done", "rejected", "failed")
+_OUTCOME = {"type": ["string", "null"], "enum": [*(str(outcome) for outcome in Outcome), None]}
+_NUMBERS_MATCHED = {
+    "numberMatched": WHOLE, "numMatched": WHOLE, "numberReturned": WHOLE, "numReturned": WHOLE,
+    "fedstac:number_matched_estimated": YES_NO, "fedstac:warnings": _list(_ref("Finding")),
+}  # fmt: skip
+_GEOMETRY = {"type": ["object", "null"], "description": "A GeoJSON geometry."}
+_ASSET = _object({"href": TEXT, "type": TEXT, "roles": _list(TEXT)}, maybe=("href", "type", "roles"))
+
+COMPONENTS: Final[Mapping[str, Schema]] = {
+    "Link": _object(
+        {"rel": TEXT, "href": TEXT, "type": TEXT, "title": TEXT, "method": TEXT, "body": OBJECT},
+        maybe=("type", "title", "method", "body"),
+    ),
+    "Finding": _object(
+        {"rule": TEXT, "pointer": {**TEXT, "description": "A JSON pointer into what was sent."}, "message": TEXT,
+         "severity": _enum("error", "warning"), "suggestion": TEXT, "detail": TEXT},
+        maybe=("suggestion", "detail"), description="One thing that is wrong or doubtful.",
+    ),
+    "Problem": _object(
+        {"type": ADDRESS, "title": TEXT, "status": WHOLE, "detail": TEXT, "instance": TEXT,
+         "errors": _list(_ref("Finding")), "code": TEXT, "description": TEXT, "status_code": WHOLE,
+         "home": _object({"node": MAYBE_TEXT, "href": ADDRESS})},
+        maybe=("home",), description="Why a request is refused (RFC 9457).",
+    ),
+    "ProblemType": _object({"type": ADDRESS, "name": TEXT, "status": WHOLE, "title": TEXT, "description": TEXT}),
+    "ProblemTypes": _object({"problems": _list(_ref("ProblemType"))}),
+    "LandingPage": _object(
+        {"type": {"const": "Catalog"}, "stac_version": TEXT, "id": TEXT, "title": TEXT, "description": TEXT,
+         "conformsTo": _list(TEXT), "links": _LINKS},
+    ),
+    "Conformance": _object({"conformsTo": _list(TEXT)}),
+    "Queryables": _object(
+        {"$id": TEXT, "$schema": TEXT, "type": TEXT, "title": TEXT, "properties": OBJECT,
+         "additionalProperties": YES_NO},
+        description="A JSON Schema whose properties can be named in a filter.",
+    ),
+    "Item": _object(
+        {"type": {"const": "Feature"}, "stac_version": TEXT, "stac_extensions": _list(TEXT), "id": TEXT,
+         "collection": MAYBE_TEXT, "geometry": _GEOMETRY, "bbox": _list({"type": "number"}), "properties": OBJECT,
+         "links": _list(OBJECT), "assets": {"type": "object", "additionalProperties": OBJECT}},
+        maybe=("stac_extensions", "collection", "geometry", "bbox", "links", "assets", "stac_version", "id",
+               "properties"),
+        description="A dataset: a STAC Item.",
+    ),
+    "ItemCollection": _object(
+        {"type": {"const": "FeatureCollection"}, "features": _list(OBJECT), "links": _LINKS, **_NUMBERS_MATCHED},
+        maybe=("fedstac:number_matched_estimated", "fedstac:warnings"),
+    ),
+    "Items": _object(
+        {"type": {"const": "FeatureCollection"}, "features": _list(_ref("Item"))}, description="Datasets to publish."
+    ),
+    "Search": _object(
+        {"collections": _list(TEXT), "ids": _list(TEXT), "bbox": _list({"type": "number"}), "intersects": OBJECT,
+         "datetime": TEXT, "filter": {"type": ["object", "string"]}, "filter-lang": _enum("cql2-json", "cql2-text"),
+         "filter-crs": TEXT, "query": OBJECT,
+         "sortby": _list(_object({"field": TEXT, "direction": _enum("asc", "desc")}, maybe=("direction",))),
+         "fields": _object({"include": _list(TEXT), "exclude": _list(TEXT)}, maybe=("include", "exclude")),
+         "limit": {"type": "integer", "minimum": 1}, "token": TEXT},
+        maybe=("collections", "ids", "bbox", "intersects", "datetime", "filter", "filter-lang", "filter-crs", "query",
+               "sortby", "fields", "limit", "token"),
+    ),
+    "Collection": _object(
+        {"type": {"const": "Collection"}, "stac_version": TEXT, "id": TEXT, "title": TEXT, "description": TEXT,
+         "license": TEXT, "extent": OBJECT, "links": _list(OBJECT)},
+        maybe=("title",), description="A project: a STAC Collection.",
+    ),
+    "Collections": _object(
+        {"collections": _list(_ref("Collection")), "numberMatched": WHOLE, "numberReturned": WHOLE, "links": _LINKS}
+    ),
+    "MergePatch": {"type": "object", "description": "Members to replace; null removes one (RFC 7396)."},
+    "JsonPatch": {
+        **_list(_object({"op": _enum("add", "remove", "replace", "move", "copy", "test"), "path": TEXT, "from": TEXT,
+                         "value": {}}, maybe=("from", "value"))),
+        "description": "Operations that are applied in their order, or not at all (RFC 6902).",
+    },
+    "Retraction": _object(
+        {"reason": TEXT, "errata": ADDRESS, "replaced_by": TEXT, "data": _enum("keep", "restrict", "purge")},
+        maybe=("reason", "errata", "replaced_by", "data"),
+        description="Why a dataset must not be used. The reason is needed once; a repeat changes what it names.",
+    ),
+    "Replica": {
+        "type": "object", "minProperties": 1, "additionalProperties": OBJECT,
+        "description": "The node's entry for each asset: where the file is.",
+    },
+    "Accepted": _object(
+        {"id": ID, "status": {"const": "queued"}, "total": WHOLE, "rejected": WHOLE, "links": _LINKS},
+        description="A request that can be followed.",
+    ),
+    "Request": _object(
+        {"id": ID, "status": _STATUS, "action": TEXT, "collection": TEXT, "total": WHOLE, "counts": _COUNTS,
+         "outcomes": {"type": "object", "additionalProperties": WHOLE}, "warned": WHOLE, "unchanged": YES_NO,
+         "created": TIME, "finished": MAYBE_TIME, "submitter": TEXT, "user_agent": MAYBE_TEXT,
+         "correlation": MAYBE_TEXT, "cv_version": MAYBE_TEXT, "retry_of": ID, "position": {"type": ["integer", "null"]},
+         "visible": _list(_object({"node": TEXT, "since": MAYBE_TIME})), "problems": _list(_ref("RequestItem")),
+         "links": _LINKS, "cancelled": WHOLE},
+        maybe=("retry_of", "cancelled"),
+    ),
+    "RequestItem": _object(
+        {"n": WHOLE, "id": TEXT, "status": _STATUS, "outcome": _OUTCOME, "type": TEXT, "detail": MAYBE_TEXT,
+         "findings": _list(_ref("Finding"))},
+        maybe=("type", "detail", "findings"),
+    ),
+    "RequestItems": _object({"items": _list(_ref("RequestItem")), "links": _LINKS}),
+    "Requests": _object(
+        {"requests": _list(_object({"id": ID, "status": _STATUS, "action": TEXT, "collection": TEXT, "total": WHOLE,
+                                    "counts": _COUNTS, "cancelled": YES_NO, "created": TIME})),
+         "links": _LINKS}
+    ),
+    "DryRun": _object(
+        {"dry_run": {"const": True}, "valid": YES_NO, "cv_version": MAYBE_TEXT, "items": _list(OBJECT),
+         "outcome": _OUTCOME, "findings": _list(_ref("Finding"))},
+        maybe=("valid", "cv_version", "items", "outcome", "findings"),
+        description="What would become of it.",
+    ),
+    "Unchanged": _object({"id": TEXT, "outcome": _OUTCOME}),
+    "Vocabularies": _object(
+        {"vocabularies": _list(_object({"project": TEXT, "version": TEXT, "digest": TEXT, "current": YES_NO,
+                                        "links": _LINKS})), "links": _LINKS}
+    ),
+    "Vocabulary": {"type": "object", "description": "A snapshot of a project's terms and rules."},
+    "Terms": _object(
+        {"project": TEXT, "version": TEXT, "facet": TEXT, "terms": OBJECT, "pattern": TEXT}, maybe=("pattern",)
+    ),
+    "Validation": _object(
+        {"valid": YES_NO,
+         "items": _list(_object({"id": TEXT, "valid": YES_NO, "cv_version": MAYBE_TEXT,
+                                 "findings": _list(_ref("Finding"))}))}
+    ),
+    "JsonSchema": {"type": "object", "description": "A JSON Schema."},
+    "Me": _object(
+        {"name": TEXT, "roles": _list(TEXT), "issuer": MAYBE_TEXT, "subject": MAYBE_TEXT, "expires": MAYBE_TIME,
+         "full_name": MAYBE_TEXT, "email": MAYBE_TEXT, "client_id": MAYBE_TEXT, "scopes": _list(TEXT),
+         "groups": _list(TEXT), "policy_error": MAYBE_TEXT, "own_groups": _list(TEXT), "rights": _list(OBJECT),
+         "entitlements": _list(OBJECT)},
+        maybe=("full_name", "email", "client_id", "scopes", "policy_error"),
+    ),
+    "Verdict": _object(
+        {"allowed": YES_NO, "rule": MAYBE_TEXT, "reason": TEXT,
+         "home": {"type": ["object", "null"]}, "principal": TEXT, "action": _enum(*Action), "item": TEXT,
+         "project": TEXT, "institution": MAYBE_TEXT, "nodes": _list(TEXT)}
+    ),
+    "Resource": _object(
+        {"resource": ADDRESS, "resource_name": TEXT, "bearer_methods_supported": _list(TEXT),
+         "authorization_servers": _list(ADDRESS), "scopes_supported": _list(TEXT), "fedstac_logins": _list(OBJECT)},
+        maybe=("authorization_servers", "scopes_supported"),
+    ),
+    "Scope": _object({"scope": TEXT}),
+    "Group": _object(
+        {"name": TEXT, "project": TEXT, "institution": TEXT, "title": TEXT, "created": TIME, "created_by": TEXT,
+         "members": _list(TEXT), "managers": _list(TEXT), "links": _LINKS}
+    ),
+    "Groups": _object({"groups": _list(_ref("Group")), "links": _LINKS}),
+    "NewGroup": _object({"name": TEXT, "project": TEXT, "institution": TEXT, "title": TEXT}, maybe=("title",)),
+    "ChangedGroup": _object(
+        {"name": TEXT, "project": TEXT, "institution": TEXT, "title": TEXT}, maybe=("name", "title")
+    ),
+    "Destination": _object(
+        {"id": ID, "address": TEXT, "kind": TEXT, "on": _list(_enum("request", "dataset")), "confirmed": MAYBE_TIME,
+         "created": TIME, "owner": TEXT, "secret": TEXT},
+        maybe=("secret",),
+    ),
+    "Destinations": _object({"destinations": _list(_ref("Destination"))}),
+    "NewDestination": _object(
+        {"address": {**TEXT, "description": "mailto:…, https://… or slack+https://…"},
+         "on": _list(_enum("request", "dataset"))},
+        maybe=("on",),
+    ),
+    "Confirmation": _object({"code": TEXT}),
+    "Queued": _object({"status": {"const": "queued"}}),
+    "Event": {"type": "object", "description": "A CloudEvent: one change of one dataset, with its whole new state."},
+    "Head": _object(
+        {"origin": TEXT, "cursor": TEXT, "nodes": _list(_object({"node": TEXT, "through": TEXT}))}
+    ),
+    "Acknowledgement": _object(
+        {"node": TEXT, "epoch": WHOLE, "through": WHOLE,
+         "exceptions": _list(_object({"event_id": TEXT,
+                                      "outcome": _enum("applied", "ignored", "rejected", "parked"), "detail": TEXT},
+                                     maybe=("detail",)))},
+        maybe=("node", "exceptions"),
+    ),
+    "Snapshot": _object({"origin": TEXT, "cursor": TEXT, "next": MAYBE_TEXT, "entries": _list(OBJECT)}),
+    "Digests": _object({"origin": TEXT, "cursor": TEXT, "entries": _list(OBJECT)}),
+    "Health": _object(
+        {"status": _enum("ok", "degraded"), "node": TEXT, "version": TEXT, "database": TEXT, "reasons": _list(TEXT),
+         "parts": {"type": "object",
+                   "additionalProperties": _object({"running": WHOLE, "wanted": WHOLE, "restarts": WHOLE})}}
+    ),
+    "Pong": _object({"message": {"const": "PONG"}}),
+    "Up": _object({"status": {"const": "UP"}}),
+    "OpenApi": {"type": "object", "description": "This document."},
+}  # fmt: skip

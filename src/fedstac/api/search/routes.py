@@ -1,0 +1,59 @@
+"""The routes that read datasets: landing page, items, search."""
+
+from __future__ import annotations
+
+from fedstac.api.capability import Capability
+from fedstac.api.people import options
+from fedstac.api.route import JSON, Access, BodyFormat, Route, Size
+from fedstac.api.search import reading
+
+ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
+_SEARCH = BodyFormat(Size.SMALL, {JSON: ("Search",)})
+
+SEARCH = Capability(
+    name="search",
+    description="Read datasets and search for them: STAC API, OGC API - Features and CQL2.",
+    conformance_classes=[
+        "https://api.stacspec.org/v1.0.0/core",
+        "https://api.stacspec.org/v1.0.0/collections",
+        "https://api.stacspec.org/v1.0.0/ogcapi-features",
+        "https://api.stacspec.org/v1.0.0/item-search",
+        "https://api.stacspec.org/v1.0.0/item-search#filter",
+        "https://api.stacspec.org/v1.0.0/item-search#sort",
+        "https://api.stacspec.org/v1.1.0/item-search#sort",
+        "https://api.stacspec.org/v1.0.0/item-search#fields",
+        "https://api.stacspec.org/v1.0.0/item-search#query",
+        "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
+        "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/geojson",
+        "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/filter",
+        "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/features-filter",
+        "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/queryables",
+        "http://www.opengis.net/spec/cql2/1.0/conf/cql2-text",
+        "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
+        "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
+        "http://www.opengis.net/spec/cql2/1.0/conf/advanced-comparison-operators",
+        "http://www.opengis.net/spec/cql2/1.0/conf/case-insensitive-comparison",
+        "http://www.opengis.net/spec/cql2/1.0/conf/accent-insensitive-comparison",
+        "http://www.opengis.net/spec/cql2/1.0/conf/basic-spatial-functions",
+        "http://www.opengis.net/spec/cql2/1.0/conf/temporal-functions",
+    ],
+    routes=(
+        Route(method="GET", path="/", handler=reading.landing_page, access=Access.PUBLIC),
+        Route(method="GET", path="/conformance", handler=reading.conformance, access=Access.PUBLIC),
+        Route(method="GET", path="/queryables", handler=reading.get_queryables, access=Access.PUBLIC),
+        Route(
+            method="GET", path="/collections/{collection_id}/queryables", handler=reading.get_queryables,
+            access=Access.PUBLIC,
+        ),
+        Route(method="GET", path=ITEM, handler=reading.get_item, access=Access.PUBLIC, is_hot=True),
+        Route(method="GET", path=ITEMS, handler=reading.get_items, access=Access.PUBLIC),
+        Route(method="GET", path="/search", handler=reading.get_search, access=Access.PUBLIC, is_hot=True),
+        Route(
+            method="POST", path="/search", handler=reading.post_search, access=Access.PUBLIC, body=_SEARCH, reads=True,
+            is_hot=True,
+        ),
+        Route(method="OPTIONS", path=ITEM, handler=options.options_item, access=Access.PUBLIC),
+        Route(method="OPTIONS", path=ITEMS, handler=options.options_items, access=Access.PUBLIC),
+    ),
+)  # fmt: skip
+CAPABILITIES = (SEARCH,)
