@@ -132,14 +132,29 @@ async def perform(
     return first + await perform(conn, rules, work[middle:], claim=claim)
 
 
-async def rehearse(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> list[Receipt]:
-    """Return what `perform` would, and leave nothing: the same statements in a transaction that is rolled back."""
-    receipts: list[Receipt] = []
+async def rehearse(
+    conn: Connection,
+    rules: NodeRules,
+    work: Sequence[Work],
+    see: Callable[[list[Receipt]], Awaitable[object]] | None = None,
+    *,
+    at_once: int = 250,
+) -> None:
+    """Try what `perform` does, with nothing left of it: the same statements in a transaction that is taken back.
+
+    `see` gets the receipts of `at_once` pieces of work at a time: together they may hold more than there is memory.
+    """
     with suppress(_Undo):
         async with conn.transaction():
-            receipts = await _perform(conn, rules, work)
+            if len(work) > at_once:  # all locks in one order, as a publication of all takes them
+                targets = [entry.command.target for entry in work]
+                here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
+                await records.lock(conn, {t.lineage: rules.origin for t in targets if t.collection in here})
+            for start in range(0, max(len(work), 1), at_once):
+                receipts = await _perform(conn, rules, work[start : start + at_once])
+                if see is not None:
+                    await see(receipts)
             raise _Undo
-    return receipts
 
 
 class _Undo(Exception):

@@ -126,9 +126,14 @@ async def test_a_newer_version_that_covers_less_is_named(conn: Connection) -> No
 async def test_a_rehearsal_warns_and_leaves_nothing(conn: Connection) -> None:
     await writing.publish(conn, ITEM)
     work = writing.work(with_files_of(OTHER, ITEM))
+    seen: list[Receipt] = []
+
+    async def see(receipts: list[Receipt]) -> None:
+        seen.extend(receipts)
+
     for _ in range(2):
-        [receipt] = await publication.rehearse(conn, writing.RULES, work)
-        assert rules(receipt) == ["same-files"]
+        await publication.rehearse(conn, writing.RULES, work, see)
+    assert [rules(receipt) for receipt in seen] == [["same-files"], ["same-files"]]
     assert await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.file_mark") == 1
 
 

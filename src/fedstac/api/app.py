@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -148,6 +149,8 @@ def serve(settings: Settings, background: Sequence[Part], *, on_ready: Callable[
         app = create(settings, base_url, background=background)
 
         def ready(_: str) -> None:
+            gc.collect()
+            gc.freeze()  # what is there now stays: later collections, which hold the event loop, pass it by
             processes.log_start(
                 "serving", settings, schema=app.state.services.node.schema, address=address, public_url=base_url
             )

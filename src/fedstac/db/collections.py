@@ -68,6 +68,16 @@ async def every(conn: Connection) -> list[Stored]:
     return [_from_row(row) for row in rows]
 
 
+async def titles(conn: Connection) -> dict[str, str | None]:
+    """Return the title of each collection that is shown, by id; None where its document has none."""
+    rows = await conn.fetch(
+        f"""SELECT id, document::jsonb ->> 'title' AS title FROM (
+                SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
+                WHERE document IS NOT NULL ORDER BY id, origin COLLATE "C") c"""
+    )
+    return {row["id"]: row["title"] for row in rows}
+
+
 async def names(conn: Connection) -> list[str]:
     """Return the ids of the collections that are shown."""
     rows = await conn.fetch("SELECT DISTINCT id FROM fedstac.collection WHERE document IS NOT NULL ORDER BY id")

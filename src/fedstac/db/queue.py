@@ -16,7 +16,7 @@ from fedstac.runtime.failpoints import planted
 
 SHARDS = 64
 FEW = 24  # shards
-BATCH_BYTES = 8 << 20  # of documents that a worker takes up at once: some 1 600 of the usual size
+BATCH_BYTES = 2 << 20  # of documents that a worker takes up at once: some 400 of the usual size
 FINAL = {Outcome.REJECTED: "rejected", Outcome.FAILED: "failed"}  # every other outcome is `done`
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping
 
 from starlette.datastructures import Headers
@@ -20,9 +19,8 @@ WATCH_SECONDS = 0.05  # work that is done sooner is not worth watching whether i
 SMALL_BODY = 64 << 10  # bytes that are not counted
 SMALL_ANSWER = 256 << 10
 BATCH_FACTOR, BODY_FACTOR = 4, 12  # bytes that the work on a body takes for each of it, item by item or at once
-MOST_VALUES = 400_000  # in a body that is no batch, and in each item of one
+MOST_VALUES = 400_000  # in a body that is no batch
 _VALUES = (b",", b"[", b"{")  # one of them stands before every value but the first
-_MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 
 
 class Client:
@@ -121,7 +119,11 @@ class LargeAnswer(Response):
 
 
 class BodyCounter:
-    """Counts what a body holds while it comes, so that nothing is read to its end that is refused then."""
+    """Counts what a body holds while it comes, so that a body with too much is not read to its end.
+
+    Lines are the items of NDJSON. The items of a FeatureCollection are counted where they are parsed one by one, beside
+    the event loop: finding them takes too long for it.
+    """
 
     def __init__(self, headers: Mapping[str, str], most_items: int | None) -> None:
         kind = headers.get("content-type", "")
@@ -130,12 +132,10 @@ class BodyCounter:
         self.received = 0
         self._most_items = most_items
         self._is_lines = kind.partition(";")[0].strip().lower() in intake.LINE_TYPES
-        self._values = self._items = self._depth = 0
-        self._in_text = False
-        self._rest = b""  # a backslash that ended a piece
+        self._values = self._lines = 0
 
     def count(self, piece: bytes) -> bool:
-        """Count a piece; return whether the body is a large one. BodyTooLarge where it holds too much."""
+        """Return whether the body is a large one. BodyTooLarge where it holds too much."""
         self.received += len(piece)
         if 0 < self.announced <= SMALL_BODY:
             return False
@@ -143,33 +143,12 @@ class BodyCounter:
             self._values += sum(piece.count(mark) for mark in _VALUES)
             if self._values > MOST_VALUES:
                 raise BodyTooLarge(f"the body has over {MOST_VALUES} values; send less at once")
-        else:
-            self._items += piece.count(b"\n") if self._is_lines else self._count_objects(piece)
-            if self._items > self._most_items:
+        elif self._is_lines:
+            self._lines += piece.count(b"\n")
+            if self._lines > self._most_items:
                 most = self._most_items
                 raise BodyTooLarge(f"the batch has more than {most} items, which are the most: send several")
         return max(self.announced, self.received) > SMALL_BODY
-
-    def _count_objects(self, piece: bytes) -> int:
-        """Count the objects that begin in a list of the outermost object: the features of a FeatureCollection."""
-        objects, depth, in_text = 0, self._depth, self._in_text
-        piece, self._rest = self._rest + piece, b""
-        end = 0
-        for match in _MARK.finditer(piece):
-            mark, end = match[0], match.end()
-            if mark == b'"':
-                in_text = not in_text
-            elif in_text or len(mark) > 1:
-                continue
-            elif mark in b"[{":
-                objects += mark == b"{" and depth == 2
-                depth += 1
-            else:
-                depth -= 1
-        self._depth, self._in_text = depth, in_text
-        if piece.endswith(b"\\") and end < len(piece):
-            self._rest = b"\\"
-        return objects
 
 
 def _has_body(headers: Headers) -> bool:

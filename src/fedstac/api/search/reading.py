@@ -24,7 +24,6 @@ from fedstac.bootstrap import Node
 from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
 from fedstac.domain import strict_json
-from fedstac.domain.collections import titled
 from fedstac.domain.errors import Finding, ItemDoesNotExist
 
 T = TypeVar("T")
@@ -39,8 +38,7 @@ async def landing_page(call: Call) -> Response:
     """GET /"""
     base, node = call.base_url, call.node
     async with node.pool.acquire() as conn:
-        stored = await collections.every(conn)
-    titles = {entry.id: titled(orjson.loads(entry.document or "{}"))["title"] for entry in stored}
+        titles = await collections.titles(conn)
     body = {
         "type": "Catalog",
         "stac_version": "1.1.0",
@@ -59,7 +57,7 @@ async def landing_page(call: Call) -> Response:
              "href": base + "/queryables"},
             {"rel": "service-desc", "type": links.OPENAPI, "href": base + "/api"},
             {"rel": "service-doc", "type": "text/html", "href": base + "/api.html"},
-            *({"rel": "child", "type": links.JSON, "title": title, "href": f"{base}/collections/{quote(name)}"}
+            *({"rel": "child", "type": links.JSON, "title": title or name, "href": f"{base}/collections/{quote(name)}"}
               for name, title in titles.items()),
         ],
     }  # fmt: skip

@@ -36,6 +36,7 @@ from fedstac.domain.model import Outcome
 from fedstac.domain.patching import JsonPatch, Whole
 from fedstac.domain.vocabulary import name_of
 
+FEW_ENTRIES = 100  # of a replica, that become an edit in the event loop
 LONGEST_TEXT = retraction.LONGEST_TEXT
 ESGF_PUBLISHER = "esgf_publisher/"  # how its User-Agent begins
 
@@ -93,8 +94,13 @@ async def put_replica(call: Call) -> Response:
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()) or not entries:
         raise BadRequest('a replica is told as {"<asset>": {"href": "https://…"}, …}, an object for each asset')
     node = call.path_params["node"]
-    edit = JsonPatch(replica_edit(entries, node))
-    return await _change(call, "amend", {"edit": patching.as_json(edit), "node": node})
+
+    def edit() -> Any:
+        return patching.as_json(JsonPatch(replica_edit(entries, node)))
+
+    threads = call.services.threads
+    command = {"edit": await threads.run(edit) if len(entries) > FEW_ENTRIES else edit(), "node": node}
+    return await _change(call, "amend", command)
 
 
 async def delete_replica(call: Call) -> Response:

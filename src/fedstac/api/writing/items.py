@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,6 +27,7 @@ from fedstac.domain import difference, documents
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import (
     BadRequest,
+    Finding,
     InternalError,
     Problem,
     RequestDoesNotExist,
@@ -212,20 +213,68 @@ async def _rehearse(call: Call, node: Node, principal: Principal, body: Body) ->
         Publish(entry.draft, principal, version, entry.errors, body.only_new) for entry in drafts if entry.draft
     ]
     work = [publication.Work(command, principal.name, "publish") for command in commands]
-    async with node.pool.acquire() as conn:
-        receipts = await publication.rehearse(conn, node.rules, work)
-        overwritten = [stored for receipt in receipts if (stored := _overwritten(receipt))]
-        last = await audit.last_changes(conn, overwritten) if overwritten else {}
     threads = call.services.threads
+    entries, tried = iter(drafts), list[Rehearsed]()
 
-    def describe() -> list[dict[str, Any]]:
-        outcomes = iter(receipts)
-        return [_rehearsed(entry, next(outcomes) if entry.draft else None, last) for entry in checked]
+    async def describe(receipts: list[Receipt]) -> None:
+        part = [(next(entries), receipt) for receipt in receipts]
 
-    items = await threads.run(describe) if overwritten else describe()
+        def describe_all() -> list[Rehearsed]:
+            return [_describe(entry, receipt) for entry, receipt in part]
+
+        is_long = any(_overwritten(receipt) for receipt in receipts)  # documents are compared
+        tried.extend(await threads.run(describe_all) if is_long else describe_all())
+
+    async with node.pool.acquire() as conn:
+        await publication.rehearse(conn, node.rules, work, describe)
+        overwritten = [each.overwritten for each in tried if each.overwritten]
+        last = await audit.last_changes(conn, overwritten) if overwritten else {}
+    rehearsed = iter(tried)
+    items = [(next(rehearsed) if entry.draft else _refused(entry)).as_json(last) for entry in checked]
     valid = all(item["outcome"] != Outcome.REJECTED for item in items)
-    said = {"dry_run": True, "valid": valid, "cv_version": version, "items": items}
-    return Response(orjson.dumps(said), media_type=links.JSON)
+    answer = {"dry_run": True, "valid": valid, "cv_version": version, "items": items}
+    return Response(orjson.dumps(answer), media_type=links.JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What would become of an item; of one that would be updated, what differs and the record that would change."""
+
+    id: str
+    outcome: Outcome
+    problem: Problem | None
+    findings: tuple[Finding, ...]
+    overwritten: Record | None = None  # without its document
+    changed: Sequence[str] = ()
+
+    def as_json(self, last: Mapping[str, audit.LastChange]) -> dict[str, Any]:
+        """`last`: by id, who changed the overwritten records last."""
+        members: dict[str, Any] = {"id": self.id, "outcome": self.outcome}
+        if self.problem:
+            members |= {"problem": self.problem.name, "detail": self.problem.detail}
+        if self.overwritten:
+            members["changed"] = self.changed
+            if self.overwritten.id in last:
+                members["last_change"] = asdict(last[self.overwritten.id])
+        members["findings"] = [finding.as_json() for finding in dict.fromkeys(self.findings)]
+        return members
+
+
+def _refused(entry: intake.Checked) -> Rehearsed:
+    """Return what becomes of an item that was refused before anything was tried."""
+    return Rehearsed(entry.id, Outcome.REJECTED, entry.problem, entry.problem.findings if entry.problem else ())
+
+
+def _describe(entry: intake.Checked, receipt: Receipt) -> Rehearsed:
+    """Return what would become of an item, without the documents."""
+    problem = receipt.problem
+    findings = (*entry.warnings, *(problem.findings if problem else receipt.findings))
+    stored = _overwritten(receipt)
+    if stored is None or not stored.document:
+        return Rehearsed(entry.id, receipt.outcome, problem, findings)
+    after = next(change.after for change in receipt.changes if change.before is stored)
+    changed = difference.changed_members(stored.document, after.document or "{}")
+    return Rehearsed(entry.id, receipt.outcome, problem, findings, replace(stored, document=None), changed)
 
 
 def _overwritten(receipt: Receipt) -> Record | None:
@@ -233,20 +282,6 @@ def _overwritten(receipt: Receipt) -> Record | None:
     if receipt.outcome not in (Outcome.UPDATED, Outcome.REPLACED):
         return None
     return next((change.before for change in receipt.changes if change.before and change.draft), None)
-
-
-def _rehearsed(entry: intake.Checked, receipt: Receipt | None, last: Mapping[str, audit.LastChange]) -> dict[str, Any]:
-    """What would become of an item; of one that would be updated, what differs and who changed it last."""
-    problem = receipt.problem if receipt else entry.problem
-    findings = (*entry.warnings, *receipt.findings) if receipt else problem.findings if problem else ()
-    said: dict[str, Any] = {"problem": problem.name, "detail": problem.detail} if problem else {}
-    outcome = receipt.outcome if receipt else Outcome.REJECTED
-    if receipt and (stored := _overwritten(receipt)) and stored.document:
-        after = next(change.after for change in receipt.changes if change.before is stored)
-        said |= {"changed": difference.changed_members(stored.document, after.document or "{}")}
-        said |= {"last_change": asdict(last[stored.id])} if stored.id in last else {}
-    return {"id": entry.id, "outcome": outcome, **said,
-            "findings": [finding.as_json() for finding in dict.fromkeys(findings)]}  # fmt: skip
 
 
 def _request(
