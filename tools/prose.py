@@ -31,7 +31,7 @@ PLACES: Final = ("src", "tools", "benchmarks", "tests")
 # Whole names. A participle beside a noun is a good name: `stored_ids`, `claimed_shards`, `is_known`.
 _PARTICIPLES = """
     accepted added agreed allowed announced answered applied asked begun bound brought built called changed checked
-    chosen claimed collected compared counted decided declared demanded described done expected explained fetched
+    chosen claimed collected compared counted decided demanded described done explained fetched
     finished followed forgotten found given gone got handed heard held ignored joined judged kept known learnt
     left listed made meant merged moved named needed noted noticed offered owned parsed passed permitted picked placed
     promised proven queued raised ranked reached refused rejected remembered repeated reported said seen selected
@@ -54,35 +54,37 @@ REPLACED: Final[Mapping[str, str]] = {
     "prove": "reset_attempts",
 }
 _VERBS = """
-    abandon accept acknowledge acquire add admit advance align allow announce answer append apply ask assemble assert
-    assign assume authenticate authorise await begin bind block bound break bring build cache call cancel change check
-    choose claim clean clear close collect combine compare compile complete compose compress compute confirm connect
-    consume continue convert copy correct count create cut deal decide declare decode decompress delete deliver demote
-    deny derive describe detect discard dispatch divide do download draw drive drop dump edit empty enable encode end
-    enforce ensure enter erase escape establish estimate evaluate examine execute exit expand expect expire explain
-    export express extend extract fail fall fetch fill filter find finish fit flatten flush fold follow forget form
-    format forward gather generate get give grant group guard guess halve handle hash hide hold identify ignore import
-    increase index infer inflate inform initialise insert inspect install interrupt introduce invalidate invent issue
-    iterate join judge keep kill lay leave lend let limit link list listen load locate lock log look lower mail make map
-    mark match measure mend merge migrate move mutate name normalise note notify observe obtain offer open order pack
-    page pair parse park pass pause perform pick place plan plant play point poll post prepare present prevent print
-    process produce promote prompt propose prove provide publish pull push put query queue quote raise rank read rebuild
-    receive recognise record recover redirect reduce refresh refuse register rehearse reinstate reject release reload
-    remember remove rename render renew repair repeat replace replay reply report request require rescue reset resolve
-    respond restart restore resume retract retry return reverse revoke rewrite roll round run sample save say scan
-    schedule search seed seek select send separate sequence serve set settle share shift show shrink shut sign simplify
-    simulate skip sleep sort spell split splice spread stamp start state stop store stream strip submit substitute
-    subtract suggest sum summarise supersede supervise suspend swap sweep switch synchronise take talk tell terminate
-    test time throttle tie touch trace track transform translate traverse trim truncate try turn understand undo unlock
-    unpack update upgrade upload use validate vary verify visit wait wake walk warn watch weigh withdraw work wrap write
-    yield
+    abandon accept acknowledge acquire add admit advance align allow announce answer append apply ask assemble
+    assert assign assume authenticate authorise await begin bind block bound break bring build cache call cancel
+    change check choose claim clean clear close collect combine compare compile complete compose compress compute
+    confirm connect consume continue convert copy correct count create cut deal decide declare decode decompress
+    delete deliver demote deny derive describe detect discard dispatch divide do download draw drive drop dump edit
+    empty enable encode end enforce ensure enter erase escape establish estimate evaluate examine execute exit
+    expand expect expire explain export express extend extract fail fall fetch fill filter find finish fit flatten
+    flush fold follow forget form format forward gather generate get give grant group guard guess halve handle hash
+    hide hold identify ignore import increase index infer inflate inform initialise insert inspect install interrupt
+    introduce invalidate invent issue iterate join judge keep kill lay leave lend let limit link list listen load
+    locate lock log look lower mail make map mark match measure mend merge migrate move mutate name normalise note
+    notify observe obtain offer open order pack page pair park parse pass pause perform pick pin place plan plant
+    play point poll post prepare present prevent print process produce promote prompt propose prove provide publish
+    pull push put query queue quote race raise rank read rebuild receive recognise record recover redirect reduce
+    refresh refuse register rehearse reinstate reject release reload remember remove rename render renew repair
+    repeat replace replay reply report request require rescue reset resolve respond restart restore resume retract
+    retry return reverse revoke rewrite roll round run sample save say scan schedule search seed seek select send
+    separate sequence serve set settle share shift show shrink shut sign simplify simulate skip sleep sort spell
+    splice split spread stamp start state stop store stream strip submit substitute subtract suggest sum summarise
+    supersede supervise suspend swap sweep switch synchronise take talk tell terminate test throttle tie time touch
+    trace track transform translate traverse trim truncate try turn understand undo unlock unpack update upgrade
+    upload use validate vary verify visit wait wake walk warn watch weigh withdraw work wrap write yield
 """
 VERBS: Final = frozenset(_VERBS.split())
-# "Page of a search" and "Name that …" begin with a noun that happens to be a verb too.
-AFTER_A_NOUN: Final = frozenset(("of", "that", "which", "is", "are", "was", "were"))
+# "Page of a search" begins with a noun that is a verb too.
+AFTER_A_NOUN: Final = frozenset(("of", "is", "are", "was", "were"))
 NOT_A_FUNCTIONS_DOCSTRING: Final = frozenset(("property", "cached_property", "fixture", "setter", "overload"))
 
-EXCEPTIONS: Final[Mapping[str, str]] = {}
+EXCEPTIONS: Final[Mapping[str, str]] = {
+    "src/fedstac/domain/validation.py:excuse": "a rule of the domain: errors that the stored version had are excused",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -237,7 +239,7 @@ def _tuple_faults(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]
 def _files(paths: Iterable[Path]) -> list[Path]:
     """Return the Python files among the paths, and in those that are folders."""
     return sorted(
-        file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]) if file.suffix == ".py"
+        {file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]) if file.suffix == ".py"}
     )
 
 
@@ -249,7 +251,7 @@ def main() -> int:
     package, findings = Package(), list[Finding]()
     for file in _files({*everything, *wanted_paths}):
         path, tree = str(file.relative_to(ROOT)), ast.parse(file.read_text())
-        if not path.startswith("tests/"):
+        if path.startswith("src/"):
             package.read(path, tree)
         findings += findings_in(path, tree)
     findings += package.findings()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedstac.scan.calendars import Beyond, Clock, rfc3339
+from fedstac.scan.calendars import Beyond, Clock, moment_text
 from fedstac.scan.values import Unusable
 
 
@@ -140,4 +140,4 @@ def test_beyond_the_years_of_dates_there_is_the_nearest_moment(calendar: str) ->
     ],
 )
 def test_a_day_that_its_month_lacks_is_the_months_last(own: str, everybodys: str) -> None:
-    assert rfc3339(own) == everybodys
+    assert moment_text(own) == everybodys

@@ -520,7 +520,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     whole = amon().write(tmp_path).read_bytes()
     cases = {
         "empty": (b"", "empty"),
-        "text": (b"<html>404 Not Found</html>", "no NetCDF-4 file"),
+        "text": (b"<html>404 Not ScanFile</html>", "no NetCDF-4 file"),
         "classic": (b"CDF\x01" + bytes(100), "NetCDF-3"),
         "truncated": (whole[: len(whole) // 2], "is truncated"),
         "stub": (whole[:20], "HDF5 cannot open it"),

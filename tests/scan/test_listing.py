@@ -11,7 +11,7 @@ from fedstac.domain.errors import Severity
 from fedstac.scan import listing
 from fedstac.scan.listing import NoListing
 from fedstac.scan.site import Site
-from fedstac.scan.values import Fault, Found
+from fedstac.scan.values import Fault, ScanFile
 
 SUM = "ab" * 32
 
@@ -26,7 +26,7 @@ def found(source: Path, here: Site, version: str | None = None) -> tuple[list[st
     """Local paths with versions, and faults."""
     listed = list(listing.files(str(source), here, version))
     return (
-        [f"{one.local}@{one.version}" for one in listed if isinstance(one, Found)],
+        [f"{one.local}@{one.version}" for one in listed if isinstance(one, ScanFile)],
         [(os.path.basename(one.path), one.rule) for one in listed if isinstance(one, Fault)],
     )
 
@@ -69,11 +69,11 @@ def test_folders_say_no_version_where_they_are_to_be_ignored(root: Path, here: S
     for version in ("20180912", "20180913"):
         put(root / f"v{version}/{version}.nc")
     listed = list(listing.files(str(root), here, "20180913", ignore_folders=True))
-    assert [one.version for one in listed if isinstance(one, Found)] == ["20180913", "20180913"]
+    assert [one.version for one in listed if isinstance(one, ScanFile)] == ["20180913", "20180913"]
     lines = "".join(f"a.b#20180913 | {path} | 1\n" for path in sorted(root.rglob("*.nc")))
     (root / "map").write_text(lines)
     listed = list(listing.files(str(root / "map"), here, ignore_folders=True))
-    assert [one.version for one in listed if isinstance(one, Found)] == ["20180913", "20180913"]
+    assert [one.version for one in listed if isinstance(one, ScanFile)] == ["20180913", "20180913"]
     [refused] = [one for one in listing.files(str(root / "map"), here) if isinstance(one, Fault)]
     assert "--ignore-version-folders" in refused.message
 
@@ -89,7 +89,7 @@ def test_links_are_followed_within_the_root_once_and_loops_end(root: Path, here:
     assert files == ["v20200101/x.nc@20200101", "v20200101/y.nc@20200101"]
     assert faults == [("self.nc", "unreadable")]
     listed = list(listing.files(str(root / "latest"), here, "20200101"))
-    assert [one.local for one in listed if isinstance(one, Found)] == ["latest/x.nc", "latest/y.nc"]
+    assert [one.local for one in listed if isinstance(one, ScanFile)] == ["latest/x.nc", "latest/y.nc"]
 
 
 def test_nothing_outside_the_root_is_found(root: Path, here: Site, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_mapfile_says_dataset_version_and_checksum(root: Path, here: Site, tmp
         f"{ID}.v20210101 | {two} | 1 | mod_time=1.0 | checksum=d41d8cd98f00b204e9800998ecf8427e | checksum_type=MD5",
     )
     listed = list(listing.files(str(mapfile(tmp_path / "m.map", *lines)), here))
-    assert [(one.local, one.version, one.dataset, one.checksum) for one in listed if isinstance(one, Found)] == [
+    assert [(one.local, one.version, one.dataset, one.checksum) for one in listed if isinstance(one, ScanFile)] == [
         ("v20200101/x y.nc", "20200101", ID, SUM),
         ("loose/z.nc", "20210101", ID, None),
     ]
@@ -163,14 +163,14 @@ def test_lines_of_no_use_are_named_and_the_others_go_on(
     fault, good = listing.files(str(path), here)
     assert isinstance(fault, Fault)
     assert fault.rule == rule
-    assert isinstance(good, Found)
+    assert isinstance(good, ScanFile)
 
 
 def test_a_file_named_twice_counts_once(root: Path, here: Site, tmp_path: Path) -> None:
     file = put(root / "v20200101/x.nc")
     path = mapfile(tmp_path / "m.map", *[f"{ID}#20200101 | {file} | 1"] * 2)
     good, fault = listing.files(str(path), here)
-    assert isinstance(good, Found)
+    assert isinstance(good, ScanFile)
     assert isinstance(fault, Fault)
     assert "a second time" in fault.message
 

@@ -14,13 +14,13 @@ import pytest
 
 from fedstac.scan import reader, readers
 from fedstac.scan.readers import Readers
-from fedstac.scan.values import Found, Unusable
+from fedstac.scan.values import ScanFile, Unusable
 from tests.scan.files import amon
 
 
-def found(path: Path) -> Found:
+def found(path: Path) -> ScanFile:
     status = path.stat()
-    return Found(str(path), str(path), path.name, 0, status.st_size, status.st_mtime_ns, "20200101")
+    return ScanFile(str(path), str(path), path.name, 0, status.st_size, status.st_mtime_ns, "20200101")
 
 
 def test_a_reader_that_falls_silent_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

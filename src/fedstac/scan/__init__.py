@@ -1,8 +1,8 @@
 """From CMIP6 NetCDF files to STAC items: find the files, read each once, put them together as datasets.
 
-What was read is remembered (memory.py): a run that was
-stopped goes on, a run over what is known reads nothing. `fedstac scan` is its command line; docs/scan.md says what
-comes of which file. Of this package only headers.py and calendars.py need the extra `netcdf`, in reader.py's processes.
+Facts of files are remembered (memory.py): a run that was stopped goes on, and a second run reads nothing again.
+`fedstac scan` is the command line; docs/scan.md says what comes of which file. Of this package only headers.py and
+calendars.py need the extra `netcdf`, in reader.py's processes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fedstac.domain.errors import Severity
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.scan import items, listing
 from fedstac.scan.listing import VERSION, NoListing
-from fedstac.scan.memory import Memory, StateBroken
+from fedstac.scan.memory import ScanState, StateBroken
 from fedstac.scan.readers import Readers
 from fedstac.scan.site import Site, SiteBroken
-from fedstac.scan.values import Facts, Fault, Found, Unusable
+from fedstac.scan.values import Facts, Fault, ScanFile, Unusable
 
 __all__ = ["Fault", "NoListing", "Scan", "Site", "SiteBroken", "StateBroken", "missing_modules", "processors"]
 
@@ -66,9 +66,9 @@ class Scan:
         self._source, self._site, self._vocabulary = source, site, vocabulary
         self._version, self._ignore_folders = version, ignore_folders
         self._jobs, self._trust, self._afresh, self._state = max(1, jobs), trust, afresh, state
-        self._memory: Memory | None = None
+        self._memory: ScanState | None = None
         self._readers: Readers | None = None
-        self._known = self._finished = 0
+        self._bytes_remembered = self._bytes_read_by_readers = 0
         self._incomplete: dict[tuple[str, ...], str] = {}  # datasets that lack a file, and that file
         self.counts: Counter[str] = Counter()
         self.size = self.to_read = 0
@@ -76,98 +76,98 @@ class Scan:
     @property
     def read_now(self) -> int:
         """Of `was_read`, what is not remembered from before."""
-        return self._finished + (self._readers.read if self._readers else 0)
+        return self._bytes_read_by_readers + (self._readers.read if self._readers else 0)
 
     @property
     def was_read(self) -> int:
-        return self._known + self.read_now
+        return self._bytes_remembered + self.read_now
 
     def run(self) -> Iterator[Item | Fault | None]:
-        """Yield the items, and the faults of files and datasets; before that None, so that progress can be shown.
+        """Yield the items, and the faults of files and datasets; before that None, so that progress can be printable.
 
         NoListing where there is nothing to read, StateBroken where nothing can be kept.
         """
-        with Memory(self._state) as memory:
+        with ScanState(self._state) as memory:
             yield from self._list(memory)
             with Readers(self._jobs) as self._readers:
                 yield from self._read(memory, self._readers)
-                self._finished = self._readers.read
+                self._bytes_read_by_readers = self._readers.read
             self._readers = None
-            for made in self._put_together(memory):
-                if not isinstance(made, Fault):
+            for result in self._put_together(memory):
+                if not isinstance(result, Fault):
                     self.counts["datasets"] += 1
-                yield made
+                yield result
 
     # --- files ---
 
-    def _list(self, memory: Memory) -> Iterator[Fault | None]:
-        for found in listing.files(self._source, self._site, self._version, ignore_folders=self._ignore_folders):
-            if isinstance(found, Fault):
-                yield self._unusable(found)
+    def _list(self, memory: ScanState) -> Iterator[Fault | None]:
+        for file in listing.files(self._source, self._site, self._version, ignore_folders=self._ignore_folders):
+            if isinstance(file, Fault):
+                yield self._unusable(file)
                 continue
-            memory.add(found)
+            memory.add(file)
             self.counts["found"] += 1
-            self.size += found.size
-            self.to_read += found.size if self._wants_checksum(found) else 0
+            self.size += file.size
+            self.to_read += file.size if self._wants_checksum(file) else 0
             if self.counts["found"] % 100 == 0:
                 yield None
         if not (self.counts["found"] or self.counts["unusable"]):
             raise NoListing(f"{self._source} names no file with a name in .nc")
 
-    def _wants_checksum(self, found: Found) -> bool:
-        return not (self._trust and found.checksum)
+    def _wants_checksum(self, file: ScanFile) -> bool:
+        return not (self._trust and file.checksum)
 
-    def _read(self, memory: Memory, readers: Readers) -> Iterator[Fault | None]:
-        """Settles every file: first what is remembered, which shows how much there is to do, then the rest."""
-        for n, found in memory.listed():
-            facts = None if self._afresh else memory.recall(found)
-            wants = self._wants_checksum(found)
+    def _read(self, memory: ScanState, readers: Readers) -> Iterator[Fault | None]:
+        """Settle every file: first those that are remembered, which shows how much there is to do, then the others."""
+        for n, file in memory.unsettled():
+            facts = None if self._afresh else memory.recall(file)
+            wants = self._wants_checksum(file)
             if facts is not None and (facts["sha256"] or not wants):
                 self.counts["remembered"] += 1
-                self._known += found.size if wants else 0
-                yield from self._settle(memory, n, found, facts)
+                self._bytes_remembered += file.size if wants else 0
+                yield from self._settle(memory, n, file, facts)
             if n % 100 == 0:
                 yield None
-        numbers: dict[Found, int] = {}
+        numbers: dict[ScanFile, int] = {}
 
-        def unread() -> Iterator[tuple[Found, bool]]:
-            for n, found in memory.listed():
-                numbers[found] = n
-                yield found, self._wants_checksum(found)
+        def unread() -> Iterator[tuple[ScanFile, bool]]:
+            for n, file in memory.unsettled():
+                numbers[file] = n
+                yield file, self._wants_checksum(file)
 
         for answer in readers.answers(unread()):
             if answer is None:
                 yield None
                 continue
-            found, said = answer
-            n = numbers.pop(found)
-            if isinstance(said, Unusable):
+            file, result = answer
+            n = numbers.pop(file)
+            if isinstance(result, Unusable):
                 memory.refuse(n)
-                yield self._unusable(Fault(found.path, said.rule, said.message, dataset=_whole(found)), found)
+                yield self._unusable(Fault(file.path, result.rule, result.message, dataset=_whole(file)), file)
                 continue
             self.counts["read"] += 1
-            memory.remember(found, said)
-            yield from self._settle(memory, n, found, said)
+            memory.remember(file, result)
+            yield from self._settle(memory, n, file, result)
 
-    def _settle(self, memory: Memory, n: int, found: Found, facts: Facts) -> Iterator[Fault]:
+    def _settle(self, memory: ScanState, n: int, file: ScanFile, facts: Facts) -> Iterator[Fault]:
         """Yield a file that was read: used, unless it is not what the mapfile says."""
         base, digest = items.base_id(facts), facts["sha256"]
         fault = None
-        if digest and found.checksum and digest != found.checksum:
-            fault = "checksum", f"its SHA-256 is {digest}, and the mapfile says {found.checksum}"
-        elif found.dataset not in (None, base):
-            fault = "dataset-id", f"its attributes make it part of {base}, and the mapfile says {found.dataset}"
+        if digest and file.checksum and digest != file.checksum:
+            fault = "checksum", f"its SHA-256 is {digest}, and the mapfile says {file.checksum}"
+        elif file.dataset not in (None, base):
+            fault = "dataset-id", f"its attributes make it part of {base}, and the mapfile says {file.dataset}"
         if fault is not None:
             memory.refuse(n)
-            yield self._unusable(Fault(found.path, *fault, dataset=_whole(found)), found)
+            yield self._unusable(Fault(file.path, *fault, dataset=_whole(file)), file)
             return
         for rule, message in facts["notes"]:
-            yield self._fault(Fault(found.path, rule, message, Severity.WARNING))
-        last = found.folder.rpartition("/")[2]
-        folder = f"{found.root}/{found.folder}" if VERSION.fullmatch(last) else ""
-        memory.settle(n, found, facts, base=base, folder=folder)
+            yield self._fault(Fault(file.path, rule, message, Severity.WARNING))
+        last = file.folder.rpartition("/")[2]
+        folder = f"{file.root}/{file.folder}" if VERSION.fullmatch(last) else ""
+        memory.settle(n, file, facts, base=base, folder=folder)
 
-    def _unusable(self, fault: Fault, found: Found | None = None) -> Fault:
+    def _unusable(self, fault: Fault, file: ScanFile | None = None) -> Fault:
         """Count it, and note which dataset is not whole without it: the mapfile's, or that of its neighbours."""
         if fault.severity is Severity.WARNING:
             self.counts["warnings"] += 1
@@ -176,12 +176,12 @@ class Scan:
         self.counts["errors"] += 1
         if fault.dataset:
             self._incomplete[(fault.dataset,)] = fault.path
-        self._incomplete[_neighbours(found.path if found else fault.path)] = fault.path
+        self._incomplete[_neighbours(file.path if file else fault.path)] = fault.path
         return fault
 
     # --- datasets ---
 
-    def _put_together(self, memory: Memory) -> Iterator[Item | Fault]:
+    def _put_together(self, memory: ScanState) -> Iterator[Item | Fault]:
         mixed: set[str] = set()
         for one, other, ids in memory.mixed_folders():
             mixed.update(ids)
@@ -199,18 +199,16 @@ class Scan:
                 self.counts["kept back"] += 1
                 continue
             item = items.item(id, files, self._site, self._vocabulary)
-            base, covered = item["properties"]["base_id"], items.covered(item)
-            if before is not None and before[0] == base and (found := crosschecks.coverage(before[1], covered)):
-                message = (
-                    f"{found.message}; if they are one version, say it: --version YYYYMMDD --ignore-version-folders"
-                )
-                yield self._fault(Fault(id, found.rule, message, Severity.WARNING))
-            before = base, covered
+            base, period = item["properties"]["base_id"], items.covered(item)
+            if before is not None and before[0] == base and (gap := crosschecks.coverage(before[1], period)):
+                message = f"{gap.message}; if they are one version, say it: --version YYYYMMDD --ignore-version-folders"
+                yield self._fault(Fault(id, gap.rule, message, Severity.WARNING))
+            before = base, period
             yield item
 
     def _lacking(self, id: str, files: items.Files) -> Iterator[Fault]:
         """Yield a fault if the dataset lacks a file: no file could be added under the same version later."""
-        keys = {(id,)} | {_neighbours(found.path) for found, _ in files}
+        keys = {(id,)} | {_neighbours(file.path) for file, _ in files}
         lost = sorted(self._incomplete[key] for key in keys & self._incomplete.keys())
         if lost:
             yield Fault(id, "incomplete", f"a file of it cannot be used ({lost[0]}), so it is kept back")
@@ -221,12 +219,10 @@ class Scan:
 
 
 def _neighbours(path: str) -> tuple[str, ...]:
-    """Return what files of one dataset have alike, as far as their paths tell: the version's folder, or folder and
-    name.
-    """
+    """Return what the paths of one dataset's files have alike: the version's folder, or folder and name."""
     folder, _, name = path.rpartition("/")
     return (folder,) if VERSION.fullmatch(folder.rpartition("/")[2]) else (folder, items.stem(name))
 
 
-def _whole(found: Found) -> str | None:
-    return f"{found.dataset}.v{found.version}" if found.dataset else None
+def _whole(file: ScanFile) -> str | None:
+    return f"{file.dataset}.v{file.version}" if file.dataset else None

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import h5py
 import numpy as np
 
-from fedstac.scan.values import Unusable, shown
+from fedstac.scan.values import Unusable, printable
 
 Notes: TypeAlias = list[tuple[str, str]]
 
@@ -30,7 +30,7 @@ def text(thing: Any, name: str) -> str | None:
     """Return an attribute's text, None if there is none. Unusable if it is no single, short, printable text."""
     value, fault = _read(thing, name)
     if fault:
-        raise Unusable("attribute", f"{_named(thing, name)} {fault}")
+        raise Unusable("attribute", f"{_referenced_name(thing, name)} {fault}")
     return value
 
 
@@ -39,7 +39,7 @@ def tolerant_text(thing: Any, name: str, notes: Notes) -> str | None:
     value, fault = _read(thing, name)
     if fault:
         remedy = "white space is taken for one space" if value is not None else "it is left out"
-        note(notes, "attribute", f"{_named(thing, name)} {fault}; {remedy}")
+        note(notes, "attribute", f"{_referenced_name(thing, name)} {fault}; {remedy}")
     return value
 
 
@@ -50,11 +50,11 @@ def quiet_text(thing: Any, name: str) -> str:
 
 def numbers(thing: Any, name: str) -> Any:
     """Return an attribute's numbers as an array of one dimension; None if there are none, or they are no numbers."""
-    value = _stored(thing, name)
+    value = _raw(thing, name)
     if value is None or isinstance(value, (str, bytes, h5py.Empty)):
         return None
-    found = np.asarray(value).reshape(-1)
-    return found if found.dtype.kind in "iuf" and found.size else None
+    array = np.asarray(value).reshape(-1)
+    return array if array.dtype.kind in "iuf" and array.size else None
 
 
 def exists(thing: Any, name: str) -> bool:
@@ -62,12 +62,12 @@ def exists(thing: Any, name: str) -> bool:
     return bool(h5py.h5a.exists(thing.id, name.encode()))
 
 
-def name_of(thing: Any) -> str:
+def hdf5_name(thing: Any) -> str:
     """Return a variable's name in the file, empty for the file itself."""
     return (h5py.h5i.get_name(thing.id) or b"/").decode(errors="replace").lstrip("/")
 
 
-def _stored(thing: Any, name: str) -> Any:
+def _raw(thing: Any, name: str) -> Any:
     """Return the value as h5py gives it; None if there is none, or it is too large to be read."""
     if not exists(thing, name) or h5py.h5a.open(thing.id, name.encode()).get_storage_size() > LARGEST:
         return None
@@ -78,7 +78,7 @@ def _read(thing: Any, name: str) -> tuple[str | None, str]:
     """Return the text of an attribute with single spaces, and what is wrong with it; None if it cannot be used."""
     if not exists(thing, name):
         return None, ""
-    value = _stored(thing, name)
+    value = _raw(thing, name)
     if value is None:
         return None, f"is longer than {LONGEST} characters"
     if isinstance(value, (np.ndarray, np.generic)) and value.size == 1:
@@ -88,7 +88,7 @@ def _read(thing: Any, name: str) -> tuple[str | None, str]:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     if not isinstance(value, str):
-        return None, f"is {shown(value)}, not a text"
+        return None, f"is {printable(value)}, not a text"
     return _mended(value.rstrip("\0").strip())
 
 
@@ -96,14 +96,14 @@ def _mended(value: str) -> tuple[str | None, str]:
     if len(value) > LONGEST:
         return None, f"is longer than {LONGEST} characters"
     if any("\ud800" <= char <= "\udfff" for char in value):
-        return None, f"is not UTF-8: {shown(value)}"
+        return None, f"is not UTF-8: {printable(value)}"
     odd = [char for char in value if ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029"]
     if not odd:
         return value, ""
-    fault = f"has control characters: {shown(value)}"
+    fault = f"has control characters: {printable(value)}"
     return (" ".join(value.split()), fault) if all(char.isspace() for char in odd) else (None, fault)
 
 
-def _named(thing: Any, name: str) -> str:
-    variable = name_of(thing)
+def _referenced_name(thing: Any, name: str) -> str:
+    variable = hdf5_name(thing)
     return f"the attribute {name}" + (f" of {variable}" if variable else "")

@@ -1,7 +1,7 @@
 """Time coordinates of the CF conventions (1.12, 4.4): numbers since a moment, in one of nine calendars.
 
-Moments are texts `YYYY-MM-DDThh:mm:ss` in the file's own calendar, which sort as time goes, until `rfc3339` puts them
-into the one that everybody searches by.
+Moments are texts `YYYY-MM-DDThh:mm:ss` in the file's own calendar, which sort as time goes. `moment_text` puts them
+into the calendar that everybody searches by.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from fedstac.scan import units
-from fedstac.scan.values import Unusable, shown
+from fedstac.scan.values import Unusable, printable
 
 CALENDARS: Final = frozenset(
     ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day", "360_day", "all_leap", "366_day", "julian")
@@ -42,7 +42,7 @@ class Clock:
 
         self.calendar = calendar.strip().lower()
         if self.calendar not in CALENDARS:
-            raise Unusable("time", f"the calendar {shown(calendar)} of time is not one that is known here")
+            raise Unusable("time", f"the calendar {printable(calendar)} of time is not one that is known here")
         reference = units.reference(text)
         has_year_0 = self.calendar not in WITHOUT_YEAR_0
         try:
@@ -52,16 +52,16 @@ class Clock:
                 reference.year, reference.month, reference.day, calendar=self.calendar, has_year_zero=has_year_0
             )
         except ValueError as error:
-            reason = shown(str(error), 120)
+            reason = printable(str(error), 120)
             raise Unusable(
-                "time", f"the units {shown(text)} of time name no date of {self.calendar}: {reason}"
+                "time", f"the units {printable(text)} of time name no date of {self.calendar}: {reason}"
             ) from None
         self._day: Any = day
         self._seconds = reference.seconds
         self._step = reference.step
 
     def ticks(self, value: float) -> int:
-        """Microseconds from the reference day's midnight to the moment that a number stands for."""
+        """Return microseconds from the reference day's midnight to the moment that a number stands for."""
         if not math.isfinite(value):
             raise Unusable("time", "time holds a number that is not finite")
         return round((Fraction(value) * self._step + self._seconds) * SECOND)
@@ -84,7 +84,7 @@ class Clock:
         raise Beyond(f"time is {where}; dates are in the years 1 to 9999", ALWAYS[0] if is_before else ALWAYS[1])
 
 
-def rfc3339(moment: str) -> str:
+def moment_text(moment: str) -> str:
     """Return the moment as RFC 3339 has it: a day that its month lacks (30 February of 360_day) is the month's last."""
     year, month, day = int(moment[:4]), int(moment[5:7]), int(moment[8:10])
     return f"{moment[:8]}{min(day, monthrange(year, month)[1]):02}{moment[10:]}Z"

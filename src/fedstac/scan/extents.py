@@ -56,7 +56,7 @@ def union(boxes: Sequence[Box]) -> Box:
 
 
 def bbox(box: Box) -> list[float]:
-    """As GeoJSON has it: the west is greater than the east across the antimeridian."""
+    """Return the box as GeoJSON has it: the west is greater than the east across the antimeridian."""
     return [box.west, box.south, box.east - 360 if box.east > 180 else box.east, box.north]
 
 

@@ -17,7 +17,7 @@ import h5py
 from fedstac.scan import variables, when, where
 from fedstac.scan.attributes import Notes, text, tolerant_text
 from fedstac.scan.extents import GLOBE
-from fedstac.scan.values import Unusable, shown
+from fedstac.scan.values import Unusable, printable
 
 NEEDED: Final = (
     "mip_era", "activity_id", "institution_id", "source_id", "experiment_id", "sub_experiment_id", "variant_label",
@@ -45,15 +45,17 @@ def read(raw: BinaryIO) -> dict[str, Any]:
         attributes = _attributes(file, notes)
         variable = variables.find(file, attributes["variable_id"])
         if variable is None:
-            raise Unusable("variable", f"the file has no variable {shown(attributes['variable_id'])}, its variable_id")
-        described = _texts(variable, ("units", "long_name", "standard_name"), notes)
+            raise Unusable(
+                "variable", f"the file has no variable {printable(attributes['variable_id'])}, its variable_id"
+            )
+        texts = _texts(variable, ("units", "long_name", "standard_name"), notes)
         near, others = variables.attached(file, variable, notes)
         box = where.box_of(file, near, others, notes)
         if box is None and attributes["grid_label"] == "gm":  # a global mean
             box = GLOBE
         start, end = when.span_of(file, near, attributes["frequency"], notes)
     return {
-        "attributes": attributes, "variable": described, "box": box and list(box), "start": start, "end": end,
+        "attributes": attributes, "variable": texts, "box": box and list(box), "start": start, "end": end,
         "notes": notes,
     }  # fmt: skip
 
@@ -77,7 +79,7 @@ def _opened(raw: BinaryIO) -> Any:
             raise Unusable(
                 "unreadable", f"the file is truncated: {sizes[1]} of its {sizes[2]} bytes are there"
             ) from None
-        raise Unusable("unreadable", f"HDF5 cannot open it: {shown(reason, 120)}") from None
+        raise Unusable("unreadable", f"HDF5 cannot open it: {printable(reason, 120)}") from None
 
 
 def _texts(thing: Any, names: Sequence[str], notes: Notes) -> dict[str, str]:
@@ -92,17 +94,19 @@ def _attributes(file: Any, notes: Notes) -> dict[str, str]:
     if missing:
         raise Unusable("attribute", f"global attributes of CMIP6 are missing or empty: {', '.join(missing)}")
     if values["mip_era"] != "CMIP6":
-        raise Unusable("attribute", f"the attribute mip_era is {shown(values['mip_era'])}; this makes items of CMIP6")
+        raise Unusable(
+            "attribute", f"the attribute mip_era is {printable(values['mip_era'])}; this makes items of CMIP6"
+        )
     for name in NAMING:
         _check(name, values[name])
     for activity in values["activity_id"].split():
         _check("activity_id", activity)
     if not TRACKING_ID.fullmatch(values["tracking_id"]):
-        raise Unusable("attribute", f"the attribute tracking_id is {shown(values['tracking_id'])}, not "
+        raise Unusable("attribute", f"the attribute tracking_id is {printable(values['tracking_id'])}, not "
                                     "`hdl:21.14100/` and a UUID")  # fmt: skip
     return values
 
 
 def _check(name: str, value: str) -> None:
     if not TOKEN.fullmatch(value):
-        raise Unusable("attribute", f"the attribute {name} is {shown(value)}; it is letters, digits and hyphens")
+        raise Unusable("attribute", f"the attribute {name} is {printable(value)}; it is letters, digits and hyphens")

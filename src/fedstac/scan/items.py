@@ -16,12 +16,12 @@ from fedstac.domain.errors import Severity
 from fedstac.domain.identifiers import uuid_of_handle
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.scan import extents
-from fedstac.scan.calendars import ALWAYS, rfc3339
+from fedstac.scan.calendars import ALWAYS, moment_text
 from fedstac.scan.extents import Box
 from fedstac.scan.site import SERVICES, Site
-from fedstac.scan.values import Facts, Fault, Found, shown
+from fedstac.scan.values import Facts, Fault, ScanFile, printable
 
-Files = Sequence[tuple[Found, Facts]]
+Files = Sequence[tuple[ScanFile, Facts]]
 EXTENSIONS: Final = (
     "https://stac-extensions.github.io/cmip6/v3.0.2/schema.json",
     "https://stac-extensions.github.io/alternate-assets/v1.2.0/schema.json",
@@ -69,9 +69,9 @@ def pid(id: str) -> str:
 def facets(facts: Facts, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
     """Return the properties `cmip6:…` that one file gives; what it leaves out about its experiment and variable is the
     vocabulary's."""
-    attributes = _known(vocabulary, "experiment_id", facts["attributes"]["experiment_id"], {"title": "experiment"})
+    attributes = _term_texts(vocabulary, "experiment_id", facts["attributes"]["experiment_id"], {"title": "experiment"})
     attributes |= {name: value for name, value in facts["attributes"].items() if value}
-    variable = _known(
+    variable = _term_texts(
         vocabulary, "table_variable", f"{attributes['table_id']}.{attributes['variable_id']}", OF_VARIABLE
     )
     variable |= {ours: facts["variable"][name] for name, ours in OF_VARIABLE.items() if facts["variable"].get(name)}
@@ -81,35 +81,35 @@ def facets(facts: Facts, vocabulary: Vocabulary | None = None) -> dict[str, Any]
     return {f"cmip6:{name}": values[name] for name in sorted(values)}
 
 
-def _known(vocabulary: Vocabulary | None, terms: str, term: str, names: Mapping[str, str]) -> dict[str, str]:
+def _term_texts(vocabulary: Vocabulary | None, terms: str, term: str, names: Mapping[str, str]) -> dict[str, str]:
     """Return texts that a term has, under names of ours."""
-    found = vocabulary.terms.get(terms, {}).get(term, {}) if vocabulary else {}
-    return {ours: found[name] for name, ours in names.items() if isinstance(found.get(name), str)}
+    attributes = vocabulary.terms.get(terms, {}).get(term, {}) if vocabulary else {}
+    return {ours: attributes[name] for name, ours in names.items() if isinstance(attributes.get(name), str)}
 
 
 # --- whether files belong together ---
 
 
 def disagreements(id: str, files: Files) -> Iterator[Fault]:
-    """Errors: facets in which the files are at odds, each with two of them; two files of one name."""
+    """Yield errors: facets in which the files differ, each with two of them; two files of one name."""
     first, facts = files[0]
-    expected, odd = facets(facts), set()
-    names: dict[str, Found] = {}
-    for found, facts in files:
-        given = facets(facts)
-        for name in expected.keys() | given.keys():
-            if given.get(name) != expected.get(name) and name not in odd:
+    facets_of_first, odd = facets(facts), set()
+    names: dict[str, ScanFile] = {}
+    for file, facts in files:
+        facets_of_file = facets(facts)
+        for name in facets_of_first.keys() | facets_of_file.keys():
+            if facets_of_file.get(name) != facets_of_first.get(name) and name not in odd:
                 odd.add(name)
-                values = f"{shown(expected.get(name))} and {shown(given.get(name))}"
-                yield Fault(id, "facets-disagree", f"{first.path} and {found.path} differ in {name}: {values}")
-        other = names.setdefault(found.name, found)
-        if other is not found:
-            yield Fault(id, "same-name", f"{other.path} and {found.path} have the same name")
+                values = f"{printable(facets_of_first.get(name))} and {printable(facets_of_file.get(name))}"
+                yield Fault(id, "facets-disagree", f"{first.path} and {file.path} differ in {name}: {values}")
+        other = names.setdefault(file.name, file)
+        if other is not file:
+            yield Fault(id, "same-name", f"{other.path} and {file.path} have the same name")
 
 
 def overlaps(id: str, files: Files) -> Iterator[Fault]:
     """Yield warnings: two files for one time."""
-    spans = sorted((facts["start"], facts["end"], found.path) for found, facts in files if facts["start"])
+    spans = sorted((facts["start"], facts["end"], file.path) for file, facts in files if facts["start"])
     reach, furthest = "", ""
     for start, end, path in spans:
         if start <= reach:
@@ -138,7 +138,7 @@ def item(id: str, files: Files, site: Site, vocabulary: Vocabulary | None = None
     ends = [facts["end"] or ALWAYS[1] for _, facts in files]
     boxes = [Box(*facts["box"]) for _, facts in files if facts["box"]]
     area = extents.union(boxes) if boxes else None
-    written = max(_created(found, facts) for found, facts in files)
+    created = max(_created(file, facts) for file, facts in files)
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -149,11 +149,11 @@ def item(id: str, files: Files, site: Site, vocabulary: Vocabulary | None = None
         **({"bbox": extents.bbox(area)} if area else {}),
         "properties": {
             "datetime": None,
-            "start_datetime": rfc3339(min(starts)),
-            "end_datetime": rfc3339(max(ends)),
-            "created": written,
-            "updated": written,
-            "size": sum(found.size for found, _ in files),
+            "start_datetime": moment_text(min(starts)),
+            "end_datetime": moment_text(max(ends)),
+            "created": created,
+            "updated": created,
+            "size": sum(file.size for file, _ in files),
             "retracted": False,
             "latest": True,
             "version": first.version,
@@ -165,15 +165,16 @@ def item(id: str, files: Files, site: Site, vocabulary: Vocabulary | None = None
             "cmip6:pid": pid(id),
         },
         "links": list(_links(id, facts)),
-        "assets": {found.name: _file(found, facts, site) for found, facts in files}
-        | dict(_folders(files, site, written)),
+        "assets": {file.name: _file(file, facts, site) for file, facts in files} | dict(_folders(files, site, created)),
     }
 
 
 def _extensions(vocabulary: Vocabulary | None) -> list[str]:
     """Return those that the project needs, in the spelling that it names first."""
-    needed = [extension.uris[0] for extension in vocabulary.extensions if extension.required] if vocabulary else []
-    return needed or list(EXTENSIONS)
+    required_uris = (
+        [extension.uris[0] for extension in vocabulary.extensions if extension.required] if vocabulary else []
+    )
+    return required_uris or list(EXTENSIONS)
 
 
 def _links(id: str, facts: Facts) -> Iterator[dict[str, str]]:
@@ -184,38 +185,38 @@ def _links(id: str, facts: Facts) -> Iterator[dict[str, str]]:
         yield {"rel": "describedby", "type": "text/html", "title": "ES-DOC", "href": further}
 
 
-def _created(found: Found, facts: Facts) -> str:
+def _created(file: ScanFile, facts: Facts) -> str:
     """Return when the file says that it was written, else when it was last changed."""
-    said = facts["attributes"].get("creation_date", "")
+    creation_date = facts["attributes"].get("creation_date", "")
     try:
-        return datetime.strptime(said, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.strptime(creation_date, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except ValueError:
-        return datetime.fromtimestamp(found.mtime // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromtimestamp(file.mtime // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _file(found: Found, facts: Facts, site: Site) -> dict[str, Any]:
-    root, written = site.roots[found.root], _created(found, facts)
+def _file(file: ScanFile, facts: Facts, site: Site) -> dict[str, Any]:
+    root, created = site.roots[file.root], _created(file, facts)
     return {
-        "href": root.address(root.protocol, found.local),
+        "href": root.address(root.protocol, file.local),
         "description": f"{SERVICES[root.protocol]} Link",
         "type": "application/netcdf",
         "roles": ["data"],
         "alternate:name": site.node,
         "node": site.node,
         "protocol": root.protocol,
-        "file:size": found.size,
-        "file:checksum": f"1220{facts['sha256'] or found.checksum}",
+        "file:size": file.size,
+        "file:checksum": f"1220{facts['sha256'] or file.checksum}",
         "cmip6:tracking_id": facts["attributes"]["tracking_id"],
-        "created": written,
-        "updated": written,
-        "file:local_path": found.local,
+        "created": created,
+        "updated": created,
+        "file:local_path": file.local,
     }
 
 
-def _folders(files: Files, site: Site, written: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Other ways to the dataset as a whole: Globus, the root's further protocols. None if it has several folders."""
+def _folders(files: Files, site: Site, created: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield other ways to the dataset as a whole: Globus, the root's further protocols; nothing for several folders."""
     root = site.roots[files[0][0].root]
-    folders = {(found.root, found.folder) for found, _ in files}
+    folders = {(file.root, file.folder) for file, _ in files}
     if len(folders) > 1 or not files[0][0].folder:
         return
     local = files[0][0].folder
@@ -224,6 +225,6 @@ def _folders(files: Files, site: Site, written: str) -> Iterator[tuple[str, dict
     for protocol, description, href in ways:
         yield protocol, {
             "href": href, "description": description, "type": "text/html", "roles": ["data"],
-            "alternate:name": site.node, "node": site.node, "protocol": protocol, "created": written,
-            "updated": written, "file:local_path": local,
+            "alternate:name": site.node, "node": site.node, "protocol": protocol, "created": created,
+            "updated": created, "file:local_path": local,
         }  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Final
 
 from fedstac.domain.errors import Severity
 from fedstac.scan.site import Site, is_below
-from fedstac.scan.values import Fault, Found, shown
+from fedstac.scan.values import Fault, ScanFile, printable
 
 SUFFIX: Final = ".nc"
 VERSION: Final = re.compile(r"v([0-9]{8})")
@@ -39,7 +39,7 @@ def is_version(text: str) -> bool:
 
 def files(
     path: str, site: Site, version: str | None = None, *, ignore_folders: bool = False
-) -> Iterator[Found | Fault]:
+) -> Iterator[ScanFile | Fault]:
     """Yield the files of a folder or a mapfile; `version` is that of files whose folder says none. NoListing.
 
     `ignore_folders`: no folder's version counts, only `version` or the mapfile's.
@@ -61,26 +61,26 @@ class _Folder:
     def __init__(self, site: Site, version: str | None, *, ignore_folders: bool) -> None:
         self._site, self._version, self._ignore_folders = site, version, ignore_folders
         self._roots = [os.path.realpath(root.folder) for root in site.roots]
-        self._seen: set[str] = set()
+        self._visited_folders: set[str] = set()
         self._links: list[str] = []
 
-    def files(self, top: str) -> Iterator[Found | Fault]:
+    def files(self, top: str) -> Iterator[ScanFile | Fault]:
         if not any(is_below(os.path.realpath(top), root) for root in self._roots):
             raise NoListing(f"{top} is not below a root of the site: {', '.join(self._roots)}")
         yield from self._walk(top)
         while self._links:
             link = self._links.pop(0)
-            if os.path.realpath(link) not in self._seen:
+            if os.path.realpath(link) not in self._visited_folders:
                 yield from self._walk(link)
 
-    def _walk(self, top: str) -> Iterator[Found | Fault]:
+    def _walk(self, top: str) -> Iterator[ScanFile | Fault]:
         waiting = [top]
         while waiting:
             folder = waiting.pop()
             real = os.path.realpath(folder)
-            if real in self._seen:
+            if real in self._visited_folders:
                 continue
-            self._seen.add(real)
+            self._visited_folders.add(real)
             try:
                 with os.scandir(folder) as entries:
                     ordered = sorted(entries, key=lambda entry: entry.name)
@@ -97,9 +97,9 @@ class _Folder:
                     yield from self._entry(entry)
             waiting += reversed(inner)
 
-    def _entry(self, entry: os.DirEntry[str]) -> Iterator[Found | Fault]:
+    def _entry(self, entry: os.DirEntry[str]) -> Iterator[ScanFile | Fault]:
         if not entry.is_symlink() or not _is_folder(entry):
-            yield located(
+            yield locate(
                 entry.path, self._site, self._roots, fallback=self._version, ignore_folders=self._ignore_folders
             )
         elif any(is_below(os.path.realpath(entry.path), root) for root in self._roots):
@@ -131,7 +131,7 @@ def _clean(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def located(
+def locate(
     path: str,
     site: Site,
     roots: Sequence[str],
@@ -139,7 +139,7 @@ def located(
     fallback: str | None = None,
     version: str | None = None,
     ignore_folders: bool = False,
-) -> Found | Fault:
+) -> ScanFile | Fault:
     """Return a file below one of the roots (resolved), with its version: the one given, else its folder's, else
     `fallback`.
     """
@@ -162,43 +162,46 @@ def located(
     local = os.path.relpath(path, above) if is_plain else os.path.relpath(real, roots[root])
     steps = () if ignore_folders else local.split("/")[:-1]
     versions = [match[1] for step in steps if (match := VERSION.fullmatch(step))]
-    found = version or (versions[-1] if versions else fallback)
-    if found is None:
+    own_version = version or (versions[-1] if versions else fallback)
+    if own_version is None:
         return Fault(path, "version", "no folder above it is a version (v20200101); say it with --version")
-    if not is_version(found):
-        return Fault(path, "version", f"its version {shown(found)} is no date of the calendar (YYYYMMDD)")
+    if not is_version(own_version):
+        return Fault(path, "version", f"its version {printable(own_version)} is no date of the calendar (YYYYMMDD)")
     if version and versions and versions[-1] != version:
         remedy = "to take the mapfile's for all, say --ignore-version-folders"
         return Fault(path, "version", f"the mapfile says version {version}, its folder v{versions[-1]}; {remedy}")
-    return Found(path, real, local, root, status.st_size, status.st_mtime_ns, found)
+    return ScanFile(path, real, local, root, status.st_size, status.st_mtime_ns, own_version)
 
 
 # --- mapfiles ---
 
 
-def _mapfile(path: str, site: Site, *, ignore_folders: bool) -> Iterator[Found | Fault]:
-    """`dataset_id#version | path | size | name=value | …`, as esgmapfiles writes it; # begins a comment."""
+def _mapfile(path: str, site: Site, *, ignore_folders: bool) -> Iterator[ScanFile | Fault]:
+    """Yield the files of a mapfile: `dataset_id#version | path | size | name=value | …`, as esgmapfiles writes it.
+
+    A line that begins with # is a comment.
+    """
     roots = [os.path.realpath(root.folder) for root in site.roots]
-    seen: set[str] = set()
+    paths: set[str] = set()
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
                 if number == 1 and (line.startswith((b"\x89HDF", b"CDF")) or b"\0" in line):
                     raise NoListing(f"{path} is no mapfile; for one NetCDF file, give its folder")
                 if line.strip() and not line.startswith(b"#"):
-                    yield from _line(line, f"{path}:{number}", site, roots, seen, ignore_folders=ignore_folders)
+                    yield from _line(line, f"{path}:{number}", site, roots, paths, ignore_folders=ignore_folders)
     except OSError as error:
         raise NoListing(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _line(
-    line: bytes, place: str, site: Site, roots: Sequence[str], seen: set[str], *, ignore_folders: bool
-) -> Iterator[Found | Fault]:
+    line: bytes, place: str, site: Site, roots: Sequence[str], paths: set[str], *, ignore_folders: bool
+) -> Iterator[ScanFile | Fault]:
     text = line.decode(errors="replace").strip()
     dataset, *rest = (part.strip() for part in text.split(" | "))
     match = DATASET.fullmatch(dataset)
     if match is None or len(rest) < 2 or "\ufffd" in text:
-        yield Fault(place, "mapfile", f"the line is not `dataset_id#version | path | size | …`: {shown(text, 120)}")
+        yield Fault(place, "mapfile", f"the line is not `dataset_id#version | path | size | …`: {printable(text, 120)}")
         return
     path, size, *pairs = rest
     extras = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
@@ -207,15 +210,15 @@ def _line(
     if not re.fullmatch("[0-9]{1,18}", size) or (checksum is not None and not SHA256.fullmatch(checksum)):
         message = f"{place}: the size is no number of bytes, or the checksum no SHA-256"
         yield Fault(where, "mapfile", message, dataset=whole)
-    elif where in seen:
+    elif where in paths:
         yield Fault(where, "mapfile", f"{place} names this file a second time", dataset=whole)
     else:
-        seen.add(where)
-        found = located(where, site, roots, version=match["version"], ignore_folders=ignore_folders)
-        if isinstance(found, Fault):
-            yield replace(found, dataset=whole)
-        elif int(size) != found.size:
-            message = f"it has {found.size} bytes, and the mapfile says {int(size)}"
+        paths.add(where)
+        file = locate(where, site, roots, version=match["version"], ignore_folders=ignore_folders)
+        if isinstance(file, Fault):
+            yield replace(file, dataset=whole)
+        elif int(size) != file.size:
+            message = f"it has {file.size} bytes, and the mapfile says {int(size)}"
             yield Fault(where, "size", message, dataset=whole)
         else:
-            yield replace(found, dataset=match["id"], checksum=checksum.lower() if checksum else None)
+            yield replace(file, dataset=match["id"], checksum=checksum.lower() if checksum else None)

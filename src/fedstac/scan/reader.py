@@ -22,44 +22,46 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from fedstac.scan.values import PROCESSOR, Unusable, shown
+from fedstac.scan.values import PROCESSOR, Unusable, printable
 
 MEMORY: Final = 3 << 29  # bytes of addresses
 LARGEST: Final = 1 << 40  # bytes of a file
 PAUSE: Final = 0.1  # seconds between two reports
 
 
-class Whole(io.FileIO):
-    """A file for h5py, which takes every read for whole: what the system gives in parts is put together, and behind
-    the end there are zeros, not what was in memory before."""
+class GaplessFile(io.FileIO):
+    """A file for h5py, which expects that every read fills its buffer.
+
+    Parts that the system gives are put together. Behind the end there are zeros, not what was in memory before.
+    """
 
     def readinto(self, buffer: Any, /) -> int:
-        view, done = memoryview(buffer).cast("B"), 0
-        while done < len(view) and (count := super().readinto(view[done:])):
-            done += count
-        view[done:] = bytes(len(view) - done)
+        view, size = memoryview(buffer).cast("B"), 0
+        while size < len(view) and (count := super().readinto(view[size:])):
+            size += count
+        view[size:] = bytes(len(view) - size)
         return len(view)
 
 
-class Counted(io.FileIO):
+class ProgressFile(io.FileIO):
     """A file that reports how much of it was read."""
 
     def __init__(self, descriptor: int, report: Callable[[int], None]) -> None:
         super().__init__(descriptor, closefd=False)
-        self._report, self._done, self._reported = report, 0, 0.0
+        self._report, self._count, self._last_report = report, 0, 0.0
 
     def readinto(self, buffer: Any, /) -> int:
         count = super().readinto(buffer) or 0
-        self._done += count
+        self._count += count
         now = time.monotonic()
-        if now - self._reported > PAUSE:
-            self._reported = now
-            self._report(self._done)
+        if now - self._last_report > PAUSE:
+            self._last_report = now
+            self._report(self._count)
         return count
 
 
 def read(path: str, size: int, mtime: int, *, checksum: bool, report: Callable[[int], None]) -> dict[str, Any]:
-    """The facts of one file, and its sha-256 if asked for. Unusable where a scan cannot take it."""
+    """Return the facts of one file, with its sha-256 if `checksum`. Unusable if a scan cannot take it."""
     from fedstac.scan import headers
 
     if size > LARGEST:
@@ -68,7 +70,7 @@ def read(path: str, size: int, mtime: int, *, checksum: bool, report: Callable[[
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise Unusable("unreadable", f"it cannot be opened: {error.strerror}") from None
-    with Whole(descriptor) as file:
+    with GaplessFile(descriptor) as file:
         _check(descriptor, size, mtime)
         # SIGPROF ends this process, also in the middle of a library's loop; readers.py says what of
         signal.setitimer(signal.ITIMER_PROF, PROCESSOR)
@@ -79,7 +81,7 @@ def read(path: str, size: int, mtime: int, *, checksum: bool, report: Callable[[
         digest = None
         if checksum:
             file.seek(0)
-            digest = hashlib.file_digest(Counted(descriptor, report), "sha256").hexdigest()
+            digest = hashlib.file_digest(ProgressFile(descriptor, report), "sha256").hexdigest()
         _check(descriptor, size, mtime)
     return facts | {"sha256": digest}
 
@@ -93,7 +95,7 @@ def _check(descriptor: int, size: int, mtime: int) -> None:
 
 
 def main() -> None:
-    """Answers until there are no more requests, or nobody listens."""
+    """Answer until there are no more requests, or nobody listens."""
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing but answers goes to whoever listens
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -105,7 +107,7 @@ def main() -> None:
 
     for line in sys.stdin:
         try:
-            say({"facts": read(**json.loads(line), report=lambda done: say({"bytes": done}))})
+            say({"facts": read(**json.loads(line), report=lambda count: say({"bytes": count}))})
         except Unusable as fault:
             say({"fault": [fault.rule, fault.message]})
         except MemoryError:
@@ -114,7 +116,7 @@ def main() -> None:
             raise
         except Exception as error:  # an edge: whatever the libraries raise on a broken file is that file's fault
             reason = f"{type(error).__name__}: {error}"
-            say({"fault": ["unreadable", f"it is damaged or no CMIP6 file: {shown(reason, 160)}"]})
+            say({"fault": ["unreadable", f"it is damaged or no CMIP6 file: {printable(reason, 160)}"]})
 
 
 if __name__ == "__main__":

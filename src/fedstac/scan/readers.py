@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
-from fedstac.scan.values import PROCESSOR, Facts, Found, Unusable
+from fedstac.scan.values import PROCESSOR, Facts, ScanFile, Unusable
 
 PATIENCE: Final = 900.0  # seconds without a sign of life: storage that fetches from tape takes minutes
 TICK: Final = 0.2  # seconds
@@ -27,9 +27,9 @@ Answer: TypeAlias = Facts | Unusable
 @dataclass(slots=True)
 class _Reader:
     process: subprocess.Popen[bytes]
-    found: Found | None = None
+    file: ScanFile | None = None
     read: int = 0  # bytes of it so far
-    heard: float = 0.0
+    last_sign: float = 0.0
     unread: bytearray = field(default_factory=bytearray)
 
 
@@ -40,17 +40,20 @@ class Readers:
         self._jobs = jobs
         self._all: list[_Reader] = []
         self._selector = selectors.DefaultSelector()
-        self._finished = 0
+        self._bytes_of_finished = 0
 
     @property
     def read(self) -> int:
-        return self._finished + sum(reader.read for reader in self._all)
+        return self._bytes_of_finished + sum(reader.read for reader in self._all)
 
-    def answers(self, files: Iterator[tuple[Found, bool]]) -> Iterator[tuple[Found, Answer] | None]:
-        """Each file, with whether to compute its checksum, and its answer; in between None, for time to show that."""
+    def answers(self, files: Iterator[tuple[ScanFile, bool]]) -> Iterator[tuple[ScanFile, Answer] | None]:
+        """Yield each of the files with its answer, and None in between, so that progress can be printable.
+
+        `files` says for each whether to compute its checksum.
+        """
         more = True
-        while more or any(reader.found for reader in self._all):
-            for reader in [reader for reader in self._all if not reader.found] + [None] * (
+        while more or any(reader.file for reader in self._all):
+            for reader in [reader for reader in self._all if not reader.file] + [None] * (
                 self._jobs - len(self._all)
             ):  # those that wait, and those that may be started
                 entry = next(files, None) if more else None
@@ -59,8 +62,8 @@ class Readers:
                     break
                 self._give(reader or self._start(), *entry)
             yield None
-            if any(reader.found for reader in self._all):
-                yield from self._heard()
+            if any(reader.file for reader in self._all):
+                yield from self._read_answers()
 
     def _start(self) -> _Reader:
         # -P: the folder where a command is given, or a file beside, is no place to take modules from
@@ -77,47 +80,47 @@ class Readers:
         self._all.append(reader)
         return reader
 
-    def _give(self, reader: _Reader, found: Found, checksum: bool) -> None:
-        request = {"path": found.real, "size": found.size, "mtime": found.mtime, "checksum": checksum}
-        reader.found, reader.read, reader.heard = found, 0, time.monotonic()
+    def _give(self, reader: _Reader, file: ScanFile, checksum: bool) -> None:
+        request = {"path": file.real, "size": file.size, "mtime": file.mtime, "checksum": checksum}
+        reader.file, reader.read, reader.last_sign = file, 0, time.monotonic()
         assert reader.process.stdin is not None
         with suppress(BrokenPipeError):  # its end is seen where its answer is awaited
             reader.process.stdin.write(json.dumps(request).encode() + b"\n")
             reader.process.stdin.flush()
 
-    def _heard(self) -> Iterator[tuple[Found, Answer]]:
+    def _read_answers(self) -> Iterator[tuple[ScanFile, Answer]]:
         for key, _ in self._selector.select(TICK):
             reader: _Reader = key.data
             assert reader.process.stdout is not None
             chunk = os.read(reader.process.stdout.fileno(), 1 << 16)
-            reader.heard = time.monotonic()
+            reader.last_sign = time.monotonic()
             reader.unread += chunk
             *lines, rest = reader.unread.split(b"\n")
             reader.unread = rest
             for line in lines:
-                yield from self._taken(reader, json.loads(line))
+                yield from self._take(reader, json.loads(line))
             if not chunk or len(rest) > LONGEST:
                 yield from self._lost(reader)
         late = time.monotonic() - PATIENCE
-        for reader in [reader for reader in self._all if reader.found and reader.heard < late]:
+        for reader in [reader for reader in self._all if reader.file and reader.last_sign < late]:
             yield from self._lost(reader, f"nothing came of it for {PATIENCE:g} s")
 
-    def _taken(self, reader: _Reader, answer: dict[str, Any]) -> Iterator[tuple[Found, Answer]]:
+    def _take(self, reader: _Reader, answer: dict[str, Any]) -> Iterator[tuple[ScanFile, Answer]]:
         if "bytes" in answer:
             reader.read = answer["bytes"]
             return
-        found = reader.found
-        assert found is not None
+        file = reader.file
+        assert file is not None
         facts = answer.get("facts")
-        reader.found, reader.read = None, 0
+        reader.file, reader.read = None, 0
         if facts is None:
-            yield found, Unusable(*answer["fault"])
+            yield file, Unusable(*answer["fault"])
             return
-        self._finished += found.size if facts["sha256"] else 0
-        yield found, facts
+        self._bytes_of_finished += file.size if facts["sha256"] else 0
+        yield file, facts
 
-    def _lost(self, reader: _Reader, reason: str = "") -> Iterator[tuple[Found, Answer]]:
-        """A process that ended, or is ended now, and the file that it had."""
+    def _lost(self, reader: _Reader, reason: str = "") -> Iterator[tuple[ScanFile, Answer]]:
+        """End a process, if it has not ended yet, and yield the file that it had."""
         self._end(reader)
         code = reader.process.returncode
         if not reason and code == -signal.SIGPROF:
@@ -125,8 +128,8 @@ class Readers:
         if not reason:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             reason = f"the process that read it ended ({how})"
-        if reader.found:
-            yield reader.found, Unusable("unreadable", reason)
+        if reader.file:
+            yield reader.file, Unusable("unreadable", reason)
 
     def _end(self, reader: _Reader) -> None:
         self._all.remove(reader)

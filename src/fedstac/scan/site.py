@@ -136,7 +136,7 @@ def site(content: Mapping[str, Any], source: str) -> Site:
     except ValidationError as error:
         # of a root that is wrong pydantic says too that the tuple of roots is too short: it was never looked at
         wrong = {fault["loc"][0] for fault in error.errors() if len(fault["loc"]) > 1}
-        told = [fault for fault in error.errors() if len(fault["loc"]) != 1 or fault["loc"][0] not in wrong]
-        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in told]
+        shown_faults = [fault for fault in error.errors() if len(fault["loc"]) != 1 or fault["loc"][0] not in wrong]
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in shown_faults]
         sentences = [f"{where}: {what}".removeprefix(": ").replace("Value error, ", "") for where, what in faults]
         raise SiteBroken(f"{source}: {'; '.join(sentences)}") from None

@@ -12,7 +12,7 @@ from fractions import Fraction
 from math import pi
 from typing import Final
 
-from fedstac.scan.values import Unusable, shown
+from fedstac.scan.values import Unusable, printable
 
 _DAY: Final = 86_400
 SYMBOLS: Final = {  # case matters: `Min` is a megainch, `Msec` a megasecond
@@ -81,10 +81,10 @@ def reference(units: str) -> Reference:
     """Read the units of a time coordinate; the date is not checked against a calendar. Unusable if they are none."""
     match = SINCE.fullmatch(units.strip())
     if match is None:
-        raise Unusable("time", f"the units {shown(units)} of time are not of the form `days since 1850-01-01`")
+        raise Unusable("time", f"the units {printable(units)} of time are not of the form `days since 1850-01-01`")
     step = _step(match["unit"], units) * Fraction(match["number"] or 1)
     if step <= 0:
-        raise Unusable("time", f"the units {shown(units)} of time count nothing")
+        raise Unusable("time", f"the units {printable(units)} of time count nothing")
     return _since(match["date"].strip(), step, units)
 
 
@@ -94,11 +94,15 @@ def _step(unit: str, units: str) -> Fraction:
     if unit in SYMBOLS:
         return SYMBOLS[unit]
     if singular in UNCERTAIN:
-        message = f"the units {shown(units)} of time are uncertain: to UDUNITS a {singular} is part of a tropical year"
+        message = (
+            f"the units {printable(units)} of time are uncertain: to UDUNITS a {singular} is part of a tropical year"
+        )
         raise Unusable("time", f"{message}, to other software one of the calendar; use days")
     if singular in NAMES and unit not in ("Min", "MIN"):
         return NAMES[singular]
-    raise Unusable("time", f"{shown(unit)} in the units {shown(units)} of time is no unit of time that is known here")
+    raise Unusable(
+        "time", f"{printable(unit)} in the units {printable(units)} of time is no unit of time that is known here"
+    )
 
 
 def _since(text: str, step: Fraction, units: str) -> Reference:
@@ -126,7 +130,7 @@ def _clock(clock: re.Match[str], units: str) -> Fraction:
     else:
         hour, minute, second = int(clock["hour"]), int(clock["minute"] or 0), Fraction(clock["second"] or 0)
     if hour > 23 or minute > 59 or second >= 60:
-        raise Unusable("time", f"the clock time in the units {shown(units)} of time is none")
+        raise Unusable("time", f"the clock time in the units {printable(units)} of time is none")
     return hour * 3600 + minute * 60 + second
 
 
@@ -139,27 +143,25 @@ def _zone(text: str, units: str) -> int:
         raise _no_date(units, text)
     hours, minutes = (zone["packed"][:-2], zone["packed"][-2:]) if zone["packed"] else (zone["hours"], zone["minutes"])
     if int(hours) > 23 or int(minutes or 0) > 59:
-        raise Unusable("time", f"the zone {shown(text)} in the units {shown(units)} of time is none")
+        raise Unusable("time", f"the zone {printable(text)} in the units {printable(units)} of time is none")
     return (-1 if zone["sign"] == "-" else 1) * (int(hours) * 3600 + int(minutes or 0) * 60)
 
 
 def _no_date(units: str, part: str) -> Unusable:
-    return Unusable(
-        "time",
-        f"{shown(part)} in the units {shown(units)} of time is no date, clock time or zone whose meaning is certain",
-    )
+    where = f"{printable(part)} in the units {printable(units)} of time"
+    return Unusable("time", f"{where} is no date, clock time or zone whose meaning is certain")
 
 
 def direction(units: str) -> str | None:
-    """`latitude` or `longitude` where the units say it, as `degrees_north` does."""
+    """Return `latitude` or `longitude` if the units say it, as `degrees_north` does."""
     match = DIRECTED.fullmatch(units.strip())
     return DIRECTIONS[match[1].lower()][0] if match else None
 
 
 def degrees(units: str | None, kind: str, name: str) -> float:
-    """By what to multiply numbers in these units to get degrees to the north or east.
+    """Return the factor from numbers in these units to degrees north or east.
 
-    `kind` is latitude or longitude, `name` the variable's. Unusable where the units are no angle, or another kind's.
+    `kind` is latitude or longitude, `name` the variable's. Unusable if the units are no angle, or another kind's.
     """
     if not units:
         raise Unusable("coordinates", f"{name}, a {kind}, has no units: they may be degrees or radians")
@@ -173,4 +175,4 @@ def degrees(units: str | None, kind: str, name: str) -> float:
         turn = _TURNS.get(unit, _TURNS.get(unit.removesuffix("s"), _TURNS.get(unit.replace("degrees_", "degree_"))))
         if directed is None and turn is not None and factor > 0:
             return factor * turn
-    raise Unusable("coordinates", f"the units {shown(units)} of {name} are not units of {kind} that are known here")
+    raise Unusable("coordinates", f"the units {printable(units)} of {name} are not units of {kind} that are known here")

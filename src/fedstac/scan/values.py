@@ -23,7 +23,7 @@ PROCESSOR: Final = 60.0  # seconds of the processor to read one header; to wait 
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScanFile:
     """A file to read. `path` is how it was come upon, `real` what is opened: no step of it is a symbolic link."""
 
     path: str
@@ -70,7 +70,7 @@ class Unusable(Exception):
         self.rule, self.message = rule, message
 
 
-def shown(value: object, most: int = 60) -> str:
+def printable(value: object, most: int = 60) -> str:
     """Return a value from a file, in one short line that no terminal obeys."""
     text = ascii(value) if not isinstance(value, str) else repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -10,13 +10,13 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
 
 from fedstac.scan import attributes
-from fedstac.scan.attributes import Notes, name_of, note, quiet_text
+from fedstac.scan.attributes import Notes, hdf5_name, note, quiet_text
 from fedstac.scan.values import Unusable
 
 Block: TypeAlias = tuple[slice, ...]
@@ -44,19 +44,19 @@ def find(file: Any, name: str) -> Any:
         return None
     if not isinstance(link, h5py.HardLink):
         raise Unusable("outside", f"the variable {name} is a link to somewhere else, which is not followed")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
+    candidate = file[name]
+    if not isinstance(candidate, h5py.Dataset):
         return None
-    if found.is_virtual or found.external:
+    if candidate.is_virtual or candidate.external:
         raise Unusable("outside", f"the data of {name} lies in another file, which is not followed")
-    if quiet_text(found, "NAME").startswith(PLACEHOLDER):
+    if quiet_text(candidate, "NAME").startswith(PLACEHOLDER):
         return None if name.startswith(RENAMED) else find(file, RENAMED + name)
-    return found
+    return candidate
 
 
 def shown_name(variable: Any) -> str:
     """Return the name that NetCDF gives to a variable."""
-    return name_of(variable).removeprefix(RENAMED)
+    return hdf5_name(variable).removeprefix(RENAMED)
 
 
 def attached(file: Any, variable: Any, notes: Notes) -> tuple[list[Any], list[Any]]:
@@ -64,24 +64,24 @@ def attached(file: Any, variable: Any, notes: Notes) -> tuple[list[Any], list[An
 
     The first are those that it names as coordinates, then those of its dimensions.
     """
-    named = (attributes.tolerant_text(variable, "coordinates", notes) or "").split()[:100]
-    scales = [name_of(axis[0]) for axis in islice(variable.dims, 32) if len(axis) > 0]
-    seen = {name_of(variable)}
+    coordinates = (attributes.tolerant_text(variable, "coordinates", notes) or "").split()[:100]
+    scales = [hdf5_name(axis[0]) for axis in islice(variable.dims, 32) if len(axis) > 0]
+    names = {hdf5_name(variable)}
     near: list[Any] = []
     others: list[Any] = []
-    for name in (*named, *scales):
-        found = find(file, name)
-        if found is not None and name_of(found) not in seen:
-            seen.add(name_of(found))
-            near.append(found)
+    for name in (*coordinates, *scales):
+        candidate = find(file, name)
+        if candidate is not None and hdf5_name(candidate) not in names:
+            names.add(hdf5_name(candidate))
+            near.append(candidate)
     for name in islice(file.keys(), MOST_NAMES):
         try:
-            found = find(file, name)
+            candidate = find(file, name)
         except Unusable:  # nothing points at it
             continue
-        if found is not None and name_of(found) not in seen:
-            seen.add(name_of(found))
-            others.append(found)
+        if candidate is not None and hdf5_name(candidate) not in names:
+            names.add(hdf5_name(candidate))
+            others.append(candidate)
     return near, others
 
 
@@ -91,23 +91,27 @@ def bounds(file: Any, one: Any, names: Sequence[str], rule: str, notes: Notes) -
         target = quiet_text(one, name)
         if not target:
             continue
-        found, what = find(file, target), f"{shown_name(one)} names {target[:128]!a} as its {name}, which"
-        if found is None or found.dtype.kind not in "iuf":
+        candidate, what = find(file, target), f"{shown_name(one)} names {target[:128]!a} as its {name}, which"
+        if candidate is None or candidate.dtype.kind not in "iuf":
             note(notes, rule, f"{what} is no variable with numbers; its points count")
-        elif found.shape[:-1] != one.shape or not 2 <= (found.shape or (0,))[-1] <= MOST_CORNERS:
-            note(notes, rule, f"{what} has the shape {found.shape} for that of {one.shape}; its points count")
-        elif any(attributes.exists(found, key) and quiet_text(found, key).lower() != quiet_text(one, key).lower()
-                 for key in ("units", "calendar")):  # fmt: skip
+        elif candidate.shape[:-1] != one.shape or not 2 <= (candidate.shape or (0,))[-1] <= MOST_CORNERS:
+            note(notes, rule, f"{what} has the shape {candidate.shape} for that of {one.shape}; its points count")
+        elif any(_differ(candidate, one, key) for key in ("units", "calendar")):
             note(notes, rule, f"{what} has other units or another calendar; its points count")
         else:
-            return found
+            return candidate
     return None
 
 
-def blocks(one: Any, per_value: int = 1) -> Iterator[Block]:
-    """Slices that cut a variable into blocks of some million values; `per_value` are read beside for each.
+def _differ(candidate: Any, one: Any, key: str) -> bool:
+    """Return whether the first of two variables has an attribute, and another than the second."""
+    return attributes.exists(candidate, key) and quiet_text(candidate, key).lower() != quiet_text(one, key).lower()
 
-    Unusable where the variable, or a chunk of it, is larger than that of any CMIP6 coordinate.
+
+def blocks(one: Any, per_value: int = 1) -> Iterator[Block]:
+    """Yield slices that cut a variable into blocks of some million values; `per_value` are read beside for each.
+
+    Unusable if the variable, or a chunk of it, is larger than that of any CMIP6 coordinate.
     """
     check_size(one)
     most = min(BLOCK, CHUNKS * math.prod(one.chunks)) if one.chunks else BLOCK
@@ -140,6 +144,14 @@ def _cut(shape: tuple[int, ...], most: int) -> Iterator[Block]:
             yield (slice(n, n + 1), *rest)
 
 
+class _ValidRange(NamedTuple):
+    """The least and the largest valid number, and whether they are packed."""
+
+    low: float
+    high: float
+    is_packed: bool
+
+
 class Values:
     """A variable's numbers as 64-bit floats: unpacked, not a number where one is missing or out of its valid range.
 
@@ -159,10 +171,10 @@ class Values:
     def _single(self, name: str, default: float) -> float:
         if not attributes.exists(self._one, name):
             return default
-        found = attributes.numbers(self._one, name)
-        if found is None or found.size != 1 or not np.isfinite(found[0]):
+        candidate = attributes.numbers(self._one, name)
+        if candidate is None or candidate.size != 1 or not np.isfinite(candidate[0]):
             raise Unusable(self._rule, f"the attribute {name} of {shown_name(self._one)} is not a number")
-        return float(found[0])
+        return float(candidate[0])
 
     def _as_stored(self, values: Any) -> Any:
         """Return an attribute's numbers as they compare with those that are stored."""
@@ -172,17 +184,19 @@ class Values:
             values = _unsigned(values)
         return values.astype(np.float64)
 
-    def _valid_range(self) -> tuple[float, float, bool]:
-        """Return the least and the largest valid number, and whether they are packed: as their type says, that of the
-        packed or that of the unpacked numbers (NetCDF users' guide, Attribute Conventions)."""
+    def _valid_range(self) -> _ValidRange:
+        """Return the least and the largest valid number.
+
+        Their type says whether they are packed or unpacked numbers (NetCDF users' guide, Attribute Conventions).
+        """
         low, high = (attributes.numbers(self._one, name) for name in ("valid_min", "valid_max"))
         both = attributes.numbers(self._one, "valid_range")
         if both is not None and both.size == 2:
             low, high = both[:1], both[1:]
-        given = [limit for limit in (low, high) if limit is not None]
-        is_packed = not any(limit.dtype.kind == "f" and self._one.dtype.kind in "iu" for limit in given)
+        present_limits = [limit for limit in (low, high) if limit is not None]
+        is_packed = not any(limit.dtype.kind == "f" and self._one.dtype.kind in "iu" for limit in present_limits)
         limits = [self._as_stored(limit)[0] if limit is not None else None for limit in (low, high)]
-        return (
+        return _ValidRange(
             -np.inf if limits[0] is None else float(limits[0]),
             np.inf if limits[1] is None else float(limits[1]),
             is_packed,
@@ -190,20 +204,19 @@ class Values:
 
     def read(self, block: Block) -> Any:
         """Return the values of a block; a single one where the variable is a scalar."""
-        stored = np.atleast_1d(self._one[block])
-        packed = (_unsigned(stored) if self._is_unsigned else stored).astype(np.float64)
-        low, high, is_packed = self._valid
-        gone = ~np.isfinite(packed) | (np.abs(packed) > FILL)
+        raw = np.atleast_1d(self._one[block])
+        packed = (_unsigned(raw) if self._is_unsigned else raw).astype(np.float64)
+        is_missing = ~np.isfinite(packed) | (np.abs(packed) > FILL)
         for missing in self._missing:
-            gone |= np.isin(packed, missing)
-        packed[gone] = np.nan
+            is_missing |= np.isin(packed, missing)
+        packed[is_missing] = np.nan
         values = packed * self._scale + self._offset
-        judged = packed if is_packed else values
-        values[(judged < low) | (judged > high)] = np.nan
+        compared_values = packed if self._valid.is_packed else values
+        values[(compared_values < self._valid.low) | (compared_values > self._valid.high)] = np.nan
         return values
 
 
 def _unsigned(values: Any) -> Any:
-    """Whole numbers without their sign, as the attribute `_Unsigned` has it."""
+    """Return whole numbers without their sign, as the attribute `_Unsigned` asks."""
     native = values.astype(values.dtype.newbyteorder("="))
     return native.view(f"u{native.dtype.itemsize}")

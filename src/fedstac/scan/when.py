@@ -14,7 +14,7 @@ import numpy as np
 from fedstac.scan import attributes, units, variables
 from fedstac.scan.attributes import Notes, note, quiet_text
 from fedstac.scan.calendars import SECOND, Beyond, Clock
-from fedstac.scan.values import Unusable, shown
+from fedstac.scan.values import Unusable, printable
 from fedstac.scan.variables import Values, shown_name
 
 RULE: Final = "time"
@@ -31,7 +31,7 @@ def span_of(file: Any, near: Sequence[Any], frequency: str, notes: Notes) -> tup
         return None, None
     time = _pick(near)
     if time is None:
-        raise Unusable(RULE, f"the variable has no time coordinate, and its frequency is {shown(frequency)}")
+        raise Unusable(RULE, f"the variable has no time coordinate, and its frequency is {printable(frequency)}")
     if len(time.shape) > 1:
         raise Unusable(RULE, f"time has {len(time.shape)} dimensions")
     if attributes.exists(time, "month_lengths"):

@@ -70,7 +70,7 @@ def _is(one: Any, kind: str) -> bool:
 
 
 def _count_cells(north: _Coordinate, east: _Coordinate, latitudes: _Latitudes, longitudes: _Longitudes) -> None:
-    """Curvilinear and unstructured grids: a latitude and a longitude for each cell; both are there, or it is none."""
+    """Count the cells of a curvilinear or unstructured grid. A cell without a latitude or a longitude is none."""
     for block in north.blocks(max(north.corners, east.corners)):
         y, x = north.points(block), east.points(block)
         is_cell = ~(np.isnan(y) | np.isnan(x))
@@ -178,7 +178,7 @@ class _Longitudes:
     def __init__(self) -> None:
         self._low = np.full(BINS, np.inf)  # of each bin: the lowest longitude that is covered, and the highest
         self._high = np.full(BINS, -np.inf)
-        self._begun = np.zeros(
+        self._changes = np.zeros(
             2 * BINS + 2, np.int64
         )  # how many arcs that cover whole bins begin at one, less their ends
         self._is_whole = False
@@ -205,13 +205,13 @@ class _Longitudes:
         np.maximum.at(self._high, first % BINS, np.where(is_long, (first % BINS + 1) * (360 / BINS), ends))
         np.minimum.at(self._low, last[is_long] % BINS, (last[is_long] % BINS) * (360 / BINS))
         np.maximum.at(self._high, last[is_long] % BINS, ends[is_long] % 360)
-        self._begun += np.bincount(first[is_long] + 1, minlength=self._begun.size)
-        self._begun -= np.bincount(last[is_long], minlength=self._begun.size)
+        self._changes += np.bincount(first[is_long] + 1, minlength=self._changes.size)
+        self._changes -= np.bincount(last[is_long], minlength=self._changes.size)
 
     def arc(self, cells: float, *, is_exact: bool) -> tuple[float, float]:
         """Start and width. All of the globe where no gap is wider than between two of `cells` points around it, unless
         bounds say exactly where the cells end."""
-        covered = np.cumsum(self._begun)
+        covered = np.cumsum(self._changes)
         inside = (covered[:BINS] > 0) | (covered[BINS : 2 * BINS] > 0)
         edges = np.arange(BINS + 1) * (360 / BINS)
         low, high = np.where(inside, edges[:-1], self._low), np.where(inside, edges[1:], self._high)
