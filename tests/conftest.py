@@ -52,6 +52,11 @@ def cluster() -> Iterator[embedded.Cluster]:
 @pytest.fixture(scope="session")
 def template(cluster: embedded.Cluster) -> str:
     """A migrated database that tests copy."""
+    return make_template(cluster)
+
+
+def make_template(cluster: embedded.Cluster) -> str:
+    """Make a migrated database that others are copied from, and return its name."""
     with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
         conn.execute("CREATE DATABASE template_fedstac")
     migrations.setup(cluster.dsn("template_fedstac"))

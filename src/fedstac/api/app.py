@@ -10,7 +10,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import attr
-import orjson
 import structlog
 from fastapi import FastAPI
 from stac_fastapi.api.app import StacApi
@@ -23,12 +22,13 @@ from fedstac import __version__, bootstrap
 from fedstac.api import vocabulary_routes
 from fedstac.api.call import Services
 from fedstac.api.capability import Capability
-from fedstac.api.http import openapi, prefixes, problems, server
+from fedstac.api.http import prefixes, problems, server
 from fedstac.api.http import routes as http_routes
 from fedstac.api.http.access_log import AccessLog
 from fedstac.api.http.compression import Compression
 from fedstac.api.http.fast_path import FastPath
 from fedstac.api.http.guard import Guard
+from fedstac.api.http.openapi import Description
 from fedstac.api.nodes import routes as node_routes
 from fedstac.api.nodes.health import HealthLook
 from fedstac.api.people import identity
@@ -81,7 +81,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()
     policies = Policies(settings.policy, settings.globus_policy, here=settings.node)  # refused before anything runs
     title = f"fedstac {settings.node}"
     conformance = tuple(uri for capability in CAPABILITIES for uri in capability.conformance_classes)
-    description = orjson.dumps(openapi.document(CAPABILITIES, title=title, version=__version__, base_url=base_url))
+    description = Description.of(CAPABILITIES, title=title, version=__version__, base_url=base_url)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, QueryParams
 from fedstac.domain.policy import Principal
 
 if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named here
+    from fedstac.api.http.openapi import Description
     from fedstac.api.nodes.health import HealthLook
     from fedstac.api.people.identity import Principals
     from fedstac.api.search.queryables import QueryableNames
@@ -27,7 +28,7 @@ class Services:
     node: Node
     base_url: str  # where the node is for its clients, without a slash at the end
     conformance: Sequence[str]  # the conformance classes of all capabilities
-    openapi: bytes  # the description of all routes
+    openapi: Description  # of all routes
     principals: Principals
     refusals: Refusals
     queryables: QueryableNames

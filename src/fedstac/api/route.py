@@ -23,6 +23,7 @@ Handler = Callable[[Call], Awaitable[Response]]
 Schema = Mapping[str, Any]
 
 JSON: Final = "application/json"
+GEOJSON: Final = "application/geo+json"
 DRY_RUN: Final = "dry_run"
 _READ_ONLY: Final = ("GET", "HEAD", "OPTIONS")
 _PATH_PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
@@ -82,6 +83,16 @@ class Answer:
     description: str
     content: Mapping[str, str] = field(default_factory=dict)
     headers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, status: int, description: str, schema: str, *, media_type: str = JSON, headers: tuple[str, ...] = ()
+    ) -> Answer:
+        """Return an answer with one kind of body."""
+        return cls(status, description, {media_type: schema}, headers)
+
+
+NOT_MODIFIED: Final = Answer(304, "The caller has what would be served.", headers=("ETag",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

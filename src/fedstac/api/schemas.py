@@ -156,7 +156,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "RequestItems": _object({"items": _list(_ref("RequestItem")), "links": _LINKS}),
     "Requests": _object(
         {"requests": _list(_object({"id": ID, "status": _STATUS, "action": TEXT, "collection": TEXT, "total": WHOLE,
-                                    "counts": _COUNTS, "cancelled": YES_NO, "created": TIME})),
+                                    "counts": _COUNTS, "cancelled": WHOLE, "created": TIME})),
          "links": _LINKS}
     ),
     "DryRun": _object(
@@ -166,6 +166,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         description="What would become of it.",
     ),
     "Unchanged": _object({"id": TEXT, "outcome": _OUTCOME}),
+    "Done": {"anyOf": [_ref("Request"), _ref("DryRun"), _ref("Unchanged")]},
     "Vocabularies": _object(
         {"vocabularies": _list(_object({"project": TEXT, "version": TEXT, "digest": TEXT, "current": YES_NO,
                                         "links": _LINKS})), "links": _LINKS}
@@ -221,6 +222,9 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "Confirmation": _object({"code": TEXT}),
     "Queued": _object({"status": {"const": "queued"}}),
     "Event": {"type": "object", "description": "A CloudEvent: one change of one dataset, with its whole new state."},
+    "Events": _list(_ref("Event")),
+    "Lines": {"type": "string", "description": "A JSON document on each line."},
+    "Page": {"type": "string", "description": "A page for people."},
     "Head": _object(
         {"origin": TEXT, "cursor": TEXT, "nodes": _list(_object({"node": TEXT, "through": TEXT}))}
     ),

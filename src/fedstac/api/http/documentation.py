@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, problems
+from fedstac.api.http import links, preconditions, problems
 from fedstac.domain import errors
 from fedstac.domain.errors import NotFound, Problem
 
@@ -20,7 +20,11 @@ QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # of a media type in Accept
 
 async def get_openapi(call: Call) -> Response:
     """Return the description of every route, as OpenAPI 3.1."""
-    return Response(call.services.openapi, media_type=links.OPENAPI, headers={"Cache-Control": "no-cache"})
+    description = call.services.openapi
+    headers = {"ETag": description.etag, "Cache-Control": "no-cache"}
+    if preconditions.is_unchanged(call.headers, description.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(description.body, media_type=links.OPENAPI, headers=headers)
 
 
 async def get_page(call: Call) -> Response:

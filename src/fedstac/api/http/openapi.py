@@ -1,52 +1,243 @@
-"""The description of every route as OpenAPI 3.1, from what the routes declare."""
+"""The description of every route as OpenAPI 3.1, from what the routes declare.
+
+The examples are real: `tools/examples.py` records them from a node, and a test sends them again and compares.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
 
+import orjson
+
+from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.route import Access, Route
+from fedstac.api.route import Access, Answer, Parameter, Route
 from fedstac.api.schemas import COMPONENTS, ref
+from fedstac.domain import errors
+from fedstac.domain.errors import Problem
 
-_CONVERTOR = re.compile(r":\w+}")
+EXAMPLES: Final = "examples.json"  # beside the package's modules: exchanges in the order in which they are made
+PROBLEM_TYPE: Final = "application/problem+json"
+_CONVERTOR: Final = re.compile(r":\w+}")
+
+OF_EVERY_ROUTE: Final = (
+    errors.BadRequest, errors.UnsupportedMediaType, errors.HeadersTooLarge, errors.Unavailable, errors.TakesTooLong,
+)  # fmt: skip
+OF_BODIES: Final = (errors.MalformedJson, errors.BodyTimeout, errors.BodyTooLarge, errors.TooManyRequests)
+OF_TOKENS: Final = (errors.Unauthenticated, errors.InvalidToken, errors.InvalidTokenAudience)
+OF_ACCESS: Final[Mapping[Access, tuple[type[Problem], ...]]] = {
+    Access.PUBLIC: (),
+    Access.AUTHENTICATED: OF_TOKENS,
+    Access.NODE: (*OF_TOKENS, errors.MissingPermission),
+    Access.ACTION: (*OF_TOKENS, errors.MissingPermission),
+    Access.ADMIN: (*OF_TOKENS, errors.MissingPermission),
+}
+CALLERS: Final[Mapping[Access, str]] = {
+    Access.PUBLIC: "Anybody may call it.",
+    Access.AUTHENTICATED: "Every caller with a valid token may call it.",
+    Access.NODE: "The nodes of the federation may call it.",
+    Access.ACTION: "Callers may call it whom the policy permits what the request does.",
+    Access.ADMIN: "Callers may call it who have the right `{right}`.",
+}
+HEADERS: Final[Mapping[str, str]] = {
+    "Allow": "The methods that the caller may use.",
+    "ETag": "What If-Match and If-None-Match take.",
+    "Last-Modified": "When it was changed.",
+    "Link": "With rel=monitor: the request that did it.",
+    "Location": "Where to read it.",
+    "Preference-Applied": "wait, where the answer waited for the result.",
+    "Retry-After": "Seconds after which to ask again.",
+    "X-Cursor": "The cursor to go on from.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request to a route, and its answer: an example.
+
+    caller: the name of a token; empty where none is sent.
+    """
+
+    operation: str
+    summary: str
+    status: int
+    caller: str = ""
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    answer: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The OpenAPI document as it is served."""
+
+    body: bytes
+    etag: str
+
+    @classmethod
+    def of(cls, capabilities: Iterable[Capability], *, title: str, version: str, base_url: str) -> Description:
+        """Return the description of the capabilities."""
+        body = orjson.dumps(document(capabilities, title=title, version=version, base_url=base_url))
+        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+
+@cache
+def exchanges() -> Sequence[Exchange]:
+    """Return the recorded examples, in the order in which they were made."""
+    text = files("fedstac.api").joinpath(EXAMPLES).read_bytes()
+    return tuple(Exchange(**fields) for fields in orjson.loads(text))
+
+
+def operation_name(route: Route) -> str:
+    """Return the name of a route in the examples."""
+    return f"{route.method} {route.path}"
 
 
 def document(capabilities: Iterable[Capability], *, title: str, version: str, base_url: str) -> dict[str, Any]:
     """Return the OpenAPI document of the capabilities."""
-    paths: dict[str, dict[str, Any]] = {}
-    tags = []
+    examples: dict[str, list[Exchange]] = {}
+    for exchange in exchanges():
+        examples.setdefault(exchange.operation, []).append(exchange)
+    writer = _Writer(examples)
+    capabilities = tuple(capabilities)
     for capability in capabilities:
-        tags.append({"name": capability.name, "description": capability.description})
         for route in capability.routes:
-            paths.setdefault(_CONVERTOR.sub("}", route.path), {})[route.method.lower()] = _operation(route, capability)
+            writer.add(route, capability.name)
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": version},
+        "info": {
+            "title": title, "version": version, "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+            "description": "A STAC catalogue of a data federation: search, publish, follow. A refusal is a problem"
+            " document (RFC 9457), whose type leads to a page that explains it.",
+        },
         "servers": [{"url": base_url}],
-        "tags": tags,
-        "paths": paths,
-        "components": {"schemas": COMPONENTS, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
-    }
+        "tags": [{"name": capability.name, "description": capability.description} for capability in capabilities],
+        "paths": writer.paths,
+        "components": {
+            "schemas": dict(COMPONENTS),
+            "responses": writer.responses,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }  # fmt: skip
 
 
-def _operation(route: Route, capability: Capability) -> dict[str, Any]:
-    operation: dict[str, Any] = {"tags": [capability.name], "summary": route.summary}
-    if route.description:
-        operation["description"] = route.description
-    operation["parameters"] = [
-        *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-          for name in route.path_parameters),
-        *({"name": one.name, "in": one.place, "required": one.required, "description": one.description,
-           "schema": one.schema} for one in route.parameters),
-    ]  # fmt: skip
-    if route.body is not None:
-        content = {
-            kind: {"schema": {"anyOf": [ref(name) for name in names]}} for kind, names in route.body.content.items()
+class _Writer:
+    """Writes the operations of a document, and gathers the responses that they share."""
+
+    def __init__(self, examples: Mapping[str, Sequence[Exchange]]) -> None:
+        self._examples = examples
+        self.paths: dict[str, dict[str, Any]] = {}
+        self.responses: dict[str, Any] = {}
+
+    def add(self, route: Route, tag: str) -> None:
+        """Write the operation of a route."""
+        path = _CONVERTOR.sub("}", route.path)
+        self.paths.setdefault(path, {})[route.method.lower()] = self._operation(route, path, tag)
+
+    def _operation(self, route: Route, path: str, tag: str) -> dict[str, Any]:
+        examples = self._examples.get(operation_name(route), ())
+        callers = CALLERS[route.access].format(right=route.right)
+        operation: dict[str, Any] = {
+            "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", path)]) if path != "/" else "get_root",
+            "tags": [tag],
+            "summary": route.summary,
+            "description": "\n\n".join(part for part in (route.description, callers) if part),
+            "parameters": [*map(_path_parameter, route.path_parameters), *map(_parameter, route.parameters)],
         }
-        operation["requestBody"] = {"required": route.body.is_required, "content": content}
-    operation["responses"] = {"default": {"description": "See the documentation."}}
-    if route.access is not Access.PUBLIC:
-        operation["security"] = [{"bearer": []}]
-    return operation
+        if route.body is not None:
+            content = {media_type: _any_of(names) for media_type, names in route.body.content.items()}
+            sent = [exchange for exchange in examples if exchange.body is not None]
+            _illustrate(content, sent, [exchange.body for exchange in sent], _media_type_sent)
+            operation["requestBody"] = {"required": route.body.is_required, "content": content}
+        operation["responses"] = {
+            **{str(answer.status): _response(answer, examples) for answer in route.answers},
+            **self._refusals(route, examples),
+        }
+        operation["security"] = [{"bearer": []}] if route.access is not Access.PUBLIC else [{}, {"bearer": []}]
+        return operation
+
+    def _refusals(self, route: Route, examples: Sequence[Exchange]) -> dict[str, Any]:
+        """Return the responses that are problems, by status; those without examples are shared."""
+        by_status: dict[int, list[type[Problem]]] = {}
+        for problem in dict.fromkeys(problems_of(route)):
+            by_status.setdefault(problem.status, []).append(problem)
+        responses: dict[str, Any] = {}
+        for status, problems in sorted(by_status.items()):
+            names = sorted(problem.name for problem in problems)
+            response = _refusal(problems)
+            refused = [exchange for exchange in examples if exchange.status == status]
+            if refused:
+                _illustrate(response["content"], refused, [one.answer for one in refused], lambda _: PROBLEM_TYPE)
+                responses[str(status)] = response
+            else:
+                self.responses["-or-".join(names)] = response
+                responses[str(status)] = {"$ref": f"#/components/responses/{'-or-'.join(names)}"}
+        return responses
+
+
+def problems_of(route: Route) -> tuple[type[Problem], ...]:
+    """Return every problem that a route answers with: its own, those of its access and those that all routes have."""
+    return (*OF_EVERY_ROUTE, *OF_ACCESS[route.access], *(OF_BODIES if route.body else ()), *route.problems)
+
+
+def _any_of(names: Sequence[str]) -> dict[str, Any]:
+    schemas = [ref(name) for name in names]
+    return {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "description": parameters.IN_PATH[name],
+            "schema": {"type": "string", "minLength": 1}}  # fmt: skip
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": parameter.name, "in": parameter.place, "required": parameter.required,
+        "description": parameter.description, "schema": parameter.schema,
+    }  # fmt: skip
+    if parameter.schema.get("type") == "array":
+        fields |= {"style": "form", "explode": False}
+    return fields
+
+
+def _response(answer: Answer, examples: Sequence[Exchange]) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": answer.description}
+    if answer.headers:
+        response["headers"] = {
+            name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in answer.headers
+        }
+    if answer.content:
+        content = {media_type: {"schema": ref(name)} for media_type, name in answer.content.items()}
+        given = [one for one in examples if one.status == answer.status and one.answer is not None]
+        _illustrate(content, given, [one.answer for one in given], lambda one: _media_type_of(one.answer, content))
+        response["content"] = content
+    return response
+
+
+def _refusal(problems: Sequence[type[Problem]]) -> dict[str, Any]:
+    description = " ".join(f"`{problem.name}`: {problem.title}." for problem in problems)
+    return {"description": description, "content": {PROBLEM_TYPE: {"schema": ref("Problem")}}}
+
+
+def _illustrate(content: dict[str, Any], given: Sequence[Exchange], values: Sequence[Any], media_type: Any) -> None:
+    """Add examples to the media types that they have."""
+    for n, (exchange, value) in enumerate(zip(given, values, strict=True), 1):
+        entry = content.get(media_type(exchange)) or next(iter(content.values()))
+        entry.setdefault("examples", {})[f"example-{n}"] = {"summary": exchange.summary, "value": value}
+
+
+def _media_type_sent(exchange: Exchange) -> str:
+    return {name.lower(): value for name, value in exchange.headers.items()}.get("content-type", "application/json")
+
+
+def _media_type_of(answer: Any, content: Mapping[str, Any]) -> str:
+    is_feature = isinstance(answer, dict) and answer.get("type") in ("Feature", "FeatureCollection")
+    return next((name for name in content if ("geo+json" in name) is is_feature), next(iter(content)))

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.nodes import feed, health
-from fedstac.api.route import JSON, Access, BodyFormat, Route, Size
+from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
+from fedstac.domain.errors import CursorGone
 from fedstac.runtime.budget import Lane
+
+_CURSOR = ("X-Cursor",)
+_HEALTH = Answer.of(200, "How the node stands.", "Health")
 
 FEED = Capability(
     name="feed",
     description="The log of this node, for the other nodes of the federation.",
     routes=(
-        Route(method="GET", path="/events", handler=feed.get_events, access=Access.NODE),
-        Route(method="GET", path="/events/head", handler=feed.get_head, access=Access.NODE),
+        Route(
+            method="GET", path="/events", handler=feed.get_events, access=Access.NODE, parameters=parameters.EVENTS,
+            answers=(
+                Answer(
+                    200, "Events, the oldest first. `X-Cursor` is where to go on.",
+                    {feed.BATCH: "Events", feed.LINES: "Lines"}, headers=_CURSOR,
+                ),
+            ),
+            problems=(CursorGone,),
+        ),
+        Route(
+            method="GET", path="/events/head", handler=feed.get_head, access=Access.NODE,
+            answers=(Answer.of(200, "The last position, and what each node has acknowledged.", "Head"),),
+        ),
         Route(
             method="POST", path="/events/status", handler=feed.post_status, access=Access.NODE,
-            body=BodyFormat(Size.SMALL, {JSON: ("Acknowledgement",)}), logs_refusals=False,
+            body=BodyFormat(Size.SMALL, {JSON: ("Acknowledgement",)}),
+            answers=(Answer(204, "Written down."),), problems=(CursorGone,), logs_refusals=False,
         ),
-        Route(method="GET", path="/snapshot", handler=feed.get_snapshot, access=Access.NODE),
-        Route(method="GET", path="/digests", handler=feed.get_digests, access=Access.NODE),
+        Route(
+            method="GET", path="/snapshot", handler=feed.get_snapshot, access=Access.NODE,
+            parameters=parameters.SNAPSHOT,
+            answers=(Answer.of(200, "A page of datasets.", "Snapshot", headers=_CURSOR),),
+        ),
+        Route(
+            method="GET", path="/digests", handler=feed.get_digests, access=Access.NODE,
+            parameters=parameters.DIGESTS,
+            answers=(Answer.of(200, "Fingerprints, or records of a bucket.", "Digests"),),
+        ),
     ),
 )  # fmt: skip
 
@@ -27,13 +53,21 @@ HEALTH = Capability(
     description="How this node stands.",
     routes=(
         Route(
-            method="GET", path="/healthcheck", handler=health.get_health, access=Access.PUBLIC, lane=Lane.HEALTH
+            method="GET", path="/healthcheck", handler=health.get_health, access=Access.PUBLIC, lane=Lane.HEALTH,
+            answers=(_HEALTH,),
         ),
         Route(
-            method="GET", path="/readiness", handler=health.get_readiness, access=Access.PUBLIC, lane=Lane.HEALTH
+            method="GET", path="/readiness", handler=health.get_readiness, access=Access.PUBLIC, lane=Lane.HEALTH,
+            answers=(_HEALTH,),
         ),
-        Route(method="GET", path="/_mgmt/ping", handler=health.get_ping, access=Access.PUBLIC, lane=Lane.HEALTH),
-        Route(method="GET", path="/_mgmt/health", handler=health.get_up, access=Access.PUBLIC, lane=Lane.HEALTH),
+        Route(
+            method="GET", path="/_mgmt/ping", handler=health.get_ping, access=Access.PUBLIC, lane=Lane.HEALTH,
+            answers=(Answer.of(200, "The process runs.", "Pong"),),
+        ),
+        Route(
+            method="GET", path="/_mgmt/health", handler=health.get_up, access=Access.PUBLIC, lane=Lane.HEALTH,
+            answers=(Answer.of(200, "The process runs.", "Up"),),
+        ),
     ),
 )  # fmt: skip
 CAPABILITIES = (FEED, HEALTH)

@@ -35,7 +35,7 @@ ALWAYS = frozenset(("type", "id", "collection"))  # members that `fields` does n
 
 
 async def landing_page(call: Call) -> Response:
-    """GET /"""
+    """Return the root catalogue: conformance classes, and links to everything else."""
     base, node = call.base_url, call.node
     async with node.pool.acquire() as conn:
         titles = await collections.titles(conn)
@@ -65,12 +65,12 @@ async def landing_page(call: Call) -> Response:
 
 
 async def conformance(call: Call) -> Response:
-    """GET /conformance"""
+    """List the conformance classes."""
     return Response(orjson.dumps({"conformsTo": call.services.conformance}), media_type=links.JSON)
 
 
 async def get_queryables(call: Call) -> Response:
-    """GET /queryables and /collections/{collection_id}/queryables: JSON Schema, with ETag, or 304."""
+    """Return the properties that a filter can name, as a JSON Schema: those of one collection, or of all."""
     base, node = call.base_url, call.node
     names = call.services.queryables
     name = call.path_params.get("collection_id")
@@ -95,7 +95,7 @@ async def get_queryables(call: Call) -> Response:
 
 
 async def get_item(call: Call) -> Response:
-    """GET /collections/{collection_id}/items/{item_id}: the stored document, with ETag, or 304."""
+    """Return a dataset: the stored document, with its state and its links."""
     node = call.node
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
     async with node.pool.acquire() as conn:
@@ -114,14 +114,14 @@ async def get_item(call: Call) -> Response:
 
 
 async def get_items(call: Call) -> Response:
-    """GET /collections/{collection_id}/items"""
+    """Search the datasets of one collection."""
     name = call.path_params["collection_id"]
     asked = await _from_parameters(call, collection=name)
     return await _searched(call, asked, f"/collections/{quote(name)}/items", collection=name)
 
 
 async def get_search(call: Call) -> Response:
-    """GET /search"""
+    """Search datasets, with the conditions in the query."""
     return await _searched(call, await _from_parameters(call), "/search")
 
 
@@ -135,7 +135,7 @@ async def _from_parameters(call: Call, *, collection: str | None = None) -> quer
 
 
 async def post_search(call: Call) -> Response:
-    """POST /search"""
+    """Search datasets, with the conditions in the body."""
     node = call.node
     raw = await call.body.read()
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import options
-from fedstac.api.route import JSON, Access, BodyFormat, Route, Size
+from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
 from fedstac.api.search import reading
+from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDoesNotExist, Unauthenticated
 
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
-_SEARCH = BodyFormat(Size.SMALL, {JSON: ("Search",)})
+ALLOWED = Answer(204, "`Allow` names the methods.", headers=("Allow",))
+BAD_TOKEN = (Unauthenticated, InvalidToken)  # of a public route that looks at a token where one is sent
+_PAGE = Answer.of(200, "A page of datasets. The link `next` leads to the next one.", "ItemCollection",
+                  media_type=GEOJSON)  # fmt: skip
+_QUERYABLES = (
+    Answer.of(200, "The properties as a JSON Schema.", "Queryables", media_type="application/schema+json",
+              headers=("ETag",)),
+    NOT_MODIFIED,
+)  # fmt: skip
 
 SEARCH = Capability(
     name="search",
     description="Read datasets and search for them: STAC API, OGC API - Features and CQL2.",
-    conformance_classes=[
+    conformance_classes=(
         "https://api.stacspec.org/v1.0.0/core",
         "https://api.stacspec.org/v1.0.0/collections",
         "https://api.stacspec.org/v1.0.0/ogcapi-features",
@@ -36,24 +46,54 @@ SEARCH = Capability(
         "http://www.opengis.net/spec/cql2/1.0/conf/accent-insensitive-comparison",
         "http://www.opengis.net/spec/cql2/1.0/conf/basic-spatial-functions",
         "http://www.opengis.net/spec/cql2/1.0/conf/temporal-functions",
-    ],
+    ),
     routes=(
-        Route(method="GET", path="/", handler=reading.landing_page, access=Access.PUBLIC),
-        Route(method="GET", path="/conformance", handler=reading.conformance, access=Access.PUBLIC),
-        Route(method="GET", path="/queryables", handler=reading.get_queryables, access=Access.PUBLIC),
+        Route(
+            method="GET", path="/", handler=reading.landing_page, access=Access.PUBLIC,
+            answers=(Answer.of(200, "The root catalogue.", "LandingPage"),),
+        ),
+        Route(
+            method="GET", path="/conformance", handler=reading.conformance, access=Access.PUBLIC,
+            answers=(Answer.of(200, "The conformance classes.", "Conformance"),),
+        ),
+        Route(
+            method="GET", path="/queryables", handler=reading.get_queryables, access=Access.PUBLIC,
+            parameters=(parameters.IF_NONE_MATCH,), answers=_QUERYABLES,
+        ),
         Route(
             method="GET", path="/collections/{collection_id}/queryables", handler=reading.get_queryables,
-            access=Access.PUBLIC,
+            access=Access.PUBLIC, parameters=(parameters.IF_NONE_MATCH,), answers=_QUERYABLES,
+            problems=(CollectionDoesNotExist,),
         ),
-        Route(method="GET", path=ITEM, handler=reading.get_item, access=Access.PUBLIC, is_hot=True),
-        Route(method="GET", path=ITEMS, handler=reading.get_items, access=Access.PUBLIC),
-        Route(method="GET", path="/search", handler=reading.get_search, access=Access.PUBLIC, is_hot=True),
         Route(
-            method="POST", path="/search", handler=reading.post_search, access=Access.PUBLIC, body=_SEARCH, reads=True,
-            is_hot=True,
+            method="GET", path=ITEM, handler=reading.get_item, access=Access.PUBLIC,
+            parameters=(parameters.IF_NONE_MATCH,),
+            answers=(
+                Answer.of(200, "The dataset.", "Item", media_type=GEOJSON, headers=("ETag", "Last-Modified")),
+                NOT_MODIFIED,
+            ),
+            problems=(ItemDoesNotExist, CollectionDoesNotExist), is_hot=True,
         ),
-        Route(method="OPTIONS", path=ITEM, handler=options.options_item, access=Access.PUBLIC),
-        Route(method="OPTIONS", path=ITEMS, handler=options.options_items, access=Access.PUBLIC),
+        Route(
+            method="GET", path=ITEMS, handler=reading.get_items, access=Access.PUBLIC,
+            parameters=parameters.SEARCH_ONE, answers=(_PAGE,), problems=(CollectionDoesNotExist,),
+        ),
+        Route(
+            method="GET", path="/search", handler=reading.get_search, access=Access.PUBLIC,
+            parameters=parameters.SEARCH_ALL, answers=(_PAGE,), is_hot=True,
+        ),
+        Route(
+            method="POST", path="/search", handler=reading.post_search, access=Access.PUBLIC,
+            body=BodyFormat(Size.SMALL, {JSON: ("Search",)}), answers=(_PAGE,), reads=True, is_hot=True,
+        ),
+        Route(
+            method="OPTIONS", path=ITEM, handler=options.options_item, access=Access.PUBLIC, answers=(ALLOWED,),
+            problems=(ItemDoesNotExist, *BAD_TOKEN),
+        ),
+        Route(
+            method="OPTIONS", path=ITEMS, handler=options.options_items, access=Access.PUBLIC, answers=(ALLOWED,),
+            problems=(CollectionDoesNotExist, *BAD_TOKEN),
+        ),
     ),
 )  # fmt: skip
 CAPABILITIES = (SEARCH,)

@@ -21,7 +21,7 @@ OWN_PAGE, LARGEST_OWN_PAGE = 20, 100  # requests, each of up to 5 000 items that
 
 
 async def get_requests(call: Call) -> Response:
-    """GET /requests?limit=&after=: the caller's own, the newest first."""
+    """List the caller's requests, the newest first."""
     node = call.node
     principal = call.caller
     limit = max(1, numbers.whole(call.query_params, "limit", default=OWN_PAGE, most=LARGEST_OWN_PAGE))
@@ -47,7 +47,7 @@ async def get_requests(call: Call) -> Response:
 
 
 async def get_request(call: Call) -> Response:
-    """GET /requests/{request_id}."""
+    """Return a request: what became of it, and where that is visible."""
     summary = await readable(call)
     node = call.node
     async with node.pool.acquire() as conn:
@@ -56,7 +56,7 @@ async def get_request(call: Call) -> Response:
 
 
 async def get_request_items(call: Call) -> Response:
-    """GET /requests/{request_id}/items?status=&limit=&after=: results in the order of the batch."""
+    """List the results of a request, in the order of the batch."""
     summary = await readable(call)
     node = call.node
     status, limit, after = _page(call)

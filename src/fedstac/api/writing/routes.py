@@ -5,68 +5,134 @@ from __future__ import annotations
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import options
-from fedstac.api.route import JSON, Access, BodyFormat, Route, Size
-from fedstac.api.search.routes import ITEM, ITEMS
+from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
+from fedstac.api.search.routes import ALLOWED, BAD_TOKEN, ITEM, ITEMS
 from fedstac.api.writing import changes, collections, items, requests, retries
+from fedstac.domain.errors import (
+    CollectionAlreadyExists,
+    CollectionDoesNotExist,
+    CollectionNotEmpty,
+    Conflict,
+    ForeignOrigin,
+    IdempotencyKeyReused,
+    ItemAlreadyExists,
+    ItemDoesNotExist,
+    Misdirected,
+    PreconditionFailed,
+    PreconditionRequired,
+    RequestDoesNotExist,
+    StacInvalid,
+)
 from fedstac.domain.policy import Action
 
 COLLECTIONS_PATH, COLLECTION = "/collections", "/collections/{collection_id}"
+LINES = "application/x-ndjson"
+_PATCH = {
+    JSON: ("MergePatch", "JsonPatch"),
+    "application/merge-patch+json": ("MergePatch",),
+    "application/json-patch+json": ("JsonPatch",),
+}
 _COLLECTION = BodyFormat(Size.SMALL, {JSON: ("Collection",)})
-_ITEM = BodyFormat(Size.ITEM, {JSON: ("Item",)})
-_REASON = BodyFormat(Size.ITEM, {JSON: ("Retraction",)}, is_required=False)
-_BATCH = BodyFormat(Size.BATCH, {JSON: ("Item", "Items")})
-_DRY_RUN = (parameters.TRY,)
+_DATASET = BodyFormat(Size.ITEM, {JSON: ("Item",), GEOJSON: ("Item",)})
+_DATASETS = BodyFormat(Size.BATCH, {JSON: ("Item", "Items"), GEOJSON: ("Item", "Items"), LINES: ("Lines",)})
+_RETRACTION = BodyFormat(Size.ITEM, {JSON: ("Retraction",)}, is_required=False)
+_CREATED = Answer.of(201, "The new collection.", "Collection", headers=("ETag", "Last-Modified", "Location"))
+_CHANGED = Answer.of(200, "The collection as it is now.", "Collection", headers=("ETag", "Last-Modified", "Location"))
+_ACCEPTED = Answer(
+    202, "Accepted: a request that can be followed. ESGF's publisher gets this status for what changes nothing, too.",
+    {JSON: "Accepted", GEOJSON: "Item"}, headers=("Location", "Retry-After"),
+)  # fmt: skip
+_NEW = Answer.of(201, "With `Prefer: wait`: the new dataset.", "Item", media_type=GEOJSON,
+                 headers=("Location", "Link", "Preference-Applied"))  # fmt: skip
+_DONE = Answer(
+    200, "With `Prefer: wait`: the dataset, or the final request of a batch. Else a dry run, or what changed nothing.",
+    {GEOJSON: "Item", JSON: "Done"}, headers=("Location", "Link", "Preference-Applied"),
+)  # fmt: skip
+_WRITTEN = (_DONE, _NEW, _ACCEPTED)
+_OF_COLLECTION = (CollectionDoesNotExist, ForeignOrigin, Conflict, PreconditionFailed, StacInvalid)
+_OF_PUBLISHING = (
+    StacInvalid, CollectionDoesNotExist, ForeignOrigin, ItemAlreadyExists, Conflict, Misdirected, PreconditionFailed,
+    IdempotencyKeyReused,
+)  # fmt: skip
+_OF_CHANGE = (ItemDoesNotExist, *_OF_PUBLISHING, PreconditionRequired)
 
 COLLECTIONS = Capability(
     name="collections",
     description="Projects, which STAC calls collections.",
-    conformance_classes=["https://api.stacspec.org/v1.0.0/collections/extensions/transaction"],
+    conformance_classes=("https://api.stacspec.org/v1.0.0/collections/extensions/transaction",),
     routes=(
-        Route(method="GET", path=COLLECTIONS_PATH, handler=collections.get_collections, access=Access.PUBLIC),
+        Route(
+            method="GET", path=COLLECTIONS_PATH, handler=collections.get_collections, access=Access.PUBLIC,
+            parameters=parameters.COLLECTIONS_PAGE,
+            answers=(Answer.of(200, "A page of collections, by their ids.", "Collections"),),
+        ),
         Route(
             method="POST", path=COLLECTIONS_PATH, handler=collections.post_collection, access=Access.ADMIN,
-            right=Action.COLLECTIONS, body=_COLLECTION, log_name="create",
+            right=Action.COLLECTIONS, body=_COLLECTION, answers=(_CREATED,),
+            problems=(CollectionAlreadyExists, StacInvalid, Conflict), log_name="create",
         ),
-        Route(method="GET", path=COLLECTION, handler=collections.get_collection, access=Access.PUBLIC),
+        Route(
+            method="GET", path=COLLECTION, handler=collections.get_collection, access=Access.PUBLIC,
+            parameters=(parameters.IF_NONE_MATCH,),
+            answers=(
+                Answer.of(200, "The collection.", "Collection", headers=("ETag", "Last-Modified")), NOT_MODIFIED,
+            ),
+            problems=(CollectionDoesNotExist,),
+        ),
         Route(
             method="PUT", path=COLLECTION, handler=collections.put_collection, access=Access.ADMIN,
-            right=Action.COLLECTIONS, body=_COLLECTION, log_name="update",
+            right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH,), body=_COLLECTION, answers=(_CHANGED,),
+            problems=_OF_COLLECTION, log_name="update",
         ),
         Route(
             method="PATCH", path=COLLECTION, handler=collections.patch_collection, access=Access.ADMIN,
-            right=Action.COLLECTIONS, body=_COLLECTION, log_name="update",
+            right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH,), body=BodyFormat(Size.SMALL, _PATCH),
+            answers=(_CHANGED,), problems=_OF_COLLECTION, log_name="update",
         ),
         Route(
             method="DELETE", path=COLLECTION, handler=collections.delete_collection, access=Access.ADMIN,
-            right=Action.COLLECTIONS, log_name="delete",
+            right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH,),
+            answers=(Answer(204, "The collection is gone."),),
+            problems=(CollectionDoesNotExist, CollectionNotEmpty, ForeignOrigin, PreconditionFailed),
+            log_name="delete",
         ),
-        Route(method="OPTIONS", path=COLLECTIONS_PATH, handler=options.options_collections, access=Access.PUBLIC),
-        Route(method="OPTIONS", path=COLLECTION, handler=options.options_collection, access=Access.PUBLIC),
+        Route(
+            method="OPTIONS", path=COLLECTIONS_PATH, handler=options.options_collections, access=Access.PUBLIC,
+            answers=(ALLOWED,), problems=BAD_TOKEN,
+        ),
+        Route(
+            method="OPTIONS", path=COLLECTION, handler=options.options_collection, access=Access.PUBLIC,
+            answers=(ALLOWED,), problems=(CollectionDoesNotExist, *BAD_TOKEN),
+        ),
     ),
 )  # fmt: skip
 
 TRANSACTIONS = Capability(
     name="transactions",
     description="Publish and change datasets: the transaction extension of STAC API.",
-    conformance_classes=[
+    conformance_classes=(
         "https://api.stacspec.org/v1.0.0/ogcapi-features/extensions/transaction",
         "http://www.opengis.net/spec/ogcapi-features-4/1.0/conf/simpletx",
-    ],
+    ),
     routes=(
         Route(
-            method="POST", path=ITEMS, handler=items.post_items, access=Access.ACTION, parameters=_DRY_RUN,
-            body=_BATCH, log_name="publish", is_hot=True,
+            method="POST", path=ITEMS, handler=items.post_items, access=Access.ACTION,
+            parameters=(parameters.ONLY_NEW, *parameters.WRITE), body=_DATASETS, answers=_WRITTEN,
+            problems=_OF_PUBLISHING, log_name="publish", is_hot=True,
         ),
         Route(
-            method="PUT", path=ITEM, handler=changes.put_item, access=Access.ACTION, parameters=_DRY_RUN, body=_ITEM,
-            log_name="amend",
+            method="PUT", path=ITEM, handler=changes.put_item, access=Access.ACTION,
+            parameters=(parameters.OVERRIDE, *parameters.CHANGE), body=_DATASET, answers=_WRITTEN,
+            problems=_OF_CHANGE, log_name="amend",
         ),
         Route(
-            method="PATCH", path=ITEM, handler=changes.patch_item, access=Access.ACTION, parameters=_DRY_RUN,
-            body=_ITEM, log_name="amend",
+            method="PATCH", path=ITEM, handler=changes.patch_item, access=Access.ACTION,
+            parameters=(parameters.OVERRIDE, *parameters.CHANGE), body=BodyFormat(Size.ITEM, _PATCH),
+            answers=_WRITTEN, problems=_OF_CHANGE, log_name="amend",
         ),
         Route(
-            method="DELETE", path=ITEM, handler=changes.delete_item, access=Access.ACTION, parameters=_DRY_RUN,
+            method="DELETE", path=ITEM, handler=changes.delete_item, access=Access.ACTION,
+            parameters=(parameters.REASON, *parameters.CHANGE), answers=_WRITTEN, problems=_OF_CHANGE,
             log_name="mark",
         ),
     ),
@@ -78,23 +144,24 @@ ACTIONS = Capability(
     routes=(
         Route(
             method="POST", path=ITEM + "/retract", handler=changes.post_retract, access=Access.ACTION,
-            parameters=_DRY_RUN, body=_REASON, log_name="retract",
+            parameters=parameters.CHANGE, body=_RETRACTION, answers=_WRITTEN, problems=_OF_CHANGE, log_name="retract",
         ),
         Route(
             method="POST", path=ITEM + "/reinstate", handler=changes.post_reinstate, access=Access.ACTION,
-            parameters=_DRY_RUN, log_name="reinstate",
+            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="reinstate",
         ),
         Route(
             method="POST", path=ITEM + "/unmark", handler=changes.post_unmark, access=Access.ACTION,
-            parameters=_DRY_RUN, log_name="unmark",
+            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="unmark",
         ),
         Route(
             method="PUT", path=ITEM + "/replicas/{node}", handler=changes.put_replica, access=Access.ACTION,
-            parameters=_DRY_RUN, body=_ITEM, log_name="amend",
+            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Replica",)}), answers=_WRITTEN,
+            problems=_OF_CHANGE, log_name="amend",
         ),
         Route(
             method="DELETE", path=ITEM + "/replicas/{node}", handler=changes.delete_replica, access=Access.ACTION,
-            parameters=_DRY_RUN, log_name="amend",
+            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="amend",
         ),
     ),
 )  # fmt: skip
@@ -103,19 +170,32 @@ REQUESTS = Capability(
     name="requests",
     description="Follow accepted requests, take them back, try what was refused again.",
     routes=(
-        Route(method="GET", path="/requests", handler=requests.get_requests, access=Access.AUTHENTICATED),
-        Route(method="GET", path="/requests/{request_id}", handler=requests.get_request, access=Access.AUTHENTICATED),
+        Route(
+            method="GET", path="/requests", handler=requests.get_requests, access=Access.AUTHENTICATED,
+            parameters=parameters.REQUESTS_PAGE,
+            answers=(Answer.of(200, "A page of the caller's requests, the newest first.", "Requests"),),
+        ),
+        Route(
+            method="GET", path="/requests/{request_id}", handler=requests.get_request, access=Access.AUTHENTICATED,
+            answers=(Answer.of(200, "The request.", "Request"),), problems=(RequestDoesNotExist,),
+        ),
         Route(
             method="GET", path="/requests/{request_id}/items", handler=requests.get_request_items,
-            access=Access.AUTHENTICATED,
+            access=Access.AUTHENTICATED, parameters=parameters.RESULTS_PAGE,
+            answers=(Answer.of(200, "A page of results, in the order of the batch.", "RequestItems"),),
+            problems=(RequestDoesNotExist,),
         ),
         Route(
             method="POST", path="/requests/{request_id}/cancel", handler=retries.post_cancel,
             access=Access.AUTHENTICATED,
+            answers=(Answer.of(200, "The request as it is now, and how many items were cancelled.", "Request"),),
+            problems=(RequestDoesNotExist,),
         ),
         Route(
             method="POST", path="/requests/{request_id}/retry", handler=retries.post_retry,
             access=Access.AUTHENTICATED,
+            parameters=(parameters.ONLY_NEW, parameters.KEY, parameters.PREFER, parameters.NOTIFY),
+            answers=_WRITTEN, problems=(RequestDoesNotExist, *_OF_CHANGE),
         ),
     ),
 )  # fmt: skip

@@ -1,0 +1,262 @@
+"""The examples of the OpenAPI document: requests to a new node in their order, and their answers made comparable.
+
+`tools/examples.py` writes them down; tests/api/test_openapi.py sends them again and compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+import asyncpg
+import httpx
+import orjson
+
+from fedstac import __version__
+from fedstac.api.http.openapi import Exchange
+from fedstac.db import nodes
+from fedstac.demo import sample
+from fedstac.settings import Settings
+from tests.api.conftest import running
+from tests.support.waiting import until
+
+PUBLIC_URL: Final = "https://west.example"
+MOMENT: Final = "2026-11-28T12:00:00Z"
+TIMES: Final = frozenset(("created", "updated", "finished", "since", "confirmed", "time", "published"))
+UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+CHANGING: Final = {"secret": "whsec_a2VlcCBpdA==", "digest": "0" * 16, "cursor": "1.7", "through": "1.1"}
+TOKEN: Final = re.compile(r"(?<=token=)[\w-]+")
+
+ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
+WAIT: Final = {"Prefer": "wait=30"}
+GROUP: Final = {"name": "ncar-editors", "project": "CMIP6", "institution": "NCAR", "title": "Editors at NCAR"}
+MEMBER: Final = {"group": "ncar-editors", "principal": "anna"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request of the scenario. `{request}` and `{destination}` in a path are the ids of the last one of each."""
+
+    operation: str
+    summary: str
+    caller: str = ""
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+
+
+def _dataset() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return two datasets with two assets each, so that an example can be read."""
+    first, second = (dict(item) for item in sample.items(2, versions=1))
+    for item in (first, second):
+        assets: Mapping[str, Any] = item["assets"]  # type: ignore[assignment]
+        item["assets"] = dict(list(assets.items())[:2])
+    return first, second
+
+
+FIRST, SECOND = _dataset()
+INSTITUTION: Final = FIRST["properties"]["cmip6:institution_id"]
+TOKENS: Final = {
+    "admin": ["admin"], "anna": [f"publisher:{INSTITUTION}"], "east": ["node:east"], "guest": ["observer"],
+}  # fmt: skip
+PLACE: Final = {"collection_id": "CMIP6", "item_id": str(FIRST["id"])}
+REPLICA: Final = {
+    name: {"href": f"https://east.example/{name}.nc"} for name, asset in FIRST["assets"].items()
+    if "file:checksum" in asset
+}  # fmt: skip
+FILTER: Final = {"op": "=", "args": [{"property": "cmip6:source_id"}, FIRST["properties"]["cmip6:source_id"]]}
+
+SCENARIO: Final = (
+    Ask("POST /collections", "A new project", "admin", body=sample.collection()),
+    Ask("POST /collections", "A project that is there", "admin", body=sample.collection()),
+    Ask("POST /collections", "Without a token", body=sample.collection()),
+    Ask("POST /collections", "Without the right", "guest", body=sample.collection()),
+    Ask("GET /collections", "All projects"),
+    Ask("GET /collections/{collection_id}", "One project", path={"collection_id": "CMIP6"}),
+    Ask("GET /collections/{collection_id}", "An unknown project", path={"collection_id": "CMIP99"}),
+    Ask("PATCH /collections/{collection_id}", "Another title", "admin", {"collection_id": "CMIP6"},
+        body={"title": "CMIP6, the sixth phase"}),
+    Ask("PUT /collections/{collection_id}", "The whole document", "admin", {"collection_id": "CMIP6"},
+        body=sample.collection()),
+    Ask("POST " + ITEMS, "Try it", "anna", {"collection_id": "CMIP6"}, {"dry_run": "true"}, body=FIRST),
+    Ask("POST " + ITEMS, "Publish a dataset and wait", "anna", {"collection_id": "CMIP6"}, headers=WAIT, body=FIRST),
+    Ask("POST " + ITEMS, "A dataset that breaks a rule", "anna", {"collection_id": "CMIP6"},
+        body={**FIRST, "properties": {**FIRST["properties"], "cmip6:source_id": "CESM2000"}}),
+    Ask("POST " + ITEMS, "Publish several datasets", "admin", {"collection_id": "CMIP6"}, headers={"Prefer": "wait=0"},
+        body={"type": "FeatureCollection", "features": [SECOND]}),
+    Ask("GET /requests/{request_id}", "What became of it", "admin", {"request_id": "{request}"}),
+    Ask("GET /requests/{request_id}/items", "Item by item", "admin", {"request_id": "{request}"}),
+    Ask("GET /requests", "The latest request", "admin", query={"limit": "1"}),
+    Ask("POST /requests/{request_id}/cancel", "Too late", "admin", {"request_id": "{request}"}),
+    Ask("POST /requests/{request_id}/retry", "Nothing to retry", "admin", {"request_id": "{request}"}),
+    Ask("GET /requests/{request_id}", "Somebody else's request", "guest", {"request_id": "{request}"}),
+    Ask("GET " + ITEM, "A dataset", path=PLACE),
+    Ask("GET " + ITEM, "An unknown dataset", path={**PLACE, "item_id": "nothing"}),
+    Ask("GET " + ITEMS, "Ids and models of a project's datasets", path={"collection_id": "CMIP6"},
+        query={"fields": "id,cmip6:source_id,-geometry,-bbox,-assets,-links", "limit": "1"}),
+    Ask("POST /search", "Datasets of a model", body={"collections": ["CMIP6"], "filter": FILTER, "limit": 1,
+        "fields": {"include": ["id", "properties.cmip6:source_id"], "exclude": ["assets", "links"]}}),
+    Ask("GET /search", "A search that is not understood", query={"colections": "CMIP6"}),
+    Ask("GET /search", "Datasets in a span of time",
+        query={"collections": "CMIP6", "datetime": "1850-01-01T00:00:00Z/..", "fields": "id", "limit": "1"}),
+    Ask("PATCH " + ITEM, "A description", "anna", PLACE, headers=WAIT,
+        body={"properties": {"description": "Carbon in soils."}}),
+    Ask("PATCH " + ITEM, "Try operations", "anna", PLACE, {"dry_run": "true"},
+        {"Content-Type": "application/json-patch+json"},
+        [{"op": "add", "path": "/properties/description", "value": "Soil carbon."}]),
+    Ask("PATCH " + ITEM, "Without the right", "guest", PLACE, body={"properties": {"description": "Mine."}}),
+    Ask("PUT " + ITEM, "The whole document, as a dry run", "anna", PLACE, {"dry_run": "true"}, body=FIRST),
+    Ask("PUT " + ITEM + "/replicas/{node}", "Where a copy is", "east", {**PLACE, "node": "east"}, headers=WAIT,
+        body=REPLICA),
+    Ask("DELETE " + ITEM + "/replicas/{node}", "The copy is gone, as a dry run", "east", {**PLACE, "node": "east"},
+        {"dry_run": "true"}),
+    Ask("POST " + ITEM + "/retract", "Not to be used", "anna", PLACE, headers=WAIT,
+        body={"reason": "The units of one variable are wrong.", "errata": "https://errata.example/1", "data": "keep"}),
+    Ask("POST " + ITEM + "/reinstate", "To be used again", "admin", PLACE, {"dry_run": "true"}),
+    Ask("DELETE " + ITEM, "Mark it for deletion, as a dry run", "admin", PLACE,
+        {"dry_run": "true", "reason": "published twice"}),
+    Ask("POST " + ITEM + "/unmark", "What is not marked", "admin", PLACE, {"dry_run": "true"}),
+    Ask("DELETE /collections/{collection_id}", "A project with datasets", "admin", {"collection_id": "CMIP6"}),
+    Ask("GET /conformance", "All classes"),
+    Ask("GET /scope", "The scope"),
+    Ask("GET /.well-known/oauth-protected-resource", "Without an identity provider"),
+    Ask("GET /vocabularies/{project}", "Its versions", path={"project": "CMIP7"}),
+    Ask("GET /vocabularies/{project}", "An unknown project", path={"project": "CMIP99"}),
+    Ask("GET /vocabularies/{project}/{version}/terms/{facet}", "The terms of a property",
+        path={"project": "CMIP6", "version": "current", "facet": "nominal_resolution"}),
+    Ask("POST /validate", "A dataset that breaks a rule", "guest",
+        body={**FIRST, "properties": {**FIRST["properties"], "cmip6:source_id": "CESM2000"}}),
+    Ask("GET /me", "A publisher", "anna"),
+    Ask("GET /me", "Without a token"),
+    Ask("GET /access/explain", "May the caller publish this?", "anna",
+        query={"action": "publish", "item": str(FIRST["id"])}),
+    Ask("POST /groups", "A new group", "admin", body=GROUP),
+    Ask("GET /groups", "Groups of the caller", "admin"),
+    Ask("PUT /groups/{group}/members/{principal:path}", "A new member", "admin", MEMBER),
+    Ask("GET /groups/{group}", "As a member", "anna", {"group": "ncar-editors"}),
+    Ask("GET /groups/{group}", "As a stranger", "guest", {"group": "ncar-editors"}),
+    Ask("PUT /groups/{group}", "Another title", "admin", {"group": "ncar-editors"}, body={**GROUP, "title": "Editors"}),
+    Ask("PUT /groups/{group}/managers/{principal:path}", "A new manager", "admin", MEMBER),
+    Ask("DELETE /groups/{group}/managers/{principal:path}", "A manager less", "admin", MEMBER),
+    Ask("DELETE /groups/{group}/members/{principal:path}", "A member less", "admin", MEMBER),
+    Ask("DELETE /groups/{group}", "The group is gone", "admin", {"group": "ncar-editors"}),
+    Ask("POST /notifications", "A webhook", "anna", body={"address": "https://hooks.example/x", "on": ["request"]}),
+    Ask("GET /notifications", "The caller's destinations", "anna"),
+    Ask("GET /notifications/{destination_id}", "One destination", "anna", {"destination_id": "{destination}"}),
+    Ask("POST /notifications/{destination_id}/confirm", "A wrong code", "anna", {"destination_id": "{destination}"},
+        body={"code": "ABCDEF"}),
+    Ask("POST /notifications/{destination_id}/test", "Before it is confirmed", "anna",
+        {"destination_id": "{destination}"}),
+    Ask("DELETE /notifications/{destination_id}", "It is gone", "anna", {"destination_id": "{destination}"}),
+    Ask("GET /events/head", "The last position", "east"),
+    Ask("GET /events", "Events of another type", "east", query={"after": "1.0", "type": "none"}),
+    Ask("GET /events", "As a person", "anna"),
+    Ask("POST /events/status", "Everything so far", "east", body={"epoch": 1, "through": 1, "exceptions": []}),
+    Ask("GET /digests", "Fingerprints", "east"),
+    Ask("GET /healthcheck", "All is well"),
+    Ask("GET /readiness", "Ready"),
+    Ask("GET /_mgmt/ping", "The process runs"),
+    Ask("GET /_mgmt/health", "The process runs"),
+    Ask("GET /problems/{name}", "One type", path={"name": "conflict"}),
+)  # fmt: skip
+
+
+class Scenario:
+    """Sends the requests of the scenario to a node, one after the other.
+
+    tokens: the tokens of the callers, by their names.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, tokens: Mapping[str, str]) -> None:
+        self._client, self._tokens = client, tokens
+        self._last = {"request": "", "destination": ""}
+        self._stable_ids = set(UUID.findall(orjson.dumps([ask.body for ask in SCENARIO]).decode()))
+        self._ids: dict[str, str] = {}
+
+    async def exchange(self, ask: Ask) -> Exchange:
+        """Send one request; return it with its answer, both without what differs from run to run."""
+        names = {name: value.format(**self._last) for name, value in ask.path.items()}
+        method, template = ask.operation.split(" ")
+        if template in ("/healthcheck", "/readiness"):
+            await self.settle()
+        path = re.sub(r"{(\w+)(?::path)?}", lambda match: quote(names[match[1]], safe=""), template)
+        headers = {"Content-Type": "application/json", **ask.headers} if ask.body is not None else dict(ask.headers)
+        if ask.caller:
+            headers["Authorization"] = f"Bearer {self._tokens[ask.caller]}"
+        content = orjson.dumps(ask.body) if ask.body is not None else None
+        answer = await self._client.request(
+            method, path, params=ask.query, headers={**headers, "X-Request-Id": "example"}, content=content
+        )
+        value = orjson.loads(answer.content) if answer.content else None
+        await self._remember(template, value)
+        return Exchange(
+            operation=ask.operation, summary=ask.summary, status=answer.status_code, caller=ask.caller,
+            path={name: self._comparable_text(value) for name, value in names.items()}, query=ask.query,
+            headers=ask.headers, body=ask.body, answer=self._comparable(value),
+        )  # fmt: skip
+
+    async def settle(self) -> None:
+        """Wait until the node is at rest: what it says of itself no longer changes."""
+
+        async def is_idle() -> bool:
+            health = (await self._client.get("/healthcheck")).json()
+            return bool(health["status"] == "ok" and health["workers"] == "idle")
+
+        await until(is_idle)
+
+    async def _remember(self, template: str, value: Any) -> None:
+        """Keep the id of what was made. A request is waited for: later ones ask what became of it."""
+        if isinstance(value, dict) and template == ITEMS and value.get("status") == "queued":
+            request = self._last["request"] = value["id"]
+            headers = {"Authorization": f"Bearer {self._tokens['admin']}"}
+
+            async def is_announced() -> bool:
+                answer = await self._client.get(f"/requests/{request}", headers=headers)
+                return answer.json()["position"] is not None
+
+            await until(is_announced)
+        if isinstance(value, dict) and template == "/notifications" and "address" in value:
+            self._last["destination"] = value["id"]
+
+    def _comparable(self, value: Any, key: str = "") -> Any:
+        match value:
+            case dict():
+                return {name: self._comparable(member, name) for name, member in value.items()}
+            case list():
+                return [self._comparable(entry, key) for entry in value]
+            case str() if key in TIMES and value[:2] == "20":
+                return MOMENT
+            case str() if key in CHANGING:
+                return CHANGING[key]
+            case str():
+                return self._comparable_text(value)
+        return value
+
+    def _comparable_text(self, text: str) -> str:
+        """Return a text with the ids that this run made up replaced, in the order in which they came."""
+
+        def replaced(match: re.Match[str]) -> str:
+            if match[0] in self._stable_ids:
+                return match[0]
+            return self._ids.setdefault(match[0], f"00000000-0000-4000-8000-{len(self._ids) + 1:012}")
+
+        text = TOKEN.sub("dG9rZW4", text)
+        return UUID.sub(replaced, text.replace(f"fedstac {__version__}", "fedstac 1.0.0"))
+
+
+async def record(dsn: str) -> list[Exchange]:
+    """Return the exchanges of the scenario with a new node on a database."""
+    settings = Settings(dsn=dsn, node="west", public_url=PUBLIC_URL, _env_file=None)
+    conn = await asyncpg.connect(dsn)
+    try:
+        tokens = {name: await nodes.issue_token(conn, name, roles) for name, roles in TOKENS.items()}
+    finally:
+        await conn.close()
+    async with running(settings) as api:
+        scenario = Scenario(api.anyone, tokens)
+        await scenario.settle()
+        return [await scenario.exchange(ask) for ask in SCENARIO]
