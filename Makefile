@@ -31,8 +31,9 @@ check: setup ## lint, format, types, import contracts
 bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read or write for one; ARGS="--help"
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
 
-docs: setup ## write the generated pages of docs/reference
+docs: setup ## write the generated pages of docs/reference, and the examples of the OpenAPI document
 	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/examples.py
 
 lock: ## pin what pyproject.toml names (needs uv); ARGS=--upgrade takes the newest of everything
 	uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
