@@ -304,7 +304,7 @@ PUBLIC: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
         ("GET", "/healthcheck", {}), ("GET", "/readiness", {}), ("GET", "/scope", {}),
         ("GET", "/.well-known/oauth-protected-resource", {}),
         ("GET", "/problems", {}), ("GET", "/problems/{name}", {"name": "conflict"}), ("GET", "/api", {}),
-        ("GET", "/api.html", {}), ("GET", "/_mgmt/ping", {}),
+        ("GET", "/api.html", {}), ("GET", "/api-assets/{name}", {"name": "start.js"}), ("GET", "/_mgmt/ping", {}),
         ("GET", "/_mgmt/health", {}),
     )
 }  # fmt: skip

@@ -1,7 +1,8 @@
-"""What a node says of itself: the pages of its problems."""
+"""What a node says of itself: the pages of its problems, and of its routes."""
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from fedstac.domain import errors
@@ -27,3 +28,19 @@ async def test_browsers_are_shown_pages(api: Api) -> None:
         assert "In conflict with what is stored" in page.text
         answer = await api.anyone.get(path, headers={"Accept": "text/html;q=0.5, application/json"})
         assert answer.headers["content-type"] == "application/json"
+
+
+async def test_the_page_of_the_routes_needs_nothing_from_elsewhere(api: Api) -> None:
+    page = await api.anyone.get("/api.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    references = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert {"api-assets/swagger-ui-bundle.js", "api-assets/swagger-ui.css", "api-assets/start.js"} <= set(references)
+    for reference in references:
+        assert "//" not in reference
+        answer = await api.anyone.get(f"/{reference}")
+        assert answer.status_code == 200, reference
+        unchanged = await api.anyone.get(f"/{reference}", headers={"If-None-Match": answer.headers["etag"]})
+        assert unchanged.status_code == 304
+    assert "SwaggerUIBundle" in (await api.anyone.get("/api-assets/swagger-ui-bundle.js")).text
+    assert (await api.anyone.get("/api-assets/none.js")).status_code == 404

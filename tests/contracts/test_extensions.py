@@ -117,3 +117,5 @@ def test_the_wheel_has_them(tmp_path: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     here = {f"fedstac/extensions/{path.relative_to(FOLDER).as_posix()}" for path in FOLDER.rglob("*") if path.is_file()}
     assert here <= packed
+    page = {f"fedstac/api/http/swagger_ui/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "LICENSE")}
+    assert page | {"fedstac/api/examples.json"} <= packed

@@ -224,6 +224,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "Event": {"type": "object", "description": "A CloudEvent: one change of one dataset, with its whole new state."},
     "Events": _list(_ref("Event")),
     "Lines": {"type": "string", "description": "A JSON document on each line."},
+    "File": {"type": "string", "description": "A file of a page."},
     "Page": {"type": "string", "description": "A page for people."},
     "Head": _object(
         {"origin": TEXT, "cursor": TEXT, "nodes": _list(_object({"node": TEXT, "through": TEXT}))}

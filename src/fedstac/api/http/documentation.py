@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 import orjson
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 
@@ -15,6 +19,40 @@ from fedstac.api.http import links, preconditions, problems
 from fedstac.domain import errors
 from fedstac.domain.errors import NotFound, Problem
 
+PAGE = """<!doctype html>
+<html lang="en">
+<title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="api-assets/favicon-32x32.png">
+<link rel="stylesheet" href="api-assets/swagger-ui.css">
+<div id="swagger-ui"></div>
+<script src="api-assets/swagger-ui-bundle.js"></script>
+<script src="api-assets/start.js"></script>
+</html>
+"""
+PAGE_WITHOUT_ASSETS = """<!doctype html>
+<html lang="en">
+<title>{title}</title>
+<p>This node was installed without Swagger UI. <a href="api">The description of the routes</a> is there.</p>
+</html>
+"""
+PAGE_MAY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
+)
+START = """SwaggerUIBundle({
+  url: "api",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis],
+});
+"""
+MEDIA_TYPES = {
+    "start.js": "text/javascript; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
 QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")  # of a media type in Accept
 
 
@@ -28,9 +66,45 @@ async def get_openapi(call: Call) -> Response:
 
 
 async def get_page(call: Call) -> Response:
-    """Return a page that shows the description of every route."""
-    title = f"fedstac {call.node.settings.node}"
-    return get_swagger_ui_html(openapi_url=f"{call.base_url}/api", title=title)
+    """Return a page that shows the description of every route. It works without the internet."""
+    title = html.escape(f"fedstac {call.node.settings.node}")
+    page = PAGE if "swagger-ui.css" in assets() else PAGE_WITHOUT_ASSETS
+    return HTMLResponse(page.format(title=title), headers={"Content-Security-Policy": PAGE_MAY})
+
+
+async def get_asset(call: Call) -> Response:
+    """Return a file of the page."""
+    name = call.path_params["name"]
+    asset = assets().get(name)
+    if asset is None:
+        raise NotFound(f"the page /api.html has no file {name[:100]!r}; it has {', '.join(assets())}")
+    headers = {"ETag": asset.etag, "Cache-Control": "public, max-age=3600"}
+    if preconditions.is_unchanged(call.headers, asset.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(asset.body, media_type=asset.media_type, headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file of the page."""
+
+    body: bytes
+    media_type: str
+    etag: str
+
+
+@cache
+def assets() -> Mapping[str, Asset]:
+    """Return the files of the page by their names. Those of Swagger UI are there if setup could fetch them."""
+    bodies = {"start.js": START.encode()}
+    folder = files("fedstac.api.http").joinpath("swagger_ui")
+    for name in MEDIA_TYPES:
+        if (file := folder.joinpath(name)).is_file():
+            bodies[name] = file.read_bytes()
+    return {
+        name: Asset(body, MEDIA_TYPES[name], f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+        for name, body in bodies.items()
+    }
 
 
 async def get_problems(call: Call) -> Response:

@@ -26,6 +26,15 @@ DOCUMENTATION = Capability(
             answers=(Answer.of(200, "The page.", "Page", media_type=HTML),),
         ),
         Route(
+            method="GET", path="/api-assets/{name}", handler=documentation.get_asset, access=Access.PUBLIC,
+            parameters=(parameters.IF_NONE_MATCH,),
+            answers=(
+                Answer(200, "The file.", dict.fromkeys(documentation.MEDIA_TYPES.values(), "File"), ("ETag",)),
+                NOT_MODIFIED,
+            ),
+            problems=(NotFound,),
+        ),
+        Route(
             method="GET", path="/problems", handler=documentation.get_problems, access=Access.PUBLIC,
             answers=(Answer(200, "The types of problems.", {JSON: "ProblemTypes", HTML: "Page"}),),
         ),
