@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links
+from fedstac.bootstrap import Node
 from fedstac.db import notifications
 from fedstac.db.connections import Connection
 from fedstac.db.notifications import OPERATORS, Destination
@@ -25,22 +27,20 @@ MOST_NAMED, MOST_DESTINATIONS, CONFIRMATIONS_PER_HOUR = 5, 50, 5
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-async def wish(call: Call, accepted: UUID) -> None:
-    """Store the destinations that `Fedstac-Notify` of a write names, just before the request `accepted` is stored.
+async def wish(node: Node, caller: Principal, names: Sequence[str], request: UUID) -> None:
+    """Store the destinations that get the result of a request, just before the request is stored.
 
-    A value of the header is the id of a destination, or an address: one that the caller has registered, or one that
-    needs no confirmation. BadRequest for any other one: a header alone never makes this node send something.
+    A name is the id of a destination, or an address: one that the caller has registered, or one that needs no
+    confirmation. BadRequest for any other one: a header alone never makes this node send something.
     """
-    names = call.headers.getlist(HEADER)
     if not names:
         return
     if len(names) > MOST_NAMED:
         raise BadRequest(f"Fedstac-Notify is there over {MOST_NAMED} times; name fewer destinations")
-    node = call.node
     async with node.pool.acquire() as conn:
         for text in names:
-            destination = await _named(conn, node.settings, call.caller, text.strip())
-            await notifications.wish(conn, accepted, destination.id)
+            destination = await _named(conn, node.settings, caller, text.strip())
+            await notifications.wish(conn, request, destination.id)
 
 
 async def _named(conn: Connection, settings: Settings, principal: Principal, text: str) -> Destination:

@@ -1,4 +1,4 @@
-"""Admission of writes: the collection has to be there; accepted requests become durable together.
+"""Admission of writes: the collection has to be there, and an accepted request is durable before it is answered.
 
 Requests that come while a commit is under way share the next one.
 """
@@ -8,22 +8,108 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid4
 
-from fedstac.api.writing import refusals
+from fedstac.api.call import Services
+from fedstac.api.people import identity, notifications
+from fedstac.api.writing import idempotency, refusals
+from fedstac.api.writing.intake import JudgedBody, JudgedItem
+from fedstac.api.writing.options import WriteOptions
 from fedstac.bootstrap import Node
 from fedstac.db import audit, collections, requests
 from fedstac.db.connections import blames_nobody
-from fedstac.db.requests import NewRequest
+from fedstac.db.requests import Key, NewItem, NewRequest
 from fedstac.domain import collections as collection_rules
-from fedstac.domain.errors import ForeignOrigin
+from fedstac.domain import documents
+from fedstac.domain.actions.target import QueuedAction
+from fedstac.domain.errors import ForeignOrigin, Unavailable
+from fedstac.domain.policy import Principal
 from fedstac.runtime import budget
 from fedstac.runtime.failpoints import failpoint
 
-KNOWN_SECONDS = 5.0  # that a collection counts as there
+KNOWN_SECONDS: Final = 5.0  # that a collection counts as there
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that is durable. `refused`: how many of its items were refused before. `is_single`: it is no batch."""
+
+    id: UUID
+    total: int
+    refused: int
+    is_single: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRequest:
+    """The request that was accepted under the same Idempotency-Key before."""
+
+    id: UUID
+
+
+async def admit_items(
+    services: Services, caller: Principal, judged: JudgedBody, options: WriteOptions, key: Key | None
+) -> Accepted | EarlierRequest:
+    """Store a request to publish what was judged. Items that were refused are stored with their problems."""
+    items = [_new_item(item) for item in judged.items]
+    request = _request(caller, judged.collection, "publish", judged.cv_version, items, options, key)
+    return await _admit(services, caller, request, options, is_single=not judged.is_batch)
+
+
+async def admit_change(
+    services: Services, name: str, action: QueuedAction, options: WriteOptions, key: Key | None
+) -> Accepted | EarlierRequest:
+    """Store a request to change one dataset."""
+    items = [NewItem(action.name.lineage, action.dataset, action.text)]
+    request = _request(action.principal, action.collection, name, action.cv_version, items, options, key)
+    return await _admit(services, action.principal, request, options, is_single=True)
+
+
+def _request(
+    caller: Principal, collection: str, action: str, cv_version: str | None, items: Sequence[NewItem],
+    options: WriteOptions, key: Key | None,
+) -> NewRequest:  # fmt: skip
+    return NewRequest(
+        id=uuid4(), collection=collection, action=action, submitter=caller.name, roles=tuple(sorted(caller.roles)),
+        user_agent=options.user_agent, correlation=options.request_id, cv_version=cv_version, items=items,
+        identity=identity.packed(caller), key=key, retry_of=options.retry_of,
+        only_new=options.only_new and action == "publish",
+    )  # fmt: skip
+
+
+def _new_item(item: JudgedItem) -> NewItem:
+    if item.draft:
+        prepared = documents.packed(item.draft, item.errors)
+        return NewItem(item.draft.lineage, item.draft.id, item.draft.text, prepared, findings=item.warnings)
+    problem = item.problem
+    assert problem is not None
+    return NewItem(item.id, item.id, item.text, None, problem.name, problem.detail, problem.findings)
+
+
+async def _admit(
+    services: Services, caller: Principal, request: NewRequest, options: WriteOptions, *, is_single: bool
+) -> Accepted | EarlierRequest:
+    """Make a request durable, or return the one that was accepted under its key meanwhile."""
+    node = services.node
+    await node.shelf.keep(node.pool, request.collection, request.cv_version)
+    try:
+        await notifications.wish(node, caller, options.notify, request.id)
+        await services.admission.store(request)
+    except requests.KeyTaken:
+        earlier = await idempotency.earlier(node, request.key)
+        if earlier is None:
+            raise Unavailable(
+                "the request under this Idempotency-Key is just being stored; try again", retry_after=1
+            ) from None
+        return EarlierRequest(earlier)
+    refused_items = sum(item.problem is not None for item in request.items)
+    return Accepted(request.id, len(request.items), refused_items, is_single)
 
 
 class Admission:
-    """Stores requests; `store` returns when its request is durable, and wakes the workers."""
+    """Stores requests. `store` returns when its request is durable, and wakes the workers."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -31,7 +117,7 @@ class Admission:
         self._storing: asyncio.Task[None] | None = None
 
     async def store(self, request: NewRequest) -> None:
-        """Makes a request durable. What the database refuses, or cannot do now, is raised to its own caller."""
+        """Make a request durable. Whatever the database refuses, or cannot do now, is raised to its own caller."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._storing is None or self._storing.done():
@@ -44,14 +130,14 @@ class Admission:
             await self._store(group)
             self._node.queued.wake()
 
-    async def _write(self, accepted: Sequence[NewRequest]) -> None:
+    async def _write(self, new: Sequence[NewRequest]) -> None:
         async with self._node.pools.work.acquire() as conn:
-            if all(_is_simple(request) for request in accepted):
-                await requests.create_singles(conn, accepted)
+            if all(_is_simple(request) for request in new):
+                await requests.create_singles(conn, new)
                 return
             async with conn.transaction():
-                await requests.create(conn, accepted)
-                await audit.append(conn, [entry for request in accepted for entry in refusals.of_request(request)])
+                await requests.create(conn, new)
+                await audit.append(conn, [row for request in new for row in refusals.rows_of(request)])
 
     async def _store(self, group: Sequence[tuple[NewRequest, asyncio.Future[None]]]) -> None:
         """Store the group in one transaction; if one of them may be to blame that it fails, each in its own."""
@@ -87,9 +173,9 @@ class KnownCollections:
         if self._until.get(collection, 0.0) > time.monotonic():
             return
         async with node.pool.acquire() as conn:
-            stored = await collections.get(conn, collection)
-            if stored is None:
+            state = await collections.get(conn, collection)
+            if state is None:
                 raise collection_rules.missing(collection, node.settings.contact)
-            if stored.origin != node.settings.node:
-                raise ForeignOrigin(f"the collection {collection} belongs to the node {stored.origin}; publish there")
+            if state.origin != node.settings.node:
+                raise ForeignOrigin(f"the collection {collection} belongs to the node {state.origin}; publish there")
         self._until[collection] = time.monotonic() + KNOWN_SECONDS

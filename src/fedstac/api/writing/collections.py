@@ -32,7 +32,7 @@ TOKEN: Final = re.compile(f"(next|prev):({COLLECTION_ID.pattern})")
 
 
 async def get_collections(call: Call) -> Response:
-    """GET /collections?limit=&token=: by their ids, with links to the next page and the previous one."""
+    """Return the collections by their ids, with links to the next page and the previous one."""
     node = call.node
     limit, after, before = _place(call)
     async with node.pool.acquire() as conn:
@@ -56,7 +56,7 @@ def _page_text(call: Call, page: CollectionPage) -> bytes:
 
 
 def _place(call: Call) -> tuple[int, str | None, str | None]:
-    """The length of the page, and the id after or before which it is. BadRequest where a parameter is of no use."""
+    """Return the length of the page, and the id after or before which it is. BadRequest for another parameter."""
     asked, token = call.query_params.get("limit", str(MOST)), call.query_params.get("token")
     limit = LIMIT.fullmatch(asked)
     if limit is None:
@@ -86,7 +86,7 @@ def _link(rel: str, base: str, parameters: dict[str, str]) -> dict[str, Any]:
 
 
 async def get_collection(call: Call) -> Response:
-    """GET /collections/{collection_id}: with ETag, or 304."""
+    """Return the collection."""
     node = call.node
     async with node.pool.acquire() as conn:
         stored = await existing(conn, call.path_params["collection_id"])
@@ -98,7 +98,7 @@ async def get_collection(call: Call) -> Response:
 
 
 async def existing(conn: Connection, name: str) -> Stored:
-    """The collection as it is shown. CollectionDoesNotExist without one."""
+    """Return the collection as it is shown. CollectionDoesNotExist without one."""
     stored = await collections.get(conn, name)
     if stored is None:
         raise CollectionDoesNotExist(
@@ -108,7 +108,7 @@ async def existing(conn: Connection, name: str) -> Stored:
 
 
 async def post_collection(call: Call) -> Response:
-    """POST /collections: a new collection."""
+    """Create a collection."""
     node = call.node
     document = await intake.json_of(call)
     name = str(document.get("id")) if isinstance(document, dict) else ""
@@ -119,7 +119,7 @@ async def post_collection(call: Call) -> Response:
 
 
 async def put_collection(call: Call) -> Response:
-    """PUT /collections/{collection_id}: other metadata for a collection that is there."""
+    """Replace the metadata of a collection."""
     node, name = call.node, call.path_params["collection_id"]
     document = intake.addressed(await intake.json_of(call), id=name)
     async with node.pool.acquire() as conn:
@@ -128,7 +128,7 @@ async def put_collection(call: Call) -> Response:
 
 
 async def patch_collection(call: Call) -> Response:
-    """PATCH /collections/{collection_id}: a JSON Patch, or an object to merge."""
+    """Change a collection by a JSON Patch, or by an object to merge."""
     node, name = call.node, call.path_params["collection_id"]
     edit = patching.read(await intake.json_of(call), call.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
@@ -137,7 +137,7 @@ async def patch_collection(call: Call) -> Response:
 
 
 async def delete_collection(call: Call) -> Response:
-    """DELETE /collections/{collection_id}: an empty one."""
+    """Delete an empty collection."""
     name, expected = call.path_params["collection_id"], preconditions.expected(call.headers)
     async with call.node.pool.acquire() as conn:
         await _writer(call, conn).delete(name, expected=expected)

@@ -1,15 +1,17 @@
-"""From a body to drafts: one strict scan, then the rules; what is wrong with a batch is found item by item."""
+"""Intake of a body: one strict scan, then the rules, item by item. It ends with drafts and refused items."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 import orjson
 
-from fedstac.api.call import Call
+from fedstac.api.call import Call, Progress, Services
+from fedstac.bootstrap import Node
+from fedstac.db import records
 from fedstac.domain import policy, strict_json, validation
 from fedstac.domain.errors import (
     BodyTooLarge,
@@ -37,12 +39,13 @@ LINE_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl",
 IN_THREAD = 8 << 10  # bytes of a body that is judged beside the event loop
 LARGE = 64 << 10  # bytes of a body before which its sender has to have some right to publish
 WHOLE = 256 << 10  # bytes of a body that is parsed at once; a larger one item by item
-MOST_FINDINGS = 10_000  # of a batch; items beyond them are told a few
+MOST_FINDINGS = 10_000  # of a batch; an item beyond them gets FEW
 FEW = 3
+FEW_IDS = 5  # in the row of a refusal
 
 
 class Documents(Protocol):
-    """The items of a body; those of a large one are parsed while one goes through them."""
+    """The items of a body; a large one is parsed while it is iterated."""
 
     def __iter__(self) -> Iterator[Any]: ...
     def __len__(self) -> int: ...
@@ -50,7 +53,7 @@ class Documents(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a body holds: one item, or a batch of them, each with its place.
+    """The content of a body: one item, or a batch of them, each with its place.
 
     In place of a line that is not JSON stands its MalformedJson.
     """
@@ -61,17 +64,17 @@ class Submission:
     names: Mapping[str, str] = field(default_factory=dict)  # that the URL gives to items without
 
     def __iter__(self) -> Iterator[Any]:
-        """The items, one after the other. Ends where the request has ended that they are judged for."""
+        """Yield the items, one after the other, until the request ends that they are judged for."""
         for document in self.documents:
             budget.checkpoint()
             yield addressed(document, **self.names)
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """One item of a submission: a draft with what was found, or the problem that refuses it."""
+class JudgedItem:
+    """One item of a submission: a draft with its findings, or the problem that refuses it."""
 
-    id: str  # as the item says
+    id: str  # as the item gives it
     draft: Draft | None
     findings: tuple[Finding, ...] = ()
     problem: Problem | None = None
@@ -79,12 +82,82 @@ class Checked:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """Errors of a draft: they refuse it, unless the dataset is stored already and has them too."""
+        """The errors of a draft: they refuse it, unless the dataset is stored already and has them too."""
         return errors_in(self.findings)
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes that are to be published in a collection, read when there is memory for them, and their media type."""
+
+    collection: str
+    read: Callable[[], Awaitable[bytes]]
+    media_type: str
+    is_large: bool = False  # its sender needs some right to publish before it is read
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedBody:
+    """The items of a body, judged by a collection's vocabulary."""
+
+    collection: str
+    vocabulary: Vocabulary | None
+    items: Sequence[JudgedItem]
+    is_batch: bool
+    prefix: str  # JSON pointer of the list of items in the body
+
+    @property
+    def cv_version(self) -> str | None:
+        """The version of the vocabulary."""
+        return self.vocabulary.version if self.vocabulary else None
+
+
+async def judge(services: Services, caller: Principal, body: Body, progress: Progress) -> JudgedBody:
+    """Read a body and judge every item of it, with the vocabulary that is current now.
+
+    `progress` gets the number of items and the first ids, for the row of a refusal.
+    """
+    node, raw = services.node, await body.read()
+    vocabulary = node.checker.vocabularies.current(body.collection)
+    judgement = Judgement(node.checker, body.collection, vocabulary, node.policy, caller, node.settings.max_item_bytes)
+
+    def work() -> JudgedBody:
+        submission = read(raw, body.media_type, node.settings, collection=body.collection)
+        items = check(submission, judgement)
+        return JudgedBody(body.collection, vocabulary, items, submission.is_batch, submission.prefix)
+
+    judged = await services.threads.run(work) if len(raw) > IN_THREAD else work()
+    progress.items, progress.item_ids = len(judged.items), [item.id for item in judged.items[:FEW_IDS]]
+    return judged
+
+
+async def settle(node: Node, body: JudgedBody) -> JudgedBody:
+    """Refuse now the items whose errors no stored dataset can excuse.
+
+    A single item's problem is raised; a batch's is raised only if no item is left.
+    """
+    ids = [item.draft.id for item in body.items if item.draft and item.errors]
+    stored_ids: Collection[str] = ()
+    if ids:
+        async with node.pool.acquire() as conn:
+            stored_ids = await records.stored_ids(conn, body.collection, ids)
+    body = replace(body, items=[_without_excuse(item, stored_ids) for item in body.items])
+    refusals = [(n, item.problem) for n, item in enumerate(body.items) if item.problem]
+    if len(refusals) == len(body.items):
+        raise _all_refused(body, refusals)
+    return body
+
+
+def _without_excuse(item: JudgedItem, stored_ids: Collection[str]) -> JudgedItem:
+    """Return the item, refused where it has errors and is not among the stored ones."""
+    if not item.draft or not item.errors or item.draft.id in stored_ids:
+        return item
+    problem = validation.refusal_of(item.draft.id, item.findings)
+    return replace(item, draft=None, problem=problem, text=item.draft.text)
 
 
 def read(raw: bytes, media_type: str, limits: Settings, *, collection: str | None = None) -> Submission:
@@ -125,7 +198,7 @@ def _from_json(raw: bytes, limits: Settings) -> Submission:
 
 
 async def json_of(call: Call) -> Any:
-    """The value of a JSON body; a large one is parsed beside the event loop."""
+    """Return the value of a JSON body; a large one is parsed beside the event loop."""
     raw = await call.body.read()
     threads = call.services.threads
     return await threads.run(partial(strict_json.parse, raw)) if len(raw) > IN_THREAD else strict_json.parse(raw)
@@ -169,7 +242,7 @@ def _check_size(submission: Submission, size: int, limits: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """By what the items of a submission are judged: one collection's rules, and what its caller may do there."""
+    """How the items of a submission are judged: by one collection's rules, and by its caller's permissions there."""
 
     checker: validation.Checker
     collection: str
@@ -179,55 +252,39 @@ class Judgement:
     max_item_bytes: int
 
 
-def check(submission: Submission, judgement: Judgement) -> list[Checked]:
-    """Every item by itself: permitted, judged, and not too large."""
-    left = MOST_FINDINGS
-    checked = []
+def check(submission: Submission, judgement: Judgement) -> list[JudgedItem]:
+    """Check every item by itself: whether it is permitted, valid, and not too large."""
+    findings_left = MOST_FINDINGS
+    items = []
     for document in submission:
-        entry = _check_one(document, judgement)
-        if (found := len(entry.findings) + (len(entry.problem.findings) if entry.problem else 0)) > left:
-            entry = _shortened(entry)
-        left -= min(found, left)
-        checked.append(entry)
-    return checked
+        item = _check_one(document, judgement)
+        count = len(item.findings) + (len(item.problem.findings) if item.problem else 0)
+        if count > findings_left:
+            item = _shorten(item)
+        findings_left -= min(count, findings_left)
+        items.append(item)
+    return items
 
 
-def _shortened(entry: Checked) -> Checked:
-    """An item of a batch in which too much was found already."""
-    if entry.problem is not None:
-        entry.problem.findings = entry.problem.findings[:FEW]
-    elif entry.draft is not None and entry.errors:
-        problem = validation.refusal_of(entry.draft.id, entry.errors[:FEW])
-        return replace(entry, draft=None, findings=(), problem=problem, text=entry.draft.text)
-    return replace(entry, findings=entry.findings[:FEW])
+def _shorten(item: JudgedItem) -> JudgedItem:
+    """Return an item with few findings, in a batch that has too many already."""
+    if item.problem is not None:
+        item.problem.findings = item.problem.findings[:FEW]
+    elif item.draft is not None and item.errors:
+        problem = validation.refusal_of(item.draft.id, item.errors[:FEW])
+        return replace(item, draft=None, findings=(), problem=problem, text=item.draft.text)
+    return replace(item, findings=item.findings[:FEW])
 
 
 def claimed_id(document: object) -> str:
-    """What a document calls itself, however broken it is."""
-    claimed = document.get("id") if isinstance(document, dict) else None
-    return claimed[:LONGEST_ID] if isinstance(claimed, str) else ""
+    """Return the id that a document gives itself, however broken it is."""
+    id = document.get("id") if isinstance(document, dict) else None
+    return id[:LONGEST_ID] if isinstance(id, str) else ""
 
 
-def settle(submission: Submission, checked: Sequence[Checked], known: Collection[str]) -> list[Checked]:
-    """Refuses what is held against items that are not among the `known` ids, the stored ones.
-
-    A single item's problem is raised; a batch's is raised only if no item is left.
-    """
-    checked = [
-        replace(entry, draft=None, problem=validation.refusal_of(entry.draft.id, entry.findings), text=entry.draft.text)
-        if entry.draft and entry.errors and entry.draft.id not in known
-        else entry
-        for entry in checked
-    ]
-    refused = [(n, entry.problem) for n, entry in enumerate(checked) if entry.problem]
-    if len(refused) == len(checked):
-        raise _all_refused(submission, [(n, problem) for n, problem in refused])
-    return checked
-
-
-def _check_one(document: Any, by: Judgement) -> Checked:
+def _check_one(document: Any, by: Judgement) -> JudgedItem:
     if isinstance(document, MalformedJson):
-        return Checked("", None, problem=document)
+        return JudgedItem("", None, problem=document)
     try:
         if (claim := _claim(document, by.vocabulary)) is not None:  # nothing is judged for who may not publish it
             by.permissions.require(by.principal, policy.Action.PUBLISH, claim)
@@ -237,12 +294,12 @@ def _check_one(document: Any, by: Judgement) -> Checked:
         if len(draft.text.encode()) > by.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {by.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
-        return Checked(claimed_id(document), None, problem=problem, text=orjson.dumps(document).decode())
-    return Checked(draft.id, draft, findings)
+        return JudgedItem(claimed_id(document), None, problem=problem, text=orjson.dumps(document).decode())
+    return JudgedItem(draft.id, draft, findings)
 
 
 def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Touched | None:
-    """What a document says it is of, before it is judged; None where it says too little for that."""
+    """Return what a document names as its collection, institution and nodes, before it is judged; None without them."""
     if not isinstance(document, dict) or not isinstance(document.get("collection"), str):
         return None
     properties, assets = document.get("properties"), document.get("assets")
@@ -256,17 +313,18 @@ def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Touched | Non
     return policy.Touched(claimed_id(document), document["collection"], institution, nodes)
 
 
-def _all_refused(submission: Submission, refused: Sequence[tuple[int, Problem]]) -> Problem:
-    first = refused[0][1]
-    if not submission.is_batch or all(
-        isinstance(problem, MissingPermission | Misdirected) and type(problem) is type(first) for _, problem in refused
+def _all_refused(body: JudgedBody, refusals: Sequence[tuple[int, Problem]]) -> Problem:
+    """Return the problem of a body of which every item is refused."""
+    first = refusals[0][1]
+    if not body.is_batch or all(
+        isinstance(problem, MissingPermission | Misdirected) and type(problem) is type(first) for _, problem in refusals
     ):
         return first
     findings = [
-        Finding(f.rule, f"{submission.prefix}/{n}{f.pointer}", f.message, f.severity, f.suggestion)
-        for n, problem in refused
+        Finding(f.rule, f"{body.prefix}/{n}{f.pointer}", f.message, f.severity, f.suggestion)
+        for n, problem in refusals
         for f in (problem.findings or (Finding(problem.name, "", problem.detail),))
     ]
-    detail = f"none of the {len(refused)} items is valid; the first: {first.detail}"
-    kind = MalformedJson if all(isinstance(problem, MalformedJson) for _, problem in refused) else StacInvalid
+    detail = f"none of the {len(refusals)} items is valid; the first: {first.detail}"
+    kind = MalformedJson if all(isinstance(problem, MalformedJson) for _, problem in refusals) else StacInvalid
     return kind(detail, findings=findings[:1000])

@@ -2,7 +2,7 @@
 
 A row is durable before its refusal is answered; refusals that come at the same time share a commit. A caller who is
 refused all the time gets a row now and then that counts the others. Nothing here slows down or fails an answer for
-longer than LONGEST_WAIT: what cannot be written is counted, and written when the database is back.
+longer than LONGEST_WAIT: a row that cannot be written is counted, and written when the database is back.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def entry(
 
 
 def _cut(text: str) -> str:
-    """What PostgreSQL can store of a text from outside."""
+    """Return what PostgreSQL can store of a text from outside."""
     return text[:LONGEST].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
@@ -64,60 +64,60 @@ def _json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def of_request(accepted: NewRequest) -> list[audit.NewRow]:
-    """One row for the items of an accepted batch that were refused at the door; none where none was."""
-    refused = [item for item in accepted.items if item.problem is not None]
-    if not refused:
+def rows_of(request: NewRequest) -> list[audit.NewRow]:
+    """Return one row for the refused items of an accepted batch; none where none was refused."""
+    items = [item for item in request.items if item.problem is not None]
+    if not items:
         return []
-    problems = Counter(str(item.problem) for item in refused)
+    problems = Counter(str(item.problem) for item in items)
     return [
         audit.NewRow(
-            actor=accepted.submitter, action=accepted.action, collection=accepted.collection,
-            dataset=_cut(refused[0].dataset) if len(refused) == 1 else "", request=accepted.id,
-            outcome=Outcome.REJECTED, before=None, after=None, correlation=accepted.correlation,
-            rule=problems.most_common(1)[0][0], items=len(refused),
-            detail=_json({"datasets": [_cut(item.dataset) for item in refused[:FEW]], "problems": dict(problems)})
-            if len(refused) > 1 else None,
+            actor=request.submitter, action=request.action, collection=request.collection,
+            dataset=_cut(items[0].dataset) if len(items) == 1 else "", request=request.id,
+            outcome=Outcome.REJECTED, before=None, after=None, correlation=request.correlation,
+            rule=problems.most_common(1)[0][0], items=len(items),
+            detail=_json({"datasets": [_cut(item.dataset) for item in items[:FEW]], "problems": dict(problems)})
+            if len(items) > 1 else None,
         )
     ]  # fmt: skip
 
 
 @dataclass(slots=True)
 class _Caller:
-    """How many rows a caller may still have, and what was only counted: by kind, with the first few request ids."""
+    """How many rows a caller may still have, and the refusals without one: by kind, with the first request ids."""
 
-    left: float = BURST
+    rows_left: float = BURST
     at: float = field(default_factory=time.monotonic)
-    counted: dict[audit.NewRow, tuple[int, list[str]]] = field(default_factory=dict)
+    counts: dict[audit.NewRow, tuple[int, list[str]]] = field(default_factory=dict)
 
     def may_write(self) -> bool:
         now = time.monotonic()
-        self.left, self.at = min(BURST, self.left + (now - self.at) * PER_SECOND), now
-        if self.left < 1:
+        self.rows_left, self.at = min(BURST, self.rows_left + (now - self.at) * PER_SECOND), now
+        if self.rows_left < 1:
             return False
-        self.left -= 1
+        self.rows_left -= 1
         return True
 
     def count(self, entry: audit.NewRow) -> None:
         kind = replace(entry, dataset="", correlation=None, items=1, detail=None)
-        if kind not in self.counted and len(self.counted) >= MOST_KINDS:
+        if kind not in self.counts and len(self.counts) >= MOST_KINDS:
             kind = replace(kind, action="", collection="", rule=None)
-        many, ids = self.counted.get(kind, (0, []))
-        self.counted[kind] = many + entry.items, [*ids, *([entry.correlation] if entry.correlation else [])][:FEW]
+        many, ids = self.counts.get(kind, (0, []))
+        self.counts[kind] = many + entry.items, [*ids, *([entry.correlation] if entry.correlation else [])][:FEW]
 
     def take_summary(self) -> list[audit.NewRow]:
-        taken, self.counted = self.counted, {}
+        counts, self.counts = self.counts, {}
         return [
-            replace(kind, items=many, detail=_json({"correlations": ids})) for kind, (many, ids) in taken.items()
+            replace(kind, items=many, detail=_json({"correlations": ids})) for kind, (many, ids) in counts.items()
         ]  # fmt: skip
 
     @property
     def is_idle(self) -> bool:
-        return not self.counted and self.left + (time.monotonic() - self.at) * PER_SECOND >= BURST
+        return not self.counts and self.rows_left + (time.monotonic() - self.at) * PER_SECOND >= BURST
 
 
 class Refusals:
-    """Writes refusals down; `note` returns when the row is durable, or counted."""
+    """Writes rows of refusals; `note` returns when the row is durable, or counted."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -126,7 +126,7 @@ class Refusals:
         self._writing: asyncio.Task[None] | None = None
 
     async def note(self, entry: audit.NewRow) -> None:
-        """Never raises for the database's sake: a refusal is answered whatever becomes of its row."""
+        """Write a row, or count it. Never raises for the database's sake: the refusal is answered in any case."""
         caller = self._caller(entry.actor)
         if len(self._waiting) >= MOST_WAITING or not caller.may_write():
             caller.count(entry)
@@ -153,7 +153,7 @@ class Refusals:
                         future.set_result(None)
 
     async def _write(self, entries: Sequence[audit.NewRow]) -> None:
-        """One transaction for all; what the database does not take, or cannot take now, is counted."""
+        """Write all rows in one transaction; rows that the database refuses, or cannot take now, are counted."""
         try:
             async with self._node.pools.work.acquire() as conn, conn.transaction():
                 await audit.append(conn, entries)
@@ -176,16 +176,16 @@ class Refusals:
         await supervision.keep_trying(node.parts, "refusals", step, stop)
 
     async def sum_up(self) -> None:
-        """Writes down what was only counted, and forgets callers that were silent."""
-        counted = [entry for caller in self._callers.values() for entry in caller.take_summary()]
-        if counted:
-            await self._write(counted)
+        """Write rows that stand for the counted refusals, and forget callers that were silent."""
+        rows = [row for caller in self._callers.values() for row in caller.take_summary()]
+        if rows:
+            await self._write(rows)
         self._callers = {name: caller for name, caller in self._callers.items() if not caller.is_idle}
 
 
 @asynccontextmanager
 async def recording(node: Node) -> AsyncIterator[Refusals]:
-    """The recorder of refusals; what it only counted is written down at the end."""
+    """Yield the recorder of refusals; the refusals that it only counted are written at the end."""
     refusals = Refusals(node)
     try:
         yield refusals

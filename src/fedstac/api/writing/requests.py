@@ -1,4 +1,4 @@
-"""Following a request: what became of it, item by item, and where it is visible."""
+"""Following a request: its results, item by item, and where it is visible."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
+from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import BadRequest, RequestDoesNotExist
 from fedstac.domain.model import rfc3339
+from fedstac.domain.policy import Principal
 
 STATUSES = ("queued", "done", "rejected", "failed")
 PAGE, LARGEST_PAGE = 100, 5000
@@ -22,52 +24,48 @@ OWN_PAGE, LARGEST_OWN_PAGE = 20, 100  # requests, each of up to 5 000 items that
 
 async def get_requests(call: Call) -> Response:
     """List the caller's requests, the newest first."""
-    node = call.node
-    principal = call.caller
     limit = max(1, numbers.whole(call.query_params, "limit", default=OWN_PAGE, most=LARGEST_OWN_PAGE))
     try:
         after = UUID(call.query_params["after"]) if "after" in call.query_params else None
     except ValueError:
         raise BadRequest("after is not the id of a request; send one, or leave it out") from None
-    async with node.pool.acquire() as conn:
-        found = await requests.of_submitter(conn, principal.name, after=after, limit=limit + 1)
+    async with call.node.pool.acquire() as conn:
+        requests_of_caller = await requests.of_submitter(conn, call.caller.name, after=after, limit=limit + 1)
     url = f"{call.base_url}/requests"
     page_links = [{"rel": "self", "type": links.JSON, "href": url}]
-    if len(found) > limit:
-        more = f"{url}?limit={limit}&after={found[limit - 1].id}"
+    if len(requests_of_caller) > limit:
+        more = f"{url}?limit={limit}&after={requests_of_caller[limit - 1].id}"
         page_links.append({"rel": "next", "type": links.JSON, "href": more})
-    listed = [
+    entries = [
         {"id": str(one.id), "status": one.status, "action": one.action, "collection": one.collection,
          "total": one.total, "counts": {status: one.counts.get(status, 0) for status in STATUSES},
          "cancelled": one.cancelled, "created": rfc3339(one.created)}
-        for one in found[:limit]
+        for one in requests_of_caller[:limit]
     ]  # fmt: skip
-    body = {"requests": listed, "links": page_links}
+    body = {"requests": entries, "links": page_links}
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
 async def get_request(call: Call) -> Response:
     """Return a request: what became of it, and where that is visible."""
-    summary = await readable(call)
-    node = call.node
-    async with node.pool.acquire() as conn:
+    summary = await readable(call.node, call.caller, call.path_params["request_id"])
+    async with call.node.pool.acquire() as conn:
         body = await request_document(conn, call.base_url, summary)
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
 async def get_request_items(call: Call) -> Response:
     """List the results of a request, in the order of the batch."""
-    summary = await readable(call)
-    node = call.node
+    summary = await readable(call.node, call.caller, call.path_params["request_id"])
     status, limit, after = _page(call)
-    async with node.pool.acquire() as conn:
-        found = await requests.results(conn, summary.id, status=status, after=after, limit=limit + 1)
+    async with call.node.pool.acquire() as conn:
+        results = await requests.results(conn, summary.id, status=status, after=after, limit=limit + 1)
     url = links.request_url(call.base_url, summary.id) + "/items"
     page_links = [{"rel": "self", "type": links.JSON, "href": url}]
-    if len(found) > limit:
-        more = f"{url}?limit={limit}&after={found[limit - 1].n}" + (f"&status={status}" if status else "")
+    if len(results) > limit:
+        more = f"{url}?limit={limit}&after={results[limit - 1].n}" + (f"&status={status}" if status else "")
         page_links.append({"rel": "next", "type": links.JSON, "href": more})
-    body = {"items": [_item(result) for result in found[:limit]], "links": page_links}
+    body = {"items": [_item(result) for result in results[:limit]], "links": page_links}
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
@@ -79,26 +77,25 @@ def _page(call: Call) -> tuple[str | None, int, int]:
     return status, max(1, limit), numbers.whole(call.query_params, "after", default=-1, most=1 << 30)
 
 
-async def readable(call: Call) -> requests.Summary:
-    """The request, if it is the caller's or the caller is an administrator; else as if there were none (I27)."""
-    node = call.node
-    principal = call.caller
+async def readable(node: Node, caller: Principal, request_id: str) -> requests.Summary:
+    """Return a request of the caller's, or any one to an administrator; to others it is as if there were none (I27)."""
     try:
-        number = UUID(call.path_params["request_id"])
+        number = UUID(request_id)
     except ValueError:
-        said = call.path_params["request_id"][:80]
-        raise RequestDoesNotExist(f"{said!r} is none: a request's id is a UUID; GET /requests lists yours") from None
+        raise RequestDoesNotExist(
+            f"{request_id[:80]!r} is none: a request's id is a UUID; GET /requests lists yours"
+        ) from None
     async with node.pool.acquire() as conn:
         summary = await requests.summary(conn, number)
-    if summary is None or not (principal.is_admin or principal.name == summary.submitter):
+    if summary is None or not (caller.is_admin or caller.name == summary.submitter):
         raise RequestDoesNotExist(f"there is no request {number} of yours; GET /requests lists those you have")
     return summary
 
 
 async def request_document(conn: Connection, base: str, summary: requests.Summary) -> dict[str, Any]:
-    """A request as it is shown: status, counts, problems of the first items, and where it is visible."""
+    """Return a request as it is shown: status, counts, problems of the first items, and where it is visible."""
     nodes = await requests.visible(conn, summary.pos) if summary.pos is not None else []
-    troubled = [
+    problems = [
         result
         for status in ("rejected", "failed") if summary.counts.get(status)
         for result in await requests.results(conn, summary.id, status=status, after=-1, limit=20)
@@ -123,7 +120,7 @@ async def request_document(conn: Connection, base: str, summary: requests.Summar
         **({"retry_of": str(summary.retry_of)} if summary.retry_of else {}),
         "position": summary.pos,
         "visible": [{"node": node, "since": rfc3339(at) if at else None} for node, at in nodes],
-        "problems": [_item(result) for result in troubled[:20]],
+        "problems": [_item(result) for result in problems[:20]],
         "links": [
             {"rel": "self", "type": links.JSON, "href": url},
             {"rel": "items", "type": links.JSON, "href": url + "/items"},
