@@ -100,7 +100,7 @@ class _Reader:
         return token
 
     def _takes(self, *words: str) -> bool:
-        """Goes past the next tokens if they are these words or signs."""
+        """Go past the next tokens if they are these words or signs; tell whether they are."""
         following = self._tokens[self._next : self._next + len(words)]
         if tuple(token.word or token.text for token in following if token.kind in ("name", "sign")) != words:
             return False
@@ -132,12 +132,12 @@ class _Reader:
     # --- what is true or false ---
 
     def either(self) -> Json:
-        return self._joined("or", self._both)
+        return self._join("or", self._both)
 
     def _both(self) -> Json:
-        return self._joined("and", self._negated)
+        return self._join("and", self._negated)
 
-    def _joined(self, op: str, part: Any) -> Json:
+    def _join(self, op: str, part: Any) -> Json:
         """Return one part, or several joined by the operator. Nested parts with the same operator become one list."""
         parts = [part()]
         while self._takes(op):
@@ -206,7 +206,7 @@ class _Reader:
             case "quoted":
                 return {"property": self._take().text[1:-1].replace('""', '"')}
             case "name":
-                return self._named(self._take())
+                return self._by_name(self._take())
             case "sign" if token.text == "(":
                 return self._in_parentheses()
         self._refuse("expected a property, a value or '('")
@@ -219,7 +219,7 @@ class _Reader:
         self._expect(")", opened)
         return inside
 
-    def _named(self, name: _Token) -> Json:
+    def _by_name(self, name: _Token) -> Json:
         if name.text.upper() in (*GEOMETRIES, COLLECTION) and self._begins_geometry():
             return self._geometry(name)
         if self._token.text == "(" and self._token.kind == "sign":
@@ -278,7 +278,7 @@ class _Reader:
         return self._geometry(name)
 
     def _positions(self, depth: int) -> list[Json]:
-        """Positions, in lists of lists down to the depth."""
+        """Read positions, in lists of lists down to the depth."""
         return self._list(of=self._position if depth == 1 else lambda: self._positions(depth - 1))
 
     def _position(self) -> list[Json]:

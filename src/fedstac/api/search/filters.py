@@ -74,7 +74,7 @@ def property_name(name: object, what: str = "filter") -> str:
 
 
 def from_text(text: str) -> object:
-    """CQL2 text as CQL2 JSON. BadRequest says what is wrong with it, and where."""
+    """Read CQL2 text as CQL2 JSON. BadRequest says what is wrong with it, and where."""
     if len(text) > LONGEST_TEXT:
         raise BadRequest(f"the filter has over {LONGEST_TEXT} characters; ask in parts")
     try:
@@ -111,7 +111,7 @@ def _query_term(name: str, op: str, value: object) -> Json:
 
 def check(expression: object) -> Any:
     """Return a filter in CQL2 JSON in the form that db/conditions.py reads. BadRequest says what is wrong with it."""
-    return _Checker().predicate(expression, 1)
+    return _FilterReader().predicate(expression, 1)
 
 
 def names_in(expression: object) -> frozenset[str]:
@@ -136,7 +136,7 @@ def with_names(expression: Any, names: Mapping[str, str]) -> Any:
     return {key: with_names(part, names) if key in ("args", "interval") else part for key, part in expression.items()}
 
 
-class _Checker:
+class _FilterReader:
     """One walk over a filter; counts its operators."""
 
     def __init__(self) -> None:
@@ -179,10 +179,10 @@ class _Checker:
 
     def _operation(self, expression: object, depth: int) -> tuple[str, list[Any]]:
         if not isinstance(expression, dict) or set(expression) != {"op", "args"}:
-            raise BadRequest(f"filter: {_shown(expression)} is not CQL2 in JSON, {_form(expression)}")
+            raise BadRequest(f"filter: {_brief(expression)} is not CQL2 in JSON, {_form(expression)}")
         op, args = expression["op"], expression["args"]
         if not isinstance(op, str) or not isinstance(args, list):
-            raise BadRequest(f"filter: {_shown(expression)} needs a string `op` and a list `args`")
+            raise BadRequest(f"filter: {_brief(expression)} needs a string `op` and a list `args`")
         self._count(1)
         if depth > DEEPEST:
             raise BadRequest(f"the filter is nested deeper than {DEEPEST}; write it flatter")
@@ -237,11 +237,11 @@ class _Checker:
         text = self._scalar(value, depth) if isinstance(value, str | dict) else None
         if isinstance(text, str) or (isinstance(text, dict) and not _is_moment(text)):
             return text
-        raise BadRequest(f"filter: {op} takes a string or a property that may hold one, not {_shown(value)}")
+        raise BadRequest(f"filter: {op} takes a string or a property that may hold one, not {_brief(value)}")
 
     def _property(self, value: object) -> Json:
         if not isinstance(value, dict) or set(value) != {"property"}:
-            raise BadRequest(f'filter: {_shown(value)} is not a property, {{"property": "name"}}')
+            raise BadRequest(f'filter: {_brief(value)} is not a property, {{"property": "name"}}')
         name = property_name(value["property"])
         if name == "geometry":
             raise BadRequest("filter: geometry goes with the spatial operators only")
@@ -252,20 +252,20 @@ class _Checker:
         if own not in ({"property": "geometry"}, {"property": "properties.geometry"}):
             raise BadRequest(f'filter: {op} takes {{"property": "geometry"}} and then a geometry')
         if isinstance(other, dict) and set(other) == {"bbox"}:
-            wanted = box(other["bbox"], "filter")
+            shape = box(other["bbox"], "filter")
         else:
-            wanted = searched_geometry(other, "filter")
+            shape = searched_geometry(other, "filter")
             self._vertices += geometry.vertices(other)
             if self._vertices > geometry.MAX_VERTICES:
                 raise BadRequest(f"filter: its geometries have over {geometry.MAX_VERTICES} vertices; simplify them")
-        if wanted["type"] == "GeometryCollection":
+        if shape["type"] == "GeometryCollection":
             raise BadRequest(f"filter: {op} takes no GeometryCollection; ask for its parts")
-        return {"op": op, "args": [{"property": "geometry"}, wanted]}
+        return {"op": op, "args": [{"property": "geometry"}, shape]}
 
     def _temporal(self, value: object) -> Json:
         """Return a moment or a span; `datetime` is the span that a dataset covers."""
         if not isinstance(value, dict):
-            raise BadRequest(f"filter: {_shown(value)} is neither a timestamp, a date, an interval nor a property")
+            raise BadRequest(f"filter: {_brief(value)} is neither a timestamp, a date, an interval nor a property")
         if set(value) == {"interval"}:
             ends = _exactly("interval", value["interval"], 2)
             if ends == ["..", ".."]:
@@ -273,14 +273,14 @@ class _Checker:
             return {"interval": _in_order([self._end(end) for end in ends])}
         if set(value) in ({"timestamp"}, {"date"}):
             return _instant(value, whole_day=True)
-        named = self._property(value)
-        if named["property"] in conditions.TEXTS:
+        operand = self._property(value)
+        if operand["property"] in conditions.TEXTS:
             raise BadRequest(
-                f"filter: {named['property']} is no moment; the operators t_… take timestamps and intervals"
+                f"filter: {operand['property']} is no moment; the operators t_… take timestamps and intervals"
             )
-        if named == {"property": "datetime"}:
+        if operand == {"property": "datetime"}:
             return {"interval": [{"property": "start_datetime"}, {"property": "end_datetime"}]}
-        return named
+        return operand
 
     def _end(self, end: object) -> Any:
         if end == "..":
@@ -327,7 +327,7 @@ def _as_moment(operand: Any) -> Json:
     if isinstance(operand, str) and (DAY.fullmatch(operand) or model.moment(operand)):
         return _instant({"date" if DAY.fullmatch(operand) else "timestamp": operand})
     raise BadRequest(
-        f"filter: {_shown(operand)} is compared with a moment and is none; write TIMESTAMP('…') or DATE('…')"
+        f"filter: {_brief(operand)} is compared with a moment and is none; write TIMESTAMP('…') or DATE('…')"
     )
 
 
@@ -336,7 +336,7 @@ def _pattern(pattern: object) -> str:
     character.
     """
     if not isinstance(pattern, str):
-        raise BadRequest(f"filter: the pattern of like is a string, not {_shown(pattern)}")
+        raise BadRequest(f"filter: the pattern of like is a string, not {_brief(pattern)}")
     if len(pattern) > LONGEST_PATTERN:
         raise BadRequest(f"filter: the pattern of like has {len(pattern)} characters; {LONGEST_PATTERN} are the most")
     if pattern.count("%") > MOST_WILDCARDS:
@@ -345,7 +345,7 @@ def _pattern(pattern: object) -> str:
         )
     if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
         raise BadRequest(
-            f"filter: the pattern {_shown(pattern)} of like ends with a backslash, which has nothing to escape;"
+            f"filter: the pattern {_brief(pattern)} of like ends with a backslash, which has nothing to escape;"
             " write it twice to match a backslash"
         )
     return pattern
@@ -370,7 +370,7 @@ def _instant(value: Mapping[str, object], *, whole_day: bool = False) -> Json:
         return {"timestamp": documents.to_microseconds(text)}
     if kind == "date" and isinstance(text, str) and DAY.fullmatch(text) and model.moment(at_midnight):
         return {"date": text} if whole_day else {"timestamp": at_midnight}
-    raise BadRequest(f"filter: {_shown(text)} is no {kind} as in RFC 3339")
+    raise BadRequest(f"filter: {_brief(text)} is no {kind} as in RFC 3339")
 
 
 def _literal(value: object) -> Any:
@@ -378,7 +378,7 @@ def _literal(value: object) -> Any:
         return value
     if value is None:
         raise BadRequest("filter: null is compared with isNull only")
-    raise BadRequest(f"filter: {_shown(value)} is neither a string, a number nor true or false")
+    raise BadRequest(f"filter: {_brief(value)} is neither a string, a number nor true or false")
 
 
 def _list(op: str, value: object) -> list[Any]:
@@ -406,7 +406,7 @@ def _too_large() -> BadRequest:
     )
 
 
-def _shown(value: object) -> str:
+def _brief(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:80] + "…"
 
@@ -414,7 +414,7 @@ def _shown(value: object) -> str:
 def searched_geometry(value: object, what: str) -> Json:
     """Return a GeoJSON geometry as it is compared with the index: two dimensions, longitudes −180..180."""
     if not isinstance(value, dict):
-        raise BadRequest(f"{what}: {_shown(value)} is not a GeoJSON geometry")
+        raise BadRequest(f"{what}: {_brief(value)} is not a GeoJSON geometry")
     finding = next(geometry.check(value), None)
     if finding:
         raise BadRequest(f"{what}: {finding.message}")
@@ -442,7 +442,7 @@ def box(value: object, what: str = "bbox") -> Json:
 
 
 def _spans(west: float, east: float) -> list[tuple[float, float]]:
-    """From west eastwards to east, in longitudes −180..180."""
+    """Return the spans from west eastwards to east, in longitudes −180..180."""
     if east - west >= 360:
         return [(-180, 180)]
     while east < west:

@@ -1,4 +1,4 @@
-"""What a search asks for, from a POST body or GET parameters, checked; and the tokens that carry a page's end."""
+"""A search, read from a POST body or GET parameters and checked; and the tokens that hold the end of a page."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _ids(text: str) -> list[str]:
 
 
 def _refuse_unknown(body: Mapping[str, object]) -> None:
-    """Left out without a word, a condition that is misspelt would match too much."""
+    """Refuse members that are not known: ignored, a misspelt condition would match too much."""
     unknown = sorted(set(body) - KNOWN)
     if unknown:
         raise BadRequest(f"{', '.join(unknown)[:200]} is not known here; a search has {', '.join(sorted(KNOWN))}")
@@ -219,8 +219,8 @@ def _filter(body: Mapping[str, Any]) -> dict[str, Any]:
     if "query" in body:
         if "filter" in body:
             raise BadRequest("query and filter cannot be used together; leave one out")
-        asked = filters.from_query(body["query"])
-        return {} if asked is None else {"filter": filters.check(asked)}
+        from_query = filters.from_query(body["query"])
+        return {} if from_query is None else {"filter": filters.check(from_query)}
     if "filter" not in body:
         return {}
     expression = body["filter"]

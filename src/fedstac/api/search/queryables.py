@@ -1,4 +1,4 @@
-"""The names that searches use: what is known of them, the full names of short ones, warnings for misspelt ones."""
+"""The names that searches use: full names for short ones, and warnings for misspelt ones."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MOST_WARNINGS = 10  # of a kind, in a page: each costs a search for what is near
 
 
 @dataclass(frozen=True, slots=True)
-class Dated:
-    """What was read, until when it counts."""
+class CachedNames:
+    """Properties or collections as they were read, and until when they count."""
 
     names: Schemas
     until: float
@@ -36,20 +36,20 @@ class QueryableNames:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._declared: dict[str, tuple[str, Schemas]] = {}  # by collection: the vocabulary's digest, its properties
-        self._sampled: dict[str, Dated] = {}
-        self._collections = Dated({}, 0.0)
+        self._sampled: dict[str, CachedNames] = {}
+        self._collections = CachedNames({}, 0.0)
 
     def declared(self, collection: str) -> Schemas:
-        """The properties that the collection's vocabulary declares, as of now."""
+        """Return the properties that the collection's vocabulary declares, as of now."""
         vocabulary = self._node.checker.vocabularies.current(collection)
         digest = vocabulary.digest if vocabulary else ""
-        kept = self._declared.get(collection)
-        if kept is None or kept[0] != digest:
-            kept = self._declared[collection] = digest, queryables.declared(vocabulary)
-        return kept[1]
+        cached = self._declared.get(collection)
+        if cached is None or cached[0] != digest:
+            cached = self._declared[collection] = digest, queryables.declared(vocabulary)
+        return cached[1]
 
     async def of(self, conn: Connection, collection: str) -> Schemas:
-        """The properties of one collection."""
+        """Return the properties of one collection."""
         sampled = self._sampled.get(collection)
         if sampled is None or sampled.until < time.monotonic():
             rows = await search.sample_of_properties(conn, collection)
@@ -58,45 +58,45 @@ class QueryableNames:
                 | dict(queryables.observed(row.types, row.member_types, moments=row.moments))
                 for row in rows
             }
-            sampled = self._sampled[collection] = Dated(schemas, time.monotonic() + FRESH_SECONDS)
+            sampled = self._sampled[collection] = CachedNames(schemas, time.monotonic() + FRESH_SECONDS)
         return {**sampled.names, **self.declared(collection)}
 
     async def shared(self, conn: Connection) -> Schemas:
-        """The properties that may be named in a search over all collections."""
+        """Return the properties that may be named in a search over all collections."""
         names = await self._names_of_collections(conn)
         if len(names) == 1:
             return await self.of(conn, next(iter(names)))
         return queryables.shared([self.declared(name) for name in names])
 
-    async def _names_of_collections(self, conn: Connection, wanted: Iterable[str] = ()) -> Schemas:
-        """The collections there are; read anew where one of those wanted is not among them."""
-        kept = self._collections
-        if kept.until < time.monotonic() or any(name not in kept.names for name in wanted):
-            names: Schemas = {name: {} for name in await collections.names(conn)}
-            kept = self._collections = Dated(names, time.monotonic() + FRESH_SECONDS)
-        return kept.names
+    async def _names_of_collections(self, conn: Connection, names: Iterable[str] = ()) -> Schemas:
+        """Return the collections; read again where one of `names` is not among them."""
+        cached = self._collections
+        if cached.until < time.monotonic() or any(name not in cached.names for name in names):
+            every: Schemas = {name: {} for name in await collections.names(conn)}
+            cached = self._collections = CachedNames(every, time.monotonic() + FRESH_SECONDS)
+        return cached.names
 
     async def understand(self, conn: Connection, query: Query) -> tuple[Query, tuple[Finding, ...]]:
         """Return the search with the full names of its properties, and warnings about unknown names.
 
         A name without its prefix stands for the full name if one collection is searched and it has one such property.
         """
-        wanted: Sequence[str] = query.conditions.get("collections", ())
-        there = await self._names_of_collections(conn, wanted)
-        missing = [name for name in dict.fromkeys(wanted) if name not in there]
+        asked_collections: Sequence[str] = query.conditions.get("collections", ())
+        there = await self._names_of_collections(conn, asked_collections)
+        missing = [name for name in dict.fromkeys(asked_collections) if name not in there]
         warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
-        searched = [name for name in dict.fromkeys(wanted or there) if name in there]
-        compared = self._undeclared(query.names, searched)
-        selected = self._undeclared(query.selected_names, searched)
-        if not (compared or selected) or not searched or len(searched) > MOST_SAMPLED:
+        searched = [name for name in dict.fromkeys(asked_collections or there) if name in there]
+        in_conditions = self._undeclared(query.names, searched)
+        in_fields = self._undeclared(query.selected_names, searched)
+        if not (in_conditions or in_fields) or not searched or len(searched) > MOST_SAMPLED:
             return query, tuple(warnings)
         schemas: dict[str, queryables.Schema] = {}
         for collection in searched:
             schemas |= await self.of(conn, collection)
-        compared_names, unknown = _full_names(compared, schemas, searched)
+        compared_names, unknown = _full_names(in_conditions, schemas, searched)
         warnings += [_unknown_property(name, schemas, searched, "it counts as missing") for name in unknown]
         schemas |= queryables.ANSWERED_ONLY
-        selected_names, unknown = _full_names(selected, schemas, searched)
+        selected_names, unknown = _full_names(in_fields, schemas, searched)
         warnings += [_unknown_property(name, schemas, searched, "`fields` finds nothing by it") for name in unknown]
         if compared_names or selected_names:
             query = with_names(query, compared_names, selected_names)
@@ -118,13 +118,13 @@ def _full_names(
     return full_names, [name for name in unknown if name not in full_names][:MOST_WARNINGS]
 
 
-def with_names(query: Query, compared: Mapping[str, str], selected: Mapping[str, str]) -> Query:
-    """Return the search with other names in its filter and order (`compared`) and in its fields (`selected`)."""
+def with_names(query: Query, in_conditions: Mapping[str, str], in_fields: Mapping[str, str]) -> Query:
+    """Return the search with other names in its filter and order (`in_conditions`) and in its fields (`in_fields`)."""
     conditions = dict(query.conditions)
     if "filter" in conditions:
-        conditions["filter"] = filters.with_names(conditions["filter"], compared)
-    order = tuple((compared.get(name, name), descending) for name, descending in query.order)
-    paths = {PROPERTIES + name: PROPERTIES + full for name, full in selected.items()}
+        conditions["filter"] = filters.with_names(conditions["filter"], in_conditions)
+    order = tuple((in_conditions.get(name, name), descending) for name, descending in query.order)
+    paths = {PROPERTIES + name: PROPERTIES + full for name, full in in_fields.items()}
     include, exclude = (frozenset(paths.get(path, path) for path in side) for side in (query.include, query.exclude))
     return replace(query, conditions=conditions, order=order, include=include, exclude=exclude)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from email.utils import format_datetime
@@ -16,9 +16,10 @@ from stac_fastapi.pgstac.utils import clean_exclude_set, filter_fields
 from starlette.responses import Response
 
 from fedstac import __version__
-from fedstac.api.call import Call
+from fedstac.api.call import Call, Services
 from fedstac.api.http import links, preconditions
-from fedstac.api.search import query
+from fedstac.api.search import query as queries
+from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
 from fedstac.bootstrap import Node
 from fedstac.db import collections, conditions, search
@@ -99,13 +100,13 @@ async def get_item(call: Call) -> Response:
     node = call.node
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
     async with node.pool.acquire() as conn:
-        found = await search.item(conn, collection, item_id)
-        if found is None:
+        row = await search.item(conn, collection, item_id)
+        if row is None:
             await existing(conn, collection)
             raise ItemDoesNotExist(
                 f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
             )
-    item, digest = found
+    item, digest = row
     etag = links.entity_tag(item, digest)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
     if preconditions.is_unchanged(call.headers, etag):
@@ -116,131 +117,139 @@ async def get_item(call: Call) -> Response:
 async def get_items(call: Call) -> Response:
     """Search the datasets of one collection."""
     name = call.path_params["collection_id"]
-    asked = await _from_parameters(call, collection=name)
-    return await _searched(call, asked, f"/collections/{quote(name)}/items", collection=name)
+    query = await _from_parameters(call, collection=name)
+    return await _answer(call, query, PageAddress.of(call, f"/collections/{quote(name)}/items"), collection=name)
 
 
 async def get_search(call: Call) -> Response:
     """Search datasets, with the conditions in the query."""
-    return await _searched(call, await _from_parameters(call), "/search")
-
-
-async def _from_parameters(call: Call, *, collection: str | None = None) -> query.Query:
-    node = call.node
-
-    def read() -> query.Query:
-        return query.from_parameters(call.query_params.multi_items(), node.settings, collection=collection)
-
-    return await _beside(call, read, large=len(call.query_string) > LARGE)
+    return await _answer(call, await _from_parameters(call), PageAddress.of(call, "/search"))
 
 
 async def post_search(call: Call) -> Response:
     """Search datasets, with the conditions in the body."""
-    node = call.node
-    raw = await call.body.read()
+    settings, raw = call.node.settings, await call.body.read()
 
-    def read() -> tuple[object, query.Query]:
+    def read() -> tuple[object, Query]:
         body = strict_json.parse(raw)
-        return body, query.from_body(body, node.settings)
+        return body, queries.from_body(body, settings)
 
-    body, asked = await _beside(call, read, large=len(raw) > LARGE)
-    return await _searched(call, asked, "/search", body)
-
-
-async def _beside(call: Call, work: Callable[[], T], *, large: bool) -> T:
-    """The result of work, which is done beside the event loop if it is large."""
-    threads = call.services.threads
-    return await threads.run(work) if large else work()
+    body, query = await _beside(call.services, read, is_large=len(raw) > LARGE)
+    return await _answer(call, query, PageAddress.of(call, "/search", body))
 
 
-async def _searched(
-    call: Call, asked: query.Query, path: str, body: object = None, *, collection: str | None = None
-) -> Response:
-    """Runs a search and assembles its page."""
-    memory = call.services.memory
-    large = asked.limit > FEW_ITEMS
-    async with memory.place(PAGE_FACTOR * search.PAGE_BYTES) if large else nullcontext():
-        found = await _found(call, asked, collection)
-        text = await _beside(call, partial(_page_text, call, asked, path, body, found), large=large)
+async def _from_parameters(call: Call, *, collection: str | None = None) -> Query:
+    settings = call.node.settings
+
+    def read() -> Query:
+        return queries.from_parameters(call.query_params.multi_items(), settings, collection=collection)
+
+    return await _beside(call.services, read, is_large=len(call.query_string) > LARGE)
+
+
+async def _beside(services: Services, work: Callable[[], T], *, is_large: bool) -> T:
+    """Return the result of work, which is done beside the event loop if it is large."""
+    return await services.threads.run(work) if is_large else work()
+
+
+@dataclass(frozen=True, slots=True)
+class PageAddress:
+    """Where a page is: for its links to itself and to the next page."""
+
+    base: str
+    path: str
+    parameters: Mapping[str, str]  # without the paging token
+    body: object = None  # of a POST
+
+    @classmethod
+    def of(cls, call: Call, path: str, body: object = None) -> PageAddress:
+        """Return the address of a call."""
+        parameters = {name: value for name, value in call.query_params.items() if name != "token"}
+        return cls(call.base_url, path, parameters, body)
+
+    def links(self, token: str | None) -> list[dict[str, Any]]:
+        """Return the links of the page; `token` leads to the next one."""
+        own = self.base + self.path
+        page_links: list[dict[str, Any]] = [
+            {"rel": "self", "type": links.GEOJSON,
+             "href": own + ("?" + urlencode(self.parameters) if self.parameters else "")},
+            {"rel": "root", "type": links.JSON, "href": self.base + "/"},
+        ]  # fmt: skip
+        if token and isinstance(self.body, dict):
+            page_links.append({"rel": "next", "type": links.GEOJSON, "method": "POST", "href": own,
+                               "body": {**self.body, "token": token}})  # fmt: skip
+        elif token:
+            href = own + "?" + urlencode({**self.parameters, "token": token})
+            page_links.append({"rel": "next", "type": links.GEOJSON, "method": "GET", "href": href})
+        return page_links
+
+
+async def _answer(call: Call, query: Query, address: PageAddress, *, collection: str | None = None) -> Response:
+    """Run a search and assemble its page."""
+    services, is_large = call.services, query.limit > FEW_ITEMS
+    async with services.memory.place(PAGE_FACTOR * search.PAGE_BYTES) if is_large else nullcontext():
+        page = await find(services, query, collection=collection)
+        text = await _beside(services, partial(_page_text, page, address), is_large=is_large)
     return Response(text, media_type=links.GEOJSON)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A page of a search, and how many items it matches in all."""
+class SearchPage:
+    """A page of a search. `next_token` leads to the next one."""
 
-    page: search.Page
-    matched: int
-    exact: bool
+    items: Sequence[search.Served]
+    matched: int  # numberMatched: how many items the search has in all
+    is_exact: bool  # else an estimate
     warnings: Sequence[Finding]
     include: frozenset[str]  # members of each item, by their full names; empty: all
     exclude: frozenset[str]
+    next_token: str | None
 
 
-async def _found(call: Call, asked: query.Query, collection: str | None) -> _Found:
-    node = call.node
-    place = query.place_of(asked.token, asked, node.signing_key) if asked.token else None
-    names = call.services.queryables
+async def find(services: Services, query: Query, *, collection: str | None = None) -> SearchPage:
+    """Return a page of what a search finds. CollectionDoesNotExist where `collection` is given and not there."""
+    node = services.node
+    place = queries.place_of(query.token, query, node.signing_key) if query.token else None
     async with node.pool.acquire() as conn:
         if collection is not None:
             await existing(conn, collection)
-        understood, warnings = await names.understand(conn, asked)
-        where, order = conditions.where(understood.conditions), search.order(understood.order)
-        page = await search.page(conn, where, order, asked.limit, place.values if place else None)
-        matched, exact = (place.matched, place.exact) if place else await _matched(node, conn, asked, where)
-    return _Found(page, matched, exact, warnings, understood.include, understood.exclude)
+        full, warnings = await services.queryables.understand(conn, query)
+        where, order = conditions.where(full.conditions), search.order(full.order)
+        page = await search.page(conn, where, order, query.limit, place.values if place else None)
+        matched, is_exact = (place.matched, place.exact) if place else await _count_matched(node, conn, query, where)
+    next_token = None
+    if page.last is not None:
+        next_token = queries.token_for(queries.Place(page.last, matched, is_exact), query, node.signing_key)
+    return SearchPage(page.items, matched, is_exact, warnings, full.include, full.exclude, next_token)
 
 
-def _page_text(call: Call, asked: query.Query, path: str, body: object, found: _Found) -> str:
-    node = call.node
-    base = call.base_url
-    following = None
-    if found.page.last is not None:
-        place = query.Place(found.page.last, found.matched, found.exact)
-        following = query.token_for(place, asked, node.signing_key)
-    features = [links.item_text(base, item) for item in found.page.items]
-    if found.include or found.exclude:
-        features = [_selected_members(text, found.include, found.exclude) for text in features]
-    rest = {
-        "links": _page_links(base, path, call, following, body),
-        "numberMatched": found.matched,
-        "numMatched": found.matched,
-        "numberReturned": len(features),
-        "numReturned": len(features),
-    } | ({} if found.exact else {"fedstac:number_matched_estimated": True})
-    if found.warnings:
-        rest["fedstac:warnings"] = [finding.as_json() for finding in found.warnings]
-    return f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
-
-
-async def _matched(node: Node, conn: Connection, asked: query.Query, where: str) -> tuple[int, bool]:
-    """Totals without conditions come from the tally; others are counted up to the bound."""
-    if set(asked.conditions) <= {"collections"}:
+async def _count_matched(node: Node, conn: Connection, query: Query, where: str) -> tuple[int, bool]:
+    """Count the items of a search: without conditions by the tally, else up to the bound; return if it is exact."""
+    if set(query.conditions) <= {"collections"}:
         totals = await collections.totals(conn)
-        named = asked.conditions.get("collections", totals)
-        return sum(totals.get(name, 0) for name in set(named)), True
+        names = query.conditions.get("collections", totals)
+        return sum(totals.get(name, 0) for name in set(names)), True
     return await search.matched(conn, where, node.settings.matched_exact_to)
 
 
+def _page_text(page: SearchPage, address: PageAddress) -> str:
+    features = [links.item_text(address.base, item) for item in page.items]
+    if page.include or page.exclude:
+        features = [_selected_members(text, page.include, page.exclude) for text in features]
+    rest = {
+        "links": address.links(page.next_token),
+        "numberMatched": page.matched,
+        "numMatched": page.matched,
+        "numberReturned": len(features),
+        "numReturned": len(features),
+    } | ({} if page.is_exact else {"fedstac:number_matched_estimated": True})
+    if page.warnings:
+        rest["fedstac:warnings"] = [finding.as_json() for finding in page.warnings]
+    return f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
+
+
 def _selected_members(text: str, include: frozenset[str], exclude: frozenset[str]) -> str:
-    """Return an item with the members that `fields` selects. What names the item stays; `include` wins."""
-    wanted = include | ALWAYS if include else include
-    unwanted = clean_exclude_set(set(exclude), set(include | ALWAYS))
-    return orjson.dumps(filter_fields(orjson.loads(text), set(wanted), unwanted)).decode()
-
-
-def _page_links(base: str, path: str, call: Call, following: str | None, body: object) -> list[dict[str, Any]]:
-    own = base + path
-    parameters = {name: value for name, value in call.query_params.items() if name != "token"}
-    shown = own + ("?" + urlencode(parameters) if parameters else "")
-    found: list[dict[str, Any]] = [
-        {"rel": "self", "type": links.GEOJSON, "href": shown},
-        {"rel": "root", "type": links.JSON, "href": base + "/"},
-    ]
-    if following and isinstance(body, dict):
-        found.append({"rel": "next", "type": links.GEOJSON, "method": "POST", "href": own,
-                      "body": {**body, "token": following}})  # fmt: skip
-    elif following:
-        href = own + "?" + urlencode({**parameters, "token": following})
-        found.append({"rel": "next", "type": links.GEOJSON, "method": "GET", "href": href})
-    return found
+    """Return an item with the members that `fields` selects. Members that name the item stay; `include` wins."""
+    members = include | ALWAYS if include else include
+    others = clean_exclude_set(set(exclude), set(include | ALWAYS))
+    return orjson.dumps(filter_fields(orjson.loads(text), set(members), others)).decode()
