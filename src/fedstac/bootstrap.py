@@ -116,11 +116,11 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
     VocabularyBroken if the folder of vocabularies, a pinned version, or one that would judge is not there or broken.
     """
     policies = policies or Policies(settings.policy, settings.globus_policy, here=settings.node)
-    with opening.explained(settings.dsn):
+    with opening.explaining(settings.dsn):
         opened = await pools.open_pools(settings.dsn, settings, application=f"fedstac {settings.node}")
     try:
         async with opened.work.acquire() as conn:
-            with opening.explained(settings.dsn):
+            with opening.explaining(settings.dsn):
                 schema = await opening.schema(conn, opening.newest(folder("migrations")), settings.dsn)
             rules, shelf = await _rules(conn, settings)
             key = await _enter(conn, settings)  # writes the node's name: a start that fails before has written nothing
@@ -191,7 +191,7 @@ async def _forget_reports(node: Node) -> None:
 
 async def _enter(conn: Connection, settings: Settings) -> bytes:
     """Make sure that the database is this node's, and return the secret that signs paging tokens."""
-    with opening.explained(settings.dsn):
+    with opening.explaining(settings.dsn):
         origin = await feed.establish(conn, settings.node, os.urandom(32))
         if origin != settings.node:
             raise WrongNode(

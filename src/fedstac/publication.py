@@ -22,6 +22,7 @@ import orjson
 import structlog
 
 from fedstac.db import audit, collections, file_marks, outbox, queue, records
+from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection, is_refusal
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import crosschecks, documents, events, versions
@@ -310,7 +311,7 @@ async def _compare_files(conn: Connection, world: World, receipts: Sequence[Rece
         for holder in (holder for mark in marks for holder in others.get(mark, ())):
             if holder.lineage != record.lineage:
                 common[holder.id].append(holder.mark)
-        findings = [crosschecks.shared(marks, theirs, other) for other, theirs in common.items()]
+        findings = [crosschecks.common_files(marks, theirs, other) for other, theirs in common.items()]
         if last[record.collection, record.id].state in records.SEARCHED:
             findings += batch.compare_files(marks, record.id, record.lineage)
         if findings:
@@ -488,7 +489,7 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
     if before_epoch <= 1:
         return 0
     async with conn.transaction():
-        leaving = [one.id for one in await collections.announced(conn, origin) if one.epoch < before_epoch]
+        leaving = [one.id for one in await collections.of_origin(conn, origin) if one.epoch < before_epoch]
         if leaving:
             await collections.hold(conn)
         removed = await records.remove(conn, origin, before_epoch)
@@ -501,7 +502,7 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
 class WrittenCollection:
     """A collection after a write, and warnings about what the write changed in the document that was sent."""
 
-    stored: collections.Stored
+    stored: CollectionState
     warnings: tuple[Finding, ...]
 
 
@@ -556,7 +557,7 @@ class CollectionWriter:
                 raise CollectionNotEmpty(f"the collection {name} has datasets; delete them first")
             await self._announce(events.COLLECTION_DELETED, name, stored, None)
 
-    async def _existing(self, name: str, expected: Sequence[str] | None) -> collections.Stored:
+    async def _existing(self, name: str, expected: Sequence[str] | None) -> CollectionState:
         """Lock and return a collection of this node. CollectionDoesNotExist, or PreconditionFailed in another state."""
         stored = self._own(await collections.lock(self.conn, name))
         if stored is None or stored.document is None:
@@ -565,12 +566,12 @@ class CollectionWriter:
             raise PreconditionFailed(f"the collection {name} was changed since you read it; read it again")
         return stored
 
-    async def _update(self, stored: collections.Stored, document: Mapping[str, Any]) -> collections.Stored:
+    async def _update(self, stored: CollectionState, document: Mapping[str, Any]) -> CollectionState:
         if stored.digest == documents.digest(document):
             return stored
         return await self._announce(events.COLLECTION_UPDATED, stored.id, stored, document)
 
-    def _own(self, states: Sequence[collections.Stored]) -> collections.Stored | None:
+    def _own(self, states: Sequence[CollectionState]) -> CollectionState | None:
         """Return this node's state of a collection. ForeignOrigin where another node has it."""
         others = ", ".join(each.origin for each in states if each.origin != self.origin)
         if others:
@@ -578,15 +579,15 @@ class CollectionWriter:
         return states[0] if states else None
 
     async def _announce(
-        self, event_type: str, name: str, before: collections.Stored | None, document: Mapping[str, Any] | None
-    ) -> collections.Stored:
+        self, event_type: str, name: str, before: CollectionState | None, document: Mapping[str, Any] | None
+    ) -> CollectionState:
         """Write a collection's new state with its event and audit row. Without a document it is deleted."""
         epoch, now = await outbox.begin(self.conn)
         event_id, seq = uuid7(now), (before.seq if before else 0) + 1
         text = orjson.dumps(document).decode() if document is not None else None
         digest = documents.digest(document) if document is not None else b""
-        after = collections.Stored(name, self.origin, epoch, seq, text, digest, now)
-        await collections.put(self.conn, after)
+        after = CollectionState(name, self.origin, epoch, seq, text, digest, now)
+        await collections.store(self.conn, after)
         event = events.collection_event(
             event_type, name, seq, document=text, digest=digest, at=now, event_id=event_id,
             context=events.Context(self.origin, self.actor, None),

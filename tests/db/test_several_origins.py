@@ -118,8 +118,8 @@ async def test_the_same_again_changes_nothing(conn: Connection) -> None:
 
 async def test_a_node_announces_its_own_word_only(east: Node, conn: Connection) -> None:
     await apply(conn, said("west", "west's"), said("north", "north's"))
-    assert [each.origin for each in await collections.announced(conn, "west")] == ["west"]
-    assert await collections.announced(conn, "east") == []
+    assert [each.origin for each in await collections.of_origin(conn, "west")] == ["west"]
+    assert await collections.of_origin(conn, "east") == []
     writer = publication.CollectionWriter(conn, "east", "anna", east.collection_schema)
     with pytest.raises(publication.ForeignOrigin, match="north, west"):
         await writer.replace("CMIP6", sample.collection())

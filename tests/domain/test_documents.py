@@ -93,16 +93,16 @@ def test_a_document_is_not_changed_by_what_is_made_of_it() -> None:
     document = item()
     before = copy.deepcopy(document)
     documents.prepare(document, NAME, None)
-    documents.replaced(document)
+    documents.warn_of_server_members(document)
     assert document == before
 
 
 def test_what_a_publisher_says_of_the_servers_members_is_a_warning() -> None:
     said = with_properties(latest=False, retracted="yes", **{"fedstac:x": 1})
-    assert {finding.pointer for finding in documents.replaced(said)} == {
+    assert {finding.pointer for finding in documents.warn_of_server_members(said)} == {
         "/properties/latest", "/properties/retracted", "/properties/fedstac:x"
     }  # fmt: skip
-    assert documents.replaced(item()) == ()
+    assert documents.warn_of_server_members(item()) == ()
 
 
 # --- files ---
@@ -148,12 +148,12 @@ def test_serving_gives_the_document_back_with_the_servers_part(
     properties: Json, links: list[Json], extra: Json
 ) -> None:
     document = {**item(), **extra, "properties": properties, "links": links}
-    kept = documents.owned(document)
+    kept = documents.without_server_members(document)
     text = orjson.dumps(kept).decode()
     assert text.startswith(documents.HEADS)
     assert text.endswith(documents.TAIL)
     own = '{"rel":"self","href":"here"}'
-    served = orjson.loads(documents.served(text, extension='"ours"', state='"latest":true', links=own))
+    served = orjson.loads(documents.splice(text, extension='"ours"', state='"latest":true', links=own))
     assert served.pop("stac_extensions") == [*document["stac_extensions"], "ours"]
     assert served["links"] == [{"rel": "self", "href": "here"}, *(link for link in links if link["rel"] != "self")]
     assert served["properties"] == {**properties, "latest": True}

@@ -21,7 +21,7 @@ import orjson
 import pytest
 
 from fedstac.api.http import links
-from fedstac.db.search import Served
+from fedstac.db.search import ServedItem
 from fedstac.domain import documents, strict_json
 from fedstac.domain.errors import Finding, MalformedJson, errors_in
 from fedstac.domain.schemas import schema_of
@@ -239,7 +239,9 @@ def test_what_is_judged_is_what_is_served() -> None:
             "collection": "CMIP6", "id": document["id"], "state": "published", "latest": True, "created": NOW,
             "updated": NOW, "cv_version": VERSION, "document": draft.text,
         }  # fmt: skip
-        record = Served(**{each.name: stored.get(each.name) for each in fields(Served) if each.default is MISSING})
+        record = ServedItem(
+            **{each.name: stored.get(each.name) for each in fields(ServedItem) if each.default is MISSING}
+        )
         item, expected = json.loads(links.item_text(BASE, record)), served(document)
         for link in (*item["links"][:4], *expected["links"][:4]):
             del link["href"], link["type"]

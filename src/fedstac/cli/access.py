@@ -83,7 +83,7 @@ def _offline(
 
     try:
         found = policy_files.read(_content(path))
-        principal = explaining.described(who)
+        principal = explaining.principal_of(who)
     except PolicyBroken as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="--policy") from None
     except explaining.NotDescribed as error:

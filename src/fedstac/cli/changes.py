@@ -21,7 +21,7 @@ from fedstac.client.transport import NotFound
 from fedstac.client.values import Changed, Dataset
 from fedstac.domain import patching, retraction
 from fedstac.domain.alternates import with_alternates
-from fedstac.domain.documents import owned
+from fedstac.domain.documents import without_server_members
 from fedstac.domain.errors import Problem
 
 commands = typer.Typer()
@@ -147,7 +147,7 @@ def diff(
             before = _before(client, id, where)
             names, pair = (before.id, id), (before.document, mine)
     if not every:
-        pair = (owned(pair[0]), owned(pair[1]))
+        pair = (without_server_members(pair[0]), without_server_members(pair[1]))
     lines = bulk.difference(*pair, names)
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump({"before": names[0], "after": names[1], "diff": lines})

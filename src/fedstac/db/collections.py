@@ -21,7 +21,7 @@ WIDE = "tstzrange('-infinity', 'infinity', '[]')"  # bounds of a partition that 
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class CollectionState:
     """A collection as one origin has it; document None: deleted."""
 
     id: str
@@ -33,8 +33,8 @@ class Stored:
     updated: datetime
 
 
-def _from_row(row: Row) -> Stored:
-    return Stored(**dict(row))
+def _from_row(row: Row) -> CollectionState:
+    return CollectionState(**dict(row))
 
 
 async def hold(conn: Connection) -> None:
@@ -42,14 +42,14 @@ async def hold(conn: Connection) -> None:
     await conn.execute("SELECT pg_advisory_xact_lock(hashtext('fedstac.collection'))")
 
 
-async def lock(conn: Connection, collection: str) -> list[Stored]:
+async def lock(conn: Connection, collection: str) -> list[CollectionState]:
     """Lock a collection until the transaction ends; return what each origin announced of it, deletions too."""
     await hold(conn)
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 ORDER BY origin", collection)
     return [_from_row(row) for row in rows]
 
 
-async def get(conn: Connection, collection: str) -> Stored | None:
+async def get(conn: Connection, collection: str) -> CollectionState | None:
     """Return the collection as it is shown; None where there is none."""
     row = await conn.fetchrow(
         f"""SELECT {COLUMNS} FROM fedstac.collection WHERE id = $1 AND document IS NOT NULL
@@ -59,7 +59,7 @@ async def get(conn: Connection, collection: str) -> Stored | None:
     return _from_row(row) if row else None
 
 
-async def every(conn: Connection) -> list[Stored]:
+async def every(conn: Connection) -> list[CollectionState]:
     """Return all collections as they are shown, by id."""
     rows = await conn.fetch(
         f"""SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
@@ -88,7 +88,7 @@ async def names(conn: Connection) -> list[str]:
 class CollectionPage:
     """Some of the collections by id, how many there are, and whether there are others before and behind these."""
 
-    collections: tuple[Stored, ...]
+    collections: tuple[CollectionState, ...]
     total: int
     has_before: bool
     has_behind: bool
@@ -117,17 +117,17 @@ async def page(conn: Connection, *, after: str | None, before: str | None, limit
         total = await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.collection WHERE document IS NOT NULL")
         return CollectionPage((), total, has_before=False, has_behind=False)
     first, last, total = rows[0]["n"], rows[-1]["n"], rows[0]["total"]
-    collections = tuple(Stored(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
+    collections = tuple(CollectionState(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
     return CollectionPage(collections, total, has_before=first > 1, has_behind=last < total)
 
 
-async def announced(conn: Connection, origin: str) -> list[Stored]:
+async def of_origin(conn: Connection, origin: str) -> list[CollectionState]:
     """Return an origin's states of its collections, deletions too."""
     rows = await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.collection WHERE origin = $1 ORDER BY id", origin)
     return [_from_row(row) for row in rows]
 
 
-async def put(conn: Connection, state: Stored) -> None:
+async def store(conn: Connection, state: CollectionState) -> None:
     """Store an origin's state of a collection, which is locked. Of a deletion the tombstone stays."""
     before = await get(conn, state.id)
     await conn.execute(
@@ -148,7 +148,7 @@ async def erase(conn: Connection, collection: str, origin: str) -> None:
     await _show(conn, collection, before)
 
 
-async def _show(conn: Connection, collection: str, before: Stored | None) -> None:
+async def _show(conn: Connection, collection: str, before: CollectionState | None) -> None:
     """Give pgstac the document that is shown now. The partition goes with the last origin and the last dataset."""
     document = await get(conn, collection)
     if document is None:
@@ -190,6 +190,6 @@ async def apply(conn: Connection, event: CollectionEvent) -> bool:
     if present and (present.epoch, present.seq) >= (event.epoch, event.seq):
         return False
     now = await conn.fetchval("SELECT clock_timestamp()")
-    new = Stored(event.collection, event.origin, event.epoch, event.seq, event.document, event.digest, now)
-    await put(conn, new)
+    new = CollectionState(event.collection, event.origin, event.epoch, event.seq, event.document, event.digest, now)
+    await store(conn, new)
     return True

@@ -25,7 +25,7 @@ class DatabaseUnusable(Exception):
 
 
 @contextmanager
-def explained(dsn: str) -> Iterator[None]:
+def explaining(dsn: str) -> Iterator[None]:
     """Raise DatabaseUnusable instead of an error that the operator can mend."""
     try:
         yield

@@ -37,7 +37,7 @@ class SortKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedItem:
     """What is needed to serve one dataset."""
 
     collection: str
@@ -57,18 +57,18 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    items: tuple[Served, ...]
+    items: tuple[ServedItem, ...]
     last: tuple[str | None, ...] | None  # the sort values of the last item, where there is a next page
 
 
-def _served(row: Row) -> Served:
-    return Served(
+def _from_row(row: Row) -> ServedItem:
+    return ServedItem(
         row["collection"], row["id"], row["state"], row["latest"], row["created"], row["updated"], row["cv_version"],
         row["retraction"], row["replicas"], row["document"],
     )  # fmt: skip
 
 
-async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served, bytes] | None:
+async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedItem, bytes] | None:
     """Return a dataset as it is served, with links to other versions, and its digest; None where it is not here."""
     row = await conn.fetchrow(
         f"""SELECT {STATE_COLUMNS}, r.digest,
@@ -90,7 +90,7 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[Served,
         return None
     versions = (row["predecessor"], row["successor"], row["latest_id"])
     linked = replace(
-        _served(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"])
+        _from_row(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"])
     )  # fmt: skip
     return linked, row["digest"]
 
@@ -116,13 +116,13 @@ async def page(
 
     `after`: the sort values of the item before it.
     """
-    selected = ", ".join(f"({key.expression})::text AS k{n}" for n, key in enumerate(keys))
+    columns = ", ".join(f"({key.expression})::text AS k{n}" for n, key in enumerate(keys))
     ordered = ", ".join(f"{key.expression} {'DESC' if key.descending else 'ASC'}" for key in keys)
     beyond = f" AND {_beyond(keys, after)}" if after else ""
     names = ", ".join(f"k{n}" for n in range(len(keys)))
     statement = f"""
         WITH page AS MATERIALIZED (
-            SELECT collection, id, {selected} FROM pgstac.items
+            SELECT collection, id, {columns} FROM pgstac.items
             WHERE ({where}){beyond} ORDER BY {ordered} LIMIT {limit + 1}),
         numbered AS (SELECT *, row_number() OVER () AS n, count(*) OVER () AS matching FROM page),
         sized AS (
@@ -136,7 +136,7 @@ async def page(
         rows = await conn.fetch(statement)
     has_more = bool(rows) and rows[-1]["matching"] > rows[-1]["n"]
     last = tuple(rows[-1][f"k{n}"] for n in range(len(keys))) if has_more else None
-    return Page(tuple(_served(row) for row in rows), last)
+    return Page(tuple(_from_row(row) for row in rows), last)
 
 
 def _beyond(keys: Sequence[SortKey], after: Sequence[str | None]) -> str:

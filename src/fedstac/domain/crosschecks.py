@@ -99,7 +99,7 @@ def _mark(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
 
 
-def shared(own: Mapping[int, str], common: Collection[int], other: str) -> Finding:
+def common_files(own: Mapping[int, str], common: Collection[int], other: str) -> Finding:
     """Return the warning that a dataset has marks in common with another one."""
     if any(not own[mark] for mark in common):
         message = f"{other} has the same files; one of the two ids may be wrong"
@@ -133,7 +133,7 @@ class Batch:
             if (before := self._by_mark.get(mark)) is not None and self._datasets[before][1] != lineage:
                 common.setdefault(before, []).append(mark)
         for before, theirs in common.items():
-            yield shared(own, theirs, self._datasets[before][0])
+            yield common_files(own, theirs, self._datasets[before][0])
         if own and len(self._by_mark) + len(own) <= MOST_MARKS:
             self._datasets.append((id, lineage))
             for mark in own:

@@ -33,7 +33,7 @@ ENDLESS_FRACTION = re.compile(r"(\.\d{6})\d+")
 FAR_OFFSET = re.compile(r"[+-](?:1[6-9]|2[0-3]):[0-5][0-9]$")
 
 
-def owned(document: Document) -> Document:
+def without_server_members(document: Document) -> Document:
     """Return the document less the members that the server owns, in the order in which it is stored."""
     properties = {
         name: value
@@ -54,7 +54,7 @@ def is_of_the_server(link: Mapping[str, Any]) -> bool:
     return link["rel"].lower() in SERVER_LINKS
 
 
-def replaced(document: Document) -> tuple[Finding, ...]:
+def warn_of_server_members(document: Document) -> tuple[Finding, ...]:
     """Return warnings for members that the server owns and a publisher sent."""
     ours = [name for name in document["properties"] if name.startswith("fedstac:")]
     ours += [
@@ -70,7 +70,7 @@ def replaced(document: Document) -> tuple[Finding, ...]:
 
 def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None) -> Draft:
     """Return everything that follows from a valid document alone. The document is not changed."""
-    own = owned(document)
+    own = without_server_members(document)
     properties = cast("Mapping[str, Any]", own["properties"])
     start, end = _span(properties)
     properties_text = orjson.dumps(properties)
@@ -211,7 +211,7 @@ def state_of(record: Record) -> dict[str, object]:
     )
 
 
-def served(text: str, *, extension: str, links: str, state: str) -> str:
+def splice(text: str, *, extension: str, links: str, state: str) -> str:
     """Splice the server's extension, links and state (JSON texts without their brackets) into the stored text."""
     head, at = f"{EXTENSIONS}{extension}],{LINKS}", len(LINKS) + 1
     if text.startswith(EXTENSIONS):  # a list of strings: the first bracket that ends it outside of one

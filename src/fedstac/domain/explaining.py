@@ -17,7 +17,7 @@ class NotDescribed(ValueError):
     """Words that describe nobody; the message says what is taken."""
 
 
-def described(words: Sequence[str]) -> Principal:
+def principal_of(words: Sequence[str]) -> Principal:
     """Return the principal whom the words describe, each of them one fact (FORMS).
 
     A group's issuer is any; an own group is for everything. NotDescribed for words that describe nobody.

@@ -48,7 +48,7 @@ ANSWERED_ONLY: Schemas = {  # served with a dataset, and not searched
 JSON_TYPES = ("string", "number", "boolean", "array", "object")  # and null, which says nothing
 
 
-def declared(vocabulary: Vocabulary | None) -> Schemas:
+def declared_by(vocabulary: Vocabulary | None) -> Schemas:
     """Return the properties that every dataset of a collection may have, with the terms of its project."""
     if vocabulary is None:
         return OF_EVERY_DATASET
@@ -83,7 +83,7 @@ def _texts(demand: Property) -> Schema:
     return {"anyOf": [terms, form]} if terms and form else {**terms, **form}
 
 
-def observed(types: Iterable[str], member_types: Iterable[str], *, moments: bool) -> Schema:
+def schema_of_sample(types: Iterable[str], member_types: Iterable[str], *, moments: bool) -> Schema:
     """Return the schema of a property from a sample of its values: their JSON types, and those of list members."""
     own = [name for name in JSON_TYPES if name in set(types)]
     schema: dict[str, Any] = {"type": own[0] if len(own) == 1 else own} if own else {}
@@ -95,7 +95,7 @@ def observed(types: Iterable[str], member_types: Iterable[str], *, moments: bool
     return schema
 
 
-def shared(declarations: Sequence[Schemas]) -> Schemas:
+def common_to(declarations: Sequence[Schemas]) -> Schemas:
     """Return the properties that all collections have. Where they differ in their terms, the terms of all count."""
     first, *others = declarations or [OF_EVERY_DATASET]
     return {

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import orjson
 
-from fedstac.db.search import Served
+from fedstac.db.search import ServedItem
 from fedstac.domain import collections, documents
 from fedstac.domain.model import rfc3339
 
@@ -24,7 +24,7 @@ def request_url(base: str, request: object) -> str:
     return f"{base}/requests/{request}"
 
 
-def entity_tag(item: Served, digest: bytes) -> str:
+def entity_tag(item: ServedItem, digest: bytes) -> str:
     """The ETag of a dataset: its digest, and a digest of what else is served with it.
 
     It follows from what the reader sees. What is hidden, a version marked for deletion, leaves no trace in it.
@@ -33,7 +33,7 @@ def entity_tag(item: Served, digest: bytes) -> str:
     return f'"{digest[:16].hex()}-{hashlib.sha256(beside).hexdigest()[:16]}"'
 
 
-def item_text(base: str, item: Served) -> str:
+def item_text(base: str, item: ServedItem) -> str:
     """A dataset as it is served: the stored text with state and links spliced in."""
     own = item_url(base, item.collection, item.id)
     parent = f"{base}/collections/{quote(item.collection)}"
@@ -57,7 +57,7 @@ def item_text(base: str, item: Served) -> str:
             ("replicas", item.replicas))  # fmt: skip
     state += "".join(f',"fedstac:{name}":{text}' for name, text in told if text is not None)
     extension = _json(base + documents.EXTENSION_PATH)
-    text = documents.served(item.document, extension=extension, links=links, state=state)
+    text = documents.splice(item.document, extension=extension, links=links, state=state)
     if item.state == "retracted":  # known and explained, and not to be had
         return orjson.dumps({**orjson.loads(text), "assets": {}}).decode()
     return text

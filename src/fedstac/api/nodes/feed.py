@@ -123,7 +123,7 @@ async def _collections(conn: Connection, origin: str, epoch: int) -> list[str]:
         events.current_collection(
             entry.id, entry.origin, epoch, entry.seq, document=entry.document, digest=entry.digest
         )
-        for entry in await collections.announced(conn, origin)
+        for entry in await collections.of_origin(conn, origin)
     ]
 
 

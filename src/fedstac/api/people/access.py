@@ -47,7 +47,7 @@ async def get_explain(call: Call) -> Response:
 async def _described(conn: Connection, description: list[str]) -> Principal:
     """Return somebody as the database has them, with the roles and groups of the description added."""
     try:
-        principal = explaining.described(description)
+        principal = explaining.principal_of(description)
     except NotDescribed as error:
         raise BadRequest(str(error)) from None
     roles, who, memberships = set(principal.roles), principal.identity, set[Membership]()

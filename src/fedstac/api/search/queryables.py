@@ -45,7 +45,7 @@ class QueryableNames:
         digest = vocabulary.digest if vocabulary else ""
         cached = self._declared.get(collection)
         if cached is None or cached[0] != digest:
-            cached = self._declared[collection] = digest, queryables.declared(vocabulary)
+            cached = self._declared[collection] = digest, queryables.declared_by(vocabulary)
         return cached[1]
 
     async def of(self, conn: Connection, collection: str) -> Schemas:
@@ -55,7 +55,7 @@ class QueryableNames:
             rows = await search.sample_of_properties(conn, collection)
             schemas = {
                 row.name: {"title": queryables.title(row.name)}
-                | dict(queryables.observed(row.types, row.member_types, moments=row.moments))
+                | dict(queryables.schema_of_sample(row.types, row.member_types, moments=row.moments))
                 for row in rows
             }
             sampled = self._sampled[collection] = CachedNames(schemas, time.monotonic() + FRESH_SECONDS)
@@ -66,7 +66,7 @@ class QueryableNames:
         names = await self._names_of_collections(conn)
         if len(names) == 1:
             return await self.of(conn, next(iter(names)))
-        return queryables.shared([self.declared(name) for name in names])
+        return queryables.common_to([self.declared(name) for name in names])
 
     async def _names_of_collections(self, conn: Connection, names: Iterable[str] = ()) -> Schemas:
         """Return the collections; read again where one of `names` is not among them."""

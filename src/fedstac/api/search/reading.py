@@ -197,7 +197,7 @@ async def _answer(call: Call, query: Query, address: PageAddress, *, collection:
 class SearchPage:
     """A page of a search. `next_token` leads to the next one."""
 
-    items: Sequence[search.Served]
+    items: Sequence[search.ServedItem]
     matched: int  # numberMatched: how many items the search has in all
     is_exact: bool  # else an estimate
     warnings: Sequence[Finding]

@@ -15,7 +15,7 @@ from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
 from fedstac.api.writing import intake
 from fedstac.db import collections
-from fedstac.db.collections import CollectionPage, Stored
+from fedstac.db.collections import CollectionPage, CollectionState
 from fedstac.db.connections import Connection
 from fedstac.domain import patching
 from fedstac.domain.collections import WARNINGS
@@ -97,7 +97,7 @@ async def get_collection(call: Call) -> Response:
     return Response(body, headers=headers, media_type=links.JSON)
 
 
-async def existing(conn: Connection, name: str) -> Stored:
+async def existing(conn: Connection, name: str) -> CollectionState:
     """Return the collection as it is shown. CollectionDoesNotExist without one."""
     stored = await collections.get(conn, name)
     if stored is None:
@@ -161,10 +161,10 @@ def _answer(call: Call, written: WrittenCollection, status: int) -> Response:
     return Response(orjson.dumps(body), status, headers, media_type=links.JSON)
 
 
-def _headers(stored: Stored) -> dict[str, str]:
+def _headers(stored: CollectionState) -> dict[str, str]:
     tag = f'"{stored.digest[:16].hex()}"'
     return {"ETag": tag, "Last-Modified": format_datetime(stored.updated, usegmt=True)}
 
 
-def _served(base: str, stored: Stored) -> dict[str, Any]:
+def _served(base: str, stored: CollectionState) -> dict[str, Any]:
     return links.collection(base, orjson.loads(stored.document or "{}"))

@@ -99,7 +99,7 @@ class Amend:
             edited = alternates.without_contradictions(edited)
         if isinstance(self.edit, Whole):
             edited = alternates.with_alternates(before, edited)
-        return alternates.completed(before, documents.owned(edited))
+        return alternates.completed(before, documents.without_server_members(edited))
 
     def _vocabulary(self, record: Record, world: World, *, newest: bool) -> Vocabulary | None:
         """Return the newest vocabulary, for what the publisher wrote, or the record's own, for what stays as it was."""
