@@ -150,7 +150,10 @@ class _Writer:
             "tags": [tag],
             "summary": route.summary,
             "description": "\n\n".join(part for part in (route.description, callers) if part),
-            "parameters": [*map(_path_parameter, route.path_parameters), *map(_parameter, route.parameters)],
+            "parameters": [
+                *(_path_parameter(name, examples) for name in route.path_parameters),
+                *(_parameter(parameter, examples) for parameter in route.parameters),
+            ],
         }
         if route.body is not None:
             content = {media_type: _any_of(names) for media_type, names in route.body.content.items()}
@@ -193,19 +196,35 @@ def _any_of(names: Sequence[str]) -> dict[str, Any]:
     return {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "description": parameters.IN_PATH[name],
-            "schema": {"type": "string", "minLength": 1}}  # fmt: skip
+def _path_parameter(name: str, examples: Sequence[Exchange]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": name, "in": "path", "required": True, "description": parameters.IN_PATH[name],
+        "schema": {"type": "string", "minLength": 1},
+    }  # fmt: skip
+    value = next((one.path[name] for one in examples if name in one.path), None)
+    return fields if value is None else fields | {"example": value}
 
 
-def _parameter(parameter: Parameter) -> dict[str, Any]:
+def _parameter(parameter: Parameter, examples: Sequence[Exchange]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": parameter.name, "in": parameter.place, "required": parameter.required,
         "description": parameter.description, "schema": parameter.schema,
     }  # fmt: skip
     if parameter.schema.get("type") == "array":
         fields |= {"style": "form", "explode": False}
-    return fields
+    given = (one.query if parameter.place == "query" else one.headers for one in examples)
+    text = next((values[parameter.name] for values in given if parameter.name in values), None)
+    return fields if text is None else fields | {"example": _value(text, parameter.schema)}
+
+
+def _value(text: str, schema: Mapping[str, Any]) -> Any:
+    """Return the value that a text stands for in a query."""
+    match schema.get("type"):
+        case "array":
+            return text.split(",")
+        case "integer" | "boolean":
+            return orjson.loads(text)
+    return text
 
 
 def _response(answer: Answer, examples: Sequence[Exchange]) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Requests that schemathesis makes up from the description at /api: every answer is one that the description has."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from fedstac.db import nodes
+from tests.api.conftest import Api, StartApi
+from tests.support import exchanges
+
+CHECKS = (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
+    "response_schema_conformance", "unsupported_method", "ignored_auth",
+)  # fmt: skip
+
+
+async def fuzz(api: Api, folder: Path, *options: str) -> None:
+    """Let schemathesis ask the node, as somebody who may do everything. AssertionError with what it found.
+
+    The node has gone through the scenario of the examples before, so that their ids are there.
+    """
+    conn = await asyncpg.connect(api.settings.dsn)
+    try:
+        token = await nodes.issue_token(conn, "everybody", ["admin", "node:east"])
+        tokens = {name: await nodes.issue_token(conn, name, roles) for name, roles in exchanges.TOKENS.items()}
+    finally:
+        await conn.close()
+    scenario = exchanges.Scenario(api.anyone, tokens)
+    for ask in exchanges.SCENARIO:
+        await scenario.exchange(ask)
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("schemathesis")), "run", f"{api.url}/api", "--checks", ",".join(CHECKS),
+        "--header", f"Authorization: Bearer {token}", "--workers", "2", "--continue-on-failure", "--no-color",
+        "--generation-deterministic", "--suppress-health-check", "all", *options,
+        stdout=PIPE, stderr=STDOUT, cwd=folder,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+@pytest.fixture
+async def target(start_api: StartApi, dsn: str) -> Api:
+    """A node that answers writes at once, so that many requests are sent in a short time."""
+    return await start_api(dsn=dsn, default_wait_seconds=0, request_seconds=20)
+
+
+async def test_no_made_up_request_has_an_answer_that_is_not_described(target: Api, tmp_path: Path) -> None:
+    await fuzz(target, tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", "3")
+
+
+@pytest.mark.soak
+async def test_nor_have_thousands_of_them(target: Api, tmp_path: Path) -> None:
+    await fuzz(target, tmp_path, "--phases", "examples,coverage,fuzzing,stateful", "--max-time", "600")
