@@ -84,6 +84,8 @@ NOT_A_FUNCTIONS_DOCSTRING: Final = frozenset(("property", "cached_property", "fi
 
 EXCEPTIONS: Final[Mapping[str, str]] = {
     "src/fedstac/domain/validation.py:excuse": "a rule of the domain: errors that the stored version had are excused",
+    "src/fedstac/vocabularies/compare.py:added": "beside `removed`: the two sides of a difference",
+    "src/fedstac/vocabularies/compare.py:changed": "beside `added` and `removed`",
 }
 
 

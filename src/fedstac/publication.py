@@ -71,7 +71,7 @@ class NodeRules:
             (command.target.collection, command.cv_version)
             for command in commands if isinstance(command, Publish | Amend) and command.cv_version is not None
         }  # fmt: skip
-        vocabularies = self.vocabularies.parsed(collections, versions)
+        vocabularies = self.vocabularies.select(collections, versions)
         return World(datetime.now(UTC), self.origin, self.judge, self.policy, vocabularies=vocabularies)
 
     def knowing(self, world: World, commands: Sequence[Command], lineages: Mapping[str, Lineage]) -> World:
@@ -89,7 +89,7 @@ class NodeRules:
                 versions.add((record.collection, record.cv_version))
         if len(versions) == len(world.vocabularies.versions):
             return world
-        return replace(world, vocabularies=self.vocabularies.parsed(world.vocabularies.newest, versions))
+        return replace(world, vocabularies=self.vocabularies.select(world.vocabularies.newest, versions))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from fedstac.vocabularies.checker import open_checker
 CHECKER = open_checker()
 VOCABULARY = CHECKER.vocabularies.current("CMIP6")
 assert VOCABULARY is not None
-PARSED = CHECKER.vocabularies.parsed(["CMIP6"], [("CMIP6", VOCABULARY.version)])
+PARSED = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VOCABULARY.version)])
 WORLD = World(datetime(2026, 3, 1, tzinfo=UTC), "west", CHECKER, vocabularies=PARSED)
 ROOT = Principal("root", frozenset({"admin"}))
 [ITEM] = sample.items(1)

@@ -23,7 +23,7 @@ from fedstac.vocabularies.checker import open_checker
 Json = Any
 CHECKER = open_checker()
 VOCABULARY = CHECKER.vocabularies.current("CMIP6")
-PARSED = CHECKER.vocabularies.parsed(["CMIP6"], [("CMIP6", VOCABULARY.version)])
+PARSED = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VOCABULARY.version)])
 WORLD = World(now=datetime(2026, 3, 1, tzinfo=UTC), origin="west", judge=CHECKER, vocabularies=PARSED)
 VERSION = VOCABULARY.version if VOCABULARY else None
 [ITEM] = sample.items(1)

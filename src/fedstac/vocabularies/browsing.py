@@ -44,9 +44,9 @@ def properties_of(vocabulary: Vocabulary, name: str) -> list[str]:
 def facet(vocabulary: Vocabulary, name: str) -> str | None:
     """Return the vocabulary that is meant: by its name, or by a property with its prefix or without."""
     for full in (name, f"{vocabulary.prefix}:{name}"):
-        known = vocabulary.properties.get(full) or vocabulary.assets.get(full)
-        if known is not None and known.vocabulary is not None:
-            return known.vocabulary
+        about = vocabulary.properties.get(full) or vocabulary.assets.get(full)
+        if about is not None and about.vocabulary is not None:
+            return about.vocabulary
     return name if name in vocabulary.terms else None
 
 
@@ -62,20 +62,22 @@ def find(vocabulary: Vocabulary, term: str) -> list[Entry]:
 
 def uses(vocabulary: Vocabulary, entry: Entry) -> list[Use]:
     """Return where relations lead to the term: sources of an institution, tables of a variable."""
-    found: dict[tuple[str, str | None], Use] = {}
+    uses_by_place: dict[tuple[str, str | None], Use] = {}
     for relation in vocabulary.relations:
         about = vocabulary.properties.get(relation.property or "")
         if relation.attribute is not None and about is not None and about.vocabulary == entry.vocabulary:
             terms = tuple(
-                term for term, said in relation.terms.items() if _says(said.get(relation.attribute), entry.term)
+                term
+                for term, attributes in relation.terms.items()
+                if _says(attributes.get(relation.attribute), entry.term)
             )
-            found[relation.vocabulary, relation.attribute] = Use(
+            uses_by_place[relation.vocabulary, relation.attribute] = Use(
                 relation.vocabulary, relation.attribute, relation.rule, terms
             )
         for place in _places(vocabulary, relation, entry.vocabulary):
             terms = tuple(term for term in relation.terms if _part(term, place, len(relation.of)) == entry.term)
-            found[relation.vocabulary, None] = Use(relation.vocabulary, None, relation.rule, terms)
-    return [use for use in found.values() if use.terms]
+            uses_by_place[relation.vocabulary, None] = Use(relation.vocabulary, None, relation.rule, terms)
+    return [use for use in uses_by_place.values() if use.terms]
 
 
 def _places(vocabulary: Vocabulary, relation: Relation, name: str) -> Iterator[int]:
@@ -93,8 +95,8 @@ def _part(term: str, place: int, count: int) -> str | None:
 
 
 def _says(value: object, term: str) -> bool:
-    listed = value if isinstance(value, list) else [value]
-    return any(type(entry) is str and term in entry.split("|") for entry in listed)
+    texts = value if isinstance(value, list) else [value]
+    return any(type(entry) is str and term in entry.split("|") for entry in texts)
 
 
 def suggestions(terms: Terms, text: str, limit: int = 5) -> list[tuple[str, float]]:
@@ -109,8 +111,8 @@ def suggestions(terms: Terms, text: str, limit: int = 5) -> list[tuple[str, floa
     scores = {name: score for name, score, _ in by_name}
     for _, score, name in by_title:
         scores[name] = max(scores[name], 0.8 * score)
-    ranked = sorted(scores, key=lambda name: (-round(scores[name], 3), -exactness[name], name))
-    return [(name, round(scores[name], 1)) for name in ranked[:limit] if scores[name] >= LEAST]
+    by_likeness = sorted(scores, key=lambda name: (-round(scores[name], 3), -exactness[name], name))
+    return [(name, round(scores[name], 1)) for name in by_likeness[:limit] if scores[name] >= LEAST]
 
 
 def lines(values: Sequence[str], limit: int) -> str:

@@ -33,7 +33,7 @@ def open_checker(folder: Path | None = None, *, pins: Mapping[str, str] | None =
 
 
 def shipped(folder: Path) -> list[Snapshot]:
-    """The snapshots of a folder: <project>/<version>.json. VocabularyBroken where there is no such folder."""
+    """Return the snapshots of a folder: <project>/<version>.json. VocabularyBroken if there is no such folder."""
     if not folder.is_dir():
         raise VocabularyBroken(f"{folder} is no folder of vocabulary snapshots (<project>/<version>.json)")
     paths = [path for path in sorted(folder.glob("*/*.json")) if path.stem[:1].isdigit()]
@@ -44,11 +44,11 @@ def shipped(folder: Path) -> list[Snapshot]:
 
 
 def stac_schemas() -> tuple[jsonschema_rs.Validator, jsonschema_rs.Validator]:
-    """Validators of the STAC 1.1.0 core schemas for items and collections, from pystac's copies; nothing is fetched."""
-    known = extensions.core_schemas()
-    registry = jsonschema_rs.Registry(list(known.items()))
+    """Return the validators of STAC 1.1.0 items and collections, made from pystac's copies of the core schemas."""
+    schemas = extensions.core_schemas()
+    registry = jsonschema_rs.Registry(list(schemas.items()))
     item, collection = (
-        jsonschema_rs.validator_for(known[uri], registry=registry, retriever=extensions.closed, validate_formats=True)
+        jsonschema_rs.validator_for(schemas[uri], registry=registry, retriever=extensions.closed, validate_formats=True)
         for uri in (extensions.CORE, COLLECTION_SCHEMA)
     )
     return item, collection

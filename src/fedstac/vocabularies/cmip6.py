@@ -22,8 +22,8 @@ FILE: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)_([A-Za-z0-9_]+)\.json")
 
 def project_of(files: Files) -> str | None:
     """Return the project whose vocabulary it is, if this is the layout: the file of its DRS says it."""
-    named = sorted(match[1] for path in files.content if (match := FILE.fullmatch(path)) and match[2] == "DRS")
-    return named[0] if len(named) == 1 else None
+    projects = sorted(match[1] for path in files.content if (match := FILE.fullmatch(path)) and match[2] == "DRS")
+    return projects[0] if len(projects) == 1 else None
 
 
 def facts(files: Files, tables: Files | None) -> Facts:
@@ -37,9 +37,9 @@ def facts(files: Files, tables: Files | None) -> Facts:
         match = FILE.fullmatch(path)
         name = match[2] if match and match[1] == project else path.removesuffix(".json")
         content, place = files.object(path), f"{files.name}: {path}"
-        stated = content.get(VERSION[0], {})
-        if type(stated) is dict and VERSION[1] in stated:
-            versions.add(expect(stated[VERSION[1]], str, place))
+        metadata = content.get(VERSION[0], {})
+        if type(metadata) is dict and VERSION[1] in metadata:
+            versions.add(expect(metadata[VERSION[1]], str, place))
         if name == "DRS":
             templates = _templates(content, place)
         elif name in content and name not in NO_TERMS:
@@ -56,34 +56,34 @@ def facts(files: Files, tables: Files | None) -> Facts:
     return Facts("one JSON file a vocabulary", project, next(iter(versions), None), collections, templates=templates)
 
 
-def _collection(said: object, place: str) -> Collection:
+def _collection(terms: object, place: str) -> Collection:
     """Return a list of terms; or an object of them, each with a title or with members."""
-    if type(said) is list:
-        return {expect(term, str, place): {} for term in said}
-    return {term: _attributes(about, f"{place}: {term[:60]!r}") for term, about in expect(said, dict, place).items()}
+    if type(terms) is list:
+        return {expect(term, str, place): {} for term in terms}
+    return {term: _attributes(about, f"{place}: {term[:60]!r}") for term, about in expect(terms, dict, place).items()}
 
 
 def _attributes(about: object, place: str) -> Attributes:
     if type(about) is str:
         return title_of(about)
-    made: Attributes = {}
+    attributes: Attributes = {}
     for name, value in expect(about, dict, place).items():
         if type(value) is list:
-            made[name] = strings(value, f"{place}: {name}")
+            attributes[name] = strings(value, f"{place}: {name}")
         elif type(value) is str:
-            made |= {name: value, **(title_of(value) if name in TITLES else {})}
-    return made
+            attributes |= {name: value, **(title_of(value) if name in TITLES else {})}
+    return attributes
 
 
 def _templates(content: dict[str, Any], place: str) -> dict[str, list[str]]:
     """Return the names in the DRS' templates, in their order; how they are joined has changed between versions."""
-    stated = expect(content.get("DRS"), dict, place)
-    wanted = {"directory": "directory_path_template", "file_name": "filename_template"}
-    return {ours: PART.findall(expect(stated.get(theirs), str, place)) for ours, theirs in wanted.items()}
+    templates = expect(content.get("DRS"), dict, place)
+    names = {"directory": "directory_path_template", "file_name": "filename_template"}
+    return {ours: PART.findall(expect(templates.get(theirs), str, place)) for ours, theirs in names.items()}
 
 
 def _tables(files: Files) -> dict[str, Collection]:
-    """`table_variable`, keyed "Amon.tas", and `variable_id` with a long name as the title."""
+    """Return `table_variable`, keyed "Amon.tas", and `variable_id` with a long name as the title."""
     path = TABLES if TABLES in files.content or len(files.content) != 1 else next(iter(files.content))
     place = f"{files.name}: {path}"
     if path not in files.content:
@@ -91,9 +91,9 @@ def _tables(files: Files) -> dict[str, Collection]:
     pairs: Collection = {}
     variables: Collection = {}
     for table, entries in sorted(expect(files.object(path).get("tables"), dict, place).items()):
-        for variable, said in expect(entries, dict, f"{place}: {table}").items():
+        for variable, entry in expect(entries, dict, f"{place}: {table}").items():
             here = f"{place}: {table}.{variable}"
-            about = expect(said, dict, here)
+            about = expect(entry, dict, here)
             pairs[f"{table}.{variable}"] = {
                 name: strings(about[name], here) if name == "realm" else expect(about[name], str, here)
                 for name in ("units", "standard_name", "frequency", "realm")

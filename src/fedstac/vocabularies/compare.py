@@ -52,22 +52,22 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Difference:
     """Return the difference between the contents of two snapshots, by sorted names, without sources and versions."""
     names = sorted({*before["terms"], *after["terms"]})
     pairs = {name: (before["terms"].get(name, {}), after["terms"].get(name, {})) for name in names}
-    added = {name: sorted(new.keys() - old.keys()) for name, (old, new) in pairs.items()}
+    new_terms = {name: sorted(new.keys() - old.keys()) for name, (old, new) in pairs.items()}
     removed = {name: sorted(old.keys() - new.keys()) for name, (old, new) in pairs.items()}
-    changed = {
+    changes = {
         name: {
             term: _changes(old[term], new[term]) for term in sorted(old.keys() & new.keys()) if old[term] != new[term]
         }
         for name, (old, new) in pairs.items()
     }
     return Difference(
-        _full(added), _full(removed), _full(changed), _changes(before["properties"], after["properties"]),
+        _full(new_terms), _full(removed), _full(changes), _changes(before["properties"], after["properties"]),
         {name: (before.get(name), after.get(name)) for name in OTHER if before.get(name) != after.get(name)},
     )  # fmt: skip
 
 
-def _full(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: entries for name, entries in found.items() if entries}
+def _full(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: entries for name, entries in group.items() if entries}
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Change]:

@@ -41,34 +41,36 @@ def facts(files: Files, universe: Files | None) -> Facts:
     terms = _Terms(files, universe)
     collections = {folder: terms.collection(folder) for folder in files.folders()}
     catalog = _mapping(files, CATALOG) if CATALOG in files.content else {}
-    properties, named = _properties(catalog.get("dataset_properties", []), prefix, collections, terms, files)
+    properties, property_names = _properties(catalog.get("dataset_properties", []), prefix, collections, terms, files)
     members, _ = _properties(catalog.get("file_properties", []), prefix, collections, terms, files)
-    stated = _mapping(files, MANIFEST) if MANIFEST in files.content else {}
-    known = _mapping(universe, MANIFEST) if MANIFEST in universe.content else {}
+    manifest = _mapping(files, MANIFEST) if MANIFEST in files.content else {}
+    universe_manifest = _mapping(universe, MANIFEST) if MANIFEST in universe.content else {}
     return Facts(
-        layout="WCRP (esgvoc)", project=project, version=_text(stated.get("cv_version")),
-        terms={name: listed for name, listed in collections.items() if listed}, patterns=terms.patterns,
+        layout="WCRP (esgvoc)", project=project, version=_text(manifest.get("cv_version")),
+        terms={name: collection for name, collection in collections.items() if collection}, patterns=terms.patterns,
         properties=properties, assets=members,
-        links=[_link(said, files) for said in catalog.get("link_properties", [])],
-        templates=_templates(_mapping(files, DRS), named, files),
-        fill={"catalog": str(catalog.get("version", "")), "universe": str(known.get("cv_version", "unknown"))},
-        warnings=(*_other_universe(stated, known), *terms.warnings, *terms.taken_off()),
+        links=[_link(link, files) for link in catalog.get("link_properties", [])],
+        templates=_templates(_mapping(files, DRS), property_names, files),
+        fill={
+            "catalog": str(catalog.get("version", "")), "universe": str(universe_manifest.get("cv_version", "unknown"))
+        },
+        warnings=(*_other_universe(manifest, universe_manifest), *terms.warnings, *terms.taken_off()),
     )  # fmt: skip
 
 
 def _mapping(files: Files, path: str) -> dict[str, Any]:
-    made: dict[str, Any] = expect(files.yaml(path), dict, f"{files.name}: {path}")
-    return made
+    mapping: dict[str, Any] = expect(files.yaml(path), dict, f"{files.name}: {path}")
+    return mapping
 
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _other_universe(stated: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
-    wanted, here = stated.get("universe_version"), known.get("cv_version")
-    if wanted != here:
-        yield f"the project was released with universe {wanted}; it is resolved against {here}"
+def _other_universe(manifest: Mapping[str, Any], universe_manifest: Mapping[str, Any]) -> Iterator[str]:
+    released_with, here = manifest.get("universe_version"), universe_manifest.get("cv_version")
+    if released_with != here:
+        yield f"the project was released with universe {released_with}; it is resolved against {here}"
 
 
 @dataclass
@@ -84,29 +86,29 @@ class _Terms:
 
     def collection(self, name: str) -> Collection:
         """Return the terms by drs_name, with attributes that refer to others by theirs. Empty for one of patterns."""
-        listed: Collection = {}
+        terms: Collection = {}
         patterns: list[str] = []
         for path in self.files.within(name):
             if path.endswith("/" + CONTEXT):
                 continue
-            said, place = self._term(name, path), f"{self.files.name}: {path}"
-            if said is None:
+            term, place = self._term(name, path), f"{self.files.name}: {path}"
+            if term is None:
                 continue
-            if "regex" in said:
-                patterns.append(check_pattern(said["regex"], place))
-            elif "parts" not in said:
-                value = check_term(said.get("drs_name", ""), place) or None
+            if "regex" in term:
+                patterns.append(check_pattern(term["regex"], place))
+            elif "parts" not in term:
+                value = check_term(term.get("drs_name", ""), place) or None
                 if value is None:
-                    self.warnings.append(f"{name}: {said['id']!r} has no drs_name, and is left out")
-                elif value in listed:
+                    self.warnings.append(f"{name}: {term['id']!r} has no drs_name, and is left out")
+                elif value in terms:
                     raise VocabularyRefused(f"{place}: {value!r} is the drs_name of two terms; have it repaired")
                 else:
-                    listed[value] = self._attributes(name, said)
-        if patterns and not listed:
+                    terms[value] = self._attributes(name, term)
+        if patterns and not terms:
             self.patterns[name] = either(patterns)
         elif patterns:
             self.warnings.append(f"{name}: {len(patterns)} patterns beside terms are left out")
-        return listed
+        return terms
 
     def taken_off(self) -> Iterator[str]:
         for (collection, name), terms in self.trimmed.items():
@@ -145,30 +147,34 @@ class _Terms:
     def _references(self, data_type: str, context: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         path = f"{data_type}/{CONTEXT}"
         general = self.universe.object(path).get("@context") if path in self.universe.content else {}
-        found = {}
-        for name, said in {**(general if isinstance(general, dict) else {}), **context}.items():
-            inner = said.get("@context") if isinstance(said, dict) and said.get("@type") == "@id" else None
+        references = {}
+        for name, definition in {**(general if isinstance(general, dict) else {}), **context}.items():
+            inner = (
+                definition.get("@context")
+                if isinstance(definition, dict) and definition.get("@type") == "@id"
+                else None
+            )
             match = RESOURCE.search(str(inner.get("@base", ""))) if isinstance(inner, dict) else None
             if match:
-                found[name] = match[1], match[2]
-        return found
+                references[name] = match[1], match[2]
+        return references
 
-    def _attributes(self, collection: str, said: Mapping[str, Any]) -> Attributes:
+    def _attributes(self, collection: str, term: Mapping[str, Any]) -> Attributes:
         """Return texts, and lists of them; references by the value of what they refer to."""
-        made = title_of(said.get("description"))
+        attributes = title_of(term.get("description"))
         references = self._context(collection)[1]
-        for name, value in said.items():
+        for name, value in term.items():
             if name in ("@context", "id", "type", "drs_name", "title"):
                 continue
-            listed = value if type(value) is list else [value]
-            if listed and all(type(entry) is str for entry in listed):
-                if name != "description" and any(entry != entry.strip() for entry in listed):
-                    self.trimmed.setdefault((collection, name), []).append(str(said["id"]))
-                listed = [entry.strip() for entry in listed]
+            texts = value if type(value) is list else [value]
+            if texts and all(type(entry) is str for entry in texts):
+                if name != "description" and any(entry != entry.strip() for entry in texts):
+                    self.trimmed.setdefault((collection, name), []).append(str(term["id"]))
+                texts = [entry.strip() for entry in texts]
                 if name in references:
-                    listed = [self._value(*references[name], entry) for entry in listed]
-                made[name] = listed if type(value) is list else listed[0]
-        return made
+                    texts = [self._value(*references[name], entry) for entry in texts]
+                attributes[name] = texts if type(value) is list else texts[0]
+        return attributes
 
     def _value(self, scope: str, data_type: str, identifier: str) -> str:
         """Return the drs_name of the referenced term; the id itself if it is not known, which is reported later."""
@@ -182,17 +188,17 @@ class _Terms:
 
 
 def _properties(
-    said: object, prefix: str, collections: dict[str, Collection], terms: _Terms, files: Files
+    entries: object, prefix: str, collections: dict[str, Collection], terms: _Terms, files: Files
 ) -> tuple[dict[str, Attributes], dict[str, str]]:
     """Return the properties of a list in catalog_specs by full name, and which one holds a collection's own values.
 
     A property of an attribute of a collection's terms gets a vocabulary of its own: the values of that attribute.
     """
     place = f"{files.name}: {CATALOG}"
-    made: dict[str, Attributes] = {}
-    named: dict[str, str] = {}
+    properties: dict[str, Attributes] = {}
+    names: dict[str, str] = {}
     folders = files.folders()
-    for entry in expect(said, list, place):
+    for entry in expect(entries, list, place):
         about = expect(entry, dict, place)
         collection, key = about.get("source_collection"), about.get("source_collection_key")
         name = check_term(about.get("catalog_field_name") or collection or "", place, as_step=True)
@@ -210,15 +216,15 @@ def _properties(
             demand["terms"] = vocabulary
         elif collection is not None:
             demand["terms"] = collection
-            if collection not in named or "required" in demand:  # not that of the parent
-                named[collection] = name
-        made[f"{prefix}:{name}"] = demand
-    return made, named
+            if collection not in names or "required" in demand:  # not that of the parent
+                names[collection] = name
+        properties[f"{prefix}:{name}"] = demand
+    return properties, names
 
 
-def _link(said: object, files: Files) -> Attributes:
+def _link(link: object, files: Files) -> Attributes:
     place = f"{files.name}: {CATALOG}"
-    about = expect(said, dict, place)
+    about = expect(link, dict, place)
     texts = {"type": about.get("link_type"), "title": about.get("title"), "pattern": about.get("link_pattern")}
     return {
         "rel": expect(about.get("rel"), str, place),
@@ -227,13 +233,15 @@ def _link(said: object, files: Files) -> Attributes:
     }
 
 
-def _templates(said: Mapping[str, Any], named: Mapping[str, str], files: Files) -> dict[str, list[str]]:
+def _templates(
+    specification: Mapping[str, Any], property_names: Mapping[str, str], files: Files
+) -> dict[str, list[str]]:
     """Return the parts of the ids, folders and file names, by the properties that hold them."""
     ours = {"dataset_id": "id", "directory": "directory", "file_name": "file_name"}
     place = f"{files.name}: {DRS}"
-    made = {}
+    templates = {}
     for theirs, name in ours.items():
-        parts = expect(expect(said.get(theirs), dict, place).get("parts"), list, place)
+        parts = expect(expect(specification.get(theirs), dict, place).get("parts"), list, place)
         collections = [expect(expect(part, dict, place).get("source_collection"), str, place) for part in parts]
-        made[name] = [named.get(collection, collection) for collection in collections]
-    return made
+        templates[name] = [property_names.get(collection, collection) for collection in collections]
+    return templates

@@ -36,8 +36,8 @@ def compiled(schema: Schema, folder: Path) -> jsonschema_rs.Validator:
 
     jsonschema_rs.ValidationError where it refers to anything else.
     """
-    known = [*core_schemas().items(), *((f"{HERE}/{name}/schema.json", one) for name, one in shipped(folder).items())]
-    registry = jsonschema_rs.Registry(known, retriever=closed, draft=jsonschema_rs.Draft7)
+    schemas = [*core_schemas().items(), *((f"{HERE}/{name}/schema.json", one) for name, one in shipped(folder).items())]
+    registry = jsonschema_rs.Registry(schemas, retriever=closed, draft=jsonschema_rs.Draft7)
     return jsonschema_rs.validator_for(dict(schema), registry=registry, retriever=closed, validate_formats=True)
 
 
@@ -50,15 +50,15 @@ def shipped(folder: Path) -> dict[str, dict[str, Any]]:
 @cache
 def core_schemas() -> Mapping[str, dict[str, Any]]:
     """Return the STAC 1.1.0 core schemas and GeoJSON's, by URI, from pystac's copies."""
-    known = {}
+    schemas = {}
     root = resources.files("pystac.validation.jsonschemas")
     for path in (*root.joinpath("stac-spec", "v1.1.0").iterdir(), *root.joinpath("geojson").iterdir()):
         if path.name.endswith(".json"):
             schema = json.loads(path.read_text())
             # by file name: the published common.json misspells its own $id
             uri = schema["$id"].rpartition("/")[0] + "/" + path.name
-            known[uri] = {**schema, "$id": uri}
-    return known
+            schemas[uri] = {**schema, "$id": uri}
+    return schemas
 
 
 def closed(uri: str) -> Any:

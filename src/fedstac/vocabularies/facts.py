@@ -52,20 +52,20 @@ def title_of(text: object) -> Attributes:
 def check_term(term: str, place: str, *, as_step: bool = False) -> str:
     """Return the term, if it can be one; `as_step`: a part of ids, folders and file names."""
     if type(term) is not str or CONTROLS.search(term) or len(term) > MOST_TERM or term != term.strip():
-        wanted = f"{MOST_TERM} characters at most, none of them a control character, no space around them"
-        raise VocabularyRefused(f"{place}: {str(term)[:60]!r} is no term: {wanted}; have it repaired at its publisher")
+        form = f"{MOST_TERM} characters at most, none of them a control character, no space around them"
+        raise VocabularyRefused(f"{place}: {str(term)[:60]!r} is no term: {form}; have it repaired at its publisher")
     if as_step and not STEP.fullmatch(term):
-        wanted = "letters, digits, . _ + - only, 128 at most"
-        raise VocabularyRefused(f"{place}: {term[:60]!r} stands in ids and paths and has {wanted}; have it repaired")
+        form = "letters, digits, . _ + - only, 128 at most"
+        raise VocabularyRefused(f"{place}: {term[:60]!r} stands in ids and paths and has {form}; have it repaired")
     return term
 
 
 def strings(value: object, place: str) -> list[str]:
     """Return a list of texts without the empty ones, or one text as a list."""
-    listed = [value] if type(value) is str else value
-    if type(listed) is not list or not all(type(entry) is str for entry in listed):
+    texts = [value] if type(value) is str else value
+    if type(texts) is not list or not all(type(entry) is str for entry in texts):
         raise VocabularyRefused(f"{place} has to be a list of strings, and is {str(value)[:60]!r}; have it repaired")
-    return [entry for entry in listed if entry]
+    return [entry for entry in texts if entry]
 
 
 def some(values: Sequence[str]) -> str:
@@ -102,13 +102,13 @@ def check_pattern(text: object, place: str) -> str:
     if reason:
         advice = "write it so that there is one way to match only"
         raise VocabularyRefused(f"{place}: the pattern {text[:80]!r} {reason}; {advice}")
-    made = "".join(_spelled(kind, part) for kind, part in tokens)
-    made = f"^(?:{made})$" if _splits(tokens) else f"^{made}$"
+    anchored = "".join(_spell(kind, part) for kind, part in tokens)
+    anchored = f"^(?:{anchored})$" if _splits(tokens) else f"^{anchored}$"
     try:
-        compiled(made)
+        compiled(anchored)
     except VocabularyBroken as error:
         raise VocabularyRefused(f"{place}: {error}; have it repaired at its publisher") from error
-    return made
+    return anchored
 
 
 def either(patterns: Sequence[str]) -> str:
@@ -118,8 +118,8 @@ def either(patterns: Sequence[str]) -> str:
     return "^(?:" + "|".join(pattern.removeprefix("^").removesuffix("$") for pattern in patterns) + ")$"
 
 
-def _spelled(kind: str, part: str) -> str:
-    """`\\d` is any digit of any script in some engines."""
+def _spell(kind: str, part: str) -> str:
+    """Return a part with `\\d` spelled out, which is any digit of any script in some engines."""
     if kind == "set":
         return part.replace("\\d", "0-9")
     return "[0-9]" if part == "\\d" else part
@@ -173,7 +173,7 @@ def _danger(tokens: Sequence[tuple[str, str]]) -> str | None:
                 reason = _excess(last, most) or (f"has .* more than {MOST_WIDE} times" if wide > MOST_WIDE else None)
                 if reason:
                     return reason
-                before, last.ways = last.ways, _repeated(last.ways, least, most)
+                before, last.ways = last.ways, _ways_of_repetition(last.ways, least, most)
                 last.endless = last.endless or most == inf
                 last.copies *= 1 if most == inf else max(most, 1)
                 _adopt(groups[-1], last, last.ways / before)
@@ -199,8 +199,8 @@ def _excess(part: _Part, most: float) -> str | None:
     return None
 
 
-def _repeated(ways: float, least: int, most: float) -> float:
-    """In how many ways a repetition can match. Without end it is taken for a few: what comes next is another text."""
+def _ways_of_repetition(ways: float, least: int, most: float) -> float:
+    """Return in how many ways a repetition can match. One without end counts as a few: what follows is another text."""
     if most == inf:
         return ENDLESS_WAYS
     try:
@@ -210,7 +210,7 @@ def _repeated(ways: float, least: int, most: float) -> float:
 
 
 def _adopt(group: _Part, part: _Part, ways: float) -> None:
-    """What a group inherits from what stands in it."""
+    """Give a group what it inherits from a part inside it."""
     group.endless |= part.endless
     group.copies = max(group.copies, part.copies)
     group.ways *= ways
@@ -218,8 +218,8 @@ def _adopt(group: _Part, part: _Part, ways: float) -> None:
 
 def _bounds(repeat: str) -> tuple[int, float]:
     """Return how often at least and at most."""
-    counted = COUNTS.match(repeat)
-    if counted is None:
+    match = COUNTS.match(repeat)
+    if match is None:
         return int(repeat[0] == "+"), 1 if repeat[0] == "?" else inf
-    low, comma, high = counted.groups()
+    low, comma, high = match.groups()
     return int(low), (int(high) if high else inf) if comma else int(low)

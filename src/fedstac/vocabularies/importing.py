@@ -37,18 +37,18 @@ def build(
     universe: Path | None = None,
 ) -> Built:
     """Return the snapshot of a source, by <folder>/<project>/project.json. VocabularyRefused with a remedy."""
-    said = facts(source, tables=tables, universe=universe)
-    name = project or said.project
-    if name != said.project and project is not None:
+    facts_of_source = facts(source, tables=tables, universe=universe)
+    name = project or facts_of_source.project
+    if name != facts_of_source.project and project is not None:
         raise VocabularyRefused(
-            f"{source} is the vocabulary of {said.project}, not of {project}; name the other source"
+            f"{source} is the vocabulary of {facts_of_source.project}, not of {project}; name the other source"
         )
-    number = version or said.version
+    number = version or facts_of_source.version
     if number is None:
         raise VocabularyRefused(
             f"{source} does not say which version it is; say it with --version, the day for instance"
         )
-    return snapshots.build(snapshots.recipe(folder / name / RECIPE), said, number)
+    return snapshots.build(snapshots.recipe(folder / name / RECIPE), facts_of_source, number)
 
 
 def _other(path: Path | None) -> Files | None:

@@ -35,9 +35,9 @@ class Vocabularies:
     """
 
     def __init__(self, snapshots: Sequence[Snapshot] = (), pins: Mapping[str, str] | None = None) -> None:
-        """`pins`: projects that stay with a version, whatever newer one is there."""
+        """Take the snapshots. `pins`: projects that stay with a version, also if there is a newer one."""
         self._snapshots: dict[tuple[str, str], Snapshot] = {}
-        self._parsed: dict[tuple[str, str], Vocabulary] = {}
+        self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
         self._newest: dict[str, str] = {}
         self._pins = dict(pins or {})
         self._lock = Lock()
@@ -66,11 +66,10 @@ class Vocabularies:
         return self.at(project, version) if version is not None else None
 
     def at(self, project: str, version: str) -> Vocabulary:
-        """Return one version. UnknownVersion where it is not here, VocabularyBroken where its bytes have changed."""
+        """Return one version. UnknownVersion if it is not here, VocabularyBroken if its bytes have changed."""
         key = project, version
-        parsed = self._parsed.get(key)
-        if parsed is not None:
-            return parsed
+        if (parsed_vocabulary := self._vocabularies.get(key)) is not None:
+            return parsed_vocabulary
         snapshot = self._snapshots.get(key)
         if snapshot is None:
             here = ", ".join(one.version for one in self.of(project)) or "none"
@@ -79,7 +78,7 @@ class Vocabularies:
         if (vocabulary.project, vocabulary.version, vocabulary.digest) != (*key, snapshot.digest):
             raise VocabularyBroken(f"the snapshot {project} {version} is not what it was: its digest differs")
         with self._lock:
-            return self._parsed.setdefault(key, vocabulary)
+            return self._vocabularies.setdefault(key, vocabulary)
 
     def find(self, project: str, version: str) -> Snapshot | None:
         """Return the snapshot of a version; None where it is not here. Nothing is read."""
@@ -90,7 +89,7 @@ class Vocabularies:
         snapshot = self._snapshots.get((project, version))
         return snapshot.digest if snapshot else None
 
-    def parsed(self, projects: Iterable[str], versions: Iterable[tuple[str, str]]) -> ParsedVocabularies:
+    def select(self, projects: Iterable[str], versions: Iterable[tuple[str, str]]) -> ParsedVocabularies:
         """Return the versions (project, version), and the current ones of the projects. UnknownVersion as `at`."""
         newest = {project: current for project in projects if (current := self.current(project)) is not None}
         return ParsedVocabularies({key: self.at(*key) for key in versions}, newest)

@@ -49,47 +49,47 @@ class Built:
 
 
 def recipe(path: Path) -> dict[str, Any]:
-    """A project.json. VocabularyRefused where there is none, or it is none."""
+    """Return the content of a project.json. VocabularyRefused if it is missing or not valid."""
     try:
-        said = strict_json.parse(path.read_bytes())
+        content = strict_json.parse(path.read_bytes())
     except FileNotFoundError:
         raise VocabularyRefused(
             f"{path} is not there: what the project asks beyond its vocabulary is written in it"
         ) from None
     except (MalformedJson, OSError) as error:
         raise VocabularyRefused(f"{path}: {error}") from error
-    if type(said) is not dict or not set(said) <= BY_HAND:
-        unknown = ", ".join(sorted(set(said) - BY_HAND)) if type(said) is dict else "no object"
+    if type(content) is not dict or not set(content) <= BY_HAND:
+        unknown = ", ".join(sorted(set(content) - BY_HAND)) if type(content) is dict else "no object"
         raise VocabularyRefused(f"{path}: not known here: {unknown}; docs/vocabularies.md says what can be in it")
-    return said
+    return content
 
 
-def build(said: Mapping[str, Any], facts: Facts, version: str) -> Built:
-    """The snapshot of a version. VocabularyRefused with the reason, and what to do, where it cannot be trusted."""
+def build(recipe: Mapping[str, Any], facts: Facts, version: str) -> Built:
+    """Return the snapshot of a version. VocabularyRefused, with the remedy, if it cannot be trusted."""
     if not NAME.fullmatch(version) or not version[0].isdigit():
         raise VocabularyRefused(
             f"{version!r} is no version: it begins with a digit and has letters, digits, . _ + - only"
         )
     of_source = version.partition("+")[0]  # what is behind it counts the snapshots of one source
-    said = _filled(said, {"version": of_source, **facts.fill})
-    making = _Making(said, facts)
+    recipe = _fill(recipe, {"version": of_source, **facts.fill})
+    parts = _SnapshotParts(recipe, facts)
     try:
-        content = making.content(version)
+        content = parts.content(version)
     except (LookupError, TypeError, AttributeError) as error:
         raise VocabularyRefused(f"cv/{facts.project}/project.json: {type(error).__name__}: {error}") from error
     raw = serialised(content)
     try:
-        made = vocabulary.parse(raw)
+        parsed_vocabulary = vocabulary.parse(raw)
     except VocabularyBroken as error:
         raise VocabularyRefused(
             f"what was read makes no snapshot: {error}; compare the source with project.json"
         ) from error
-    warnings = (*facts.warnings, *making.warnings, *_dangling(content))
-    return Built(content, raw, made, warnings)
+    warnings = (*facts.warnings, *parts.warnings, *_loose_relations(content))
+    return Built(content, raw, parsed_vocabulary, warnings)
 
 
 def serialised(content: Mapping[str, Any]) -> bytes:
-    """The one form that a content has (docs/vocabularies.md): a line for each term, no spaces between tokens."""
+    """Return the bytes of a snapshot (docs/vocabularies.md): a line for each term, no spaces between tokens."""
     members = []
     for name in MEMBERS:
         value = content[name]
@@ -115,81 +115,87 @@ def _lines(value: Mapping[str, Any] | Sequence[Any]) -> str:
     return "[\n" + ",\n".join(_json(entry) for entry in value) + "\n]"
 
 
-def _filled(value: Any, fill: Mapping[str, str]) -> Any:
-    """The value with every `[name]` of `fill` replaced in its texts."""
+def _fill(value: Any, fill: Mapping[str, str]) -> Any:
+    """Return a value with every `[name]` in its texts replaced by that of `fill`."""
     match value:
         case str():
             for name, text in fill.items():
                 value = value.replace(f"[{name}]", text)
             return value
         case dict():
-            return {name: _filled(entry, fill) for name, entry in value.items()}
+            return {name: _fill(entry, fill) for name, entry in value.items()}
         case list():
-            return [_filled(entry, fill) for entry in value]
+            return [_fill(entry, fill) for entry in value]
         case _:
             return value
 
 
 @dataclass
-class _Making:
+class _SnapshotParts:
     """The parts of one snapshot as they are put together."""
 
-    said: Mapping[str, Any]
+    recipe: Mapping[str, Any]  # project.json
     facts: Facts
     warnings: list[str] = field(default_factory=list)
 
     def content(self, version: str) -> dict[str, Any]:
-        said, facts = self.said, self.facts
+        recipe, facts = self.recipe, self.facts
         self._compare_templates()
-        properties = {**facts.properties, **said["properties"]}
-        assets = {**facts.assets, **said.get("assets", {})}
-        relations = said.get("relations", [])
-        links = {link["rel"]: link for link in (*facts.links, *said.get("links", []))}
+        properties = {**facts.properties, **recipe["properties"]}
+        assets = {**facts.assets, **recipe.get("assets", {})}
+        relations = recipe.get("relations", [])
+        links = {link["rel"]: link for link in (*facts.links, *recipe.get("links", []))}
         return {
-            "format": FORMAT, "project": said["project"], "version": version, "title": said["title"],
-            "sources": said["sources"], "prefix": said["prefix"],
-            **{name: said.get(name) for name in TEMPLATES},
-            "institution": said["institution"], "facets": said["facets"], "extensions": said["extensions"],
+            "format": FORMAT, "project": recipe["project"], "version": version, "title": recipe["title"],
+            "sources": recipe["sources"], "prefix": recipe["prefix"],
+            **{name: recipe.get(name) for name in TEMPLATES},
+            "institution": recipe["institution"], "facets": recipe["facets"], "extensions": recipe["extensions"],
             "properties": {name: self._demand(name, about) for name, about in properties.items()},
             "assets": {name: self._demand(name, about) for name, about in assets.items()},
             "links": [self._demand(f"the link {rel}", about) for rel, about in links.items()],
             "terms": self._terms({**properties, **assets}, relations),
-            "relations": relations, "compositions": said.get("compositions", []), "rules": said.get("rules", {}),
+            "relations": relations, "compositions": recipe.get("compositions", []), "rules": recipe.get("rules", {}),
         }  # fmt: skip
 
     def _demand(self, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What is asked of a property; its pattern checked, or that of the collection that is one."""
-        made = dict(about)
-        collection = made.get("terms")
+        """Return what a property demands, with its pattern checked, or with that of its collection."""
+        demand = dict(about)
+        collection = demand.get("terms")
         if collection in self.facts.patterns and collection not in self.facts.terms:
-            made["pattern"] = self.facts.patterns[made.pop("terms")]
-        if "pattern" in made:
-            made["pattern"] = check_pattern(made["pattern"], name)
-        return made
+            demand["pattern"] = self.facts.patterns[demand.pop("terms")]
+        if "pattern" in demand:
+            demand["pattern"] = check_pattern(demand["pattern"], name)
+        return demand
 
     def _terms(self, demands: Mapping[str, Any], relations: Sequence[Any]) -> dict[str, Collection]:
-        """The vocabularies that something refers to, each term with the attributes that a relation asks for."""
-        known: dict[str, Collection] = {name: dict(terms) for name, terms in self.facts.terms.items()}
-        for name, terms in self.said.get("terms", {}).items():
-            known[name] = {term: {} for term in terms} if type(terms) is list else dict(terms)
-        for name, source in self.said.get("values_of", {}).items():
-            known[name] = _values_of(known, source)
-        for name, change in self.said.get("changes", {}).items():
-            self._change(known, name, change)
-        asked: dict[str, list[str]] = {about["terms"]: [] for about in demands.values() if "terms" in about}
+        """Return the vocabularies that something refers to, each term with the attributes that relations name."""
+        collections: dict[str, Collection] = {name: dict(terms) for name, terms in self.facts.terms.items()}
+        for name, terms in self.recipe.get("terms", {}).items():
+            collections[name] = {term: {} for term in terms} if type(terms) is list else dict(terms)
+        for name, source in self.recipe.get("values_of", {}).items():
+            collections[name] = _values_of(collections, source)
+        for name, change in self.recipe.get("changes", {}).items():
+            self._change(collections, name, change)
+        attributes_by_terms: dict[str, list[str]] = {
+            about["terms"]: [] for about in demands.values() if "terms" in about
+        }
         for relation in relations:
-            asked.setdefault(relation["terms"], []).extend([relation["attribute"]] if "attribute" in relation else [])
+            attributes_by_terms.setdefault(relation["terms"], []).extend(
+                [relation["attribute"]] if "attribute" in relation else []
+            )
         steps = self._steps(demands)
-        made = {}
-        for name, attributes in asked.items():
-            if name not in known and name in self.facts.patterns:
+        terms_by_name = {}
+        for name, attributes in attributes_by_terms.items():
+            if name not in collections and name in self.facts.patterns:
                 continue
-            if not known.get(name):
+            if not collections.get(name):
                 raise VocabularyRefused(
                     f"{self.facts.project}: the vocabulary {name!r} is empty or not there; is the source whole?"
                 )
-            made[name] = self._vocabulary(name, known[name], ("title", *attributes), as_step=name in steps)
-        return made
+            terms_by_name[name] = self._vocabulary(
+                name, collections[name], ("title", *attributes), as_step=name in steps
+            )
+        return terms_by_name
 
     def _vocabulary(self, name: str, terms: Collection, attributes: Sequence[str], *, as_step: bool) -> Collection:
         if len(terms) > MOST_TERMS:
@@ -200,49 +206,54 @@ class _Making:
         unfit = [term for term in terms if as_step and not IN_ID.fullmatch(term)]
         if unfit:
             self.warnings.append(f"{name}: {some(unfit)} cannot stand in an id, which has letters, digits and hyphens")
-        kept = {
+        snapshot_terms = {
             term: {each: about[each] for each in dict.fromkeys(attributes) if about.get(each) not in (None, [], "")}
             for term, about in sorted(terms.items())
         }
-        for attributes_of in kept.values():
+        for attributes_of in snapshot_terms.values():
             if len(attributes_of.get("title", "")) > MOST_TITLE:
                 attributes_of["title"] = attributes_of["title"][:MOST_TITLE].rpartition(" ")[0] + " …"
-        return kept
+        return snapshot_terms
 
     def _steps(self, demands: Mapping[str, Any]) -> set[str]:
-        """The vocabularies whose terms stand in ids, folders and file names."""
-        names = {name for text in TEMPLATES if self.said.get(text) for name in _names(self.said[text])}
+        """Return the vocabularies whose terms are parts of ids, folders and file names."""
+        names = {name for text in TEMPLATES if self.recipe.get(text) for name in _names(self.recipe[text])}
         return {about["terms"] for name, about in demands.items() if name in names and "terms" in about}
 
-    def _change(self, known: dict[str, Collection], name: str, change: Mapping[str, Any]) -> None:
-        """Terms added and left out by hand; what relations say of those left out goes with them."""
+    def _change(self, collections: dict[str, Collection], name: str, change: Mapping[str, Any]) -> None:
+        """Add and leave out terms as project.json says. What relations say of those left out goes with them."""
         if not str(change.get("why", "")):
             raise VocabularyRefused(
                 f"cv/{self.facts.project}/project.json: `changes` of {name} lack their reason, `why`"
             )
-        gone = set(change.get("leave_out", ()))
-        kept = {term: about for term, about in known[name].items() if term not in gone}
-        known[name] = {**kept, **{term: {} for term in change.get("add", ()) if term not in kept}}
-        collection, _, attribute = self.said.get("values_of", {}).get(name, "").partition(".")
+        removed_terms = set(change.get("leave_out", ()))
+        remaining_terms = {term: about for term, about in collections[name].items() if term not in removed_terms}
+        collections[name] = {
+            **remaining_terms,
+            **{term: {} for term in change.get("add", ()) if term not in remaining_terms},
+        }
+        collection, _, attribute = self.recipe.get("values_of", {}).get(name, "").partition(".")
         if attribute:
-            known[collection] = {
-                term: {each: value for each, value in about.items() if each != attribute or value not in gone}
-                for term, about in known[collection].items()
+            collections[collection] = {
+                term: {each: value for each, value in about.items() if each != attribute or value not in removed_terms}
+                for term, about in collections[collection].items()
             }
 
     def _compare_templates(self) -> None:
-        """The templates are written by hand; the source's names have to be the same, in the same order."""
-        for name, stated in self.facts.templates.items():
-            ours = self.said.get(f"{name}_template")
-            if not stated or ours is None:
+        """Refuse templates of project.json that lack names of the source's, or have them in another order."""
+        for name, source_parts in self.facts.templates.items():
+            ours = self.recipe.get(f"{name}_template")
+            if not source_parts or ours is None:
                 continue
-            parts = self.said.get("parts", {})
-            texts = [parts.get(part, f"{{{self.said['prefix']}:{part}}}") for part in stated if part != "time_range"]
-            wanted = [token for text in texts for token in _tokens(text)]
-            if wanted != _tokens(ours.partition("[")[0]):
+            parts = self.recipe.get("parts", {})
+            texts = [
+                parts.get(part, f"{{{self.recipe['prefix']}:{part}}}") for part in source_parts if part != "time_range"
+            ]
+            source_tokens = [token for text in texts for token in _tokens(text)]
+            if source_tokens != _tokens(ours.partition("[")[0]):
                 raise VocabularyRefused(
-                    f"{self.facts.project}: the source's {name} template is {' '.join(wanted)}, and project.json's "
-                    f"{' '.join(_tokens(ours))}; bring project.json in line"
+                    f"{self.facts.project}: the source's {name} template is {' '.join(source_tokens)}, and project.json's"
+                    f" {' '.join(_tokens(ours))}; bring project.json in line"
                 )
 
 
@@ -251,7 +262,7 @@ def _names(template: str) -> tuple[str, ...]:
 
 
 def _tokens(template: str) -> list[str]:
-    """A template's properties and words, without what is between them."""
+    """Return the properties and words of a template, without the separators."""
     text = vocabulary.template(template)
     words = [re.split(r"[./_]", literal) for literal in text.literals]
     return [
@@ -259,32 +270,32 @@ def _tokens(template: str) -> list[str]:
     ]
 
 
-def _values_of(known: Mapping[str, Collection], source: str) -> Collection:
-    """The distinct values of an attribute, `collection.attribute`; of a table's key, `table_variable.1`."""
+def _values_of(collections: Mapping[str, Collection], source: str) -> Collection:
+    """Return the distinct values of an attribute, `collection.attribute`; of a table's key, `table_variable.1`."""
     collection, _, attribute = source.partition(".")
-    values = (about.get(attribute) for about in known.get(collection, {}).values())
+    values = (about.get(attribute) for about in collections.get(collection, {}).values())
     return {value: {} for value in sorted({value for value in values if type(value) is str})}
 
 
-def _dangling(content: Mapping[str, Any]) -> Iterator[str]:
-    """Relations that say nothing, or name terms that are not there: tolerated, since real sources have them."""
+def _loose_relations(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield warnings about relations without values or with unknown terms. Real sources have them."""
     for relation in content["relations"]:
         if relation["holds"] == "exists":
             continue
         attribute, terms = relation["attribute"], content["terms"][relation["terms"]]
         about = content["properties"].get(relation["property"], {})
-        known = content["terms"].get(about.get("terms"))
-        said = {term: entry[attribute] for term, entry in terms.items() if attribute in entry}
-        if not said:
+        vocabulary_terms = content["terms"].get(about.get("terms"))
+        values_by_term = {term: entry[attribute] for term, entry in terms.items() if attribute in entry}
+        if not values_by_term:
             yield f"{relation['rule']}: no term of {relation['terms']} has {attribute!r}; the relation says nothing"
-        if known is None or "pattern" in about:
+        if vocabulary_terms is None or "pattern" in about:
             continue
         unknown = [
             f"{term} → {value}"
-            for term, values in said.items()
+            for term, values in values_by_term.items()
             for entry in (values if type(values) is list else [values])
             for value in entry.split("|")
-            if value not in known
+            if value not in vocabulary_terms
         ]
         if unknown:
             yield f"{relation['rule']}: {len(unknown)} times a term that is not there: {some(unknown)}"
@@ -295,7 +306,7 @@ def _dangling(content: Mapping[str, Any]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What became of a snapshot; `losses` are why it is held."""
+    """What became of a snapshot. `losses`: why it is held."""
 
     path: Path
     state: str  # written, unchanged, held
@@ -305,40 +316,40 @@ class Kept:
 
 
 def versions(folder: Path, project: str) -> list[str]:
-    """The versions in a folder of snapshots, the oldest first."""
+    """Return the versions in a folder of snapshots, the oldest first."""
     return sorted((path.stem for path in (folder / project).glob("*.json") if path.stem[:1].isdigit()), key=order_of)
 
 
-def keep(folder: Path, built: Built, *, accept_losses: bool = False, dry_run: bool = False) -> Kept:
-    """Writes the snapshot into <folder>/<project>/<version>.json, unless it lost too much (held) or is there already.
+def keep(folder: Path, snapshot: Built, *, accept_losses: bool = False, dry_run: bool = False) -> Kept:
+    """Write the snapshot into <folder>/<project>/<version>.json, unless it lost too much (held) or is there already.
 
-    VocabularyRefused where the version is there with other content: versions never change.
+    VocabularyRefused if the version is there with other content: versions never change.
     """
-    project, version = built.vocabulary.project, built.vocabulary.version
+    project, version = snapshot.vocabulary.project, snapshot.vocabulary.version
     path = folder / project / f"{version}.json"
     if path.exists():
-        if path.read_bytes() == built.raw:
+        if path.read_bytes() == snapshot.raw:
             return Kept(path, "unchanged")
         raise VocabularyRefused(
             f"{path} is there with other content; a version never changes: use --version {version}+1"
         )
-    known = versions(folder, project)
-    against = known[-1] if known else None
+    existing_versions = versions(folder, project)
+    against = existing_versions[-1] if existing_versions else None
     difference: compare.Difference | None = None
     losses: tuple[str, ...] = ()
     if against is not None:
         before = orjson.loads((folder / project / f"{against}.json").read_bytes())
-        difference = compare.between(before, built.content)
-        losses = tuple(lost_between(before, built.content, difference))
+        difference = compare.between(before, snapshot.content)
+        losses = tuple(lost_between(before, snapshot.content, difference))
     if losses and not accept_losses:
         return Kept(path, "held", against, difference, losses)
     if not dry_run:
-        _write(path, built.raw)
+        _write(path, snapshot.raw)
     return Kept(path, "written", against, difference, losses)
 
 
 def _write(path: Path, raw: bytes) -> None:
-    """In one piece, and never over what somebody else wrote meanwhile."""
+    """Write a file in one piece, and never over one that somebody else wrote meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
@@ -355,7 +366,7 @@ def _write(path: Path, raw: bytes) -> None:
 
 
 def lost_between(before: Mapping[str, Any], after: Mapping[str, Any], difference: compare.Difference) -> Iterator[str]:
-    """What half or more of is gone: terms, or what a relation goes by."""
+    """Yield what lost a half or more: the terms of a vocabulary, or what a relation compares."""
     for name, terms in before["terms"].items():
         lost = len(terms) if name not in after["terms"] else len(difference.removed.get(name, ()))
         if len(terms) >= FEW and lost * 2 >= len(terms):

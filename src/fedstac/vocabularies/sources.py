@@ -47,8 +47,8 @@ class Files:
             raise VocabularyRefused(f"{self.name}: {path}: {error}; have it repaired where it was published") from error
 
     def object(self, path: str) -> dict[str, Any]:
-        made: dict[str, Any] = expect(self.json(path), dict, f"{self.name}: {path}")
-        return made
+        content: dict[str, Any] = expect(self.json(path), dict, f"{self.name}: {path}")
+        return content
 
     def yaml(self, path: str) -> Any:
         """Raise VocabularyRefused if it is no YAML, has keys twice, anchors, tags, or is nested too deeply."""
@@ -66,9 +66,9 @@ class Files:
 def expect(value: object, kind: type, place: str) -> Any:
     """Return the value, if it is of that kind; VocabularyRefused otherwise."""
     if type(value) is not kind:
-        wanted = KINDS.get(kind, kind.__name__)
+        kind_name = KINDS.get(kind, kind.__name__)
         raise VocabularyRefused(
-            f"{place} has to be {wanted}, and is {str(value)[:60]!r}; is it the layout of this project?"
+            f"{place} has to be {kind_name}, and is {str(value)[:60]!r}; is it the layout of this project?"
         )
     return value
 
@@ -80,15 +80,15 @@ def read(path: Path) -> Files:
     if path.name.endswith(ARCHIVES) and path.is_file():
         return Files(str(path), _archive(path))
     if path.suffix in READ and path.is_file():
-        found = _Bounded(str(path.parent))
-        found.allow(path.name, path.stat().st_size)
+        content = _LimitedContent(str(path.parent))
+        content.allow(path.name, path.stat().st_size)
         return Files(str(path.parent), {path.name: path.read_bytes()})
     raise VocabularyRefused(
         f"{path} is no folder and no archive ({', '.join(ARCHIVES)}); name what the project publishes"
     )
 
 
-class _Bounded:
+class _LimitedContent:
     """Files as they are gathered; refuses what is too much."""
 
     def __init__(self, name: str) -> None:
@@ -96,7 +96,7 @@ class _Bounded:
         self.files: dict[str, bytes] = {}
 
     def allow(self, path: str, size: int) -> None:
-        """Before a file is read: whether there may be one more of that size."""
+        """Count a file before it is read. VocabularyRefused if it is too much."""
         self._bytes += size
         if size > MOST_BYTES:
             raise VocabularyRefused(f"{self._name}: {path} has {size} bytes; {MOST_BYTES} are the most: leave it out")
@@ -111,7 +111,7 @@ class _Bounded:
 
 
 def _folder(root: Path) -> dict[str, bytes]:
-    found = _Bounded(str(root))
+    content = _LimitedContent(str(root))
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
         if any(part.startswith(".") for part in parts) or path.suffix not in READ:
@@ -119,32 +119,32 @@ def _folder(root: Path) -> dict[str, bytes]:
         if path.is_symlink() or any((root / Path(*parts[:n])).is_symlink() for n in range(1, len(parts))):
             raise VocabularyRefused(f"{path} is a link, and links are not followed; put the file itself there")
         if path.is_file():
-            found.allow("/".join(parts), path.stat().st_size)
-            found.add("/".join(parts), path.read_bytes())
-    return found.files
+            content.allow("/".join(parts), path.stat().st_size)
+            content.add("/".join(parts), path.read_bytes())
+    return content.files
 
 
 class _Stream:
     """What a file unpacks to, as long as it is not too much: sizes in an archive's headers are not believed."""
 
     def __init__(self, packed: IO[bytes] | gzip.GzipFile, name: str) -> None:
-        self._packed, self._name, self._seen = packed, name, 0
+        self._packed, self._name, self._size = packed, name, 0
 
     def read(self, size: int = -1) -> bytes:
         piece = self._packed.read(min(size, PIECE) if size >= 0 else PIECE)
-        self._seen += len(piece)
-        if self._seen > MOST_TOGETHER:
+        self._size += len(piece)
+        if self._size > MOST_TOGETHER:
             raise VocabularyRefused(f"{self._name} unpacks to more than {MOST_TOGETHER} bytes; do not use this archive")
         return piece
 
 
 def _as_file(stream: _Stream) -> Any:
-    """To tarfile, which needs no more than `read` of a stream."""
+    """Return the stream as a file: tarfile needs no more than its `read`."""
     return stream
 
 
 def _archive(path: Path) -> dict[str, bytes]:
-    found, members = _Bounded(str(path)), 0
+    limited, members = _LimitedContent(str(path)), 0
     try:
         with (
             path.open("rb") if path.suffix == ".tar" else gzip.open(path, "rb") as unpacked,
@@ -156,12 +156,12 @@ def _archive(path: Path) -> dict[str, bytes]:
                     raise VocabularyRefused(f"{path} has more than {MOST_MEMBERS} members; name that of one vocabulary")
                 name = _safe(member, path)
                 if name is not None:
-                    found.allow(name, member.size)
+                    limited.allow(name, member.size)
                     content = archive.extractfile(member)
-                    found.add(name, content.read(MOST_BYTES) if content else b"")
+                    limited.add(name, content.read(MOST_BYTES) if content else b"")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise VocabularyRefused(f"{path} is no sound archive: {error}; take it from its publisher again") from error
-    return _below_one_folder(found.files)
+    return _below_one_folder(limited.files)
 
 
 def _safe(member: tarfile.TarInfo, path: Path) -> str | None:
@@ -180,7 +180,7 @@ def _safe(member: tarfile.TarInfo, path: Path) -> str | None:
 
 
 def _below_one_folder(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Archives hold one folder with everything in it: that step is left out."""
+    """Return the files without the folder that holds everything in an archive."""
     tops = {name.partition("/")[0] if "/" in name else "" for name in files}
     if len(tops) != 1 or "" in tops:
         return files
@@ -197,12 +197,12 @@ def _yaml(raw: bytes, place: str) -> Any:
         """Refuses a key that is there twice."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            made = super().construct_mapping(node, deep=deep)
-            if len(made) != len(node.value):
+            mapping = super().construct_mapping(node, deep=deep)
+            if len(mapping) != len(node.value):
                 raise VocabularyRefused(
                     f"{place}: line {node.start_mark.line + 1}: a key is there twice; keep one of them"
                 )
-            return made
+            return mapping
 
     if len(raw) > MOST_YAML:
         raise VocabularyRefused(f"{place} has {len(raw)} bytes; {MOST_YAML} are the most")
@@ -219,7 +219,7 @@ def _yaml(raw: bytes, place: str) -> Any:
 
 
 def _allow(event: Any, depth: int, place: str) -> None:
-    """Neither anchors, which multiply what is there, nor tags, nor depth."""
+    """Refuse anchors, which multiply content, tags, and depth."""
     if getattr(event, "anchor", None) or getattr(event, "tag", None):
         raise VocabularyRefused(f"{place} has an anchor, an alias or a tag; write out what it stands for")
     if depth > MOST_DEPTH:

@@ -28,21 +28,21 @@ class Shelf:
         self._staying: set[tuple[str, str]] = set()
 
     async def look(self, conn: Connection) -> None:
-        """Takes up what was kept since the last look; what cannot be used is told once."""
-        known = {SnapshotKey(one.project, one.version, one.digest) for one in self.vocabularies}
-        for key, raw in await kept.beyond(conn, known | self._unusable):
+        """Take up the versions that came into the database since the last look. Log once those that cannot be used."""
+        known_keys = {SnapshotKey(one.project, one.version, one.digest) for one in self.vocabularies}
+        for key, raw in await kept.beyond(conn, known_keys | self._unusable):
             about = {"project": key.project, "version": key.version, "digest": key.digest}
             try:
-                self.vocabularies.install(_stored(key, raw))
+                self.vocabularies.install(_snapshot(key, raw))
                 log.info("vocabulary installed", **about)
             except VocabularyBroken as error:
                 self._unusable.add(key)
                 log.error("a vocabulary in the database cannot be used", **about, reason=str(error))
 
     async def keep(self, pool: Pool, project: str, version: str | None) -> None:
-        """Sees to it that a version stays here, before anything is stored that was judged with it.
+        """Make a version stay here, before anything is stored that was judged with it.
 
-        VocabularyBroken where the database keeps another of that name: two contents must not judge as one version.
+        VocabularyBroken if the database keeps another of that name: two contents must not judge as one version.
         """
         if version is None or (project, version) in self._staying:
             return
@@ -59,7 +59,7 @@ class Shelf:
         self._staying.add((project, version))
 
 
-def _stored(key: SnapshotKey, raw: bytes) -> Snapshot:
+def _snapshot(key: SnapshotKey, raw: bytes) -> Snapshot:
     snapshot = snapshot_of(raw)
     if SnapshotKey(snapshot.project, snapshot.version, snapshot.digest) != key:
         raise VocabularyBroken(f"the content is that of {snapshot.project} {snapshot.version} ({snapshot.digest})")
