@@ -38,7 +38,8 @@ async def running(settings: Settings, *, background: bool = True) -> AsyncIterat
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as uvloop does; asyncio does not, for this socket
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     base_url = settings.public_url or url
-    parts = roles.following(settings) if settings.source else roles.publishing(settings) if background else ()
+    role = roles.INDEX if settings.source else roles.PUBLISH
+    parts = role.parts(settings) if background or settings.source else ()
     uvicorn = app.running_on(app.create(settings, base_url, background=parts), settings, base_url)
     task = asyncio.create_task(uvicorn.serve(sockets=[listening]))
     while not uvicorn.started:

@@ -142,7 +142,7 @@ async def make_datasets(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     async with conn.transaction():
         foreign = [announced(dataset) for dataset, state in wanted.items() if state == matrix.FOREIGN]
         await publication.apply(conn, foreign)
-        await nodes.move(conn, "north", Cursor(1, 1))
+        await nodes.move(conn, nodes.INDEX, "north", Cursor(1, 1))
 
 
 async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None:

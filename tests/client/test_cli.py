@@ -20,9 +20,13 @@ import pytest
 from fedstac import bootstrap
 from fedstac.db import nodes
 from fedstac.demo import sample
-from fedstac.messaging.sources.http import HttpFeed
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import open_source
+from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
-from fedstac.workers import index_node, roles
+from fedstac.workers import roles
+from fedstac.workers.following import Follower
+from fedstac.workers.index_node import IndexHandler
 from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, environment, start
 from tests.support.waiting import PATIENCE, until
@@ -443,13 +447,14 @@ async def test_a_database_that_is_away_exits_5(fedstac: Fedstac) -> None:
 async def following(settings: Settings) -> AsyncIterator[None]:
     """An index node that has everything when the block begins."""
     stop = asyncio.Event()
-    async with bootstrap.node(settings) as node, bootstrap.beside(node, roles.following(settings), stop):
+    async with bootstrap.node(settings) as node, bootstrap.beside(node, roles.INDEX.parts(settings), stop):
 
         async def has_all() -> bool:
-            async with HttpFeed(settings.source, settings.source_token) as source, node.pool.acquire() as conn:
-                _, head = await source.head()
-                known = await nodes.progress(conn, "west")
-                return known is not None and known.snapshot is None and known.cursor.pos == head.pos > 1
+            address = SourceAddress(settings.source, settings.source_token)
+            async with Origin(address) as origin, node.pool.acquire() as conn:
+                _, head = await origin.head()
+                place = await nodes.progress(conn, nodes.INDEX, "west")
+                return place is not None and place.snapshot is None and place.cursor.pos == head.pos > 1
 
         await until(has_all)
         yield
@@ -490,32 +495,33 @@ async def test_a_second_index_node_stands_by_and_takes_over(api: Api, make_datab
     east = make_database()
     settings = Settings(dsn=east, node="east", source=api.url, source_token=api.tokens["node:east"], _env_file=None)  # type: ignore[call-arg]
     publish = api.admin.post("/collections/CMIP6/items", json=next(sample.items(1)))
-    async with bootstrap.node(settings) as node, HttpFeed(api.url, settings.source_token) as source:
-        first, second = index_node.Follower(node, source), index_node.Follower(node, source)
+    address = SourceAddress(api.url, settings.source_token)
+    async with bootstrap.node(settings) as node, Origin(address) as origin, open_source(address) as source:
+        first, second = (Follower(node, IndexHandler(node, origin), origin, source) for _ in range(2))
         stops = [asyncio.Event(), asyncio.Event()]
         task = asyncio.create_task(first.run(stops[0]))
 
         async def first_leads() -> bool:
-            return first.cursor.pos > 0
+            return first.applied.pos > 0
 
         await until(first_leads)
         waiting = asyncio.create_task(second.run(stops[1]))
         assert (await publish).status_code == 201
 
         async def first_has_it() -> bool:
-            return first.cursor.pos > 1
+            return first.applied.pos > 1
 
         async def second_tries() -> bool:
             return second.lock is not None
 
         await until(first_has_it)
         await until(second_tries)
-        assert second.cursor.pos == 0
+        assert second.applied.pos == 0
         stops[0].set()
         await asyncio.wait_for(task, PATIENCE)
 
         async def second_leads() -> bool:
-            return second.cursor.pos > 1
+            return second.applied.pos > 1
 
         await until(second_leads)
         stops[1].set()

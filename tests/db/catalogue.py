@@ -144,7 +144,7 @@ class Catalogue:
             async with self.east.transaction():
                 await publication.apply(self.east, page)
             assert await self.east.fetch(TWO_LATEST) == []
-        await nodes.move(self.east, "west", Cursor(1, self.entries[-1].pos))
+        await nodes.move(self.east, nodes.INDEX, "west", Cursor(1, self.entries[-1].pos))
 
     async def compare(self, model: Model) -> None:
         """I7, I8, I9 of a run's datasets: the log is as it was read; the fold of the feed, west and east agree."""

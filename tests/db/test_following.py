@@ -21,10 +21,13 @@ from fedstac.domain import documents, events
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record, State
 from fedstac.domain.vocabulary import DatasetName, VocabularyBroken
-from fedstac.messaging.sources.http import EventPage, HttpFeed, NotServed, SnapshotPage, SourceRefused
+from fedstac.messaging.origin import Origin, SnapshotPage
+from fedstac.messaging.sources import EventPage, NotServed, SourceRefused
+from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings, folder
 from fedstac.vocabularies.registry import snapshot_of
-from fedstac.workers.index_node import Follower, OriginRolledBack
+from fedstac.workers.following import Follower, OriginRolledBack
+from fedstac.workers.index_node import IndexHandler
 
 Json = dict[str, Any]
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -43,20 +46,26 @@ def digest_of(document: str) -> bytes:
     return documents.digest(orjson.loads(document))
 
 
-class Source(HttpFeed):
-    """A node, named north unless it is said, that says what it is told to say."""
+class Source(Origin):
+    """An origin and its feed, which say what a test wants."""
 
     def __init__(
         self, entries: Sequence[str], served: bytes | SourceRefused = RAW, *, origin: str = "north", epoch: int = 1,
         document: str = COLLECTION,
     ) -> None:  # fmt: skip
-        super().__init__(f"http://{origin}.invalid", "")
+        super().__init__(SourceAddress(f"http://{origin}.invalid", ""))
         self.origin, self.epoch = origin, epoch
         head = events.current_collection("CMIP6", origin, epoch, 1, document=document, digest=digest_of(document))
         self.entries, self.served = [orjson.loads(text) for text in (head, *entries)], served
 
     async def head(self) -> tuple[str, Cursor]:
         return self.origin, Cursor(self.epoch, 1)
+
+    async def receive(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
+        return EventPage([], after)
+
+    async def commit(self, through: Cursor) -> None:
+        pass
 
     async def snapshot(self, page: str | None, *, limit: int) -> SnapshotPage:
         return SnapshotPage(self.origin, Cursor(self.epoch, 1), self.entries, None)
@@ -87,8 +96,12 @@ def entry(
     return orjson.dumps(told).decode()
 
 
+def follower_of(node: Node, source: Source, applied: Cursor = events.START) -> Follower:
+    return Follower(node, IndexHandler(node, source), source, source, origin_name=source.origin, applied=applied)
+
+
 async def follow(node: Node, source: Source) -> Follower:
-    follower = Follower(node, source, origin=source.origin)
+    follower = follower_of(node, source)
     await follower.take_snapshot(None)
     return follower
 
@@ -97,7 +110,7 @@ async def here(conn: Connection) -> tuple[list[str], list[str], list[str]]:
     """Datasets, why others are parked, versions that are kept."""
     return (
         [row[0] for row in await conn.fetch("SELECT id FROM fedstac.record ORDER BY 1")],
-        [row[0] for row in await conn.fetch("SELECT detail FROM fedstac.parked ORDER BY 1")],
+        [row[0] for row in await conn.fetch("SELECT detail FROM fedstac.parked_event ORDER BY 1")],
         [row[0] for row in await conn.fetch("SELECT version FROM fedstac.vocabulary ORDER BY 1")],
     )
 
@@ -271,7 +284,10 @@ async def test_of_several_that_cannot_be_applied_the_last_is_parked(node: Node, 
     [item] = sample.items(1)
     entries = [entry(node, item, CMIP6, digest="00" * 32, seq=seq) for seq in (1, 2)]
     await follow(node, Source(entries))
-    assert await conn.fetchval("SELECT event->'data'->>'seq' FROM (SELECT event::jsonb FROM fedstac.parked) p") == "2"
+    assert (
+        await conn.fetchval("SELECT event->'data'->>'seq' FROM (SELECT event::jsonb FROM fedstac.parked_event) p")
+        == "2"
+    )
 
 
 async def test_names_that_no_index_takes_stop_nothing(node: Node, conn: Connection) -> None:
@@ -298,18 +314,17 @@ async def test_what_was_parked_of_a_log_that_is_lost_is_forgotten_with_it(node: 
     await follow(node, Source([entry(node, first, CMIP6, digest="00" * 32)]))
     restored = [entry(node, second, CMIP6, digest="00" * 32, epoch=2)]
     await follow(node, Source(restored, epoch=2))
-    assert [row[0] for row in await conn.fetch("SELECT subject FROM fedstac.parked")] == [f"CMIP6/{second['id']}"]
+    assert [row[0] for row in await conn.fetch("SELECT subject FROM fedstac.parked_event")] == [f"CMIP6/{second['id']}"]
 
 
 async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: Node, conn: Connection) -> None:
     told: list[int] = []
 
     class Listening(Source):
-        async def acknowledge(self, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
+        async def acknowledge(
+            self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+        ) -> None:
             told.append(len(exceptions))
-
-        async def events(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
-            return EventPage([], after)
 
     items = sample.items(2200, versions=1)
     entries = [entry(node, item, CMIP6, digest="00" * 32) for item in items]
@@ -370,7 +385,7 @@ async def test_an_event_that_no_node_would_write_stops_no_other(
 async def test_a_source_that_lost_what_is_applied_here_and_has_no_new_epoch_is_not_followed(
     node: Node, epoch: int, pos: int, lost: bool
 ) -> None:
-    follower = Follower(node, Source([]), origin="north", cursor=Cursor(epoch, pos))
+    follower = follower_of(node, Source([]), applied=Cursor(epoch, pos))
     if not lost:
         await follower._refuse_rolled_back()
         return

@@ -206,7 +206,9 @@ BROKEN = {
     ),
     "a collection that pgstac has not": ("I23", "DELETE FROM pgstac.collections WHERE id = 'plain'"),
     "a function that fails in a restore": ("I1", "ALTER FUNCTION pgstac.collection_geom(jsonb) RESET search_path"),
-    "a parked event": ("I23", "INSERT INTO fedstac.parked VALUES ('north', 'e', 's', 1, 'd', '{}')"),
+    "a parked event": (
+        "I23", "INSERT INTO fedstac.parked_event VALUES ('index', 'north', 's', 'e', 1, 1, 1, 'd', '{}')"
+    ),
     "an origin without a cursor": (
         "I23", "INSERT INTO fedstac.collection SELECT 'theirs', 'north', 1, 1, document, digest, updated "
                "FROM fedstac.collection WHERE id = 'plain'",

@@ -16,9 +16,11 @@ from fedstac.db import collections, connections, feed, invariants, nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.events import CollectionEvent, Cursor
-from fedstac.messaging.sources.http import HttpFeed, NotServed
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import NotServed, open_source
+from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
-from fedstac.workers import index_node
+from fedstac.workers import following, index_node
 from tests.db.test_following import Source, digest_of, entry, follow
 from tests.support.waiting import PATIENCE
 
@@ -148,8 +150,8 @@ async def test_a_lineage_has_one_origin_and_the_claim_of_another_is_parked(east:
     follower = await follow(east, source(east, "north", [common, other]))
     assert await held(conn) == {"north": [other["id"]], "west": [common["id"]]}
     assert [each["outcome"] for each in follower.exceptions] == ["parked"]
-    assert await nodes.parked(conn, "west") == []
-    assert "another origin's" in (await nodes.parked(conn, "north"))[0]["detail"]
+    assert await nodes.parked(conn, nodes.INDEX, "west") == []
+    assert "another origin's" in (await nodes.parked(conn, nodes.INDEX, "north"))[0]["detail"]
 
 
 async def test_two_that_come_at_once_share_no_lineage(east: Node, conn: Connection) -> None:
@@ -158,7 +160,9 @@ async def test_two_that_come_at_once_share_no_lineage(east: Node, conn: Connecti
     await asyncio.gather(*(follow(east, source(east, origin, told)) for origin, told in sources.items()))
     found = await held(conn)
     for origin, told in sources.items():
-        parked = await conn.fetch("SELECT split_part(subject, '/', 2) FROM fedstac.parked WHERE origin = $1", origin)
+        parked = await conn.fetch(
+            "SELECT split_part(subject, '/', 2) FROM fedstac.parked_event WHERE origin = $1", origin
+        )
         assert sorted([*found[origin], *(row[0] for row in parked)]) == sorted(item["id"] for item in told)
     assert {item["id"] for item in items} == {*found["west"], *found["north"]}
     assert not set(found["west"]) & set(found["north"])
@@ -189,14 +193,14 @@ async def test_forgetting_one_origin_leaves_what_is_the_others(east: Node, conn:
     first, second = sample.items(2)
     await follow(east, source(east, "west", [first]))
     await follow(east, source(east, "north", [second]))
-    await publication.forget(conn, "north", before_epoch=index_node.BEYOND_ALL)
+    await publication.forget(conn, "north", before_epoch=following.BEYOND_ALL)
     assert await held(conn) == {"west": [first["id"]]}
     assert await shown(conn) == "west"
     await follow(east, source(east, "north", [second]))
-    await publication.forget(conn, "west", before_epoch=index_node.BEYOND_ALL)
+    await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
     assert await held(conn) == {"north": [second["id"]]}
     assert await shown(conn) == "north"
-    await publication.forget(conn, "north", before_epoch=index_node.BEYOND_ALL)
+    await publication.forget(conn, "north", before_epoch=following.BEYOND_ALL)
     assert (await held(conn), await shown(conn)) == ({}, None)
 
 
@@ -208,7 +212,7 @@ async def test_the_partition_stays_for_datasets_whose_origin_has_not_told_of_the
     quiet = source(east, "north", [second])
     quiet.entries.pop(0)
     await follow(east, quiet)
-    await publication.forget(conn, "west", before_epoch=index_node.BEYOND_ALL)
+    await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
     assert await held(conn) == {"north": [second["id"]]}
     await follow(east, source(east, "west", [first]))
     assert await shown(conn) == "west"
@@ -228,11 +232,11 @@ async def test_a_lineage_that_its_origin_has_lost_is_the_next_ones(east: Node, c
     common, other = sample.items(2)
     await follow(east, source(east, "west", [common, other]))
     await follow(east, source(east, "north", [common]))
-    assert len(await nodes.parked(conn, "north")) == 1
+    assert len(await nodes.parked(conn, nodes.INDEX, "north")) == 1
     await follow(east, source(east, "west", [other], epoch=2))  # restored to before `common`
     await follow(east, source(east, "north", [common]))
     assert await held(conn) == {"north": [common["id"]], "west": [other["id"]]}
-    assert await nodes.parked(conn, "north") == []
+    assert await nodes.parked(conn, nodes.INDEX, "north") == []
     assert await invariants.check(conn) == []
 
 
@@ -241,7 +245,7 @@ async def test_a_lineage_may_be_forgotten_while_another_origin_waits_for_it(east
     await follow(east, source(east, "west", [common]))
     watching = await connections.connect(east.settings.dsn)
     async with conn.transaction():
-        await publication.forget(conn, "west", before_epoch=index_node.BEYOND_ALL)
+        await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
         waiting = asyncio.create_task(follow(east, source(east, "north", [common])))
         async with asyncio.timeout(PATIENCE):
             while not await watching.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
@@ -261,7 +265,7 @@ async def test_origins_that_are_taken_anew_at_the_same_time_do_not_hold_up_each_
     async def take_anew(origin: str) -> None:
         for epoch in range(1, 9):
             async with east.pool.acquire() as own:
-                await publication.forget(own, origin, before_epoch=index_node.BEYOND_ALL)
+                await publication.forget(own, origin, before_epoch=following.BEYOND_ALL)
             await follow(east, source(east, origin, sources[origin], epoch=epoch))
 
     await asyncio.gather(*map(take_anew, sources))
@@ -273,11 +277,11 @@ async def test_origins_that_are_taken_anew_at_the_same_time_do_not_hold_up_each_
 # --- whom to follow ---
 
 
-class Named(HttpFeed):
+class Named(Origin):
     """A source that says what it is called."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("http://source.invalid", "")
+        super().__init__(SourceAddress("http://source.invalid", ""))
         self.name = name
 
     async def head(self) -> tuple[str, Cursor]:
@@ -288,8 +292,9 @@ async def test_a_node_neither_follows_nor_rebuilds_itself(east: Node, conn: Conn
     [item] = sample.items(1)
     await follow(east, source(east, "north", [item]))
     await conn.execute("UPDATE fedstac.record SET origin = 'east'")
+    named, feed_of_named = Named("east"), open_source(SourceAddress("http://source.invalid", ""))
     with pytest.raises(NotServed, match="as this node is"):
-        await index_node.rebuild(east, Named("east"), from_snapshot=True, on_page=lambda entries: None)
+        await index_node.rebuild(east, named, feed_of_named, from_snapshot=True, on_page=lambda entries: None)
     assert await held(conn) == {"east": [item["id"]]}
 
 
@@ -298,7 +303,7 @@ async def test_the_document_of_another_collection_is_no_announcement(east: Node,
     lying.entries[0]["data"]["collection"] = "CMIP7"
     await follow(east, lying)
     assert await collections.every(conn) == []
-    assert len(await nodes.parked(conn, "north")) == 1
+    assert len(await nodes.parked(conn, nodes.INDEX, "north")) == 1
 
 
 @pytest.mark.parametrize("document", [

@@ -307,7 +307,7 @@ async def test_a_replay_is_equal_and_a_second_one_changes_nothing(
     for start in range(0, len(log), 100):
         applied = await deliver(east, log[start : start + 100])
         assert (applied.ignored, applied.foreign) == (0, ())
-    await nodes.move(east, "west", Cursor(1, len(log)))
+    await nodes.move(east, nodes.INDEX, "west", Cursor(1, len(log)))
     assert await writing.stored(east) == await writing.stored(origin)
     assert await feed.digests(east, "west") == await feed.digests(origin, "west")
     assert await invariants.check(east) == []
@@ -322,7 +322,7 @@ async def test_every_order_of_delivery_gives_the_same(log: list[Event], east: Co
     wanted, found = await writing.stored(origin), await writing.searched(origin)
     datasets = [event for event in log if isinstance(event, DatasetEvent)]
     await deliver(east, [event for event in log if not isinstance(event, DatasetEvent)])
-    await nodes.move(east, "west", Cursor(1, len(log)))
+    await nodes.move(east, nodes.INDEX, "west", Cursor(1, len(log)))
     for seed in range(SEED, SEED + 12):
         print(f"seed {seed}")
         chance = random.Random(seed)
@@ -419,7 +419,7 @@ async def test_an_event_whose_collection_is_not_here_is_reported(log: list[Event
 async def test_a_tombstone_stays_and_nothing_brings_the_dataset_back(log: list[Event], east: Connection) -> None:
     event = next(event for event in reversed(log) if isinstance(event, DatasetEvent))
     await deliver(east, log)
-    await nodes.move(east, "west", Cursor(1, len(log)))
+    await nodes.move(east, nodes.INDEX, "west", Cursor(1, len(log)))
     for seq, state in ((1000, State.DELETED), (1001, State.PURGED)):
         gone = replace(
             event.record, state=state, latest=False, claims_latest=False, seq=seq, document=None,

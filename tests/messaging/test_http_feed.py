@@ -8,15 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fedstac.messaging.sources.http import (
-    BehindRetention,
-    HttpFeed,
-    NotServed,
-    SourceAway,
-    SourceRefused,
-    SourcesUnclear,
-    sources_of,
-)
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
+from fedstac.messaging.sources.addresses import SourceAddress, SourcesUnclear, read_addresses
 
 
 @asynccontextmanager
@@ -42,7 +36,7 @@ async def answering(status: int) -> AsyncIterator[str]:
     ],
 )  # fmt: skip
 async def test_what_a_status_means(status: int, meaning: type[Exception]) -> None:
-    async with answering(status) as address, HttpFeed(address, "fst_secret") as source:
+    async with answering(status) as address, Origin(SourceAddress(address, "fst_secret")) as source:
         with pytest.raises(meaning) as raised:
             await source.vocabulary("CMIP6", "6.2.60.0")
     assert type(raised.value) is meaning
@@ -52,7 +46,7 @@ async def test_what_a_status_means(status: int, meaning: type[Exception]) -> Non
 async def test_nobody_there_is_waited_for() -> None:
     async with answering(200) as address:
         pass
-    async with HttpFeed(address, "") as source:
+    async with Origin(SourceAddress(address, "")) as source:
         with pytest.raises(SourceAway):
             await source.head()
 
@@ -63,7 +57,7 @@ WEST, NORTH = "https://west.example", "https://north.example"
 
 
 def pairs(addresses: str, tokens: str, *named: str) -> list[tuple[str, str]]:
-    return [(source.address, source.token) for source in sources_of(addresses, tokens, named)]
+    return [(source.address, source.token) for source in read_addresses(addresses, tokens, named)]
 
 
 @pytest.mark.parametrize(
@@ -110,4 +104,4 @@ def test_what_does_not_come_out_even_is_refused(addresses: str, tokens: str, nam
 
 
 def test_a_token_is_not_shown() -> None:
-    assert "secret" not in repr(sources_of(WEST, "secret"))
+    assert "secret" not in repr(read_addresses(WEST, "secret"))

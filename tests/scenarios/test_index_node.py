@@ -203,4 +203,4 @@ def planted_digest(cluster: embedded.Cluster, dataset: str) -> Iterator[str]:
 def parked(running: Federation) -> list[str]:
     """Subjects of what east has set aside."""
     with psycopg.connect(running.database_of("east")) as conn:
-        return [row[0] for row in conn.execute("SELECT subject FROM fedstac.parked")]
+        return [row[0] for row in conn.execute("SELECT subject FROM fedstac.parked_event")]

@@ -19,9 +19,10 @@ from fedstac import bootstrap
 from fedstac.db import connections, invariants
 from fedstac.demo import sample
 from fedstac.demo.federation import Federation
-from fedstac.messaging.sources.http import HttpFeed
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
-from fedstac.workers import index_node
+from fedstac.workers import verifying
 from tests.support.waiting import PATIENCE
 
 Documents = Sequence[Mapping[str, Any]]
@@ -178,15 +179,15 @@ def violations(running: Federation, name: str) -> list[invariants.Violation]:
     return asyncio.run(check())
 
 
-def differences(running: Federation, name: str, origin: str = "west") -> list[index_node.Difference]:
+def differences(running: Federation, name: str, origin: str = "west") -> Sequence[verifying.Difference]:
     """Datasets on which an index node and one that it follows do not agree."""
-    address, token = running.address_of(origin), running.issued[origin][f"node:{name}"]
+    source = SourceAddress(running.address_of(origin), running.issued[origin][f"node:{name}"])
 
-    async def compare() -> list[index_node.Difference]:
-        async with _node(running, name) as node, HttpFeed(address, token) as source:
-            _, compared, found = await index_node.verify(node, source, patience=PATIENCE)
-            assert compared
-            return found
+    async def compare() -> Sequence[verifying.Difference]:
+        async with _node(running, name) as node, Origin(source) as client:
+            comparison = await verifying.verify(node, client, patience=PATIENCE)
+            assert comparison.compared
+            return comparison.differences
 
     return asyncio.run(compare())
 

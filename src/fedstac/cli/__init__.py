@@ -111,7 +111,7 @@ def serve(ready_file: ReadyFile = None) -> None:
     from fedstac.workers import roles
 
     settings = environment.load()
-    api.serve(settings, roles.publishing(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(settings, roles.PUBLISH.parts(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
 @app.command(
@@ -127,16 +127,15 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
 
     processes.start("index-node")
     from fedstac.api import app as api
-    from fedstac.workers import index_node as follower
     from fedstac.workers import roles
 
     settings = environment.load()
-    followed = follower.sources(settings, source or ())
+    sources = roles.addresses(settings, source or ())
     settings = settings.model_copy(update={
-        "source": " ".join(each.address for each in followed),
-        "source_token": " ".join(each.token for each in followed),
+        "source": " ".join(each.address for each in sources),
+        "source_token": " ".join(each.token for each in sources),
     })  # fmt: skip
-    api.serve(settings, roles.following(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(settings, roles.INDEX.parts(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac worker"))

@@ -20,7 +20,8 @@ from fedstac.cli.terminal import Output, complain, out, say
 if TYPE_CHECKING:
     from fedstac.bootstrap import Node
     from fedstac.db.connections import Connection
-    from fedstac.messaging.sources.http import HttpFeed
+    from fedstac.messaging.origin import Origin
+    from fedstac.messaging.sources.addresses import SourceAddress
 
 T = TypeVar("T")
 SPAN = re.compile(r"([0-9]{1,6})([dh])")
@@ -162,28 +163,29 @@ def _show_tokens(form: Output, tokens: Any) -> None:
 # --- an index node's copy ---
 
 
-def _at_sources(role: str, named: list[str] | None, work: Callable[[Node, HttpFeed], Awaitable[T]]) -> list[T]:
-    """Runs something with this index node and each of its sources, one after the other."""
+def _at_sources(
+    role: str, overrides: list[str] | None, work: Callable[[Node, Origin, SourceAddress], Awaitable[T]]
+) -> list[T]:
+    """Run something with this index node and each of its sources, one after the other."""
     import logging
 
     import structlog
 
     from fedstac import bootstrap
-    from fedstac.messaging.sources.http import HttpFeed
-    from fedstac.workers import index_node as follower
-    from fedstac.workers import processes
+    from fedstac.messaging.origin import Origin
+    from fedstac.workers import processes, roles
 
     processes.start(role)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     settings = environment.load()
-    sources = follower.sources(settings, named or ())
+    sources = roles.addresses(settings, overrides or ())
 
     async def connected() -> list[T]:
         done = []
         async with bootstrap.node(settings) as node:
             for source in sources:
-                async with HttpFeed(source.address, source.token) as origin:
-                    done.append(await work(node, origin))
+                async with Origin(source) as origin:
+                    done.append(await work(node, origin, source))
         return done
 
     return asyncio.run(connected())
@@ -205,20 +207,23 @@ class _Compared:
 )
 def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> None:
     """Compare an index node's datasets with its sources', by digest; list each that differs."""
-    from fedstac.messaging.sources.http import SourceAway, SourceRefused
-    from fedstac.workers import index_node as follower
+    from fedstac.messaging.sources import SourceAway, SourceRefused
+    from fedstac.workers import verifying
 
     failed: list[Exception] = []
 
-    async def compare(node: Node, source: HttpFeed) -> _Compared | None:
+    async def compare(node: Node, origin: Origin, _: SourceAddress) -> _Compared | None:
         try:
-            origin, _ = await source.head()
-            cursor, compared, found = await follower.verify(node, source)
+            name, _head = await origin.head()
+            comparison = await verifying.verify(node, origin)
         except (SourceAway, SourceRefused) as error:  # the others are compared all the same
             failed.append(error)
             return None
-        rows = [{"origin": origin, "collection": each.collection, "id": each.id, "kind": each.kind} for each in found]
-        return _Compared(origin, str(cursor), compared, rows)
+        rows = [
+            {"origin": name, "collection": each.collection, "id": each.id, "kind": each.kind}
+            for each in comparison.differences
+        ]
+        return _Compared(name, str(comparison.cursor), comparison.compared, rows)
 
     done = [each for each in _at_sources("verify", source, compare) if each is not None]
     differences = [row for each in done for row in each.differences]
@@ -254,11 +259,12 @@ def rebuild(
     With --source what came from others stays. Stop the index node first. What is interrupted goes on when it starts
     again.
     """
-    from fedstac.workers import index_node as follower
+    from fedstac.messaging.sources import open_source
+    from fedstac.workers import index_node as index
 
-    async def work(node: Node, source: HttpFeed) -> None:
-        _, entries = await source.digests()
-        origin, head = await source.head()
+    async def work(node: Node, origin: Origin, source: SourceAddress) -> None:
+        _, entries = await origin.digests()
+        name, head = await origin.head()
         total = sum(entry["n"] for entry in entries) if start is Start.SNAPSHOT else head.pos
         done = 0
 
@@ -267,8 +273,9 @@ def rebuild(
             done += applied
             bars.set("applied", done, max(total, done))
 
-        cursor = await follower.rebuild(node, source, from_snapshot=start is Start.SNAPSHOT, on_page=on_page)
-        out(f"rebuilt {origin}: {done} entries applied, the cursor is {cursor}")
+        async with open_source(source) as events:
+            cursor = await index.rebuild(node, origin, events, from_snapshot=start is Start.SNAPSHOT, on_page=on_page)
+        out(f"rebuilt {name}: {done} entries applied, the cursor is {cursor}")
 
     with terminal.bars(["applied"]) as bars:
         _at_sources("rebuild", source, work)

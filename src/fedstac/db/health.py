@@ -8,7 +8,9 @@ import orjson
 
 from fedstac.db.connections import Connection
 from fedstac.db.feed import SEQUENCER_LOCK
-from fedstac.db.nodes import FOLLOWER_LOCK
+from fedstac.db.nodes import FOLLOWER_KEY, FOLLOWER_LOCK
+
+KEY = FOLLOWER_KEY.format(consumer="c.consumer", origin="c.origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,7 @@ class Parts:
     """What runs, on whatever process; workers that find nothing to do leave no trace."""
 
     sequencer: bool  # somebody leads
-    following: int  # how many origins are followed into this database just now
-    origins: dict[str, bool]  # of which there is something here, and whether they are followed now
+    followers: dict[str, dict[str, bool]]  # by consumer and origin: whether it is followed just now
     working: bool  # claims of workers stand
     waiting_seconds: float | None  # age of the oldest item that nobody has done; None: there is none
 
@@ -25,7 +26,7 @@ class Parts:
 async def parts(conn: Connection) -> Parts:
     """Read the parts from the locks that the sequencer and followers hold, and from the queue."""
     row = await conn.fetchrow(
-        """WITH held AS MATERIALIZED (
+        f"""WITH held AS MATERIALIZED (
                SELECT classid::bigint, objid::bigint, objsubid FROM pg_locks
                WHERE locktype = 'advisory' AND granted
                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
@@ -34,11 +35,11 @@ async def parts(conn: Connection) -> Parts:
                CROSS JOIN LATERAL (SELECT id FROM fedstac.request_item i WHERE i.shard = s.n AND i.status = 'queued'
                                    ORDER BY id LIMIT 1) first)
            SELECT EXISTS (SELECT FROM held WHERE classid << 32 | objid = $1 AND objsubid = 1) AS sequencer,
-                  (SELECT count(*) FROM held WHERE classid = $2 AND objsubid = 2) AS following,
-                  (SELECT coalesce(json_object_agg(c.origin, EXISTS (
-                              SELECT FROM held WHERE classid = $2 AND objsubid = 2
-                                AND objid = hashtext(c.origin)::bigint & 4294967295) ORDER BY c.origin), '{}')
-                   FROM fedstac.cursor c) AS origins,
+                  (SELECT coalesce(json_object_agg(consumer, origins), '{{}}') FROM (
+                      SELECT c.consumer, json_object_agg(c.origin, EXISTS (
+                                 SELECT FROM held WHERE classid = $2 AND objsubid = 2
+                                   AND objid = hashtext({KEY})::bigint & 4294967295) ORDER BY c.origin) AS origins
+                      FROM fedstac.consumer_cursor c GROUP BY c.consumer) consumers) AS followers,
                   EXISTS (SELECT FROM fedstac.shard WHERE token IS NOT NULL AND until > clock_timestamp()) AS working,
                   (SELECT extract(epoch FROM clock_timestamp() - r.created)::float8
                    FROM oldest o JOIN fedstac.request_item i ON i.id = o.id
@@ -46,4 +47,4 @@ async def parts(conn: Connection) -> Parts:
         SEQUENCER_LOCK, FOLLOWER_LOCK,
     )  # fmt: skip
     assert row is not None
-    return Parts(**{**dict(row), "origins": orjson.loads(row["origins"])})
+    return Parts(**{**dict(row), "followers": orjson.loads(row["followers"])})

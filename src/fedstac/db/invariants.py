@@ -332,13 +332,15 @@ INVARIANTS = (
         "a consumer has a cursor for each origin, and has parked nothing",
         f"""SELECT format('%s: no cursor', origin) AS example
             FROM (SELECT origin FROM fedstac.record UNION SELECT origin FROM fedstac.collection) o
-            WHERE origin <> {HERE} AND NOT EXISTS (SELECT 1 FROM fedstac.cursor c WHERE c.origin = o.origin)
+            WHERE origin <> {HERE} AND NOT EXISTS (
+                SELECT 1 FROM fedstac.consumer_cursor c WHERE c.origin = o.origin AND c.consumer = 'index')
             UNION ALL
             SELECT format('%s: the cursor is in epoch %s, and %s in %s', c.origin, c.epoch, r.id, r.epoch)
-            FROM fedstac.cursor c JOIN fedstac.record r ON r.origin = c.origin AND r.epoch > c.epoch
-            WHERE c.snapshot IS NULL
+            FROM fedstac.consumer_cursor c JOIN fedstac.record r ON r.origin = c.origin AND r.epoch > c.epoch
+            WHERE c.snapshot IS NULL AND c.consumer = 'index'
             UNION ALL
-            SELECT format('%s: event %s of %s is parked: %s', origin, event_id, subject, detail) FROM fedstac.parked""",
+            SELECT format('%s: event %s of %s is parked: %s', origin, event_id, subject, detail)
+            FROM fedstac.parked_event""",
     ),
 )
 DOCUMENTS = Invariant("I9", "the digests of documents and files are those of what is stored", "")

@@ -1,4 +1,4 @@
-"""Nodes and tokens: who may call, what consumers have acknowledged, and a consumer's own cursor."""
+"""Nodes and tokens: who may call, what consumers acknowledge, and a consumer's own place in the feeds it follows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.policy import Principal
 
 LONGEST_NAME = 100
-FOLLOWER_LOCK = 0x66656402  # advisory locks of the followers, with the hash of the origin as second key
+INDEX = "index"  # the consumer of an index node; the others have the names of their roles
+# Advisory locks of the followers. The second key is the hash of FOLLOWER_KEY, for a consumer and an origin. An index
+# node's key is the origin alone, as in the releases that knew no other consumer: an old process and a new one exclude
+# each other.
+FOLLOWER_LOCK = 0x66656402
+FOLLOWER_KEY = f"CASE {{consumer}} WHEN '{INDEX}' THEN {{origin}} ELSE {{consumer}} || ' ' || {{origin}} END"
 
 
 def _hash(token: str) -> bytes:
@@ -22,7 +27,7 @@ def _hash(token: str) -> bytes:
 
 
 def is_name(text: str) -> bool:
-    """Whether a token may be called so: the name stands in logs, beside the pseudonyms of people."""
+    """Return whether a token may have this name: it stands in logs, beside the pseudonyms of people."""
     is_text = text.isprintable() and text == text.strip() and 0 < len(text) <= LONGEST_NAME
     return is_text and text != "anonymous" and not text.startswith(people.PREFIX)
 
@@ -30,7 +35,10 @@ def is_name(text: str) -> bool:
 async def issue_token(
     conn: Connection, name: str, roles: Sequence[str], *, token: str | None = None, expires: datetime | None = None
 ) -> str:
-    """A new token for these roles; only its hash is kept. Without `expires` it is valid until it is revoked."""
+    """Issue a token for these roles and return it. Only its hash is stored.
+
+    Without `expires` it is valid until it is revoked.
+    """
     token = token or "fst_" + secrets.token_urlsafe(32)
     await conn.execute(
         "INSERT INTO fedstac.token (hash, name, roles, expires) VALUES ($1, $2, $3, $4) ON CONFLICT (hash) DO NOTHING",
@@ -40,14 +48,14 @@ async def issue_token(
 
 
 async def principal(conn: Connection, token: str) -> Principal | None:
-    """Who holds a token, also one that has ended; None if nobody does."""
+    """Return who holds a token, also one that has expired; None if nobody does."""
     row = await conn.fetchrow("SELECT name, roles, expires FROM fedstac.token WHERE hash = $1", _hash(token))
     return Principal(row["name"], frozenset(row["roles"]), expires=row["expires"]) if row else None
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An issued token as far as it is known: the beginning of its hash names it."""
+    """A token that was issued. The beginning of its hash is its id."""
 
     id: str
     name: str
@@ -61,7 +69,7 @@ def _token(row: Row) -> Token:
 
 
 async def tokens(conn: Connection) -> list[Token]:
-    """All tokens that were issued and not revoked, by name; also those that have ended."""
+    """Return all tokens that are not revoked, by name; also those that have expired."""
     rows = await conn.fetch(
         """SELECT left(encode(hash, 'hex'), 12) AS id, name, roles, created, expires
            FROM fedstac.token ORDER BY name, created"""
@@ -70,7 +78,7 @@ async def tokens(conn: Connection) -> list[Token]:
 
 
 async def revoke_tokens(conn: Connection, which: str) -> list[Token]:
-    """Withdraws the tokens of a name, or the one of an id as `tokens` shows it; those that were."""
+    """Revoke the tokens of a name, or the one of an id as `tokens` shows it; return them."""
     rows = await conn.fetch(
         """DELETE FROM fedstac.token WHERE name = $1 OR left(encode(hash, 'hex'), 12) = $1
            RETURNING left(encode(hash, 'hex'), 12) AS id, name, roles, created, expires""",
@@ -79,8 +87,16 @@ async def revoke_tokens(conn: Connection, which: str) -> list[Token]:
     return [_token(row) for row in rows]
 
 
+def reporter(node: str, consumer: str) -> str:
+    """Return the name under which a consumer acknowledges: its node's, and its own where it is no index node."""
+    return node if consumer == INDEX else f"{node}/{consumer}"
+
+
 async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
-    """Notes that a node has everything through a position. The same again, or less, changes nothing."""
+    """Store that a consumer has everything through a position. The same again, or less, changes nothing.
+
+    `node`: its `reporter` name.
+    """
     await conn.execute(
         """INSERT INTO fedstac.node_status (node, epoch, through)
            SELECT $1, $2, $3 WHERE NOT EXISTS (
@@ -99,7 +115,7 @@ async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: 
 
 
 async def statuses(conn: Connection) -> list[Row]:
-    """For every node that has ever acknowledged: through where, and since when."""
+    """Return for every consumer that has ever acknowledged: through where, and since when."""
     return await conn.fetch(
         """WITH RECURSIVE last AS (
                (SELECT node, epoch, through, at FROM fedstac.node_status
@@ -112,6 +128,9 @@ async def statuses(conn: Connection) -> list[Row]:
     )
 
 
+# --- a consumer's own place ---
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """A consumer's place in an origin's feed; `snapshot` is the page to go on with while one is being taken."""
@@ -120,30 +139,74 @@ class Progress:
     snapshot: str | None
 
 
-async def progress(conn: Connection, origin: str) -> Progress | None:
-    row = await conn.fetchrow("SELECT epoch, pos, snapshot FROM fedstac.cursor WHERE origin = $1", origin)
+async def progress(conn: Connection, consumer: str, origin: str) -> Progress | None:
+    """Return a consumer's place; None before it has one."""
+    row = await conn.fetchrow(
+        "SELECT epoch, pos, snapshot FROM fedstac.consumer_cursor WHERE consumer = $1 AND origin = $2",
+        consumer, origin,
+    )  # fmt: skip
     return Progress(Cursor(row["epoch"], row["pos"]), row["snapshot"]) if row else None
 
 
-async def move(conn: Connection, origin: str, cursor: Cursor, snapshot: str | None = None) -> None:
-    """Stores a consumer's place; call it in the transaction that applies."""
+async def move(conn: Connection, consumer: str, origin: str, cursor: Cursor, *, snapshot: str | None = None) -> None:
+    """Store a consumer's place; call it in the transaction that applies. The deaths on the way here are forgotten."""
     await conn.execute(
-        """INSERT INTO fedstac.cursor (origin, epoch, pos, snapshot) VALUES ($1, $2, $3, $4)
-           ON CONFLICT (origin) DO UPDATE SET epoch = EXCLUDED.epoch, pos = EXCLUDED.pos,
-                  snapshot = EXCLUDED.snapshot, updated = now()""",
-        origin, cursor.epoch, cursor.pos, snapshot,
+        """INSERT INTO fedstac.consumer_cursor (consumer, origin, epoch, pos, snapshot) VALUES ($1, $2, $3, $4, $5)
+           ON CONFLICT (consumer, origin) DO UPDATE SET epoch = EXCLUDED.epoch, pos = EXCLUDED.pos,
+                  snapshot = EXCLUDED.snapshot, deaths = 0, updated = now()""",
+        consumer, origin, cursor.epoch, cursor.pos, snapshot,
     )  # fmt: skip
 
 
-async def forget_progress(conn: Connection, origin: str) -> None:
-    """Deletes a consumer's place and what is parked: the origin is followed as if for the first time."""
-    await conn.execute("DELETE FROM fedstac.cursor WHERE origin = $1", origin)
-    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1", origin)
+async def forget_progress(conn: Connection, consumer: str, origin: str) -> None:
+    """Delete a consumer's place and what is parked: the origin is followed as if for the first time."""
+    for table in ("consumer_cursor", "parked_event", "event_attempt"):
+        await conn.execute(f"DELETE FROM fedstac.{table} WHERE consumer = $1 AND origin = $2", consumer, origin)
 
 
-async def follow_alone(conn: Connection, origin: str) -> bool:
-    """Whether this session is the one that follows an origin into this database; the lock goes with the session."""
-    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", FOLLOWER_LOCK, origin))
+async def follow_alone(conn: Connection, consumer: str, origin: str) -> bool:
+    """Return whether this session is the consumer that follows an origin into this database.
+
+    The lock goes with the session.
+    """
+    key = FOLLOWER_KEY.format(consumer="$2::text", origin="$3::text")
+    return bool(
+        await conn.fetchval(f"SELECT pg_try_advisory_lock($1, hashtext({key}))", FOLLOWER_LOCK, consumer, origin)
+    )
+
+
+# --- events that kill ---
+
+
+async def begin_page(conn: Connection, consumer: str, origin: str) -> int:
+    """Count one more process that begins with a page; return how many died over it before. `move` counts from 0."""
+    row = await conn.fetchval(
+        """INSERT INTO fedstac.consumer_cursor AS c (consumer, origin, epoch, pos, deaths) VALUES ($1, $2, 0, 0, 1)
+           ON CONFLICT (consumer, origin) DO UPDATE SET deaths = c.deaths + 1 RETURNING deaths - 1""",
+        consumer, origin,
+    )  # fmt: skip
+    return int(row)
+
+
+async def begin_attempt(conn: Connection, consumer: str, origin: str, event_id: str) -> int:
+    """Count an attempt at one event before it begins; return which one it is."""
+    attempts = await conn.fetchval(
+        """INSERT INTO fedstac.event_attempt AS a (consumer, origin, event_id) VALUES ($1, $2, $3)
+           ON CONFLICT (consumer, origin, event_id) DO UPDATE SET attempts = a.attempts + 1 RETURNING attempts""",
+        consumer, origin, event_id,
+    )  # fmt: skip
+    return int(attempts)
+
+
+async def end_attempt(conn: Connection, consumer: str, origin: str, event_id: str) -> None:
+    """Forget the attempts at an event that killed nobody."""
+    await conn.execute(
+        "DELETE FROM fedstac.event_attempt WHERE consumer = $1 AND origin = $2 AND event_id = $3",
+        consumer, origin, event_id,
+    )  # fmt: skip
+
+
+# --- parked events ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,42 +221,58 @@ class Parked:
     event: str
 
 
-async def park(conn: Connection, origin: str, pos: int, broken: Sequence[Parked]) -> None:
-    """Sets events aside that cannot be applied, of each dataset the newest: a later one replaces it (C2)."""
+@dataclass(frozen=True, slots=True)
+class SubjectPlace:
+    """How new an event of a dataset is."""
+
+    subject: str
+    epoch: int
+    seq: int
+
+
+async def park(conn: Connection, consumer: str, origin: str, pos: int, events: Sequence[Parked]) -> None:
+    """Set events aside that cannot be applied, of each dataset the newest: a later one replaces it (C2)."""
     await conn.execute(
-        """INSERT INTO fedstac.parked AS p (origin, pos, event_id, subject, epoch, seq, detail, event)
-           SELECT DISTINCT ON (subject) $1::text, $2::bigint, event_id, subject, epoch, seq, detail, event
-           FROM unnest($3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[]) WITH ORDINALITY
+        """INSERT INTO fedstac.parked_event AS p (consumer, origin, pos, event_id, subject, epoch, seq, detail, event)
+           SELECT DISTINCT ON (subject) $1::text, $2::text, $3::bigint, event_id, subject, epoch, seq, detail, event
+           FROM unnest($4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[], $9::text[]) WITH ORDINALITY
                 b (event_id, subject, epoch, seq, detail, event, n)
            ORDER BY subject, epoch DESC, seq DESC, n DESC
-           ON CONFLICT (origin, subject) DO UPDATE SET pos = EXCLUDED.pos, event_id = EXCLUDED.event_id,
+           ON CONFLICT (consumer, origin, subject) DO UPDATE SET pos = EXCLUDED.pos, event_id = EXCLUDED.event_id,
                   epoch = EXCLUDED.epoch, seq = EXCLUDED.seq, detail = EXCLUDED.detail, event = EXCLUDED.event,
                   at = now()
            WHERE (p.epoch, p.seq) <= (EXCLUDED.epoch, EXCLUDED.seq)""",
-        origin, pos, [each.event_id for each in broken], [each.subject for each in broken],
-        [each.epoch for each in broken], [each.seq for each in broken], [each.detail for each in broken],
-        [each.event for each in broken],
+        consumer, origin, pos, [each.event_id for each in events], [each.subject for each in events],
+        [each.epoch for each in events], [each.seq for each in events], [each.detail for each in events],
+        [each.event for each in events],
     )  # fmt: skip
 
 
-async def parked(conn: Connection, origin: str) -> list[dict[str, str]]:
-    """What of an origin's events is set aside here, as exceptions to an acknowledgement."""
+async def parked(conn: Connection, consumer: str, origin: str) -> list[dict[str, str]]:
+    """Return the first thousand parked events, as exceptions to an acknowledgement."""
     rows = await conn.fetch(
-        "SELECT event_id, detail FROM fedstac.parked WHERE origin = $1 ORDER BY pos LIMIT 1000", origin
-    )
+        """SELECT event_id, detail FROM fedstac.parked_event WHERE consumer = $1 AND origin = $2
+           ORDER BY pos LIMIT 1000""",
+        consumer, origin,
+    )  # fmt: skip
     return [{"event_id": row["event_id"], "outcome": "parked", "detail": row["detail"]} for row in rows]
 
 
-async def unpark(conn: Connection, origin: str, applied: Sequence[tuple[str, int, int]]) -> None:
-    """Forgets parked events of datasets that are brought up to date: (subject, epoch, seq), as new or newer."""
+async def unpark(conn: Connection, consumer: str, origin: str, applied: Sequence[SubjectPlace]) -> None:
+    """Delete the parked events of datasets that are brought up to date: those as new, and older ones."""
     await conn.execute(
-        """DELETE FROM fedstac.parked p USING unnest($2::text[], $3::bigint[], $4::bigint[]) a (subject, epoch, seq)
-           WHERE p.origin = $1 AND p.subject = a.subject AND (p.epoch, p.seq) <= (a.epoch, a.seq)""",
-        origin, [subject for subject, _, _ in applied], [epoch for _, epoch, _ in applied],
-        [seq for _, _, seq in applied],
+        """DELETE FROM fedstac.parked_event p
+           USING unnest($3::text[], $4::bigint[], $5::bigint[]) a (subject, epoch, seq)
+           WHERE p.consumer = $1 AND p.origin = $2 AND p.subject = a.subject
+             AND (p.epoch, p.seq) <= (a.epoch, a.seq)""",
+        consumer, origin, [place.subject for place in applied], [place.epoch for place in applied],
+        [place.seq for place in applied],
     )  # fmt: skip
 
 
-async def forget_parked(conn: Connection, origin: str, *, before_epoch: int) -> None:
-    """Forgets parked events of epochs before this one, whose snapshot says everything anew."""
-    await conn.execute("DELETE FROM fedstac.parked WHERE origin = $1 AND epoch < $2", origin, before_epoch)
+async def forget_parked(conn: Connection, consumer: str, origin: str, *, before_epoch: int) -> None:
+    """Delete the parked events of earlier epochs: the snapshot of this one has everything anew."""
+    await conn.execute(
+        "DELETE FROM fedstac.parked_event WHERE consumer = $1 AND origin = $2 AND epoch < $3",
+        consumer, origin, before_epoch,
+    )  # fmt: skip

@@ -13,12 +13,14 @@ MIGRATION_LOCK = 0x666564_00  # the advisory lock of whoever migrates
 # What the writer's role has to be allowed: Select, Insert, Update, Delete.
 NEEDED = {
     "fedstac.alerted": "SIUD", "fedstac.audit": "SI", "fedstac.audit_chain": "S", "fedstac.audit_head": "S",
-    "fedstac.awaited": "SIUD", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD", "fedstac.cursor": "SIUD",
-    "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD", "fedstac.feed": "SI", "fedstac.feed_state": "SIUD",
+    "fedstac.awaited": "SIUD", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD",
+    "fedstac.consumer_cursor": "SIUD", "fedstac.cursor": "SIUD", "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD",
+    "fedstac.event_attempt": "SIUD", "fedstac.feed": "SI", "fedstac.feed_state": "SIUD",
     "fedstac.file_mark": "SID", "fedstac.idempotency": "SID", "fedstac.lineage": "SIU", "fedstac.migration": "S",
     "fedstac.node_exception": "SIUD",
     "fedstac.node_status": "SIUD", "fedstac.notification": "SIUD", "fedstac.outbox": "SIU",
-    "fedstac.own_group": "SIUD", "fedstac.own_group_person": "SIUD", "fedstac.parked": "SIUD", "fedstac.part": "SIUD",
+    "fedstac.own_group": "SIUD", "fedstac.own_group_person": "SIUD", "fedstac.parked": "SIUD",
+    "fedstac.parked_event": "SIUD", "fedstac.part": "SIUD",
     "fedstac.person": "SIU", "fedstac.record": "SIUD", "fedstac.request": "SIUD", "fedstac.request_item": "SIUD",
     "fedstac.shard": "SIUD", "fedstac.tally": "SIUD", "fedstac.token": "SIUD", "fedstac.told": "SU",
     "fedstac.vocabulary": "SI", "pgstac.items": "SIUD", "pgstac.collections": "SIUD",

@@ -32,9 +32,10 @@ from fedstac import __version__, bootstrap
 from fedstac.db import connections, invariants
 from fedstac.demo import embedded, identity_provider, sample
 from fedstac.demo.federation import Federation, Server, StartFailed, drop_databases, federation
-from fedstac.messaging.sources.http import HttpFeed
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
-from fedstac.workers import index_node
+from fedstac.workers import verifying
 
 BATCH = 200
 UNDER_WAY = 4  # batches that are sent before the first one's answer
@@ -308,7 +309,7 @@ async def _visible(
     `on_progress` is called with the part of it that all of them have.
     """
     deadline = time.monotonic() + DEADLINE_SECONDS
-    async with HttpFeed(running.west, running.tokens["node:east"]) as source:
+    async with Origin(SourceAddress(running.west, running.tokens["node:east"])) as source:
         while True:
             complete = await _sequenced(running)  # before the head is read: nothing is written any more
             head, through = await source.progress()
@@ -395,9 +396,9 @@ async def _check(running: Federation, documents: list[dict[str, Any]], say: Call
         report.visible = {name: await _number_at(client, running.processes[name].url) for name in PLACES}
     say("comparing digests and checking the invariants")
     for name in PLACES:
-        async with _node(running, name) as node, HttpFeed(running.west, running.tokens[f"node:{name}"]) as source:
-            _, _, found = await index_node.verify(node, source)
-            report.differences[name] = len(found)
+        source = SourceAddress(running.west, running.tokens[f"node:{name}"])
+        async with _node(running, name) as node, Origin(source) as origin:
+            report.differences[name] = len((await verifying.verify(node, origin)).differences)
     for name in ("west", *PLACES):
         async with _node(running, name) as node, node.pool.acquire() as conn:
             broken = await invariants.check(conn)

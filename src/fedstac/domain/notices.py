@@ -194,7 +194,7 @@ def of_troubles(sender: Sender, troubles: Sequence[Trouble], total: int) -> Mess
         lines += [f"- {each.what}, request {each.where}" for each in items[:SHOWN]]
         lines += [_and_more(len(items), "items"), "Mend the cause, then have them sent again.", ""]
     if events:
-        lines += ["Events that a node could not apply (its table fedstac.parked has them):"]
+        lines += ["Events that a node could not apply (its table fedstac.parked_event has them):"]
         lines += [f"- {each.where}: {each.what}: {each.detail}" for each in events[:SHOWN]]
         lines += [_and_more(len(events), "events"), "At that node: see its log, update it, then `fedstac verify`.", ""]
     data = {

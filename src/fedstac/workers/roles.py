@@ -1,30 +1,120 @@
-"""What runs beside the API of which kind of node."""
+"""Roles: what a node's process does. Each says which parts run, what its settings have to be, and how it stands.
+
+A consumer that follows other nodes is a handler (workers/following.py) and a role made with `consumer`. Several roles
+share one database: each has its own cursor, parked events and lock.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from fedstac.bootstrap import Part
+from fedstac.db import nodes
+from fedstac.db.health import Parts
+from fedstac.db.parts import Standing
+from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
 from fedstac.settings import Settings
-from fedstac.workers import index_node, notifier, publisher, sequencer
+from fedstac.workers import following, index_node, notifier, publisher, sequencer
+from fedstac.workers.following import MakeHandler
+
+STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missing
+UNWELL = ("absent", "partly", "stalled")  # words of a stand that are a reason not to be ready
 
 PUBLISHER = Part("publisher", publisher.run)
 SEQUENCER = Part("sequencer", sequencer.run)
 NOTIFIER = Part("notifier", notifier.run)
+HOUSEKEEPING = Part("housekeeping", index_node.keep_house)
 
 
-def following(settings: Settings) -> tuple[Part, ...]:
-    """What runs inside the api process of an index node: a follower of each source, and housekeeping."""
-    sources = index_node.sources(settings)
-    followers = [
-        Part(name, partial(index_node.follow, source=source, name=name))
-        for n, source in enumerate(sources, 1)
-        if (name := "follower" if n == 1 else f"follower {n}")
-    ]
-    return (*followers, Part("housekeeping", index_node.keep_house))
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a role's stand is told by: the settings, the database's locks and queue, the parts of all processes."""
+
+    settings: Settings
+    parts: Parts
+    standings: Mapping[str, Standing]
 
 
-def publishing(settings: Settings) -> tuple[Part, ...]:
-    """What runs inside the api process of a publishing node, unless processes of their own do it."""
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One of the things that a node's processes do.
+
+    parts: what runs beside the API; it raises where a setting that the role needs is missing or wrong.
+    stand: what /healthcheck says of it, in words.
+    follows: it shows what other nodes announce; nothing is published here.
+    """
+
+    name: str
+    parts: Callable[[Settings], Sequence[Part]]
+    stand: Callable[[Outlook], Mapping[str, object]]
+    follows: bool = False
+
+
+# --- publish ---
+
+
+def _publishing_parts(settings: Settings) -> Sequence[Part]:
+    """Return what runs inside the api process, unless processes of their own do it.
+
+    Misconfigured where the settings of notifications are wrong.
+    """
     notifier.check(settings)
     return (*([PUBLISHER] * settings.workers), SEQUENCER, NOTIFIER) if settings.run_workers else ()
+
+
+def _publishing_stand(outlook: Outlook) -> Mapping[str, object]:
+    return {"sequencer": "leading" if outlook.parts.sequencer else "absent", "workers": _workers(outlook)}
+
+
+def _workers(outlook: Outlook) -> str:
+    workers = outlook.standings.get(PUBLISHER.name)
+    if outlook.parts.working:
+        return "working"
+    if workers is None or not workers.running:
+        return "absent"
+    if outlook.parts.waiting_seconds is None:
+        return "idle"
+    return "stalled" if outlook.parts.waiting_seconds > STALLED_SECONDS else "working"
+
+
+# --- consumers ---
+
+
+def addresses(settings: Settings, overrides: Sequence[str] = ()) -> tuple[SourceAddress, ...]:
+    """Return the sources that the settings name, or these. SourcesUnclear where they do not say it."""
+    return read_addresses(settings.source, settings.source_token, overrides)
+
+
+def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, others: Sequence[Part] = ()) -> Role:
+    """Return a role that follows each source with a handler of its own.
+
+    part: the name of a follower in logs and health; the name of the role unless another is given.
+    others: what else runs beside the followers.
+    """
+    word = part or name
+
+    def parts(settings: Settings) -> Sequence[Part]:
+        followers = [
+            Part(label, partial(following.follow, source=source, make_handler=make_handler, name=label))
+            for number, source in enumerate(addresses(settings), 1)
+            if (label := word if number == 1 else f"{word} {number}")
+        ]
+        return (*followers, *others)
+
+    def stand(outlook: Outlook) -> Mapping[str, object]:
+        origins = outlook.parts.followers.get(name, {})
+        words = {True: "following", False: "absent"}
+        active, expected = sum(origins.values()), len(addresses(outlook.settings))
+        return {
+            word: words[active > 0] if active in (0, expected) else "partly",
+            "origins": {origin: words[is_followed] for origin, is_followed in origins.items()},
+        }
+
+    return Role(name, parts, stand, follows=True)
+
+
+PUBLISH = Role("publish", _publishing_parts, _publishing_stand)
+INDEX = consumer(nodes.INDEX, index_node.IndexHandler, part="follower", others=[HOUSEKEEPING])
+ROLES = {role.name: role for role in (PUBLISH, INDEX)}

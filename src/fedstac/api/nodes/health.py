@@ -20,13 +20,11 @@ from fedstac.db.connections import OperatorsFault, is_transient
 from fedstac.db.health import Parts
 from fedstac.db.parts import Standing
 from fedstac.domain.errors import Unavailable
-from fedstac.messaging.sources.http import sources_of
-from fedstac.settings import Settings
+from fedstac.workers import roles
+from fedstac.workers.roles import Outlook
 
 ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
-STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missing
-PUBLISHER = "publisher"  # the part that works on the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +105,15 @@ async def _look(node: Node) -> Health:
 
 def _stand_of(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> Health:
     standings = _everywhere(node, elsewhere)
-    stand = _following(parts, node.settings) if node.settings.source else _publishing(parts, standings)
+    role = roles.INDEX if node.settings.source else roles.PUBLISH
+    stand = role.stand(Outlook(node.settings, parts, standings))
     reasons = [f"{name}: {trouble}" for name, standing in standings.items() for trouble in standing.troubles]
     reasons += [
         f"{name}: {standing.wanted - standing.running} of {standing.wanted} do not run"
         for name, standing in standings.items()
         if standing.running < standing.wanted and not standing.troubles
     ]
-    reasons += [f"{name}: {said}" for name, said in stand.items() if said in ("absent", "partly", "stalled")]
+    reasons += [f"{name}: {word}" for name, word in stand.items() if word in roles.UNWELL]
     body = {
         "status": "degraded" if reasons else "ok", "node": node.settings.node, "version": __version__,
         "database": "ok", **stand, "reasons": reasons,
@@ -137,25 +136,3 @@ def _everywhere(node: Node, elsewhere: Mapping[str, Standing]) -> dict[str, Stan
             tuple(dict.fromkeys(troubles)),
         )  # fmt: skip
     return dict(sorted(found.items()))
-
-
-def _following(parts: Parts, settings: Settings) -> dict[str, object]:
-    said = {True: "following", False: "absent"}
-    wanted = len(sources_of(settings.source, settings.source_token))
-    follower = said[parts.following > 0] if parts.following in (0, wanted) else "partly"
-    return {"follower": follower, "origins": {origin: said[now] for origin, now in parts.origins.items()}}
-
-
-def _publishing(parts: Parts, standings: Mapping[str, Standing]) -> dict[str, object]:
-    publisher = standings.get(PUBLISHER)
-    return {"sequencer": "leading" if parts.sequencer else "absent", "workers": _workers(parts, publisher)}
-
-
-def _workers(parts: Parts, publisher: Standing | None) -> str:
-    if parts.working:
-        return "working"
-    if publisher is None or not publisher.running:
-        return "absent"
-    if parts.waiting_seconds is None:
-        return "idle"
-    return "stalled" if parts.waiting_seconds > STALLED_SECONDS else "working"

@@ -1,0 +1,59 @@
+"""One publishing node over HTTP, as a consumer speaks to it: its token, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import orjson
+
+from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
+from fedstac.messaging.sources.addresses import SourceAddress
+
+TIMEOUT_SECONDS, CONNECT_SECONDS = 90.0, 10.0
+ABOUT_THE_CALLER = (401, 403, 407)  # statuses that say nothing about what was asked for
+
+
+class NodeClient:
+    """Sends requests to one node. Every method raises SourceAway or SourceRefused where the node fails."""
+
+    def __init__(self, source: SourceAddress) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=source.address.rstrip("/"),
+            headers={"Authorization": f"Bearer {source.token}", "Accept": "application/json, */*;q=0.1"},
+            timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def get_json(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON of an answer."""
+        return orjson.loads((await self.send("GET", path, parameters)).content)
+
+    async def send(
+        self, method: str, path: str, parameters: Mapping[str, Any] | None = None, *, content: bytes | None = None
+    ) -> httpx.Response:
+        """Return the answer to a request. BehindRetention where the feed does not reach back (410)."""
+        headers = {"Content-Type": "application/json"} if content is not None else None
+        try:
+            response = await self._client.request(method, path, params=parameters, content=content, headers=headers)
+        except httpx.HTTPError as error:
+            raise SourceAway(f"{self._client.base_url}: {error or type(error).__name__}") from error
+        status = response.status_code
+        if status == 410:
+            raise BehindRetention(response.text[:500])
+        if status in (408, 429) or status >= 500:
+            raise SourceAway(f"{self._client.base_url}{path} answered {status}")
+        if status >= 300:  # redirections are not followed: our token is not for somebody else
+            kind = NotServed if status >= 400 and status not in ABOUT_THE_CALLER else SourceRefused
+            raise kind(f"{self._client.base_url}{path} answered {status}: {response.text[:300]}")
+        return response

@@ -1,0 +1,70 @@
+"""What only a publishing node's HTTP API has: its head, snapshots, digests, vocabularies; and acknowledgements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from fedstac.domain.events import Cursor
+from fedstac.messaging.node_client import NodeClient
+from fedstac.messaging.sources import RawEvent
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """A page of an origin's current state; `following` names the next one, None is the last."""
+
+    origin: str
+    cursor: Cursor
+    entries: Sequence[RawEvent]
+    following: str | None
+
+
+class Origin(NodeClient):
+    """The node that events come from, whatever brings them."""
+
+    async def head(self) -> tuple[str, Cursor]:
+        """Return the origin's name and its last position."""
+        body = await self.get_json("/events/head")
+        return body["origin"], Cursor.parse(body["cursor"])
+
+    async def progress(self) -> tuple[Cursor, dict[str, Cursor]]:
+        """Return the last position, and through where each consumer has acknowledged."""
+        body = await self.get_json("/events/head")
+        return Cursor.parse(body["cursor"]), {row["node"]: Cursor.parse(row["through"]) for row in body["nodes"]}
+
+    async def snapshot(self, page: str | None, *, limit: int) -> SnapshotPage:
+        """Return a page of the origin's current state; None is the first."""
+        body = await self.get_json("/snapshot", {"limit": limit} | ({"page": page} if page else {}))
+        return SnapshotPage(body["origin"], Cursor.parse(body["cursor"]), body["entries"], body["next"])
+
+    async def digests(self) -> tuple[Cursor, list[dict[str, Any]]]:
+        """Return the position and a fingerprint of each collection and bucket there."""
+        body = await self.get_json("/digests")
+        return Cursor.parse(body["cursor"]), body["entries"]
+
+    async def bucket(self, collection: str, bucket: int) -> list[dict[str, Any]]:
+        """Return the digests of the records of one bucket."""
+        body = await self.get_json("/digests", {"collection": collection, "bucket": bucket})
+        entries: list[dict[str, Any]] = body["entries"]
+        return entries
+
+    async def vocabulary(self, project: str, version: str) -> bytes:
+        """Return a vocabulary's bytes. NotServed where the origin has no such version."""
+        return (await self.send("GET", f"/vocabularies/{quote(project, safe='')}/{quote(version, safe='')}")).content
+
+    async def acknowledge(
+        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+    ) -> None:
+        """Tell the origin that everything through a position is done here, but for the exceptions.
+
+        `consumer`: which of this node's consumers says so; None: its index.
+        """
+        body: dict[str, object] = {"epoch": through.epoch, "through": through.pos, "exceptions": list(exceptions)}
+        if consumer is not None:
+            body["consumer"] = consumer
+        await self.send("POST", "/events/status", content=orjson.dumps(body))

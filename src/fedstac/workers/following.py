@@ -1,0 +1,488 @@
+"""Following: the loop of every consumer. It receives a page, applies it and moves the cursor in one transaction, and
+acknowledges.
+
+What is killed in between is done again and changes nothing. What a consumer makes of an event is its handler's part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import orjson
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import connections, nodes, schema
+from fedstac.db.connections import Cause, Connection, blames_nobody, cause_of, is_refusal, was_ended_in_order
+from fedstac.domain import events
+from fedstac.domain.events import Cursor
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import (
+    BehindRetention,
+    EventSource,
+    NotServed,
+    RawEvent,
+    SourceAway,
+    SourceRefused,
+    open_source,
+)
+from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import Backoff, pause, unless
+
+PAGE = 500
+EXCEPTIONS_AT_ONCE = 1000  # the origin takes 2 000
+LONGEST_NAME, LONGEST_DETAIL = 650, 2000  # characters; of a name what fits into an index
+LONG_POLL_SECONDS = 20
+LAGGING_POLL_SECONDS = 1  # while something that is applied is not yet acknowledged
+STAND_BY_SECONDS = 1.0
+ELSEWHERE_SECONDS = 5.0
+BEYOND_ALL = 2**63 - 1  # an epoch
+ATTEMPTS = 3  # of an event, alone, after which it is parked
+NARROWER = 3  # bits by which each death makes the portion of a page smaller
+AWAY = {
+    SourceAway: "the source is away; trying again",
+    NotServed: "the source cannot be followed; see to its address",
+    SourceRefused: "the source refuses this node; see to its token",
+}
+UNACKNOWLEDGED = {
+    SourceAway: "the source does not take an acknowledgement just now; trying again",
+    SourceRefused: "the source refuses an acknowledgement; trying again",
+}
+log = structlog.get_logger()
+
+
+class OriginRolledBack(Exception):
+    """The origin's log ends before what this node has applied of the same epoch; the text says what to do."""
+
+
+class FollowedElsewhere(Exception):
+    """Another process follows the origin into this database; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events of an origin in their order; `cursor` is the place in its feed after them."""
+
+    origin: str
+    events: Sequence[RawEvent]
+    cursor: Cursor
+    ends_snapshot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An event that cannot be applied, and why."""
+
+    event: RawEvent
+    reason: str
+
+
+class Handler(Protocol):
+    """What a consumer makes of the events of one origin."""
+
+    consumer: str  # its name: cursor, parked events and lock are kept by consumer and origin
+
+    async def prepare(self, page: Page) -> Sequence[Rejection]:
+        """Do what has no place in a transaction: fetch, read, judge. Return the events that cannot be applied."""
+        ...
+
+    async def handle(self, conn: Connection, page: Page) -> Sequence[Rejection]:
+        """Apply events that were prepared, perhaps a part of them. Return those that this node does not take.
+
+        It joins the caller's transaction, which moves the cursor. The same events again change nothing.
+        """
+        ...
+
+    async def acknowledgeable(self, origin: str, applied: Cursor) -> Cursor:
+        """Return through where the origin may be told that everything is done; it may lag behind what is applied."""
+        ...
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows one origin. `snapshot_first`: a new consumer starts from a snapshot instead of the log's beginning."""
+
+    node: Node
+    handler: Handler
+    origin: Origin
+    source: EventSource
+    snapshot_first: bool = True
+    name: str = "follower"  # of this part of the process
+    origin_name: str = ""
+    applied: Cursor = events.START
+    acknowledged: Cursor = events.START
+    exceptions: list[dict[str, str]] = field(default_factory=list)  # not yet acknowledged
+    lock: Connection | None = None  # of `run` and `rebuild`: the session by which nobody else follows
+    on_page: Callable[[int], object] = lambda entries: None  # called with the size of each page that is applied
+    _deaths: int | None = None  # over the page that is due; None: not yet counted by this process
+    _is_refused: bool = False  # the last acknowledgement
+    _acknowledge_at: float = 0.0  # the next one, not before; by time.monotonic
+    _refusals: Backoff = field(default_factory=lambda: Backoff(least=0.5, most=10.0))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
+        backoff = Backoff(least=0.2, most=10.0)
+
+        async def step() -> bool:
+            await self._follow(stop, backoff)
+            return False
+
+        await supervision.keep_trying(self.node.parts, self.name, step, stop, backoff=backoff, expected={
+            OriginRolledBack: "the source has lost a part of its log; nothing is taken from it", **AWAY,
+        })  # fmt: skip
+
+    async def _follow(self, stop: asyncio.Event, backoff: Backoff) -> None:
+        self.origin_name, _ = await head_of(self.node, self.origin)
+        self.lock = await session(self.node)
+        try:
+            if not await self._stand_by(self.lock, stop):
+                return
+            await self.begin()
+            while not stop.is_set():
+                try:
+                    await unless(stop, self.step(LONG_POLL_SECONDS))
+                    backoff.reset()
+                    self.node.parts.works(self.name)
+                except BehindRetention as error:
+                    await self._refuse_rolled_back()
+                    log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
+                    await self.take_snapshot(None)
+        finally:
+            self.lock.terminate()
+
+    async def _stand_by(self, lock: Connection, stop: asyncio.Event) -> bool:
+        """Wait until nobody else follows the origin for this consumer. Return False if `stop` comes first."""
+        is_standing_by = False
+        while not stop.is_set():
+            if await nodes.follow_alone(lock, self.handler.consumer, self.origin_name):
+                return True
+            if not is_standing_by:
+                log.info("another process follows; standing by", origin=self.origin_name)
+                is_standing_by = True
+            await pause(stop, STAND_BY_SECONDS)
+        return False
+
+    async def _refuse_rolled_back(self) -> None:
+        """Raise OriginRolledBack where the origin's log lost what is applied here, and has no new epoch.
+
+        Its snapshot would be no newer than what is here, so that lost datasets would stay.
+        """
+        _, head = await self.origin.head()
+        if head.epoch <= self.applied.epoch and (head.epoch, head.pos) < (self.applied.epoch, self.applied.pos):
+            raise OriginRolledBack(
+                f"{self.origin_name} is at {head}, and this node has applied {self.applied}: the origin's database was "
+                f"put back to an earlier state; its operator runs `fedstac admin new-epoch`"
+            )
+
+    async def begin(self) -> None:
+        """Go to our place: where we were, in the middle of a snapshot, or at the start."""
+        self._acknowledge_at = 0.0
+        consumer = self.handler.consumer
+        async with self.node.pool.acquire() as conn:
+            progress = await nodes.progress(conn, consumer, self.origin_name)
+            if progress is None and not self.snapshot_first:
+                await nodes.move(conn, consumer, self.origin_name, events.START)
+            # a kill may have come before they were acknowledged
+            self.exceptions = await nodes.parked(conn, consumer, self.origin_name)
+        if progress is None and self.snapshot_first:
+            await self.take_snapshot(None)
+        elif progress is not None and progress.snapshot is not None:
+            await self.take_snapshot(progress.snapshot)
+        else:
+            self.applied = progress.cursor if progress else events.START
+        log.info("following", consumer=consumer, origin=self.origin_name, cursor=str(self.applied))
+
+    async def step(self, wait: int) -> int:
+        """Receive, apply and acknowledge a page of the feed. Return how many events it had."""
+        await self._acknowledge()
+        if self.acknowledged != self.applied or self.exceptions:
+            wait = min(wait, LAGGING_POLL_SECONDS)
+        page = await self.source.receive(self.applied, limit=PAGE, wait=wait)
+        if page.cursor != self.applied:
+            await self._apply(Page(self.origin_name, page.events, page.cursor), None)
+            failpoint(f"{self.handler.consumer}.applied")
+            await self.source.commit(page.cursor)
+        await self._acknowledge()
+        return len(page.events)
+
+    async def _acknowledge(self) -> None:
+        """Tell the origin through where everything is done, if it does not know.
+
+        A refused acknowledgement is logged, shown in /healthcheck and tried again; following goes on without it.
+        """
+        if time.monotonic() < self._acknowledge_at:
+            return
+        part = f"{self.name} acknowledgements"
+        consumer = None if self.handler.consumer == nodes.INDEX else self.handler.consumer
+        through = await self.handler.acknowledgeable(self.origin_name, self.applied)
+        try:
+            while self.acknowledged != through or self.exceptions:
+                await self.origin.acknowledge(through, self.exceptions[:EXCEPTIONS_AT_ONCE], consumer=consumer)
+                self.acknowledged, self.exceptions = through, self.exceptions[EXCEPTIONS_AT_ONCE:]
+        except (SourceAway, SourceRefused) as error:
+            self._is_refused, self._acknowledge_at = True, time.monotonic() + self._refusals.pause()
+            self.node.parts.fails(part, error, UNACKNOWLEDGED)
+            return
+        if self._is_refused:
+            self._is_refused = False
+            self._refusals.reset()
+            self.node.parts.works(part)
+
+    async def take_snapshot(self, page: str | None) -> None:
+        """Apply the origin's current state, page by page; a killed node goes on with the page it was at.
+
+        `page`: None begins anew, an empty text is the first one.
+        """
+        if page is None:
+            async with self.node.pool.acquire() as conn, conn.transaction():
+                await nodes.move(conn, self.handler.consumer, self.origin_name, events.START, snapshot="")
+        while True:
+            snapshot = await self.origin.snapshot(page or None, limit=PAGE)
+            await self._apply(
+                Page(self.origin_name, snapshot.entries, snapshot.cursor, ends_snapshot=snapshot.following is None),
+                snapshot.following,
+            )
+            failpoint(f"{self.handler.consumer}.snapshot")
+            if snapshot.following is None:
+                break
+            page = snapshot.following
+
+    async def _apply(self, page: Page, snapshot: str | None) -> None:
+        """Apply a page and move the cursor in one transaction; what cannot be applied is parked."""
+        if self.lock is not None and self.lock.is_closed():
+            raise ConnectionError("the session that keeps others from following is gone")
+        strangers = [
+            Rejection(event, f"{page.origin} announced what {str(event.get('source'))[:63]} is the origin of")
+            for event in page.events
+            if event.get("source") != page.origin
+        ]
+        rest = _without(page, strangers)
+        await self._count_death()
+        if self._deaths and rest.events:
+            killers = await self._apply_in_portions(rest, max(len(rest.events) >> NARROWER * self._deaths, 1))
+            await self._apply_at_once(replace(rest, events=()), [*strangers, *killers], snapshot=snapshot, moves=True)
+        else:
+            await self._apply_at_once(rest, strangers, snapshot=snapshot, moves=True)
+        self._deaths = 0
+        self.applied = page.cursor
+        self.on_page(len(page.events))
+
+    async def _apply_at_once(
+        self, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None = None, moves: bool
+    ) -> None:
+        """Prepare and apply events in one transaction; of those that fail together, each alone."""
+        rejections = [*rejections, *await self.handler.prepare(page)]
+        rest = _without(page, rejections)
+        async with self.node.pool.acquire() as conn:
+            try:
+                await self._commit(conn, rest, rejections, snapshot=snapshot, moves=moves)
+            except Exception as error:
+                if conn.is_closed() and not was_ended_in_order(error):
+                    self._deaths = None  # an event may have crashed the session: the next attempt counts as a death
+                if not rest.events or not await _may_be_of_an_event(conn, error):
+                    raise
+                failures = await self._apply_apart(conn, rest)
+                done = replace(rest, events=())
+                await self._commit(conn, done, [*rejections, *failures], snapshot=snapshot, moves=moves)
+
+    async def _commit(
+        self, conn: Connection, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None, moves: bool
+    ) -> None:
+        async with conn.transaction():
+            parked = await self._write(conn, page, rejections)
+            failpoint(f"{self.handler.consumer}.written")
+            if moves:
+                await nodes.move(conn, self.handler.consumer, page.origin, page.cursor, snapshot=snapshot)
+        self._report(parked)
+
+    async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> list[nodes.Parked]:
+        """Apply events and park the others; joins the caller's transaction. Return what is parked."""
+        consumer = self.handler.consumer
+        refusals = await self.handler.handle(conn, page)
+        if page.ends_snapshot:  # it has everything anew
+            await nodes.forget_parked(conn, consumer, page.origin, before_epoch=page.cursor.epoch)
+        parked = [_parked(rejection) for rejection in (*rejections, *refusals)]
+        if parked:
+            await nodes.park(conn, consumer, page.origin, page.cursor.pos, parked)
+        applied = _without(page, refusals).events
+        await nodes.unpark(
+            conn, consumer, page.origin, [nodes.SubjectPlace(_subject(event), *_place(event)) for event in applied]
+        )
+        return parked
+
+    def _report(self, parked: Sequence[nodes.Parked]) -> None:
+        for each in parked:
+            log.error("an event is parked", event_id=each.event_id, subject=each.subject, detail=each.detail)
+            self.exceptions.append({"event_id": each.event_id, "outcome": "parked", "detail": each.detail})
+
+    # --- events that fail ---
+
+    async def _apply_apart(self, conn: Connection, page: Page) -> list[Rejection]:
+        """Apply the events of a page that fails as a whole; return those that fail alone, and why.
+
+        The cursor stays where it is: what is applied here changes nothing when it comes again. Where every event fails
+        by a fault of ours, that is raised: none of them is to blame, and nothing is parked for it.
+        """
+        failures = await self._halve(conn, replace(page, ends_snapshot=False))
+        ours = [error for _, error in failures if not is_refusal(error)]
+        if ours and len(failures) == len(page.events):
+            raise ours[0]
+        return [
+            Rejection(
+                event,
+                "the database here refuses it" if is_refusal(error) else f"this node fails on it: {error!r}"[:300],
+            )
+            for event, error in failures
+        ]
+
+    async def _halve(self, conn: Connection, page: Page) -> list[tuple[RawEvent, Exception]]:
+        """Apply a page by halves, in its order, down to the events that fail alone, ATTEMPTS times."""
+        size = len(page.events)
+        for attempt in range(1, (ATTEMPTS if size == 1 else 1) + 1):
+            try:
+                async with conn.transaction():
+                    parked = await self._write(conn, page, [])
+            except Exception as error:
+                if not await _may_be_of_an_event(conn, error):
+                    raise
+                if size == 1 and (attempt == ATTEMPTS or is_refusal(error)):
+                    return [(page.events[0], error)]
+            else:
+                self._report(parked)
+                return []
+        first, second = page.events[: size // 2], page.events[size // 2 :]
+        return await self._halve(conn, replace(page, events=first)) + await self._halve(
+            conn, replace(page, events=second)
+        )
+
+    # --- events that kill ---
+
+    async def _count_death(self) -> None:
+        """Count, once in a process, that it begins with a page: the count stays if the process dies over it.
+
+        A page that is applied sets the count back with the cursor, so that later pages need no write of their own.
+        """
+        if self._deaths is None:
+            async with self.node.pool.acquire() as conn:
+                self._deaths = await nodes.begin_page(conn, self.handler.consumer, self.origin_name)
+            if self._deaths:
+                log.warning("a page was begun and not ended; it is applied in portions", times=self._deaths)
+
+    async def _apply_in_portions(self, page: Page, size: int) -> list[Rejection]:
+        """Apply a page over which processes died, in portions. Return the events that killed ATTEMPTS processes alone.
+
+        The cursor stays where it is: what is applied here changes nothing when it comes again.
+        """
+        killers: list[Rejection] = []
+        for start in range(0, len(page.events), size):
+            portion = replace(page, events=page.events[start : start + size], ends_snapshot=False)
+            if size > 1:
+                await self._apply_at_once(portion, [], moves=False)
+            elif not await self._try_alone(portion):
+                reason = f"{ATTEMPTS} processes of this node ended while they applied it"
+                killers.append(Rejection(portion.events[0], reason))
+        return killers
+
+    async def _try_alone(self, page: Page) -> bool:
+        """Apply one event, and count the attempt before it begins. Return False where it killed too often."""
+        key = (self.handler.consumer, page.origin, _event_id(page.events[0]))
+        async with self.node.pool.acquire() as conn:
+            if await nodes.begin_attempt(conn, *key) > ATTEMPTS:
+                return False
+        failpoint(f"{self.handler.consumer}.alone")
+        try:
+            await self._apply_at_once(page, [], moves=False)
+        finally:  # who gets here lives
+            if self._deaths is not None:
+                await self._forget_attempt(key)
+        return True
+
+    async def _forget_attempt(self, key: tuple[str, str, str]) -> None:
+        """Forget an attempt that killed nobody; where the database is away, it counts."""
+        with suppress(Exception):
+            async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
+                await nodes.end_attempt(conn, *key)
+
+
+def _without(page: Page, rejections: Sequence[Rejection]) -> Page:
+    """Return the page less some of its events."""
+    if not rejections:
+        return page
+    rejected = {id(rejection.event) for rejection in rejections}
+    return replace(page, events=[event for event in page.events if id(event) not in rejected])
+
+
+async def _may_be_of_an_event(conn: Connection, error: Exception) -> bool:
+    """Return whether an event may be to blame for an error. OperatorsFault where the database explains it."""
+    if cause_of(error) is Cause.SCHEMA:
+        await schema.check(conn)
+    return not blames_nobody(error)
+
+
+def _subject(event: RawEvent) -> str:
+    """Return what an event, or a snapshot's entry, is about; broken ones too need a name."""
+    data = event.get("data")
+    names = [str(data[name]) for name in ("collection", "id") if name in data] if isinstance(data, dict) else []
+    return _storable(str(event.get("subject") or "/".join(names)), LONGEST_NAME)
+
+
+def _event_id(event: RawEvent) -> str:
+    return _storable(str(event.get("id") or f"snapshot:{_subject(event)}"), LONGEST_NAME)
+
+
+def _storable(text: str, most: int) -> str:
+    """Return a text from outside as every database takes it, here and at the origin."""
+    return text.replace("\0", "\ufffd")[:most]
+
+
+def _place(event: RawEvent) -> tuple[int, int]:
+    """Return epoch and seq of an event; 0 where a broken one has none."""
+    data = event.get("data")
+    values = (event.get("epoch"), data.get("seq") if isinstance(data, dict) else None)
+    epoch, seq = (value if type(value) is int and 0 <= value < BEYOND_ALL else 0 for value in values)
+    return epoch, seq
+
+
+def _parked(rejection: Rejection) -> nodes.Parked:
+    event = rejection.event
+    epoch, seq = _place(event)
+    detail = _storable(rejection.reason, LONGEST_DETAIL)
+    return nodes.Parked(_event_id(event), _subject(event), epoch, seq, detail, orjson.dumps(event).decode())
+
+
+async def session(node: Node) -> Connection:
+    """Return a connection whose lock says who follows."""
+    return await connections.connect(node.settings.dsn, application=f"fedstac {node.settings.node} follower")
+
+
+async def head_of(node: Node, origin: Origin) -> tuple[str, Cursor]:
+    """Return the origin's name and last position.
+
+    NotServed where that is this node, whose own datasets nobody may replace.
+    """
+    name, head = await origin.head()
+    if name == node.settings.node:
+        raise NotServed(f"the source is called {name}, as this node is: it is this node, or one has to be renamed")
+    return name, head
+
+
+MakeHandler = Callable[[Node, Origin], Handler]
+
+
+async def follow(
+    node: Node, stop: asyncio.Event, *, source: SourceAddress, make_handler: MakeHandler, name: str = "follower"
+) -> None:
+    """Follow a source until `stop`; while another process does for the same consumer, wait."""
+    async with Origin(source) as origin, open_source(source) as events_of_origin:
+        handler = make_handler(node, origin)
+        follower = Follower(
+            node, handler, origin, events_of_origin, snapshot_first=node.settings.snapshot_first, name=name
+        )
+        await follower.run(stop)
