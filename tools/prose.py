@@ -83,6 +83,10 @@ AFTER_A_NOUN: Final = frozenset(("of", "is", "are", "was", "were"))
 NOT_A_FUNCTIONS_DOCSTRING: Final = frozenset(("property", "cached_property", "fixture", "setter", "overload"))
 
 EXCEPTIONS: Final[Mapping[str, str]] = {
+    "src/fedstac/api/search/cql2_text.py:left": "the side of an operator, beside right",
+    "src/fedstac/domain/errors.py:Cancelled": "a problem: its name is that of the refusal",
+    "src/fedstac/domain/errors.py:Misdirected": "a problem: its name is that of the refusal",
+    "src/fedstac/domain/errors.py:Unauthenticated": "a problem: its name is that of the refusal",
     "src/fedstac/domain/validation.py:excuse": "a rule of the domain: errors that the stored version had are excused",
     "src/fedstac/vocabularies/compare.py:added": "beside `removed`: the two sides of a difference",
     "src/fedstac/vocabularies/compare.py:changed": "beside `added` and `removed`",

@@ -235,12 +235,12 @@ async def _replacements(conn: Connection, commands: Sequence[Command]) -> Mappin
 class RecordingPolicy(Policy):
     """The policy. It records the rules by which it allows what a decision requires: the audit log names them."""
 
-    applied: list[str] = field(default_factory=list)
+    rule_names: list[str] = field(default_factory=list)
 
     def require(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
         """Require the permission as Policy does, and record the rule."""
         verdict = super().require(principal, action, touched)
-        self.applied.append(verdict.rule)
+        self.rule_names.append(verdict.rule)
         return verdict
 
 
@@ -248,7 +248,7 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, policy
     """Decide one command against the lineage as the commands before it leave it."""
     target = command.target
     lineage = lineages.get(target.lineage)
-    policy.applied.clear()
+    policy.rule_names.clear()
     try:
         if lineage is None:
             raise collection_rules.missing(target.collection)
@@ -256,7 +256,7 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, policy
     except Problem as problem:
         return Receipt(Outcome.REJECTED, problem=problem, findings=problem.findings)
     lineages[target.lineage] = lineage.after(decision.changes)
-    rules = "; ".join(dict.fromkeys(policy.applied))
+    rules = "; ".join(dict.fromkeys(policy.rule_names))
     return Receipt(decision.outcome, decision.changes, findings=decision.warnings, rule=rules)
 
 
@@ -502,7 +502,7 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
 class WrittenCollection:
     """A collection after a write, and warnings about what the write changed in the document that was sent."""
 
-    stored: CollectionState
+    state: CollectionState
     warnings: tuple[Finding, ...]
 
 
@@ -517,59 +517,59 @@ class CollectionWriter:
 
     async def create(self, document: object) -> WrittenCollection:
         """Create a collection. CollectionAlreadyExists where there is one."""
-        checked = await asyncio.to_thread(collection_rules.check, document, self.schema, None)
-        name = checked.document["id"]
+        collection = await asyncio.to_thread(collection_rules.check, document, self.schema, None)
+        name = collection.document["id"]
         async with self.conn.transaction():
-            stored = self._own(await collections.lock(self.conn, name))
-            if stored is not None and stored.document is not None:
+            state = self._own(await collections.lock(self.conn, name))
+            if state is not None and state.document is not None:
                 raise CollectionAlreadyExists(
                     f"there is a collection {name} already; change it with PUT /collections/{name}"
                 )
-            created = await self._announce(events.COLLECTION_CREATED, name, stored, checked.document)
-            return WrittenCollection(created, checked.warnings)
+            created = await self._announce(events.COLLECTION_CREATED, name, state, collection.document)
+            return WrittenCollection(created, collection.warnings)
 
     async def replace(self, name: str, document: object, *, expected: Sequence[str] | None = None) -> WrittenCollection:
         """Store another document of a collection. The same document again changes nothing."""
-        checked = await asyncio.to_thread(collection_rules.check, document, self.schema, name)
+        collection = await asyncio.to_thread(collection_rules.check, document, self.schema, name)
         async with self.conn.transaction():
-            stored = await self._update(await self._existing(name, expected), checked.document)
-            return WrittenCollection(stored, checked.warnings)
+            state = await self._update(await self._existing(name, expected), collection.document)
+            return WrittenCollection(state, collection.warnings)
 
     async def patch(
         self, name: str, edit: JsonPatch | MergePatch, *, expected: Sequence[str] | None = None
     ) -> WrittenCollection:
         """Apply a patch to a collection under its lock. A patch without effect changes nothing."""
         async with self.conn.transaction():
-            stored = await self._existing(name, expected)
+            state = await self._existing(name, expected)
 
             def check() -> collection_rules.CheckedCollection:
-                changed = collection_rules.patched(orjson.loads(stored.document or "{}"), edit)
-                return collection_rules.check(changed, self.schema, name)
+                document = collection_rules.patched(orjson.loads(state.document or "{}"), edit)
+                return collection_rules.check(document, self.schema, name)
 
-            checked = await asyncio.to_thread(check)
-            return WrittenCollection(await self._update(stored, checked.document), checked.warnings)
+            collection = await asyncio.to_thread(check)
+            return WrittenCollection(await self._update(state, collection.document), collection.warnings)
 
     async def delete(self, name: str, *, expected: Sequence[str] | None = None) -> None:
         """Delete an empty collection. CollectionNotEmpty while there are datasets."""
         async with self.conn.transaction():
-            stored = await self._existing(name, expected)
+            state = await self._existing(name, expected)
             if not await collections.hold_empty(self.conn, name):
                 raise CollectionNotEmpty(f"the collection {name} has datasets; delete them first")
-            await self._announce(events.COLLECTION_DELETED, name, stored, None)
+            await self._announce(events.COLLECTION_DELETED, name, state, None)
 
     async def _existing(self, name: str, expected: Sequence[str] | None) -> CollectionState:
         """Lock and return a collection of this node. CollectionDoesNotExist, or PreconditionFailed in another state."""
-        stored = self._own(await collections.lock(self.conn, name))
-        if stored is None or stored.document is None:
+        state = self._own(await collections.lock(self.conn, name))
+        if state is None or state.document is None:
             raise collection_rules.missing(name)
-        if expected is not None and "*" not in expected and stored.digest[:16].hex() not in expected:
+        if expected is not None and "*" not in expected and state.digest[:16].hex() not in expected:
             raise PreconditionFailed(f"the collection {name} was changed since you read it; read it again")
-        return stored
+        return state
 
-    async def _update(self, stored: CollectionState, document: Mapping[str, Any]) -> CollectionState:
-        if stored.digest == documents.digest(document):
-            return stored
-        return await self._announce(events.COLLECTION_UPDATED, stored.id, stored, document)
+    async def _update(self, state: CollectionState, document: Mapping[str, Any]) -> CollectionState:
+        if state.digest == documents.digest(document):
+            return state
+        return await self._announce(events.COLLECTION_UPDATED, state.id, state, document)
 
     def _own(self, states: Sequence[CollectionState]) -> CollectionState | None:
         """Return this node's state of a collection. ForeignOrigin where another node has it."""

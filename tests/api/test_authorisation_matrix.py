@@ -24,7 +24,7 @@ from fedstac.api.writing import refusals
 from fedstac.db import audit, nodes, own_groups, people, requests
 from fedstac.db.audit import RowFilter
 from fedstac.db.connections import Connection
-from fedstac.db.own_groups import Part
+from fedstac.db.own_groups import GroupRole
 from fedstac.domain import events
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
@@ -149,12 +149,12 @@ async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     """Groups with members to be put out, and a request and a destination that are of none of those who ask."""
     for name in ("ncar", "spare"):
         await own_groups.create(conn, name, "CMIP6", "NCAR", "", "anna")
-        await own_groups.add(conn, name, matrix.MANAGER, Part.MANAGER, "anna")
+        await own_groups.add(conn, name, matrix.MANAGER, GroupRole.MANAGER, "anna")
     await own_groups.create(conn, "elsewhere", "CMIP6", "MPI-M", "", "anna")
-    await own_groups.add(conn, "elsewhere", matrix.OUTSIDER, Part.MEMBER, "anna")
-    await own_groups.add(conn, "ncar", "old", Part.MANAGER, "anna")
+    await own_groups.add(conn, "elsewhere", matrix.OUTSIDER, GroupRole.MEMBER, "anna")
+    await own_groups.add(conn, "ncar", "old", GroupRole.MANAGER, "anna")
     for member in (matrix.MEMBER, *(f"old {dataset.n}" for dataset in about.values())):
-        await own_groups.add(conn, "ncar", member, Part.MEMBER, "anna")
+        await own_groups.add(conn, "ncar", member, GroupRole.MEMBER, "anna")
     refused = requests.NewItem("x", "x", "{}", None, "stac-validation", "it is none", ())
     await requests.create(conn, [requests.NewRequest(
         UUID(matrix.SOMEBODY_ELSES), "CMIP6", "publish", "somebody else", (), None, "x", None, [refused])])  # fmt: skip

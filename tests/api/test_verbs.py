@@ -16,9 +16,9 @@ from fedstac.api.call import Services
 from fedstac.api.search import query as queries
 from fedstac.api.search.reading import find
 from fedstac.api.writing import changes, intake, items, requests, retries
-from fedstac.api.writing.admission import Accepted, EarlierRequest
-from fedstac.api.writing.answers import DryRun, Unchanged
-from fedstac.api.writing.changes import Change
+from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
+from fedstac.api.writing.answers import DryRun, NoChange
+from fedstac.api.writing.changes import DatasetAction
 from fedstac.api.writing.options import WriteOptions
 from fedstac.db.requests import Key
 from fedstac.demo import sample
@@ -59,9 +59,9 @@ async def work(services: Services) -> None:
         await publisher.work_once(services.node, conn, "worker")
 
 
-async def publish(services: Services, *documents: Json, **options: Any) -> Accepted:
+async def publish(services: Services, *documents: Json, **options: Any) -> AcceptedRequest:
     accepted = await items.publish(services, ROOT, body_of(*documents), WriteOptions(**options))
-    assert isinstance(accepted, Accepted)
+    assert isinstance(accepted, AcceptedRequest)
     await work(services)
     return accepted
 
@@ -73,14 +73,14 @@ async def ids_found(services: Services, **conditions: Any) -> list[str]:
 
 async def test_a_dataset_is_published_found_and_retracted(services: Services) -> None:
     accepted = await publish(services, ITEM, OTHER)
-    assert (accepted.total, accepted.refused, accepted.is_single) == (2, 0, False)
+    assert (accepted.total, accepted.refused_items, accepted.is_single) == (2, 0, False)
     assert sorted(await ids_found(services)) == sorted((ITEM["id"], OTHER["id"]))
     summary = await requests.readable(services.node, ROOT, str(accepted.id))
     assert summary.status == "done"
-    retraction = Change("CMIP6", ITEM["id"], "retract", RETRACTION)
-    assert isinstance(await changes.accept(services, ROOT, retraction, WriteOptions()), Accepted)
+    retraction = DatasetAction("CMIP6", ITEM["id"], "retract", RETRACTION)
+    assert isinstance(await changes.accept(services, ROOT, retraction, WriteOptions()), AcceptedRequest)
     await work(services)
-    assert await changes.accept(services, ROOT, retraction, WriteOptions()) == Unchanged("CMIP6", ITEM["id"])
+    assert await changes.accept(services, ROOT, retraction, WriteOptions()) == NoChange("CMIP6", ITEM["id"])
     filter = {"op": "=", "args": [{"property": "retracted"}, True]}
     assert await ids_found(services, filter=filter) == [ITEM["id"]]
 
@@ -106,7 +106,7 @@ async def test_refused_items_are_sent_again(services: Services) -> None:
     wrong = copy.deepcopy(OTHER)
     wrong["properties"]["cmip6:experiment_id"] = "historcal"
     accepted = await publish(services, ITEM, wrong)
-    assert accepted.refused == 1
+    assert accepted.refused_items == 1
     summary = await requests.readable(services.node, ROOT, str(accepted.id))
     with pytest.raises(StacInvalid, match="historcal"):
         await retries.retry(services, ROOT, summary, WriteOptions())
@@ -114,7 +114,7 @@ async def test_refused_items_are_sent_again(services: Services) -> None:
 
 async def test_a_request_that_waits_is_cancelled(services: Services) -> None:
     accepted = await items.publish(services, ROOT, body_of(ITEM), WriteOptions())
-    assert isinstance(accepted, Accepted)
+    assert isinstance(accepted, AcceptedRequest)
     assert await retries.cancel(services.node, ROOT, accepted.id) == 1
     await work(services)
     assert await ids_found(services) == []
@@ -125,7 +125,9 @@ async def test_permission_is_a_matter_of_the_caller(services: Services) -> None:
         await items.publish(services, READER, body_of(ITEM), WriteOptions())
     await publish(services, ITEM)
     with pytest.raises(MissingPermission):
-        await changes.accept(services, READER, Change("CMIP6", ITEM["id"], "retract", RETRACTION), WriteOptions())
+        await changes.accept(
+            services, READER, DatasetAction("CMIP6", ITEM["id"], "retract", RETRACTION), WriteOptions()
+        )
 
 
 async def test_requests_that_come_together_are_all_durable(services: Services) -> None:
@@ -133,7 +135,7 @@ async def test_requests_that_come_together_are_all_durable(services: Services) -
     outcomes = await asyncio.gather(
         *(items.publish(services, ROOT, body_of(document), WriteOptions()) for document in documents)
     )
-    numbers = {outcome.id for outcome in outcomes if isinstance(outcome, Accepted)}
+    numbers = {outcome.id for outcome in outcomes if isinstance(outcome, AcceptedRequest)}
     assert len(numbers) == len(documents)
     await work(services)
     assert sorted(await ids_found(services, limit=100)) == sorted(document["id"] for document in documents)

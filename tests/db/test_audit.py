@@ -18,7 +18,7 @@ from fedstac.db import audit, feed, invariants, people
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
-from fedstac.domain.audit import START, ChainBroken, Head
+from fedstac.domain.audit import START, ChainBroken, ChainHead
 from fedstac.domain.groups import Identity
 from tests.db import writing
 from tests.db.writing import Connect
@@ -172,7 +172,7 @@ async def test_the_chain_holds_with_many_writers_and_killed_sequencers(connect: 
     await audit.chain(conn)
     print(f"{written} rows, {killed} sequencers killed")
     assert written > 2000
-    assert await audit.verify(conn) == Head(before + written, (await audit.head(conn)).hash)
+    assert await audit.verify(conn) == ChainHead(before + written, (await audit.head(conn)).hash)
     assert await invariants.check(conn) == []
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from fedstac.domain import groups
 from fedstac.domain.errors import MissingPermission
-from fedstac.domain.groups import Identity, Membership, Share
+from fedstac.domain.groups import GlobusShare, Identity, Membership
 from fedstac.domain.policy import ROLES, Action, Policy, Principal, Touched
 from fedstac.identity import policy_files
 
@@ -112,7 +112,7 @@ WITH_FILE = (
     ("curator", ("reinstate", "override", "delete", "manage-groups"), ("CMIP6",), (NCAR, MPI), ALL_NODES),
     ("robot", ("update", "replicate"), PROJECTS, (NCAR,), ("south",)),
 )
-SHARES = {"aaaa-1": frozenset({Share("CMIP7", MPI)})}
+SHARES = {"aaaa-1": frozenset({GlobusShare("CMIP7", MPI)})}
 
 
 def allowed(table: tuple[tuple[object, ...], ...], who: str, action: str, touched: Touched) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from fedstac.domain import groups
 from fedstac.domain.addresses import is_safe
 from fedstac.domain.errors import InvalidToken
-from fedstac.domain.groups import Entitlement, Identity, PolicyBroken, Right, Scope, Share
+from fedstac.domain.groups import Entitlement, GlobusShare, Identity, PolicyBroken, Right, Scope
 from fedstac.domain.policy import Principal
 
 VO = "urn:mace:egi.eu:group:esgf.vo.egi.eu"
@@ -115,8 +115,8 @@ def test_a_policy_file_names_shares_of_groups() -> None:
         "obs4MIPs": {"obs4mips:institution_id": {"JPL": []}},
     }}  # fmt: skip
     assert groups.shares(document) == {
-        "aaaa-1": {Share("CMIP6", "IPSL"), Share("CMIP6", "NCAR")},
-        "bbbb-2": {Share("CMIP6", "IPSL")},
+        "aaaa-1": {GlobusShare("CMIP6", "IPSL"), GlobusShare("CMIP6", "NCAR")},
+        "bbbb-2": {GlobusShare("CMIP6", "IPSL")},
     }
 
 

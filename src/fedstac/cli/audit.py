@@ -17,7 +17,7 @@ from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, complain, out, say, shown
 from fedstac.domain import audit as chained
-from fedstac.domain.audit import ChainBroken, Head, NotAnExport, Row
+from fedstac.domain.audit import ChainBroken, ChainHead, NotAnExport, Row
 from fedstac.domain.model import Outcome
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _verified(file: Path) -> chained.VerifiedExport:
         return chained.verify_export(lines, key=environment.load().audit_key)
 
 
-async def _verify(conn: Connection, known: chained.VerifiedExport | None) -> Head:
+async def _verify(conn: Connection, known: chained.VerifiedExport | None) -> ChainHead:
     from fedstac.db import audit
 
     if known is not None:
@@ -160,9 +160,9 @@ async def _verify(conn: Connection, known: chained.VerifiedExport | None) -> Hea
     return await audit.verify(conn)
 
 
-def _say_whole(form: Output, whole: Head | chained.VerifiedExport) -> None:
-    head = whole if isinstance(whole, Head) else whole.closing.head
-    signed = None if isinstance(whole, Head) else bool(whole.closing.signature and environment.load().audit_key)
+def _say_whole(form: Output, whole: ChainHead | chained.VerifiedExport) -> None:
+    head = whole if isinstance(whole, ChainHead) else whole.closing.head
+    signed = None if isinstance(whole, ChainHead) else bool(whole.closing.signature and environment.load().audit_key)
     if form is not Output.TABLE:
         said: dict[str, Any] = {"whole": True, "position": head.pos, "hash": head.hash.hex()}
         terminal.dump(said if signed is None else {**said, "signature": signed})
@@ -189,7 +189,7 @@ def export(since: Since = "", dsn: Dsn = "") -> None:
         count = 0
         async for each in audit.export(conn, moment):
             match each:
-                case Head():
+                case ChainHead():
                     line: dict[str, Any] = {"begins": {"pos": each.pos, "hash": each.hash.hex()}}
                 case Row():
                     line, count = each.as_json(), count + 1

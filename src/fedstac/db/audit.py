@@ -15,7 +15,7 @@ from uuid import UUID
 from fedstac.db import people, records
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import audit as chained
-from fedstac.domain.audit import ChainBroken, Head
+from fedstac.domain.audit import ChainBroken, ChainHead
 from fedstac.domain.model import Record
 
 PREFETCH = 2000
@@ -151,15 +151,15 @@ async def rows(conn: Connection, filter: RowFilter) -> AsyncIterator[chained.Row
             yield chained.Row(**dict(row))
 
 
-async def head(conn: Connection) -> Head:
+async def head(conn: Connection) -> ChainHead:
     """Return the last place of the chain."""
     row = await conn.fetchrow("SELECT pos, hash FROM fedstac.audit_head")
     if row is None:
         raise ChainBroken(0, "the head of the chain is gone")
-    return Head(row["pos"], row["hash"])
+    return ChainHead(row["pos"], row["hash"])
 
 
-async def checkpoint(conn: Connection, at: Head) -> chained.Checkpoint:
+async def checkpoint(conn: Connection, at: ChainHead) -> chained.Checkpoint:
     """Return a head with this node's name and the time."""
     row = await conn.fetchrow(
         """SELECT (SELECT origin FROM fedstac.feed_state) AS origin,
@@ -169,7 +169,9 @@ async def checkpoint(conn: Connection, at: Head) -> chained.Checkpoint:
     return chained.Checkpoint(row["origin"] or "", at, row["now"])
 
 
-async def export(conn: Connection, since: datetime | None) -> AsyncIterator[Head | chained.Row | chained.Checkpoint]:
+async def export(
+    conn: Connection, since: datetime | None
+) -> AsyncIterator[ChainHead | chained.Row | chained.Checkpoint]:
     """Yield the head before, every row from the first one of that time on, and a checkpoint; in one snapshot."""
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         first = await conn.fetchval(
@@ -186,12 +188,12 @@ async def export(conn: Connection, since: datetime | None) -> AsyncIterator[Head
         yield await checkpoint(conn, await head(conn))
 
 
-async def at(conn: Connection, pos: int) -> Head | None:
+async def at(conn: Connection, pos: int) -> ChainHead | None:
     """Return the head as it was at a position; None where there is no such position."""
     if pos == 0:
         return chained.START
     hash = await conn.fetchval("SELECT hash FROM fedstac.audit_chain WHERE pos = $1", pos)
-    return Head(pos, hash) if hash is not None else None
+    return ChainHead(pos, hash) if hash is not None else None
 
 
 def _by_place(conn: Connection, first: int) -> AsyncIterator[Row]:
@@ -202,7 +204,7 @@ def _by_place(conn: Connection, first: int) -> AsyncIterator[Row]:
     ).__aiter__()  # fmt: skip
 
 
-async def verify(conn: Connection) -> Head:
+async def verify(conn: Connection) -> ChainHead:
     """Follow the whole chain in one snapshot, with hashes made here. ChainBroken at the first bad place.
 
     Return its head.

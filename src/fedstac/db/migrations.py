@@ -144,9 +144,9 @@ def _migrate_pgstac(dsn: str, conn: psycopg.Connection, say: Callable[[str], Non
 
 def _migrate_own(conn: psycopg.Connection, migrations: list[Migration], say: Callable[[str], None]) -> list[str]:
     rows = conn.execute("SELECT number, name, checksum FROM fedstac.migration ORDER BY number").fetchall()
-    applied = {number: (name, checksum) for number, name, checksum in rows}
+    rows_by_number = {number: (name, checksum) for number, name, checksum in rows}
     numbers = {migration.number: migration for migration in migrations}
-    for number, (name, checksum) in applied.items():
+    for number, (name, checksum) in rows_by_number.items():
         if number not in numbers:
             raise MigrationRefused(
                 f"the database has the migration {name}, which this fedstac does not know; update it"
@@ -155,7 +155,7 @@ def _migrate_own(conn: psycopg.Connection, migrations: list[Migration], say: Cal
             raise MigrationRefused(f"the migration {name} was changed after it ran here; restore the released file")
     names = []
     for migration in migrations:
-        if migration.number in applied:
+        if migration.number in rows_by_number:
             continue
         say(f"migration {migration.name}")
         with conn.transaction():

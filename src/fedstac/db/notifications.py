@@ -17,7 +17,7 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import events
 from fedstac.domain.errors import Finding
-from fedstac.domain.notices import DatasetChange, FinalRequest, RefusedItem, Trouble
+from fedstac.domain.notices import DatasetChange, FinalRequest, Incident, RefusedItem
 
 OPERATORS = ""  # the owner of the destinations that the settings name
 ROUTINE = (events.REPLICATED,)  # what others do to one's datasets every day: publishers are not told of it
@@ -340,7 +340,7 @@ async def refused_items(conn: Connection, ids: Sequence[UUID], limit: int) -> li
     ]
 
 
-async def troubles(conn: Connection, about: Sequence[str]) -> list[Trouble]:
+async def troubles(conn: Connection, about: Sequence[str]) -> list[Incident]:
     """Return the troubles that an alert is about."""
     rows = await conn.fetch(
         """SELECT 'item' AS kind, request::text AS where, dataset AS what, coalesce(detail, '') AS detail
@@ -351,7 +351,7 @@ async def troubles(conn: Connection, about: Sequence[str]) -> list[Trouble]:
            ORDER BY 1 DESC, 2, 3""",
         list(about), [int(each.removeprefix("item:")) for each in about if each.startswith("item:")],
     )  # fmt: skip
-    return [Trouble(**dict(row)) for row in rows]
+    return [Incident(**dict(row)) for row in rows]
 
 
 async def changes(conn: Connection, positions: Sequence[int], limit: int) -> list[DatasetChange]:

@@ -76,17 +76,16 @@ def newest(folder: Path) -> int:
     return max(int(name[1]) for path in folder.iterdir() if (name := MIGRATION.fullmatch(path.name)))
 
 
-async def schema(conn: Connection, needed: int, dsn: str) -> int:
+async def schema(conn: Connection, number: int, dsn: str) -> int:
     """Return the number of the database's last migration.
 
     DatabaseUnusable where a later one is needed, or where a restore left tables out.
     """
-    applied = int(await conn.fetchval("SELECT coalesce(max(number), 0) FROM fedstac.migration"))
-    if applied < needed:
+    last = int(await conn.fetchval("SELECT coalesce(max(number), 0) FROM fedstac.migration"))
+    if last < number:
         name, place = _place(dsn)
         raise DatabaseUnusable(
-            f"the database {name!r} at {place} is at migration {applied}, this fedstac needs {needed}: "
-            f"run fedstac migrate"
+            f"the database {name!r} at {place} is at migration {last}, this fedstac needs {number}: run fedstac migrate"
         )
     lacking = await conn.fetch(  # from the catalogue: to_regclass needs a right to the schema, which not every role has
         """SELECT name FROM unnest($1::text[]) name WHERE NOT EXISTS (
@@ -100,7 +99,7 @@ async def schema(conn: Connection, needed: int, dsn: str) -> int:
             f"the database {name!r} at {place} lacks {' and '.join(row['name'] for row in lacking)}: it was not "
             f"restored as a whole; restore it again into an empty database, with pg_restore --exit-on-error"
         )
-    return applied
+    return last
 
 
 def _place(dsn: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from fedstac.db.connections import Connection, Row
 from fedstac.domain.groups import Membership
 
 
-class Part(StrEnum):
+class GroupRole(StrEnum):
     """What somebody is in a group. A manager is no member by that."""
 
     MEMBER = "member"
@@ -36,7 +36,7 @@ def _group(row: Row) -> OwnGroup:
     return OwnGroup(**{**dict(row), "members": tuple(row["members"]), "managers": tuple(row["managers"])})
 
 
-async def every(conn: Connection, *, of: str | None = None, named: str | None = None) -> list[OwnGroup]:
+async def every(conn: Connection, *, of: str | None = None, name: str | None = None) -> list[OwnGroup]:
     """Return all groups by name; those that somebody belongs to or manages, or the one of a name."""
     rows = await conn.fetch(
         """SELECT g.name, g.project, g.institution, g.title, g.created, g.created_by,
@@ -48,7 +48,7 @@ async def every(conn: Connection, *, of: str | None = None, named: str | None = 
            WHERE ($2::text IS NULL OR g.name = $2)
              AND ($1::text IS NULL OR g.name IN (SELECT own_group FROM fedstac.own_group_person WHERE principal = $1))
            GROUP BY g.name ORDER BY g.name""",
-        of, named,
+        of, name,
     )  # fmt: skip
     return [_group(row) for row in rows]
 
@@ -79,11 +79,11 @@ async def delete(conn: Connection, name: str) -> None:
 async def lock(conn: Connection, name: str) -> OwnGroup | None:
     """Lock a group until the transaction ends and return it; None where there is none."""
     await conn.fetchrow("SELECT name FROM fedstac.own_group WHERE name = $1 FOR UPDATE", name)
-    groups = await every(conn, named=name)
+    groups = await every(conn, name=name)
     return groups[0] if groups else None
 
 
-async def add(conn: Connection, name: str, principal: str, part: Part, by: str) -> bool:
+async def add(conn: Connection, name: str, principal: str, part: GroupRole, by: str) -> bool:
     """Add somebody to a group; return False if they were that already."""
     status = await conn.execute(
         """INSERT INTO fedstac.own_group_person (own_group, principal, part, added_by) VALUES ($1, $2, $3, $4)
@@ -93,7 +93,7 @@ async def add(conn: Connection, name: str, principal: str, part: Part, by: str) 
     return status == "INSERT 0 1"
 
 
-async def remove(conn: Connection, name: str, principal: str, part: Part) -> bool:
+async def remove(conn: Connection, name: str, principal: str, part: GroupRole) -> bool:
     """Remove somebody from a group; return False if they were not that."""
     status = await conn.execute(
         "DELETE FROM fedstac.own_group_person WHERE own_group = $1 AND principal = $2 AND part = $3",

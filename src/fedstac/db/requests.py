@@ -198,7 +198,7 @@ class Summary:
     pos: int | None  # of that event in the feed, once it has one
     retry_of: UUID | None = None
     only_new: bool = False
-    warned: int = 0  # items that are done, with findings
+    warned_items: int = 0  # items that are done, with findings
 
     @property
     def status(self) -> str:
@@ -242,7 +242,7 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
         cv_version=first["cv_version"], created=first["created"],
         finished=max(row["finished"] for row in rows) if "queued" not in counts else None,
         counts=counts, outcomes=outcomes, last_event=last, pos=pos, retry_of=first["retry_of"],
-        only_new=first["only_new"], warned=sum(row["found"] for row in rows if row["status"] == "done"),
+        only_new=first["only_new"], warned_items=sum(row["found"] for row in rows if row["status"] == "done"),
     )  # fmt: skip
 
 
@@ -287,7 +287,7 @@ async def of_submitter(conn: Connection, submitter: str, *, after: UUID | None, 
 
 
 @dataclass(frozen=True, slots=True)
-class ItemResult:
+class StoredResult:
     """The result of one item, by its number in the request."""
 
     n: int
@@ -317,7 +317,7 @@ async def last_identity(conn: Connection, submitter: str) -> str | None:
     return identity
 
 
-async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[ItemResult]:
+async def results(conn: Connection, request: UUID, *, status: str | None, after: int, limit: int) -> list[StoredResult]:
     """Return items of a request after number `after`, of one status if given."""
     rows = await conn.fetch(
         """SELECT n, dataset, status, outcome, problem, detail, findings::text AS findings, finished
@@ -325,7 +325,7 @@ async def results(conn: Connection, request: UUID, *, status: str | None, after:
            ORDER BY n LIMIT $4""",
         request, after, status, limit,
     )  # fmt: skip
-    return [ItemResult(**dict(row)) for row in rows]
+    return [StoredResult(**dict(row)) for row in rows]
 
 
 async def visible(conn: Connection, pos: int) -> list[tuple[str, datetime | None]]:

@@ -67,14 +67,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChainHead:
     """A place in the chain and the hash of everything up to it."""
 
     pos: int
     hash: bytes
 
 
-START = Head(0, GENESIS)
+START = ChainHead(0, GENESIS)
 
 
 class ChainBroken(Exception):
@@ -89,7 +89,7 @@ class NotAnExport(Exception):
     """A file is no export of the audit log; the message says what is wrong with it."""
 
 
-def link(head: Head, row: Row) -> Head:
+def link(head: ChainHead, row: Row) -> ChainHead:
     """Return the head after one more row. ChainBroken unless the row follows, whole and unchanged."""
     expected = head.pos + 1
     if row.pos != expected:
@@ -97,7 +97,7 @@ def link(head: Head, row: Row) -> Head:
     linked = hashlib.sha256(head.hash + canonical(row)).digest()
     if row.hash != linked.hex():
         raise ChainBroken(expected, f"row {row.id} is not the one that was written here, or follows another")
-    return Head(expected, linked)
+    return ChainHead(expected, linked)
 
 
 def canonical(row: Row) -> bytes:
@@ -113,7 +113,7 @@ class Checkpoint:
     """A head with where and when it was taken, for keeping elsewhere; signed where the node has a key for it."""
 
     node: str
-    head: Head
+    head: ChainHead
     at: str
     signature: str | None = None
 
@@ -141,7 +141,7 @@ class VerifiedExport:
     """An export that holds: how many rows, and its two ends."""
 
     rows: int
-    opening: Head
+    opening: ChainHead
     closing: Checkpoint
 
 
@@ -152,7 +152,7 @@ def verify_export(lines: Iterable[bytes], *, key: str = "") -> VerifiedExport:
     """
     values = _values(lines)
     opening = next(values, None)
-    if not isinstance(opening, Head):
+    if not isinstance(opening, ChainHead):
         raise NotAnExport("the first line does not say where the export begins")
     head, rows = opening, 0
     for value in values:
@@ -164,19 +164,19 @@ def verify_export(lines: Iterable[bytes], *, key: str = "") -> VerifiedExport:
                 if next(values, None) is not None:
                     raise NotAnExport("there is something behind the checkpoint")
                 return VerifiedExport(rows, opening, value)
-            case Head():
+            case ChainHead():
                 raise NotAnExport("a second beginning stands in the middle")
     raise NotAnExport(f"the checkpoint at the end is missing: the file is cut off after position {head.pos}")
 
 
-def _check_end(checkpoint: Checkpoint, head: Head, key: str) -> None:
+def _check_end(checkpoint: Checkpoint, head: ChainHead, key: str) -> None:
     if checkpoint.head != head:
         raise ChainBroken(head.pos, f"the checkpoint is that of position {checkpoint.head.pos}, or of other rows")
     if key and not checkpoint.is_signed_by(key):
         raise ChainBroken(head.pos, "the checkpoint is not signed with this node's key")
 
 
-def _values(lines: Iterable[bytes]) -> Iterator[Head | Row | Checkpoint]:
+def _values(lines: Iterable[bytes]) -> Iterator[ChainHead | Row | Checkpoint]:
     for n, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -186,7 +186,7 @@ def _values(lines: Iterable[bytes]) -> Iterator[Head | Row | Checkpoint]:
             raise NotAnExport(f"line {n} is no line of an export of the audit log") from None
 
 
-def _value(value: Mapping[str, Any]) -> Head | Row | Checkpoint:
+def _value(value: Mapping[str, Any]) -> ChainHead | Row | Checkpoint:
     if "begins" in value:
         return _head(value["begins"])
     if "checkpoint" in value:
@@ -195,5 +195,5 @@ def _value(value: Mapping[str, Any]) -> Head | Row | Checkpoint:
     return Row(**value)
 
 
-def _head(value: Mapping[str, Any]) -> Head:
-    return Head(int(value["pos"]), bytes.fromhex(value["hash"]))
+def _head(value: Mapping[str, Any]) -> ChainHead:
+    return ChainHead(int(value["pos"]), bytes.fromhex(value["hash"]))

@@ -80,7 +80,7 @@ class CheckedCollection:
     warnings: tuple[Finding, ...]
 
 
-def check(document: object, schema: jsonschema_rs.Validator, named: str | None) -> CheckedCollection:
+def check(document: object, schema: jsonschema_rs.Validator, path_name: str | None) -> CheckedCollection:
     """Return the collection less what the server adds to it. StacInvalid with all findings if it is refused.
 
     A collection of STAC 1.0.0 becomes one of 1.1.0, with warnings.
@@ -101,10 +101,10 @@ def check(document: object, schema: jsonschema_rs.Validator, named: str | None) 
         findings.append(
             Finding("id", "/id", "a collection's id has 1 to 128 letters, digits, dots, hyphens and underscores")
         )
-    elif named is not None and name != named:
-        findings.append(Finding("id", "/id", f"{name!r} is not the collection {named!r} that is addressed"))
+    elif path_name is not None and name != path_name:
+        findings.append(Finding("id", "/id", f"{name!r} is not the collection {path_name!r} that is addressed"))
     if findings:
         raise StacInvalid(f"the collection is not valid: {findings[0].message}", findings=tuple(findings))
-    stored = {name: member for name, member in collection.items() if name != WARNINGS}
-    stored["links"] = [link for link in collection["links"] if link["rel"] not in SERVER_LINKS]
-    return CheckedCollection(stored, warnings)
+    result = {name: member for name, member in collection.items() if name != WARNINGS}
+    result["links"] = [link for link in collection["links"] if link["rel"] not in SERVER_LINKS]
+    return CheckedCollection(result, warnings)

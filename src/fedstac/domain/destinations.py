@@ -49,7 +49,7 @@ class Address:
         return prefix + self.target
 
     @property
-    def shown(self) -> str:
+    def for_logs(self) -> str:
         """For logs: the path of a webhook is often a secret."""
         return f"{self.kind} {self.host}"
 

@@ -88,7 +88,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class GlobusShare:
     """An institution's datasets of a project, which a group of a Globus-style policy file publishes."""
 
     project: str
@@ -107,7 +107,7 @@ class Membership:
         return self.project in (ANY, project) and self.institution in (ANY, institution)
 
 
-Shares = Mapping[str, frozenset[Share]]  # by a group's uuid
+Shares = Mapping[str, frozenset[GlobusShare]]  # by a group's uuid
 
 
 class PolicyBroken(Exception):
@@ -178,14 +178,14 @@ def shares(document: object) -> Shares:
 
     PolicyBroken if any part of it is not of that form: a file that is half understood is not used.
     """
-    by_group: dict[str, set[Share]] = {}
+    by_group: dict[str, set[GlobusShare]] = {}
     for project, facets in _members(_member(document, "project", "the file"), "project"):
         for facet, institutions in _members(facets, project):
             if facet.rpartition(":")[2] != "institution_id":
                 raise PolicyBroken(f"{project}: {facet!r} is no institution_id; shares are by institution")
             for institution, entries in _members(institutions, f"{project}/{facet}"):
                 for uuid in _uuids(entries, f"{project}/{facet}/{institution}"):
-                    by_group.setdefault(uuid, set()).add(Share(project, institution))
+                    by_group.setdefault(uuid, set()).add(GlobusShare(project, institution))
     return {uuid: frozenset(shared) for uuid, shared in by_group.items()}
 
 

@@ -169,7 +169,7 @@ def _remedy(counts: Mapping[str, int]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Incident:
     """An item that failed by the server's fault (where: its request), or an event that a node could not apply."""
 
     kind: str  # item | event
@@ -178,7 +178,7 @@ class Trouble:
     detail: str
 
 
-def of_troubles(sender: Sender, troubles: Sequence[Trouble], total: int) -> Message:
+def of_troubles(sender: Sender, troubles: Sequence[Incident], total: int) -> Message:
     """Return the operators' alert; `total` counts also troubles that are no longer there to be described."""
     items = [each for each in troubles if each.kind == "item"]
     events = [each for each in troubles if each.kind == "event"]

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from fedstac.domain.errors import Misdirected, MissingPermission
-from fedstac.domain.groups import ANY, Identity, Membership, Right, Scope, Share, Shares
+from fedstac.domain.groups import ANY, GlobusShare, Identity, Membership, Right, Scope, Shares
 
 ADMIN = "admin"
 PUBLISHER = "publisher:"
@@ -134,7 +134,7 @@ class Who:
             case By.GROUP:
                 return identity is not None and self.value in identity.groups and self.issuer in (None, identity.issuer)
             case By.GLOBUS:
-                share = Share(touched.project, touched.institution or "")
+                share = GlobusShare(touched.project, touched.institution or "")
                 return identity is not None and any(share in shares.get(group.lower(), ()) for group in identity.groups)
             case By.ENTITLEMENT:
                 return identity is not None and _entitled(identity, Right(self.value), touched)
@@ -147,7 +147,7 @@ class Who:
             return frozenset((PUBLISHER + touched.institution,) if touched.institution else ())
         return frozenset((self.value,))
 
-    def needed(self, touched: Touched) -> str:
+    def requirement(self, touched: Touched) -> str:
         """Describe what somebody would need; "" where nobody can be included, for what is touched."""
         match self.by:
             case By.NAME:
@@ -293,7 +293,7 @@ class Policy:
                 continue
             for who in rule.who:
                 if who.includes(principal, touched, self.shares):
-                    reason = f"{principal.name} may {action} {touched.dataset} by {who.needed(touched)}"
+                    reason = f"{principal.name} may {action} {touched.dataset} by {who.requirement(touched)}"
                     return Verdict(True, rule.name, reason)
         return Verdict(False, "", self._denied(principal, action, touched))
 
@@ -343,7 +343,7 @@ class Policy:
 
     def _denied(self, principal: Principal, action: Action, touched: Touched) -> str:
         ways = [
-            who.needed(touched) for rule in self._by_action.get(action, ()) if rule.covers(action, touched)
+            who.requirement(touched) for rule in self._by_action.get(action, ()) if rule.covers(action, touched)
             for who in rule.who
         ]  # fmt: skip
         ways = list(dict.fromkeys(way for way in ways if way))
@@ -352,12 +352,12 @@ class Policy:
             ways = [way for way in ways if way != admin]
         if not ways:
             nodes = f" on the nodes {', '.join(sorted(touched.nodes))}" if touched.nodes else ""
-            needed = f"no rule allows it for {_place(touched)}{nodes}"
+            reason = f"no rule allows it for {_place(touched)}{nodes}"
         else:
             more = " or another right" if len(ways) > SHOWN else ""
-            needed = f"{' or '.join(ways[:SHOWN])}{more} is needed"
+            reason = f"{' or '.join(ways[:SHOWN])}{more} is needed"
         return (
-            f"{principal.name} may not {action} {touched.dataset}: {needed}; ask the administrators of this node for it"
+            f"{principal.name} may not {action} {touched.dataset}: {reason}; ask the administrators of this node for it"
         )
 
 

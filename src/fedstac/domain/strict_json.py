@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
@@ -211,10 +211,11 @@ def _read(raw: bytes, max_depth: int) -> tuple[object, list[_Fault]]:
     except orjson.JSONEncodeError:  # it reads 1 024 levels and writes 254
         same = False
     top = [value]
-    shallow, keys, tiny = _normalise(top, max_depth)
-    if not shallow:
+    tree = _normalise(top, max_depth)
+    if not tree.is_shallow:
         return None, _explain(raw, max_depth) or [_too_deep("", max_depth)]
-    if keys is not None and (same or _is_unchanged(raw, keys=keys, tiny=tiny)) and b"\\u0000" not in raw:
+    is_believed = tree.keys is not None and (same or _is_unchanged(raw, keys=tree.keys, tiny=tree.has_tiny))
+    if is_believed and b"\\u0000" not in raw:
         return top[0], []
     return top[0], _explain(raw, max_depth)
 
@@ -230,17 +231,23 @@ def _is_unchanged(raw: bytes, *, keys: int, tiny: bool) -> bool:
     return _LONG not in shape or all(_is_exact(run.decode()) for run in _NUMBER_RUN.findall(raw))
 
 
-def _normalise(top: list[object], max_depth: int) -> tuple[bool, int | None, bool]:
-    """Make integral floats integers, in place. Says whether the nesting is within max_depth, how many keys there are
-    (None: there is an integer beyond 2**53), and whether a number is 0 or tiny.
-    """
+class _Tree(NamedTuple):
+    """What a walk through a value shows."""
+
+    is_shallow: bool  # nested within the depth
+    keys: int | None  # None: there is an integer beyond 2**53
+    has_tiny: bool  # a number is 0 or tiny
+
+
+def _normalise(top: list[object], max_depth: int) -> _Tree:
+    """Make integral floats integers, in place, and return what the walk shows."""
     # One level of the tree at a time: no recursion, and nothing kept per node. This loop is most of the cost of parse.
     level: list[_Container] = [top]
     keys, depth, tiny, exact = 0, -1, False, True
     while level:
         depth += 1
         if depth > max_depth:
-            return False, None, tiny
+            return _Tree(is_shallow=False, keys=None, has_tiny=tiny)
         below: list[_Container] = []
         for node in level:
             if type(node) is dict:
@@ -277,7 +284,7 @@ def _normalise(top: list[object], max_depth: int) -> tuple[bool, int | None, boo
                     elif kind is int and not -EXACT <= value <= EXACT:  # type: ignore[operator]
                         exact = False
         level = below
-    return True, keys if exact else None, tiny
+    return _Tree(is_shallow=True, keys=keys if exact else None, has_tiny=tiny)
 
 
 def _is_exact(literal: str) -> bool:
@@ -346,7 +353,7 @@ class _Unusable:
     literal: str
 
 
-class _Repeated(dict[str, object]):
+class _RepeatingObject(dict[str, object]):
     """An object with keys that are there more than once."""
 
     twice: frozenset[str]
@@ -356,7 +363,7 @@ def _object(members: list[tuple[str, object]]) -> dict[str, object]:
     tree = dict(members)
     if len(tree) == len(members):
         return tree
-    repeating = _Repeated(tree)
+    repeating = _RepeatingObject(tree)
     earlier: set[str] = set()
     repeating.twice = frozenset(key for key, _ in members if key in earlier or earlier.add(key))  # type: ignore[func-returns-value]
     return repeating
@@ -412,7 +419,7 @@ def _faults_in(tree: object, max_depth: int, *, texts: bool) -> Iterator[_Fault]
             case dict() | list() if depth > max_depth:
                 yield _too_deep(pointer, max_depth)
             case dict():
-                twice = value.twice if isinstance(value, _Repeated) else ()
+                twice = value.twice if isinstance(value, _RepeatingObject) else ()
                 for key, member in value.items():
                     if texts:
                         yield from _faults_of_text(key, "key", f"{pointer}/{_token(key)}")

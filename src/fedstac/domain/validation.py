@@ -205,7 +205,7 @@ def _with_severities(findings: Sequence[Finding], vocabulary: Vocabulary | None)
 
 
 def _causes(error: jsonschema_rs.ValidationError) -> Iterator[jsonschema_rs.ValidationError]:
-    """Yield, of alternatives, what the nearest one lacks: that none fits helps nobody."""
+    """Yield what the nearest of several alternatives lacks: that none fits helps nobody."""
     alternatives = getattr(error.kind, "context", None)
     if not alternatives:
         yield error

@@ -233,7 +233,7 @@ class LinkRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FactSource:
     """Where facts come from."""
 
     name: str
@@ -250,7 +250,7 @@ class Vocabulary:
     version: str
     digest: str  # sha-256 of the snapshot's bytes, hexadecimal
     title: str
-    sources: tuple[Source, ...]
+    sources: tuple[FactSource, ...]
     prefix: str
     id_template: Template
     file_name: FileName | None
@@ -342,7 +342,7 @@ def _vocabulary(content: Mapping[str, Any], digest: str) -> Vocabulary:
         digest=digest,
         title=_text(content["title"]),
         sources=tuple(
-            Source(_text(s["name"]), _text(s["version"]), _text(s["licence"]), _text(s["url"]))
+            FactSource(_text(s["name"]), _text(s["version"]), _text(s["licence"]), _text(s["url"]))
             for s in content["sources"]
         ),
         prefix=_text(content["prefix"]),

@@ -138,7 +138,7 @@ class Notifier:
     async def _deliver(self, told: Notification) -> None:
         address = destinations.parse(told.address, private=True)
         said = log.bind(
-            notification=str(told.id), topic=told.topic, destination=str(told.destination), to=address.shown
+            notification=str(told.id), topic=told.topic, destination=str(told.destination), to=address.for_logs
         )
         try:
             message = await self._message(told)

@@ -59,7 +59,7 @@ async def _described(conn: Connection, description: list[str]) -> Principal:
         who = Identity.unpacked(packed) if packed else None
     for each in principal.memberships:
         memberships |= {Membership(g.name, g.project, g.institution)
-                        for g in await own_groups.every(conn, named=each.group)}  # fmt: skip
+                        for g in await own_groups.every(conn, name=each.group)}  # fmt: skip
     memberships |= (await own_groups.memberships(conn, (principal.name,))).get(principal.name, frozenset())
     return Principal(principal.name, frozenset(roles), who, frozenset(memberships))
 

@@ -14,7 +14,7 @@ from fedstac.api.http import links
 from fedstac.bootstrap import Node
 from fedstac.db import audit, own_groups
 from fedstac.db.connections import Connection
-from fedstac.db.own_groups import OwnGroup, Part
+from fedstac.db.own_groups import GroupRole, OwnGroup
 from fedstac.domain import strict_json
 from fedstac.domain.errors import BadRequest, Conflict, Finding, NotFound, StacInvalid
 from fedstac.domain.groups import ANY, LONGEST_NAME
@@ -72,7 +72,7 @@ async def get_group(call: Call) -> Response:
     """Return one group, with its members and managers. To strangers it is as if there were none."""
     node, name = call.node, call.path_params["group"]
     async with node.pool.acquire() as conn:
-        groups = await own_groups.every(conn, named=name)
+        groups = await own_groups.every(conn, name=name)
     if not groups or not _sees(node, call.caller, groups[0]):
         raise NotFound(f"there is no group {name[:80]!r} of yours; GET /groups lists those you have")
     return _answer(call.base_url, groups[0])
@@ -110,7 +110,7 @@ async def put_group(call: Call) -> Response:
         if after != (group.project, group.institution, group.title):
             await own_groups.change(conn, group.name, *after)
             await _note(call, conn, "change-group", group)
-        [group] = await own_groups.every(conn, named=group.name)
+        [group] = await own_groups.every(conn, name=group.name)
     call.services.principals.forget()
     return _answer(call.base_url, group)
 
@@ -130,31 +130,31 @@ async def delete_group(call: Call) -> Response:
 
 async def put_member(call: Call) -> Response:
     """Add a member to a group. The managers of the group may do it, and those who may manage groups."""
-    return await _change(call, Part.MEMBER, add=True)
+    return await _change(call, GroupRole.MEMBER, add=True)
 
 
 async def delete_member(call: Call) -> Response:
     """Remove a member from a group. The managers of the group may do it, and those who may manage groups."""
-    return await _change(call, Part.MEMBER, add=False)
+    return await _change(call, GroupRole.MEMBER, add=False)
 
 
 async def put_manager(call: Call) -> Response:
     """Make somebody a manager of a group. Only those who may manage groups do it, no managers."""
-    return await _change(call, Part.MANAGER, add=True)
+    return await _change(call, GroupRole.MANAGER, add=True)
 
 
 async def delete_manager(call: Call) -> Response:
     """Take the management of a group from somebody. Only those who may manage groups do it, no managers."""
-    return await _change(call, Part.MANAGER, add=False)
+    return await _change(call, GroupRole.MANAGER, add=False)
 
 
-async def _change(call: Call, part: Part, *, add: bool) -> Response:
+async def _change(call: Call, part: GroupRole, *, add: bool) -> Response:
     """Add somebody to a group or remove them. A repeat succeeds and changes nothing."""
     whom = call.path_params["principal"]
     if not whom.isprintable() or len(whom) > LONGEST_NAME:
         raise BadRequest(f"a member is named as in the logs, by at most {LONGEST_NAME} printable characters")
     async with call.node.pool.acquire() as conn, conn.transaction():
-        group = await _managed(call, conn, by_managers=part is Part.MEMBER)
+        group = await _managed(call, conn, by_managers=part is GroupRole.MEMBER)
         if add:
             changed = await own_groups.add(conn, group.name, whom, part, call.caller.name)
         else:

@@ -100,7 +100,7 @@ class _Reader:
         return token
 
     def _takes(self, *words: str) -> bool:
-        """Go past the next tokens if they are these words or signs; tell whether they are."""
+        """Pass the next tokens if they are these words or signs; tell whether they are."""
         following = self._tokens[self._next : self._next + len(words)]
         if tuple(token.word or token.text for token in following if token.kind in ("name", "sign")) != words:
             return False

@@ -104,8 +104,8 @@ def _query_term(name: str, op: str, value: object) -> Json:
         literal = re.sub(r"([\\%_])", r"\\\1", value)
         return {"op": "like", "args": [{"property": name}, PATTERNS[op](literal)]}
     if op not in QUERY:
-        known = ", ".join((*QUERY, *PATTERNS))
-        raise BadRequest(f"query: {op[:40]!r} is no operator; there are {known}")
+        operators = ", ".join((*QUERY, *PATTERNS))
+        raise BadRequest(f"query: {op[:40]!r} is no operator; there are {operators}")
     return {"op": QUERY[op], "args": [{"property": name}, value]}
 
 

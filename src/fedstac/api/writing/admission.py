@@ -33,12 +33,12 @@ KNOWN_SECONDS: Final = 5.0  # that a collection counts as there
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A request that is durable. `refused`: how many of its items were refused before. `is_single`: it is no batch."""
+class AcceptedRequest:
+    """A request that is durable. `refused_items`: how many were refused before. `is_single`: it is no batch."""
 
     id: UUID
     total: int
-    refused: int
+    refused_items: int
     is_single: bool
 
 
@@ -50,17 +50,17 @@ class EarlierRequest:
 
 
 async def admit_items(
-    services: Services, caller: Principal, judged: JudgedBody, options: WriteOptions, key: Key | None
-) -> Accepted | EarlierRequest:
+    services: Services, caller: Principal, body: JudgedBody, options: WriteOptions, key: Key | None
+) -> AcceptedRequest | EarlierRequest:
     """Store a request to publish what was judged. Items that were refused are stored with their problems."""
-    items = [_new_item(item) for item in judged.items]
-    request = _request(caller, judged.collection, "publish", judged.cv_version, items, options, key)
-    return await _admit(services, caller, request, options, is_single=not judged.is_batch)
+    items = [_new_item(item) for item in body.items]
+    request = _request(caller, body.collection, "publish", body.cv_version, items, options, key)
+    return await _admit(services, caller, request, options, is_single=not body.is_batch)
 
 
 async def admit_change(
     services: Services, name: str, action: QueuedAction, options: WriteOptions, key: Key | None
-) -> Accepted | EarlierRequest:
+) -> AcceptedRequest | EarlierRequest:
     """Store a request to change one dataset."""
     items = [NewItem(action.name.lineage, action.dataset, action.text)]
     request = _request(action.principal, action.collection, name, action.cv_version, items, options, key)
@@ -90,7 +90,7 @@ def _new_item(item: JudgedItem) -> NewItem:
 
 async def _admit(
     services: Services, caller: Principal, request: NewRequest, options: WriteOptions, *, is_single: bool
-) -> Accepted | EarlierRequest:
+) -> AcceptedRequest | EarlierRequest:
     """Make a request durable, or return the one that was accepted under its key meanwhile."""
     node = services.node
     await node.shelf.keep(node.pool, request.collection, request.cv_version)
@@ -105,7 +105,7 @@ async def _admit(
             ) from None
         return EarlierRequest(earlier)
     refused_items = sum(item.problem is not None for item in request.items)
-    return Accepted(request.id, len(request.items), refused_items, is_single)
+    return AcceptedRequest(request.id, len(request.items), refused_items, is_single)
 
 
 class Admission:

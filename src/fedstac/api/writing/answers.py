@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links
-from fedstac.api.writing.admission import Accepted, EarlierRequest
+from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
 from fedstac.api.writing.requests import request_document
 from fedstac.bootstrap import Node
 from fedstac.db import requests, search
@@ -39,21 +39,21 @@ class DryRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Unchanged:
+class NoChange:
     """A change that changes nothing. It leaves no request behind."""
 
     collection: str
     id: str
 
 
-async def answer(call: Call, outcome: Accepted | EarlierRequest | DryRun | Unchanged) -> Response:
+async def answer(call: Call, outcome: AcceptedRequest | EarlierRequest | DryRun | NoChange) -> Response:
     """Return the answer to a write. A caller who waits for a result gets it if it comes in time."""
     match outcome:
         case DryRun(result):
             return Response(orjson.dumps(result), media_type=links.JSON)
-        case Unchanged():
+        case NoChange():
             return await _unchanged(call, outcome)
-        case Accepted():
+        case AcceptedRequest():
             call.body.forget()  # whoever waits for a result holds no memory of those who are judged
             return await _to_accepted(call, outcome)
         case EarlierRequest(id):
@@ -63,16 +63,16 @@ async def answer(call: Call, outcome: Accepted | EarlierRequest | DryRun | Uncha
             assert_never(outcome)
 
 
-async def _to_accepted(call: Call, accepted: Accepted) -> Response:
+async def _to_accepted(call: Call, request: AcceptedRequest) -> Response:
     """Return 202 and a request to follow, or its result."""
     call.progress.is_accepted = True  # what is refused from here on is in the audit log already
     seconds = _wait_seconds(call)
     if seconds:
         with suppress(Unavailable):  # it is stored: a caller who cannot be told more for now follows it
-            summary = await _final(call.node, accepted.id, seconds)
+            summary = await _final(call.node, request.id, seconds)
             if summary.is_final:
-                return await _result(call, summary, is_single=accepted.is_single)
-    return _handle(call, accepted.id, accepted.total, accepted.refused)
+                return await _result(call, summary, is_single=request.is_single)
+    return _handle(call, request.id, request.total, request.refused_items)
 
 
 async def _to_earlier(call: Call, request: UUID) -> Response:
@@ -84,19 +84,19 @@ async def _to_earlier(call: Call, request: UUID) -> Response:
     return _handle(call, request, summary.total, summary.counts.get("rejected", 0))
 
 
-async def _unchanged(call: Call, dataset: Unchanged) -> Response:
+async def _unchanged(call: Call, dataset: NoChange) -> Response:
     """Return the dataset as it is served, or its outcome where it is marked.
 
     ESGF's publisher (esgcet 5.5.3) takes any answer to a PATCH but 201 and 202 for a failure: it gets 202.
     """
     status = 202 if call.headers.get("user-agent", "").startswith(ESGF_PUBLISHER) else 200
     async with call.node.pool.acquire() as conn:
-        served = await search.item(conn, dataset.collection, dataset.id)
-    if served is None:
+        row = await search.item(conn, dataset.collection, dataset.id)
+    if row is None:
         body = orjson.dumps({"id": dataset.id, "outcome": Outcome.IDENTICAL})
         return Response(body, status, media_type=links.JSON)
     location = {"Location": links.item_url(call.base_url, dataset.collection, dataset.id)}
-    return Response(links.item_text(call.base_url, served[0]), status, location, media_type=links.GEOJSON)
+    return Response(links.item_text(call.base_url, row[0]), status, location, media_type=links.GEOJSON)
 
 
 def _wait_seconds(call: Call) -> float:
@@ -149,15 +149,15 @@ async def _result(call: Call, summary: requests.Summary, *, is_single: bool) -> 
         [result] = await requests.results(conn, summary.id, status=None, after=-1, limit=1)
         if result.problem:
             raise _stored_problem(result)
-        served = await search.item(conn, summary.collection, result.dataset)
-        if served is None:  # marked for deletion: hidden
+        row = await search.item(conn, summary.collection, result.dataset)
+        if row is None:  # marked for deletion: hidden
             body = await request_document(conn, base, summary)
             return Response(orjson.dumps(body), 200, headers | {"Content-Location": url}, media_type=links.JSON)
     created = result.outcome in (Outcome.NEW, Outcome.NEWER, Outcome.OLDER)
     location = links.item_url(base, summary.collection, result.dataset)
-    text = links.item_text(base, served[0])
+    text = links.item_text(base, row[0])
     return Response(text, 201 if created else 200, headers | {"Location": location}, media_type=links.GEOJSON)
 
 
-def _stored_problem(result: requests.ItemResult) -> Problem:
+def _stored_problem(result: requests.StoredResult) -> Problem:
     return PROBLEMS.get(result.problem or "", InternalError)(result.detail or "", findings=result.findings_read())

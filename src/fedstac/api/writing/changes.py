@@ -15,8 +15,8 @@ from starlette.responses import Response
 from fedstac import publication
 from fedstac.api.call import Call, Services
 from fedstac.api.writing import admission, answers, idempotency, intake
-from fedstac.api.writing.admission import Accepted, EarlierRequest
-from fedstac.api.writing.answers import DryRun, Unchanged
+from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
+from fedstac.api.writing.answers import DryRun, NoChange
 from fedstac.api.writing.options import WriteOptions, options_of_change
 from fedstac.db import queue
 from fedstac.db.connections import Connection
@@ -120,14 +120,14 @@ async def _change(call: Call, action: str, body: Mapping[str, Any]) -> Response:
 
 async def _answer(call: Call, action: str, body: Mapping[str, Any], options: WriteOptions) -> Response:
     """Change the dataset that the path names, and answer."""
-    change = Change(
+    change = DatasetAction(
         call.path_params["collection_id"], call.path_params["item_id"], action, {**body, "expected": options.expected}
     )
     return await answers.answer(call, await accept(call.services, call.caller, change, options))
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DatasetAction:
     """An action on one dataset. `body` is what waits in the queue: the table of actions reads it."""
 
     collection: str
@@ -137,8 +137,8 @@ class Change:
 
 
 async def accept(
-    services: Services, caller: Principal, change: Change, options: WriteOptions
-) -> Accepted | EarlierRequest | DryRun | Unchanged:
+    services: Services, caller: Principal, change: DatasetAction, options: WriteOptions
+) -> AcceptedRequest | EarlierRequest | DryRun | NoChange:
     """Accept a change. A Problem where the stored state refuses it, and nothing that waits can change that.
 
     The decision by what is stored now refuses at once; the worker decides for good. A change without effect leaves no
@@ -166,7 +166,7 @@ async def accept(
             "findings": [finding.as_json() for finding in decision.warnings] if decision else [],
         })  # fmt: skip
     if decision is not None and not decision.changes and not waits and options.retry_of is None:
-        return Unchanged(change.collection, change.id)
+        return NoChange(change.collection, change.id)
     return await admission.admit_change(services, change.action, action, options, key)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from email.utils import format_datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 import orjson
@@ -48,35 +48,43 @@ async def get_collections(call: Call) -> Response:
 def _page_text(call: Call, page: CollectionPage) -> bytes:
     """Return the answer to GET /collections. A large page takes 0.1 s: that is no work for the event loop."""
     return orjson.dumps({
-        "collections": [_served(call.base_url, stored) for stored in page.collections],
+        "collections": [_as_json(call.base_url, state) for state in page.collections],
         "numberMatched": page.total,
         "numberReturned": len(page.collections),
         "links": _links(call, page),
     })  # fmt: skip
 
 
-def _place(call: Call) -> tuple[int, str | None, str | None]:
-    """Return the length of the page, and the id after or before which it is. BadRequest for another parameter."""
-    asked, token = call.query_params.get("limit", str(MOST)), call.query_params.get("token")
-    limit = LIMIT.fullmatch(asked)
+class PagePlace(NamedTuple):
+    """The length of a page, and the id after or before which it is."""
+
+    limit: int
+    after: str | None
+    before: str | None
+
+
+def _place(call: Call) -> PagePlace:
+    """Return the place of the page. BadRequest where a parameter is not understood."""
+    text, token = call.query_params.get("limit", str(MOST)), call.query_params.get("token")
+    limit = LIMIT.fullmatch(text)
     if limit is None:
-        raise BadRequest(f"limit={asked[:20]!r} is not a whole number from 1 on")
+        raise BadRequest(f"limit={text[:20]!r} is not a whole number from 1 on")
     place = TOKEN.fullmatch(token) if token is not None else None
     if token is not None and place is None:
         raise BadRequest("the paging token is not one of this list; begin again without it")
     is_next = place is not None and place[1] == "next"
     name = place[2] if place else None
-    return min(int(limit[1]), MOST), name if is_next else None, None if is_next else name
+    return PagePlace(min(int(limit[1]), MOST), name if is_next else None, None if is_next else name)
 
 
 def _links(call: Call, page: CollectionPage) -> list[dict[str, Any]]:
     base = call.base_url
-    asked = {name: call.query_params[name] for name in ("limit", "token") if name in call.query_params}
-    page_links = [_link("self", base, asked), {"rel": "root", "type": links.JSON, "href": base + "/"}]
+    parameters = {name: call.query_params[name] for name in ("limit", "token") if name in call.query_params}
+    page_links = [_link("self", base, parameters), {"rel": "root", "type": links.JSON, "href": base + "/"}]
     if page.has_behind:
-        page_links.append(_link("next", base, {**asked, "token": f"next:{page.collections[-1].id}"}))
+        page_links.append(_link("next", base, {**parameters, "token": f"next:{page.collections[-1].id}"}))
     if page.has_before:
-        page_links.append(_link("prev", base, {**asked, "token": f"prev:{page.collections[0].id}"}))
+        page_links.append(_link("prev", base, {**parameters, "token": f"prev:{page.collections[0].id}"}))
     return page_links
 
 
@@ -89,22 +97,22 @@ async def get_collection(call: Call) -> Response:
     """Return the collection."""
     node = call.node
     async with node.pool.acquire() as conn:
-        stored = await existing(conn, call.path_params["collection_id"])
-    headers = _headers(stored) | {"Cache-Control": "no-cache"}
+        state = await existing(conn, call.path_params["collection_id"])
+    headers = _headers(state) | {"Cache-Control": "no-cache"}
     if preconditions.is_unchanged(call.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = orjson.dumps(_served(call.base_url, stored))
+    body = orjson.dumps(_as_json(call.base_url, state))
     return Response(body, headers=headers, media_type=links.JSON)
 
 
 async def existing(conn: Connection, name: str) -> CollectionState:
     """Return the collection as it is shown. CollectionDoesNotExist without one."""
-    stored = await collections.get(conn, name)
-    if stored is None:
+    state = await collections.get(conn, name)
+    if state is None:
         raise CollectionDoesNotExist(
             f"there is no collection {name[:128]!r} here; GET /collections lists those there are"
         )
-    return stored
+    return state
 
 
 async def post_collection(call: Call) -> Response:
@@ -114,8 +122,8 @@ async def post_collection(call: Call) -> Response:
     name = str(document.get("id")) if isinstance(document, dict) else ""
     node.policy.require(call.caller, Action.COLLECTIONS, Touched.of_collection(name))
     async with node.pool.acquire() as conn:
-        written = await _writer(call, conn).create(document)
-    return _answer(call, written, 201)
+        result = await _writer(call, conn).create(document)
+    return _answer(call, result, 201)
 
 
 async def put_collection(call: Call) -> Response:
@@ -123,8 +131,8 @@ async def put_collection(call: Call) -> Response:
     node, name = call.node, call.path_params["collection_id"]
     document = intake.addressed(await intake.json_of(call), id=name)
     async with node.pool.acquire() as conn:
-        written = await _writer(call, conn).replace(name, document, expected=preconditions.expected(call.headers))
-    return _answer(call, written, 200)
+        result = await _writer(call, conn).replace(name, document, expected=preconditions.expected(call.headers))
+    return _answer(call, result, 200)
 
 
 async def patch_collection(call: Call) -> Response:
@@ -132,8 +140,8 @@ async def patch_collection(call: Call) -> Response:
     node, name = call.node, call.path_params["collection_id"]
     edit = patching.read(await intake.json_of(call), call.headers.get("content-type", ""))
     async with node.pool.acquire() as conn:
-        written = await _writer(call, conn).patch(name, edit, expected=preconditions.expected(call.headers))
-    return _answer(call, written, 200)
+        result = await _writer(call, conn).patch(name, edit, expected=preconditions.expected(call.headers))
+    return _answer(call, result, 200)
 
 
 async def delete_collection(call: Call) -> Response:
@@ -150,21 +158,21 @@ def _writer(call: Call, conn: Connection) -> CollectionWriter:
     return CollectionWriter(conn, node.settings.node, call.caller.name, node.collection_schema)
 
 
-def _answer(call: Call, written: WrittenCollection, status: int) -> Response:
+def _answer(call: Call, result: WrittenCollection, status: int) -> Response:
     """Return the answer to a write: the collection as it is served, with the warnings about what was sent."""
     call.node.committed.wake()
-    base, stored = call.base_url, written.stored
-    headers = _headers(stored) | {"Location": f"{base}/collections/{stored.id}"}
-    body = _served(base, stored)
-    if written.warnings:
-        body[WARNINGS] = [warning.as_json() for warning in written.warnings]
+    base, state = call.base_url, result.state
+    headers = _headers(state) | {"Location": f"{base}/collections/{state.id}"}
+    body = _as_json(base, state)
+    if result.warnings:
+        body[WARNINGS] = [warning.as_json() for warning in result.warnings]
     return Response(orjson.dumps(body), status, headers, media_type=links.JSON)
 
 
-def _headers(stored: CollectionState) -> dict[str, str]:
-    tag = f'"{stored.digest[:16].hex()}"'
-    return {"ETag": tag, "Last-Modified": format_datetime(stored.updated, usegmt=True)}
+def _headers(state: CollectionState) -> dict[str, str]:
+    tag = f'"{state.digest[:16].hex()}"'
+    return {"ETag": tag, "Last-Modified": format_datetime(state.updated, usegmt=True)}
 
 
-def _served(base: str, stored: CollectionState) -> dict[str, Any]:
-    return links.collection(base, orjson.loads(stored.document or "{}"))
+def _as_json(base: str, state: CollectionState) -> dict[str, Any]:
+    return links.collection(base, orjson.loads(state.document or "{}"))

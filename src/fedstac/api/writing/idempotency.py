@@ -36,10 +36,10 @@ async def earlier(node: Node, key: Key | None) -> UUID | None:
     if key is None:
         return None
     async with node.pool.acquire() as conn:
-        accepted = await requests.under_key(conn, key)
-    if accepted is None:
+        row = await requests.under_key(conn, key)
+    if row is None:
         return None
-    request, digest = accepted
+    request, digest = row
     if digest != key.digest:
         raise IdempotencyKeyReused(f"another body was sent under the Idempotency-Key {key.key!r}; take a new key")
     return request

@@ -130,9 +130,9 @@ async def judge(services: Services, caller: Principal, body: Body, progress: Pro
         items = check(submission, judgement)
         return JudgedBody(body.collection, vocabulary, items, submission.is_batch, submission.prefix)
 
-    judged = await services.threads.run(work) if len(raw) > IN_THREAD else work()
-    progress.items, progress.item_ids = len(judged.items), [item.id for item in judged.items[:FEW_IDS]]
-    return judged
+    judged_body = await services.threads.run(work) if len(raw) > IN_THREAD else work()
+    progress.items, progress.item_ids = len(judged_body.items), [item.id for item in judged_body.items[:FEW_IDS]]
+    return judged_body
 
 
 async def settle(node: Node, body: JudgedBody) -> JudgedBody:
@@ -172,8 +172,8 @@ def read(raw: bytes, media_type: str, limits: Settings, *, collection: str | Non
     elif kind in JSON_TYPES:
         submission = replace(_from_json(raw, limits), names=names)
     else:
-        accepted = ", ".join((*JSON_TYPES[1:], *LINE_TYPES))
-        raise UnsupportedMediaType(f"{kind!r} is not taken here; send one of {accepted}")
+        types = ", ".join((*JSON_TYPES[1:], *LINE_TYPES))
+        raise UnsupportedMediaType(f"{kind!r} is not taken here; send one of {types}")
     _check_size(submission, len(raw), limits)
     return submission
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from fedstac import publication
 from fedstac.api.call import Call, Services
 from fedstac.api.writing import admission, answers, idempotency, intake
-from fedstac.api.writing.admission import Accepted, EarlierRequest
+from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
 from fedstac.api.writing.answers import DryRun
 from fedstac.api.writing.options import WriteOptions, options_of
 from fedstac.db import audit
@@ -47,7 +47,7 @@ def _is_large(call: Call) -> bool:
 
 async def publish(
     services: Services, caller: Principal, body: intake.Body, options: WriteOptions
-) -> Accepted | EarlierRequest | DryRun:
+) -> AcceptedRequest | EarlierRequest | DryRun:
     """Judge what a body holds and make a durable request of it. A Problem where nothing of it is accepted."""
     node = services.node
     await services.collections.require(node, body.collection)
@@ -55,23 +55,23 @@ async def publish(
         touched = Touched(f"datasets of {body.collection[:128]}", body.collection, None)
         node.policy.require(caller, Action.PUBLISH, touched)  # says why, before anything of the body is read
     # a body that is read from the database is not counted as it comes
-    counted = services.memory.place(node.settings.max_batch_bytes) if options.retry_of else nullcontext()
-    async with counted:
+    memory = services.memory.place(node.settings.max_batch_bytes) if options.retry_of else nullcontext()
+    async with memory:
         if options.dry_run:
-            judged = await intake.judge(services, caller, body, options.progress)
-            return await _rehearse(services, caller, judged, only_new=options.only_new)
+            judged_body = await intake.judge(services, caller, body, options.progress)
+            return await _rehearse(services, caller, judged_body, only_new=options.only_new)
         key = await options.find_key()
         if (earlier := await idempotency.earlier(node, key)) is not None:
             return EarlierRequest(earlier)
-        judged = await intake.judge(services, caller, body, options.progress)
-        judged = await intake.settle(node, judged)
-        return await admission.admit_items(services, caller, judged, options, key)
+        judged_body = await intake.judge(services, caller, body, options.progress)
+        judged_body = await intake.settle(node, judged_body)
+        return await admission.admit_items(services, caller, judged_body, options, key)
 
 
-async def _rehearse(services: Services, caller: Principal, judged: intake.JudgedBody, *, only_new: bool) -> DryRun:
+async def _rehearse(services: Services, caller: Principal, judged_body: intake.JudgedBody, *, only_new: bool) -> DryRun:
     """Decide everything as if it were published, and roll it back. A batch is described part by part."""
-    node, version = services.node, judged.cv_version
-    drafts = [item for item in judged.items if item.draft]
+    node, version = services.node, judged_body.cv_version
+    drafts = [item for item in judged_body.items if item.draft]
     commands = [Publish(item.draft, caller, version, item.errors, only_new) for item in drafts if item.draft]
     work = [publication.Work(command, caller.name, "publish") for command in commands]
     remaining, trials = iter(drafts), list[Trial]()
@@ -90,7 +90,7 @@ async def _rehearse(services: Services, caller: Principal, judged: intake.Judged
         overwritten = [trial.overwritten for trial in trials if trial.overwritten]
         last = await audit.last_changes(conn, overwritten) if overwritten else {}
     in_order = iter(trials)
-    items = [(next(in_order) if item.draft else _trial_of_refused(item)).as_json(last) for item in judged.items]
+    items = [(next(in_order) if item.draft else _trial_of_refused(item)).as_json(last) for item in judged_body.items]
     valid = all(item["outcome"] != Outcome.REJECTED for item in items)
     return DryRun({"dry_run": True, "valid": valid, "cv_version": version, "items": items})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -69,12 +69,20 @@ async def get_request_items(call: Call) -> Response:
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
-def _page(call: Call) -> tuple[str | None, int, int]:
+class ResultsPage(NamedTuple):
+    """Which results of a request: of a status, so many, after a number."""
+
+    status: str | None
+    limit: int
+    after: int
+
+
+def _page(call: Call) -> ResultsPage:
     status = call.query_params.get("status")
     if status is not None and status not in STATUSES:
         raise BadRequest(f"status={status[:20]!r} is none of {', '.join(STATUSES)}")
     limit = numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE)
-    return status, max(1, limit), numbers.whole(call.query_params, "after", default=-1, most=1 << 30)
+    return ResultsPage(status, max(1, limit), numbers.whole(call.query_params, "after", default=-1, most=1 << 30))
 
 
 async def readable(node: Node, caller: Principal, request_id: str) -> requests.Summary:
@@ -109,7 +117,7 @@ async def request_document(conn: Connection, base: str, summary: requests.Summar
         "total": summary.total,
         "counts": {status: summary.counts.get(status, 0) for status in STATUSES},
         "outcomes": summary.outcomes,
-        "warned": summary.warned,
+        "warned": summary.warned_items,
         "unchanged": summary.is_final and summary.last_event is None and bool(summary.counts.get("done")),
         "created": rfc3339(summary.created),
         "finished": rfc3339(summary.finished) if summary.finished else None,
@@ -128,7 +136,7 @@ async def request_document(conn: Connection, base: str, summary: requests.Summar
     }
 
 
-def _item(result: requests.ItemResult) -> dict[str, Any]:
+def _item(result: requests.StoredResult) -> dict[str, Any]:
     body: dict[str, Any] = {"n": result.n, "id": result.dataset, "status": result.status, "outcome": result.outcome}
     if result.problem:
         body |= {"type": result.problem, "detail": result.detail}

@@ -12,8 +12,8 @@ from fedstac.api.call import Call, Services
 from fedstac.api.http import links
 from fedstac.api.writing import answers, changes, intake, items
 from fedstac.api.writing import requests as own_requests
-from fedstac.api.writing.admission import Accepted, EarlierRequest
-from fedstac.api.writing.answers import DryRun, Unchanged
+from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
+from fedstac.api.writing.answers import DryRun, NoChange
 from fedstac.api.writing.options import WriteOptions, options_of
 from fedstac.bootstrap import Node
 from fedstac.db import requests
@@ -51,7 +51,7 @@ async def cancel(node: Node, caller: Principal, request: UUID) -> int:
 
 async def retry(
     services: Services, caller: Principal, summary: requests.Summary, options: WriteOptions
-) -> Accepted | EarlierRequest | DryRun | Unchanged:
+) -> AcceptedRequest | EarlierRequest | DryRun | NoChange:
     """Send the refused items of a request again. Conflict where there are none, or the request is not final."""
     if not summary.is_final:
         raise Conflict(f"the request {summary.id} is {summary.status}; wait until it is final, or cancel it first")
@@ -62,7 +62,7 @@ async def retry(
         return await items.publish(services, caller, _body(services.node, summary), options)
     async with services.node.pool.acquire() as conn:
         [(dataset, document)] = await requests.refused_items(conn, summary.id)
-    change = changes.Change(summary.collection, dataset, summary.action, orjson.loads(document))
+    change = changes.DatasetAction(summary.collection, dataset, summary.action, orjson.loads(document))
     return await changes.accept(services, caller, change, options)
 
 

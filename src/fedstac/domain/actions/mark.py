@@ -53,7 +53,7 @@ class Unmark:
         return cls(action.target, action.principal, action.expected)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        """Unmark the dataset. Nothing changes where it is not marked."""
+        """Take the mark back. Nothing changes where it is not marked."""
         record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
         world.policy.require(self.principal, Action.UNMARK, touched(record, world))
         if record.state is not State.MARKED:
