@@ -84,6 +84,8 @@ NOT_A_FUNCTIONS_DOCSTRING: Final = frozenset(("property", "cached_property", "fi
 
 EXCEPTIONS: Final[Mapping[str, str]] = {
     "src/fedstac/api/search/cql2_text.py:left": "the side of an operator, beside right",
+    "src/fedstac/db/notifications.py:taken": "a column of the table: when it was taken up first",
+    "src/fedstac/db/requests.py:finished": "a column of the table: when it became final",
     "src/fedstac/domain/errors.py:Cancelled": "a problem: its name is that of the refusal",
     "src/fedstac/domain/errors.py:Misdirected": "a problem: its name is that of the refusal",
     "src/fedstac/domain/errors.py:Unauthenticated": "a problem: its name is that of the refusal",

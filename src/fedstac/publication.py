@@ -45,7 +45,7 @@ from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Change, Decision, Judge, Lineage, Outcome, Receipt, Record, State, World
 from fedstac.domain.patching import JsonPatch, MergePatch
-from fedstac.domain.policy import Action, Policy, Principal, Touched, Verdict
+from fedstac.domain.policy import Action, Policy, Principal, Resource, Verdict
 from fedstac.runtime.failpoints import failpoint
 from fedstac.vocabularies.registry import Vocabularies
 
@@ -237,9 +237,9 @@ class RecordingPolicy(Policy):
 
     rule_names: list[str] = field(default_factory=list)
 
-    def require(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
+    def require(self, principal: Principal, action: Action, resource: Resource) -> Verdict:
         """Require the permission as Policy does, and record the rule."""
-        verdict = super().require(principal, action, touched)
+        verdict = super().require(principal, action, resource)
         self.rule_names.append(verdict.rule)
         return verdict
 
@@ -399,8 +399,8 @@ async def cancel(conn: Connection, request: UUID, actor: str) -> int:
 class PageResult:
     """The result of a page of events at a consumer."""
 
-    applied: int
-    ignored: int  # here already, or older than what is here
+    applied_count: int
+    ignored_count: int  # here already, or older than what is here
     foreign: tuple[Event, ...] = ()  # for lineages of another origin, or a collection that is not here
 
 

@@ -161,8 +161,8 @@ class Model:
         if "admin" in roles:
             return
         old, new = entries(told.before), entries(told.after)
-        touched = {node for key, node in old.keys() | new.keys() if old.get((key, node)) != new.get((key, node))}
-        assert touched <= {role.removeprefix("node:") for role in roles}, f"{told.step}: {touched}"
+        resource = {node for key, node in old.keys() | new.keys() if old.get((key, node)) != new.get((key, node))}
+        assert resource <= {role.removeprefix("node:") for role in roles}, f"{told.step}: {resource}"
         if told.type != events.REPLICATED:
             for record in (told.before or told.after, told.after):  # by the old values and by the new ones
                 assert f"publisher:{institution_of(record)}" in roles, f"{told.step}: {told.type}"

@@ -60,7 +60,7 @@ def said(origin: str, title: str | None, seq: int = 1, *, collection: str = "CMI
 
 async def apply(conn: Connection, *page: CollectionEvent) -> int:
     async with conn.transaction():
-        return (await publication.apply(conn, page)).applied
+        return (await publication.apply(conn, page)).applied_count
 
 
 async def shown(conn: Connection) -> str | None:

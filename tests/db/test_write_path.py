@@ -306,13 +306,13 @@ async def test_a_replay_is_equal_and_a_second_one_changes_nothing(
     origin = await connect()
     for start in range(0, len(log), 100):
         applied = await deliver(east, log[start : start + 100])
-        assert (applied.ignored, applied.foreign) == (0, ())
+        assert (applied.ignored_count, applied.foreign) == (0, ())
     await nodes.move(east, nodes.INDEX, "west", Cursor(1, len(log)))
     assert await writing.stored(east) == await writing.stored(origin)
     assert await feed.digests(east, "west") == await feed.digests(origin, "west")
     assert await invariants.check(east) == []
     again = await deliver(east, log)
-    assert (again.applied, again.ignored, again.foreign) == (0, len(log), ())
+    assert (again.applied_count, again.ignored_count, again.foreign) == (0, len(log), ())
     assert await invariants.check(east) == []
     assert await invariants.check(origin) == []
 
@@ -372,7 +372,7 @@ async def test_a_promoted_version_keeps_its_document(east: Connection, west: Nod
     log = await writing.whole_feed(origin)
     collections_, [first, _, second, demoted, third] = log[:2], log[2:]
     for page in (collections_, [second], [first], [demoted]):
-        assert (await deliver(east, page)).applied == len(page)
+        assert (await deliver(east, page)).applied_count == len(page)
     assert (
         await east.fetchval("SELECT id FROM fedstac.record WHERE latest AND document IS NOT NULL")
         == (writing.version(ITEM, 20200101)["id"])
@@ -390,7 +390,7 @@ async def test_events_of_a_foreign_origin_are_reported(log: list[Event], east: C
     created = next(event for event in log if not isinstance(event, DatasetEvent))
     page: list[Event] = [stolen, replace(created, origin="south", seq=99), event]
     applied = await deliver(east, page)  # a collection may have several origins, a lineage one
-    assert (applied.applied, applied.ignored, applied.foreign) == (1, 1, (stolen,))
+    assert (applied.applied_count, applied.ignored_count, applied.foreign) == (1, 1, (stolen,))
     assert await writing.stored(east) == before
 
 
@@ -404,7 +404,7 @@ async def test_a_foreign_event_takes_no_lineage_but_its_own(log: list[Event], ea
     other = next(event for event in datasets if event.record.lineage != datasets[0].record.lineage)
     await deliver(east, list(created))
     applied = await deliver(east, [foreign(other, "south", seq=1), datasets[0]])
-    assert (applied.applied, applied.foreign) == (2, ())
+    assert (applied.applied_count, applied.foreign) == (2, ())
     assert await east.fetchval(
         "SELECT origin FROM fedstac.lineage WHERE key = $1", datasets[0].record.lineage
     ) == "west"  # fmt: skip
@@ -413,7 +413,7 @@ async def test_a_foreign_event_takes_no_lineage_but_its_own(log: list[Event], ea
 async def test_an_event_whose_collection_is_not_here_is_reported(log: list[Event], east: Connection) -> None:
     datasets = [event for event in log if isinstance(event, DatasetEvent)]
     applied = await deliver(east, list(datasets[:3]))
-    assert (applied.applied, len(applied.foreign)) == (0, 3)
+    assert (applied.applied_count, len(applied.foreign)) == (0, 3)
 
 
 async def test_a_tombstone_stays_and_nothing_brings_the_dataset_back(log: list[Event], east: Connection) -> None:
@@ -432,8 +432,8 @@ async def test_a_tombstone_stays_and_nothing_brings_the_dataset_back(log: list[E
             writing.CHECKER.vocabularies.digest_of,
         )
         told = events.read(json.loads(events.positioned(text, Cursor(1, 9999))), writing.CMIP6)
-        assert (await deliver(east, [told])).applied == 1
+        assert (await deliver(east, [told])).applied_count == 1
         assert event.record.id not in await writing.searched(east)
         assert await invariants.check(east) == []
-    assert (await deliver(east, log)).applied == 0
+    assert (await deliver(east, log)).applied_count == 0
     assert (await collections.totals(east))["CMIP6"] == len(await writing.searched(east))

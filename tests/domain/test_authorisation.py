@@ -15,7 +15,7 @@ import pytest
 from fedstac.domain import groups
 from fedstac.domain.errors import MissingPermission
 from fedstac.domain.groups import GlobusShare, Identity, Membership
-from fedstac.domain.policy import ROLES, Action, Policy, Principal, Touched
+from fedstac.domain.policy import ROLES, Action, Policy, Principal, Resource
 from fedstac.identity import policy_files
 
 NCAR, MPI = "NCAR", "MPI-M"
@@ -115,20 +115,20 @@ WITH_FILE = (
 SHARES = {"aaaa-1": frozenset({GlobusShare("CMIP7", MPI)})}
 
 
-def allowed(table: tuple[tuple[object, ...], ...], who: str, action: str, touched: Touched) -> bool:
+def allowed(table: tuple[tuple[object, ...], ...], who: str, action: str, resource: Resource) -> bool:
     """What the table says. Replicas of no node at all are nobody's but an administrator's."""
-    if action == "replicate" and not touched.nodes and who != "admin":
+    if action == "replicate" and not resource.nodes and who != "admin":
         return False
     return any(
-        who == line[0] and action in line[1] and touched.project in line[2] and touched.institution in line[3]
-        and touched.nodes <= set(line[4])  # type: ignore[operator, call-overload]
+        who == line[0] and action in line[1] and resource.project in line[2] and resource.institution in line[3]
+        and resource.nodes <= set(line[4])  # type: ignore[operator, call-overload]
         for line in table
     )  # fmt: skip
 
 
-def cells() -> Iterator[tuple[str, Action, Touched]]:
+def cells() -> Iterator[tuple[str, Action, Resource]]:
     for who, action, project, at, nodes in itertools.product(WHO, Action, PROJECTS, INSTITUTIONS, NODES):
-        yield who, action, Touched(f"{project}.x", project, at, frozenset(nodes))
+        yield who, action, Resource(f"{project}.x", project, at, frozenset(nodes))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def cells() -> Iterator[tuple[str, Action, Touched]]:
 )
 def test_every_cell_is_as_the_table_says(policy: Policy, table: tuple[tuple[object, ...], ...]) -> None:
     wrong = [
-        (who, action.value, touched) for who, action, touched in cells()
-        if policy.verdict(WHO[who], action, touched).allowed != allowed(table, who, action, touched)
+        (who, action.value, resource) for who, action, resource in cells()
+        if policy.verdict(WHO[who], action, resource).allowed != allowed(table, who, action, resource)
     ]  # fmt: skip
     assert not wrong, f"{len(wrong)} cells; the first: {wrong[:5]}"
     assert sum(1 for _ in cells()) >= 1000
@@ -152,33 +152,33 @@ def test_every_cell_is_as_the_table_says(policy: Policy, table: tuple[tuple[obje
 
 def test_every_line_of_the_table_decides_something() -> None:
     for line in WITH_FILE:
-        granted = [1 for who, action, touched in cells() if who == line[0] and allowed((line,), who, action, touched)]
+        granted = [1 for who, action, resource in cells() if who == line[0] and allowed((line,), who, action, resource)]
         assert granted, line
 
 
 def test_a_decision_names_its_rule_and_a_refusal_what_would_help() -> None:
-    for who, action, touched in cells():
-        verdict = ROLES.verdict(WHO[who], action, touched)
+    for who, action, resource in cells():
+        verdict = ROLES.verdict(WHO[who], action, resource)
         assert verdict.rule.startswith("builtin: ") is verdict.allowed
-        assert touched.dataset in verdict.reason
+        assert resource.dataset in verdict.reason
         assert WHO[who].name in verdict.reason
         if not verdict.allowed:
             assert "is needed; ask" in verdict.reason
             with pytest.raises(MissingPermission):
-                ROLES.require(WHO[who], action, touched)
+                ROLES.require(WHO[who], action, resource)
 
 
 def test_a_refusal_names_the_roles_of_what_is_touched() -> None:
-    said = ROLES.verdict(WHO["nobody"], Action.PUBLISH, Touched("d", "CMIP6", NCAR)).reason
+    said = ROLES.verdict(WHO["nobody"], Action.PUBLISH, Resource("d", "CMIP6", NCAR)).reason
     assert said.startswith("nobody may not publish d: the role publisher:NCAR or the entitlement CREATE on the project")
-    said = ROLES.verdict(WHO["east"], Action.REPLICATE, Touched("d", "CMIP6", NCAR, frozenset(NODES[-1]))).reason
+    said = ROLES.verdict(WHO["east"], Action.REPLICATE, Resource("d", "CMIP6", NCAR, frozenset(NODES[-1]))).reason
     assert "the roles node:east, node:south" in said
-    said = ROLES.verdict(WHO["ncar"], Action.DELETE, Touched("d", "CMIP6", NCAR)).reason
+    said = ROLES.verdict(WHO["ncar"], Action.DELETE, Resource("d", "CMIP6", NCAR)).reason
     assert "the role admin is needed" in said
 
 
 def test_all_of_a_project_is_more_than_each_institution_of_it() -> None:
-    everything = Touched("d", "*", "*")
+    everything = Resource("d", "*", "*")
     assert not ROLES.verdict(WHO["ncar"], Action.PUBLISH, everything).allowed
     assert not ROLES.verdict(WHO["own"], Action.PUBLISH, everything).allowed
     assert ROLES.verdict(WHO["own wide"], Action.PUBLISH, everything).allowed

@@ -10,7 +10,7 @@ import pytest
 
 from fedstac.domain.errors import Misdirected, MissingPermission
 from fedstac.domain.groups import PolicyBroken
-from fedstac.domain.policy import BUILTIN, Action, Policy, Principal, Touched
+from fedstac.domain.policy import BUILTIN, Action, Policy, Principal, Resource
 from fedstac.identity import policy_files
 from fedstac.identity.policy_files import Policies
 from tests.conftest import REPOSITORY
@@ -26,7 +26,7 @@ grants:
     nodes: "*"
 """
 ROBOT = Principal("robot", frozenset())
-HERS = Touched("CMIP6.x", "CMIP6", "NCAR")
+HERS = Resource("CMIP6.x", "CMIP6", "NCAR")
 
 
 def read(text: str) -> Policy:
@@ -40,12 +40,12 @@ def with_member(line: str, of: str = "may: [publish, update]") -> str:
 def test_a_file_says_who_may_do_what() -> None:
     policy = read(GOOD)
     assert policy.require(ROBOT, Action.PUBLISH, HERS).rule == "ncar"
-    for action, touched in (
-        (Action.RETRACT, HERS), (Action.PUBLISH, Touched("x", "CMIP7", "NCAR")),
-        (Action.PUBLISH, Touched("x", "CMIP6", "MPI-M")), (Action.PUBLISH, Touched("x", "CMIP6", None)),
+    for action, resource in (
+        (Action.RETRACT, HERS), (Action.PUBLISH, Resource("x", "CMIP7", "NCAR")),
+        (Action.PUBLISH, Resource("x", "CMIP6", "MPI-M")), (Action.PUBLISH, Resource("x", "CMIP6", None)),
     ):  # fmt: skip
         with pytest.raises(MissingPermission):
-            policy.require(ROBOT, action, touched)
+            policy.require(ROBOT, action, resource)
 
 
 def test_nothing_is_built_in_unless_the_file_says_so() -> None:
@@ -68,8 +68,8 @@ homes:
         policy.require(admin, Action.RETRACT, HERS)
     assert (refused.value.node, refused.value.home) == ("south", "https://south.example")
     assert "https://south.example" in refused.value.detail
-    assert policy.require(admin, Action.PUBLISH, Touched("x", "CMIP6", "MPI-M"))
-    assert policy.require(admin, Action.PUBLISH, Touched("x", "CMIP7", "NCAR"))
+    assert policy.require(admin, Action.PUBLISH, Resource("x", "CMIP6", "MPI-M"))
+    assert policy.require(admin, Action.PUBLISH, Resource("x", "CMIP7", "NCAR"))
     assert policy.require(admin, Action.COLLECTIONS, HERS)
 
 

@@ -12,7 +12,7 @@ from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, complain, out, say, shown
 from fedstac.domain import explaining
 from fedstac.domain.groups import PolicyBroken
-from fedstac.domain.policy import Action, Touched
+from fedstac.domain.policy import Action, Resource
 
 commands = typer.Typer(no_args_is_help=True, help="What somebody may do, and why; policy files.")
 groups = typer.Typer(no_args_is_help=True, help="A node's own groups: who publishes for an institution.")
@@ -92,10 +92,10 @@ def _offline(
     project = collection or explaining.project_of(item, vocabularies.projects())
     vocabulary = vocabularies.current(project)
     at = institution or (explaining.institution_of(item, vocabulary) if vocabulary else None)
-    touched = Touched(item, project, at, frozenset(nodes))
-    home = found.home_of(touched)
-    verdict = found.at(home.node if home else None).verdict(principal, action, touched)
-    return explaining.as_json(verdict, principal, action, touched) | {
+    resource = Resource(item, project, at, frozenset(nodes))
+    home = found.home_of(resource)
+    verdict = found.at(home.node if home else None).verdict(principal, action, resource)
+    return explaining.as_json(verdict, principal, action, resource) | {
         "home": {"node": home.node, "href": home.url} if home else None
     }
 

@@ -216,7 +216,7 @@ async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ItemOrigin:
     """Where a queued item comes from: it can be read of any item, whatever its document is like."""
 
     request: UUID
@@ -226,7 +226,7 @@ class Origin:
     submitter: str
 
 
-async def origin(conn: Connection, item: int) -> Origin:
+async def origin(conn: Connection, item: int) -> ItemOrigin:
     """Return where an item comes from."""
     row = await conn.fetchrow(
         """SELECT i.request, r.collection, i.dataset, r.action, r.submitter
@@ -234,7 +234,7 @@ async def origin(conn: Connection, item: int) -> Origin:
         item,
     )
     assert row is not None
-    return Origin(**dict(row))
+    return ItemOrigin(**dict(row))
 
 
 @dataclass(frozen=True, slots=True)

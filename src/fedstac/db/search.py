@@ -56,7 +56,7 @@ class ServedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ItemPage:
     items: tuple[ServedItem, ...]
     last: tuple[str | None, ...] | None  # the sort values of the last item, where there is a next page
 
@@ -111,7 +111,7 @@ def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
 
 async def page(
     conn: Connection, where: str, keys: Sequence[SortKey], limit: int, after: Sequence[str | None] | None
-) -> Page:
+) -> ItemPage:
     """Return the documents of one page; of large ones only the first few.
 
     `after`: the sort values of the item before it.
@@ -136,7 +136,7 @@ async def page(
         rows = await conn.fetch(statement)
     has_more = bool(rows) and rows[-1]["matching"] > rows[-1]["n"]
     last = tuple(rows[-1][f"k{n}"] for n in range(len(keys))) if has_more else None
-    return Page(tuple(_from_row(row) for row in rows), last)
+    return ItemPage(tuple(_from_row(row) for row in rows), last)
 
 
 def _beyond(keys: Sequence[SortKey], after: Sequence[str | None]) -> str:

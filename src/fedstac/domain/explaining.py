@@ -7,7 +7,7 @@ from typing import Any
 
 from fedstac.domain import groups
 from fedstac.domain.groups import ANY, Identity, Membership
-from fedstac.domain.policy import Action, Principal, Touched, Verdict
+from fedstac.domain.policy import Action, Principal, Resource, Verdict
 from fedstac.domain.vocabulary import Vocabulary
 
 FORMS = "a name, role:<role>, group:<group>, entitlement:<urn>, own:<group>"
@@ -62,7 +62,7 @@ def institution_of(item: str, vocabulary: Vocabulary) -> str | None:
     return match[names.index(vocabulary.institution) + 1]
 
 
-def as_json(verdict: Verdict, principal: Principal, action: Action, touched: Touched) -> dict[str, Any]:
+def as_json(verdict: Verdict, principal: Principal, action: Action, resource: Resource) -> dict[str, Any]:
     """Return a verdict as the API shows it."""
     home = {"node": verdict.home.node, "href": verdict.home.url} if verdict.home else None
     return {
@@ -72,8 +72,8 @@ def as_json(verdict: Verdict, principal: Principal, action: Action, touched: Tou
         "home": home,
         "principal": principal.name,
         "action": action.value,
-        "item": touched.dataset,
-        "project": touched.project,
-        "institution": touched.institution,
-        "nodes": sorted(touched.nodes),
+        "item": resource.dataset,
+        "project": resource.project,
+        "institution": resource.institution,
+        "nodes": sorted(resource.nodes),
     }

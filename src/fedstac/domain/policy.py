@@ -83,7 +83,7 @@ ADMINISTRATIVE = frozenset((Action.COLLECTIONS, Action.GROUPS))  # done at any n
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
+class Resource:
     """What an action touches: the dataset's id, its project, its institution, and the nodes whose entries change.
 
     `*` as project or institution: all of them, which only a rule for all covers.
@@ -95,7 +95,7 @@ class Touched:
     nodes: frozenset[str] = frozenset()
 
     @classmethod
-    def of_collection(cls, name: str) -> Touched:
+    def of_collection(cls, name: str) -> Resource:
         """Return what a change of a collection touches."""
         return cls(f"the collection {name[:128]}", name, None)
 
@@ -119,70 +119,70 @@ class Who:
     value: str
     issuer: str | None = None  # of a group
 
-    def includes(self, principal: Principal, touched: Touched, shares: Shares) -> bool:
+    def includes(self, principal: Principal, resource: Resource, shares: Shares) -> bool:
         """Tell whether a principal is among these, for what is touched."""
         identity = principal.identity
         match self.by:
             case By.NAME:
                 return principal.name == self.value
             case By.ROLE:
-                roles = self._roles(touched)
+                roles = self._roles(resource)
                 return bool(roles) and principal.roles >= roles
             case By.OWN:
-                return any(self.value in (ANY, each.group) and each.covers(touched.project, touched.institution)
+                return any(self.value in (ANY, each.group) and each.covers(resource.project, resource.institution)
                            for each in principal.memberships)  # fmt: skip
             case By.GROUP:
                 return identity is not None and self.value in identity.groups and self.issuer in (None, identity.issuer)
             case By.GLOBUS:
-                share = GlobusShare(touched.project, touched.institution or "")
+                share = GlobusShare(resource.project, resource.institution or "")
                 return identity is not None and any(share in shares.get(group.lower(), ()) for group in identity.groups)
             case By.ENTITLEMENT:
-                return identity is not None and _entitled(identity, Right(self.value), touched)
+                return identity is not None and _entitled(identity, Right(self.value), resource)
 
-    def _roles(self, touched: Touched) -> frozenset[str]:
+    def _roles(self, resource: Resource) -> frozenset[str]:
         """Return the roles that are needed, all of them; without any, nobody is included."""
         if self.value == NODE_ROLE:
-            return frozenset(NODE + node for node in touched.nodes)
+            return frozenset(NODE + node for node in resource.nodes)
         if self.value == INSTITUTION_ROLE:
-            return frozenset((PUBLISHER + touched.institution,) if touched.institution else ())
+            return frozenset((PUBLISHER + resource.institution,) if resource.institution else ())
         return frozenset((self.value,))
 
-    def requirement(self, touched: Touched) -> str:
+    def requirement(self, resource: Resource) -> str:
         """Describe what somebody would need; "" where nobody can be included, for what is touched."""
         match self.by:
             case By.NAME:
                 return f"the name {self.value}"
             case By.ROLE:
-                roles = sorted(self._roles(touched))
+                roles = sorted(self._roles(resource))
                 return f"the role{'s' if len(roles) > 1 else ''} {', '.join(roles)}" if roles else ""
             case By.OWN:
-                which = f"own group {self.value}" if self.value != ANY else f"own group for {_place(touched)}"
+                which = f"own group {self.value}" if self.value != ANY else f"own group for {_place(resource)}"
                 return f"membership in the {which}" if self.value != ANY else f"membership in an {which}"
             case By.GROUP:
                 return f"the group {self.value}" + (f" of {self.issuer}" if self.issuer else "")
             case By.GLOBUS:
-                return f"a Globus group of {_place(touched)}" if touched.institution else ""
+                return f"a Globus group of {_place(resource)}" if resource.institution else ""
             case By.ENTITLEMENT:
-                nodes = "".join(f" and on the node {node}" for node in sorted(touched.nodes))
-                return f"the entitlement {self.value} on the project {touched.project}{nodes}"
+                nodes = "".join(f" and on the node {node}" for node in sorted(resource.nodes))
+                return f"the entitlement {self.value} on the project {resource.project}{nodes}"
 
 
-def _entitled(identity: Identity, right: Right, touched: Touched) -> bool:
+def _entitled(identity: Identity, right: Right, resource: Resource) -> bool:
     """Apply ESGF's rule: the right on the project and on each node that is touched, for its institution if any."""
     entitlements = [
         each for each in identity.entitlements
-        if each.role is right and each.institution in (None, touched.institution)
+        if each.role is right and each.institution in (None, resource.institution)
     ]  # fmt: skip
-    if right is Right.REPLICATE and not touched.nodes:
+    if right is Right.REPLICATE and not resource.nodes:
         return False
-    on_project = any(each.kind is Scope.PROJECT and each.covers(touched.project) for each in entitlements)
+    on_project = any(each.kind is Scope.PROJECT and each.covers(resource.project) for each in entitlements)
     return on_project and all(
-        any(each.kind is Scope.NODE and each.covers(node) for each in entitlements) for node in touched.nodes
+        any(each.kind is Scope.NODE and each.covers(node) for each in entitlements) for node in resource.nodes
     )
 
 
-def _place(touched: Touched) -> str:
-    return f"{touched.project} × {touched.institution or 'no institution'}"
+def _place(resource: Resource) -> str:
+    return f"{resource.project} × {resource.institution or 'no institution'}"
 
 
 def _is_in(value: str | None, names: frozenset[str]) -> bool:
@@ -200,14 +200,14 @@ class PolicyRule:
     institutions: frozenset[str]
     nodes: frozenset[str]
 
-    def covers(self, action: Action, touched: Touched) -> bool:
+    def covers(self, action: Action, resource: Resource) -> bool:
         """Tell whether the rule is about this: about each node that is touched, and for replicas about at least one."""
-        if action not in self.actions or not _is_in(touched.project, self.projects):
+        if action not in self.actions or not _is_in(resource.project, self.projects):
             return False
         on_nodes = ANY in self.nodes or (
-            touched.nodes <= self.nodes and (touched.nodes or action is not Action.REPLICATE)
+            resource.nodes <= self.nodes and (resource.nodes or action is not Action.REPLICATE)
         )
-        return bool(on_nodes) and _is_in(touched.institution, self.institutions)
+        return bool(on_nodes) and _is_in(resource.institution, self.institutions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,55 +273,55 @@ class Policy:
         """Tell whether a project wants the version before to be latest again (promote_previous)."""
         return _is_in(project, self.promoting)
 
-    def require(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
+    def require(self, principal: Principal, action: Action, resource: Resource) -> Verdict:
         """Return the verdict. MissingPermission, with what would be needed, or Misdirected where it is not allowed."""
-        verdict = self.verdict(principal, action, touched)
+        verdict = self.verdict(principal, action, resource)
         if verdict.allowed:
             return verdict
         if verdict.home is not None:
             raise Misdirected(verdict.reason, node=verdict.home.node, home=verdict.home.url)
         raise MissingPermission(verdict.reason)
 
-    def verdict(self, principal: Principal, action: Action, touched: Touched) -> Verdict:
+    def verdict(self, principal: Principal, action: Action, resource: Resource) -> Verdict:
         """Decide by the first rule that covers what is touched and includes the principal."""
-        home = None if action in ADMINISTRATIVE else self.home_of(touched)
+        home = None if action in ADMINISTRATIVE else self.home_of(resource)
         if home is not None and home.node != self.here:
-            reason = f"{_place(touched)} has its home at the node {home.node}: send this to {home.url}"
+            reason = f"{_place(resource)} has its home at the node {home.node}: send this to {home.url}"
             return Verdict(False, f"home: {home.node}", reason, home)
         for rule in self._by_action.get(action, ()):
-            if not rule.covers(action, touched):
+            if not rule.covers(action, resource):
                 continue
             for who in rule.who:
-                if who.includes(principal, touched, self.shares):
-                    reason = f"{principal.name} may {action} {touched.dataset} by {who.requirement(touched)}"
+                if who.includes(principal, resource, self.shares):
+                    reason = f"{principal.name} may {action} {resource.dataset} by {who.requirement(resource)}"
                     return Verdict(True, rule.name, reason)
-        return Verdict(False, "", self._denied(principal, action, touched))
+        return Verdict(False, "", self._denied(principal, action, resource))
 
-    def require_one_of(self, principal: Principal, actions: Sequence[Action], touched: Touched) -> None:
+    def require_one_of(self, principal: Principal, actions: Sequence[Action], resource: Resource) -> None:
         """Raise MissingPermission or Misdirected, as for the first action, unless the principal may do one of them."""
-        if not self.may_one_of(principal, actions, touched):
-            self.require(principal, actions[0], touched)
+        if not self.may_one_of(principal, actions, resource):
+            self.require(principal, actions[0], resource)
 
-    def may_one_of(self, principal: Principal, actions: Sequence[Action], touched: Touched) -> bool:
+    def may_one_of(self, principal: Principal, actions: Sequence[Action], resource: Resource) -> bool:
         """Tell whether a principal may do one of the actions. A right to replicate counts for whatever node it is."""
         return any(
             self.verdict(principal, action, at).allowed
             for action in actions
-            for at in (self._at_nodes(principal, touched) if action is Action.REPLICATE else (touched,))
+            for at in (self._at_nodes(principal, resource) if action is Action.REPLICATE else (resource,))
         )
 
-    def _at_nodes(self, principal: Principal, touched: Touched) -> Iterator[Touched]:
+    def _at_nodes(self, principal: Principal, resource: Resource) -> Iterator[Resource]:
         """Return what is touched, once for each node that the policy or the principal's rights name."""
         nodes = {node for rule in self._by_action.get(Action.REPLICATE, ()) for node in rule.nodes}
         nodes |= {role.removeprefix(NODE) for role in principal.roles if role.startswith(NODE)}
         if principal.identity is not None:
             nodes |= {each.id for each in principal.identity.entitlements if each.kind is Scope.NODE}
-        return (replace(touched, nodes=frozenset((node,))) for node in sorted(nodes))
+        return (replace(resource, nodes=frozenset((node,))) for node in sorted(nodes))
 
-    def home_of(self, touched: Touched) -> Home | None:
+    def home_of(self, resource: Resource) -> Home | None:
         """Return the first home that fits; None where any node will do."""
         for home in self.homes:
-            if _is_in(touched.project, home.projects) and _is_in(touched.institution, home.institutions):
+            if _is_in(resource.project, home.projects) and _is_in(resource.institution, home.institutions):
                 return home
         return None
 
@@ -341,9 +341,9 @@ class Policy:
     def _by_action(self) -> Mapping[Action, tuple[PolicyRule, ...]]:
         return {action: tuple(rule for rule in self.rules if action in rule.actions) for action in Action}
 
-    def _denied(self, principal: Principal, action: Action, touched: Touched) -> str:
+    def _denied(self, principal: Principal, action: Action, resource: Resource) -> str:
         ways = [
-            who.requirement(touched) for rule in self._by_action.get(action, ()) if rule.covers(action, touched)
+            who.requirement(resource) for rule in self._by_action.get(action, ()) if rule.covers(action, resource)
             for who in rule.who
         ]  # fmt: skip
         ways = list(dict.fromkeys(way for way in ways if way))
@@ -351,14 +351,12 @@ class Policy:
         if len(ways) > 1 and admin in ways:  # the last way that anybody should ask for
             ways = [way for way in ways if way != admin]
         if not ways:
-            nodes = f" on the nodes {', '.join(sorted(touched.nodes))}" if touched.nodes else ""
-            reason = f"no rule allows it for {_place(touched)}{nodes}"
+            nodes = f" on the nodes {', '.join(sorted(resource.nodes))}" if resource.nodes else ""
+            reason = f"no rule allows it for {_place(resource)}{nodes}"
         else:
             more = " or another right" if len(ways) > SHOWN else ""
             reason = f"{' or '.join(ways[:SHOWN])}{more} is needed"
-        return (
-            f"{principal.name} may not {action} {touched.dataset}: {reason}; ask the administrators of this node for it"
-        )
+        return f"{principal.name} may not {action} {resource.dataset}: {reason}; ask the administrators of this node for it"
 
 
 def _concerns(who: Who, principal: Principal, shares: Shares) -> bool:
@@ -374,7 +372,7 @@ def _concerns(who: Who, principal: Principal, shares: Shares) -> bool:
         case By.GLOBUS:
             return identity is not None and any(group.lower() in shares for group in identity.groups)
         case _:
-            return who.includes(principal, Touched("", "", None), shares)
+            return who.includes(principal, Resource("", "", None), shares)
 
 
 ROLES = Policy()  # what holds without a policy file

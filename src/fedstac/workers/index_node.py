@@ -62,10 +62,11 @@ class IndexHandler:
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
             deletions = await publication.forget(conn, page.origin, before_epoch=page.cursor.epoch)
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_gone=deletions)
-        if result.applied:
+        if result.applied_count:
             log.info(
-                "applied", origin=page.origin, events=result.applied, ignored=result.ignored, cursor=str(page.cursor)
-            )
+                "applied", origin=page.origin, events=result.applied_count, ignored=result.ignored_count,
+                cursor=str(page.cursor),
+            )  # fmt: skip
         foreign = {id(event) for event in result.foreign}
         return [Rejection(event, FOREIGN) for event in page.events if id(self._events[id(event)]) in foreign]
 

@@ -299,11 +299,11 @@ async def _work(
     return work, misnamed
 
 
-def _origin(item: queue.QueuedItem) -> queue.Origin:
-    return queue.Origin(item.request, item.collection, item.dataset, item.action, item.submitter)
+def _origin(item: queue.QueuedItem) -> queue.ItemOrigin:
+    return queue.ItemOrigin(item.request, item.collection, item.dataset, item.action, item.submitter)
 
 
-def _audited(item: queue.Origin, result: queue.Result) -> audit.NewRow:
+def _audited(item: queue.ItemOrigin, result: queue.Result) -> audit.NewRow:
     """The row of an item that never came to a decision."""
     return audit.NewRow(
         actor=item.submitter, action=item.action, collection=item.collection, dataset=item.dataset,

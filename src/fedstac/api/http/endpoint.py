@@ -20,7 +20,7 @@ from fedstac.api.route import DRY_RUN, Access, Route
 from fedstac.api.writing import refusals
 from fedstac.domain import policy
 from fedstac.domain.errors import BadRequest, Problem, TakesTooLong
-from fedstac.domain.policy import Touched
+from fedstac.domain.policy import Resource
 from fedstac.runtime.budget import Budget, Lane
 
 TOKEN_SECONDS = 1.0  # that it may take to find out whose token it is, where the lane depends on it
@@ -106,7 +106,7 @@ class Endpoint:
             case Access.ADMIN:
                 collection: str | None = scope["path_params"].get("collection_id")
                 if route.right is not None and collection is not None:
-                    services.node.policy.require(caller, route.right, Touched.of_collection(collection))
+                    services.node.policy.require(caller, route.right, Resource.of_collection(collection))
             case _:
                 assert_never(route.access)
 

@@ -17,7 +17,7 @@ from fedstac.domain import explaining
 from fedstac.domain.errors import BadRequest, MissingPermission
 from fedstac.domain.explaining import NotDescribed
 from fedstac.domain.groups import Identity, Membership
-from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.policy import Action, Principal, Resource
 
 
 async def get_explain(call: Call) -> Response:
@@ -38,9 +38,9 @@ async def get_explain(call: Call) -> Response:
         raise MissingPermission(f"{caller.name} may ask about themselves only; leave `as` out")
     async with node.pool.acquire() as conn:
         principal = caller if is_about_caller else await _described(conn, description)
-        touched = await _touched(conn, node, call.query_params)
-    verdict = node.policy.verdict(principal, action, touched)
-    body: dict[str, Any] = explaining.as_json(verdict, principal, action, touched)
+        resource = await _touched(conn, node, call.query_params)
+    verdict = node.policy.verdict(principal, action, resource)
+    body: dict[str, Any] = explaining.as_json(verdict, principal, action, resource)
     return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
 
 
@@ -64,7 +64,7 @@ async def _described(conn: Connection, description: list[str]) -> Principal:
     return Principal(principal.name, frozenset(roles), who, frozenset(memberships))
 
 
-async def _touched(conn: Connection, node: Node, parameters: QueryParams) -> Touched:
+async def _touched(conn: Connection, node: Node, parameters: QueryParams) -> Resource:
     """Return what the action would touch.
 
     The institution of a stored dataset is that of its document. That of any other one is taken from its id.
@@ -80,4 +80,4 @@ async def _touched(conn: Connection, node: Node, parameters: QueryParams) -> Tou
         dataset = await search.item(conn, collection, item)
         stored = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if dataset else None
         institution = stored if isinstance(stored, str) else explaining.institution_of(item, vocabulary)
-    return Touched(item, collection, institution, frozenset(parameters.getlist("node")))
+    return Resource(item, collection, institution, frozenset(parameters.getlist("node")))

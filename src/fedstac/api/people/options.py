@@ -11,7 +11,7 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.db import collections, search
 from fedstac.domain.errors import CollectionDoesNotExist, ItemDoesNotExist
-from fedstac.domain.policy import Action, Touched
+from fedstac.domain.policy import Action, Resource
 
 READ = ("GET", "HEAD", "OPTIONS")
 OF_ITEM = (
@@ -32,8 +32,8 @@ async def options_item(call: Call) -> Response:
         raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
     vocabulary = await node.vocabulary(collection, dataset[0].cv_version)
     institution = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if vocabulary else None
-    touched = Touched(item_id, collection, institution if isinstance(institution, str) else None)
-    may = partial(node.policy.may_one_of, caller, touched=touched)
+    resource = Resource(item_id, collection, institution if isinstance(institution, str) else None)
+    may = partial(node.policy.may_one_of, caller, resource=resource)
     return _allow((*READ, *(method for method, actions in OF_ITEM if may(actions=actions))))
 
 
@@ -71,5 +71,5 @@ async def _collection(call: Call) -> str:
 
 async def _may_manage(call: Call, collection: str) -> bool:
     caller = await call.find_caller()
-    touched = Touched(collection, collection, None)
-    return caller is not None and call.node.policy.may_one_of(caller, (Action.COLLECTIONS,), touched)
+    resource = Resource(collection, collection, None)
+    return caller is not None and call.node.policy.may_one_of(caller, (Action.COLLECTIONS,), resource)

@@ -19,18 +19,18 @@ from fedstac.domain import strict_json
 from fedstac.domain.errors import BadRequest, Conflict, Finding, NotFound, StacInvalid
 from fedstac.domain.groups import ANY, LONGEST_NAME
 from fedstac.domain.model import rfc3339
-from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.policy import Action, Principal, Resource
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 MEMBERS = ("name", "project", "institution", "title")
 log = structlog.get_logger()
 
 
-def _touched(name: str, project: str, institution: str) -> Touched:
-    return Touched(f"the group {name}", project, institution)
+def _touched(name: str, project: str, institution: str) -> Resource:
+    return Resource(f"the group {name}", project, institution)
 
 
-def _of(group: OwnGroup) -> Touched:
+def _of(group: OwnGroup) -> Resource:
     return _touched(group.name, group.project, group.institution)
 
 
@@ -175,8 +175,8 @@ async def _managed(call: Call, conn: Connection, *, by_managers: bool) -> OwnGro
     if group is not None and by_managers and caller.name in group.managers:
         return group
     is_visible = group is not None and _sees(node, caller, group)
-    touched = _of(group) if group is not None and is_visible else _touched(name[:80], ANY, ANY)
-    node.policy.require(caller, Action.GROUPS, touched)
+    resource = _of(group) if group is not None and is_visible else _touched(name[:80], ANY, ANY)
+    node.policy.require(caller, Action.GROUPS, resource)
     if group is None:
         raise NotFound(f"there is no group {name[:80]!r}; GET /groups lists those there are")
     return group

@@ -21,7 +21,7 @@ from fedstac.domain import patching
 from fedstac.domain.collections import WARNINGS
 from fedstac.domain.errors import BadRequest, CollectionDoesNotExist
 from fedstac.domain.identifiers import COLLECTION_ID
-from fedstac.domain.policy import Action, Touched
+from fedstac.domain.policy import Action, Resource
 from fedstac.publication import CollectionWriter, WrittenCollection
 
 MOST: Final = 10_000  # of one page, and without `limit`; the bytes of a page have a bound too
@@ -120,7 +120,7 @@ async def post_collection(call: Call) -> Response:
     node = call.node
     document = await intake.json_of(call)
     name = str(document.get("id")) if isinstance(document, dict) else ""
-    node.policy.require(call.caller, Action.COLLECTIONS, Touched.of_collection(name))
+    node.policy.require(call.caller, Action.COLLECTIONS, Resource.of_collection(name))
     async with node.pool.acquire() as conn:
         result = await _writer(call, conn).create(document)
     return _answer(call, result, 201)

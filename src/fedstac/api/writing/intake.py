@@ -289,8 +289,8 @@ def _check_one(document: Any, by: Judgement) -> JudgedItem:
         if (claim := _claim(document, by.vocabulary)) is not None:  # nothing is judged for who may not publish it
             by.permissions.require(by.principal, policy.Action.PUBLISH, claim)
         draft, findings = by.checker.draft(document, by.collection, by.vocabulary)
-        touched = policy.Touched(draft.id, draft.collection, draft.institution, frozenset(draft.nodes))
-        by.permissions.require(by.principal, policy.Action.PUBLISH, touched)
+        resource = policy.Resource(draft.id, draft.collection, draft.institution, frozenset(draft.nodes))
+        by.permissions.require(by.principal, policy.Action.PUBLISH, resource)
         if len(draft.text.encode()) > by.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {by.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
@@ -298,7 +298,7 @@ def _check_one(document: Any, by: Judgement) -> JudgedItem:
     return JudgedItem(draft.id, draft, findings)
 
 
-def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Touched | None:
+def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Resource | None:
     """Return what a document names as its collection, institution and nodes, before it is judged; None without them."""
     if not isinstance(document, dict) or not isinstance(document.get("collection"), str):
         return None
@@ -310,7 +310,7 @@ def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Touched | Non
         return None
     names = (asset.get("alternate:name") for asset in assets.values() if isinstance(asset, dict))
     nodes = frozenset(name for name in names if isinstance(name, str))
-    return policy.Touched(claimed_id(document), document["collection"], institution, nodes)
+    return policy.Resource(claimed_id(document), document["collection"], institution, nodes)
 
 
 def _all_refused(body: JudgedBody, refusals: Sequence[tuple[int, Problem]]) -> Problem:

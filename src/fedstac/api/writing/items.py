@@ -23,7 +23,7 @@ from fedstac.domain import difference
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.errors import Finding, Problem
 from fedstac.domain.model import Outcome, Receipt, Record
-from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.policy import Action, Principal, Resource
 
 
 async def post_items(call: Call) -> Response:
@@ -52,8 +52,8 @@ async def publish(
     node = services.node
     await services.collections.require(node, body.collection)
     if body.is_large and not node.policy.may_somewhere(caller, Action.PUBLISH, body.collection):
-        touched = Touched(f"datasets of {body.collection[:128]}", body.collection, None)
-        node.policy.require(caller, Action.PUBLISH, touched)  # says why, before anything of the body is read
+        resource = Resource(f"datasets of {body.collection[:128]}", body.collection, None)
+        node.policy.require(caller, Action.PUBLISH, resource)  # says why, before anything of the body is read
     # a body that is read from the database is not counted as it comes
     memory = services.memory.place(node.settings.max_batch_bytes) if options.retry_of else nullcontext()
     async with memory:

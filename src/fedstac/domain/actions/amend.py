@@ -23,7 +23,7 @@ from fedstac.domain import (
     validation,
     versions,
 )
-from fedstac.domain.actions.target import QueuedAction, Target, find, touched_by
+from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of_document
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, StacInvalid, errors_in, pointer
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
@@ -107,20 +107,20 @@ class Amend:
 
     def _permit_some(self, record: Record, document: Json, world: World) -> None:
         """Raise MissingPermission where the caller may not make a single change of the dataset by such an edit."""
-        touched = touched_by(record, document, self._vocabulary(record, world, newest=False))
+        resource = resource_of_document(record, document, self._vocabulary(record, world, newest=False))
         if self.node is not None:
-            world.policy.require(self.principal, Action.REPLICATE, replace(touched, nodes=frozenset((self.node,))))
+            world.policy.require(self.principal, Action.REPLICATE, replace(resource, nodes=frozenset((self.node,))))
         else:
-            world.policy.require_one_of(self.principal, AMENDING, touched)
+            world.policy.require_one_of(self.principal, AMENDING, resource)
 
     def _permit(
         self, record: Record, document: Json, effect: Effect, flags: frozenset[Action], world: World,
         vocabulary: Vocabulary | None,
     ) -> None:  # fmt: skip
         """Require the permission for each action by itself. MissingPermission or Conflict where one is not allowed."""
-        touched = touched_by(record, document, vocabulary)
+        resource = resource_of_document(record, document, vocabulary)
         for action in sorted(effect.actions | flags):
-            world.policy.require(self.principal, action, replace(touched, nodes=effect.nodes_of(action)))
+            world.policy.require(self.principal, action, replace(resource, nodes=effect.nodes_of(action)))
         if record.state is State.RETRACTED and (effect.actions - {Action.ANNOTATE}):
             raise Conflict(f"{record.id} is retracted; reinstate it before it is changed")
         if Action.REPLACE in effect.actions and not self.override:

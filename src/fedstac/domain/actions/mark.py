@@ -7,7 +7,7 @@ from typing import Final
 
 from fedstac.domain import events, versions
 from fedstac.domain.actions.state_change import StateChange
-from fedstac.domain.actions.target import QueuedAction, Target, find, touched
+from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
 from fedstac.domain.model import Decision, Lineage, Outcome, State, World
 from fedstac.domain.policy import Action, Principal
 
@@ -32,7 +32,7 @@ class Mark:
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Mark the dataset. Nothing changes where it is marked already."""
         record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
-        world.policy.require(self.principal, Action.MARK, touched(record, world))
+        world.policy.require(self.principal, Action.MARK, resource_of(record, world))
         if record.state is State.MARKED:
             return Decision(Outcome.IDENTICAL)
         after = replace(record, state=State.MARKED, latest=False, claims_latest=False)
@@ -55,7 +55,7 @@ class Unmark:
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Take the mark back. Nothing changes where it is not marked."""
         record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
-        world.policy.require(self.principal, Action.UNMARK, touched(record, world))
+        world.policy.require(self.principal, Action.UNMARK, resource_of(record, world))
         if record.state is not State.MARKED:
             return Decision(Outcome.IDENTICAL)
         was_retracted = record.retraction is not None

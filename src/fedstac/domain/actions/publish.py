@@ -44,10 +44,10 @@ class Publish:
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Demote the latest before a newer version is promoted. A Problem is raised where the command is refused."""
-        touched = policy.Touched(
+        resource = policy.Resource(
             self.draft.id, self.draft.collection, self.draft.institution, frozenset(self.draft.nodes)
         )
-        world.policy.require(self.principal, policy.Action.PUBLISH, touched)
+        world.policy.require(self.principal, policy.Action.PUBLISH, resource)
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
         record = lineage.records.get(self.draft.id)
@@ -112,8 +112,8 @@ class Publish:
         """Require the permission for each action that publishing brings along; of replicas, only the own node's."""
         for action in sorted(effect.actions):
             nodes = effect.nodes_of(action)
-            touched = policy.Touched(self.draft.id, self.draft.collection, self.draft.institution, nodes)
-            world.policy.require(self.principal, action, touched)
+            resource = policy.Resource(self.draft.id, self.draft.collection, self.draft.institution, nodes)
+            world.policy.require(self.principal, action, resource)
 
     def _with(self, document: Mapping[str, Any], world: World) -> Publish:
         """Return the command with another document, which keeps the replicas that nodes put into the stored one."""

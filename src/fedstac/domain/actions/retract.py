@@ -7,7 +7,7 @@ from typing import Final
 
 from fedstac.domain import events, retraction, versions
 from fedstac.domain.actions.state_change import StateChange
-from fedstac.domain.actions.target import QueuedAction, Target, find, touched
+from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
 from fedstac.domain.model import Decision, Lineage, Outcome, State, World
 from fedstac.domain.policy import Action, Principal
 from fedstac.domain.retraction import Retraction
@@ -33,7 +33,7 @@ class Retract:
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Retract the dataset. A repeat changes what it names and keeps the rest; it may change nothing."""
         record = find(self.target, self.principal, lineage, world, self.expected)
-        world.policy.require(self.principal, Action.RETRACT, touched(record, world))
+        world.policy.require(self.principal, Action.RETRACT, resource_of(record, world))
         whole = retraction.completed(record.retraction, self.retraction, record.id)
         doubts = retraction.warnings(self.retraction, record.collection, self._state_of_replacement(lineage, world))
         text = retraction.text_of(whole)
@@ -68,7 +68,7 @@ class Reinstate:
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Reinstate the dataset. Nothing changes where it is not retracted."""
         record = find(self.target, self.principal, lineage, world, self.expected)
-        world.policy.require(self.principal, Action.REINSTATE, touched(record, world))
+        world.policy.require(self.principal, Action.REINSTATE, resource_of(record, world))
         if record.state is State.PUBLISHED:
             return Decision(Outcome.IDENTICAL)
         return REINSTATES.decision(record, versions.reinstate(record, lineage), lineage, world)

@@ -12,7 +12,7 @@ import orjson
 from fedstac.domain.errors import Conflict, ForeignOrigin, ItemDoesNotExist, PreconditionFailed
 from fedstac.domain.explaining import institution_of
 from fedstac.domain.model import Lineage, Record, State, World
-from fedstac.domain.policy import Action, Principal, Touched
+from fedstac.domain.policy import Action, Principal, Resource
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 GONE = (State.DELETED, State.PURGED)
@@ -104,22 +104,22 @@ def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], 
     if vocabulary is not None and vocabulary.institution not in vocabulary.id_template.names:
         return True
     institution = institution_of(target.id, vocabulary) if vocabulary else None
-    return world.policy.may_one_of(principal, actions, Touched(target.id, target.collection, institution))
+    return world.policy.may_one_of(principal, actions, Resource(target.id, target.collection, institution))
 
 
 def _is_hidden(record: Record, principal: Principal, world: World) -> bool:
     if record.state is not State.MARKED:
         return False
-    return not world.policy.may_one_of(principal, MARKING, touched(record, world))
+    return not world.policy.may_one_of(principal, MARKING, resource_of(record, world))
 
 
-def touched(record: Record, world: World) -> Touched:
+def resource_of(record: Record, world: World) -> Resource:
     """Return a stored dataset as the policy sees it, with the institution that its document names."""
     vocabulary = world.vocabulary(record.collection, record.cv_version)
-    return touched_by(record, orjson.loads(record.document or "{}") if vocabulary else {}, vocabulary)
+    return resource_of_document(record, orjson.loads(record.document or "{}") if vocabulary else {}, vocabulary)
 
 
-def touched_by(record: Record, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Touched:
+def resource_of_document(record: Record, document: Mapping[str, Any], vocabulary: Vocabulary | None) -> Resource:
     """Return the same of a document that is parsed already."""
     institution = document["properties"].get(vocabulary.institution) if vocabulary else None
-    return Touched(record.id, record.collection, institution if isinstance(institution, str) else None)
+    return Resource(record.id, record.collection, institution if isinstance(institution, str) else None)
