@@ -61,7 +61,7 @@ _VERBS = """
     delete deliver demote deny derive describe detect discard dispatch divide do download draw drive drop dump edit
     empty enable encode end enforce ensure enter erase escape establish estimate evaluate examine execute exit
     expand expect expire explain export express extend extract fail fall fetch fill filter find finish fit flatten
-    flush fold follow forget form format forward gather generate get give grant group guard guess halve handle hash
+    flush fold follow forget form format forward gather generate get give go grant group guard guess halve handle hash
     hide hold identify ignore import increase index infer inflate inform initialise insert inspect install interrupt
     introduce invalidate invent issue iterate join judge keep kill lay leave lend let limit link list listen load
     locate lock log look lower mail make map mark match measure mend merge migrate move mutate name normalise note
@@ -190,11 +190,13 @@ def _bindings(tree: ast.Module) -> Iterator[Binding]:
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
-                yield Binding(node.lineno, name, id(node) in flags or _is_bool(getattr(node, "annotation", None)))
+                yield Binding(
+                    node.lineno, name, id(node) in flags or _is_flag_or_count(getattr(node, "annotation", None))
+                )
             case ast.Attribute(attr=name, value=ast.Name(id="self"), ctx=ast.Store()):
                 yield Binding(node.lineno, name, id(node) in flags)
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                yield Binding(node.lineno, name, _is_bool(node.returns))
+                yield Binding(node.lineno, name, _is_flag_or_count(node.returns))
             case ast.ClassDef(name=name) | ast.MatchAs(name=str(name)) | ast.ExceptHandler(name=str(name)):
                 yield Binding(node.lineno, name)
 
@@ -204,16 +206,16 @@ def _flags(tree: ast.Module) -> set[int]:
     flags = set()
     for node in ast.walk(tree):
         match node:
-            case ast.AnnAssign(target=target, annotation=annotation) if _is_bool(annotation):
+            case ast.AnnAssign(target=target, annotation=annotation) if _is_flag_or_count(annotation):
                 flags.add(id(target))
             case ast.Assign(targets=targets, value=value) if _is_predicate(value):
                 flags |= {id(target) for target in targets}
     return flags
 
 
-def _is_bool(annotation: ast.expr | None) -> bool:
-    """Return whether an annotation is bool, or bool or None."""
-    return annotation is not None and ast.unparse(annotation) in ("bool", "bool | None")
+def _is_flag_or_count(annotation: ast.expr | None) -> bool:
+    """Return whether an annotation is that of a flag or a count: `rejected: int` counts what is rejected."""
+    return annotation is not None and ast.unparse(annotation) in ("bool", "bool | None", "int")
 
 
 def _is_predicate(value: ast.expr) -> bool:

@@ -77,7 +77,7 @@ class Client:
         http: httpx.Client | None = None,
         on_retry: OnRetry = no_notice,
     ) -> None:
-        """`on_retry` is called before each pause: with the reason, and the seconds until the next try."""
+        """Make a client. `on_retry` is called before each pause, with the reason and the seconds until the next try."""
         self._transport = Transport(url, token, timeout=timeout, retries=retries, http=http, on_retry=on_retry)
         self.url = self._transport.url
 
@@ -176,19 +176,19 @@ class Client:
             more = bool(page["items"]) and any(link["rel"] == "next" for link in page["links"])
 
     def wait(self, id: str, *, visible_at: Sequence[str] = (), timeout: float | None = None) -> Iterator[Request]:
-        """Yield the request now, and again whenever it has got on, until it is final, and visible at the named nodes.
+        """Yield the request now, and again whenever it has moved, until it is final, and visible at the named nodes.
 
         Stalled if nothing moves for `timeout` seconds.
         """
-        last, pause, moved = None, FIRST_LOOK, time.monotonic()
+        last, pause, last_change = None, FIRST_LOOK, time.monotonic()
         while True:
             request = self.request(id)
             if request.document != last:
-                last, pause, moved = request.document, FIRST_LOOK, time.monotonic()
+                last, pause, last_change = request.document, FIRST_LOOK, time.monotonic()
                 yield request
             if request.is_final and all(request.is_visible_at(node) for node in visible_at):
                 return
-            if timeout is not None and time.monotonic() - moved > timeout:
+            if timeout is not None and time.monotonic() - last_change > timeout:
                 raise Stalled(f"the request {id} is {request.status} and has not moved for {timeout:g} s")
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_LOOK)
@@ -228,9 +228,9 @@ class Client:
         return Search(self._transport, body, limit, page)
 
     def whoami(self) -> dict[str, Any]:
-        """Whom the server takes the caller for: name, roles, and of a login issuer, subject, groups, entitlements."""
-        found: dict[str, Any] = self._transport.json("GET", "/me")
-        return found
+        """Return whom the server takes the caller for: name and roles; of a login issuer, subject, groups, entitlements."""
+        caller: dict[str, Any] = self._transport.json("GET", "/me")
+        return caller
 
     def explain(
         self,
@@ -249,24 +249,26 @@ class Client:
         params = {"action": action, "item": item, "as": list(who), "node": list(nodes)}
         params |= {"collection": collection} if collection else {}
         params |= {"institution": institution} if institution else {}
-        found: dict[str, Any] = self._transport.json("GET", "/access/explain", params=params)
-        return found
+        explanation: dict[str, Any] = self._transport.json("GET", "/access/explain", params=params)
+        return explanation
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the node's own groups that the caller belongs to, looks after or may manage."""
-        found: list[dict[str, Any]] = self._transport.json("GET", "/groups")["groups"]
-        return found
+        groups: list[dict[str, Any]] = self._transport.json("GET", "/groups")["groups"]
+        return groups
 
     def group(self, name: str) -> dict[str, Any]:
         """Return one of the node's own groups. NotFound if it is none of the caller's business."""
-        found: dict[str, Any] = self._transport.json("GET", f"/groups/{quote(name, safe='')}")
-        return found
+        group: dict[str, Any] = self._transport.json("GET", f"/groups/{quote(name, safe='')}")
+        return group
 
     def create_group(self, name: str, *, project: str, institution: str, title: str = "") -> dict[str, Any]:
-        """Return a new group; Invalid if there is one of that name for something else."""
-        said = {"name": name, "project": project, "institution": institution, "title": title}
-        found: dict[str, Any] = self._transport.json("POST", "/groups", content=orjson.dumps(said), headers=JSON_BODY)
-        return found
+        """Create a group; Invalid if there is one of that name for something else."""
+        document = {"name": name, "project": project, "institution": institution, "title": title}
+        group: dict[str, Any] = self._transport.json(
+            "POST", "/groups", content=orjson.dumps(document), headers=JSON_BODY
+        )
+        return group
 
     def delete_group(self, name: str) -> None:
         self._transport.send("DELETE", f"/groups/{quote(name, safe='')}")
@@ -288,20 +290,22 @@ class Client:
 
     def collection(self, id: str) -> dict[str, Any]:
         """Return one collection's document. NotFound if there is none."""
-        found: dict[str, Any] = self._transport.json("GET", _collection_path(id))
-        return found
+        collection: dict[str, Any] = self._transport.json("GET", _collection_path(id))
+        return collection
 
     def create_collection(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Create a collection. Conflict if there is one of this id, NotAuthorised for those who may not."""
         content = orjson.dumps(document)
-        found: dict[str, Any] = self._transport.json("POST", "/collections", content=content, headers=JSON_BODY)
-        return found
+        collection: dict[str, Any] = self._transport.json("POST", "/collections", content=content, headers=JSON_BODY)
+        return collection
 
     def update_collection(self, id: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Put a whole document in the place of a collection's."""
         content = orjson.dumps(document)
-        found: dict[str, Any] = self._transport.json("PUT", _collection_path(id), content=content, headers=JSON_BODY)
-        return found
+        collection: dict[str, Any] = self._transport.json(
+            "PUT", _collection_path(id), content=content, headers=JSON_BODY
+        )
+        return collection
 
     def delete_collection(self, id: str) -> None:
         """Delete a collection. Conflict while it has datasets."""
@@ -309,24 +313,24 @@ class Client:
 
     def queryables(self, collection: str) -> dict[str, Any]:
         """Return the properties by which a collection's datasets are searched, as a JSON Schema."""
-        found: dict[str, Any] = self._transport.json("GET", _collection_path(collection) + "/queryables")
-        return found
+        schema: dict[str, Any] = self._transport.json("GET", _collection_path(collection) + "/queryables")
+        return schema
 
     def item(self, collection: str, id: str) -> dict[str, Any]:
         """Return one dataset's document. NotFound if there is none."""
         path = f"/collections/{quote(collection, safe='')}/items/{quote(id, safe='')}"
-        found: dict[str, Any] = self._transport.json("GET", path)
-        return found
+        item: dict[str, Any] = self._transport.json("GET", path)
+        return item
 
     def events(
         self, after: str = "0.0", *, follow: bool = False, collection: str | None = None, type: str | None = None
     ) -> Iterator[FeedPage]:
         """Yield pages of the feed after a cursor, up to its end; with `follow`, wait there for more, for ever.
 
-        NotFound (410) where the feed does not reach back to the cursor. Needs a node's token.
+        NotFound (410) if the feed does not reach back to the cursor. Needs a node's token.
         """
-        chosen = {"collection": collection, "type": type}
-        params: dict[str, Any] = {name: value for name, value in chosen.items() if value}
+        filters = {"collection": collection, "type": type}
+        params: dict[str, Any] = {name: value for name, value in filters.items() if value}
         wait = LONG_POLL_SECONDS if follow else 0
         while True:
             response = self._transport.send(
@@ -360,14 +364,14 @@ class Search:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         page: dict[str, Any] | None = self._first_page()
-        left = self._limit
+        remaining = self._limit
         while page is not None:
             for item in page["features"]:
-                if left == 0:
+                if remaining == 0:
                     return
                 yield item
-                left = None if left is None else left - 1
-            if left == 0:
+                remaining = None if remaining is None else remaining - 1
+            if remaining == 0:
                 return
             following = next((link for link in page.get("links", ()) if link["rel"] == "next"), None)
             page = self._next_page(following) if following else None
@@ -394,7 +398,7 @@ class Search:
         return self._first
 
     def _next_page(self, link: Mapping[str, Any]) -> dict[str, Any]:
-        """By our own address: the one in the link may be that of a proxy we are behind of."""
+        """Return the next page, from our own address: the one in the link may be that of a proxy."""
         if link.get("method", "GET") == "POST":
             return self._post(link["body"])
         page: dict[str, Any] = self._transport.json("GET", "/search?" + urlsplit(link["href"]).query)

@@ -82,7 +82,7 @@ class AsyncClient:
         await self.aclose()
 
     async def perform(self, exchange: Exchange[T]) -> T:
-        """Goes through an exchange to its end."""
+        """Go through an exchange to its end."""
         try:
             step = next(exchange)
             while True:

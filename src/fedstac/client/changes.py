@@ -68,10 +68,10 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
     body = {"collections": [collection or collection_of(id)], "limit": MOST_VERSIONS, "filter-lang": "cql2-text",
             "filter": "base_id = '" + base.replace("'", "''") + "'"}  # fmt: skip
     response = yield Call("POST", "/search", content=orjson.dumps(body), headers={"Content-Type": JSON})
-    found = [Dataset(item, None) for item in json_of(response, "/search")["features"]]
-    if not found and first is None:
+    datasets = [Dataset(item, None) for item in json_of(response, "/search")["features"]]
+    if not datasets and first is None:
         raise missing
-    return sorted(found or ([first] if first else []), key=lambda one: (len(one.version), one.version))
+    return sorted(datasets or ([first] if first else []), key=lambda one: (len(one.version), one.version))
 
 
 def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Replica]]:
@@ -148,7 +148,7 @@ def patch(
     """
     kind = MERGE if isinstance(edit, Mapping) else PATCH
     call = Call("PATCH", _path(id, collection), content=orjson.dumps(edit), headers={"Content-Type": kind})
-    return (yield from _changed(id, call, if_match, dry_run, override))
+    return (yield from _change(id, call, if_match, dry_run, override))
 
 
 def put(
@@ -156,10 +156,10 @@ def put(
     dry_run: bool = False,
 ) -> Exchange[Changed]:  # fmt: skip
     """Put a whole document in the place of the one that is there; see `patch`."""
-    id, named = str(document.get("id", "")), document.get("collection")
-    path = _path(id, collection or (named if isinstance(named, str) else None))
+    id, own_collection = str(document.get("id", "")), document.get("collection")
+    path = _path(id, collection or (own_collection if isinstance(own_collection, str) else None))
     call = Call("PUT", path, content=orjson.dumps(document), headers={"Content-Type": JSON})
-    return (yield from _changed(id, call, if_match, dry_run, override))
+    return (yield from _change(id, call, if_match, dry_run, override))
 
 
 def retract(
@@ -167,17 +167,17 @@ def retract(
     data: str | None = None, collection: str | None = None, if_match: str | None = None, dry_run: bool = False,
 ) -> Exchange[Changed]:  # fmt: skip
     """Retract a dataset; nothing is erased. `data` (keep, restrict, purge) tells the nodes what to do with copies."""
-    said = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data}
-    content = orjson.dumps({name: value for name, value in said.items() if value is not None})
+    retraction = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data}
+    content = orjson.dumps({name: value for name, value in retraction.items() if value is not None})
     call = Call("POST", _path(id, collection) + "/retract", content=content, headers={"Content-Type": JSON})
-    return (yield from _changed(id, call, if_match, dry_run))
+    return (yield from _change(id, call, if_match, dry_run))
 
 
 def reinstate(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[Changed]:
     """Take a retraction back."""
-    return (yield from _changed(id, Call("POST", _path(id, collection) + "/reinstate"), if_match, dry_run))
+    return (yield from _change(id, Call("POST", _path(id, collection) + "/reinstate"), if_match, dry_run))
 
 
 def mark(
@@ -186,14 +186,14 @@ def mark(
 ) -> Exchange[Changed]:  # fmt: skip
     """Mark a dataset for deletion: it is hidden, and nothing is erased yet."""
     params = {"reason": reason} if reason else None
-    return (yield from _changed(id, Call("DELETE", _path(id, collection), params), if_match, dry_run))
+    return (yield from _change(id, Call("DELETE", _path(id, collection), params), if_match, dry_run))
 
 
 def unmark(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[Changed]:
     """Take a mark for deletion back."""
-    return (yield from _changed(id, Call("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
+    return (yield from _change(id, Call("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
 
 
 def put_replica(
@@ -203,7 +203,7 @@ def put_replica(
     """Say where a node has copies, by asset: {"<asset>": {"href": …}}. Other nodes' entries stay as they are."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
     call = Call("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
-    return (yield from _changed(id, call, if_match, dry_run))
+    return (yield from _change(id, call, if_match, dry_run))
 
 
 def remove_replica(
@@ -211,7 +211,7 @@ def remove_replica(
 ) -> Exchange[Changed]:
     """Say that a node has no copies any more."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
-    return (yield from _changed(id, Call("DELETE", path), if_match, dry_run))
+    return (yield from _change(id, Call("DELETE", path), if_match, dry_run))
 
 
 def collection_of(id: str) -> str:
@@ -228,9 +228,7 @@ def _lines(documents: Sequence[Json | bytes]) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def _changed(
-    id: str, call: Call, if_match: str | None, dry_run: bool, override: str | None = None
-) -> Exchange[Changed]:
+def _change(id: str, call: Call, if_match: str | None, dry_run: bool, override: str | None = None) -> Exchange[Changed]:
     headers = dict(call.headers or {}) | ({"If-Match": if_match} if if_match else {})
     headers |= {"Fedstac-Override": override} if override else {}
     if dry_run:
@@ -242,22 +240,22 @@ def _changed(
     response = yield Call(call.method, call.path, call.params, call.content, headers, wait=SERVER_WAITS)
     if response.status_code == HTTPStatus.OK and "monitor" not in response.links:
         return Changed(id, "identical", None)  # nothing was to be done, and no request was made of it
-    return (yield from _settled(id, _request_of(response, call.path)))
+    return (yield from _result_of(id, _request_of(response, call.path)))
 
 
 def _request_of(response: httpx.Response, path: str) -> str:
     """Return the request that an answer is of: in its body while it is under way, else in a link."""
     if response.status_code == 202:
         body = json_of(response, path)
-        named = body.get("id") if isinstance(body, dict) else None
+        request = body.get("id") if isinstance(body, dict) else None
     else:
-        named = response.links.get("monitor", {}).get("url", "").rpartition("/")[2]
-    if not isinstance(named, str) or not named:
+        request = response.links.get("monitor", {}).get("url", "").rpartition("/")[2]
+    if not isinstance(request, str) or not request:
         raise Failed(response.status_code, "no-request", f"{path} was answered without a request to follow")
-    return named
+    return request
 
 
-def _settled(id: str, request: str) -> Exchange[Changed]:
+def _result_of(id: str, request: str) -> Exchange[Changed]:
     """Return what became of a request of one item, once it is final."""
     pause = FIRST_LOOK
     while True:

@@ -59,9 +59,9 @@ class Trouble:
     request: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        found = [finding.as_json() for finding in self.findings]
+        findings = [finding.as_json() for finding in self.findings]
         return {"place": self.place, "id": self.id, "status": self.status, "type": self.type, "detail": self.detail,
-                "findings": found, "request": self.request}  # fmt: skip
+                "findings": findings, "request": self.request}  # fmt: skip
 
 
 def read(path: str, collection: str | None = None) -> Iterator[Entry | Trouble]:
@@ -204,7 +204,7 @@ class _Values:
         self._chunks = chunks
         self._decode: Callable[..., str] = codecs.getincrementaldecoder("utf-8")().decode
         self._read_value = json.JSONDecoder().raw_decode
-        self._text, self._at, self._line, self._counted = "", 0, line, 0
+        self._text, self._at, self._line, self._counted_to = "", 0, line, 0
 
     def documents(self) -> Iterator[tuple[int, bytes]]:
         while self._next():
@@ -264,14 +264,14 @@ class _Values:
             start, self._at = self._at, end
             return value, (start, end)
 
-    def _expect(self, wanted: str = "") -> str:
+    def _expect(self, choices: str = "") -> str:
         """Return the next character that is no space, one of `wanted` if given."""
         if not self._next():
             raise _Syntax(self._number(), "the JSON ends in the middle")
-        found = self._text[self._at]
-        if wanted and found not in wanted:
-            raise _Syntax(self._number(), f"{found!r} where one of {wanted!r} is expected")
-        return found
+        character = self._text[self._at]
+        if choices and character not in choices:
+            raise _Syntax(self._number(), f"{character!r} where one of {choices!r} is expected")
+        return character
 
     def _next(self) -> bool:
         """Move to the next character that is no space; False at the end."""
@@ -284,26 +284,26 @@ class _Values:
                 return False
 
     def _fill(self) -> bool:
-        """More text, at least as much again as there is, so that a long value is not begun again for every chunk."""
-        wanted, parts = max(CHUNK, len(self._text) - self._at), []
-        while wanted > 0 and (chunk := next(self._chunks, None)) is not None:
+        """Read more text, at least as much as there is, so that a long value is not parsed again for every chunk."""
+        size, parts = max(CHUNK, len(self._text) - self._at), []
+        while size > 0 and (chunk := next(self._chunks, None)) is not None:
             try:
                 parts.append(self._decode(chunk))
             except UnicodeDecodeError:
                 raise _Syntax(self._number(), "the text is not UTF-8 here or a little later") from None
-            wanted -= len(parts[-1])
+            size -= len(parts[-1])
         self._text += "".join(parts)
         return any(parts)
 
     def _trim(self) -> None:
         if self._at > CHUNK:
             self._number()
-            self._text, self._at, self._counted = self._text[self._at :], 0, 0
+            self._text, self._at, self._counted_to = self._text[self._at :], 0, 0
 
     def _number(self) -> int:
         """Return the line on which we are."""
-        self._line += self._text.count("\n", self._counted, self._at)
-        self._counted = self._at
+        self._line += self._text.count("\n", self._counted_to, self._at)
+        self._counted_to = self._at
         return self._line
 
 

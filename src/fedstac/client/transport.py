@@ -147,14 +147,14 @@ def checked_address(url: str) -> str:
 
 
 def headers_of(call: Call, token: str | None) -> dict[bytes, bytes]:
-    """Headers in UTF-8. Invalid for what no header may hold; the text is not told, as it may be a secret."""
+    """Return the headers in UTF-8. Invalid for what no header may hold. The text stays out: it may be a secret."""
     bearer = {"Authorization": f"Bearer {token.strip()}"} if token else {}
-    said = {"User-Agent": f"fedstac/{__version__}", **bearer, **(call.headers or {})}
-    for name, text in said.items():
+    texts = {"User-Agent": f"fedstac/{__version__}", **bearer, **(call.headers or {})}
+    for name, text in texts.items():
         if not text.isprintable():
             what = "the token" if name == "Authorization" else f"what goes into the header {name}"
             raise Invalid(400, "bad-request", f"{what} holds a line break or a control character; leave it out")
-    return {name.encode(): text.encode("utf-8", "replace") for name, text in said.items()}
+    return {name.encode(): text.encode("utf-8", "replace") for name, text in texts.items()}
 
 
 def too_long(call: Call) -> Invalid:
@@ -187,9 +187,9 @@ class Transport:
     def close(self) -> None:
         self._http.close()
 
-    def json(self, method: str, path: str, **sent: Any) -> Any:
+    def json(self, method: str, path: str, **options: Any) -> Any:
         """Return the JSON of a successful answer; see `send`."""
-        return json_of(self.send(method, path, **sent), self.url + path)
+        return json_of(self.send(method, path, **options), self.url + path)
 
     def send(
         self,
@@ -226,7 +226,7 @@ class Transport:
             time.sleep(pause)
 
     def perform(self, exchange: Exchange[T]) -> T:
-        """Goes through an exchange to its end."""
+        """Go through an exchange to its end."""
         try:
             step = next(exchange)
             while True:

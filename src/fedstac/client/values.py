@@ -152,14 +152,14 @@ class Dataset:
 
     @property
     def properties(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.document["properties"]
-        return found
+        properties: Mapping[str, Any] = self.document["properties"]
+        return properties
 
     @property
     def base_id(self) -> str | None:
         """The id without its version; None where ids have none."""
-        found = self.properties.get("base_id")
-        return found if isinstance(found, str) else None
+        base_id = self.properties.get("base_id")
+        return base_id if isinstance(base_id, str) else None
 
     @property
     def version(self) -> str:
@@ -177,7 +177,7 @@ class Dataset:
     @property
     def files(self) -> list[File]:
         """Every file at every node, the original first. A file has a checksum or a size; a retracted one shows none."""
-        found: list[File] = []
+        files: list[File] = []
         for key, asset in self.document["assets"].items():
             if "file:checksum" not in asset and "file:size" not in asset:
                 continue
@@ -186,20 +186,20 @@ class Dataset:
             for node, entry in places.items():
                 size, checksum = entry.get("file:size", asset.get("file:size")), entry.get("file:checksum")
                 checksum = checksum or asset.get("file:checksum")
-                found.append(File(self.id, key, node, str(entry.get("href", "")), path, size, checksum))
-        return found
+                files.append(File(self.id, key, node, str(entry.get("href", "")), path, size, checksum))
+        return files
 
     @property
     def replicas(self) -> list[Replica]:
-        """Copies at other nodes, by node; of a retracted dataset nothing is told."""
+        """Copies at other nodes, by node; none of a retracted dataset."""
         hrefs: dict[str, dict[str, str]] = {}
         for key, asset in self.document["assets"].items():
             for node, entry in (asset.get("alternate") or {}).items():
                 hrefs.setdefault(node, {})[key] = str(entry.get("href", ""))
-        told = self.properties.get("fedstac:replicas") or {}
+        counts = self.properties.get("fedstac:replicas") or {}
         return [
             Replica(node, entry.get("files", 0), entry.get("of", 0), bool(entry.get("complete")), hrefs.get(node, {}))
-            for node, entry in sorted(({node: {} for node in hrefs} | told).items())
+            for node, entry in sorted(({node: {} for node in hrefs} | counts).items())
         ]
 
 
@@ -218,8 +218,8 @@ class File:
     @property
     def sha256(self) -> str | None:
         """The SHA-256 in hexadecimal; None where the checksum is of another kind."""
-        found = SHA256.fullmatch(self.checksum or "")
-        return found[1].lower() if found else None
+        match = SHA256.fullmatch(self.checksum or "")
+        return match[1].lower() if match else None
 
     @property
     def is_address(self) -> bool:
@@ -233,12 +233,10 @@ class File:
 
 
 def _path_of(dataset: str, asset: Mapping[str, Any], key: str) -> str:
-    """Return where to put a file: below the folder where one is, whatever the dataset says; "" where that is not
-    possible.
-    """
-    named = asset.get("file:local_path")
+    """Return where to put a file, below the folder for downloads; "" if the dataset names an unsafe path."""
+    local_path = asset.get("file:local_path")
     name = posixpath.basename(unquote(urlsplit(str(asset.get("href", ""))).path)) or key
-    path = named if isinstance(named, str) and named else f"{dataset}/{name}"
+    path = local_path if isinstance(local_path, str) and local_path else f"{dataset}/{name}"
     parts = path.split("/")
     if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") or part[0] == "-" for part in parts):
         return ""

@@ -252,7 +252,7 @@ class _SnapshotParts:
             source_tokens = [token for text in texts for token in _tokens(text)]
             if source_tokens != _tokens(ours.partition("[")[0]):
                 raise VocabularyRefused(
-                    f"{self.facts.project}: the source's {name} template is {' '.join(source_tokens)}, and project.json's"
+                    f"{self.facts.project}: the source's {name} template is {' '.join(source_tokens)}, project.json's"
                     f" {' '.join(_tokens(ours))}; bring project.json in line"
                 )
 
