@@ -39,8 +39,8 @@ async def running(settings: Settings, *, background: bool = True) -> AsyncIterat
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     base_url = settings.public_url or url
     role = roles.INDEX if settings.source else roles.PUBLISH
-    parts = role.parts(settings) if background or settings.source else ()
-    uvicorn = app.running_on(app.create(settings, base_url, background=parts), settings, base_url)
+    settings = settings if background else settings.model_copy(update={"run_workers": False})
+    uvicorn = app.running_on(app.create(settings, base_url, roles=[role]), settings, base_url)
     task = asyncio.create_task(uvicorn.serve(sockets=[listening]))
     while not uvicorn.started:
         if task.done():

@@ -26,7 +26,7 @@ from fedstac.domain.errors import MissingPermission, StacInvalid
 from fedstac.domain.policy import Principal
 from fedstac.publication import CollectionWriter
 from fedstac.settings import Settings
-from fedstac.workers import publisher
+from fedstac.workers import publisher, roles
 
 Json = dict[str, Any]
 ROOT = Principal("root", frozenset({"admin"}))
@@ -38,7 +38,9 @@ RETRACTION = {"retraction": {"reason": "wrong forcing"}, "expected": None}
 @pytest.fixture
 async def services(dsn: str) -> AsyncIterator[Services]:
     """The services of a node that nobody serves, with the collection CMIP6."""
-    application = app.create(Settings(dsn=dsn, node="west", _env_file=None), "https://west.example")
+    application = app.create(
+        Settings(dsn=dsn, node="west", run_workers=False, _env_file=None), "https://west.example", roles=[roles.PUBLISH]
+    )
     async with application.router.lifespan_context(application):
         made: Services = application.state.services
         async with made.node.pool.acquire() as conn:

@@ -333,6 +333,38 @@ async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: No
     assert told == [1000, 1000, 200]
 
 
+async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_goes_on(
+    node: Node, conn: Connection
+) -> None:
+    class Refusing(Source):
+        is_refusing = True
+        acknowledged: Cursor | None = None
+
+        async def receive(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
+            return EventPage(self.entries, Cursor(1, after.pos + 1))
+
+        async def acknowledge(
+            self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+        ) -> None:
+            if self.is_refusing:
+                raise NotServed("/events/status answered 422")
+            self.acknowledged = through
+
+    first, second = sample.items(2)
+    source = Refusing([entry(node, first, CMIP6)])
+    follower = follower_of(node, source)
+    await follower.step(0)
+    source.entries = [orjson.loads(entry(node, second, CMIP6))]
+    await follower.step(0)
+    assert (await here(conn))[0] == sorted([first["id"], second["id"]])
+    assert node.parts.troubles() == {"follower acknowledgements": "the source refuses an acknowledgement; trying again"}
+    source.is_refusing = False
+    follower._acknowledge_at = 0.0
+    await follower.step(0)
+    assert source.acknowledged == follower.applied
+    assert node.parts.troubles() == {}
+
+
 # --- whatever an origin says, only what it says it of waits ---
 
 

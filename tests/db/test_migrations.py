@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,3 +144,48 @@ def test_hot_statements_have_their_index(owner: str, statement: str, index: str)
 def test_no_two_migrations_have_one_number() -> None:
     numbers = [migration.number for migration in migrations.read(settings.folder("migrations"))]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+# --- from the release before ---
+
+BEFORE_CONSUMERS = 27  # the last migration of the release that knew one consumer
+OLD_MOVE = """INSERT INTO fedstac.cursor (origin, epoch, pos, snapshot) VALUES ('north', 1, 9, NULL)
+    ON CONFLICT (origin) DO UPDATE SET epoch = EXCLUDED.epoch, pos = EXCLUDED.pos, snapshot = EXCLUDED.snapshot"""
+OLD_PARK = """INSERT INTO fedstac.parked (origin, pos, event_id, subject, epoch, seq, detail, event)
+    VALUES ('north', 8, 'e2', 'c/y', 1, 2, 'd', '{}')
+    ON CONFLICT (origin, subject) DO UPDATE SET pos = EXCLUDED.pos"""
+
+
+@pytest.fixture
+def old_release(cluster: embedded.Cluster, bare: str, tmp_path: Path) -> str:
+    """The owner's DSN of an index node's database as the release before left it, with data."""
+    for file in settings.folder("migrations").glob("*.sql"):
+        if int(file.name[:4]) <= BEFORE_CONSUMERS:
+            shutil.copy(file, tmp_path)
+    migrations.setup(cluster.dsn(bare))
+    owner = cluster.dsn(bare, user="fedstac_owner", password="owner")
+    migrations.migrate(owner, tmp_path)
+    with psycopg.connect(owner, autocommit=True) as conn:
+        conn.execute("INSERT INTO fedstac.cursor VALUES ('north', 1, 7, NULL), ('west', 2, 5, 'page')")
+        conn.execute("INSERT INTO fedstac.parked VALUES ('north', 'e1', 'c/x', 3, 'why', '{}', now(), 1, 4)")
+    return owner
+
+
+def test_an_index_nodes_places_and_parked_events_are_kept_when_it_becomes_one_consumer_of_several(
+    old_release: str,
+) -> None:
+    run(old_release)
+    with psycopg.connect(old_release, autocommit=True) as conn:
+        places = conn.execute("SELECT consumer, origin, epoch, pos, snapshot FROM fedstac.consumer_cursor ORDER BY 2")
+        assert places.fetchall() == [("index", "north", 1, 7, None), ("index", "west", 2, 5, "page")]
+        parked = conn.execute("SELECT consumer, origin, subject, event_id, pos, epoch, seq FROM fedstac.parked_event")
+        assert parked.fetchall() == [("index", "north", "c/x", "e1", 3, 1, 4)]
+
+
+def test_the_release_before_goes_on_with_the_newer_schema(old_release: str) -> None:
+    run(old_release)
+    with psycopg.connect(old_release, autocommit=True) as conn:
+        conn.execute(OLD_MOVE)
+        conn.execute(OLD_PARK)
+        assert conn.execute("SELECT pos FROM fedstac.cursor WHERE origin = 'north'").fetchone() == (9,)
+        assert conn.execute("SELECT pos FROM fedstac.consumer_cursor WHERE origin = 'north'").fetchone() == (7,)

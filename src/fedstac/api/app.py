@@ -44,6 +44,7 @@ from fedstac.identity.policy_files import Policies
 from fedstac.runtime.capacity import Memory, Threads
 from fedstac.settings import Settings
 from fedstac.workers import processes
+from fedstac.workers.roles import Role
 
 log = structlog.get_logger()
 
@@ -75,8 +76,9 @@ class Application(StacApi):  # type: ignore[misc]
         """Leave the routes of health to the capability that declares them."""
 
 
-def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()) -> FastAPI:
-    """Return the application of a node, not yet guarded. `background` runs beside it while it serves."""
+def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastAPI:
+    """Return the application of a node, not yet guarded. The parts of its roles run beside it while it serves."""
+    background = [part for role in roles for part in role.parts(settings)]
     callers = identity.principals_factory(settings)
     policies = Policies(settings.policy, settings.globus_policy, here=settings.node)  # refused before anything runs
     title = f"fedstac {settings.node}"
@@ -100,7 +102,7 @@ def create(settings: Settings, base_url: str, *, background: Sequence[Part] = ()
                 node=node, base_url=base_url, conformance=conformance, openapi=description, principals=principals,
                 refusals=recorder, queryables=QueryableNames(node), admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
-                health=HealthLook(node),
+                health=HealthLook(node, roles), roles=roles,
             )  # fmt: skip
             app.state.services = services
             yield
@@ -137,7 +139,7 @@ def _limit_for(settings: Settings) -> Callable[[Scope], int]:
     return limit
 
 
-def serve(settings: Settings, background: Sequence[Part], *, on_ready: Callable[[str], object] | None = None) -> None:
+def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str], object] | None = None) -> None:
     """Serve a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot.
 
     PartGaveUp where a background part ended again and again.
@@ -146,7 +148,7 @@ def serve(settings: Settings, background: Sequence[Part], *, on_ready: Callable[
         host, port = listening.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         base_url = (settings.public_url or address).rstrip("/")
-        app = create(settings, base_url, background=background)
+        app = create(settings, base_url, roles=roles)
 
         def ready(_: str) -> None:
             gc.collect()

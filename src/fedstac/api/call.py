@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named her
     from fedstac.api.writing.refusals import Refusals
     from fedstac.bootstrap import Node
     from fedstac.runtime.capacity import Memory, Threads
+    from fedstac.workers.roles import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,12 @@ class Services:
     memory: Memory
     threads: Threads
     health: HealthLook
+    roles: Sequence[Role]  # of this process
+
+    @property
+    def publishes(self) -> bool:
+        """Return whether datasets are published at this node."""
+        return not any(role.follows for role in self.roles)
 
 
 async def _no_body() -> bytes:

@@ -230,11 +230,11 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         {"origin": TEXT, "cursor": TEXT, "nodes": _list(_object({"node": TEXT, "through": TEXT}))}
     ),
     "Acknowledgement": _object(
-        {"node": TEXT, "epoch": WHOLE, "through": WHOLE,
+        {"node": TEXT, "consumer": TEXT, "epoch": WHOLE, "through": WHOLE,
          "exceptions": _list(_object({"event_id": TEXT,
                                       "outcome": _enum("applied", "ignored", "rejected", "parked"), "detail": TEXT},
                                      maybe=("detail",)))},
-        maybe=("node", "exceptions"),
+        maybe=("node", "consumer", "exceptions"),
     ),
     "Snapshot": _object({"origin": TEXT, "cursor": TEXT, "next": MAYBE_TEXT, "entries": _list(OBJECT)}),
     "Digests": _object({"origin": TEXT, "cursor": TEXT, "entries": _list(OBJECT)}),

@@ -111,7 +111,7 @@ def serve(ready_file: ReadyFile = None) -> None:
     from fedstac.workers import roles
 
     settings = environment.load()
-    api.serve(settings, roles.PUBLISH.parts(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(settings, [roles.PUBLISH], on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
 @app.command(
@@ -135,7 +135,7 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
         "source": " ".join(each.address for each in sources),
         "source_token": " ".join(each.token for each in sources),
     })  # fmt: skip
-    api.serve(settings, roles.INDEX.parts(settings), on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(settings, [roles.INDEX], on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac worker"))

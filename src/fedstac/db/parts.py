@@ -56,3 +56,16 @@ async def elsewhere(conn: Connection, process: str) -> dict[str, Standing]:
     return {
         row["name"]: Standing(row["running"], row["wanted"], row["restarts"], tuple(row["troubles"])) for row in rows
     }
+
+
+def everywhere(states: Mapping[str, PartState], elsewhere: Mapping[str, Standing]) -> dict[str, Standing]:
+    """Return how the parts stand in this process and the others together."""
+    standings = dict(elsewhere)
+    for name, state in states.items():
+        other = standings.get(name, Standing(0, 0, 0))
+        troubles = (state.trouble, *other.troubles) if state.trouble else other.troubles
+        standings[name] = Standing(
+            other.running + state.running, other.wanted + state.wanted, other.restarts + state.restarts,
+            tuple(dict.fromkeys(troubles)),
+        )  # fmt: skip
+    return dict(sorted(standings.items()))

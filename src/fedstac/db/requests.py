@@ -340,7 +340,7 @@ async def visible(conn: Connection, pos: int) -> list[tuple[str, datetime | None
            SELECT k.node, (SELECT s.at FROM fedstac.node_status s
                            WHERE s.node = k.node AND (s.epoch, s.through) >= ((SELECT epoch FROM since), $1::bigint)
                              AND s.through >= $1::bigint ORDER BY s.epoch, s.through LIMIT 1) AS at
-           FROM known k WHERE k.node IS NOT NULL ORDER BY k.node""",
+           FROM known k WHERE k.node IS NOT NULL AND k.node NOT LIKE '%/%' ORDER BY k.node""",
         pos,
     )
     return [(row["node"], row["at"]) for row in rows]

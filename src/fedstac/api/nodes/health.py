@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -17,11 +17,9 @@ from fedstac.bootstrap import Node
 from fedstac.db import health, schema
 from fedstac.db import parts as parts_of_node
 from fedstac.db.connections import OperatorsFault, is_transient
-from fedstac.db.health import Parts
-from fedstac.db.parts import Standing
 from fedstac.domain.errors import Unavailable
 from fedstac.workers import roles
-from fedstac.workers.roles import Outlook
+from fedstac.workers.roles import Outlook, Role
 
 ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
@@ -36,7 +34,7 @@ class Health:
 
 
 async def get_health(call: Call) -> Response:
-    """GET /healthcheck: 200 while the database answers; Unavailable (503) while it does not, or lacks what we need.
+    """Return how the node stands. Unavailable (503) while the database does not answer, or lacks what the node needs.
 
     `status` is ok or degraded, with the `reasons`. `parts`: what runs in the background of all processes, how many
     instances, and how often they were started again. `sequencer`: leading or absent. `workers`: idle, working, stalled
@@ -48,7 +46,7 @@ async def get_health(call: Call) -> Response:
 
 
 async def get_readiness(call: Call) -> Response:
-    """GET /readiness: 200 with the same body while everything works; Unavailable (503) with the reasons otherwise."""
+    """Return how the node stands while everything works. Unavailable (503) with the reasons otherwise."""
     health = await call.services.health.health()
     if health.reasons:
         raise Unavailable(f"the node does not work as it should: {'; '.join(health.reasons)}", retry_after=5)
@@ -72,25 +70,26 @@ def _answer(body: Mapping[str, object]) -> Response:
 class HealthLook:
     """The last look at how a node stands: many callers cost one look."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, process_roles: Sequence[Role]) -> None:
+        self._node, self._roles = node, process_roles
         self._until = 0.0
         self._health: Health | None = None
 
     async def health(self) -> Health:
         """Return how the node stands, or stood a moment ago. Unavailable where the database does not answer."""
         if self._health is None or self._until < time.monotonic():
-            self._health, self._until = await _look(self._node), time.monotonic() + KEPT_SECONDS
+            self._health, self._until = await _look(self._node, self._roles), time.monotonic() + KEPT_SECONDS
         return self._health
 
 
-async def _look(node: Node) -> Health:
+async def _look(node: Node, process_roles: Sequence[Role]) -> Health:
     try:
         async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
             soundness = await schema.look(conn)
             if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
                 soundness.require()
-            found = await health.parts(conn), await parts_of_node.elsewhere(conn, node.parts.process)
+            parts = await health.parts(conn)
+            elsewhere = await parts_of_node.elsewhere(conn, node.parts.process)
     except OperatorsFault as fault:
         node.parts.fails("api", fault)
         raise Unavailable(str(fault), retry_after=5) from None
@@ -100,13 +99,13 @@ async def _look(node: Node) -> Health:
         if not isinstance(error, Unavailable):  # that says that many ask
             node.parts.fails("api", error)
         raise Unavailable("the database does not answer; try again", retry_after=2) from None
-    return _stand_of(node, *found)
+    standings = parts_of_node.everywhere(node.parts.states, elsewhere)
+    return _stand_of(node, process_roles, Outlook(node.settings, parts, standings))
 
 
-def _stand_of(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> Health:
-    standings = _everywhere(node, elsewhere)
-    role = roles.INDEX if node.settings.source else roles.PUBLISH
-    stand = role.stand(Outlook(node.settings, parts, standings))
+def _stand_of(node: Node, process_roles: Sequence[Role], outlook: Outlook) -> Health:
+    standings = outlook.standings
+    stand = {member: word for role in process_roles for member, word in role.stand(outlook).items()}
     reasons = [f"{name}: {trouble}" for name, standing in standings.items() for trouble in standing.troubles]
     reasons += [
         f"{name}: {standing.wanted - standing.running} of {standing.wanted} do not run"
@@ -123,16 +122,3 @@ def _stand_of(node: Node, parts: Parts, elsewhere: Mapping[str, Standing]) -> He
         },
     }  # fmt: skip
     return Health(body, tuple(reasons))
-
-
-def _everywhere(node: Node, elsewhere: Mapping[str, Standing]) -> dict[str, Standing]:
-    """Return how the parts stand in this process and the others together."""
-    found = dict(elsewhere)
-    for name, state in node.parts.states.items():
-        other = found.get(name, Standing(0, 0, 0))
-        troubles = (state.trouble, *other.troubles) if state.trouble else other.troubles
-        found[name] = Standing(
-            other.running + state.running, other.wanted + state.wanted, other.restarts + state.restarts,
-            tuple(dict.fromkeys(troubles)),
-        )  # fmt: skip
-    return dict(sorted(found.items()))

@@ -117,7 +117,7 @@ async def post_destination(call: Call) -> Response:
     A repeat changes nothing and sends nothing.
     """
     node, caller = call.node, call.caller
-    if node.settings.source:
+    if not call.services.publishes:
         raise BadRequest("this node publishes nothing and tells nothing; register at the node where you publish")
     address, topics = _read(node.settings, strict_json.parse(await call.body.read()))
     trusted = _needs_no_confirmation(node.settings, caller, address)

@@ -1,0 +1,182 @@
+"""Consumers: a new one is a handler and a role, shares a database with the others, and outlives events that kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import psycopg
+
+from fedstac import bootstrap
+from fedstac.bootstrap import Node
+from fedstac.db.connections import Connection
+from fedstac.demo import embedded, sample
+from fedstac.domain.events import Cursor
+from fedstac.messaging.origin import Origin
+from fedstac.workers import roles
+from fedstac.workers.following import Page, Rejection
+from tests.api.conftest import Api, StartApi
+from tests.api.conftest import api as api
+from tests.api.conftest import start_api as start_api
+from tests.support.waiting import PATIENCE, until
+
+# --- everything that a fourth consumer needs ---
+
+
+class Counter:
+    """Counts the events of each dataset, and lets its acknowledgement wait."""
+
+    consumer = "counter"
+
+    def __init__(self, node: Node, origin: Origin) -> None:
+        self.may_acknowledge = allowance
+
+    async def prepare(self, page: Page) -> Sequence[Rejection]:
+        return [Rejection(event, "no dataset") for event in page.events if "id" not in event["data"]]
+
+    async def handle(self, conn: Connection, page: Page) -> Sequence[Rejection]:
+        ids = [event["data"]["id"] for event in page.events]
+        await conn.execute("INSERT INTO public.counted SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", ids)
+        return ()
+
+    async def acknowledgeable(self, origin: str, applied: Cursor) -> Cursor:
+        return applied if self.may_acknowledge.is_set() else Cursor(0, 0)
+
+
+allowance = asyncio.Event()
+COUNTER = roles.consumer("counter", Counter)
+
+# ---
+
+
+def make_table(cluster: embedded.Cluster, dsn: str) -> None:
+    with psycopg.connect(cluster.dsn(urlsplit(dsn).path.lstrip("/")), autocommit=True) as conn:
+        conn.execute("CREATE TABLE public.counted (id text PRIMARY KEY)")
+        conn.execute("GRANT SELECT, INSERT ON public.counted TO fedstac_writer")
+
+
+async def acknowledged(api: Api) -> dict[str, int]:
+    """Through which position each consumer has acknowledged at the origin."""
+    body = (await api.admin.get("/events/head", headers=bearer(api))).json()
+    return {row["node"]: int(row["through"].partition(".")[2]) for row in body["nodes"]}
+
+
+def bearer(api: Api) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api.tokens['node:east']}"}
+
+
+async def test_a_fourth_role_follows_beside_an_index_node_in_one_database(
+    api: Api, start_api: StartApi, make_database: Callable[[], str], cluster: embedded.Cluster
+) -> None:
+    allowance.clear()
+    dsn = make_database()
+    make_table(cluster, dsn)
+    index = await start_api(dsn=dsn, node="east", source=api.url, source_token=api.tokens["node:east"])
+    items = list(sample.items(3, versions=1))
+    body = {"type": "FeatureCollection", "features": items}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
+    async with (
+        bootstrap.node(index.settings) as node,
+        bootstrap.beside(node, COUNTER.parts(index.settings), asyncio.Event()),
+        node.pool.acquire() as conn,
+    ):
+
+        async def both_have_everything() -> bool:
+            counted = {row[0] for row in await conn.fetch("SELECT id FROM public.counted")}
+            found = (await index.anyone.get("/search")).json()["features"]
+            return counted == {item["id"] for item in found} == {item["id"] for item in items}
+
+        await until(both_have_everything)
+        places = await conn.fetch("SELECT consumer, origin FROM fedstac.consumer_cursor ORDER BY 1")
+        assert [tuple(row) for row in places] == [("counter", "west"), ("index", "west")]
+        # the new one parks what it does not take; that is no matter of the other
+        parked = await conn.fetch("SELECT consumer, subject FROM fedstac.parked_event")
+        assert [tuple(row) for row in parked] == [("counter", "CMIP6")]
+
+        async def is_shown() -> bool:
+            body = (await index.anyone.get("/healthcheck")).json()
+            return body["follower"] == "following" and body["parts"].get("counter", {}).get("running") == 1
+
+        await until(is_shown)
+
+        async def index_has_acknowledged() -> bool:
+            return "east" in await acknowledged(api)
+
+        await until(index_has_acknowledged)
+        assert "east/counter" not in {name: pos for name, pos in (await acknowledged(api)).items() if pos}
+        allowance.set()
+
+        async def both_have_acknowledged() -> bool:
+            through = await acknowledged(api)
+            return through.get("east/counter") == through.get("east")
+
+        await until(both_have_acknowledged)
+    [request] = (await api.admin.get("/requests")).json()["requests"][:1]
+    visible = (await api.admin.get(f"/requests/{request['id']}")).json()["visible"]
+    assert [entry["node"] for entry in visible] == ["east"]
+
+
+# --- events that kill ---
+
+KILLED_BY = """
+import os, signal, sys
+from fedstac import publication
+from fedstac.cli import main
+from fedstac.domain.events import DatasetEvent
+
+apply = publication.apply
+
+async def killing(conn, page):
+    if any(isinstance(event, DatasetEvent) and event.record.id == {killer!r} for event in page):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await apply(conn, page)
+
+publication.apply = killing
+sys.argv = ["fedstac", "index-node"]
+main()
+"""
+
+
+async def test_an_event_that_kills_the_process_is_parked_after_a_few_deaths_and_the_rest_is_applied(
+    api: Api, make_database: Callable[[], str]
+) -> None:
+    items = list(sample.items(40, versions=1))
+    killer = items[17]["id"]
+    body = {"type": "FeatureCollection", "features": items}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
+    dsn = make_database()
+    environment = {
+        **os.environ, "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "east", "FEDSTAC_PORT": "0", "FEDSTAC_SOURCE": api.url,
+        "FEDSTAC_SOURCE_TOKEN": api.tokens["node:east"],
+    }  # fmt: skip
+    conn = await asyncpg.connect(dsn)
+
+    async def parked() -> list[Any]:
+        return [row[0] for row in await conn.fetch("SELECT detail FROM fedstac.parked_event")]
+
+    deaths = 0
+    while not await parked():
+        assert deaths < 9
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", KILLED_BY.format(killer=killer), env=environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while process.returncode is None and not await parked():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+        deaths += process.returncode == -9
+    assert await parked() == ["3 processes of this node ended while they applied it"]
+    shown = {row[0] for row in await conn.fetch("SELECT id FROM fedstac.record")}
+    assert shown == {item["id"] for item in items} - {killer}
+    assert await conn.fetchval("SELECT deaths FROM fedstac.consumer_cursor") == 0
+    await conn.close()
