@@ -32,7 +32,7 @@ def zigzag(vertices: int) -> Json:
 
 
 def counted(pieces: Iterator[bytes], headers: dict[str, str], most: int | None) -> int:
-    """Bytes that are read of a body until it is refused."""
+    """Return bytes that are read of a body until it is refused."""
     counter = BodyCounter(headers, most)
     try:
         for piece in pieces:

@@ -124,7 +124,7 @@ class Catalogue:
             raise AssertionError(f"{step} was accepted twice under one key")
 
     async def follow(self, chance: random.Random) -> None:
-        """Gives positions, and tells east what is new in pages that overlap, each in any order.
+        """Give positions, and tell east what is new in pages that overlap, each in any order.
 
         I5: what was read of the feed stays as it was. I11: east never shows two latest of a lineage.
         """
@@ -186,7 +186,7 @@ async def stored(conn: Connection, lineages: Mapping[str, int]) -> dict[str, Rec
 
 @asynccontextmanager
 async def opened(make_database: Callable[[], str]) -> AsyncIterator[Catalogue]:
-    """A catalogue with nothing in it but two collections."""
+    """Yield a catalogue with nothing in it but two collections."""
     east = await connections.connect(make_database())
     try:
         await feed.establish(east, "east", os.urandom(32))
@@ -248,7 +248,7 @@ class Ground:
             self.leave()
 
     def _check(self, catalogue: Catalogue) -> list[invariants.Violation]:
-        """What is wrong with all that is there, which then is no place for others; unless it is known to be spoilt."""
+        """Return what is wrong with the whole database, unless it is spoilt on purpose."""
         wrong = [] if self._is_spoilt else self.run(catalogue.check())
         if wrong:
             self._is_spoilt = True

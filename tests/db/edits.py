@@ -52,7 +52,7 @@ class Said(Protocol):
     def repeatable(self) -> bool: ...
 
     def of(self, known: Item) -> Edit:
-        """The edit of a dataset that is served as `known`, read as the API reads it; its Problem."""
+        """Return the edit of the dataset served as `known`, read as the API reads it, or its Problem."""
         ...
 
 

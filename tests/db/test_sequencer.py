@@ -22,7 +22,7 @@ SEED = 4711
 
 
 async def positions(conn: Connection) -> list[int]:
-    """The outbox ids in the order of the feed, after looking that positions are dense."""
+    """Return the outbox ids in the order of the feed, after looking that positions are dense."""
     rows = await conn.fetch("SELECT pos, id FROM fedstac.feed ORDER BY pos")
     assert [row["pos"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["id"] for row in rows]
@@ -42,7 +42,7 @@ class Undone(Exception):
 
 
 async def write_and_roll_back(conn: Connection, seed: int) -> int:
-    """Publishes versions of shared lineages; a third of it is rolled back. How many events were committed."""
+    """Publish versions of shared lineages; a third of it is rolled back. Return the number of committed events."""
     chance = random.Random(f"{SEED}/{seed}")
     written = 0
     for _ in range(12):

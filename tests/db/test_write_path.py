@@ -256,7 +256,7 @@ async def test_two_workers_keep_the_order_of_each_lineage(west: Node, dsn: str, 
 
 
 async def drain(node: Node, name: str) -> None:
-    """Works as long as anything is queued, also while another worker holds it."""
+    """Work as long as anything is queued, also while another worker holds it."""
     async with node.pool.acquire() as conn:
         while await conn.fetchval("SELECT EXISTS (SELECT 1 FROM fedstac.request_item WHERE status = 'queued')"):
             await publisher.work_once(node, conn, name)
@@ -338,7 +338,7 @@ async def test_every_order_of_delivery_gives_the_same(log: list[Event], east: Co
 
 
 def shuffled(log: list[DatasetEvent], chance: random.Random) -> list[list[Event]]:
-    """All events in some order, a third of them again, cut into pages of any size."""
+    """Return all events in some order, a third of them again, cut into pages of any size."""
     some: list[Event] = [*log, *chance.sample(log, len(log) // 3)]
     chance.shuffle(some)
     pages = []

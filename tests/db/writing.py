@@ -40,7 +40,7 @@ BATCH = 200
 
 
 def titled(item: Item, title: str) -> Item:
-    """The same version with the same files and another description."""
+    """Return the same version with the same files and another description."""
     changed = copy.deepcopy(item)
     changed["properties"]["description"] = title
     return changed
@@ -57,7 +57,7 @@ def version(item: Item, day: int) -> Item:
 
 
 def plain(number: int, title: str = "") -> Item:
-    """An item of a collection without a vocabulary."""
+    """Return an item of a collection without a vocabulary."""
     return {
         "type": "Feature", "stac_version": "1.1.0", "id": f"thing-{number}", "collection": "plain",
         "geometry": {"type": "Point", "coordinates": [number % 180, number % 90]},
@@ -92,7 +92,7 @@ async def create_collections(node: Node, *names: str) -> None:
 
 
 async def submit(conn: Connection, *items: Item) -> requests.NewRequest:
-    """Accepts a batch as the API does; the workers find it in the queue."""
+    """Accept a batch as the API does; the workers find it in the queue."""
     drafts = [draft(item) for item in items]
     new = [requests.NewItem(d.lineage, d.id, orjson.dumps(i).decode()) for d, i in zip(drafts, items, strict=True)]
     collection = items[0]["collection"]
@@ -132,7 +132,7 @@ async def sequence_all(conn: Connection) -> None:
 
 
 async def whole_feed(conn: Connection) -> list[Event]:
-    """Every event as a consumer reads it."""
+    """Return every event as a consumer reads it."""
     head = await feed.head(conn)
     entries = await feed.page(conn, 0, 1_000_000)
     while entries and (more := await feed.page(conn, entries[-1].pos, 1_000_000)):
@@ -171,7 +171,7 @@ async def searched(conn: Connection) -> dict[str, bool]:
 
 
 async def until(conn: Connection, query: str, *values: object) -> None:
-    """Waits until a query gives true."""
+    """Wait until a query gives true."""
     deadline = time.monotonic() + PATIENCE
     while not await conn.fetchval(query, *values):
         assert time.monotonic() < deadline, f"waited in vain for: {query}"
@@ -179,7 +179,7 @@ async def until(conn: Connection, query: str, *values: object) -> None:
 
 
 async def is_blocked(watcher: Connection, blocked: Connection, by: Connection) -> None:
-    """Waits until one connection waits for a lock of another."""
+    """Wait until one connection waits for a lock of another."""
     await until(watcher, "SELECT $1 = ANY (pg_blocking_pids($2))", by.get_server_pid(), blocked.get_server_pid())
 
 

@@ -260,7 +260,7 @@ def test_a_fault_is_not_told_twice() -> None:
 
 
 def folder_and_files(text: str) -> Change:
-    """The same change in the properties, and in the names and folders of the files."""
+    """Return the same change in the properties, and in the names and folders of the files."""
 
     def change(document: Json) -> None:
         document["assets"] = json.loads(json.dumps(document["assets"]).replace(FACET, text))
@@ -396,7 +396,7 @@ _SECOND: list[validation.Checker] = []
 
 
 def bootstrap_elsewhere() -> validation.Checker:
-    """A checker as another node has it."""
+    """Return a checker as another node has it."""
     if not _SECOND:
         _SECOND.append(open_checker())
     return _SECOND[0]

@@ -61,7 +61,7 @@ FOLDER = settings.folder("extensions")
 
 
 def toy(**changes: Any) -> Vocabulary:
-    """A vocabulary of a snapshot that is written by hand."""
+    """Return a vocabulary of a snapshot that is written by hand."""
     return parse(orjson.dumps(SNAPSHOT | changes))
 
 

@@ -228,7 +228,7 @@ class Client:
         return Search(self._transport, body, limit, page)
 
     def whoami(self) -> dict[str, Any]:
-        """Return whom the server takes the caller for: name and roles; of a login issuer, subject, groups, entitlements."""
+        """Return whom the server takes the caller for: name and roles; after a login issuer, subject and groups too."""
         caller: dict[str, Any] = self._transport.json("GET", "/me")
         return caller
 
