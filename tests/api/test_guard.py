@@ -37,7 +37,7 @@ from structlog.testing import capture_logs
 
 from fedstac.api.http import problems
 from fedstac.api.http.guard import Guard
-from fedstac.api.http.server import Config, Server, run
+from fedstac.api.http.server import Config, HttpServer, run
 from fedstac.domain import errors
 from tests.conftest import REPOSITORY
 from tests.support.waiting import PATIENCE
@@ -124,7 +124,7 @@ def application() -> Starlette:
 @contextlib.contextmanager
 def serving(app: Any, **options: Any) -> Iterator[str]:
     ready: queue.Queue[str] = queue.Queue()
-    server = Server(Config(app, **options), on_ready=ready.put)
+    server = HttpServer(Config(app, **options), on_ready=ready.put)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

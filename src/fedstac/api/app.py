@@ -167,7 +167,7 @@ def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str]
 
 def running_on(
     app: FastAPI, settings: Settings, base_url: str, *, on_ready: Callable[[str], object] | None = None
-) -> server.Server:
+) -> server.HttpServer:
     """Return the server of an application, behind its guard; it ends long polls before it waits for open answers."""
     access_log = AccessLog() if settings.access_log else None
     fast_path = FastPath(app, TABLE)
@@ -188,7 +188,9 @@ def running_on(
         log.info("stopping")
         app.state.services.node.stop()
 
-    uvicorn_server = server.Server(config, lifespan=app.router.lifespan_context(app), on_ready=on_ready, on_stop=stop)
+    uvicorn_server = server.HttpServer(
+        config, lifespan=app.router.lifespan_context(app), on_ready=on_ready, on_stop=stop
+    )
 
     def end() -> None:
         uvicorn_server.should_exit = True

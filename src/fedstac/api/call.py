@@ -74,7 +74,7 @@ class RequestBody:
 
 
 @dataclass(slots=True)
-class Progress:
+class CallProgress:
     """How far a request has come; the row of its refusal in the audit log is made from it."""
 
     caller: Principal | None = None
@@ -96,7 +96,7 @@ class Call:
     path: str = "/"
     query_string: str = ""
     request_id: str = ""  # stands in the log, in the audit log and in the answer
-    progress: Progress = field(default_factory=Progress)
+    progress: CallProgress = field(default_factory=CallProgress)
 
     @property
     def node(self) -> Node:

@@ -26,4 +26,4 @@ class Capability(ApiExtension):  # type: ignore[misc]
 
     def register(self, app: FastAPI) -> None:
         """Add the routes to an application, each behind the checks that it declares."""
-        app.router.routes.extend(endpoint.served(route) for route in self.routes)
+        app.router.routes.extend(endpoint.starlette_route(route) for route in self.routes)

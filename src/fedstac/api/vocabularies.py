@@ -1,4 +1,4 @@
-"""Vocabularies as they are served to other nodes and to people, and documents judged with them."""
+"""Vocabularies over HTTP: for other nodes, for people, and to judge documents with."""
 
 from __future__ import annotations
 
@@ -29,29 +29,25 @@ def _vocabularies(call: Call) -> Vocabularies:
     return call.node.checker.vocabularies
 
 
-async def _named(call: Call) -> Vocabulary:
-    """The version that the path names. NotFound where it is not here."""
-    node = call.node
+async def _vocabulary(call: Call) -> Vocabulary:
+    """Return the version that the path names. NotFound where it is not here."""
+    node, vocabularies = call.node, _vocabularies(call)
     project, version = call.path_params["project"], call.path_params["version"]
-    known = _vocabularies(call)
     if version == CURRENT:
-        current = known.current(project)
-        if current is None:
-            raise _unknown_project(known, project)
-        return current
-    try:
-        found = await node.vocabulary(project, version) if known.of(project) else None
-    except UnknownVersion as error:
-        raise NotFound(str(error)) from None
-    if found is None:
-        raise _unknown_project(known, project)
-    return found
+        vocabulary = vocabularies.current(project)
+    else:
+        try:
+            vocabulary = await node.vocabulary(project, version) if vocabularies.of(project) else None
+        except UnknownVersion as error:
+            raise NotFound(str(error)) from None
+    if vocabulary is None:
+        raise _unknown_project(vocabularies, project)
+    return vocabulary
 
 
-def _unknown_project(known: Vocabularies, project: str) -> NotFound:
-    return NotFound(
-        f"there is no vocabulary of {project[:80]!r} here; there are {', '.join(known.projects()) or 'none'}"
-    )
+def _unknown_project(vocabularies: Vocabularies, project: str) -> NotFound:
+    names = ", ".join(vocabularies.projects()) or "none"
+    return NotFound(f"there is no vocabulary of {project[:80]!r} here; there are {names}")
 
 
 def _entry(base: str, snapshot: Snapshot, current: str) -> dict[str, Any]:
@@ -69,31 +65,31 @@ def _entry(base: str, snapshot: Snapshot, current: str) -> dict[str, Any]:
 
 
 async def get_vocabularies(call: Call) -> Response:
-    """GET /vocabularies: every version of every project that is here."""
+    """List every version of every project's vocabulary that is here."""
     return _listing(call, _vocabularies(call).projects())
 
 
 async def get_project(call: Call) -> Response:
-    """GET /vocabularies/{project}: its versions, the oldest first, and which one is judged with now."""
-    known, project = _vocabularies(call), call.path_params["project"]
-    if not known.of(project):
-        raise _unknown_project(known, project)
+    """List the versions of one project's vocabulary, the oldest first, and which one judges now."""
+    vocabularies, project = _vocabularies(call), call.path_params["project"]
+    if not vocabularies.of(project):
+        raise _unknown_project(vocabularies, project)
     return _listing(call, [project])
 
 
 def _listing(call: Call, projects: list[str]) -> Response:
-    known, base = _vocabularies(call), call.base_url
+    vocabularies, base = _vocabularies(call), call.base_url
     entries = []
     for project in projects:
-        current = known.current(project)
-        entries += [_entry(base, snapshot, current.version if current else "") for snapshot in known.of(project)]
+        current = vocabularies.current(project)
+        entries += [_entry(base, snapshot, current.version if current else "") for snapshot in vocabularies.of(project)]
     body = {"vocabularies": entries, "links": [{"rel": "root", "type": links.JSON, "href": base + "/"}]}
     return Response(orjson.dumps(body), headers={"Cache-Control": A_WHILE}, media_type=links.JSON)
 
 
 async def get_snapshot(call: Call) -> Response:
-    """GET /vocabularies/{project}/{version}: the snapshot, byte for byte; its ETag is its sha-256."""
-    vocabulary = await _named(call)
+    """Return a snapshot of a vocabulary, byte for byte. Its ETag is its sha-256."""
+    vocabulary = await _vocabulary(call)
     etag = f'"{vocabulary.digest}"'
     lasting = A_WHILE if call.path_params["version"] == CURRENT else FOR_EVER
     headers = {"ETag": etag, "Cache-Control": lasting}
@@ -105,25 +101,22 @@ async def get_snapshot(call: Call) -> Response:
 
 
 async def get_terms(call: Call) -> Response:
-    """GET /vocabularies/{project}/{version}/terms/{facet}: the terms that a property takes, with what is known of them.
-
-    `facet` is a property (`cmip6:source_id`), its short name (`source_id`), or a vocabulary of the snapshot.
-    """
-    vocabulary, facet = await _named(call), call.path_params["facet"]
-    known = vocabulary.properties.get(facet) or vocabulary.properties.get(f"{vocabulary.prefix}:{facet}")
-    name = known.vocabulary if known is not None and known.vocabulary is not None else facet
+    """Return the terms that a property takes, each with its description."""
+    vocabulary, facet = await _vocabulary(call), call.path_params["facet"]
+    rule = vocabulary.properties.get(facet) or vocabulary.properties.get(f"{vocabulary.prefix}:{facet}")
+    name = rule.vocabulary if rule is not None and rule.vocabulary is not None else facet
     terms = vocabulary.terms.get(name)
-    pattern = known.pattern.text if known is not None and known.pattern is not None else None
+    pattern = rule.pattern.text if rule is not None and rule.pattern is not None else None
     if terms is None and pattern is None:
-        there_are = ", ".join(sorted(vocabulary.terms))
-        raise NotFound(f"{vocabulary.project} {vocabulary.version} has no terms of {facet[:80]!r}; it has {there_are}")
+        facets = ", ".join(sorted(vocabulary.terms))
+        raise NotFound(f"{vocabulary.project} {vocabulary.version} has no terms of {facet[:80]!r}; it has {facets}")
     body = {"project": vocabulary.project, "version": vocabulary.version, "facet": facet, "terms": terms or {}}
     body |= {"pattern": pattern} if pattern else {}
     return Response(orjson.dumps(body), headers={"Cache-Control": A_WHILE}, media_type=links.JSON)
 
 
 async def post_validate(call: Call) -> Response:
-    """POST /validate?cv_version=: judges an Item, a FeatureCollection or NDJSON, stores nothing, and says all findings.
+    """Judge an Item, a FeatureCollection or NDJSON, store nothing, and return all findings.
 
     Each document is judged as one of the collection that it names.
     """
@@ -137,12 +130,12 @@ async def post_validate(call: Call) -> Response:
             await node.shelf.look(conn)
 
     def judge() -> list[dict[str, Any]]:
-        left, items = intake.MOST_FINDINGS, []
+        room, items = intake.MOST_FINDINGS, []
         for document in intake.read(raw, media_type, node.settings):
             verdict = _verdict(node, document, version)
-            if (found := len(verdict["findings"])) > left:
+            if (count := len(verdict["findings"])) > room:
                 verdict["findings"] = verdict["findings"][: intake.FEW]
-            left -= min(found, left)
+            room -= min(count, room)
             items.append(verdict)
         return items
 
@@ -153,14 +146,17 @@ async def post_validate(call: Call) -> Response:
 
 
 def _verdict(node: Node, document: Any, version: str | None) -> dict[str, Any]:
-    """One line of a report. NotFound where that version is not here."""
+    """Return one line of a report. NotFound where that version is not here."""
     if isinstance(document, MalformedJson):
         return _line(document, document.findings, None)
     collection = document.get("collection") if isinstance(document, dict) else None
     collection = collection if isinstance(collection, str) else ""
-    known = node.checker.vocabularies
+    vocabularies = node.checker.vocabularies
     try:
-        vocabulary = known.at(collection, version) if version and known.of(collection) else known.current(collection)
+        if version is not None and vocabularies.of(collection):
+            vocabulary: Vocabulary | None = vocabularies.at(collection, version)
+        else:
+            vocabulary = vocabularies.current(collection)
     except UnknownVersion as error:
         raise NotFound(str(error)) from None
     return _line(document, node.checker.findings(document, collection, vocabulary), vocabulary)
@@ -176,9 +172,9 @@ def _line(document: Any, findings: Sequence[Finding], vocabulary: Vocabulary | N
 
 
 async def get_extension(call: Call) -> Response:
-    """GET /extensions/{name}/{version}/schema.json: a STAC extension's JSON Schema.
+    """Return the JSON Schema of a STAC extension.
 
-    One of ours, or a project's, by its name or prefix and a version of its vocabulary.
+    It is one of fedstac, or one of a project, by the name of the project and a version of its vocabulary.
     """
     node = call.node
     name, version = call.path_params["name"], call.path_params["version"]

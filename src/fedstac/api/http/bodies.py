@@ -23,7 +23,7 @@ MOST_VALUES = 400_000  # in a body that is no batch
 _VALUES = (b",", b"[", b"{")  # one of them stands before every value but the first
 
 
-class Client:
+class Peer:
     """The other side of a request: it sends the body, and may leave before the answer, which ends the work.
 
     most_items: the items that a batch may have; None where the body is no batch.
@@ -73,7 +73,7 @@ class Client:
         factor = BODY_FACTOR if self._most_items is None else BATCH_FACTOR
         if self._share is None:
             self._share = self._memory.share(self._budget.lane)
-            self._share.check(factor * counter.announced)
+            self._share.check(factor * counter.length)
         self._share.require(factor * counter.received - self._share.size)
 
     def forget_body(self) -> None:
@@ -127,8 +127,8 @@ class BodyCounter:
 
     def __init__(self, headers: Mapping[str, str], most_items: int | None) -> None:
         kind = headers.get("content-type", "")
-        announced = headers.get("content-length", "")
-        self.announced = int(announced) if announced.isdecimal() else 0
+        length = headers.get("content-length", "")
+        self.length = int(length) if length.isdecimal() else 0  # as the head says
         self.received = 0
         self._most_items = most_items
         self._is_lines = kind.partition(";")[0].strip().lower() in intake.LINE_TYPES
@@ -137,7 +137,7 @@ class BodyCounter:
     def count(self, piece: bytes) -> bool:
         """Return whether the body is a large one. BodyTooLarge where it holds too much."""
         self.received += len(piece)
-        if 0 < self.announced <= SMALL_BODY:
+        if 0 < self.length <= SMALL_BODY:
             return False
         if self._most_items is None:
             self._values += sum(piece.count(mark) for mark in _VALUES)
@@ -148,7 +148,7 @@ class BodyCounter:
             if self._lines > self._most_items:
                 most = self._most_items
                 raise BodyTooLarge(f"the batch has more than {most} items, which are the most: send several")
-        return max(self.announced, self.received) > SMALL_BODY
+        return max(self.length, self.received) > SMALL_BODY
 
 
 def _has_body(headers: Headers) -> bool:

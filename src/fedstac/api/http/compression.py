@@ -142,15 +142,15 @@ class _CompressedAnswer:
             return {**start, "headers": _with(fields, {b"etag": own_tag})}, message
         if not message.get("more_body", False) and len(body) >= LEAST and _is_text(start["status"], headers):
             body = await _compress(body, self._coding)
-            changed = {b"content-encoding": self._coding.encode(), b"content-length": str(len(body)).encode()}
+            replacements = {b"content-encoding": self._coding.encode(), b"content-length": str(len(body)).encode()}
             if tag:
-                changed[b"etag"] = own_tag
-            return {**start, "headers": _with(fields, changed)}, {**message, "body": body}
+                replacements[b"etag"] = own_tag
+            return {**start, "headers": _with(fields, replacements)}, {**message, "body": body}
         return start, message
 
 
-def _with(fields: list[tuple[bytes, bytes]], changed: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    return [field for field in fields if field[0].lower() not in changed] + list(changed.items())
+def _with(fields: list[tuple[bytes, bytes]], replacements: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    return [field for field in fields if field[0].lower() not in replacements] + list(replacements.items())
 
 
 def _is_text(status: int, headers: Mapping[bytes, bytes]) -> bool:

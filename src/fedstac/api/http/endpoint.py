@@ -1,6 +1,6 @@
 """What stands between a route and its handler: access, budget, memory for the body, and the record of refusals.
 
-Every route passes here (`served`), so that no handler can be without. Access is checked before the body is read.
+Every route passes here, so that no handler can be without. Access is checked before the body is read.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from fedstac.api.call import Call, Progress, RequestBody, Services
-from fedstac.api.http.bodies import SMALL_ANSWER, Client, LargeAnswer
+from fedstac.api.call import Call, CallProgress, RequestBody, Services
+from fedstac.api.http.bodies import SMALL_ANSWER, LargeAnswer, Peer
 from fedstac.api.route import DRY_RUN, Access, Route
 from fedstac.api.writing import refusals
 from fedstac.domain import policy
@@ -28,7 +28,7 @@ RETRY_AFTER = 5
 _NO_PARAMETERS = QueryParams()
 
 
-def served(route: Route) -> routing.Route:
+def starlette_route(route: Route) -> routing.Route:
     """Return a declared route as Starlette serves it."""
     return routing.Route(route.path, Endpoint(route), methods=[route.method], name=route.handler.__name__)
 
@@ -47,7 +47,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services: Services = scope["app"].state.services
-        progress = Progress()
+        progress = CallProgress()
         try:
             answer = await self._answer(services, progress, scope, receive)
         except Problem as problem:
@@ -56,7 +56,7 @@ class Endpoint:
             raise
         await answer(scope, receive, send)
 
-    async def _answer(self, services: Services, progress: Progress, scope: Scope, receive: Receive) -> Response:
+    async def _answer(self, services: Services, progress: CallProgress, scope: Scope, receive: Receive) -> Response:
         """Run the handler under one deadline for all of its work. It is cancelled when its client leaves.
 
         TakesTooLong at the deadline.
@@ -65,7 +65,7 @@ class Endpoint:
         headers, query = Headers(scope=scope), scope["query_string"]
         seconds = settings.request_seconds
         async with Budget(seconds, self._lane or Lane.WORK, lambda: _too_long(seconds)) as budget:
-            client = Client(
+            peer = Peer(
                 headers, receive, budget=budget, memory=services.memory,
                 most_items=settings.max_batch_items if self._takes_batch else None,
             )  # fmt: skip
@@ -79,7 +79,7 @@ class Endpoint:
                     headers=headers,
                     query_params=QueryParams(query) if query else _NO_PARAMETERS,
                     path_params=scope["path_params"],
-                    body=RequestBody(client.read_body, client.forget_body),
+                    body=RequestBody(peer.read_body, peer.forget_body),
                     method=scope["method"],
                     path=scope["path"],
                     query_string=query.decode("latin-1"),
@@ -90,10 +90,10 @@ class Endpoint:
                     self._check_dry_run(call)
                 answer = await self._handler(call)
             finally:
-                client.close()
+                peer.close()
             return answer if len(answer.body) <= SMALL_ANSWER else LargeAnswer(answer, services.memory, budget.lane)
 
-    async def _check_access(self, services: Services, headers: Headers, progress: Progress, scope: Scope) -> None:
+    async def _check_access(self, services: Services, headers: Headers, progress: CallProgress, scope: Scope) -> None:
         """Find the caller and check what the route declares. Unauthenticated or MissingPermission."""
         route, caller = self._route, progress.caller
         if caller is None:
@@ -118,7 +118,7 @@ class Endpoint:
                 f"{route.method} {route.path} cannot be tried without doing it; leave dry_run out to do it"
             )
 
-    async def _record(self, services: Services, progress: Progress, scope: Scope, problem: Problem) -> None:
+    async def _record(self, services: Services, progress: CallProgress, scope: Scope, problem: Problem) -> None:
         """Write a refusal down, unless it is of a dry run, or of what is accepted already."""
         if progress.is_accepted or (self._route.has_dry_run and _is_dry_run(scope["query_string"])):
             return
@@ -129,7 +129,7 @@ class Endpoint:
         await services.refusals.note(entry)
 
 
-async def _lane_of_reader(services: Services, headers: Headers, progress: Progress) -> Lane:
+async def _lane_of_reader(services: Services, headers: Headers, progress: CallProgress) -> Lane:
     """Return the lane of the caller of a read; `progress` gets the caller where the token is valid."""
     if "authorization" in headers:
         with suppress(Problem, TimeoutError):

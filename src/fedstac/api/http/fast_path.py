@@ -20,7 +20,7 @@ class FastPath:
 
     def __init__(self, app: FastAPI, table: Iterable[Route]) -> None:
         self.app = app
-        self.routes = [endpoint.served(route) for route in table if route.is_hot]
+        self.routes = [endpoint.starlette_route(route) for route in table if route.is_hot]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

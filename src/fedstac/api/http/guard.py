@@ -115,8 +115,8 @@ class Guard:
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         body = _Body(self, receive, received, scope)
         answer = _Answer(send, body, request_id)
-        bound = structlog.contextvars.bound_contextvars(request_id=request_id)
-        with bound, contextlib.suppress(ClientDisconnect):
+        log_fields = structlog.contextvars.bound_contextvars(request_id=request_id)
+        with log_fields, contextlib.suppress(ClientDisconnect):
             await self._answer(scope, receive, body, answer)
         if self.access_log is not None:
             self.access_log.record(scope, request_id=request_id, began=began, status=answer.status, size=answer.size)
@@ -224,9 +224,9 @@ class _Body:
         self._inflater: _Inflater | None = None
         self._encodings = _values(received, b"content-encoding")
         length = _values(received, b"content-length")
-        self._announced = int(length[-_LENGTH_DIGITS:]) if length.isdigit() else None
+        self._length = int(length[-_LENGTH_DIGITS:]) if length.isdigit() else None
         self._fault = _framing_fault(received, length)
-        self.is_complete = not self._announced and not _values(received, b"transfer-encoding")
+        self.is_complete = not self._length and not _values(received, b"transfer-encoding")
         self._limit = 0 if self.is_complete else guard.limit_for(scope)  # bytes
         self.has_left = False
         self.refusal: Problem | None = None
@@ -247,7 +247,7 @@ class _Body:
 
     def check_head(self, scope: Scope) -> Scope:
         """Return the scope as the application shall see it. The Problem for which the head is refused."""
-        if self._announced is not None and self._announced > self._limit:
+        if self._length is not None and self._length > self._limit:
             raise self._too_large()
         match self._encodings.lower():
             case b"identity" | b"":
@@ -267,7 +267,7 @@ class _Body:
 
     def is_worth_skipping(self) -> bool:
         """Return whether so little has not arrived that the connection can be kept for the next request."""
-        return self._announced is not None and self._announced - self._received <= _SMALL_REST
+        return self._length is not None and self._length - self._received <= _SMALL_REST
 
     async def receive(self) -> Message:
         """Return the next message, for the application. Raises the Problem for which the body is refused."""
@@ -286,12 +286,12 @@ class _Body:
 
         A client that still sends when the connection closes is reset, and loses the answer that it has not read.
         """
-        guard, skipped = self._guard, 0
+        guard, rest = self._guard, 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(guard.read_timeout + guard.linger_bytes / guard.linger_rate):
-                while not self.is_complete and not self.has_left and skipped < guard.linger_bytes:
+                while not self.is_complete and not self.has_left and rest < guard.linger_bytes:
                     async with asyncio.timeout(guard.linger):
-                        skipped += len((await self._next()).get("body", b""))
+                        rest += len((await self._next()).get("body", b""))
 
     async def _next(self) -> Message:
         message = await self._receive()
@@ -416,7 +416,10 @@ class _Answer:
         await self._send_in_parts(message)
 
     async def _send_in_parts(self, message: Message) -> None:
-        """A client that takes no part of the answer for as long as it may pause while it sends is given up."""
+        """Send a message piece by piece.
+
+        ClientDisconnect where the client takes none for as long as it may pause while it sends.
+        """
         body: bytes = message.get("body", b"")
         if len(body) <= _PART:
             await self._send(message)

@@ -25,7 +25,7 @@ def request_url(base: str, request: object) -> str:
 
 
 def entity_tag(item: ServedItem, digest: bytes) -> str:
-    """The ETag of a dataset: its digest, and a digest of what else is served with it.
+    """Return the ETag of a dataset: its digest, and a digest of what else is served with it.
 
     It follows from what the reader sees. What is hidden, a version marked for deletion, leaves no trace in it.
     """
@@ -34,7 +34,7 @@ def entity_tag(item: ServedItem, digest: bytes) -> str:
 
 
 def item_text(base: str, item: ServedItem) -> str:
-    """A dataset as it is served: the stored text with state and links spliced in."""
+    """Return a dataset as it is served: the stored text with state and links spliced in."""
     own = item_url(base, item.collection, item.id)
     parent = f"{base}/collections/{quote(item.collection)}"
     links = (
@@ -53,9 +53,9 @@ def item_text(base: str, item: ServedItem) -> str:
         f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.state == "retracted" else "false"},'
         f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"'
     )
-    told = (("cv_version", item.cv_version and _json(item.cv_version)), ("retraction", item.retraction),
+    members = (("cv_version", item.cv_version and _json(item.cv_version)), ("retraction", item.retraction),
             ("replicas", item.replicas))  # fmt: skip
-    state += "".join(f',"fedstac:{name}":{text}' for name, text in told if text is not None)
+    state += "".join(f',"fedstac:{name}":{text}' for name, text in members if text is not None)
     extension = _json(base + documents.EXTENSION_PATH)
     text = documents.splice(item.document, extension=extension, links=links, state=state)
     if item.state == "retracted":  # known and explained, and not to be had
@@ -68,7 +68,7 @@ def _json(text: str) -> str:
 
 
 def collection(base: str, document: dict[str, object]) -> dict[str, object]:
-    """A collection as it is served."""
+    """Return a collection as it is served."""
     own = f"{base}/collections/{quote(str(document['id']))}"
     links = [
         {"rel": "self", "type": JSON, "href": own},
@@ -78,5 +78,5 @@ def collection(base: str, document: dict[str, object]) -> dict[str, object]:
         {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
          "title": "Queryables", "href": own + "/queryables"},
     ]  # fmt: skip
-    stored = document.get("links")
-    return {**collections.titled(document), "links": links + (stored if isinstance(stored, list) else [])}
+    own_links = document.get("links")
+    return {**collections.titled(document), "links": links + (own_links if isinstance(own_links, list) else [])}

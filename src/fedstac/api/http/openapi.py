@@ -157,8 +157,8 @@ class _Writer:
         }
         if route.body is not None:
             content = {media_type: _any_of(names) for media_type, names in route.body.content.items()}
-            sent = [exchange for exchange in examples if exchange.body is not None]
-            _illustrate(content, sent, [exchange.body for exchange in sent], _media_type_sent)
+            with_body = [exchange for exchange in examples if exchange.body is not None]
+            _illustrate(content, with_body, [exchange.body for exchange in with_body], _media_type_sent)
             operation["requestBody"] = {"required": route.body.is_required, "content": content}
         operation["responses"] = {
             **{str(answer.status): _response(answer, examples) for answer in route.answers},
@@ -176,9 +176,9 @@ class _Writer:
         for status, problems in sorted(by_status.items()):
             names = sorted(problem.name for problem in problems)
             response = _refusal(problems)
-            refused = [exchange for exchange in examples if exchange.status == status]
-            if refused:
-                _illustrate(response["content"], refused, [one.answer for one in refused], lambda _: PROBLEM_TYPE)
+            refusals = [exchange for exchange in examples if exchange.status == status]
+            if refusals:
+                _illustrate(response["content"], refusals, [one.answer for one in refusals], lambda _: PROBLEM_TYPE)
                 responses[str(status)] = response
             else:
                 self.responses["-or-".join(names)] = response
@@ -212,8 +212,8 @@ def _parameter(parameter: Parameter, examples: Sequence[Exchange]) -> dict[str, 
     }  # fmt: skip
     if parameter.schema.get("type") == "array":
         fields |= {"style": "form", "explode": False}
-    given = (one.query if parameter.place == "query" else one.headers for one in examples)
-    text = next((values[parameter.name] for values in given if parameter.name in values), None)
+    senders = (one.query if parameter.place == "query" else one.headers for one in examples)
+    text = next((values[parameter.name] for values in senders if parameter.name in values), None)
     return fields if text is None else fields | {"example": _value(text, parameter.schema)}
 
 
@@ -235,8 +235,8 @@ def _response(answer: Answer, examples: Sequence[Exchange]) -> dict[str, Any]:
         }
     if answer.content:
         content = {media_type: {"schema": ref(name)} for media_type, name in answer.content.items()}
-        given = [one for one in examples if one.status == answer.status and one.answer is not None]
-        _illustrate(content, given, [one.answer for one in given], lambda one: _media_type_of(one.answer, content))
+        matches = [one for one in examples if one.status == answer.status and one.answer is not None]
+        _illustrate(content, matches, [one.answer for one in matches], lambda one: _media_type_of(one.answer, content))
         response["content"] = content
     return response
 
@@ -246,9 +246,9 @@ def _refusal(problems: Sequence[type[Problem]]) -> dict[str, Any]:
     return {"description": description, "content": {PROBLEM_TYPE: {"schema": ref("Problem")}}}
 
 
-def _illustrate(content: dict[str, Any], given: Sequence[Exchange], values: Sequence[Any], media_type: Any) -> None:
+def _illustrate(content: dict[str, Any], exchanges: Sequence[Exchange], values: Sequence[Any], media_type: Any) -> None:
     """Add examples to the media types that they have."""
-    for n, (exchange, value) in enumerate(zip(given, values, strict=True), 1):
+    for n, (exchange, value) in enumerate(zip(exchanges, values, strict=True), 1):
         entry = content.get(media_type(exchange)) or next(iter(content.values()))
         entry.setdefault("examples", {})[f"example-{n}"] = {"summary": exchange.summary, "value": value}
 

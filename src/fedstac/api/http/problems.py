@@ -51,7 +51,7 @@ _BY_STATUS: Mapping[int, type[Problem]] = {
 
 
 def body(problem: Problem, *, base_url: str, instance: str) -> bytes:
-    """The document of a problem. Its type is a URL that this server answers with the explanation."""
+    """Return the document of a problem. Its type is a URL that this server answers with the explanation."""
     return _document(
         kind=f"{base_url}/problems/{problem.name}",
         code=problem.name,
@@ -70,14 +70,14 @@ def explanation(problem: type[Problem]) -> str:
 
 
 def _members(problem: Problem) -> Mapping[str, object]:
-    """What a problem says beside the members that all have."""
+    """Return the members that a problem has beside those that all have."""
     if isinstance(problem, errors.Misdirected) and problem.home:
         return {"home": {"node": problem.node, "href": problem.home}}
     return {}
 
 
 def response(problem: Problem, scope: Scope, *, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer that refuses a request. That the connection closes after an unread body is the guard's part."""
+    """Return the answer that refuses a request. The guard closes the connection after a body that is not read."""
     fields = dict(headers or {})
     if problem.retry_after is not None:
         fields["retry-after"] = str(problem.retry_after)
@@ -88,17 +88,20 @@ def response(problem: Problem, scope: Scope, *, headers: Mapping[str, str] | Non
 
 
 def _challenge(problem: Problem, scope: Scope) -> str:
-    """How to come back (RFC 6750, section 3; RFC 9728, section 5.1). A caller who sent no token made no error."""
-    known = f'resource_metadata="{base_url(scope)}/.well-known/oauth-protected-resource"'
-    sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    if sent[:7].lower() != b"bearer ":
-        return f'Bearer realm="fedstac", {known}'
-    said = _NOT_IN_DESCRIPTION.sub("'", problem.detail)
-    return f'Bearer realm="fedstac", error="invalid_token", error_description="{said}", {known}'
+    """Return how to come back with a token (RFC 6750, section 3; RFC 9728, section 5.1).
+
+    No error is named to a caller who sends no token.
+    """
+    metadata = f'resource_metadata="{base_url(scope)}/.well-known/oauth-protected-resource"'
+    authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    if authorization[:7].lower() != b"bearer ":
+        return f'Bearer realm="fedstac", {metadata}'
+    description = _NOT_IN_DESCRIPTION.sub("'", problem.detail)
+    return f'Bearer realm="fedstac", error="invalid_token", error_description="{description}", {metadata}'
 
 
 def base_url(scope: Scope) -> str:
-    """Where this server is for its clients, without a slash at the end."""
+    """Return where this server is for its clients, without a slash at the end."""
     return str(Request(scope).base_url).rstrip("/")
 
 
@@ -152,7 +155,7 @@ def _document(
 
 
 def _instance(scope: Scope) -> str:
-    """The path asked for, as it was sent; cut, as it may be what was wrong."""
+    """Return the path as it was sent, cut: it may be what is wrong."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     return raw[:1024].decode("ascii", "replace")
 
@@ -166,7 +169,10 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _refuse_with_status(request: Request, error: Exception) -> Response:
-    """Starlette's and FastAPI's HTTPException, by its status; about:blank where no class of ours has that status."""
+    """Answer an HTTPException of Starlette or FastAPI by its status.
+
+    The type is about:blank where no class of ours has that status.
+    """
     assert isinstance(error, HTTPException)
     status, headers = error.status_code, error.headers or {}
     if status < 400:
@@ -191,27 +197,25 @@ async def _refuse_with_status(request: Request, error: Exception) -> Response:
 
 
 def _unrouted(request: Request) -> Response:
-    """What no route takes: 404, or 405 with the methods of all routes of that path (RFC 9110, 15.5.6)."""
+    """Answer what no route takes: 404, or 405 with the methods of all routes of that path (RFC 9110, 15.5.6)."""
     matching = (route for route in request.app.router.routes if route.matches(request.scope)[0] is not Match.NONE)
-    allowed = ", ".join(sorted({method for route in matching for method in getattr(route, "methods", None) or ()}))
-    shown = _instance(request.scope)
-    if not allowed:
-        return response(
-            errors.NotFound(f"there is nothing at {shown}; GET / has links to what there is"), request.scope
-        )
-    refused = errors.MethodNotAllowed(f"{shown} does not take {request.method}; it takes {allowed}")
-    return response(refused, request.scope, headers={"allow": allowed})
+    methods = ", ".join(sorted({method for route in matching for method in getattr(route, "methods", None) or ()}))
+    path = _instance(request.scope)
+    if not methods:
+        return response(errors.NotFound(f"there is nothing at {path}; GET / has links to what there is"), request.scope)
+    problem = errors.MethodNotAllowed(f"{path} does not take {request.method}; it takes {methods}")
+    return response(problem, request.scope, headers={"allow": methods})
 
 
 async def _refuse_parameters(request: Request, error: Exception) -> Response:
-    """What FastAPI finds in parameters and bodies. What was sent is not repeated."""
+    """Answer with what FastAPI finds in parameters and bodies, without repeating the values."""
     assert isinstance(error, RequestValidationError)
     findings = []
-    for found in error.errors():
-        place, *path = (str(part) for part in found["loc"])
+    for fault in error.errors():
+        place, *path = (str(part) for part in fault["loc"])
         pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path) if place == "body" else ""
-        named = "" if place == "body" else f"{place} parameter {'.'.join(path)}: "
-        findings.append(Finding(str(found["type"]).replace("_", "-"), pointer, f"{named}{found['msg']}"))
+        prefix = "" if place == "body" else f"{place} parameter {'.'.join(path)}: "
+        findings.append(Finding(str(fault["type"]).replace("_", "-"), pointer, f"{prefix}{fault['msg']}"))
     detail = "; ".join(finding.message for finding in findings)
     return response(errors.BadRequest(detail, findings=findings), request.scope)
 
@@ -232,7 +236,7 @@ def _refuse_as(problem: type[Problem]):  # type: ignore[no-untyped-def]
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    """A fault of ours, whatever class it has: on to the outermost handler, and to the guard, who logs it once."""
+    """Raise a fault of ours again, whatever its class: the outermost handler answers it, the guard logs it once."""
     raise error
 
 
@@ -257,7 +261,7 @@ def log_failure(error: Exception, scope: Scope) -> None:
 
 
 def failure(error: Exception) -> errors.Problem:
-    """What a caller is told of a fault of ours: to come again, if that may help."""
+    """Return what a caller reads of a fault of ours: to come again, if that may help."""
     match cause_of(error):
         case Cause.AWAY | Cause.CONFLICT:
             return errors.Unavailable("the database is away or overloaded just now; try again", retry_after=2)

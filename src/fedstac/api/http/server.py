@@ -117,7 +117,7 @@ class Protocol(HttpToolsProtocol):
             self._decline_upgrade(data[upgrade.args[0] :])
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Go on with HTTP/1.1 after a head that offers another protocol (RFC 9110, 7.8).
+        """Continue with HTTP/1.1 after a head that offers another protocol (RFC 9110, 7.8).
 
         Clients that speak HTTP/2 offer h2c with their first request, and send its body. The parser stops at such a head
         and takes the body for the other protocol's, so a new one reads on from the same head without the offer.
@@ -210,7 +210,7 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
 
 
-class Server(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """Calls on_ready with the URL under which it listens, once it does, and on_stop before it waits for answers.
 
     lifespan: what the application needs while it serves. What it raises when it begins is raised by `run` and `serve`.
@@ -266,4 +266,4 @@ def run(
     on_ready: Callable[[str], object] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests under way then have ten seconds to end."""
-    Server(Config(app, host=host, port=port, public_url=public_url), on_ready=on_ready).run()
+    HttpServer(Config(app, host=host, port=port, public_url=public_url), on_ready=on_ready).run()

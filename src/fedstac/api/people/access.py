@@ -37,14 +37,14 @@ async def get_explain(call: Call) -> Response:
     if not is_about_caller and not caller.is_admin:
         raise MissingPermission(f"{caller.name} may ask about themselves only; leave `as` out")
     async with node.pool.acquire() as conn:
-        principal = caller if is_about_caller else await _described(conn, description)
+        principal = caller if is_about_caller else await _principal_of(conn, description)
         resource = await _touched(conn, node, call.query_params)
     verdict = node.policy.verdict(principal, action, resource)
     body: dict[str, Any] = explaining.as_json(verdict, principal, action, resource)
     return Response(orjson.dumps(body), headers={"Cache-Control": "no-store"}, media_type=links.JSON)
 
 
-async def _described(conn: Connection, description: list[str]) -> Principal:
+async def _principal_of(conn: Connection, description: list[str]) -> Principal:
     """Return somebody as the database has them, with the roles and groups of the description added."""
     try:
         principal = explaining.principal_of(description)
@@ -78,6 +78,6 @@ async def _touched(conn: Connection, node: Node, parameters: QueryParams) -> Res
     vocabulary = vocabularies.current(collection)
     if institution is None and vocabulary is not None:
         dataset = await search.item(conn, collection, item)
-        stored = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if dataset else None
-        institution = stored if isinstance(stored, str) else explaining.institution_of(item, vocabulary)
+        value = orjson.loads(dataset[0].document)["properties"].get(vocabulary.institution) if dataset else None
+        institution = value if isinstance(value, str) else explaining.institution_of(item, vocabulary)
     return Resource(item, collection, institution, frozenset(parameters.getlist("node")))

@@ -31,7 +31,7 @@ class Principals:
     def __init__(self, node: Node, providers: Providers) -> None:
         self._node, self._providers = node, providers
         self.issuers = providers.configured
-        self._kept: dict[bytes, tuple[float, Principal | None]] = {}
+        self._recent: dict[bytes, tuple[float, Principal | None]] = {}
 
     async def identify(self, headers: Headers) -> Principal:
         """Return the caller who sends the headers.
@@ -57,13 +57,13 @@ class Principals:
         The Problems of Providers.identify for a token that is refused.
         """
         digest = hashlib.sha256(token.encode()).digest()
-        kept = self._kept.get(digest)
-        if kept and kept[0] > time.monotonic():
-            return kept[1]
+        entry = self._recent.get(digest)
+        if entry and entry[0] > time.monotonic():
+            return entry[1]
         principal, seconds = await self._look_up(token)
-        if len(self._kept) >= KEPT_MOST:
-            self._kept.clear()
-        self._kept[digest] = time.monotonic() + seconds, principal
+        if len(self._recent) >= KEPT_MOST:
+            self._recent.clear()
+        self._recent[digest] = time.monotonic() + seconds, principal
         return principal
 
     async def _look_up(self, token: str) -> tuple[Principal | None, float]:
@@ -71,25 +71,25 @@ class Principals:
         async with self._node.pool.acquire() as conn:
             issued = await nodes.principal(conn, token)
             if issued:
-                left = issued.expires.timestamp() - time.time() if issued.expires else KEPT_SECONDS
-                if issued.expires and left <= 0:
+                seconds = issued.expires.timestamp() - time.time() if issued.expires else KEPT_SECONDS
+                if issued.expires and seconds <= 0:
                     ended = rfc3339(issued.expires)
                     raise InvalidToken(f"this token ended at {ended}; ask the operators of this node for a new one")
-                return await _member(conn, issued), min(left, KEPT_SECONDS)
-        proven = await self._providers.identify(token)
-        if proven is None:
+                return await _member(conn, issued), min(seconds, KEPT_SECONDS)
+        proof = await self._providers.identify(token)
+        if proof is None:
             return None, KEPT_SECONDS
-        who, settings = proven.identity, self._node.settings
+        who, settings = proof.identity, self._node.settings
         async with self._node.pool.acquire() as conn:
             name = await people.pseudonym(conn, who)
             roles = frozenset((ADMIN,) if settings.admin_group and settings.admin_group in who.groups else ())
-            principal = await _member(conn, Principal(name, roles, who, expires=_moment(proven.expires)))
-        left = KEPT_SECONDS if proven.expires is None else proven.expires - time.time()
-        return principal, min(left, KEPT_SECONDS)
+            principal = await _member(conn, Principal(name, roles, who, expires=_moment(proof.expires)))
+        seconds = KEPT_SECONDS if proof.expires is None else proof.expires - time.time()
+        return principal, min(seconds, KEPT_SECONDS)
 
     def forget(self) -> None:
         """Ask the database again for every caller: somebody came into a group, or left it."""
-        self._kept.clear()
+        self._recent.clear()
 
 
 def _moment(seconds: float | None) -> datetime | None:

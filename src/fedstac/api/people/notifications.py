@@ -39,11 +39,11 @@ async def wish(node: Node, caller: Principal, names: Sequence[str], request: UUI
         raise BadRequest(f"Fedstac-Notify is there over {MOST_NAMED} times; name fewer destinations")
     async with node.pool.acquire() as conn:
         for text in names:
-            destination = await _named(conn, node.settings, caller, text.strip())
+            destination = await _destination_of(conn, node.settings, caller, text.strip())
             await notifications.wish(conn, request, destination.id)
 
 
-async def _named(conn: Connection, settings: Settings, principal: Principal, text: str) -> Destination:
+async def _destination_of(conn: Connection, settings: Settings, principal: Principal, text: str) -> Destination:
     """Return the caller's destination that a value of the header names."""
     if (number := _uuid(text)) is not None:
         destination = await notifications.destination(conn, number)

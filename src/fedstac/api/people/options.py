@@ -62,11 +62,11 @@ def _allow(methods: Sequence[str]) -> Response:
 
 async def _collection(call: Call) -> str:
     """Return the collection that the path names. CollectionDoesNotExist without one."""
-    named: str = call.path_params["collection_id"]
+    name: str = call.path_params["collection_id"]
     async with call.node.pool.acquire() as conn:
-        if await collections.get(conn, named) is None:
-            raise CollectionDoesNotExist(f"there is no collection {named[:128]!r} here; GET /collections lists them")
-    return named
+        if await collections.get(conn, name) is None:
+            raise CollectionDoesNotExist(f"there is no collection {name[:128]!r} here; GET /collections lists them")
+    return name
 
 
 async def _may_manage(call: Call, collection: str) -> bool:

@@ -84,7 +84,7 @@ async def get_group(call: Call) -> Response:
 async def post_group(call: Call) -> Response:
     """Make a group. The same group again is answered with 200."""
     node, caller = call.node, call.caller
-    wish = _read(await call.body.read(), needed=("name", "project", "institution"))
+    wish = _read(await call.body.read(), members=("name", "project", "institution"))
     name, project, institution, title = wish["name"], wish["project"], wish["institution"], wish.get("title", "")
     node.policy.require(caller, Action.GROUPS, _touched(name, project, institution))
     async with node.pool.acquire() as conn, conn.transaction():
@@ -102,7 +102,7 @@ async def put_group(call: Call) -> Response:
     node = call.node
     async with node.pool.acquire() as conn, conn.transaction():
         group = await _managed(call, conn, by_managers=False)
-        wish = _read(await call.body.read(), needed=("project", "institution"))
+        wish = _read(await call.body.read(), members=("project", "institution"))
         if wish.get("name", group.name) != group.name:
             raise BadRequest(f"a group keeps its name, {group.name}; make another one")
         after = (wish["project"], wish["institution"], wish.get("title", group.title))
@@ -156,10 +156,10 @@ async def _change(call: Call, part: GroupRole, *, add: bool) -> Response:
     async with call.node.pool.acquire() as conn, conn.transaction():
         group = await _managed(call, conn, by_managers=part is GroupRole.MEMBER)
         if add:
-            changed = await own_groups.add(conn, group.name, whom, part, call.caller.name)
+            has_changed = await own_groups.add(conn, group.name, whom, part, call.caller.name)
         else:
-            changed = await own_groups.remove(conn, group.name, whom, part)
-        if changed:
+            has_changed = await own_groups.remove(conn, group.name, whom, part)
+        if has_changed:
             await _note(call, conn, f"{'add' if add else 'remove'}-{part}", group, whom)
     call.services.principals.forget()
     return Response(status_code=204)
@@ -192,14 +192,14 @@ async def _note(call: Call, conn: Connection, action: str, group: OwnGroup, whom
     log.info("group changed", action=action, group=group.name, whom=whom or None, actor=call.caller.name)
 
 
-def _read(raw: bytes, needed: tuple[str, ...]) -> dict[str, str]:
+def _read(raw: bytes, members: tuple[str, ...]) -> dict[str, str]:
     """Return the members of a group from a body. StacInvalid with all findings where it is none."""
     group = strict_json.parse(raw)
     if not isinstance(group, dict):
         raise BadRequest(f"the body is no JSON object; send {{{', '.join(MEMBERS)}}}")
     findings = [Finding("group", f"/{name}", f"`{name}` is none of {', '.join(MEMBERS)}") for name in group
                 if name not in MEMBERS]  # fmt: skip
-    findings += [Finding("group", f"/{name}", f"`{name}` is missing") for name in needed if name not in group]
+    findings += [Finding("group", f"/{name}", f"`{name}` is missing") for name in members if name not in group]
     for name, value in group.items():
         if not isinstance(value, str) or not value.isprintable() or len(value) > LONGEST_NAME or (
             not value and name != "title"

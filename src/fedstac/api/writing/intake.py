@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from fedstac.api.call import Call, Progress, Services
+from fedstac.api.call import Call, CallProgress, Services
 from fedstac.bootstrap import Node
 from fedstac.db import records
 from fedstac.domain import policy, strict_json, validation
@@ -116,7 +116,7 @@ class JudgedBody:
         return self.vocabulary.version if self.vocabulary else None
 
 
-async def judge(services: Services, caller: Principal, body: Body, progress: Progress) -> JudgedBody:
+async def judge(services: Services, caller: Principal, body: Body, progress: CallProgress) -> JudgedBody:
     """Read a body and judge every item of it, with the vocabulary that is current now.
 
     `progress` gets the number of items and the first ids, for the row of a refusal.

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from fedstac.api.call import Call, Progress
+from fedstac.api.call import Call, CallProgress
 from fedstac.api.http import preconditions
 from fedstac.api.people import notifications
 from fedstac.api.route import DRY_RUN
@@ -37,7 +37,7 @@ class WriteOptions:
     retry_of: UUID | None = None  # the request whose refused items are sent again
     user_agent: str | None = None
     request_id: str = ""  # of logs and of the audit log
-    progress: Progress = field(default_factory=Progress)  # what the row of a refusal says
+    progress: CallProgress = field(default_factory=CallProgress)  # what the row of a refusal says
 
     def retrying(self, request: UUID, *, only_new: bool) -> WriteOptions:
         """Return the options of a write that sends the refused items of a request again."""

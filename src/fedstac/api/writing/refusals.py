@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 import structlog
 
-from fedstac.api.call import Progress
+from fedstac.api.call import CallProgress
 from fedstac.bootstrap import Node
 from fedstac.db import audit
 from fedstac.db.connections import is_refusal
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 def entry(
-    log_name: str, problem: Problem, progress: Progress, *, path_params: Mapping[str, str], request_id: str
+    log_name: str, problem: Problem, progress: CallProgress, *, path_params: Mapping[str, str], request_id: str
 ) -> audit.NewRow:
     """Return the row of a refusal. Somebody whose token is not valid has no name in it."""
     ids = progress.item_ids
