@@ -20,7 +20,7 @@ from fedstac.domain.errors import Finding
 from fedstac.domain.notices import DatasetChange, FinalRequest, Incident, RefusedItem
 
 OPERATORS = ""  # the owner of the destinations that the settings name
-ROUTINE = (events.REPLICATED,)  # what others do to one's datasets every day: publishers are not told of it
+ROUTINE = (events.REPLICATED,)  # others do it every day: publishers get no message about it
 SETTLED_AT_ONCE, EVENTS_AT_ONCE = 5000, 2000
 KEPT_DAYS, ORPHANED_DAYS = 7, 1
 

@@ -20,7 +20,7 @@ class SnapshotKey(NamedTuple):
 async def install(conn: Connection, raw: bytes, source: str) -> Snapshot:
     """Store a snapshot; the same again changes nothing. VocabularyBroken where the bytes are none.
 
-    Whether a version is here with other content is for `vocabularies.registry.Vocabularies.install` to say.
+    `vocabularies.registry.Vocabularies.install` refuses a version that is here with other content.
     """
     snapshot = snapshot_of(raw)
     await conn.execute(

@@ -241,7 +241,7 @@ def _add(document: Json, steps: Sequence[str], value: Json) -> Json:
         parents, last = steps, "-"
     parent = _find(document, parents)
     if parents == ["links"] and last == "-" and isinstance(parent, list) and value in parent:
-        return document  # said twice
+        return document  # a repeat changes nothing
     if isinstance(parent, dict):
         parent[last] = value
     elif isinstance(parent, list):

@@ -54,7 +54,7 @@ class Principal:
 
 
 class Action(StrEnum):
-    """What can be done with a dataset (publication.md, Actions), and what only those who run things do."""
+    """What the policy permits: actions on datasets (publication.md, Actions), and what only administrators do."""
 
     PUBLISH = "publish"
     UPDATE = "update"

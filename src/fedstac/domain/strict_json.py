@@ -152,7 +152,7 @@ def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Newline-delimited JSON that is parsed record by record; whoever goes through it has one in memory at a time."""
+    """Newline-delimited JSON that is parsed record by record: one record at a time is in memory."""
 
     raw: bytes
 

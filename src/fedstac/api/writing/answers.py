@@ -54,7 +54,7 @@ async def answer(call: Call, outcome: AcceptedRequest | EarlierRequest | DryRun 
         case NoChange():
             return await _unchanged(call, outcome)
         case AcceptedRequest():
-            call.body.forget()  # whoever waits for a result holds no memory of those who are judged
+            call.body.forget()  # a wait for a result holds no memory
             return await _to_accepted(call, outcome)
         case EarlierRequest(id):
             call.body.forget()
@@ -68,7 +68,7 @@ async def _to_accepted(call: Call, request: AcceptedRequest) -> Response:
     call.progress.is_accepted = True  # what is refused from here on is in the audit log already
     seconds = _wait_seconds(call)
     if seconds:
-        with suppress(Unavailable):  # it is stored: a caller who cannot be told more for now follows it
+        with suppress(Unavailable):  # the request is stored: its caller can follow it
             summary = await _final(call.node, request.id, seconds)
             if summary.is_final:
                 return await _result(call, summary, is_single=request.is_single)

@@ -27,7 +27,7 @@ from fedstac.domain.model import Outcome
 from fedstac.runtime import budget, supervision
 from fedstac.runtime.wakeup import pause
 
-NOBODY = "anonymous"  # who could not be told
+NOBODY = "anonymous"  # the actor where the caller is unknown
 BURST, PER_SECOND = 60, 1.0  # rows of one caller at once, and then
 SUMMARY_SECONDS = 10.0
 LONGEST_WAIT = 2.0

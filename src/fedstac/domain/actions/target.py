@@ -90,7 +90,7 @@ def find(
 
 
 def may_see_marked(target: Target, principal: Principal, world: World) -> bool:
-    """Tell whether a caller may see a dataset that is marked for deletion, as far as its id tells; else True.
+    """Tell whether a caller may see a dataset that is marked for deletion. True where its id does not tell.
 
     The question is asked of every dataset, before anything is read. So the time of an answer does not tell whether a
     dataset is marked or never was there (I17).
@@ -99,7 +99,7 @@ def may_see_marked(target: Target, principal: Principal, world: World) -> bool:
 
 
 def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], world: World) -> bool:
-    """Tell whether a caller may do one of the actions, as far as the dataset's id tells the institution; else True."""
+    """Tell whether a caller may do one of the actions. True where the dataset's id does not hold the institution."""
     vocabulary = world.vocabularies.current(target.collection)
     if vocabulary is not None and vocabulary.institution not in vocabulary.id_template.names:
         return True
