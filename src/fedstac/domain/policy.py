@@ -356,7 +356,8 @@ class Policy:
         else:
             more = " or another right" if len(ways) > SHOWN else ""
             reason = f"{' or '.join(ways[:SHOWN])}{more} is needed"
-        return f"{principal.name} may not {action} {resource.dataset}: {reason}; ask the administrators of this node for it"
+        denial = f"{principal.name} may not {action} {resource.dataset}: {reason}"
+        return f"{denial}; ask the administrators of this node for it"
 
 
 def _concerns(who: Who, principal: Principal, shares: Shares) -> bool:
