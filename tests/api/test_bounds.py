@@ -13,6 +13,7 @@ import pytest
 from fedstac.api.http.bodies import BodyCounter
 from fedstac.demo import sample
 from fedstac.domain.errors import BodyTooLarge, TooManyRequests
+from fedstac.runtime import capacity
 from fedstac.runtime.budget import Lane
 from fedstac.runtime.capacity import Memory, Threads
 from tests.api.conftest import Api, StartApi
@@ -152,8 +153,9 @@ async def test_a_page_of_large_datasets_ends_early_and_the_next_one_goes_on(api:
 
 
 async def test_a_client_that_does_not_read_is_given_up_and_its_memory_is_free_again(
-    start_api: StartApi, dsn: str
+    start_api: StartApi, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(capacity, "WAIT_SECONDS", 0.1)  # shorter than the pause that a reader may make
     api = await start_api(dsn=dsn, request_memory_bytes=16 << 20, read_timeout_seconds=1, compress=False)
     for n in range(6):  # together more than the kernel takes off the server's hands
         large = {**sample.collection(f"large-{n}"), "description": "x" * (1900 << 10)}
