@@ -41,7 +41,7 @@ def test_nothing_in_it_is_external() -> None:
 @pytest.mark.parametrize("route", TABLE, ids=operation_name)
 def test_every_route_is_described(route: Route) -> None:
     operation = DOCUMENT["paths"][re.sub(r":\w+}", "}", route.path)][route.method.lower()]
-    assert operation["summary"], "the handler's docstring says what the route does"
+    assert re.fullmatch(r"[A-Z][^/].*\.", operation["summary"]), "the handler's docstring says what the route does"
     assert {parameter["name"] for parameter in operation["parameters"]} >= set(route.path_parameters)
     assert set(operation["responses"]) >= {str(answer.status) for answer in route.answers}
     assert any(status < "400" for status in operation["responses"]), "declare its answers"

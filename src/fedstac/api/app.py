@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from fedstac import __version__, bootstrap
 from fedstac.api import vocabulary_routes
-from fedstac.api.call import Services
+from fedstac.api.call import Services, services_of
 from fedstac.api.capability import Capability
 from fedstac.api.http import prefixes, problems, server
 from fedstac.api.http import routes as http_routes
@@ -154,13 +154,13 @@ def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str]
             gc.collect()
             gc.freeze()  # what is there now stays: later collections, which hold the event loop, pass it by
             processes.log_start(
-                "serving", settings, schema=app.state.services.node.schema, address=address, public_url=base_url
+                "serving", settings, schema=services_of(app).node.schema, address=address, public_url=base_url
             )
             if on_ready:
                 on_ready(address)
 
         running_on(app, settings, base_url, on_ready=ready).run([listening])
-    services: Services = app.state.services
+    services = services_of(app)
     if services.node.parts.gave_up is not None:
         raise services.node.parts.gave_up
 
@@ -186,7 +186,7 @@ def running_on(
 
     def stop() -> None:
         log.info("stopping")
-        app.state.services.node.stop()
+        services_of(app).node.stop()
 
     uvicorn_server = server.HttpServer(
         config, lifespan=app.router.lifespan_context(app), on_ready=on_ready, on_stop=stop

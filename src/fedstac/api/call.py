@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 
 from fedstac.domain.policy import Principal
@@ -71,6 +72,12 @@ class RequestBody:
         """Give the memory of the body back before a wait for something else."""
         self._bytes = b""
         self._on_forget()
+
+
+def services_of(app: Starlette) -> Services:
+    """Return the services of an application that is running."""
+    services: Services = app.state.services
+    return services
 
 
 @dataclass(slots=True)

@@ -164,18 +164,16 @@ class Route:
 
     @property
     def summary(self) -> str:
-        """Return the first sentence of the handler's docstring, without method and path."""
+        """Return the first sentence of the handler's docstring."""
         return self._documentation[0]
 
     @property
     def description(self) -> str:
-        """Return the other paragraphs of the handler's docstring."""
+        """Return the other sentences of the handler's docstring, in their paragraphs."""
         return self._documentation[1]
 
     @property
     def _documentation(self) -> tuple[str, str]:
-        first, *rest = (self.handler.__doc__ or "").strip().split("\n\n")
-        first = " ".join(first.split())
-        head, colon, tail = first.partition(": ")
-        summary = tail if colon and "/" in head else "" if "/" in head else first
-        return summary[:1].upper() + summary[1:], "\n\n".join(" ".join(part.split()) for part in rest)
+        first, *others = (" ".join(part.split()) for part in (self.handler.__doc__ or "").strip().split("\n\n"))
+        summary, dot, rest = first.partition(". ")
+        return summary + dot.rstrip(), "\n\n".join((rest, *others) if rest else others)

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from fedstac.api.call import Call, CallProgress, RequestBody, Services
+from fedstac.api.call import Call, CallProgress, RequestBody, Services, services_of
 from fedstac.api.http.bodies import SMALL_ANSWER, LargeAnswer, Peer
 from fedstac.api.route import DRY_RUN, Access, Route
 from fedstac.api.writing import refusals
@@ -46,7 +46,7 @@ class Endpoint:
         self._refuses_dry_run = route.refusals_as is not None and not route.has_dry_run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        services: Services = scope["app"].state.services
+        services = services_of(scope["app"])
         progress = CallProgress()
         try:
             answer = await self._answer(services, progress, scope, receive)

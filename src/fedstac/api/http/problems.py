@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
+from fedstac.api.call import services_of
 from fedstac.db.connections import Cause, blames_nobody, cause_of, statement_of
 from fedstac.domain import errors
 from fedstac.domain.errors import Finding, Problem
@@ -247,7 +248,7 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 def report(app: Starlette, error: Exception, scope: Scope) -> None:
     """Log a request that failed by our fault. What all requests meet at once is logged when it begins and ends."""
     if blames_nobody(error) or cause_of(error) is Cause.SCHEMA:
-        app.state.services.node.parts.fails("api", error)
+        services_of(app).node.parts.fails("api", error)
     else:
         log_failure(error, scope)
 

@@ -31,10 +31,10 @@ OUTCOMES = ("applied", "ignored", "rejected", "parked")
 
 
 async def get_events(call: Call) -> Response:
-    """GET /events?after=&limit=&wait=&collection=&type=&shard=i/n: events in the order of the log, oldest first.
+    """Return events in the order of the log, the oldest first.
 
-    X-Cursor is where to go on; it advances also over what the filters leave out. With `wait` an answer without events
-    comes only when the time is up.
+    X-Cursor is where to go on. It advances also over events that the filters leave out. With `wait` an answer without
+    events comes only when the time is up.
     """
     node = call.node
     after = Cursor.parse(call.query_params.get("after", str(events.START)))
@@ -86,7 +86,7 @@ def _answer(call: Call, texts: list[str], cursor: Cursor) -> Response:
 
 
 async def get_head(call: Call) -> Response:
-    """GET /events/head: the last position, and who has acknowledged what."""
+    """Return the last position of the log, and what each node has acknowledged."""
     node = call.node
     async with node.pool.acquire() as conn:
         head = await feed.head(conn)
@@ -100,9 +100,9 @@ async def get_head(call: Call) -> Response:
 
 
 async def get_snapshot(call: Call) -> Response:
-    """GET /snapshot?page=&limit=: current state of what this node is the origin of, tombstones included.
+    """Return a page of the current state of all datasets that this node is the origin of, tombstones included.
 
-    The cursor is that of the feed before page one: go on from it when the last page is applied.
+    The cursor is that of the feed before the first page. Go on from it when the last page is applied.
     """
     node = call.node
     limit = max(numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE), 1)
@@ -145,7 +145,7 @@ def _read_page(text: str) -> tuple[Cursor, tuple[str, str]]:
 
 
 async def get_digests(call: Call) -> Response:
-    """GET /digests: fingerprints by collection and bucket; with collection and bucket, the records of one."""
+    """Return fingerprints by collection and bucket. With a collection and a bucket, return the records of that one."""
     node = call.node
     collection = call.query_params.get("collection")
     async with node.pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
