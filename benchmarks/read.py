@@ -97,10 +97,10 @@ def pages(server: Server, count: int, limit: int) -> list[bytes]:
     return requests
 
 
-def agree(compared: Sequence[Server], workload: Workload) -> int:
+def agree(both_servers: Sequence[Server], workload: Workload) -> int:
     """Return how much both servers find. RuntimeError unless it is as much."""
     counts = []
-    for server in compared:
+    for server in both_servers:
         if workload.paths:
             counts.append([len(server.ask("GET", path)["assets"]) for path in workload.paths[:5]])
         else:
@@ -111,9 +111,9 @@ def agree(compared: Sequence[Server], workload: Workload) -> int:
     return sum(counts[0])
 
 
-def fill(compared: Sequence[Server], items: Sequence[dict[str, Any]], folder: Path, running: Cluster) -> None:
+def fill(both_servers: Sequence[Server], items: Sequence[dict[str, Any]], folder: Path, running: Cluster) -> None:
     """Load the same items into all servers: into the peer by its loader, into fedstac by its API."""
-    for server in compared:
+    for server in both_servers:
         say(f"{server.name}: loading {len(items)} items")
         if server.name == "peer":
             lines = folder / "items.ndjson"
@@ -132,17 +132,17 @@ def run(*, quick: bool, rounds: int, count: int, more: Mapping[str, str]) -> Non
     measured: dict[tuple[str, str], list[Measurement]] = {}
     with ExitStack() as stack:
         running, folder = stack.enter_context(servers.cluster())
-        compared = [stack.enter_context(servers.peer(running, folder)),
+        both_servers = [stack.enter_context(servers.peer(running, folder)),
                     stack.enter_context(servers.fedstac(running, folder, more=more))]  # fmt: skip
-        fill(compared, items, folder, running)
+        fill(both_servers, items, folder, running)
         works = workloads(items)
         for work in works:
-            say(f"{work.name}: {agree(compared, work)} features found by both")
-        requests = {(server.name, work.name): work.requests(server) for server in compared for work in works}
-        for server in compared:
+            say(f"{work.name}: {agree(both_servers, work)} features found by both")
+        requests = {(server.name, work.name): work.requests(server) for server in both_servers for work in works}
+        for server in both_servers:
             requests[server.name, "pages of 100"] = pages(server, 5 if quick else 30, 100)
         names = [*(work.name for work in works), "pages of 100"]
-        for number, name, server in itertools.product(range(rounds + 1), names, compared):
+        for number, name, server in itertools.product(range(rounds + 1), names, both_servers):
             key = (server.name, name)
             cpu, length = server.cpu(), seconds if number else seconds / 2
             answers = load.replay(server.address, requests[key], connections=CONNECTIONS, seconds=length)

@@ -69,9 +69,9 @@ def singles(server: Server, items: Sequence[dict[str, Any]]) -> list[bytes]:
 def check(server: Server, items: Sequence[dict[str, Any]], total: int) -> None:
     """Check that everything arrived: the number of items, and one of them by value. Outside of all measuring."""
     with psycopg.connect(server.dsn) as conn:
-        stored = conn.execute("SELECT count(*) FROM pgstac.items").fetchone()
-        if stored != (total,):
-            raise RuntimeError(f"{server.name} has {stored} items instead of {total}")
+        row = conn.execute("SELECT count(*) FROM pgstac.items").fetchone()
+        if row != (total,):
+            raise RuntimeError(f"{server.name} has {row} items instead of {total}")
         if server.name.startswith("fedstac"):
             bad = conn.execute("SELECT count(*) FROM fedstac.request_item WHERE status <> 'done'").fetchone()
             if bad != (0,):
@@ -209,16 +209,16 @@ def run(*, quick: bool, rounds: int, layouts: Sequence[str], more: Mapping[str, 
     measured: dict[tuple[str, str], list[dict[str, float]]] = {}
     with ExitStack() as stack:
         running, folder = stack.enter_context(servers.cluster())
-        compared = [(stack.enter_context(servers.peer(running, folder)), theirs)]
-        compared += [
+        all_servers = [(stack.enter_context(servers.peer(running, folder)), theirs)]
+        all_servers += [
             (
                 stack.enter_context(servers.fedstac(running, folder, f"fedstac_{layout}", workers=layout, more=more)),
                 ours,
             )
             for layout in layouts
         ]
-        supplies = {server.name: Supply() for server, _ in compared}
-        for number, (server, works) in itertools.product(range(rounds + 1), compared):
+        supplies = {server.name: Supply() for server, _ in all_servers}
+        for number, (server, works) in itertools.product(range(rounds + 1), all_servers):
             for name, work in works.items():
                 server.settle()
                 result = work(server, supplies[server.name])

@@ -86,10 +86,11 @@ EXCEPTIONS: Final[Mapping[str, str]] = {
     "src/fedstac/api/search/cql2_text.py:left": "the side of an operator, beside right",
     "src/fedstac/db/notifications.py:taken": "a column of the table: when it was taken up first",
     "src/fedstac/db/requests.py:finished": "a column of the table: when it became final",
-    "src/fedstac/domain/errors.py:Cancelled": "a problem: its name is that of the refusal",
-    "src/fedstac/domain/errors.py:Misdirected": "a problem: its name is that of the refusal",
-    "src/fedstac/domain/errors.py:Unauthenticated": "a problem: its name is that of the refusal",
     "src/fedstac/domain/validation.py:excuse": "a rule of the domain: errors that the stored version had are excused",
+    "src/fedstac/client/transport.py:NotFound": "an exception of the client, which programs catch by this name",
+    "src/fedstac/domain/errors.py:NotFound": "as above: two sides of one answer",
+    "src/fedstac/client/transport.py:Conflict": "as above",
+    "src/fedstac/domain/errors.py:Conflict": "as above",
     "src/fedstac/vocabularies/compare.py:added": "beside `removed`: the two sides of a difference",
     "src/fedstac/vocabularies/compare.py:changed": "beside `added` and `removed`",
 }
@@ -127,21 +128,42 @@ class Package:
 
     classes: dict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
     functions: dict[str, list[Place]] = field(default_factory=lambda: defaultdict(list))
+    bases: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # of each class, by name
+    bare_classes: list[tuple[str, Place]] = field(default_factory=list)
     bare_imports: set[tuple[str, str]] = field(default_factory=set)  # (module, name) of `from module import name`
+
+    def read_classes(self, path: str, tree: ast.Module) -> None:
+        """Note the classes that are named by what happened, and what each class is derived from."""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                self.bases[node.name] |= {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                if BARE_CLASS.fullmatch(node.name) and node.name.lstrip("_") not in NOUNS_IN_ING:
+                    self.bare_classes.append((node.name, Place(path, node.lineno)))
+
+    def is_exception(self, name: str) -> bool:
+        """Return whether a class is an exception. What is raised may say what happened: `Misconfigured`."""
+        return name.endswith(("Exception", "Error")) or any(map(self.is_exception, self.bases.get(name, ())))
 
     def read(self, path: str, tree: ast.Module) -> None:
         """Note the public classes and functions of a module, and what it imports by name."""
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                self.classes[node.name].append(Place(path, node.lineno))
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
-                self.functions[node.name].append(Place(path, node.lineno))
-        for statement in ast.walk(tree):
-            if isinstance(statement, ast.ImportFrom) and statement.module:
-                self.bare_imports |= {(statement.module, alias.name) for alias in statement.names}
+        for statement in tree.body:
+            if isinstance(statement, ast.ClassDef) and not statement.name.startswith("_"):
+                self.classes[statement.name].append(Place(path, statement.lineno))
+            elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and not statement.name.startswith("_"):
+                self.functions[statement.name].append(Place(path, statement.lineno))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                self.bare_imports |= {(node.module, alias.name) for alias in node.names}
 
     def findings(self) -> Iterator[Finding]:
-        """Yield the names that stand for two things. A function that is called as `module.function` needs no other."""
+        """Yield the classes named by what happened, and the names that stand for two things.
+
+        A function that is called as `module.function` stands for one thing.
+        """
+        for name, place in self.bare_classes:
+            if not self.is_exception(name):
+                message = f"the class `{name}` says what happened to a thing; name what it is"
+                yield Finding(place.path, place.line, message, name)
         bare_functions = {
             name: [place for place in places if (place.module, name) in self.bare_imports]
             for name, places in self.functions.items()
@@ -167,11 +189,7 @@ def findings_in(path: str, tree: ast.Module) -> Iterator[Finding]:
         if plain in REPLACED:
             yield Finding(path, line, f"`{name}` is called `{REPLACED[plain]}` now", name)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and BARE_CLASS.fullmatch(node.name):
-            if node.name.lstrip("_") not in NOUNS_IN_ING:
-                message = f"the class `{node.name}` says what happened to a thing; name what it is"
-                yield Finding(path, node.lineno, message, node.name)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for message in (*_docstring_faults(node), *_tuple_faults(node)):
                 yield Finding(path, node.lineno, message, node.name)
 
@@ -261,6 +279,7 @@ def main() -> int:
     package, findings = Package(), list[Finding]()
     for file in _files({*everything, *wanted_paths}):
         path, tree = str(file.relative_to(ROOT)), ast.parse(file.read_text())
+        package.read_classes(path, tree)
         if path.startswith("src/"):
             package.read(path, tree)
         findings += findings_in(path, tree)

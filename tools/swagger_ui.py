@@ -53,9 +53,9 @@ def fetch(folder: Path) -> Path | None:
     else:
         say("npm is not here, so the page /api.html is left out; the description at /api is there")
         return None
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not archive.is_file():
-        say(f"{PACKAGE} {VERSION} cannot be fetched, so the page /api.html is left out: {done.stderr.strip()[-300:]}")
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode != 0 or not archive.is_file():
+        say(f"{PACKAGE} {VERSION} cannot be fetched, so the page /api.html is left out: {result.stderr.strip()[-300:]}")
         return None
     return archive
 
