@@ -1,4 +1,4 @@
-"""THE write path: `perform` for what is asked of this node, `apply` for what other nodes announce.
+"""THE write path: `perform` for the commands that this node accepted, `apply` for the events of other nodes.
 
 One transaction, each step one set-wise statement: lock the lineages, read them, decide (pure), write records, search
 copies, events, audit rows and results. Nothing else in the package changes a record.
@@ -94,7 +94,7 @@ class NodeRules:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A command and where it comes from: its place in the queue, the request, and who asked."""
+    """A command and where it comes from: its actor, its place in the queue, its request."""
 
     command: Command
     actor: str
@@ -141,13 +141,13 @@ async def rehearse(
     *,
     at_once: int = 250,
 ) -> None:
-    """Try what `perform` does, with nothing left of it: the same statements in a transaction that is taken back.
+    """Try what `perform` does, and leave nothing: the same statements in a transaction that is rolled back.
 
-    `see` gets the receipts of `at_once` pieces of work at a time: together they may hold more than there is memory.
+    `see` gets the receipts of `at_once` pieces of work at a time: all of them may be more than there is memory.
     """
     with suppress(_Undo):
         async with conn.transaction():
-            if len(work) > at_once:  # all locks in one order, as a publication of all takes them
+            if len(work) > at_once:  # all locks at once, in the order in which a publication takes them
                 targets = [entry.command.target for entry in work]
                 here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
                 await records.lock(conn, {t.lineage: rules.origin for t in targets if t.collection in here})
