@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from fedstac.demo import embedded
 from fedstac.demo.embedded import Cluster, cluster
+from tests.support.processes import is_running
 from tests.support.waiting import PATIENCE
 
 QUICK = {"fsync": "off", "shared_buffers": "16MB"}
@@ -68,7 +69,7 @@ def holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
         pid, sockets = process.stdout.readline().split()
         yield process, int(pid), Path(sockets)
         process.kill()
-    eventually(lambda: not is_alive(int(pid)))
+    eventually(lambda: not is_running(int(pid)))
 
 
 def ask(running: Cluster, statement: str) -> object:
@@ -76,13 +77,6 @@ def ask(running: Cluster, statement: str) -> object:
         cursor = conn.execute(statement)
         row = cursor.fetchone() if cursor.description else None
     return row[0] if row else None
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def eventually(condition: Callable[[], bool], *, within: float = PATIENCE) -> None:
@@ -138,7 +132,7 @@ def test_nothing_but_the_data_is_left(folder: Path) -> None:
     with cluster(folder, settings=QUICK) as running:
         assert (running.socket_dir / f".s.PGSQL.{running.port}").is_socket()
     assert not running.socket_dir.exists()
-    assert not is_alive(running.pid)
+    assert not is_running(running.pid)
     assert {path.name for path in folder.iterdir()} == {"pgdata", "password", "postgres.log"}
     assert (folder / "password").stat().st_mode & 0o777 == 0o600
 
@@ -148,7 +142,7 @@ def test_the_server_ends_when_its_parent_is_killed(
 ) -> None:
     process, pid, sockets = holder
     process.kill()
-    eventually(lambda: not is_alive(pid))
+    eventually(lambda: not is_running(pid))
     with cluster(folder, settings=QUICK):
         assert not sockets.exists()
 
@@ -160,7 +154,7 @@ def test_a_restart_right_after_the_kill_waits_for_the_old_server(
     process.kill()
     with cluster(folder, settings=QUICK) as running:
         assert running.pid != pid
-        assert not is_alive(pid)
+        assert not is_running(pid)
         assert not sockets.exists()
 
 

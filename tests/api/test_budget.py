@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import asyncpg
 import httpx
@@ -15,6 +14,7 @@ import pytest
 
 from fedstac.demo import embedded, sample
 from tests.api.conftest import Api, StartApi
+from tests.support.processes import children
 
 HANG_GUARD = 30.0
 BLOCKED = (
@@ -106,19 +106,13 @@ async def test_a_wait_that_the_caller_agreed_on_comes_on_top_of_the_deadline(sta
     assert response.status_code == 200
 
 
-def processes_of(cluster: embedded.Cluster) -> list[int]:
-    """The postmaster and its children."""
-    children = Path(f"/proc/{cluster.pid}/task/{cluster.pid}/children").read_text().split()
-    return [cluster.pid, *map(int, children)]
-
-
 @pytest.fixture
 def stop_postgresql(cluster: embedded.Cluster) -> Iterator[Callable[[], None]]:
     """Stops every process of the cluster; the end of the test lets them go on."""
     stopped: list[int] = []
 
     def stop() -> None:
-        for pid in processes_of(cluster):
+        for pid in (cluster.pid, *children(cluster.pid)):
             os.kill(pid, signal.SIGSTOP)
             stopped.append(pid)
 

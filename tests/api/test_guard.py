@@ -21,7 +21,6 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +39,7 @@ from fedstac.api.http.guard import Guard
 from fedstac.api.http.server import Config, HttpServer, run
 from fedstac.domain import errors
 from tests.conftest import REPOSITORY
+from tests.support.processes import peak_memory
 from tests.support.waiting import PATIENCE
 
 MB = 10**6
@@ -278,14 +278,6 @@ def process() -> Iterator[tuple[str, int]]:
         yield server.stdout.readline().strip(), server.pid
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=PATIENCE) == -signal.SIGTERM
-
-
-def peak_memory(pid: int) -> float:
-    """Bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) * 1024
 
 
 def hundred_megabytes() -> Iterator[bytes]:

@@ -19,6 +19,7 @@ import psycopg
 from fedstac.demo import embedded, sample
 from fedstac.demo.federation import Federation, federation
 from tests.hostile.wire import Line
+from tests.support.processes import children, processor_seconds, shared_memory
 
 DATASETS = 200
 GROUP = {"name": "g", "project": "CMIP6", "institution": "NCAR", "title": "a group"}
@@ -47,12 +48,12 @@ class Site:
 
     def memory(self) -> int:
         """Bytes of memory of the API process and its children; pages that they share count by share (Pss)."""
-        return sum(_proportional_set(pid) for pid in (self.pid, *_children(self.pid)))
+        return sum(shared_memory(pid) for pid in (self.pid, *children(self.pid)))
 
     def processor_seconds(self) -> float:
         """Seconds of processor time that the API and all of PostgreSQL have used."""
-        pids = (self.pid, *_children(self.pid), self.cluster.pid, *_children(self.cluster.pid))
-        return sum(_processor_seconds(pid) for pid in pids)
+        pids = (self.pid, *children(self.pid), self.cluster.pid, *children(self.cluster.pid))
+        return sum(map(processor_seconds, pids))
 
     def faults(self) -> list[str]:
         """The log lines in which the node reports a fault of its own."""
@@ -64,29 +65,6 @@ class Site:
         with psycopg.connect(self.running.database_of("west"), autocommit=True) as conn:
             row = conn.execute(statement.encode()).fetchone()
         return int(row[0]) if row else 0
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def _proportional_set(pid: int) -> int:
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")), 0)
-
-
-def _processor_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

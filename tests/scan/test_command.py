@@ -20,6 +20,7 @@ import pytest
 from tests.client.conftest import Fedstac, Result, environment, start
 from tests.client.conftest import fedstac as fedstac
 from tests.scan.files import amon, drs
+from tests.support.processes import children, is_running
 from tests.support.waiting import PATIENCE
 
 NODE = ("--node", "esgf.example.org", "--base-url", "https://esgf.example.org/data")
@@ -135,22 +136,11 @@ def remembered(state: Path) -> int:
         return 0
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def reads_file_of(pid: int, size: int) -> bool:
     """Whether a process has a file of at least that many bytes open."""
     try:
         return any(descriptor.stat().st_size >= size for descriptor in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:  # it ended, or closed a file just now
-        return False
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
         return False
 
 

@@ -16,6 +16,7 @@ from fedstac.scan import reader, readers
 from fedstac.scan.readers import Readers
 from fedstac.scan.values import ScanFile, Unusable
 from tests.scan.files import amon
+from tests.support.processes import peak_memory
 
 
 def found(path: Path) -> ScanFile:
@@ -89,8 +90,7 @@ def test_a_hostile_file_is_named_and_the_next_one_is_read(
         (_, first), (_, second) = [answer for answer in answers if answer is not None]
         process = reading._all[0].process if reading._all else None
         assert process is not None
-        status = Path(f"/proc/{process.pid}/status").read_text()
-    peak = int(status.partition("VmHWM:")[2].split()[0]) >> 10
+        peak = peak_memory(process.pid) >> 20
     assert peak < 1500, f"{peak} MiB"
     assert (first.rule if isinstance(first, Unusable) else None) == reason
     assert not isinstance(second, Unusable)

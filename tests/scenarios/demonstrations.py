@@ -18,7 +18,8 @@ import httpx
 import psycopg
 
 from fedstac.demo.identity_provider import CLIENT, DEVICE
-from tests.scenarios.watching import processes_of, wait_until
+from tests.scenarios.watching import wait_until
+from tests.support.processes import processes_naming
 
 ITEMS = 250
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("FEDSTAC_", "PG"))}
@@ -52,7 +53,7 @@ class Demo:
 
     def left(self) -> dict[int, str]:
         """Its processes that are still there."""
-        return processes_of(str(self.data), *([self.sockets.name] if self.about else []))
+        return processes_naming(str(self.data), *([self.sockets.name] if self.about else []))
 
     def announced(self) -> int:
         """How many events west has had."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -194,18 +192,3 @@ def differences(running: Federation, name: str, origin: str = "west") -> Sequenc
 
 def _node(running: Federation, name: str) -> Any:
     return bootstrap.node(Settings(_env_file=None, node=name, dsn=running.database_of(name), pool_size=2))
-
-
-def processes_of(*marks: str) -> dict[int, str]:
-    """Processes, but for this one, whose command line, environment or working directory names one of these."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                text = (entry / "cmdline").read_bytes() + b"\n" + (entry / "environ").read_bytes()
-                text += os.fsencode(os.readlink(entry / "cwd"))
-            except OSError:  # it ended meanwhile, or is a zombie
-                continue
-            if any(mark.encode() in text for mark in marks):
-                found[int(entry.name)] = text.partition(b"\n")[0].replace(b"\0", b" ").decode(errors="replace")
-    return found
