@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
-
 from fedstac.demo import sample
 from tests.api.conftest import Api
 
@@ -45,17 +43,3 @@ async def test_own_requests_are_listed_page_by_page_and_nobody_elses(api: Api) -
     assert (await page(api, "admin", after=str(uuid4())))["requests"] == []
     for wrong in ({"limit": "x"}, {"after": "x"}):
         assert (await api.admin.get("/requests", params=wrong)).status_code == 400
-
-
-async def test_the_newest_are_found_by_index(api: Api, dsn: str) -> None:
-    conn = await asyncpg.connect(dsn)
-    await conn.execute("SET enable_seqscan = off")
-    plan = await conn.fetch(
-        """EXPLAIN SELECT id FROM fedstac.request WHERE submitter = 'x' AND (created, id) < (now(), $1::uuid)
-           ORDER BY created DESC, id DESC LIMIT 20""",
-        uuid4(),
-    )
-    await conn.close()
-    text = "\n".join(row[0] for row in plan)
-    assert "request_submitter" in text
-    assert "Sort" not in text

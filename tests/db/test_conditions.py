@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from fedstac.api.search import filters
-from fedstac.bootstrap import Node
 from fedstac.db import conditions, search
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.vocabulary import Kind
@@ -70,25 +69,6 @@ async def test_a_value_is_compared_with_its_own_type_only(
 ) -> None:
     assert await truth(conn, {"x": value}, text) is expected
     assert await truth(conn, {"x": value}, f"NOT ({text})") is (None if expected is None else not expected)
-
-
-@pytest.mark.parametrize(
-    ("asked", "index"),
-    [
-        ({"ids": ["a", "b"]}, "pk"),
-        ({"filter": filters.check({"op": "=", "args": [{"property": "id"}, "a"]})}, "pk"),
-        ({"intersects": filters.box([0, 0, 1, 1])}, "geometry"),
-        ({"datetime": "2000-01-01T00:00:00Z/2000-01-02T00:00:00Z"}, "datetime"),
-        ({"filter": filters.check(filters.from_text("t_intersects(datetime, DATE('2000-01-01'))"))}, "datetime"),
-    ],
-)
-async def test_conditions_on_columns_use_their_indexes(west: Node, asked: dict[str, Any], index: str) -> None:
-    async with west.pool.acquire() as conn, conn.transaction():
-        await conn.execute("SET LOCAL enable_seqscan = off")
-        plan = await conn.fetch(f"EXPLAIN SELECT id FROM pgstac.items WHERE {conditions.where(asked)}")
-    lines = [str(row[0]) for row in plan]
-    assert all(index in line for line in lines if "Index Scan" in line), lines
-    assert any("Index" in line for line in lines), lines
 
 
 def test_a_refusal_quotes_nothing_that_the_database_says() -> None:

@@ -156,10 +156,3 @@ async def test_the_migration_notes_what_publishing_does(conn: Connection, dsn: s
     await conn.execute("DELETE FROM fedstac.file_mark")
     await conn.execute(backfill)
     assert await conn.fetch(query) == written
-
-
-async def test_the_datasets_of_a_mark_are_found_by_the_index(conn: Connection) -> None:
-    await conn.execute("INSERT INTO fedstac.file_mark SELECT n, 'CMIP6', n::text FROM generate_series(1, 20000) n")
-    await conn.execute("ANALYZE fedstac.file_mark")
-    plan = await conn.fetch("EXPLAIN " + file_marks.HOLDERS, [1, 2, 3])
-    assert any("file_mark_mark" in row[0] for row in plan), plan

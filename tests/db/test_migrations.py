@@ -112,35 +112,6 @@ def test_a_function_that_an_index_uses_needs_no_search_path_if_it_names_nothing_
         assert conn.execute("SELECT count(*) FROM fedstac.functions_without_path()").fetchone() == (0,)
 
 
-@pytest.mark.parametrize(
-    ("statement", "index"),
-    [
-        ("SELECT id FROM fedstac.outbox WHERE xid >= '1000000'::xid8", "xid"),
-        (
-            "SELECT id FROM fedstac.request_item WHERE shard = 3 AND status = 'queued' ORDER BY id LIMIT 1",
-            "request_item_queue",
-        ),
-        ("SELECT id FROM fedstac.record WHERE lineage = 'c/x'", "record_lineage"),
-        (
-            "SELECT id FROM pgstac.items ORDER BY datetime DESC, collection DESC, id DESC LIMIT 11",
-            "datetime_collection_id",
-        ),
-    ],
-    ids=["sequencer", "claim", "lineage", "default order"],
-)
-def test_hot_statements_have_their_index(owner: str, statement: str, index: str) -> None:
-    with psycopg.connect(owner, autocommit=True) as conn:
-        conn.execute("SET search_path TO pgstac, public")
-        conn.execute("""SELECT create_collection('{"id": "c", "type": "Collection", "links": [], "extent": {}}')""")
-        conn.execute(
-            "SELECT check_partition('c', tstzrange('-infinity','infinity'), tstzrange('-infinity','infinity'))"
-        )
-        conn.execute("SET enable_seqscan = off")
-        conn.execute("SET enable_sort = off")
-        plan = "\n".join(row[0] for row in conn.execute("EXPLAIN " + statement).fetchall())
-    assert index in plan, plan
-
-
 def test_no_two_migrations_have_one_number() -> None:
     numbers = [migration.number for migration in migrations.read(settings.folder("migrations"))]
     assert numbers == list(range(1, len(numbers) + 1))

@@ -101,9 +101,11 @@ async def last_changes(conn: Connection, records: Sequence[Record]) -> dict[str,
            FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bytea[]) r (collection, id, updated, digest)
            JOIN fedstac.audit a ON a.at BETWEEN r.updated AND r.updated + interval '10 minutes'
                 AND a.collection = r.collection AND a.dataset = r.id AND a.digest_after = r.digest
+           WHERE a.at BETWEEN $6 AND $7::timestamptz + interval '10 minutes'  -- for the index
            ORDER BY r.id, a.id DESC""",
         [each.collection for each in records], [each.id for each in records], [each.updated for each in records],
-        [each.digest for each in records], 'YYYY-MM-DD"T"HH24:MI:SS"Z"',
+        [each.digest for each in records], 'YYYY-MM-DD"T"HH24:MI:SS"Z"', min(each.updated for each in records),
+        max(each.updated for each in records),
     )  # fmt: skip
     return {row["id"]: LastChange(row["actor"], row["action"], row["at"]) for row in rows}
 

@@ -99,8 +99,10 @@ async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: 
     """
     await conn.execute(
         """INSERT INTO fedstac.node_status (node, epoch, through)
-           SELECT $1, $2, $3 WHERE NOT EXISTS (
-               SELECT 1 FROM fedstac.node_status WHERE node = $1 AND (epoch, through) >= ($2, $3))
+           SELECT $1::text, $2::bigint, $3::bigint WHERE NOT EXISTS (
+               SELECT FROM (SELECT epoch, through FROM fedstac.node_status WHERE node = $1
+                            ORDER BY epoch DESC, through DESC LIMIT 1) last
+               WHERE (last.epoch, last.through) >= ($2, $3))
            ON CONFLICT DO NOTHING""",
         node, through.epoch, through.pos,
     )  # fmt: skip

@@ -186,8 +186,10 @@ async def waiting(conn: Connection, claim: Claim, limit: int) -> list[WaitingIte
     Read for many batches at once: every look costs as much as the queue is long.
     """
     rows = await conn.fetch(
-        """SELECT id, shard, attempts, trying IS NOT NULL AS killed FROM fedstac.request_item
-           WHERE status = 'queued' AND shard = ANY($1::smallint[]) ORDER BY id LIMIT $2""",
+        """SELECT i.id, i.shard, i.attempts, i.trying IS NOT NULL AS killed FROM unnest($1::smallint[]) s (n)
+           CROSS JOIN LATERAL (SELECT id, shard, attempts, trying FROM fedstac.request_item
+                               WHERE status = 'queued' AND shard = s.n ORDER BY id LIMIT $2) i
+           ORDER BY i.id LIMIT $2""",
         claim.shards, limit,
     )  # fmt: skip
     return [WaitingItem(row["id"], row["shard"], row["attempts"], row["killed"]) for row in rows]

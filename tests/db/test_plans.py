@@ -1,0 +1,292 @@
+"""How PostgreSQL executes the product's statements among 200 000 datasets: by index, and with few pages read.
+
+Each case calls the product's function, as the writer's role and with the settings of the product's sessions. Both kinds
+of plan are tried: PostgreSQL changes from a plan for the parameters to one for any after five calls of a statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from fedstac.api.search import filters
+from fedstac.db import (
+    audit,
+    conditions,
+    connections,
+    feed,
+    file_marks,
+    health,
+    nodes,
+    notifications,
+    own_groups,
+    people,
+    queue,
+    records,
+    requests,
+    search,
+)
+from fedstac.db.connections import Connection
+from fedstac.db.nodes import Parked
+from fedstac.db.queue import Claim
+from fedstac.demo import embedded, sample
+from fedstac.domain.events import Cursor
+from fedstac.domain.groups import Identity
+from fedstac.domain.model import Outcome
+from tests.conftest import databases
+from tests.db import writing
+from tests.support import large, plans
+from tests.support.large import dataset_id, lineage_key, request_id
+
+pytestmark = pytest.mark.xdist_group("plans")  # one process: the database is made once
+
+FEW = 1_100  # rows of a table that a statement may read for nothing; a count ends at 1 001
+LINEAGES = {lineage_key(n): "west" for n in range(5_000, 5_100)}
+DATASETS = [dataset_id(n) for n in range(10_000, 10_200)]
+LAST_REQUEST = request_id(large.REQUESTS - 1)  # of which everything is queued
+LAST_ITEM = large.DATASETS
+A_MOMENT = datetime(2020, 1, 2, tzinfo=UTC)
+RECENT = datetime(2020, 5, 18, tzinfo=UTC)
+CLAIM = Claim(UUID(int=1), tuple(range(queue.FEW)), 0)
+ITEMS = list(sample.items(50, versions=2))
+
+Run = Callable[[Connection], Awaitable[object]]
+
+
+# --- what is asked of the database
+
+
+async def load(conn: Connection) -> None:
+    lineages = await records.lock(conn, LINEAGES)
+    await records.load(conn, lineages, DATASETS, list(lineages))
+
+
+async def publish(conn: Connection) -> None:
+    """New datasets, the same again, and other documents of them."""
+    await writing.publish(conn, *ITEMS)
+    await writing.publish(conn, *ITEMS)
+    await writing.publish(conn, *(writing.titled(item, "another") for item in ITEMS))
+
+
+async def sequence(conn: Connection) -> None:
+    """Places for what 50 new datasets announce, in the feed and in the audit chain."""
+    assert await feed.sequence(conn)
+    assert await audit.chain(conn)
+
+
+async def claim(conn: Connection) -> None:
+    claimed = await queue.claim(conn, "worker", CLAIM.token, 30)
+    assert claimed
+    assert await queue.hold(conn, claimed)
+    assert await queue.renew(conn, claimed, 30)
+    waiting = await queue.waiting(conn, claimed, 200)
+    assert len(waiting) == 200
+    assert await queue.is_waiting(conn, lineage_key(large.DATASETS // 2 - 1))
+    assert await queue.begin_attempt(conn, claimed, waiting[0].id)
+    assert await queue.queued(conn, [item.id for item in waiting])
+    await queue.origin(conn, waiting[0].id)
+    done = [queue.Result(item.id, Outcome.NEW, None, None, (), 1) for item in waiting[2:]]
+    await queue.finish(conn, done)
+    await queue.rest(conn, claimed, waiting[0], 1)
+    await queue.release_uncounted(conn, claimed, waiting[1].id)
+    await queue.release(conn, claimed)
+    assert await queue.take_back(conn, LAST_REQUEST, "cancelled", "by its submitter")
+
+
+async def accept(conn: Connection) -> None:
+    key = requests.Key("submitter-1", "POST /collections/CMIP6/items", str(uuid4()), b"")
+    items = [requests.NewItem(lineage_key(n), dataset_id(2 * n), "{}") for n in range(200)]
+    new = requests.NewRequest(uuid4(), "CMIP6", "publish", "submitter-1", (), None, "", None, items, key=key)
+    await requests.create(conn, [new])
+    singles = [
+        requests.NewRequest(uuid4(), "CMIP6", "publish", "submitter-1", (), None, "", None, [item]) for item in items
+    ]
+    await requests.create_singles(conn, singles)
+    assert await requests.under_key(conn, key)
+
+
+async def follow_a_request(conn: Connection) -> None:
+    for request in (request_id(17), LAST_REQUEST):
+        await requests.summary(conn, request)
+        await requests.results(conn, request, status="done", after=0, limit=100)
+        await requests.refused(conn, request)
+    await requests.visible(conn, large.ACKNOWLEDGED // 2)
+
+
+async def ask_for_own_requests(conn: Connection) -> None:
+    for after in (None, request_id(17 + 50 * large.SUBMITTERS)):
+        assert len(await requests.of_submitter(conn, "submitter-17", after=after, limit=20)) == 20
+    await requests.last_identity(conn, "submitter-17")
+
+
+async def read_the_feed(conn: Connection) -> None:
+    for after in (0, large.DATASETS // 2, large.DATASETS - 10):
+        await feed.resume(conn, Cursor(1, after))
+        assert await feed.page(conn, after, 500)
+
+
+async def take_a_snapshot(conn: Connection) -> None:
+    for after in (("", ""), ("CMIP6", dataset_id(100_000))):
+        assert len(await feed.snapshot_page(conn, "west", after, 500)) == 500
+
+
+async def consume(conn: Connection) -> None:
+    """What a consumer does beside applying: it moves its cursor, and sets aside what it cannot apply."""
+    await nodes.progress(conn, "south")
+    await nodes.move(conn, "south", Cursor(1, 17))
+    broken = [Parked(f"new-{n}", f"s{n}", 1, 2, "unknown", "{}") for n in range(990, 1_010)]
+    await nodes.park(conn, "south", 6_000, broken)
+    await nodes.unpark(conn, "south", [(f"s{n}", 1, 3) for n in range(100)])
+    assert await nodes.parked(conn, "south")
+
+
+async def acknowledge(conn: Connection) -> None:
+    await nodes.acknowledge(conn, "east", Cursor(1, large.ACKNOWLEDGED + 1), [])
+    await nodes.acknowledge(conn, "east", Cursor(1, 17), [])
+    assert len(await nodes.statuses(conn)) == 3
+
+
+async def identify(conn: Connection) -> None:
+    await nodes.principal(conn, "17")
+    nobody: frozenset[str] = frozenset()
+    await people.pseudonym(conn, Identity("https://login.example", "p17", "", None, "", nobody, (), nobody))
+    await own_groups.memberships(conn, ["person:17"])
+
+
+async def look_at_health(conn: Connection) -> None:
+    await health.parts(conn)
+
+
+async def notify(conn: Connection) -> None:
+    """Events since the last look, failed items and requests that became final."""
+    destination, _ = await notifications.register(
+        conn, "submitter-17", "https://a.example", ["dataset"], confirmed=True
+    )
+    await notifications.wish(conn, request_id(17), destination.id)
+    await conn.execute("UPDATE fedstac.told SET pos = pos - 500")
+    await notifications.gather(conn, 0)
+    await notifications.take(conn, 20, lease=60, per_hour=20)
+
+
+async def tell_who_changed(conn: Connection) -> None:
+    lineage = await records.peek(conn, lineage_key(5_000), "west")
+    loaded = await records.load(conn, {lineage.key: lineage}, [])
+    stored = list(loaded[lineage.key].records.values())
+    await audit.last_changes(conn, stored)
+
+
+async def read_the_audit_log(conn: Connection) -> None:
+    """The newest rows, and those of today."""
+    assert len([row async for row in audit.rows(conn, audit.Wanted(limit=100))]) == 100
+    assert await audit.at(conn, 1_000)
+
+
+async def compare_files(conn: Connection) -> None:
+    assert len(await file_marks.holders(conn, range(100))) == 100
+    await records.states(conn, [("CMIP6", id) for id in DATASETS])
+    await records.known(conn, "CMIP6", DATASETS)
+
+
+async def get_an_item(conn: Connection) -> None:
+    for number in (10_000, 10_001, 500):
+        assert await search.item(conn, "CMIP6", dataset_id(number))
+
+
+def page(asked: dict[str, object], *, after: bool = False) -> Run:
+    """A page of ten in the order that a search has by itself, and how many datasets match."""
+    keys = search.order([("datetime", True)])
+
+    async def run(conn: Connection) -> None:
+        where = conditions.where(asked)
+        first = await search.page(conn, where, keys, 10, None)
+        assert first.items
+        if after:
+            assert (await search.page(conn, where, keys, 10, first.last)).items
+        await search.matched(conn, where, 1_000)
+
+    return run
+
+
+# What each may read, in pages of 8 kB: several times what it takes. Whoever reads a table from end to end reads
+# thousands.
+CASES: dict[str, tuple[Run, int]] = {
+    "lock and load 100 lineages": (load, 3_000),
+    "publish 50 datasets": (publish, 4_000),
+    "claim": (claim, 8_000),
+    "accept": (accept, 6_000),
+    "a request": (follow_a_request, 200),
+    "own requests": (ask_for_own_requests, 500),
+    "feed": (read_the_feed, 5_000),
+    "snapshot": (take_a_snapshot, 3_000),
+    "consume": (consume, 1_000),
+    "acknowledge": (acknowledge, 200),
+    "identify": (identify, 100),
+    "health": (look_at_health, 500),
+    "notify": (notify, 5_000),
+    "last changes": (tell_who_changed, 1_000),
+    "audit": (read_the_audit_log, 1_000),
+    "files": (compare_files, 2_000),
+    "item": (get_an_item, 100),
+    "search: everything": (page({}, after=True), 2_000),
+    "search: a collection, page after page": (page({"collections": ["CMIP6"]}, after=True), 2_000),
+    "search: ids": (page({"ids": DATASETS[:20]}), 500),
+    "search: datetime": (page({"datetime": "1850-01-03T00:00:00Z/1850-01-04T00:00:00Z"}), 2_000),
+    "search: a day": (
+        page({"filter": filters.check(filters.from_text("t_intersects(datetime, DATE('1850-02-01'))"))}),
+        2_000,
+    ),
+    "search: a small box": (page({"collections": ["plain"], "intersects": filters.box([0, 0, 3, 3])}), 500),
+    "search: an id in a filter": (page({"filter": filters.check(filters.from_text(f"id = '{DATASETS[0]}'"))}), 100),
+    "search: a box of everything": (page({"intersects": filters.box([-180, -90, 180, 90])}, after=True), 2_000),
+}
+
+
+# --- the tests
+
+
+@pytest.fixture(scope="session")
+def large_database(cluster: embedded.Cluster, template: str) -> Iterator[str]:
+    """The writer's DSN of a database of 200 000 datasets whose sessions tell their plans."""
+    with databases(cluster, template) as make:
+        writer = make()
+        name = writer.partition("?")[0].rpartition("/")[2]
+        large.fill(cluster.dsn(name), writer)
+        plans.tell_plans(cluster.dsn(), name)
+        yield writer
+
+
+@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+async def connection(large_database: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """A session like the product's, for one kind of plan."""
+    conn = await connections.connect(large_database)
+    await conn.execute(f"SET plan_cache_mode = {request.param}")
+    yield conn
+    await conn.close()
+
+
+def check(found: list[plans.Plan], most_blocks: int) -> None:
+    assert found
+    for plan in found:
+        assert max(plan.wasted.values(), default=0) <= FEW, plan
+        assert plan.blocks <= most_blocks, plan
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_statement_is_executed_by_index(connection: Connection, case: str) -> None:
+    run, most_blocks = CASES[case]
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        found = await plans.plans_of(connection, run)
+    finally:
+        await transaction.rollback()
+    check(found, most_blocks)
+
+
+async def test_the_sequencer_reads_what_is_new(connection: Connection) -> None:
+    """Outside of a transaction: it has its own, and what it did stays."""
+    await writing.publish(connection, *(writing.titled(item, str(uuid4())) for item in ITEMS))
+    check(await plans.plans_of(connection, sequence), 3_000)
