@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,12 +30,51 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 
 
+MAY_BE_MISSING = ("shared", "history")  # markers of what even CI may be without
+WHERE_NOT = {
+    "shared": "../shared is not here: only the developers have it",
+    "history": "the history of the repository is not here: git fetch --unshallow",
+}
+
+
+def shares_with_its_module(item: pytest.Item) -> bool:
+    """Return whether a test uses a fixture that is made once for its module."""
+    made = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+    return any(each[-1].scope == "module" for each in made)
+
+
+def is_missing(marker: str) -> bool:
+    match marker:
+        case "shared":
+            return not SHARED.is_dir()
+        case _:
+            asked = ["git", "rev-parse", "--is-shallow-repository"]
+            told = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+            return told.stdout.strip() != "false"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if SHARED.is_dir():
-        return
+    """Skip what cannot run here; keep a module that shares something in one process; begin with what takes long."""
     for item in items:
-        if item.get_closest_marker("shared"):
-            item.add_marker(pytest.mark.skip(reason="../shared is not here: only the developers and CI have it"))
+        if not item.get_closest_marker("xdist_group") and shares_with_its_module(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY).as_posix()))
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    for marker in MAY_BE_MISSING:
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and is_missing(marker):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=WHERE_NOT[marker]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """On CI a test that would be skipped fails, and says what is missing; but for MAY_BE_MISSING."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and not any(map(item.get_closest_marker, MAY_BE_MISSING)):
+        report.outcome = "failed"
+        report.longrepr = f"nothing is skipped on CI: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

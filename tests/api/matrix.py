@@ -90,7 +90,7 @@ HERE = (LATEST, SUPERSEDED, REPLICATED)
 SEEN = (*HERE, RETRACTED)
 EVERYWHERE = STATES
 NO_DATASET = "no dataset is asked about"
-ITEM: Json = next(item for item in sample.items(300) if item["properties"]["cmip6:institution_id"] == "NCAR")  # type: ignore[index]
+ITEM: Json = next(item for item in sample.items(300) if item["properties"]["cmip6:institution_id"] == "NCAR")
 REASON = {"reason": "wrong forcing"}
 
 

@@ -67,10 +67,10 @@ def catalogue() -> tuple[Known, ...]:
     samples = list(sample.items(SAMPLES))
     newest: dict[str, str] = {}
     for item in samples:
-        base, version = item["properties"]["base_id"], item["properties"]["version"]  # type: ignore[index]
+        base, version = item["properties"]["base_id"], item["properties"]["version"]
         newest[base] = max(version, newest.get(base, ""))
     known = [
-        Known(item, (tuple(item["bbox"]),), newest[p["base_id"]] == p["version"])  # type: ignore[arg-type]
+        Known(item, (tuple(item["bbox"]),), newest[p["base_id"]] == p["version"])
         for item in samples for p in [item["properties"]]
     ]  # fmt: skip
     return (*known, *(Known(document, boxes, True) for document, boxes in _places()))
@@ -150,8 +150,8 @@ def _footprint(n: int, rng: random.Random) -> tuple[Json | None, tuple[Box, ...]
             coordinates = [[west, south], [west, north]]
             return {"type": "LineString", "coordinates": coordinates}, ((west, south, west, north),)
         case _:  # parts that overlap: not valid as it stands
-            parts = ((west, south, east, north), (west + 0.5, south, east + 0.5, north))
-            return {"type": "MultiPolygon", "coordinates": [_rectangle(*part) for part in parts]}, parts
+            overlapping: tuple[Box, ...] = ((west, south, east, north), (west + 0.5, south, east + 0.5, north))
+            return {"type": "MultiPolygon", "coordinates": [_rectangle(*part) for part in overlapping]}, overlapping
 
 
 def _bbox(geometry: Json) -> list[float]:

@@ -143,7 +143,7 @@ async def test_what_is_no_write_has_no_row(api: Api, dsn: str) -> None:
 
 async def test_a_flood_of_refusals_is_counted(dsn: str) -> None:
     """Some rows at once, and the others in few rows that count them, at the latest when the node stops."""
-    async with running(Settings(dsn=dsn, node="west", _env_file=None), background=False) as api:  # type: ignore[call-arg]
+    async with running(Settings(dsn=dsn, node="west", _env_file=None), background=False) as api:
         places = asyncio.Semaphore(20)  # so many find a connection in time on any machine
 
         async def send(asking: Awaitable[httpx.Response]) -> httpx.Response:

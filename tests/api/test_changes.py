@@ -175,14 +175,15 @@ async def test_a_retraction_says_why(west: Api) -> None:
     assert response.status_code == 200, response.text
     assert (await get(west))["properties"]["fedstac:retraction"] == said
     assert conforms(await get(west))
-    for wrong in (
+    refused_bodies: tuple[Any, ...] = (
         {"replaced_by": "a b"},
         {"reason": ""},
         {"data": "burn"},
         {"because": "x"},
         {"errata": "javascript:x"},
         [],
-    ):
+    )
+    for wrong in refused_bodies:
         assert (await west.admin.post(f"{PATH}/retract", json=wrong)).status_code == 400
     itself = await west.admin.post(f"{PATH}/retract", json={"replaced_by": ITEM["id"]})
     assert itself.json()["errors"][0]["pointer"] == "/replaced_by"
@@ -216,7 +217,7 @@ async def test_updating_annotating_and_aggregating(west: Api) -> None:
     for body, action in steps:
         response = await patch(west, body)
         assert response.status_code == 200, response.text
-        assert action in (await told(west))[-1][1]
+        assert action in ((await told(west))[-1][1] or ())
     found = await get(west)
     assert found["properties"]["cmip6:grid"] == "merged"
     assert any(link["rel"] == "related" for link in found["links"])

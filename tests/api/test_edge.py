@@ -68,7 +68,7 @@ async def test_every_link_of_the_landing_page_leads_somewhere(kind: str, start_a
 def test_a_public_path_that_begins_a_route_is_taken_as_stripped(path: str, clashes: bool) -> None:
     routes = [Route(route.path, lambda _: None) for route in TABLE]
 
-    def is_stripped(**values: str) -> bool:
+    def is_stripped(**values: Any) -> bool:
         settings = Settings(_env_file=None, **values)
         return prefixes.is_stripped(f"https://catalogue.example{path}", settings, routes)
 

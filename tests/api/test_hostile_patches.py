@@ -25,7 +25,7 @@ from tests.api.stored import everything
 
 Json = Any
 ITEMS: Final = "/collections/CMIP6/items"
-NCAR = [item for item in sample.items(300) if item["properties"]["cmip6:institution_id"] == "NCAR"]  # type: ignore[index]
+NCAR = [item for item in sample.items(300) if item["properties"]["cmip6:institution_id"] == "NCAR"]
 OLD: Json = NCAR[0]
 LATEST: Json = json.loads(json.dumps(OLD).replace(OLD["properties"]["version"], "20991231"))
 WITHDRAWN: Json = NCAR[1]  # and another dataset, which is retracted
@@ -61,6 +61,11 @@ class Hostile:
 
 def entry(node: str, **members: Json) -> Json:
     return {"href": f"https://{node}.example/{FILE}", "description": "HTTPServer Link", "roles": ["data"], **members}
+
+
+def values(*each: Json) -> tuple[Json, ...]:
+    """Return them, of any type."""
+    return each
 
 
 def nested(depth: int) -> Json:
@@ -125,8 +130,10 @@ OWNED_BY_THE_SERVER = (
     Hostile("latest again, with its properties", replace("/properties", {**OLD["properties"], "latest": True}),
             CONFLICT, at=OLD),
     Hostile("latest although it is retracted", {"properties": {"latest": True}}, CONFLICT, at=WITHDRAWN),
-    *(Hostile(f"latest as {value!r}", replace("/properties/latest", value), INVALID) for value in ("false", 0, [], {})),
-    *(Hostile(f"retracted as {value!r}", {"properties": {"retracted": value}}, INVALID) for value in ("true", 1, [])),
+    *(Hostile(f"latest as {value!r}", replace("/properties/latest", value), INVALID)
+      for value in values("false", 0, [], {})),
+    *(Hostile(f"retracted as {value!r}", {"properties": {"retracted": value}}, INVALID)
+      for value in values("true", 1, [])),
     Hostile("published in the past", replace("/properties/created", "1999-01-01T00:00:00Z"), NOTHING),
     Hostile("changed in the future", {"properties": {"updated": "2099-01-01T00:00:00Z"}}, NOTHING),
     Hostile("deleted by its state", replace("/properties/fedstac:state", "deleted"), NOTHING),
@@ -284,9 +291,9 @@ SHAPES = (
       for name in ("type", "stac_version", "id", "collection", "geometry", "bbox", "properties", "links", "assets",
                    "stac_extensions")
       for value in (7, "x", [None])),
-    *(Hostile(f"the whole as {value!r}", replace("", value), INVALID) for value in (None, [], "x", {})),
+    *(Hostile(f"the whole as {value!r}", replace("", value), INVALID) for value in values(None, [], "x", {})),
     *(Hostile(f"the patch as {body!r}", body, BAD) for body in (None, True, 7, "x")),
-    *(Hostile(f"an operation as {one!r}", [one], INVALID) for one in (None, 7, "add", [], {})),
+    *(Hostile(f"an operation as {one!r}", [one], INVALID) for one in values(None, 7, "add", [], {})),
     *(Hostile(f"an operation called {name!r}", [op(name, "/id", value="x")], INVALID)  # type: ignore[arg-type]
       for name in ("explode", "ADD", "add ", "", None, ["add"])),
     Hostile("an operation without its value", [op("add", "/properties/x")], INVALID),

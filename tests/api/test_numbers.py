@@ -34,6 +34,6 @@ def test_a_cursor_is_of_ascii_digits(text: str) -> None:
 
 async def test_an_odd_preference_among_media_types_fails_nothing(api: Api) -> None:
     for accept in ("text/html;q=²", "text/html;q=1.", "text/html;q=nan", "text/html;q=9e9"):
-        response = await api.anyone.get("/problems", headers={"Accept": accept.encode("latin-1")})
+        response = await api.anyone.get("/problems", headers={b"Accept": accept.encode("latin-1")})
         assert response.status_code in (200, 400), accept
     assert documentation.QUALITY.fullmatch("0.5")

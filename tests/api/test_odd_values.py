@@ -52,7 +52,7 @@ async def test_any_filter_finds_in_json_and_in_text_what_it_means(api: Api) -> N
             wanted = expected(expression)
             body = {"collections": ["odd"], "limit": 100, "fields": {"include": ["id"]}, "filter": expression}
             assert ids(client.post("/search", json=body)) == wanted
-            text = {"filter": as_text(expression), "limit": 100, "fields": "id"}
+            text = {"filter": as_text(expression), "limit": "100", "fields": "id"}
             assert ids(client.get("/collections/odd/items", params=text)) == wanted
 
         await asyncio.to_thread(check)

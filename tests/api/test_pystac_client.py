@@ -34,9 +34,11 @@ class Federation:
 
     async def on_both(self, ask: Callable[[Client], T]) -> T:
         """What a question gives, asked in a thread (the client is synchronous) of both nodes, which have to agree."""
-        one, other = [
-            await asyncio.to_thread(lambda url=node.url: ask(Client.open(url))) for node in (self.west, self.east)
-        ]
+
+        def asked(node: Api) -> T:
+            return ask(Client.open(node.url))
+
+        one, other = [await asyncio.to_thread(asked, node) for node in (self.west, self.east)]
         assert one == other
         return one
 

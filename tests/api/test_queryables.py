@@ -161,7 +161,7 @@ async def ids(api: Api, **parameters: Any) -> set[str]:
 
 
 async def test_a_name_without_its_prefix_is_understood_where_one_collection_is_searched(api: Api) -> None:
-    source = ITEMS[0]["properties"]["cmip6:source_id"]  # type: ignore[index]
+    source = ITEMS[0]["properties"]["cmip6:source_id"]
     whole = await search(api, collections="CMIP6", filter=f"cmip6:source_id = '{source}'")
     short = await search(api, collections="CMIP6", filter=f"source_id = '{source}'", sortby="-source_id")
     assert short["numberMatched"] == whole["numberMatched"] > 0

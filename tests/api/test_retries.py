@@ -63,11 +63,11 @@ async def send(api: Api, *items: Json, **headers: str) -> str:
 
 
 async def final(api: Api, request: str) -> Json:
-    async def look() -> Json | None:
+    async def look() -> Json:
         found: Json = (await api.admin.get(f"/requests/{request}")).json()
-        return found if found["finished"] else None
+        return found if found["finished"] else {}
 
-    return dict(await until(look))
+    return await until(look)
 
 
 async def assert_sound(dsn: str) -> None:

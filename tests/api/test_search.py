@@ -118,7 +118,7 @@ async def test_a_box_finds_what_touches_it(site: Site, bbox: list[float], boxes:
         bbox = [*bbox[:2], -100, *bbox[3:]]
     wanted = expected(lambda item: oracle.touch(item.boxes, boxes))
     assert set(await site.keys(bbox=bbox)) == wanted
-    params = {"bbox": ",".join(map(str, bbox)), "limit": 1000, "fields": "id"}
+    params = {"bbox": ",".join(map(str, bbox)), "limit": "1000", "fields": "id"}
     found = (await site.api.anyone.get("/search", params=params)).json()["features"]
     assert {(feature["collection"], feature["id"]) for feature in found} == wanted
 
@@ -232,7 +232,7 @@ async def test_every_spatial_operator_is_evaluated_on_every_footprint(site: Site
 )  # fmt: skip
 async def test_cql2_text_and_json_say_the_same(site: Site, text: str, judge: Any) -> None:
     wanted = expected(judge)
-    params = {"filter": text, "limit": 1000, "fields": "id"}
+    params = {"filter": text, "limit": "1000", "fields": "id"}
     answer = await site.api.anyone.get("/search", params=params)
     assert answer.status_code == 200, answer.text
     assert {(f["collection"], f["id"]) for f in answer.json()["features"]} == wanted
@@ -522,7 +522,7 @@ async def page_while_publishing(api: Api) -> None:
         response = await api.admin.post("/collections/CMIP6/items", json=body)
         assert response.json()["status"] == "done", response.text
 
-    await publish(*old)  # type: ignore[arg-type]
+    await publish(*old)
     for order in ([], [{"field": "id"}], [{"field": "cmip6:source_id", "direction": "desc"}, {"field": "title"}]):
         found: list[str] = []
         asked: Json | None = {"limit": 13, "sortby": order}
@@ -531,7 +531,7 @@ async def page_while_publishing(api: Api) -> None:
             found += [feature["id"] for feature in page["features"]]
             last = page["features"][-1]  # the token holds its place
             changed = {**last, "properties": {**last["properties"], "note": f"{len(found)} {order}"}}
-            await publish(*(next(new) for _ in range(4)), changed)  # type: ignore[arg-type]
+            await publish(*(next(new) for _ in range(4)), changed)
             asked = next((link["body"] for link in page["links"] if link["rel"] == "next"), None)
         assert len(found) == len(set(found))
         assert set(found) >= {item["id"] for item in old}

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group(
 Json = dict[str, Any]
 ITEMS = "/collections/CMIP6/items"
 HOME = "https://south.example"
-SAMPLES: list[Json] = list(sample.items(400))  # type: ignore[arg-type]
+SAMPLES: list[Json] = list(sample.items(400))
 OTHERS = [item for item in SAMPLES if item["properties"]["cmip6:institution_id"] != "NCAR"]
 STORED, RETRACTED, MARKED, NEW = OTHERS[:4]
 NCAR = next(item for item in SAMPLES if item["properties"]["cmip6:institution_id"] == "NCAR")

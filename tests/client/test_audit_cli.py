@@ -18,6 +18,7 @@ from fedstac.demo import embedded, sample
 from fedstac.domain.groups import Identity
 from tests.client.conftest import Fedstac
 from tests.db import writing
+from tests.support.databases import name_in
 
 [ITEM, *MORE] = sample.items(12)
 ANNA = Identity("https://aai.example/x", "anna-1", "Anna", "anna@example.org", "", frozenset(), (), frozenset())
@@ -36,14 +37,14 @@ async def logged(node: Node, conn: asyncpg.Connection[asyncpg.Record]) -> Connec
 @pytest.fixture
 def auditor(cluster: embedded.Cluster, dsn: str) -> dict[str, str]:
     """The variables of somebody who may read the log and nothing else."""
-    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    name = name_in(dsn)
     return {"FEDSTAC_AUDITOR_DSN": cluster.dsn(name, user="fedstac_auditor"), "FEDSTAC_DSN": "postgresql://127.0.0.1:9"}
 
 
 @pytest.fixture
 def tamper(cluster: embedded.Cluster, dsn: str) -> Callable[[str], None]:
     def run(statement: str) -> None:
-        with psycopg.connect(cluster.dsn(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])) as conn:
+        with psycopg.connect(cluster.dsn(name_in(dsn))) as conn:
             conn.execute(statement.encode())
 
     return run
@@ -55,7 +56,8 @@ async def test_rows_are_listed_newest_first_by_what_is_asked(
     done = await fedstac("audit", "list", "-o", "ndjson", **auditor)
     assert (done.code, done.stderr) == (0, "")
     assert [row["pos"] for row in done.lines] == list(range(len(done.lines), 0, -1))
-    [refused] = (await fedstac("audit", "list", "--outcome", "rejected", "-o", "json", **auditor)).lines[0]
+    rejected = await fedstac("audit", "list", "--outcome", "rejected", "-o", "json", **auditor)
+    [refused] = json.loads(rejected.stdout)
     assert (refused["decision"], refused["rule"]) == ("refused", "collection-does-not-exist")
     mine = await fedstac("audit", "list", "--dataset", ITEM["id"], "--who", "anna", "-o", "ndjson", **auditor)
     assert [row["dataset"] for row in mine.lines] == [ITEM["id"]]
@@ -169,7 +171,7 @@ async def test_a_person_is_erased_and_the_log_keeps_the_pseudonym(
     other = await people.pseudonym(logged, replace(ANNA, subject="anna-2"))
     await audit.append(logged, [audit.NewRow(who, "publish", "c", "d", None, "new", None, None)])
     await audit.chain(logged)
-    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    name = name_in(dsn)
     deleter = {"FEDSTAC_DELETER_DSN": cluster.dsn(name, user="fedstac_deleter")}
     done = await fedstac("admin", "erase-person", who, **deleter)
     assert (done.code, done.stderr) == (0, "")

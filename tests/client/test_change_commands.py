@@ -23,8 +23,8 @@ from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, environment, start
 from tests.client.test_changes import FILES, ID, ITEM, newer
 from tests.client.test_changes import west as west
-from tests.client.test_cli import alone, lines, to, until
-from tests.support.waiting import PATIENCE
+from tests.client.test_cli import alone, lines, to
+from tests.support.waiting import PATIENCE, until
 
 NEWER = newer(ITEM)["id"]
 UNKNOWN = ID[:-8] + "20010101"

@@ -303,7 +303,7 @@ async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fe
     )
     assert (await fedstac("search", "--matched", "--bbox", "-180,-90,180,90", **to(api))).stdout == "8\n"
     moment = "1990-06-01T00:00:00Z"
-    during = [item for item in items if item["properties"]["end_datetime"] >= moment]  # type: ignore[index]
+    during = [item for item in items if item["properties"]["end_datetime"] >= moment]
     counted = await fedstac("search", "--matched", "--datetime", f"{moment}/..", "-o", "json", **to(api))
     assert json.loads(counted.stdout) == {"matched": len(during), "estimated": False}
 
@@ -311,7 +311,7 @@ async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fe
 async def test_a_search_by_an_unknown_name_warns_on_standard_error(api: Api, fedstac: Fedstac) -> None:
     items = list(sample.items(8))
     await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
-    source = str(items[0]["properties"]["cmip6:source_id"])  # type: ignore[index]
+    source = str(items[0]["properties"]["cmip6:source_id"])
     for arguments, named in (
         (("--filter", f"cmip6:sourceid = '{source}'"), "cmip6:source_id"), (("-c", "CMIP66"), "CMIP6"),
         (("-c", "CMIP6", "--sortby=-nope"), "nope"), (("--filter", "nope = 1", "--matched"), "nope"),
@@ -325,8 +325,7 @@ async def test_a_search_by_an_unknown_name_warns_on_standard_error(api: Api, fed
     assert {line["properties"]["cmip6:source_id"] for line in short.lines} == {source}
     year = await fedstac("search", "--datetime", "1990", "--matched", **to(api))
     assert int(year.stdout) == sum(
-        p["start_datetime"] < "1991" and p["end_datetime"] >= "1990"
-        for p in (item["properties"] for item in items)  # type: ignore[index]
+        p["start_datetime"] < "1991" and p["end_datetime"] >= "1990" for p in (item["properties"] for item in items)
     )
 
 
@@ -466,7 +465,7 @@ async def test_a_copy_is_verified_and_rebuilt(api: Api, fedstac: Fedstac, make_d
     east = make_database()
     variables = {"FEDSTAC_DSN": east, "FEDSTAC_NODE": "east", "FEDSTAC_SOURCE": api.url,
                  "FEDSTAC_SOURCE_TOKEN": api.tokens["node:east"]}  # fmt: skip
-    settings = Settings(dsn=east, node="east", source=api.url, source_token=api.tokens["node:east"], _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(dsn=east, node="east", source=api.url, source_token=api.tokens["node:east"], _env_file=None)
     async with following(settings):
         refused = await fedstac("rebuild", "--from", "zero", **variables)
         assert refused.code == 2
@@ -493,7 +492,7 @@ async def test_a_copy_is_verified_and_rebuilt(api: Api, fedstac: Fedstac, make_d
 
 async def test_a_second_index_node_stands_by_and_takes_over(api: Api, make_database: Callable[[], str]) -> None:
     east = make_database()
-    settings = Settings(dsn=east, node="east", source=api.url, source_token=api.tokens["node:east"], _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(dsn=east, node="east", source=api.url, source_token=api.tokens["node:east"], _env_file=None)
     publish = api.admin.post("/collections/CMIP6/items", json=next(sample.items(1)))
     address = SourceAddress(api.url, settings.source_token)
     async with bootstrap.node(settings) as node, Origin(address) as origin, open_source(address) as source:

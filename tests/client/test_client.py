@@ -130,8 +130,8 @@ async def test_refusals_have_types(api: Api) -> None:
 
 async def test_items_that_only_others_may_publish_do_not_stop_the_rest(api: Api) -> None:
     items = list(sample.items(1000))
-    own = [item for item in items if item["properties"]["cmip6:institution_id"] == "NCAR"]  # type: ignore[index]
-    others = [item for item in items if item["properties"]["cmip6:institution_id"] != "NCAR"]  # type: ignore[index]
+    own = [item for item in items if item["properties"]["cmip6:institution_id"] == "NCAR"]
+    others = [item for item in items if item["properties"]["cmip6:institution_id"] != "NCAR"]
     own = own[:5]
     assert own
     steps = await with_client(
@@ -153,7 +153,7 @@ async def test_a_search_pages_through(api: Api) -> None:
         assert not list(client.search(limit=0))
         wanted = str(items[3]["id"])
         assert [item["id"] for item in client.search(ids=[wanted], limit=5)] == [wanted]
-        model = items[0]["properties"]["cmip6:source_id"]  # type: ignore[index]
+        model = items[0]["properties"]["cmip6:source_id"]
         same = list(client.search(filter=f"\"cmip6:source_id\" = '{model}'"))
         assert same
         assert {item["properties"]["cmip6:source_id"] for item in same} == {model}
@@ -231,7 +231,7 @@ def answering(answers: list[tuple[int, dict[str, str], bytes]]) -> Iterator[tupl
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it would have slept."""
     slept: list[float] = []
-    monkeypatch.setattr(transport.time, "sleep", slept.append)
+    monkeypatch.setattr("fedstac.client.transport.time.sleep", slept.append)
     return slept
 
 

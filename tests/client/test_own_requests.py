@@ -36,7 +36,7 @@ async def test_own_requests_are_listed_and_shown(api: Api, fedstac: Fedstac) -> 
 async def test_a_waiting_request_is_cancelled_and_tried_again(start_api: StartApi, dsn: str, fedstac: Fedstac) -> None:
     idle = await start_api(dsn=dsn, background=False)
     await idle.admin.post("/collections", json=sample.collection())
-    sent = await fedstac("publish", "-", "--no-wait", "-o", "json", stdin=lines(sample.items(3)), **to(idle))
+    sent = await fedstac("publish", "-", "--no-wait", "-o", "json", stdin=lines([*sample.items(3)]), **to(idle))
     [request] = sent.lines[0]["requests"]
     cancelled = await fedstac("requests", "cancel", request["request"], **to(idle))
     assert (cancelled.code, cancelled.stdout) == (0, "3 items cancelled; the request is cancelled: 0 of 3 done\n")

@@ -20,8 +20,8 @@ from tests.api.conftest import Api, StartApi
 from tests.client.conftest import Fedstac, start
 from tests.client.test_changes import ITEM, newer
 from tests.client.test_changes import west as west
-from tests.client.test_cli import broken, lines, to, until
-from tests.support.waiting import PATIENCE
+from tests.client.test_cli import broken, lines, to
+from tests.support.waiting import PATIENCE, until
 
 
 def told_better(item: dict[str, Any]) -> dict[str, Any]:

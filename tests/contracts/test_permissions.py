@@ -60,7 +60,8 @@ def served(routes: list[BaseRoute], prefix: str = "") -> set[tuple[str, str]]:
     for route in routes:
         path, included = prefix + getattr(route, "path", ""), getattr(route, "original_router", None)
         if isinstance(route, Mount) or included is not None:  # FastAPI keeps included routers whole
-            found |= served(list(route.routes if isinstance(route, Mount) else included.routes), path)
+            inner: Any = route if isinstance(route, Mount) else included
+            found |= served(list(inner.routes), path)
         else:
             found |= {(method, path) for method in getattr(route, "methods", None) or ("?",)}
     return {(method, path) for method, path in found if method not in ("HEAD", "OPTIONS")}
@@ -109,7 +110,7 @@ async def ask(client: httpx.AsyncClient, method: str, path: str) -> httpx.Respon
 
 async def test_every_route_keeps_to_what_it_declares(callers: dict[str, httpx.AsyncClient]) -> None:
     """Without a token 401 unless it is public; with one that has no rights 403 unless being known is enough."""
-    wrong = []
+    wrong: list[tuple[object, ...]] = []
     for access, method, path in CELLS:
         without = (await ask(callers["anyone"], method, path)).status_code
         if (without == 401) is (access is Access.PUBLIC) or without == 403:

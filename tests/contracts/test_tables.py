@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,12 @@ from fedstac.settings import Settings
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("problem", sorted(problems(), key=lambda one: one.name), ids=lambda one: one.name)
-def test_every_problem_says_when_it_occurs(problem: type[Problem]) -> None:
+PROBLEMS = {problem.name: problem for problem in problems()}
+
+
+@pytest.mark.parametrize("name", sorted(PROBLEMS))
+def test_every_problem_says_when_it_occurs(name: str) -> None:
+    problem: type[Problem] = PROBLEMS[name]
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", problem.name)
     assert 400 <= problem.status <= 599
     assert problem.title
@@ -40,7 +45,7 @@ def test_every_setting_is_described_and_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ACTIONS))
 def test_every_action_is_a_frozen_value_with_a_decision(name: str) -> None:
-    action = ACTIONS[name].command
+    action: Any = ACTIONS[name].command
     assert action.__doc__
     assert action.__dataclass_params__.frozen
     assert not inspect.iscoroutinefunction(action.decide)

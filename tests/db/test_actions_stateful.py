@@ -68,8 +68,8 @@ DRAWING = settings(
     phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False,
 )  # fmt: skip
 DAYS = (2020, 2021, 2022, 2023)
-SMALL = [item for item in sample.items(600, versions=1, seed=5) if len(item["assets"]) < 4]  # type: ignore[arg-type]
-NAMES = [str(item["properties"]["cmip6:institution_id"]) for item in SMALL]  # type: ignore[index]
+SMALL = [item for item in sample.items(600, versions=1, seed=5) if len(item["assets"]) < 4]
+NAMES = [str(item["properties"]["cmip6:institution_id"]) for item in SMALL]
 FIRST, SECOND = sorted(set(NAMES))[:2]  # institutions
 OF = {"A": SMALL[NAMES.index(FIRST)], "B": SMALL[NAMES.index(SECOND)], "C": SMALL[NAMES.index(FIRST, 99)]}
 

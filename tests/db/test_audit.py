@@ -18,10 +18,11 @@ from fedstac.db import audit, feed, invariants, people
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
-from fedstac.domain.audit import START, ChainBroken, ChainHead
+from fedstac.domain.audit import START, ChainBroken, ChainHead, Row
 from fedstac.domain.groups import Identity
 from tests.db import writing
 from tests.db.writing import Connect
+from tests.support.databases import name_in
 from tests.support.waiting import PATIENCE
 
 [ITEM] = sample.items(1)
@@ -33,7 +34,7 @@ def entry(n: int = 0, *, dataset: str = "") -> NewRow:
     return NewRow("anna", "publish", "CMIP6", dataset or f"dataset {n}", None, "new", n.to_bytes(32, "big"), None)
 
 
-async def rows(conn: Connection, **wanted: str) -> list[audit.chained.Row]:
+async def rows(conn: Connection, **wanted: str) -> list[Row]:
     return [row async for row in audit.rows(conn, audit.RowFilter(**wanted))]  # type: ignore[arg-type]
 
 
@@ -42,7 +43,7 @@ def as_superuser(cluster: embedded.Cluster, dsn: str) -> Callable[[str], None]:
     """Runs statements in the test's database that no role of fedstac's may."""
 
     def run(statements: str) -> None:
-        with psycopg.connect(cluster.dsn(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])) as conn:
+        with psycopg.connect(cluster.dsn(name_in(dsn))) as conn:
             conn.execute(statements.encode())
 
     return run
@@ -187,7 +188,7 @@ async def test_a_transaction_that_stays_open_is_chained_when_it_ends(connect: Co
     assert await audit.chain(conn) == 1
     [late], [early] = await rows(conn, dataset="slow"), await rows(conn, dataset="quick")
     assert late.id < early.id
-    assert late.pos == early.pos + 1  # type: ignore[operator]
+    assert late.pos == (early.pos or 0) + 1
     assert await audit.verify(conn) == await audit.head(conn)
 
 
@@ -273,7 +274,7 @@ TAMPERING = {
 @pytest.fixture
 async def chain(connect: Connect) -> Connection:
     """A connection to a log of 20 rows with places."""
-    conn = await connect()
+    conn: Connection = await connect()
     await audit.chain(conn)
     await audit.append(conn, [entry(n) for n in range(20 - (await audit.head(conn)).pos)])
     await audit.chain(conn)

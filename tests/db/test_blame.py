@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import structlog
@@ -70,7 +71,7 @@ async def submit_spoilt(conn: Connection, items: Sequence[Item], spoils: Sequenc
     ids = []
     for item, spoil in zip(items, spoils, strict=True):
         accepted = await writing.submit(conn, item)
-        row = await conn.fetchrow("SELECT id, request FROM fedstac.request_item WHERE request = $1", accepted.id)
+        row: Any = await conn.fetchrow("SELECT id, request FROM fedstac.request_item WHERE request = $1", accepted.id)
         statement = SPOILS[spoil]
         await conn.execute(statement.replace("$2", "$1"), row["request"] if "$2" in statement else row["id"])
         ids.append(row["id"])
@@ -169,11 +170,11 @@ async def test_kills_at_random_places_and_unreadable_items_fail_no_innocent_item
 async def test_a_claim_ends_with_the_session_of_its_worker(west: Node, connect: Connect) -> None:
     conn, worker = await connect(), await connect()
     await writing.submit(conn, *ITEMS[:20])
-    claim = await queue.claim(worker, "one", writing.uuid4(), 600)
+    claim = await queue.claim(worker, "one", uuid4(), 600)
     assert claim is not None
-    assert await queue.claim(conn, "two", writing.uuid4(), 600) is None
+    assert await queue.claim(conn, "two", uuid4(), 600) is None
     await end_session(worker, conn)
-    taken = await queue.claim(conn, "two", writing.uuid4(), 600)
+    taken = await queue.claim(conn, "two", uuid4(), 600)
     assert taken is not None
     assert taken.deaths == 1
     assert set(taken.shards) <= set(claim.shards)

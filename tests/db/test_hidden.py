@@ -9,6 +9,7 @@ import pytest
 
 from fedstac import publication
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
@@ -41,7 +42,7 @@ async def work_of(conn: Connection, command: Command) -> list[tuple[str, int]]:
 
 async def test_a_refused_publication_says_nothing_of_the_mark_to_whom_it_is_hidden(connect: Connect) -> None:
     conn = await connect()
-    [item] = writing.sample.items(1)
+    [item] = sample.items(1)
     await writing.publish(conn, item)
     draft = writing.draft(item)
     mark = Mark(Target("CMIP6", draft.id, draft.lineage), ANNA)
@@ -64,7 +65,7 @@ async def test_a_strangers_change_of_a_marked_dataset_does_the_same_work_as_of_o
     connect: Connect, change: Callable[[Target], Command]
 ) -> None:
     conn = await connect()
-    [item, never] = writing.sample.items(2, versions=1)
+    [item, never] = sample.items(2, versions=1)
     await writing.publish(conn, item)
     marked, absent = (Target("CMIP6", draft.id, draft.lineage) for draft in map(writing.draft, (item, never)))
     await publication.perform(conn, writing.RULES, [Work(Mark(marked, ANNA), "anna", "mark")])

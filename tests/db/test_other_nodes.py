@@ -25,7 +25,7 @@ from tests.db.writing import CMIP6, Item
 
 A, B, C = NODES
 NODE_A = Principal("node A", frozenset({f"node:{A}"}))
-ITEM = next(item for item in sample.items(600, seed=5) if len(item["assets"]) == 3)  # type: ignore[arg-type]
+ITEM = next(item for item in sample.items(600, seed=5) if len(item["assets"]) == 3)
 OWN = (
     st.builds(edits.Replicas, st.just(A), st.integers(0, 1), st.integers(0, 1), st.booleans(), st.none() | edits.NODE)
     | st.builds(edits.Removed, st.just(A)) | st.builds(edits.Withdrawn, edits.NODE) | st.builds(

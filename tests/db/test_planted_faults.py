@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import asyncpg
@@ -25,6 +25,7 @@ from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing
 from tests.db.writing import Connect
+from tests.support.databases import name_in
 
 Plant = Callable[[str], None]
 [ITEM] = sample.items(1)
@@ -35,21 +36,21 @@ def as_superuser(cluster: embedded.Cluster, dsn: str) -> Callable[[str], None]:
     """Runs a statement in west's database that fedstac itself could not."""
 
     def run(statement: str) -> None:
-        with psycopg.connect(cluster.dsn(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])) as conn:
+        with psycopg.connect(cluster.dsn(name_in(dsn))) as conn:
             conn.execute(statement.encode())
 
     return run
 
 
 @pytest.fixture
-def plant(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plant]:
+def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
     """Plants a fault in this process until the test ends."""
 
     def put(name: str) -> None:
         monkeypatch.setenv("FEDSTAC_FAILPOINTS", name)
         failpoints.read_again()
 
-    yield put  # type: ignore[misc]
+    yield put
     monkeypatch.delenv("FEDSTAC_FAILPOINTS", raising=False)
     failpoints.read_again()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -29,7 +31,7 @@ async def test_only_the_item_that_kills_workers_fails(
     await writing.submit(conn, *items, writing.titled(ITEM, "poison"), writing.titled(ITEM, "after"))
     perform = publication.perform
 
-    async def dying(conn, rules, work, *, claim=None):
+    async def dying(conn: Any, rules: Any, work: Any, *, claim: Any = None) -> Any:
         if any("poison" in entry.command.draft.text for entry in work):
             raise Crash
         return await perform(conn, rules, work, claim=claim)
@@ -48,7 +50,7 @@ async def test_a_full_disk_fails_nothing(west: Node, connect: Connect, monkeypat
     conn = await connect()
     await writing.submit(conn, ITEM)
 
-    async def full(*arguments, **named):
+    async def full(*_: object, **__: object) -> None:
         raise asyncpg.DiskFullError("no space left")
 
     with monkeypatch.context() as patch:

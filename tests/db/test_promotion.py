@@ -13,6 +13,7 @@ from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import invariants, records
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
@@ -26,7 +27,7 @@ from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Connect, version
 
-[ITEM] = writing.sample.items(1, seed=3)
+[ITEM] = sample.items(1, seed=3)
 OLD, NEW = (version(dict(ITEM), day) for day in (20200101, 20210101))
 
 
@@ -75,7 +76,7 @@ async def test_the_version_before_is_latest_again_everywhere(west: Node, east: C
 # --- whatever comes in one batch, and however the policy changes between ---
 
 DAYS = (20200101, 20210101, 20220101, 20230101)
-TOGETHER, APART = list(writing.sample.items(2, versions=1, seed=4))
+TOGETHER, APART = list(sample.items(2, versions=1, seed=4))
 GIVE_UP = JsonPatch([{"op": "add", "path": "/properties/latest", "value": False}])
 
 

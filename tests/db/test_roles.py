@@ -69,7 +69,7 @@ def tables(conn: psycopg.Connection) -> dict[str, list[str]]:
            WHERE c.relnamespace = 'fedstac'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
              AND c.relname !~ '^outbox_[0-9]' GROUP BY c.oid, c.relname ORDER BY 1"""
     ).fetchall()
-    return dict([*rows, ("pgstac.items", ["id", "collection"]), ("pgstac.collections", ["id"])])  # type: ignore[list-item]
+    return dict([*rows, ("pgstac.items", ["id", "collection"]), ("pgstac.collections", ["id"])])
 
 
 def may(conn: psycopg.Connection, statement: str) -> bool:

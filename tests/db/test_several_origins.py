@@ -15,6 +15,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import collections, connections, feed, invariants, nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain import errors
 from fedstac.domain.events import CollectionEvent, Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import NotServed, open_source
@@ -66,7 +67,7 @@ async def apply(conn: Connection, *page: CollectionEvent) -> int:
 async def shown(conn: Connection) -> str | None:
     """The title of CMIP6 as it is shown; pgstac has to know the same."""
     stored = await collections.get(conn, "CMIP6")
-    title = orjson.loads(stored.document)["title"] if stored and stored.document else None
+    title: str | None = orjson.loads(stored.document)["title"] if stored and stored.document else None
     assert await conn.fetchval("SELECT content->>'title' FROM pgstac.collections WHERE id = 'CMIP6'") == title
     assert [each.id for each in await collections.every(conn)] == (["CMIP6"] if title else [])
     return title
@@ -123,7 +124,7 @@ async def test_a_node_announces_its_own_word_only(east: Node, conn: Connection) 
     assert [each.origin for each in await collections.of_origin(conn, "west")] == ["west"]
     assert await collections.of_origin(conn, "east") == []
     writer = publication.CollectionWriter(conn, "east", "anna", east.collection_schema)
-    with pytest.raises(publication.ForeignOrigin, match="north, west"):
+    with pytest.raises(errors.ForeignOrigin, match="north, west"):
         await writer.replace("CMIP6", sample.collection())
 
 

@@ -90,7 +90,7 @@ class Site:
         subprocess.run(
             ["bash", "-c", "\n".join([*script, STOP])],
             cwd=place,
-            env=self.environment | settings,
+            env={**self.environment, **settings},
             timeout=600,
             check=False,
         )

@@ -27,10 +27,10 @@ PARSED = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VOCABULARY.version)])
 WORLD = World(now=datetime(2026, 3, 1, tzinfo=UTC), origin="west", judge=CHECKER, vocabularies=PARSED)
 VERSION = VOCABULARY.version if VOCABULARY else None
 [ITEM] = sample.items(1)
-FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)  # type: ignore[attr-defined]
+FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
 OTHER = "1220" + "f" * 64
 ROOT = Principal("root", frozenset({"admin"}))
-PAUL = Principal("paul", frozenset({f"publisher:{ITEM['properties']['cmip6:institution_id']}"}))  # type: ignore[index]
+PAUL = Principal("paul", frozenset({f"publisher:{ITEM['properties']['cmip6:institution_id']}"}))
 TIMES = {"created": "2024-01-01T00:00:00Z", "updated": "2024-01-01T00:00:00Z"}
 REPLICA = {"href": "https://b.example/f.nc", "description": "HTTPServer Link", "roles": ["data"]}
 ADD_REPLICA = [{"op": "add", "path": f"/assets/{FILE}/alternate/b.example", "value": REPLICA}]
@@ -64,7 +64,7 @@ def replicated(published: Lineage) -> Lineage:
 
 def with_asset(**members: object) -> Json:
     changed = copy.deepcopy(ITEM)
-    changed["assets"][FILE] |= members  # type: ignore[index]
+    changed["assets"][FILE] |= members
     return changed
 
 
@@ -76,7 +76,7 @@ def test_publishing_again_cannot_change_what_another_node_says(replicated: Linea
 
 def test_publishing_again_under_another_file_name_is_another_file(replicated: Lineage) -> None:
     renamed = copy.deepcopy(ITEM)
-    renamed["assets"]["other.nc"] = renamed["assets"].pop(FILE)  # type: ignore[index, attr-defined]
+    renamed["assets"]["other.nc"] = renamed["assets"].pop(FILE)
     with pytest.raises(ItemAlreadyExists):
         publish(renamed, replicated)
 
@@ -92,7 +92,7 @@ def test_publishing_says_nothing_in_the_name_of_another_node() -> None:
 
 def test_publishing_again_needs_the_permission_for_what_it_changes(published: Lineage) -> None:
     changed = copy.deepcopy(ITEM)
-    changed["properties"]["description"] = "better"  # type: ignore[index]
+    changed["properties"]["description"] = "better"
     _, decision = publish(changed, published)
     assert decision.outcome is Outcome.UPDATED
 
@@ -108,7 +108,7 @@ def test_latest_is_claimed_only_where_it_comes_to_be_so(published: Lineage) -> N
 
 def test_a_merge_patch_says_nothing_of_a_date_that_is_null(published: Lineage) -> None:
     """Every CMIP6 document has that null, and whoever merges what they read sends it back."""
-    assert ITEM["properties"]["datetime"] is None  # type: ignore[index]
+    assert ITEM["properties"]["datetime"] is None
     assert amend(published, {"properties": ITEM["properties"]})[1].outcome is Outcome.IDENTICAL
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -115,13 +116,13 @@ WITH_FILE = (
 SHARES = {"aaaa-1": frozenset({GlobusShare("CMIP7", MPI)})}
 
 
-def allowed(table: tuple[tuple[object, ...], ...], who: str, action: str, resource: Resource) -> bool:
+def allowed(table: tuple[tuple[Any, ...], ...], who: str, action: str, resource: Resource) -> bool:
     """What the table says. Replicas of no node at all are nobody's but an administrator's."""
     if action == "replicate" and not resource.nodes and who != "admin":
         return False
     return any(
         who == line[0] and action in line[1] and resource.project in line[2] and resource.institution in line[3]
-        and resource.nodes <= set(line[4])  # type: ignore[operator, call-overload]
+        and resource.nodes <= set(line[4])
         for line in table
     )  # fmt: skip
 

@@ -114,10 +114,11 @@ def test_the_files_are_the_same_whatever_they_are_called_and_wherever_they_stand
     other = {**FILE, "file:checksum": "1220bb"}
     wanted = documents.files_digest({"a": FILE, "b": other})
     moved = {**FILE, "href": "https://two.example/b.nc", "title": "x", "alternate": {"n": {"href": "y"}}, "roles": []}
-    for assets in (
+    alike: tuple[dict[str, dict[str, object]], ...] = (
         {"b": other, "a": FILE}, {"x": FILE, "y": other}, {"a": moved, "b": other}, {"a": FILE, "b": other, "c": FILE},
         {"a": FILE, "b": other, "globus": {"href": "https://app.globus.org"}},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for assets in alike:
         assert documents.files_digest(assets) == wanted
     for assets in (
         {}, {"a": FILE}, {"a": FILE, "b": {**other, "file:size": 6}},

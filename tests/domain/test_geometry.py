@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from fedstac.domain import geometry
 
@@ -23,12 +24,14 @@ def polygon(*box: float) -> Json:
     return {"type": "Polygon", "coordinates": rectangle(*box)}
 
 
-def boxes(*all_of: tuple[float, float, float, float]) -> shapely.Geometry:
-    return shapely.union_all([shapely.box(*box) for box in all_of])
+def boxes(*all_of: tuple[float, float, float, float]) -> BaseGeometry:
+    union: BaseGeometry = shapely.union_all([shapely.box(*box) for box in all_of])
+    return union
 
 
-def searched(value: Json | None) -> shapely.Geometry:
-    return shapely.from_geojson(geometry.searchable(value))
+def searched(value: Json | None) -> BaseGeometry:
+    found: BaseGeometry = shapely.from_geojson(geometry.searchable(value))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def searched(value: Json | None) -> shapely.Geometry:
         ),
     ],
 )  # fmt: skip
-def test_what_is_searched_is_flat_valid_and_in_one_world(value: Json, wanted: shapely.Geometry) -> None:
+def test_what_is_searched_is_flat_valid_and_in_one_world(value: Json, wanted: BaseGeometry) -> None:
     assert not list(geometry.check(value))
     before = orjson.dumps(value)
     found = searched(value)

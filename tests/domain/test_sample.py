@@ -69,9 +69,9 @@ def test_items_far_down_the_stream_come_at_once() -> None:
 
 def test_a_changed_item_changes_no_other() -> None:
     first, second = list(sample.items(2)), list(sample.items(2))
-    first[0]["properties"]["cmip6:realm"].clear()  # type: ignore[index]
-    first[0]["geometry"]["coordinates"].clear()  # type: ignore[index]
-    first[0]["stac_extensions"].clear()  # type: ignore[attr-defined]
+    first[0]["properties"]["cmip6:realm"].clear()
+    first[0]["geometry"]["coordinates"].clear()
+    first[0]["stac_extensions"].clear()
     assert [*sample.items(2)] == second
 
 
@@ -278,12 +278,6 @@ def test_the_collection_has_its_id_as_title_and_no_links() -> None:
 # The published schemas, the vocabulary and the real archive's shape
 
 
-def needs_shared(test: Test) -> Test:
-    absent = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared: published schemas and vocabularies")
-    marked: Test = pytest.mark.shared(absent(test))
-    return marked
-
-
 def closed(uri: str) -> Any:
     raise AssertionError(f"{uri} is not among the stored schemas")
 
@@ -338,7 +332,7 @@ def shape(value: Any) -> Any:
             return type(value)
 
 
-@needs_shared
+@pytest.mark.shared
 @pytest.mark.parametrize(
     "uri",
     [
@@ -356,14 +350,14 @@ def test_items_are_valid_by_the_published_schemas(uri: str) -> None:
         judge.validate(served(item))
 
 
-@needs_shared
+@pytest.mark.shared
 def test_the_collection_is_valid_by_the_published_schema() -> None:
     judge = validator("https://schemas.stacspec.org/v1.1.0/collection-spec/json-schema/collection.json")
     judge.validate(sample.collection())
     assert not judge.is_valid({**sample.collection(), "extent": {}})
 
 
-@needs_shared
+@pytest.mark.shared
 def test_items_have_the_shape_of_the_real_archive() -> None:
     real = {str(shape(item)) for item in real_items()}
     assert {str(shape(item)) for item in drawn()} == real
@@ -372,7 +366,7 @@ def test_items_have_the_shape_of_the_real_archive() -> None:
         assert drawn()[0]["properties"][name] == real_items()[0]["properties"][name]
 
 
-@needs_shared
+@pytest.mark.shared
 @pytest.mark.parametrize("model", sample.MODELS, ids=lambda model: model.source_id)
 def test_models_are_as_registered(model: sample.Model) -> None:
     registered = vocabulary("source_id")[model.source_id]
@@ -389,7 +383,7 @@ def test_models_are_as_registered(model: sample.Model) -> None:
     assert set(model.resolutions.values()) <= set(vocabulary("nominal_resolution"))
 
 
-@needs_shared
+@pytest.mark.shared
 @pytest.mark.parametrize("experiment", sample.EXPERIMENTS, ids=lambda experiment: experiment.experiment_id)
 def test_experiments_are_as_registered(experiment: sample.Experiment) -> None:
     registered = vocabulary("experiment_id")[experiment.experiment_id]
@@ -411,7 +405,7 @@ def test_experiments_are_as_registered(experiment: sample.Experiment) -> None:
         assert str(experiment.years[1]) in ends
 
 
-@needs_shared
+@pytest.mark.shared
 @pytest.mark.parametrize("variable", sample.VARIABLES, ids=lambda v: f"{v.table_id}.{v.variable_id}")
 def test_variables_are_as_requested(variable: sample.Variable) -> None:
     assert tables()[variable.table_id][variable.variable_id] == {
@@ -453,13 +447,13 @@ def contradictions(properties: dict[str, Any]) -> Iterator[str]:
     return (name for name, held in holds.items() if not held)
 
 
-@needs_shared
+@pytest.mark.shared
 def test_items_contradict_no_relation_of_the_vocabulary() -> None:
     found = {item["id"]: list(contradictions(item["properties"])) for item in drawn()}
     assert {item_id: names for item_id, names in found.items() if names} == {}
 
 
-@needs_shared
+@pytest.mark.shared
 def test_the_vocabulary_check_notices_a_contradiction() -> None:
     properties = drawn()[0]["properties"] | {"cmip6:institution_id": "PCMDI", "cmip6:variable_units": "furlong"}
     assert list(contradictions(properties)) == ["institution", "units"]

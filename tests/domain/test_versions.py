@@ -28,7 +28,7 @@ Told = list[tuple[str, str, bool]]
 
 
 def item(name: str) -> dict[str, Any]:
-    made: dict[str, Any] = copy.deepcopy(ITEM)  # type: ignore[arg-type]
+    made: dict[str, Any] = copy.deepcopy(ITEM)
     made["id"], made["properties"]["version"] = f"{BASE}.v{DAYS[name]}", str(DAYS[name])
     return made
 

@@ -68,7 +68,7 @@ def at(document: Json, pointer: str) -> Any:
 
 
 def _empty(document: Json, finding: Finding) -> bool:
-    return at(document, finding.pointer) == []
+    return bool(at(document, finding.pointer) == [])
 
 
 def _beyond(document: Json, finding: Finding) -> bool:
@@ -235,13 +235,14 @@ def test_there_are_hundreds_of_sound_items_to_start_from() -> None:
 def test_what_is_judged_is_what_is_served() -> None:
     for document in bases()[::20]:
         draft, _ = checker().draft(document, "CMIP6", vocabulary())
-        stored = {
+        stored: dict[str, Any] = {
             "collection": "CMIP6", "id": document["id"], "state": "published", "latest": True, "created": NOW,
             "updated": NOW, "cv_version": VERSION, "document": draft.text,
         }  # fmt: skip
-        record = ServedItem(
-            **{each.name: stored.get(each.name) for each in fields(ServedItem) if each.default is MISSING}
-        )
+        required: dict[str, Any] = {
+            each.name: stored.get(each.name) for each in fields(ServedItem) if each.default is MISSING
+        }
+        record = ServedItem(**required)
         item, expected = json.loads(links.item_text(BASE, record)), served(document)
         for link in (*item["links"][:4], *expected["links"][:4]):
             del link["href"], link["type"]

@@ -23,7 +23,7 @@ OF_THE_PAGE = ("/api.html", "/api-assets/{name}")
 FIRST, OTHER = list(sample.items(2))
 FRESH = next(sample.items(1, start=DATASETS + 50_000))
 REPLICA = {
-    name: {"href": f"https://south.example/{name}.nc"} for name, asset in FIRST["assets"].items()  # type: ignore[attr-defined]
+    name: {"href": f"https://south.example/{name}.nc"} for name, asset in FIRST["assets"].items()
     if "file:checksum" in asset
 }  # fmt: skip
 COLLECTION = {**sample.collection("free"), "id": "another"}
@@ -79,7 +79,7 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
     ("POST", ITEMS): (FRESH, {"type": "FeatureCollection", "features": [FIRST, OTHER, FRESH]}),
     ("POST", "/validate"): (FRESH, {"type": "FeatureCollection", "features": [FIRST, FRESH]}),
     ("PUT", ITEM): ({**FIRST, "links": []},),
-    ("PATCH", ITEM): (PATCH, {"properties": {"title": FIRST["properties"]["title"]}}),  # type: ignore[index]
+    ("PATCH", ITEM): (PATCH, {"properties": {"title": FIRST["properties"]["title"]}}),
     ("POST", ITEM + "/retract"): ({"reason": "wrong units", "errata": "https://errata.example/2", "data": "keep"},),
     ("PUT", ITEM + "/replicas/{node}"): (REPLICA,),
     ("POST", "/groups"): ({**GROUP, "name": "another"},),

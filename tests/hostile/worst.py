@@ -44,7 +44,8 @@ Knob = Callable[[Draft, int], Draft]
 
 def part(level: int, most: int) -> int:
     """How many of a thing a level stands for: from 1 to `most`, each level as much more as the one before."""
-    return max(1, round(most ** (level / MOST)))
+    grown: float = most ** (level / MOST)
+    return max(1, round(grown))
 
 
 # --- any request ---

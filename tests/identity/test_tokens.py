@@ -144,7 +144,8 @@ def unsigned(alg: str) -> Callable[[Provider], str]:
 def hs256_with_the_public_key(provider: Provider) -> str:
     """As text: joserfc does not make it."""
     signed = f"{segment({'alg': 'HS256', 'kid': 'rsa'})}.{segment(provider.claims())}"
-    proof = hmac.digest(provider.rsa.as_pem(private=False), signed.encode(), "sha256")
+    public_key = RSAKey.import_key(provider.rsa.as_dict(private=False)).as_pem(private=False)
+    proof = hmac.digest(public_key, signed.encode(), "sha256")
     return f"{signed}.{segment(proof)}"
 
 

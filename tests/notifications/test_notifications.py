@@ -207,7 +207,7 @@ async def test_operators_are_alerted_of_failed_items_and_of_events_that_a_node_c
                VALUES ($1, 0, 0, 'CMIP6.broken', 'failed', 'failed', 'unknown', now())""",
             request,
         )
-    troubles = []
+    troubles: list[dict[str, str]] = []
     while len(troubles) < 2:
         call = await receiver.next()
         assert call.json["type"] == "fedstac.alert"

@@ -156,7 +156,7 @@ async def test_membership_is_judged_again_when_a_request_is_performed(
         await conn.execute("UPDATE fedstac.shard SET until = '-infinity'")
     finally:
         await conn.close()
-    shown = {"status": "queued"}
+    shown: dict[str, Any] = {"status": "queued"}
     async with asyncio.timeout(PATIENCE):
         while shown["status"] in ("queued", "running"):
             await asyncio.sleep(0.02)

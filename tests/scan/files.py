@@ -73,7 +73,7 @@ class File:
 
     def _horizontal(self, file: Any) -> tuple[str, ...]:
         if np.ndim(self.longitudes) == 2:
-            dimensions = names = ("j", "i")
+            dimensions: tuple[str, ...] = ("j", "i")
             file.createDimension("j", self.longitudes.shape[0])
             file.createDimension("i", self.longitudes.shape[1])
             names = ("latitude", "longitude")

@@ -123,7 +123,7 @@ def _time(file: Any, odd: Odd, chance: random.Random) -> tuple[str, ...]:
         odd.refused.append(chance.choice(("units", "calendar", "empty", "own calendar", "far", "letters")))
     if "units" in odd.refused:
         written = chance.choice(BAD_UNITS)
-    shape = ("time",)
+    shape: tuple[str, ...] = ("time",)
     if steps == 1 and chance.random() < 0.5:
         shape = ()
     else:

@@ -23,7 +23,7 @@ from fedstac.scan.extents import GLOBE, Box
     ],
 )
 def test_the_hull_leaves_out_the_widest_gap(arcs: list[tuple[float, float]], start: float, width: float) -> None:
-    assert extents.hull(arcs) == (pytest.approx(start), pytest.approx(width))
+    assert extents.hull(arcs) == pytest.approx((start, width))
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_the_name_of_a_dimension_is_no_coordinate(tmp_path: Path) -> None:
         for name, values, units in (("lat", [42.0, 50], "degrees_north"), ("lon", [12.0, 20], "degrees_east")):
             one = file.createVariable(name, "f8", ("lat", "lon"))
             one.units = units
-            one[:] = np.linspace(*values, 12).reshape(3, 4)
+            one[:] = np.linspace(values[0], values[1], 12).reshape(3, 4)
         file["tas"].coordinates = "lat lon"
     assert facts_of(path)["box"] == pytest.approx([12, 42, 20, 50])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tests.api.conftest import Api
 from tests.api.conftest import api as api
@@ -22,9 +23,8 @@ async def test_what_is_scanned_is_published_and_found(api: Api, fedstac: Fedstac
     FIXED.write(root / "fixed/v20190308")
     hindcast = "tas_Amon_EC-Earth3_dcppA-hindcast_s1960-r2i1p1f1_gr_196102-196103.nc"
     replace(HINDCAST, name=hindcast).write(root / "dcpp/v20190308")
-    pacific = {"latitudes": centres(-20, 0, 5), "longitudes": centres(160, 200, 8)}
-    edges = {"latitude_edges": None, "longitude_edges": None}
-    amon(member="r9i1p1f1", **pacific, **edges).write(drs(root, member="r9i1p1f1"))
+    pacific: dict[str, Any] = {"latitudes": centres(-20, 0, 5), "longitudes": centres(160, 200, 8)}
+    amon(member="r9i1p1f1", **pacific, latitude_edges=None, longitude_edges=None).write(drs(root, member="r9i1p1f1"))
     state = str(tmp_path / "state.sqlite")
     node = ("--node", "esgf.example.org", "--base-url", "https://esgf.example.org/data", "--state", state)
     made = await fedstac("scan", str(root), *node, "--out", "items.ndjson")

@@ -20,8 +20,10 @@ def main(action: str, arguments: str) -> None:
     said = json.loads(arguments)
     config = {"stac_config": said["stac_config"], "silent": False, "verbose": True, "dry_run": False, "save_stac": True}
     if action == "publish":
-        unused = ("index_node", "data_node", "data_roots", "globus", "replica", "proj", "json_file")
-        unused += ("user_project_config", "verify", "mountpoints")
+        unused = (
+            "index_node", "data_node", "data_roots", "globus", "replica", "proj", "json_file", "user_project_config",
+            "verify", "mountpoints",
+        )  # fmt: skip
         publisher = BasePublisher({**config, **dict.fromkeys(unused, ""), "enable_archive": False})
         publisher.update(said["records"])  # finds the latest version before this one, and supersedes it
         sys.exit(0 if publisher.index_pub(said["records"]) else 1)

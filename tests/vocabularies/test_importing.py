@@ -88,7 +88,7 @@ def test_the_form_of_a_snapshot(tmp_path: Path, cv: Path, tables: Path) -> None:
     built = importing.build(write(tmp_path / "CVs", CMIP6_FILES), cv, tables=tables)
     lines = built.raw.decode().splitlines()
     assert '"AWI":{"title":"Bremerhaven"},' in lines
-    assert b"".join(built.raw.split(b"\n")) == orjson.dumps(built.content | {"terms": _sorted(built.content["terms"])})
+    assert b"".join(built.raw.split(b"\n")) == orjson.dumps({**built.content, "terms": _sorted(built.content["terms"])})
     assert vocabulary.parse(built.raw).digest == built.vocabulary.digest
 
 

@@ -181,7 +181,7 @@ async def test_workers_of_another_process_are_alive_for_a_minute_after_their_las
         return await workers() == wanted
 
     assert await workers() == "absent"
-    config = Settings(dsn=dsn, node="west", _env_file=None)  # type: ignore[call-arg]
+    config = Settings(dsn=dsn, node="west", _env_file=None)
     stop = asyncio.Event()
     async with bootstrap.node(config) as other, bootstrap.beside(other, [], stop):
         other.parts.state("publisher").running = other.parts.state("publisher").wanted = 1

@@ -39,8 +39,12 @@ async def by_cancelling() -> None:
     raise asyncio.CancelledError
 
 
-ENDS = {by_raising: "RuntimeError: out of its loop", by_returning: "it returned", by_cancelling: "it was cancelled"}
 End = Callable[[], Awaitable[None]]
+ENDS: dict[End, str] = {
+    by_raising: "RuntimeError: out of its loop",
+    by_returning: "it returned",
+    by_cancelling: "it was cancelled",
+}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
 from hashlib import blake2b, shake_256
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fedstac.domain.identifiers import uuid_of_handle
 
@@ -597,7 +597,7 @@ class _Lineage:
     specs: str
 
 
-def items(count: int, *, seed: int = 0, versions: int = 5, start: int = 0) -> Iterator[dict[str, object]]:
+def items(count: int, *, seed: int = 0, versions: int = 5, start: int = 0) -> Iterator[dict[str, Any]]:
     """Items start … start + count - 1 of the endless stream of `seed`: new, valid CMIP6 items (STAC 1.1.0).
 
     A lineage has one to `versions` versions (at most 50); those of a lineage that is there as a whole are never in the
@@ -611,7 +611,7 @@ def items(count: int, *, seed: int = 0, versions: int = 5, start: int = 0) -> It
     return _stream(range(start, start + count), seed, versions)
 
 
-def collection(collection_id: str = "CMIP6") -> dict[str, object]:
+def collection(collection_id: str = "CMIP6") -> dict[str, Any]:
     """A valid STAC 1.1.0 Collection for the items: global, open in time, without links (the server adds them)."""
     return {
         "type": "Collection",
@@ -629,7 +629,7 @@ def collection(collection_id: str = "CMIP6") -> dict[str, object]:
     }
 
 
-def _stream(numbers: range, seed: int, versions: int) -> Iterator[dict[str, object]]:
+def _stream(numbers: range, seed: int, versions: int) -> Iterator[dict[str, Any]]:
     combinations = _shuffled_combinations(seed)
     # Two blocks are looked at again _FAR blocks later; the cache is larger than that and no larger.
     plan = lru_cache(maxsize=4 * _FAR)(lambda block: _plan(block, seed, versions))
