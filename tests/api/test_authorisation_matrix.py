@@ -168,7 +168,7 @@ async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None
 def announced(dataset: Dataset) -> events.Event:
     """A dataset of the node north's, as its feed has it."""
     made = draft(dataset.document)
-    parsed = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VERSION)])
+    parsed = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VERSION)] if VERSION else [])
     north = World(datetime(2026, 3, 1, tzinfo=UTC), "north", CHECKER, vocabularies=parsed)
     [change] = Publish(made, ANNA, VERSION).decide(Lineage(made.lineage, "north", 0, {}), north).changes
     text = events.dataset_event(change, uuid4(), events.Context("north", "anna", None), CHECKER.vocabularies.digest_of)

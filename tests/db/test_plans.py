@@ -86,7 +86,7 @@ async def claim(conn: Connection) -> None:
     assert len(waiting) == 200
     assert await queue.is_waiting(conn, lineage_key(large.DATASETS // 2 - 1))
     assert await queue.begin_attempt(conn, claimed, waiting[0].id)
-    assert await queue.queued(conn, [item.id for item in waiting])
+    assert await queue.read(conn, [item.id for item in waiting])
     await queue.origin(conn, waiting[0].id)
     done = [queue.Result(item.id, Outcome.NEW, None, None, (), 1) for item in waiting[2:]]
     await queue.finish(conn, done)
@@ -112,7 +112,7 @@ async def follow_a_request(conn: Connection) -> None:
     for request in (request_id(17), LAST_REQUEST):
         await requests.summary(conn, request)
         await requests.results(conn, request, status="done", after=0, limit=100)
-        await requests.refused(conn, request)
+        await requests.refused_items(conn, request)
     await requests.visible(conn, large.ACKNOWLEDGED // 2)
 
 
@@ -180,14 +180,14 @@ async def tell_who_changed(conn: Connection) -> None:
 
 async def read_the_audit_log(conn: Connection) -> None:
     """The newest rows, and those of today."""
-    assert len([row async for row in audit.rows(conn, audit.Wanted(limit=100))]) == 100
+    assert len([row async for row in audit.rows(conn, audit.RowFilter(limit=100))]) == 100
     assert await audit.at(conn, 1_000)
 
 
 async def compare_files(conn: Connection) -> None:
     assert len(await file_marks.holders(conn, range(100))) == 100
     await records.states(conn, [("CMIP6", id) for id in DATASETS])
-    await records.known(conn, "CMIP6", DATASETS)
+    await records.stored_ids(conn, "CMIP6", DATASETS)
 
 
 async def get_an_item(conn: Connection) -> None:

@@ -23,9 +23,10 @@ from fedstac.vocabularies.checker import open_checker
 Json = Any
 CHECKER = open_checker()
 VOCABULARY = CHECKER.vocabularies.current("CMIP6")
+assert VOCABULARY is not None
 PARSED = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VOCABULARY.version)])
 WORLD = World(now=datetime(2026, 3, 1, tzinfo=UTC), origin="west", judge=CHECKER, vocabularies=PARSED)
-VERSION = VOCABULARY.version if VOCABULARY else None
+VERSION = VOCABULARY.version
 [ITEM] = sample.items(1)
 FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
 OTHER = "1220" + "f" * 64

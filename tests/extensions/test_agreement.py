@@ -26,9 +26,8 @@ from fedstac.domain import documents, strict_json
 from fedstac.domain.errors import Finding, MalformedJson, errors_in
 from fedstac.domain.schemas import schema_of
 from fedstac.domain.stac_versions import upgraded
-from fedstac.domain.validation import Checker
 from fedstac.domain.vocabulary import Vocabulary
-from fedstac.vocabularies.checker import open_checker
+from fedstac.vocabularies.checker import VocabularyChecker, open_checker
 from tests.conftest import SHARED
 from tests.extensions import corpus, published
 from tests.extensions.corpus import Json
@@ -131,7 +130,7 @@ GENERATED = frozenset(  # the rules that the generated schema stands for
 
 
 @cache
-def checker() -> Checker:
+def checker() -> VocabularyChecker:
     return open_checker()
 
 
