@@ -53,7 +53,7 @@ def _dataset() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return two datasets with two assets each, so that an example can be read."""
     first, second = (dict(item) for item in sample.items(2, versions=1))
     for item in (first, second):
-        assets: Mapping[str, Any] = item["assets"]  # type: ignore[assignment]
+        assets: Mapping[str, Any] = item["assets"]
         item["assets"] = dict(list(assets.items())[:2])
     return first, second
 

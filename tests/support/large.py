@@ -107,8 +107,8 @@ SELECT row_number() OVER (ORDER BY id), id, sha256(id::text::bytea) FROM fedstac
 UPDATE fedstac.audit_head SET pos = (SELECT max(pos) FROM fedstac.audit_chain), snap = pg_current_snapshot();
 
 INSERT INTO fedstac.file_mark (mark, collection, id) SELECT n, 'CMIP6', id FROM dataset;
-INSERT INTO fedstac.parked (origin, event_id, subject, pos, detail, event, epoch, seq)
-SELECT 'south', 'e' || n, 's' || n, n, 'unknown', '{{}}', 1, 1 FROM generate_series(1, {parked}) n;
+INSERT INTO fedstac.parked_event (consumer, origin, event_id, subject, pos, detail, event, epoch, seq)
+SELECT 'index', 'south', 'e' || n, 's' || n, n, 'unknown', '{{}}', 1, 1 FROM generate_series(1, {parked}) n;
 INSERT INTO fedstac.node_status (node, epoch, through)
 SELECT node, 1, n FROM unnest('{{east,north,south}}'::text[]) node, generate_series(1, {acknowledged}) n;
 INSERT INTO fedstac.person (iss, sub) SELECT 'https://login.example', 'p' || n FROM generate_series(1, {people}) n;

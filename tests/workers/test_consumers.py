@@ -101,7 +101,7 @@ async def test_a_fourth_role_follows_beside_an_index_node_in_one_database(
 
         async def is_shown() -> bool:
             body = (await index.anyone.get("/healthcheck")).json()
-            return body["follower"] == "following" and body["parts"].get("counter", {}).get("running") == 1
+            return bool(body["follower"] == "following" and body["parts"].get("counter", {}).get("running") == 1)
 
         await until(is_shown)
 
