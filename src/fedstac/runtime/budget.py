@@ -107,7 +107,7 @@ class Abandoned(Exception):
 
 
 def checkpoint() -> None:
-    """For long work in a thread, now and then: Abandoned where its request has ended. Nobody else stops a thread."""
+    """Raise Abandoned if the request has ended. Long work in a thread calls it often: nobody else stops a thread."""
     budget = _current.get()
     if budget is not None and budget.has_ended:
         raise Abandoned

@@ -25,7 +25,7 @@ class Wakeup:
         event = self._event
 
         async def wait(seconds: float) -> bool:
-            """Wait until the wake or the end of the time; which of them it was."""
+            """Wait until the wake or the end of the time. Return which of them it was."""
             try:
                 await asyncio.wait_for(event.wait(), seconds)
             except TimeoutError:
@@ -44,7 +44,7 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """Does work that may be cut short anywhere; None if `stop` came first."""
+    """Do work that may be cut short anywhere. Return None if `stop` came first."""
     stopped, done = asyncio.create_task(stop.wait()), asyncio.create_task(work)
     try:
         await asyncio.wait((stopped, done), return_when=asyncio.FIRST_COMPLETED)
