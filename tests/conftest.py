@@ -110,7 +110,7 @@ def make_template(cluster: embedded.Cluster) -> str:
 
 @contextmanager
 def databases(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
-    """Makes migrated databases; returns the writer's DSN of each. They go with the context."""
+    """Make migrated databases; return the writer's DSN of each. They go with the context."""
     made: list[str] = []
 
     def make() -> str:

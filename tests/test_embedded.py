@@ -39,7 +39,7 @@ with cluster(Path(sys.argv[1]), settings={"shared_buffers": "16MB"}) as started:
 
 @contextmanager
 def reachable_folder() -> Iterator[Path]:
-    """An empty folder that the account which PostgreSQL runs as can enter; root's tmp_path is below a 0700 one."""
+    """Yield an empty folder that PostgreSQL's account can enter; root's tmp_path is below a 0700 one."""
     made = Path(tempfile.mkdtemp(prefix="fedstac-test-", dir="/tmp"))
     made.chmod(0o755)
     try:

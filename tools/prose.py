@@ -247,10 +247,13 @@ def _is_predicate(value: ast.expr) -> bool:
 
 
 def _docstring_faults(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
-    """Yield a message if a docstring does not start with a verb. A property or a fixture is described as a thing."""
+    """Yield a message if a docstring does not start with a verb.
+
+    A property or a fixture is described as a thing, and a test by its situation: its name says what it shows.
+    """
     text = ast.get_docstring(node)
     decorators = {ast.unparse(each).partition("(")[0].rpartition(".")[2] for each in node.decorator_list}
-    if not text or decorators & NOT_A_FUNCTIONS_DOCSTRING:
+    if not text or decorators & NOT_A_FUNCTIONS_DOCSTRING or node.name.startswith("test_"):
         return
     first, second = (*re.findall(r"[^\s,.:;]+", text.split("\n", 1)[0])[:2], "", "")[:2]
     if first.lower() not in VERBS or second.lower() in AFTER_A_NOUN:

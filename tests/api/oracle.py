@@ -120,7 +120,7 @@ def _rectangle(west: float, south: float, east: float, north: float, *height: fl
 
 
 def _footprint(n: int, rng: random.Random) -> tuple[Json | None, tuple[Box, ...]]:
-    """A geometry, and the boxes that it amounts to."""
+    """Return a geometry, and the boxes that it amounts to."""
     west, south = rng.randint(-179, 130), rng.randint(-89, 60)
     east, north = west + rng.randint(1, 40), south + rng.randint(1, 29)
     match n % 8:
@@ -172,14 +172,14 @@ def _bbox(geometry: Json) -> list[float]:
 
 
 def touch(boxes: Sequence[Box], others: Sequence[Box]) -> bool:
-    """Whether two footprints share a point; their edges count."""
+    """Return whether two footprints share a point; their edges count."""
     return any(
         a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3] for a in boxes for b in others
     )  # fmt: skip
 
 
 def overlap(item: Known, start: str | None, end: str | None) -> bool:
-    """Whether an item's time touches an interval; None: open."""
+    """Return whether an item's time touches an interval; None: open."""
     return (end is None or item.start <= moment(end)) and (start is None or item.end >= moment(start))
 
 
@@ -199,7 +199,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def random_filter(rng: random.Random, depth: int = 3) -> tuple[Json, Judge]:
-    """A filter in CQL2 JSON and what it says of an item."""
+    """Return a filter in CQL2 JSON and what it says of an item."""
     if depth and rng.random() < 0.55:
         op = rng.choice(["and", "or", "not"])
         parts = [random_filter(rng, depth - 1) for _ in range(1 if op == "not" else rng.randint(2, 3))]
@@ -250,7 +250,7 @@ def _known(name: str, judge: Callable[[Any], bool]) -> Judge:
 
 
 def _value(rng: random.Random, name: str, kind: str) -> tuple[Any, Any]:
-    """A literal, as CQL2 has it and as Python has it: one that is there, mostly."""
+    """Return a literal, as CQL2 has it and as Python has it: one that is there, mostly."""
     there = [value for item in catalogue() if (value := item.value(name)) is not None] or ["nothing"]
     value = rng.choice(there)
     if kind == "time":

@@ -34,7 +34,7 @@ def broken(item: dict[str, Any]) -> dict[str, Any]:
 
 
 async def refused(dsn: str) -> list[Row]:
-    """Rows of refusals, oldest first."""
+    """Return rows of refusals, oldest first."""
     conn = await asyncpg.connect(dsn)
     try:
         return [row async for row in audit.rows(conn, audit.RowFilter(outcome="rejected"))][::-1]

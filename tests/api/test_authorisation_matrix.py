@@ -104,7 +104,7 @@ async def tokens(conn: Connection, provider: Provider) -> dict[str, dict[str, st
 
 
 def made_so(dataset: Dataset, state: str) -> list[Command]:
-    """What brings a dataset into a state."""
+    """Return what brings a dataset into a state."""
     item, target = draft(dataset.document), target_of(dataset)
     steps: list[Command] = [Publish(item, ANNA, VERSION)]
     match state:
@@ -146,7 +146,7 @@ async def make_datasets(conn: Connection, about: Mapping[Cell, Dataset]) -> None
 
 
 async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None:
-    """Groups with members to be put out, and a request and a destination that are of none of those who ask."""
+    """Group with members to be put out, and a request and a destination that are of none of those who ask."""
     for name in ("ncar", "spare"):
         await own_groups.create(conn, name, "CMIP6", "NCAR", "", "anna")
         await own_groups.add(conn, name, matrix.MANAGER, GroupRole.MANAGER, "anna")
@@ -166,7 +166,7 @@ async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None
 
 
 def announced(dataset: Dataset) -> events.Event:
-    """A dataset of the node north's, as its feed has it."""
+    """Return a dataset of the node north's, as its feed has it."""
     made = draft(dataset.document)
     parsed = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VERSION)] if VERSION else [])
     north = World(datetime(2026, 3, 1, tzinfo=UTC), "north", CHECKER, vocabularies=parsed)
@@ -176,7 +176,7 @@ def announced(dataset: Dataset) -> events.Event:
 
 
 def one_each(cells: Sequence[Cell]) -> dict[Cell, Dataset]:
-    """What each cell is about: a dataset of its own where it changes one, else the one of its state."""
+    """Return what each cell is about: a dataset of its own where it changes one, else the one of its state."""
     own = count(100)
     shared = {state: Dataset(n + 1) for n, state in enumerate((*matrix.STATES, matrix.NO_DATASET))}
     return {cell: Dataset(next(own)) if cell.changes else shared[cell.state] for cell in cells}
@@ -205,7 +205,7 @@ class Asking:
         )
 
     async def text(self, cell: Cell) -> str:
-        """The answer, with neither the id that was asked for nor the request's own."""
+        """Return the answer, with neither the id that was asked for nor the request's own."""
         answer = await self._send(cell)
         text = f"{answer.status_code} {answer.headers.get('allow')} {answer.text}"
         return text.replace(self._about[cell].id, "ID").replace(self._numbers[cell], "N")
@@ -232,7 +232,7 @@ class Asking:
 
 
 def is_by(who: str, actor: str) -> bool:
-    """Whether the log names who it was: tokens by their names, people by pseudonyms, strangers not at all."""
+    """Return whether the log names the caller: tokens by their names, people by pseudonyms, strangers not at all."""
     if who in matrix.CLAIMS:
         return actor.startswith(people.PREFIX)
     return actor == ("anonymous" if who in matrix.STRANGERS else who)

@@ -36,7 +36,7 @@ async def searches_blocked(cluster: embedded.Cluster, dsn: str) -> AsyncIterator
 
 
 async def blocked(conn: asyncpg.Connection[asyncpg.Record], number: int) -> None:
-    """Waits until so many searches wait in the database."""
+    """Wait until so many searches wait in the database."""
     async with asyncio.timeout(HANG_GUARD):
         while await conn.fetchval(BLOCKED) != number:
             await conn.execute("SELECT pg_stat_clear_snapshot()")

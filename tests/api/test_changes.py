@@ -60,7 +60,7 @@ async def get(api: Api) -> Json:
 
 
 async def told(api: Api) -> list[tuple[str, list[str] | None]]:
-    """The events so far: type and actions."""
+    """Return the events so far: type and actions."""
     bearer = {"Authorization": f"Bearer {api.tokens['node:east']}"}
     body: list[Json] = []
     async with asyncio.timeout(PATIENCE):
@@ -79,7 +79,7 @@ async def written_events(api: Api) -> int:
 
 
 def conforms(served: Json) -> bool:
-    """Whether a served item is valid by our own extension."""
+    """Return whether a served item is valid by our own extension."""
     schema = json.loads((folder("extensions") / "fedstac" / "v1.0.0" / "schema.json").read_text())
     jsonschema_rs.validate(schema, served)
     return True
@@ -456,7 +456,7 @@ async def test_options_tell_what_the_caller_may_send(west: Api) -> None:
 
 
 def what_changes_nothing() -> list[tuple[str, str, Any]]:
-    """Requests that leave the dataset as it is."""
+    """Return requests that leave the dataset as it is."""
     return [
         ("PATCH", PATH, {}), ("PATCH", PATH, []), ("PATCH", PATH, {"properties": {"retracted": False}}),
         ("PATCH", PATH, {"properties": {"version": ITEM["properties"]["version"]}}), ("PUT", PATH, ITEM),
@@ -466,7 +466,7 @@ def what_changes_nothing() -> list[tuple[str, str, Any]]:
 
 
 async def traces(api: Api) -> list[int]:
-    """How many requests, queued items, events and audited writes there are."""
+    """Return how many requests, queued items, events and audited writes there are."""
     conn = await asyncpg.connect(api.settings.dsn)
     try:
         return [

@@ -81,7 +81,7 @@ def test_a_public_path_that_begins_a_route_is_taken_as_stripped(path: str, clash
 
 
 def is_readable(answer: httpx.Response) -> bool:
-    """Whether a page of any origin may read the answer and its headers, also from a cache."""
+    """Return whether a page of any origin may read the answer and its headers, also from a cache."""
     exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
     return answer.headers["access-control-allow-origin"] == "*" and exposed >= EXPOSED
 
@@ -150,7 +150,7 @@ Lines = list[MutableMapping[str, Any]]
 
 
 async def lines_of(logs: Lines, *request_ids: str) -> Lines:
-    """The lines of the access log of these requests, once all are written."""
+    """Return the lines of the access log of these requests, once all are written."""
 
     async def look() -> Lines:
         found = [log for log in logs if log["event"] == "request" and log["request_id"] in request_ids]
@@ -203,7 +203,7 @@ async def test_a_line_has_no_more_of_what_a_client_made_up_than_helps(api: Api) 
 
 
 async def send(url: str, message: bytes) -> bytes:
-    """What a server answers before it closes."""
+    """Return what a server answers before it closes."""
     where = urlsplit(url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     writer.write(message)
@@ -231,7 +231,7 @@ def test_the_coding_is_the_one_that_the_client_likes_best(accepted: str, coding:
 
 
 async def raw(api: Api, path: str, **headers: str) -> tuple[httpx.Response, bytes]:
-    """An answer and its body as it came over the wire."""
+    """Return an answer and its body as it came over the wire."""
     async with api.anyone.stream("GET", path, headers={"Accept-Encoding": "", **headers}) as answer:
         return answer, b"".join([piece async for piece in answer.aiter_raw()])
 

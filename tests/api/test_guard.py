@@ -180,7 +180,7 @@ class Connection:
         return bool(select.select([self.socket], [], [], within)[0])
 
     def is_closed(self) -> bool:
-        """Waits until the server closes; whether it said anything more before."""
+        """Wait until the server closes. Return whether it said anything more before."""
         try:
             while self.socket.recv(65536):
                 pass
@@ -219,7 +219,7 @@ def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def ask(url: str, request: bytes, body: Iterable[bytes] = ()) -> Answer:
-    """One request; the body is sent while the answer is awaited, as good clients do, until the server wants no more."""
+    """Send one request and return the answer. The body goes out until the server wants no more, as good clients do."""
     with Connection(url) as connection:
         connection.send(request)
 
@@ -247,7 +247,7 @@ def get(url: str, path: str, **headers: object) -> Answer:
 
 
 def refused(answer: Answer, problem: type[errors.Problem]) -> bool:
-    """Whether the answer is that problem, in full."""
+    """Return whether the answer is that problem, in full."""
     document = answer.json
     assert answer.headers["content-type"] == "application/problem+json"
     assert document["status"] == document["status_code"] == answer.status

@@ -389,7 +389,7 @@ async def west(api: Api) -> Api:
 
 
 async def send(api: Api, hostile: Hostile) -> str:
-    """What it comes to: the name of the problem, or NOTHING where it is taken."""
+    """Return what it comes to: the name of the problem, or NOTHING where it is taken."""
     body = hostile.body if isinstance(hostile.body, bytes) else json.dumps(hostile.body).encode()
     bearer = {"Authorization": f"Bearer {api.tokens[hostile.by]}", "Content-Type": "application/json"}
     path = f"{ITEMS}/{hostile.at['id']}"

@@ -33,7 +33,7 @@ class Federation:
     east: Api
 
     async def on_both(self, ask: Callable[[Client], T]) -> T:
-        """What a question gives, asked in a thread (the client is synchronous) of both nodes, which have to agree."""
+        """Return what a question gives. It is asked in a thread of both nodes, which have to agree."""
 
         def asked(node: Api) -> T:
             return ask(Client.open(node.url))
@@ -58,7 +58,7 @@ async def federation(cluster: embedded.Cluster, template: str) -> AsyncIterator[
 
 
 async def caught_up(east: Api) -> None:
-    """Waits until an index node shows the whole catalogue."""
+    """Wait until an index node shows the whole catalogue."""
     async with asyncio.timeout(PATIENCE):
         while True:
             page = (await east.anyone.post("/search", json={"limit": 1})).json()

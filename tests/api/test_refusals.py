@@ -44,14 +44,14 @@ class Site:
     conn: asyncpg.Connection[asyncpg.Record]
 
     async def rows(self) -> dict[str, int]:
-        """How many rows there are in everything that a write touches."""
+        """Return how many rows there are in everything that a write touches."""
         await self.conn.execute("SELECT pg_stat_clear_snapshot()")
         return {table: await self.conn.fetchval(f"SELECT count(*) FROM fedstac.{table}") for table in TABLES}
 
     async def refuse(
         self, send: Callable[[], Awaitable[httpx.Response]], status: int, code: str, *pointers: str
     ) -> Json:
-        """Sends what has to be refused with nothing stored; the problem."""
+        """Send what has to be refused with nothing stored. Return the problem."""
         before = await self.rows()
         async with asyncio.timeout(PATIENCE):
             response = await send()
@@ -105,7 +105,7 @@ def an_item(n: int = 0) -> Json:
 
 
 def changed(path: str, value: Any) -> Json:
-    """An item with one member replaced; `...` removes it."""
+    """Return an item with one member replaced; `...` removes it."""
     item = copy.deepcopy(an_item())
     *parents, last = path.split("/")
     place: Any = item
@@ -203,7 +203,7 @@ async def test_an_endless_and_a_slow_body_run_out_of_time(site: Site) -> None:
 
 
 async def raw_post(site: Site, headers: dict[str, str], *pieces: bytes, pause: float = 0) -> bytes:
-    """Everything the server says to a POST that is sent piece by piece."""
+    """Return everything the server says to a POST that is sent piece by piece."""
     host, port = site.api.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = {"Host": host, "Authorization": f"Bearer {site.api.tokens['admin']}", **headers}
@@ -538,5 +538,5 @@ async def published_or_refused(api: Api, seed: int, n: int, *, free: bool) -> No
 
 
 def own(document: Json) -> Json:
-    """What the publisher wrote, less what the server owns."""
+    """Return what the publisher wrote, less what the server owns."""
     return written(document)

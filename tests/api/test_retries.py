@@ -139,7 +139,7 @@ async def test_cancelling_waits_for_the_batch_that_is_being_performed(
 
 
 async def blocked(dsn: str) -> None:
-    """Waits until a session waits for another one's lock."""
+    """Wait until a session waits for another one's lock."""
     watching = await asyncpg.connect(dsn)
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid() AND locktype <> 'advisory'"
     await until(lambda: watching.fetchval(waiting))

@@ -312,7 +312,7 @@ ORDERS: list[list[tuple[str, bool]]] = [
 
 
 def in_order(order: list[tuple[str, bool]]) -> list[Known]:
-    """The catalogue sorted as PostgreSQL has it: null is larger than everything; ties by collection and id."""
+    """Return the catalogue sorted as PostgreSQL has it: null is larger than everything; ties by collection and id."""
     keys = [*order, *((name, order[-1][1]) for name in ("collection", "id") if name not in dict(order))]
     found = list(catalogue())
     for name, descending in reversed(keys):
@@ -334,7 +334,7 @@ async def test_an_order_holds_over_all_pages(site: Site, order: list[tuple[str, 
 
 
 async def pages(api: Api, **body: Any) -> list[tuple[str, str]]:
-    """Every item of a search, by following the links that the server gives."""
+    """Return every item of a search, by following the links that the server gives."""
     found: list[tuple[str, str]] = []
     asked: Json | None = {"fields": {"include": ["id"]}, **body}
     while asked is not None:

@@ -114,7 +114,7 @@ async def damage(cluster: embedded.Cluster, node: Api) -> None:
 
 @asynccontextmanager
 async def outage(cluster: embedded.Cluster, node: Api) -> AsyncIterator[None]:
-    """The node's database takes no connections, and ends those that it has."""
+    """Let the node's database take no connections, and end those that it has."""
     conn, name = await asyncpg.connect(cluster.dsn()), database_of(node)
     try:
         await conn.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
@@ -153,7 +153,7 @@ Way = Callable[[Nodes], Awaitable[httpx.Response]]
 def sent(
     method: str, path: str, *, to: str = "west", by: str = "admin", headers: dict[str, str] | None = None, **body: Any
 ) -> Way:
-    """One request, with a token of the node's own; `by=""`: without."""
+    """Return one request, with a token of the node's own; `by=""`: without."""
 
     async def way(nodes: Nodes) -> httpx.Response:
         node: Api = getattr(nodes, to)
@@ -167,7 +167,7 @@ get, post, put, patch, delete = (partial(sent, method) for method in ("GET", "PO
 
 
 def with_token(**claims: Any) -> Way:
-    """A question with a token that the provider signed."""
+    """Return a question with a token that the provider signed."""
     return lambda nodes: nodes.west.anyone.get("/me", headers=bearer(nodes.provider.token(**claims)))
 
 
@@ -183,17 +183,17 @@ def with_other_files(item: Json) -> Json:
 
 
 def head(*lines: str) -> bytes:
-    """A request, or its beginning; an empty line ends its headers."""
+    """Return a request, or its beginning; an empty line ends its headers."""
     return "\r\n".join((f"POST {ITEMS} HTTP/1.1", "Host: west", *lines, "")).encode()
 
 
 def raw(to: str, said: bytes) -> Way:
-    """Bytes as they are, to whichever node."""
+    """Return bytes as they are, to whichever node."""
     return lambda nodes: over_socket(getattr(nodes, to), said)
 
 
 async def over_socket(node: Api, said: bytes) -> httpx.Response:
-    """What a server answers to bytes."""
+    """Return what a server answers to bytes."""
     where = urlsplit(node.url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
@@ -222,7 +222,7 @@ async def key_for_something_else(nodes: Nodes) -> httpx.Response:
 
 
 async def taken_back(nodes: Nodes) -> httpx.Response:
-    """Somebody waits for a result, and somebody cancels the request."""
+    """Return what happens when somebody waits for a result, and somebody cancels the request."""
     waiting = asyncio.create_task(nodes.idle.admin.post(ITEMS, json=NEW))
     found: list[Json] = []
 
@@ -236,7 +236,7 @@ async def taken_back(nodes: Nodes) -> httpx.Response:
 
 
 async def too_many_batches(nodes: Nodes) -> httpx.Response:
-    """One that takes all the memory there is for bodies is on its way, and does not come to an end."""
+    """Send a body that takes all the memory for bodies and does not end."""
     where = urlsplit(nodes.strict.url)
     _, writer = await asyncio.open_connection(where.hostname, where.port)
     size = nodes.strict.settings.request_memory_bytes // 8
@@ -335,7 +335,7 @@ async def test_a_refusal_names_the_thing_and_the_remedy(nodes: Nodes, row: Row) 
 
 
 async def in_full(nodes: Nodes, answer: httpx.Response, problem: type[Problem]) -> Json:
-    """The document of a refusal, once all that is promised of it holds."""
+    """Return the document of a refusal, after checking what is promised of it."""
     document: Json = answer.json()
     said = (answer.status_code, document["code"], document["title"])
     assert said == (problem.status, problem.name, problem.title), document
@@ -359,7 +359,7 @@ async def in_full(nodes: Nodes, answer: httpx.Response, problem: type[Problem]) 
 
 
 def asked(answer: httpx.Response) -> str:
-    """The path of the request, as it was sent; of bytes on a socket, what the server could read of them."""
+    """Return the path of the request, as it was sent; of bytes on a socket, what the server could read of them."""
     try:
         return answer.request.url.raw_path.decode().partition("?")[0]
     except RuntimeError:  # httpx has not sent it

@@ -27,7 +27,7 @@ ONLY_OLD, ONLY_NEW = ("AWI.AWI-ESM-1-1-LR", "AWI-ESM-2-1-LR"), ("E3SM-Project.E3
 
 
 def of_model(pair: tuple[str, str]) -> Json:
-    """A sample dataset of the first model, told of the second."""
+    """Return a sample dataset of the first model, told of the second."""
     registered, other = pair
     found = next(item for item in sample.items(3000) if item["id"].startswith(f"CMIP6.CMIP.{registered}."))
     renamed: Json = json.loads(json.dumps(found).replace(registered.partition(".")[2], other))
@@ -95,7 +95,7 @@ async def test_our_extension_is_served_where_items_say_it_is(api: Api) -> None:
 
 
 def sample_of(api: Api, served: Json) -> Json:
-    """What a client would write of what it read."""
+    """Return what a client would write of what it read."""
     kept = {name: value for name, value in served["properties"].items() if not name.startswith("fedstac:")}
     return {**served, "properties": kept, "stac_extensions": [u for u in served["stac_extensions"] if api.url not in u]}
 

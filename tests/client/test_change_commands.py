@@ -227,7 +227,7 @@ async def test_marking_and_unmarking(west: Api, fedstac: Fedstac) -> None:
 async def on_terminal(
     api: Api, folder: Path, *arguments: str, answer: bytes, meanwhile: Callable[[], Awaitable[object]] | None = None
 ) -> tuple[int, str]:
-    """Runs a command on a terminal and answers its question."""
+    """Run a command on a terminal and answer its question."""
     own, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "fedstac.cli", *arguments, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs,

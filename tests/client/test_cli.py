@@ -444,7 +444,7 @@ async def test_a_database_that_is_away_exits_5(fedstac: Fedstac) -> None:
 
 @asynccontextmanager
 async def following(settings: Settings) -> AsyncIterator[None]:
-    """An index node that has everything when the block begins."""
+    """Yield an index node that has everything when the block begins."""
     stop = asyncio.Event()
     async with bootstrap.node(settings) as node, bootstrap.beside(node, roles.INDEX.parts(settings), stop):
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 async def with_client(api: Api, role: str, work: Callable[[Client], T]) -> T:
-    """Runs synchronous work beside the node, which runs in the test's loop."""
+    """Run synchronous work beside the node, which runs in the test's loop."""
 
     def run() -> T:
         token = api.tokens.get(role, role)
@@ -40,7 +40,7 @@ async def with_client(api: Api, role: str, work: Callable[[Client], T]) -> T:
 
 
 def broken(item: dict[str, Any]) -> dict[str, Any]:
-    """The item with a geometry that is none."""
+    """Return the item with a geometry that is none."""
     return {**copy.deepcopy(item), "geometry": {"type": "Point", "coordinates": ["east", "north"]}}
 
 
@@ -201,7 +201,7 @@ async def test_waiting_ends_when_nothing_moves(start_api: StartApi, dsn: str) ->
 
 @contextmanager
 def answering(answers: list[tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[str, list[str]]]:
-    """A server that gives these answers in turn; its address, and what was asked of it."""
+    """Yield the address of a server that gives these answers in turn, and what was asked of it."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

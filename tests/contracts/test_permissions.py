@@ -55,7 +55,7 @@ PARTS = {
 
 
 def served(routes: list[BaseRoute], prefix: str = "") -> set[tuple[str, str]]:
-    """What an application answers to, by method and path."""
+    """Return what an application answers to, by method and path."""
     found: set[tuple[str, str]] = set()
     for route in routes:
         path, included = prefix + getattr(route, "path", ""), getattr(route, "original_router", None)

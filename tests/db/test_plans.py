@@ -72,7 +72,7 @@ async def publish(conn: Connection) -> None:
 
 
 async def sequence(conn: Connection) -> None:
-    """Places for what 50 new datasets announce, in the feed and in the audit chain."""
+    """Give positions to what 50 new datasets announce, in the feed and in the audit chain."""
     assert await feed.sequence(conn)
     assert await audit.chain(conn)
 
@@ -196,7 +196,7 @@ async def get_an_item(conn: Connection) -> None:
 
 
 def page(asked: dict[str, object], *, after: bool = False) -> Run:
-    """A page of ten in the order that a search has by itself, and how many datasets match."""
+    """Return a page of ten in the order that a search has by itself, and how many datasets match."""
     keys = search.order([("datetime", True)])
 
     async def run(conn: Connection) -> None:

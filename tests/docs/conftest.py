@@ -69,7 +69,7 @@ class Site:
             conn.execute(statement.encode())
 
     def run(self, commands: Sequence[tuple[Command, str]], settings: Mapping[str, str]) -> list[str]:
-        """Runs the commands of a section in one shell, each as the text beside it; those that did not do as they ought.
+        """Run the commands of a section in one shell, each as the text beside it. Return those that failed.
 
         A command that serves is started, and has to get ready. It ends with the section, or before a rebuild.
         """
@@ -135,7 +135,7 @@ def _federation(folder: Path) -> Iterator[Site]:
 
 
 def _two_versions_and_another() -> list[dict[str, object]]:
-    """The newest version of a dataset of NCAR first, one of another dataset, and the versions before the first."""
+    """Return the newest version of a dataset of NCAR, a version of another one, and the older versions of the first."""
     lineages: dict[str, list[dict[str, object]]] = {}
     for item in sample.items(2000):
         if ".NCAR." in str(item["id"]):

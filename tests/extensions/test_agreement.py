@@ -146,7 +146,7 @@ def oracle() -> jsonschema_rs.Validator:
 
 @cache
 def bases() -> list[Json]:
-    """Items that both sides take: real ones, and generated ones that have whatever an item may have."""
+    """Return items that both sides take: real ones, and generated ones that have whatever an item may have."""
     items = [*corpus.read(SHARED / "data/cmip6/west-items.ndjson.gz", 400), *corpus.generated(400)]
     return [item for item in items if not errors_in(checker().findings(item, "CMIP6", vocabulary()))]
 
@@ -176,7 +176,7 @@ _SPELLINGS = ["https://esgf.github.io/stac-transaction-api/cmip6/v3.0.4/schema.j
 
 
 def mutants() -> Iterator[tuple[str, Json]]:
-    """What was done, and the document as it comes through the door; what chance makes seldom is made here."""
+    """Yield what was done, and the document as it comes through the door; what chance makes seldom is made here."""
     first = bases()[0]
     slip = {"rel": "describedby", "href": "https://furtherinfoXes-doc.org/CMIP6"}
     yield "a dot for any letter", {**first, "links": [*first["links"], slip]}

@@ -90,7 +90,7 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
 
 
 def routes() -> Iterator[Route]:
-    """Every route that the application declares, but the page of its documentation."""
+    """Yield every route that the application declares, but the page of its documentation."""
     for route in TABLE:
         if route.path not in OF_THE_PAGE and route.method != "OPTIONS":
             yield route.method, route.path

@@ -42,26 +42,26 @@ class Site:
         return self.running.processes["serve"].child.pid
 
     def line(self) -> Line:
-        """A connection to the node."""
+        """Return a connection to the node."""
         url = urlsplit(self.running.west)
         return Line(str(url.hostname), int(url.port or 0))
 
     def memory(self) -> int:
-        """Bytes of memory of the API process and its children; pages that they share count by share (Pss)."""
+        """Return bytes of memory of the API process and its children; pages that they share count by share (Pss)."""
         return sum(shared_memory(pid) for pid in (self.pid, *children(self.pid)))
 
     def processor_seconds(self) -> float:
-        """Seconds of processor time that the API and all of PostgreSQL have used."""
+        """Return seconds of processor time that the API and all of PostgreSQL have used."""
         pids = (self.pid, *children(self.pid), self.cluster.pid, *children(self.cluster.pid))
         return sum(map(processor_seconds, pids))
 
     def faults(self) -> list[str]:
-        """The log lines in which the node reports a fault of its own."""
+        """Return the log lines in which the node reports a fault of its own."""
         lines = self.running.processes["serve"].log.read_text(errors="replace").splitlines()
         return [line for line in lines if '"level":"error"' in line.replace(" ", "") or "Traceback" in line]
 
     def count(self, statement: str) -> int:
-        """The number that a query of the node's database gives."""
+        """Return the number that a query of the node's database gives."""
         with psycopg.connect(self.running.database_of("west"), autocommit=True) as conn:
             row = conn.execute(statement.encode()).fetchone()
         return int(row[0]) if row else 0
@@ -69,7 +69,7 @@ class Site:
 
 @contextmanager
 def site(**settings: str) -> Iterator[Site]:
-    """A node with a cluster of its own, the collections CMIP6 and free, and DATASETS datasets; all ends with it."""
+    """Yield a node with a cluster of its own, the collections CMIP6 and free, and DATASETS datasets."""
     folder = Path(tempfile.mkdtemp(prefix="fedstac-hostile-"))
     folder.chmod(0o755)
     try:

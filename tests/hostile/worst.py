@@ -43,7 +43,7 @@ Knob = Callable[[Draft, int], Draft]
 
 
 def part(level: int, most: int) -> int:
-    """How many of a thing a level stands for: from 1 to `most`, each level as much more as the one before."""
+    """Return how many of a thing a level stands for: from 1 to `most`, each level as much more as the one before."""
     grown: float = most ** (level / MOST)
     return max(1, round(grown))
 
@@ -130,7 +130,7 @@ def deep_nots(body: Json, level: int) -> None:
 
 
 def _ring(corners: int, inner: float = 1.0) -> list[list[float]]:
-    """A star about the whole world; with `inner` 1 a circle."""
+    """Return a star about the whole world; with `inner` 1 a circle."""
     points = []
     for n in range(corners):
         radius = 1.0 if n % 2 else inner
@@ -183,7 +183,7 @@ SEARCHES = tuple(
 
 
 def in_the_url(draft: Draft, level: int) -> Draft:
-    """The conditions of a search as CQL2 text, as much of them as a URL takes."""
+    """Return the conditions of a search as CQL2 text, as much of them as a URL takes."""
     clauses = [f"cmip6:source_id LIKE '%{n}%'" for n in range(part(level, 199))]
     text = " OR ".join(clauses)
     while len(quote(text)) > 14_000:
@@ -215,7 +215,7 @@ def _without(pairs: tuple[tuple[str, str], ...], name: str) -> tuple[tuple[str, 
 
 
 def _documents(change: Callable[[Json, int], None]) -> Knob:
-    """A knob of datasets: of the one that is sent, or of each of a batch."""
+    """Return a knob of datasets: of the one that is sent, or of each of a batch."""
 
     def turn(draft: Draft, level: int) -> Draft:
         document = copy.deepcopy(draft.document)
@@ -373,12 +373,12 @@ KNOBS: Mapping[Route, tuple[Knob, ...]] = {
 
 
 def knobs(route: Route) -> tuple[Knob, ...]:
-    """What can be turned at requests of a route."""
+    """Return what can be turned at requests of a route."""
     return (*KNOBS.get(route, ()), *GENERIC)
 
 
 def build(ask: Ask, recipe: Recipe, turned: tuple[Knob, ...]) -> Ask:
-    """The request that a recipe makes of a valid one."""
+    """Return the request that a recipe makes of a valid one."""
     draft = Draft(ask, orjson.loads(ask.body) if ask.body else {})
     for knob in turned:
         if level := recipe.get(knob.__name__, 0):
@@ -390,7 +390,7 @@ def build(ask: Ask, recipe: Recipe, turned: tuple[Knob, ...]) -> Ask:
 
 
 def corners(route: Route) -> Iterator[Recipe]:
-    """Each knob turned up alone, then all of them a little."""
+    """Yield each knob turned up alone, then all of them a little."""
     names = [knob.__name__ for knob in knobs(route)]
     yield from ({name: MOST} for name in names)
     yield dict.fromkeys(names, 4)
@@ -406,7 +406,7 @@ class Trial:
 
 
 async def search(node: Site, route: Route, ask: Ask, seconds: float, chance: random.Random) -> list[Trial]:
-    """The most expensive valid recipes of a route that a search of that many seconds finds, RECIPES at most."""
+    """Return the most expensive valid recipes of a route that a search of that many seconds finds, RECIPES at most."""
     turned, line = knobs(route), node.line()
     names = [knob.__name__ for knob in turned]
     trials: dict[tuple[tuple[str, int], ...], Trial] = {}

@@ -28,7 +28,7 @@ ITEMS = "/collections/CMIP6/items"
 
 
 def ncar() -> dict[str, Any]:
-    """An item of the institution that alice may publish for."""
+    """Return an item of the institution that alice may publish for."""
     return next(item for item in sample.items(200) if item["properties"]["cmip6:institution_id"] == "NCAR")
 
 

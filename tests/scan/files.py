@@ -114,19 +114,21 @@ def tracking_id(name: str) -> str:
 
 
 def centres(start: float, stop: float, count: int) -> Any:
-    """The middles of equal cells."""
+    """Return the middles of equal cells."""
     edges = np.linspace(start, stop, count + 1)
     return (edges[:-1] + edges[1:]) / 2
 
 
 def cells(start: float, stop: float, count: int) -> Any:
-    """Their edges, two a cell."""
+    """Return the edges of cells, two a cell."""
     edges = np.linspace(start, stop, count + 1)
     return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
 def months(first: int, last: int) -> dict[str, Any]:
-    """The months of these years, first of January to end of December, in the calendar without leap days from 1850."""
+    """Return the months of these years, first of January to end of December, in the calendar without leap days from
+    1850.
+    """
     lengths = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] * (last - first + 1))
     ends = (first - 1850) * 365 + np.cumsum(lengths)
     return {"times": ends - lengths / 2, "time_edges": np.stack([ends - lengths, ends], axis=1)}
@@ -139,12 +141,12 @@ GLOBAL = {
 
 
 def amon(first: int = 1850, last: int = 1850, member: str = "r1i1p1f1", **others: Any) -> File:
-    """A regular monthly file."""
+    """Return a regular monthly file."""
     name = f"tas_Amon_CESM2_historical_{member}_gn_{first:04}01-{last:04}12.nc"
     attributes = {"variant_label": member, **others.pop("attributes", {})}
     return File(name, attributes, **{**GLOBAL, **months(first, last), **others})
 
 
 def drs(root: Path, version: str = "20190308", *, member: str = "r1i1p1f1", variable: str = "tas") -> Path:
-    """The folder of a version, as CMIP6's directory structure has it."""
+    """Return the folder of a version, as CMIP6's directory structure has it."""
     return root / "CMIP6/CMIP/NCAR/CESM2/historical" / member / "Amon" / variable / "gn" / f"v{version}"

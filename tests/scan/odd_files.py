@@ -400,7 +400,7 @@ def _arcs(points: Any, edges: Any) -> tuple[list[tuple[float, float]], bool]:
 
 
 def _width(arcs: list[tuple[float, float]], count: float, *, is_exact: bool) -> float:
-    """How wide the smallest arc is that holds all: what the widest gap leaves."""
+    """Return how wide the smallest arc is that holds all: what the widest gap leaves."""
     turned = sorted((start % 360, width) for start, width in arcs)
     if any(width >= 359.999 for _, width in turned):
         return 360.0

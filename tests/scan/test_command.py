@@ -137,7 +137,7 @@ def remembered(state: Path) -> int:
 
 
 def reads_file_of(pid: int, size: int) -> bool:
-    """Whether a process has a file of at least that many bytes open."""
+    """Return whether a process has a file of at least that many bytes open."""
     try:
         return any(descriptor.stat().st_size >= size for descriptor in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:  # it ended, or closed a file just now

@@ -47,7 +47,7 @@ def test_a_regular_monthly_file(tmp_path: Path) -> None:
 
 
 def curvilinear(west: float, east: float, south: float = -78.0, north: float = 89.5) -> dict[str, Any]:
-    """A tripolar-like grid: the rows bend in the north; land at a corner has no coordinates."""
+    """Return a tripolar-like grid: the rows bend in the north; land at a corner has no coordinates."""
     x, y = np.meshgrid(centres(west, east, 36), centres(south, north, 20))
     x = x + np.linspace(0, 3, 20)[:, None]
     x = np.where(x >= 360, x - 360, x)

@@ -54,7 +54,7 @@ def test_a_header_that_takes_the_processor_for_long_is_named(tmp_path: Path) -> 
 
 
 def bomb(size: int) -> bytes:
-    """A chunk that inflates to so many times 16 MiB."""
+    """Return a chunk that inflates to so many times 16 MiB."""
     packer = zlib.compressobj(9)
     head = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)

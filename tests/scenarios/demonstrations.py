@@ -47,22 +47,22 @@ class Demo:
         return str(self.about["api"])
 
     def admin(self, method: str, path: str) -> None:
-        """Asks west for something, as its administrator."""
+        """Ask west for something, as its administrator."""
         bearer = {"Authorization": f"Bearer {self.about['tokens']['admin']}"}
         httpx.request(method, f"{self.api}{path}", headers=bearer, trust_env=False).raise_for_status()
 
     def left(self) -> dict[int, str]:
-        """Its processes that are still there."""
+        """Return its processes that are still there."""
         return processes_naming(str(self.data), *([self.sockets.name] if self.about else []))
 
     def announced(self) -> int:
-        """How many events west has had."""
+        """Return how many events west has had."""
         with psycopg.connect(self.about["dsn"]) as conn:
             [[count]] = conn.execute("SELECT count(*) FROM fedstac.outbox").fetchall()
             return int(count)
 
     def log_in(self, subject: str) -> str:
-        """An access token of its identity provider, by a device code that somebody confirms."""
+        """Return an access token of its identity provider, by a device code that somebody confirms."""
         with httpx.Client(base_url=self.about["issuer"], trust_env=False) as http:
             asked = {"client_id": CLIENT, "scope": "openid"}
             begun = http.post("/device", data=asked).raise_for_status().json()
@@ -79,7 +79,7 @@ class Demo:
 def demo(
     folder: Path, items: int = ITEMS, *, ignores_interrupts: bool = False, options: Sequence[str] = ()
 ) -> Iterator[Demo]:
-    """Runs until the block ends; its data stays in the folder."""
+    """Run until the block ends; its data stays in the folder."""
 
     def before() -> None:
         if ignores_interrupts:

@@ -36,7 +36,7 @@ def fresh_items(count: int) -> list[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = PATIENCE, what: str = "") -> Any:
-    """The condition's value once it is true; an AssertionError after `seconds`."""
+    """Return the condition's value once it is true; an AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not after {seconds:g} s: {what or condition}"
@@ -94,13 +94,13 @@ def database(running: Federation, node: str = "west") -> psycopg.Connection[tupl
 
 
 def values(running: Federation, statement: str, *parameters: Any, at: str = "west") -> list[Any]:
-    """The first column of what a query finds at a node."""
+    """Return the first column of what a query finds at a node."""
     with database(running, at) as conn:
         return [row[0] for row in conn.execute(statement, parameters)]
 
 
 def settle(running: Federation, nodes: Iterable[str] = ("east",), *, at: str = "west") -> None:
-    """Waits until all that a publishing node accepted is final, has its place in the feed, and these nodes have it."""
+    """Wait until all that a publishing node accepted is final, has its place in the feed, and these nodes have it."""
     state: list[Any] = []
 
     def settled() -> bool:
@@ -165,7 +165,7 @@ _UNWANTED = {
 
 
 def violations(running: Federation, name: str) -> list[invariants.Violation]:
-    """What the invariants say about a node's database."""
+    """Return what the invariants say about a node's database."""
 
     async def check() -> list[invariants.Violation]:
         conn = await connections.connect(running.database_of(name))
@@ -178,7 +178,7 @@ def violations(running: Federation, name: str) -> list[invariants.Violation]:
 
 
 def differences(running: Federation, name: str, origin: str = "west") -> Sequence[verifying.Difference]:
-    """Datasets on which an index node and one that it follows do not agree."""
+    """Return datasets on which an index node and one that it follows do not agree."""
     source = SourceAddress(running.address_of(origin), running.issued[origin][f"node:{name}"])
 
     async def compare() -> Sequence[verifying.Difference]:

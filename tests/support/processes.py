@@ -46,7 +46,7 @@ def shared_memory(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of proc(5), stat, from the third on; empty where there is no such process."""
+    """Return the fields of proc(5), stat, from the third on; empty if there is no such process."""
     try:
         return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
