@@ -34,10 +34,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from fedstac.api.http import problems
+from fedstac.api.app import TABLE
+from fedstac.api.http import limits, problems
 from fedstac.api.http.guard import Guard
 from fedstac.api.http.server import Config, HttpServer, run
 from fedstac.domain import errors
+from fedstac.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.support.processes import peak_memory
 from tests.support.waiting import PATIENCE
@@ -121,6 +123,11 @@ def application() -> Starlette:
     return app
 
 
+def guarded(app: Any, **options: Any) -> Guard:
+    """Return an application behind the guard, with the limits that production has."""
+    return Guard(app, limit_for=limits.of_bodies(TABLE, Settings(_env_file=None)), **options)
+
+
 @contextlib.contextmanager
 def serving(app: Any, **options: Any) -> Iterator[str]:
     ready: queue.Queue[str] = queue.Queue()
@@ -136,14 +143,14 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(Guard(application())) as url:
+    with serving(guarded(application())) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[str]:
     """Deadlines of tenths of a second."""
-    with serving(Guard(application(), read_timeout=0.25, min_rate=1024, linger=0.1), header_timeout=0.25) as url:
+    with serving(guarded(application(), read_timeout=0.25, min_rate=1024, linger=0.1), header_timeout=0.25) as url:
         yield url
 
 
@@ -260,8 +267,21 @@ def refused(answer: Answer, problem: type[errors.Problem]) -> bool:
 # --- sizes ---
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "most"),
+    [("POST", "/collections/c/items", 64 << 20), ("POST", "/validate", 64 << 20),
+     ("PUT", "/collections/c/items/i", 4 << 20), ("PATCH", "/collections/c/items/i", 4 << 20),
+     ("POST", "/search", 2 << 20), ("PUT", "/collections/c", 2 << 20), ("POST", "/nothing", 2 << 20),
+     ("POST", "/stac/collections/c/items", 64 << 20)],
+)  # fmt: skip
+def test_how_large_a_body_may_be_follows_from_its_route(method: str, path: str, most: int) -> None:
+    limit = limits.of_bodies(TABLE, Settings(_env_file=None))
+    root = "/stac" if path.startswith("/stac") else ""
+    assert limit({"type": "http", "method": method, "path": path, "root_path": root}) == most
+
+
 def test_a_body_within_the_limits_arrives_as_it_was_sent(url: str) -> None:
-    body = os.urandom(3 * MB)
+    body = os.urandom(2 * MB)
     expected = hashlib.sha256(body).hexdigest()
     assert post(url, "/digest", body).json["sha256"] == expected
     pieces = [body[at : at + 70_000] for at in range(0, len(body), 70_000)]
@@ -405,10 +425,10 @@ def test_what_is_not_gzip_is_refused(url: str, body: bytes) -> None:
 def test_the_limit_holds_after_inflating_too(url: str) -> None:
     body = b"".join(b'{"id":"%d"}\n' % number for number in range(500_000))
     packed = gzip.compress(body)
-    assert len(packed) < 4 * MB < len(body) < 20 * len(packed)
+    assert len(packed) < 2 * MB < len(body) < 20 * len(packed)
     answer = post(url, "/digest", packed, content_encoding="gzip")
     assert refused(answer, errors.BodyTooLarge)
-    assert "inflates to over 4194304 bytes" in answer.json["detail"]
+    assert "inflates to over 2097152 bytes" in answer.json["detail"]
 
 
 # --- time ---
@@ -663,7 +683,7 @@ def test_a_request_id_of_another_form_is_replaced(url: str, given: str) -> None:
 
 @pytest.mark.parametrize("path", ["/where", "/stac/where"])
 def test_links_are_made_of_the_public_url_and_never_of_the_host_header(path: str) -> None:
-    with serving(Guard(application(), public_url="https://catalogue.example:8443/stac/")) as url:
+    with serving(guarded(application(), public_url="https://catalogue.example:8443/stac/")) as url:
         found = get(url, path, host="evil.example", x_forwarded_host="evil.example").json
         assert found["base"] == "https://catalogue.example:8443/stac/"
         assert found["url"] == "https://catalogue.example:8443/stac/where"
@@ -684,7 +704,10 @@ def test_a_fault_is_logged_once_under_the_requests_id_and_not_shown(url: str) ->
 
 
 def test_a_fault_without_handlers_is_answered_alike() -> None:
-    with serving(Guard(Starlette(routes=[Route("/fails", fails)], debug=False).router)) as url, capture_logs() as logs:
+    with (
+        serving(guarded(Starlette(routes=[Route("/fails", fails)], debug=False).router)) as url,
+        capture_logs() as logs,
+    ):
         answer = get(url, "/fails")
         assert refused(answer, errors.InternalError)
         assert b"secret" not in answer.body
@@ -695,7 +718,7 @@ def test_an_application_without_an_answer_is_a_fault() -> None:
     async def silent(scope: Any, receive: Any, send: Any) -> None:
         return
 
-    with serving(Guard(silent), keep_alive=1) as url, capture_logs() as logs:
+    with serving(guarded(silent), keep_alive=1) as url, capture_logs() as logs:
         assert refused(get(url, "/"), errors.InternalError)
         assert logs[-1]["event"] == "request failed"
 
@@ -751,7 +774,7 @@ def test_what_fastapi_and_stac_fastapi_refuse_is_a_problem_and_says_nothing_inte
         raise getattr(stac_errors, name)("secret" if name == "DatabaseError" else "no such item")
 
     problems.install(app)
-    with serving(Guard(app)) as url, capture_logs() as logs:
+    with serving(guarded(app)) as url, capture_logs() as logs:
         answer = get(url, "/limited?limit=secret")
         assert refused(answer, errors.BadRequest)
         assert "query parameter limit" in answer.json["detail"]
@@ -767,4 +790,4 @@ def test_what_fastapi_and_stac_fastapi_refuse_is_a_problem_and_says_nothing_inte
 
 
 if __name__ == "__main__":
-    run(Guard(application()), on_ready=lambda url: print(url, flush=True))
+    run(guarded(application()), on_ready=lambda url: print(url, flush=True))

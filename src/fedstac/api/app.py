@@ -14,15 +14,12 @@ import structlog
 from fastapi import FastAPI
 from stac_fastapi.api.app import StacApi
 from stac_fastapi.pgstac.config import Settings as StacSettings
-from starlette.routing import Match
-from starlette.routing import Route as StarletteRoute
-from starlette.types import Scope
 
 from fedstac import __version__, bootstrap
 from fedstac.api import vocabulary_routes
 from fedstac.api.call import Services, services_of
 from fedstac.api.capability import Capability
-from fedstac.api.http import prefixes, problems, server
+from fedstac.api.http import limits, prefixes, problems, server
 from fedstac.api.http import routes as http_routes
 from fedstac.api.http.access_log import AccessLog
 from fedstac.api.http.compression import Compression
@@ -33,7 +30,7 @@ from fedstac.api.nodes import routes as node_routes
 from fedstac.api.nodes.health import HealthLook
 from fedstac.api.people import identity
 from fedstac.api.people import routes as people_routes
-from fedstac.api.route import Route, Size
+from fedstac.api.route import Route
 from fedstac.api.search import routes as search_routes
 from fedstac.api.search.queryables import QueryableNames
 from fedstac.api.writing import refusals
@@ -47,8 +44,6 @@ from fedstac.workers import processes
 from fedstac.workers.roles import Role
 
 log = structlog.get_logger()
-
-SMALL_BODY = 2 << 20  # bytes of a search, a collection, a group, …
 
 CAPABILITIES: tuple[Capability, ...] = (
     *search_routes.CAPABILITIES,
@@ -123,22 +118,6 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
     return app
 
 
-def _limit_for(settings: Settings) -> Callable[[Scope], int]:
-    """Return what says how many bytes the body of a request may have, by what its route declares."""
-    sizes = {
-        Size.SMALL: min(SMALL_BODY, settings.max_item_bytes),
-        Size.ITEM: settings.max_item_bytes,
-        Size.BATCH: settings.max_batch_bytes,
-    }
-    takers = [(StarletteRoute(route.path, lambda _: None, methods=[route.method]), sizes[route.body.size])
-              for route in sorted(TABLE, key=lambda route: not route.is_hot) if route.body is not None]  # fmt: skip
-
-    def limit(scope: Scope) -> int:
-        return next((size for route, size in takers if route.matches(scope)[0] is Match.FULL), sizes[Size.SMALL])
-
-    return limit
-
-
 def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str], object] | None = None) -> None:
     """Serve a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot.
 
@@ -175,7 +154,7 @@ def running_on(
         Compression(fast_path) if settings.compress else fast_path,
         public_url=base_url,
         proxy_strips=prefixes.is_stripped(base_url, settings, app.routes),
-        limit_for=_limit_for(settings),
+        limit_for=limits.of_bodies(TABLE, settings),
         read_timeout=settings.read_timeout_seconds,
         access_log=access_log,
         on_failure=partial(problems.report, app),

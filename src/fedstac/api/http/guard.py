@@ -31,9 +31,6 @@ from fedstac.domain.errors import (
     UnsupportedMediaType,
 )
 
-ITEM_BODY = 4 * 2**20
-BATCH_BODY = 64 * 2**20
-
 _INFLATE_RATIO = 100  # JSON of items comes to 10 or 20; deflate can do 1 030
 _INFLATE_FREE = 64 * 1024  # bytes that any small body may inflate to
 _INFLATE_PIECE = 256 * 1024
@@ -54,12 +51,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _log = structlog.get_logger(__name__)
 
 
-def body_limit(scope: Scope) -> int:
-    """Return how many bytes a body may have, also decompressed: a batch where one is taken, a dataset elsewhere."""
-    is_batch = scope["method"] == "POST" and scope["path"].rstrip("/").endswith(("/items", "/validate"))
-    return BATCH_BODY if is_batch else ITEM_BODY
-
-
 class Guard:
     """An ASGI application around another one.
 
@@ -78,16 +69,16 @@ class Guard:
         self,
         app: ASGIApp,
         *,
+        limit_for: Callable[[Scope], int],
         public_url: str | None = None,
         proxy_strips: bool = False,
-        limit_for: Callable[[Scope], int] = body_limit,
         access_log: AccessLog | None = None,
         read_timeout: float = 15.0,
         min_rate: int = 1024,
         max_url: int = 16 * 1024,
         max_headers: int = 32 * 1024,
         linger: float = 2.0,
-        linger_bytes: int = 2 * BATCH_BODY,
+        linger_bytes: int = 128 * 2**20,
         linger_rate: int = 2**20,
         on_failure: Callable[[Exception, Scope], object] = problems.log_failure,
     ) -> None:
