@@ -23,6 +23,7 @@ from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBrok
 from fedstac.identity.policy_files import Policies
 from fedstac.publication import NodeRules
 from fedstac.runtime import supervision
+from fedstac.runtime.metrics import Metrics
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts
 from fedstac.runtime.wakeup import Wakeup, pause
@@ -59,6 +60,7 @@ class Node:
     stopping: asyncio.Event  # long answers end now
     schema: int  # the number of the database's last migration
     parts: Parts  # how the background parts of this process stand
+    metrics: Metrics  # what this process counts
 
     def stop(self) -> None:
         """Ends what waits, so that the process can end."""
@@ -129,7 +131,7 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
             settings=settings, pools=opened, checker=rules, shelf=shelf, policies=policies,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
-            stopping=asyncio.Event(), schema=schema, parts=Parts(Outage("the database")),
+            stopping=asyncio.Event(), schema=schema, parts=Parts(Outage("the database")), metrics=Metrics(),
         )  # fmt: skip
     finally:
         opened.terminate()

@@ -264,6 +264,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
     "read the digests": fixed("GET", "/digests"),
     "acknowledge": fixed("POST", "/events/status", {"epoch": 1, "through": 0}),
     "acknowledge for another node": fixed("POST", "/events/status", {"node": "north", "epoch": 1, "through": 0}),
+    "read the metrics": fixed("GET", "/metrics"),
     "see the groups": fixed("GET", "/groups"),
     "see the institution's group": fixed("GET", "/groups/{group}", group="ncar"),
     "see a group that is not there": fixed("GET", "/groups/{group}", group="none"),
@@ -422,6 +423,8 @@ TABLE: Final[tuple[Line, ...]] = (
     # the feed is for nodes, each for itself
     Line(NODES, ("read the feed", "read the feed's head", "read a snapshot", "read the digests", "acknowledge"),
          (NO_DATASET,), ANSWERED),
+    # metrics are for those who watch over the node
+    Line((ADMIN,), ("read the metrics",), (NO_DATASET,), ANSWERED),
     # groups and collections
     Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),
     Line(tuple(who for who in ALL_KNOWN if who not in (ADMIN, MEMBER, MANAGER)), ("see the institution's group",),

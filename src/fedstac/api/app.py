@@ -28,6 +28,7 @@ from fedstac.api.http.guard import Guard
 from fedstac.api.http.openapi import Description
 from fedstac.api.nodes import routes as node_routes
 from fedstac.api.nodes.health import HealthLook
+from fedstac.api.nodes.metrics import FiguresLook
 from fedstac.api.people import identity
 from fedstac.api.people import routes as people_routes
 from fedstac.api.route import Route
@@ -97,7 +98,7 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
                 node=node, base_url=base_url, conformance=conformance, openapi=description, principals=principals,
                 refusals=recorder, queryables=QueryableNames(node), admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
-                health=HealthLook(node, roles), roles=roles,
+                health=HealthLook(node, roles), figures=FiguresLook(node), roles=roles,
             )  # fmt: skip
             app.state.services = services
             yield
@@ -150,6 +151,10 @@ def running_on(
     """Return the server of an application, behind its guard; it ends long polls before it waits for open answers."""
     access_log = AccessLog() if settings.access_log else None
     fast_path = FastPath(app, TABLE)
+
+    def on_answer(method: str, route: str | None, status: int | None, seconds: float) -> None:
+        app.state.services.node.metrics.observe_request(method, route, status, seconds)
+
     guard = Guard(
         Compression(fast_path) if settings.compress else fast_path,
         public_url=base_url,
@@ -157,6 +162,7 @@ def running_on(
         limit_for=limits.of_bodies(TABLE, settings),
         read_timeout=settings.read_timeout_seconds,
         access_log=access_log,
+        on_answer=on_answer,
         on_failure=partial(problems.report, app),
     )
     config = server.Config(

@@ -14,6 +14,7 @@ from fedstac.domain.policy import Principal
 if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named here
     from fedstac.api.http.openapi import Description
     from fedstac.api.nodes.health import HealthLook
+    from fedstac.api.nodes.metrics import FiguresLook
     from fedstac.api.people.identity import Principals
     from fedstac.api.search.queryables import QueryableNames
     from fedstac.api.writing.admission import Admission, KnownCollections
@@ -39,6 +40,7 @@ class Services:
     memory: Memory
     threads: Threads
     health: HealthLook
+    figures: FiguresLook
     roles: Sequence[Role]  # of this process
 
     @property

@@ -35,6 +35,7 @@ class Access(StrEnum):
     PUBLIC = "public"  # anybody
     AUTHENTICATED = "authenticated"  # every caller with a valid token; what they see depends on who they are
     NODE = "node"  # the nodes of the federation
+    MONITOR = "monitor"  # administrators, and tokens of those who watch over the node
     ACTION = "action"  # callers whom the policy permits what the request does to a dataset
     ADMIN = "admin"  # callers who have the right that the route names, such as manage-collections
 

@@ -243,6 +243,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          "parts": {"type": "object",
                    "additionalProperties": _object({"running": WHOLE, "wanted": WHOLE, "restarts": WHOLE})}}
     ),
+    "Metrics": TEXT,
     "Pong": _object({"message": {"const": "PONG"}}),
     "Up": _object({"status": {"const": "UP"}}),
     "OpenApi": {"type": "object", "description": "This document."},

@@ -61,7 +61,9 @@ def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
 def issue(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Who holds it; it stands in the audit log.")],
-    role: Annotated[list[str], typer.Option("--role", "-r", help="admin, publisher:<institution> or node:<name>.")],
+    role: Annotated[
+        list[str], typer.Option("--role", "-r", help="admin, monitor, publisher:<institution> or node:<name>.")
+    ],
     expires: Annotated[
         str, typer.Option(metavar="WHEN", help="When it ends: 90d, 12h, or a time as 2027-01-31; else when revoked.")
     ] = "",
@@ -73,9 +75,9 @@ def issue(
     """Issue a token. It is shown this once and never kept."""
     from fedstac.db import nodes
 
-    wrong = [each for each in role if each != "admin" and not all(each.partition(":"))]
+    wrong = [each for each in role if each not in ("admin", "monitor") and not all(each.partition(":"))]
     if wrong:
-        raise typer.BadParameter(f"{wrong[0]!r} is none of admin, publisher:<institution>, node:<name>")
+        raise typer.BadParameter(f"{wrong[0]!r} is none of admin, monitor, publisher:<institution>, node:<name>")
     if not nodes.is_name(name):
         raise typer.BadParameter(f"{name!r} is no name; it has 1 to 100 printable characters, and is no pseudonym")
     for each in role if not unknown_institution else ():

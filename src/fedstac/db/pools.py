@@ -38,8 +38,14 @@ class Pool:
     def __init__(self, pool: connections.Pool, lane: Lane, size: int) -> None:
         self._pool = pool
         self._lane = lane
+        self.size = size
         self._most_users = size * (1 + WAITING_PER_CONNECTION)
         self._users = 0  # that hold a connection or wait for one
+
+    @property
+    def users(self) -> int:
+        """Return how many have a connection or wait for one."""
+        return self._users
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
@@ -112,6 +118,10 @@ class Pools:
     def current(self) -> Pool:
         """Return the pool of whoever is working."""
         return self.lanes[budget.lane()]
+
+    def by_name(self) -> list[tuple[str, Pool]]:
+        """Return the name and the pool of each lane."""
+        return [(str(lane), pool) for lane, pool in self.lanes.items()]
 
     def terminate(self) -> None:
         for pool in self.lanes.values():

@@ -19,6 +19,7 @@ from fedstac.domain.groups import ANY, GlobusShare, Identity, Membership, Right,
 ADMIN = "admin"
 PUBLISHER = "publisher:"
 NODE = "node:"
+MONITOR = "monitor"  # reads what a node measures of itself, and nothing else
 INSTITUTION_ROLE, NODE_ROLE = "publisher:{institution}", "node:{node}"  # roles of what is touched
 SHOWN = 4  # ways to a right that a refusal names
 
@@ -377,6 +378,12 @@ def _concerns(who: Who, principal: Principal, shares: Shares) -> bool:
 
 
 ROLES = Policy()  # what holds without a policy file
+
+
+def require_monitor(principal: Principal) -> None:
+    """Refuse whoever neither administrates nor watches over the node: MissingPermission."""
+    if not principal.is_admin and MONITOR not in principal.roles:
+        raise MissingPermission(f"{principal.name} may not read metrics: a token with the role {MONITOR} is needed")
 
 
 def require_node(principal: Principal) -> str:

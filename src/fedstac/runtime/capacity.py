@@ -97,6 +97,14 @@ class Memory:
         finally:
             share.give_back()
 
+    def usage(self) -> dict[str, int]:
+        """Return how many bytes each lane has."""
+        return {str(lane): self._taken[lane] for lane in self._most}
+
+    def limits(self) -> dict[str, int]:
+        """Return how many bytes each lane may have."""
+        return {str(lane): size for lane, size in self._most.items()}
+
     def fits(self, lane: Lane, size: int, own: int) -> bool:
         others = self._taken[lane] - own
         return others + own + size <= self._most[lane] or others == 0

@@ -13,7 +13,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import orjson
 import stamina.instrumentation
@@ -21,8 +22,8 @@ import structlog
 import uvloop
 
 from fedstac import __version__, bootstrap
-from fedstac.bootstrap import Part
-from fedstac.runtime import failpoints
+from fedstac.bootstrap import Node, Part
+from fedstac.runtime import failpoints, metrics
 from fedstac.runtime.capacity import tame_allocator
 from fedstac.settings import Settings, load
 
@@ -136,12 +137,35 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+@asynccontextmanager
+async def _serving_metrics(node: Node) -> AsyncIterator[None]:
+    """Serve the metrics of this process, if a port is set for that. CannotListen if it cannot be used."""
+    settings = node.settings
+    if not settings.metrics_port:
+        yield
+        return
+    families = metrics.ProcessFamilies(node.metrics, node.parts, node.pools.by_name())
+    try:
+        server, thread = metrics.serve(settings.host, settings.metrics_port, families)
+    except OSError as error:
+        raise CannotListen(
+            f"port {settings.metrics_port} of {settings.host} cannot be used for metrics ({error.strerror}): set "
+            f"FEDSTAC_METRICS_PORT to another one"
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 def run(settings: Settings, parts: Sequence[Part], *, on_ready: Callable[[], object]) -> None:
     """Run parts of a node until SIGTERM or SIGINT. PartGaveUp where one of them ended again and again."""
 
     async def everything() -> None:
         stop = asyncio.Event()
-        async with bootstrap.node(settings) as node, bootstrap.beside(node, parts, stop):
+        async with bootstrap.node(settings) as node, _serving_metrics(node), bootstrap.beside(node, parts, stop):
             for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process at once
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
             log_start("working", settings, schema=node.schema)

@@ -224,6 +224,7 @@ class Shift:
                 raise ClaimLost
             await queue.finish(self.conn, [result])
             await audit.append(self.conn, [_audited(origin, result)])
+        self.node.metrics.count_items([result.outcome])
 
 
 def _batches(waiting: Sequence[queue.WaitingItem], size: int) -> Iterator[Sequence[queue.WaitingItem]]:
@@ -254,6 +255,8 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
             await queue.finish(conn, misnamed)
             await audit.append(conn, [_audited(_origin(item), by_id[item.id]) for item in items if item.id in by_id])
     receipts = await publication.perform(conn, node.rules, work, claim=claim)
+    node.metrics.count_items(result.outcome for result in misnamed)
+    node.metrics.count_items(receipt.outcome for receipt in receipts)
     node.committed.wake()
     node.settled.wake()
     log.info(

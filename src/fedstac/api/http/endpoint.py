@@ -47,6 +47,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services = services_of(scope["app"])
+        scope["state"]["route"] = self._route.path  # for the metrics of the guard, which has the same dictionary
         progress = CallProgress()
         try:
             answer = await self._answer(services, progress, scope, receive)
@@ -103,6 +104,8 @@ class Endpoint:
                 pass
             case Access.NODE:
                 policy.require_node(caller)
+            case Access.MONITOR:
+                policy.require_monitor(caller)
             case Access.ADMIN:
                 collection: str | None = scope["path_params"].get("collection_id")
                 if route.right is not None and collection is not None:

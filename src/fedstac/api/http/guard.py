@@ -62,6 +62,7 @@ class Guard:
     linger: seconds that a client may pause while the rest of a refused body is still read and dropped. A client that
         sends all of it before it reads gets the refusal. At most linger_bytes are read, in read_timeout and the time
         that they take at linger_rate bytes per second.
+    on_answer: counts a request: its method, its route, its status (None if the client left first), its seconds.
     on_failure: notes a fault of ours; it is called once for each.
     """
 
@@ -80,6 +81,7 @@ class Guard:
         linger: float = 2.0,
         linger_bytes: int = 128 * 2**20,
         linger_rate: int = 2**20,
+        on_answer: Callable[[str, str | None, int | None, float], object] | None = None,
         on_failure: Callable[[Exception, Scope], object] = problems.log_failure,
     ) -> None:
         self.app = app
@@ -94,6 +96,7 @@ class Guard:
         self.linger = linger
         self.linger_bytes = linger_bytes
         self.linger_rate = linger_rate
+        self.on_answer = on_answer
         self.on_failure = on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,6 +112,9 @@ class Guard:
         log_fields = structlog.contextvars.bound_contextvars(request_id=request_id)
         with log_fields, contextlib.suppress(ClientDisconnect):
             await self._answer(scope, receive, body, answer)
+        if self.on_answer is not None:
+            route: str | None = scope["state"].get("route")
+            self.on_answer(scope["method"], route, answer.status, time.perf_counter() - began)
         if self.access_log is not None:
             self.access_log.record(scope, request_id=request_id, began=began, status=answer.status, size=answer.size)
 

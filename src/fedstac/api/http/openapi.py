@@ -35,6 +35,7 @@ OF_ACCESS: Final[Mapping[Access, tuple[type[Problem], ...]]] = {
     Access.PUBLIC: (),
     Access.AUTHENTICATED: OF_TOKENS,
     Access.NODE: (*OF_TOKENS, errors.MissingPermission),
+    Access.MONITOR: (*OF_TOKENS, errors.MissingPermission),
     Access.ACTION: (*OF_TOKENS, errors.MissingPermission),
     Access.ADMIN: (*OF_TOKENS, errors.MissingPermission),
 }
@@ -42,6 +43,7 @@ CALLERS: Final[Mapping[Access, str]] = {
     Access.PUBLIC: "Anybody may call it.",
     Access.AUTHENTICATED: "Every caller with a valid token may call it.",
     Access.NODE: "The nodes of the federation may call it.",
+    Access.MONITOR: "Administrators and tokens with the role `monitor` may call it.",
     Access.ACTION: "Callers may call it whom the policy permits what the request does.",
     Access.ADMIN: "Callers may call it who have the right `{right}`.",
 }

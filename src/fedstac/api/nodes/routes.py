@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import feed, health
+from fedstac.api.nodes import feed, health, metrics
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
 from fedstac.domain.errors import CursorGone
 from fedstac.runtime.budget import Lane
@@ -59,6 +59,10 @@ HEALTH = Capability(
         Route(
             method="GET", path="/readiness", handler=health.get_readiness, access=Access.PUBLIC, lane=Lane.HEALTH,
             answers=(_HEALTH,),
+        ),
+        Route(
+            method="GET", path="/metrics", handler=metrics.get_metrics, access=Access.MONITOR, lane=Lane.HEALTH,
+            answers=(Answer(200, "The metrics.", {"text/plain": "Metrics"}),),
         ),
         Route(
             method="GET", path="/_mgmt/ping", handler=health.get_ping, access=Access.PUBLIC, lane=Lane.HEALTH,

@@ -1,0 +1,102 @@
+"""GET /metrics: what Prometheus collects from a process with an API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from prometheus_client.core import Metric
+from starlette.responses import Response
+
+from fedstac import __version__
+from fedstac.api.call import Call
+from fedstac.bootstrap import Node
+from fedstac.db import metrics as figures_of_node
+from fedstac.db.connections import is_transient
+from fedstac.db.metrics import Figures
+from fedstac.domain.errors import Unavailable
+from fedstac.runtime import metrics
+from fedstac.runtime.metrics import gauge
+
+ANSWER_SECONDS = 1.5  # for the database
+KEPT_SECONDS = 5.0  # many scrapes cost one look into the database
+
+
+class FiguresLook:
+    """The last look at the numbers of the node: many scrapes cost one look."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._until = 0.0
+        self._figures: Figures | None = None
+        self._looking = asyncio.Lock()
+
+    async def figures(self) -> Figures | None:
+        """Return the numbers, at most KEPT_SECONDS old; None while the database does not answer."""
+        async with self._looking:
+            if self._until < time.monotonic():
+                self._figures, self._until = await self._look(), time.monotonic() + KEPT_SECONDS
+            return self._figures
+
+    async def _look(self) -> Figures | None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._node.pool.acquire() as conn:
+                return await figures_of_node.read(conn)
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, Unavailable)):
+                self._node.parts.fails("api", error)
+            return None
+
+
+async def get_metrics(call: Call) -> Response:
+    """Return the metrics of this process and of the node's database, in the text format of Prometheus.
+
+    For administrators and tokens with the role monitor. What comes from the database is at most five seconds old, and
+    left out while the database does not answer.
+    """
+    node, services = call.node, call.services
+    families = metrics.process_families(node.metrics, node.parts, node.pools.by_name())
+    families.append(
+        gauge("fedstac_request_memory_bytes", "Memory that large bodies and answers of a lane have now.", ["lane"],
+              [([lane], size) for lane, size in services.memory.usage().items()])
+    )  # fmt: skip
+    families.append(
+        gauge("fedstac_request_memory_limit_bytes", "Memory that large bodies and answers of a lane may have.",
+              ["lane"], [([lane], size) for lane, size in services.memory.limits().items()])
+    )  # fmt: skip
+    info = gauge("fedstac_info", "Always 1; the labels say what runs.", ["node", "version", "schema"],
+                 [((node.settings.node, __version__, str(node.schema)), 1)])  # fmt: skip
+    families.append(info)
+    figures = await services.figures.figures()
+    if figures is not None:
+        families += _of_database(figures)
+    return Response(
+        metrics.text_of(families), headers={"Cache-Control": "no-store", "Content-Type": metrics.CONTENT_TYPE}
+    )
+
+
+def _of_database(figures: Figures) -> Iterable[Metric]:
+    """Return the metrics of the whole node; every api process of it says the same."""
+    yield gauge("fedstac_queue_items", "Items that wait for a publish worker; counted to 100 000.", [],
+                [((), figures.queued)])  # fmt: skip
+    yield gauge("fedstac_queue_oldest_seconds", "Age of the oldest item that waits.", [],
+                [((), figures.oldest_seconds)])  # fmt: skip
+    yield gauge("fedstac_feed_position", "The last position of this node's feed.", ["epoch"],
+                [((str(figures.epoch),), figures.position)])  # fmt: skip
+    yield gauge("fedstac_consumer_lag_events", "Events of this node's feed that a consumer has not acknowledged.",
+                ["consumer"], [((lag.reporter,), lag.events) for lag in figures.lags])  # fmt: skip
+    yield gauge("fedstac_consumer_lag_seconds", "Age of the oldest event that a consumer has not acknowledged.",
+                ["consumer"], [((lag.reporter,), lag.seconds) for lag in figures.lags])  # fmt: skip
+    places = figures.places
+    yield gauge("fedstac_cursor_position", "Position in an origin's feed that a consumer of this node has applied.",
+                ["consumer", "origin"], [((each.consumer, each.origin), each.position) for each in places])  # fmt: skip
+    yield gauge("fedstac_cursor_idle_seconds", "Time since a consumer of this node applied something.",
+                ["consumer", "origin"],
+                [((each.consumer, each.origin), each.idle_seconds) for each in places])  # fmt: skip
+    yield gauge("fedstac_parked_events", "Events that a consumer of this node could not apply.",
+                ["consumer", "origin"], [((each.consumer, each.origin), each.parked) for each in places])  # fmt: skip
+    yield gauge("fedstac_notifications_waiting", "Notifications that are not yet delivered.", [],
+                [((), figures.notifications)])  # fmt: skip
+    yield gauge("fedstac_notifications_late_seconds", "How long the oldest notification is due.", [],
+                [((), figures.notification_seconds)])  # fmt: skip

@@ -1,0 +1,156 @@
+"""GET /metrics: who may read them, and that each number is the one it says it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fedstac.db import nodes
+from fedstac.db.connections import Connection
+from fedstac.demo import sample
+from fedstac.runtime.metrics import Metrics
+from tests.api.conftest import Api, StartApi
+from tests.support.waiting import PATIENCE, until
+
+Sample = tuple[str, tuple[tuple[str, str], ...]]
+
+
+async def samples(api: Api, **labels: str) -> dict[str, float]:
+    """The values whose labels include these, by name; of several, the sum."""
+    answer = await api.admin.get("/metrics")
+    assert answer.status_code == 200, answer.text
+    values: dict[str, float] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for each in family.samples:
+            if labels.items() <= each.labels.items():
+                values[each.name] = values.get(each.name, 0.0) + each.value
+    return values
+
+
+async def test_metrics_are_for_administrators_and_tokens_that_monitor(api: Api, conn: Connection) -> None:
+    token = await nodes.issue_token(conn, "prometheus", ["monitor"])
+    by_monitor = await api.anyone.get("/metrics", headers={"Authorization": f"Bearer {token}"})
+    assert (by_monitor.status_code, by_monitor.headers["content-type"][:10]) == (200, "text/plain")
+    assert (await api.anyone.get("/metrics")).status_code == 401
+    node = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    assert (await api.anyone.get("/metrics", headers=node)).status_code == 403
+    assert (await api.anyone.get("/requests", headers={"Authorization": f"Bearer {token}"})).json()["requests"] == []
+
+
+async def test_requests_are_counted_by_route_and_not_by_path(api: Api) -> None:
+    for name in ("a", "b", "c"):
+        assert (await api.anyone.get(f"/collections/CMIP6/items/{name}")).status_code == 404
+    assert (await api.anyone.get("/nothing/of/this/name")).status_code == 404
+    item = "/collections/{collection_id}/items/{item_id}"
+    found = await samples(api, route=item, code="404", method="GET", le="+Inf")
+    assert found == {"fedstac_http_request_duration_seconds_bucket": 3.0}
+    found = await samples(api, route="none", code="404", method="none")
+    assert found["fedstac_http_request_duration_seconds_count"] == 1.0
+
+
+async def test_items_the_feed_and_a_consumers_lag_are_counted(api: Api) -> None:
+    items = list(sample.items(5, versions=1))
+    body = {"type": "FeatureCollection", "features": items}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
+    assert (await samples(api, outcome="new")) == {"fedstac_items_total": 5.0}
+    node = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+
+    async def head() -> int:
+        return int((await api.anyone.get("/events/head", headers=node)).json()["cursor"].partition(".")[2])
+
+    async def is_sequenced() -> bool:
+        return await head() == 6
+
+    await until(is_sequenced)
+    status = {"epoch": 1, "through": 4, "exceptions": []}
+    assert (await api.anyone.post("/events/status", json=status, headers=node)).status_code == 204
+    status |= {"consumer": "replica", "through": 1}
+    assert (await api.anyone.post("/events/status", json=status, headers=node)).status_code == 204
+
+    async def is_looked_at_again() -> bool:
+        return (await samples(api, epoch="1")).get("fedstac_feed_position") == 6.0 and bool(
+            await samples(api, consumer="east/replica")
+        )
+
+    await until(is_looked_at_again)
+    lags = await samples(api, consumer="east")
+    assert (lags["fedstac_consumer_lag_events"], lags["fedstac_consumer_lag_seconds"] > 0) == (2.0, True)
+    assert (await samples(api, consumer="east/replica"))["fedstac_consumer_lag_events"] == 5.0
+    everything = await samples(api)
+    assert everything["fedstac_queue_items"] == everything["fedstac_queue_oldest_seconds"] == 0.0
+    assert everything["fedstac_notifications_waiting"] == 0.0
+    for name in ("process_resident_memory_bytes", "fedstac_request_memory_limit_bytes", "fedstac_part_restarts_total"):
+        assert name in everything
+
+
+async def test_parts_and_pools_are_told_of(api: Api) -> None:
+    assert (await samples(api, part="sequencer"))["fedstac_part_running"] == 1.0
+    work = await samples(api, lane="work")
+    assert work["fedstac_pool_connections"] == api.settings.pool_size
+    assert 0 <= work["fedstac_pool_users"] <= 10
+
+
+async def test_an_index_node_tells_where_it_is(api: Api, start_api: StartApi, make_database: Callable[[], str]) -> None:
+    east = await start_api(dsn=make_database(), node="east", source=api.url, source_token=api.tokens["node:east"])
+
+    async def has_a_place() -> bool:
+        return bool(await samples(east, consumer="index", origin="west"))
+
+    await until(has_a_place)
+    place = await samples(east, consumer="index", origin="west")
+    assert place["fedstac_parked_events"] == 0.0
+    assert place.keys() == {"fedstac_cursor_position", "fedstac_cursor_idle_seconds", "fedstac_parked_events"}
+
+
+def test_a_process_without_an_api_serves_its_own(dsn: str, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    environment = {**os.environ, "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_METRICS_PORT": "0"}
+    listening = httpx.URL(f"http://127.0.0.1:{_free_port()}/metrics")
+    environment["FEDSTAC_METRICS_PORT"] = str(listening.port)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedstac.cli", "worker", "--ready-file", str(ready)], env=environment,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not ready.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        text = httpx.get(listening, trust_env=False).text
+    finally:
+        process.terminate()
+        process.wait()
+    assert re.search(r'^fedstac_part_running\{part="publisher"\} 2\.0$', text, re.MULTILINE)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@pytest.mark.parametrize(("seconds", "bucket"), [(0.001, 0), (0.005, 0), (0.0051, 1), (9.0, 10), (60.0, 11)])
+def test_a_duration_counts_in_the_bucket_that_holds_it(seconds: float, bucket: int) -> None:
+    metrics = Metrics()
+    metrics.observe_request("GET", "/search", 200, seconds)
+    [durations] = metrics.requests.values()
+    assert durations.counts.index(1) == bucket
+    assert durations.seconds == seconds
+
+
+def test_made_up_methods_and_paths_take_no_memory() -> None:
+    metrics = Metrics()
+    for n in range(1000):
+        metrics.observe_request(f"M{n}", None, 404, 0.1)
+    assert len(metrics.requests) == 1
