@@ -92,6 +92,14 @@ async def test_items_the_feed_and_a_consumers_lag_are_counted(api: Api) -> None:
         assert name in everything
 
 
+async def test_every_metric_is_documented(api: Api) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    text = (await api.admin.get("/metrics")).text
+    names = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP fedstac_")}
+    assert len(names) > 20
+    assert {name for name in names if f"`{name}`" not in page} == set()
+
+
 async def test_parts_and_pools_are_told_of(api: Api) -> None:
     assert (await samples(api, part="sequencer"))["fedstac_part_running"] == 1.0
     work = await samples(api, lane="work")
