@@ -254,7 +254,7 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, policy
             raise collection_rules.missing(target.collection)
         decision = command.decide(lineage, world)
     except Problem as problem:
-        return Receipt(Outcome.REJECTED, problem=problem, findings=problem.findings)
+        return Receipt(Outcome.REJECTED, problem=problem.without_trace(), findings=problem.findings)
     lineages[target.lineage] = lineage.after(decision.changes)
     rules = "; ".join(dict.fromkeys(policy.rule_names))
     return Receipt(decision.outcome, decision.changes, findings=decision.warnings, rule=rules)

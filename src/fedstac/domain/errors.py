@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Severity(StrEnum):
@@ -59,6 +59,11 @@ class Problem(Exception):
         self.detail = detail
         self.findings = tuple(findings)
         self.retry_after = retry_after
+
+    def without_trace(self) -> Self:
+        """Return this problem to be kept as a value. Its traceback would keep every local variable of its way."""
+        self.__context__ = self.__cause__ = None
+        return self.with_traceback(None)
 
 
 class MalformedJson(Problem):

@@ -294,6 +294,7 @@ def _check_one(document: Any, by: Judgement) -> JudgedItem:
         if len(draft.text.encode()) > by.max_item_bytes:
             raise BodyTooLarge(f"{draft.id} has over {by.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
+        problem = problem.without_trace()
         return JudgedItem(claimed_id(document), None, problem=problem, text=orjson.dumps(document).decode())
     return JudgedItem(draft.id, draft, findings)
 
