@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """On CI a test that would be skipped fails, and says what is missing; but for MAY_BE_MISSING."""
+    """Fail a test on CI that would be skipped, and say what is missing; but for MAY_BE_MISSING."""
     report = yield
     if report.skipped and os.environ.get("CI") and not any(map(item.get_closest_marker, MAY_BE_MISSING)):
         report.outcome = "failed"

@@ -120,7 +120,7 @@ class Dataset:
         return {**self.document, "properties": {**self.document["properties"], "description": "in other words"}}
 
     def at(self, node: str, path: str = "file") -> dict[str, Json]:
-        """A node's entries, by file."""
+        """Return a node's entries, by file."""
         return {key: {"href": f"https://{node}.example/{path}", "description": "HTTPServer Link", "roles": ["data"],
                       "alternate:name": node} for key in self.files}  # fmt: skip
 
@@ -167,7 +167,7 @@ def asks(
     method: str, body: Callable[[Dataset], Json] = lambda _: None, suffix: str = "", *, node: str = "",
     headers: Mapping[str, str] | None = None, **query: str,
 ) -> Callable[[Dataset], Asked]:  # fmt: skip
-    """A request for one dataset, or for what is below it."""
+    """Return a request for one dataset, or for what is below it."""
     return lambda dataset: Asked(
         method, PLACE + suffix, {"item_id": dataset.id, "node": node}, body(dataset), query, headers or {}
     )
@@ -466,7 +466,7 @@ class Cell:
 
 
 def refused(cell: Cell) -> str:
-    """What whoever is in no line of the table gets."""
+    """Return what a caller gets who is in no line of the table."""
     if cell.who in STRANGERS:
         return UNKNOWN
     if cell.deed in PUBLISHING:

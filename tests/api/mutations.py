@@ -17,7 +17,7 @@ ODD: list[Any] = [
 
 
 def mutate(document: Json, rng: random.Random) -> None:
-    """One change at a random place: a member replaced, removed, added or renamed."""
+    """Return one change at a random place: a member replaced, removed, added or renamed."""
     places: list[tuple[Any, Any]] = []
 
     def collect(value: Any) -> None:

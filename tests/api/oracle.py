@@ -63,7 +63,7 @@ def moment(text: str) -> datetime:
 
 @cache
 def catalogue() -> tuple[Known, ...]:
-    """600 sample items of CMIP6 and 48 of `places`, which have odd footprints, dates and properties."""
+    """Return 600 sample items of CMIP6 and 48 of `places`, which have odd footprints, dates and properties."""
     samples = list(sample.items(SAMPLES))
     newest: dict[str, str] = {}
     for item in samples:

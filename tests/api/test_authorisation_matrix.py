@@ -69,7 +69,7 @@ def test_every_route_is_asked() -> None:
 
 
 def came_to(answer: httpx.Response, rows: Sequence[Row]) -> str:
-    """In the table's words; the outcome of an accepted write is that of its row in the audit log."""
+    """Return the outcome in the table's words; that of an accepted write is in its row of the audit log."""
     if answer.status_code >= 400:
         return str(answer.json()["code"]) if answer.content else matrix.GONE  # of HEAD there is only the status
     if rows:
@@ -96,7 +96,7 @@ async def api(start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 async def tokens(conn: Connection, provider: Provider) -> dict[str, dict[str, str]]:
-    """For each of those who ask, the headers that they send."""
+    """Return the headers that each caller sends."""
     held = {who: await nodes.issue_token(conn, who, roles) for who, roles in matrix.ROLES.items()}
     held |= {who: provider.token(sub=who, **claims) for who, claims in matrix.CLAIMS.items()}
     held[matrix.MADE_UP] = "fst_made-up"
@@ -132,7 +132,7 @@ def target_of(dataset: Dataset) -> Target:
 
 
 async def make_datasets(conn: Connection, about: Mapping[Cell, Dataset]) -> None:
-    """The datasets that the cells are about, each in its state."""
+    """Return the datasets that the cells are about, each in its state."""
     wanted = {dataset: cell.state for cell, dataset in about.items()}
     commands = [step for dataset, state in wanted.items() for step in made_so(dataset, state)]
     receipts = await publication.perform(
@@ -191,7 +191,7 @@ class Asking:
         self.wrong: list[str] = []
 
     async def ask(self, cells: Sequence[Cell]) -> None:
-        """One after the other; then each is compared with the table and with the audit log."""
+        """Send the cells one after the other; then compare each with the table and with the audit log."""
         answers = {cell: await self._send(cell) for cell in cells}
         rows = await self._audited()
         for cell, answer in answers.items():

@@ -25,7 +25,7 @@ BLOCKED = (
 
 @asynccontextmanager
 async def searches_blocked(cluster: embedded.Cluster, dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """While it lasts, every search waits in the database. Gives a connection that sees them."""
+    """Make every search wait in the database. Yield a connection that sees them."""
     conn = await asyncpg.connect(cluster.dsn(dsn.rpartition("/")[2].partition("?")[0]))
     try:
         async with conn.transaction():

@@ -553,5 +553,5 @@ async def test_what_is_hidden_leaves_no_trace_in_the_entity_tag_of_another_versi
 
 
 def dated(day: str) -> Json:
-    """Another version of the dataset."""
+    """Return another version of the dataset."""
     return dict(json.loads(json.dumps(ITEM).replace(ITEM["properties"]["version"], day)))

@@ -45,7 +45,7 @@ async def test_every_link_of_the_landing_page_leads_somewhere(kind: str, start_a
     api = await start_api(dsn=dsn, public_url=f"https://catalogue.example{prefix}", **values)
 
     async def visit(href: str) -> httpx.Response:
-        """As the proxy passes what a client asks it for."""
+        """Return the address as the proxy passes it on."""
         public = urlsplit(href)
         assert public.path.startswith(f"{prefix}/")
         return await api.admin.get(passed + public.path.removeprefix(prefix))

@@ -305,7 +305,7 @@ def hundred_megabytes() -> Iterator[bytes]:
 
 
 def bomb() -> Iterator[bytes]:
-    """Ten gigabytes of zeros in ten megabytes, made as they are sent."""
+    """Yield ten gigabytes of zeros in ten megabytes, made as they are sent."""
     packer = zlib.compressobj(9, wbits=31)
     for _ in range(10_000):
         yield packer.compress(b"\0" * MB)

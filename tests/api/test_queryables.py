@@ -136,7 +136,7 @@ async def test_the_ways_to_the_files_are_found_by_each(api: Api) -> None:
 
 
 async def agree(api: Api, name: str) -> None:
-    """Each way to ask for a member finds the same datasets, and its opposite all the others that have a value."""
+    """Check that each way to ask for a member finds the same datasets, and its opposite all others with a value."""
     lists = {item["id"]: item["properties"][name] for item in ITEMS if name in item["properties"]}
     for member in sorted({member for members in lists.values() for member in members}):
         wanted = {id for id, members in lists.items() if member in members}

@@ -48,7 +48,7 @@ class Site:
         return answer
 
     async def keys(self, /, **body: Any) -> list[tuple[str, str]]:
-        """(collection, id) of everything that a search finds, which has to fit into one page."""
+        """Return (collection, id) of everything that a search finds, which has to fit into one page."""
         page = await self.post(**{"limit": 1000, "fields": {"include": ["id"]}, **body})
         assert page["numberMatched"] == page["numberReturned"] == len(page["features"]) == page["numMatched"]
         return [(feature["collection"], feature["id"]) for feature in page["features"]]

@@ -103,7 +103,7 @@ async def shows_the_collection(node: Api) -> bool:
 
 
 async def damage(cluster: embedded.Cluster, node: Api) -> None:
-    """A stored text that is whole to the database and not to whoever reads it."""
+    """Spoil a stored text: it is whole to the database and not to whoever reads it."""
     await make_collection(node)
     conn = await asyncpg.connect(cluster.dsn(database_of(node)))
     try:
@@ -253,7 +253,7 @@ async def too_many_batches(nodes: Nodes) -> httpx.Response:
 
 
 async def a_search_that_takes_too_long(nodes: Nodes) -> httpx.Response:
-    """Something else holds what it has to read."""
+    """Hold what the handler has to read."""
     conn = await asyncpg.connect(nodes.idle.settings.dsn)
     try:
         async with conn.transaction():
@@ -367,7 +367,7 @@ def asked(answer: httpx.Response) -> str:
 
 
 async def check_explanation(document: Json, problem: type[Problem]) -> None:
-    """The type is an address, and says there what it is."""
+    """Check that the type is an address, with a page that explains it."""
     async with httpx.AsyncClient(trust_env=False) as http:
         page = await http.get(document["type"])
     explained = page.json()
@@ -378,7 +378,7 @@ async def check_explanation(document: Json, problem: type[Problem]) -> None:
 
 
 async def check_what_goes_with(nodes: Nodes, answer: httpx.Response, problem: type[Problem]) -> None:
-    """Headers and members that some refusals have beside."""
+    """Check the headers and members that some refusals have beside."""
     assert ("retry-after" in answer.headers) == issubclass(problem, (errors.TooManyRequests, errors.Unavailable))
     assert int(answer.headers.get("retry-after", 1)) > 0
     assert ("www-authenticate" in answer.headers) == issubclass(problem, errors.Unauthenticated)

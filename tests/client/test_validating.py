@@ -17,7 +17,7 @@ from tests.client.test_cli import alone, lines
 
 
 def misspelt(item: dict[str, Any]) -> dict[str, Any]:
-    """With an experiment that there is not, in the id as well."""
+    """Return the item with an unknown experiment, in the id as well."""
     return json.loads(json.dumps(item).replace(item["properties"]["cmip6:experiment_id"], "historcal"))  # type: ignore[no-any-return]
 
 

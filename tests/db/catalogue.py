@@ -48,7 +48,7 @@ class Catalogue:
     row: int = 0
 
     async def begin(self, policies: Policies) -> None:
-        """A run begins: what was there before stays as it is, once what a broken run left waiting is done."""
+        """Begin a run: do what a broken run left waiting, and remember what is there."""
         await self.work()
         self.node = replace(self.node, policies=policies)
         self.log.clear()
@@ -60,7 +60,7 @@ class Catalogue:
             await requests.create(self.conn, [step.accepted for step in steps])
 
     async def die_working(self) -> None:
-        """A worker claims what waits, and is never heard of again."""
+        """Claim what waits, as a worker that dies then."""
         await queue.claim(self.conn, "somebody else", uuid4(), -1.0)
 
     async def work(self) -> None:
@@ -68,7 +68,7 @@ class Catalogue:
             continue
 
     async def perform(self, steps: Sequence[Step], model: Model) -> None:
-        """The worker does what waits. I1, I4: all is final; records, events and audit rows are of these steps alone."""
+        """Let the worker do what waits. I1, I4: all is final; records, events and audit rows are of these steps."""
         await self.work()
         results = await self._results(steps)
         rows: Sequence[Any] = await self.conn.fetch(
@@ -107,13 +107,13 @@ class Catalogue:
         assert own == {number: (results[number].outcome, step.principal.name) for number, step in asked.items()}
 
     async def rehearse(self, steps: Sequence[Step], model: Model) -> None:
-        """Everything is tried, and nothing is left of it."""
+        """Rehearse the steps, and check that nothing is left of them."""
         work = [Work(step.command, step.principal.name, step.accepted.action) for step in steps]
         await publication.rehearse(self.conn, self.node.rules, work)
         assert await stored(self.conn, model.seqs) == model.records
 
     async def send_again(self, step: Step) -> None:
-        """I3: what comes under a key that is taken stores nothing; the key leads to the request of before."""
+        """Check I3: what comes under a used key stores nothing; the key leads to the earlier request."""
         key = step.accepted.key
         assert key is not None
         try:
@@ -147,7 +147,7 @@ class Catalogue:
         await nodes.move(self.east, nodes.INDEX, "west", Cursor(1, self.entries[-1].pos))
 
     async def compare(self, model: Model) -> None:
-        """I7, I8, I9 of a run's datasets: the log is as it was read; the fold of the feed, west and east agree."""
+        """Check I7, I8, I9 for a run's datasets: the log is as it was read; feed, west and east agree."""
         conn, lineages = self.conn, list(model.seqs)
         rows = await conn.fetch("SELECT event FROM fedstac.outbox WHERE key = ANY($1) ORDER BY id", lineages)
         assert [row["event"] for row in rows] == self.log
@@ -157,11 +157,11 @@ class Catalogue:
         assert await stored(self.east, model.seqs) == model.records
 
     async def check(self) -> list[invariants.Violation]:
-        """`fedstac admin check`, of everything that is there."""
+        """Return what `fedstac admin check` says about everything that is there."""
         return await invariants.check(self.conn)
 
     async def compare_all(self) -> None:
-        """The audit chain is whole; search and digests are those of the index node, which is in order too."""
+        """Check that the audit chain is whole, and that search and digests agree with the index node's."""
         await self.work()
         await self.follow(random.Random(0))
         conn, east = self.conn, self.east
@@ -206,7 +206,7 @@ class Ground:
     """
 
     def __init__(self, databases: Callable[[], AbstractContextManager[Callable[[], str]]], policy: str) -> None:
-        """`databases` makes databases for a while; `policy` is the file that `promoting` runs have."""
+        """Take what makes databases for a while, and the policy file that `promoting` runs have."""
         self._databases = databases
         self._policies = {promoting: Policies(policy if promoting else "", here="west") for promoting in (False, True)}
         self._runner, self._open = asyncio.Runner(), ExitStack()
@@ -230,13 +230,13 @@ class Ground:
         return self._catalogue
 
     def end(self, catalogue: Catalogue, model: Model) -> None:
-        """A run ends: what is its own is compared, and all that is there is as it has to be."""
+        """End a run: compare its own datasets, and check everything that is there."""
         self.run(catalogue.compare(model))
         wrong = self._check(catalogue)
         assert not wrong, "\n".join(map(str, wrong))
 
     def break_off(self, error: BaseException) -> None:
-        """A run failed, or hypothesis broke it off, which nobody needs to know of who comes after it."""
+        """Clean up after a run that failed or that hypothesis broke off."""
         if self._catalogue is None:
             return
         if not isinstance(error, Exception):
@@ -256,7 +256,7 @@ class Ground:
         return wrong
 
     def leave(self) -> None:
-        """The next run has another place; this one is looked at as a whole, for the last time."""
+        """Check the whole place for the last time, and give the next run another one."""
         left, is_spoilt = self._catalogue, self._is_spoilt
         self._catalogue, self._is_spoilt = None, False
         with self._open:

@@ -123,7 +123,7 @@ class Model:
         return Told(step, row["id"], event["type"], data, before, after)
 
     def _check_result(self, step: Step, result: Result, last_event: int | None) -> None:
-        """I2: final, in one way; done if and only if its events exist or it is recorded as unchanged."""
+        """Check I2: final, in one way; done if and only if its events exist or it is recorded as unchanged."""
         refused = result.outcome == Outcome.REJECTED
         assert result.status == ("rejected" if refused else "done"), f"{step}: {result}"
         assert (result.problem in PROBLEMS and bool(result.detail)) if refused else result.problem is None
@@ -131,7 +131,7 @@ class Model:
         assert (last_event is None) == (result.outcome in (Outcome.REJECTED, Outcome.IDENTICAL)), f"{step}: {result}"
 
     def _check_repeat(self, step: Step, result: Result) -> None:
-        """Saying the same thing twice succeeds, changes nothing, announces nothing."""
+        """Check that a repeat succeeds, changes nothing and announces nothing."""
         before, self.previous[step.command.target.lineage] = (
             self.previous.get(step.command.target.lineage), (step, result)
         )  # fmt: skip
@@ -156,7 +156,7 @@ class Model:
         self._check_restored(told)
 
     def _check_rights(self, told: Told) -> None:
-        """I15, I16: nobody writes what is another's; publishers their institution's, nodes their own entries."""
+        """Check I15, I16: nobody writes what is another's; publishers their institution's, nodes their own entries."""
         roles = told.step.principal.roles
         if "admin" in roles:
             return
@@ -169,7 +169,7 @@ class Model:
         assert told.type not in (events.REPLACED, events.REINSTATED), "for administrators"
 
     def _check_state(self, told: Told) -> None:
-        """I12: retract and reinstate, mark and unmark change the state, and nothing else. I13: files keep theirs."""
+        """Check I12: retract, reinstate, mark and unmark change the state, and nothing else. I13: files keep theirs."""
         before, after = told.before, told.after
         if before is None:
             return
@@ -188,7 +188,7 @@ class Model:
             assert told.type == events.UPDATED or WRITE & set(told.actions)
 
     def _check_latest(self, told: Told) -> None:
-        """I11, and publication.md, Versions: who is latest follows from the versions and from what was given up."""
+        """Check I11: which version is latest follows from the versions and from what was given up."""
         before, after = told.before, told.after
         siblings = [record for record in self.records.values() if record.lineage == after.lineage]
         newest = all((after.version or 0) >= (record.version or 0) for record in siblings)
@@ -211,7 +211,7 @@ class Model:
         assert not (after.latest and others), f"{others} are latest beside {after.id}"
 
     def _check_restored(self, told: Told) -> None:
-        """Reinstated and unmarked: every byte as it was."""
+        """Check that reinstating and unmarking restore every byte."""
         after = told.after
         if told.type == events.REINSTATED:
             assert after.retraction is None

@@ -75,7 +75,7 @@ OF = {"A": SMALL[NAMES.index(FIRST)], "B": SMALL[NAMES.index(SECOND)], "C": SMAL
 
 
 def universe(run: int) -> dict[str, Item]:
-    """What can be published in a run: three datasets in four versions, and two without. No two runs share any."""
+    """Return what can be published in a run: three datasets in four versions, two without. No two runs share any."""
     items = {f"{name} {day}": of_day(item, day, run) for name, item in OF.items() for day in DAYS}
     return items | {f"thing {n}": thing(2 * run + n) for n in (0, 1)}
 
@@ -120,7 +120,7 @@ class Actions(RuleBasedStateMachine):
 
     @initialize(promoting=st.booleans(), size=SIZE)
     def begin(self, promoting: bool, size: int) -> None:
-        """With two versions of a dataset, one of another, and one of the collection without versions."""
+        """Begin with two versions of a dataset, one of another, and one of the collection without versions."""
         self.catalogue, self.model = self.ground.begin(promoting=promoting), Model(promoting)
         self.items = universe(self.ground.runs)
         self.waiting: list[Step] = []
@@ -146,12 +146,12 @@ class Actions(RuleBasedStateMachine):
 
     @rule(who=WHO, nth=NTH)
     def supersede(self, who: str, nth: int) -> None:
-        """Gives up the latest version of one of the datasets."""
+        """Give up the latest version of one of the datasets."""
         self._edit(self._nth(nth, lambda record: record.latest), who, edits.Esgf("supersede"))
 
     @rule(who=WHO, nth=NTH, mark=st.sampled_from((False, False, True)))
     def mark_or_undo(self, who: str, nth: int, mark: bool) -> None:
-        """Marks; or unmarks, else reinstates, if there is one for it."""
+        """Mark a dataset; or unmark one, else reinstate one."""
         for state, undo in ((State.MARKED, "unmark"), (State.RETRACTED, "reinstate")):
             record = self._nth(nth, lambda one, state=state: one.state is state)  # type: ignore[misc]
             if record.state is state and not mark:
@@ -180,13 +180,13 @@ class Actions(RuleBasedStateMachine):
 
     @rule(who=WHO, nth=NTH, said=edits.WHOLE | edits.MERGE)
     def replace_files(self, who: str, nth: int, said: Said) -> None:
-        """Or whatever else it comes to, with a reason (`Fedstac-Override`)."""
+        """Replace files, or make whatever else the edit comes to, with a reason (`Fedstac-Override`)."""
         self._edit(self._open(nth), who, said, override="a better file")
 
     @precondition(lambda self: self.waiting)
     @rule(how=st.sampled_from(("", "", "if it is as it was", "if it is another", "under its key")))
     def say_again(self, how: str) -> None:
-        """The last thing once more; maybe on a condition (`If-Match`), or under the Idempotency-Key of before."""
+        """Repeat the last step; maybe on a condition (`If-Match`), or under the same Idempotency-Key."""
         last = self.waiting[-1]
         known = self.model.records.get(last.command.target.id)
         match how:
@@ -204,7 +204,7 @@ class Actions(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(("rehearse", "die", "follow", "batches")), n=NTH, size=SIZE)
     def meanwhile(self, what: str, n: int, size: int) -> None:
-        """A rehearsal; a worker dies; the index node follows; the worker does what waits, and other batches come."""
+        """Rehearse; let a worker die; let the index node follow; let the worker do what waits."""
         match what:
             case "rehearse":
                 self.ground.run(self.catalogue.rehearse(self.waiting, self.model))
@@ -244,7 +244,7 @@ class Actions(RuleBasedStateMachine):
         self.ground.run(self.catalogue.accept(new))
 
     def _perform(self) -> None:
-        """The worker does what waits."""
+        """Let the worker do what waits."""
         self._accept()
         steps, self.waiting, self.accepted, self.deaths = self.waiting, [], 0, 0
         for step in steps:
@@ -254,7 +254,7 @@ class Actions(RuleBasedStateMachine):
     # --- how it is asked for ---
 
     def _publish(self, who: str, item: Item) -> None:
-        """As the API takes it up; what it refuses at once is not asked for."""
+        """Submit an item as the API does; what the API refuses at once is left out."""
         collection, principal = item["collection"], PEOPLE[who]
         vocabulary = CHECKER.vocabularies.current(collection)
         try:
@@ -268,13 +268,13 @@ class Actions(RuleBasedStateMachine):
         self._ask(Step(accepted, command, principal, repeatable=True))
 
     def _nth(self, nth: int, wanted: Callable[[Record], bool] = lambda _: True) -> Record:
-        """One of the datasets that there are; of those that are wanted, if there are any."""
+        """Return one of the datasets: of those that `wanted` picks, if there are any."""
         known = [self.model.records[name] for name in sorted(self.model.records)]
         known = [record for record in known if wanted(record)] or known
         return known[nth % len(known)]
 
     def _open(self, nth: int) -> Record:
-        """One that can be edited, mostly."""
+        """Return a dataset that can be edited, mostly."""
         return self._nth(nth, (lambda record: record.state is State.PUBLISHED) if nth < 25 else lambda _: True)
 
     def _edit(self, record: Record, who: str, said: Said, *, override: str | None = None) -> None:
@@ -299,7 +299,7 @@ class Actions(RuleBasedStateMachine):
         self._ask(Step(accepted, command, principal, repeatable))
 
     def _say_again_if(self, tag: str) -> None:
-        """The last change on a condition, which may not hold any more the second time."""
+        """Repeat the last change on a condition, which may not hold any more the second time."""
         last = self.waiting[-1]
         [item] = last.accepted.items
         body = orjson.loads(item.document or "{}") | {"expected": [tag]}

@@ -119,7 +119,7 @@ class Undone(Exception):
 
 
 async def write(conn: Connection, seed: int) -> int:
-    """Transactions of one to forty rows, some slow, some rolled back; how many rows were committed."""
+    """Run transactions of one to forty rows, some slow, some rolled back. Return how many rows were committed."""
     chance, written = random.Random(f"audit/{seed}"), 0
     for _ in range(40):
         entries = [entry(chance.randrange(1 << 40)) for _ in range(chance.randrange(1, 40))]
@@ -136,7 +136,7 @@ async def write(conn: Connection, seed: int) -> int:
 
 
 async def chain_until(conn: Connection, done: asyncio.Event) -> None:
-    """A sequencer that is not alone, and does not notice."""
+    """Sequence as one that is not alone, and does not notice."""
     while not done.is_set():
         try:
             await audit.chain(conn)

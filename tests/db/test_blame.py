@@ -52,7 +52,7 @@ def logged() -> Iterator[list[Any]]:
 
 
 def killing(monkeypatch: pytest.MonkeyPatch, places: Callable[[], str]) -> None:
-    """Workers die at the place that `places` draws at each of their claims."""
+    """Make workers die at the place that `places` draws at each of their claims."""
     place = ""
 
     def failpoint(name: str) -> None:
@@ -67,7 +67,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, places: Callable[[], str]) -> None:
 
 
 async def submit_spoilt(conn: Connection, items: Sequence[Item], spoils: Sequence[str]) -> list[int]:
-    """Accepts each item as a request of its own, and damages what is stored of it; the ids of the queued items."""
+    """Accept each item as a request of its own, and damage what is stored. Return the ids of the queued items."""
     ids = []
     for item, spoil in zip(items, spoils, strict=True):
         accepted = await writing.submit(conn, item)
@@ -84,7 +84,7 @@ async def work_all(west: Node, conn: Connection) -> None:
 
 
 async def final(conn: Connection) -> dict[int, tuple[str, int]]:
-    """Status and own attempts of each item."""
+    """Return the status and the own attempts of each item."""
     rows = await conn.fetch("SELECT id, status, attempts FROM fedstac.request_item")
     return {row["id"]: (row["status"], row["attempts"]) for row in rows}
 
@@ -119,7 +119,7 @@ async def test_an_item_that_cannot_be_read_holds_up_what_is_behind_it_in_its_lin
 
 
 async def kill_one(west: Node, connect: Connect, watcher: Connection) -> None:
-    """A worker of its own session that dies where the test wants it to; it may find nothing to claim, and lives."""
+    """Run a worker in a session of its own. It dies where the test wants it to, unless it finds nothing to claim."""
     worker = await connect()
     try:
         await publisher.work_once(west, worker, "w")

@@ -33,7 +33,7 @@ def rules(receipt: Receipt) -> list[str]:
 
 
 def with_files_of(item: Item, source: Item) -> Item:
-    """The item, with the checksums and tracking ids of another one's files, as many as it has files."""
+    """Return the item, with the checksums and tracking ids of another one's files, as many as it has files."""
     changed = copy.deepcopy(item)
     files = [asset for asset in source["assets"].values() if "file:checksum" in asset]
     globus = changed["assets"]["globus"]

@@ -80,7 +80,7 @@ def entry(
     node: Node, item: Json, version: str | None, *, digest: str | None = None, excused: str | None = None,
     origin: str = "north", epoch: int = 1, seq: int = 1, latest: bool = True,
 ) -> str:  # fmt: skip
-    """An entry of an origin's snapshot, sound but for what the item says."""
+    """Return an entry of an origin's snapshot, sound but for what the item says."""
     name = item["id"].rpartition(".v")
     lineage = f"CMIP6/{name[0]}"
     draft = documents.prepare(item, DatasetName(lineage, int(name[2])), None)
@@ -107,7 +107,7 @@ async def follow(node: Node, source: Source) -> Follower:
 
 
 async def here(conn: Connection) -> tuple[list[str], list[str], list[str]]:
-    """Datasets, why others are parked, versions that are kept."""
+    """Return the datasets, why others are parked, and the versions that are kept."""
     return (
         [row[0] for row in await conn.fetch("SELECT id FROM fedstac.record ORDER BY 1")],
         [row[0] for row in await conn.fetch("SELECT detail FROM fedstac.parked_event ORDER BY 1")],
@@ -369,7 +369,7 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
 
 
 def put(*path: str, value: object) -> Callable[[Json], None]:
-    """Puts a value into an event, however the event was meant."""
+    """Put a value into an event."""
 
     def change(told: Json) -> None:
         for name in path[:-1]:
@@ -429,7 +429,7 @@ async def test_a_source_that_lost_what_is_applied_here_and_has_no_new_epoch_is_n
 
 
 def failing_apply(monkeypatch: pytest.MonkeyPatch, fails: Callable[[list[str]], Exception | None]) -> None:
-    """Applying events raises what `fails` makes of their datasets."""
+    """Make the application of events raise what `fails` makes of their datasets."""
     apply = publication.apply
 
     async def failing(conn: Connection, page: Sequence[events.Event]) -> publication.PageResult:

@@ -33,7 +33,7 @@ CHANGES: list[Callable[[Target], Command]] = [
 
 
 async def work_of(conn: Connection, command: Command) -> list[tuple[str, int]]:
-    """The statements that the preview of a change runs, and how many rows each of them brings."""
+    """Return the statements that the preview of a change runs, and how many rows each of them brings."""
     ran: list[Any] = []
     with conn.query_logger(ran.append), pytest.raises(ItemDoesNotExist, match="a search lists those there are"):
         await publication.preview(conn, writing.RULES, command)

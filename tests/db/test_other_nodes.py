@@ -50,7 +50,7 @@ def test_no_request_of_node_a_changes_a_byte_of_bs_entries(ground: Ground) -> No
 
 
 async def replicated(conn: Connection) -> None:
-    """The dataset, with entries of all three nodes."""
+    """Publish the dataset, with entries of all three nodes."""
     await writing.publish(conn, dict(ITEM))
     for node in NODES:
         operator = Principal("operator", frozenset({f"node:{node}"}))
@@ -67,7 +67,7 @@ def work(said: Said, known: Item, principal: Principal) -> Work:
 
 
 async def asked(catalogue: Catalogue, requests: Sequence[Said], outcomes: set[Outcome]) -> None:
-    """Requests of node A, one after the other, taken back at the end."""
+    """Run requests of node A one after the other, and take them back at the end."""
     conn = catalogue.conn
     transaction = conn.transaction()
     await transaction.start()
@@ -98,14 +98,14 @@ async def served(conn: Connection) -> Item:
 
 
 def entries(document: str, node: str) -> dict[str, bytes]:
-    """A node's entries, by asset, byte for byte."""
+    """Return a node's entries, by asset, byte for byte."""
     assets = orjson.loads(document)["assets"]
     return {key: orjson.dumps(asset["alternate"][node]) for key, asset in assets.items()
             if node in asset.get("alternate", {})}  # fmt: skip
 
 
 def less_entries(document: str, node: str) -> bytes:
-    """The document without a node's entries, byte for byte, its order of members included."""
+    """Return the document without a node's entries, byte for byte, its order of members included."""
     parsed: Any = orjson.loads(document)
     for asset in parsed["assets"].values():
         if asset.get("alternate", {}).pop(node, None) is not None and not asset["alternate"]:

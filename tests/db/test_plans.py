@@ -65,7 +65,7 @@ async def load(conn: Connection) -> None:
 
 
 async def publish(conn: Connection) -> None:
-    """New datasets, the same again, and other documents of them."""
+    """Publish new datasets, the same again, and other documents of them."""
     await writing.publish(conn, *ITEMS)
     await writing.publish(conn, *ITEMS)
     await writing.publish(conn, *(writing.titled(item, "another") for item in ITEMS))
@@ -134,7 +134,7 @@ async def take_a_snapshot(conn: Connection) -> None:
 
 
 async def consume(conn: Connection) -> None:
-    """What a consumer does beside applying: it moves its cursor, and sets aside what it cannot apply."""
+    """Move the cursor of a consumer, and set aside what it cannot apply."""
     await nodes.progress(conn, "index", "south")
     await nodes.move(conn, "index", "south", Cursor(1, 17))
     broken = [Parked(f"new-{n}", f"s{n}", 1, 2, "unknown", "{}") for n in range(990, 1_010)]
@@ -161,7 +161,7 @@ async def look_at_health(conn: Connection) -> None:
 
 
 async def notify(conn: Connection) -> None:
-    """Events since the last look, failed items and requests that became final."""
+    """Look for events, failed items and requests that became final."""
     destination, _ = await notifications.register(
         conn, "submitter-17", "https://a.example", ["dataset"], confirmed=True
     )
@@ -179,7 +179,7 @@ async def tell_who_changed(conn: Connection) -> None:
 
 
 async def read_the_audit_log(conn: Connection) -> None:
-    """The newest rows, and those of today."""
+    """Read the newest rows, and those of today."""
     assert len([row async for row in audit.rows(conn, audit.RowFilter(limit=100))]) == 100
     assert await audit.at(conn, 1_000)
 

@@ -74,7 +74,7 @@ async def test_a_cursor_over_ids_loses_what_commits_late(connect: Connect, plant
 
 
 async def publish_two_at_once(connect: Connect) -> list[Receipt]:
-    """Two newer versions of one dataset; neither writer writes before both have read what they can."""
+    """Publish two newer versions of one dataset; neither writer writes before both have read."""
     first, second, holder, watcher = [await connect() for _ in range(4)]
     async with holder.transaction():
         await holder.execute("SELECT 1 FROM fedstac.record FOR UPDATE")

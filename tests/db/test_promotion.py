@@ -81,7 +81,7 @@ GIVE_UP = JsonPatch([{"op": "add", "path": "/properties/latest", "value": False}
 
 
 def step(item: writing.Item, action: str) -> Work:
-    """What is asked for; an older dataset with the same description is the same."""
+    """Return the command; an older dataset with the same description is the same."""
     target = target_of(item)
     commands: dict[str, Callable[[], Command]] = {
         "publish": lambda: writing.work(item)[0].command,
@@ -96,7 +96,7 @@ def step(item: writing.Item, action: str) -> Work:
 
 
 async def states(conn: Connection, item: writing.Item) -> list[tuple[object, ...]]:
-    """What is stored of the item's versions, and what search shows of them; times and numbers aside."""
+    """Return what is stored of the item's versions, and what search shows of them; times and numbers aside."""
     rows = await conn.fetch(
         """SELECT r.version, r.state, r.latest, r.claims_latest, r.superseded, r.retraction, r.document::jsonb - 'id',
                   i.content->'properties'->'latest', i.content->'properties'->'description'

@@ -62,7 +62,7 @@ EXPECTED = {
 
 
 def tables(conn: psycopg.Connection) -> dict[str, list[str]]:
-    """The tables of the schema with their columns; partitions are those of the table they belong to."""
+    """Return the tables of the schema with their columns; partitions are those of the table they belong to."""
     rows = conn.execute(
         """SELECT 'fedstac.' || c.relname, array_agg(a.attname::text ORDER BY a.attnum)
            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -73,7 +73,7 @@ def tables(conn: psycopg.Connection) -> dict[str, list[str]]:
 
 
 def may(conn: psycopg.Connection, statement: str) -> bool:
-    """Tries a statement and takes it back. Whatever else is wrong with it comes after the question of permission."""
+    """Try a statement and take it back. Other faults of it come after the question of permission."""
     try:
         with conn.transaction(force_rollback=True):
             conn.execute(statement.encode())

@@ -29,7 +29,7 @@ async def positions(conn: Connection) -> list[int]:
 
 
 async def sequence_badly(conn: Connection, done: asyncio.Event) -> None:
-    """A sequencer that does not know that it is not alone: what it loses to the other it tries again."""
+    """Sequence without knowing of another sequencer: what is lost to it is tried again."""
     while not done.is_set():
         try:
             await feed.sequence(conn)

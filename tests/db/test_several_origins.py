@@ -42,7 +42,7 @@ async def conn(east: Node) -> AsyncIterator[Connection]:
 
 
 def source(node: Node, origin: str, items: Sequence[Json], *, epoch: int = 1) -> Source:
-    """A publishing node with these datasets, and a collection of its own making."""
+    """Return a publishing node with these datasets, and a collection of its own making."""
     told = [entry(node, item, CMIP6, origin=origin, epoch=epoch) for item in items]
     return Source(told, origin=origin, epoch=epoch, document=titled(origin))
 
@@ -65,7 +65,7 @@ async def apply(conn: Connection, *page: CollectionEvent) -> int:
 
 
 async def shown(conn: Connection) -> str | None:
-    """The title of CMIP6 as it is shown; pgstac has to know the same."""
+    """Return the title of CMIP6 as it is shown; pgstac has to know the same."""
     stored = await collections.get(conn, "CMIP6")
     title: str | None = orjson.loads(stored.document)["title"] if stored and stored.document else None
     assert await conn.fetchval("SELECT content->>'title' FROM pgstac.collections WHERE id = 'CMIP6'") == title
@@ -74,7 +74,7 @@ async def shown(conn: Connection) -> str | None:
 
 
 async def held(conn: Connection) -> dict[str, list[str]]:
-    """Ids of the datasets by origin; all of them can be found."""
+    """Return ids of the datasets by origin; all of them can be found."""
     rows = await conn.fetch(
         """SELECT r.origin, r.id FROM fedstac.record r
            JOIN pgstac.items i ON i.id = r.id AND i.collection = r.collection ORDER BY 1, 2"""

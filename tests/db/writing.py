@@ -47,7 +47,7 @@ def titled(item: Item, title: str) -> Item:
 
 
 def version(item: Item, day: int) -> Item:
-    """Another version of the dataset, with files of its own."""
+    """Return another version of the dataset, with files of its own."""
     changed = copy.deepcopy(item)
     changed["id"] = f"{item['id'].rpartition('.v')[0]}.v{day}"
     for asset in changed["assets"].values():
@@ -105,7 +105,7 @@ async def submit(conn: Connection, *items: Item) -> requests.NewRequest:
 
 
 async def write(dsn: str, seed: int, number: int, batches: int) -> list[Receipt]:
-    """Writer `number` of this seed: batches over lineages that all writers share, versions and titles in disorder."""
+    """Write as writer `number` of this seed: batches over shared lineages, versions and titles in disorder."""
     chance = random.Random(f"{seed}/{number}")
     universe = list(sample.items(600, versions=4, seed=seed))
     conn = await connections.connect(dsn)
@@ -143,7 +143,7 @@ async def whole_feed(conn: Connection) -> list[Event]:
 
 
 def fold(log: Sequence[Event]) -> dict[str, tuple[str, bool]]:
-    """Digest and latest of each dataset: its last event, and of those of a lineage that claim it the newest (C1)."""
+    """Return digest and latest of each dataset: its last event; of those of a lineage that claim it the newest (C1)."""
     last: dict[str, DatasetEvent] = {}
     for event in log:
         if isinstance(event, DatasetEvent):
@@ -159,13 +159,13 @@ def fold(log: Sequence[Event]) -> dict[str, tuple[str, bool]]:
 
 
 async def stored(conn: Connection) -> dict[str, tuple[str, bool]]:
-    """Digest and latest of each record."""
+    """Return digest and latest of each record."""
     rows = await conn.fetch("SELECT id, encode(digest, 'hex') AS digest, latest FROM fedstac.record")
     return {row["id"]: (row["digest"], row["latest"]) for row in rows}
 
 
 async def searched(conn: Connection) -> dict[str, bool]:
-    """Latest of each dataset that search finds."""
+    """Return latest of each dataset that search finds."""
     rows = await conn.fetch("SELECT id, content->'properties'->>'latest' AS latest FROM pgstac.items")
     return {row["id"]: row["latest"] == "true" for row in rows}
 

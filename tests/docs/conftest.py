@@ -49,7 +49,7 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        """As a reader has it: the programs, PostgreSQL as its superuser, west's address, an administrator's token."""
+        """The environment of a reader: the programs, PostgreSQL as its superuser, west, an administrator's token."""
         programs = (Path(sys.executable).parent, embedded.find_binaries(), os.environ["PATH"])
         return {
             "PATH": ":".join(map(str, programs)), "HOME": str(self.folder / "home"), "LC_ALL": "C.UTF-8",
@@ -61,7 +61,7 @@ class Site:
         }  # fmt: skip
 
     def dsn(self, database: str, user: str) -> str:
-        """By TCP and with a password, as a reader writes it."""
+        """Return a DSN by TCP and with a password, as a reader writes it."""
         return f"postgresql://{user}:{PASSWORD}@127.0.0.1:{self.cluster.port}/{database}"
 
     def as_superuser(self, statement: str) -> None:
@@ -146,7 +146,7 @@ def _two_versions_and_another() -> list[dict[str, object]]:
 
 
 def _write_files(site: Site) -> None:
-    """The files that pages mention."""
+    """Write the files that pages mention."""
     work = site.folder / "work"
     work.mkdir()
     (site.folder / "home").mkdir()

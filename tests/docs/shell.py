@@ -45,7 +45,7 @@ def _section(before: list[str]) -> str:
 
 
 def _blocks(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Blocks of shell commands with the number of their first line."""
+    """Yield blocks of shell commands with the number of their first line."""
     n = 0
     while n < len(lines):
         if lines[n].startswith("```"):

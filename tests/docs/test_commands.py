@@ -85,7 +85,7 @@ def request_of(site: Site) -> str:
 
 
 def settings_of(site: Site, page: str, section: str) -> Mapping[str, str]:
-    """Return what a reader has set before a section begins, where it is not west's administrator."""
+    """Return what a reader has set before a section begins, if it is not west's administrator."""
     match page, section:
         case ("docs/backup.md", "Dump and restore"):
             return {

@@ -56,7 +56,7 @@ def _copy_checkout(there: Path) -> None:
 
 
 def _lend_packages(environment: Path, links: Path) -> None:
-    """The environment sees the packages that are installed for the tests, which the lock pins too, but for fedstac."""
+    """Link the packages of the tests into the environment, all but fedstac; the lock pins them too."""
     links.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if "fedstac" not in entry.name and not entry.name.startswith(("pip", "setuptools")):

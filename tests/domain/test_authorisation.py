@@ -117,7 +117,7 @@ SHARES = {"aaaa-1": frozenset({GlobusShare("CMIP7", MPI)})}
 
 
 def allowed(table: tuple[tuple[Any, ...], ...], who: str, action: str, resource: Resource) -> bool:
-    """What the table says. Replicas of no node at all are nobody's but an administrator's."""
+    """Return what the table says. Replicas of no node at all are nobody's but an administrator's."""
     if action == "replicate" and not resource.nodes and who != "admin":
         return False
     return any(

@@ -65,7 +65,7 @@ ONE, TWO, THREE = ("1220aa", "hdl:1"), ("1220bb", "hdl:2"), ("1220cc", "hdl:3")
 
 
 def compared(*datasets: tuple[str, str, int | None, str]) -> list[list[str]]:
-    """Of each dataset (id, lineage, version, document), the rules that warn of it."""
+    """Return the rules that warn of each dataset (id, lineage, version, document)."""
     batch = Batch()
     return [
         [finding.rule for finding in batch.compare(text, id, lineage, number)] for id, lineage, number, text in datasets

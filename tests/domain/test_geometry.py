@@ -153,20 +153,20 @@ def test_what_is_wrong_has_its_place(value: object, pointer: str) -> None:
 
 
 def zigzag(vertices: int) -> list[list[float]]:
-    """A closed line whose every segment crosses most of the others."""
+    """Return a closed line whose every segment crosses most of the others."""
     corners = [[-170.0 if n % 2 else 170.0, (n * 37) % 160 - 80.0] for n in range(vertices)]
     return [*corners, corners[0]]
 
 
 def coastline(vertices: int) -> list[list[float]]:
-    """A ring that goes around without crossing itself, as rugged as a coast."""
+    """Return a ring that goes around without crossing itself, as rugged as a coast."""
     turns = [math.tau * n / vertices for n in range(vertices)]
     ring = [[(40 + n % 7) * math.cos(turn), (40 + n % 7) * math.sin(turn)] for n, turn in enumerate(turns)]
     return [*ring, ring[0]]
 
 
 def comb(teeth: int, shift: float = 0.0) -> list[list[float]]:
-    """A valid ring of long slanted teeth: the box of each meets those of all the others."""
+    """Return a valid ring of long slanted teeth: the box of each meets those of all the others."""
     tooth = ((-170, -80), (100, 80), (100.004, 80), (-169.996, -80))
     ring = [[x + n * 0.01 + shift, y] for n in range(teeth) for x, y in tooth]
     return [*ring, [100 + shift, -85], [-170 + shift, -85], ring[0]]

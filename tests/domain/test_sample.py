@@ -29,7 +29,7 @@ Test = TypeVar("Test", bound=Callable[..., None])
 
 @cache
 def drawn(count: int = 5_000, **options: int) -> list[dict[str, Any]]:
-    """Read-only: shared by the tests."""
+    """Return sample items, to be read only: the tests share them."""
     return list(sample.items(count, **options))
 
 
@@ -38,7 +38,7 @@ def files_of(item: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def lineages_of(items: list[dict[str, Any]]) -> dict[str, list[tuple[int, str]]]:
-    """Position and version of each item, by base_id, in the order of the stream."""
+    """Return position and version of each item, by base_id, in the order of the stream."""
     lineages = defaultdict(list)
     for position, item in enumerate(items):
         lineages[item["properties"]["base_id"]].append((position, item["properties"]["version"]))
@@ -294,7 +294,7 @@ def validator(uri: str) -> jsonschema_rs.Draft7Validator:
 
 
 def served(item: dict[str, Any]) -> dict[str, Any]:
-    """With the link that the STAC schema wants and the server adds."""
+    """Return the item with the link that the STAC schema wants and the server adds."""
     href = "https://stac.example/collections/CMIP6"
     return item | {"links": [*item["links"], {"rel": "collection", "type": "application/json", "href": href}]}
 
@@ -319,7 +319,7 @@ def real_items() -> list[dict[str, Any]]:
 
 
 def shape(value: Any) -> Any:
-    """Members in their order and types of values; the keys of files do not count."""
+    """Return members in their order and types of values; the keys of files do not count."""
     match value:
         case {"assets": dict(assets)}:
             kinds = {"globus" if key == "globus" else "file": asset for key, asset in assets.items()}
@@ -420,7 +420,7 @@ def test_variables_are_as_requested(variable: sample.Variable) -> None:
 
 
 def contradictions(properties: dict[str, Any]) -> Iterator[str]:
-    """Which relations of the vocabulary an item breaks, read from the vocabulary and not from the sample's facts."""
+    """Return the relations of the vocabulary that an item breaks, read from the vocabulary, not the sample's facts."""
     facet = {name.removeprefix("cmip6:"): value for name, value in properties.items() if name.startswith("cmip6:")}
     source = vocabulary("source_id")[facet["source_id"]]
     experiment = vocabulary("experiment_id")[facet["experiment_id"]]

@@ -291,7 +291,7 @@ def utf16_units(text: str) -> list[int]:
 
 
 def oracle(text: str) -> bool:
-    """Is the document sound? Said again in the plainest way, without any of the module's shortcuts."""
+    """Return whether the document is sound: said in the plainest way, without any of the module's shortcuts."""
 
     def pairs(members: list[tuple[str, object]]) -> object:
         assert len({key for key, _ in members}) == len(members)

@@ -53,7 +53,7 @@ def command(action: str, name: str) -> Command:
 
 
 def run(world: World, *steps: str) -> tuple[Lineage, Decision]:
-    """The lineage after steps like `retract v2`, and the last decision."""
+    """Return the lineage after steps like `retract v2`, and the last decision."""
     held = Lineage(f"CMIP6/{BASE}", "west", 0, {})
     for step in steps:
         action, _, name = step.rpartition(" ")
@@ -64,7 +64,7 @@ def run(world: World, *steps: str) -> tuple[Lineage, Decision]:
 
 
 def told(decision: Decision) -> Told:
-    """Each change in its order: what it is called, of which version, and whether that is the latest after it."""
+    """Return each change in its order: what it is called, of which version, and whether that is the latest after it."""
     short = {event: event.split(".")[3] for event in (
         events.PUBLISHED, events.UPDATED, events.SUPERSEDED, events.RETRACTED, events.REINSTATED, events.MARKED,
         events.UNMARKED,

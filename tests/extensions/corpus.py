@@ -201,7 +201,7 @@ def generated(count: int) -> list[Json]:
 def mutants(
     bases: Sequence[Json], seed: int, count: int, terms: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, Json]]:
-    """So many items with one to three faults each, and what was done. `terms`: by property, what it may be."""
+    """Yield so many items with one to three faults each, and what was done. `terms`: by property, what it may be."""
     rng = random.Random(seed)
     names = sorted(terms)
 

@@ -152,7 +152,7 @@ def bases() -> list[Json]:
 
 
 def served(document: Json) -> Json:
-    """As the server would serve it, valid or not, with the spelling of the project's URI that the oracle has."""
+    """Return the item as the server would serve it, with the spelling of the project's URI that the oracle has."""
     item = dict(document)
     if isinstance(item.get("properties"), dict):
         written = {name: value for name, value in item["properties"].items() if not name.startswith("fedstac:")}

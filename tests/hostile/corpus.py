@@ -98,7 +98,7 @@ def routes() -> Iterator[Route]:
 
 @cache
 def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask, ...]:
-    """Valid requests of a route, by somebody who may send them.
+    """Yield valid requests of a route, by somebody who may send them.
 
     `request_id` and `vocabulary` are names that exist at the node.
     """

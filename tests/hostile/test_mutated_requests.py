@@ -90,7 +90,7 @@ async def assault(node: Site, requests: int, seed: int) -> tuple[Counter[int], l
 
 
 async def keeps_its_promises(node: Site) -> None:
-    """Nothing hangs, nothing failed, every invariant holds, and a publisher publishes."""
+    """Check that nothing hangs, nothing failed, every invariant holds, and a publisher publishes."""
     fresh = next(sample.items(1, start=90_000))
     body = orjson.dumps(fresh)
     ask = Ask("POST", "/collections/CMIP6/items", (), body, {"Prefer": "wait=60"}, "admin")

@@ -67,7 +67,7 @@ async def watched(node: Site) -> AsyncIterator[Record]:
 
 
 async def _publish(node: Site, record: Record, stop: asyncio.Event) -> None:
-    """Single datasets at a steady rate over a few connections; what is done counts, not what is accepted."""
+    """Publish single datasets at a steady rate over a few connections; what is done counts, not what is accepted."""
     before = node.count("SELECT count(*) FROM fedstac.record")
     began, sent = time.monotonic(), itertools.count()
 

@@ -285,7 +285,7 @@ def deep_value(item: Json, level: int) -> None:
 
 
 def wrong_terms(item: Json, level: int) -> None:
-    """Each wrong term is compared with all that are right, for a suggestion."""
+    """Make terms wrong: each is compared with all that are right, for a suggestion."""
     for name in list(item.get("properties", {}))[: 3 * level]:
         if name.startswith("cmip6:") and isinstance(item["properties"][name], str):
             item["properties"][name] += "x" * level * 20

@@ -77,7 +77,7 @@ class Provider:
         return int(self.state["asked"].get(path, 0))
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Claims of a good token; None leaves one out."""
+        """Return claims of a good token; None leaves one out."""
         now = int(time.time())
         good = {
             "iss": self.url, "aud": AUDIENCE, "sub": "alice", "iat": now, "nbf": now, "exp": now + 600,

@@ -58,7 +58,7 @@ class Provider(identity_provider.Provider):
         return begun
 
     def answer(self) -> None:
-        """The person at the page, who is always the same one."""
+        """Confirm all logins as the person at the page, who is always the same one."""
         for device in self.devices.values():
             if device.answer is None and self.approves is not None:
                 self.decide(device, ALICE.subject if self.approves else "")
@@ -96,7 +96,7 @@ async def introspect(request: Request) -> Response:
 
 
 async def authorize(request: Request) -> Response:
-    """Without a page: Alice has chosen already."""
+    """Answer without a page: Alice has chosen already."""
     provider, asked = of(request), dict(request.query_params)
     assert provider.may_return(asked)
     return RedirectResponse(provider.authorize(asked, ALICE.subject if provider.approves else ""), 302)

@@ -41,7 +41,7 @@ def issuer() -> Iterator[str]:
 
 
 async def id_token(issuer: str, client: str, subject: str) -> str:
-    """By the code flow of that provider, as a browser goes through it."""
+    """Log in by the code flow of that provider, as a browser goes through it."""
     async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
         metadata = (await http.get(f"{issuer}/.well-known/openid-configuration")).json()
         asked = {

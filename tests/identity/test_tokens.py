@@ -142,7 +142,7 @@ def unsigned(alg: str) -> Callable[[Provider], str]:
 
 
 def hs256_with_the_public_key(provider: Provider) -> str:
-    """As text: joserfc does not make it."""
+    """Return the token as text: joserfc does not make it."""
     signed = f"{segment({'alg': 'HS256', 'kid': 'rsa'})}.{segment(provider.claims())}"
     public_key = RSAKey.import_key(provider.rsa.as_dict(private=False)).as_pem(private=False)
     proof = hmac.digest(public_key, signed.encode(), "sha256")
@@ -164,7 +164,7 @@ def changed(provider: Provider) -> str:
 
 
 def twice(provider: Provider) -> str:
-    """Valid, if the last of two equal names counts."""
+    """Return a token that is valid if the last of two equal names counts."""
     payload = json.dumps(provider.claims())
     raw = '{"aud": "other", ' + payload[1:]
     return signed({"alg": "RS256", "kid": "rsa"}, raw, provider.rsa)

@@ -27,7 +27,7 @@ MAIL = "mailto:anna@hooks.ncar.example"
 
 
 def broken(item: dict[str, Any]) -> dict[str, Any]:
-    """An item with a term that the vocabulary does not have."""
+    """Return an item with a term that the vocabulary does not have."""
     changed = copy.deepcopy(item)
     changed["properties"]["cmip6:experiment_id"] = "historcal"
     return changed

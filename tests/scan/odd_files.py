@@ -174,7 +174,7 @@ Grid = Callable[[Any, Odd, random.Random], tuple[str, ...]]
 
 
 def _longitudes(chance: random.Random, count: int) -> tuple[Any, float]:
-    """Middles of equal cells and their width: around the globe or a part of it, in one of the ways to write them."""
+    """Return middles of equal cells and their width: around the globe or a part of it, in one of the ways."""
     if chance.random() < 0.4:
         width, start = 360 / count, chance.choice((0.0, -180.0, -180 / count, 20.0, 300.0))
     else:
@@ -219,7 +219,7 @@ def _station(file: Any, odd: Odd, chance: random.Random) -> tuple[str, ...]:
 
 
 def _cells(file: Any, odd: Odd, chance: random.Random) -> tuple[str, ...]:
-    """Curvilinear, also named as its dimensions; or unstructured."""
+    """Write a curvilinear grid, also named as its dimensions; or an unstructured one."""
     rows, columns = chance.choice((2, 3, 6)), chance.choice((3, 5, 8))
     (y, height), (x, width) = _latitudes(chance, rows), _longitudes(chance, columns)
     x, y = np.meshgrid(x, y)
@@ -242,7 +242,7 @@ def _cells(file: Any, odd: Odd, chance: random.Random) -> tuple[str, ...]:
 
 
 def _named_dimensions(file: Any, odd: Odd, chance: random.Random) -> tuple[str, ...]:
-    """Dimensions called lat and lon, and nothing that says where they are."""
+    """Write dimensions called lat and lon, and nothing that says where they are."""
     file.createDimension("lat", 3)
     file.createDimension("lon", 4)
     return "lat", "lon"
@@ -254,7 +254,7 @@ GRIDS: tuple[Grid, ...] = (_axes, _axes, _axes, _axes, _cells, _cells, _cells, _
 def _variable(
     file: Any, odd: Odd, chance: random.Random, name: str, dimensions: tuple[str, ...], points: Any, edges: Any
 ) -> None:
-    """A latitude or longitude in one of the many ways to write it."""
+    """Write a latitude or longitude in one of the many ways."""
     attributes: dict[str, Any] = {}
     standard = {"lat": "latitude", "lon": "longitude"}[name]
     if chance.random() < 0.6:

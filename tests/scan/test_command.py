@@ -122,7 +122,7 @@ async def test_names_with_spaces_and_quotes_work_from_end_to_end(scan: Scanning,
 
 
 def padded(root: Path, files: int, size: int) -> None:
-    """Files that take a while: NetCDF does not mind what follows its end."""
+    """Make files that take a while: NetCDF does not mind what follows its end."""
     for number in range(files):
         path = amon(1850 + number, 1850 + number).write(drs(root))
         os.truncate(path, size)

@@ -23,7 +23,7 @@ def put(path: Path, content: bytes = b"x") -> Path:
 
 
 def found(source: Path, here: Site, version: str | None = None) -> tuple[list[str], list[tuple[str, str]]]:
-    """Local paths with versions, and faults."""
+    """Return local paths with versions, and faults."""
     listed = list(listing.files(str(source), here, version))
     return (
         [f"{one.local}@{one.version}" for one in listed if isinstance(one, ScanFile)],

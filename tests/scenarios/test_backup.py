@@ -69,18 +69,18 @@ class Backed:
         return self.clusters.enter_context(embedded.cluster(self.folder / name, settings=SMALL | settings))
 
     def publish_what_is_lost(self) -> None:
-        """East stops; then datasets are published that no backup has, and south shows them."""
+        """Stop east. Then publish datasets that no backup has, and wait until south shows them."""
         self.running.processes["east"].kill()
         self.lost_items = fresh_items(60)
         Publisher(self.running).publish(self.lost_items)
         settle(self.running, ("south",))
 
     def serve_restored(self) -> None:
-        """West's process starts again, at the same address, on the database where it is now."""
+        """Start west's process again, at the same address, on the database where it is now."""
         self.running.restart("serve", FEDSTAC_DSN=self.running.database_of("west"))
 
     def go_on(self) -> None:
-        """East starts again; half of what was lost is published with other contents, and more."""
+        """Start east again, and publish half of what was lost with other contents, and more."""
         if not self.running.processes["east"].is_running:
             self.running.restart("east")
         again = [described(item, "published again") for item in self.lost_items[::2]]
@@ -88,7 +88,7 @@ class Backed:
         settle(self.running, ("east", "south"))
 
     def assert_alike(self) -> None:
-        """Every node has the same datasets, and every invariant holds."""
+        """Check that every node has the same datasets, and that every invariant holds."""
         __tracebackhide__ = True
         for name in ("west", "east", "south"):
             assert violations(self.running, name) == [], f"invariants at {name}"
@@ -109,7 +109,7 @@ def described(item: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 @contextmanager
 def backed(folder: Path, **settings: str) -> Iterator[Backed]:
-    """West with 60 datasets, which east and south have. `settings`: of their PostgreSQL."""
+    """Start west with 60 datasets, which east and south have. `settings`: of their PostgreSQL."""
     with ExitStack() as clusters:
         first = clusters.enter_context(embedded.cluster(folder / "a", settings=SMALL | settings))
         servers = Servers(first, first)
@@ -139,7 +139,7 @@ def fedstac(*arguments: str) -> tuple[str, ...]:
 
 
 def restore(dump: Path, cluster: embedded.Cluster, database: str) -> None:
-    """As docs/backup.md says."""
+    """Restore a dump as docs/backup.md says."""
     run(cluster, "createdb", database)
     run(cluster, "psql", "--quiet", "-d", database, fed=run(cluster, *fedstac("migrate", "--print-setup")))
     run(cluster, "pg_restore", "--exit-on-error", f"--dbname={database}", dump)
@@ -173,7 +173,7 @@ def test_a_dump_is_restored_elsewhere_twice_and_the_index_nodes_follow_on(folder
 
 
 def test_a_base_backup_is_recovered_to_an_earlier_moment_and_the_index_nodes_follow_on(folder: Path) -> None:
-    """With the commands of docs/backup.md, but for the places and the moment."""
+    """Recover with the commands of docs/backup.md, but for the places and the moment."""
     archive = folder / "wal"
     archive.mkdir()
     archive.chmod(0o777)

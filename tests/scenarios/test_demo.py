@@ -86,7 +86,7 @@ class Terminal:
         return process.returncode, out, err
 
     def log_in(self, button: str) -> str:
-        """`fedstac login`, and in a browser the page that it names, where one presses a button; what it said."""
+        """Run `fedstac login`, and press a button on the page that it names. Return its output."""
         with self.begin("login", "--no-browser") as process:
             assert process.stderr is not None
             page = process.stderr.readline().removeprefix("open ").strip()

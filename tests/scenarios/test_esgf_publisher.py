@@ -39,7 +39,7 @@ NAMES = {"variable_cf_standard_name": "cf_standard_name", "experiment": "experim
 
 
 def records(item: Json, day: int) -> list[Json]:
-    """What esgcet knows of a dataset after it has scanned the files: records as its index had them."""
+    """Return what esgcet knows of a dataset after it has scanned the files: records as its index had them."""
     properties = item["properties"]
     facets = {name.removeprefix("cmip6:"): value for name, value in properties.items() if name.startswith("cmip6:")}
     facets |= {NAMES[name]: facets[name] for name in NAMES if name in facets}
@@ -105,7 +105,7 @@ class Publisher:
         return self.run(str(BIN / "esgunpublish"), "--config", str(self.config), "--dset-id", dataset, *options)
 
     def add(self, dataset: str, *options: str) -> str:
-        """It exits with 1 also when all is well: its `run` returns nothing."""
+        """Run esgadd. It exits with 1 also when all is well: its `run` returns nothing."""
         said = self.run(str(BIN / "esgadd"), "--config", str(self.config), "--dataset-id", dataset, *options, code=1)
         assert "Queued for update" in said
         return said

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("index-node")
 
 
 def digests(running: Federation, name: str) -> dict[tuple[str, int], tuple[int, str]]:
-    """What a node has of west, as fingerprints by collection and bucket."""
+    """Return what a node has of west, as fingerprints by collection and bucket."""
 
     async def read() -> dict[tuple[str, int], tuple[int, str]]:
         conn = await connections.connect(running.database_of(name))
@@ -58,7 +58,7 @@ def log_lines(running: Federation, name: str, event: str) -> list[dict[str, Any]
 
 @contextmanager
 def publishing(running: Federation, count: int) -> Iterator[Publisher]:
-    """Datasets are being published meanwhile."""
+    """Publish datasets meanwhile."""
     publisher, failures = Publisher(running), []
     items = fresh_items(count)
 
@@ -171,7 +171,7 @@ def test_an_event_that_cannot_be_applied_is_parked_and_replaced_by_a_later_one(
 
 
 def two_versions(running: Federation) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """A dataset, its next version, and ten of other lineages. No version of it is at west: the next makes it old."""
+    """Return a dataset, its next version, and ten of other lineages. West has no version of it: the next makes it old."""
     items = fresh_items(400)
     known = {key.partition("/")[2] for key in values(running, "SELECT key FROM fedstac.lineage")}
     for n, first in enumerate(items):
@@ -185,7 +185,7 @@ def two_versions(running: Federation) -> tuple[dict[str, Any], dict[str, Any], l
 
 @contextmanager
 def planted_digest(cluster: embedded.Cluster, dataset: str) -> Iterator[str]:
-    """The text of a dataset's one event has another digest meanwhile; the event's id."""
+    """Change the text of a dataset's one event. Return the event's id."""
     where = "WHERE dataset = %s AND type = 'org.fedstac.dataset.published.v1'"
     with psycopg.connect(cluster.dsn("fedstac_west"), autocommit=True) as conn:
         [[event, text]] = conn.execute(
@@ -201,6 +201,6 @@ def planted_digest(cluster: embedded.Cluster, dataset: str) -> Iterator[str]:
 
 
 def parked(running: Federation) -> list[str]:
-    """Subjects of what east has set aside."""
+    """Return the subjects of what east has set aside."""
     with psycopg.connect(running.database_of("east")) as conn:
         return [row[0] for row in conn.execute("SELECT subject FROM fedstac.parked_event")]

@@ -34,7 +34,7 @@ BATCHES_EACH = 3
 
 
 def kill_process(running: Federation, name: str) -> Callable[[], object]:
-    """Kills a process; what starts it again."""
+    """Kill a process. Return what starts it again."""
     running.processes[name].kill()
     return lambda: running.restart(name)
 
@@ -45,7 +45,7 @@ def kill_postmaster(cluster: embedded.Cluster) -> Callable[[], object]:
 
 
 def kill_backend(cluster: embedded.Cluster, chance: random.Random) -> Callable[[], object]:
-    """Kills one connection's backend; the postmaster then ends all of them and recovers by itself."""
+    """Kill one connection's backend; the postmaster then ends all of them and recovers by itself."""
     with psycopg.connect(cluster.dsn()) as conn:
         rows = conn.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = 'fedstac_west' AND backend_type = 'client backend'"
@@ -163,7 +163,7 @@ def test_a_server_that_dies_while_it_cancels_has_cancelled_all_or_nothing(
 
 
 def retried(running: Federation, request: str) -> str:
-    """The request that tries it again: the server dies when it has it, and the client, who has no answer, repeats."""
+    """Retry a request: the server dies when it has it, and the client, who has no answer, repeats."""
     die_at(running, "serve", "admission.stored=kill")
     with client(running) as http:
         path, key = f"/requests/{request}/retry", {"Idempotency-Key": f"again {request}"}
@@ -178,14 +178,14 @@ def retried(running: Federation, request: str) -> str:
 
 
 def die_at(running: Federation, name: str, failpoint: str) -> None:
-    """Starts a process that will die there."""
+    """Start a process that will die there."""
     running.processes[name].kill()
     running.restart(name, FEDSTAC_FAILPOINTS=failpoint)
 
 
 @contextmanager
 def stopped(running: Federation, name: str) -> Iterator[None]:
-    """A process is paused, as by SIGSTOP."""
+    """Pause a process, as SIGSTOP does."""
     child = running.processes[name].child
     child.send_signal(signal.SIGSTOP)
     try:

@@ -37,7 +37,7 @@ ADMIN = Principal("admin", frozenset({"admin"}))
 
 @asynccontextmanager
 async def held_open(running: Federation, documents: list[dict[str, Any]]) -> AsyncIterator[None]:
-    """Datasets published in a transaction that has drawn the ids of its events and commits at the end of this."""
+    """Publish datasets in a transaction that has drawn the ids of its events, and commit it at the end."""
     settings = Settings(_env_file=None, node="west", dsn=running.database_of("west"), pool_size=2)
     async with bootstrap.node(settings) as node:
         vocabulary = node.checker.vocabularies.current("CMIP6")
@@ -55,7 +55,7 @@ async def held_open(running: Federation, documents: list[dict[str, Any]]) -> Asy
 
 
 def commit_out_of_order(running: Federation) -> tuple[Publisher, set[str]]:
-    """Events with high ids get their places before those with lower ids are committed. The ids of the late datasets."""
+    """Give places to events with high ids before those with lower ids are committed. Return the late datasets' ids."""
     early, late = fresh_items(1000)[:10], fresh_items(200)  # so far apart that no lineage is in both
     publisher = Publisher(running)
 

@@ -66,7 +66,7 @@ def settle_both(running: Federation) -> None:
 
 
 def at_home(running: Federation, items: dict[str, Iterator[Json]], institution: str, count: int) -> list[Json]:
-    """New datasets of an institution, published at its home."""
+    """Publish new datasets of an institution at its home."""
     made = [next(items[institution]) for _ in range(count)]
     Publisher(running, node=HOMES[institution]).publish(made)
     return made

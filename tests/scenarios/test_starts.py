@@ -200,7 +200,7 @@ class Running:
 
 
 def ignore_interrupts() -> None:
-    """As a shell does that starts a command in the background without job control (POSIX, 2.11)."""
+    """Ignore SIGINT, as a shell does for a background command without job control (POSIX, 2.11)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -122,7 +122,7 @@ def settle(running: Federation, nodes: Iterable[str] = ("east",), *, at: str = "
 
 
 def assert_nothing_lost(running: Federation, publisher: Publisher, nodes: Iterable[str] = ("east",)) -> None:
-    """What was accepted is final and there, once; the log is whole; the nodes agree."""
+    """Check that what was accepted is final and there, once; that the log is whole; that the nodes agree."""
     __tracebackhide__ = True
     accepted = publisher.accepted
     assert accepted

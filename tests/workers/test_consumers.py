@@ -62,7 +62,7 @@ def make_table(cluster: embedded.Cluster, dsn: str) -> None:
 
 
 async def acknowledged(api: Api) -> dict[str, int]:
-    """Through which position each consumer has acknowledged at the origin."""
+    """Return the position through which each consumer has acknowledged at the origin."""
     body = (await api.admin.get("/events/head", headers=bearer(api))).json()
     return {row["node"]: int(row["through"].partition(".")[2]) for row in body["nodes"]}
 

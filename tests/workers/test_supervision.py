@@ -185,7 +185,7 @@ async def test_a_trouble_that_does_not_come_again_is_forgotten(parts: Parts, mon
 
 
 def end_each_part_once(monkeypatch: pytest.MonkeyPatch, end: End) -> None:
-    """Each part of a node that starts now ends once, at its first step, in this way."""
+    """Make each part of a node that starts now end once, at its first step, in this way."""
     ended: set[str] = set()
     original = keep_trying
 
