@@ -72,7 +72,7 @@ _VERBS = """
     repeat replace replay reply report request require rescue reset resolve respond restart restore resume retract
     retry return reverse revoke rewrite roll round run sample save say scan schedule search seed seek select send
     separate sequence serve set settle share shift show shrink shut sign simplify simulate skip sleep sort spell
-    splice split spread stamp start state stop store stream strip submit substitute subtract suggest sum summarise
+    splice split spread stamp spoil start state stop store stream strip submit substitute subtract suggest sum summarise
     supersede supervise suspend swap sweep switch synchronise take talk tell terminate test throttle tie time touch
     trace track transform translate traverse trim truncate try turn understand undo unlock unpack update upgrade
     upload use validate vary verify visit wait wake walk warn watch weigh withdraw work wrap write yield

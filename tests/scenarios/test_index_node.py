@@ -171,7 +171,7 @@ def test_an_event_that_cannot_be_applied_is_parked_and_replaced_by_a_later_one(
 
 
 def two_versions(running: Federation) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Return a dataset, its next version, and ten of other lineages. West has no version of it: the next makes it old."""
+    """Return a dataset, its next version, and ten of other lineages. West has no version; the next makes it old."""
     items = fresh_items(400)
     known = {key.partition("/")[2] for key in values(running, "SELECT key FROM fedstac.lineage")}
     for n, first in enumerate(items):
