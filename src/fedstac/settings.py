@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
+import platformdirs
+from dotenv import dotenv_values
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-HERE = Path(__file__).resolve().parent
+HERE: Final = Path(__file__).resolve().parent
+PREFIX: Final = "FEDSTAC_"
+ENV_FILE: Final = ".env"
+
+
+class Misconfigured(Exception):
+    """A setting is wrong; the message names its variable and the remedy."""
+
+
+class NoHome(Misconfigured):
+    """The user has no home folder, so that nothing can be kept there."""
+
+    def __init__(self) -> None:
+        super().__init__("this user has no home folder: set HOME")
 
 
 class Settings(BaseSettings):
     """Everything an operator can set. Each field is read from FEDSTAC_<NAME>, or a .env file."""
 
-    model_config = SettingsConfigDict(env_prefix="FEDSTAC_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True)
 
     dsn: str = Field("", description="PostgreSQL connection URL of the writer; empty: PGHOST, PGDATABASE, PGUSER, …")
     owner_dsn: str = Field("", description="Connection URL of the owner, for `fedstac migrate`; empty: PGHOST, …")
@@ -114,13 +132,93 @@ class Settings(BaseSettings):
     log_format: str = Field("auto", pattern="^(auto|json|console)$", description="Form of the log lines")
 
 
+class ProcessVariables(BaseSettings):
+    """What one process of fedstac, or a test, says to another that it starts. Operators set none of it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    die_with: int = Field(0, description="The pid of the parent to end with; 0: none")
+    failpoints: str = Field("", description="MODULE:WORDS of a test's module that acts at failpoints")
+
+
+class PostgresVariables(BaseSettings):
+    """PostgreSQL's own variables, as far as messages repeat them; the drivers read them all."""
+
+    model_config = SettingsConfigDict(env_prefix="PG", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    user: str = "postgres"
+    database: str = ""
+    host: str = "localhost"
+    port: str = "5432"
+
+
 @lru_cache
 def load() -> Settings:
-    """The settings of this process."""
+    """Return the settings of this process."""
     return Settings()
 
 
+# --- what else the environment says ---
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownVariable:
+    """A variable that looks like a setting and has no effect; `nearest` is the setting that may be meant."""
+
+    name: str
+    nearest: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} has no effect" + (f"; did you mean {self.nearest}?" if self.nearest else "")
+
+
+def unknown_variables() -> list[UnknownVariable]:
+    """Return the variables FEDSTAC_… of the environment and of the file `.env` that are no settings."""
+    names = [variable_of(field) for model in (Settings, ProcessVariables) for field in model.model_fields]
+    present = {name.upper() for name in (*os.environ, *dotenv_values(ENV_FILE))}
+    unknown = sorted(name for name in present if name.startswith(PREFIX) and name not in names)
+    if not unknown:
+        return []
+    from fedstac.domain.wording import nearest  # it takes time to load, which most commands need not spend
+
+    return [UnknownVariable(name, nearest(name, names)) for name in unknown]
+
+
+def variable_of(field: str) -> str:
+    """Return the name of the variable that a setting is read from."""
+    return PREFIX + field.upper()
+
+
+def environment_of_children() -> dict[str, str]:
+    """Return the environment without settings of fedstac and PostgreSQL, for processes with settings of their own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith((PREFIX, "PG"))}
+
+
+# --- folders; NoHome where a user has none ---
+
+
 def folder(name: str) -> Path:
-    """A folder of data that ships with the package (`migrations`, `cv`, `extensions`); a checkout's own comes first."""
+    """Return a folder of data of the package: `migrations`, `cv`, `extensions`. That of a checkout comes first."""
     root = HERE.parents[1]
     return root / name if (root / "pyproject.toml").is_file() else HERE / name
+
+
+def config_folder() -> Path:
+    """Return where a user's logins are kept."""
+    return _of_user(platformdirs.user_config_path("fedstac"))
+
+
+def data_folder() -> Path:
+    """Return where a user's data is kept: that of `fedstac demo`."""
+    return _of_user(platformdirs.user_data_path("fedstac"))
+
+
+def state_folder() -> Path:
+    """Return where a user's commands remember how far they are."""
+    return _of_user(platformdirs.user_state_path("fedstac"))
+
+
+def _of_user(path: Path) -> Path:
+    if not path.is_absolute():  # platformdirs leaves the ~ where it stands
+        raise NoHome
+    return path

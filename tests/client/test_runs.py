@@ -209,7 +209,7 @@ def test_a_run_that_was_stopped_between_two_batches_is_kept(tmp_path: Path) -> N
     run.begin()
     run.close(interrupted=True)
     assert not run.path.exists()  # nothing was sent
-    run.accepted(Submitted("r1", "u", 1), [Entry("items:1", "id1", "CMIP6", b"{}")])
+    run.add_accepted(Submitted("r1", "u", 1), [Entry("items:1", "id1", "CMIP6", b"{}")])
     run.step(Request("r1", "done", "CMIP6", 1, {"done": 1}, {"new": 1}, False, 1, {}, {}))
     run.close(interrupted=True)
     assert len(Run.read(run.path).sent) == 1
@@ -221,21 +221,21 @@ def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
     path = tmp_path / "run.ndjson"
     entries = [Entry(f"items:{n}", f"id{n}", "CMIP6", b"{}%d" % n) for n in range(6)]
     run = Run(path, "items", "CMIP6")
-    run.accepted(Submitted("r1", "u", 3), entries[:3])
+    run.add_accepted(Submitted("r1", "u", 3), entries[:3])
     run.step(Trouble("items:1", "id1", "rejected", "t", "d"))
-    run.accepted(Submitted("r2", "u", 3), entries[3:])
+    run.add_accepted(Submitted("r2", "u", 3), entries[3:])
     second = Run.read(path)
     with pytest.raises(Unreadable, match="another publish is using"):
-        second.accepted(Submitted("r3", "u", 1), entries[:1])
+        second.add_accepted(Submitted("r3", "u", 1), entries[:1])
     run.close()
     whole = path.read_bytes()
     head = whole.index(b"\n") + 1
     for cut in range(head, len(whole) + 1):
         path.write_bytes(whole[:cut])
         read = Run.read(path)
-        left = [entry for entry in read.left(entries, refused_only=False) if entry is not None]
+        left = [entry for entry in read.unsent(entries, refused_only=False) if entry is not None]
         assert left in (entries, entries[3:], [])
-        read.accepted(Submitted("r4", "u", 1), entries[5:])
+        read.add_accepted(Submitted("r4", "u", 1), entries[5:])
         read.close()
         again = Run.read(path)
         assert runs.digest(entries[5]) in again.sent
@@ -254,7 +254,7 @@ async def test_a_run_goes_on_with_the_options_that_it_began_with(api: Api, fedst
     other = {**to(api), "FEDSTAC_URL": "http://127.0.0.1:9"}
     elsewhere = await fedstac("publish", "--retry-failed", "run", **other)
     said = " ".join(elsewhere.stderr.replace("│", " ").split())
-    assert (elsewhere.code, f"this run is one at {api.url}" in said) == (2, True), said
+    assert (elsewhere.code, f"this run publishes at {api.url}" in said) == (2, True), said
     again = await fedstac("publish", "--retry-failed", "run", "--patience", "98", **to(api))
     assert again.code == 1
     assert Run.read(tmp_path / "run").options == {**options, "patience": 98.0}
@@ -268,7 +268,7 @@ def test_the_options_that_were_given_last_count(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", "items.ndjson")
     run.options = {"batch": 2, "wait_visible": ["east"]}
     run.begin()
-    run.accepted(Submitted("1", "http://x/requests/1", 1), [Entry("items.ndjson:1", "a", "c", b"{}")])
+    run.add_accepted(Submitted("1", "http://x/requests/1", 1), [Entry("items.ndjson:1", "a", "c", b"{}")])
     run.close(interrupted=True)
     again = Run.read(tmp_path / "run")
     assert again.options == {"batch": 2, "wait_visible": ["east"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -20,11 +20,11 @@ from fedstac.db import feed, invariants
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
 from fedstac.domain.model import Receipt
-from fedstac.runtime import failpoints
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing
 from tests.db.writing import Connect
+from tests.support import failpoints
 from tests.support.databases import name_in
 
 Plant = Callable[[str], None]
@@ -43,16 +43,14 @@ def as_superuser(cluster: embedded.Cluster, dsn: str) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
+def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     """Plants a fault in this process until the test ends."""
 
     def put(name: str) -> None:
-        monkeypatch.setenv("FEDSTAC_FAILPOINTS", name)
-        failpoints.read_again()
+        if name:
+            failpoints.plant(name, monkeypatch.setattr)
 
-    yield put
-    monkeypatch.delenv("FEDSTAC_FAILPOINTS", raising=False)
-    failpoints.read_again()
+    return put
 
 
 async def violated(conn: Connection) -> set[str]:

@@ -19,6 +19,7 @@ import jsonschema_rs
 import pytest
 
 from fedstac.demo import sample
+from fedstac.demo.sample import facts
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CV = SHARED / "data" / "cv"
@@ -111,7 +112,7 @@ def test_ids_are_unique() -> None:
 
 def test_lineage_numbers_never_give_the_same_dataset() -> None:
     """Past all combinations, sub-experiments and realizations: the member alone tells them apart."""
-    for experiment in sample.EXPERIMENTS:
+    for experiment in facts.EXPERIMENTS:
         for offset in (0, 17):
             members = [sample._member(experiment, turn, offset) for turn in range(30_000)]
             assert len(set(members)) == len(members)
@@ -249,7 +250,7 @@ def test_footprints_are_global_or_one_ice_sheet() -> None:
 
 def test_files_are_at_a_reserved_host_of_the_institution() -> None:
     for item in drawn():
-        node = sample.NODES[item["properties"]["cmip6:institution_id"]]
+        node = facts.NODES[item["properties"]["cmip6:institution_id"]]
         assert node.endswith(".example")
         for name, asset in files_of(item).items():
             assert asset["href"].startswith(f"https://{node}/")
@@ -263,10 +264,10 @@ def test_every_model_experiment_variable_and_node_is_used() -> None:
         (c.model.source_id, c.experiment.experiment_id, (c.variable.table_id, c.variable.variable_id), c.institution)
         for c in sample._combinations()
     ]
-    assert {source for source, *_ in used} == {model.source_id for model in sample.MODELS}
-    assert {experiment for _, experiment, *_ in used} == {e.experiment_id for e in sample.EXPERIMENTS}
-    assert {variable for *_, variable, _ in used} == {(v.table_id, v.variable_id) for v in sample.VARIABLES}
-    assert {institution for *_, institution in used} == set(sample.NODES)
+    assert {source for source, *_ in used} == {model.source_id for model in facts.MODELS}
+    assert {experiment for _, experiment, *_ in used} == {e.experiment_id for e in facts.EXPERIMENTS}
+    assert {variable for *_, variable, _ in used} == {(v.table_id, v.variable_id) for v in facts.VARIABLES}
+    assert {institution for *_, institution in used} == set(facts.NODES)
 
 
 def test_the_collection_has_its_id_as_title_and_no_links() -> None:
@@ -367,10 +368,10 @@ def test_items_have_the_shape_of_the_real_archive() -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("model", sample.MODELS, ids=lambda model: model.source_id)
-def test_models_are_as_registered(model: sample.Model) -> None:
+@pytest.mark.parametrize("model", facts.MODELS, ids=lambda model: model.source_id)
+def test_models_are_as_registered(model: facts.Model) -> None:
     registered = vocabulary("source_id")[model.source_id]
-    relevant = {activity for experiment in sample.EXPERIMENTS for activity in experiment.activities.split()}
+    relevant = {activity for experiment in facts.EXPERIMENTS for activity in experiment.activities.split()}
     components = registered["model_component"].items()
     assert model.institutions.split() == registered["institution_id"]
     assert set(model.institutions.split()) <= vocabulary("institution_id").keys()
@@ -384,8 +385,8 @@ def test_models_are_as_registered(model: sample.Model) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("experiment", sample.EXPERIMENTS, ids=lambda experiment: experiment.experiment_id)
-def test_experiments_are_as_registered(experiment: sample.Experiment) -> None:
+@pytest.mark.parametrize("experiment", facts.EXPERIMENTS, ids=lambda experiment: experiment.experiment_id)
+def test_experiments_are_as_registered(experiment: facts.Experiment) -> None:
     registered = vocabulary("experiment_id")[experiment.experiment_id]
     assert experiment.activities.split() == registered["activity_id"]
     assert experiment.required.split() == registered["required_model_components"]
@@ -406,8 +407,8 @@ def test_experiments_are_as_registered(experiment: sample.Experiment) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("variable", sample.VARIABLES, ids=lambda v: f"{v.table_id}.{v.variable_id}")
-def test_variables_are_as_requested(variable: sample.Variable) -> None:
+@pytest.mark.parametrize("variable", facts.VARIABLES, ids=lambda v: f"{v.table_id}.{v.variable_id}")
+def test_variables_are_as_requested(variable: facts.Variable) -> None:
     assert tables()[variable.table_id][variable.variable_id] == {
         "standard_name": variable.standard_name,
         "units": variable.units,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedstac.identity import oidc
-from fedstac.identity.oidc import Misconfigured
+from fedstac.settings import Misconfigured
 from tests.client.conftest import Fedstac
 from tests.client.conftest import fedstac as fedstac
 
@@ -20,14 +20,14 @@ ASKS = {"introspect": True, "client_id": "west", "client_secret": "s3cret"}
 def test_issuers_come_as_json_or_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "issuers.json"
     path.write_text(json.dumps([GOOD]))
-    assert oidc.issuers(str(path), "") == oidc.issuers(json.dumps([GOOD]), "")
-    [found] = oidc.issuers(json.dumps([{"issuer": GOOD["issuer"]}]), "https://default.example")
+    assert oidc.issuers_of(str(path), "") == oidc.issuers_of(json.dumps([GOOD]), "")
+    [found] = oidc.issuers_of(json.dumps([{"issuer": GOOD["issuer"]}]), "https://default.example")
     assert found.audience == "https://default.example"
-    assert oidc.issuers("", "") == ()
+    assert oidc.issuers_of("", "") == ()
 
 
 def test_a_secret_is_not_shown() -> None:
-    [found] = oidc.issuers(json.dumps([{**GOOD, **ASKS}]), "")
+    [found] = oidc.issuers_of(json.dumps([{**GOOD, **ASKS}]), "")
     assert "s3cret" not in repr(found)
 
 
@@ -53,7 +53,7 @@ def test_a_secret_is_not_shown() -> None:
 )
 def test_what_is_not_safe_is_refused(entries: object) -> None:
     with pytest.raises(Misconfigured, match="FEDSTAC_ISSUERS"):
-        oidc.issuers(json.dumps(entries), "")
+        oidc.issuers_of(json.dumps(entries), "")
 
 
 @pytest.mark.parametrize(

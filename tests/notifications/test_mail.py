@@ -20,8 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from fedstac.domain.notices import Sender, of_test
 from fedstac.messaging import mail
-from fedstac.messaging.mail import Misconfigured
 from fedstac.messaging.webhooks import Undelivered
+from fedstac.settings import Misconfigured
 from tests.notifications.conftest import Mailbox, close
 from tests.support.waiting import PATIENCE
 

@@ -20,6 +20,7 @@ from tests.api.conftest import Api
 from tests.client.conftest import Fedstac, start
 from tests.client.conftest import fedstac as fedstac
 from tests.notifications.conftest import Mailbox, Receiver, StartTelling, receiving
+from tests.support import failpoints
 from tests.support.waiting import PATIENCE, until
 
 ITEMS = "/collections/CMIP6/items"
@@ -168,7 +169,7 @@ async def test_killed_between_delivery_and_its_mark_it_comes_again_under_the_sam
     settings = {
         "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west", "FEDSTAC_NOTIFY_PRIVATE": "true",
     }  # fmt: skip
-    dying = await start("notifier", folder=tmp_path, FEDSTAC_FAILPOINTS="notifier.delivered=kill", **settings)
+    dying = await start("notifier", folder=tmp_path, **failpoints.environment("notifier.delivered=kill"), **settings)
     await asyncio.wait_for(dying.communicate(), PATIENCE)
     assert dying.returncode == -9
     first = await receiver.next()

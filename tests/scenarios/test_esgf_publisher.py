@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from fedstac.demo import sample
+from fedstac.demo.sample import facts
 from tests.conftest import REPOSITORY
 from tests.scenarios.demonstrations import Demo, demo
 from tests.scenarios.watching import wait_until
@@ -32,7 +33,7 @@ pytestmark = [
 ]
 Json = dict[str, Any]
 DRIVER = Path(__file__).with_name("esgf_publisher.py")
-NODE = sample.NODES["CAS"]  # of replicas
+NODE = facts.NODES["CAS"]  # of replicas
 LATER = 20300101
 ITEM: Json = next(item for item in sample.items(200, seed=11) if ".NCAR." in str(item["id"]))
 NAMES = {"variable_cf_standard_name": "cf_standard_name", "experiment": "experiment_title"}

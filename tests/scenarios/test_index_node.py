@@ -27,6 +27,7 @@ from tests.scenarios.watching import (
     values,
     wait_until,
 )
+from tests.support import failpoints
 
 pytestmark = pytest.mark.xdist_group("index-node")
 
@@ -83,7 +84,7 @@ def test_nodes_that_began_with_the_log_with_a_snapshot_or_with_half_of_one_agree
     settle(running)  # so that the snapshot has three pages
     with publishing(running, 600) as meanwhile:
         with suppress(StartFailed):  # it may die before it listens
-            running.start_index_node("north", FEDSTAC_FAILPOINTS="index.snapshot=kill:2")
+            running.start_index_node("north", **failpoints.environment("index.snapshot=kill:2"))
         wait_until(lambda: not running.processes["north"].is_running, what="north passes the failpoint")
         running.start_index_node("south")
         running.restart("north")

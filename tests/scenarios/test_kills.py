@@ -26,6 +26,7 @@ from tests.scenarios.watching import (
     values,
     wait_until,
 )
+from tests.support import failpoints
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.xdist_group("kills")
@@ -118,7 +119,7 @@ def test_workers_that_die_at_every_claim_fail_no_item(running: Federation, kills
         running.processes["worker-1"].kill()
         publisher.publish(fresh_items(20))
         for _ in range(kills):
-            running.restart("worker-1", FEDSTAC_FAILPOINTS="worker.claimed=kill")
+            running.restart("worker-1", **failpoints.environment("worker.claimed=kill"))
             wait_until(lambda: not running.processes["worker-1"].is_running, what="the worker claims something")
         running.restart("worker-1")
         settle(running)
@@ -180,7 +181,7 @@ def retried(running: Federation, request: str) -> str:
 def die_at(running: Federation, name: str, failpoint: str) -> None:
     """Start a process that will die there."""
     running.processes[name].kill()
-    running.restart(name, FEDSTAC_FAILPOINTS=failpoint)
+    running.restart(name, **failpoints.environment(failpoint))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from tests.scenarios.watching import (
     violations,
     wait_until,
 )
+from tests.support import failpoints
 
 pytestmark = pytest.mark.xdist_group("planted")
 PUBLISHED = "SELECT true FROM fedstac.request_item HAVING bool_and(status = 'done')"
@@ -78,7 +79,7 @@ def test_events_that_commit_after_later_ones_are_not_lost(running: Federation) -
 def test_a_sequencer_that_reads_on_from_the_last_id_is_caught(running: Federation) -> None:
     """The last one here: what is lost stays lost."""
     running.processes["sequencer"].kill()
-    running.restart("sequencer", FEDSTAC_FAILPOINTS="naive-cursor")
+    running.restart("sequencer", **failpoints.environment("naive-cursor"))
     _, lost = commit_out_of_order(running)
     Publisher(running).publish(fresh_items(100))  # and it goes on as if nothing were
     wait_until(lambda: values(running, PUBLISHED) and values(running, READ_TO_THE_END))

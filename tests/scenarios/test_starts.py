@@ -230,7 +230,7 @@ def test_the_first_line_says_where_what_and_as_what_it_serves(dsn: str) -> None:
 def test_what_other_packages_log_is_json_too() -> None:
     program = """
 import logging, warnings
-from fedstac import processes
+from fedstac.workers import processes
 processes.log_lines("json", "serve")
 logging.getLogger("other").warning("it has %d things", 2)
 try:

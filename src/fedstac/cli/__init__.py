@@ -26,12 +26,14 @@ from fedstac.cli import (
     replicas,
     scanning,
     validating,
-    vocabularies,
+    vocab,
 )
-from fedstac.cli.faults import Commands
+from fedstac.cli.faults import PROCESSES, Commands
 from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url, examples
-from fedstac.cli.terminal import AWAY, complain
+from fedstac.cli.terminal import AWAY, complain, show_warnings
 from fedstac.demo.embedded import default_folder
+
+LOGGING = (*PROCESSES, "verify", "rebuild")  # commands that log which variables have no effect
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, epilog=CODES,
@@ -49,7 +51,7 @@ app.add_typer(access.commands, name="access", rich_help_panel="Client")
 app.add_typer(access.groups, name="groups", rich_help_panel="Client")
 app.add_typer(validating.commands)
 app.add_typer(scanning.commands)
-app.add_typer(vocabularies.commands, name="vocab", rich_help_panel="Client")
+app.add_typer(vocab.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
@@ -59,7 +61,7 @@ def _demo_folder() -> str:
     """The folder that `fedstac demo` uses if none is named, for its help; "" for a user without a home."""
     try:
         return str(default_folder())
-    except RuntimeError:
+    except environment.NoHome:
         return ""
 
 
@@ -87,6 +89,8 @@ def everywhere(
 ) -> None:
     """STAC for data federations: publish datasets, search them, run the nodes that serve them."""
     ctx.obj = Options(output, url, token)
+    if ctx.invoked_subcommand not in LOGGING:
+        show_warnings([str(variable) for variable in environment.unknown_variables()])
 
 
 # --- the processes of a node ---
@@ -223,6 +227,7 @@ def demo(
     from rich.console import Console
 
     from fedstac.db.migrations import MigrationRefused
+    from fedstac.demo import check as checking
     from fedstac.demo import embedded
     from fedstac.demo import run as federation
     from fedstac.demo.federation import StartFailed
@@ -237,7 +242,7 @@ def demo(
                 fresh=fresh,
             )  # fmt: skip
             return
-        report = federation.check(
+        report = checking.check(
             source=source,
             items=items or 5000,
             expect_rejected=expect_rejected,
@@ -254,7 +259,7 @@ def demo(
     if output == "json":
         typer.echo(json.dumps(report.as_json()))
     else:
-        federation.show(report, console)
+        checking.show(report, console)
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -1,4 +1,4 @@
-"""One change of one dataset or of many: ids, what would be different, confirmation, progress, summary, exit code."""
+"""Change one dataset or many: read ids, show the difference, ask, show progress, sum up, exit with a code."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ from fedstac.client.transport import Failed, NotAuthorised, NotFound, Refused
 from fedstac.client.values import Changed, Dataset
 from fedstac.vocabularies.registry import Vocabularies
 
-HANDS = 8  # changes under way at the same time
+CALLS = 8  # changes under way at the same time
 SHOWN_DIFFERENCES, SHOWN_IDS = 3, 5
 LAST_MOMENT = 15.0  # seconds, after Ctrl-C, for changes that are under way
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Datasets' ids.", show_default=False)]
-IdsFrom = Annotated[str, typer.Option("--ids", help="Ids from a file or - for stdin: a line each, or items as NDJSON.")]
-Collection = Annotated[str, typer.Option("--collection", "-c", help="If the id does not begin with it.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would become of it; change nothing.")]
+IdsFrom = Annotated[
+    str, typer.Option("--ids", help="Read ids from a file, or - for stdin: one a line, or items as NDJSON.")
+]
+Collection = Annotated[str, typer.Option("--collection", "-c", help="Collection, if the id does not begin with it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the change.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
 
 
 @dataclass(frozen=True, slots=True)
 class One:
-    """One dataset of a job; `if_match`: the ETag of what was shown before it was confirmed."""
+    """One dataset of a job. `if_match`: the ETag of the document that was shown before the confirmation."""
 
     client: Client
     id: str
@@ -53,9 +55,9 @@ class One:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is done with each dataset; `foreseen`: its document afterwards, as far as it can be told here.
+    """The change of each dataset. `foreseen` computes its document afterwards, as far as that is possible here.
 
-    `words`: what people read instead of an outcome of the server.
+    `words`: what people read instead of the server's names of outcomes.
     """
 
     verb: str
@@ -65,7 +67,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class ChangeOptions:
     """The options that all commands of changes share."""
 
     ctx: typer.Context
@@ -79,52 +81,57 @@ class Wishes:
     token: str
 
 
-def run(job: Job, wishes: Wishes) -> None:
-    """Does it, shows it, and exits: with the code of what failed where all failed alike, else 1 where some did."""
-    form, ids = form_of(wishes.ctx, wishes.output), ids_of(wishes)
-    with client_of(wishes.ctx, wishes.url, wishes.token) as client:
+def run(job: Job, options: ChangeOptions) -> None:
+    """Change the datasets, show each result, and exit.
+
+    The exit code is that of the failures if all failed alike, and 1 if some failed.
+    """
+    form, ids = form_of(options.ctx, options.output), ids_of(options)
+    with client_of(options.ctx, options.url, options.token) as client:
 
         def one(id: str) -> One:
-            return One(client, id, collection_of(id, wishes.collection, client), wishes.dry_run)
+            return One(client, id, collection_of(id, options.collection, client), options.dry_run)
 
-        known = ids if isinstance(ids, list) else []
-        seen = _confirm(job, known, one, wishes, form)
-        report = _Report(form, job, dry_run=wishes.dry_run)
+        listed = ids if isinstance(ids, list) else []
+        etags = _confirm(job, listed, one, options, form)
+        report = _Report(form, job, dry_run=options.dry_run)
         with terminal.bars([job.verb], form) as bars, report.listing:
-            hands = Hands(lambda id: job.perform(replace(one(id), if_match=seen.get(id))))
+            calls = ConcurrentCalls(lambda id: job.perform(replace(one(id), if_match=etags.get(id))))
             try:
-                for id, result in hands.do(iter(ids)):
+                for id, result in calls.results(iter(ids)):
                     report.add(id, result)
-                    bars.set(job.verb, report.count, len(known) or None)
+                    bars.set(job.verb, report.count, len(listed) or None)
             except BaseException:
-                for id, result in hands.finish(LAST_MOMENT):
+                for id, result in calls.finish(LAST_MOMENT):
                     report.add(id, result)
-                report.end(hands.under_way)
+                report.end(calls.unanswered)
                 raise
     report.end(())
     if report.code:
         raise typer.Exit(report.code)
 
 
-def ids_of(wishes: Wishes) -> Iterable[str]:
-    """Those of the command line, then those of the file: a list, read and judged as a whole; a pipe is read as it
-    comes.
+def ids_of(options: ChangeOptions) -> Iterable[str]:
+    """Return the ids of the command line, then those of the file.
+
+    A file is read and checked as a whole; standard input is read as it comes.
     """
-    if not wishes.ids and not wishes.ids_from:
+    if not options.ids and not options.ids_from:
         raise typer.BadParameter("say which datasets: ID…, or --ids with a file or - for stdin", param_hint="ID")
-    if wishes.ids_from == "-":
-        return chain(wishes.ids, _lines(sys.stdin.buffer, "standard input"))
-    if not wishes.ids_from:
-        return list(wishes.ids)
+    if options.ids_from == "-":
+        return chain(options.ids, _lines(sys.stdin.buffer, "standard input"))
+    if not options.ids_from:
+        return list(options.ids)
     try:
-        with Path(wishes.ids_from).open("rb") as lines:
-            return [*wishes.ids, *_lines(lines, wishes.ids_from)]
+        with Path(options.ids_from).open("rb") as lines:
+            return [*options.ids, *_lines(lines, options.ids_from)]
     except OSError as error:
-        reason = f"{wishes.ids_from} cannot be read: {error.strerror or error}"
+        reason = f"{options.ids_from} cannot be read: {error.strerror or error}"
         raise typer.BadParameter(reason, param_hint="--ids") from None
 
 
 def _lines(lines: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the id of each line that is neither empty nor a comment. BadParameter for a line without one."""
     for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
         text = line.removeprefix(codecs.BOM_UTF8).strip()
         if not text or text.startswith(b"#"):
@@ -137,48 +144,48 @@ def _lines(lines: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _id_on(line: bytes) -> str | None:
-    """The id that a line is, bare or in JSON, or that its item has; None where there is none."""
+    """Return the id on a line: bare, as JSON, or the member of an item. None if there is none."""
     try:
-        said = orjson.loads(line) if line[:1] in (b"{", b'"') else line.decode()
+        content = orjson.loads(line) if line[:1] in (b"{", b'"') else line.decode()
     except ValueError:
         return None
-    id = said.get("id") if isinstance(said, dict) else said
+    id = content.get("id") if isinstance(content, dict) else content
     return id if isinstance(id, str) else None
 
 
 @cache
 def vocabularies() -> Vocabularies:
-    """The vocabularies that ship with this installation."""
+    """Return the vocabularies that ship with this installation."""
     from fedstac.vocabularies.checker import shipped
 
     return Vocabularies(shipped(environment.folder("cv")))
 
 
-def collection_of(id: str, said: str, client: Client) -> str:
-    """Where a dataset is: as said, as its id begins by a project's template, else where the server finds it."""
-    if said:
-        return said
+def collection_of(id: str, option: str, client: Client) -> str:
+    """Return the collection of a dataset: that of the option, of its id's beginning, or where the server finds it."""
+    if option:
+        return option
     for project in vocabularies().projects():
         vocabulary = vocabularies().current(project)
         if vocabulary and id.startswith(vocabulary.id_template.literals[0]):
             return project
-    found = next(iter(client.search(ids=[id], limit=1)), None)
-    return str(found["collection"]) if found else first_part(id)
+    item = next(iter(client.search(ids=[id], limit=1)), None)
+    return str(item["collection"]) if item else first_part(id)
 
 
 def link_of(project: str, rel: str) -> dict[str, str]:
-    """The type and title that a project wants of its links of a kind."""
+    """Return the type and title that a project's vocabulary gives to links of a relation."""
     vocabulary = vocabularies().current(project)
     rule = next((rule for rule in vocabulary.links if rule.rel == rel), None) if vocabulary else None
-    said = {"type": rule.type, "title": rule.title} if rule else {}
-    return {name: value for name, value in said.items() if value}
+    members = {"type": rule.type, "title": rule.title} if rule else {}
+    return {name: value for name, value in members.items() if value}
 
 
 # --- what would be different ---
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
-    """A unified diff of two documents, with sorted members; no line where they are the same."""
+    """Return a unified diff of two documents with their members sorted; no lines if they are the same."""
     one, other = (_text(document).splitlines() for document in (before, after))
     return list(difflib.unified_diff(one, other, *names, lineterm=""))
 
@@ -188,22 +195,23 @@ def _text(document: Mapping[str, Any]) -> str:
 
 
 def style_of(line: str) -> str:
+    """Return the colour of a line of a unified diff."""
     if line.startswith(("---", "+++")):
         return "bold"
     return {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
 
 
 def _confirm(
-    job: Job, ids: Sequence[str], one: Callable[[str], One], wishes: Wishes, form: Output
+    job: Job, ids: Sequence[str], one: Callable[[str], One], options: ChangeOptions, form: Output
 ) -> Mapping[str, str | None]:
-    """On a terminal: shows what would be different, and asks. A pipe is not asked. ETags of what was shown, by id."""
-    asks = sys.stdin.isatty() and sys.stderr.isatty() and not (wishes.yes or wishes.dry_run)
-    is_shown = asks or (wishes.dry_run and form is Output.TABLE)
+    """On a terminal, show what would be different and ask. Return the ETags of the documents that were shown, by id."""
+    asks = sys.stdin.isatty() and sys.stderr.isatty() and not (options.yes or options.dry_run)
+    is_shown = asks or (options.dry_run and form is Output.TABLE)
     if not is_shown or not ids:
         return {}
-    seen: dict[str, str | None] = {}
+    etags: dict[str, str | None] = {}
     if job.foreseen is not None and len(ids) <= SHOWN_DIFFERENCES:
-        seen = {id: _show_difference(job.foreseen, one(id)) for id in ids}
+        etags = {id: _show_difference(job.foreseen, one(id)) for id in ids}
     if not asks:
         return {}
     if len(ids) > 1:
@@ -215,15 +223,15 @@ def _confirm(
     if not typer.confirm(f"{job.verb} {what}?", err=True):
         say("nothing is changed")
         raise typer.Exit(terminal.REJECTED)
-    return seen
+    return etags
 
 
 def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One) -> str | None:
-    """Shows it; the ETag of what is there now."""
+    """Show what a change would make of a dataset, and return the ETag that it has now; None if there is no dataset."""
     try:
         stored = one.client.get(one.id, collection=one.collection)
     except NotFound:
-        return None  # the change itself says so
+        return None  # the change itself reports it
     for line in difference(stored.document, foreseen(stored), ("now", "then")):
         say(shown(line), style_of(line))
     return stored.etag
@@ -234,77 +242,80 @@ def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One)
 Answer = tuple[str, Changed | Refused]
 
 
-class Hands:
-    """Does something with one thing after the other, a few at a time. What is refused is an answer like others.
+class ConcurrentCalls:
+    """Calls a function with one id after the other, a few at the same time. A refusal is an answer like others.
 
-    Anything else that is raised ends the work: the server is away, the token is not valid.
+    Any other error ends the work: the server is away, or the token is not valid. The threads are daemons, and not those
+    of a ThreadPoolExecutor: Python waits for an executor's threads when it ends, so that after Ctrl-C a server that
+    hangs would hold the command for minutes.
     """
 
-    def __init__(self, work: Callable[[str], Changed], count: int = HANDS) -> None:
-        self._work, self._count = work, count
-        self._todo: Queue[str] = Queue()
-        self._done: Queue[tuple[str, Changed | BaseException]] = Queue()
-        self._started = 0
+    def __init__(self, call: Callable[[str], Changed], count: int = CALLS) -> None:
+        self._call, self._count = call, count
+        self._waiting: Queue[str] = Queue()
+        self._results: Queue[tuple[str, Changed | BaseException]] = Queue()
+        self._threads = 0
         self._open: Counter[str] = Counter()
-        self._unknown: list[str] = []
+        self._uncertain: list[str] = []
 
     @property
-    def under_way(self) -> list[str]:
-        """What was begun and has no answer."""
-        return [*self._unknown, *self._open.elements()]
+    def unanswered(self) -> list[str]:
+        """The ids of the calls that began and have no answer."""
+        return [*self._uncertain, *self._open.elements()]
 
-    def do(self, ids: Iterator[str]) -> Iterator[Answer]:
+    def results(self, ids: Iterator[str]) -> Iterator[Answer]:
+        """Yield the answers as they come. The next id is read when a call can begin."""
         for id in ids:
-            if self._started < self._count:
+            if self._threads < self._count:
                 Thread(target=self._run, daemon=True).start()
-                self._started += 1
+                self._threads += 1
             self._open[id] += 1
-            self._todo.put(id)
+            self._waiting.put(id)
             if self._open.total() >= self._count:
                 yield self._next(None)
-            while not self._done.empty():
+            while not self._results.empty():
                 yield self._next(None)
         while self._open.total():
             yield self._next(None)
 
     def finish(self, seconds: float) -> Iterator[Answer]:
-        """The answers of what was begun, and nothing more, as far as they come in time."""
-        while not self._todo.empty():
-            self._open[self._todo.get_nowait()] -= 1
+        """Begin no more calls, and yield the answers of those that began, as far as they come in time."""
+        while not self._waiting.empty():
+            self._open[self._waiting.get_nowait()] -= 1
         while self._open.total():
             try:
                 yield self._next(seconds)
             except Empty:
                 return
-            except Exception:  # noqa: S112 -- what ended the work is being told already
+            except Exception:  # noqa: S112 -- the error that ended the work is reported already
                 continue
 
     def _next(self, seconds: float | None) -> Answer:
-        id, result = self._done.get(timeout=seconds)
+        id, result = self._results.get(timeout=seconds)
         self._open[id] -= 1
         if isinstance(result, BaseException) and not _is_of_one(result):
-            self._unknown += [] if isinstance(result, Refused) else [id]
+            self._uncertain += [] if isinstance(result, Refused) else [id]
             raise result
         assert isinstance(result, Changed | Refused)
         return id, result
 
     def _run(self) -> None:
         while True:
-            id = self._todo.get()
+            id = self._waiting.get()
             try:
-                result: Changed | BaseException = self._work(id)
-            except BaseException as error:  # raised again where it is taken out
+                result: Changed | BaseException = self._call(id)
+            except BaseException as error:  # raised again by _next
                 result = error
-            self._done.put((id, result))
+            self._results.put((id, result))
 
 
 def _is_of_one(error: BaseException) -> bool:
-    """Whether a refusal is about one dataset; a token that is not known is so for all."""
+    """Return whether a refusal is about one dataset. An unknown token is unknown for all."""
     return isinstance(error, Refused) and error.status != 401
 
 
 class _Report:
-    """What a command of changes shows."""
+    """Shows the result of each change, and a summary."""
 
     def __init__(self, form: Output, job: Job, *, dry_run: bool) -> None:
         self._form, self._verb, self._words, self._dry_run = form, job.verb, job.words, dry_run
@@ -314,15 +325,18 @@ class _Report:
 
     @property
     def count(self) -> int:
+        """The number of changes that have a result."""
         return self.outcomes.total()
 
     @property
     def code(self) -> int:
+        """The exit code of the command."""
         if len(self._codes) <= 1:
             return next(iter(self._codes), 0)
         return terminal.REJECTED
 
     def add(self, id: str, result: Changed | Refused) -> None:
+        """Show one result and count it."""
         if isinstance(result, Changed):
             outcome = result.outcome or "undecided"
             row = {"id": id, "status": "done", "outcome": outcome, "request": result.request, "dry_run": result.dry_run}
@@ -333,31 +347,32 @@ class _Report:
             self._codes[_code_of(result)] += 1
         self.outcomes[outcome] += 1
         if self._form is not Output.TABLE:
-            found = [finding.as_json() for finding in result.findings]
-            self.listing.row({**row, "findings": found}, ())
+            findings = [finding.as_json() for finding in result.findings]
+            self.listing.row({**row, "findings": findings}, ())
         elif isinstance(result, Changed):
-            said = "unchanged" if outcome == "identical" else self._words.get(outcome, outcome)
-            out(shown(f"{'would be ' if self._dry_run else ''}{said}  {id}"))
+            word = "unchanged" if outcome == "identical" else self._words.get(outcome, outcome)
+            out(shown(f"{'would be ' if self._dry_run else ''}{word}  {id}"))
             for finding in result.findings:
                 out(f"    warning {terminal.finding_line(finding)}", "yellow")
         else:
             terminal.show_trouble("", id, outcome, result.type, result.detail, result.findings)
 
-    def _named_outcomes(self) -> list[tuple[str, int]]:
+    def _outcomes_in_words(self) -> list[tuple[str, int]]:
         return [(self._words.get(name, name), n) for name, n in self.outcomes.most_common()]
 
-    def end(self, under_way: Sequence[str]) -> None:
-        """A summary of many; of an interruption, what may have been done."""
-        if self.count != 1 or under_way:
-            counts = ", ".join(f"{name} {n}" for name, n in self._named_outcomes())
+    def end(self, unanswered: Sequence[str]) -> None:
+        """Sum up many changes; after an interruption, list those that may have been made."""
+        if self.count != 1 or unanswered:
+            counts = ", ".join(f"{name} {n}" for name, n in self._outcomes_in_words())
             failed = self.outcomes["rejected"] + self.outcomes["failed"]
             say(f"{self._verb}: {terminal.number(self.count, 'dataset')}" + (f": {counts}" if counts else ""),
-                "yellow" if failed or under_way else "green")  # fmt: skip
-        for id in under_way:
-            say(f"  may have been done: {shown(id)}; to say it again is harmless")
+                "yellow" if failed or unanswered else "green")  # fmt: skip
+        for id in unanswered:
+            say(f"  may have been done: {shown(id)}; repeating the command is harmless")
 
 
 def _code_of(refusal: Refused) -> int:
+    """Return the exit code for a refusal."""
     match refusal:
         case NotFound():
             return terminal.NOT_FOUND

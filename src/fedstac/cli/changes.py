@@ -13,7 +13,7 @@ import orjson
 import typer
 
 from fedstac.cli import bulk, terminal
-from fedstac.cli.bulk import Collection, DryRun, Ids, IdsFrom, Job, One, Wishes, Yes
+from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client import Client, documents
@@ -209,8 +209,8 @@ def patch(
         return one.client.patch(one.id, wanted, collection=one.collection, override=override or None,
                                 if_match=one.if_match, dry_run=one.dry_run)  # fmt: skip
 
-    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
-    bulk.run(Job("patch", perform, edit.foreseen), wishes)
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("patch", perform, edit.foreseen), options)
 
 
 class _Edit:
@@ -317,8 +317,8 @@ def retract(
         flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": whole}
         return {**dataset.document, "properties": {**dataset.properties, **flags}}  # assets are hidden, and stay
 
-    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
-    bulk.run(Job("retract", perform, foreseen), wishes)
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("retract", perform, foreseen), options)
 
 
 @commands.command(
@@ -331,9 +331,9 @@ def reinstate(
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Take retractions back: files and replicas are there again."""
-    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
     bulk.run(Job("reinstate", lambda one: one.client.reinstate(one.id, collection=one.collection,
-                                                               dry_run=one.dry_run)), wishes)  # fmt: skip
+                                                               dry_run=one.dry_run)), options)  # fmt: skip
 
 
 @commands.command(
@@ -347,9 +347,9 @@ def mark(
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Mark datasets for deletion: hidden until they are unmarked. Nothing is erased yet."""
-    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
     bulk.run(Job("mark", lambda one: one.client.mark(one.id, reason=reason or None, collection=one.collection,
-                                                     dry_run=one.dry_run)), wishes)  # fmt: skip
+                                                     dry_run=one.dry_run)), options)  # fmt: skip
 
 
 @commands.command(rich_help_panel="Client", epilog=examples("fedstac unmark CMIP6.….v20190401", codes=True))
@@ -359,6 +359,6 @@ def unmark(
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Take marks for deletion back."""
-    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
     bulk.run(Job("unmark", lambda one: one.client.unmark(one.id, collection=one.collection,
-                                                         dry_run=one.dry_run)), wishes)  # fmt: skip
+                                                         dry_run=one.dry_run)), options)  # fmt: skip

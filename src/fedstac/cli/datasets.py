@@ -1,4 +1,4 @@
-"""Commands of those who publish and search: they need the client only."""
+"""`fedstac publish`, `status`, `search` and `feed tail`."""
 
 from __future__ import annotations
 
@@ -41,83 +41,91 @@ def publish(
     ctx: typer.Context,
     path: Annotated[str, typer.Argument(help="Item, FeatureCollection, NDJSON, each also .gz; a folder; - for stdin.")]
     = "",
-    collection: Annotated[str, typer.Option("--collection", "-c", help="Where all go; else each says itself.")] = "",
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Of all; else each item names its own.")] = "",
     batch: Annotated[int, typer.Option(min=1, max=5000, help="Items in one request.")] = publishing.BATCH,
-    wait: Annotated[bool, typer.Option(help="Until everything is final.")] = True,
-    wait_visible: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Until it shows them all.")] = None,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait without any progress; 0: for ever.")] = 600,
+    wait: Annotated[bool, typer.Option(help="Wait until everything is final.")] = True,
+    wait_visible: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Until this node shows all.")] = None,
+    patience: Annotated[float, typer.Option(min=0, help="Give up after seconds without progress; 0: never.")] = 600,
     check: Annotated[bool, typer.Option("--check", help="Say first: new, newer, older, update, identical.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say so and send nothing.")] = False,
-    run: Annotated[Path | None, typer.Option(help="File that keeps the run; if it is there, go on with it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as --check, and send nothing.")] = False,
+    run: Annotated[Path | None, typer.Option(help="File of the run. If it exists, go on with that run.")] = None,
     retry_failed: Annotated[Path | None, typer.Option(metavar="RUN", help="Send again what was refused then.")] = None,
     output: Form = None,
     url: Url = "",
     token: Token = "",
 ) -> None:  # fmt: skip
-    """Publish datasets, batch by batch; say what became of each that is not published.
+    """Publish datasets in batches, and list each one that is refused, with the reason.
 
-    Saying it again is harmless: what is there already stays as it is. With Ctrl-C, what was accepted goes on at the
-    server, and its requests are named. What a run has come to is kept in a file until nothing is left of it.
+    Repeating the command is harmless: a dataset that is there already stays as it is. After Ctrl-C the server goes on
+    with what it accepted, and the command names those requests. The state of a run is kept in a file until nothing is
+    left to do; with --run the next command goes on from there.
     """
     form = form_of(ctx, output)
-    kept = _kept(path, collection, run, retry_failed)
-    going_on = _Options(ctx, kept)
-    batch, wait, check = going_on.of("batch", batch), going_on.of("wait", wait), going_on.of("check", check)
-    wait_visible, patience = going_on.of("wait_visible", wait_visible), going_on.of("patience", patience)
-    address = going_on.address(url)
-    wanted = documents.read(kept.source, kept.collection or None)
+    kept = _run_of(path, collection, run, retry_failed)
+    options = _Options(ctx, kept)
+    batch, wait, check = options.of("batch", batch), options.of("wait", wait), options.of("check", check)
+    wait_visible, patience = options.of("wait_visible", wait_visible), options.of("patience", patience)
+    address = options.address(url)
+    entries = documents.read(kept.source, kept.collection or None)
     with client_of(ctx, address, token) as server:
         if dry_run:
-            _rehearse(server, wanted, batch, form)
+            _rehearse(server, entries, batch, form)
             return
-        going = publishing.Publishing(server, batch=batch, wait=wait, visible_at=wait_visible or (), patience=patience,
-                                      on_accepted=kept.accepted)  # fmt: skip
+        publication = publishing.Publishing(
+            server, batch=batch, wait=wait, visible_at=wait_visible or (), patience=patience,
+            on_accepted=kept.add_accepted,
+        )  # fmt: skip
         kept.options = {"url": server.url, "batch": batch, "wait": wait, "wait_visible": wait_visible or [],
                         "patience": patience, "check": check}  # fmt: skip
-        report = terminal.Report(going, form, wait=wait or bool(wait_visible))
-        left = _less_skipped(going, kept.left(wanted, refused_only=retry_failed is not None))
+        report = terminal.Report(publication, form, wait=wait or bool(wait_visible))
+        unsent = _count_skipped(publication, kept.unsent(entries, refused_only=retry_failed is not None))
         if check:
-            left = rehearsal.Rehearsal(server, report.foresee, skip=_skipping(going), batch=batch).left(left)
-        _publish(going, kept, left, report, form)
-    if going.counts["rejected"] or going.counts["failed"]:
+            rehearsing = rehearsal.Rehearsal(server, report.foresee, skip=_skip_in(publication), batch=batch)
+            unsent = rehearsing.unpublished(unsent)
+        _publish(publication, kept, unsent, report, form)
+    if publication.counts["rejected"] or publication.counts["failed"]:
         raise typer.Exit(terminal.REJECTED)
 
 
 class _Options:
-    """The options of a run: those that are given now, else those that it was started with."""
+    """The options of a run: those of this command line, else those that the run was started with."""
 
     def __init__(self, ctx: typer.Context, kept: Run) -> None:
         self._ctx, self._kept = ctx, kept.options
 
     def of(self, name: str, value: T) -> T:
-        """The value of an option, which is given now or a default."""
+        """Return an option of the run. `value`: that of this command line, or the default."""
         is_given = str(getattr(self._ctx.get_parameter_source(name), "name", "")) == "COMMANDLINE"
         kept: T = value if is_given else self._kept.get(name, value)
         return kept
 
     def address(self, url: str) -> str:
-        """The server of the run: to go on at another one would leave each with a part."""
+        """Return the server of the run. BadParameter for another one: each would have a part of the datasets."""
         before = str(self._kept.get("url", ""))
         if not before:
             return url
         now = str(url or self._ctx.obj.url or environment.load().url or before).rstrip("/")
         if now != before:
             raise typer.BadParameter(
-                f"this run is one at {before}, and the server is {now} now; say --url {before}, or publish anew"
+                f"this run publishes at {before}, and the server is {now} now; use --url {before}, or start a new run"
             )
         return now
 
 
 def _publish(
-    going: publishing.Publishing, kept: Run, left: Iterator[Entry | Trouble], report: terminal.Report, form: Output
+    publication: publishing.Publishing,
+    kept: Run,
+    unsent: Iterator[Entry | Trouble],
+    report: terminal.Report,
+    form: Output,
 ) -> None:
-    """Follows a run to its end, showing and keeping what happens."""
+    """Publish to the end. Each step is shown, and kept in the file of the run."""
     kept.begin()
     for submitted in kept.open.values():
-        going.follow(submitted)
+        publication.follow(submitted)
     try:
         with terminal.bars(report.bar_names, form) as bars:
-            for step in going.publish(left):
+            for step in publication.publish(unsent):
                 kept.step(step)
                 report.step(step)
                 report.update(bars)
@@ -127,7 +135,7 @@ def _publish(
         _say_how_to_go_on(kept)
         raise typer.Exit(terminal.INTERRUPTED) from None
     except (ClientError, documents.Unreadable):
-        if going.requests:
+        if publication.requests:
             report.end(interrupted=True)
             _say_how_to_go_on(kept)
         kept.close(interrupted=True)
@@ -135,7 +143,7 @@ def _publish(
     report.end()
     kept.close()
     if kept.refused:
-        say(f"when they are mended: fedstac publish --retry-failed {shlex.quote(str(kept.path))}", "dim")
+        say(f"when they are corrected: fedstac publish --retry-failed {shlex.quote(str(kept.path))}", "dim")
 
 
 def _say_how_to_go_on(kept: Run) -> None:
@@ -143,10 +151,10 @@ def _say_how_to_go_on(kept: Run) -> None:
         say(shown(f"go on with: fedstac publish {shlex.quote(kept.source)} --run {shlex.quote(str(kept.path))}"))
 
 
-def _kept(path: str, collection: str, run: Path | None, retry_failed: Path | None) -> Run:
-    """The file of the run: one to go on with, or a new one."""
+def _run_of(path: str, collection: str, run: Path | None, retry_failed: Path | None) -> Run:
+    """Return the run to go on with, or a new one."""
     if run is not None and retry_failed is not None:
-        raise typer.BadParameter("--run goes on with a run, --retry-failed sends again what was refused: one of them")
+        raise typer.BadParameter("--run goes on with a run, --retry-failed sends what was refused: use one of them")
     before = retry_failed or (run if run is not None and run.exists() else None)
     if before is not None:
         kept = Run.read(before)
@@ -157,27 +165,30 @@ def _kept(path: str, collection: str, run: Path | None, retry_failed: Path | Non
     return Run(run or runs.place(), path, collection)
 
 
-def _less_skipped(going: publishing.Publishing, found: Iterator[Entry | Trouble | None]) -> Iterator[Entry | Trouble]:
-    skip = _skipping(going)
-    for document in found:
+def _count_skipped(
+    publication: publishing.Publishing, entries: Iterator[Entry | Trouble | None]
+) -> Iterator[Entry | Trouble]:
+    """Yield the entries, and count each None as a document that was skipped."""
+    skip = _skip_in(publication)
+    for document in entries:
         if document is None:
             skip()
         else:
             yield document
 
 
-def _skipping(going: publishing.Publishing) -> Callable[[], None]:
-    return lambda: going.counts.update(read=1, skipped=1)
+def _skip_in(publication: publishing.Publishing) -> Callable[[], None]:
+    return lambda: publication.counts.update(read=1, skipped=1)
 
 
-def _rehearse(server: Client, wanted: Iterator[Entry | Trouble], batch: int, form: Output) -> None:
-    """Says of everything what would become of it; exit 1 if something would be refused."""
+def _rehearse(server: Client, entries: Iterator[Entry | Trouble], batch: int, form: Output) -> None:
+    """Show what would become of each document; exit with 1 if one would be refused."""
     report = terminal.Report(publishing.Publishing(server), form, wait=False)
     rehearsing = rehearsal.Rehearsal(server, report.foresee, batch=batch)
     with terminal.bars(["checked"], form) as bars:
-        for n, found in enumerate(rehearsing.told(wanted), 1):
-            if isinstance(found, Trouble):
-                report.step(found)
+        for n, entry in enumerate(rehearsing.forecasts(entries), 1):
+            if isinstance(entry, Trouble):
+                report.step(entry)
             bars.set("checked", n, None)
     report.end_rehearsal(rehearsing.counts)
     if rehearsing.counts["rejected"]:
@@ -192,15 +203,17 @@ def _rehearse(server: Client, wanted: Iterator[Entry | Trouble], batch: int, for
 )
 def status(
     ctx: typer.Context,
-    request: Annotated[str, typer.Argument(help="A request's id, as publish names it.")],
-    items: Annotated[bool, typer.Option("--items", help="Each item's result.")] = False,
-    only: Annotated[str, typer.Option("--status", help="Only items queued, done, rejected or failed.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", help="Until it is final.")] = False,
+    request: Annotated[str, typer.Argument(help="The request's id, as `fedstac publish` shows it.")],
+    items: Annotated[bool, typer.Option("--items", help="Show the result of each item.")] = False,
+    only: Annotated[
+        str, typer.Option("--status", help="Only items with this status: queued, done, rejected or failed.")
+    ] = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Wait until it is final.")] = False,
     output: Form = None,
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Show what became of a request, and where it is visible; exit 1 if items of it were refused."""
+    """Show the state of a request, and at which nodes its items are visible; exit 1 if items were refused."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as server:
         current = server.request(request)
@@ -238,42 +251,44 @@ def status(
 )
 def search(
     ctx: typer.Context,
-    collection: Annotated[list[str] | None, typer.Option("--collection", "-c", help="Repeatable.")] = None,
-    ids: Annotated[list[str] | None, typer.Option("--ids", help="Ids, with commas between; repeatable.")] = None,
-    bbox: Annotated[str, typer.Option(help="west,south,east,north")] = "",
-    datetime: Annotated[str, typer.Option(help="A moment, year, month or day, or start/end; ..: open.")] = "",
-    filter: Annotated[str, typer.Option(help="CQL2 text.")] = "",
-    sortby: Annotated[str, typer.Option(help="Properties with commas between, - in front: descending.")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="Most items in all; 0: no limit.")] = 100,
-    matched: Annotated[bool, typer.Option("--matched", help="Only how many match.")] = False,
+    collection: Annotated[
+        list[str] | None, typer.Option("--collection", "-c", help="Search in this collection. Repeatable.")
+    ] = None,
+    ids: Annotated[list[str] | None, typer.Option("--ids", help="Ids, separated by commas. Repeatable.")] = None,
+    bbox: Annotated[str, typer.Option(help="west,south,east,north in degrees.")] = "",
+    datetime: Annotated[str, typer.Option(help="A time, year, month or day, or START/END; .. for an open end.")] = "",
+    filter: Annotated[str, typer.Option(help="A filter in CQL2 text.")] = "",
+    sortby: Annotated[str, typer.Option(help="Properties, separated by commas; a - in front: descending.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Show at most so many items; 0: all.")] = 100,
+    matched: Annotated[bool, typer.Option("--matched", help="Show only how many match.")] = False,
     output: Form = None,
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Search datasets; `-o json` is a FeatureCollection, `-o ndjson` an Item a line."""
+    """Search datasets. `-o json` writes a FeatureCollection, `-o ndjson` one Item a line."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as server:
-        found = server.search(
+        results = server.search(
             collections=collection or (), ids=[id for text in ids or () for id in _split(text)],
             bbox=_numbers(bbox) if bbox else None, datetime=datetime or None, filter=filter or None,
             sortby=_split(sortby), limit=1 if matched else limit or None,
         )  # fmt: skip
-        terminal.show_warnings(found.warnings)
+        terminal.show_warnings(results.warnings)
         if matched:
             if form is Output.TABLE:
-                out(f"{'about ' if found.is_estimated else ''}{found.matched}")
+                out(f"{'about ' if results.is_estimated else ''}{results.matched}")
             else:
-                terminal.dump({"matched": found.matched, "estimated": found.is_estimated})
+                terminal.dump({"matched": results.matched, "estimated": results.is_estimated})
             return
         opening, closing = '{"type":"FeatureCollection","features":[', "]}"
         columns = ("collection", "from", "latest", "state", "id")
         with terminal.Listing(form, columns, opening=opening, closing=closing) as listing:
-            for item in found:
+            for item in results:
                 listing.row(item, _item_cells(item))
                 if form is Output.TABLE:
                     terminal.show_retraction(item.get("properties") or {})
         if form is Output.TABLE:
-            say(f"{listing.count} of {'about ' if found.is_estimated else ''}{found.matched}", "dim")
+            say(f"{listing.count} of {'about ' if results.is_estimated else ''}{results.matched}", "dim")
 
 
 def _item_cells(item: dict[str, Any]) -> tuple[object, ...]:
@@ -299,16 +314,20 @@ def _numbers(text: str) -> list[float]:
 )
 def tail(
     ctx: typer.Context,
-    after: Annotated[str, typer.Option(help="Events after this cursor; 0.0 is the start.", show_default=False)] = "",
-    last: Annotated[int, typer.Option("-n", "--last", min=0, help="Without --after: so many from the end.")] = 10,
+    after: Annotated[
+        str, typer.Option(help="Show the events after this cursor; 0.0 is the start.", show_default=False)
+    ] = "",
+    last: Annotated[int, typer.Option("-n", "--last", min=0, help="Without --after: the last so many events.")] = 10,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
-    collection: Annotated[str, typer.Option("--collection", "-c", help="Only of this collection.")] = "",
-    type: Annotated[str, typer.Option(help="Only of this type: org.fedstac.dataset.published.v1.")] = "",
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Only events of this collection.")] = "",
+    type: Annotated[
+        str, typer.Option(help="Only events of this type, for example org.fedstac.dataset.published.v1.")
+    ] = "",
     output: Form = None,
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Show events, oldest first. It needs a node's token."""
+    """Show events, oldest first. It needs the token of a node."""
     form = form_of(ctx, output)
     if follow and form is Output.JSON:
         raise typer.BadParameter("an array that never ends is no JSON; use -o ndjson with --follow")

@@ -1,4 +1,4 @@
-"""What a command raises, as one sentence on standard error and an exit code."""
+"""Turn what a command raises into one sentence on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from typer.core import TyperGroup
 
 from fedstac import settings as environment
@@ -17,16 +19,25 @@ from fedstac.cli import terminal
 from fedstac.cli.terminal import Output, complain, say
 from fedstac.client import documents
 from fedstac.client.transport import ClientError, Refused
+from fedstac.domain.groups import PolicyBroken
+from fedstac.domain.vocabulary import VocabularyBroken
 
 PROCESSES = ("serve", "index-node", "worker", "sequencer", "notifier", "identity-provider", "demo")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # a file or a disk, and no database
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # of files: no database says so
+
+
+class Explanation(NamedTuple):
+    """What the person at the keyboard reads, and the exit code."""
+
+    sentence: str
+    code: int
 
 
 class Commands(TyperGroup):
-    """All commands: what they raise becomes one sentence and an exit code; FEDSTAC_DEBUG=1 shows the traceback."""
+    """All commands. An error of one becomes a sentence and an exit code; FEDSTAC_DEBUG=1 shows its traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Users first."""
+        """Return the names of the commands: those for clients first."""
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: getattr(self.commands[name], "rich_help_panel", "") != "Client")
 
@@ -42,18 +53,18 @@ class Commands(TyperGroup):
             raise typer.Exit(terminal.INTERRUPTED) from None
         except typer.Exit:
             raise
+        except typer.TyperException as error:  # wrong usage, which typer shows itself, in a frame
+            if form_in(sys.argv) is Output.TABLE:
+                raise
+            complain(error.format_message(), terminal.USAGE)
+            raise typer.Exit(terminal.USAGE) from None
         except Exception as error:
-            if hasattr(error, "format_message"):  # wrong usage, which typer shows itself, in a frame
-                if form_in(sys.argv) is Output.TABLE:
-                    raise
-                complain(error.format_message(), terminal.USAGE)
-                raise typer.Exit(terminal.USAGE) from None
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `| head` has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(terminal.NO_READER) from None
             if _is_debugged():
                 raise
-            sentence, code = _explain(error)
+            sentence, code = explain(error)
             if ctx.invoked_subcommand in PROCESSES and code != terminal.FAULT:  # it could not start
                 code = terminal.AWAY
             complain(error if isinstance(error, Refused) else sentence, code)
@@ -77,56 +88,75 @@ def _is_debugged() -> bool:
         return False
 
 
-def _explain(error: Exception) -> tuple[str, int]:
-    """One sentence that names the thing and the remedy, and the exit code."""
-    if isinstance(error, ClientError | documents.Unreadable):
-        return str(error), terminal.exit_code(error)
-    if isinstance(error, ModuleNotFoundError):
-        return (
-            f"there is no module {error.name}; the server's parts come with: pip install 'fedstac[server]'",
-            terminal.USAGE,
-        )
-    match type(error).__name__:  # those of the server's parts, which may not be installed
-        case "ValidationError":
-            return "; ".join(_faults(error)), terminal.USAGE
-        case "SettingsError":  # "error parsing value for field …"
-            named = re.search(r'field "(\w+)"', str(error))
-            variable = f"FEDSTAC_{named[1].upper()}" if named else "a setting"
-            return (
-                f"{variable} is not JSON, as it has to be; docs/reference/settings.md has its form",
-                terminal.USAGE,
-            )
-        case "WrongNode" | "DatabaseUnusable" | "CannotListen" | "MigrationRefused":
-            return str(error), terminal.AWAY
-        case "FollowedElsewhere" | "Misconfigured" | "PolicyBroken" | "SourcesUnclear" | "VocabularyBroken":
-            return str(error), terminal.USAGE
-        case "PartGaveUp":
-            return f"{error}; see the log for its reason", terminal.FAULT
-        case "BehindRetention":
-            return "the source's feed has lost its beginning: use --from snapshot", terminal.NOT_FOUND
-        case "SourceRefused":
-            return f"{error}; see to FEDSTAC_SOURCE_TOKEN", terminal.NOT_AUTHORISED
-        case "NotServed":
-            return f"{error}; is FEDSTAC_SOURCE the address of a publishing node?", terminal.NOT_FOUND
-        case "SourceAway":
-            return str(error), terminal.AWAY
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return f"the results cannot be written: {error.strerror}", terminal.USAGE
-    if type(error).__module__.startswith(("asyncpg", "psycopg")) and (sentence := _of_database(error)):
-        return sentence, terminal.AWAY
-    if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):
-        return f"the database or the system refuses: {error}; see to FEDSTAC_DSN", terminal.AWAY
-    return f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where", terminal.FAULT
+def explain(error: Exception) -> Explanation:
+    """Return a sentence that names the thing and the remedy, and the exit code."""
+    match error:
+        case ClientError() | documents.Unreadable():
+            return Explanation(str(error), terminal.exit_code(error))
+        case ModuleNotFoundError():
+            sentence = f"there is no module {error.name}; the server's parts come with: pip install 'fedstac[server]'"
+            return Explanation(sentence, terminal.USAGE)
+        case ValidationError():
+            return Explanation("; ".join(_faults_of_settings(error)), terminal.USAGE)
+        case SettingsError():
+            return Explanation(_not_json(error), terminal.USAGE)
+        case environment.Misconfigured() | PolicyBroken() | VocabularyBroken():
+            return Explanation(str(error), terminal.USAGE)
+        case OSError() if error.errno in NO_ROOM:
+            return Explanation(f"the results cannot be written: {error.strerror}", terminal.USAGE)
+    of_server = _explain_server(error)
+    if of_server is not None:
+        return of_server
+    if isinstance(error, OSError):
+        return Explanation(_refusal_of_system(error), terminal.AWAY)
+    sentence = f"a fault in fedstac, {type(error).__name__}: {error}; FEDSTAC_DEBUG=1 shows where"
+    return Explanation(sentence, terminal.FAULT)
 
 
-def _of_database(error: Exception) -> str | None:
-    """What is wrong with the database, where the operator can mend it."""
-    from fedstac.db import opening
+def _explain_server(error: Exception) -> Explanation | None:
+    """Return the explanation of an error of the server's parts; None of another one, or if they are not installed."""
+    try:
+        from fedstac.bootstrap import WrongNode
+        from fedstac.db import opening
+        from fedstac.db.migrations import MigrationRefused
+        from fedstac.messaging import sources
+        from fedstac.messaging.sources.addresses import SourcesUnclear
+        from fedstac.runtime.supervision import PartGaveUp
+        from fedstac.workers.following import FollowedElsewhere
+        from fedstac.workers.processes import CannotListen
+    except ModuleNotFoundError:
+        return None
+    match error:
+        case WrongNode() | opening.DatabaseUnusable() | CannotListen() | MigrationRefused() | sources.SourceAway():
+            return Explanation(str(error), terminal.AWAY)
+        case FollowedElsewhere() | SourcesUnclear():
+            return Explanation(str(error), terminal.USAGE)
+        case PartGaveUp():
+            return Explanation(f"{error}; see the log for its reason", terminal.FAULT)
+        case sources.BehindRetention():
+            return Explanation("the source's feed has lost its beginning: use --from snapshot", terminal.NOT_FOUND)
+        case sources.NotServed():
+            sentence = f"{error}; is FEDSTAC_SOURCE the address of a publishing node?"
+            return Explanation(sentence, terminal.NOT_FOUND)
+        case sources.SourceRefused():
+            return Explanation(f"{error}; see to FEDSTAC_SOURCE_TOKEN", terminal.NOT_AUTHORISED)
+        case _ if opening.is_of_driver(error):
+            remedy = opening.explanation(error, environment.load().dsn)
+            return Explanation(remedy or _refusal_of_system(error), terminal.AWAY)
+    return None
 
-    return opening.explanation(error, environment.load().dsn)
+
+def _refusal_of_system(error: Exception) -> str:
+    return f"the database or the system refuses: {error}; see to FEDSTAC_DSN"
 
 
-def _faults(error: Any) -> Iterator[str]:
-    """Settings that pydantic refuses, by the names of their variables."""
-    for fault in error.errors():
-        yield f"FEDSTAC_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+def _faults_of_settings(error: ValidationError) -> list[str]:
+    """Return what pydantic refuses, by the names of the variables."""
+    return [f"{environment.variable_of('_'.join(map(str, fault['loc'])))}: {fault['msg']}" for fault in error.errors()]
+
+
+def _not_json(error: SettingsError) -> str:
+    """Return the sentence about a setting that has to be JSON; pydantic says: error parsing value for field …"""
+    field = re.search(r'field "(\w+)"', str(error))
+    variable = environment.variable_of(field[1]) if field else "a setting"
+    return f"{variable} is not JSON, as it has to be; docs/reference/settings.md has its form"

@@ -63,11 +63,11 @@ def files(
     if bool(filter or collection) == bool(ids or ids_from):
         raise typer.BadParameter("say which datasets: ID…, --ids, or --filter and --collection", param_hint="ID")
     form, total, size, missing = form_of(ctx, output), 0, 0, 0
-    wishes = bulk.Wishes(ctx, ids or [], ids_from, "", True, False, output, url, token)
+    options = bulk.ChangeOptions(ctx, ids or [], ids_from, "", True, False, output, url, token)
     with client_of(ctx, url, token) as client, terminal.Listing(form, ()) as listing:
         datasets = (
             _matching(client, filter, collection or []) if filter or collection
-            else _by_id(client, iter(bulk.ids_of(wishes)))
+            else _by_id(client, iter(bulk.ids_of(options)))
         )  # fmt: skip
         for id, dataset in datasets:
             entries = [file for file in dataset.files if node in ("", file.node)] if dataset else []

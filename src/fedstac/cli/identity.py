@@ -1,4 +1,4 @@
-"""Commands about who one is at a server: log in, log out, and whom the server takes one for."""
+"""`fedstac login`, `logout` and `whoami`: who a user is at a server."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def login(
     output: Form = None,
     url: Url = "",
 ) -> None:
-    """Log in at the server's identity provider; later commands use and renew that login.
+    """Log in at the server's identity provider. Later commands use that login and renew it.
 
-    Tokens are kept in the keyring if there is one that works, else in a file that only you can read. A token that is
-    given by --token or FEDSTAC_TOKEN comes before them.
+    The tokens are kept in the keyring of your desktop, or in a file that only you can read. A token from --token or
+    FEDSTAC_TOKEN comes before them.
     """
     form, server = form_of(ctx, output), credentials.address(address_of(ctx, url))
     transport = Transport(server, None, timeout=30, retries=1)
@@ -49,22 +49,23 @@ def login(
     finally:
         transport.close()
     with httpx.Client(timeout=credentials.ANSWER_SECONDS) as http:
-        granted = logging_in.log_in(server, offer, lambda prompt: _show(prompt, browser=browser), http)
-    with Client(server, granted.access_token) as client:
+        login = logging_in.log_in(server, offer, lambda prompt: _show(prompt, browser=browser), http)
+    with Client(server, login.access_token) as client:
         me = client.whoami()
     store = logins()
-    with store.alone(server):
-        kept = store.write(granted)
+    with store.lock(server):
+        place = store.write(login)
     if form is Output.TABLE:
         out(f"logged in at {server} as {shown(_name(me))}")
-        say(f"the login is kept in {kept}", "dim")
+        say(f"the login is kept in {place}", "dim")
         if environment.load().token:
             complain("FEDSTAC_TOKEN is set, and comes before this login: unset it")
     else:
-        terminal.dump({"server": server, "kept": kept, **me})
+        terminal.dump({"server": server, "kept": place, **me})
 
 
 def _show(prompt: Prompt, *, browser: bool) -> None:
+    """Print the address to open and the code, and open it in a browser."""
     say(f"open {shown(prompt.url)}")
     if prompt.code:
         say(f"and confirm the code {shown(prompt.code)}" + (
@@ -75,24 +76,24 @@ def _show(prompt: Prompt, *, browser: bool) -> None:
 
 @commands.command(rich_help_panel="Client", epilog=examples("fedstac logout --url https://west.example", codes=True))
 def logout(ctx: typer.Context, url: Url = "") -> None:
-    """Forget the login at a server, and take its tokens back at the identity provider, if that can."""
+    """Forget the login at a server. Its tokens are revoked too, if the identity provider can do that."""
     server, store = credentials.address(address_of(ctx, url)), logins()
-    with store.alone(server):
-        kept = store.read(server)
+    with store.lock(server):
+        login = store.read(server)
         store.forget(server)
-    if kept is None:
+    if login is None:
         say(f"there was no login at {server}")
         return
     with httpx.Client(timeout=credentials.ANSWER_SECONDS) as http:
-        revoked = logging_in.revoke(kept, http)
+        revoked = logging_in.revoke(login, http)
     out(f"logged out of {server}")
     if not revoked:
-        complain(f"{kept.issuer} did not take the tokens back; they end by themselves, or on its own pages")
+        complain(f"{login.issuer} did not take the tokens back; they end by themselves, or on its own pages")
 
 
 @commands.command(rich_help_panel="Client", epilog=examples("fedstac whoami", "fedstac whoami -o json", codes=True))
 def whoami(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
-    """Show whom the server takes you for: name in its logs, identity, groups, entitlements, roles, and until when."""
+    """Show who you are for the server: your name in its logs, your identity, groups, entitlements, roles and rights."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as server:
         if token_of(ctx, token, server.url) is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,7 +52,7 @@ def address_of(ctx: typer.Context, url: str) -> str:
 
 def logins() -> Store:
     """The logins of this user."""
-    return Store(Path(typer.get_app_dir("fedstac")))
+    return Store(environment.config_folder())
 
 
 def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource | None:

@@ -15,7 +15,7 @@ import typer
 
 from fedstac import __version__
 from fedstac.cli import bulk, terminal
-from fedstac.cli.bulk import Collection, DryRun, Ids, IdsFrom, Job, One, Wishes, Yes
+from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client.transport import NotFound
@@ -71,8 +71,8 @@ def add_replica(
             assets[key] = {**asset, "alternate": {**(asset.get("alternate") or {}), node: entry}}
         return {**dataset.document, "assets": assets}
 
-    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
-    bulk.run(Job("replica add", perform, foreseen), wishes)
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    bulk.run(Job("replica add", perform, foreseen), options)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -103,13 +103,13 @@ def remove_replica(
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Say that a node has no copies any more; if it had none, nothing changes."""
-    wishes = Wishes(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
     bulk.run(
         Job("replica remove",
             lambda one: one.client.remove_replica(one.id, node, collection=one.collection, if_match=one.if_match,
                                                   dry_run=one.dry_run),
             lambda dataset: WithoutNode(node).apply(dataset.document), {"replicated": f"removed from {node}"}),
-        wishes,
+        options,
     )  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def verify(
     No token is sent to these addresses. Of those that are not http(s) nothing can be said: `skipped`.
     """
     form = form_of(ctx, output)
-    wishes = Wishes(ctx, ids or [], ids_from, collection, True, False, output, url, token)
-    wanted, counts = bulk.ids_of(wishes), {"ok": 0, "wrong": 0, "skipped": 0}
+    options = ChangeOptions(ctx, ids or [], ids_from, collection, True, False, output, url, token)
+    wanted, counts = bulk.ids_of(options), {"ok": 0, "wrong": 0, "skipped": 0}
     headers = {"User-Agent": f"fedstac/{__version__}"}
     with (
         client_of(ctx, url, token) as client, ThreadPoolExecutor(HANDS) as hands,

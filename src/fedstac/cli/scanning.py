@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from fedstac import scan as scanning
+from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, complain, say, shown
@@ -91,9 +92,9 @@ def scan(
     try:
         described = _site(source, site_file, node=node, base_url=base_url, root=root)
         run = Scan(
-            source, described, state=state or _state(), version=version or None, vocabulary=_vocabulary(),
-            ignore_folders=ignore_version_folders, jobs=jobs or scanning.processors(), trust=trust_checksums,
-            afresh=afresh,
+            source, described, state=state or environment.state_folder() / "scan.sqlite", version=version or None,
+            vocabulary=_vocabulary(), ignore_folders=ignore_version_folders, jobs=jobs or scanning.processors(),
+            trust=trust_checksums, afresh=afresh,
         )  # fmt: skip
         _follow(run, _Report(run, form, has_bar=out is not None or not sys.stdout.isatty()), out)
     except (scanning.NoListing, scanning.SiteBroken, scanning.StateBroken) as error:
@@ -115,12 +116,6 @@ def _site(source: str, file: Path | None, *, node: str, base_url: str, root: Pat
     folder = os.path.abspath(root or source)
     protocol = base_url.partition(":")[0]
     return site.site({"node": node, "roots": [{"folder": folder, "urls": {protocol: base_url}}]}, "--node, --base-url")
-
-
-def _state() -> Path:
-    """XDG Base Directory Specification 0.8: data that should outlast a restart and matters to nobody else."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "fedstac" / "scan.sqlite"
 
 
 def _vocabulary() -> Vocabulary | None:

@@ -320,14 +320,14 @@ class Report:
         """Show what would become of a dataset, before it is sent."""
         self._emit("foreseen", one.as_json(), self._foreseen)
         if self._form is Output.TABLE:
-            out(shown(f"{one.told.outcome:<9}  {one.told.id}"))
-            if one.told.changed:
-                more = len(one.told.changed) - SHOWN_CHANGES
-                places = ", ".join(one.told.changed[:SHOWN_CHANGES]) + (f" and {more} more" if more > 0 else "")
+            out(shown(f"{one.forecast.outcome:<9}  {one.forecast.id}"))
+            if one.forecast.changed:
+                more = len(one.forecast.changed) - SHOWN_CHANGES
+                places = ", ".join(one.forecast.changed[:SHOWN_CHANGES]) + (f" and {more} more" if more > 0 else "")
                 out(shown(f"    changes {places}"))
-            if (last := one.told.last_change) is not None and last["action"] != "publish":
+            if (last := one.forecast.last_change) is not None and last["action"] != "publish":
                 out(shown(f"    undoes or overwrites: {last['action']} by {last['actor']} at {last['at']}"), "yellow")
-            for finding in one.told.findings:
+            for finding in one.forecast.findings:
                 out(f"    warning {finding_line(finding)}", "yellow")
 
     def _emit(self, event: str, row: dict[str, Any], kept: list[dict[str, Any]]) -> None:

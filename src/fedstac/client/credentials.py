@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import os
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import orjson
+from filelock import FileLock
 
 from fedstac.client.transport import ClientError, LoginFailed
 
@@ -35,23 +35,27 @@ class Login:
     revocation_endpoint: str | None
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
-    expires: float | None  # of the access token, as time.time() has it; None: not said
+    expires: float | None  # when the access token ends, as time.time() counts; None: nobody says
 
     def lasts(self, seconds: float) -> bool:
+        """Return whether the access token is good for that long."""
         return self.expires is None or self.expires - time.time() > seconds
 
-    def renewed(self, granted: dict[str, Any]) -> Login:
-        """With the tokens that a token endpoint gave (RFC 6749, 5.1); without a new refresh token the old one stays."""
-        access, lifetime = granted.get("access_token"), granted.get("expires_in")
-        refresh = granted.get("refresh_token", self.refresh_token)
-        if not isinstance(access, str) or not access or str(granted.get("token_type", "")).lower() != "bearer":
+    def with_tokens(self, answer: dict[str, Any]) -> Login:
+        """Return this login with the tokens of a token endpoint's answer (RFC 6749, 5.1).
+
+        Without a new refresh token the old one stays.
+        """
+        access, lifetime = answer.get("access_token"), answer.get("expires_in")
+        refresh = answer.get("refresh_token", self.refresh_token)
+        if not isinstance(access, str) or not access or str(answer.get("token_type", "")).lower() != "bearer":
             raise LoginFailed(f"{self.issuer} answered without a bearer token; tell its operators")
         expires = time.time() + lifetime if isinstance(lifetime, int | float) else None
         return replace(self, access_token=access, refresh_token=refresh, expires=expires)
 
 
 def address(url: str) -> str:
-    """A server's address in the one spelling under which its login is kept."""
+    """Return a server's address in the one spelling under which its login is kept."""
     parts = urlsplit(url)
     return f"{parts.scheme.lower()}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
@@ -63,7 +67,7 @@ class Store:
         self._folder = folder
 
     def read(self, server: str) -> Login | None:
-        """The login at a server; None if there is none, or what is kept cannot be read."""
+        """Return the login at a server; None if there is none, or it cannot be read."""
         path = self._path(server, "json")
         try:
             text = path.read_text() if path.exists() else _from_keyring(address(server))
@@ -72,7 +76,7 @@ class Store:
             return None
 
     def write(self, login: Login) -> str:
-        """Keeps a login in place of the one before; says where. Under `alone`, if others may renew it meanwhile."""
+        """Keep a login in place of the one before, and return where. Call it under `lock` if others may renew it."""
         text, path = orjson.dumps(asdict(login)).decode(), self._path(login.server, "json")
         if _into_keyring(address(login.server), text):
             path.unlink(missing_ok=True)
@@ -91,17 +95,17 @@ class Store:
         return str(path)
 
     def forget(self, server: str) -> None:
+        """Remove the login at a server; nothing happens if there is none."""
         self._path(server, "json").unlink(missing_ok=True)
         if backend := _keyring():
             with suppress(Exception):  # whatever a backend raises where there is nothing to delete
                 backend.delete_password(SERVICE, address(server))
 
     @contextmanager
-    def alone(self, server: str) -> Iterator[None]:
-        """Waits until no other process of this user renews the login at a server, and keeps the others out."""
+    def lock(self, server: str) -> Iterator[None]:
+        """Wait until no other process of this user renews the login at a server, and keep the others out."""
         self._make_folder()
-        with self._path(server, "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self._path(server, "lock"), mode=0o600):
             yield
 
     def _make_folder(self) -> None:
@@ -116,7 +120,7 @@ class Store:
 
 
 def _keyring() -> Any | None:
-    """The module keyring if it is installed (`pip install 'fedstac[keyring]'`)."""
+    """Return the module keyring if it is installed (`pip install 'fedstac[keyring]'`)."""
     try:
         return importlib.import_module("keyring")
     except ImportError:
@@ -124,7 +128,7 @@ def _keyring() -> Any | None:
 
 
 def _from_keyring(name: str) -> str | None:
-    """What is kept there; None also where the keyring does not work, as on a machine without a desktop."""
+    """Return the keyring's text; None also where the keyring does not work, as on a machine without a desktop."""
     try:
         return backend.get_password(SERVICE, name) if (backend := _keyring()) else None
     except Exception:  # backends raise what they like
@@ -132,6 +136,7 @@ def _from_keyring(name: str) -> str | None:
 
 
 def _into_keyring(name: str, text: str) -> bool:
+    """Put a text into the keyring, and return whether it is there now."""
     try:
         if (backend := _keyring()) is None:
             return False
@@ -148,19 +153,19 @@ class Session:
         self._store, self._login, self._http = store, login, http
 
     def __call__(self) -> str:
-        """A token that lasts. LoginFailed if it has ended and cannot be renewed."""
+        """Return a token that lasts. LoginFailed if it has ended and cannot be renewed."""
         if not self._login.lasts(EARLY_SECONDS):
-            self._login = self._renewed()
+            self._login = self._renew()
         return self._login.access_token
 
-    def _renewed(self) -> Login:
-        """By this process or, while it waited, by another: a refresh token may work only once."""
-        with self._store.alone(self._login.server):
+    def _renew(self) -> Login:
+        """Return a login that lasts. Another process may renew it while this one waits: a refresh token works once."""
+        with self._store.lock(self._login.server):
             login = self._store.read(self._login.server) or self._login
             if login.lasts(EARLY_SECONDS):
                 return login
             try:
-                renewed = self._granted(login)
+                renewed = self._refresh(login)
             except ClientError:
                 if login.lasts(0):  # still good for this request
                     return login
@@ -168,14 +173,15 @@ class Session:
             self._store.write(renewed)
             return renewed
 
-    def _granted(self, login: Login) -> Login:
+    def _refresh(self, login: Login) -> Login:
+        """Return the login with new tokens of the identity provider (RFC 6749, 6)."""
         if login.refresh_token is None:
             raise self._ended("it cannot be renewed")
         form = {"grant_type": "refresh_token", "refresh_token": login.refresh_token, "client_id": login.client_id}
-        granted = ask(login.token_endpoint, form, self._http)
-        if "error" in granted:
-            raise self._ended(said(granted))
-        return login.renewed(granted)
+        answer = ask(login.token_endpoint, form, self._http)
+        if "error" in answer:
+            raise self._ended(reason_of(answer))
+        return login.with_tokens(answer)
 
     def _ended(self, why: str) -> LoginFailed:
         server = self._login.server
@@ -183,9 +189,9 @@ class Session:
 
 
 def ask(url: str, form: dict[str, str], http: httpx.Client | None = None) -> dict[str, Any]:
-    """The JSON object with which an endpoint of an identity provider answers a form; its refusal too (member error).
+    """Send a form to an endpoint of an identity provider and return its answer; a refusal has the member error.
 
-    LoginFailed where it answers with anything else, or not at all.
+    LoginFailed for any other answer, Away for none.
     """
     try:
         if http is not None:
@@ -193,18 +199,18 @@ def ask(url: str, form: dict[str, str], http: httpx.Client | None = None) -> dic
         else:
             with httpx.Client(timeout=ANSWER_SECONDS) as own:
                 response = own.post(url, data=form)
-        found = orjson.loads(response.content)
+        answer = orjson.loads(response.content)
     except httpx.TransportError as error:
         raise Away(f"{url} does not answer: {str(error) or type(error).__name__}; try again later") from error
     except orjson.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict) or (response.status_code != 200 and not isinstance(found.get("error"), str)):
+        answer = None
+    if not isinstance(answer, dict) or (response.status_code != 200 and not isinstance(answer.get("error"), str)):
         raise LoginFailed(f"{url} answered {response.status_code} and not as a token endpoint does; tell its operators")
-    return found
+    return answer
 
 
-def said(answer: dict[str, Any]) -> str:
-    """The reason in an error answer (RFC 6749, 5.2)."""
+def reason_of(answer: dict[str, Any]) -> str:
+    """Return the reason in an error answer (RFC 6749, 5.2)."""
     return str(answer.get("error_description") or answer.get("error"))[:300]
 
 

@@ -1,4 +1,4 @@
-"""Logging in at the identity provider of a server: device code (RFC 8628), or a browser with PKCE (RFC 7636, 8252)."""
+"""Log in at the identity provider of a server: by device code (RFC 8628), or a browser with PKCE (RFC 7636, 8252)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from fedstac.client.transport import LoginFailed, NoLogin, Transport
 from fedstac.domain.addresses import is_safe
 
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
-PATIENCE_SECONDS = 600.0  # longest that somebody may take, where the provider says nothing
+PATIENCE_SECONDS = 600.0  # the longest that a login may take, if the provider sets no limit
 PAUSE_SECONDS, LONGEST_PAUSE = 5.0, 60.0
 DONE = b"<!doctype html><title>fedstac</title><p>You can close this page and go back to the terminal."
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """How one logs in at a server: its identity provider, and the client that it knows us by."""
+    """One way to log in at a server: its identity provider, and the client id of `fedstac login` there."""
 
     issuer: str
     client_id: str
@@ -39,7 +39,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What somebody has to open, and the code to type in there; `url` may have the code in it already."""
+    """The page that a person opens to log in, and the code to type there; `url` may have the code in it already."""
 
     url: str
     code: str | None
@@ -50,9 +50,9 @@ Show = Callable[[Prompt], None]
 
 
 def offers(server: Transport) -> list[Offer]:
-    """The logins that a server takes (RFC 9728)."""
-    found = server.json("GET", "/.well-known/oauth-protected-resource")
-    entries = found.get("fedstac_logins") if isinstance(found, dict) else None
+    """Return the ways to log in at a server (RFC 9728)."""
+    metadata = server.json("GET", "/.well-known/oauth-protected-resource")
+    entries = metadata.get("fedstac_logins") if isinstance(metadata, dict) else None
     return [
         Offer(entry["issuer"], entry["client_id"], str(entry.get("scope", "")))
         for entry in entries if isinstance(entry, dict)
@@ -60,20 +60,20 @@ def offers(server: Transport) -> list[Offer]:
     ] if isinstance(entries, list) else []  # fmt: skip
 
 
-def choose(found: list[Offer], issuer: str, *, server: str) -> Offer:
-    """The one that was asked for, or the first. NoLogin where there is none."""
-    if not found:
+def choose(offers: list[Offer], issuer: str, *, server: str) -> Offer:
+    """Return the offer of this issuer, or the first if `issuer` is empty. NoLogin if there is none."""
+    if not offers:
         raise NoLogin(f"{server} takes no logins; ask its operators for a token and set FEDSTAC_TOKEN")
-    chosen = [offer for offer in found if not issuer or offer.issuer.rstrip("/") == issuer.rstrip("/")]
-    if not chosen:
-        raise NoLogin(f"{server} takes no logins of {issuer}; it takes {', '.join(each.issuer for each in found)}")
-    if not is_safe(chosen[0].issuer, of=chosen[0].issuer):
-        raise LoginFailed(f"{server} names {chosen[0].issuer}, which is no https address; tell its operators")
-    return chosen[0]
+    offer = next((each for each in offers if not issuer or each.issuer.rstrip("/") == issuer.rstrip("/")), None)
+    if offer is None:
+        raise NoLogin(f"{server} takes no logins of {issuer}; it takes {', '.join(each.issuer for each in offers)}")
+    if not is_safe(offer.issuer, of=offer.issuer):
+        raise LoginFailed(f"{server} names {offer.issuer}, which is no https address; tell its operators")
+    return offer
 
 
 def log_in(server: str, offer: Offer, show: Show, http: httpx.Client) -> Login:
-    """Asks the person at the keyboard, by `show`, and waits. LoginFailed where it comes to nothing."""
+    """Ask the person at the keyboard by `show`, wait, and return the login. LoginFailed if nobody logs in."""
     metadata = _metadata(offer, http)
     token_endpoint = _endpoint(offer, metadata, "token_endpoint")
     if token_endpoint is None:
@@ -83,43 +83,45 @@ def log_in(server: str, offer: Offer, show: Show, http: httpx.Client) -> Login:
         "", None, None,
     )  # fmt: skip
     if device := _endpoint(offer, metadata, "device_authorization_endpoint"):
-        return login.renewed(_by_device(login, device, offer.scope, show, http))
+        return login.with_tokens(_by_device(login, device, offer.scope, show, http))
     if browser := _endpoint(offer, metadata, "authorization_endpoint"):
-        return login.renewed(_by_browser(login, browser, offer.scope, show, http))
+        return login.with_tokens(_by_browser(login, browser, offer.scope, show, http))
     raise LoginFailed(f"{offer.issuer} has neither device codes nor a page to log in; tell its operators")
 
 
 def revoke(login: Login, http: httpx.Client) -> bool:
-    """Takes the tokens back at the provider (RFC 7009); whether it did."""
+    """Revoke the tokens at the provider (RFC 7009), and return whether it did."""
     tokens = [("refresh_token", login.refresh_token), ("access_token", login.access_token)]
     if login.revocation_endpoint is None:
         return False
-    done = True
+    revoked = True
     for kind, token in tokens:
         if token:
             form = {"token": token, "token_type_hint": kind, "client_id": login.client_id}
             try:
-                done &= http.post(login.revocation_endpoint, data=form).is_success
+                revoked &= http.post(login.revocation_endpoint, data=form).is_success
             except httpx.TransportError:
-                done = False
-    return done
+                revoked = False
+    return revoked
 
 
 def _metadata(offer: Offer, http: httpx.Client) -> dict[str, Any]:
+    """Fetch the metadata of an identity provider (OpenID Connect Discovery 1.0)."""
     url = offer.issuer.rstrip("/") + "/.well-known/openid-configuration"
-    found = None
+    metadata = None
     try:
         response = http.get(url)
         with suppress(orjson.JSONDecodeError):
-            found = orjson.loads(response.content)
+            metadata = orjson.loads(response.content)
     except httpx.TransportError as error:
         raise Away(f"{offer.issuer} does not answer: {str(error) or type(error).__name__}; try again later") from error
-    if not isinstance(found, dict) or found.get("issuer") != offer.issuer:
+    if not isinstance(metadata, dict) or metadata.get("issuer") != offer.issuer:
         raise LoginFailed(f"{url} is not the metadata of {offer.issuer}; tell the operators of the server")
-    return found
+    return metadata
 
 
 def _endpoint(offer: Offer, metadata: dict[str, Any], name: str) -> str | None:
+    """Return an endpoint of the metadata; None if it names none. LoginFailed for one without https."""
     url = metadata.get(name)
     if url is None:
         return None
@@ -132,35 +134,35 @@ def _endpoint(offer: Offer, metadata: dict[str, Any], name: str) -> str | None:
 
 
 def _by_device(login: Login, endpoint: str, scope: str, show: Show, http: httpx.Client) -> dict[str, Any]:
-    given = credentials.ask(endpoint, {"client_id": login.client_id, "scope": scope}, http)
-    if "error" in given:
-        raise LoginFailed(f"{login.issuer} gives no device code: {credentials.said(given)}")
-    plain, code, device = (given.get(name) for name in ("verification_uri", "user_code", "device_code"))
+    answer = credentials.ask(endpoint, {"client_id": login.client_id, "scope": scope}, http)
+    if "error" in answer:
+        raise LoginFailed(f"{login.issuer} gives no device code: {credentials.reason_of(answer)}")
+    plain, code, device = (answer.get(name) for name in ("verification_uri", "user_code", "device_code"))
     if not (isinstance(plain, str) and isinstance(code, str) and isinstance(device, str)):
         raise LoginFailed(f"{login.issuer} answered without a device code; tell its operators")
-    complete = given.get("verification_uri_complete")
+    complete = answer.get("verification_uri_complete")
     url = complete if isinstance(complete, str) else plain
     if not all(is_safe(each, of=login.issuer) for each in (plain, url)):
         raise LoginFailed(f"{login.issuer} names a page that is no https address; tell its operators")
     show(Prompt(url, code, plain))
     form = {"grant_type": DEVICE, "device_code": device, "client_id": login.client_id}
-    return _poll(login, form, _seconds(given, "interval", PAUSE_SECONDS),
-                 _seconds(given, "expires_in", PATIENCE_SECONDS), http)  # fmt: skip
+    return _poll(login, form, _seconds(answer, "interval", PAUSE_SECONDS),
+                 _seconds(answer, "expires_in", PATIENCE_SECONDS), http)  # fmt: skip
 
 
 def _poll(login: Login, form: dict[str, str], pause: float, patience: float, http: httpx.Client) -> dict[str, Any]:
-    """Asks for the tokens until they are there (RFC 8628, 3.5)."""
+    """Ask for the tokens until they are there (RFC 8628, 3.5)."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         time.sleep(pause)
         try:
-            granted = credentials.ask(login.token_endpoint, form, http)
+            answer = credentials.ask(login.token_endpoint, form, http)
         except Away:
             pause = min(pause * 2, LONGEST_PAUSE)
             continue
-        match granted.get("error"):
+        match answer.get("error"):
             case None:
-                return granted
+                return answer
             case "authorization_pending":
                 pass
             case "slow_down":
@@ -170,12 +172,12 @@ def _poll(login: Login, form: dict[str, str], pause: float, patience: float, htt
             case "access_denied":
                 raise LoginFailed(f"{login.issuer} says that you refused; nothing was changed")
             case _:
-                raise LoginFailed(f"{login.issuer} refuses: {credentials.said(granted)}")
+                raise LoginFailed(f"{login.issuer} refuses: {credentials.reason_of(answer)}")
     raise LoginFailed("nobody logged in in time; run fedstac login again")
 
 
-def _seconds(given: dict[str, Any], name: str, default: float) -> float:
-    value = given.get(name)
+def _seconds(answer: dict[str, Any], name: str, default: float) -> float:
+    value = answer.get(name)
     return min(float(value), 3600.0) if isinstance(value, int | float) and value > 0 else default
 
 
@@ -193,24 +195,24 @@ def _by_browser(login: Login, endpoint: str, scope: str, show: Show, http: httpx
         })  # fmt: skip
         url = f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{query}"
         show(Prompt(url, None, url))
-        answer = listener.wait()
-    if answer.get("iss", login.issuer) != login.issuer:  # RFC 9207
+        callback = listener.wait()
+    if callback.get("iss", login.issuer) != login.issuer:  # RFC 9207
         raise LoginFailed("the answer came from another identity provider; do not log in from pages that sent you")
-    if "code" not in answer:
-        raise LoginFailed(f"{login.issuer} refuses: {credentials.said(answer)}")
-    granted = credentials.ask(
+    if "code" not in callback:
+        raise LoginFailed(f"{login.issuer} refuses: {credentials.reason_of(callback)}")
+    answer = credentials.ask(
         login.token_endpoint,
-        {"grant_type": "authorization_code", "code": answer["code"], "redirect_uri": back,
+        {"grant_type": "authorization_code", "code": callback["code"], "redirect_uri": back,
          "client_id": login.client_id, "code_verifier": verifier},
         http,
     )  # fmt: skip
-    if "error" in granted:
-        raise LoginFailed(f"{login.issuer} refuses: {credentials.said(granted)}")
-    return granted
+    if "error" in answer:
+        raise LoginFailed(f"{login.issuer} refuses: {credentials.reason_of(answer)}")
+    return answer
 
 
 class _Listener(HTTPServer):
-    """Waits on loopback for the browser to come back; what does not bring our state is not for us."""
+    """Waits on loopback for the browser to come back. A request without our state is answered with 404."""
 
     def __init__(self, bind: tuple[str, int], state: str) -> None:
         super().__init__(bind, _Callback)
@@ -218,6 +220,7 @@ class _Listener(HTTPServer):
         self.answer: dict[str, str] | None = None
 
     def wait(self) -> dict[str, str]:
+        """Return the fields that the browser brings back. LoginFailed if it does not come in time."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.answer is None:
             self.timeout = deadline - time.monotonic()
@@ -227,6 +230,7 @@ class _Listener(HTTPServer):
         return self.answer
 
     def take(self, query: str) -> bool:
+        """Keep the fields of a query if it has our state, and return whether it has."""
         fields = {name: values[0] for name, values in parse_qs(query).items()}
         if not hmac.compare_digest(fields.get("state", "").encode(), self._state.encode()):
             return False
@@ -240,13 +244,13 @@ class _Callback(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        taken = parts.path == "/callback" and self.server.take(parts.query)
-        self.send_response(200 if taken else 404)
+        is_ours = parts.path == "/callback" and self.server.take(parts.query)
+        self.send_response(200 if is_ours else 404)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Connection", "close")
         self.end_headers()
-        if taken:
+        if is_ours:
             self.wfile.write(DONE)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the address has the code in it."""
+        """Log nothing: the address has the code in it."""

@@ -1,8 +1,8 @@
-"""Publishing a stream of any length: batches are sent in order, followed a few at a time, and nothing is kept of those
-that are done.
+"""Publish a stream of any length: batches are sent in order, a few requests are followed at a time, and nothing is kept
+of those that are done.
 
-What the server refuses is found item by item: a batch that is refused as a whole is sent again without the items that
-its findings name, or in halves where they name none.
+A batch that is refused as a whole is sent again without the items that the findings name, or in halves if they name
+none, so that each refused item is known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH, BATCH_BYTES = 200, 16 << 20
 MOST_WAITING_BYTES = 64 << 20  # of batches of several collections that are not full yet
 MOST_OPEN = 8  # requests that are followed at a time
 FIRST_LOOK, LONGEST_LOOK = 0.05, 1.0  # seconds between looks
-JUDGED = (400, 409, 413, 422)  # the content was refused; anything else would be so for every content
+JUDGED = (400, 409, 413, 422)  # the content is refused; another status does not depend on the content
 PLACE = re.compile(r"/(?:features/)?(\d+)(?=/|$)")
 
 Step: TypeAlias = Submitted | Trouble | Request
@@ -35,11 +35,11 @@ Step: TypeAlias = Submitted | Trouble | Request
 
 @dataclass(slots=True)
 class Open:
-    """A request that is followed: where its items were read, and how far it was counted."""
+    """A request that is followed: the places of its items in the source, and the counts of it so far."""
 
     submitted: Submitted
     places: Sequence[str]
-    counted: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -49,13 +49,14 @@ class _Batch:
 
 
 class Publishing:
-    """One run. `counts` says at any time how many items were read, skipped (by whoever prepares what is published),
-    sent, accepted, done, rejected and failed;
-    `outcomes` what was done with those of settled requests; `visible` how many each of the nodes `visible_at` shows.
+    """One run of publishing.
 
-    `open` are the accepted requests that are not settled, `under_way` what was being sent: after an interruption they
-    say what is left to look after. `patience`: seconds without any progress after which Stalled is raised; 0: none.
-    `on_accepted`: told of each accepted batch before anything else happens.
+    `counts`: how many items were read, skipped (by the caller), sent, accepted, done, rejected and failed so far.
+    `outcomes`: what was done with the items of settled requests. `visible`: how many items each of the nodes
+    `visible_at` shows. `open`: the accepted requests that are not settled. `under_way`: the batch that is being sent.
+
+    `patience`: seconds without any progress after which Stalled is raised; 0: never. `on_accepted` is called with each
+    accepted batch before anything else happens.
     """
 
     def __init__(
@@ -78,17 +79,17 @@ class Publishing:
         self.under_way: Sequence[Entry] = ()
         self.requests = 0
         self._unseen: dict[str, list[tuple[int, str, int]]] = {node: [] for node in visible_at}
-        self._known: Sequence[str] = ()  # nodes that follow
+        self._followers: Sequence[str] = ()  # nodes that follow
         self._moved = self._looked = time.monotonic()
 
     def publish(self, documents: Iterable[Entry | Trouble]) -> Iterator[Step]:
-        """Sends everything, and yields each acceptance, each refusal, and requests as they get on.
+        """Send everything, and yield each acceptance, each refusal, and requests as they make progress.
 
-        NotAuthorised, NotFound, Unreachable and Failed end the run; what was accepted before goes on at the server.
+        NotAuthorised, NotFound, Unreachable and Failed end the run; the server goes on with what it accepted before.
         """
         for ready in self._batches(documents):
             if isinstance(ready, Trouble):
-                yield self._troubled(ready)
+                yield self._count(ready)
                 continue
             yield from self._send(ready)
             yield from self._follow(MOST_OPEN)
@@ -97,7 +98,7 @@ class Publishing:
         yield from self._follow_to_nodes()
 
     def follow(self, submitted: Submitted) -> None:
-        """Looks after a request of an earlier run too."""
+        """Follow a request of an earlier run too."""
         self.open[submitted.id] = Open(submitted, [f"request {submitted.id}, item {n}" for n in range(submitted.total)])
         self.counts.update(sent=submitted.total, accepted=submitted.total)
         self.requests += 1
@@ -135,20 +136,20 @@ class Publishing:
             except NotAuthorised as refusal:
                 if refusal.status == 401 or not self.requests:
                     raise
-                yield from (self._troubled(_trouble(entry, refusal)) for entry in part)
+                yield from (self._count(_trouble(entry, refusal)) for entry in part)
             except Invalid as refusal:
                 if refusal.status not in JUDGED:
                     raise
-                troubles, left = sort_out(part, refusal)
-                yield from map(self._troubled, troubles)
-                pending += reversed(left)
+                troubles, rest = sort_out(part, refusal)
+                yield from map(self._count, troubles)
+                pending += reversed(rest)
             else:
                 self.under_way = ()
-                yield self._accepted(submitted, part)
+                yield self._accept(submitted, part)
                 if not self._wait and submitted.rejected:
                     yield from self._refused_of(submitted.id, [entry.place for entry in part])
 
-    def _accepted(self, submitted: Submitted, part: Sequence[Entry]) -> Submitted:
+    def _accept(self, submitted: Submitted, part: Sequence[Entry]) -> Submitted:
         self.requests += 1
         self.counts["accepted"] += submitted.total - submitted.rejected
         if self._on_accepted is not None:
@@ -158,14 +159,14 @@ class Publishing:
         self._moved = time.monotonic()
         return submitted
 
-    def _troubled(self, trouble: Trouble) -> Trouble:
+    def _count(self, trouble: Trouble) -> Trouble:
         self.counts[trouble.status] += 1
         return trouble
 
     def _refused_of(self, request: str, places: Sequence[str]) -> Iterator[Trouble]:
         for status in ("rejected", "failed"):
             for result in self._client.results(request, status=status):
-                yield self._troubled(
+                yield self._count(
                     Trouble(places[result.n], result.id, status, result.type or "unknown", result.detail or "",
                             result.findings, request)
                 )  # fmt: skip
@@ -173,7 +174,7 @@ class Publishing:
     # --- following ---
 
     def _follow(self, most: int) -> Iterator[Step]:
-        """Looks at the oldest open request until at most so many are open; at least once, but not all the time."""
+        """Look at the oldest open request until at most so many are open; at least once, but not all the time."""
         pause = FIRST_LOOK
         while self.open:
             if len(self.open) <= most and time.monotonic() - self._looked < FIRST_LOOK * 4:
@@ -190,19 +191,19 @@ class Publishing:
             pause = min(pause * 1.5, LONGEST_LOOK)
 
     def _look(self) -> Generator[Step, None, bool]:
-        """One look at the oldest open request; whether it got on."""
+        """Look at the oldest open request, and return whether it made progress."""
         id, opened = next(iter(self.open.items()))
         request = self._client.request(id)
         done = Counter({"done": request.counts.get("done", 0)})
-        moved = bool(done - opened.counted)
-        self.counts += done - opened.counted
-        opened.counted = done
+        moved = bool(done - opened.counts)
+        self.counts += done - opened.counts
+        opened.counts = done
         if request.is_final and (request.is_announced or not self.visible):
             del self.open[id]
             self.outcomes.update(request.outcomes)
             if request.counts.get("rejected") or request.counts.get("failed"):
                 yield from self._refused_of(id, opened.places)
-            yield request  # last: whoever keeps what was refused has kept it when the request counts as settled
+            yield request  # last: its refusals are kept before it counts as settled
             self._note_position(request)
             return True
         if moved:
@@ -224,15 +225,18 @@ class Publishing:
                 insort(unseen, (request.position, request.id, done))
 
     def _look_at_nodes(self, *, every: float = 0.0) -> Generator[Step, None, bool]:
-        """Whether a node shows more than before. A node that shows a position shows all before it, so few looks do:
-        at the newest request, the middle one, the oldest."""
+        """Return whether a node shows more than before.
+
+        A node that shows a position shows all before it, so a few looks are enough: at the newest request, the middle
+        one, the oldest.
+        """
         if not any(self._unseen.values()) or time.monotonic() - self._looked < every:
             return False
         self._looked, moved = time.monotonic(), False
         for node, unseen in self._unseen.items():
             for index in sorted({len(unseen) - 1, len(unseen) // 2, 0}, reverse=True) if unseen else ():
                 request = self._client.request(unseen[index][1])
-                self._known = sorted(request.visible)
+                self._followers = sorted(request.visible)
                 if request.is_visible_at(node):
                     self.visible[node] += sum(done for _, _, done in unseen[: index + 1])
                     del unseen[: index + 1]
@@ -248,25 +252,26 @@ class Publishing:
                 pause = FIRST_LOOK
                 continue
             waiting = ", ".join(node for node, unseen in self._unseen.items() if unseen)
-            known = ", ".join(self._known) or "none"
-            self._check_patience(f"published everything, {waiting} shows not all of it (nodes that follow: {known})")
+            followers = ", ".join(self._followers) or "none"
+            reason = f"published everything, {waiting} shows not all of it (nodes that follow: {followers})"
+            self._check_patience(reason)
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_LOOK)
 
 
 def sort_out(part: Sequence[Entry], refusal: Refused) -> tuple[list[Trouble], list[list[Entry]]]:
-    """After a batch was refused as a whole: the items that its findings name, and what to send again.
+    """Return the refused items of a batch that was refused as a whole, and the batches to send again.
 
-    A pointer begins with the number of the item in the batch. Where none names an item, a single one is the culprit,
-    and more are sent again in halves.
+    The pointer of a finding begins with the number of the item in the batch. If no finding names an item, a single item
+    is the refused one, and more are sent again in halves.
     """
-    named: dict[int, list[Finding]] = {}
+    by_item: dict[int, list[Finding]] = {}
     for finding in refusal.findings:
         place = PLACE.match(finding.pointer)
         if place and int(place[1]) < len(part):
             own = replace(finding, pointer=finding.pointer[place.end() :])
-            named.setdefault(int(place[1]), []).append(own)
-    faulty = {n: own for n, own in named.items() if any(one.severity is Severity.ERROR for one in own)}
+            by_item.setdefault(int(place[1]), []).append(own)
+    faulty = {n: own for n, own in by_item.items() if any(one.severity is Severity.ERROR for one in own)}
     if faulty:
         troubles = [_trouble(part[n], refusal, own) for n, own in sorted(faulty.items())]
         rest = [entry for n, entry in enumerate(part) if n not in faulty]
@@ -278,7 +283,7 @@ def sort_out(part: Sequence[Entry], refusal: Refused) -> tuple[list[Trouble], li
 
 
 def _trouble(entry: Entry, refusal: Refused, findings: Sequence[Finding] | None = None) -> Trouble:
-    """Findings of one item say more than the refusal of the batch does."""
+    """Return the trouble of one item: its own findings say more than the refusal of the batch."""
     detail = refusal.detail
     if findings:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""

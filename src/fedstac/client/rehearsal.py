@@ -1,4 +1,4 @@
-"""What would become of documents if they were published: told before they are sent, batch by batch."""
+"""Ask the server, batch by batch, what would become of documents if they were published."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ WORDS = {"updated": UPDATE, "replaced": UPDATE}
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """A document that was read at `place` would be new, newer, older, update, identical, or rejected."""
+    """The forecast for the document at `place`: new, newer, older, update, identical, or rejected."""
 
     place: str
-    told: Rehearsed
+    forecast: Rehearsed
 
     def as_json(self) -> dict[str, Any]:
-        told = self.told
-        found = [finding.as_json() for finding in told.findings]
-        update = {"changed": told.changed, "last_change": told.last_change} if told.outcome == UPDATE else {}
-        return {"place": self.place, "id": told.id, "outcome": told.outcome, "type": told.type, "detail": told.detail,
-                "findings": found, **update}  # fmt: skip
+        one = self.forecast
+        findings = [finding.as_json() for finding in one.findings]
+        update = {"changed": one.changed, "last_change": one.last_change} if one.outcome == UPDATE else {}
+        return {"place": self.place, "id": one.id, "outcome": one.outcome, "type": one.type, "detail": one.detail,
+                "findings": findings, **update}  # fmt: skip
 
 
 class Rehearsal:
-    """Asks the server about each document, tells what it says, and lets through what is left to publish.
+    """Asks the server about each document, reports its forecast, and yields what is left to publish.
 
     Versions of one dataset see each other only within a batch. `counts`: documents by outcome.
     """
@@ -43,25 +43,25 @@ class Rehearsal:
     def __init__(
         self,
         client: Client,
-        tell: Callable[[Foreseen], None],
+        report: Callable[[Foreseen], None],
         *,
         skip: Callable[[], None] = lambda: None,
         batch: int = BATCH,
     ) -> None:
-        """`tell` is called for each document that is not refused, `skip` for each that need not be sent."""
-        self._client, self._tell, self._skip, self._size = client, tell, skip, max(1, batch)
+        """`report` is called for each document that is not refused, `skip` for each that need not be sent."""
+        self._client, self._report, self._skip, self._size = client, report, skip, max(1, batch)
         self.counts: Counter[str] = Counter()
 
-    def left(self, documents: Iterable[Entry | Trouble]) -> Iterator[Entry | Trouble]:
-        """What is not there yet, and troubles; what is identical is only told."""
-        for document in self.told(documents):
+    def unpublished(self, documents: Iterable[Entry | Trouble]) -> Iterator[Entry | Trouble]:
+        """Yield the documents that are not there yet, and troubles. An identical one is only reported."""
+        for document in self.forecasts(documents):
             if document is None:
                 self._skip()
             else:
                 yield document
 
-    def told(self, documents: Iterable[Entry | Trouble]) -> Iterator[Entry | Trouble | None]:
-        """The same, with None for what is identical."""
+    def forecasts(self, documents: Iterable[Entry | Trouble]) -> Iterator[Entry | Trouble | None]:
+        """Yield the same, with None for each document that is identical."""
         for batch in self._batches(documents):
             if isinstance(batch, Trouble):
                 self.counts[batch.status] += 1
@@ -71,7 +71,7 @@ class Rehearsal:
             while pending:
                 part = pending.pop()
                 try:
-                    told = self._client.rehearse(part[0].collection, [entry.text for entry in part])
+                    forecasts = self._client.rehearse(part[0].collection, [entry.text for entry in part])
                 except Invalid as refusal:
                     if refusal.status not in JUDGED:
                         raise
@@ -80,20 +80,21 @@ class Rehearsal:
                     yield from troubles
                     pending += reversed(rest)
                 else:
-                    for entry, one in zip(part, told, strict=True):
-                        yield self._sorted(entry, one)
+                    for entry, one in zip(part, forecasts, strict=True):
+                        yield self._unpublished(entry, one)
 
-    def _sorted(self, entry: Entry, told: Rehearsed) -> Entry | Trouble | None:
-        told = replace(told, outcome=WORDS.get(told.outcome, told.outcome))
-        self.counts[told.outcome] += 1
-        if told.outcome == "rejected":
-            findings = told.findings
-            return Trouble(entry.place, entry.id, "rejected", told.type or "unknown", told.detail or "", findings)
-        self._tell(Foreseen(entry.place, told))
-        return entry if told.outcome != "identical" else None
+    def _unpublished(self, entry: Entry, forecast: Rehearsed) -> Entry | Trouble | None:
+        """Report and count a forecast. Return the document if it is left to publish."""
+        forecast = replace(forecast, outcome=WORDS.get(forecast.outcome, forecast.outcome))
+        self.counts[forecast.outcome] += 1
+        if forecast.outcome == "rejected":
+            kind, detail = forecast.type or "unknown", forecast.detail or ""
+            return Trouble(entry.place, entry.id, "rejected", kind, detail, forecast.findings)
+        self._report(Foreseen(entry.place, forecast))
+        return entry if forecast.outcome != "identical" else None
 
     def _batches(self, documents: Iterable[Entry | Trouble]) -> Iterator[list[Entry] | Trouble]:
-        """Entries of one collection that follow each other."""
+        """Yield runs of entries of one collection, each as large as a batch may be."""
         batch: list[Entry] = []
         size = 0
         for document in documents:

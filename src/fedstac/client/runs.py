@@ -1,13 +1,12 @@
-"""A publishing run kept in a file, so that after Ctrl-C or a crash the next one goes on where it stopped.
+"""The file of a publishing run, by which the next run goes on after Ctrl-C or a crash.
 
-One JSON object a line, only ever appended: what is published and with which options, each batch that was accepted (with
-a short digest of each document), each request that is settled, each item that was refused. A line that is cut off is as
-if it were not there: its batch is sent again, which is harmless.
+One JSON object a line, only ever appended: what is published and with which options, each accepted batch (with a short
+digest of each document), each settled request, each refused item. A line that is cut off counts for nothing: its batch
+is sent again, which is harmless.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -21,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock, Timeout
 
+from fedstac import settings as environment
 from fedstac.client.documents import Entry, Trouble, Unreadable
 from fedstac.client.publishing import Step
 from fedstac.client.values import Request, Submitted
@@ -31,11 +32,10 @@ KEPT_DAYS = 30
 
 
 def place() -> Path:
-    """Where a run is kept if nobody says where. Files of runs that nobody went on with for long are let go."""
-    base = os.environ.get("XDG_STATE_HOME", "")
-    folder = (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "fedstac" / "runs"
+    """Return the file of a new run in the user's folder, and remove files of runs that are older than KEPT_DAYS."""
+    folder = environment.state_folder() / "runs"
     oldest = time.time() - KEPT_DAYS * 86400
-    for path in folder.glob("*.ndjson") if folder.is_dir() else ():
+    for path in folder.glob("*.ndjson*") if folder.is_dir() else ():
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
                 path.unlink()
@@ -43,15 +43,16 @@ def place() -> Path:
 
 
 def digest(entry: Entry) -> str:
-    """Eight bytes of a document and where it goes, as text."""
+    """Return a digest of a document and its collection: eight bytes, as text."""
     return blake2b(entry.collection.encode() + b"\0" + entry.text, digest_size=8).hexdigest()
 
 
 @dataclass(slots=True)
 class Run:
-    """What a run has come to. `source` is where its documents are read; `refused` its items by id, else by place.
+    """The state of a run: which documents were sent, which requests are open, which items were refused.
 
-    `options`: those that it was started with, so that it goes on alike; the last ones that were given count.
+    `source`: where the documents are read. `options`: those of the last start, so that it goes on alike. `refused`: by
+    the items' ids, or by their places in the source.
     """
 
     path: Path
@@ -63,10 +64,11 @@ class Run:
     open: dict[str, Submitted] = field(default_factory=dict)
     _options_before: dict[str, Any] | None = None
     _file: BufferedRandom | None = None
+    _lock: FileLock | None = None
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """A run that was kept. Unreadable where the file is none."""
+        """Read the file of a run. Unreadable if it is no such file."""
         try:
             lines = path.read_bytes().split(b"\n")
             first = json.loads(lines[0])
@@ -85,23 +87,27 @@ class Run:
         run._options_before = run.options
         return run
 
-    def _take(self, said: dict[str, Any]) -> None:
-        if "accepted" in said:
-            self.sent.update(said["digests"])
-            self.open[said["accepted"]] = Submitted(said["accepted"], said["url"], len(said["digests"]))
-            for name in said.get("again", ()):
+    def _take(self, line: dict[str, Any]) -> None:
+        """Change the state as a line of the file says."""
+        if "accepted" in line:
+            self.sent.update(line["digests"])
+            self.open[line["accepted"]] = Submitted(line["accepted"], line["url"], len(line["digests"]))
+            for name in line.get("again", ()):
                 self.refused.pop(name, None)
-        elif "options" in said:
-            self.options = dict(said["options"])
-        elif "settled" in said:
-            self.open.pop(said["settled"], None)
-        elif "refused" in said:
-            self.refused[said["refused"]] = said
+        elif "options" in line:
+            self.options = dict(line["options"])
+        elif "settled" in line:
+            self.open.pop(line["settled"], None)
+        elif "refused" in line:
+            self.refused[line["refused"]] = line
 
-    # --- what is left ---
+    # --- the rest of the documents ---
 
-    def left(self, documents: Iterable[Entry | Trouble], *, refused_only: bool) -> Iterator[Entry | Trouble | None]:
-        """What is to be sent; None for what was sent before. `refused_only`: nothing but what was refused."""
+    def unsent(self, documents: Iterable[Entry | Trouble], *, refused_only: bool) -> Iterator[Entry | Trouble | None]:
+        """Yield the documents to send, and None for each that was sent before.
+
+        `refused_only`: only documents that were refused are sent.
+        """
         for document in documents:
             if refused_only:
                 yield document if self._was_refused(document) else None
@@ -113,16 +119,17 @@ class Run:
     def _was_refused(self, document: Entry | Trouble) -> bool:
         return document.id in self.refused or document.place in self.refused
 
-    # --- what has come about ---
+    # --- progress ---
 
-    def accepted(self, submitted: Submitted, part: Sequence[Entry]) -> None:
+    def add_accepted(self, submitted: Submitted, part: Sequence[Entry]) -> None:
+        """Note that the server accepted a batch."""
         digests = [digest(entry) for entry in part]
         again = [name for entry in part for name in (entry.id, entry.place) if name in self.refused]
         more = {"again": again} if again else {}
         self._append({"accepted": submitted.id, "url": submitted.url, "digests": digests, **more})
 
     def step(self, step: Step) -> None:
-        """Keeps what a step of the run says for good."""
+        """Note a settled request or a refused item."""
         match step:
             case Request() if step.is_final:
                 self._append({"settled": step.id, "status": step.status})
@@ -131,19 +138,19 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing of what was read is left to go on with."""
+        """Return whether every request is settled and nothing was refused."""
         return not self.open and not self.refused
 
-    def _append(self, said: dict[str, Any]) -> None:
-        self._take(said)
+    def _append(self, line: dict[str, Any]) -> None:
+        self._take(line)
         file = self._file or self.begin()
-        file.write(orjson.dumps(said) + b"\n")
+        file.write(orjson.dumps(line) + b"\n")
         file.flush()
 
     def begin(self) -> BufferedRandom:
-        """Takes the file for this process alone, before anything is sent.
+        """Open the file for this process alone, before anything is sent.
 
-        Unreadable where it cannot be kept, or another process has it.
+        Unreadable if it cannot be written, or another process has it.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +158,10 @@ class Run:
         except OSError as error:
             reason = f"the run cannot be kept in {self.path}: {error.strerror or error}; say where with --run FILE"
             raise Unreadable(reason) from error
+        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._lock.acquire(timeout=0)
+        except Timeout:
             file.close()
             raise Unreadable(f"another publish is using {self.path}; choose another file with --run") from None
         if not file.tell():
@@ -171,9 +179,12 @@ class Run:
         return file
 
     def close(self, *, interrupted: bool = False) -> None:
-        """Lets the file go; where nothing is left to do, or nothing was done, there is none any more."""
+        """Close the file, and remove it if nothing is left to do, or nothing was sent."""
         if self._file is not None:
             self._file.close()
             self._file = None
         if self.is_complete and not (interrupted and self.sent):
             self.path.unlink(missing_ok=True)
+        if self._lock is not None and self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()

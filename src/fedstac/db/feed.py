@@ -9,7 +9,6 @@ from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record
-from fedstac.runtime.failpoints import planted
 
 PAGE_BYTES = 8 << 20
 SEQUENCER_LOCK = 0x666564_01  # advisory lock of the one sequencer
@@ -28,14 +27,6 @@ SEQUENCE = """
             SELECT (SELECT pos FROM prev) + row_number() OVER (ORDER BY id), id FROM fresh RETURNING pos)
     UPDATE fedstac.feed_state SET snap = pg_current_snapshot(), pos = pos + (SELECT count(*) FROM put)
     WHERE EXISTS (SELECT 1 FROM fresh) RETURNING (SELECT count(*) FROM put)"""
-NAIVE = """
-    WITH fresh AS MATERIALIZED (
-            SELECT id FROM fedstac.outbox WHERE id > (SELECT coalesce(max(id), 0) FROM fedstac.feed)),
-         put AS (
-            INSERT INTO fedstac.feed (pos, id)
-            SELECT (SELECT pos FROM fedstac.feed_state) + row_number() OVER (ORDER BY id), id FROM fresh RETURNING pos)
-    UPDATE fedstac.feed_state SET snap = pg_current_snapshot(), pos = pos + (SELECT count(*) FROM put)
-    WHERE EXISTS (SELECT 1 FROM fresh) RETURNING (SELECT count(*) FROM put)"""  # planted in tests only
 
 RESTORED = """
     SELECT NOT (system_id = system_identifier::text AND timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8)
@@ -51,7 +42,7 @@ async def lead(conn: Connection) -> bool:
 async def sequence(conn: Connection) -> int:
     """Gives positions to the events that became visible; how many. Writes nothing when there are none."""
     async with conn.transaction(isolation="repeatable_read"):
-        return int(await conn.fetchval(NAIVE if planted("naive-cursor") else SEQUENCE) or 0)
+        return int(await conn.fetchval(SEQUENCE) or 0)
 
 
 async def establish(conn: Connection, origin: str, signing_key: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from fedstac.db.connections import Connection, is_transient
+from fedstac.settings import PostgresVariables
 
 SETUP = "fedstac migrate --print-setup | psql -d {name}, then: fedstac migrate"
 FORM = "postgresql://user:password@host/database"
@@ -34,6 +34,13 @@ def explaining(dsn: str) -> Iterator[None]:
         if sentence is None:
             raise
         raise DatabaseUnusable(sentence) from error
+
+
+def is_of_driver(error: Exception) -> bool:
+    """Return whether one of the two drivers raised this."""
+    return isinstance(
+        error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | psycopg.Error
+    )
 
 
 def explanation(error: Exception, dsn: str) -> str | None:
@@ -108,11 +115,9 @@ def _place(dsn: str) -> tuple[str, str]:
         parts = conninfo_to_dict(dsn)
     except psycopg.Error:
         parts = {}
-    user = parts.get("user") or os.environ.get("PGUSER") or "postgres"
-    name = parts.get("dbname") or os.environ.get("PGDATABASE") or user
-    host = parts.get("host") or os.environ.get("PGHOST") or "localhost"
-    port = parts.get("port") or os.environ.get("PGPORT") or "5432"
-    return str(name), f"{host}:{port}"
+    variables = PostgresVariables()
+    name = parts.get("dbname") or variables.database or parts.get("user") or variables.user
+    return str(name), f"{parts.get('host') or variables.host}:{parts.get('port') or variables.port}"
 
 
 def _first_line(error: Exception) -> str:

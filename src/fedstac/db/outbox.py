@@ -9,7 +9,6 @@ from operator import attrgetter
 from uuid import UUID
 
 from fedstac.db.connections import Connection
-from fedstac.runtime.failpoints import planted
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,6 @@ async def append(conn: Connection, announcements: Sequence[Announcement]) -> lis
     """Store events in their order and returns their ids. Call it under the locks of their lineages."""
     if not announcements:
         return []
-    if planted("event-outside-transaction"):
-        await conn.execute("COMMIT; BEGIN")
     rows = await conn.fetch(
         "SELECT nextval('fedstac.outbox_id_seq') AS id FROM generate_series(1, $1)", len(announcements)
     )

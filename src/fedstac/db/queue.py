@@ -12,7 +12,6 @@ import orjson
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import Finding
 from fedstac.domain.model import Outcome
-from fedstac.runtime.failpoints import planted
 
 SHARDS = 64
 FEW = 24  # shards
@@ -204,14 +203,14 @@ async def is_waiting(conn: Connection, lineage: str) -> bool:
 async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     """Return those of the items that still wait, in their order; of large ones the first few."""
     rows = await conn.fetch(
-        f"""SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version,
+        """SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version,
                   identity, only_new
            FROM (SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared,
                         r.submitter, r.roles, r.cv_version, r.identity, r.only_new,
                         sum(octet_length(i.document)) OVER (ORDER BY i.id) - octet_length(i.document) AS before
                  FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
                  WHERE i.id = ANY($1::bigint[]) AND i.status = 'queued') waiting
-           WHERE before < $2 ORDER BY id {"DESC" if planted("requests-out-of-order") else ""}""",
+           WHERE before < $2 ORDER BY id""",
         ids, BATCH_BYTES,
     )  # fmt: skip
     return [QueuedItem(**{**dict(row), "roles": tuple(row["roles"])}) for row in rows]

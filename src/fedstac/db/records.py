@@ -12,7 +12,6 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
 from fedstac.domain.model import Change, Draft, Lineage, Record, State
-from fedstac.runtime.failpoints import planted
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
              document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas,
@@ -33,10 +32,8 @@ async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineag
            ORDER BY key ON CONFLICT DO NOTHING""",
         keys, list(origins.values()),
     )  # fmt: skip
-    locking = "" if planted("no-lineage-lock") else "FOR UPDATE"
     rows = await conn.fetch(
-        f"SELECT key, origin, seq FROM fedstac.lineage WHERE key = ANY($1::text[]) ORDER BY key {locking}",
-        keys,
+        "SELECT key, origin, seq FROM fedstac.lineage WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE", keys
     )
     return {row["key"]: Lineage(row["key"], row["origin"], row["seq"], {}) for row in rows}
 

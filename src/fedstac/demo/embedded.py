@@ -29,6 +29,8 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
+from fedstac.settings import data_folder
+
 PORT_TRIES = 3
 STARTING = 600.0  # seconds; crash recovery after a long run takes its time
 LEAVING = 30.0  # seconds that a server which is already stopping is waited for
@@ -139,7 +141,7 @@ def _silent(_line: str) -> None:
 def default_folder() -> Path:
     """Where the data of `fedstac demo` is kept: a place that the account which PostgreSQL runs as can enter."""
     if os.geteuid() != 0:
-        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "fedstac"
+        return data_folder()
     if os.access("/var/lib", os.W_OK):
         return Path("/var/lib/fedstac")
     return Path(f"/var/tmp/fedstac-{os.geteuid()}")  # noqa: S108 - sticky, kept over a restart

@@ -19,16 +19,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
 
 from fedstac import settings
 from fedstac.db import connections, migrations, nodes
-from fedstac.demo import sample
-from fedstac.workers.processes import DIE_WITH
+from fedstac.demo import embedded
+from fedstac.demo.sample import facts
 
 WEST = "west"
+INDEX_NODES = ("east", "south")  # of a demonstration; south joins while `--check` publishes
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 Say = Callable[[str], None]
@@ -42,6 +44,42 @@ class Server(Protocol):
     """A PostgreSQL that a federation can live in."""
 
     def dsn(self, database: str = "postgres", *, user: str = ...) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingServer:
+    """A PostgreSQL of the operator's own. The DSN's user is a superuser, or may create databases and roles."""
+
+    url: str
+
+    def dsn(self, database: str = "postgres", *, user: str = "") -> str:
+        """Return the DSN of a database. `user` has no effect: everything runs as the user of the given DSN."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(path="/" + database)) if database != "postgres" else self.url
+
+
+@contextmanager
+def open_server(data_dir: Path | None, dsn: str | None, say: Say) -> Iterator[Server]:
+    """Yield the server of this DSN, or one of our own that keeps its data in a folder and stops at the end."""
+    if dsn:
+        yield ExistingServer(dsn)
+        return
+    with embedded.cluster(data_dir, progress=say) as cluster:
+        yield cluster
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM too while the block runs, so that everything that was started stops."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(slots=True)
@@ -97,9 +135,9 @@ class Federation:
         log, ready_file = self.folder / "logs" / f"{name}.log", self.folder / f"{name}.ready"
         log.parent.mkdir(parents=True, exist_ok=True)
         full = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("FEDSTAC_", "PG"))},
+            **settings.environment_of_children(),
             "FEDSTAC_NODE": node, "FEDSTAC_DSN": self.database_of(node), "FEDSTAC_LOG_FORMAT": "json",
-            DIE_WITH: str(os.getpid()), **environment,
+            "FEDSTAC_DIE_WITH": str(os.getpid()), **environment,
         }  # fmt: skip
         arguments = (sys.executable, "-m", "fedstac.cli", *command, "--ready-file", str(ready_file))
         process = Process(name, arguments, full, log, ready_file, _spawn(arguments, full, log, ready_file))
@@ -225,8 +263,8 @@ def drop_databases(server: Server, names: Sequence[str]) -> None:
 
 def _issue_tokens(dsn: str, index_nodes: Sequence[str]) -> dict[str, str]:
     """A token for every role that a demonstration needs."""
-    roles = ["admin", *(f"node:{name}" for name in (*index_nodes, *sorted(set(sample.NODES.values()))))]
-    roles += [f"publisher:{institution}" for institution in sorted(sample.NODES)]
+    roles = ["admin", *(f"node:{name}" for name in (*index_nodes, *sorted(set(facts.NODES.values()))))]
+    roles += [f"publisher:{institution}" for institution in sorted(facts.NODES)]
 
     async def issue() -> dict[str, str]:
         conn = await connections.connect(dsn)

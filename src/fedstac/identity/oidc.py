@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
 import httpx
-from joserfc import jwk, jws
-from joserfc.errors import JoseError
+from joserfc import jwk, jws, jwt
+from joserfc.errors import ClaimError, ExpiredTokenError, JoseError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from fedstac import __version__
@@ -37,6 +37,7 @@ from fedstac.domain.errors import (
 )
 from fedstac.domain.groups import Identity
 from fedstac.runtime.outages import Outage
+from fedstac.settings import Misconfigured
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
 LEAST_RSA_BITS = 2048
@@ -50,12 +51,9 @@ INTROSPECTIONS_KEPT, INTROSPECTIONS_AT_ONCE = 4096, 16
 REST_SECONDS = 2.0  # after an introspection that failed, nobody else waits for the same
 TYPES = (None, "jwt", "at+jwt", "application/at+jwt", "application/jwt")  # of the header typ, in lower case
 _JWT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)", re.ASCII)
+_CLAIMS = ("iss", "aud", "exp", "nbf", "iat")  # that decide about a token, in this order
 _EMBEDDED = ("jwk", "jku", "x5u", "x5c")
 _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # by the beginning of an algorithm's name
-
-
-class Misconfigured(Exception):
-    """The settings name no usable identity provider; the message says which member is wrong."""
 
 
 class Issuer(BaseModel):
@@ -96,36 +94,36 @@ class Issuer(BaseModel):
 
     @property
     def secret(self) -> str:
-        """The client's secret; read when it is used, so that it can be changed in place."""
+        """Return the client's secret. A file is read each time, so that it can be changed in place."""
         return self.client_secret or Path(self.client_secret_file).read_text().strip()
 
 
-def issuers(text: str, audience: str) -> tuple[Issuer, ...]:
-    """The issuers of the setting: a JSON array, or the name of a file with one. Misconfigured where it is wrong."""
+def issuers_of(text: str, audience: str) -> tuple[Issuer, ...]:
+    """Return the issuers of the setting: a JSON array, or the name of a file with one. Misconfigured if it is wrong."""
     if not text.strip():
         return ()
     try:
         raw = text if text.lstrip().startswith("[") else Path(text).read_text()
-        found = TypeAdapter(tuple[Issuer, ...]).validate_json(raw)
+        issuers = TypeAdapter(tuple[Issuer, ...]).validate_json(raw)
     except OSError as error:
         raise Misconfigured(f"FEDSTAC_ISSUERS: {error}") from None
     except ValidationError as error:
         faults = (f"{'/'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise Misconfigured(f"FEDSTAC_ISSUERS: {'; '.join(faults)}") from None
-    found = tuple(each.model_copy(update={"audience": each.audience or audience}) for each in found)
-    for each in found:
+    issuers = tuple(each.model_copy(update={"audience": each.audience or audience}) for each in issuers)
+    for each in issuers:
         if not each.audience:
             raise Misconfigured(f"FEDSTAC_ISSUERS: say the audience of {each.issuer}'s tokens, or FEDSTAC_AUDIENCE")
-    if len({each.issuer for each in found}) < len(found):
+    if len({each.issuer for each in issuers}) < len(issuers):
         raise Misconfigured("FEDSTAC_ISSUERS: an issuer is there twice")
-    if sum(each.introspect for each in found) > 1:  # an opaque token would be shown to the wrong one
+    if sum(each.introspect for each in issuers) > 1:  # an opaque token would be shown to the wrong one
         raise Misconfigured("FEDSTAC_ISSUERS: only one issuer can introspect; an opaque token names none")
-    return found
+    return issuers
 
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """An identity, and the moment (time.time) from which its token no longer proves it; None: not said."""
+    """An identity, and the moment (time.time) from which its token no longer proves it; None: the token has no end."""
 
     identity: Identity
     expires: float | None
@@ -139,13 +137,13 @@ class Providers:
     ) -> None:
         self.configured = tuple(configured)
         self._providers = {each.issuer: _Provider(each, http, leeway) for each in configured}
-        self._asked = next((p for p in self._providers.values() if p.issuer.introspect), None)
+        self._introspecting = next((p for p in self._providers.values() if p.issuer.introspect), None)
         self._groups_claim = groups_claim
 
     async def identify(self, token: str) -> Proven | None:
-        """Who a token stands for; None if it is none of an issuer's here.
+        """Return whose token this is; None if it is no token of an issuer's here.
 
-        InvalidToken, InvalidTokenAudience or MissingPermission (a scope) for a token that is refused; Unavailable if
+        InvalidToken, InvalidTokenAudience or MissingPermission (a scope) for a token that is refused. Unavailable if
         it cannot be decided now because the issuer does not answer.
         """
         if len(token) > MAX_TOKEN:
@@ -153,31 +151,33 @@ class Providers:
         if not self._providers:
             return None
         parts = _JWT.fullmatch(token)
-        if parts is None or (claimed := _decoded(parts[2])) is None:
-            provider, claims = self._asked, None if self._asked is None else await self._asked.introspect(token)
+        unproven = _json_object(parts[2]) if parts is not None else None
+        provider = self._introspecting if unproven is None else self._issuer_of(unproven)
+        if provider is None:
+            return None
+        if parts is None or unproven is None or provider.issuer.introspect:
+            claims = await provider.introspect(token)
         else:
-            provider = self._named(claimed)
-            asks = provider.issuer.introspect
-            claims = await provider.introspect(token) if asks else await provider.verify(token, parts)
-        if provider is None or claims is None:
+            claims = await provider.verify(token, parts)
+        if claims is None:
             return None
         provider.check_scope(claims)
         who = groups.identity(provider.issuer.issuer, claims, groups_claim=self._groups_claim)
-        expires = _moment(claims, "exp")
-        return Proven(who, None if expires is None else expires + provider.leeway)
+        expires = claims.get("exp")
+        return Proven(who, None if expires is None else float(expires) + provider.leeway)
 
-    def _named(self, claims: Mapping[str, Any]) -> _Provider:
-        """The configured issuer that a JWT claims to be of; it has still to be proven."""
+    def _issuer_of(self, claims: Mapping[str, Any]) -> _Provider:
+        """Return the configured issuer that a JWT names. That it is of that issuer has still to be proven."""
         provider = self._providers.get(iss) if isinstance(iss := claims.get("iss"), str) else None
         if provider is None:
-            known = ", ".join(self._providers)
-            raise InvalidToken(f"the token is of no identity provider that this node takes; it takes {known}")
+            names = ", ".join(self._providers)
+            raise InvalidToken(f"the token is of no identity provider that this node takes; it takes {names}")
         return provider
 
 
 @asynccontextmanager
 async def providers(configured: Sequence[Issuer], *, groups_claim: str, leeway: float) -> AsyncIterator[Providers]:
-    """The issuers of a process. Certificates and proxies are those of the environment; redirects are not followed."""
+    """Yield the issuers of a process. Certificates and proxies are the environment's; redirects are not followed."""
     headers = {"User-Agent": f"fedstac/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
     async with httpx.AsyncClient(timeout=ANSWER_SECONDS, follow_redirects=False, headers=headers) as http:
         yield Providers(configured, http, groups_claim=groups_claim, leeway=leeway)
@@ -188,7 +188,7 @@ class _Away(Exception):
 
 
 class _Provider:
-    """One issuer: its metadata and keys, and what it said of opaque tokens."""
+    """One issuer: its metadata and keys, and its answers about opaque tokens."""
 
     def __init__(self, issuer: Issuer, http: httpx.AsyncClient, leeway: float) -> None:
         self.issuer, self.leeway = issuer, leeway
@@ -196,34 +196,34 @@ class _Provider:
         self._outage = Outage(f"the identity provider {issuer.issuer}")
         self._keys = _Keys(self._fetch_keys)
         self._metadata: tuple[float, dict[str, Any]] | None = None
-        self._said = _Said()
+        self._introspections = _Introspections()
 
     # --- JWTs ---
 
     async def verify(self, token: str, parts: re.Match[str]) -> Mapping[str, Any]:
-        """The claims of a JWT once its signature, issuer, audience and times hold."""
-        header = _decoded(parts[1])
+        """Return the claims of a JWT. InvalidToken unless its signature, issuer, audience and times hold."""
+        header = _json_object(parts[1])
         if header is None:
             raise InvalidToken("the token's header is no JSON object; log in again")
         self._check_header(header)
         kid, algorithm = header.get("kid"), header["alg"]
         try:
             keys = await self._keys.of(kid, algorithm)
-            claims = _signed(token, keys, algorithm)
+            claims = _verified_claims(token, keys, algorithm)
             is_new = kid is None or not keys  # the provider may sign with a key that is not here yet
             if claims is None and is_new and await self._keys.renew():
-                claims = _signed(token, await self._keys.of(kid, algorithm), algorithm)
+                claims = _verified_claims(token, await self._keys.of(kid, algorithm), algorithm)
         except _Away as error:
             raise self._unavailable(error) from None
         if claims is None:
             raise InvalidToken("the token's signature is of no key of its issuer; log in again")
         self._check_claims(claims)
-        if _moment(claims, "exp") is None:
+        if claims.get("exp") is None:
             raise InvalidToken("the token has no end (claim exp); log in again")
         return claims
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
-        """Before any key is looked for (RFC 8725, 3.1, 3.10, 3.11)."""
+        """Refuse a header before any key is looked for (RFC 8725, 3.1, 3.10, 3.11)."""
         if embedded := [name for name in _EMBEDDED if name in header]:
             raise InvalidToken(f"the token brings its own key ({embedded[0]}); only the issuer's keys are taken")
         if "crit" in header:
@@ -240,31 +240,46 @@ class _Provider:
             raise InvalidToken("the token's header kid is no text; log in again")
 
     def _check_claims(self, claims: Mapping[str, Any]) -> None:
-        now = time.time()
-        if claims.get("iss") != self.issuer.issuer:
-            raise InvalidToken(f"the token is not of {self.issuer.issuer} (claim iss); log in there")
-        audience = claims.get("aud")
-        if self.issuer.audience not in (audience if isinstance(audience, list) else [audience]):
-            raise InvalidTokenAudience(
-                f"the token is for another service (claim aud); ask for one for {self.issuer.audience}"
-            )
-        if (ends := _moment(claims, "exp")) is not None and now >= ends + self.leeway:
-            raise InvalidToken("the token has expired; log in again")
-        if (begins := _moment(claims, "nbf")) is not None and now < begins - self.leeway:
-            raise InvalidToken("the token is not valid yet (claim nbf); are the clocks right?")
-        if (issued := _moment(claims, "iat")) is not None and now < issued - self.leeway:
-            raise InvalidToken("the token was issued in the future (claim iat); are the clocks right?")
+        """Refuse a token of another issuer, for another service, or outside its time (RFC 7519, 4.1)."""
+        registry = jwt.JWTClaimsRegistry(  # NumericDates may be fractions, and so may what they are compared with
+            now=time.time(),  # type: ignore[arg-type]
+            leeway=self.leeway,  # type: ignore[arg-type]
+            iss={"essential": True, "value": self.issuer.issuer},
+            aud={"essential": True, "value": self.issuer.audience},
+        )
+        try:  # a claim that is null says nothing; other claims than these decide about no token
+            registry.validate({name: claims[name] for name in _CLAIMS if claims.get(name) is not None})
+        except ClaimError as error:
+            raise self._refusal(error, claims) from None
+
+    def _refusal(self, error: ClaimError, claims: Mapping[str, Any]) -> Problem:
+        """Return the problem of a token that the registry refuses, with what its holder can do."""
+        [name, *_] = sorted(error.claim.split(","), key=_CLAIMS.index)
+        match name:
+            case "iss":
+                return InvalidToken(f"the token is not of {self.issuer.issuer} (claim iss); log in there")
+            case "aud":
+                return InvalidTokenAudience(
+                    f"the token is for another service (claim aud); ask for one for {self.issuer.audience}"
+                )
+            case "exp" if isinstance(error, ExpiredTokenError):
+                return InvalidToken("the token has expired; log in again")
+            case "nbf" | "iat" if isinstance(claims[name], int | float) and not isinstance(claims[name], bool):
+                why = "is not valid yet" if name == "nbf" else "was issued in the future"
+                return InvalidToken(f"the token {why} (claim {name}); are the clocks right?")
+        return InvalidToken(f"the token's claim {name} is no number of seconds; log in again")
 
     def check_scope(self, claims: Mapping[str, Any]) -> None:
+        """Refuse a token without the scopes that the operator requires."""
         if missing := set(self.issuer.required_scopes) - groups.scopes(claims):
             raise MissingPermission(f"the token lacks the scope {', '.join(sorted(missing))}; log in with it")
 
     # --- introspection ---
 
     async def introspect(self, token: str) -> Mapping[str, Any] | None:
-        """What the issuer says of a token; None if it is not active, or not of it."""
+        """Return the claims that the issuer answers a token with; None if it is not active, or of another issuer."""
         try:
-            claims = await self._said.of(token, self._introspect)
+            claims = await self._introspections.of(token, self._introspect)
         except _Away as error:
             raise self._unavailable(error) from None
         if claims is not None:
@@ -283,7 +298,7 @@ class _Provider:
         self._outage.ended()
         if answer.get("active") is not True:
             return None
-        return {"iss": self.issuer.issuer, **answer}  # it may be left out, as the issuer itself says it
+        return {"iss": self.issuer.issuer, **answer}  # the issuer itself may leave it out
 
     # --- what the provider publishes ---
 
@@ -297,21 +312,21 @@ class _Provider:
         return keys
 
     async def _published_keys(self) -> list[jwk.Key]:
-        found = await _fetch(self._http, "GET", await self._endpoint("jwks_uri"))
-        entries = found.get("keys")
+        answer = await _fetch(self._http, "GET", await self._endpoint("jwks_uri"))
+        entries = answer.get("keys")
         keys = [key for entry in entries if (key := _key(entry))] if isinstance(entries, list) else []
         if not keys:
             raise _Away("it publishes no key that could sign a token")
         return keys
 
     async def _endpoint(self, name: str) -> str:
-        """An address in the provider's metadata (OpenID Connect Discovery 1.0, section 4)."""
+        """Return an address of the provider's metadata (OpenID Connect Discovery 1.0, section 4)."""
         if self._metadata is None or self._metadata[0] < time.monotonic():
             url = self.issuer.issuer.rstrip("/") + "/.well-known/openid-configuration"
-            found = await _fetch(self._http, "GET", url)
-            if found.get("issuer") != self.issuer.issuer:
+            metadata = await _fetch(self._http, "GET", url)
+            if metadata.get("issuer") != self.issuer.issuer:
                 raise _Away("its metadata is of another issuer")
-            self._metadata = time.monotonic() + KEYS_FRESH_SECONDS, found
+            self._metadata = time.monotonic() + KEYS_FRESH_SECONDS, metadata
         endpoint = self._metadata[1].get(name)
         if not isinstance(endpoint, str) or not is_safe(endpoint, of=self.issuer.issuer):
             raise _Away(f"its metadata has no usable {name}")
@@ -324,8 +339,8 @@ class _Provider:
         )
 
 
-def _decoded(segment: str) -> dict[str, Any] | None:
-    """The JSON object in a segment of a JWT; None if it is none, or says something twice."""
+def _json_object(segment: str) -> dict[str, Any] | None:
+    """Return the JSON object in a segment of a JWT; None if it is no object, or has a name twice."""
     try:
         value = strict_json.parse(base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True))
     except (ValueError, MalformedJson):
@@ -333,24 +348,14 @@ def _decoded(segment: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _moment(claims: Mapping[str, Any], name: str) -> float | None:
-    """A NumericDate (RFC 7519, 2), None where there is none; InvalidToken for anything else."""
-    value = claims.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidToken(f"the token's claim {name} is no number of seconds; log in again")
-    return float(value)
-
-
-def _signed(token: str, keys: Sequence[jwk.Key], algorithm: str) -> dict[str, Any] | None:
-    """The claims, if one of the keys signed them; None if none did."""
+def _verified_claims(token: str, keys: Sequence[jwk.Key], algorithm: str) -> dict[str, Any] | None:
+    """Return the claims if one of the keys signed them, else None."""
     for key in keys:
         try:
             jws.deserialize_compact(token, key, registry=_Sized(algorithms=[algorithm], strict_check_header=False))
         except (JoseError, ValueError, TypeError):
             continue
-        return _decoded(token.split(".")[1])
+        return _json_object(token.split(".")[1])
     return None
 
 
@@ -361,7 +366,7 @@ class _Sized(jws.JWSRegistry):
 
 
 def _key(entry: object) -> jwk.Key | None:
-    """A public key that verifies signatures, from a JWK (RFC 7517); None for any other."""
+    """Return the public key of a JWK (RFC 7517) that verifies signatures; None for any other."""
     if not isinstance(entry, dict) or entry.get("kty") not in _KEY_TYPES.values() or "d" in entry:
         return None
     operations = entry.get("key_ops", ["verify"])
@@ -376,7 +381,7 @@ def _key(entry: object) -> jwk.Key | None:
 
 
 class _Keys:
-    """An issuer's keys: fetched by one caller while the others wait, again every hour and for what is not known."""
+    """An issuer's keys. One caller fetches them while the others wait: every hour, and for a key that is not here."""
 
     def __init__(self, fetch: Callable[[], Awaitable[list[jwk.Key]]]) -> None:
         self._fetch = fetch
@@ -386,7 +391,7 @@ class _Keys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def of(self, kid: str | None, algorithm: str) -> list[jwk.Key]:
-        """The keys that may have signed; _Away if there are none and none can be fetched."""
+        """Return the keys that may have signed. _Away if there are none and none can be fetched."""
         age = time.monotonic() - self._fetched
         if age > KEYS_KEPT_SECONDS:
             self._keys = []
@@ -399,7 +404,7 @@ class _Keys:
         return [key for key in self._keys if None in (kid, key.kid) or kid == key.kid if _fits(key, algorithm)]
 
     async def renew(self) -> bool:
-        """Fetches the keys, at most once in REFETCH_SECONDS; whether they are newer now. _Away if that failed."""
+        """Fetch the keys, at most once in REFETCH_SECONDS. Return whether they are newer now; _Away if that failed."""
         before = self._fetched
         if not self._start() and self._failure:
             raise self._failure
@@ -410,7 +415,7 @@ class _Keys:
         return self._fetched > before
 
     def _start(self) -> bool:
-        """Whether a fetch is under way."""
+        """Start a fetch unless one is under way or just was. Return whether one is under way."""
         if self._fetching is not None and not self._fetching.done():
             return True
         if time.monotonic() - self._tried < REFETCH_SECONDS:
@@ -430,15 +435,15 @@ class _Keys:
 
 
 def _fits(key: jwk.Key, algorithm: str) -> bool:
-    """Whether a key is one for an algorithm: by its own word (alg), and by its type and curve."""
+    """Return whether a key is one for an algorithm: by its member alg, and by its type and curve."""
     return key.get("alg") in (None, algorithm) and key.key_type == _KEY_TYPES[algorithm[:2]]
 
 
-class _Said:
-    """What an issuer said of tokens, for a short time, by their hash; one question a token at a time."""
+class _Introspections:
+    """An issuer's answers about tokens, for a short time, by the tokens' hashes; one question a token at once."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, tuple[float, Mapping[str, Any] | None]] = {}
+        self._answers: dict[bytes, tuple[float, Mapping[str, Any] | None]] = {}
         self._asking: dict[bytes, asyncio.Task[Mapping[str, Any] | None]] = {}
         self._at_once = asyncio.Semaphore(INTROSPECTIONS_AT_ONCE)
         self._failure: tuple[float, _Away] | None = None
@@ -446,10 +451,11 @@ class _Said:
     async def of(
         self, token: str, ask: Callable[[str], Awaitable[Mapping[str, Any] | None]]
     ) -> Mapping[str, Any] | None:
+        """Return the claims that `ask` answers, or answered a moment ago; None for a token that is not active."""
         name = hashlib.sha256(token.encode()).digest()
-        known = self._kept.get(name)
-        if known and known[0] > time.monotonic():
-            return known[1]
+        answer = self._answers.get(name)
+        if answer and answer[0] > time.monotonic():
+            return answer[1]
         if name not in self._asking:
             self._asking[name] = asyncio.create_task(self._ask(name, token, ask))
         return await asyncio.shield(self._asking[name])
@@ -468,18 +474,18 @@ class _Said:
                     raise
             ends = claims.get("exp") if claims else None
             lasts = ends - time.time() if isinstance(ends, int | float) else INTROSPECTED_SECONDS
-            if len(self._kept) >= INTROSPECTIONS_KEPT:
-                self._kept.clear()
-            self._kept[name] = time.monotonic() + min(lasts, INTROSPECTED_SECONDS), claims
+            if len(self._answers) >= INTROSPECTIONS_KEPT:
+                self._answers.clear()
+            self._answers[name] = time.monotonic() + min(lasts, INTROSPECTED_SECONDS), claims
             return claims
         finally:
             del self._asking[name]
 
 
-async def _fetch(http: httpx.AsyncClient, method: str, url: str, **sent: Any) -> dict[str, Any]:
-    """The JSON object that an address answers with. _Away for anything else, slow or large answers too."""
+async def _fetch(http: httpx.AsyncClient, method: str, url: str, **options: Any) -> dict[str, Any]:
+    """Return the JSON object that an address answers with. _Away for anything else, a slow or large answer too."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS), http.stream(method, url, **sent) as response:
+        async with asyncio.timeout(ANSWER_SECONDS), http.stream(method, url, **options) as response:
             if response.status_code != 200:
                 raise _Away(f"{url} answered {response.status_code}")
             if response.headers.get("content-encoding", "identity") != "identity":
@@ -489,11 +495,11 @@ async def _fetch(http: httpx.AsyncClient, method: str, url: str, **sent: Any) ->
                 body += piece
                 if len(body) > MAX_ANSWER:
                     raise _Away(f"{url} answered with over {MAX_ANSWER} bytes")
-        found = strict_json.parse(bytes(body))
+        answer = strict_json.parse(bytes(body))
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         raise _Away(f"{url}: {str(error) or type(error).__name__}") from None
     except MalformedJson:
         raise _Away(f"{url} did not answer with JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(answer, dict):
         raise _Away(f"{url} did not answer with a JSON object")
-    return found
+    return answer

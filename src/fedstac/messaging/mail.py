@@ -15,12 +15,9 @@ import aiosmtplib
 
 from fedstac.domain.notices import Message, one_line
 from fedstac.messaging.webhooks import Forbidden, Undelivered
+from fedstac.settings import Misconfigured
 
 PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
-
-
-class Misconfigured(Exception):
-    """The settings of mail cannot be used; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)

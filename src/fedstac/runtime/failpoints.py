@@ -1,47 +1,30 @@
-"""Named places where a test lets a process die or stray. Inert unless FEDSTAC_FAILPOINTS is set by a test.
+"""Named places in the write path and in the workers at which a test acts: it ends the process there, or counts.
 
-`FEDSTAC_FAILPOINTS=perform.written=kill:3` ends the process with SIGKILL at the third pass through that place. Faults
-that a checker has to catch are planted the same way: `planted("naive-cursor")` is true only when named there.
+The product has the places only. What happens at them, and every fault that a checker has to find, is in a module of the
+tests: `FEDSTAC_FAILPOINTS=MODULE:WORDS` makes a process import it and call its `install(WORDS)`.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-from collections import Counter
-from functools import cache
+import importlib
+from collections.abc import Callable
 
-passes: Counter[str] = Counter()
-
-
-@cache
-def _configured() -> dict[str, str]:
-    entries = os.environ.get("FEDSTAC_FAILPOINTS", "").split(",")
-    return {name: action or "plant" for name, _, action in (entry.partition("=") for entry in entries if entry)}
-
-
-def active() -> bool:
-    """Whether a test asked for anything; an operator has to be told if that was no test."""
-    return bool(_configured())
-
-
-def read_again() -> None:
-    """For tests that set FEDSTAC_FAILPOINTS while their process runs."""
-    _configured.cache_clear()
-    passes.clear()
+_action: Callable[[str], None] | None = None
 
 
 def failpoint(name: str) -> None:
-    """Dies here if a test asked for it."""
-    action = _configured().get(name)
-    if action is None:
-        return
-    passes[name] += 1
-    kind, _, nth = action.partition(":")
-    if kind == "kill" and passes[name] == int(nth or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Let a test act at this place. Nothing happens in any other process."""
+    if _action is not None:
+        _action(name)
 
 
-def planted(name: str) -> bool:
-    """Whether a test planted this fault."""
-    return _configured().get(name) == "plant"
+def act(action: Callable[[str], None] | None) -> None:
+    """Call this with the name of every place that is passed from now on; None: nothing any more."""
+    global _action
+    _action = action
+
+
+def install(text: str) -> None:
+    """Import the module of `MODULE:WORDS` and let it install what the words say."""
+    module, _, words = text.partition(":")
+    importlib.import_module(module).install(words)

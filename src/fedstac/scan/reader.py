@@ -96,6 +96,7 @@ def _check(descriptor: int, size: int, mtime: int) -> None:
 
 def main() -> None:
     """Answer until there are no more requests, or nobody listens."""
+    os.putenv("OPENBLAS_NUM_THREADS", "1")  # read when numpy is loaded, with the first file
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing but answers goes to whoever listens
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

@@ -71,7 +71,6 @@ class Readers:
             [sys.executable, "-P", "-m", "fedstac.scan.reader"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is the scan's to handle
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         reader = _Reader(process)
         assert process.stdout is not None

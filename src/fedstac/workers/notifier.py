@@ -25,12 +25,11 @@ from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.notices import Message, Sender
 from fedstac.messaging import mail
-from fedstac.messaging.mail import Misconfigured
 from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import pause
-from fedstac.settings import Settings
+from fedstac.settings import Misconfigured, Settings
 
 LOOK_SECONDS = 1.0
 AT_ONCE = 16  # deliveries under way in one process

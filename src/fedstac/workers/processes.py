@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import difflib
 import errno
 import gc
 import json
@@ -25,10 +24,9 @@ from fedstac import __version__, bootstrap
 from fedstac.bootstrap import Node, Part
 from fedstac.runtime import failpoints, metrics
 from fedstac.runtime.capacity import tame_allocator
-from fedstac.settings import Settings, load
+from fedstac.settings import ProcessVariables, Settings, load, unknown_variables
 
 PR_SET_PDEATHSIG = 1
-DIE_WITH = "FEDSTAC_DIE_WITH"  # set by `fedstac demo` for its children: the pid to end with
 
 
 def start(role: str) -> None:
@@ -36,25 +34,18 @@ def start(role: str) -> None:
     tame_allocator()
     sys.setswitchinterval(0.001)  # the event loop waits less for threads that judge large documents
     gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
-    parent = os.environ.get(DIE_WITH)
-    if parent:
+    handed = ProcessVariables()
+    if handed.die_with:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):  # it went before the line above
+        if os.getppid() != handed.die_with:  # it went before the line above
             sys.exit(0)
     heed_interrupts()
     log_lines(load().log_format, role)
-    _warn_of_unknown_settings()
-    if failpoints.active():
+    for variable in unknown_variables():
+        structlog.get_logger().warning("no setting has this name", variable=variable.name, nearest=variable.nearest)
+    if handed.failpoints:
         structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
-
-
-def _warn_of_unknown_settings() -> None:
-    """Log each variable that has no effect because it is misspelt, and which one may be meant."""
-    names = {f"FEDSTAC_{name.upper()}" for name in Settings.model_fields} | {DIE_WITH, "FEDSTAC_FAILPOINTS"}
-    for name in sorted(os.environ):
-        if name.upper().startswith("FEDSTAC_") and name.upper() not in names:
-            nearest = difflib.get_close_matches(name.upper(), names, n=1)
-            structlog.get_logger().warning("no setting has this name", variable=name, nearest=next(iter(nearest), None))
+        failpoints.install(handed.failpoints)
 
 
 def heed_interrupts() -> None:

@@ -111,7 +111,7 @@ PrincipalsFactory = Callable[[Node], AbstractAsyncContextManager[Principals]]
 
 def principals_factory(settings: Settings) -> PrincipalsFactory:
     """Return what opens the callers of a node. Misconfigured, before anything runs, where the settings are wrong."""
-    configured = oidc.issuers(settings.issuers, settings.audience)
+    configured = oidc.issuers_of(settings.issuers, settings.audience)
 
     @asynccontextmanager
     async def principals(node: Node) -> AsyncIterator[Principals]:

@@ -1,0 +1,287 @@
+"""Look at vocabularies: `fedstac vocab list`, `show`, `diff`, `suggest` and `schema`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from fedstac import settings as environment
+from fedstac.cli import terminal
+from fedstac.cli.options import Form, examples, form_of
+from fedstac.cli.terminal import Output, complain, out, shown
+from fedstac.cli.vocab.snapshots import (
+    DIGEST,
+    Folder,
+    Project,
+    Version,
+    number_of_terms,
+    stop,
+    vocabularies_in,
+    vocabulary_of,
+)
+from fedstac.cli.vocab.tables import cells_of, plain_table, print_table
+from fedstac.domain import schemas
+from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
+from fedstac.vocabularies import browsing
+from fedstac.vocabularies.compare import Difference, between
+
+commands = typer.Typer()
+SHOWN_TERMS = 12
+
+
+@commands.command("list", epilog=examples("fedstac vocab list", "fedstac vocab list -o json"))
+def list_snapshots(ctx: typer.Context, cv_folder: Folder = None, output: Form = None) -> None:
+    """List the snapshots: version, source, number of terms, digest, size; `*` is the one that judges.
+
+    Exit 1 if one cannot be used.
+    """
+    known, broken = vocabularies_in(cv_folder), False
+    rows: list[dict[str, Any]] = []
+    for snapshot in known:
+        try:
+            made = known.at(snapshot.project, snapshot.version)
+        except (UnknownVersion, VocabularyBroken) as error:
+            complain(f"{snapshot.project} {snapshot.version} cannot be used: {error}")
+            broken = True
+            continue
+        sources = [{"name": one.name, "version": one.version, "licence": one.licence} for one in made.sources]
+        rows.append({
+            "project": made.project, "version": made.version, "terms": number_of_terms(made),
+            "current": snapshot is known.of(snapshot.project)[-1],
+            "bytes": len(snapshot.read()), "digest": made.digest, "sources": sources,
+        })  # fmt: skip
+    if form_of(ctx, output) is not Output.TABLE:
+        terminal.dump({"snapshots": rows})
+    else:
+        _show_snapshots(rows)
+    if broken:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _show_snapshots(rows: Sequence[dict[str, Any]]) -> None:
+    table = plain_table("", "project", "version", "terms", "kB", "sha-256", "source", wrap="source")
+    for row in rows:
+        said = "\n".join(f"{shown(one['name'])} {shown(one['version'])}" for one in row["sources"])
+        cells = cells_of("*" if row["current"] else "", row["project"], row["version"], row["terms"],
+                       row["bytes"] // 1000, row["digest"][:DIGEST])  # fmt: skip
+        table.add_row(*cells, Text(said))
+    print_table(table)
+
+
+@commands.command(
+    epilog=examples(
+        "fedstac vocab show CMIP6",
+        "fedstac vocab show CMIP6 institution_id",
+        "fedstac vocab show CMIP6 NorESM2-LM --version 6.2.58.60",
+        "fedstac vocab show CMIP6 Amon.tas -o json",
+        codes=True,
+    )
+)
+def show(
+    ctx: typer.Context,
+    project: Project,
+    name: Annotated[str, typer.Argument(help="A term, or a facet; without it, the project.")] = "",
+    version: Version = "",
+    cv_folder: Folder = None,
+    output: Form = None,
+) -> None:
+    """Show a project, the terms of a facet, or a term: what it says, and which terms speak of it."""
+    made, form = vocabulary_of(cv_folder, project, version), form_of(ctx, output)
+    vocabulary = browsing.facet(made, name) if name else None
+    entries = browsing.find(made, name) if name and vocabulary is None else []
+    if not name:
+        _show_project(made, form)
+    elif vocabulary is not None:
+        _show_facet(made, vocabulary, form)
+    elif entries:
+        _show_term(made, entries, form)
+    else:
+        near = sorted((pair for terms in made.terms.values() for pair in browsing.suggestions(terms, name, 1)),
+                      key=lambda pair: -pair[1])  # fmt: skip
+        hint = f"; did you mean {near[0][0]!r}?" if near else ""
+        raise stop(f"{project} {made.version} has no term or facet {name!r}{hint}", terminal.NOT_FOUND)
+
+
+def _show_project(made: Vocabulary, form: Output) -> None:
+    facets = {name: len(terms) for name, terms in browsing.facets(made).items()}
+    rules = sorted({one.rule for one in made.relations} | {one.rule for one in made.compositions})
+    sources = [{"name": one.name, "version": one.version, "licence": one.licence, "url": one.url}
+               for one in made.sources]  # fmt: skip
+    if form is not Output.TABLE:
+        terminal.dump({
+            "project": made.project, "version": made.version, "digest": made.digest, "sources": sources,
+            "id_template": made.id_template.text, "institution": made.institution, "facets": facets, "rules": rules,
+            "required": [one.name for one in made.properties.values() if one.required],
+            "extensions": [list(one.uris) for one in made.extensions],
+        })  # fmt: skip
+        return
+    out(f"{made.project} {made.version}", "bold")
+    for source in sources:
+        out(shown(f"  {source['name']} {source['version']}, {source['licence']}, {source['url']}"), "dim")
+    out(shown(f"  {made.id_template.text}"))
+    out(f"  rules: {', '.join(rules)}")
+    table = plain_table("facet", "terms", "for example", wrap="for example")
+    for name, terms in browsing.facets(made).items():
+        table.add_row(*cells_of(name, len(terms), browsing.lines([term or "(empty)" for term in terms], 3)[:200]))
+    print_table(table)
+
+
+def _show_facet(made: Vocabulary, vocabulary: str, form: Output) -> None:
+    terms = made.terms[vocabulary]
+    if form is not Output.TABLE:
+        terminal.dump({"project": made.project, "version": made.version, "facet": vocabulary,
+                       "properties": browsing.properties_of(made, vocabulary), "terms": terms})  # fmt: skip
+        return
+    table = plain_table("term", "title", wrap="title")
+    for term, said in terms.items():
+        table.add_row(*cells_of(term, said.get("title", "")))
+    print_table(table)
+
+
+def _show_term(made: Vocabulary, entries: Sequence[browsing.Entry], form: Output) -> None:
+    found = [(entry, browsing.properties_of(made, entry.vocabulary), browsing.uses(made, entry)) for entry in entries]
+    if form is not Output.TABLE:
+        terminal.dump({"project": made.project, "version": made.version, "found": [
+            {"vocabulary": entry.vocabulary, "properties": properties, "term": entry.term,
+             "attributes": entry.attributes,
+             "used": [{"vocabulary": use.vocabulary, "attribute": use.attribute, "rule": use.rule,
+                       "terms": list(use.terms)} for use in uses]}
+            for entry, properties, uses in found]})  # fmt: skip
+        return
+    for entry, properties, uses in found:
+        out(shown(f"{entry.term}  {', '.join(properties) or entry.vocabulary}"), "bold")
+        if entry.title:
+            out(shown(f"  {entry.title}"))
+        for name, value in entry.attributes.items():
+            if name != "title":
+                out(shown(f"  {name}: {', '.join(value) if isinstance(value, list) else value}"))
+        for use in uses:
+            by = f"by {use.attribute}" if use.attribute else "in its name"
+            out(shown(f"  used by {len(use.terms)} of {use.vocabulary} ({by}): "
+                      f"{browsing.lines(use.terms, SHOWN_TERMS)}"), "dim")  # fmt: skip
+
+
+# --- diff, suggest ---
+
+
+@commands.command(
+    epilog=examples("fedstac vocab diff CMIP6 6.2.58.60 6.2.60.0", "fedstac vocab diff CMIP7 1.2.6 1.2.16 -o json",
+                    codes=True)
+)  # fmt: skip
+def diff(
+    ctx: typer.Context,
+    project: Project,
+    before: Annotated[str, typer.Argument(help="One version.")],
+    after: Annotated[str, typer.Argument(help="Another.")],
+    cv_folder: Folder = None,
+    output: Form = None,
+) -> None:
+    """Show what is different between two versions: terms, what they say, properties, rules. Exit 1 if something is."""
+    folder = cv_folder or environment.folder("cv")
+    contents = []
+    for version in (before, after):
+        vocabulary_of(folder, project, version)
+        contents.append(orjson.loads((folder / project / f"{version}.json").read_bytes()))
+    found = between(*contents)
+    if form_of(ctx, output) is Output.TABLE:
+        show_difference(found, f"{project} {before} → {after}", limit=None)
+    else:
+        terminal.dump({"project": project, "before": before, "after": after, **found.as_json()})
+    if found:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def show_difference(found: Difference, title: str, *, limit: int | None) -> None:
+    """Line by line, as `diff` does: + came, - went, ~ says something else."""
+    rows = list(_changes(found))
+    out(shown(f"{title}" + ("" if rows else " nothing is different")), "bold" if limit is None else "")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", ratio=1)
+    colours = {"+": "green", "-": "red"}
+    for sign, name, text in rows[:limit]:
+        table.add_row(*(Text(shown(cell), style=colours.get(sign, "")) for cell in (sign, name, text)))
+    if rows:
+        print_table(table)
+    if limit is not None and len(rows) > limit:
+        out(f"  and {len(rows) - limit} more; `fedstac vocab diff` shows all")
+
+
+def _changes(found: Difference) -> Iterator[tuple[str, str, str]]:
+    for name in sorted({*found.added, *found.removed, *found.changed}):
+        yield from (("+", name, term) for term in found.added.get(name, ()))
+        yield from (("-", name, term) for term in found.removed.get(name, ()))
+        for term, changes in found.changed.get(name, {}).items():
+            for attribute, (old, new) in changes.items():
+                yield "~", name, f"{term} {attribute}: {_step(old, new)}"
+    for name, (old, new) in {**found.properties, **found.other}.items():
+        yield "~", name, _step(old, new)
+
+
+def _step(old: Any, new: Any) -> str:
+    """What is other in a value: of lists what came and went."""
+    if isinstance(old, list) and isinstance(new, list) and all(isinstance(one, str) for one in (*old, *new)):
+        steps = [f"+{one}" for one in new if one not in old] + [f"-{one}" for one in old if one not in new]
+        return " ".join(steps) or "in another order"
+    return " → ".join("nothing" if one is None else one if isinstance(one, str) else orjson.dumps(one).decode()
+                      for one in (old, new))  # fmt: skip
+
+
+@commands.command(
+    epilog=examples("fedstac vocab suggest CMIP6 experiment_id historcal",
+                    "fedstac vocab suggest CMIP6 source_id noresm", codes=True)
+)  # fmt: skip
+def suggest(
+    ctx: typer.Context,
+    project: Project,
+    facet: Annotated[str, typer.Argument(help="A property or vocabulary: experiment_id.")],
+    text: Annotated[str, typer.Argument(help="What somebody wrote.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many at most.")] = 5,
+    version: Version = "",
+    cv_folder: Folder = None,
+    output: Form = None,
+) -> None:
+    """Suggest terms for what somebody wrote, by name and by title; exit 3 if none is near."""
+    made = vocabulary_of(cv_folder, project, version)
+    vocabulary = browsing.facet(made, facet)
+    if vocabulary is None:
+        raise stop(f"{project} has no facet {facet!r}; `fedstac vocab show {project}` lists them", terminal.NOT_FOUND)
+    terms = made.terms[vocabulary]
+    near = browsing.suggestions(terms, text[:200], limit)
+    if form_of(ctx, output) is Output.TABLE:
+        table = plain_table("term", "alike", "title", wrap="title")
+        for term, score in near:
+            table.add_row(*cells_of(term, f"{score:.0f} %", terms[term].get("title", "")))
+        if near:
+            print_table(table)
+    else:
+        rows = [{"term": term, "score": score, "title": terms[term].get("title")} for term, score in near]
+        terminal.dump({"project": project, "version": made.version, "facet": vocabulary, "text": text,
+                       "suggestions": rows})  # fmt: skip
+    if not near:
+        raise stop(f"no term of {facet} is near {text!r}", terminal.NOT_FOUND)
+
+
+# --- schema ---
+
+
+@commands.command(
+    epilog=examples("fedstac vocab schema CMIP6", "fedstac vocab schema CMIP6 6.2.58.60 > schema.json", codes=True)
+)
+def schema(
+    project: Project,
+    version: Annotated[str, typer.Argument(help="Version of the vocabulary; else the newest.")] = "",
+    cv_folder: Folder = None,
+) -> None:
+    """Print the project's STAC extension as JSON Schema, as nodes serve it at /extensions/PROJECT/VERSION/schema.json.
+
+    It says what a schema can say of an item: what has to be there, types, terms and patterns. What ties values
+    together is told by `fedstac validate` alone.
+    """
+    terminal.dump(schemas.schema_of(vocabulary_of(cv_folder, project, version)))

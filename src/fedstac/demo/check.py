@@ -1,0 +1,144 @@
+"""`fedstac demo --check`: publish through a federation while a node joins it, and compare everything."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from fedstac import bootstrap
+from fedstac.db import invariants
+from fedstac.demo import sample
+from fedstac.demo.federation import (
+    INDEX_NODES,
+    Federation,
+    drop_databases,
+    federation,
+    open_server,
+    sigterm_interrupts,
+)
+from fedstac.demo.publishing import Publisher, number_of_datasets, wait_until_visible
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.settings import Settings
+from fedstac.workers import verifying
+
+
+@dataclass(slots=True)
+class Report:
+    """What the check counted and compared; `ok` only if nothing is unaccounted for."""
+
+    submitted: int = 0
+    published: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    failed: int = 0
+    unaccounted: int = 0
+    visible: dict[str, int] = field(default_factory=dict)
+    differences: dict[str, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    rate: float = 0.0
+    ok: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(
+    *, source: Path | None, items: int, expect_rejected: int, data_dir: Path | None, dsn: str | None, console: Console
+) -> Report:
+    """Publish through the API with two workers while a second index node joins, then compare everything."""
+    with ExitStack() as stack:
+        stack.enter_context(sigterm_interrupts())
+        if not dsn and data_dir is None:
+            data_dir = Path(tempfile.mkdtemp(prefix="fedstac-check-"))
+            data_dir.chmod(0o755)
+            stack.callback(shutil.rmtree, data_dir, ignore_errors=True)
+        with console.status("starting") as status:
+            server = stack.enter_context(open_server(data_dir, dsn, status.update))
+            prefix = f"fedstac_check_{os.getpid()}_"
+            if dsn or data_dir:
+                stack.callback(drop_databases, server, [prefix + name for name in ("west", *INDEX_NODES)])
+            running = stack.enter_context(federation(server, index_nodes=INDEX_NODES, say=status.update, prefix=prefix))
+            running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false")
+            running.start("worker-1", "worker")
+            running.start("worker-2", "worker")
+            running.start("sequencer", "sequencer")
+            running.start_index_node("east", snapshot_first=False)
+            status.update("publishing")
+            documents = list(_documents(source)) if source else list(sample.items(items))
+            report = asyncio.run(_check(running, documents, status.update))
+        report.ok = (
+            report.published > 0 and report.rejected == expect_rejected and not report.unaccounted
+            and not report.failed and not report.violations and not any(report.differences.values())
+            and all(n == report.published for n in report.visible.values())
+        )  # fmt: skip
+        return report
+
+
+def _documents(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the items of an NDJSON file, gzipped or not."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+        for line in lines:
+            if line.strip():
+                yield orjson.loads(line)
+
+
+async def _check(running: Federation, documents: list[dict[str, Any]], say: Callable[[str], None]) -> Report:
+    began = time.monotonic()
+    async with Publisher(running) as publisher:
+        await publisher.send(documents[: len(documents) // 2])
+        joining = asyncio.create_task(asyncio.to_thread(running.start_index_node, "south"))
+        await publisher.send(documents[len(documents) // 2 :])
+        await joining
+        say("waiting until everything is final")
+        await publisher.settle()
+    say("waiting until everything is visible")
+    await wait_until_visible(running, INDEX_NODES)
+    seconds = time.monotonic() - began
+    counts = publisher.counts
+    report = Report(
+        submitted=publisher.submitted, published=counts["published"], unchanged=counts["unchanged"],
+        rejected=counts["rejected"], failed=counts["failed"], unaccounted=publisher.submitted - counts.total(),
+        seconds=round(seconds, 2), rate=round(counts["published"] / seconds, 1),
+    )  # fmt: skip
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        report.visible = {name: await number_of_datasets(client, running.processes[name].url) for name in INDEX_NODES}
+    say("comparing digests and checking the invariants")
+    for name in INDEX_NODES:
+        source = SourceAddress(running.west, running.tokens[f"node:{name}"])
+        async with _node(running, name) as node, Origin(source) as origin:
+            report.differences[name] = len((await verifying.verify(node, origin)).differences)
+    for name in ("west", *INDEX_NODES):
+        async with _node(running, name) as node, node.pool.acquire() as conn:
+            broken = await invariants.check(conn)
+            report.violations += [f"{name}: {one.name}: {one.statement}: {', '.join(one.examples)}" for one in broken]
+    return report
+
+
+def _node(running: Federation, name: str) -> Any:
+    return bootstrap.node(Settings(_env_file=None, node=name, dsn=running.database_of(name), pool_size=2))
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report as a table."""
+    table = Table(show_header=False)
+    for name, value in report.as_json().items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {number}" for key, number in value.items())
+        table.add_row(name, "\n".join(value) if isinstance(value, list) else str(value))
+    console.print(table)
