@@ -84,7 +84,9 @@ def test_nodes_that_began_with_the_log_with_a_snapshot_or_with_half_of_one_agree
     settle(running)  # so that the snapshot has three pages
     with publishing(running, 600) as meanwhile:
         with suppress(StartFailed):  # it may die before it listens
-            running.start_index_node("north", **failpoints.environment("index.snapshot=kill:2"))
+            running.start_index_node(
+                "north", sources=("west",), snapshot_first=True, **failpoints.environment("index.snapshot=kill:2")
+            )
         wait_until(lambda: not running.processes["north"].is_running, what="north passes the failpoint")
         running.start_index_node("south")
         running.restart("north")
