@@ -29,7 +29,7 @@ from fedstac.runtime.supervision import Parts
 from fedstac.runtime.wakeup import Wakeup, pause
 from fedstac.settings import Settings, folder
 from fedstac.vocabularies.checker import VocabularyChecker, open_checker, stac_schemas
-from fedstac.vocabularies.store import Shelf
+from fedstac.vocabularies.store import VocabularyStore
 
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
 PROBE_SECONDS = 1.0  # between looks whether the database is back
@@ -49,7 +49,7 @@ class Node:
     settings: Settings
     pools: Pools
     checker: VocabularyChecker
-    shelf: Shelf  # of the checker's vocabularies
+    vocabulary_store: VocabularyStore  # of the checker's vocabularies
     policies: Policies
     collection_schema: jsonschema_rs.Validator
     signing_key: bytes
@@ -91,7 +91,7 @@ class Node:
             return self.checker.vocabularies.at(project, version)
         except UnknownVersion:
             async with self.pool.acquire() as conn:
-                await self.shelf.look(conn)
+                await self.vocabulary_store.look(conn)
             return self.checker.vocabularies.at(project, version)
 
 
@@ -124,11 +124,11 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
         async with opened.work.acquire() as conn:
             with opening.explaining(settings.dsn):
                 schema = await opening.schema(conn, opening.newest(folder("migrations")), settings.dsn)
-            rules, shelf = await _rules(conn, settings)
+            rules, vocabulary_store = await _rules(conn, settings)
             key = await _enter(conn, settings)  # writes the node's name: a start that fails before has written nothing
         _, collection_schema = stac_schemas()
         yield Node(
-            settings=settings, pools=opened, checker=rules, shelf=shelf, policies=policies,
+            settings=settings, pools=opened, checker=rules, vocabulary_store=vocabulary_store, policies=policies,
             collection_schema=collection_schema, signing_key=key,
             queued=Wakeup(), committed=Wakeup(), sequenced=Wakeup(), settled=Wakeup(),
             stopping=asyncio.Event(), schema=schema, parts=Parts(Outage("the database")), metrics=Metrics(),
@@ -204,11 +204,11 @@ async def _enter(conn: Connection, settings: Settings) -> bytes:
         return settings.token_key.encode() or await feed.signing_key(conn)
 
 
-async def _rules(conn: Connection, settings: Settings) -> tuple[VocabularyChecker, Shelf]:
+async def _rules(conn: Connection, settings: Settings) -> tuple[VocabularyChecker, VocabularyStore]:
     """The rules with all vocabularies that are here. VocabularyBroken where one that would judge cannot be used."""
     rules = open_checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
-    shelf = Shelf(rules.vocabularies, settings.node)
-    await shelf.look(conn)
+    vocabulary_store = VocabularyStore(rules.vocabularies, settings.node)
+    await vocabulary_store.look(conn)
     for project in sorted({*rules.vocabularies.projects(), *settings.cv_pins}):
         try:
             rules.vocabularies.current(project)
@@ -216,7 +216,7 @@ async def _rules(conn: Connection, settings: Settings) -> tuple[VocabularyChecke
             raise VocabularyBroken(f"FEDSTAC_CV_PINS: {error}") from None
         except VocabularyBroken as error:
             raise VocabularyBroken(f"the vocabulary of {project} that judges cannot be used: {error}") from error
-    return rules, shelf
+    return rules, vocabulary_store
 
 
 async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
@@ -225,7 +225,7 @@ async def watch_vocabularies(node: Node, stop: asyncio.Event) -> None:
     async def look() -> None:
         await pause(stop, LOOK_SECONDS)
         async with node.pool.acquire() as conn:
-            await node.shelf.look(conn)
+            await node.vocabulary_store.look(conn)
 
     await supervision.keep_trying(node.parts, "vocabularies", look, stop)
 

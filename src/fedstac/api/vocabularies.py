@@ -127,7 +127,7 @@ async def post_validate(call: Call) -> Response:
         raise BadRequest(f"cv_version={version[:40]!r} is no version; GET /vocabularies lists them")
     if version is not None:
         async with node.pool.acquire() as conn:
-            await node.shelf.look(conn)
+            await node.vocabulary_store.look(conn)
 
     def judge() -> list[dict[str, Any]]:
         room, items = intake.MOST_FINDINGS, []

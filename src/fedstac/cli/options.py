@@ -60,7 +60,10 @@ def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource 
     given = str(token or ctx.obj.token or environment.load().token)
     if given:
         return given
-    store = logins()
+    try:
+        store = logins()
+    except environment.NoHome:  # nor a login, then
+        return None
     login = store.read(address)
     return Session(store, login) if login else None
 

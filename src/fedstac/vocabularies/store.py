@@ -18,7 +18,7 @@ from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
 log = structlog.get_logger()
 
 
-class Shelf:
+class VocabularyStore:
     """One per process. `vocabularies` are those at hand; the files come first, whatever else has their names."""
 
     def __init__(self, vocabularies: Vocabularies, node: str) -> None:

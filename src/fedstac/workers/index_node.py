@@ -103,7 +103,7 @@ class IndexHandler:
         """
         project, version, digest = name
         async with self.node.pool.acquire() as conn:
-            await self.node.shelf.look(conn)
+            await self.node.vocabulary_store.look(conn)
         installed = self.vocabularies.find(project, version)
         if installed is not None:
             return installed
@@ -115,7 +115,7 @@ class IndexHandler:
             raise VocabularyBroken(f"{origin} gave one with the sha-256 {snapshot.digest} for {digest[:64]}")
         async with self.node.pool.acquire() as conn:
             await vocabularies.install(conn, raw, origin)
-            await self.node.shelf.look(conn)  # what stays here judges: another follower may have been first
+            await self.node.vocabulary_store.look(conn)  # what stays here judges: another follower may have been first
         installed = self.vocabularies.find(project, version)
         if installed is None:
             raise VocabularyBroken("what the database keeps under this name cannot be used")

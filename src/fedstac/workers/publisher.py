@@ -200,7 +200,7 @@ class Shift:
             except OperatorsFault as fault:
                 raise OperatorsFault(f"{fault}; {reason_of(error)}") from error
         if isinstance(error, UnknownVersion):  # of a stored dataset, that another process has judged with
-            await self.node.shelf.look(self.conn)
+            await self.node.vocabulary_store.look(self.conn)
 
     async def _renew(self) -> None:
         lease = self.node.settings.lease_seconds

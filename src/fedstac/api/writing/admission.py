@@ -93,7 +93,7 @@ async def _admit(
 ) -> AcceptedRequest | EarlierRequest:
     """Make a request durable, or return the one that was accepted under its key meanwhile."""
     node = services.node
-    await node.shelf.keep(node.pool, request.collection, request.cv_version)
+    await node.vocabulary_store.keep(node.pool, request.collection, request.cv_version)
     try:
         await notifications.wish(node, caller, options.notify, request.id)
         await services.admission.store(request)

@@ -28,24 +28,24 @@ async def test_what_cannot_be_used_is_told_once_and_hides_nothing(node: Node, co
     await vocabularies.install(conn, OTHER, "somebody")
     await vocabularies.install(conn, NEXT, "somebody")
     with capture_logs() as first:
-        await node.shelf.look(conn)
+        await node.vocabulary_store.look(conn)
     unusable = "a vocabulary in the database cannot be used"
     assert sorted((line["event"], line["version"]) for line in first) == [
         (unusable, "6.2.60.0"), (unusable, "7"), (unusable, "8"), ("vocabulary installed", "6.2.61.0"),
     ]  # fmt: skip
     with capture_logs() as again:
-        await node.shelf.look(conn)
+        await node.vocabulary_store.look(conn)
     assert again == []
     await put(conn, "9", b"{}")
     with capture_logs() as later:
-        await node.shelf.look(conn)
+        await node.vocabulary_store.look(conn)
     assert [line["version"] for line in later] == ["9"]
 
 
 async def test_keeping_is_harmless_however_often_and_from_however_many(node: Node, conn: Connection) -> None:
     for _ in range(2):
-        await node.shelf.keep(node.pool, "CMIP6", "6.2.60.0")
-        await node.shelf.keep(node.pool, "CMIP6", None)
+        await node.vocabulary_store.keep(node.pool, "CMIP6", "6.2.60.0")
+        await node.vocabulary_store.keep(node.pool, "CMIP6", None)
     await vocabularies.install(conn, RAW, "another process")
     rows = await conn.fetch("SELECT project, version, source, snapshot FROM fedstac.vocabulary")
     assert [tuple(row) for row in rows] == [("CMIP6", "6.2.60.0", "west", RAW)]
