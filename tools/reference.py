@@ -1,13 +1,16 @@
-"""Write the generated pages of docs/reference: settings, problems, rules, events, commands. `make docs` runs it."""
+"""Write the generated pages of docs/reference: settings, problems, rules, … `make docs` runs it."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 
 import typer
 
+from fedstac.api.app import CAPABILITIES
+from fedstac.api.http.openapi import callers_of
 from fedstac.cli import app
 from fedstac.domain import events
 from fedstac.domain.errors import problems
@@ -108,9 +111,25 @@ def _command(command: object, path: str) -> str:
     return text
 
 
+def routes_page() -> str:
+    """Return the page of routes, by what they are for: who may call each, and what it does."""
+    text = (
+        "# Routes\n\n`GET /api` at a node describes them in full, with parameters, bodies, answers, problems and "
+        "examples (OpenAPI 3.1);\n`/api.html` shows it. Each route has its problems beside those of every route.\n"
+    )
+    for capability in CAPABILITIES:
+        text += f"\n## {capability.name}\n\n{capability.description}\n\n"
+        text += "| route | who may call it | what it does |\n|---|---|---|\n"
+        for route in capability.routes:
+            path = re.sub(r":\w+}", "}", route.path)
+            who = callers_of(route)
+            text += f"| `{route.method} {path}` | {who} | {route.summary.replace('|', chr(92) + '|')} |\n"
+    return NOTE + text
+
+
 PAGES = {
     "settings": settings_page, "problems": problems_page, "rules": rules_page, "events": events_page,
-    "commands": commands_page,
+    "commands": commands_page, "routes": routes_page,
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ DOCUMENT = orjson.loads(
 NO_EXAMPLE = {
     "GET /", "GET /api", "GET /api.html", "GET /api-assets/{name}", "GET /problems", "GET /queryables",
     "GET /collections/{collection_id}/queryables", "GET /vocabularies", "GET /vocabularies/{project}/{version}",
-    "GET /extensions/{name}/{version}/schema.json", "GET /snapshot",
+    "GET /extensions/{name}/{version}/schema.json", "GET /snapshot", "GET /metrics",
 }  # fmt: skip
 
 

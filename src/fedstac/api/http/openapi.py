@@ -40,12 +40,12 @@ OF_ACCESS: Final[Mapping[Access, tuple[type[Problem], ...]]] = {
     Access.ADMIN: (*OF_TOKENS, errors.MissingPermission),
 }
 CALLERS: Final[Mapping[Access, str]] = {
-    Access.PUBLIC: "Anybody may call it.",
-    Access.AUTHENTICATED: "Every caller with a valid token may call it.",
-    Access.NODE: "The nodes of the federation may call it.",
-    Access.MONITOR: "Administrators and tokens with the role `monitor` may call it.",
-    Access.ACTION: "Callers may call it whom the policy permits what the request does.",
-    Access.ADMIN: "Callers may call it who have the right `{right}`.",
+    Access.PUBLIC: "anybody",
+    Access.AUTHENTICATED: "every caller with a valid token",
+    Access.NODE: "the nodes of the federation",
+    Access.MONITOR: "administrators and tokens with the role `monitor`",
+    Access.ACTION: "callers whom the policy permits what the request does",
+    Access.ADMIN: "callers with the right `{right}`",
 }
 HEADERS: Final[Mapping[str, str]] = {
     "Allow": "The methods that the caller may use.",
@@ -146,7 +146,7 @@ class _Writer:
 
     def _operation(self, route: Route, path: str, tag: str) -> dict[str, Any]:
         examples = self._examples.get(operation_name(route), ())
-        callers = CALLERS[route.access].format(right=route.right)
+        callers = f"For {callers_of(route)}."
         operation: dict[str, Any] = {
             "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", path)]) if path != "/" else "get_root",
             "tags": [tag],
@@ -186,6 +186,11 @@ class _Writer:
                 self.responses["-or-".join(names)] = response
                 responses[str(status)] = {"$ref": f"#/components/responses/{'-or-'.join(names)}"}
         return responses
+
+
+def callers_of(route: Route) -> str:
+    """Return who may call a route, as a reader wants to know it."""
+    return CALLERS[route.access].format(right=route.right)
 
 
 def problems_of(route: Route) -> tuple[type[Problem], ...]:
