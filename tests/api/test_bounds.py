@@ -92,7 +92,9 @@ def test_a_refused_item_keeps_nothing_of_its_document() -> None:
     )
     [entry] = intake.check(intake.Submission([document], is_batch=True, prefix="/features"), judgement)
     assert entry.problem is not None
-    assert entry.problem.__traceback__ is entry.problem.__context__ is entry.problem.__cause__ is None
+    assert entry.problem.__traceback__ is None
+    assert entry.problem.__context__ is None
+    assert entry.problem.__cause__ is None
 
 
 @pytest.mark.parametrize("form", ["features", "lines"])
