@@ -63,7 +63,7 @@ class Node:
     metrics: Metrics  # what this process counts
 
     def stop(self) -> None:
-        """Ends what waits, so that the process can end."""
+        """End what waits, so that the process can end."""
         self.stopping.set()
         for wakeup in (self.queued, self.committed, self.sequenced, self.settled):
             wakeup.wake()
@@ -84,7 +84,10 @@ class Node:
         return self.policies.current
 
     async def vocabulary(self, project: str, version: str | None) -> Vocabulary | None:
-        """One version, also if it was installed a moment ago. UnknownVersion where it is not here; None without one."""
+        """Return one version, also if it was installed a moment ago; None without a version.
+
+        UnknownVersion where it is not here.
+        """
         if version is None:
             return None
         try:
@@ -112,7 +115,7 @@ class Part:
 
 @asynccontextmanager
 async def node(settings: Settings, policies: Policies | None = None) -> AsyncIterator[Node]:
-    """A node on its database. WrongNode if that database is another's; PolicyBroken if its policy is not usable.
+    """Open a node on its database. WrongNode if that database is another's; PolicyBroken if its policy is not usable.
 
     DatabaseUnusable if the database is not there, refuses us or is not prepared.
     VocabularyBroken if the folder of vocabularies, a pinned version, or one that would judge is not there or broken.
@@ -205,7 +208,10 @@ async def _enter(conn: Connection, settings: Settings) -> bytes:
 
 
 async def _rules(conn: Connection, settings: Settings) -> tuple[VocabularyChecker, VocabularyStore]:
-    """The rules with all vocabularies that are here. VocabularyBroken where one that would judge cannot be used."""
+    """Return the rules with all vocabularies that are here.
+
+    VocabularyBroken where one that would judge cannot be used.
+    """
     rules = open_checker(Path(settings.cv_folder) if settings.cv_folder else None, pins=settings.cv_pins)
     vocabulary_store = VocabularyStore(rules.vocabularies, settings.node)
     await vocabulary_store.look(conn)

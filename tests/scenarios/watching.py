@@ -177,11 +177,11 @@ def violations(running: Federation, name: str) -> list[invariants.Violation]:
     return asyncio.run(check())
 
 
-def differences(running: Federation, name: str, origin: str = "west") -> Sequence[verifying.Difference]:
+def differences(running: Federation, name: str, origin: str = "west") -> Sequence[verifying.DatasetDifference]:
     """Return datasets on which an index node and one that it follows do not agree."""
     source = SourceAddress(running.address_of(origin), running.issued[origin][f"node:{name}"])
 
-    async def compare() -> Sequence[verifying.Difference]:
+    async def compare() -> Sequence[verifying.DatasetDifference]:
         async with _node(running, name) as node, Origin(source) as client:
             comparison = await verifying.verify(node, client, patience=PATIENCE)
             assert comparison.compared

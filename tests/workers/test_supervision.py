@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -228,6 +229,9 @@ async def test_every_part_of_a_node_that_ends_is_started_again_and_shown(
     assert any("it ended" in reason for reason in body["reasons"])
     readiness = await node.anyone.get("/readiness")
     assert (readiness.status_code, "it ended" in readiness.json()["detail"]) == (503, True)
+    metrics = (await node.admin.get("/metrics")).text
+    restarts = dict(re.findall(r'^fedstac_part_restarts_total\{part="([^"]+)"\} ([0-9.]+)$', metrics, re.MULTILINE))
+    assert {name: restarts[name] for name in names} == dict.fromkeys(names, "1.0")
     logged = {line["part"]: line["reason"] for line in lines if line["event"] == "a part ended; it is started again"}
     assert logged == dict.fromkeys(names, ENDS[end])
 

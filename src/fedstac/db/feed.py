@@ -35,18 +35,18 @@ RESTORED = """
 
 
 async def lead(conn: Connection) -> bool:
-    """Whether this session is the sequencer now; the lock goes with the session."""
+    """Return whether this session is the sequencer now; the lock goes with the session."""
     return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", SEQUENCER_LOCK))
 
 
 async def sequence(conn: Connection) -> int:
-    """Gives positions to the events that became visible; how many. Writes nothing when there are none."""
+    """Give positions to the events that became visible; return how many. Write nothing when there are none."""
     async with conn.transaction(isolation="repeatable_read"):
         return int(await conn.fetchval(SEQUENCE) or 0)
 
 
 async def establish(conn: Connection, origin: str, signing_key: bytes) -> str:
-    """Makes the feed's one row at the first start and returns the node's name as the database has it."""
+    """Make the feed's one row at the first start, and return the node's name as the database has it."""
     await conn.execute(
         """INSERT INTO fedstac.feed_state (origin, epoch, system_id, timeline, snap, pos, signing_key)
            SELECT $1, 1, system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8),
@@ -121,7 +121,7 @@ async def _begin_epoch(conn: Connection, fork: int) -> int:
 
 
 async def head(conn: Connection) -> Cursor:
-    """The last position given."""
+    """Return the last position of the feed."""
     row = await conn.fetchrow("SELECT epoch, pos FROM fedstac.feed_state")
     return Cursor(row["epoch"], row["pos"]) if row else Cursor(1, 0)
 
@@ -131,7 +131,7 @@ async def signing_key(conn: Connection) -> bytes:
 
 
 async def resume(conn: Connection, after: Cursor) -> Cursor:
-    """Where a consumer with this cursor reads on; CursorGone where it has to take a snapshot.
+    """Return where a consumer with this cursor reads on. CursorGone where it has to take a snapshot.
 
     A cursor of an earlier epoch goes on if it lies before every fork since; what lies beyond was not kept. An epoch
     that this log never had is that of another restored copy.
@@ -165,7 +165,7 @@ class Entry:
 
 
 async def page(conn: Connection, after: int, limit: int) -> list[Entry]:
-    """Events after a position, in the order of the log; of large ones only the first few."""
+    """Return events after a position, in the order of the log; of large ones only the first few."""
     rows = await conn.fetch(
         """SELECT epoch, pos, key, collection, type, event FROM (
                SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
@@ -180,7 +180,7 @@ async def page(conn: Connection, after: int, limit: int) -> list[Entry]:
 
 
 async def snapshot_page(conn: Connection, origin: str, after: tuple[str, str], limit: int) -> list[Record]:
-    """Current state of what this node is the origin of, tombstones included, by collection and id.
+    """Return the current state of what this node is the origin of, tombstones included, by collection and id.
 
     Empty at the end only: of large documents a page has the first few.
     """
@@ -196,7 +196,7 @@ async def snapshot_page(conn: Connection, origin: str, after: tuple[str, str], l
 
 
 async def digests(conn: Connection, origin: str) -> list[Row]:
-    """A fingerprint per collection and bucket of ids: how many records, and the exclusive or of their digests."""
+    """Return the fingerprint of each collection and bucket of ids: count and exclusive or of the records' digests."""
     return await conn.fetch(
         """SELECT collection, hashtext(id) & 255 AS bucket, count(*) AS n,
                   bit_xor(('x' || encode(substring(digest FOR 8), 'hex'))::bit(64)::bigint)::text AS digest
@@ -206,7 +206,7 @@ async def digests(conn: Connection, origin: str) -> list[Row]:
 
 
 async def bucket(conn: Connection, origin: str, collection: str, number: int) -> list[Row]:
-    """The records of one bucket: what a difference in `digests` comes from."""
+    """Return the records of one bucket, from which a difference in `digests` comes."""
     return await conn.fetch(
         """SELECT id, epoch, seq, encode(digest, 'hex') AS digest FROM fedstac.record
            WHERE origin = $1 AND collection = $2 AND hashtext(id) & 255 = $3 ORDER BY id""",

@@ -21,7 +21,7 @@ class ConsumerLag:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConsumerPlace:
     """Where a consumer of this node is in the log of an origin."""
 
     consumer: str
@@ -40,7 +40,7 @@ class Figures:
     epoch: int
     position: int  # the last of the feed
     lags: Sequence[ConsumerLag]
-    places: Sequence[Place]
+    places: Sequence[ConsumerPlace]
     notifications: int  # not yet delivered
     notification_seconds: float  # how long the oldest of them is due
 
@@ -78,7 +78,7 @@ async def _lags(conn: Connection, head: int) -> list[ConsumerLag]:
     return [ConsumerLag(reporter, head - through, ages.get(through + 1, 0.0)) for reporter, through in statuses.items()]
 
 
-async def _places(conn: Connection) -> list[Place]:
+async def _places(conn: Connection) -> list[ConsumerPlace]:
     rows = await conn.fetch(
         """SELECT c.consumer, c.origin, c.pos AS position,
                   (SELECT count(*) FROM (SELECT FROM fedstac.parked_event p
@@ -87,4 +87,4 @@ async def _places(conn: Connection) -> list[Place]:
            FROM fedstac.consumer_cursor c ORDER BY 1, 2""",
         MOST_COUNTED,
     )
-    return [Place(**dict(row)) for row in rows]
+    return [ConsumerPlace(**dict(row)) for row in rows]

@@ -33,7 +33,7 @@ class Server:
 
 
 def server_of(url: str) -> Server | None:
-    """The setting `smtp`, read; None where it is empty. Misconfigured says what is wrong, and no password."""
+    """Read the setting `smtp`; None where it is empty. Misconfigured says what is wrong, and no password."""
     if not url:
         return None
     try:
@@ -52,7 +52,10 @@ def server_of(url: str) -> Server | None:
 
 
 def compose(message: Message, *, sender: str, to: str, node: str, id: str, at: datetime, footer: str) -> EmailMessage:
-    """A mail with the headers that machines' mail has (RFC 3834, RFC 2919). The same id and time give the same mail."""
+    """Write a mail with the headers of mail from machines (RFC 3834, RFC 2919).
+
+    The same id and time give the same mail.
+    """
     mail = EmailMessage(policy=SMTP)
     domain = sender.rpartition("@")[2]
     mail["From"] = Address(display_name=one_line(f"fedstac {node}"), addr_spec=sender)
@@ -67,7 +70,7 @@ def compose(message: Message, *, sender: str, to: str, node: str, id: str, at: d
 
 
 async def send(server: Server, mail: EmailMessage, *, sender: str, to: str, seconds: float) -> None:
-    """Returns when the server took it. Undelivered, or Forbidden where it refused the recipient for good."""
+    """Hand a mail to the server. Undelivered, or Forbidden where it refused the recipient for good."""
     try:
         await aiosmtplib.send(
             mail, sender=sender, recipients=[to], hostname=server.host, port=server.port, username=server.user,
@@ -75,7 +78,7 @@ async def send(server: Server, mail: EmailMessage, *, sender: str, to: str, seco
             tls_context=ssl.create_default_context() if server.tls or server.starttls else None,
         )  # fmt: skip
     except aiosmtplib.SMTPRecipientsRefused as error:
-        codes = [refused.code for refused in error.recipients]
+        codes = [refusal.code for refusal in error.recipients]
         if codes and all(500 <= code < 600 for code in codes):
             raise Forbidden(f"the mail server refuses the recipient ({codes[0]})") from None
         raise Undelivered(f"the mail server puts the recipient off ({codes})") from None

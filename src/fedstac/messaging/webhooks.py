@@ -24,20 +24,20 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Undelivered(Exception):
-    """It did not arrive; it may, later. The text names no more than a status or a kind of failure."""
+    """The message did not arrive; it may, later. The text names no more than a status or a kind of failure."""
 
 
 class Forbidden(Exception):
-    """It must not be sent there, or is not wanted there any more: trying again is of no use."""
+    """The message must not go there, or the receiver wants no more: trying again is of no use."""
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """Addresses of a name, as the machine knows them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    """Resolve a name to its addresses, as the machine does."""
+    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in addresses]
 
 
-class _Checked(httpcore.AsyncNetworkBackend):
+class _CheckingBackend(httpcore.AsyncNetworkBackend):
     """Connects to public addresses only, unless private ones are allowed."""
 
     def __init__(self, find: Resolve, *, private: bool) -> None:
@@ -73,7 +73,7 @@ class Webhooks:
     def __init__(self, *, private: bool, find: Resolve = resolve) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(), max_connections=MOST_AT_ONCE, max_keepalive_connections=0,
-            network_backend=_Checked(find, private=private),
+            network_backend=_CheckingBackend(find, private=private),
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:

@@ -76,7 +76,7 @@ class Memory:
         self._is_last_trim = False
 
     def share(self, lane: Lane) -> Share:
-        """Something that takes memory piece by piece, and gives all of it back at once."""
+        """Return a share, which takes memory piece by piece and gives all of it back at once."""
         return Share(self, lane)
 
     @asynccontextmanager
@@ -120,7 +120,7 @@ class Memory:
                 self._trimming = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._trim)
 
     def _trim(self) -> None:
-        """The C library keeps what was freed; a process at rest should not. The workers free theirs a while later."""
+        """Give back what the C library keeps of freed memory. The workers free theirs a while later."""
         self._trimming = None
         loop = asyncio.get_running_loop()
         if any(self._taken.values()):

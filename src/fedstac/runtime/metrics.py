@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
-LE = (*(str(bound) for bound in BOUNDS), "+Inf")
+LE = (*(str(limit) for limit in BOUNDS), "+Inf")
 UNMATCHED = "none"  # the route of a request that no route takes; its method may be made up
 CLIENT_LEFT = "none"  # the code of a request whose client did not wait
 
@@ -57,7 +57,7 @@ class Metrics:
         self.items.update(outcomes)
 
 
-class Pool(Protocol):
+class LanePool(Protocol):
     """The connections of one lane, as far as metrics tell of them."""
 
     size: int
@@ -66,7 +66,7 @@ class Pool(Protocol):
     def users(self) -> int: ...
 
 
-def process_families(metrics: Metrics, parts: Parts, pools: Sequence[tuple[str, Pool]]) -> list[Metric]:
+def process_families(metrics: Metrics, parts: Parts, pools: Sequence[tuple[str, LanePool]]) -> list[Metric]:
     """Return the metrics of what happens inside this process."""
     return [*_requests(metrics), _items(metrics), *_parts(parts), *_pools(pools)]
 
@@ -90,7 +90,7 @@ def serve(host: str, port: int, collect: ProcessFamilies) -> tuple[WSGIServer, T
 class ProcessFamilies:
     """Collects the metrics of a process when they are asked for."""
 
-    def __init__(self, metrics: Metrics, parts: Parts, pools: Sequence[tuple[str, Pool]]) -> None:
+    def __init__(self, metrics: Metrics, parts: Parts, pools: Sequence[tuple[str, LanePool]]) -> None:
         self._metrics, self._parts, self._pools = metrics, parts, pools
 
     def collect(self) -> Iterable[Metric]:
@@ -124,9 +124,9 @@ def _requests(metrics: Metrics) -> Iterable[Metric]:
     )
     for (method, route, code), durations in list(metrics.requests.items()):
         total, buckets = 0, []
-        for bound, count in zip(LE, list(durations.counts), strict=True):
+        for limit, count in zip(LE, list(durations.counts), strict=True):
             total += count
-            buckets.append((bound, total))
+            buckets.append((limit, total))
         family.add_metric([method, str(route), str(code or CLIENT_LEFT)], buckets, durations.seconds)
     yield family
 
@@ -157,7 +157,7 @@ def _parts(parts: Parts) -> Iterable[Metric]:
     yield gauge("fedstac_database_away", "1 while the database fails this process.", [], [([], parts.outage.is_on)])
 
 
-def _pools(pools: Sequence[tuple[str, Pool]]) -> Iterable[Metric]:
+def _pools(pools: Sequence[tuple[str, LanePool]]) -> Iterable[Metric]:
     yield gauge("fedstac_pool_connections", "Database connections that a lane of this process may have.", ["lane"],
                 [([lane], pool.size) for lane, pool in pools])  # fmt: skip
     yield gauge("fedstac_pool_users", "Who has a database connection of a lane or waits for one.", ["lane"],

@@ -289,8 +289,8 @@ class Follower:
                 if not rest.events or not await _may_be_of_an_event(conn, error):
                     raise
                 failures = await self._apply_apart(conn, rest)
-                done = replace(rest, events=())
-                await self._commit(conn, done, [*rejections, *failures], snapshot=snapshot, moves=moves)
+                end = replace(rest, events=())
+                await self._commit(conn, end, [*rejections, *failures], snapshot=snapshot, moves=moves)
 
     async def _commit(
         self, conn: Connection, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None, moves: bool
@@ -415,8 +415,8 @@ def _without(page: Page, rejections: Sequence[Rejection]) -> Page:
     """Return the page less some of its events."""
     if not rejections:
         return page
-    rejected = {id(rejection.event) for rejection in rejections}
-    return replace(page, events=[event for event in page.events if id(event) not in rejected])
+    omitted = {id(rejection.event) for rejection in rejections}
+    return replace(page, events=[event for event in page.events if id(event) not in omitted])
 
 
 async def _may_be_of_an_event(conn: Connection, error: Exception) -> bool:

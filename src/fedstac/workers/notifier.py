@@ -1,8 +1,8 @@
 """The notifier: finds what somebody wants to know, and delivers it by mail or webhook until it has arrived.
 
-Nothing waits for it. What is told is derived from what is stored, in short transactions; while the network is waited
-for no connection is held. A process that dies leaves its messages to another once their lease is over, under the same
-ids: a receiver that got one twice can tell.
+Nothing waits for it. It derives its messages from what is stored, in short transactions, and holds no connection while
+it waits for the network. A process that dies leaves its messages to another once their lease is over. They keep their
+ids, so that a receiver that got one twice can tell.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 def check(settings: Settings) -> None:
-    """Misconfigured, before anything runs, where the settings of notifications are wrong."""
+    """Refuse wrong settings of notifications before anything runs: Misconfigured."""
     server = mail.server_of(settings.smtp)
     for text in settings.alerts:
         try:
@@ -53,7 +53,7 @@ def check(settings: Settings) -> None:
 
 
 def mail_from(settings: Settings) -> str:
-    """Who mail is from."""
+    """Return whom mail is from."""
     return settings.mail_from or f"fedstac@{urlsplit(settings.public_url).hostname or 'localhost'}"
 
 
@@ -91,31 +91,31 @@ class Notifier:
                 await self._end()
 
     async def step(self, conn: Connection) -> bool:
-        """Gathers what there is to tell and begins to deliver what is due; whether there is more to gather."""
+        """Gather what there is to tell, and begin to deliver what is due. Return whether there is more to gather."""
         more = await notifications.gather(conn, self.settings.notify_window_seconds)
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             await notifications.sweep(conn)
         room = AT_ONCE - len(self._under_way)
         if room > 0:
-            taken = await notifications.take(
+            due = await notifications.take(
                 conn, room, lease=self.settings.lease_seconds, per_hour=self.settings.notify_per_hour
             )
-            for each in taken:
+            for each in due:
                 task = asyncio.create_task(self._try(each))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
         return more
 
     async def _end(self) -> None:
-        """What is under way has a moment to arrive; the rest is another's once its lease is over."""
+        """Give what is under way a moment to arrive. Another notifier takes the rest up once its lease is over."""
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=2)
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    async def _try(self, told: Notification) -> None:
+    async def _try(self, notification: Notification) -> None:
         """Make one attempt. A fault of ours counts like a message that did not arrive.
 
         If the database fails, the lease ends and somebody takes the notification up again.
@@ -123,94 +123,103 @@ class Notifier:
         parts = self.node.parts
         try:
             try:
-                await self._deliver(told)
+                await self._deliver(notification)
             except Exception as error:
                 if blames_nobody(error):
                     raise
                 parts.fails("deliveries", error)
-                await self._failed(told, error, log.bind(notification=str(told.id)))
+                await self._failed(notification, error, log.bind(notification=str(notification.id)))
             else:
                 parts.works("deliveries")
         except Exception as error:
             parts.fails("deliveries", error)
 
-    async def _deliver(self, told: Notification) -> None:
-        address = destinations.parse(told.address, private=True)
-        said = log.bind(
-            notification=str(told.id), topic=told.topic, destination=str(told.destination), to=address.for_logs
+    async def _deliver(self, notification: Notification) -> None:
+        address = destinations.parse(notification.address, private=True)
+        logger = log.bind(
+            notification=str(notification.id),
+            topic=notification.topic,
+            destination=str(notification.destination),
+            to=address.for_logs,
         )
         try:
-            message = await self._message(told)
+            message = await self._message(notification)
             if message is not None:
-                await self._send(told, address, message)
+                await self._send(notification, address, message)
             failpoint("notifier.delivered")
         except (Undelivered, Forbidden) as error:
-            await self._failed(told, error, said)
+            await self._failed(notification, error, logger)
             return
         async with self.node.pool.acquire() as conn:
-            await notifications.finish(conn, told.id, "delivered")
-        said.info("notified", attempts=told.attempts)
+            await notifications.finish(conn, notification.id, "delivered")
+        logger.info("notified", attempts=notification.attempts)
 
-    async def _failed(self, told: Notification, error: Exception, said: structlog.BoundLogger) -> None:
+    async def _failed(self, notification: Notification, error: Exception, logger: structlog.BoundLogger) -> None:
         async with self.node.pool.acquire() as conn:
-            if isinstance(error, Forbidden) or told.age > GIVEN_UP_AFTER:
-                await notifications.finish(conn, told.id, "given up")
-                said.error("a notification is given up", attempts=told.attempts, reason=str(error))
+            if isinstance(error, Forbidden) or notification.age > GIVEN_UP_AFTER:
+                await notifications.finish(conn, notification.id, "given up")
+                logger.error("a notification is given up", attempts=notification.attempts, reason=str(error))
                 return
-            seconds = retry_seconds(told.attempts)
-            await notifications.put_off(conn, told.id, seconds)
-        said.warning("a notification did not arrive; trying again", reason=str(error), seconds=round(seconds, 1))
+            seconds = retry_seconds(notification.attempts)
+            await notifications.put_off(conn, notification.id, seconds)
+        logger.warning("a notification did not arrive; trying again", reason=str(error), seconds=round(seconds, 1))
 
-    async def _send(self, told: Notification, address: destinations.Address, message: Message) -> None:
+    async def _send(self, notification: Notification, address: destinations.Address, message: Message) -> None:
         seconds = min(SECONDS_EACH, self.settings.lease_seconds * 0.6)  # over before anybody else begins
         if address.kind is Channel.MAIL:
             if self._server is None:
                 raise Undelivered("FEDSTAC_SMTP is not set")
             sender = mail_from(self.settings)
             composed = mail.compose(
-                message, sender=sender, to=address.target, node=self.settings.node, id=str(told.id), at=told.taken,
-                footer=_footer(told, self.settings.node),
+                message, sender=sender, to=address.target, node=self.settings.node, id=str(notification.id),
+                at=notification.taken, footer=_footer(notification, self.settings.node),
             )  # fmt: skip
             await mail.send(self._server, composed, sender=sender, to=address.target, seconds=seconds)
             return
-        body = message.as_slack() if address.kind is Channel.SLACK else message.as_json(told.taken)
-        hooks = self._operators_hooks if told.owner == OPERATORS else self._hooks
-        await hooks.send(address.target, id=str(told.id), secret=told.secret, body=orjson.dumps(body), seconds=seconds)
+        body = message.as_slack() if address.kind is Channel.SLACK else message.as_json(notification.taken)
+        hooks = self._operators_hooks if notification.owner == OPERATORS else self._hooks
+        await hooks.send(
+            address.target,
+            id=str(notification.id),
+            secret=notification.secret,
+            body=orjson.dumps(body),
+            seconds=seconds,
+        )
 
-    async def _message(self, told: Notification) -> Message | None:
-        """What a notification says; the same at every attempt. None where nothing of it is left to tell."""
-        if told.topic == "test":
+    async def _message(self, notification: Notification) -> Message | None:
+        """Return what a notification says, the same at every attempt. None where nothing of it is left to tell."""
+        if notification.topic == "test":
             return notices.of_test(self.sender)
-        if told.topic == "confirm":
-            code = destinations.confirmation_code(told.secret)
-            return notices.of_confirmation(self.sender, told.owner, str(told.destination), code)
+        if notification.topic == "confirm":
+            code = destinations.confirmation_code(notification.secret)
+            return notices.of_confirmation(self.sender, notification.owner, str(notification.destination), code)
         async with self.node.pool.acquire() as conn:
-            match told.topic:
+            match notification.topic:
                 case "request":
-                    settled = await notifications.final_requests(conn, [UUID(each) for each in told.about])
+                    settled = await notifications.final_requests(conn, [UUID(each) for each in notification.about])
                     ids = [UUID(each.id) for each in settled]
                     refused = await notifications.refused_items(conn, ids, notices.SHOWN)
                     return notices.of_requests(self.sender, settled, refused) if settled else None
                 case "dataset":
-                    positions = [int(each) for each in told.about]
+                    positions = [int(each) for each in notification.about]
                     changes = await notifications.changes(conn, positions, notices.SHOWN)
                     return notices.of_changes(self.sender, changes, len(positions))
                 case _:
-                    troubles = await notifications.troubles(conn, told.about)
-                    return notices.of_troubles(self.sender, troubles, len(told.about))
+                    troubles = await notifications.troubles(conn, notification.about)
+                    return notices.of_troubles(self.sender, troubles, len(notification.about))
 
 
 def retry_seconds(attempts: int) -> float:
-    """The pause after so many attempts: doubling up to an hour, spread so that not all come at once."""
+    """Return the pause after so many attempts: doubling up to an hour, spread so that not all come at once."""
     return min(FIRST_RETRY_SECONDS * 2.0 ** min(attempts - 1, 20), LONGEST_RETRY_SECONDS) * random.uniform(0.5, 1.5)  # noqa: S311
 
 
-def _footer(told: Notification, node: str) -> str:
-    if told.owner == OPERATORS:
+def _footer(notification: Notification, node: str) -> str:
+    if notification.owner == OPERATORS:
         return f"You get this as an operator of the node {node} (its setting FEDSTAC_ALERTS)."
-    return f"fedstac notifications remove {told.destination}   ends these messages."
+    return f"fedstac notifications remove {notification.destination}   ends these messages."
 
 
 async def run(node: Node, stop: asyncio.Event) -> None:
-    """Tells whoever wants to know, until `stop`."""
+    """Tell whoever wants to know, until `stop`."""
     await Notifier(node).run(stop)

@@ -267,7 +267,10 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
 
 
 async def _submitters(conn: Connection, items: list[queue.QueuedItem]) -> dict[UUID, Principal]:
-    """Who asked, by request: roles, groups and entitlements as of the 202, memberships in own groups as of now."""
+    """Return who asked, by request.
+
+    Roles, groups and entitlements are those of the 202, memberships in own groups those of now.
+    """
     memberships = await own_groups.memberships(conn, {item.submitter for item in items})
     return {
         item.request: Principal(
@@ -281,7 +284,7 @@ async def _submitters(conn: Connection, items: list[queue.QueuedItem]) -> dict[U
 async def _work(
     node: Node, items: list[queue.QueuedItem], submitters: Mapping[UUID, Principal]
 ) -> tuple[list[Work], list[queue.Result]]:
-    """Queued items as commands; their documents were judged before the 202, with the version that was fixed then.
+    """Make commands of queued items; their documents were judged before the 202, with the version that was fixed then.
 
     An item that has no name by that version is refused by itself.
     """
@@ -307,7 +310,7 @@ def _origin(item: queue.QueuedItem) -> queue.ItemOrigin:
 
 
 def _audited(item: queue.ItemOrigin, result: queue.Result) -> audit.NewRow:
-    """The row of an item that never came to a decision."""
+    """Return the audit row of an item that never came to a decision."""
     return audit.NewRow(
         actor=item.submitter, action=item.action, collection=item.collection, dataset=item.dataset,
         request=item.request, outcome=result.outcome, before=None, after=None, rule=result.problem,

@@ -117,4 +117,3 @@ def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, o
 
 PUBLISH = Role("publish", _publishing_parts, _publishing_stand)
 INDEX = consumer(nodes.INDEX, index_node.IndexHandler, part="follower", others=[HOUSEKEEPING])
-ROLES = {role.name: role for role in (PUBLISH, INDEX)}

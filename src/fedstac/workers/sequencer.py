@@ -43,19 +43,19 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
         return
     await fork_if_restored(conn)
     log.info("sequencing", head=str(await feed.head(conn)))
-    backoff, kept, chained = Backoff(least=0.02, most=0.25), 0.0, 0.0
+    backoff, housekeeping_at, chained_at = Backoff(least=0.02, most=0.25), 0.0, 0.0
     while not stop.is_set():
-        if time.monotonic() - kept > HOUSEKEEPING_SECONDS:
-            kept = time.monotonic()
+        if time.monotonic() - housekeeping_at > HOUSEKEEPING_SECONDS:
+            housekeeping_at = time.monotonic()
             await _keep_house(conn)
         committed = node.committed.next()
-        given = await feed.sequence(conn)
+        positions = await feed.sequence(conn)
         failpoint("sequencer.sequenced")
-        if time.monotonic() - chained > CHAIN_SECONDS:
-            chained = time.monotonic()
+        if time.monotonic() - chained_at > CHAIN_SECONDS:
+            chained_at = time.monotonic()
             await _chain(node, conn)
         node.parts.works("sequencer")
-        if given:
+        if positions:
             backoff.reset()
             node.sequenced.wake()
         else:
@@ -76,7 +76,7 @@ async def _chain(node: Node, conn: Connection) -> None:
 
 
 async def _keep_house(conn: Connection) -> None:
-    """Partitions of the outbox ahead of the writers, and one tally a collection."""
+    """Make partitions of the outbox ahead of the writers, and one tally a collection."""
     await outbox.extend(conn)
     async with conn.transaction():
         await collections.sum_up(conn)

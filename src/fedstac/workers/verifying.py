@@ -18,7 +18,7 @@ from fedstac.runtime.wakeup import Backoff
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class DatasetDifference:
     """One dataset on which a node and its origin do not agree."""
 
     collection: str
@@ -32,7 +32,7 @@ class Comparison:
 
     cursor: Cursor  # here, at the end
     compared: int  # datasets at the origin
-    differences: Sequence[Difference]
+    differences: Sequence[DatasetDifference]
 
 
 async def verify(node: Node, origin: Origin, *, patience: float = 30.0) -> Comparison:
@@ -48,7 +48,7 @@ async def verify(node: Node, origin: Origin, *, patience: float = 30.0) -> Compa
     async with node.pool.acquire() as conn:
         rows_here = await feed.digests(conn, name)
         here = {(row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in rows_here}
-        differences: list[Difference] = []
+        differences: list[DatasetDifference] = []
         for collection, bucket in sorted(here.keys() | there.keys()):
             if here.get((collection, bucket)) == there.get((collection, bucket)):
                 continue
@@ -73,12 +73,12 @@ async def _reach(conn: Connection, origin: str, head: Cursor, patience: float) -
         await asyncio.sleep(backoff.pause())
 
 
-def _compare(collection: str, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[Difference]:
+def _compare(collection: str, entries: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[DatasetDifference]:
     """Return what differs in a bucket; a record that is newer here than in the origin's list is no difference."""
     there, here = {row["id"]: row for row in entries}, {row["id"]: row for row in rows}
-    differences = [Difference(collection, item, "missing here") for item in sorted(there.keys() - here.keys())]
-    differences += [Difference(collection, item, "extra here") for item in sorted(here.keys() - there.keys())]
+    differences = [DatasetDifference(collection, item, "missing here") for item in sorted(there.keys() - here.keys())]
+    differences += [DatasetDifference(collection, item, "extra here") for item in sorted(here.keys() - there.keys())]
     for item in sorted(there.keys() & here.keys()):
         if there[item]["digest"] != here[item]["digest"] and there[item]["seq"] >= here[item]["seq"]:
-            differences.append(Difference(collection, item, "different"))
+            differences.append(DatasetDifference(collection, item, "different"))
     return differences

@@ -48,10 +48,10 @@ async def get_events(call: Call) -> Response:
         async with node.pool.acquire() as conn:
             after = await feed.resume(conn, after)
             page = await feed.page(conn, after.pos, max(limit, 1))
-        left = deadline - time.monotonic()
-        if page or left <= 0 or node.stopping.is_set():
+        seconds = deadline - time.monotonic()
+        if page or seconds <= 0 or node.stopping.is_set():
             break
-        await sequenced(min(backoff.pause(), left))
+        await sequenced(min(backoff.pause(), seconds))
     cursor = Cursor(after.epoch, page[-1].pos) if page else after
     texts = [events.positioned(entry.event, Cursor(entry.epoch, entry.pos)) for entry in page if keep(entry)]
     return _answer(call, texts, cursor)
@@ -65,8 +65,8 @@ def _filter(call: Call) -> Any:
     collection, kind = call.query_params.get("collection"), call.query_params.get("type")
     index, slash, count = call.query_params.get("shard", "0/1").partition("/")
     if not (slash and _is_digits(index, count) and len(count) < 6 and numbers.value(index) < int(count)):
-        said = call.query_params["shard"][:20]
-        raise BadRequest(f"shard={said!r} is not i/n with i from 0 to n-1")
+        shard = call.query_params["shard"][:20]
+        raise BadRequest(f"shard={shard!r} is not i/n with i from 0 to n-1")
 
     def keep(entry: feed.Entry) -> bool:
         return (
@@ -112,9 +112,9 @@ async def get_snapshot(call: Call) -> Response:
             await fork_if_restored(conn)
         cursor, after = _read_page(page) if page else (await feed.head(conn), None)
         entries = [] if after else await _collections(conn, node.settings.node, cursor.epoch)
-        held = await feed.snapshot_page(conn, node.settings.node, after or ("", ""), limit)
-    entries += [events.current(record, cursor.epoch, node.checker.vocabularies.digest_of) for record in held]
-    following = _write_page(cursor, held[-1].collection, held[-1].id) if held else None
+        records = await feed.snapshot_page(conn, node.settings.node, after or ("", ""), limit)
+    entries += [events.current(record, cursor.epoch, node.checker.vocabularies.digest_of) for record in records]
+    following = _write_page(cursor, records[-1].collection, records[-1].id) if records else None
     envelope = {"origin": node.settings.node, "cursor": str(cursor), "next": following}
     text = f'{orjson.dumps(envelope).decode()[:-1]},"entries":[{",".join(entries)}]}}'
     headers = {"X-Cursor": str(cursor), "Cache-Control": "private, no-store"}

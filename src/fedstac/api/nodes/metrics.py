@@ -65,8 +65,9 @@ async def get_metrics(call: Call) -> Response:
         gauge("fedstac_request_memory_limit_bytes", "Memory that large bodies and answers of a lane may have.",
               ["lane"], [([lane], size) for lane, size in services.memory.limits().items()])
     )  # fmt: skip
-    info = gauge("fedstac_info", "Always 1; the labels say what runs.", ["node", "version", "schema"],
-                 [((node.settings.node, __version__, str(node.schema)), 1)])  # fmt: skip
+    roles = " ".join(role.name for role in services.roles)
+    info = gauge("fedstac_info", "Always 1; the labels say what runs.", ["node", "version", "schema", "roles"],
+                 [((node.settings.node, __version__, str(node.schema), roles), 1)])  # fmt: skip
     families.append(info)
     figures = await services.figures.figures()
     if figures is not None:
