@@ -50,7 +50,8 @@ async def read(conn: Connection) -> Figures:
     row = await conn.fetchrow(
         """SELECT s.epoch, s.pos,
                   (SELECT count(*) FROM (
-                      SELECT FROM fedstac.request_item WHERE status = 'queued' LIMIT $1) waiting) AS queued,
+                      SELECT FROM fedstac.request_item WHERE status = 'queued'
+                      ORDER BY shard, id LIMIT $1) waiting) AS queued,
                   n.open, n.late
            FROM fedstac.feed_state s, (
                SELECT count(*) AS open,

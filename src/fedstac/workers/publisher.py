@@ -50,20 +50,20 @@ async def run(node: Node, stop: asyncio.Event) -> None:
     idle = Backoff()
 
     async def step() -> bool:
-        queued = node.queued.next()
+        next_request = node.queued.next()
         try:
             async with node.pool.acquire() as conn:
-                done = await work_once(node, conn, name)
+                items = await work_once(node, conn, name)
         except ClaimLost:
             log.warning(
                 "claim lost, to another worker or by a cancelled request; the rest is claimed anew", worker=name
             )
             return False
-        if not done:
-            await queued(idle.pause())
+        if not items:
+            await next_request(idle.pause())
             return False
         idle.reset()
-        if 1 < done < GATHERED:  # many small requests: a moment more makes one larger batch of them
+        if 1 < items < GATHERED:  # many small requests: a moment more makes one larger batch of them
             await asyncio.sleep(GATHER_SECONDS)
         return True
 
@@ -84,7 +84,7 @@ async def work_once(node: Node, conn: Connection, name: str) -> int:
         await shift.break_off(error)
         raise
     await queue.release(conn, shift.claim)
-    return max(shift.done, 1)
+    return max(shift.items, 1)
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Shift:
     node: Node
     conn: Connection
     claim: queue.Claim  # less the shards that rest
-    done: int = 0
+    items: int = 0  # that were performed
     trying: int | None = None  # the item that is being tried alone
     renewed: float = field(default_factory=time.monotonic)
 
@@ -179,8 +179,8 @@ class Shift:
                 await self._give_up(item, attempts, error)
             else:
                 await queue.rest(self.conn, self.claim, item, _rest_seconds(attempts))
-                left = tuple(shard for shard in self.claim.shards if shard != item.shard)
-                self.claim = replace(self.claim, shards=left)
+                shards = tuple(shard for shard in self.claim.shards if shard != item.shard)
+                self.claim = replace(self.claim, shards=shards)
         self.trying = None
         return True
 
@@ -188,7 +188,7 @@ class Shift:
         items = await queue.read(self.conn, [item.id for item in batch])
         if items:
             await _perform(self.node, self.conn, items, self.claim)
-            self.done += len(items)
+            self.items += len(items)
             failpoint("worker.performed")
         return len(items) == len(batch)
 
@@ -223,7 +223,7 @@ class Shift:
             if not await queue.hold(self.conn, self.claim):
                 raise ClaimLost
             await queue.finish(self.conn, [result])
-            await audit.append(self.conn, [_audited(origin, result)])
+            await audit.append(self.conn, [_audit_row(origin, result)])
         self.node.metrics.count_items([result.outcome])
 
 
@@ -253,7 +253,7 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
             if not await queue.hold(conn, claim):
                 raise ClaimLost
             await queue.finish(conn, misnamed)
-            await audit.append(conn, [_audited(_origin(item), by_id[item.id]) for item in items if item.id in by_id])
+            await audit.append(conn, [_audit_row(_origin(item), by_id[item.id]) for item in items if item.id in by_id])
     receipts = await publication.perform(conn, node.rules, work, claim=claim)
     node.metrics.count_items(result.outcome for result in misnamed)
     node.metrics.count_items(receipt.outcome for receipt in receipts)
@@ -293,14 +293,13 @@ async def _work(
         vocabulary = await node.vocabulary(item.collection, item.cv_version)
         name = name_of(item.collection, item.dataset, vocabulary)
         if isinstance(name, Finding):
-            refused = queue.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None)
-            misnamed.append(refused)
+            misnamed.append(queue.Result(item.id, Outcome.REJECTED, StacInvalid.name, name.message, (name,), None))
             continue
-        queued = QueuedAction(
+        action = QueuedAction(
             item.collection, item.dataset, name, submitters[item.request], item.document, prepared=item.prepared,
             vocabulary=vocabulary, only_new=item.only_new,
         )  # fmt: skip
-        command = command_of(item.action, queued)
+        command = command_of(item.action, action)
         work.append(Work(command, item.submitter, item.action, item=item.id, request=item.request))
     return work, misnamed
 
@@ -309,7 +308,7 @@ def _origin(item: queue.QueuedItem) -> queue.ItemOrigin:
     return queue.ItemOrigin(item.request, item.collection, item.dataset, item.action, item.submitter)
 
 
-def _audited(item: queue.ItemOrigin, result: queue.Result) -> audit.NewRow:
+def _audit_row(item: queue.ItemOrigin, result: queue.Result) -> audit.NewRow:
     """Return the audit row of an item that never came to a decision."""
     return audit.NewRow(
         actor=item.submitter, action=item.action, collection=item.collection, dataset=item.dataset,
