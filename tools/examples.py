@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from tests.conftest import databases, make_template  # noqa: E402
 from tests.support.exchanges import record  # noqa: E402
 
-from fedstac.api.http.openapi import EXAMPLES, Exchange  # noqa: E402
+from fedstac.api.http.openapi import EXAMPLES, Example  # noqa: E402
 from fedstac.demo import embedded  # noqa: E402
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     sys.stdout.write(f"{target.relative_to(ROOT)}: {len(exchanges)} examples\n")
 
 
-def recorded(folder: Path) -> list[Exchange]:
+def recorded(folder: Path) -> list[Example]:
     """Return the exchanges with a new node on a new cluster."""
     with (
         embedded.cluster(folder, settings={"fsync": "off"}) as cluster,
@@ -43,7 +43,7 @@ def recorded(folder: Path) -> list[Exchange]:
         return asyncio.run(record(make_database()))
 
 
-def text_of(exchanges: list[Exchange]) -> bytes:
+def text_of(exchanges: list[Example]) -> bytes:
     """Return the file: what is empty is left out."""
     fields = [{name: value for name, value in asdict(one).items() if value not in ("", {}, None)} for one in exchanges]
     return orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

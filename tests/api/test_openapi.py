@@ -12,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from fedstac.api.app import CAPABILITIES, TABLE
 from fedstac.api.http import openapi
-from fedstac.api.http.openapi import Exchange, operation_name
+from fedstac.api.http.openapi import Example, operation_name
 from fedstac.api.route import Route
 from tests.api.conftest import Api
 from tests.support.exchanges import SCENARIO, record
@@ -51,8 +51,8 @@ def test_every_route_is_described(route: Route) -> None:
         assert any(ask.operation == operation_name(route) for ask in SCENARIO), "add it to tests/support/exchanges.py"
 
 
-@pytest.mark.parametrize("exchange", openapi.exchanges(), ids=lambda one: f"{one.operation}: {one.summary}")
-def test_every_example_is_as_the_document_says(exchange: Exchange) -> None:
+@pytest.mark.parametrize("exchange", openapi.recorded_examples(), ids=lambda one: f"{one.operation}: {one.summary}")
+def test_every_example_is_as_the_document_says(exchange: Example) -> None:
     method, path = exchange.operation.split(" ")
     response = DOCUMENT["paths"][re.sub(r":\w+}", "}", path)][method.lower()]["responses"][str(exchange.status)]
     if "$ref" in response:
@@ -76,6 +76,6 @@ async def test_it_is_served(api: Api) -> None:
 
 async def test_every_example_is_a_real_answer(dsn: str) -> None:
     real = [orjson.loads(orjson.dumps(asdict(exchange))) for exchange in await record(dsn)]
-    written = [orjson.loads(orjson.dumps(asdict(exchange))) for exchange in openapi.exchanges()]
+    written = [orjson.loads(orjson.dumps(asdict(exchange))) for exchange in openapi.recorded_examples()]
     for example, answer in zip(written, real, strict=True):
         assert answer == example, "`make docs` writes the examples anew"

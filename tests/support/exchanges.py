@@ -16,7 +16,7 @@ import httpx
 import orjson
 
 from fedstac import __version__
-from fedstac.api.http.openapi import Exchange
+from fedstac.api.http.openapi import Example
 from fedstac.db import nodes
 from fedstac.demo import sample
 from fedstac.settings import Settings
@@ -177,7 +177,7 @@ class Scenario:
         self._stable_ids = set(UUID.findall(orjson.dumps([ask.body for ask in SCENARIO]).decode()))
         self._ids: dict[str, str] = {}
 
-    async def exchange(self, ask: Ask) -> Exchange:
+    async def exchange(self, ask: Ask) -> Example:
         """Send one request; return it with its answer, both without what differs from run to run."""
         names = {name: value.format(**self._last) for name, value in ask.path.items()}
         method, template = ask.operation.split(" ")
@@ -193,7 +193,7 @@ class Scenario:
         )
         value = orjson.loads(answer.content) if answer.content else None
         await self._remember(template, value)
-        return Exchange(
+        return Example(
             operation=ask.operation, summary=ask.summary, status=answer.status_code, caller=ask.caller,
             path={name: self._comparable_text(value) for name, value in names.items()}, query=ask.query,
             headers=ask.headers, body=ask.body, answer=self._comparable(value),
@@ -248,7 +248,7 @@ class Scenario:
         return UUID.sub(replaced, text.replace(f"fedstac {__version__}", "fedstac 1.0.0"))
 
 
-async def record(dsn: str) -> list[Exchange]:
+async def record(dsn: str) -> list[Example]:
     """Return the exchanges of the scenario with a new node on a database."""
     settings = Settings(dsn=dsn, node="west", public_url=PUBLIC_URL, _env_file=None)
     conn = await asyncpg.connect(dsn)

@@ -15,10 +15,10 @@ import httpx
 
 from fedstac.client import changes
 from fedstac.client.transport import (
-    Call,
     ClientError,
     Exchange,
     Pause,
+    ServerCall,
     TokenSource,
     Tries,
     checked_address,
@@ -100,7 +100,7 @@ class AsyncClient:
             result: Any = end.value
             return result  # type: ignore[no-any-return]
 
-    async def _answer(self, call: Call) -> httpx.Response:
+    async def _answer(self, call: ServerCall) -> httpx.Response:
         tries = Tries(self.url, self._retries)
         while True:
             # a login renews its token over the network

@@ -20,12 +20,12 @@ import httpx
 import orjson
 
 from fedstac.client.transport import (
-    Call,
     Exchange,
     Failed,
     NotFound,
     Pause,
     Refused,
+    ServerCall,
     findings_from,
     json_of,
     kind_of,
@@ -48,7 +48,7 @@ Json = Mapping[str, Any]
 
 def get(id: str, *, collection: str | None = None) -> Exchange[Dataset]:
     """Return one dataset: its document and its ETag. NotFound if there is none."""
-    response = yield Call("GET", _path(id, collection))
+    response = yield ServerCall("GET", _path(id, collection))
     return Dataset(json_of(response, id), response.headers.get("etag"))
 
 
@@ -67,7 +67,7 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
         return [first] if first else []
     body = {"collections": [collection or collection_of(id)], "limit": MOST_VERSIONS, "filter-lang": "cql2-text",
             "filter": "base_id = '" + base.replace("'", "''") + "'"}  # fmt: skip
-    response = yield Call("POST", "/search", content=orjson.dumps(body), headers={"Content-Type": JSON})
+    response = yield ServerCall("POST", "/search", content=orjson.dumps(body), headers={"Content-Type": JSON})
     datasets = [Dataset(item, None) for item in json_of(response, "/search")["features"]]
     if not datasets and first is None:
         raise missing
@@ -83,7 +83,7 @@ def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Re
 def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exchange[list[Verdict]]:
     """Return the server's judgement of each document, as of the collection that it names; nothing is stored."""
     params = {"cv_version": cv_version} if cv_version else None
-    response = yield Call("POST", "/validate", params, _lines(documents), {"Content-Type": LINES})
+    response = yield ServerCall("POST", "/validate", params, _lines(documents), {"Content-Type": LINES})
     return [
         Verdict(entry["id"], entry["valid"], entry["cv_version"], findings_from(entry["findings"]))
         for entry in json_of(response, "/validate")["items"]
@@ -96,7 +96,7 @@ def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[lis
     Invalid if the batch cannot be read at all.
     """
     path = f"/collections/{quote(collection, safe='')}/items"
-    response = yield Call("POST", path, {"dry_run": "true"}, _lines(documents), {"Content-Type": LINES})
+    response = yield ServerCall("POST", path, {"dry_run": "true"}, _lines(documents), {"Content-Type": LINES})
     return [
         Rehearsed(
             entry["id"],
@@ -120,7 +120,7 @@ def cancel(request: str) -> Exchange[Request]:
     NotFound where there is none, or it is somebody else's.
     """
     path = f"/requests/{quote(request, safe='')}/cancel"
-    response = yield Call("POST", path)
+    response = yield ServerCall("POST", path)
     return Request.read(json_of(response, path))
 
 
@@ -131,7 +131,7 @@ def retry(request: str) -> Exchange[str]:
     """
     path = f"/requests/{quote(request, safe='')}/retry"
     headers = {"Prefer": "respond-async, wait=0", "Idempotency-Key": f'"{uuid4()}"'}
-    response = yield Call("POST", path, headers=headers)
+    response = yield ServerCall("POST", path, headers=headers)
     return _request_of(response, path)
 
 
@@ -147,7 +147,7 @@ def patch(
     `override`: the reason for other files under the same version, of those who may.
     """
     kind = MERGE if isinstance(edit, Mapping) else PATCH
-    call = Call("PATCH", _path(id, collection), content=orjson.dumps(edit), headers={"Content-Type": kind})
+    call = ServerCall("PATCH", _path(id, collection), content=orjson.dumps(edit), headers={"Content-Type": kind})
     return (yield from _change(id, call, if_match, dry_run, override))
 
 
@@ -158,7 +158,7 @@ def put(
     """Put a whole document in the place of the one that is there; see `patch`."""
     id, own_collection = str(document.get("id", "")), document.get("collection")
     path = _path(id, collection or (own_collection if isinstance(own_collection, str) else None))
-    call = Call("PUT", path, content=orjson.dumps(document), headers={"Content-Type": JSON})
+    call = ServerCall("PUT", path, content=orjson.dumps(document), headers={"Content-Type": JSON})
     return (yield from _change(id, call, if_match, dry_run, override))
 
 
@@ -169,7 +169,7 @@ def retract(
     """Retract a dataset; nothing is erased. `data` (keep, restrict, purge) tells the nodes what to do with copies."""
     retraction = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data}
     content = orjson.dumps({name: value for name, value in retraction.items() if value is not None})
-    call = Call("POST", _path(id, collection) + "/retract", content=content, headers={"Content-Type": JSON})
+    call = ServerCall("POST", _path(id, collection) + "/retract", content=content, headers={"Content-Type": JSON})
     return (yield from _change(id, call, if_match, dry_run))
 
 
@@ -177,7 +177,7 @@ def reinstate(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[Changed]:
     """Take a retraction back."""
-    return (yield from _change(id, Call("POST", _path(id, collection) + "/reinstate"), if_match, dry_run))
+    return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/reinstate"), if_match, dry_run))
 
 
 def mark(
@@ -186,14 +186,14 @@ def mark(
 ) -> Exchange[Changed]:  # fmt: skip
     """Mark a dataset for deletion: it is hidden, and nothing is erased yet."""
     params = {"reason": reason} if reason else None
-    return (yield from _change(id, Call("DELETE", _path(id, collection), params), if_match, dry_run))
+    return (yield from _change(id, ServerCall("DELETE", _path(id, collection), params), if_match, dry_run))
 
 
 def unmark(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[Changed]:
     """Take a mark for deletion back."""
-    return (yield from _change(id, Call("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
+    return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
 
 
 def put_replica(
@@ -202,7 +202,7 @@ def put_replica(
 ) -> Exchange[Changed]:  # fmt: skip
     """Say where a node has copies, by asset: {"<asset>": {"href": …}}. Other nodes' entries stay as they are."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
-    call = Call("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
+    call = ServerCall("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
     return (yield from _change(id, call, if_match, dry_run))
 
 
@@ -211,7 +211,7 @@ def remove_replica(
 ) -> Exchange[Changed]:
     """Say that a node has no copies any more."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
-    return (yield from _change(id, Call("DELETE", path), if_match, dry_run))
+    return (yield from _change(id, ServerCall("DELETE", path), if_match, dry_run))
 
 
 def collection_of(id: str) -> str:
@@ -228,16 +228,18 @@ def _lines(documents: Sequence[Json | bytes]) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def _change(id: str, call: Call, if_match: str | None, dry_run: bool, override: str | None = None) -> Exchange[Changed]:
+def _change(
+    id: str, call: ServerCall, if_match: str | None, dry_run: bool, override: str | None = None
+) -> Exchange[Changed]:
     headers = dict(call.headers or {}) | ({"If-Match": if_match} if if_match else {})
     headers |= {"Fedstac-Override": override} if override else {}
     if dry_run:
         params = {**(call.params or {}), "dry_run": "true"}
-        response = yield Call(call.method, call.path, params, call.content, headers)
+        response = yield ServerCall(call.method, call.path, params, call.content, headers)
         body = json_of(response, call.path)
         return Changed(id, body["outcome"], None, findings_from(body["findings"]), dry_run=True)
     headers |= {"Prefer": f"wait={SERVER_WAITS}", "Idempotency-Key": f'"{uuid4()}"'}
-    response = yield Call(call.method, call.path, call.params, call.content, headers, wait=SERVER_WAITS)
+    response = yield ServerCall(call.method, call.path, call.params, call.content, headers, wait=SERVER_WAITS)
     if response.status_code == HTTPStatus.OK and "monitor" not in response.links:
         return Changed(id, "identical", None)  # nothing was to be done, and no request was made of it
     return (yield from _result_of(id, _request_of(response, call.path)))
@@ -259,7 +261,7 @@ def _result_of(id: str, request: str) -> Exchange[Changed]:
     """Return what became of a request of one item, once it is final."""
     pause = FIRST_LOOK
     while True:
-        response = yield Call("GET", f"/requests/{quote(request, safe='')}/items", {"limit": 1})
+        response = yield ServerCall("GET", f"/requests/{quote(request, safe='')}/items", {"limit": 1})
         [entry] = json_of(response, request)["items"]
         if entry["status"] != "queued":
             break

@@ -79,7 +79,7 @@ OnRetry = Callable[[str, float], None]  # why a request is sent again, and after
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ServerCall:
     """A request to the server. `wait`: seconds the server may take before it answers."""
 
     method: str
@@ -97,8 +97,8 @@ class Pause:
     seconds: float
 
 
-# What is to be said to the server, whoever says it: it is given the successful answer of each Call, or its ClientError.
-Exchange: TypeAlias = Generator[Call | Pause, httpx.Response, T]
+# The calls that make one command, whoever sends them. It gets the successful answer of each ServerCall, or its ClientError.
+Exchange: TypeAlias = Generator[ServerCall | Pause, httpx.Response, T]
 
 
 def no_notice(reason: str, seconds: float) -> None:
@@ -146,7 +146,7 @@ def checked_address(url: str) -> str:
     return url.rstrip("/")
 
 
-def headers_of(call: Call, token: str | None) -> dict[bytes, bytes]:
+def headers_of(call: ServerCall, token: str | None) -> dict[bytes, bytes]:
     """Return the headers in UTF-8. Invalid for what no header may hold. The text stays out: it may be a secret."""
     bearer = {"Authorization": f"Bearer {token.strip()}"} if token else {}
     texts = {"User-Agent": f"fedstac/{__version__}", **bearer, **(call.headers or {})}
@@ -157,7 +157,7 @@ def headers_of(call: Call, token: str | None) -> dict[bytes, bytes]:
     return {name.encode(): text.encode("utf-8", "replace") for name, text in texts.items()}
 
 
-def too_long(call: Call) -> Invalid:
+def too_long(call: ServerCall) -> Invalid:
     """Return why httpx refuses an address: ids are a part of it."""
     return Invalid(414, "uri-too-long", f"{call.path[:80]}… is too long an address; no id is as long")
 
@@ -205,9 +205,9 @@ class Transport:
 
         Unreachable or a Refused if there is none. `wait`: seconds the server may take.
         """
-        return self.answer(Call(method, path, params, content, headers, wait))
+        return self.answer(ServerCall(method, path, params, content, headers, wait))
 
-    def answer(self, call: Call) -> httpx.Response:
+    def answer(self, call: ServerCall) -> httpx.Response:
         tries = Tries(self.url, self._retries, self._on_retry)
         while True:
             token = self._token() if callable(self._token) else self._token

@@ -60,7 +60,7 @@ HEADERS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class Example:
     """A request to a route, and its answer: an example.
 
     caller: the name of a token; empty where none is sent.
@@ -92,10 +92,10 @@ class Description:
 
 
 @cache
-def exchanges() -> Sequence[Exchange]:
+def recorded_examples() -> Sequence[Example]:
     """Return the recorded examples, in the order in which they were made."""
     text = files("fedstac.api").joinpath(EXAMPLES).read_bytes()
-    return tuple(Exchange(**fields) for fields in orjson.loads(text))
+    return tuple(Example(**fields) for fields in orjson.loads(text))
 
 
 def operation_name(route: Route) -> str:
@@ -105,8 +105,8 @@ def operation_name(route: Route) -> str:
 
 def document(capabilities: Iterable[Capability], *, title: str, version: str, base_url: str) -> dict[str, Any]:
     """Return the OpenAPI document of the capabilities."""
-    examples: dict[str, list[Exchange]] = {}
-    for exchange in exchanges():
+    examples: dict[str, list[Example]] = {}
+    for exchange in recorded_examples():
         examples.setdefault(exchange.operation, []).append(exchange)
     writer = _Writer(examples)
     capabilities = tuple(capabilities)
@@ -134,7 +134,7 @@ def document(capabilities: Iterable[Capability], *, title: str, version: str, ba
 class _Writer:
     """Writes the operations of a document, and gathers the responses that they share."""
 
-    def __init__(self, examples: Mapping[str, Sequence[Exchange]]) -> None:
+    def __init__(self, examples: Mapping[str, Sequence[Example]]) -> None:
         self._examples = examples
         self.paths: dict[str, dict[str, Any]] = {}
         self.responses: dict[str, Any] = {}
@@ -169,7 +169,7 @@ class _Writer:
         operation["security"] = [{"bearer": []}] if route.access is not Access.PUBLIC else [{}, {"bearer": []}]
         return operation
 
-    def _refusals(self, route: Route, examples: Sequence[Exchange]) -> dict[str, Any]:
+    def _refusals(self, route: Route, examples: Sequence[Example]) -> dict[str, Any]:
         """Return the responses that are problems, by status; those without examples are shared."""
         by_status: dict[int, list[type[Problem]]] = {}
         for problem in dict.fromkeys(problems_of(route)):
@@ -203,7 +203,7 @@ def _any_of(names: Sequence[str]) -> dict[str, Any]:
     return {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
 
 
-def _path_parameter(name: str, examples: Sequence[Exchange]) -> dict[str, Any]:
+def _path_parameter(name: str, examples: Sequence[Example]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": name, "in": "path", "required": True, "description": parameters.IN_PATH[name],
         "schema": {"type": "string", "minLength": 1},
@@ -212,7 +212,7 @@ def _path_parameter(name: str, examples: Sequence[Exchange]) -> dict[str, Any]:
     return fields if value is None else fields | {"example": value}
 
 
-def _parameter(parameter: Parameter, examples: Sequence[Exchange]) -> dict[str, Any]:
+def _parameter(parameter: Parameter, examples: Sequence[Example]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": parameter.name, "in": parameter.place, "required": parameter.required,
         "description": parameter.description, "schema": parameter.schema,
@@ -234,7 +234,7 @@ def _value(text: str, schema: Mapping[str, Any]) -> Any:
     return text
 
 
-def _response(answer: Answer, examples: Sequence[Exchange]) -> dict[str, Any]:
+def _response(answer: Answer, examples: Sequence[Example]) -> dict[str, Any]:
     response: dict[str, Any] = {"description": answer.description}
     if answer.headers:
         response["headers"] = {
@@ -253,14 +253,14 @@ def _refusal(problems: Sequence[type[Problem]]) -> dict[str, Any]:
     return {"description": description, "content": {PROBLEM_TYPE: {"schema": ref("Problem")}}}
 
 
-def _illustrate(content: dict[str, Any], exchanges: Sequence[Exchange], values: Sequence[Any], media_type: Any) -> None:
+def _illustrate(content: dict[str, Any], exchanges: Sequence[Example], values: Sequence[Any], media_type: Any) -> None:
     """Add examples to the media types that they have."""
     for n, (exchange, value) in enumerate(zip(exchanges, values, strict=True), 1):
         entry = content.get(media_type(exchange)) or next(iter(content.values()))
         entry.setdefault("examples", {})[f"example-{n}"] = {"summary": exchange.summary, "value": value}
 
 
-def _media_type_sent(exchange: Exchange) -> str:
+def _media_type_sent(exchange: Example) -> str:
     return {name.lower(): value for name, value in exchange.headers.items()}.get("content-type", "application/json")
 
 
