@@ -97,7 +97,7 @@ class Pause:
     seconds: float
 
 
-# The calls that make one command, whoever sends them. It gets the successful answer of each ServerCall, or its ClientError.
+# The calls of one command, whoever sends them. It gets the successful answer of each, or its ClientError.
 Exchange: TypeAlias = Generator[ServerCall | Pause, httpx.Response, T]
 
 
