@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import subprocess
@@ -15,16 +16,23 @@ import asyncpg
 import hypothesis
 import psycopg
 import pytest
+from httpx._transports import default as httpx_transports
 
 from fedstac import bootstrap, settings
 from fedstac.db import migrations
 from fedstac.demo import embedded
 from fedstac.settings import Settings
+from fedstac.vocabularies import registry
 from tests.support.waiting import PATIENCE
 
 # the same examples in every run, for a green run to mean something; FEDSTAC_TEST_RANDOM=1 looks for new ones
 hypothesis.settings.register_profile("fedstac", derandomize=not os.environ.get("FEDSTAC_TEST_RANDOM"), deadline=None)
 hypothesis.settings.load_profile("fedstac")
+
+# What every node and client of a test would make anew, at a tenth of a second each, is made once: vocabularies are read
+# from the same bytes, and no test changes the certificates of the system.
+for module, name in ((registry, "parse"), (httpx_transports, "create_ssl_context")):
+    setattr(module, name, functools.cache(getattr(module, name)))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

@@ -238,6 +238,7 @@ def is_by(who: str, actor: str) -> bool:
     return actor == ("anonymous" if who in matrix.STRANGERS else who)
 
 
+@pytest.mark.long
 async def test_every_cell_comes_to_what_the_table_says(api: Api, provider: Provider, conn: Connection) -> None:
     cells = list(matrix.cells())
     about = one_each(cells)

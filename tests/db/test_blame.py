@@ -147,6 +147,7 @@ async def test_kills_right_after_the_claim_are_no_attempts(
     assert {status for status, _ in (await final(conn)).values()} == {"done"}
 
 
+@pytest.mark.long
 async def test_kills_at_random_places_and_unreadable_items_fail_no_innocent_item(
     west: Node, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ from tests.db import writing
 from tests.support import large, plans
 from tests.support.large import dataset_id, lineage_key, request_id
 
-pytestmark = pytest.mark.xdist_group("plans")  # one process: the database is made once
+pytestmark = [pytest.mark.xdist_group("plans"), pytest.mark.long]  # one process: the database is made once
 
 FEW = 1_100  # rows of a table that a statement may read for nothing; a count ends at 1 001
 LINEAGES = {lineage_key(n): "west" for n in range(5_000, 5_100)}

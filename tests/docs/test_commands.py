@@ -36,6 +36,7 @@ OWN_NODE = (
     "FEDSTAC_URL=$(grep -oh 'http://[0-9.:]*' ../ready-* | head -1) "
     "FEDSTAC_TOKEN=$(grep -oh 'fst_[A-Za-z0-9_-]*' ../out-* | head -1)"
 )
+pytestmark = pytest.mark.long
 PAGE_NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES if commands(page)]
 
 

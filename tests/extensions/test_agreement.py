@@ -32,7 +32,7 @@ from tests.conftest import SHARED
 from tests.extensions import corpus, published
 from tests.extensions.corpus import Json
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.long]
 
 SEED = 20261124
 MUTANTS = 24_000

@@ -20,7 +20,8 @@ from tests.hostile.wire import Answer, Ask
 
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED", "8"))
 LINES = 8  # connections at once
-pytestmark = pytest.mark.xdist_group("hostile")  # one process, in this order: the node is as it was left
+# one process, in this order: the node is as it was left
+pytestmark = [pytest.mark.xdist_group("hostile"), pytest.mark.long]
 log = logging.getLogger(__name__)
 
 

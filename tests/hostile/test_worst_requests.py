@@ -28,7 +28,8 @@ AT_ONCE = 20
 PER_SECOND = 50.0  # datasets that are published beside
 SPARE = 64 << 20  # bytes that the api may take beside what it has at rest
 BUDGET = float(Settings(_env_file=None).request_seconds)
-pytestmark = pytest.mark.xdist_group("hostile")  # one process, in this order: the node is as it was left
+# one process, in this order: the node is as it was left
+pytestmark = [pytest.mark.xdist_group("hostile"), pytest.mark.long]
 log = logging.getLogger(__name__)
 _numbers = itertools.count(200_000)
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.api.conftest import Api
 from tests.api.conftest import api as api
 from tests.api.conftest import start_api as start_api
@@ -15,6 +17,7 @@ from tests.scan.files import amon, centres, drs
 from tests.scan.test_items import FIXED, HINDCAST, ocean
 
 
+@pytest.mark.long
 async def test_what_is_scanned_is_published_and_found(api: Api, fedstac: Fedstac, root: Path, tmp_path: Path) -> None:
     amon(1850, 1899).write(drs(root))
     amon(1900, 1949).write(drs(root))

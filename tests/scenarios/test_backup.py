@@ -28,7 +28,7 @@ from tests.scenarios import watching
 from tests.scenarios.test_index_node import digests, log_lines
 from tests.scenarios.watching import Publisher, fresh_items, settle, violations, wait_until
 
-pytestmark = pytest.mark.xdist_group("backup")
+pytestmark = [pytest.mark.xdist_group("backup"), pytest.mark.long]
 SMALL = {"fsync": "off", "shared_buffers": "32MB"}  # the machine stays on: no test here needs a durable disk
 
 

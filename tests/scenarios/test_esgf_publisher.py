@@ -28,6 +28,7 @@ BIN = Path(os.environ.get("FEDSTAC_ESGCET") or REPOSITORY / ".venv-esgcet") / "b
 IS_HERE = (BIN.parent / ".installed").is_file()
 MISSING = "ESGF's publisher is not here: python tools/esgf_publisher.py makes it, or says why it cannot"
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.xdist_group("esgf-publisher"),
     pytest.mark.skipif(not IS_HERE and not os.environ.get("CI"), reason=MISSING),
 ]

@@ -29,7 +29,7 @@ from tests.scenarios.watching import (
 )
 from tests.support import failpoints
 
-pytestmark = pytest.mark.xdist_group("index-node")
+pytestmark = [pytest.mark.xdist_group("index-node"), pytest.mark.long]
 
 
 def digests(running: Federation, name: str) -> dict[tuple[str, int], tuple[int, str]]:

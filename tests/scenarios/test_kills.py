@@ -29,7 +29,7 @@ from tests.scenarios.watching import (
 from tests.support import failpoints
 from tests.support.waiting import PATIENCE
 
-pytestmark = pytest.mark.xdist_group("kills")
+pytestmark = [pytest.mark.xdist_group("kills"), pytest.mark.long]
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED") or random.randrange(1_000_000))
 BATCHES_EACH = 3
 

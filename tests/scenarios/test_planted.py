@@ -28,7 +28,7 @@ from tests.scenarios.watching import (
 )
 from tests.support import failpoints
 
-pytestmark = pytest.mark.xdist_group("planted")
+pytestmark = [pytest.mark.xdist_group("planted"), pytest.mark.long]
 PUBLISHED = "SELECT true FROM fedstac.request_item HAVING bool_and(status = 'done')"
 READ_TO_THE_END = """SELECT true FROM fedstac.feed_state
     WHERE (SELECT max(id) FROM fedstac.feed) = (SELECT max(id) FROM fedstac.outbox)

@@ -20,7 +20,7 @@ from tests.scenarios import watching
 from tests.scenarios.test_index_node import log_lines, matched, parked
 from tests.scenarios.watching import Publisher, client, differences, settle, values, violations, wait_until
 
-pytestmark = pytest.mark.xdist_group("several-origins")
+pytestmark = [pytest.mark.xdist_group("several-origins"), pytest.mark.long]
 
 HOMES = {"NCAR": "west", "MPI-M": "north"}
 ITEMS = "/collections/CMIP6/items"
