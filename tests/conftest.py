@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import hypothesis
-import psycopg
 import pytest
 from httpx._transports import default as httpx_transports
 
-from fedstac import bootstrap, settings
-from fedstac.db import migrations
-from fedstac.demo import embedded
+from fedstac import bootstrap
+from fedstac.demo import embedded, sample
+from fedstac.demo.identity_provider import CLIENT
+from fedstac.identity import oidc
 from fedstac.settings import Settings
 from fedstac.vocabularies import registry
+from tests.support.commands import Fedstac, Result, start
+from tests.support.databases import databases, make_template
+from tests.support.identity import AUDIENCE, Provider, StartNode
+from tests.support.nodes import Api, StartApi, running
+from tests.support.places import REPOSITORY, SHARED
 from tests.support.waiting import PATIENCE
 
 # the same examples in every run, for a green run to mean something; FEDSTAC_TEST_RANDOM=1 looks for new ones
@@ -33,9 +40,6 @@ hypothesis.settings.load_profile("fedstac")
 # from the same bytes, and no test changes the certificates of the system.
 for module, name in ((registry, "parse"), (httpx_transports, "create_ssl_context")):
     setattr(module, name, functools.cache(getattr(module, name)))
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"
 
 
 MAY_BE_MISSING = ("shared", "history")  # markers of what even CI may be without
@@ -103,40 +107,6 @@ def template(cluster: embedded.Cluster) -> str:
     return make_template(cluster)
 
 
-def make_template(cluster: embedded.Cluster) -> str:
-    """Make a migrated database that others are copied from, and return its name."""
-    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-        conn.execute("CREATE DATABASE template_fedstac")
-    migrations.setup(cluster.dsn("template_fedstac"))
-    with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-        conn.execute("ALTER ROLE fedstac_owner PASSWORD 'owner'")
-        conn.execute("ALTER ROLE fedstac_writer PASSWORD 'writer'")
-    owner = cluster.dsn("template_fedstac", user="fedstac_owner", password="owner")
-    migrations.migrate(owner, settings.folder("migrations"))
-    return "template_fedstac"
-
-
-@contextmanager
-def databases(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
-    """Make migrated databases; return the writer's DSN of each. They go with the context."""
-    made: list[str] = []
-
-    def make() -> str:
-        name = f"t{os.urandom(6).hex()}"
-        with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-            conn.execute(f'CREATE DATABASE "{name}" TEMPLATE {template}')
-            conn.execute(f'ALTER DATABASE "{name}" OWNER TO fedstac_owner')
-        made.append(name)
-        return cluster.dsn(name, user="fedstac_writer", password="writer")
-
-    try:
-        yield make
-    finally:
-        with psycopg.connect(cluster.dsn(), autocommit=True) as conn:
-            for name in made:
-                conn.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-
-
 @pytest.fixture
 def make_database(cluster: embedded.Cluster, template: str) -> Iterator[Callable[[], str]]:
     """Makes migrated databases that go with the test."""
@@ -162,3 +132,75 @@ async def conn(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     connection = await asyncpg.connect(dsn)
     yield connection
     await asyncio.wait_for(connection.close(), PATIENCE)
+
+
+@pytest.fixture
+async def start_api(make_database: Callable[[], str]) -> AsyncIterator[StartApi]:
+    """Starts nodes that end with the test, and before their databases."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*, background: bool = True, **values: Any) -> Api:
+            settings = Settings(
+                **{"node": "west", "default_wait_seconds": 60, "request_seconds": 120, "_env_file": None, **values}
+            )
+            return await stack.enter_async_context(running(settings, background=background))
+
+        yield start
+
+
+@pytest.fixture
+async def api(start_api: StartApi, dsn: str) -> Api:
+    """A publishing node `west` with the collection CMIP6."""
+    started = await start_api(dsn=dsn)
+    response = await started.admin.post("/collections", json=sample.collection())
+    assert response.status_code == 201, response.text
+    return started
+
+
+@pytest.fixture
+def fedstac(tmp_path: Path) -> Fedstac:
+    """Runs a command and returns how it ended."""
+
+    async def run(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
+        process = await start(*arguments, folder=tmp_path, **variables)
+        try:
+            stdout, stderr = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert process.returncode is not None
+        return Result(process.returncode, stdout.decode(), stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    running = Provider()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a provider said, or failed to say, holds for the moment only."""
+    monkeypatch.setattr(oidc, "REFETCH_SECONDS", 0.0)
+    monkeypatch.setattr(oidc, "REST_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def start_node(dsn: str, provider: Provider, start_api: StartApi) -> StartNode:
+    """Starts a node that takes the provider's tokens; members of its issuer and settings may be named."""
+
+    async def start(issuer: Mapping[str, Any] | None = None, **values: Any) -> Api:
+        configured = {"issuer": provider.url, "login_client_id": CLIENT, **(issuer or {})}
+        defaults = {"issuers": json.dumps([configured]), "audience": AUDIENCE, "admin_group": "esgf-admins"}
+        node = await start_api(dsn=dsn, **{**defaults, **values})
+        response = await node.admin.post("/collections", json=sample.collection())
+        assert response.status_code == 201, response.text
+        return node
+
+    return start

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from fedstac.demo import sample
+from tests.support.nodes import Api
 
 Json = dict[str, Any]
 Box = tuple[float, float, float, float]
@@ -284,3 +285,29 @@ def _spatial(rng: random.Random) -> tuple[Json, Judge]:
     box = (west, south, min(180, west + rng.randint(1, 60)), min(90, south + rng.randint(1, 60)))
     polygon = {"type": "Polygon", "coordinates": _rectangle(*box)}
     return {"op": "s_intersects", "args": [{"property": "geometry"}, polygon]}, lambda item: touch(item.boxes, [box])
+
+
+async def publish_catalogue(api: Api) -> None:
+    for name in ("CMIP6", "places"):
+        assert (await api.admin.post("/collections", json=sample.collection(name))).status_code == 201
+        features = [known.document for known in catalogue() if known.key[0] == name]
+        body = {"type": "FeatureCollection", "features": features}
+        response = await api.admin.post(f"/collections/{name}/items", json=body)
+        assert response.status_code == 200, response.text
+        assert response.json()["counts"]["done"] == len(features), response.text
+
+
+def expected(judge: Any) -> set[tuple[str, str]]:
+    return {item.key for item in catalogue() if judge(item)}
+
+
+def in_order(order: list[tuple[str, bool]]) -> list[Known]:
+    """Return the catalogue sorted as PostgreSQL has it: null is larger than everything; ties by collection and id."""
+    keys = [*order, *((name, order[-1][1]) for name in ("collection", "id") if name not in dict(order))]
+    found = list(catalogue())
+    for name, descending in reversed(keys):
+        present = [item for item in found if item.value(name) is not None]
+        missing = [item for item in found if item.value(name) is None]
+        present.sort(key=lambda item: item.value(name), reverse=descending)
+        found = missing + present if descending else present + missing
+    return found

@@ -15,7 +15,7 @@ from fedstac.db import audit, invariants
 from fedstac.demo import sample
 from fedstac.domain.audit import Row
 from fedstac.settings import Settings
-from tests.api.conftest import Api, running
+from tests.support.nodes import Api, running
 from tests.support.waiting import PATIENCE
 
 ITEMS = list(sample.items(8))

@@ -38,14 +38,12 @@ from fedstac.domain.model import Lineage, World
 from fedstac.domain.patching import JsonPatch
 from fedstac.publication import Work
 from tests.api import matrix
-from tests.api.conftest import Api
 from tests.api.matrix import Cell, Dataset
 from tests.api.stored import everything
 from tests.db import writing
 from tests.db.writing import ANNA, CHECKER, CMIP6
-from tests.identity.conftest import Provider, StartNode
-from tests.identity.conftest import provider as provider
-from tests.identity.conftest import start_node as start_node
+from tests.support.identity import Provider, StartNode
+from tests.support.nodes import Api
 
 VERSION = CMIP6.version if CMIP6 else None
 

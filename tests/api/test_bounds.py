@@ -19,7 +19,7 @@ from fedstac.domain.policy import Policy, Principal
 from fedstac.runtime.budget import Lane
 from fedstac.runtime.capacity import Memory, Threads
 from fedstac.vocabularies.checker import open_checker
-from tests.api.conftest import Api, StartApi
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE
 
 ITEMS = "/collections/CMIP6/items"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from fedstac.demo import embedded, sample
-from tests.api.conftest import Api, StartApi
+from tests.support.nodes import Api, StartApi
 from tests.support.processes import children
 
 HANG_GUARD = 30.0

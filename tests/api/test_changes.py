@@ -15,8 +15,8 @@ import pytest
 from fedstac.db import invariants, nodes
 from fedstac.demo import sample
 from fedstac.settings import folder
-from tests.api.conftest import Api, StartApi
-from tests.api.test_publishing import written
+from tests.support.documents import written
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE
 
 Json = dict[str, Any]

@@ -12,7 +12,7 @@ import pytest
 
 from fedstac.db import invariants
 from fedstac.demo import sample
-from tests.api.conftest import Api
+from tests.support.nodes import Api
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from fedstac.domain import errors
-from tests.api.conftest import Api
+from tests.support.nodes import Api
 
 
 async def test_the_type_of_every_problem_is_explained(api: Api) -> None:

@@ -19,7 +19,7 @@ from fedstac.api.app import TABLE
 from fedstac.api.http import compression, prefixes
 from fedstac.demo import sample
 from fedstac.settings import Settings
-from tests.api.conftest import Api, StartApi
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
 
 PAGE = {"Origin": "https://browser.example"}

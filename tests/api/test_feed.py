@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.api.conftest import Api
+from tests.support.nodes import Api
 
 BEYOND = 2**63
 

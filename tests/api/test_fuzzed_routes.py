@@ -16,8 +16,8 @@ from fedstac.api.http import openapi
 from fedstac.api.http.endpoint import Endpoint
 from fedstac.db import nodes
 from fedstac.domain.errors import Problem
-from tests.api.conftest import Api, StartApi
 from tests.support import exchanges
+from tests.support.nodes import Api, StartApi
 
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",

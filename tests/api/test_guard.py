@@ -40,7 +40,7 @@ from fedstac.api.http.guard import Guard
 from fedstac.api.http.server import Config, HttpServer, run
 from fedstac.domain import errors
 from fedstac.settings import Settings
-from tests.conftest import REPOSITORY
+from tests.support.places import REPOSITORY
 from tests.support.processes import peak_memory
 from tests.support.waiting import PATIENCE
 

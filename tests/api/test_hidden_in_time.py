@@ -13,7 +13,7 @@ import pytest
 
 from fedstac.db import nodes
 from fedstac.demo import sample
-from tests.api.conftest import Api
+from tests.support.nodes import Api
 
 ITEMS = "/collections/CMIP6/items"
 PAIRS = 2000

@@ -19,9 +19,9 @@ from fedstac.db import invariants
 from fedstac.demo import sample
 from fedstac.domain.errors import pointer
 from fedstac.vocabularies.checker import open_checker
-from tests.api.conftest import Api
 from tests.api.patches import add, copied, move, op, remove, replace
 from tests.api.stored import everything
+from tests.support.nodes import Api
 
 Json = Any
 ITEMS: Final = "/collections/CMIP6/items"

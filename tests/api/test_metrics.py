@@ -18,7 +18,7 @@ from fedstac.db import nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.runtime.metrics import Metrics
-from tests.api.conftest import Api, StartApi
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]

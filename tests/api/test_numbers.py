@@ -8,7 +8,7 @@ from starlette.datastructures import QueryParams
 from fedstac.api.http import documentation, numbers
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
-from tests.api.conftest import Api
+from tests.support.nodes import Api
 
 
 @pytest.mark.parametrize(("text", "number"), [("0", 0), ("7", 7), ("007", 7), ("51", 50), ("9" * 5000, 50)])

@@ -14,10 +14,11 @@ from hypothesis import given
 
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
-from tests.api import conftest, odd_values
-from tests.api.conftest import Api
+from tests.api import odd_values
 from tests.api.odd_values import Json, as_text, judge
-from tests.conftest import databases
+from tests.support import nodes as running_nodes
+from tests.support.databases import databases
+from tests.support.nodes import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,7 +30,7 @@ EXAMPLES = 200
 async def api(cluster: embedded.Cluster, template: str) -> AsyncIterator[Api]:
     with databases(cluster, template) as make:
         settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
-        async with conftest.running(settings) as running:
+        async with running_nodes.running(settings) as running:
             for name in ("odd", "CMIP6"):
                 assert (await running.admin.post("/collections", json=sample.collection(name))).status_code == 201
             for name, items in (("odd", ODD), ("CMIP6", list(sample.items(40)))):

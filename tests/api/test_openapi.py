@@ -14,8 +14,8 @@ from fedstac.api.app import CAPABILITIES, TABLE
 from fedstac.api.http import openapi
 from fedstac.api.http.openapi import Example, operation_name
 from fedstac.api.route import Route
-from tests.api.conftest import Api
 from tests.support.exchanges import SCENARIO, record
+from tests.support.nodes import Api
 
 DOCUMENT = orjson.loads(
     orjson.dumps(openapi.document(CAPABILITIES, title="t", version="1", base_url="https://west.example"))

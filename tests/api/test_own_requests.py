@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from fedstac.demo import sample
-from tests.api.conftest import Api
+from tests.support.nodes import Api
 
 
 async def page(api: Api, role: str, **params: Any) -> Any:

@@ -15,11 +15,11 @@ from pystac_client.exceptions import APIError
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from fedstac.vocabularies.checker import stac_schemas
-from tests.api import conftest, oracle
-from tests.api.conftest import Api
-from tests.api.oracle import catalogue
-from tests.api.test_search import expected, in_order, publish_catalogue
-from tests.conftest import databases
+from tests.api import oracle
+from tests.api.oracle import catalogue, expected, in_order, publish_catalogue
+from tests.support import nodes as running_nodes
+from tests.support.databases import databases
+from tests.support.nodes import Api
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,12 +47,12 @@ class Federation:
 async def federation(cluster: embedded.Cluster, template: str) -> AsyncIterator[Federation]:
     with databases(cluster, template) as make:
         publishing = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
-        async with conftest.running(publishing) as west:
+        async with running_nodes.running(publishing) as west:
             await publish_catalogue(west)
             following = Settings(
                 dsn=make(), node="east", source=west.url, source_token=west.tokens["node:east"], _env_file=None
             )
-            async with conftest.running(following) as east:
+            async with running_nodes.running(following) as east:
                 await caught_up(east)
                 yield Federation(west, east)
 

@@ -16,9 +16,9 @@ from fedstac.domain.vocabulary import Kind, Vocabulary
 from fedstac.settings import Settings
 from fedstac.vocabularies.checker import open_checker
 from fedstac.vocabularies.registry import Vocabularies
-from tests.api import conftest
-from tests.api.conftest import Api
-from tests.conftest import databases
+from tests.support import nodes as running_nodes
+from tests.support.databases import databases
+from tests.support.nodes import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,7 +43,7 @@ async def api(cluster: embedded.Cluster, template: str) -> AsyncIterator[Api]:
     """The collections of all projects, one of them with datasets, and one without a project."""
     with databases(cluster, template) as make:
         settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
-        async with conftest.running(settings) as running:
+        async with running_nodes.running(settings) as running:
             for name in (*PROJECTS, "free"):
                 assert (await running.admin.post("/collections", json=sample.collection(name))).status_code == 201
             await publish(running, "CMIP6", ITEMS)

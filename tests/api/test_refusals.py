@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
-from tests.api import conftest
-from tests.api.conftest import Api
 from tests.api.mutations import mutate
-from tests.api.test_publishing import written
-from tests.conftest import databases
+from tests.support import nodes as running_nodes
+from tests.support.databases import databases
+from tests.support.documents import written
+from tests.support.nodes import Api
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -90,7 +90,7 @@ async def site(cluster: embedded.Cluster, template: str) -> AsyncIterator[Site]:
             max_batch_items=20,
             _env_file=None,
         )
-        async with conftest.running(config) as api:
+        async with running_nodes.running(config) as api:
             for name in ("CMIP6", "free"):
                 response = await api.admin.post("/collections", json=sample.collection(name))
                 assert response.status_code == 201, response.text

@@ -23,7 +23,7 @@ from fedstac.demo import sample
 from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
 from fedstac.workers import publisher
-from tests.api.conftest import Api, StartApi
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
 
 Json = dict[str, Any]

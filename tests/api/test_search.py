@@ -20,11 +20,12 @@ from fedstac.api.search import query
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from fedstac.vocabularies.checker import open_checker
-from tests.api import conftest, oracle
-from tests.api.conftest import Api
+from tests.api import oracle
 from tests.api.mutations import mutate
-from tests.api.oracle import Json, Known, catalogue
-from tests.conftest import databases
+from tests.api.oracle import Json, catalogue, expected, in_order, publish_catalogue
+from tests.support import nodes as running_nodes
+from tests.support.databases import databases
+from tests.support.nodes import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -59,23 +60,9 @@ async def site(cluster: embedded.Cluster, template: str) -> AsyncIterator[Site]:
     with databases(cluster, template) as make:
         settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
         bounded = settings.model_copy(update={"matched_exact_to": 50, "public_url": PUBLIC})
-        async with conftest.running(settings) as api, conftest.running(bounded, background=False) as other:
+        async with running_nodes.running(settings) as api, running_nodes.running(bounded, background=False) as other:
             await publish_catalogue(api)
             yield Site(api, other)
-
-
-async def publish_catalogue(api: Api) -> None:
-    for name in ("CMIP6", "places"):
-        assert (await api.admin.post("/collections", json=sample.collection(name))).status_code == 201
-        features = [known.document for known in catalogue() if known.key[0] == name]
-        body = {"type": "FeatureCollection", "features": features}
-        response = await api.admin.post(f"/collections/{name}/items", json=body)
-        assert response.status_code == 200, response.text
-        assert response.json()["counts"]["done"] == len(features), response.text
-
-
-def expected(judge: Any) -> set[tuple[str, str]]:
-    return {item.key for item in catalogue() if judge(item)}
 
 
 # --- each parameter ---
@@ -311,18 +298,6 @@ ORDERS: list[list[tuple[str, bool]]] = [
 ]  # fmt: skip
 
 
-def in_order(order: list[tuple[str, bool]]) -> list[Known]:
-    """Return the catalogue sorted as PostgreSQL has it: null is larger than everything; ties by collection and id."""
-    keys = [*order, *((name, order[-1][1]) for name in ("collection", "id") if name not in dict(order))]
-    found = list(catalogue())
-    for name, descending in reversed(keys):
-        present = [item for item in found if item.value(name) is not None]
-        missing = [item for item in found if item.value(name) is None]
-        present.sort(key=lambda item: item.value(name), reverse=descending)
-        found = missing + present if descending else present + missing
-    return found
-
-
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 async def test_an_order_holds_over_all_pages(site: Site, order: list[tuple[str, bool]]) -> None:
     sortby = [{"field": name, "direction": "desc" if down else "asc"} for name, down in order]
@@ -509,7 +484,7 @@ async def test_a_token_that_was_changed_is_refused(site: Site) -> None:
 
 async def test_paging_has_no_gap_and_no_repeat_while_others_publish(dsn: str) -> None:
     settings = Settings(dsn=dsn, node="west", default_wait_seconds=60, _env_file=None)
-    async with conftest.running(settings) as api:
+    async with running_nodes.running(settings) as api:
         await page_while_publishing(api)
 
 

@@ -11,7 +11,7 @@ import pytest
 from fedstac.demo import sample
 from fedstac.domain import validation
 from fedstac.vocabularies.checker import stac_schemas
-from tests.api.conftest import Api, StartApi
+from tests.support.nodes import Api, StartApi
 
 Json = dict[str, Any]
 ITEMS = "/collections/free/items"

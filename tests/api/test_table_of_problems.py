@@ -28,9 +28,9 @@ from fedstac.demo import embedded, sample
 from fedstac.domain import errors
 from fedstac.domain.errors import Problem
 from fedstac.settings import Settings
-from tests.api.conftest import Api, running
-from tests.conftest import databases
-from tests.identity.conftest import AUDIENCE, Provider, bearer
+from tests.support.databases import databases
+from tests.support.identity import AUDIENCE, Provider, bearer
+from tests.support.nodes import Api, running
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("table of problems")]

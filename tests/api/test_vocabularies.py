@@ -17,21 +17,10 @@ from fedstac.db import vocabularies
 from fedstac.demo import sample
 from fedstac.domain.vocabulary import parse
 from fedstac.settings import folder
-from tests.api.conftest import Api, StartApi
+from tests.support.nodes import Api, StartApi
+from tests.support.vocabulary_versions import NEW, OLD, ONLY_NEW, ONLY_OLD, Json, of_model
 
-Json = dict[str, Any]
-OLD, NEW = "6.2.58.60", "6.2.60.0"
 ITEMS = "/collections/CMIP6/items"
-# Facts of CMIP6_CVs at these tags (CC BY 4.0): AWI-ESM-2-1-LR was taken out, E3SM-2-1 came in.
-ONLY_OLD, ONLY_NEW = ("AWI.AWI-ESM-1-1-LR", "AWI-ESM-2-1-LR"), ("E3SM-Project.E3SM-1-0", "E3SM-2-1")
-
-
-def of_model(pair: tuple[str, str]) -> Json:
-    """Return a sample dataset of the first model, told of the second."""
-    registered, other = pair
-    found = next(item for item in sample.items(3000) if item["id"].startswith(f"CMIP6.CMIP.{registered}."))
-    renamed: Json = json.loads(json.dumps(found).replace(registered.partition(".")[2], other))
-    return renamed
 
 
 async def judged(api: Api, item: Json, version: str | None = None) -> Json:

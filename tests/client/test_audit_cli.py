@@ -16,8 +16,8 @@ from fedstac.db import audit, people
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
 from fedstac.domain.groups import Identity
-from tests.client.conftest import Fedstac
 from tests.db import writing
+from tests.support.commands import Fedstac
 from tests.support.databases import name_in
 
 [ITEM, *MORE] = sample.items(12)

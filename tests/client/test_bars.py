@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedstac.demo import sample
-from tests.api.conftest import Api
-from tests.client.conftest import Fedstac
-from tests.client.test_changes import FILES, ID
-from tests.client.test_changes import west as west
-from tests.client.test_cli import broken, lines, to
+from tests.support.clients import FILES, ID, broken
+from tests.support.commands import Fedstac, lines, to
+from tests.support.nodes import Api
 from tests.support.screen import on_screen, screen
 
 WIDTHS = (80, 120)

@@ -19,11 +19,9 @@ from typing import Any
 import pytest
 
 from fedstac.demo import sample
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac, environment, start
-from tests.client.test_changes import FILES, ID, ITEM, newer
-from tests.client.test_changes import west as west
-from tests.client.test_cli import alone, lines, to
+from tests.support.clients import FILES, ID, ITEM, newer
+from tests.support.commands import Fedstac, alone, environment, lines, start, to
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 NEWER = newer(ITEM)["id"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,25 +12,8 @@ import pytest
 from fedstac.client import AsyncClient, Client
 from fedstac.client.transport import Conflict, Invalid, NotAuthorised, NotFound
 from fedstac.demo import sample
-from tests.api.conftest import Api
-from tests.client.test_client import broken, with_client
-
-[ITEM] = sample.items(1)
-ID = ITEM["id"]
-FILES = [key for key, asset in ITEM["assets"].items() if "file:checksum" in asset]
-
-
-def newer(item: dict[str, Any], version: str = "20991231") -> dict[str, Any]:
-    changed: dict[str, Any] = json.loads(json.dumps(item).replace(item["properties"]["version"], version))
-    return changed
-
-
-@pytest.fixture
-async def west(api: Api) -> Api:
-    """With one dataset in two versions."""
-    body = {"type": "FeatureCollection", "features": [newer(ITEM), ITEM]}
-    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
-    return api
+from tests.support.clients import FILES, ID, ITEM, broken, newer, with_client
+from tests.support.nodes import Api
 
 
 async def test_a_dataset_and_its_versions_are_got(west: Api) -> None:

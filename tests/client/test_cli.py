@@ -12,7 +12,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -27,24 +26,10 @@ from fedstac.settings import Settings
 from fedstac.workers import roles
 from fedstac.workers.following import Follower
 from fedstac.workers.index_node import IndexHandler
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac, environment, start
+from tests.support.clients import broken
+from tests.support.commands import Fedstac, alone, environment, lines, start, to
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
-
-SERVER = ("asyncpg", "psycopg", "starlette", "fastapi", "uvicorn", "structlog", "stac_fastapi", "pypgstac", "shapely")
-
-
-def lines(items: list[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
-
-
-def broken(item: dict[str, Any]) -> dict[str, Any]:
-    return {**item, "geometry": {"type": "Point", "coordinates": ["east", "north"]}}
-
-
-def to(api: Api, role: str = "admin") -> dict[str, str]:
-    return {"FEDSTAC_URL": api.url, "FEDSTAC_TOKEN": api.tokens.get(role, role)}
-
 
 # --- publish ---
 
@@ -528,29 +513,6 @@ async def test_a_second_index_node_stands_by_and_takes_over(api: Api, make_datab
 
 
 # --- installed without the server's parts ---
-
-BLOCKED = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
-from fedstac.cli import main
-sys.argv = ["fedstac", *{arguments!r}]
-main()
-"""
-
-
-async def alone(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    script = BLOCKED.format(names=set(SERVER), arguments=arguments)
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-c", script, stdout=pipe, stderr=pipe, cwd=folder, env=environment()
-    )
-    stdout, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
-    assert process.returncode is not None
-    return process.returncode, stdout.decode(), stderr.decode()
 
 
 @pytest.mark.parametrize(

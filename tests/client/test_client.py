@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import orjson
@@ -22,26 +20,9 @@ from fedstac.client.transport import Failed, Invalid, NotAuthorised, NotFound, U
 from fedstac.client.values import Request, Submitted
 from fedstac.demo import sample
 from fedstac.domain.errors import Finding, Severity
-from tests.api.conftest import Api, StartApi
+from tests.support.clients import broken, with_client
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE
-
-T = TypeVar("T")
-
-
-async def with_client(api: Api, role: str, work: Callable[[Client], T]) -> T:
-    """Run synchronous work beside the node, which runs in the test's loop."""
-
-    def run() -> T:
-        token = api.tokens.get(role, role)
-        with Client(api.url, token, retries=1, http=httpx.Client(trust_env=False)) as client:
-            return work(client)
-
-    return await asyncio.to_thread(run)
-
-
-def broken(item: dict[str, Any]) -> dict[str, Any]:
-    """Return the item with a geometry that is none."""
-    return {**copy.deepcopy(item), "geometry": {"type": "Point", "coordinates": ["east", "north"]}}
 
 
 async def test_a_batch_is_submitted_followed_and_its_results_are_read(api: Api) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedstac.demo import sample
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac
-from tests.client.test_cli import lines, to
+from tests.support.commands import Fedstac, lines, to
+from tests.support.nodes import Api, StartApi
 
 
 async def test_a_project_is_created_from_its_vocabulary_and_takes_datasets(api: Api, fedstac: Fedstac) -> None:

@@ -11,11 +11,9 @@ import pytest
 
 from fedstac.client.values import Dataset
 from fedstac.demo import sample
-from tests.api.conftest import Api
-from tests.client.conftest import Fedstac
-from tests.client.test_changes import FILES, ID, ITEM
-from tests.client.test_changes import west as west
-from tests.client.test_cli import lines, to
+from tests.support.clients import FILES, ID, ITEM
+from tests.support.commands import Fedstac, lines, to
+from tests.support.nodes import Api
 from tests.support.screen import on_screen
 
 ASSETS: dict[str, Any] = {key: ITEM["assets"][key] for key in FILES}

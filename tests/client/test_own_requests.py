@@ -9,9 +9,9 @@ import pytest
 from fedstac.client import AsyncClient, Client
 from fedstac.client.transport import Conflict
 from fedstac.demo import sample
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac
-from tests.client.test_cli import broken, lines, to
+from tests.support.clients import broken
+from tests.support.commands import Fedstac, lines, to
+from tests.support.nodes import Api, StartApi
 
 
 async def test_own_requests_are_listed_and_shown(api: Api, fedstac: Fedstac) -> None:

@@ -16,11 +16,9 @@ from fedstac.client.documents import Entry, Trouble, Unreadable
 from fedstac.client.runs import Run
 from fedstac.client.values import Request, Submitted
 from fedstac.demo import sample
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac, start
-from tests.client.test_changes import ITEM, newer
-from tests.client.test_changes import west as west
-from tests.client.test_cli import broken, lines, to
+from tests.support.clients import ITEM, broken, newer
+from tests.support.commands import Fedstac, lines, start, to
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from fedstac.demo import sample
-from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, of_model
-from tests.client.conftest import Fedstac
-from tests.client.test_cli import alone, lines
+from tests.support.commands import Fedstac, alone, lines
+from tests.support.vocabulary_versions import NEW, OLD, ONLY_NEW, of_model
 
 
 def misspelt(item: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import pytest
 
 from fedstac.demo import sample
 from fedstac.settings import folder
-from tests.api.conftest import Api, StartApi
-from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, of_model
-from tests.client.conftest import Fedstac
+from tests.support.commands import Fedstac
+from tests.support.nodes import Api, StartApi
+from tests.support.vocabulary_versions import NEW, OLD, ONLY_NEW, of_model
 from tests.support.waiting import until
 
 SNAPSHOT = folder("cv") / "CMIP6" / f"{NEW}.json"

@@ -22,9 +22,7 @@ from fedstac.demo import sample
 from fedstac.domain.policy import Action
 from fedstac.settings import Settings
 from fedstac.workers import roles
-from tests.api.conftest import Api
-from tests.api.conftest import api as api
-from tests.api.conftest import start_api as start_api
+from tests.support.nodes import Api
 from tests.support.waiting import PATIENCE
 
 CELLS = [(route.access, route.method, route.path) for route in app.TABLE if route.method != "OPTIONS"]

@@ -15,9 +15,9 @@ from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded
 from fedstac.settings import Settings
-from tests.conftest import databases
 from tests.db import writing
 from tests.db.catalogue import Ground
+from tests.support.databases import databases
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Severity
 from fedstac.domain.model import Outcome, Receipt
 from fedstac.publication import Work
-from tests.conftest import REPOSITORY
 from tests.db import writing
 from tests.db.writing import ANNA, Connect
+from tests.support.places import REPOSITORY
 
 Item = dict[str, Any]
 ITEM, OTHER, THIRD = sample.items(3, versions=1)

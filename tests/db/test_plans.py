@@ -36,9 +36,9 @@ from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
-from tests.conftest import databases
 from tests.db import writing
 from tests.support import large, plans
+from tests.support.databases import databases
 from tests.support.large import dataset_id, lineage_key, request_id
 
 pytestmark = [pytest.mark.xdist_group("plans"), pytest.mark.long]  # one process: the database is made once

@@ -22,7 +22,7 @@ from fedstac.messaging.sources import NotServed, open_source
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
 from fedstac.workers import following, index_node
-from tests.db.test_following import Source, digest_of, entry, follow
+from tests.db.sources import Source, digest_of, entry, follow
 from tests.support.waiting import PATIENCE
 
 Json = dict[str, Any]

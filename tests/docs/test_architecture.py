@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.places import REPOSITORY
 
 PAGE, PICTURE = REPOSITORY / "docs/architecture.md", REPOSITORY / "docs/architecture.svg"
 COMING = ("messaging/sinks", "cli/vocab")  # rooms that their first module makes

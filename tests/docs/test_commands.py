@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import pytest
 
 from fedstac.demo.federation import WEST
-from tests.docs.conftest import NODES, Site
 from tests.docs.shell import PAGES, REPOSITORY, Command, commands
 from tests.scenarios import watching
+from tests.support.pages import NODES, Site
 
 # Why commands that begin so are not run. What is listed and stands in no page is a mistake too.
 NOT_RUN: Mapping[str, tuple[str, ...]] = {

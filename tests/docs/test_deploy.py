@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from fedstac.settings import Settings
-from tests.api.conftest import running
 from tests.docs.shell import REPOSITORY
 from tests.scenarios.watching import wait_until
+from tests.support.nodes import running
 
 DEPLOY = REPOSITORY / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("*.service"))

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from fedstac.demo import sample
 from fedstac.domain import documents, patching
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Conflict, ItemAlreadyExists, MissingPermission, Problem, StacInvalid
-from fedstac.domain.model import Decision, Lineage, Outcome, World
+from fedstac.domain.model import Decision, Lineage, Outcome
 from fedstac.domain.patching import Whole
 from fedstac.domain.policy import Principal
-from fedstac.vocabularies.checker import open_checker
+from tests.support.amending import CHECKER, ITEM, ROOT, VERSION, VOCABULARY, WORLD
 
 Json = Any
-CHECKER = open_checker()
-VOCABULARY = CHECKER.vocabularies.current("CMIP6")
-assert VOCABULARY is not None
-PARSED = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VOCABULARY.version)])
-WORLD = World(now=datetime(2026, 3, 1, tzinfo=UTC), origin="west", judge=CHECKER, vocabularies=PARSED)
-VERSION = VOCABULARY.version
-[ITEM] = sample.items(1)
 FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
 OTHER = "1220" + "f" * 64
-ROOT = Principal("root", frozenset({"admin"}))
 PAUL = Principal("paul", frozenset({f"publisher:{ITEM['properties']['cmip6:institution_id']}"}))
 TIMES = {"created": "2024-01-01T00:00:00Z", "updated": "2024-01-01T00:00:00Z"}
 REPLICA = {"href": "https://b.example/f.nc", "description": "HTTPServer Link", "roles": ["data"]}

@@ -14,7 +14,7 @@ from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.policy import BUILTIN, Action, Policy, Principal, Resource
 from fedstac.identity import policy_files
 from fedstac.identity.policy_files import Policies
-from tests.conftest import REPOSITORY
+from tests.support.places import REPOSITORY
 
 GOOD = """
 version: 1

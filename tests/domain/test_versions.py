@@ -18,7 +18,7 @@ from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.model import Decision, Lineage, World
 from fedstac.domain.policy import Policy
-from tests.domain.test_amend import CHECKER, ITEM, ROOT, VERSION, VOCABULARY, WORLD
+from tests.support.amending import CHECKER, ITEM, ROOT, VERSION, VOCABULARY, WORLD
 
 BASE = str(ITEM["id"]).rpartition(".v")[0]
 DAYS = {"v1": 20200101, "v2": 20210101, "v3": 20220101}

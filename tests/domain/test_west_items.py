@@ -9,7 +9,7 @@ import pytest
 
 from fedstac.domain.errors import Severity
 from fedstac.vocabularies.checker import open_checker
-from tests.conftest import SHARED
+from tests.support.places import SHARED
 
 # Published in the real archive, and contradicting CMIP6_CVs 6.2.60.0: the rule, and what is at fault.
 CONTRADICTIONS = {

@@ -28,9 +28,9 @@ from fedstac.domain.schemas import schema_of
 from fedstac.domain.stac_versions import upgraded
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.vocabularies.checker import VocabularyChecker, open_checker
-from tests.conftest import SHARED
 from tests.extensions import corpus, published
 from tests.extensions.corpus import Json
+from tests.support.places import SHARED
 
 pytestmark = [pytest.mark.shared, pytest.mark.long]
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
+import orjson
 import psycopg
 
 from fedstac.demo import embedded, sample
 from fedstac.demo.federation import Federation, federation
-from tests.hostile.wire import Line
+from tests.hostile.wire import Answer, Ask, Line
 from tests.support.processes import children, processor_seconds, shared_memory
 
 DATASETS = 200
@@ -97,3 +98,35 @@ def _post(running: Federation, path: str, body: bytes, media_type: str) -> None:
     }  # fmt: skip
     with build_opener(ProxyHandler({})).open(Request(running.west + path, body, headers), timeout=120) as answer:
         answer.read()
+
+
+SEED = int(os.environ.get("FEDSTAC_TEST_SEED", "8"))
+
+
+async def names(node: Site) -> tuple[str, str]:
+    """Return the id of a request that the administrator made, and the newest version of CMIP6's vocabulary."""
+    line = node.line()
+    listed = await line.ask(Ask("GET", "/requests", role="admin").to_bytes(node.host, node.running.tokens))
+    shown = await line.ask(Ask("GET", "/vocabularies/CMIP6").to_bytes(node.host, node.running.tokens))
+    line.close()
+    return orjson.loads(listed.body)["requests"][0]["id"], orjson.loads(shown.body)["vocabularies"][-1]["version"]
+
+
+def is_fault(answer: Answer) -> bool:
+    """Return whether an answer is one that the node has no right to give: 5xx, but for 503 that says when to come
+    again.
+    """
+    return answer.status >= 500 and not (answer.status == 503 and "retry-after" in answer.headers)
+
+
+async def keeps_its_promises(node: Site) -> None:
+    """Check that nothing hangs, nothing failed, every invariant holds, and a publisher publishes."""
+    fresh = next(sample.items(1, start=90_000))
+    body = orjson.dumps(fresh)
+    ask = Ask("POST", "/collections/CMIP6/items", (), body, {"Prefer": "wait=60"}, "admin")
+    line = node.line()
+    answer = await line.ask(ask.to_bytes(node.host, node.running.tokens))
+    line.close()
+    assert answer.status in (200, 201), answer.body
+    assert node.count("SELECT count(*) FROM fedstac.request_item WHERE status = 'failed'") == 0
+    assert node.faults() == []

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 from collections import Counter
 
-import orjson
 import pytest
 
-from fedstac.demo import sample
 from tests.hostile import corpus
 from tests.hostile.corpus import Route
 from tests.hostile.mutations import mutated
-from tests.hostile.site import Site
-from tests.hostile.wire import Answer, Ask
+from tests.hostile.site import SEED, Site, is_fault, keeps_its_promises, names
 
-SEED = int(os.environ.get("FEDSTAC_TEST_SEED", "8"))
 LINES = 8  # connections at once
 # one process, in this order: the node is as it was left
 pytestmark = [pytest.mark.xdist_group("hostile"), pytest.mark.long]
@@ -32,22 +27,6 @@ REFUSED = {  # what needs a state that no request of the corpus makes
     (404, ("POST", "/notifications/{destination_id}/confirm")),
     (404, ("POST", "/notifications/{destination_id}/test")),
 }
-
-
-async def names(node: Site) -> tuple[str, str]:
-    """Return the id of a request that the administrator made, and the newest version of CMIP6's vocabulary."""
-    line = node.line()
-    listed = await line.ask(Ask("GET", "/requests", role="admin").to_bytes(node.host, node.running.tokens))
-    shown = await line.ask(Ask("GET", "/vocabularies/CMIP6").to_bytes(node.host, node.running.tokens))
-    line.close()
-    return orjson.loads(listed.body)["requests"][0]["id"], orjson.loads(shown.body)["vocabularies"][-1]["version"]
-
-
-def is_fault(answer: Answer) -> bool:
-    """Return whether an answer is one that the node has no right to give: 5xx, but for 503 that says when to come
-    again.
-    """
-    return answer.status >= 500 and not (answer.status == 503 and "retry-after" in answer.headers)
 
 
 async def test_every_route_has_a_valid_request(node: Site) -> None:
@@ -88,19 +67,6 @@ async def assault(node: Site, requests: int, seed: int) -> tuple[Counter[int], l
 
     await asyncio.gather(*(send() for _ in range(LINES)))
     return statuses, wrong
-
-
-async def keeps_its_promises(node: Site) -> None:
-    """Check that nothing hangs, nothing failed, every invariant holds, and a publisher publishes."""
-    fresh = next(sample.items(1, start=90_000))
-    body = orjson.dumps(fresh)
-    ask = Ask("POST", "/collections/CMIP6/items", (), body, {"Prefer": "wait=60"}, "admin")
-    line = node.line()
-    answer = await line.ask(ask.to_bytes(node.host, node.running.tokens))
-    line.close()
-    assert answer.status in (200, 201), answer.body
-    assert node.count("SELECT count(*) FROM fedstac.request_item WHERE status = 'failed'") == 0
-    assert node.faults() == []
 
 
 async def test_no_mutated_request_finds_a_fault(node: Site) -> None:

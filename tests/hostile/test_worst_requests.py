@@ -19,8 +19,7 @@ from fedstac.demo import sample
 from fedstac.settings import Settings
 from tests.hostile import corpus, worst
 from tests.hostile.corpus import ITEMS
-from tests.hostile.site import Site
-from tests.hostile.test_mutated_requests import SEED, is_fault, keeps_its_promises, names
+from tests.hostile.site import SEED, Site, is_fault, keeps_its_promises, names
 from tests.hostile.wire import Ask
 from tests.support.waiting import PATIENCE
 

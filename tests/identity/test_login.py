@@ -16,10 +16,9 @@ import httpx
 import pytest
 
 from fedstac.demo import sample
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac, Result, start
-from tests.client.test_cli import lines
-from tests.identity.conftest import AT_NODES, CREATE, Provider, StartNode
+from tests.support.commands import Fedstac, Result, lines, start
+from tests.support.identity import AT_NODES, CREATE, Provider, StartNode
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 As = Callable[..., Awaitable[Result]]

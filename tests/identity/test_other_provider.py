@@ -11,9 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from tests.api.conftest import StartApi
-from tests.api.conftest import start_api as start_api
-from tests.identity.conftest import bearer
+from tests.support.identity import bearer
+from tests.support.nodes import StartApi
 from tests.support.waiting import PATIENCE
 
 PROGRAM = """

@@ -10,8 +10,7 @@ import pytest
 
 from fedstac.identity import oidc
 from fedstac.settings import Misconfigured
-from tests.client.conftest import Fedstac
-from tests.client.conftest import fedstac as fedstac
+from tests.support.commands import Fedstac
 
 GOOD: dict[str, Any] = {"issuer": "https://idp.example/realms/esgf", "audience": "https://west.example"}
 ASKS = {"introspect": True, "client_id": "west", "client_secret": "s3cret"}

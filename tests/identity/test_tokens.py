@@ -20,8 +20,8 @@ from fedstac.api.people import identity
 from fedstac.demo import sample
 from fedstac.domain.policy import Action
 from fedstac.identity import oidc
-from tests.api.conftest import Api, StartApi
-from tests.identity.conftest import AUDIENCE, CREATE, INTROSPECTS, Provider, StartNode, bearer, public, segment, signed
+from tests.support.identity import AUDIENCE, CREATE, INTROSPECTS, Provider, StartNode, bearer, public, segment, signed
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import StoppedClock, until
 
 ITEMS = "/collections/CMIP6/items"

@@ -16,7 +16,7 @@ from fedstac.domain.errors import BadRequest
 from fedstac.domain.groups import Identity
 from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
 from fedstac.workers import notifier
-from tests.notifications.conftest import Receiver
+from tests.support.receivers import Receiver
 from tests.support.waiting import PATIENCE
 
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from fedstac.demo import embedded
-from tests.api.conftest import StartApi
-from tests.notifications.conftest import start_api as start_api
+from tests.support.nodes import StartApi
 from tests.support.waiting import until
 
 

@@ -22,7 +22,7 @@ from fedstac.domain.notices import Sender, of_test
 from fedstac.messaging import mail
 from fedstac.messaging.webhooks import Undelivered
 from fedstac.settings import Misconfigured
-from tests.notifications.conftest import Mailbox, close
+from tests.support.receivers import Mailbox, close
 from tests.support.waiting import PATIENCE
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

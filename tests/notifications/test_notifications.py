@@ -16,11 +16,10 @@ import pytest
 
 from fedstac.demo import sample
 from fedstac.domain import notices
-from tests.api.conftest import Api
-from tests.client.conftest import Fedstac, start
-from tests.client.conftest import fedstac as fedstac
-from tests.notifications.conftest import Mailbox, Receiver, StartTelling, receiving
 from tests.support import failpoints
+from tests.support.commands import Fedstac, start
+from tests.support.nodes import Api
+from tests.support.receivers import Mailbox, Receiver, StartTelling, receiving
 from tests.support.waiting import PATIENCE, until
 
 ITEMS = "/collections/CMIP6/items"

@@ -11,9 +11,9 @@ import pytest
 
 from fedstac.demo import sample
 from fedstac.identity import policy_files
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac
-from tests.conftest import REPOSITORY
+from tests.support.commands import Fedstac
+from tests.support.nodes import Api, StartApi
+from tests.support.places import REPOSITORY
 
 ITEMS = "/collections/CMIP6/items"
 NCAR = [item for item in sample.items(300) if item["properties"]["cmip6:institution_id"] == "NCAR"]

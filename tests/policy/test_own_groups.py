@@ -13,8 +13,8 @@ import pytest
 
 from fedstac.db import nodes
 from fedstac.demo import sample
-from tests.api.conftest import Api, StartApi
-from tests.client.conftest import Fedstac
+from tests.support.commands import Fedstac
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE
 
 ITEMS = "/collections/CMIP6/items"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedstac.scan.site import Site, site
+from fedstac.scan.site import Site
+from tests.scan.files import site_of
 
 
 @pytest.fixture
@@ -19,8 +20,3 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def here(root: Path) -> Site:
     return site_of(root)
-
-
-def site_of(root: Path) -> Site:
-    urls = {"https": "https://esgf.example.org/thredds/fileServer/data/"}
-    return site({"node": "esgf.example.org", "roots": [{"folder": str(root), "urls": urls}]}, "test")

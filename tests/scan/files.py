@@ -12,6 +12,8 @@ from uuid import UUID
 import netCDF4
 import numpy as np
 
+from fedstac.scan.site import Site, site
+
 ATTRIBUTES: Mapping[str, Any] = {
     "Conventions": "CF-1.7 CMIP-6.2", "mip_era": "CMIP6", "activity_id": "CMIP", "institution_id": "NCAR",
     "source_id": "CESM2", "experiment_id": "historical", "experiment": "all-forcing simulation of the recent past",
@@ -150,3 +152,41 @@ def amon(first: int = 1850, last: int = 1850, member: str = "r1i1p1f1", **others
 def drs(root: Path, version: str = "20190308", *, member: str = "r1i1p1f1", variable: str = "tas") -> Path:
     """Return the folder of a version, as CMIP6's directory structure has it."""
     return root / "CMIP6/CMIP/NCAR/CESM2/historical" / member / "Amon" / variable / "gn" / f"v{version}"
+
+
+def site_of(root: Path) -> Site:
+    urls = {"https": "https://esgf.example.org/thredds/fileServer/data/"}
+    return site({"node": "esgf.example.org", "roots": [{"folder": str(root), "urls": urls}]}, "test")
+
+
+OCEAN = {
+    "table_id": "Omon", "variable_id": "tos", "realm": "ocean",
+    "nominal_resolution": "100 km",
+}  # fmt: skip
+
+
+SEA = {"standard_name": "sea_surface_temperature", "long_name": "Sea Surface Temperature", "units": "degC"}
+
+
+def ocean() -> File:
+    x, y = np.meshgrid(centres(0, 360, 60), centres(-79, 90, 40))
+    return File("tos_Omon_CESM2_historical_r1i1p1f1_gn_185001-185012.nc", OCEAN, SEA, longitudes=x, latitudes=y,
+                **months(1850, 1850))  # fmt: skip
+
+
+FIXED = File(
+    "areacella_fx_CESM2_historical_r1i1p1f1_gn.nc",
+    {"table_id": "fx", "variable_id": "areacella", "frequency": "fx", "realm": "atmos land"},
+    {"standard_name": "cell_area", "long_name": "Grid-Cell Area for Atmospheric Grid Variables", "units": "m2"},
+    **GLOBAL,
+)
+
+
+HINDCAST = File(
+    "tas_Amon_CNRM-ESM2-1_dcppA-hindcast_s1960-r2i1p1f2_gr_196001-196012.nc",
+    {"activity_id": "DCPP", "experiment_id": "dcppA-hindcast", "sub_experiment_id": "s1960", "source_id": "EC-Earth3",
+     "experiment": None, "institution_id": "EC-Earth-Consortium", "source_type": "AOGCM", "grid_label": "gr",
+     "variant_label": "r2i1p1f1"},
+    times=[45.0, 75.0], time_edges=[[30.0, 60.0], [60.0, 90.0]], units="days since 1961-01-01", calendar="360_day",
+    **GLOBAL,
+)  # fmt: skip

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.client.conftest import Fedstac, Result, environment, start
-from tests.client.conftest import fedstac as fedstac
 from tests.scan.files import amon, drs
+from tests.support.commands import Fedstac, Result, environment, start
 from tests.support.processes import children, is_running
 from tests.support.waiting import PATIENCE
 

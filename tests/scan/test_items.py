@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid3
 
-import numpy as np
 import pytest
 
 from fedstac.domain.errors import Severity
@@ -16,8 +15,19 @@ from fedstac.scan import Fault, Scan
 from fedstac.scan import items as making
 from fedstac.scan.site import Site, site
 from fedstac.vocabularies.checker import open_checker
-from tests.scan.conftest import site_of
-from tests.scan.files import ATTRIBUTES, GLOBAL, VARIABLE, File, amon, cells, centres, drs, months, tracking_id
+from tests.scan.files import (
+    ATTRIBUTES,
+    FIXED,
+    HINDCAST,
+    VARIABLE,
+    amon,
+    cells,
+    centres,
+    drs,
+    ocean,
+    site_of,
+    tracking_id,
+)
 
 Item = dict[str, Any]
 
@@ -78,35 +88,6 @@ def test_the_same_files_give_the_same_item(root: Path, tmp_path: Path) -> None:
         for jobs in (3, 1)
     ]
     assert runs[0] == runs[1]
-
-
-OCEAN = {
-    "table_id": "Omon", "variable_id": "tos", "realm": "ocean",
-    "nominal_resolution": "100 km",
-}  # fmt: skip
-SEA = {"standard_name": "sea_surface_temperature", "long_name": "Sea Surface Temperature", "units": "degC"}
-
-
-def ocean() -> File:
-    x, y = np.meshgrid(centres(0, 360, 60), centres(-79, 90, 40))
-    return File("tos_Omon_CESM2_historical_r1i1p1f1_gn_185001-185012.nc", OCEAN, SEA, longitudes=x, latitudes=y,
-                **months(1850, 1850))  # fmt: skip
-
-
-FIXED = File(
-    "areacella_fx_CESM2_historical_r1i1p1f1_gn.nc",
-    {"table_id": "fx", "variable_id": "areacella", "frequency": "fx", "realm": "atmos land"},
-    {"standard_name": "cell_area", "long_name": "Grid-Cell Area for Atmospheric Grid Variables", "units": "m2"},
-    **GLOBAL,
-)
-HINDCAST = File(
-    "tas_Amon_CNRM-ESM2-1_dcppA-hindcast_s1960-r2i1p1f2_gr_196001-196012.nc",
-    {"activity_id": "DCPP", "experiment_id": "dcppA-hindcast", "sub_experiment_id": "s1960", "source_id": "EC-Earth3",
-     "experiment": None, "institution_id": "EC-Earth-Consortium", "source_type": "AOGCM", "grid_label": "gr",
-     "variant_label": "r2i1p1f1"},
-    times=[45.0, 75.0], time_edges=[[30.0, 60.0], [60.0, 90.0]], units="days since 1961-01-01", calendar="360_day",
-    **GLOBAL,
-)  # fmt: skip
 
 
 def test_an_ocean_on_a_curvilinear_grid(root: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedstac.domain import crosschecks
 from fedstac.scan import site
-from tests.conftest import REPOSITORY
+from tests.support.places import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/scan.md").read_text()
 FAULT = re.compile(r"""(?:Fault\([^"()]*(?:\([^()]*\))?[^"()]*|Unusable\(\s*|fault = )"([a-z-]+)"[,]""")

@@ -8,13 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api
-from tests.api.conftest import api as api
-from tests.api.conftest import start_api as start_api
-from tests.client.conftest import Fedstac
-from tests.client.conftest import fedstac as fedstac
-from tests.scan.files import amon, centres, drs
-from tests.scan.test_items import FIXED, HINDCAST, ocean
+from tests.scan.files import FIXED, HINDCAST, amon, centres, drs, ocean
+from tests.support.commands import Fedstac
+from tests.support.nodes import Api
 
 
 @pytest.mark.long

@@ -25,8 +25,7 @@ from fedstac.demo import embedded
 from fedstac.demo.federation import Federation, federation
 from tests.docs.shell import REPOSITORY, commands
 from tests.scenarios import watching
-from tests.scenarios.test_index_node import digests, log_lines
-from tests.scenarios.watching import Publisher, fresh_items, settle, violations, wait_until
+from tests.scenarios.watching import Publisher, digests, fresh_items, log_lines, settle, violations, wait_until
 
 pytestmark = [pytest.mark.xdist_group("backup"), pytest.mark.long]
 SMALL = {"fsync": "off", "shared_buffers": "32MB"}  # the machine stays on: no test here needs a durable disk

@@ -16,9 +16,9 @@ import orjson
 import pytest
 
 from fedstac.demo import sample
-from tests.conftest import SHARED
 from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
 from tests.scenarios.watching import wait_until
+from tests.support.places import SHARED
 from tests.support.waiting import PATIENCE
 
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.long]

@@ -20,9 +20,9 @@ import pytest
 
 from fedstac.demo import sample
 from fedstac.demo.sample import facts
-from tests.conftest import REPOSITORY
 from tests.scenarios.demonstrations import Demo, demo
 from tests.scenarios.watching import wait_until
+from tests.support.places import REPOSITORY
 
 BIN = Path(os.environ.get("FEDSTAC_ESGCET") or REPOSITORY / ".venv-esgcet") / "bin"
 IS_HERE = (BIN.parent / ".installed").is_file()

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
-from fedstac.db import connections, feed
 from fedstac.demo import embedded
 from fedstac.demo.federation import Federation, StartFailed
 from tests.scenarios.watching import (
@@ -22,7 +18,11 @@ from tests.scenarios.watching import (
     assert_nothing_lost,
     client,
     differences,
+    digests,
     fresh_items,
+    log_lines,
+    matched,
+    parked,
     settle,
     values,
     wait_until,
@@ -30,31 +30,6 @@ from tests.scenarios.watching import (
 from tests.support import failpoints
 
 pytestmark = [pytest.mark.xdist_group("index-node"), pytest.mark.long]
-
-
-def digests(running: Federation, name: str) -> dict[tuple[str, int], tuple[int, str]]:
-    """Return what a node has of west, as fingerprints by collection and bucket."""
-
-    async def read() -> dict[tuple[str, int], tuple[int, str]]:
-        conn = await connections.connect(running.database_of(name))
-        try:
-            rows = await feed.digests(conn, "west")
-            return {(row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in rows}
-        finally:
-            await conn.close()
-
-    return asyncio.run(read())
-
-
-def matched(running: Federation, name: str = "east") -> int:
-    response = httpx.get(f"{running.processes[name].url}/search?limit=1", trust_env=False)
-    assert response.status_code == 200, response.text
-    return int(response.json()["numberMatched"])
-
-
-def log_lines(running: Federation, name: str, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in running.processes[name].log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event]
 
 
 @contextmanager
@@ -201,9 +176,3 @@ def planted_digest(cluster: embedded.Cluster, dataset: str) -> Iterator[str]:
             yield event
         finally:
             conn.execute(f"UPDATE fedstac.outbox SET event = %s {where}", (text, dataset))
-
-
-def parked(running: Federation) -> list[str]:
-    """Return the subjects of what east has set aside."""
-    with psycopg.connect(running.database_of("east")) as conn:
-        return [row[0] for row in conn.execute("SELECT subject FROM fedstac.parked_event")]

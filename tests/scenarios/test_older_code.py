@@ -18,9 +18,9 @@ import pytest
 from fedstac.demo import embedded
 from fedstac.demo.federation import federation
 from fedstac.settings import folder as folder_of
-from tests.conftest import REPOSITORY
 from tests.scenarios import watching
 from tests.scenarios.watching import Publisher, client, fresh_items, settle, values, violations
+from tests.support.places import REPOSITORY
 
 pytestmark = [pytest.mark.xdist_group("older-code"), pytest.mark.history]
 PARTS = ("src/fedstac", "migrations", "cv", "extensions", "pyproject.toml")

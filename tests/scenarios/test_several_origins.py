@@ -17,8 +17,18 @@ import pytest
 from fedstac.demo import embedded, sample
 from fedstac.demo.federation import Federation, federation
 from tests.scenarios import watching
-from tests.scenarios.test_index_node import log_lines, matched, parked
-from tests.scenarios.watching import Publisher, client, differences, settle, values, violations, wait_until
+from tests.scenarios.watching import (
+    Publisher,
+    client,
+    differences,
+    log_lines,
+    matched,
+    parked,
+    settle,
+    values,
+    violations,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.xdist_group("several-origins"), pytest.mark.long]
 

@@ -15,9 +15,9 @@ import pytest
 from fedstac import settings
 from fedstac.demo import embedded
 from fedstac.demo.federation import Federation, federation
-from tests.api.test_vocabularies import NEW, OLD, ONLY_NEW, ONLY_OLD, of_model
 from tests.scenarios import watching
 from tests.scenarios.watching import Publisher, client, differences, settle, values, wait_until
+from tests.support.vocabulary_versions import NEW, OLD, ONLY_NEW, ONLY_OLD, of_model
 
 pytestmark = pytest.mark.xdist_group("vocabulary-versions")
 

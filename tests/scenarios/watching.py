@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import orjson
 import psycopg
 
 from fedstac import bootstrap
-from fedstac.db import connections, invariants
+from fedstac.db import connections, feed, invariants
 from fedstac.demo import sample
 from fedstac.demo.federation import Federation
 from fedstac.messaging.origin import Origin
@@ -192,3 +193,34 @@ def differences(running: Federation, name: str, origin: str = "west") -> Sequenc
 
 def _node(running: Federation, name: str) -> Any:
     return bootstrap.node(Settings(_env_file=None, node=name, dsn=running.database_of(name), pool_size=2))
+
+
+def digests(running: Federation, name: str) -> dict[tuple[str, int], tuple[int, str]]:
+    """Return what a node has of west, as fingerprints by collection and bucket."""
+
+    async def read() -> dict[tuple[str, int], tuple[int, str]]:
+        conn = await connections.connect(running.database_of(name))
+        try:
+            rows = await feed.digests(conn, "west")
+            return {(row["collection"], row["bucket"]): (row["n"], row["digest"]) for row in rows}
+        finally:
+            await conn.close()
+
+    return asyncio.run(read())
+
+
+def matched(running: Federation, name: str = "east") -> int:
+    response = httpx.get(f"{running.processes[name].url}/search?limit=1", trust_env=False)
+    assert response.status_code == 200, response.text
+    return int(response.json()["numberMatched"])
+
+
+def log_lines(running: Federation, name: str, event: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in running.processes[name].log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+def parked(running: Federation) -> list[str]:
+    """Return the subjects of what east has set aside."""
+    with psycopg.connect(running.database_of("east")) as conn:
+        return [row[0] for row in conn.execute("SELECT subject FROM fedstac.parked_event")]

@@ -20,7 +20,7 @@ from fedstac.api.http.openapi import Example
 from fedstac.db import nodes
 from fedstac.demo import sample
 from fedstac.settings import Settings
-from tests.api.conftest import running
+from tests.support.nodes import running
 from tests.support.waiting import until
 
 PUBLIC_URL: Final = "https://west.example"

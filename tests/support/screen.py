@@ -12,7 +12,7 @@ import sys
 import termios
 from pathlib import Path
 
-from tests.client.conftest import environment
+from tests.support.commands import environment
 from tests.support.waiting import PATIENCE
 
 SEQUENCE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b\][^\x07]*\x07|.", re.DOTALL)

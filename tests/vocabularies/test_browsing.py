@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedstac.vocabularies import browsing
 from fedstac.vocabularies.checker import shipped
 from fedstac.vocabularies.registry import Vocabularies
-from tests.conftest import REPOSITORY
+from tests.support.places import REPOSITORY
 
 _cmip6 = Vocabularies(shipped(REPOSITORY / "cv")).current("CMIP6")
 assert _cmip6 is not None

@@ -14,7 +14,7 @@ from fedstac.domain.vocabulary import Vocabulary
 from fedstac.vocabularies import importing, sources
 from fedstac.vocabularies.checker import shipped
 from fedstac.vocabularies.registry import Vocabularies
-from tests.conftest import REPOSITORY, SHARED
+from tests.support.places import REPOSITORY, SHARED
 
 CV, DATA = REPOSITORY / "cv", SHARED / "data" / "cv"
 TABLES, UNIVERSE = DATA / "CMIP6-tables" / "table_variables.json", DATA / "WCRP-universe.tar.gz"

@@ -21,9 +21,7 @@ from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.workers import roles
 from fedstac.workers.following import Page, Rejection
-from tests.api.conftest import Api, StartApi
-from tests.api.conftest import api as api
-from tests.api.conftest import start_api as start_api
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 # --- everything that a fourth consumer needs ---

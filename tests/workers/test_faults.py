@@ -21,10 +21,8 @@ from fedstac.db.connections import OperatorsFault
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from fedstac.workers import publisher
-from tests.api.conftest import Api, StartApi
-from tests.api.conftest import api as api
-from tests.api.conftest import start_api as start_api
 from tests.db import writing
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
 
 Lines = list[Any]

@@ -18,9 +18,7 @@ from fedstac.runtime import supervision
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Parts, keep_running, keep_trying
 from fedstac.runtime.wakeup import Backoff
-from tests.api.conftest import Api, StartApi
-from tests.api.conftest import api as api
-from tests.api.conftest import start_api as start_api
+from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 Lines = list[Any]

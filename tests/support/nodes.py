@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 import httpx
-import pytest
 
 from fedstac.api import app
 from fedstac.db import nodes
-from fedstac.demo import sample
 from fedstac.settings import Settings
 from fedstac.workers import roles
 from tests.support.waiting import PATIENCE
@@ -69,26 +66,3 @@ async def issue_tokens(dsn: str) -> dict[str, str]:
 
 
 StartApi = Callable[..., Awaitable[Api]]
-
-
-@pytest.fixture
-async def start_api(make_database: Callable[[], str]) -> AsyncIterator[StartApi]:
-    """Starts nodes that end with the test, and before their databases."""
-    async with AsyncExitStack() as stack:
-
-        async def start(*, background: bool = True, **values: Any) -> Api:
-            settings = Settings(
-                **{"node": "west", "default_wait_seconds": 60, "request_seconds": 120, "_env_file": None, **values}
-            )
-            return await stack.enter_async_context(running(settings, background=background))
-
-        yield start
-
-
-@pytest.fixture
-async def api(start_api: StartApi, dsn: str) -> Api:
-    """A publishing node `west` with the collection CMIP6."""
-    started = await start_api(dsn=dsn)
-    response = await started.admin.post("/collections", json=sample.collection())
-    assert response.status_code == 201, response.text
-    return started

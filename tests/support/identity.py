@@ -1,4 +1,4 @@
-"""An identity provider that runs, a node that takes its tokens, and tokens good and bad."""
+"""An identity provider that runs in a process of its own, and tokens good and bad."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
-import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, RSAKey
 
-from fedstac.demo import sample
 from fedstac.demo.identity_provider import CLIENT
-from fedstac.identity import oidc
-from tests.api.conftest import Api, StartApi
-from tests.api.conftest import start_api as start_api
-from tests.client.conftest import fedstac as fedstac
-from tests.conftest import REPOSITORY
 from tests.identity.provider import NODE_CLIENT, NODE_SECRET
+from tests.support.nodes import Api
+from tests.support.places import REPOSITORY
 from tests.support.waiting import PATIENCE
 
 AUDIENCE = "https://west.example"
+
+
 CREATE = "urn:mace:egi.eu:group:esgf.vo.egi.eu:project:CMIP6:institution:NCAR:role=CREATE#aai.egi.eu"
+
+
 AT_NODES = "urn:mace:egi.eu:group:esgf.vo.egi.eu:node:*:role=CREATE#aai.egi.eu"
 
 
@@ -115,39 +114,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    running = Provider()
-    try:
-        running.start()
-        yield running
-    finally:
-        running.close()
-
-
 StartNode = Callable[..., Awaitable[Api]]
-
-
-@pytest.fixture
-def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a provider said, or failed to say, holds for the moment only."""
-    monkeypatch.setattr(oidc, "REFETCH_SECONDS", 0.0)
-    monkeypatch.setattr(oidc, "REST_SECONDS", 0.0)
-
-
-@pytest.fixture
-async def start_node(dsn: str, provider: Provider, start_api: StartApi) -> StartNode:
-    """Starts a node that takes the provider's tokens; members of its issuer and settings may be named."""
-
-    async def start(issuer: Mapping[str, Any] | None = None, **values: Any) -> Api:
-        configured = {"issuer": provider.url, "login_client_id": CLIENT, **(issuer or {})}
-        defaults = {"issuers": json.dumps([configured]), "audience": AUDIENCE, "admin_group": "esgf-admins"}
-        node = await start_api(dsn=dsn, **{**defaults, **values})
-        response = await node.admin.post("/collections", json=sample.collection())
-        assert response.status_code == 201, response.text
-        return node
-
-    return start
 
 
 INTROSPECTS = {"introspect": True, "client_id": NODE_CLIENT, "client_secret": NODE_SECRET}
