@@ -23,7 +23,7 @@ import structlog
 
 from fedstac.db import audit, collections, file_marks, outbox, queue, records
 from fedstac.db.collections import CollectionState
-from fedstac.db.connections import Connection, is_refusal
+from fedstac.db.connections import Connection
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import crosschecks, documents, events, versions
 from fedstac.domain.actions import Command
@@ -46,6 +46,7 @@ from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Change, Decision, Judge, Lineage, Outcome, Receipt, Record, State, World
 from fedstac.domain.patching import JsonPatch, MergePatch
 from fedstac.domain.policy import Action, Policy, Principal, Resource, Verdict
+from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.failpoints import failpoint
 from fedstac.vocabularies.registry import Vocabularies
 

@@ -13,10 +13,10 @@ import httpx
 import orjson
 import pytest
 
-from fedstac.db import vocabularies
 from fedstac.demo import sample
 from fedstac.domain.vocabulary import parse
 from fedstac.settings import folder
+from fedstac.vocabularies import store
 from tests.support.nodes import Api, StartApi
 from tests.support.vocabulary_versions import NEW, OLD, ONLY_NEW, ONLY_OLD, Json, of_model
 
@@ -191,7 +191,7 @@ async def test_a_vocabulary_is_installed_while_the_node_serves(dsn: str, start_a
     item = of_model(ONLY_NEW)
     assert rules_of((await api.admin.post(ITEMS, json=item)).json()) >= {"term"}
     conn = await asyncpg.connect(dsn)
-    await vocabularies.install(conn, (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes(), "test")
+    await store.install(conn, (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes(), "test")
     await conn.close()
     assert (await judged(api, item, NEW))["valid"]  # whoever asks for it looks at once; the others within seconds
     response = await api.admin.post(ITEMS, json=item)
@@ -202,7 +202,7 @@ async def test_a_vocabulary_is_installed_while_the_node_serves(dsn: str, start_a
 async def test_a_version_of_other_content_is_not_taken_up(dsn: str, start_api: StartApi) -> None:
     conn = await asyncpg.connect(dsn)
     raw = (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes().replace(b'"title":"CMIP6"', b'"title":"CMIP7"', 1)
-    await vocabularies.install(conn, raw, "somebody")
+    await store.install(conn, raw, "somebody")
     await conn.close()
     api = await start_api(dsn=dsn)
     served: httpx.Response = await api.anyone.get(f"/vocabularies/CMIP6/{NEW}")
@@ -245,7 +245,7 @@ async def test_two_contents_never_judge_as_one_version(dsn: str, start_api: Star
     assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
     conn = await asyncpg.connect(dsn)
     raw = (folder("cv") / "CMIP6" / f"{NEW}.json").read_bytes().replace(b'"title":"CMIP6"', b'"title":"CMIP7"', 1)
-    await vocabularies.install(conn, raw, "west")  # as another process of the node, with other files
+    await store.install(conn, raw, "west")  # as another process of the node, with other files
     [item] = sample.items(1)
     response = await api.admin.post(ITEMS, json=item)
     assert response.status_code == 500

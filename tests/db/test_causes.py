@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from asyncpg.exceptions import _base
 
-from fedstac.db.connections import Cause, cause_of
+from fedstac.runtime.causes import Cause, cause_of
 
 REFUSED_BY_A_CHECK = asyncpg.CheckViolationError("no partition of relation found for row")
 REFUSED_BY_A_CHECK.table_name = "outbox"

@@ -21,6 +21,7 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.vocabulary import VocabularyBroken
 from fedstac.messaging.sources import EventPage, NotServed, SourceRefused
 from fedstac.settings import Settings
+from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
 from fedstac.workers.following import OriginRolledBack
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
@@ -102,7 +103,7 @@ def script(item: Json) -> None:
 async def test_what_somebody_else_installed_while_it_was_fetched_is_what_judges(node: Node, conn: Connection) -> None:
     class Slow(Source):
         async def vocabulary(self, project: str, version: str) -> bytes:
-            await vocabularies.install(conn, OTHER, "another follower")
+            await store.install(conn, OTHER, "another follower")
             return await super().vocabulary(project, version)
 
     first, second = sample.items(2)
@@ -177,7 +178,7 @@ async def test_nor_with_a_damaged_one(dsn: str, tmp_path: Any) -> None:
 
 
 async def test_a_pin_may_be_of_a_version_that_was_installed(dsn: str, conn: Connection) -> None:
-    await vocabularies.install(conn, RAW, "test")
+    await store.install(conn, RAW, "test")
     async with bootstrap.node(Settings(dsn=dsn, node="west", cv_pins={"CMIP6": NEXT}, _env_file=None)) as running:
         current = running.checker.vocabularies.current("CMIP6")
         assert current is not None

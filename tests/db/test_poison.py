@@ -9,9 +9,9 @@ import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import vocabularies
 from fedstac.demo import sample
 from fedstac.settings import folder
+from fedstac.vocabularies import store
 from fedstac.workers import publisher
 from tests.db import writing
 from tests.db.writing import Connect
@@ -66,7 +66,7 @@ async def test_a_vocabulary_that_another_process_has_judged_with_fails_nothing(w
     conn = await connect()
     await writing.publish(conn, ITEM)
     raw = (folder("cv") / "CMIP6" / "6.2.60.0.json").read_bytes()
-    await vocabularies.install(conn, raw.replace(b'"version":"6.2.60.0"', b'"version":"6.2.61.0"', 1), "somebody")
+    await store.install(conn, raw.replace(b'"version":"6.2.60.0"', b'"version":"6.2.61.0"', 1), "somebody")
     await conn.execute("UPDATE fedstac.record SET cv_version = '6.2.61.0'")  # as the other process would
     accepted = await writing.submit(conn, ITEM)
     await conn.execute("UPDATE fedstac.request SET action = 'retract' WHERE id = $1", accepted.id)

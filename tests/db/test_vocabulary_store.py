@@ -5,9 +5,9 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from fedstac.bootstrap import Node
-from fedstac.db import vocabularies
 from fedstac.db.connections import Connection
 from fedstac.settings import folder
+from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
 
 RAW = (folder("cv") / "CMIP6" / "6.2.60.0.json").read_bytes()
@@ -25,8 +25,8 @@ async def put(conn: Connection, version: str, raw: bytes, digest: str = "00") ->
 async def test_what_cannot_be_used_is_told_once_and_hides_nothing(node: Node, conn: Connection) -> None:
     await put(conn, "7", b"{}")
     await put(conn, "8", NEXT, snapshot_of(NEXT).digest)  # another version's content
-    await vocabularies.install(conn, OTHER, "somebody")
-    await vocabularies.install(conn, NEXT, "somebody")
+    await store.install(conn, OTHER, "somebody")
+    await store.install(conn, NEXT, "somebody")
     with capture_logs() as first:
         await node.vocabulary_store.look(conn)
     unusable = "a vocabulary in the database cannot be used"
@@ -46,6 +46,6 @@ async def test_keeping_is_harmless_however_often_and_from_however_many(node: Nod
     for _ in range(2):
         await node.vocabulary_store.keep(node.pool, "CMIP6", "6.2.60.0")
         await node.vocabulary_store.keep(node.pool, "CMIP6", None)
-    await vocabularies.install(conn, RAW, "another process")
+    await store.install(conn, RAW, "another process")
     rows = await conn.fetch("SELECT project, version, source, snapshot FROM fedstac.vocabulary")
     assert [tuple(row) for row in rows] == [("CMIP6", "6.2.60.0", "west", RAW)]

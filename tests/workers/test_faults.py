@@ -17,8 +17,8 @@ import structlog
 from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
 from fedstac.db import queue
-from fedstac.db.connections import OperatorsFault
 from fedstac.demo import embedded, sample
+from fedstac.runtime.causes import OperatorsFault
 from fedstac.settings import Settings
 from fedstac.workers import publisher
 from tests.db import writing

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import asyncpg
 import orjson
 
-from fedstac.db.connections import Connection, is_refusal
+from fedstac.db.connections import Connection
 from fedstac.domain import documents
 from fedstac.domain.audit import GENESIS
+from fedstac.runtime.causes import is_refusal
 
 MOST_EXAMPLES = 5
 

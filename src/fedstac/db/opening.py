@@ -11,7 +11,8 @@ import asyncpg
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from fedstac.db.connections import Connection, is_transient
+from fedstac.db.connections import Connection
+from fedstac.runtime.causes import is_transient
 from fedstac.settings import PostgresVariables
 
 SETUP = "fedstac migrate --print-setup | psql -d {name}, then: fedstac migrate"

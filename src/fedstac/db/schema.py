@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from fedstac import settings
-from fedstac.db.connections import Connection, OperatorsFault
+from fedstac.db.connections import Connection
+from fedstac.runtime.causes import OperatorsFault
 
 MIGRATION_LOCK = 0x666564_00  # the advisory lock of whoever migrates
 

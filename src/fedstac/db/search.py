@@ -11,8 +11,9 @@ import asyncpg
 import orjson
 
 from fedstac.db import conditions
-from fedstac.db.connections import Cause, Connection, Row, cause_of
+from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import BadRequest
+from fedstac.runtime.causes import Cause, cause_of
 
 STATE_COLUMNS = (
     "r.collection, r.id, r.state, r.latest, r.created, r.updated, r.cv_version, r.retraction, r.replicas, r.document"

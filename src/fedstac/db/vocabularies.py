@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Collection
 from typing import NamedTuple
 
 from fedstac.db.connections import Connection
-from fedstac.vocabularies.registry import Snapshot, snapshot_of
 
 
 class SnapshotKey(NamedTuple):
@@ -17,18 +16,13 @@ class SnapshotKey(NamedTuple):
     digest: str  # sha-256, hexadecimal
 
 
-async def install(conn: Connection, raw: bytes, source: str) -> Snapshot:
-    """Store a snapshot; the same again changes nothing. VocabularyBroken where the bytes are none.
-
-    `vocabularies.registry.Vocabularies.install` refuses a version that is here with other content.
-    """
-    snapshot = snapshot_of(raw)
+async def insert(conn: Connection, key: SnapshotKey, raw: bytes, source: str) -> None:
+    """Store a snapshot; the same again changes nothing."""
     await conn.execute(
         """INSERT INTO fedstac.vocabulary (project, version, digest, snapshot, source) VALUES ($1, $2, $3, $4, $5)
            ON CONFLICT DO NOTHING""",
-        snapshot.project, snapshot.version, bytes.fromhex(snapshot.digest), raw, source,
+        key.project, key.version, bytes.fromhex(key.digest), raw, source,
     )  # fmt: skip
-    return snapshot
 
 
 async def digest(conn: Connection, project: str, version: str) -> str | None:

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import structlog
 
-from fedstac.db.connections import Cause, cause_of, statement_of
+from fedstac.runtime.causes import Cause, cause_of, statement_of
 from fedstac.runtime.outages import Outage, reason_of
 from fedstac.runtime.wakeup import Backoff, Wakeup, pause
 

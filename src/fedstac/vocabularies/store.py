@@ -49,7 +49,7 @@ class VocabularyStore:
         snapshot = self.vocabularies.find(project, version)
         assert snapshot is not None
         async with pool.acquire() as conn:
-            await kept.install(conn, snapshot.read(), self._node)
+            await install(conn, snapshot.read(), self._node)
             staying = await kept.digest(conn, project, version)
         if staying != snapshot.digest:
             raise VocabularyBroken(
@@ -57,6 +57,16 @@ class VocabularyStore:
                 f"a version never changes: give the file's content another version"
             )
         self._staying.add((project, version))
+
+
+async def install(conn: Connection, raw: bytes, source: str) -> Snapshot:
+    """Store a snapshot in the database; the same again changes nothing. VocabularyBroken if the bytes are none.
+
+    `Vocabularies.install` of the registry refuses a version that is here with other content.
+    """
+    snapshot = snapshot_of(raw)
+    await kept.insert(conn, SnapshotKey(snapshot.project, snapshot.version, snapshot.digest), raw, source)
+    return snapshot
 
 
 def _snapshot(key: SnapshotKey, raw: bytes) -> Snapshot:

@@ -18,7 +18,7 @@ import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.db import connections, nodes, schema
-from fedstac.db.connections import Cause, Connection, blames_nobody, cause_of, is_refusal, was_ended_in_order
+from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
@@ -33,6 +33,7 @@ from fedstac.messaging.sources import (
 )
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.runtime import supervision
+from fedstac.runtime.causes import Cause, blames_nobody, cause_of, is_refusal, was_ended_in_order
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause, unless
 

@@ -11,7 +11,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, nodes, outbox, vocabularies
+from fedstac.db import collections, nodes, outbox
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest, Finding, errors_in
@@ -22,6 +22,7 @@ from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import EventSource, NotServed, RawEvent
 from fedstac.runtime import supervision
 from fedstac.runtime.wakeup import pause
+from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
 from fedstac.workers import following
 from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower, Page, Rejection
@@ -114,7 +115,7 @@ class IndexHandler:
         if digest is not None and snapshot.digest != digest:
             raise VocabularyBroken(f"{origin} gave one with the sha-256 {snapshot.digest} for {digest[:64]}")
         async with self.node.pool.acquire() as conn:
-            await vocabularies.install(conn, raw, origin)
+            await store.install(conn, raw, origin)
             await self.node.vocabulary_store.look(conn)  # what stays here judges: another follower may have been first
         installed = self.vocabularies.find(project, version)
         if installed is None:

@@ -18,7 +18,7 @@ import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.db import notifications
-from fedstac.db.connections import Connection, blames_nobody
+from fedstac.db.connections import Connection
 from fedstac.db.notifications import OPERATORS, Notification
 from fedstac.domain import destinations, notices
 from fedstac.domain.destinations import Channel
@@ -27,6 +27,7 @@ from fedstac.domain.notices import Message, Sender
 from fedstac.messaging import mail
 from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
 from fedstac.runtime import supervision
+from fedstac.runtime.causes import blames_nobody
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import pause
 from fedstac.settings import Misconfigured, Settings

@@ -15,14 +15,7 @@ import structlog
 from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import audit, own_groups, queue, schema
-from fedstac.db.connections import (
-    Cause,
-    Connection,
-    OperatorsFault,
-    blames_nobody,
-    cause_of,
-    was_ended_in_order,
-)
+from fedstac.db.connections import Connection
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.errors import Finding, InternalError, StacInvalid
@@ -32,6 +25,7 @@ from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import UnknownVersion, name_of
 from fedstac.publication import ClaimLost, Work
 from fedstac.runtime import supervision
+from fedstac.runtime.causes import Cause, OperatorsFault, blames_nobody, cause_of, was_ended_in_order
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.outages import reason_of
 from fedstac.runtime.wakeup import Backoff, pause

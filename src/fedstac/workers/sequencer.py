@@ -9,8 +9,9 @@ import structlog
 
 from fedstac.bootstrap import Node, fork_if_restored
 from fedstac.db import audit, collections, connections, feed, outbox, requests
-from fedstac.db.connections import Connection, is_transient
+from fedstac.db.connections import Connection
 from fedstac.runtime import supervision
+from fedstac.runtime.causes import is_transient
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause
 

@@ -23,9 +23,9 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from fedstac.api.call import services_of
-from fedstac.db.connections import Cause, blames_nobody, cause_of, statement_of
 from fedstac.domain import errors
 from fedstac.domain.errors import Finding, Problem
+from fedstac.runtime.causes import Cause, blames_nobody, cause_of, statement_of
 from fedstac.runtime.outages import reason_of
 
 MEDIA_TYPE = "application/problem+json"

@@ -16,8 +16,8 @@ from fedstac.api.http import links
 from fedstac.bootstrap import Node
 from fedstac.db import health, schema
 from fedstac.db import parts as parts_of_node
-from fedstac.db.connections import OperatorsFault, is_transient
 from fedstac.domain.errors import Unavailable
+from fedstac.runtime.causes import OperatorsFault, is_transient
 from fedstac.workers import roles
 from fedstac.workers.roles import Outlook, Role
 

@@ -13,10 +13,10 @@ from fedstac import __version__
 from fedstac.api.call import Call
 from fedstac.bootstrap import Node
 from fedstac.db import metrics as figures_of_node
-from fedstac.db.connections import is_transient
 from fedstac.db.metrics import Figures
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import metrics
+from fedstac.runtime.causes import is_transient
 from fedstac.runtime.metrics import gauge
 
 ANSWER_SECONDS = 1.5  # for the database

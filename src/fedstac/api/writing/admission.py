@@ -19,7 +19,6 @@ from fedstac.api.writing.intake import JudgedBody, JudgedItem
 from fedstac.api.writing.options import WriteOptions
 from fedstac.bootstrap import Node
 from fedstac.db import audit, collections, requests
-from fedstac.db.connections import blames_nobody
 from fedstac.db.requests import Key, NewItem, NewRequest
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import documents
@@ -27,6 +26,7 @@ from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.errors import ForeignOrigin, Unavailable
 from fedstac.domain.policy import Principal
 from fedstac.runtime import budget
+from fedstac.runtime.causes import blames_nobody
 from fedstac.runtime.failpoints import failpoint
 
 KNOWN_SECONDS: Final = 5.0  # that a collection counts as there

@@ -20,11 +20,11 @@ import structlog
 from fedstac.api.call import CallProgress
 from fedstac.bootstrap import Node
 from fedstac.db import audit
-from fedstac.db.connections import is_refusal
 from fedstac.db.requests import NewRequest
 from fedstac.domain.errors import Problem
 from fedstac.domain.model import Outcome
 from fedstac.runtime import budget, supervision
+from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.wakeup import pause
 
 NOBODY = "anonymous"  # the actor where the caller is unknown

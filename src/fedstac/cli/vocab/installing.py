@@ -71,6 +71,7 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
     """Installs all, with an audit row each, and says nothing; or why it installed none. VocabularyBroken refuses."""
     from fedstac.db import audit, connections
     from fedstac.db import vocabularies as kept
+    from fedstac.vocabularies import store
 
     conn = await connections.connect(dsn, application="fedstac vocab install")
     try:
@@ -83,7 +84,7 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
             held = [] if accept_losses else [loss for raw in raws for loss in _losses(known, raw)]
             for raw in raws if not held else ():
                 known.install(snapshot_of(raw))  # refuses a version that is there with other content
-                snapshot = await kept.install(conn, raw, "operator")
+                snapshot = await store.install(conn, raw, "operator")
                 entry = audit.NewRow("operator", "vocabulary.installed", snapshot.project, snapshot.version, None,
                                     "done", None, bytes.fromhex(snapshot.digest))  # fmt: skip
                 await audit.append(conn, [entry])
