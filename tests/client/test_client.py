@@ -14,10 +14,10 @@ import orjson
 import pytest
 
 from fedstac.client import Client, transport
-from fedstac.client.documents import Entry, Trouble
+from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.publishing import Publishing, sort_out
 from fedstac.client.transport import Failed, Invalid, NotAuthorised, NotFound, Unreachable
-from fedstac.client.values import Request, Submitted
+from fedstac.client.values import AcceptedBatch, Request
 from fedstac.demo import sample
 from fedstac.domain.errors import Finding, Severity
 from tests.support.clients import broken, with_client
@@ -48,7 +48,7 @@ async def test_publishing_again_changes_nothing(api: Api) -> None:
         for expected in (0, 30):
             run = Publishing(client, batch=7, patience=30)
             steps = list(client_entries(run, items))
-            assert sum(isinstance(step, Submitted) for step in steps) == 5
+            assert sum(isinstance(step, AcceptedBatch) for step in steps) == 5
             assert (run.counts["done"], run.outcomes["identical"]) == (30, expected)
             assert not run.open
 
@@ -56,14 +56,16 @@ async def test_publishing_again_changes_nothing(api: Api) -> None:
 
 
 def client_entries(run: Publishing, items: list[dict[str, Any]]) -> Iterator[object]:
-    return run.publish(Entry(f"item {n}", item["id"], "CMIP6", orjson.dumps(item)) for n, item in enumerate(items))
+    return run.publish(
+        ReadyDocument(f"item {n}", item["id"], "CMIP6", orjson.dumps(item)) for n, item in enumerate(items)
+    )
 
 
 async def test_one_invalid_item_is_named_with_its_findings_and_the_rest_is_published(api: Api) -> None:
     items = list(sample.items(4))
     items[2] = broken(items[2])
     steps = await with_client(api, "admin", lambda client: list(client.publish(items)))
-    [trouble] = [step for step in steps if isinstance(step, Trouble)]
+    [trouble] = [step for step in steps if isinstance(step, DocumentTrouble)]
     assert (trouble.place, trouble.id, trouble.type) == ("item 3", items[2]["id"], "stac-validation")
     assert any(finding.pointer.startswith("/geometry") for finding in trouble.findings)
     *_, last = [step for step in steps if isinstance(step, Request)]
@@ -79,7 +81,11 @@ async def test_a_batch_that_is_refused_as_a_whole_is_sorted_out(api: Api) -> Non
         assert (refused.value.status, refused.value.type) == (400, "stac-validation")
         assert {finding.pointer.split("/")[1] for finding in refused.value.findings} == {"0", "1", "2"}
         troubles = list(client.publish(items, batch=2))
-        assert [trouble.place for trouble in troubles if isinstance(trouble, Trouble)] == ["item 1", "item 2", "item 3"]
+        assert [trouble.place for trouble in troubles if isinstance(trouble, DocumentTrouble)] == [
+            "item 1",
+            "item 2",
+            "item 3",
+        ]
 
     await with_client(api, "admin", work)
 
@@ -87,7 +93,7 @@ async def test_a_batch_that_is_refused_as_a_whole_is_sorted_out(api: Api) -> Non
 async def test_an_item_without_a_collection_is_not_sent(api: Api) -> None:
     item = {name: value for name, value in next(sample.items(1)).items() if name != "collection"}
     [trouble] = await with_client(api, "admin", lambda client: list(client.publish([item])))
-    assert isinstance(trouble, Trouble)
+    assert isinstance(trouble, DocumentTrouble)
     assert trouble.findings[0].pointer == "/collection"
 
 
@@ -118,7 +124,7 @@ async def test_items_that_only_others_may_publish_do_not_stop_the_rest(api: Api)
     steps = await with_client(
         api, "publisher:NCAR", lambda client: list(client.publish([*own, *others[:3]], batch=len(own)))
     )
-    assert [step.type for step in steps if isinstance(step, Trouble)] == ["missing-permission"] * 3
+    assert [step.type for step in steps if isinstance(step, DocumentTrouble)] == ["missing-permission"] * 3
     assert sum(step.counts["done"] for step in steps if isinstance(step, Request) and step.is_final) == len(own)
 
 
@@ -307,7 +313,7 @@ def test_an_address_needs_a_scheme() -> None:
 
 # --- a refused batch ---
 
-ENTRIES = [Entry(f"file:{n}", f"id{n}", "CMIP6", b"{}") for n in range(4)]
+ENTRIES = [ReadyDocument(f"file:{n}", f"id{n}", "CMIP6", b"{}") for n in range(4)]
 
 
 def refused(*pointers: str, severity: Severity = Severity.ERROR) -> Invalid:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fedstac.client.documents import Entry, Trouble, Unreadable, read
+from fedstac.client.documents import DocumentTrouble, ReadyDocument, Unreadable, read
 
 ITEMS = [
     {"type": "Feature", "id": f"i{n}", "collection": "C", "properties": {"é": '] } \\ "', "n": n}} for n in range(3)
@@ -45,8 +45,10 @@ def test_every_form_is_read(form: str, packed: bool, tmp_path: Path) -> None:
     text = FORMS[form].encode()
     path.write_bytes(gzip.compress(text) if packed else text)
     entries = list(read(str(path)))
-    assert [json.loads(entry.text) for entry in entries if isinstance(entry, Entry)] == ITEMS
-    assert all(b"\n" not in entry.text and entry.collection == "C" for entry in entries if isinstance(entry, Entry))
+    assert [json.loads(entry.text) for entry in entries if isinstance(entry, ReadyDocument)] == ITEMS
+    assert all(
+        b"\n" not in entry.text and entry.collection == "C" for entry in entries if isinstance(entry, ReadyDocument)
+    )
 
 
 def test_places_are_lines(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_long_collections_are_read_piece_by_piece(tmp_path: Path) -> None:
     path = tmp_path / "long.json"
     path.write_text(collection(many, indent=1))
     found = list(read(str(path), "other"))
-    assert [(entry.id, entry.collection) for entry in found if isinstance(entry, Entry)] == [
+    assert [(entry.id, entry.collection) for entry in found if isinstance(entry, ReadyDocument)] == [
         (item["id"], "other") for item in many
     ]
 
@@ -72,11 +74,11 @@ def test_a_broken_line_is_reported_and_the_others_are_read(tmp_path: Path) -> No
     path = tmp_path / "a.ndjson"
     path.write_text(lines(ITEMS[:1]) + '{"id": "b", "id": "c"}\n{"id": \n[1]\n' + lines(ITEMS[1:]))
     first, twice, cut, array, *others = read(str(path))
-    assert isinstance(first, Entry)
+    assert isinstance(first, ReadyDocument)
     assert len(others) == 2
-    assert all(isinstance(entry, Trouble) for entry in (twice, cut, array))
+    assert all(isinstance(entry, DocumentTrouble) for entry in (twice, cut, array))
     assert [entry.place for entry in (twice, cut, array)] == [f"{path}:{n}" for n in (2, 3, 4)]
-    assert isinstance(twice, Trouble)
+    assert isinstance(twice, DocumentTrouble)
     assert (twice.id, twice.type) == ("c", "malformed-json")
 
 
@@ -87,16 +89,16 @@ def test_a_broken_collection_is_read_up_to_the_break(text: str, tmp_path: Path) 
     path = tmp_path / "a.json"
     path.write_text(text, encoding="latin-1")
     *entries, last = read(str(path))
-    assert isinstance(last, Trouble)
+    assert isinstance(last, DocumentTrouble)
     assert last.type == "malformed-json"
-    assert all(isinstance(entry, Entry) for entry in entries)
+    assert all(isinstance(entry, ReadyDocument) for entry in entries)
 
 
 def test_a_cut_gzip_is_read_up_to_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson.gz"
     path.write_bytes(gzip.compress(lines(ITEMS).encode())[:-12])
     *_, last = read(str(path))
-    assert isinstance(last, Trouble)
+    assert isinstance(last, DocumentTrouble)
     assert "gzip" in last.detail
 
 
@@ -127,5 +129,5 @@ def test_a_collection_is_no_item(tmp_path: Path) -> None:
     path = tmp_path / "collection.json"
     path.write_text(json.dumps({"type": "Collection", "id": "C"}))
     [trouble] = read(str(path))
-    assert isinstance(trouble, Trouble)
+    assert isinstance(trouble, DocumentTrouble)
     assert "a Collection" in trouble.detail

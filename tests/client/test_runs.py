@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fedstac.client import runs
-from fedstac.client.documents import Entry, Trouble, Unreadable
+from fedstac.client.documents import DocumentTrouble, ReadyDocument, Unreadable
 from fedstac.client.runs import Run
-from fedstac.client.values import Request, Submitted
+from fedstac.client.values import AcceptedBatch, Request
 from fedstac.demo import sample
 from tests.support.clients import ITEM, broken, newer
 from tests.support.commands import Fedstac, lines, start, to
@@ -207,7 +207,7 @@ def test_a_run_that_was_stopped_between_two_batches_is_kept(tmp_path: Path) -> N
     run.begin()
     run.close(interrupted=True)
     assert not run.path.exists()  # nothing was sent
-    run.add_accepted(Submitted("r1", "u", 1), [Entry("items:1", "id1", "CMIP6", b"{}")])
+    run.add_accepted(AcceptedBatch("r1", "u", 1), [ReadyDocument("items:1", "id1", "CMIP6", b"{}")])
     run.step(Request("r1", "done", "CMIP6", 1, {"done": 1}, {"new": 1}, False, 1, {}, {}))
     run.close(interrupted=True)
     assert len(Run.read(run.path).sent) == 1
@@ -217,14 +217,14 @@ def test_a_run_that_was_stopped_between_two_batches_is_kept(tmp_path: Path) -> N
 
 def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
     path = tmp_path / "run.ndjson"
-    entries = [Entry(f"items:{n}", f"id{n}", "CMIP6", b"{}%d" % n) for n in range(6)]
+    entries = [ReadyDocument(f"items:{n}", f"id{n}", "CMIP6", b"{}%d" % n) for n in range(6)]
     run = Run(path, "items", "CMIP6")
-    run.add_accepted(Submitted("r1", "u", 3), entries[:3])
-    run.step(Trouble("items:1", "id1", "rejected", "t", "d"))
-    run.add_accepted(Submitted("r2", "u", 3), entries[3:])
+    run.add_accepted(AcceptedBatch("r1", "u", 3), entries[:3])
+    run.step(DocumentTrouble("items:1", "id1", "rejected", "t", "d"))
+    run.add_accepted(AcceptedBatch("r2", "u", 3), entries[3:])
     second = Run.read(path)
     with pytest.raises(Unreadable, match="another publish is using"):
-        second.add_accepted(Submitted("r3", "u", 1), entries[:1])
+        second.add_accepted(AcceptedBatch("r3", "u", 1), entries[:1])
     run.close()
     whole = path.read_bytes()
     head = whole.index(b"\n") + 1
@@ -233,7 +233,7 @@ def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
         read = Run.read(path)
         left = [entry for entry in read.unsent(entries, refused_only=False) if entry is not None]
         assert left in (entries, entries[3:], [])
-        read.add_accepted(Submitted("r4", "u", 1), entries[5:])
+        read.add_accepted(AcceptedBatch("r4", "u", 1), entries[5:])
         read.close()
         again = Run.read(path)
         assert runs.digest(entries[5]) in again.sent
@@ -266,7 +266,7 @@ def test_the_options_that_were_given_last_count(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", "items.ndjson")
     run.options = {"batch": 2, "wait_visible": ["east"]}
     run.begin()
-    run.add_accepted(Submitted("1", "http://x/requests/1", 1), [Entry("items.ndjson:1", "a", "c", b"{}")])
+    run.add_accepted(AcceptedBatch("1", "http://x/requests/1", 1), [ReadyDocument("items.ndjson:1", "a", "c", b"{}")])
     run.close(interrupted=True)
     again = Run.read(tmp_path / "run")
     assert again.options == {"batch": 2, "wait_visible": ["east"]}

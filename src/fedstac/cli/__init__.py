@@ -58,7 +58,7 @@ app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
 
 
 def _demo_folder() -> str:
-    """The folder that `fedstac demo` uses if none is named, for its help; "" for a user without a home."""
+    """Return the folder that `fedstac demo` uses if none is named, for its help; "" for a user without a home."""
     try:
         return str(default_folder())
     except environment.NoHome:
@@ -97,7 +97,7 @@ def everywhere(
 
 
 def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
-    """Writes a ready file in one piece: whoever waits for it never reads half of it."""
+    """Write a ready file in one piece: whoever waits for it never reads half of it."""
     if ready_file is None:
         return
     unfinished = ready_file.with_name(ready_file.name + ".part")

@@ -77,7 +77,7 @@ def explain(
 def _offline(
     path: Path, action: Action, item: str, who: list[str], collection: str, institution: str, nodes: list[str]
 ) -> dict[str, Any]:
-    """The decision of a file, for somebody who is only described. It is taken to be at the dataset's home."""
+    """Return the decision of a file, for somebody who is only described. It is taken to be at the dataset's home."""
     from fedstac.identity import policy_files
     from fedstac.vocabularies.checker import open_checker
 

@@ -33,7 +33,7 @@ Since = Annotated[str, typer.Option(help="From this time on, RFC 3339: 2026-03-0
 
 
 def _with_log(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Runs something on a connection as the auditor."""
+    """Run something on a connection as the auditor."""
     from fedstac.db import connections
 
     settings = environment.load()

@@ -25,8 +25,8 @@ from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client import Client
 from fedstac.client.changes import collection_of as first_part
 from fedstac.client.documents import LONGEST_LINE
-from fedstac.client.transport import Failed, NotAuthorised, NotFound, Refused
-from fedstac.client.values import Changed, Dataset
+from fedstac.client.transport import Failed, NotAuthorised, NotFound, Refusal
+from fedstac.client.values import ChangeResult, Dataset
 from fedstac.vocabularies.registry import Vocabularies
 
 CALLS = 8  # changes under way at the same time
@@ -61,7 +61,7 @@ class Job:
     """
 
     verb: str
-    perform: Callable[[One], Changed]
+    perform: Callable[[One], ChangeResult]
     foreseen: Callable[[Dataset], Mapping[str, Any]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
 
@@ -239,7 +239,7 @@ def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One)
 
 # --- many at a time ---
 
-Answer = tuple[str, Changed | Refused]
+Answer = tuple[str, ChangeResult | Refusal]
 
 
 class ConcurrentCalls:
@@ -250,10 +250,10 @@ class ConcurrentCalls:
     hangs would hold the command for minutes.
     """
 
-    def __init__(self, call: Callable[[str], Changed], count: int = CALLS) -> None:
+    def __init__(self, call: Callable[[str], ChangeResult], count: int = CALLS) -> None:
         self._call, self._count = call, count
         self._waiting: Queue[str] = Queue()
-        self._results: Queue[tuple[str, Changed | BaseException]] = Queue()
+        self._results: Queue[tuple[str, ChangeResult | BaseException]] = Queue()
         self._threads = 0
         self._open: Counter[str] = Counter()
         self._uncertain: list[str] = []
@@ -294,16 +294,16 @@ class ConcurrentCalls:
         id, result = self._results.get(timeout=seconds)
         self._open[id] -= 1
         if isinstance(result, BaseException) and not _is_of_one(result):
-            self._uncertain += [] if isinstance(result, Refused) else [id]
+            self._uncertain += [] if isinstance(result, Refusal) else [id]
             raise result
-        assert isinstance(result, Changed | Refused)
+        assert isinstance(result, ChangeResult | Refusal)
         return id, result
 
     def _run(self) -> None:
         while True:
             id = self._waiting.get()
             try:
-                result: Changed | BaseException = self._call(id)
+                result: ChangeResult | BaseException = self._call(id)
             except BaseException as error:  # raised again by _next
                 result = error
             self._results.put((id, result))
@@ -311,7 +311,7 @@ class ConcurrentCalls:
 
 def _is_of_one(error: BaseException) -> bool:
     """Return whether a refusal is about one dataset. An unknown token is unknown for all."""
-    return isinstance(error, Refused) and error.status != 401
+    return isinstance(error, Refusal) and error.status != 401
 
 
 class _Report:
@@ -335,9 +335,9 @@ class _Report:
             return next(iter(self._codes), 0)
         return terminal.REJECTED
 
-    def add(self, id: str, result: Changed | Refused) -> None:
+    def add(self, id: str, result: ChangeResult | Refusal) -> None:
         """Show one result and count it."""
-        if isinstance(result, Changed):
+        if isinstance(result, ChangeResult):
             outcome = result.outcome or "undecided"
             row = {"id": id, "status": "done", "outcome": outcome, "request": result.request, "dry_run": result.dry_run}
             self._codes[0] += 1
@@ -349,7 +349,7 @@ class _Report:
         if self._form is not Output.TABLE:
             findings = [finding.as_json() for finding in result.findings]
             self.listing.row({**row, "findings": findings}, ())
-        elif isinstance(result, Changed):
+        elif isinstance(result, ChangeResult):
             word = "unchanged" if outcome == "identical" else self._words.get(outcome, outcome)
             out(shown(f"{'would be ' if self._dry_run else ''}{word}  {id}"))
             for finding in result.findings:
@@ -371,7 +371,7 @@ class _Report:
             say(f"  may have been done: {shown(id)}; repeating the command is harmless")
 
 
-def _code_of(refusal: Refused) -> int:
+def _code_of(refusal: Refusal) -> int:
     """Return the exit code for a refusal."""
     match refusal:
         case NotFound():

@@ -18,7 +18,7 @@ from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client import Client, documents
 from fedstac.client.transport import NotFound
-from fedstac.client.values import Changed, Dataset
+from fedstac.client.values import ChangeResult, Dataset
 from fedstac.domain import patching, retraction
 from fedstac.domain.alternates import with_alternates
 from fedstac.domain.documents import without_server_members
@@ -167,7 +167,7 @@ def _before(client: Client, id: str, collection: str) -> Dataset:
 
 def _of_file(path: str) -> Mapping[str, Any]:
     [*found] = documents.read(path, "any")
-    if len(found) != 1 or isinstance(found[0], documents.Trouble):
+    if len(found) != 1 or isinstance(found[0], documents.DocumentTrouble):
         raise typer.BadParameter(f"{path} is not one Item in JSON", param_hint="OTHER")
     said: Json = orjson.loads(found[0].text)
     return said
@@ -202,7 +202,7 @@ def patch(
     """Change metadata of datasets. What is so already stays as it is."""
     edit = _Edit(set_ or [], unset or [], add_link or [], file)
 
-    def perform(one: One) -> Changed:
+    def perform(one: One) -> ChangeResult:
         wanted = edit.body
         if wanted is None:
             wanted = edit.operations(one.client.get(one.id, collection=one.collection).document)
@@ -226,7 +226,7 @@ class _Edit:
         self._links = [_assignment(text, "--add-link", "REL=HREF") for text in links]
 
     def operations(self, document: Mapping[str, Any]) -> list[Json]:
-        """The JSON Patch that leads there from a document; none where it is so already."""
+        """Return the JSON Patch that leads there from a document; none where it is so already."""
         edits = [{"op": "add", "path": _pointer(key), "value": _value(text)} for key, text in self._values]
         edits += [{"op": "remove", "path": path} for path in self._gone if _has(document, path)]
         there = {(link.get("rel"), link.get("href")) for link in document["links"]}
@@ -309,7 +309,7 @@ def retract(
     if not said:
         raise typer.BadParameter("say why the datasets must not be used", param_hint="--reason")
 
-    def perform(one: One) -> Changed:
+    def perform(one: One) -> ChangeResult:
         return one.client.retract(one.id, collection=one.collection, if_match=one.if_match, dry_run=one.dry_run, **said)
 
     def foreseen(dataset: Dataset) -> Json:

@@ -15,7 +15,7 @@ from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.cli.wording import in_commands
 from fedstac.client import Client, documents, publishing, rehearsal, runs
-from fedstac.client.documents import Entry, Trouble
+from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.runs import Run
 from fedstac.client.transport import ClientError
 from fedstac.domain.errors import Severity
@@ -115,7 +115,7 @@ class _Options:
 def _publish(
     publication: publishing.Publishing,
     kept: Run,
-    unsent: Iterator[Entry | Trouble],
+    unsent: Iterator[ReadyDocument | DocumentTrouble],
     report: terminal.Report,
     form: Output,
 ) -> None:
@@ -166,8 +166,8 @@ def _run_of(path: str, collection: str, run: Path | None, retry_failed: Path | N
 
 
 def _count_skipped(
-    publication: publishing.Publishing, entries: Iterator[Entry | Trouble | None]
-) -> Iterator[Entry | Trouble]:
+    publication: publishing.Publishing, entries: Iterator[ReadyDocument | DocumentTrouble | None]
+) -> Iterator[ReadyDocument | DocumentTrouble]:
     """Yield the entries, and count each None as a document that was skipped."""
     skip = _skip_in(publication)
     for document in entries:
@@ -181,13 +181,13 @@ def _skip_in(publication: publishing.Publishing) -> Callable[[], None]:
     return lambda: publication.counts.update(read=1, skipped=1)
 
 
-def _rehearse(server: Client, entries: Iterator[Entry | Trouble], batch: int, form: Output) -> None:
+def _rehearse(server: Client, entries: Iterator[ReadyDocument | DocumentTrouble], batch: int, form: Output) -> None:
     """Show what would become of each document; exit with 1 if one would be refused."""
     report = terminal.Report(publishing.Publishing(server), form, wait=False)
     rehearsing = rehearsal.Rehearsal(server, report.foresee, batch=batch)
     with terminal.bars(["checked"], form) as bars:
         for n, entry in enumerate(rehearsing.forecasts(entries), 1):
-            if isinstance(entry, Trouble):
+            if isinstance(entry, DocumentTrouble):
                 report.step(entry)
             bars.set("checked", n, None)
     report.end_rehearsal(rehearsing.counts)

@@ -18,7 +18,7 @@ from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.terminal import Output, complain, say
 from fedstac.client import documents
-from fedstac.client.transport import ClientError, Refused
+from fedstac.client.transport import ClientError, Refusal
 from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.vocabulary import VocabularyBroken
 
@@ -67,7 +67,7 @@ class Commands(TyperGroup):
             sentence, code = explain(error)
             if ctx.invoked_subcommand in PROCESSES and code != terminal.FAULT:  # it could not start
                 code = terminal.AWAY
-            complain(error if isinstance(error, Refused) else sentence, code)
+            complain(error if isinstance(error, Refusal) else sentence, code)
             raise typer.Exit(code) from None
 
 

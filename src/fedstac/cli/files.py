@@ -98,7 +98,7 @@ def _matching(client: Client, filter: str, collections: Sequence[str]) -> Iterat
 
 
 def _by_id(client: Client, ids: Iterator[str]) -> Iterator[tuple[str, Dataset | None]]:
-    """Yield the datasets of these ids in their order, some at a time; None where there is none."""
+    """Yield the datasets of these ids in their order, some at a time; None if there is none."""
     while several := list(islice(ids, TOGETHER)):
         datasets = {str(item["id"]): Dataset(item) for item in client.search(ids=several)}
         for id in several:
@@ -129,7 +129,7 @@ def _as_json(file: File) -> Mapping[str, Any]:
 
 
 def _text(file: File, mirrors: Sequence[File], format: Format) -> str | None:
-    """Return a file in a format; None where its address, path or checksum does not allow it."""
+    """Return a file in a format; None if its address, path or checksum does not allow it."""
     match format:
         case Format.URLS:
             return f"{file.href}\n" if file.is_address else None

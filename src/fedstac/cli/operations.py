@@ -40,7 +40,7 @@ class Start(StrEnum):
 
 
 def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Runs something on a connection to this node's database."""
+    """Run something on a connection to this node's database."""
     from fedstac.db import connections
 
     async def connected() -> T:
@@ -94,7 +94,7 @@ def issue(
 
 
 def _check_institution(role: str) -> None:
-    """BadParameter where a role is for an institution that no vocabulary has; a misspelt one gives no rights."""
+    """Raise BadParameter if a role is for an institution that no vocabulary has; a misspelt one gives no rights."""
     from fedstac.domain.wording import nearest
 
     kind, _, institution = role.partition(":")
@@ -112,7 +112,10 @@ def _check_institution(role: str) -> None:
 
 
 def _end(text: str) -> datetime | None:
-    """The time that `--expires` names: from now on, or as it stands. BadParameter for none, or one that is past."""
+    """Return the time that `--expires` names: from now on, or as it stands.
+
+    BadParameter for none, or one that is past.
+    """
     now = datetime.now(UTC)
     if not text:
         return None

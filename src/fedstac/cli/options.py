@@ -41,7 +41,7 @@ def form_of(ctx: typer.Context, output: Output | None) -> Output:
 
 
 def address_of(ctx: typer.Context, url: str) -> str:
-    """The server that was named, or that the settings name."""
+    """Return the server that was named, or that the settings name."""
     address = str(url or ctx.obj.url or environment.load().url)
     if not address:
         raise typer.BadParameter("say which server: --url https://… or FEDSTAC_URL")
@@ -51,12 +51,12 @@ def address_of(ctx: typer.Context, url: str) -> str:
 
 
 def logins() -> Store:
-    """The logins of this user."""
+    """Return the logins of this user."""
     return Store(environment.config_folder())
 
 
 def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource | None:
-    """The token that was given, else that of the login at this server, renewed in time."""
+    """Return the token that was given, else that of the login at this server, renewed in time."""
     given = str(token or ctx.obj.token or environment.load().token)
     if given:
         return given
@@ -69,7 +69,7 @@ def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource 
 
 
 def client_of(ctx: typer.Context, url: str, token: str) -> Client:
-    """A client of the server that was named, or that the settings name."""
+    """Return a client of the server that was named, or that the settings name."""
     address = address_of(ctx, url)
     retries = environment.load().retries
     return Client(address, token_of(ctx, token, address), retries=retries, on_retry=_say_retry)

@@ -19,7 +19,7 @@ from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Jo
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, out, say, shown
 from fedstac.client.transport import NotFound
-from fedstac.client.values import Changed, Dataset, File
+from fedstac.client.values import ChangeResult, Dataset, File
 from fedstac.domain.patching import WithoutNode
 
 commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other nodes.")
@@ -55,7 +55,7 @@ def add_replica(
         found = named or {key: _below(base_url, key, asset) for key, asset in _files(dataset).items()}
         return {key: {"href": address} for key, address in found.items()}
 
-    def perform(one: One) -> Changed:
+    def perform(one: One) -> ChangeResult:
         wanted = entries(one.client.get(one.id, collection=one.collection)) if base_url else {
             key: {"href": address} for key, address in named.items()
         }  # fmt: skip
@@ -83,7 +83,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _files(dataset: Dataset) -> dict[str, Mapping[str, Any]]:
-    """The assets that are files: those with a checksum or a size."""
+    """Return the assets that are files: those with a checksum or a size."""
     return {
         key: asset
         for key, asset in dataset.document["assets"].items()

@@ -119,7 +119,7 @@ def _site(source: str, file: Path | None, *, node: str, base_url: str, root: Pat
 
 
 def _vocabulary() -> Vocabulary | None:
-    """The newest of CMIP6 that is installed, if any: items are made without it too."""
+    """Return the newest of CMIP6 that is installed, if any: items are made without it too."""
     from fedstac.vocabularies.checker import open_checker
 
     try:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from fedstac.cli.wording import in_commands
-from fedstac.client.documents import Trouble, Unreadable
+from fedstac.client.documents import DocumentTrouble, Unreadable
 from fedstac.client.publishing import Publishing, Step
 from fedstac.client.rehearsal import Foreseen
 from fedstac.client.transport import (
@@ -31,10 +31,10 @@ from fedstac.client.transport import (
     NoLogin,
     NotAuthorised,
     NotFound,
-    Refused,
+    Refusal,
     findings_from,
 )
-from fedstac.client.values import Request, Submitted
+from fedstac.client.values import AcceptedBatch, Request
 from fedstac.domain.errors import Finding
 
 SHOWN_TROUBLES, SHOWN_FINDINGS, SHOWN_CHANGES = 20, 10, 8
@@ -120,7 +120,7 @@ def complain(error: Exception | str, code: int | None = None) -> None:
 
 def _as_json(error: Exception | str, code: int | None) -> dict[str, Any]:
     members: dict[str, Any] = {"detail": str(error)}
-    if isinstance(error, Refused):
+    if isinstance(error, Refusal):
         members |= {"type": error.type, "status": error.status}
         members |= {"errors": [finding.as_json() for finding in error.findings]} if error.findings else {}
     return members if code is None else members | {"exit_code": code}
@@ -298,12 +298,12 @@ class Report:
 
     def step(self, step: Step) -> None:
         match step:
-            case Submitted():
+            case AcceptedBatch():
                 row = {"request": step.id, "url": step.url, "total": step.total, "rejected": step.rejected}
                 self._emit("accepted", row, self._requests)
                 if self._form is Output.TABLE and not self._wait:
                     out(f"accepted  {step.id}  {number(step.total, 'item')}")
-            case Trouble():
+            case DocumentTrouble():
                 self._emit(step.status, step.as_json(), self._troubles)
                 if self._form is Output.TABLE and self._shown < SHOWN_TROUBLES:
                     show_trouble(step.place, step.id, step.status, step.type, step.detail, step.findings)

@@ -13,7 +13,7 @@ from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, out, say
 from fedstac.client import documents
-from fedstac.client.documents import Trouble
+from fedstac.client.documents import DocumentTrouble
 from fedstac.domain import crosschecks
 from fedstac.domain.crosschecks import Batch
 from fedstac.domain.errors import Finding, Severity, errors_in
@@ -87,10 +87,10 @@ def _checker(versions: Sequence[str], folder: Path | None) -> VocabularyChecker:
 
 
 def _judged(
-    entry: documents.Entry | Trouble, checker: VocabularyChecker, collection: str, batch: Batch
+    entry: documents.ReadyDocument | DocumentTrouble, checker: VocabularyChecker, collection: str, batch: Batch
 ) -> dict[str, Any]:
-    """One line of the report; a valid dataset joins the batch."""
-    if isinstance(entry, Trouble):
+    """Return one line of the report; a valid dataset joins the batch."""
+    if isinstance(entry, DocumentTrouble):
         findings = entry.findings or (Finding(entry.type, "", entry.detail),)
         return _line(entry.id, None, findings)
     document = orjson.loads(entry.text)

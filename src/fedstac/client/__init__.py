@@ -40,7 +40,7 @@ from fedstac.client.transport import (
     findings_from,
     no_notice,
 )
-from fedstac.client.values import FeedPage, Head, ItemResult, Listed, Request, Submitted
+from fedstac.client.values import AcceptedBatch, FeedPage, Head, ItemResult, Request, RequestSummary
 
 LINES = "application/x-ndjson"
 JSON_BODY = {"Content-Type": "application/json"}
@@ -118,8 +118,8 @@ class Client:
         wait: bool = True,
         visible_at: Sequence[str] = (),
     ) -> Iterator[publishing.Step]:
-        """Publish documents of any number, batch by batch, and yield what happens: Submitted for each accepted
-        batch, Request whenever one has got on, Trouble for each item that is not published.
+        """Publish documents of any number, batch by batch, and yield what happens: AcceptedBatch for each accepted
+        batch, Request whenever one has got on, DocumentTrouble for each item that is not published.
 
         Without `collection` each document goes where its own member `collection` says. `wait`: until all is final;
         `visible_at`: until these nodes show it.
@@ -127,7 +127,7 @@ class Client:
         run = Publishing(self, batch=batch, wait=wait, visible_at=visible_at)
         return run.publish(reading.entries(documents, collection))
 
-    def submit(self, collection: str, documents: Sequence[Mapping[str, Any] | bytes]) -> Submitted:
+    def submit(self, collection: str, documents: Sequence[Mapping[str, Any] | bytes]) -> AcceptedBatch:
         """Send one batch and return as soon as it is accepted. Bytes are JSON without line breaks.
 
         Invalid if no item of the batch is acceptable; single ones that are not are rejected in the results.
@@ -138,7 +138,7 @@ class Client:
             headers={"Content-Type": LINES, "Prefer": "respond-async, wait=0"},
         )  # fmt: skip
         try:
-            return Submitted(body["id"], self._link(body), body["total"], body.get("rejected", 0))
+            return AcceptedBatch(body["id"], self._link(body), body["total"], body.get("rejected", 0))
         except (KeyError, TypeError):
             raise Failed(202, "no-request", f"{self.url} took the batch and named no request to follow") from None
 
@@ -150,13 +150,13 @@ class Client:
         """Return a request as it stands. NotFound if there is none, or it is somebody else's."""
         return Request.read(self._transport.json("GET", f"/requests/{quote(id, safe='')}"))
 
-    def requests(self) -> Iterator[Listed]:
+    def requests(self) -> Iterator[RequestSummary]:
         """Yield the caller's own requests, the newest first, page by page."""
         params: dict[str, Any] = {"limit": REQUESTS_PAGE}
         while True:
             page = self._transport.json("GET", "/requests", params=params)
             for entry in page["requests"]:
-                yield Listed(**{name: entry[name] for name in Listed.__slots__ if name in entry})
+                yield RequestSummary(**{name: entry[name] for name in RequestSummary.__slots__ if name in entry})
             if not any(link["rel"] == "next" for link in page["links"]):
                 return
             params["after"] = page["requests"][-1]["id"]

@@ -1,8 +1,8 @@
 """Changes of datasets and looks at them, as exchanges: what is said to the server, whoever says it.
 
-Client and AsyncClient are made of these functions; each is documented here. `collection` may be left out where an id
-begins with it, as CMIP6's do. A change returns when it is final: Changed, or the Refused that says why not. It carries
-an Idempotency-Key, so that what is sent again after a broken connection is done once.
+Client and AsyncClient are made of these functions; each is documented here. `collection` may be left out if an id
+begins with it, as CMIP6's do. A change returns a ChangeResult when it is final, or raises the Refusal. It carries an
+Idempotency-Key, so that it is done once, also if it is sent again after a broken connection.
 
 `dry_run`: everything is judged and nothing done. `if_match`: an ETag; Conflict where the dataset has changed since.
 """
@@ -24,13 +24,13 @@ from fedstac.client.transport import (
     Failed,
     NotFound,
     Pause,
-    Refused,
+    Refusal,
     ServerCall,
     findings_from,
     json_of,
     kind_of,
 )
-from fedstac.client.values import Changed, Dataset, Rehearsed, Replica, Request, Verdict
+from fedstac.client.values import ChangeResult, Dataset, DocumentVerdict, DryRunResult, Replica, Request
 from fedstac.domain.errors import problems
 
 JSON, PATCH, MERGE, LINES = (
@@ -80,17 +80,17 @@ def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Re
     return dataset.replicas
 
 
-def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exchange[list[Verdict]]:
+def validate(documents: Sequence[Json], *, cv_version: str | None = None) -> Exchange[list[DocumentVerdict]]:
     """Return the server's judgement of each document, as of the collection that it names; nothing is stored."""
     params = {"cv_version": cv_version} if cv_version else None
     response = yield ServerCall("POST", "/validate", params, _lines(documents), {"Content-Type": LINES})
     return [
-        Verdict(entry["id"], entry["valid"], entry["cv_version"], findings_from(entry["findings"]))
+        DocumentVerdict(entry["id"], entry["valid"], entry["cv_version"], findings_from(entry["findings"]))
         for entry in json_of(response, "/validate")["items"]
     ]
 
 
-def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[list[Rehearsed]]:
+def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[list[DryRunResult]]:
     """Return what would become of each document if it were published now.
 
     Invalid if the batch cannot be read at all.
@@ -98,7 +98,7 @@ def rehearse(collection: str, documents: Sequence[Json | bytes]) -> Exchange[lis
     path = f"/collections/{quote(collection, safe='')}/items"
     response = yield ServerCall("POST", path, {"dry_run": "true"}, _lines(documents), {"Content-Type": LINES})
     return [
-        Rehearsed(
+        DryRunResult(
             entry["id"],
             entry["outcome"],
             entry.get("problem"),
@@ -141,7 +141,7 @@ def retry(request: str) -> Exchange[str]:
 def patch(
     id: str, edit: Json | Sequence[Json], *, collection: str | None = None, if_match: str | None = None,
     override: str | None = None, dry_run: bool = False,
-) -> Exchange[Changed]:  # fmt: skip
+) -> Exchange[ChangeResult]:  # fmt: skip
     """Apply a JSON Patch (a sequence of operations) or a merge patch (a mapping) to what is stored.
 
     `override`: the reason for other files under the same version, of those who may.
@@ -154,7 +154,7 @@ def patch(
 def put(
     document: Json, *, collection: str | None = None, if_match: str | None = None, override: str | None = None,
     dry_run: bool = False,
-) -> Exchange[Changed]:  # fmt: skip
+) -> Exchange[ChangeResult]:  # fmt: skip
     """Put a whole document in the place of the one that is there; see `patch`."""
     id, own_collection = str(document.get("id", "")), document.get("collection")
     path = _path(id, collection or (own_collection if isinstance(own_collection, str) else None))
@@ -165,7 +165,7 @@ def put(
 def retract(
     id: str, *, reason: str | None = None, errata: str | None = None, replaced_by: str | None = None,
     data: str | None = None, collection: str | None = None, if_match: str | None = None, dry_run: bool = False,
-) -> Exchange[Changed]:  # fmt: skip
+) -> Exchange[ChangeResult]:  # fmt: skip
     """Retract a dataset; nothing is erased. `data` (keep, restrict, purge) tells the nodes what to do with copies."""
     retraction = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data}
     content = orjson.dumps({name: value for name, value in retraction.items() if value is not None})
@@ -175,7 +175,7 @@ def retract(
 
 def reinstate(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
-) -> Exchange[Changed]:
+) -> Exchange[ChangeResult]:
     """Take a retraction back."""
     return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/reinstate"), if_match, dry_run))
 
@@ -183,7 +183,7 @@ def reinstate(
 def mark(
     id: str, *, reason: str | None = None, collection: str | None = None, if_match: str | None = None,
     dry_run: bool = False,
-) -> Exchange[Changed]:  # fmt: skip
+) -> Exchange[ChangeResult]:  # fmt: skip
     """Mark a dataset for deletion: it is hidden, and nothing is erased yet."""
     params = {"reason": reason} if reason else None
     return (yield from _change(id, ServerCall("DELETE", _path(id, collection), params), if_match, dry_run))
@@ -191,7 +191,7 @@ def mark(
 
 def unmark(
     id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
-) -> Exchange[Changed]:
+) -> Exchange[ChangeResult]:
     """Take a mark for deletion back."""
     return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
 
@@ -199,7 +199,7 @@ def unmark(
 def put_replica(
     id: str, node: str, entries: Mapping[str, Json], *, collection: str | None = None, if_match: str | None = None,
     dry_run: bool = False,
-) -> Exchange[Changed]:  # fmt: skip
+) -> Exchange[ChangeResult]:  # fmt: skip
     """Say where a node has copies, by asset: {"<asset>": {"href": …}}. Other nodes' entries stay as they are."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
     call = ServerCall("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
@@ -208,7 +208,7 @@ def put_replica(
 
 def remove_replica(
     id: str, node: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
-) -> Exchange[Changed]:
+) -> Exchange[ChangeResult]:
     """Say that a node has no copies any more."""
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
     return (yield from _change(id, ServerCall("DELETE", path), if_match, dry_run))
@@ -230,18 +230,18 @@ def _lines(documents: Sequence[Json | bytes]) -> bytes:
 
 def _change(
     id: str, call: ServerCall, if_match: str | None, dry_run: bool, override: str | None = None
-) -> Exchange[Changed]:
+) -> Exchange[ChangeResult]:
     headers = dict(call.headers or {}) | ({"If-Match": if_match} if if_match else {})
     headers |= {"Fedstac-Override": override} if override else {}
     if dry_run:
         params = {**(call.params or {}), "dry_run": "true"}
         response = yield ServerCall(call.method, call.path, params, call.content, headers)
         body = json_of(response, call.path)
-        return Changed(id, body["outcome"], None, findings_from(body["findings"]), dry_run=True)
+        return ChangeResult(id, body["outcome"], None, findings_from(body["findings"]), dry_run=True)
     headers |= {"Prefer": f"wait={SERVER_WAITS}", "Idempotency-Key": f'"{uuid4()}"'}
     response = yield ServerCall(call.method, call.path, call.params, call.content, headers, wait=SERVER_WAITS)
     if response.status_code == HTTPStatus.OK and "monitor" not in response.links:
-        return Changed(id, "identical", None)  # nothing was to be done, and no request was made of it
+        return ChangeResult(id, "identical", None)  # nothing was to be done, and no request was made of it
     return (yield from _result_of(id, _request_of(response, call.path)))
 
 
@@ -257,7 +257,7 @@ def _request_of(response: httpx.Response, path: str) -> str:
     return request
 
 
-def _result_of(id: str, request: str) -> Exchange[Changed]:
+def _result_of(id: str, request: str) -> Exchange[ChangeResult]:
     """Return what became of a request of one item, once it is final."""
     pause = FIRST_LOOK
     while True:
@@ -269,11 +269,11 @@ def _result_of(id: str, request: str) -> Exchange[Changed]:
         pause = min(pause * 1.5, LONGEST_LOOK)
     findings = findings_from(entry.get("findings"))
     if entry["status"] == "done":
-        return Changed(id, entry["outcome"], request, findings)
+        return ChangeResult(id, entry["outcome"], request, findings)
     raise refusal_of(entry.get("type") or "unknown", entry.get("detail") or "", findings)
 
 
-def refusal_of(type: str, detail: str, findings: Any) -> Refused:
+def refusal_of(type: str, detail: str, findings: Any) -> Refusal:
     """Return the exception for what a request tells of a refused item."""
     status = _statuses().get(type, 500)
     return kind_of(status)(status, type, detail, findings)

@@ -76,7 +76,7 @@ class Store:
             return None
 
     def write(self, login: Login) -> str:
-        """Keep a login in place of the one before, and return where. Call it under `lock` if others may renew it."""
+        """Keep a login in place of the earlier one, and return where. Call it under `lock` if others may renew it."""
         text, path = orjson.dumps(asdict(login)).decode(), self._path(login.server, "json")
         if _into_keyring(address(login.server), text):
             path.unlink(missing_ok=True)

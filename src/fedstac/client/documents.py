@@ -37,7 +37,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ReadyDocument:
     """A document to publish: JSON without line breaks, and where it was read (`items.ndjson:17`)."""
 
     place: str
@@ -47,7 +47,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class DocumentTrouble:
     """One item that is not published, and why; pointers in the findings are into the item."""
 
     place: str
@@ -64,7 +64,7 @@ class Trouble:
                 "findings": findings, "request": self.request}  # fmt: skip
 
 
-def read(path: str, collection: str | None = None) -> Iterator[Entry | Trouble]:
+def read(path: str, collection: str | None = None) -> Iterator[ReadyDocument | DocumentTrouble]:
     """Yield the documents of a file, of all files under a folder, or of standard input (`-`).
 
     `collection`: where they go, whatever they say. Unreadable where there is nothing to read.
@@ -101,7 +101,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _stream(
     raw: BinaryIO, name: str, collection: str | None, *, skip_no_items: bool = False
-) -> Iterator[Entry | Trouble]:
+) -> Iterator[ReadyDocument | DocumentTrouble]:
     line = 0
     try:
         for line, text in _documents(raw):
@@ -120,34 +120,38 @@ class _Syntax(Exception):
         self.line, self.reason = line, reason
 
 
-def _broken(place: str, reason: str) -> Trouble:
-    return Trouble(place, "", "rejected", MalformedJson.name, reason)
+def _broken(place: str, reason: str) -> DocumentTrouble:
+    return DocumentTrouble(place, "", "rejected", MalformedJson.name, reason)
 
 
-def _entry(text: bytes, place: str, collection: str | None, skip_no_items: bool) -> Entry | Trouble | None:
+def _entry(
+    text: bytes, place: str, collection: str | None, skip_no_items: bool
+) -> ReadyDocument | DocumentTrouble | None:
     try:
         value = strict_json.parse(text)
     except MalformedJson as problem:
-        return Trouble(place, _claimed_id(text), "rejected", problem.name, problem.detail, problem.findings)
+        return DocumentTrouble(place, _claimed_id(text), "rejected", problem.name, problem.detail, problem.findings)
     if not isinstance(value, dict) or value.get("type") in NO_ITEMS:
         what = f"a {value['type']}" if isinstance(value, dict) else "no JSON object"
         if skip_no_items and isinstance(value, dict):
             return None  # a static catalogue: its items are in the other files
-        return Trouble(place, "", "rejected", "stac-validation", f"an Item is expected, and this is {what}")
+        return DocumentTrouble(place, "", "rejected", "stac-validation", f"an Item is expected, and this is {what}")
     return entry(value, text, place, collection)
 
 
-def entry(value: Mapping[str, Any], text: bytes | None, place: str, collection: str | None) -> Entry | Trouble:
+def entry(
+    value: Mapping[str, Any], text: bytes | None, place: str, collection: str | None
+) -> ReadyDocument | DocumentTrouble:
     """Return a document made ready to be sent; trouble where nothing says into which collection."""
     name = value["id"] if isinstance(value.get("id"), str) else ""
     target = collection or value.get("collection")
     if not isinstance(target, str) or not target:
         finding = Finding("collection", "/collection", "the item names no collection", suggestion="--collection")
         detail = "the item names no collection; say into which one it goes (--collection)"
-        return Trouble(place, name, "rejected", "stac-validation", detail, (finding,))
+        return DocumentTrouble(place, name, "rejected", "stac-validation", detail, (finding,))
     if text is None or b"\n" in text or b"\r" in text:
         text = orjson.dumps(value)
-    return Entry(place, name, target, text)
+    return ReadyDocument(place, name, target, text)
 
 
 def _claimed_id(text: bytes) -> str:
@@ -307,7 +311,9 @@ class _Values:
         return self._line
 
 
-def entries(documents: Iterable[Mapping[str, Any]], collection: str | None = None) -> Iterator[Entry | Trouble]:
+def entries(
+    documents: Iterable[Mapping[str, Any]], collection: str | None = None
+) -> Iterator[ReadyDocument | DocumentTrouble]:
     """Yield documents that a program holds, made ready; their places are `item 1` and so on."""
     for number, document in enumerate(documents, 1):
         yield entry(document, None, f"item {number}", collection)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from fedstac.client.documents import Entry, Trouble
-from fedstac.client.transport import Invalid, NotAuthorised, Refused, Stalled
-from fedstac.client.values import Request, Submitted
+from fedstac.client.documents import DocumentTrouble, ReadyDocument
+from fedstac.client.transport import Invalid, NotAuthorised, Refusal, Stalled
+from fedstac.client.values import AcceptedBatch, Request
 from fedstac.domain.errors import Finding, Severity
 
 if TYPE_CHECKING:
@@ -30,21 +30,21 @@ FIRST_LOOK, LONGEST_LOOK = 0.05, 1.0  # seconds between looks
 JUDGED = (400, 409, 413, 422)  # the content is refused; another status does not depend on the content
 PLACE = re.compile(r"/(?:features/)?(\d+)(?=/|$)")
 
-Step: TypeAlias = Submitted | Trouble | Request
+Step: TypeAlias = AcceptedBatch | DocumentTrouble | Request
 
 
 @dataclass(slots=True)
 class Open:
     """A request that is followed: the places of its items in the source, and the counts of it so far."""
 
-    submitted: Submitted
+    submitted: AcceptedBatch
     places: Sequence[str]
     counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
 class _Batch:
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[ReadyDocument] = field(default_factory=list)
     size: int = 0
 
 
@@ -67,7 +67,7 @@ class Publishing:
         wait: bool = True,
         visible_at: Sequence[str] = (),
         patience: float = 0,
-        on_accepted: Callable[[Submitted, Sequence[Entry]], None] | None = None,
+        on_accepted: Callable[[AcceptedBatch, Sequence[ReadyDocument]], None] | None = None,
     ) -> None:
         self._client, self._size, self._patience = client, max(1, batch), patience
         self._wait = wait or bool(visible_at)
@@ -76,19 +76,19 @@ class Publishing:
         self.outcomes: Counter[str] = Counter()
         self.visible: dict[str, int] = dict.fromkeys(visible_at, 0)
         self.open: dict[str, Open] = {}
-        self.under_way: Sequence[Entry] = ()
+        self.under_way: Sequence[ReadyDocument] = ()
         self.requests = 0
         self._unseen: dict[str, list[tuple[int, str, int]]] = {node: [] for node in visible_at}
         self._followers: Sequence[str] = ()  # nodes that follow
         self._moved = self._looked = time.monotonic()
 
-    def publish(self, documents: Iterable[Entry | Trouble]) -> Iterator[Step]:
+    def publish(self, documents: Iterable[ReadyDocument | DocumentTrouble]) -> Iterator[Step]:
         """Send everything, and yield each acceptance, each refusal, and requests as they make progress.
 
         NotAuthorised, NotFound, Unreachable and Failed end the run; the server goes on with what it accepted before.
         """
         for ready in self._batches(documents):
-            if isinstance(ready, Trouble):
+            if isinstance(ready, DocumentTrouble):
                 yield self._count(ready)
                 continue
             yield from self._send(ready)
@@ -97,7 +97,7 @@ class Publishing:
         yield from self._follow(0)
         yield from self._follow_to_nodes()
 
-    def follow(self, submitted: Submitted) -> None:
+    def follow(self, submitted: AcceptedBatch) -> None:
         """Follow a request of an earlier run too."""
         self.open[submitted.id] = Open(submitted, [f"request {submitted.id}, item {n}" for n in range(submitted.total)])
         self.counts.update(sent=submitted.total, accepted=submitted.total)
@@ -105,11 +105,13 @@ class Publishing:
 
     # --- sending ---
 
-    def _batches(self, documents: Iterable[Entry | Trouble]) -> Iterator[list[Entry] | Trouble]:
+    def _batches(
+        self, documents: Iterable[ReadyDocument | DocumentTrouble]
+    ) -> Iterator[list[ReadyDocument] | DocumentTrouble]:
         waiting: dict[str, _Batch] = {}
         for document in documents:
             self.counts["read"] += 1
-            if isinstance(document, Trouble):
+            if isinstance(document, DocumentTrouble):
                 yield document
                 continue
             batch = waiting.setdefault(document.collection, _Batch())
@@ -125,7 +127,7 @@ class Publishing:
         for batch in waiting.values():
             yield batch.entries
 
-    def _send(self, batch: list[Entry]) -> Iterator[Step]:
+    def _send(self, batch: list[ReadyDocument]) -> Iterator[Step]:
         self.counts["sent"] += len(batch)
         pending = [batch]
         while pending:
@@ -149,7 +151,7 @@ class Publishing:
                 if not self._wait and submitted.rejected:
                     yield from self._refused_of(submitted.id, [entry.place for entry in part])
 
-    def _accept(self, submitted: Submitted, part: Sequence[Entry]) -> Submitted:
+    def _accept(self, submitted: AcceptedBatch, part: Sequence[ReadyDocument]) -> AcceptedBatch:
         self.requests += 1
         self.counts["accepted"] += submitted.total - submitted.rejected
         if self._on_accepted is not None:
@@ -159,15 +161,15 @@ class Publishing:
         self._moved = time.monotonic()
         return submitted
 
-    def _count(self, trouble: Trouble) -> Trouble:
+    def _count(self, trouble: DocumentTrouble) -> DocumentTrouble:
         self.counts[trouble.status] += 1
         return trouble
 
-    def _refused_of(self, request: str, places: Sequence[str]) -> Iterator[Trouble]:
+    def _refused_of(self, request: str, places: Sequence[str]) -> Iterator[DocumentTrouble]:
         for status in ("rejected", "failed"):
             for result in self._client.results(request, status=status):
                 yield self._count(
-                    Trouble(places[result.n], result.id, status, result.type or "unknown", result.detail or "",
+                    DocumentTrouble(places[result.n], result.id, status, result.type or "unknown", result.detail or "",
                             result.findings, request)
                 )  # fmt: skip
 
@@ -259,7 +261,9 @@ class Publishing:
             pause = min(pause * 1.5, LONGEST_LOOK)
 
 
-def sort_out(part: Sequence[Entry], refusal: Refused) -> tuple[list[Trouble], list[list[Entry]]]:
+def sort_out(
+    part: Sequence[ReadyDocument], refusal: Refusal
+) -> tuple[list[DocumentTrouble], list[list[ReadyDocument]]]:
     """Return the refused items of a batch that was refused as a whole, and the batches to send again.
 
     The pointer of a finding begins with the number of the item in the batch. If no finding names an item, a single item
@@ -282,10 +286,10 @@ def sort_out(part: Sequence[Entry], refusal: Refused) -> tuple[list[Trouble], li
     return [], [list(part[:middle]), list(part[middle:])]
 
 
-def _trouble(entry: Entry, refusal: Refused, findings: Sequence[Finding] | None = None) -> Trouble:
+def _trouble(entry: ReadyDocument, refusal: Refusal, findings: Sequence[Finding] | None = None) -> DocumentTrouble:
     """Return the trouble of one item: its own findings say more than the refusal of the batch."""
     detail = refusal.detail
     if findings:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         detail = findings[0].message + more
-    return Trouble(entry.place, entry.id, "rejected", refusal.type, detail, tuple(findings or ()))
+    return DocumentTrouble(entry.place, entry.id, "rejected", refusal.type, detail, tuple(findings or ()))

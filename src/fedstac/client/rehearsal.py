@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fedstac.client.documents import Entry, Trouble
+from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.publishing import BATCH, BATCH_BYTES, JUDGED, sort_out
 from fedstac.client.transport import Invalid
-from fedstac.client.values import Rehearsed
+from fedstac.client.values import DryRunResult
 
 if TYPE_CHECKING:
     from fedstac.client import Client
@@ -24,7 +24,7 @@ class Foreseen:
     """The forecast for the document at `place`: new, newer, older, update, identical, or rejected."""
 
     place: str
-    forecast: Rehearsed
+    forecast: DryRunResult
 
     def as_json(self) -> dict[str, Any]:
         one = self.forecast
@@ -52,7 +52,9 @@ class Rehearsal:
         self._client, self._report, self._skip, self._size = client, report, skip, max(1, batch)
         self.counts: Counter[str] = Counter()
 
-    def unpublished(self, documents: Iterable[Entry | Trouble]) -> Iterator[Entry | Trouble]:
+    def unpublished(
+        self, documents: Iterable[ReadyDocument | DocumentTrouble]
+    ) -> Iterator[ReadyDocument | DocumentTrouble]:
         """Yield the documents that are not there yet, and troubles. An identical one is only reported."""
         for document in self.forecasts(documents):
             if document is None:
@@ -60,10 +62,12 @@ class Rehearsal:
             else:
                 yield document
 
-    def forecasts(self, documents: Iterable[Entry | Trouble]) -> Iterator[Entry | Trouble | None]:
+    def forecasts(
+        self, documents: Iterable[ReadyDocument | DocumentTrouble]
+    ) -> Iterator[ReadyDocument | DocumentTrouble | None]:
         """Yield the same, with None for each document that is identical."""
         for batch in self._batches(documents):
-            if isinstance(batch, Trouble):
+            if isinstance(batch, DocumentTrouble):
                 self.counts[batch.status] += 1
                 yield batch
                 continue
@@ -83,22 +87,24 @@ class Rehearsal:
                     for entry, one in zip(part, forecasts, strict=True):
                         yield self._unpublished(entry, one)
 
-    def _unpublished(self, entry: Entry, forecast: Rehearsed) -> Entry | Trouble | None:
+    def _unpublished(self, entry: ReadyDocument, forecast: DryRunResult) -> ReadyDocument | DocumentTrouble | None:
         """Report and count a forecast. Return the document if it is left to publish."""
         forecast = replace(forecast, outcome=WORDS.get(forecast.outcome, forecast.outcome))
         self.counts[forecast.outcome] += 1
         if forecast.outcome == "rejected":
             kind, detail = forecast.type or "unknown", forecast.detail or ""
-            return Trouble(entry.place, entry.id, "rejected", kind, detail, forecast.findings)
+            return DocumentTrouble(entry.place, entry.id, "rejected", kind, detail, forecast.findings)
         self._report(Foreseen(entry.place, forecast))
         return entry if forecast.outcome != "identical" else None
 
-    def _batches(self, documents: Iterable[Entry | Trouble]) -> Iterator[list[Entry] | Trouble]:
+    def _batches(
+        self, documents: Iterable[ReadyDocument | DocumentTrouble]
+    ) -> Iterator[list[ReadyDocument] | DocumentTrouble]:
         """Yield runs of entries of one collection, each as large as a batch may be."""
-        batch: list[Entry] = []
+        batch: list[ReadyDocument] = []
         size = 0
         for document in documents:
-            if isinstance(document, Trouble):
+            if isinstance(document, DocumentTrouble):
                 yield document
                 continue
             full = len(batch) >= self._size or size + len(document.text) > BATCH_BYTES

@@ -23,9 +23,9 @@ import orjson
 from filelock import FileLock, Timeout
 
 from fedstac import settings as environment
-from fedstac.client.documents import Entry, Trouble, Unreadable
+from fedstac.client.documents import DocumentTrouble, ReadyDocument, Unreadable
 from fedstac.client.publishing import Step
-from fedstac.client.values import Request, Submitted
+from fedstac.client.values import AcceptedBatch, Request
 
 FORMAT = 1
 KEPT_DAYS = 30
@@ -42,7 +42,7 @@ def place() -> Path:
     return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.ndjson"
 
 
-def digest(entry: Entry) -> str:
+def digest(entry: ReadyDocument) -> str:
     """Return a digest of a document and its collection: eight bytes, as text."""
     return blake2b(entry.collection.encode() + b"\0" + entry.text, digest_size=8).hexdigest()
 
@@ -61,7 +61,7 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
     sent: set[str] = field(default_factory=set)  # digests
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)
-    open: dict[str, Submitted] = field(default_factory=dict)
+    open: dict[str, AcceptedBatch] = field(default_factory=dict)
     _options_before: dict[str, Any] | None = None
     _file: BufferedRandom | None = None
     _lock: FileLock | None = None
@@ -91,7 +91,7 @@ class Run:
         """Change the state as a line of the file says."""
         if "accepted" in line:
             self.sent.update(line["digests"])
-            self.open[line["accepted"]] = Submitted(line["accepted"], line["url"], len(line["digests"]))
+            self.open[line["accepted"]] = AcceptedBatch(line["accepted"], line["url"], len(line["digests"]))
             for name in line.get("again", ()):
                 self.refused.pop(name, None)
         elif "options" in line:
@@ -103,7 +103,9 @@ class Run:
 
     # --- the rest of the documents ---
 
-    def unsent(self, documents: Iterable[Entry | Trouble], *, refused_only: bool) -> Iterator[Entry | Trouble | None]:
+    def unsent(
+        self, documents: Iterable[ReadyDocument | DocumentTrouble], *, refused_only: bool
+    ) -> Iterator[ReadyDocument | DocumentTrouble | None]:
         """Yield the documents to send, and None for each that was sent before.
 
         `refused_only`: only documents that were refused are sent.
@@ -111,17 +113,17 @@ class Run:
         for document in documents:
             if refused_only:
                 yield document if self._was_refused(document) else None
-            elif isinstance(document, Entry) and digest(document) in self.sent:
+            elif isinstance(document, ReadyDocument) and digest(document) in self.sent:
                 yield None
             else:
                 yield document
 
-    def _was_refused(self, document: Entry | Trouble) -> bool:
+    def _was_refused(self, document: ReadyDocument | DocumentTrouble) -> bool:
         return document.id in self.refused or document.place in self.refused
 
     # --- progress ---
 
-    def add_accepted(self, submitted: Submitted, part: Sequence[Entry]) -> None:
+    def add_accepted(self, submitted: AcceptedBatch, part: Sequence[ReadyDocument]) -> None:
         """Note that the server accepted a batch."""
         digests = [digest(entry) for entry in part]
         again = [name for entry in part for name in (entry.id, entry.place) if name in self.refused]
@@ -133,7 +135,7 @@ class Run:
         match step:
             case Request() if step.is_final:
                 self._append({"settled": step.id, "status": step.status})
-            case Trouble():
+            case DocumentTrouble():
                 self._append({"refused": step.id or step.place, "place": step.place, "type": step.type})
 
     @property

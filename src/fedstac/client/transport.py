@@ -34,7 +34,7 @@ class Stalled(ClientError):
     """What was accepted made no progress for longer than one was willing to wait."""
 
 
-class Refused(ClientError):
+class Refusal(ClientError):
     """The server answered with a problem (RFC 9457).
 
     `type` is the last part of the problem's type, for example `stac-validation`; `findings` say what is wrong where,
@@ -46,15 +46,15 @@ class Refused(ClientError):
         self.status, self.type, self.detail, self.findings = status, type, detail, findings
 
 
-class NotAuthorised(Refused):
+class NotAuthorised(Refusal):
     """401: no valid token; 403: the token's roles do not allow it."""
 
 
-class NotFound(Refused):
+class NotFound(Refusal):
     """404: there is no such collection, dataset or request. 410: the feed does not reach back that far."""
 
 
-class Invalid(Refused):
+class Invalid(Refusal):
     """Any other 4xx: what was sent is refused, and would be again."""
 
 
@@ -70,7 +70,7 @@ class NoLogin(ClientError):
     """The server takes no logins, or not the one that was asked for."""
 
 
-class Failed(Refused):
+class Failed(Refusal):
     """5xx, and whatever is no answer of a STAC server; also 429 and 503 when all tries are used up."""
 
 
@@ -124,7 +124,7 @@ class Tries:
         return self._pause(0.0, f"{self._url} does not answer ({reason})")
 
     def after(self, response: httpx.Response, path: str) -> float | None:
-        """Return seconds to the next try; None if this is a successful answer. A Refused where it is final and none."""
+        """Return seconds to the next try; None if this is a successful answer. A Refusal where it is final and none."""
         if response.is_success:
             return None
         if response.status_code not in AGAIN or self._attempt >= self._retries:
@@ -203,7 +203,7 @@ class Transport:
     ) -> httpx.Response:
         """Return a successful answer.
 
-        Unreachable or a Refused if there is none. `wait`: seconds the server may take.
+        Unreachable or a Refusal if there is none. `wait`: seconds the server may take.
         """
         return self.answer(ServerCall(method, path, params, content, headers, wait))
 
@@ -262,7 +262,7 @@ def retry_after(value: str, now: datetime) -> float:
     return max(0.0, min(seconds, LONGEST_RETRY_AFTER))
 
 
-def refusal(response: httpx.Response, address: str) -> Refused:
+def refusal(response: httpx.Response, address: str) -> Refusal:
     """Return the exception for an answer that is no success; a page of some proxy is never shown."""
     status = response.status_code
     try:
@@ -279,7 +279,7 @@ def refusal(response: httpx.Response, address: str) -> Refused:
     return kind(status, name, body["detail"], findings_from(body.get("errors")))
 
 
-def kind_of(status: int) -> type[Refused]:
+def kind_of(status: int) -> type[Refusal]:
     """Return the exception for a status."""
     if status in (401, 403):
         return NotAuthorised

@@ -20,7 +20,7 @@ def _shown_status(status: str, total: int, cancelled: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class AcceptedBatch:
     """An accepted batch: the request to follow, its address, its number of items, how many are rejected already."""
 
     id: str
@@ -82,7 +82,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class RequestSummary:
     """One's own request in a list."""
 
     id: str
@@ -255,7 +255,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class ChangeResult:
     """What became of a change: retracted, updated, … or identical where nothing was different; warnings in findings.
 
     Of a dry run what would become of it; None where what is under way for the dataset decides.
@@ -269,7 +269,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DocumentVerdict:
     """The server's judgement of a document."""
 
     id: str
@@ -279,7 +279,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class DryRunResult:
     """What would become of a document: an outcome, and where it is `rejected` the problem's type and detail.
 
     Of an update: JSON pointers to what would change, and who changed the dataset last (actor, action, at).

@@ -110,7 +110,7 @@ class Cluster:
     _start_again: Callable[[], int] | None = field(default=None, repr=False)
 
     def restart(self) -> None:
-        """Starts a server that has ended, or was killed, again: same data, socket and port, so that clients reconnect.
+        """Start a server that has ended, or was killed, again: same data, socket and port, so that clients reconnect.
 
         From the main thread, as `cluster` itself.
         """
@@ -119,7 +119,10 @@ class Cluster:
         self.pid = self._start_again()
 
     def dsn(self, database: str = "postgres", *, user: str = "postgres", password: str | None = None) -> str:
-        """The URL through the socket, for asyncpg and psycopg. Who can enter the socket folder needs no password."""
+        """Return the URL through the socket, for asyncpg and psycopg.
+
+        Who can enter the socket folder needs no password.
+        """
         secret = f":{quote(password, safe='')}" if password is not None else ""
         place = f"host={quote(str(self.socket_dir), safe='')}&port={self.port}"
         return f"postgresql://{quote(user, safe='')}{secret}@/{quote(database, safe='')}?{place}"
@@ -139,7 +142,7 @@ def _silent(_line: str) -> None:
 
 
 def default_folder() -> Path:
-    """Where the data of `fedstac demo` is kept: a place that the account which PostgreSQL runs as can enter."""
+    """Return where the data of `fedstac demo` is kept: a place that the account which PostgreSQL runs as can enter."""
     if os.geteuid() != 0:
         return data_folder()
     if os.access("/var/lib", os.W_OK):
@@ -148,7 +151,7 @@ def default_folder() -> Path:
 
 
 def find_binaries() -> Path:
-    """The folder of initdb and postgres of the newest version that has PostGIS, else MissingPostgres."""
+    """Return the folder of initdb and postgres of the newest version that has PostGIS, else MissingPostgres."""
     installed = _installations()
     if not installed:
         raise MissingPostgres(_install_line())
@@ -162,7 +165,8 @@ def cluster(
     settings: Mapping[str, str] = MappingProxyType({}),
     progress: Callable[[str], None] = _silent,
 ) -> Iterator[Cluster]:
-    """A server on the folder, which is made if there is none. Stopped at the end, and when this process is killed.
+    """Yield a server on the folder, which is made if there is none. Stopped at the end, and when this process is
+    killed.
 
     To be called from the main thread: the kernel's death signal is sent when the *thread* that forked ends.
     """
@@ -206,7 +210,7 @@ def cluster(
 
 
 def _installations() -> dict[int, Path]:
-    """The folders of binaries by major version, of those with all EXTENSIONS."""
+    """Return the folders of binaries by major version, of those with all EXTENSIONS."""
     found: dict[int, Path] = {}
     on_path = shutil.which("pg_config")
     places = [Path(_output(on_path, "--bindir"))] if on_path else []
@@ -296,7 +300,7 @@ def _may_enter(path: Path, account: _Account) -> bool:
 
 @contextmanager
 def _claimed(folder: Path, progress: Callable[[str], None], grace: float = GRACE) -> Iterator[int]:
-    """A lock on the folder, which the server inherits; FolderInUse while another has it."""
+    """Yield a lock on the folder, which the server inherits; FolderInUse while another has it."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         since, told = time.monotonic(), False
@@ -334,7 +338,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _pid_file(folder: Path) -> tuple[int | None, str]:
-    """The server's pid and status: starting, ready, stopping, or "" while it is not yet known."""
+    """Return the server's pid and status: starting, ready, stopping, or "" while it is not yet known."""
     lines = _read(folder / "pgdata" / "postmaster.pid").splitlines()
     if not lines or not lines[0].isdigit():
         return None, ""
@@ -352,7 +356,7 @@ def _works_in(pid: int, pgdata: Path) -> bool:
 
 
 def _prepared(folder: Path, account: _Account, held: Sequence[int], progress: Callable[[str], None]) -> Path:
-    """The binaries that fit the folder's data, which is made if there is none."""
+    """Return the binaries that fit the folder's data, which is made if there is none."""
     written_by = _read(folder / "pgdata" / "PG_VERSION").strip()
     if not written_by:
         binaries = find_binaries()
@@ -402,7 +406,7 @@ def _make_data(binaries: Path, folder: Path, account: _Account, held: Sequence[i
 
 
 def _make_socket_folder(account: _Account) -> tuple[Path, int]:
-    """A new folder and a lock on it."""
+    """Return a new folder and a lock on it."""
     base = _socket_base(account)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base))
@@ -415,7 +419,7 @@ def _make_socket_folder(account: _Account) -> tuple[Path, int]:
 
 
 def _lock_socket_folder(folder: Path, account: _Account) -> int:
-    """A lock on the folder of a server that is gone; made anew if another run took it for left behind."""
+    """Return a lock on the folder of a server that is gone."""
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -460,7 +464,7 @@ def _start(
     progress: Callable[[str], None],
     same_port: int | None = None,
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """A server that accepts connections, and its port; StartFailed otherwise, with nothing left running."""
+    """Return a server that accepts connections, and its port; StartFailed otherwise, with nothing left running."""
     for left in reversed(range(PORT_TRIES)):
         port = same_port or _free_port()
         ours = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": f'"{sockets}"'}
@@ -533,7 +537,10 @@ def _free_port() -> int:
 
 
 def _open_log(folder: Path) -> tuple[int, int]:
-    """The log for appending, and where the lines of this start will begin. The last 10 MB and more are kept once."""
+    """Return the log for appending, and where the lines of this start will begin.
+
+    The last 10 MB and more are kept once.
+    """
     path = folder / "postgres.log"
     with suppress(FileNotFoundError):
         if path.stat().st_size > 10_000_000:
@@ -543,7 +550,7 @@ def _open_log(folder: Path) -> tuple[int, int]:
 
 
 def _read(path: Path, start: int = 0) -> str:
-    """The text from a byte on; "" if there is no such file."""
+    """Return the text from a byte on; "" if there is no such file."""
     try:
         return path.read_bytes()[start:].decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):

@@ -131,7 +131,7 @@ class Federation:
         return self.processes["serve" if node == WEST else node].url
 
     def start(self, name: str, *command: str, node: str = WEST, **environment: str) -> Process:
-        """Starts `fedstac <command>` as a process of this name and waits until it is ready."""
+        """Start `fedstac <command>` as a process of this name, and wait until it is ready."""
         log, ready_file = self.folder / "logs" / f"{name}.log", self.folder / f"{name}.ready"
         log.parent.mkdir(parents=True, exist_ok=True)
         full = {
@@ -146,7 +146,7 @@ class Federation:
         return process
 
     def restart(self, name: str, **changed: str) -> Process:
-        """Starts a process that has ended again as before, on the same port if it has one; without its failpoints."""
+        """Start a process that has ended again as before, on the same port if it has one; without its failpoints."""
         old = self.processes[name]
         if old.is_running:
             raise RuntimeError(f"{name} is still running: kill it before it is started again")
@@ -166,7 +166,7 @@ class Federation:
             time.sleep(0.02)
 
     def check_running(self) -> None:
-        """StartFailed if a process has ended by itself."""
+        """Raise StartFailed if a process has ended by itself."""
         for process in self.processes.values():
             if not process.is_running:
                 code = process.child.returncode
@@ -179,7 +179,7 @@ class Federation:
     def start_index_node(
         self, name: str, *, sources: Sequence[str] = (WEST,), snapshot_first: bool = True, **environment: str
     ) -> Process:
-        """An index node of this name with a database of its own, following these publishing nodes."""
+        """Make an index node of this name with a database of its own, following these publishing nodes."""
         self.make_database(name)
         return self.start(
             name, "index-node", node=name, FEDSTAC_SOURCE=" ".join(map(self.address_of, sources)),
@@ -188,7 +188,7 @@ class Federation:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Ends all processes: asked first, then killed."""
+        """End all processes: asked first, then killed."""
         for process in reversed(self.processes.values()):
             if process.is_running:
                 process.child.send_signal(signal.SIGTERM)
@@ -203,7 +203,7 @@ class Federation:
 def _spawn(
     command: Sequence[str], environment: Mapping[str, str], log: Path, ready_file: Path
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in a group of its own: a Ctrl-C on the terminal is ours to pass on."""
+    """Start a process in a group of its own: a Ctrl-C on the terminal is ours to pass on."""
     ready_file.unlink(missing_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -255,14 +255,14 @@ def make_database(server: Server, name: str, say: Say) -> None:
 
 
 def drop_databases(server: Server, names: Sequence[str]) -> None:
-    """Takes databases away again, and whoever is still connected to them."""
+    """Take databases away again, and whoever is still connected to them."""
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         for name in names:
             conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _issue_tokens(dsn: str, index_nodes: Sequence[str]) -> dict[str, str]:
-    """A token for every role that a demonstration needs."""
+    """Return a token for every role that a demonstration needs."""
     roles = ["admin", *(f"node:{name}" for name in (*index_nodes, *sorted(set(facts.NODES.values()))))]
     roles += [f"publisher:{institution}" for institution in sorted(facts.NODES)]
 

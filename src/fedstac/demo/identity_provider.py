@@ -62,7 +62,7 @@ PEOPLE = (
 )  # fmt: skip
 
 
-class Refused(Exception):
+class OAuthRefusal(Exception):
     """An error by its name in RFC 6749, 5.2, or RFC 8628, 3.5."""
 
 
@@ -77,12 +77,12 @@ class Grant:
 
 @dataclass(slots=True)
 class Device:
-    """A login that was begun in a terminal, and what became of it: None while nobody has answered."""
+    """A login that was device in a terminal, and what became of it: None while nobody has answered."""
 
     user_code: str
     scope: str
     ends: float  # time.monotonic
-    answer: Grant | Refused | None = None
+    answer: Grant | OAuthRefusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Provider:
         now, device = time.monotonic(), secrets.token_urlsafe(24)
         letters = "".join(secrets.choice(LETTERS) for _ in range(8))
         user_code = f"{letters[:4]}-{letters[4:]}"
-        self.devices = {code: begun for code, begun in self.devices.items() if begun.ends > now}
+        self.devices = {code: device for code, device in self.devices.items() if device.ends > now}
         self.devices[device] = Device(user_code, scope, now + DEVICE_SECONDS)
         page = f"{self.url}/activate"
         return {
@@ -151,14 +151,14 @@ class Provider:
 
     def waiting(self, user_code: str) -> Device | None:
         """Return the login that waits for this code to be confirmed."""
-        for begun in self.devices.values():
-            if begun.user_code == user_code and begun.answer is None and begun.ends > time.monotonic():
-                return begun
+        for device in self.devices.values():
+            if device.user_code == user_code and device.answer is None and device.ends > time.monotonic():
+                return device
         return None
 
     def decide(self, device: Device, subject: str) -> None:
         """Somebody confirms a login, or refuses it where the subject is nobody's."""
-        device.answer = Grant(subject, device.scope) if subject in self.people else Refused("access_denied")
+        device.answer = Grant(subject, device.scope) if subject in self.people else OAuthRefusal("access_denied")
 
     def authorize(self, asked: Mapping[str, str], subject: str) -> str:
         """Return where the browser goes back to, with a code or an error (RFC 6749, 4.1.2; RFC 9207)."""
@@ -184,9 +184,9 @@ class Provider:
     # --- tokens ---
 
     def tokens(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """Return the answer of the token endpoint. Refused says what is wrong."""
+        """Return the answer of the token endpoint. OAuthRefusal says what is wrong."""
         if form.get("client_id") != CLIENT:
-            raise Refused("invalid_client")
+            raise OAuthRefusal("invalid_client")
         match form.get("grant_type"):
             case str(kind) if kind == DEVICE:
                 grant = self._by_device(form.get("device_code", ""))
@@ -195,9 +195,9 @@ class Provider:
             case "refresh_token":
                 grant = self.refresh_tokens.pop(form.get("refresh_token", ""), None)
             case _:
-                raise Refused("unsupported_grant_type")
+                raise OAuthRefusal("unsupported_grant_type")
         if grant is None:
-            raise Refused("invalid_grant")
+            raise OAuthRefusal("invalid_grant")
         return self._issue(grant)
 
     def revoke(self, token: str) -> None:
@@ -205,15 +205,15 @@ class Provider:
         self.refresh_tokens.pop(token, None)
 
     def _by_device(self, code: str) -> Grant | None:
-        begun = self.devices.get(code)
-        if begun is None:
+        device = self.devices.get(code)
+        if device is None:
             return None
-        if begun.answer is None:
-            raise Refused("authorization_pending" if begun.ends > time.monotonic() else "expired_token")
+        if device.answer is None:
+            raise OAuthRefusal("authorization_pending" if device.ends > time.monotonic() else "expired_token")
         del self.devices[code]
-        if isinstance(begun.answer, Refused):
-            raise begun.answer
-        return begun.answer
+        if isinstance(device.answer, OAuthRefusal):
+            raise device.answer
+        return device.answer
 
     def _by_code(self, form: Mapping[str, str]) -> Grant | None:
         code = self.codes.pop(form.get("code", ""), None)
@@ -276,7 +276,7 @@ async def device(request: Request) -> Response:
 async def token(request: Request) -> Response:
     try:
         return _answer(_of(request).tokens(await form_of(request)))
-    except Refused as error:
+    except OAuthRefusal as error:
         return refused(str(error))
 
 
@@ -290,12 +290,12 @@ async def activate(request: Request) -> Response:
     provider, code = _of(request), request.query_params.get("user_code", "").strip().upper()
     if not code:
         return _page("Log in", '<form><label>The code in your terminal <input name="user_code"></label></form>')
-    begun = provider.waiting(code)
-    if begun is None:
+    device = provider.waiting(code)
+    if device is None:
         return _page("No such code", "<p>It was used, or its time is up: run fedstac login again.", 404)
     if request.method == "GET":
         return _choice(provider, f"<p>The code in your terminal has to be <b>{html.escape(code)}</b>.")
-    provider.decide(begun, (await form_of(request)).get("subject", ""))
+    provider.decide(device, (await form_of(request)).get("subject", ""))
     return _page("Done", "<p>You can close this page and go back to the terminal.")
 
 

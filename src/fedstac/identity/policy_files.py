@@ -41,7 +41,7 @@ class _Node:
 
 
 def read(raw: bytes, *, here: str | None = None, shares: Shares | None = None) -> Policy:
-    """The policy of a file. PolicyBroken names every line that is wrong, up to twenty of them."""
+    """Return the policy of a file. PolicyBroken names every line that is wrong, up to twenty of them."""
     faults: list[str] = []
     reader = _Reader(faults)
     policy = reader.policy(_parse(raw), here, shares or {})
@@ -132,7 +132,7 @@ class _Reader:
         return frozenset(known[name] for name in named if name in known)
 
     def _who(self, node: _Node, path: str) -> Who:
-        """One member that says how somebody is known; a group may have its issuer beside."""
+        """Return one member that says how somebody is known; a group may have its issuer beside."""
         members = self._members(node, path, (), (*By, "issuer"))
         named = [by for by in By if by in members]
         if len(named) != 1 or ("issuer" in members and named != [By.GROUP]):
@@ -186,7 +186,7 @@ class _Reader:
         return [read(each, f"{path}[{n}]") for n, each in enumerate(node.value)]
 
     def _names(self, node: _Node | None, path: str) -> frozenset[str]:
-        """A list of texts, or `"*"` for all; a list with a star is not one of names, and nothing is all by itself."""
+        """Return a list of texts, or `"*"` for all. A star inside a list is refused, and so is an empty value."""
         if node is None:
             return frozenset()
         if node.tag == "str" and node.value == ANY:
@@ -289,7 +289,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def _content(path: str, most: int) -> bytes:
-    """What is in a file; of one that is too large, no more than shows it."""
+    """Return what is in a file; of one that is too large, no more than shows it."""
     try:
         with Path(path).open("rb") as file:
             return file.read(most + 1)

@@ -14,7 +14,7 @@ LEAST: Final = 50.0  # of 100: how alike a suggestion is at least
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TermEntry:
     """A term of one vocabulary of a project."""
 
     vocabulary: str
@@ -55,12 +55,12 @@ def facets(vocabulary: Vocabulary) -> dict[str, Terms]:
     return {(properties_of(vocabulary, name) or [name])[0]: terms for name, terms in vocabulary.terms.items()}
 
 
-def find(vocabulary: Vocabulary, term: str) -> list[Entry]:
+def find(vocabulary: Vocabulary, term: str) -> list[TermEntry]:
     """Return the term in every vocabulary that has it."""
-    return [Entry(name, term, dict(terms[term])) for name, terms in vocabulary.terms.items() if term in terms]
+    return [TermEntry(name, term, dict(terms[term])) for name, terms in vocabulary.terms.items() if term in terms]
 
 
-def uses(vocabulary: Vocabulary, entry: Entry) -> list[Use]:
+def uses(vocabulary: Vocabulary, entry: TermEntry) -> list[Use]:
     """Return where relations lead to the term: sources of an institution, tables of a variable."""
     uses_by_place: dict[tuple[str, str | None], Use] = {}
     for relation in vocabulary.relations:

@@ -143,7 +143,7 @@ def _show_facet(made: Vocabulary, vocabulary: str, form: Output) -> None:
     print_table(table)
 
 
-def _show_term(made: Vocabulary, entries: Sequence[browsing.Entry], form: Output) -> None:
+def _show_term(made: Vocabulary, entries: Sequence[browsing.TermEntry], form: Output) -> None:
     found = [(entry, browsing.properties_of(made, entry.vocabulary), browsing.uses(made, entry)) for entry in entries]
     if form is not Output.TABLE:
         terminal.dump({"project": made.project, "version": made.version, "found": [
@@ -225,7 +225,7 @@ def _changes(found: Difference) -> Iterator[tuple[str, str, str]]:
 
 
 def _step(old: Any, new: Any) -> str:
-    """What is other in a value: of lists what came and went."""
+    """Return the difference in a value: of lists what came and went."""
     if isinstance(old, list) and isinstance(new, list) and all(isinstance(one, str) for one in (*old, *new)):
         steps = [f"+{one}" for one in new if one not in old] + [f"-{one}" for one in old if one not in new]
         return " ".join(steps) or "in another order"

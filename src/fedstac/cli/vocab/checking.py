@@ -105,8 +105,8 @@ def check(
         raise typer.Exit(terminal.REJECTED)
 
 
-def _add(verdict: _Verdict, judge: Checker, entry: documents.Entry | documents.Trouble) -> None:
-    if isinstance(entry, documents.Trouble):
+def _add(verdict: _Verdict, judge: Checker, entry: documents.ReadyDocument | documents.DocumentTrouble) -> None:
+    if isinstance(entry, documents.DocumentTrouble):
         verdict.add(entry.id or entry.place, entry.findings or (Finding(entry.type, "", entry.detail),))
         return
     project = verdict.vocabulary.project

@@ -68,7 +68,7 @@ def _read(path: Path) -> bytes:
 
 
 async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list[str]:
-    """Installs all, with an audit row each, and says nothing; or why it installed none. VocabularyBroken refuses."""
+    """Install all, with an audit row each. Return why it installed none, else nothing. VocabularyBroken refuses."""
     from fedstac.db import audit, connections
     from fedstac.db import vocabularies as kept
     from fedstac.vocabularies import store
@@ -94,7 +94,7 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
 
 
 def _losses(known: Vocabularies, raw: bytes) -> Iterator[str]:
-    """What a snapshot lacks half of that the newest one at hand has."""
+    """Yield what a snapshot lacks half of that the newest one at hand has."""
     made = parse(raw)
     newest = known.of(made.project)
     if newest:

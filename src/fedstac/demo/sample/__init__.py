@@ -108,7 +108,7 @@ class _Lineage:
 
 
 def items(count: int, *, seed: int = 0, versions: int = 5, start: int = 0) -> Iterator[dict[str, Any]]:
-    """Items start … start + count - 1 of the endless stream of `seed`: new, valid CMIP6 items (STAC 1.1.0).
+    """Return items start … start + count - 1 of the endless stream of `seed`: new, valid CMIP6 items (STAC 1.1.0).
 
     A lineage has one to `versions` versions (at most 50); those of a lineage that is there as a whole are never in the
     order of their dates. They stand within 50 items of each other, except for one item in fifty, which lies some 400
@@ -122,7 +122,7 @@ def items(count: int, *, seed: int = 0, versions: int = 5, start: int = 0) -> It
 
 
 def collection(collection_id: str = "CMIP6") -> dict[str, Any]:
-    """A valid STAC 1.1.0 Collection for the items: global, open in time, without links (the server adds them)."""
+    """Return a valid STAC 1.1.0 Collection for the items: global, open in time, without links."""
     return {
         "type": "Collection",
         "stac_version": "1.1.0",
@@ -150,7 +150,7 @@ def _stream(numbers: range, seed: int, versions: int) -> Iterator[dict[str, Any]
 
 
 def _entry(number: int, plan: Callable[[int], list[tuple[int, int]]]) -> tuple[int, int]:
-    """Lineage number and rank (0 is the oldest version) of item `number`.
+    """Return lineage number and rank (0 is the oldest version) of item `number`.
 
     The last item of one block changes place with the first of the block `_FAR` later. Last moves later and first moves
     earlier, so neither overtakes another version of its lineage and the order within each stays what _plan made it.
@@ -165,7 +165,7 @@ def _entry(number: int, plan: Callable[[int], list[tuple[int, int]]]) -> tuple[i
 
 
 def _plan(block: int, seed: int, versions: int) -> list[tuple[int, int]]:
-    """Lineage number and rank for each slot of a block: whole lineages, mixed, none in the order of its dates."""
+    """Return lineage number and rank for each slot of a block: whole lineages, mixed, none in order of its dates."""
     noise = shake_256(f"{seed}/block/{block}".encode()).digest(5 * _BLOCK)
     owners: list[int] = []
     for index in range(_BLOCK):
@@ -190,7 +190,7 @@ def _plan(block: int, seed: int, versions: int) -> list[tuple[int, int]]:
 
 @cache
 def _combinations() -> tuple[_Combination, ...]:
-    """Every choice of facets that the facts above allow."""
+    """Return every choice of facets that the facts above allow."""
     return tuple(
         combination
         for model in MODELS
@@ -201,7 +201,7 @@ def _combinations() -> tuple[_Combination, ...]:
 
 
 def _combined(model: Model, experiment: Experiment, variable: Variable) -> Iterator[_Combination]:
-    """The combinations of these three: none where the model cannot run the experiment or report the variable."""
+    """Yield the combinations of these three: none where the model cannot run the experiment or report the variable."""
     resolutions = model.resolutions
     required = experiment.required.split()
     if not all(_NEEDS[source_type] <= resolutions.keys() for source_type in required):
@@ -224,7 +224,7 @@ def _combined(model: Model, experiment: Experiment, variable: Variable) -> Itera
 
 @lru_cache(maxsize=4)
 def _shuffled_combinations(seed: int) -> tuple[_Combination, ...]:
-    """All combinations in an order of this seed's own."""
+    """Return all combinations in an order of this seed's own."""
     combinations = _combinations()
     # not random.shuffle: its order is no promise of the standard library from one version to the next
     order = sorted(range(len(combinations)), key=lambda index: blake2b(f"{seed}/{index}".encode()).digest())
@@ -232,7 +232,7 @@ def _shuffled_combinations(seed: int) -> tuple[_Combination, ...]:
 
 
 def _lineage(number: int, combinations: tuple[_Combination, ...], seed: int, versions: int) -> _Lineage:
-    """Lineage `number`; two numbers never give the same combination and member."""
+    """Return lineage `number`; two numbers never give the same combination and member."""
     turn, index = divmod(number, len(combinations))
     combination = combinations[index]
     noise = shake_256(f"{seed}/lineage/{number}".encode()).digest(8)
@@ -279,7 +279,7 @@ def _years(experiment: Experiment, sub_experiment_id: str, noise: int) -> tuple[
 
 
 def _item(lineage: _Lineage, rank: int, key: str) -> dict[str, object]:
-    """One version as its publisher would send it; `key` names it among all items of all seeds."""
+    """Return one version as its publisher would send it; `key` names it among all items of all seeds."""
     combination = lineage.combination
     model, experiment, variable = combination.model, combination.experiment, combination.variable
     noise = shake_256(key.encode()).hexdigest((_ITEM_NOISE + lineage.files * _FILE_NOISE) // 2)
@@ -362,7 +362,7 @@ def _item(lineage: _Lineage, rank: int, key: str) -> dict[str, object]:
 
 
 def _assets(lineage: _Lineage, path: str, written: str, noise: str) -> tuple[dict[str, object], int]:
-    """The files and the Globus link of one version, by asset key, and the files' sizes together in bytes."""
+    """Return the files and the Globus link of one version, by asset key, and the files' sizes together in bytes."""
     node = NODES[lineage.combination.institution]
     root = f"https://{node}/thredds/fileServer/css03_data"
     assets: dict[str, object] = {}
@@ -402,7 +402,7 @@ def _assets(lineage: _Lineage, path: str, written: str, noise: str) -> tuple[dic
 
 
 def _file_names(lineage: _Lineage) -> Iterator[str]:
-    """The files in order of time: the years in nearly equal parts, fixed fields without a time range."""
+    """Yield the files in order of time: the years in nearly equal parts, fixed fields without a time range."""
     combination = lineage.combination
     variable = combination.variable
     stem = (
@@ -437,10 +437,10 @@ def _footprint(combination: _Combination) -> tuple[dict[str, object], list[float
 
 @cache
 def _globus(node: str) -> str:
-    """The node's Globus endpoint id; there are as many as nodes."""
+    """Return the node's Globus endpoint id; there are as many as nodes."""
     return _uuid(shake_256(f"globus/{node}".encode()).hexdigest(16))
 
 
 def _uuid(digits: str) -> str:
-    """A version 4 UUID (RFC 9562) from 32 hexadecimal digits, of which two give way to version and variant."""
+    """Return a version 4 UUID (RFC 9562) from 32 hexadecimal digits, of which two give way to version and variant."""
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
