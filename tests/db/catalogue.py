@@ -91,7 +91,7 @@ class Catalogue:
         return {row["request"]: Result(**{name: row[name] for name in Result.__slots__}) for row in rows}
 
     async def _check_audit(
-        self, steps: Sequence[Step], results: Mapping[UUID, Result], told: Sequence[Mapping[str, Any]]
+        self, steps: Sequence[Step], results: Mapping[UUID, Result], event_rows: Sequence[Mapping[str, Any]]
     ) -> None:
         rows = await self.conn.fetch(
             """SELECT id, request, dataset, outcome, actor, digest_after FROM fedstac.audit
@@ -99,12 +99,12 @@ class Catalogue:
             self.row,
         )
         self.row = rows[-1]["id"] if rows else self.row
-        said = [(row["dataset"], row["digest_after"]) for row in rows if row["digest_after"] is not None]
-        assert sorted(said) == sorted((event["dataset"], event["digest"]) for event in told)
-        asked = {step.accepted.id: step for step in steps}
+        changed_rows = [(row["dataset"], row["digest_after"]) for row in rows if row["digest_after"] is not None]
+        assert sorted(changed_rows) == sorted((event["dataset"], event["digest"]) for event in event_rows)
+        steps_by_id = {step.accepted.id: step for step in steps}
         own = {row["request"]: (row["outcome"], row["actor"]) for row in rows
-               if row["dataset"] == asked[row["request"]].command.target.id}  # fmt: skip
-        assert own == {number: (results[number].outcome, step.principal.name) for number, step in asked.items()}
+               if row["dataset"] == steps_by_id[row["request"]].command.target.id}  # fmt: skip
+        assert own == {number: (results[number].outcome, step.principal.name) for number, step in steps_by_id.items()}
 
     async def rehearse(self, steps: Sequence[Step], model: Model) -> None:
         """Rehearse the steps, and check that nothing is left of them."""
@@ -130,14 +130,14 @@ class Catalogue:
         """
         await writing.sequence_all(self.conn)
         await audit.chain(self.conn)
-        known = self.entries[-OVERLAP:]
-        after = known[0].pos - 1 if known else 0
+        overlap = self.entries[-OVERLAP:]
+        after = overlap[0].pos - 1 if overlap else 0
         fresh = await feed.page(self.conn, after, TO_THE_END)
-        assert fresh[: len(known)] == known
-        self.entries += fresh[len(known) :]
-        told = [read(entry) for entry in fresh]
-        collections: list[events.Event] = [event for event in told if not isinstance(event, DatasetEvent)]
-        datasets: list[events.Event] = [event for event in told if isinstance(event, DatasetEvent)]
+        assert fresh[: len(overlap)] == overlap
+        self.entries += fresh[len(overlap) :]
+        page = [read(entry) for entry in fresh]
+        collections: list[events.Event] = [event for event in page if not isinstance(event, DatasetEvent)]
+        datasets: list[events.Event] = [event for event in page if isinstance(event, DatasetEvent)]
         pages = [collections, *(datasets[at : at + 2 * PAGE] for at in range(0, len(datasets), PAGE))]
         for page in pages:
             chance.shuffle(page)

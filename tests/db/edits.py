@@ -45,14 +45,14 @@ PLACES: Final = (
 )  # fmt: skip
 
 
-class Said(Protocol):
+class SentEdit(Protocol):
     """An edit as it is sent. `repeatable`: said twice, it has to say the same."""
 
     @property
     def repeatable(self) -> bool: ...
 
-    def of(self, known: Item) -> Edit:
-        """Return the edit of the dataset served as `known`, read as the API reads it, or its Problem."""
+    def of(self, item: Item) -> Edit:
+        """Return the edit of the dataset served as `item`, read as the API reads it, or its Problem."""
         ...
 
 
@@ -94,7 +94,7 @@ class Esgf:
     def repeatable(self) -> bool:
         return self.what != "remove the aggregation"
 
-    def of(self, known: Item) -> Edit:
+    def of(self, item: Item) -> Edit:
         return read(ESGF[self.what])
 
 
@@ -106,8 +106,8 @@ def entry(node: str, moved: int) -> Item:
     return {"href": f"https://{host}/{moved}/file.nc", "description": "HTTPServer Link", "roles": ["data"]}
 
 
-def files_of(known: Item) -> list[str]:
-    return [key for key, asset in known["assets"].items() if "file:checksum" in asset]
+def files_of(item: Item) -> list[str]:
+    return [key for key, asset in item["assets"].items() if "file:checksum" in asset]
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ class Replicas:
     also: str | None
     repeatable: ClassVar[bool] = True
 
-    def of(self, known: Item) -> Edit:
-        chosen = files_of(known)[self.but :]
+    def of(self, item: Item) -> Edit:
+        chosen = files_of(item)[self.but :]
         entries = {key: entry(self.node, self.moved) for key in chosen}
         if entries and self.corrupt:
             entries[chosen[0]]["file:checksum"] = "1220" + "e" * 64
@@ -139,19 +139,19 @@ class Withdrawn:
     node: str
     repeatable: ClassVar[bool] = True
 
-    def of(self, known: Item) -> Edit:
+    def of(self, item: Item) -> Edit:
         return WithoutNode(self.node)
 
 
 @dataclass(frozen=True)
-class Removed:
+class ReplicaRemoval:
     """A node's entries removed one by one, as ESGF's publisher does."""
 
     node: str
     repeatable: ClassVar[bool] = False
 
-    def of(self, known: Item) -> Edit:
-        paths = [pointer("assets", key, "alternate", self.node) for key in files_of(known)]
+    def of(self, item: Item) -> Edit:
+        paths = [pointer("assets", key, "alternate", self.node) for key in files_of(item)]
         return read([{"op": "remove", "path": path} for path in paths])
 
 
@@ -177,7 +177,7 @@ MERGES: Final[Mapping[str, Merging]] = {
 
 
 @dataclass(frozen=True)
-class Merged:
+class AssetMerge:
     """An object to merge, about the nth asset."""
 
     what: str
@@ -186,8 +186,8 @@ class Merged:
     n: int
     repeatable: ClassVar[bool] = True
 
-    def of(self, known: Item) -> Edit:
-        keys = [*known["assets"], "nothing"]
+    def of(self, item: Item) -> Edit:
+        keys = [*item["assets"], "nothing"]
         return read(MERGES[self.what](keys[self.nth % len(keys)], self.node, self.n))
 
 
@@ -200,7 +200,7 @@ class HostileMerge:
     value: Json
     repeatable: ClassVar[bool] = True
 
-    def of(self, known: Item) -> Edit:
+    def of(self, item: Item) -> Edit:
         body = {self.member: self.value}
         return read({self.within: body} if self.within else body)
 
@@ -215,11 +215,11 @@ class Operations:
     operations: Sequence[tuple[str, str | int, Json, str | int]]
     repeatable: ClassVar[bool] = False
 
-    def of(self, known: Item) -> Edit:
-        there_are = [*pointers(known)]
+    def of(self, item: Item) -> Edit:
+        there_are = [*pointers(item)]
 
-        def place(said: str | int) -> str:
-            return said if isinstance(said, str) else there_are[said % len(there_are)]
+        def place(target: str | int) -> str:
+            return target if isinstance(target, str) else there_are[target % len(there_are)]
 
         return read([
             {"op": name, "path": place(path), "value": value, "from": place(origin)}
@@ -243,12 +243,12 @@ def pointers(document: Json, at: str = "") -> Iterator[str]:
 class Together:
     """Two JSON patches in one."""
 
-    first: Said
-    second: Said
+    first: SentEdit
+    second: SentEdit
     repeatable: ClassVar[bool] = False
 
-    def of(self, known: Item) -> Edit:
-        both = [self.first.of(known), self.second.of(known)]
+    def of(self, item: Item) -> Edit:
+        both = [self.first.of(item), self.second.of(item)]
         return JsonPatch([one for edit in both if isinstance(edit, JsonPatch) for one in edit.operations])
 
 
@@ -309,8 +309,8 @@ class Put:
     harm: Harm | None
     repeatable: ClassVar[bool] = True
 
-    def of(self, known: Item) -> Edit:
-        changed = copy.deepcopy(known)
+    def of(self, item: Item) -> Edit:
+        changed = copy.deepcopy(item)
         if self.title is not None:
             changed["properties"]["description"] = self.title
         document: Json = strict_json.parse(orjson.dumps(self.harm.done_to(changed) if self.harm else changed))
@@ -331,8 +331,8 @@ AS_ESGF = st.builds(Esgf, st.sampled_from(sorted(ESGF)))
 REPLICAS = st.builds(
     Replicas, NODE, st.integers(0, 1), st.integers(0, 2), st.sampled_from((False,) * 9 + (True,)),
     st.sampled_from((None,) * 6 + NODES),
-) | st.builds(Withdrawn, NODE) | st.builds(Removed, NODE)  # fmt: skip
-MERGE = st.builds(Merged, st.sampled_from(sorted(MERGES)), st.integers(0, 5), NODE, st.integers(0, 3)) | st.builds(
+) | st.builds(Withdrawn, NODE) | st.builds(ReplicaRemoval, NODE)  # fmt: skip
+MERGE = st.builds(AssetMerge, st.sampled_from(sorted(MERGES)), st.integers(0, 5), NODE, st.integers(0, 3)) | st.builds(
     HostileMerge, st.sampled_from(("", "properties")), st.sampled_from((
         "id", "collection", "type", "foo", "assets", "links", "x", "version", "base_id", "latest", "size")), VALUE,
 )  # fmt: skip

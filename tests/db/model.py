@@ -60,7 +60,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AnnouncedChange:
     """An event that a step led to, as it was read from the log, and the record before it, as the model has it."""
 
     step: Step
@@ -93,17 +93,17 @@ class Model:
         by_request = {step.accepted.id: step for step, _ in steps}
         led_to: dict[UUID, int] = {}
         for row in rows:
-            told = self._told(row, by_request)
-            if told.after.id == told.step.command.target.id:  # not another version that it brought along
-                led_to[told.step.accepted.id] = told.id
-            self._check(told)
-            self._take(told)
+            change = self._announced_change(row, by_request)
+            if change.after.id == change.step.command.target.id:  # not another version that it brought along
+                led_to[change.step.accepted.id] = change.id
+            self._check(change)
+            self._take(change)
         for step, result in steps:
             self._check_result(step, result, led_to.get(step.accepted.id))
             self._check_repeat(step, result)
             self.outcomes[result.outcome] += 1
 
-    def _told(self, row: Mapping[str, Any], by_request: Mapping[UUID, Step]) -> Told:
+    def _announced_change(self, row: Mapping[str, Any], by_request: Mapping[UUID, Step]) -> AnnouncedChange:
         """Return an event against docs/events.md: the full new state, and nothing of the inside."""
         text = row["event"]
         event = orjson.loads(events.positioned(text, events.Cursor(1, 7)))
@@ -120,7 +120,7 @@ class Model:
         before = self.records.get(after.id)
         assert data["previous_state"] == (before.state if before else None)
         assert data["actor"] == step.principal.name
-        return Told(step, row["id"], event["type"], data, before, after)
+        return AnnouncedChange(step, row["id"], event["type"], data, before, after)
 
     def _check_result(self, step: Step, result: Result, last_event: int | None) -> None:
         """Check I2: final, in one way; done if and only if its events exist or it is recorded as unchanged."""
@@ -140,94 +140,94 @@ class Model:
         again = Outcome.REJECTED if before[1].outcome == Outcome.REJECTED else Outcome.IDENTICAL
         assert result.outcome == again, f"said twice, {step}: {result}"
 
-    def _check(self, told: Told) -> None:
-        before, after = told.before, told.after
+    def _check(self, change: AnnouncedChange) -> None:
+        before, after = change.before, change.after
         assert after.seq == self.seqs.get(after.lineage, 0) + 1, "I6: without gaps"
         if before is None:
-            assert (told.type, after.state) == (events.PUBLISHED, State.PUBLISHED)
+            assert (change.type, after.state) == (events.PUBLISHED, State.PUBLISHED)
         else:
-            assert _bare(before) != _bare(after), f"{told.step} announces what changed nothing"
+            assert _bare(before) != _bare(after), f"{change.step} announces what changed nothing"
             assert (before.created, before.lineage, before.version) == (after.created, after.lineage, after.version)
-        brought = versions.PROMOTE in told.actions
-        assert after.id == told.step.command.target.id or told.type == events.SUPERSEDED or brought
-        self._check_rights(told)
-        self._check_state(told)
-        self._check_latest(told)
-        self._check_restored(told)
+        brought = versions.PROMOTE in change.actions
+        assert after.id == change.step.command.target.id or change.type == events.SUPERSEDED or brought
+        self._check_rights(change)
+        self._check_state(change)
+        self._check_latest(change)
+        self._check_restored(change)
 
-    def _check_rights(self, told: Told) -> None:
+    def _check_rights(self, change: AnnouncedChange) -> None:
         """Check I15, I16: nobody writes what is another's; publishers their institution's, nodes their own entries."""
-        roles = told.step.principal.roles
+        roles = change.step.principal.roles
         if "admin" in roles:
             return
-        old, new = entries(told.before), entries(told.after)
+        old, new = entries(change.before), entries(change.after)
         resource = {node for key, node in old.keys() | new.keys() if old.get((key, node)) != new.get((key, node))}
-        assert resource <= {role.removeprefix("node:") for role in roles}, f"{told.step}: {resource}"
-        if told.type != events.REPLICATED:
-            for record in (told.before or told.after, told.after):  # by the old values and by the new ones
-                assert f"publisher:{institution_of(record)}" in roles, f"{told.step}: {told.type}"
-        assert told.type not in (events.REPLACED, events.REINSTATED), "for administrators"
+        assert resource <= {role.removeprefix("node:") for role in roles}, f"{change.step}: {resource}"
+        if change.type != events.REPLICATED:
+            for record in (change.before or change.after, change.after):  # by the old values and by the new ones
+                assert f"publisher:{institution_of(record)}" in roles, f"{change.step}: {change.type}"
+        assert change.type not in (events.REPLACED, events.REINSTATED), "for administrators"
 
-    def _check_state(self, told: Told) -> None:
+    def _check_state(self, change: AnnouncedChange) -> None:
         """Check I12: retract, reinstate, mark and unmark change the state, and nothing else. I13: files keep theirs."""
-        before, after = told.before, told.after
+        before, after = change.before, change.after
         if before is None:
             return
-        if told.type in BECOMES:
-            assert after.state is BECOMES[told.type]
-        elif told.type == events.UNMARKED:
+        if change.type in BECOMES:
+            assert after.state is BECOMES[change.type]
+        elif change.type == events.UNMARKED:
             assert (before.state, after.state) == (State.MARKED, self.before_mark[after.id].state)
         else:
             assert after.state is before.state
-        assert before.state is not State.MARKED or told.type == events.UNMARKED, "what is marked is not changed"
+        assert before.state is not State.MARKED or change.type == events.UNMARKED, "what is marked is not changed"
         if after.files_digest != before.files_digest:
-            assert Action.REPLACE in told.actions
-            assert told.step.has_reason
-            assert told.data["reason"]
+            assert Action.REPLACE in change.actions
+            assert change.step.has_reason
+            assert change.data["reason"]
         if after.document != before.document:
-            assert told.type == events.UPDATED or WRITE & set(told.actions)
+            assert change.type == events.UPDATED or WRITE & set(change.actions)
 
-    def _check_latest(self, told: Told) -> None:
+    def _check_latest(self, change: AnnouncedChange) -> None:
         """Check I11: which version is latest follows from the versions and from what was given up."""
-        before, after = told.before, told.after
+        before, after = change.before, change.after
         siblings = [record for record in self.records.values() if record.lineage == after.lineage]
         newest = all((after.version or 0) >= (record.version or 0) for record in siblings)
-        if Action.SUPERSEDE in told.actions:
+        if Action.SUPERSEDE in change.actions:
             self.given_up.add(after.id)
         assert after.superseded == (after.id in self.given_up)
-        if versions.PROMOTE in told.actions:
+        if versions.PROMOTE in change.actions:
             assert self.promoting
             open_to_it = [r for r in siblings if r.state is State.PUBLISHED and r.id not in self.given_up]
             assert after.id == max(open_to_it, key=lambda record: record.version or 0).id
             expected = True
-        elif after.state is not State.PUBLISHED or told.type == events.SUPERSEDED or after.id in self.given_up:
+        elif after.state is not State.PUBLISHED or change.type == events.SUPERSEDED or after.id in self.given_up:
             expected = False
-        elif told.type in (events.PUBLISHED, events.REINSTATED, events.UNMARKED):
+        elif change.type in (events.PUBLISHED, events.REINSTATED, events.UNMARKED):
             expected = newest
         else:
-            expected = bool(before and before.latest) and Action.SUPERSEDE not in told.actions
-        assert after.latest is expected, f"{told.step}: {after.id} is latest: {after.latest}"
+            expected = bool(before and before.latest) and Action.SUPERSEDE not in change.actions
+        assert after.latest is expected, f"{change.step}: {after.id} is latest: {after.latest}"
         others = [record.id for record in siblings if record.latest and record.id != after.id]
         assert not (after.latest and others), f"{others} are latest beside {after.id}"
 
-    def _check_restored(self, told: Told) -> None:
+    def _check_restored(self, change: AnnouncedChange) -> None:
         """Check that reinstating and unmarking restore every byte."""
-        after = told.after
-        if told.type == events.REINSTATED:
+        after = change.after
+        if change.type == events.REINSTATED:
             assert after.retraction is None
-            if (was := self.before_retraction.get(after.id)) and not WRITE & set(told.actions):
+            if (was := self.before_retraction.get(after.id)) and not WRITE & set(change.actions):
                 assert (after.document, after.replicas) == (was.document, was.replicas)
-        if told.type == events.UNMARKED:
+        if change.type == events.UNMARKED:
             was = replace(self.before_mark.pop(after.id), latest=after.latest, claims_latest=after.latest)
             assert _bare(after) == _bare(was)
 
-    def _take(self, told: Told) -> None:
-        before, after = told.before, told.after
-        if told.type == events.RETRACTED and before is not None and before.state is State.PUBLISHED:
+    def _take(self, change: AnnouncedChange) -> None:
+        before, after = change.before, change.after
+        if change.type == events.RETRACTED and before is not None and before.state is State.PUBLISHED:
             self.before_retraction[after.id] = before
-        elif after.state is State.PUBLISHED or told.type == events.ANNOTATED:
+        elif after.state is State.PUBLISHED or change.type == events.ANNOTATED:
             self.before_retraction.pop(after.id, None)
-        if told.type == events.MARKED and before is not None:
+        if change.type == events.MARKED and before is not None:
             self.before_mark[after.id] = before
         self.records[after.id] = after
         self.seqs[after.lineage] = after.seq
@@ -251,9 +251,9 @@ def entries(record: Record | None) -> dict[tuple[str, str], bytes]:
         return {}
     assets = orjson.loads(record.document)["assets"]
     return {
-        (key, node): orjson.dumps(said)
+        (key, node): orjson.dumps(entry)
         for key, asset in assets.items() if isinstance(asset.get("alternate"), dict)
-        for node, said in asset["alternate"].items()
+        for node, entry in asset["alternate"].items()
     }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName
 from tests.db import edits
 from tests.db.catalogue import Ground
-from tests.db.edits import NODES, Harm, Said
+from tests.db.edits import NODES, Harm, SentEdit
 from tests.db.model import Model, Step
 from tests.db.writing import CHECKER, Item, plain, titled, version
 
@@ -141,9 +141,9 @@ class Actions(RuleBasedStateMachine):
     def publish_with_harm(self, who: str, item: str, harm: Harm) -> None:
         self._publish(who, harm.done_to(self.items[item]))
 
-    @rule(who=WHO, nth=NTH, said=REASON)
-    def retract(self, who: str, nth: int, said: Item) -> None:
-        self._change(self._nth(nth), who, "retract", {"retraction": said})
+    @rule(who=WHO, nth=NTH, edit=REASON)
+    def retract(self, who: str, nth: int, edit: Item) -> None:
+        self._change(self._nth(nth), who, "retract", {"retraction": edit})
 
     @rule(who=WHO, nth=NTH)
     def supersede(self, who: str, nth: int) -> None:
@@ -159,30 +159,30 @@ class Actions(RuleBasedStateMachine):
                 return self._change(record, who, undo, {})
         return self._change(self._nth(nth), who, "mark", {"reason": None})
 
-    @rule(who=WHO, nth=NTH, said=edits.AS_ESGF)
-    def patch_as_esgf(self, who: str, nth: int, said: Said) -> None:
-        self._edit(self._open(nth), who, said)
+    @rule(who=WHO, nth=NTH, edit=edits.AS_ESGF)
+    def patch_as_esgf(self, who: str, nth: int, edit: SentEdit) -> None:
+        self._edit(self._open(nth), who, edit)
 
-    @rule(who=WHO, nth=NTH, said=edits.REPLICAS)
-    def replicate(self, who: str, nth: int, said: Said) -> None:
-        self._edit(self._open(nth), who, said)
+    @rule(who=WHO, nth=NTH, edit=edits.REPLICAS)
+    def replicate(self, who: str, nth: int, edit: SentEdit) -> None:
+        self._edit(self._open(nth), who, edit)
 
-    @rule(who=WHO, nth=NTH, said=edits.MERGE)
-    def merge(self, who: str, nth: int, said: Said) -> None:
-        self._edit(self._open(nth), who, said)
+    @rule(who=WHO, nth=NTH, edit=edits.MERGE)
+    def merge(self, who: str, nth: int, edit: SentEdit) -> None:
+        self._edit(self._open(nth), who, edit)
 
-    @rule(who=WHO, nth=NTH, said=edits.PATCH)
-    def patch(self, who: str, nth: int, said: Said) -> None:
-        self._edit(self._open(nth), who, said)
+    @rule(who=WHO, nth=NTH, edit=edits.PATCH)
+    def patch(self, who: str, nth: int, edit: SentEdit) -> None:
+        self._edit(self._open(nth), who, edit)
 
-    @rule(who=WHO, nth=NTH, said=edits.WHOLE)
-    def put(self, who: str, nth: int, said: Said) -> None:
-        self._edit(self._open(nth), who, said)
+    @rule(who=WHO, nth=NTH, edit=edits.WHOLE)
+    def put(self, who: str, nth: int, edit: SentEdit) -> None:
+        self._edit(self._open(nth), who, edit)
 
-    @rule(who=WHO, nth=NTH, said=edits.WHOLE | edits.MERGE)
-    def replace_files(self, who: str, nth: int, said: Said) -> None:
+    @rule(who=WHO, nth=NTH, edit=edits.WHOLE | edits.MERGE)
+    def replace_files(self, who: str, nth: int, edit: SentEdit) -> None:
         """Replace files, or make whatever else the edit comes to, with a reason (`Fedstac-Override`)."""
-        self._edit(self._open(nth), who, said, override="a better file")
+        self._edit(self._open(nth), who, edit, override="a better file")
 
     @precondition(lambda self: self.waiting)
     @rule(how=st.sampled_from(("", "", "if it is as it was", "if it is another", "under its key")))
@@ -262,29 +262,29 @@ class Actions(RuleBasedStateMachine):
             draft, findings = CHECKER.draft(item, collection, vocabulary)
         except Problem:
             return
-        held, cv_version = errors_in(findings), vocabulary.version if vocabulary else None
-        command = Publish(draft, principal, cv_version, held)
-        new = requests.NewItem(draft.lineage, draft.id, draft.text, documents.packed(draft, held))
+        errors, cv_version = errors_in(findings), vocabulary.version if vocabulary else None
+        command = Publish(draft, principal, cv_version, errors)
+        new = requests.NewItem(draft.lineage, draft.id, draft.text, documents.packed(draft, errors))
         accepted = request("publish", who, collection, new, cv_version)
         self._ask(Step(accepted, command, principal, repeatable=True))
 
     def _nth(self, nth: int, wanted: Callable[[Record], bool] = lambda _: True) -> Record:
         """Return one of the datasets: of those that `wanted` picks, if there are any."""
-        known = [self.model.records[name] for name in sorted(self.model.records)]
-        known = [record for record in known if wanted(record)] or known
-        return known[nth % len(known)]
+        records = [self.model.records[name] for name in sorted(self.model.records)]
+        records = [record for record in records if wanted(record)] or records
+        return records[nth % len(records)]
 
     def _open(self, nth: int) -> Record:
         """Return a dataset that can be edited, mostly."""
         return self._nth(nth, (lambda record: record.state is State.PUBLISHED) if nth < 25 else lambda _: True)
 
-    def _edit(self, record: Record, who: str, said: Said, *, override: str | None = None) -> None:
+    def _edit(self, record: Record, who: str, sent_edit: SentEdit, *, override: str | None = None) -> None:
         try:
-            edit = said.of(self.model.served(record.id))
+            edit = sent_edit.of(self.model.served(record.id))
         except Problem:
             return
         body = {"edit": patching.as_json(edit), "override": override}
-        self._change(record, who, "amend", body, repeatable=said.repeatable)
+        self._change(record, who, "amend", body, repeatable=sent_edit.repeatable)
 
     def _change(self, record: Record, who: str, action: str, body: Item, *, repeatable: bool = True) -> None:
         principal = PEOPLE[who]

@@ -66,8 +66,10 @@ async def test_a_row_has_the_correlation_of_its_request_and_the_issuer_of_its_pe
     conn = await connect()
     name = await people.pseudonym(conn, ANNA)
     request = await writing.submit(conn, ITEM)
-    told = NewRow(name, "publish", "CMIP6", "x", request.id, "new", None, None)
-    await audit.append(conn, [told, entry(), NewRow(f"person:{uuid4()}", "publish", "c", "y", None, "new", None, None)])
+    new_row = NewRow(name, "publish", "CMIP6", "x", request.id, "new", None, None)
+    await audit.append(
+        conn, [new_row, entry(), NewRow(f"person:{uuid4()}", "publish", "c", "y", None, "new", None, None)]
+    )
     unknown, plain, row = (await rows(conn))[:3]
     assert (row.issuer, row.correlation, row.request) == ("aai.example:8443", "test", str(request.id))
     assert (plain.issuer, plain.correlation, plain.request) == (None, None, None)

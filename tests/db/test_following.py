@@ -247,7 +247,7 @@ async def test_what_was_parked_of_a_log_that_is_lost_is_forgotten_with_it(node: 
 async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: Node, conn: Connection) -> None:
     told: list[int] = []
 
-    class Listening(Source):
+    class RecordingSource(Source):
         async def acknowledge(
             self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
         ) -> None:
@@ -255,7 +255,7 @@ async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: No
 
     items = sample.items(2200, versions=1)
     entries = [entry(node, item, CMIP6, digest="00" * 32) for item in items]
-    follower = await follow(node, Listening(entries))
+    follower = await follow(node, RecordingSource(entries))
     assert await follower.step(0) == 0
     assert told == [1000, 1000, 200]
 
@@ -263,7 +263,7 @@ async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: No
 async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_goes_on(
     node: Node, conn: Connection
 ) -> None:
-    class Refusing(Source):
+    class RefusingSource(Source):
         is_refusing = True
         acknowledged: Cursor | None = None
 
@@ -278,7 +278,7 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
             self.acknowledged = through
 
     first, second = sample.items(2)
-    source = Refusing([entry(node, first, CMIP6)])
+    source = RefusingSource([entry(node, first, CMIP6)])
     follower = follower_of(node, source)
     await follower.step(0)
     source.entries = [orjson.loads(entry(node, second, CMIP6))]

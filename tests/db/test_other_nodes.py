@@ -20,7 +20,7 @@ from fedstac.domain.policy import Principal
 from fedstac.publication import Work
 from tests.db import edits, writing
 from tests.db.catalogue import Catalogue, Ground
-from tests.db.edits import NODES, Said
+from tests.db.edits import NODES, SentEdit
 from tests.db.writing import CMIP6, Item
 
 A, B, C = NODES
@@ -28,8 +28,8 @@ NODE_A = Principal("node A", frozenset({f"node:{A}"}))
 ITEM = next(item for item in sample.items(600, seed=5) if len(item["assets"]) == 3)
 OWN = (
     st.builds(edits.Replicas, st.just(A), st.integers(0, 1), st.integers(0, 1), st.booleans(), st.none() | edits.NODE)
-    | st.builds(edits.Removed, st.just(A)) | st.builds(edits.Withdrawn, edits.NODE) | st.builds(
-        edits.Merged, st.sampled_from([what for what in edits.MERGES if "replica" in what]), st.integers(0, 2),
+    | st.builds(edits.ReplicaRemoval, st.just(A)) | st.builds(edits.Withdrawn, edits.NODE) | st.builds(
+        edits.AssetMerge, st.sampled_from([what for what in edits.MERGES if "replica" in what]), st.integers(0, 2),
         edits.NODE, st.integers(0, 3))
 )  # fmt: skip
 REQUESTS = st.lists(OWN | st.builds(edits.Together, OWN, edits.PATCH) | edits.EDIT, min_size=1, max_size=4)
@@ -42,8 +42,8 @@ def test_no_request_of_node_a_changes_a_byte_of_bs_entries(ground: Ground) -> No
 
     @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
     @given(requests=REQUESTS)
-    def holds(requests: Sequence[Said]) -> None:
-        ground.run(asked(catalogue, requests, outcomes))
+    def holds(requests: Sequence[SentEdit]) -> None:
+        ground.run(perform_and_roll_back(catalogue, requests, outcomes))
 
     holds()
     assert outcomes == {Outcome.REPLICATED, Outcome.IDENTICAL, Outcome.REJECTED}
@@ -59,28 +59,28 @@ async def replicated(conn: Connection) -> None:
         assert receipt.outcome is Outcome.REPLICATED, receipt
 
 
-def work(said: Said, known: Item, principal: Principal) -> Work:
+def work(edit: SentEdit, item: Item, principal: Principal) -> Work:
     made = writing.draft(dict(ITEM))
     version = CMIP6.version if CMIP6 else None
     target = Target("CMIP6", made.id, made.lineage)
-    return Work(Amend(target, principal, said.of(known), version), principal.name, "amend")
+    return Work(Amend(target, principal, edit.of(item), version), principal.name, "amend")
 
 
-async def asked(catalogue: Catalogue, requests: Sequence[Said], outcomes: set[Outcome]) -> None:
+async def perform_and_roll_back(catalogue: Catalogue, requests: Sequence[SentEdit], outcomes: set[Outcome]) -> None:
     """Run requests of node A one after the other, and take them back at the end."""
     conn = catalogue.conn
     transaction = conn.transaction()
     await transaction.start()
     try:
         before = await stored(conn)
-        for said in requests:
+        for edit in requests:
             try:
-                step = work(said, await served(conn), NODE_A)
+                step = work(edit, await served(conn), NODE_A)
             except Problem:  # refused before anything is looked up
                 continue
             [receipt] = await publication.perform(conn, catalogue.node.rules, [step])
             outcomes.add(receipt.outcome)
-            note(f"{said}: {receipt.outcome}")
+            note(f"{edit}: {receipt.outcome}")
             after = await stored(conn)
             assert entries(after, B) == entries(before, B)
             assert less_entries(after, A) == less_entries(before, A)

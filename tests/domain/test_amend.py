@@ -27,20 +27,20 @@ REPLICA = {"href": "https://b.example/f.nc", "description": "HTTPServer Link", "
 ADD_REPLICA = [{"op": "add", "path": f"/assets/{FILE}/alternate/b.example", "value": REPLICA}]
 
 
-def publish(item: Json, held: Lineage | None = None, principal: Principal = PAUL) -> tuple[Lineage, Decision]:
+def publish(item: Json, lineage: Lineage | None = None, principal: Principal = PAUL) -> tuple[Lineage, Decision]:
     draft, _ = CHECKER.draft(item, "CMIP6", VOCABULARY)
-    held = held or Lineage(draft.lineage, "west", 0, {})
-    decision = Publish(draft, principal, VERSION).decide(held, WORLD)
-    return held.after(decision.changes), decision
+    lineage = lineage or Lineage(draft.lineage, "west", 0, {})
+    decision = Publish(draft, principal, VERSION).decide(lineage, WORLD)
+    return lineage.after(decision.changes), decision
 
 
 def amend(
-    held: Lineage, body: Json, principal: Principal = ROOT, *, whole: bool = False, override: str | None = None
+    lineage: Lineage, body: Json, principal: Principal = ROOT, *, whole: bool = False, override: str | None = None
 ) -> tuple[Lineage, Decision]:
-    target = Target("CMIP6", str(ITEM["id"]), held.key)
+    target = Target("CMIP6", str(ITEM["id"]), lineage.key)
     edit = Whole(body) if whole else patching.read(body)
-    decision = Amend(target, principal, edit, VERSION, override).decide(held, WORLD)
-    return held.after(decision.changes), decision
+    decision = Amend(target, principal, edit, VERSION, override).decide(lineage, WORLD)
+    return lineage.after(decision.changes), decision
 
 
 @pytest.fixture
@@ -110,20 +110,20 @@ def test_extensions_that_are_no_list_of_strings_are_refused(published: Lineage, 
 
 
 def test_one_and_true_are_not_the_same(published: Lineage) -> None:
-    held, _ = amend(published, {"properties": {"note": 1}})
-    held, decision = amend(held, {"properties": {"note": True}})
+    lineage, _ = amend(published, {"properties": {"note": 1}})
+    lineage, decision = amend(lineage, {"properties": {"note": True}})
     assert decision.outcome is Outcome.UPDATED
-    assert amend(held, {"properties": {"note": True}})[1].outcome is Outcome.IDENTICAL
+    assert amend(lineage, {"properties": {"note": True}})[1].outcome is Outcome.IDENTICAL
 
 
 @pytest.mark.parametrize("path", ["/links/-", "/links"])
 def test_a_link_is_added_once(published: Lineage, path: str) -> None:
     """`/links` is how ESGF's publisher (esgcet 5.5.3) writes it."""
     errata = {"rel": "related", "href": "https://errata.esgf.io/1", "title": "Errata issue", "type": "text/html"}
-    held, decision = amend(published, [{"op": "add", "path": path, "value": errata}], PAUL)
+    lineage, decision = amend(published, [{"op": "add", "path": path, "value": errata}], PAUL)
     assert decision.outcome is Outcome.ANNOTATED
     assert (decision.changes[0].after.document or "").count("errata.esgf.io") == 1
-    assert amend(held, [{"op": "add", "path": path, "value": errata}], PAUL)[1].outcome is Outcome.IDENTICAL
+    assert amend(lineage, [{"op": "add", "path": path, "value": errata}], PAUL)[1].outcome is Outcome.IDENTICAL
 
 
 def test_a_file_does_not_change_by_way_of_an_aggregation(published: Lineage) -> None:
@@ -136,9 +136,9 @@ def test_an_aggregation_with_a_size_is_no_file(published: Lineage) -> None:
     aggregation = {"href": "https://b.example/a.json", "type": "application/kerchunk", "alternate:name": "b.example",
                    "description": "Kerchunk", "protocol": "kerchunk", "file:size": 3, **TIMES}  # fmt: skip
     [before] = published.records.values()
-    held, decision = amend(published, [{"op": "add", "path": "/assets/reference_file", "value": aggregation}], PAUL)
+    lineage, decision = amend(published, [{"op": "add", "path": "/assets/reference_file", "value": aggregation}], PAUL)
     assert decision.outcome is Outcome.UPDATED
-    assert held.records[before.id].files_digest == before.files_digest
+    assert lineage.records[before.id].files_digest == before.files_digest
 
 
 def test_replacing_a_file_twice_with_its_old_replicas_changes_nothing_again(replicated: Lineage) -> None:
@@ -148,10 +148,10 @@ def test_replacing_a_file_twice_with_its_old_replicas_changes_nothing_again(repl
         "alternate:name": "b.example", "file:checksum": document["assets"][FILE]["file:checksum"],
     }  # fmt: skip
     document["assets"][FILE]["file:checksum"] = OTHER
-    held, first = amend(replicated, document, whole=True, override="a better file")
+    lineage, first = amend(replicated, document, whole=True, override="a better file")
     assert first.outcome is Outcome.REPLACED
     assert '"alternate":' not in (first.changes[0].after.document or "")
-    assert amend(held, document, whole=True, override="a better file")[1].outcome is Outcome.IDENTICAL
+    assert amend(lineage, document, whole=True, override="a better file")[1].outcome is Outcome.IDENTICAL
 
 
 @pytest.mark.parametrize("alternate", [None, [], "x", {"a": None}, {"a": True}, {"a": []}])

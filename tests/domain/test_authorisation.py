@@ -170,12 +170,14 @@ def test_a_decision_names_its_rule_and_a_refusal_what_would_help() -> None:
 
 
 def test_a_refusal_names_the_roles_of_what_is_touched() -> None:
-    said = ROLES.verdict(WHO["nobody"], Action.PUBLISH, Resource("d", "CMIP6", NCAR)).reason
-    assert said.startswith("nobody may not publish d: the role publisher:NCAR or the entitlement CREATE on the project")
-    said = ROLES.verdict(WHO["east"], Action.REPLICATE, Resource("d", "CMIP6", NCAR, frozenset(NODES[-1]))).reason
-    assert "the roles node:east, node:south" in said
-    said = ROLES.verdict(WHO["ncar"], Action.DELETE, Resource("d", "CMIP6", NCAR)).reason
-    assert "the role admin is needed" in said
+    reason = ROLES.verdict(WHO["nobody"], Action.PUBLISH, Resource("d", "CMIP6", NCAR)).reason
+    assert reason.startswith(
+        "nobody may not publish d: the role publisher:NCAR or the entitlement CREATE on the project"
+    )
+    reason = ROLES.verdict(WHO["east"], Action.REPLICATE, Resource("d", "CMIP6", NCAR, frozenset(NODES[-1]))).reason
+    assert "the roles node:east, node:south" in reason
+    reason = ROLES.verdict(WHO["ncar"], Action.DELETE, Resource("d", "CMIP6", NCAR)).reason
+    assert "the role admin is needed" in reason
 
 
 def test_all_of_a_project_is_more_than_each_institution_of_it() -> None:

@@ -98,8 +98,8 @@ def test_a_document_is_not_changed_by_what_is_made_of_it() -> None:
 
 
 def test_what_a_publisher_says_of_the_servers_members_is_a_warning() -> None:
-    said = with_properties(latest=False, retracted="yes", **{"fedstac:x": 1})
-    assert {finding.pointer for finding in documents.warn_of_server_members(said)} == {
+    document = with_properties(latest=False, retracted="yes", **{"fedstac:x": 1})
+    assert {finding.pointer for finding in documents.warn_of_server_members(document)} == {
         "/properties/latest", "/properties/retracted", "/properties/fedstac:x"
     }  # fmt: skip
     assert documents.warn_of_server_members(item()) == ()

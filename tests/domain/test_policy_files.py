@@ -75,7 +75,7 @@ homes:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "empty"),
         ("[]", "line 1: the file is no mapping"),
@@ -116,10 +116,10 @@ homes:
         ("version: 1\nhomes: [{projects: '*', institutions: '*', node: a, url: ftp://x}]", "homes[0].url"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_its_line(text: str, said: str) -> None:
+def test_what_is_wrong_is_named_with_its_line(text: str, message: str) -> None:
     with pytest.raises(PolicyBroken) as refused:
         read(text)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_all_faults_are_told_at_once() -> None:

@@ -46,8 +46,8 @@ def lineage(*records: Record, origin: str = "west") -> Lineage:
     return Lineage(BASE, origin, seq, {record.id: record for record in records})
 
 
-def decide(held: Lineage, new: Draft, principal: Principal = NCAR) -> Decision:
-    return Publish(new, principal).decide(held, WORLD)
+def decide(before: Lineage, new: Draft, principal: Principal = NCAR) -> Decision:
+    return Publish(new, principal).decide(before, WORLD)
 
 
 V1, V2 = record(20200101, seq=1), record(20210101, seq=3, latest=True)
@@ -102,28 +102,28 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", DECISIONS)
 def test_publishing(case: str) -> None:
-    held, new, outcome, wanted = DECISIONS[case]
-    decision = decide(held, new)
+    before, new, outcome, wanted = DECISIONS[case]
+    decision = decide(before, new)
     assert decision.outcome is outcome
     assert [(c.event_type, c.after.version, c.after.seq, c.after.latest) for c in decision.changes] == wanted
     assert all(change.after.claims_latest == change.after.latest for change in decision.changes)
-    after = held.after(decision.changes)
+    after = before.after(decision.changes)
     assert sum(record.latest for record in after.records.values()) <= 1
-    assert after.seq == held.seq + len(wanted)
+    assert after.seq == before.seq + len(wanted)
 
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_publishing_is_refused(case: str) -> None:
-    held, new, principal, problem = REFUSALS[case]
+    before, new, principal, problem = REFUSALS[case]
     with pytest.raises(Problem) as refused:
-        decide(held, new, principal)
+        decide(before, new, principal)
     assert type(refused.value) is problem
     assert new.id in refused.value.detail
 
 
 def test_the_second_identical_request_changes_nothing() -> None:
-    for held, new, _, _ in DECISIONS.values():
-        after = held.after(decide(held, new).changes)
+    for before, new, _, _ in DECISIONS.values():
+        after = before.after(decide(before, new).changes)
         again = decide(after, new)
         assert (again.outcome, again.changes) == (Outcome.IDENTICAL, ())
 
@@ -154,11 +154,11 @@ def test_a_demotion_changes_the_state_alone() -> None:
 
 
 def test_a_batch_folds() -> None:
-    held = lineage()
+    before = lineage()
     for n, version in enumerate((20200101, 20210101, 20190101), start=1):
-        decision = decide(held, draft(version))
-        held = held.after(decision.changes)
-        assert len(held.records) == n
-    assert held.latest is not None
-    assert (held.latest.version, held.seq) == (20210101, 4)
-    assert sorted(record.seq for record in held.records.values()) == [2, 3, 4]
+        decision = decide(before, draft(version))
+        before = before.after(decision.changes)
+        assert len(before.records) == n
+    assert before.latest is not None
+    assert (before.latest.version, before.seq) == (20210101, 4)
+    assert sorted(record.seq for record in before.records.values()) == [2, 3, 4]

@@ -356,10 +356,10 @@ def test_what_terms_say_is_held_until_the_stored_document_is_known() -> None:
 
 
 def test_a_fault_that_the_stored_document_has_too_becomes_a_warning() -> None:
-    held = findings(changed(sets("cmip6:nominal_resolution", "3 km")))
-    assert [finding.severity for finding in validation.excused(held, held)] == [Severity.WARNING]
+    errors = findings(changed(sets("cmip6:nominal_resolution", "3 km")))
+    assert [finding.severity for finding in validation.excused(errors, errors)] == [Severity.WARNING]
     other = findings(changed(sets("cmip6:nominal_resolution", "4 km")))
-    assert [finding.severity for finding in validation.excused(held, other)] == [Severity.ERROR]
+    assert [finding.severity for finding in validation.excused(errors, other)] == [Severity.ERROR]
 
 
 JSON_VALUES = st.recursive(

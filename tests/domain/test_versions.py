@@ -54,16 +54,16 @@ def command(action: str, name: str) -> Command:
 
 def run(world: World, *steps: str) -> tuple[Lineage, Decision]:
     """Return the lineage after steps like `retract v2`, and the last decision."""
-    held = Lineage(f"CMIP6/{BASE}", "west", 0, {})
+    lineage = Lineage(f"CMIP6/{BASE}", "west", 0, {})
     for step in steps:
         action, _, name = step.rpartition(" ")
-        decision = command(action, name).decide(held, world)
-        held = held.after(decision.changes)
-        assert sum(record.latest for record in held.records.values()) <= 1
-    return held, decision
+        decision = command(action, name).decide(lineage, world)
+        lineage = lineage.after(decision.changes)
+        assert sum(record.latest for record in lineage.records.values()) <= 1
+    return lineage, decision
 
 
-def told(decision: Decision) -> Told:
+def announced_changes(decision: Decision) -> Told:
     """Return each change in its order: what it is called, of which version, and whether that is the latest after it."""
     short = {event: event.split(".")[3] for event in (
         events.PUBLISHED, events.UPDATED, events.SUPERSEDED, events.RETRACTED, events.REINSTATED, events.MARKED,
@@ -130,10 +130,10 @@ CASES: dict[str, tuple[World, Sequence[str], Told]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_which_version_is_the_latest(case: str) -> None:
     world, steps, wanted = CASES[case]
-    held, decision = run(world, *steps)
-    assert told(decision) == wanted
+    lineage, decision = run(world, *steps)
+    assert announced_changes(decision) == wanted
     seqs = [change.after.seq for change in decision.changes]
-    assert seqs == list(range(held.seq - len(seqs) + 1, held.seq + 1))
+    assert seqs == list(range(lineage.seq - len(seqs) + 1, lineage.seq + 1))
 
 
 def test_a_promotion_says_why() -> None:
@@ -144,7 +144,7 @@ def test_a_promotion_says_why() -> None:
 
 
 def test_what_was_given_up_is_part_of_the_state_that_nodes_compare() -> None:
-    held, _ = run(WORLD, "publish v1", "supersede v1")
-    [record] = held.records.values()
+    lineage, _ = run(WORLD, "publish v1", "supersede v1")
+    [record] = lineage.records.values()
     assert record.superseded
     assert record.digest != replace(record, superseded=False).digest
