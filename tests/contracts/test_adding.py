@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 
 import pytest
 
+from fedstac.domain import rules
+from fedstac.workers import roles
 from tests.support.places import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "architecture.md"
@@ -53,3 +57,30 @@ def test_a_thing_is_added_in_few_places_and_each_is_there(thing: str) -> None:
     places = rows()[thing]
     assert len(places) <= MOST_PLACES
     assert {place: names for place in places if (names := missing(place))} == {}
+
+
+def text_below(folder: str) -> str:
+    """Return the sources of a folder of the package as one text."""
+    return "\n".join(path.read_text() for path in sorted((SOURCES / folder).rglob("*.py")))
+
+
+def test_every_check_of_an_item_is_made() -> None:
+    modules = (sys.modules[name] for name in list(sys.modules) if name.startswith("fedstac.domain.rules."))
+    checks = {
+        f"{module.__name__}.{name}"
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and re.fullmatch(r"check(_\w+)?", name)
+        and list(inspect.signature(value).parameters) == ["document", "vocabulary"]
+    }
+    made = {f"{check.__module__}.{check.__name__}" for check in rules.CHECKS}
+    assert checks - made == set(), "put it into CHECKS, in domain/rules"
+
+
+def test_every_role_is_started_by_a_command() -> None:
+    ours = [name for name, value in vars(roles).items() if isinstance(value, roles.Role)]
+    commands = text_below("cli")
+    assert ours
+    assert [name for name in ours if f"roles.{name}" not in commands] == [], "start it with a command, in cli"
