@@ -71,9 +71,8 @@ def test_every_check_of_an_item_is_made() -> None:
         for module in modules
         for name, value in vars(module).items()
         if inspect.isfunction(value)
-        and value.__module__ == module.__name__
-        and re.fullmatch(r"check(_\w+)?", name)
-        and list(inspect.signature(value).parameters) == ["document", "vocabulary"]
+        if value.__module__ == module.__name__ and re.fullmatch(r"check(_\w+)?", name)
+        if list(inspect.signature(value).parameters) == ["document", "vocabulary"]
     }
     made = {f"{check.__module__}.{check.__name__}" for check in rules.CHECKS}
     assert checks - made == set(), "put it into CHECKS, in domain/rules"
