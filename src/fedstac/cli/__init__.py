@@ -69,7 +69,7 @@ ReadyFile = Annotated[Path | None, typer.Option(help="Write JSON with the addres
 
 
 def main() -> None:
-    """The entry point of the `fedstac` script."""
+    """Run the `fedstac` script."""
     app()
 
 
@@ -279,5 +279,5 @@ def migrate(
         typer.echo(migrations.SETUP)
         return
     settings = environment.load()
-    done = migrations.migrate(settings.owner_dsn, environment.folder("migrations"), say=typer.echo)
-    typer.echo(f"up to date; {len(done)} steps were run" if done else "up to date; nothing to do")
+    steps = migrations.migrate(settings.owner_dsn, environment.folder("migrations"), say=typer.echo)
+    typer.echo(f"up to date; {len(steps)} steps were run" if steps else "up to date; nothing to do")

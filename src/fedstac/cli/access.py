@@ -56,33 +56,33 @@ def explain(
     """
     form = form_of(ctx, output)
     if policy is not None:
-        found = _offline(policy, action, item, who or [], collection, institution, at or [])
+        decision = _offline(policy, action, item, who or [], collection, institution, at or [])
     else:
         with client_of(ctx, url, token) as server:
-            found = server.explain(
+            decision = server.explain(
                 action, item, who=who or (), collection=collection, institution=institution, nodes=at or ()
             )
     if form is not Output.TABLE:
-        terminal.dump(found)
+        terminal.dump(decision)
     else:
-        out("allowed" if found["allowed"] else "denied", "green" if found["allowed"] else "red")
-        home = f"{found['home']['node']}, {found['home']['href']}" if found["home"] else None
-        for label, text in (("rule", found["rule"]), ("why", found["reason"]), ("home", home)):
+        out("allowed" if decision["allowed"] else "denied", "green" if decision["allowed"] else "red")
+        home = f"{decision['home']['node']}, {decision['home']['href']}" if decision["home"] else None
+        for label, text in (("rule", decision["rule"]), ("why", decision["reason"]), ("home", home)):
             if text:
                 out(f"  {label:<6}{shown(text)}")
-    if not found["allowed"]:
+    if not decision["allowed"]:
         raise typer.Exit(terminal.NOT_AUTHORISED)
 
 
 def _offline(
     path: Path, action: Action, item: str, who: list[str], collection: str, institution: str, nodes: list[str]
 ) -> dict[str, Any]:
-    """Return the decision of a file, for somebody who is only described. It is taken to be at the dataset's home."""
+    """Return the decision of a policy file about a described person. The node is taken to be the dataset's home."""
     from fedstac.identity import policy_files
     from fedstac.vocabularies.checker import open_checker
 
     try:
-        found = policy_files.read(_content(path))
+        policy = policy_files.read(_content(path))
         principal = explaining.principal_of(who)
     except PolicyBroken as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="--policy") from None
@@ -93,8 +93,8 @@ def _offline(
     vocabulary = vocabularies.current(project)
     at = institution or (explaining.institution_of(item, vocabulary) if vocabulary else None)
     resource = Resource(item, project, at, frozenset(nodes))
-    home = found.home_of(resource)
-    verdict = found.at(home.node if home else None).verdict(principal, action, resource)
+    home = policy.home_of(resource)
+    verdict = policy.at(home.node if home else None).verdict(principal, action, resource)
     return explaining.as_json(verdict, principal, action, resource) | {
         "home": {"node": home.node, "href": home.url} if home else None
     }
@@ -166,8 +166,8 @@ def create(
 ) -> None:
     """Make a group, for a project and an institution."""
     with client_of(ctx, url, token) as server:
-        made = server.create_group(group, project=project, institution=institution, title=title)
-        _show(form_of(ctx, output), made)
+        created_group = server.create_group(group, project=project, institution=institution, title=title)
+        _show(form_of(ctx, output), created_group)
 
 
 @groups.command(epilog=examples("fedstac groups delete ncar", codes=True))

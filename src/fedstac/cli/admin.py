@@ -38,8 +38,8 @@ def check(
 
     On a terminal a bar shows how far it is.
     """
-    found = asyncio.run(_check(dsn or environment.load().dsn))
-    rows = [{"name": one.name, "statement": one.statement, "examples": list(one.examples)} for one in found]
+    violations = asyncio.run(_check(dsn or environment.load().dsn))
+    rows = [{"name": one.name, "statement": one.statement, "examples": list(one.examples)} for one in violations]
     match form_of(ctx, output):
         case Output.JSON:
             typer.echo(json.dumps({"violations": rows}, indent=2))
@@ -47,9 +47,9 @@ def check(
             for row in rows:
                 typer.echo(json.dumps(row))
         case Output.TABLE:
-            if found:
-                Console().print(_table(found))
-    if found:
+            if violations:
+                Console().print(_table(violations))
+    if violations:
         raise typer.Exit(1)
 
 
@@ -108,13 +108,13 @@ async def _erase(dsn: str, who: str) -> bool:
 async def _check(dsn: str) -> list[Violation]:
     from fedstac.db import connections, invariants
 
-    checked = 0
+    count_of_checks = 0
     with terminal.bars(["checked"]) as bars:
 
         def count(name: str, statement: str) -> None:
-            nonlocal checked
-            checked += 1
-            bars.set("checked", checked, None)
+            nonlocal count_of_checks
+            count_of_checks += 1
+            bars.set("checked", count_of_checks, None)
 
         conn = await connections.connect(dsn, application="fedstac admin check")
         try:
@@ -123,8 +123,8 @@ async def _check(dsn: str) -> list[Violation]:
             await conn.close(timeout=10)
 
 
-def _table(found: list[Violation]) -> Table:
+def _table(violations: list[Violation]) -> Table:
     table = Table("invariant", "does not hold", "for example", show_lines=True)
-    for violation in found:
+    for violation in violations:
         table.add_row(violation.name, violation.statement, "\n".join(violation.examples))
     return table

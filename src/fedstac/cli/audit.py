@@ -33,7 +33,7 @@ Since = Annotated[str, typer.Option(help="From this time on, RFC 3339: 2026-03-0
 
 
 def _with_log(dsn: str, work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run something on a connection as the auditor."""
+    """Run work on a connection as the auditor, and return its result."""
     from fedstac.db import connections
 
     settings = environment.load()
@@ -80,12 +80,12 @@ def list_rows(
 
     if outcome and outcome not in OUTCOMES:
         raise typer.BadParameter(f"{outcome!r} is none of {', '.join(OUTCOMES)}", param_hint="--outcome")
-    wanted = audit.RowFilter(who or None, dataset or None, _moment(since), outcome or None, limit or None)
+    row_filter = audit.RowFilter(who or None, dataset or None, _moment(since), outcome or None, limit or None)
     form = form_of(ctx, output)
 
     async def show(conn: Connection) -> None:
         with terminal.Listing(form, ()) as listing:
-            async for row in audit.rows(conn, wanted):
+            async for row in audit.rows(conn, row_filter):
                 if form is Output.TABLE:
                     _show(row)
                 else:
@@ -95,14 +95,14 @@ def list_rows(
 
 
 def _show(row: Row) -> None:
-    """One row, for people: two lines or more, none wider than a terminal."""
+    """Show one row to people: two lines or more, none wider than a terminal."""
     many = f" ×{row.items}" if row.items > 1 else ""
     colour = {"refused": "yellow", "failed": "red"}.get(row.decision, "")
     place = "-" if row.pos is None else str(row.pos)
     out(f"{place:>8}  {row.at[:19]}Z  {row.decision:<8} {shown(row.action)}{many}"[:WIDEST], colour)
-    told = f"{row.outcome}, {row.rule}" if row.rule else row.outcome
+    result = f"{row.outcome}, {row.rule}" if row.rule else row.outcome
     who = f"{row.actor} ({row.issuer})" if row.issuer else row.actor
-    for text in (f"{row.collection} {row.dataset}".strip(), f"{told}, by {who}"):
+    for text in (f"{row.collection} {row.dataset}".strip(), f"{result}, by {who}"):
         if text:
             out("          " + shown(text)[: WIDEST - 10])
 
@@ -133,8 +133,8 @@ def verify(
         if file is not None:
             _say_whole(form, _verified(file))
             return
-        known = _verified(against) if against is not None else None
-        _say_whole(form, _with_log(dsn, lambda conn: _verify(conn, known)))
+        earlier = _verified(against) if against is not None else None
+        _say_whole(form, _with_log(dsn, lambda conn: _verify(conn, earlier)))
     except ChainBroken as broken:
         if form is not Output.TABLE:
             terminal.dump({"whole": False, "position": broken.pos, "reason": broken.what})
@@ -150,13 +150,13 @@ def _verified(file: Path) -> chained.VerifiedExport:
         return chained.verify_export(lines, key=environment.load().audit_key)
 
 
-async def _verify(conn: Connection, known: chained.VerifiedExport | None) -> ChainHead:
+async def _verify(conn: Connection, earlier: chained.VerifiedExport | None) -> ChainHead:
     from fedstac.db import audit
 
-    if known is not None:
-        before = known.closing.head
+    if earlier is not None:
+        before = earlier.closing.head
         if await audit.at(conn, before.pos) != before:
-            raise ChainBroken(before.pos, f"it is not the log that was exported at {known.closing.at}, or is cut off")
+            raise ChainBroken(before.pos, f"it is not the log that was exported at {earlier.closing.at}, or is cut off")
     return await audit.verify(conn)
 
 
@@ -164,8 +164,8 @@ def _say_whole(form: Output, whole: ChainHead | chained.VerifiedExport) -> None:
     head = whole if isinstance(whole, ChainHead) else whole.closing.head
     signed = None if isinstance(whole, ChainHead) else bool(whole.closing.signature and environment.load().audit_key)
     if form is not Output.TABLE:
-        said: dict[str, Any] = {"whole": True, "position": head.pos, "hash": head.hash.hex()}
-        terminal.dump(said if signed is None else {**said, "signature": signed})
+        answer: dict[str, Any] = {"whole": True, "position": head.pos, "hash": head.hash.hex()}
+        terminal.dump(answer if signed is None else {**answer, "signature": signed})
         return
     out(f"the audit log is whole up to position {head.pos}", "green")
     out(f"  {head.hash.hex()}")

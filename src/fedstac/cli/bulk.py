@@ -92,15 +92,15 @@ def run(job: Job, options: ChangeOptions) -> None:
         def one(id: str) -> One:
             return One(client, id, collection_of(id, options.collection, client), options.dry_run)
 
-        listed = ids if isinstance(ids, list) else []
-        etags = _confirm(job, listed, one, options, form)
+        all_ids = ids if isinstance(ids, list) else []
+        etags = _confirm(job, all_ids, one, options, form)
         report = _Report(form, job, dry_run=options.dry_run)
         with terminal.bars([job.verb], form) as bars, report.listing:
             calls = ConcurrentCalls(lambda id: job.perform(replace(one(id), if_match=etags.get(id))))
             try:
                 for id, result in calls.results(iter(ids)):
                     report.add(id, result)
-                    bars.set(job.verb, report.count, len(listed) or None)
+                    bars.set(job.verb, report.count, len(all_ids) or None)
             except BaseException:
                 for id, result in calls.finish(LAST_MOMENT):
                     report.add(id, result)
@@ -204,7 +204,7 @@ def style_of(line: str) -> str:
 def _confirm(
     job: Job, ids: Sequence[str], one: Callable[[str], One], options: ChangeOptions, form: Output
 ) -> Mapping[str, str | None]:
-    """On a terminal, show what would be different and ask. Return the ETags of the documents that were shown, by id."""
+    """Show what would be different and ask, on a terminal only. Return the ETags of the documents shown, by id."""
     asks = sys.stdin.isatty() and sys.stderr.isatty() and not (options.yes or options.dry_run)
     is_shown = asks or (options.dry_run and form is Output.TABLE)
     if not is_shown or not ids:
@@ -229,12 +229,12 @@ def _confirm(
 def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One) -> str | None:
     """Show what a change would make of a dataset, and return the ETag that it has now; None if there is no dataset."""
     try:
-        stored = one.client.get(one.id, collection=one.collection)
+        dataset = one.client.get(one.id, collection=one.collection)
     except NotFound:
         return None  # the change itself reports it
-    for line in difference(stored.document, foreseen(stored), ("now", "then")):
+    for line in difference(dataset.document, foreseen(dataset), ("now", "then")):
         say(shown(line), style_of(line))
-    return stored.etag
+    return dataset.etag
 
 
 # --- many at a time ---

@@ -45,17 +45,17 @@ def get(
 ) -> None:
     """Show a dataset: in short on a terminal, else its whole document; exit 3 if there is none."""
     with client_of(ctx, url, token) as client:
-        found = client.get(id, collection=bulk.collection_of(id, collection, client))
+        dataset = client.get(id, collection=bulk.collection_of(id, collection, client))
     if form_of(ctx, output) is Output.TABLE and sys.stdout.isatty():
-        _show_shortly(found)
+        _show_shortly(dataset)
     elif form_of(ctx, output) is Output.TABLE:
-        out(orjson.dumps(found.document, option=orjson.OPT_INDENT_2).decode())
+        out(orjson.dumps(dataset.document, option=orjson.OPT_INDENT_2).decode())
     else:
-        terminal.dump(found.document)
+        terminal.dump(dataset.document)
 
 
 def _show_shortly(dataset: Dataset) -> None:
-    """What most people look for; the rest is in the document."""
+    """Show what most people look for; the rest is in the document."""
     properties, files = dataset.properties, {file.asset: file for file in reversed(dataset.files)}
     out(shown(dataset.id), "bold")
     latest = "the latest version" if dataset.is_latest else "not the latest version"
@@ -93,9 +93,9 @@ def history(
     """List the versions of a dataset, the oldest first; the id may be without a version."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as client:
-        found = client.history(id, collection=bulk.collection_of(id, collection, client))
+        versions = client.history(id, collection=bulk.collection_of(id, collection, client))
     with terminal.Listing(form, ("version   ", "state    ", "latest", "since     ", "changed   ")) as listing:
-        for one in found:
+        for one in versions:
             cells = (
                 one.version,
                 one.state,
@@ -166,15 +166,15 @@ def _before(client: Client, id: str, collection: str) -> Dataset:
 
 
 def _of_file(path: str) -> Mapping[str, Any]:
-    [*found] = documents.read(path, "any")
-    if len(found) != 1 or isinstance(found[0], documents.DocumentTrouble):
+    [*entries] = documents.read(path, "any")
+    if len(entries) != 1 or isinstance(entries[0], documents.DocumentTrouble):
         raise typer.BadParameter(f"{path} is not one Item in JSON", param_hint="OTHER")
-    said: Json = orjson.loads(found[0].text)
-    return said
+    document: Json = orjson.loads(entries[0].text)
+    return document
 
 
-def _with_replicas(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    return with_alternates(known, wanted) if isinstance(wanted.get("assets"), dict) else wanted
+def _with_replicas(stored_document: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
+    return with_alternates(stored_document, document) if isinstance(document.get("assets"), dict) else document
 
 
 # --- changes ---
@@ -203,10 +203,10 @@ def patch(
     edit = _Edit(set_ or [], unset or [], add_link or [], file)
 
     def perform(one: One) -> ChangeResult:
-        wanted = edit.body
-        if wanted is None:
-            wanted = edit.operations(one.client.get(one.id, collection=one.collection).document)
-        return one.client.patch(one.id, wanted, collection=one.collection, override=override or None,
+        body = edit.body
+        if body is None:
+            body = edit.operations(one.client.get(one.id, collection=one.collection).document)
+        return one.client.patch(one.id, body, collection=one.collection, override=override or None,
                                 if_match=one.if_match, dry_run=one.dry_run)  # fmt: skip
 
     options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
@@ -217,18 +217,18 @@ class _Edit:
     """What `patch` was told to change."""
 
     def __init__(self, settings: Sequence[str], unset: Sequence[str], links: Sequence[str], file: str) -> None:
-        said = bool(settings or unset or links)
-        if said == bool(file):
+        has_edits = bool(settings or unset or links)
+        if has_edits == bool(file):
             raise typer.BadParameter("say --set, --unset, --add-link, or a patch in a file with --file")
         self.body: Any = _json_of(file) if file else None
         self._values = [_assignment(text, "--set", "KEY=VALUE") for text in settings]
-        self._gone = [_pointer(key) for key in unset]
+        self._removals = [_pointer(key) for key in unset]
         self._links = [_assignment(text, "--add-link", "REL=HREF") for text in links]
 
     def operations(self, document: Mapping[str, Any]) -> list[Json]:
-        """Return the JSON Patch that leads there from a document; none where it is so already."""
+        """Return the JSON Patch that makes the edits in a document; empty if it has them already."""
         edits = [{"op": "add", "path": _pointer(key), "value": _value(text)} for key, text in self._values]
-        edits += [{"op": "remove", "path": path} for path in self._gone if _has(document, path)]
+        edits += [{"op": "remove", "path": path} for path in self._removals if _has(document, path)]
         there = {(link.get("rel"), link.get("href")) for link in document["links"]}
         for rel, text in self._links:
             href, _, title = text.partition(" ")
@@ -304,16 +304,18 @@ def retract(
 
     A repeat changes what it names and keeps the rest. Exit 3 if a dataset is unknown.
     """
-    said = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data.value if data else ""}
-    said = {name: value for name, value in said.items() if value}
-    if not said:
+    notice = {"reason": reason, "errata": errata, "replaced_by": replaced_by, "data": data.value if data else ""}
+    notice = {name: value for name, value in notice.items() if value}
+    if not notice:
         raise typer.BadParameter("say why the datasets must not be used", param_hint="--reason")
 
     def perform(one: One) -> ChangeResult:
-        return one.client.retract(one.id, collection=one.collection, if_match=one.if_match, dry_run=one.dry_run, **said)
+        return one.client.retract(
+            one.id, collection=one.collection, if_match=one.if_match, dry_run=one.dry_run, **notice
+        )
 
     def foreseen(dataset: Dataset) -> Json:
-        whole = retraction.merge(dataset.properties.get("fedstac:retraction", {}), said)
+        whole = retraction.merge(dataset.properties.get("fedstac:retraction", {}), notice)
         flags = {"latest": False, "retracted": True, "fedstac:state": "retracted", "fedstac:retraction": whole}
         return {**dataset.document, "properties": {**dataset.properties, **flags}}  # assets are hidden, and stay
 

@@ -61,28 +61,28 @@ def publish(
     left to do; with --run the next command goes on from there.
     """
     form = form_of(ctx, output)
-    kept = _run_of(path, collection, run, retry_failed)
-    options = _Options(ctx, kept)
+    run_file = _run_of(path, collection, run, retry_failed)
+    options = _Options(ctx, run_file)
     batch, wait, check = options.of("batch", batch), options.of("wait", wait), options.of("check", check)
     wait_visible, patience = options.of("wait_visible", wait_visible), options.of("patience", patience)
     address = options.address(url)
-    entries = documents.read(kept.source, kept.collection or None)
+    entries = documents.read(run_file.source, run_file.collection or None)
     with client_of(ctx, address, token) as server:
         if dry_run:
             _rehearse(server, entries, batch, form)
             return
         publication = publishing.Publishing(
             server, batch=batch, wait=wait, visible_at=wait_visible or (), patience=patience,
-            on_accepted=kept.add_accepted,
+            on_accepted=run_file.add_accepted,
         )  # fmt: skip
-        kept.options = {"url": server.url, "batch": batch, "wait": wait, "wait_visible": wait_visible or [],
+        run_file.options = {"url": server.url, "batch": batch, "wait": wait, "wait_visible": wait_visible or [],
                         "patience": patience, "check": check}  # fmt: skip
-        report = terminal.Report(publication, form, wait=wait or bool(wait_visible))
-        unsent = _count_skipped(publication, kept.unsent(entries, refused_only=retry_failed is not None))
+        report = terminal.PublishReport(publication, form, wait=wait or bool(wait_visible))
+        unsent = _count_skipped(publication, run_file.unsent(entries, refused_only=retry_failed is not None))
         if check:
             rehearsing = rehearsal.Rehearsal(server, report.foresee, skip=_skip_in(publication), batch=batch)
             unsent = rehearsing.unpublished(unsent)
-        _publish(publication, kept, unsent, report, form)
+        _publish(publication, run_file, unsent, report, form)
     if publication.counts["rejected"] or publication.counts["failed"]:
         raise typer.Exit(terminal.REJECTED)
 
@@ -90,14 +90,14 @@ def publish(
 class _Options:
     """The options of a run: those of this command line, else those that the run was started with."""
 
-    def __init__(self, ctx: typer.Context, kept: Run) -> None:
-        self._ctx, self._kept = ctx, kept.options
+    def __init__(self, ctx: typer.Context, run: Run) -> None:
+        self._ctx, self._kept = ctx, run.options
 
     def of(self, name: str, value: T) -> T:
         """Return an option of the run. `value`: that of this command line, or the default."""
         is_given = str(getattr(self._ctx.get_parameter_source(name), "name", "")) == "COMMANDLINE"
-        kept: T = value if is_given else self._kept.get(name, value)
-        return kept
+        chosen_value: T = value if is_given else self._kept.get(name, value)
+        return chosen_value
 
     def address(self, url: str) -> str:
         """Return the server of the run. BadParameter for another one: each would have a part of the datasets."""
@@ -114,41 +114,41 @@ class _Options:
 
 def _publish(
     publication: publishing.Publishing,
-    kept: Run,
+    run: Run,
     unsent: Iterator[ReadyDocument | DocumentTrouble],
-    report: terminal.Report,
+    report: terminal.PublishReport,
     form: Output,
 ) -> None:
     """Publish to the end. Each step is shown, and kept in the file of the run."""
-    kept.begin()
-    for submitted in kept.open.values():
-        publication.follow(submitted)
+    run.begin()
+    for request in run.open.values():
+        publication.follow(request)
     try:
         with terminal.bars(report.bar_names, form) as bars:
             for step in publication.publish(unsent):
-                kept.step(step)
+                run.step(step)
                 report.step(step)
                 report.update(bars)
     except KeyboardInterrupt:
         report.end(interrupted=True)
-        kept.close(interrupted=True)
-        _say_how_to_go_on(kept)
+        run.close(interrupted=True)
+        _say_how_to_go_on(run)
         raise typer.Exit(terminal.INTERRUPTED) from None
     except (ClientError, documents.Unreadable):
         if publication.requests:
             report.end(interrupted=True)
-            _say_how_to_go_on(kept)
-        kept.close(interrupted=True)
+            _say_how_to_go_on(run)
+        run.close(interrupted=True)
         raise
     report.end()
-    kept.close()
-    if kept.refused:
-        say(f"when they are corrected: fedstac publish --retry-failed {shlex.quote(str(kept.path))}", "dim")
+    run.close()
+    if run.refused:
+        say(f"when they are corrected: fedstac publish --retry-failed {shlex.quote(str(run.path))}", "dim")
 
 
-def _say_how_to_go_on(kept: Run) -> None:
-    if kept.sent:
-        say(shown(f"go on with: fedstac publish {shlex.quote(kept.source)} --run {shlex.quote(str(kept.path))}"))
+def _say_how_to_go_on(run: Run) -> None:
+    if run.sent:
+        say(shown(f"go on with: fedstac publish {shlex.quote(run.source)} --run {shlex.quote(str(run.path))}"))
 
 
 def _run_of(path: str, collection: str, run: Path | None, retry_failed: Path | None) -> Run:
@@ -157,9 +157,9 @@ def _run_of(path: str, collection: str, run: Path | None, retry_failed: Path | N
         raise typer.BadParameter("--run goes on with a run, --retry-failed sends what was refused: use one of them")
     before = retry_failed or (run if run is not None and run.exists() else None)
     if before is not None:
-        kept = Run.read(before)
-        kept.source, kept.collection = path or kept.source, collection or kept.collection
-        return kept
+        earlier = Run.read(before)
+        earlier.source, earlier.collection = path or earlier.source, collection or earlier.collection
+        return earlier
     if not path:
         raise typer.BadParameter("say what to publish: a file, a folder, or - for stdin", param_hint="PATH")
     return Run(run or runs.place(), path, collection)
@@ -183,7 +183,7 @@ def _skip_in(publication: publishing.Publishing) -> Callable[[], None]:
 
 def _rehearse(server: Client, entries: Iterator[ReadyDocument | DocumentTrouble], batch: int, form: Output) -> None:
     """Show what would become of each document; exit with 1 if one would be refused."""
-    report = terminal.Report(publishing.Publishing(server), form, wait=False)
+    report = terminal.PublishReport(publishing.Publishing(server), form, wait=False)
     rehearsing = rehearsal.Rehearsal(server, report.foresee, batch=batch)
     with terminal.bars(["checked"], form) as bars:
         for n, entry in enumerate(rehearsing.forecasts(entries), 1):

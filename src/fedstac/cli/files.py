@@ -91,9 +91,9 @@ def files(
 
 
 def _matching(client: Client, filter: str, collections: Sequence[str]) -> Iterator[tuple[str, Dataset | None]]:
-    found = client.search(collections=collections, filter=filter or None)
-    terminal.show_warnings(found.warnings)
-    for item in found:
+    results = client.search(collections=collections, filter=filter or None)
+    terminal.show_warnings(results.warnings)
+    for item in results:
         yield str(item["id"]), Dataset(item)
 
 

@@ -72,19 +72,21 @@ def add(
     A webhook's answer shows the secret that its messages are signed with (Standard Webhooks).
     """
     with _server(ctx, url, token) as server:
-        found = _post(server, "/notifications", {"address": address, "on": [each.value for each in on or [On.REQUEST]]})
-    _show(form_of(ctx, output), found)
-    if not found["confirmed"]:
-        say(f"a code was sent there; then: fedstac notifications confirm {shown(found['id'])} <code>", "bold")
+        destination = _post(
+            server, "/notifications", {"address": address, "on": [each.value for each in on or [On.REQUEST]]}
+        )
+    _show(form_of(ctx, output), destination)
+    if not destination["confirmed"]:
+        say(f"a code was sent there; then: fedstac notifications confirm {shown(destination['id'])} <code>", "bold")
 
 
 @commands.command("list", epilog=examples("fedstac notifications list", "fedstac notifications list -o ndjson"))
 def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
     """List where you are told; administrators see the operators' destinations too."""
     with _server(ctx, url, token) as server:
-        found = server.json("GET", "/notifications")["destinations"]
+        destinations = server.json("GET", "/notifications")["destinations"]
     with terminal.Listing(form_of(ctx, output), ("id", "address", "on", "confirmed")) as listing:
-        for each in found:
+        for each in destinations:
             confirmed = (each["confirmed"] or "no")[:10]
             listing.row(each, (each["id"], each["address"], " ".join(each["on"]), confirmed))
 
@@ -93,8 +95,8 @@ def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Toke
 def show(ctx: typer.Context, id: Id, output: Form = None, url: Url = "", token: Token = "") -> None:
     """Show one destination, with the secret of a webhook."""
     with _server(ctx, url, token) as server:
-        found = server.json("GET", _path(id))
-    _show(form_of(ctx, output), found)
+        destination = server.json("GET", _path(id))
+    _show(form_of(ctx, output), destination)
 
 
 @commands.command(epilog=examples("fedstac notifications confirm 5f2c8a90-… MZXW6YTBOI", codes=True))
@@ -108,8 +110,8 @@ def confirm(
 ) -> None:
     """Say the code that was sent to a destination; from then on it is told."""
     with _server(ctx, url, token) as server:
-        found = _post(server, _path(id) + "/confirm", {"code": code})
-    _show(form_of(ctx, output), found)
+        destination = _post(server, _path(id) + "/confirm", {"code": code})
+    _show(form_of(ctx, output), destination)
 
 
 @commands.command(epilog=examples("fedstac notifications remove 5f2c8a90-…"))
@@ -122,18 +124,18 @@ def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None
 
 @commands.command("test", epilog=examples("fedstac notifications test 5f2c8a90-…"))
 def send_test(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
-    """Have a test message sent."""
+    """Send a test message there."""
     with _server(ctx, url, token) as server:
         _post(server, _path(id) + "/test", {})
     out("a test message is on its way")
 
 
-def _show(form: Output, found: dict[str, Any]) -> None:
+def _show(form: Output, destination: dict[str, Any]) -> None:
     if form is not Output.TABLE:
-        terminal.dump(found)
+        terminal.dump(destination)
         return
-    out(shown(found["id"]), "bold")
+    out(shown(destination["id"]), "bold")
     for label in ("address", "confirmed", "secret"):
-        if found.get(label):
-            out(f"  {label:<11}{shown(found[label])}")
-    out(f"  {'told of':<11}{shown(' '.join(found['on']) or 'requests that name it in Fedstac-Notify')}")
+        if destination.get(label):
+            out(f"  {label:<11}{shown(destination[label])}")
+    out(f"  {'told of':<11}{shown(' '.join(destination['on']) or 'requests that name it in Fedstac-Notify')}")

@@ -40,7 +40,7 @@ class Start(StrEnum):
 
 
 def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run something on a connection to this node's database."""
+    """Run work on a connection to this node's database, and return its result."""
     from fedstac.db import connections
 
     async def connected() -> T:
@@ -99,10 +99,10 @@ def _check_institution(role: str) -> None:
 
     kind, _, institution = role.partition(":")
     vocabularies = bulk.vocabularies()
-    current = [found for project in vocabularies.projects() if (found := vocabularies.current(project))]
-    known = {term for each in current for term in each.properties[each.institution].terms or ()}
-    if kind == "publisher" and institution not in known:
-        near = nearest(institution, sorted(known))
+    current = [vocabulary for project in vocabularies.projects() if (vocabulary := vocabularies.current(project))]
+    institutions = {term for each in current for term in each.properties[each.institution].terms or ()}
+    if kind == "publisher" and institution not in institutions:
+        near = nearest(institution, sorted(institutions))
         raise typer.BadParameter(
             f"no vocabulary has the institution {institution!r}"
             + (f"; did you mean {near}?" if near else ".")
@@ -112,10 +112,7 @@ def _check_institution(role: str) -> None:
 
 
 def _end(text: str) -> datetime | None:
-    """Return the time that `--expires` names: from now on, or as it stands.
-
-    BadParameter for none, or one that is past.
-    """
+    """Return the time that `--expires` names: a span from now on, or a date. BadParameter for no time or a past one."""
     now = datetime.now(UTC)
     if not text:
         return None
@@ -147,11 +144,11 @@ def revoke(
     """Withdraw tokens; within ten seconds they are refused everywhere."""
     from fedstac.db import nodes
 
-    gone = _with_database(lambda conn: nodes.revoke_tokens(conn, which))
-    if not gone:
+    revoked_tokens = _with_database(lambda conn: nodes.revoke_tokens(conn, which))
+    if not revoked_tokens:
         complain(f"there is no token of the name or id {which}; see fedstac token list")
         raise typer.Exit(terminal.NOT_FOUND)
-    _show_tokens(form_of(ctx, output), gone)
+    _show_tokens(form_of(ctx, output), revoked_tokens)
 
 
 def _show_tokens(form: Output, tokens: Any) -> None:
@@ -186,19 +183,19 @@ def _at_sources(
     sources = roles.addresses(settings, overrides or ())
 
     async def connected() -> list[T]:
-        done = []
+        results = []
         async with bootstrap.node(settings) as node:
             for source in sources:
                 async with Origin(source) as origin:
-                    done.append(await work(node, origin, source))
-        return done
+                    results.append(await work(node, origin, source))
+        return results
 
     return asyncio.run(connected())
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
-    """What came of comparing with one source."""
+class _ComparisonOfSource:
+    """The result of a comparison with one source."""
 
     origin: str
     cursor: str
@@ -217,7 +214,7 @@ def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> N
 
     failed: list[Exception] = []
 
-    async def compare(node: Node, origin: Origin, _: SourceAddress) -> _Compared | None:
+    async def compare(node: Node, origin: Origin, _: SourceAddress) -> _ComparisonOfSource | None:
         try:
             name, _head = await origin.head()
             comparison = await verifying.verify(node, origin)
@@ -228,11 +225,11 @@ def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> N
             {"origin": name, "collection": each.collection, "id": each.id, "kind": each.kind}
             for each in comparison.differences
         ]
-        return _Compared(name, str(comparison.cursor), comparison.compared, rows)
+        return _ComparisonOfSource(name, str(comparison.cursor), comparison.compared, rows)
 
-    done = [each for each in _at_sources("verify", source, compare) if each is not None]
-    differences = [row for each in done for row in each.differences]
-    _show_compared(form_of(ctx, output), done, differences)
+    comparisons = [each for each in _at_sources("verify", source, compare) if each is not None]
+    differences = [row for each in comparisons for row in each.differences]
+    _show_compared(form_of(ctx, output), comparisons, differences)
     for error in failed[:-1]:
         complain(str(error))
     if failed:
@@ -241,17 +238,17 @@ def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> N
         raise typer.Exit(terminal.REJECTED)
 
 
-def _show_compared(form: Output, done: list[_Compared], differences: list[dict[str, str]]) -> None:
+def _show_compared(form: Output, comparisons: list[_ComparisonOfSource], differences: list[dict[str, str]]) -> None:
     if form is Output.JSON:
-        origins = [{"origin": each.origin, "cursor": each.cursor, "compared": each.compared} for each in done]
+        origins = [{"origin": each.origin, "cursor": each.cursor, "compared": each.compared} for each in comparisons]
         terminal.dump({"origins": origins, "differences": differences})
         return
     with terminal.Listing(form, ("origin", "kind", "collection", "id")) as listing:
         for row in differences:
             listing.row(row, (row["origin"], row["kind"], row["collection"], row["id"]))
-    for each in done:
-        told = f"{each.compared} datasets at the source, {len(each.differences)} differences"
-        say(f"{each.origin}: {told}; the cursor here is {each.cursor}")
+    for each in comparisons:
+        numbers = f"{each.compared} datasets at the source, {len(each.differences)} differences"
+        say(f"{each.origin}: {numbers}; the cursor here is {each.cursor}")
 
 
 @commands.command(rich_help_panel="Node", epilog=examples("fedstac rebuild --from snapshot", codes=True))

@@ -1,4 +1,4 @@
-"""Options that many commands share, and what follows from them."""
+"""Options that many commands share: the form of the results, the server, the token."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CODES = (
 
 @dataclass(slots=True)
 class Options:
-    """What was said before the command; what a command says itself comes first."""
+    """The options before the command. Those of the command itself come first."""
 
     output: Output | None = None
     url: str = ""
@@ -37,11 +37,12 @@ class Options:
 
 
 def form_of(ctx: typer.Context, output: Output | None) -> Output:
+    """Return the form of the results."""
     return output or ctx.obj.output or Output.TABLE
 
 
 def address_of(ctx: typer.Context, url: str) -> str:
-    """Return the server that was named, or that the settings name."""
+    """Return the server's address: that of the option, or of the settings."""
     address = str(url or ctx.obj.url or environment.load().url)
     if not address:
         raise typer.BadParameter("say which server: --url https://… or FEDSTAC_URL")
@@ -56,10 +57,10 @@ def logins() -> Store:
 
 
 def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource | None:
-    """Return the token that was given, else that of the login at this server, renewed in time."""
-    given = str(token or ctx.obj.token or environment.load().token)
-    if given:
-        return given
+    """Return the token of the option or the settings, else that of the login at this server, renewed in time."""
+    bearer = str(token or ctx.obj.token or environment.load().token)
+    if bearer:
+        return bearer
     try:
         store = logins()
     except environment.NoHome:  # nor a login, then
@@ -69,7 +70,7 @@ def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource 
 
 
 def client_of(ctx: typer.Context, url: str, token: str) -> Client:
-    """Return a client of the server that was named, or that the settings name."""
+    """Return a client of the server that the option or the settings name."""
     address = address_of(ctx, url)
     retries = environment.load().retries
     return Client(address, token_of(ctx, token, address), retries=retries, on_retry=_say_retry)
@@ -81,5 +82,5 @@ def _say_retry(reason: str, seconds: float) -> None:
 
 def examples(*lines: str, codes: bool = True) -> str:
     """Return the end of a command's help: examples, and what its exit codes mean."""
-    shown = ["[bold]Examples[/bold]", *(f"  {line}" for line in lines)]
-    return "\n\n".join(shown) + ("\n\n\n\n" + CODES if codes else "")
+    paragraphs = ["[bold]Examples[/bold]", *(f"  {line}" for line in lines)]
+    return "\n\n".join(paragraphs) + ("\n\n\n\n" + CODES if codes else "")

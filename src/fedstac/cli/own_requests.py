@@ -1,4 +1,4 @@
-"""Commands about one's own requests."""
+"""`fedstac requests`: the requests that a user sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output
 from fedstac.client.transport import Invalid
 
-commands = typer.Typer(no_args_is_help=True, help="What one has sent, and what became of it.")
+commands = typer.Typer(no_args_is_help=True, help="Your own requests, and what became of them.")
 SHOWN = 20
 
 
@@ -27,7 +27,7 @@ def list_requests(
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """List one's own requests, the newest first."""
+    """List your own requests, newest first."""
     form = form_of(ctx, output)
     with (
         client_of(ctx, url, token) as client,
@@ -46,16 +46,18 @@ def cancel(
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Take back what still waits of a request; what is done stays done."""
+    """Cancel the items of a request that still wait. What is done stays done."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as client:
-        found = client.cancel(request)
+        current = client.cancel(request)
     if form is not Output.TABLE:
-        terminal.dump(found.document)
+        terminal.dump(current.document)
         return
-    cancelled = found.document["cancelled"]
-    said = f"{terminal.number(cancelled, 'item')} cancelled" if cancelled else "nothing of it was waiting"
-    terminal.out(f"{said}; the request is {found.shown_status}: {found.counts.get('done', 0)} of {found.total} done")
+    cancelled = current.document["cancelled"]
+    effect = f"{terminal.number(cancelled, 'item')} cancelled" if cancelled else "nothing of it was waiting"
+    terminal.out(
+        f"{effect}; the request is {current.shown_status}: {current.counts.get('done', 0)} of {current.total} done"
+    )
 
 
 @commands.command(
@@ -69,22 +71,22 @@ def retry(
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Send what was rejected or failed of a request once more, judged as of now, as a request of its own."""
+    """Send the items of a request that were rejected or failed once more, as a new request."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as client:
         try:
-            sent = client.retry(request)
-        except Invalid as refused:  # all of it, once more
-            terminal.complain(str(refused))
+            new_request = client.retry(request)
+        except Invalid as refusal:  # all of it, once more
+            terminal.complain(str(refusal))
             raise typer.Exit(terminal.REJECTED) from None
-        current = deque(client.wait(sent), maxlen=1).pop() if follow else client.request(sent)
+        current = deque(client.wait(new_request), maxlen=1).pop() if follow else client.request(new_request)
     if form is not Output.TABLE:
         terminal.dump(current.document)
     elif follow:
         terminal.show_request(current)
     else:
-        sent = terminal.number(current.total, "item")
-        terminal.out(f"{sent} sent again; to follow: fedstac requests show {current.id} --follow")
+        number = terminal.number(current.total, "item")
+        terminal.out(f"{number} sent again; to follow: fedstac requests show {current.id} --follow")
     if current.is_final and current.status != "done":
         raise typer.Exit(terminal.REJECTED)
 

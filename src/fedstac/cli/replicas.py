@@ -1,4 +1,4 @@
-"""Commands about copies at other nodes: who has them, saying so, and whether they can be had."""
+"""`fedstac replica`: list, announce and verify copies of datasets at other nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other n
 Node = Annotated[str, typer.Option("--node", "-n", help="The node that has the copies.")]
 SHA256 = "1220"  # multihash: what, how long
 SECONDS = 30.0
-HANDS = 8
+CALLS = 8  # looks at the same time
 
 
 @commands.command(
@@ -49,19 +49,19 @@ def add_replica(
     """Say that a node has copies of datasets' files. Other nodes' entries stay as they are."""
     if bool(base_url) == bool(href):
         raise typer.BadParameter("say where the copies are: --base-url for all files, or --href for single ones")
-    named = dict(_named(text) for text in href or ())
+    addresses = dict(_address_of(text) for text in href or ())
 
     def entries(dataset: Dataset) -> dict[str, dict[str, str]]:
-        found = named or {key: _below(base_url, key, asset) for key, asset in _files(dataset).items()}
-        return {key: {"href": address} for key, address in found.items()}
+        hrefs = addresses or {key: _below(base_url, key, asset) for key, asset in _files(dataset).items()}
+        return {key: {"href": address} for key, address in hrefs.items()}
 
     def perform(one: One) -> ChangeResult:
-        wanted = entries(one.client.get(one.id, collection=one.collection)) if base_url else {
-            key: {"href": address} for key, address in named.items()
+        replica = entries(one.client.get(one.id, collection=one.collection)) if base_url else {
+            key: {"href": address} for key, address in addresses.items()
         }  # fmt: skip
-        if not wanted:
+        if not replica:
             raise NotFound(404, "no-files", f"{one.id} shows no files; a retracted dataset has none to copy")
-        return one.client.put_replica(one.id, node, wanted, collection=one.collection, if_match=one.if_match,
+        return one.client.put_replica(one.id, node, replica, collection=one.collection, if_match=one.if_match,
                                       dry_run=one.dry_run)  # fmt: skip
 
     def foreseen(dataset: Dataset) -> Mapping[str, Any]:
@@ -75,7 +75,7 @@ def add_replica(
     bulk.run(Job("replica add", perform, foreseen), options)
 
 
-def _named(text: str) -> tuple[str, str]:
+def _address_of(text: str) -> tuple[str, str]:
     asset, _, address = text.partition("=")
     if not address.startswith(("https://", "http://", "s3://", "gsiftp://")):
         raise typer.BadParameter(f"{text!r} is not of the form ASSET=https://…", param_hint="--href")
@@ -121,12 +121,12 @@ def list_replicas(
     """List the nodes that have copies of a dataset, and of how many of its files."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as client:
-        found = client.list_replicas(id, collection=bulk.collection_of(id, collection, client))
+        replicas = client.list_replicas(id, collection=bulk.collection_of(id, collection, client))
     with terminal.Listing(form, ("node                     ", "files  ", "complete")) as listing:
-        for each in found:
+        for each in replicas:
             cells = (each.node, f"{each.files}/{each.of}", "yes" if each.is_complete else "no")
             listing.row(asdict(each), cells)
-    if not found and form is Output.TABLE:
+    if not replicas and form is Output.TABLE:
         say("no other node has copies of it", "dim")
 
 
@@ -150,39 +150,39 @@ def verify(
     """
     form = form_of(ctx, output)
     options = ChangeOptions(ctx, ids or [], ids_from, collection, True, False, output, url, token)
-    wanted, counts = bulk.ids_of(options), {"ok": 0, "wrong": 0, "skipped": 0}
+    ids_to_verify, counts = bulk.ids_of(options), {"ok": 0, "wrong": 0, "skipped": 0}
     headers = {"User-Agent": f"fedstac/{__version__}"}
     with (
-        client_of(ctx, url, token) as client, ThreadPoolExecutor(HANDS) as hands,
+        client_of(ctx, url, token) as client, ThreadPoolExecutor(CALLS) as calls,
         httpx.Client(timeout=SECONDS, follow_redirects=True, headers=headers) as web,
         terminal.bars(["verified"], form) as bars, terminal.Listing(form, ()) as listing,
     ):  # fmt: skip
-        for id in wanted:
-            found = client.get(id, collection=bulk.collection_of(id, collection, client))
-            copies = [copy for copy in found.files if node in ("", copy.node)]
-            for copy, (status, said) in zip(
-                copies, hands.map(lambda one: _look(web, one, checksums), copies), strict=True
+        for id in ids_to_verify:
+            dataset = client.get(id, collection=bulk.collection_of(id, collection, client))
+            copies = [copy for copy in dataset.files if node in ("", copy.node)]
+            for copy, (status, reason) in zip(
+                copies, calls.map(lambda one: _look(web, one, checksums), copies), strict=True
             ):
                 counts[status] += 1
                 bars.set("verified", sum(counts.values()), None)
-                _show(form, listing, copy, status, said)
+                _show(form, listing, copy, status, reason)
     say(", ".join(f"{name} {n}" for name, n in counts.items() if n) or "there are no copies to look at",
         "red" if counts["wrong"] else "green")  # fmt: skip
     if counts["wrong"]:
         raise typer.Exit(terminal.REJECTED)
 
 
-def _show(form: Output, listing: terminal.Listing, copy: File, status: str, said: str) -> None:
+def _show(form: Output, listing: terminal.Listing, copy: File, status: str, reason: str) -> None:
     if form is not Output.TABLE:
         listing.row({"id": copy.dataset, "node": copy.node, "asset": copy.asset, "href": copy.href, "status": status,
-                     "detail": said}, ())  # fmt: skip
+                     "detail": reason}, ())  # fmt: skip
     elif status == "wrong":
         out(shown(f"wrong  {copy.node}  {copy.href}"), "red")
-        out(shown(f"  {said}"))
+        out(shown(f"  {reason}"))
 
 
 def _look(web: httpx.Client, copy: File, checksums: bool) -> tuple[str, str]:
-    """ok, wrong or skipped, and why."""
+    """Return ok, wrong or skipped, and why."""
     if not copy.href.startswith(("http://", "https://")):
         return "skipped", f"{urlsplit(copy.href).scheme or 'no'} address"
     try:

@@ -90,9 +90,9 @@ def scan(
         complain(f"to read NetCDF files takes {' and '.join(missing)}: pip install 'fedstac[netcdf]'")
         raise typer.Exit(terminal.USAGE)
     try:
-        described = _site(source, site_file, node=node, base_url=base_url, root=root)
+        site_of_files = _site(source, site_file, node=node, base_url=base_url, root=root)
         run = Scan(
-            source, described, state=state or environment.state_folder() / "scan.sqlite", version=version or None,
+            source, site_of_files, state=state or environment.state_folder() / "scan.sqlite", version=version or None,
             vocabulary=_vocabulary(), ignore_folders=ignore_version_folders, jobs=jobs or scanning.processors(),
             trust=trust_checksums, afresh=afresh,
         )  # fmt: skip
@@ -119,7 +119,7 @@ def _site(source: str, file: Path | None, *, node: str, base_url: str, root: Pat
 
 
 def _vocabulary() -> Vocabulary | None:
-    """Return the newest of CMIP6 that is installed, if any: items are made without it too."""
+    """Return the newest vocabulary of CMIP6 that is installed; None if there is none: items are made without it too."""
     from fedstac.vocabularies.checker import open_checker
 
     try:
@@ -129,16 +129,16 @@ def _vocabulary() -> Vocabulary | None:
 
 
 def _follow(run: Scan, report: _Report, out: Path | None) -> None:
-    """Items go out as they are made, to a file in one piece at the end; then there is the report."""
+    """Write items as they are made, to a file in one piece at the end; then show the report."""
     try:
         with _destination(out) as file, report.progress():
-            for made in run.run():
-                if made is None:
+            for result in run.run():
+                if result is None:
                     report.update()
-                elif isinstance(made, Fault):
-                    report.add(made)
+                elif isinstance(result, Fault):
+                    report.add(result)
                 else:
-                    file.write(orjson.dumps(made) + b"\n")
+                    file.write(orjson.dumps(result) + b"\n")
                     file.flush()
     except KeyboardInterrupt:
         report.end(interrupted=True)
@@ -148,7 +148,7 @@ def _follow(run: Scan, report: _Report, out: Path | None) -> None:
 
 @contextmanager
 def _destination(out: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that is there as a whole or not at all."""
+    """Yield standard output, or a file that is there as a whole or not at all."""
     if out is None:
         yield sys.stdout.buffer
         return
@@ -203,10 +203,10 @@ class _Report:
     def update(self) -> None:
         run, counts = self._run, self._run.counts
         self._read_for = time.monotonic()
-        done = counts["read"] + counts["remembered"] + counts["unusable"]
+        finished_files = counts["read"] + counts["remembered"] + counts["unusable"]
         self._bar.update(
             self._task, completed=run.was_read, total=run.to_read or None,
-            description=f"{done} of {counts['found']} files",
+            description=f"{finished_files} of {counts['found']} files",
         )  # fmt: skip
 
     def add(self, fault: Fault) -> None:
@@ -247,7 +247,7 @@ class _Report:
         if hidden > 0:
             say(f"and {hidden} more; -o ndjson shows all of them")
         rest = [(name, summary[name]) for name in ("remembered", "unusable", "kept_back", "warnings")]
-        line = f"{_counted(summary['datasets'], 'dataset')} from {_counted(summary['files'], 'file')}"
+        line = f"{terminal.number(summary['datasets'], 'dataset')} from {terminal.number(summary['files'], 'file')}"
         line += "".join(f", {count} {name.replace('_', ' ')}" for name, count in rest if count)
         line += (
             f"; {summary['bytes_read'] / 1e6:.1f} MB read in {summary['seconds']:.1f} s, {summary['mb_per_s']:g} MB/s"
@@ -258,7 +258,3 @@ class _Report:
     def _dump(value: object) -> None:
         sys.stderr.buffer.write(orjson.dumps(value) + b"\n")
         sys.stderr.buffer.flush()
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -190,8 +190,8 @@ def finding_line(finding: Finding) -> str:
 def show_trouble(place: str, id: str, status: str, type: str, detail: str, findings: Sequence[Finding]) -> None:
     """Show an item that is not published, for people."""
     out(shown(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
-    repeated = bool(findings) and findings[0].message in detail
-    out(in_commands(shown(f"  {type}" + ("" if repeated else f": {detail}"))))
+    is_repeated = bool(findings) and findings[0].message in detail
+    out(in_commands(shown(f"  {type}" + ("" if is_repeated else f": {detail}"))))
     for finding in findings[:SHOWN_FINDINGS]:
         out(f"    {finding_line(finding)}")
     if len(findings) > SHOWN_FINDINGS:
@@ -269,15 +269,15 @@ class Bars:
         self._progress.update(self._tasks[name], completed=count, total=total, visible=True)
 
 
-class Report:
-    """What `fedstac publish` shows of a run while it goes on, and at its end."""
+class PublishReport:
+    """Shows a run of `fedstac publish` while it goes on, and at its end."""
 
     def __init__(self, run: Publishing, form: Output, *, wait: bool) -> None:
         self._run, self._form, self._wait = run, form, wait
         self._requests: list[dict[str, Any]] = []
         self._troubles: list[dict[str, Any]] = []
         self._foreseen: list[dict[str, Any]] = []
-        self._shown = 0
+        self._shown_troubles = 0
 
     @property
     def bar_names(self) -> list[str]:
@@ -286,15 +286,15 @@ class Report:
 
     def update(self, shown_bars: Bars) -> None:
         counts = self._run.counts
-        refused = counts["rejected"] + counts["failed"]
+        refusals = counts["rejected"] + counts["failed"]
         shown_bars.set("sent", counts["sent"], max(counts["read"], counts["sent"]))
         shown_bars.set("accepted", counts["accepted"], counts["sent"])
         if self._wait:
             shown_bars.set("published", counts["done"], counts["accepted"])
-            for node, done in self._run.visible.items():
-                shown_bars.set(f"visible at {node}", done, counts["done"])
-        if refused:
-            shown_bars.set("rejected", refused, counts["read"])
+            for node, count in self._run.visible.items():
+                shown_bars.set(f"visible at {node}", count, counts["done"])
+        if refusals:
+            shown_bars.set("rejected", refusals, counts["read"])
 
     def step(self, step: Step) -> None:
         match step:
@@ -305,9 +305,9 @@ class Report:
                     out(f"accepted  {step.id}  {number(step.total, 'item')}")
             case DocumentTrouble():
                 self._emit(step.status, step.as_json(), self._troubles)
-                if self._form is Output.TABLE and self._shown < SHOWN_TROUBLES:
+                if self._form is Output.TABLE and self._shown_troubles < SHOWN_TROUBLES:
                     show_trouble(step.place, step.id, step.status, step.type, step.detail, step.findings)
-                    self._shown += 1
+                    self._shown_troubles += 1
             case Request():
                 if self._form is Output.TABLE and step.is_final and step.warned:
                     say(f"{number(step.warned, 'item')} with warnings: fedstac status {step.id} --items", "yellow")
@@ -330,11 +330,11 @@ class Report:
             for finding in one.forecast.findings:
                 out(f"    warning {finding_line(finding)}", "yellow")
 
-    def _emit(self, event: str, row: dict[str, Any], kept: list[dict[str, Any]]) -> None:
+    def _emit(self, event: str, row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         if self._form is Output.NDJSON:
             dump({"event": event, **row})
         elif self._form is Output.JSON:
-            kept.append(row)
+            rows.append(row)
 
     def end(self, *, interrupted: bool = False) -> None:
         summary = self._summary() | ({"interrupted": True, "open": list(self._run.open)} if interrupted else {})
@@ -342,8 +342,8 @@ class Report:
             case Output.NDJSON:
                 dump({"event": "summary", **summary})
             case Output.JSON:
-                told = {"foreseen": self._foreseen} if self._foreseen else {}
-                dump({"requests": self._requests, "problems": self._troubles, **told, "summary": summary})
+                forecasts = {"foreseen": self._foreseen} if self._foreseen else {}
+                dump({"requests": self._requests, "problems": self._troubles, **forecasts, "summary": summary})
             case Output.TABLE:
                 self._end_table(summary)
         if interrupted:
@@ -358,10 +358,10 @@ class Report:
                 dump({"foreseen": self._foreseen, "problems": self._troubles,
                       "summary": {"dry_run": True, "foreseen": counts}})  # fmt: skip
             case Output.TABLE:
-                if counts.get("rejected", 0) > self._shown:
-                    out(f"and {counts['rejected'] - self._shown} more; -o ndjson shows all of them")
-                said = ", ".join(f"{name} {n}" for name, n in counts.items())
-                out(f"nothing sent; of {number(sum(counts.values()), 'item')} would be: {said or 'none'}",
+                if counts.get("rejected", 0) > self._shown_troubles:
+                    out(f"and {counts['rejected'] - self._shown_troubles} more; -o ndjson shows all of them")
+                outcomes = ", ".join(f"{name} {n}" for name, n in counts.items())
+                out(f"nothing sent; of {number(sum(counts.values()), 'item')} would be: {outcomes or 'none'}",
                     "yellow" if counts.get("rejected") else "green")  # fmt: skip
 
     def _summary(self) -> dict[str, Any]:
@@ -375,9 +375,9 @@ class Report:
         }  # fmt: skip
 
     def _end_table(self, summary: Mapping[str, Any]) -> None:
-        refused = summary["rejected"] + summary["failed"]
-        if refused > self._shown:
-            out(f"and {refused - self._shown} more; -o ndjson shows all of them")
+        refusals = summary["rejected"] + summary["failed"]
+        if refusals > self._shown_troubles:
+            out(f"and {refusals - self._shown_troubles} more; -o ndjson shows all of them")
         names = ["published", "unchanged"] if self._wait else ["accepted"]
         names += ["skipped", "rejected", "failed"]
         texts = {name: f"{name} {summary[name]}" for name in names if summary[name] or name == names[0]}
@@ -385,9 +385,9 @@ class Report:
             texts["published"] += f" ({number(summary['updated'], 'update')} of metadata)"
         line = ", ".join(texts.values())
         line += f" of {number(summary['read'], 'item')} in {number(summary['requests'], 'request')}"
-        for node, done in self._run.visible.items():
-            line += f", {done} visible at {node}"
-        out(line, "yellow" if refused else "green")
+        for node, count in self._run.visible.items():
+            line += f", {count} visible at {node}"
+        out(line, "yellow" if refusals else "green")
 
     def _say_what_is_left(self) -> None:
         """Say after an interruption how to find what was accepted: nothing of it is lost."""

@@ -60,7 +60,7 @@ def validate(
     report, batch = _Report(form, every=every), Batch()
     with terminal.bars(["checked"], form) as bars, report.listing:
         for n, entry in enumerate(documents.read(path, collection or None), 1):
-            report.add(entry.place, _judged(entry, checker, collection, batch))
+            report.add(entry.place, _line_of(entry, checker, collection, batch))
             if n % 100 == 0:
                 bars.set("checked", n, None)
     report.end()
@@ -86,7 +86,7 @@ def _checker(versions: Sequence[str], folder: Path | None) -> VocabularyChecker:
     return checker
 
 
-def _judged(
+def _line_of(
     entry: documents.ReadyDocument | DocumentTrouble, checker: VocabularyChecker, collection: str, batch: Batch
 ) -> dict[str, Any]:
     """Return one line of the report; a valid dataset joins the batch."""
@@ -97,12 +97,12 @@ def _judged(
     if collection:
         document["collection"] = collection
     vocabulary = checker.vocabularies.current(entry.collection)
-    found = checker.findings(document, entry.collection, vocabulary)
+    findings_of_item = checker.findings(document, entry.collection, vocabulary)
     name = name_of(entry.collection, entry.id, vocabulary)
-    if not errors_in(found) and isinstance(name, DatasetName):
+    if not errors_in(findings_of_item) and isinstance(name, DatasetName):
         beside = batch.compare(orjson.dumps(document).decode(), entry.id, name.lineage, name.version)
-        found += tuple(finding for finding in beside if crosschecks.is_on(finding.rule, vocabulary))
-    return _line(entry.id, vocabulary.version if vocabulary else None, found)
+        findings_of_item += tuple(finding for finding in beside if crosschecks.is_on(finding.rule, vocabulary))
+    return _line(entry.id, vocabulary.version if vocabulary else None, findings_of_item)
 
 
 def _line(name: str, version: str | None, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -116,21 +116,21 @@ class _Report:
     def __init__(self, form: Output, *, every: bool) -> None:
         self._form, self._every = form, every
         self.listing = terminal.Listing(form, ())
-        self.checked = self.invalid = self.warned = self.plain = 0
-        self._shown = {False: 0, True: 0}
+        self.total = self.invalid = self.with_warnings = self.plain = 0
+        self._shown_items = {False: 0, True: 0}
         self._rules: dict[str, int] = {}
 
     def add(self, place: str, line: dict[str, Any]) -> None:
-        self.checked += 1
+        self.total += 1
         self.invalid += not line["valid"]
-        self.warned += line["valid"] and bool(line["findings"])
+        self.with_warnings += line["valid"] and bool(line["findings"])
         self.plain += line["valid"] and line["cv_version"] is None
         for finding in line["findings"]:
             self._rules[finding["rule"]] = self._rules.get(finding["rule"], 0) + 1
         if self._form is not Output.TABLE:
             self.listing.row(line, ())
-        elif line["findings"] and (self._every or self._shown[line["valid"]] < SHOWN_ITEMS[line["valid"]]):
-            self._shown[line["valid"]] += 1
+        elif line["findings"] and (self._every or self._shown_items[line["valid"]] < SHOWN_ITEMS[line["valid"]]):
+            self._shown_items[line["valid"]] += 1
             self._show(place, line)
 
     def _show(self, place: str, line: dict[str, Any]) -> None:
@@ -144,13 +144,16 @@ class _Report:
 
     def end(self) -> None:
         if self._form is Output.TABLE:
-            hidden = self.invalid + self.warned - sum(self._shown.values())
+            hidden = self.invalid + self.with_warnings - sum(self._shown_items.values())
             if hidden > 0:
                 out(f"and {hidden} more items with findings; --all or -o ndjson shows them")
         counts = ", ".join(f"{rule} {count}" for rule, count in sorted(self._rules.items(), key=lambda pair: -pair[1]))
-        say(f"{self.checked} checked: {self.checked - self.invalid} valid, {self.invalid} not valid"
-            + (f", {self.warned} with warnings only" if self.warned else "") + (f" ({counts})" if counts else ""),
-            "red" if self.invalid else "green")  # fmt: skip
+        say(
+            f"{self.total} checked: {self.total - self.invalid} valid, {self.invalid} not valid"
+            + (f", {self.with_warnings} with warnings only" if self.with_warnings else "")
+            + (f" ({counts})" if counts else ""),
+            "red" if self.invalid else "green",
+        )
         if self.plain:
             say(
                 f"{self.plain} of the valid ones were judged by STAC's own rules alone: their collections have no "

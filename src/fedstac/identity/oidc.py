@@ -231,8 +231,8 @@ class _Provider:
                 "the token has critical headers (crit), none of which is understood here; ask for one without"
             )
         if header.get("alg") not in self.issuer.algorithms:
-            allowed = ", ".join(self.issuer.algorithms)
-            raise InvalidToken(f"the token's algorithm is not taken; ask for one signed with {allowed}")
+            algorithms = ", ".join(self.issuer.algorithms)
+            raise InvalidToken(f"the token's algorithm is not taken; ask for one signed with {algorithms}")
         kind = header.get("typ")
         if (kind.lower() if isinstance(kind, str) else kind) not in TYPES:
             raise InvalidToken("this is no access token (header typ); send the one that you got beside it")
@@ -352,14 +352,16 @@ def _verified_claims(token: str, keys: Sequence[jwk.Key], algorithm: str) -> dic
     """Return the claims if one of the keys signed them, else None."""
     for key in keys:
         try:
-            jws.deserialize_compact(token, key, registry=_Sized(algorithms=[algorithm], strict_check_header=False))
+            jws.deserialize_compact(
+                token, key, registry=_JwsRegistry(algorithms=[algorithm], strict_check_header=False)
+            )
         except (JoseError, ValueError, TypeError):
             continue
         return _json_object(token.split(".")[1])
     return None
 
 
-class _Sized(jws.JWSRegistry):
+class _JwsRegistry(jws.JWSRegistry):
     """joserfc's limits for a token whose length is checked already."""
 
     max_header_length = MAX_TOKEN
@@ -386,13 +388,13 @@ class _Keys:
     def __init__(self, fetch: Callable[[], Awaitable[list[jwk.Key]]]) -> None:
         self._fetch = fetch
         self._keys: list[jwk.Key] = []
-        self._fetched = self._tried = float("-inf")
+        self._fetch_time = self._last_try = float("-inf")
         self._failure: _Away | None = None
         self._fetching: asyncio.Task[None] | None = None
 
     async def of(self, kid: str | None, algorithm: str) -> list[jwk.Key]:
         """Return the keys that may have signed. _Away if there are none and none can be fetched."""
-        age = time.monotonic() - self._fetched
+        age = time.monotonic() - self._fetch_time
         if age > KEYS_KEPT_SECONDS:
             self._keys = []
         if not self._keys:
@@ -405,33 +407,33 @@ class _Keys:
 
     async def renew(self) -> bool:
         """Fetch the keys, at most once in REFETCH_SECONDS. Return whether they are newer now; _Away if that failed."""
-        before = self._fetched
+        before = self._fetch_time
         if not self._start() and self._failure:
             raise self._failure
         if self._fetching is not None:
             await asyncio.shield(self._fetching)
         if self._failure:
             raise self._failure
-        return self._fetched > before
+        return self._fetch_time > before
 
     def _start(self) -> bool:
         """Start a fetch unless one is under way or just was. Return whether one is under way."""
         if self._fetching is not None and not self._fetching.done():
             return True
-        if time.monotonic() - self._tried < REFETCH_SECONDS:
+        if time.monotonic() - self._last_try < REFETCH_SECONDS:
             return False
-        self._tried = time.monotonic()
+        self._last_try = time.monotonic()
         self._fetching = asyncio.create_task(self._renew())
         return True
 
     async def _renew(self) -> None:
         try:
             self._keys = await self._fetch()
-            self._fetched, self._failure = time.monotonic(), None
+            self._fetch_time, self._failure = time.monotonic(), None
         except _Away as error:
             self._failure = error
         finally:
-            self._tried = time.monotonic()
+            self._last_try = time.monotonic()
 
 
 def _fits(key: jwk.Key, algorithm: str) -> bool:

@@ -52,7 +52,7 @@ def read(raw: bytes, *, here: str | None = None, shares: Shares | None = None) -
 
 
 def _parse(raw: bytes) -> _Node:
-    """YAML as nodes with their lines; nothing is built that the text does not spell out."""
+    """Parse YAML into nodes with their lines. Nothing is built that the text does not spell out."""
     try:
         import yaml
     except ImportError:
@@ -123,22 +123,22 @@ class _Reader:
         return PolicyRule(name, tuple(who), self._actions(members.get("may"), f"{path}.may"), *scopes)
 
     def _actions(self, node: _Node | None, path: str) -> frozenset[Action]:
-        named = self._names(node, path)
-        if named == {ANY}:
+        names = self._names(node, path)
+        if names == {ANY}:
             return frozenset(Action)
-        known = {action.value: action for action in Action}
-        for name in sorted(named - known.keys()):
-            self._fault(node, path, f"{name!r} is no action; there are {', '.join(known)}")
-        return frozenset(known[name] for name in named if name in known)
+        actions = {action.value: action for action in Action}
+        for name in sorted(names - actions.keys()):
+            self._fault(node, path, f"{name!r} is no action; there are {', '.join(actions)}")
+        return frozenset(actions[name] for name in names if name in actions)
 
     def _who(self, node: _Node, path: str) -> Who:
-        """Return one member that says how somebody is known; a group may have its issuer beside."""
+        """Return the one way by which somebody is recognised. A group may have its issuer beside."""
         members = self._members(node, path, (), (*By, "issuer"))
-        named = [by for by in By if by in members]
-        if len(named) != 1 or ("issuer" in members and named != [By.GROUP]):
+        ways = [by for by in By if by in members]
+        if len(ways) != 1 or ("issuer" in members and ways != [By.GROUP]):
             self._fault(node, path, f"needs exactly one of {', '.join(By)}; issuer goes with group")
             return Who(By.NAME, "")
-        [by] = named
+        [by] = ways
         value = self._text(members[by], f"{path}.{by}")
         issuer = self._text(members["issuer"], f"{path}.issuer") if "issuer" in members else None
         if by is By.ENTITLEMENT and value not in Right.__members__:
@@ -160,19 +160,19 @@ class _Reader:
 
     # --- shapes ---
 
-    def _members(self, node: _Node, path: str, needed: Iterable[str], allowed: Iterable[str]) -> dict[str, _Node]:
+    def _members(self, node: _Node, path: str, required: Iterable[str], optional: Iterable[str]) -> dict[str, _Node]:
         if node.tag != "map":
             self._fault(node, path, "is no mapping")
             return {}
         members: dict[str, _Node] = {}
         for key, value in node.value:
-            if key.tag != "str" or key.value not in (*needed, *allowed):
-                self._fault(key, path, f"{key.value!s:.80} is no member; there are {', '.join((*needed, *allowed))}")
+            if key.tag != "str" or key.value not in (*required, *optional):
+                self._fault(key, path, f"{key.value!s:.80} is no member; there are {', '.join((*required, *optional))}")
             elif key.value in members:
                 self._fault(key, path, f"{key.value} stands there twice")
             else:
                 members[key.value] = value
-        for name in needed:
+        for name in required:
             if name not in members:
                 self._fault(node, path, f"{name} is missing")
         return members
@@ -186,7 +186,7 @@ class _Reader:
         return [read(each, f"{path}[{n}]") for n, each in enumerate(node.value)]
 
     def _names(self, node: _Node | None, path: str) -> frozenset[str]:
-        """Return a list of texts, or `"*"` for all. A star inside a list is refused, and so is an empty value."""
+        """Return the texts of a list, or `"*"` for all. A list may not have a star beside names, nor be empty."""
         if node is None:
             return frozenset()
         if node.tag == "str" and node.value == ANY:
@@ -202,8 +202,8 @@ class _Reader:
         if node is None:
             return ""
         if node.tag != "str" or not 0 < len(node.value) <= LONGEST or not node.value.isprintable():
-            shown = "" if node.tag in ("seq", "map") else f" ({node.value!s:.40}: put it in quotes)"
-            self._fault(node, path, f"is no text of 1 to {LONGEST} characters{shown}")
+            hint = "" if node.tag in ("seq", "map") else f" ({node.value!s:.40}: put it in quotes)"
+            self._fault(node, path, f"is no text of 1 to {LONGEST} characters{hint}")
             return ""
         return str(node.value)
 
@@ -212,9 +212,9 @@ class _Reader:
             self._fault(node, path, "is neither true nor false")
         return bool(node.value == "true")
 
-    def _fault(self, node: _Node | None, path: str, said: str) -> None:
+    def _fault(self, node: _Node | None, path: str, problem: str) -> None:
         line = node.line if node else 1
-        self._faults.append(f"line {line}: {path or 'the file'} {said}")
+        self._faults.append(f"line {line}: {path or 'the file'} {problem}")
 
 
 # --- a node's policy, as of now ---
@@ -282,14 +282,14 @@ class Policies:
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _content(path: str, most: int) -> bytes:
-    """Return what is in a file; of one that is too large, no more than shows it."""
+    """Return the content of a file; of one that is too large, one byte more than allowed."""
     try:
         with Path(path).open("rb") as file:
             return file.read(most + 1)

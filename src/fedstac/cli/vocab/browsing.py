@@ -40,20 +40,20 @@ def list_snapshots(ctx: typer.Context, cv_folder: Folder = None, output: Form = 
 
     Exit 1 if one cannot be used.
     """
-    known, broken = vocabularies_in(cv_folder), False
+    vocabularies, broken = vocabularies_in(cv_folder), False
     rows: list[dict[str, Any]] = []
-    for snapshot in known:
+    for snapshot in vocabularies:
         try:
-            made = known.at(snapshot.project, snapshot.version)
+            vocabulary = vocabularies.at(snapshot.project, snapshot.version)
         except (UnknownVersion, VocabularyBroken) as error:
             complain(f"{snapshot.project} {snapshot.version} cannot be used: {error}")
             broken = True
             continue
-        sources = [{"name": one.name, "version": one.version, "licence": one.licence} for one in made.sources]
+        sources = [{"name": one.name, "version": one.version, "licence": one.licence} for one in vocabulary.sources]
         rows.append({
-            "project": made.project, "version": made.version, "terms": number_of_terms(made),
-            "current": snapshot is known.of(snapshot.project)[-1],
-            "bytes": len(snapshot.read()), "digest": made.digest, "sources": sources,
+            "project": vocabulary.project, "version": vocabulary.version, "terms": number_of_terms(vocabulary),
+            "current": snapshot is vocabularies.of(snapshot.project)[-1],
+            "bytes": len(snapshot.read()), "digest": vocabulary.digest, "sources": sources,
         })  # fmt: skip
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump({"snapshots": rows})
@@ -66,10 +66,10 @@ def list_snapshots(ctx: typer.Context, cv_folder: Folder = None, output: Form = 
 def _show_snapshots(rows: Sequence[dict[str, Any]]) -> None:
     table = plain_table("", "project", "version", "terms", "kB", "sha-256", "source", wrap="source")
     for row in rows:
-        said = "\n".join(f"{shown(one['name'])} {shown(one['version'])}" for one in row["sources"])
+        names = "\n".join(f"{shown(one['name'])} {shown(one['version'])}" for one in row["sources"])
         cells = cells_of("*" if row["current"] else "", row["project"], row["version"], row["terms"],
                        row["bytes"] // 1000, row["digest"][:DIGEST])  # fmt: skip
-        table.add_row(*cells, Text(said))
+        table.add_row(*cells, Text(names))
     print_table(table)
 
 
@@ -91,69 +91,89 @@ def show(
     output: Form = None,
 ) -> None:
     """Show a project, the terms of a facet, or a term: what it says, and which terms speak of it."""
-    made, form = vocabulary_of(cv_folder, project, version), form_of(ctx, output)
-    vocabulary = browsing.facet(made, name) if name else None
-    entries = browsing.find(made, name) if name and vocabulary is None else []
+    project_vocabulary, form = vocabulary_of(cv_folder, project, version), form_of(ctx, output)
+    vocabulary = browsing.facet(project_vocabulary, name) if name else None
+    entries = browsing.find(project_vocabulary, name) if name and vocabulary is None else []
     if not name:
-        _show_project(made, form)
+        _show_project(project_vocabulary, form)
     elif vocabulary is not None:
-        _show_facet(made, vocabulary, form)
+        _show_facet(project_vocabulary, vocabulary, form)
     elif entries:
-        _show_term(made, entries, form)
+        _show_term(project_vocabulary, entries, form)
     else:
-        near = sorted((pair for terms in made.terms.values() for pair in browsing.suggestions(terms, name, 1)),
-                      key=lambda pair: -pair[1])  # fmt: skip
+        near = sorted(
+            (pair for terms in project_vocabulary.terms.values() for pair in browsing.suggestions(terms, name, 1)),
+            key=lambda pair: -pair[1],
+        )
         hint = f"; did you mean {near[0][0]!r}?" if near else ""
-        raise stop(f"{project} {made.version} has no term or facet {name!r}{hint}", terminal.NOT_FOUND)
+        raise stop(f"{project} {project_vocabulary.version} has no term or facet {name!r}{hint}", terminal.NOT_FOUND)
 
 
-def _show_project(made: Vocabulary, form: Output) -> None:
-    facets = {name: len(terms) for name, terms in browsing.facets(made).items()}
-    rules = sorted({one.rule for one in made.relations} | {one.rule for one in made.compositions})
+def _show_project(vocabulary: Vocabulary, form: Output) -> None:
+    facets = {name: len(terms) for name, terms in browsing.facets(vocabulary).items()}
+    rules = sorted({one.rule for one in vocabulary.relations} | {one.rule for one in vocabulary.compositions})
     sources = [{"name": one.name, "version": one.version, "licence": one.licence, "url": one.url}
-               for one in made.sources]  # fmt: skip
+               for one in vocabulary.sources]  # fmt: skip
     if form is not Output.TABLE:
-        terminal.dump({
-            "project": made.project, "version": made.version, "digest": made.digest, "sources": sources,
-            "id_template": made.id_template.text, "institution": made.institution, "facets": facets, "rules": rules,
-            "required": [one.name for one in made.properties.values() if one.required],
-            "extensions": [list(one.uris) for one in made.extensions],
-        })  # fmt: skip
+        terminal.dump(
+            {
+                "project": vocabulary.project,
+                "version": vocabulary.version,
+                "digest": vocabulary.digest,
+                "sources": sources,
+                "id_template": vocabulary.id_template.text,
+                "institution": vocabulary.institution,
+                "facets": facets,
+                "rules": rules,
+                "required": [one.name for one in vocabulary.properties.values() if one.required],
+                "extensions": [list(one.uris) for one in vocabulary.extensions],
+            }
+        )
         return
-    out(f"{made.project} {made.version}", "bold")
+    out(f"{vocabulary.project} {vocabulary.version}", "bold")
     for source in sources:
         out(shown(f"  {source['name']} {source['version']}, {source['licence']}, {source['url']}"), "dim")
-    out(shown(f"  {made.id_template.text}"))
+    out(shown(f"  {vocabulary.id_template.text}"))
     out(f"  rules: {', '.join(rules)}")
     table = plain_table("facet", "terms", "for example", wrap="for example")
-    for name, terms in browsing.facets(made).items():
+    for name, terms in browsing.facets(vocabulary).items():
         table.add_row(*cells_of(name, len(terms), browsing.lines([term or "(empty)" for term in terms], 3)[:200]))
     print_table(table)
 
 
-def _show_facet(made: Vocabulary, vocabulary: str, form: Output) -> None:
-    terms = made.terms[vocabulary]
+def _show_facet(project_vocabulary: Vocabulary, vocabulary: str, form: Output) -> None:
+    terms = project_vocabulary.terms[vocabulary]
     if form is not Output.TABLE:
-        terminal.dump({"project": made.project, "version": made.version, "facet": vocabulary,
-                       "properties": browsing.properties_of(made, vocabulary), "terms": terms})  # fmt: skip
+        terminal.dump(
+            {
+                "project": project_vocabulary.project,
+                "version": project_vocabulary.version,
+                "facet": vocabulary,
+                "properties": browsing.properties_of(project_vocabulary, vocabulary),
+                "terms": terms,
+            }
+        )
         return
     table = plain_table("term", "title", wrap="title")
-    for term, said in terms.items():
-        table.add_row(*cells_of(term, said.get("title", "")))
+    for term, attributes in terms.items():
+        table.add_row(*cells_of(term, attributes.get("title", "")))
     print_table(table)
 
 
-def _show_term(made: Vocabulary, entries: Sequence[browsing.TermEntry], form: Output) -> None:
-    found = [(entry, browsing.properties_of(made, entry.vocabulary), browsing.uses(made, entry)) for entry in entries]
+def _show_term(vocabulary: Vocabulary, entries: Sequence[browsing.TermEntry], form: Output) -> None:
+    rows = [
+        (entry, browsing.properties_of(vocabulary, entry.vocabulary), browsing.uses(vocabulary, entry))
+        for entry in entries
+    ]
     if form is not Output.TABLE:
-        terminal.dump({"project": made.project, "version": made.version, "found": [
+        terminal.dump({"project": vocabulary.project, "version": vocabulary.version, "found": [
             {"vocabulary": entry.vocabulary, "properties": properties, "term": entry.term,
              "attributes": entry.attributes,
              "used": [{"vocabulary": use.vocabulary, "attribute": use.attribute, "rule": use.rule,
                        "terms": list(use.terms)} for use in uses]}
-            for entry, properties, uses in found]})  # fmt: skip
+            for entry, properties, uses in rows]})  # fmt: skip
         return
-    for entry, properties, uses in found:
+    for entry, properties, uses in rows:
         out(shown(f"{entry.term}  {', '.join(properties) or entry.vocabulary}"), "bold")
         if entry.title:
             out(shown(f"  {entry.title}"))
@@ -187,18 +207,18 @@ def diff(
     for version in (before, after):
         vocabulary_of(folder, project, version)
         contents.append(orjson.loads((folder / project / f"{version}.json").read_bytes()))
-    found = between(*contents)
+    difference = between(*contents)
     if form_of(ctx, output) is Output.TABLE:
-        show_difference(found, f"{project} {before} → {after}", limit=None)
+        show_difference(difference, f"{project} {before} → {after}", limit=None)
     else:
-        terminal.dump({"project": project, "before": before, "after": after, **found.as_json()})
-    if found:
+        terminal.dump({"project": project, "before": before, "after": after, **difference.as_json()})
+    if difference:
         raise typer.Exit(terminal.REJECTED)
 
 
-def show_difference(found: Difference, title: str, *, limit: int | None) -> None:
-    """Line by line, as `diff` does: + came, - went, ~ says something else."""
-    rows = list(_changes(found))
+def show_difference(difference: Difference, title: str, *, limit: int | None) -> None:
+    """Show a difference line by line, as `diff` does: + is new, - is gone, ~ is changed."""
+    rows = list(_changes(difference))
     out(shown(f"{title}" + ("" if rows else " nothing is different")), "bold" if limit is None else "")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
@@ -213,19 +233,19 @@ def show_difference(found: Difference, title: str, *, limit: int | None) -> None
         out(f"  and {len(rows) - limit} more; `fedstac vocab diff` shows all")
 
 
-def _changes(found: Difference) -> Iterator[tuple[str, str, str]]:
-    for name in sorted({*found.added, *found.removed, *found.changed}):
-        yield from (("+", name, term) for term in found.added.get(name, ()))
-        yield from (("-", name, term) for term in found.removed.get(name, ()))
-        for term, changes in found.changed.get(name, {}).items():
+def _changes(difference: Difference) -> Iterator[tuple[str, str, str]]:
+    for name in sorted({*difference.added, *difference.removed, *difference.changed}):
+        yield from (("+", name, term) for term in difference.added.get(name, ()))
+        yield from (("-", name, term) for term in difference.removed.get(name, ()))
+        for term, changes in difference.changed.get(name, {}).items():
             for attribute, (old, new) in changes.items():
                 yield "~", name, f"{term} {attribute}: {_step(old, new)}"
-    for name, (old, new) in {**found.properties, **found.other}.items():
+    for name, (old, new) in {**difference.properties, **difference.other}.items():
         yield "~", name, _step(old, new)
 
 
 def _step(old: Any, new: Any) -> str:
-    """Return the difference in a value: of lists what came and went."""
+    """Return the change of a value: of a list, the members that are new or gone."""
     if isinstance(old, list) and isinstance(new, list) and all(isinstance(one, str) for one in (*old, *new)):
         steps = [f"+{one}" for one in new if one not in old] + [f"-{one}" for one in old if one not in new]
         return " ".join(steps) or "in another order"
@@ -248,11 +268,11 @@ def suggest(
     output: Form = None,
 ) -> None:
     """Suggest terms for what somebody wrote, by name and by title; exit 3 if none is near."""
-    made = vocabulary_of(cv_folder, project, version)
-    vocabulary = browsing.facet(made, facet)
+    project_vocabulary = vocabulary_of(cv_folder, project, version)
+    vocabulary = browsing.facet(project_vocabulary, facet)
     if vocabulary is None:
         raise stop(f"{project} has no facet {facet!r}; `fedstac vocab show {project}` lists them", terminal.NOT_FOUND)
-    terms = made.terms[vocabulary]
+    terms = project_vocabulary.terms[vocabulary]
     near = browsing.suggestions(terms, text[:200], limit)
     if form_of(ctx, output) is Output.TABLE:
         table = plain_table("term", "alike", "title", wrap="title")
@@ -262,7 +282,7 @@ def suggest(
             print_table(table)
     else:
         rows = [{"term": term, "score": score, "title": terms[term].get("title")} for term, score in near]
-        terminal.dump({"project": project, "version": made.version, "facet": vocabulary, "text": text,
+        terminal.dump({"project": project, "version": project_vocabulary.version, "facet": vocabulary, "text": text,
                        "suggestions": rows})  # fmt: skip
     if not near:
         raise stop(f"no term of {facet} is near {text!r}", terminal.NOT_FOUND)

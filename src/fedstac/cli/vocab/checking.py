@@ -27,11 +27,11 @@ commands = typer.Typer()
 
 @dataclass(slots=True)
 class _Verdict:
-    """How many documents a version takes, and why not the others."""
+    """How many documents a version accepts, and why not the others."""
 
     vocabulary: Vocabulary
     most_examples: int
-    checked: int = 0
+    total: int = 0
     failing: int = 0
     rules: Counter[str] = field(default_factory=Counter)  # of documents, not of findings
     first: dict[str, str] = field(default_factory=dict)  # by rule
@@ -39,7 +39,7 @@ class _Verdict:
 
     def add(self, name: str, findings: Sequence[Finding]) -> None:
         errors = errors_in(findings)
-        self.checked += 1
+        self.total += 1
         if errors:
             self.failing += 1
             self.rules.update({finding.rule for finding in errors})
@@ -49,12 +49,17 @@ class _Verdict:
                 self.examples.append((name, errors))
 
     def as_json(self) -> dict[str, Any]:
-        made = self.vocabulary
+        vocabulary = self.vocabulary
         return {
-            "project": made.project, "version": made.version, "checked": self.checked, "failing": self.failing,
+            "project": vocabulary.project,
+            "version": vocabulary.version,
+            "checked": self.total,
+            "failing": self.failing,
             "rules": dict(self.rules.most_common()),
-            "examples": [{"id": name, "findings": [one.as_json() for one in found]} for name, found in self.examples],
-        }  # fmt: skip
+            "examples": [
+                {"id": name, "findings": [one.as_json() for one in findings]} for name, findings in self.examples
+            ],
+        }
 
     def show(self) -> None:
         table = plain_table("rule", "datasets", "for example", wrap="for example")
@@ -62,9 +67,12 @@ class _Verdict:
             table.add_row(*cells_of(rule, count, self.first[rule]))
         if self.rules:
             print_table(table)
-        made = self.vocabulary
-        out(f"{self.checked} checked by {made.project} {made.version}: {self.checked - self.failing} pass, "
-            f"{self.failing} do not", "red" if self.failing else "green")  # fmt: skip
+        vocabulary = self.vocabulary
+        out(
+            f"{self.total} checked by {vocabulary.project} {vocabulary.version}: {self.total - self.failing} pass, "
+            f"{self.failing} do not",
+            "red" if self.failing else "green",
+        )
 
 
 @commands.command(
@@ -84,7 +92,7 @@ def check(
     cv_folder: Folder = None,
     output: Form = None,
 ) -> None:
-    """Would what exists still pass? Counts by rule, with examples; exit 1 if something would not."""
+    """Count which datasets would still pass a version, by rule and with examples; exit 1 if one would not."""
     if bool(path) == bool(dsn):
         raise typer.BadParameter("say what to check: a PATH (- for stdin), or --dsn", param_hint="PATH")
     verdict = _Verdict(vocabulary_of(cv_folder, project, version), most)
@@ -94,9 +102,9 @@ def check(
         if path:
             for entry in documents.read(path, project):
                 _add(verdict, judge, entry)
-                bars.set("checked", verdict.checked, None)
+                bars.set("checked", verdict.total, None)
         else:
-            asyncio.run(_check_database(dsn, judge, verdict, lambda: bars.set("checked", verdict.checked, None)))
+            asyncio.run(_check_database(dsn, judge, verdict, lambda: bars.set("checked", verdict.total, None)))
     if form is Output.TABLE:
         verdict.show()
     else:

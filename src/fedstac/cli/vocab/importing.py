@@ -51,46 +51,53 @@ def import_(
     rows = []
     for path in source:
         try:
-            built = importing.build(path, folder, project=project or None, version=version or None,
+            build = importing.build(path, folder, project=project or None, version=version or None,
                                     tables=tables, universe=universe)  # fmt: skip
-            kept = snapshots.keep(folder, built, accept_losses=accept_losses, dry_run=dry_run)
+            outcome = snapshots.keep(folder, build, accept_losses=accept_losses, dry_run=dry_run)
         except VocabularyRefused as error:
             complain(f"refused: {error}")
             rows.append({"source": str(path), "state": "refused", "reason": str(error)})
             faults += 1
             continue
-        faults += kept.state == "held"
-        rows.append(_imported(path, built, kept, dry_run=dry_run))
+        faults += outcome.state == "held"
+        rows.append(_imported(path, build, outcome, dry_run=dry_run))
         if form is Output.TABLE:
-            _show_imported(built, kept, dry_run=dry_run)
+            _show_imported(build, outcome, dry_run=dry_run)
     if form is not Output.TABLE:
         terminal.dump({"imported": rows})
     if faults:
         raise typer.Exit(terminal.REJECTED)
 
 
-def _imported(source: Path, built: snapshots.Built, kept: snapshots.Kept, *, dry_run: bool) -> dict[str, Any]:
-    made = built.vocabulary
+def _imported(source: Path, build: snapshots.Built, outcome: snapshots.Kept, *, dry_run: bool) -> dict[str, Any]:
+    vocabulary = build.vocabulary
     return {
-        "source": str(source), "state": "would be written" if dry_run and kept.state == "written" else kept.state,
-        "project": made.project, "version": made.version, "digest": made.digest, "bytes": len(built.raw),
-        "terms": number_of_terms(made), "path": str(kept.path), "warnings": list(built.warnings),
-        "compared_with": kept.against, "losses": list(kept.losses),
-        "difference": kept.difference.as_json() if kept.difference is not None else None,
-    }  # fmt: skip
+        "source": str(source),
+        "state": "would be written" if dry_run and outcome.state == "written" else outcome.state,
+        "project": vocabulary.project,
+        "version": vocabulary.version,
+        "digest": vocabulary.digest,
+        "bytes": len(build.raw),
+        "terms": number_of_terms(vocabulary),
+        "path": str(outcome.path),
+        "warnings": list(build.warnings),
+        "compared_with": outcome.against,
+        "losses": list(outcome.losses),
+        "difference": outcome.difference.as_json() if outcome.difference is not None else None,
+    }
 
 
-def _show_imported(built: snapshots.Built, kept: snapshots.Kept, *, dry_run: bool) -> None:
-    made = built.vocabulary
-    state = "would be written" if dry_run and kept.state == "written" else kept.state
+def _show_imported(build: snapshots.Built, outcome: snapshots.Kept, *, dry_run: bool) -> None:
+    vocabulary = build.vocabulary
+    state = "would be written" if dry_run and outcome.state == "written" else outcome.state
     colour = {"held": "yellow", "written": "green"}.get(state, "")
-    out(f"{made.project} {made.version}  {state}: {kept.path}", colour)
-    out(f"  {number_of_terms(made)} terms, {len(built.raw)} bytes, sha-256 {made.digest[:DIGEST]}", "dim")
-    for warning in built.warnings[:SHOWN_WARNINGS]:
+    out(f"{vocabulary.project} {vocabulary.version}  {state}: {outcome.path}", colour)
+    out(f"  {number_of_terms(vocabulary)} terms, {len(build.raw)} bytes, sha-256 {vocabulary.digest[:DIGEST]}", "dim")
+    for warning in build.warnings[:SHOWN_WARNINGS]:
         out(shown(f"  note: {warning}"))
-    if kept.difference is not None:
-        show_difference(kept.difference, f"  compared with {kept.against}:", limit=SHOWN_TERMS)
-    for loss in kept.losses:
+    if outcome.difference is not None:
+        show_difference(outcome.difference, f"  compared with {outcome.against}:", limit=SHOWN_TERMS)
+    for loss in outcome.losses:
         out(shown(f"  {loss}"), "yellow")
-    if kept.state == "held":
+    if outcome.state == "held":
         say("held: look at what is gone; if that is right, import it again with --accept-losses", "yellow")

@@ -43,20 +43,20 @@ def install(
     form = form_of(ctx, output)
     raws = [_read(path) for path in files]
     try:
-        made = [parse(raw) for raw in raws]
-        held = asyncio.run(_install(dsn or environment.load().dsn, raws, accept_losses))
+        vocabularies = [parse(raw) for raw in raws]
+        losses = asyncio.run(_install(dsn or environment.load().dsn, raws, accept_losses))
     except VocabularyBroken as error:
         raise stop(f"refused: {error}", terminal.REJECTED) from None
-    if held:
-        for sentence in held:
+    if losses:
+        for sentence in losses:
             complain(sentence)
         raise stop("nothing is installed; look at it with `fedstac vocab diff`, then --accept-losses",
                     terminal.REJECTED)  # fmt: skip
-    rows = [{"project": one.project, "version": one.version, "digest": one.digest} for one in made]
+    rows = [{"project": one.project, "version": one.version, "digest": one.digest} for one in vocabularies]
     if form is not Output.TABLE:
         terminal.dump({"installed": rows})
     else:
-        for one in made:
+        for one in vocabularies:
             out(f"installed  {one.project} {one.version}  {one.digest[:DIGEST]}")
 
 
@@ -68,7 +68,10 @@ def _read(path: Path) -> bytes:
 
 
 async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list[str]:
-    """Install all, with an audit row each. Return why it installed none, else nothing. VocabularyBroken refuses."""
+    """Install all, with an audit row each. Return the losses for which none was installed.
+
+    VocabularyBroken for content that cannot be used.
+    """
     from fedstac.db import audit, connections
     from fedstac.db import vocabularies as kept
     from fedstac.vocabularies import store
@@ -76,28 +79,28 @@ async def _install(dsn: str, raws: Sequence[bytes], accept_losses: bool) -> list
     conn = await connections.connect(dsn, application="fedstac vocab install")
     try:
         async with conn.transaction():
-            known = vocabularies_in(Path(folder) if (folder := environment.load().cv_folder) else None)
-            here = {kept.SnapshotKey(one.project, one.version, one.digest) for one in known}
+            vocabularies = vocabularies_in(Path(folder) if (folder := environment.load().cv_folder) else None)
+            here = {kept.SnapshotKey(one.project, one.version, one.digest) for one in vocabularies}
             for key, raw in await kept.beyond(conn, here):
-                if known.find(key.project, key.version) is None:
-                    known.install(snapshot_of(raw))
-            held = [] if accept_losses else [loss for raw in raws for loss in _losses(known, raw)]
-            for raw in raws if not held else ():
-                known.install(snapshot_of(raw))  # refuses a version that is there with other content
+                if vocabularies.find(key.project, key.version) is None:
+                    vocabularies.install(snapshot_of(raw))
+            losses = [] if accept_losses else [loss for raw in raws for loss in _losses(vocabularies, raw)]
+            for raw in raws if not losses else ():
+                vocabularies.install(snapshot_of(raw))  # refuses a version that is there with other content
                 snapshot = await store.install(conn, raw, "operator")
                 entry = audit.NewRow("operator", "vocabulary.installed", snapshot.project, snapshot.version, None,
                                     "done", None, bytes.fromhex(snapshot.digest))  # fmt: skip
                 await audit.append(conn, [entry])
-            return held
+            return losses
     finally:
         await conn.close()
 
 
-def _losses(known: Vocabularies, raw: bytes) -> Iterator[str]:
-    """Yield what a snapshot lacks half of that the newest one at hand has."""
-    made = parse(raw)
-    newest = known.of(made.project)
+def _losses(vocabularies: Vocabularies, raw: bytes) -> Iterator[str]:
+    """Yield the vocabularies of the newest snapshot of which a new one lacks half of the terms."""
+    vocabulary = parse(raw)
+    newest = vocabularies.of(vocabulary.project)
     if newest:
         before, after = orjson.loads(newest[-1].read()), orjson.loads(raw)
         for loss in snapshots.lost_between(before, after, between(before, after)):
-            yield f"{made.project} {made.version}: {loss}"
+            yield f"{vocabulary.project} {vocabulary.version}: {loss}"
