@@ -116,15 +116,15 @@ def check(
     """Check a policy file; every fault with its line, exit 1 if there is one."""
     from fedstac.identity import policy_files
 
-    form, faults, found = form_of(ctx, output), tuple[str, ...](), None
+    form, faults, policy = form_of(ctx, output), tuple[str, ...](), None
     try:
-        found = policy_files.read(_content(file))
+        policy = policy_files.read(_content(file))
     except PolicyBroken as error:
         faults = error.faults
     if form is not Output.TABLE:
         terminal.dump({"valid": not faults, "faults": faults})
-    elif found is not None:
-        out(f"{file}: {len(found.rules)} rules, {len(found.homes)} homes", "green")
+    elif policy is not None:
+        out(f"{file}: {len(policy.rules)} rules, {len(policy.homes)} homes", "green")
     for fault in faults if form is Output.TABLE else ():
         complain(f"{file}: {fault}")
     if faults:
@@ -139,9 +139,9 @@ def list_groups(ctx: typer.Context, output: Form = None, url: Url = "", token: T
     """List the groups that you belong to, look after or may manage."""
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as server:
-        found = server.groups()
+        own_groups = server.groups()
     with terminal.Listing(form, ("name", "project", "institution", "members", "managers")) as listing:
-        for each in found:
+        for each in own_groups:
             counts = (str(len(each["members"])), str(len(each["managers"])))
             listing.row(each, (each["name"], each["project"], each["institution"], *counts))
 

@@ -91,17 +91,17 @@ class _Options:
     """The options of a run: those of this command line, else those that the run was started with."""
 
     def __init__(self, ctx: typer.Context, run: Run) -> None:
-        self._ctx, self._kept = ctx, run.options
+        self._ctx, self._kept_options = ctx, run.options
 
     def of(self, name: str, value: T) -> T:
         """Return an option of the run. `value`: that of this command line, or the default."""
         is_given = str(getattr(self._ctx.get_parameter_source(name), "name", "")) == "COMMANDLINE"
-        chosen_value: T = value if is_given else self._kept.get(name, value)
+        chosen_value: T = value if is_given else self._kept_options.get(name, value)
         return chosen_value
 
     def address(self, url: str) -> str:
         """Return the server of the run. BadParameter for another one: each would have a part of the datasets."""
-        before = str(self._kept.get("url", ""))
+        before = str(self._kept_options.get("url", ""))
         if not before:
             return url
         now = str(url or self._ctx.obj.url or environment.load().url or before).rstrip("/")

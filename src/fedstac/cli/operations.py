@@ -268,16 +268,16 @@ def rebuild(
         _, entries = await origin.digests()
         name, head = await origin.head()
         total = sum(entry["n"] for entry in entries) if start is Start.SNAPSHOT else head.pos
-        done = 0
+        count = 0
 
         def on_page(applied: int) -> None:
-            nonlocal done
-            done += applied
-            bars.set("applied", done, max(total, done))
+            nonlocal count
+            count += applied
+            bars.set("applied", count, max(total, count))
 
         async with open_source(source) as events:
             cursor = await index.rebuild(node, origin, events, from_snapshot=start is Start.SNAPSHOT, on_page=on_page)
-        out(f"rebuilt {name}: {done} entries applied, the cursor is {cursor}")
+        out(f"rebuilt {name}: {count} entries applied, the cursor is {cursor}")
 
     with terminal.bars(["applied"]) as bars:
         _at_sources("rebuild", source, work)
