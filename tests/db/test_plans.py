@@ -30,7 +30,7 @@ from fedstac.db import (
     search,
 )
 from fedstac.db.connections import Connection
-from fedstac.db.nodes import Parked, SubjectPlace
+from fedstac.db.nodes import ParkedEvent, SubjectPlace
 from fedstac.db.queue import Claim
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor
@@ -137,7 +137,7 @@ async def consume(conn: Connection) -> None:
     """Move the cursor of a consumer, and set aside what it cannot apply."""
     await nodes.progress(conn, "index", "south")
     await nodes.move(conn, "index", "south", Cursor(1, 17))
-    broken = [Parked(f"new-{n}", f"s{n}", 1, 2, "unknown", "{}") for n in range(990, 1_010)]
+    broken = [ParkedEvent(f"new-{n}", f"s{n}", 1, 2, "unknown", "{}") for n in range(990, 1_010)]
     await nodes.park(conn, "index", "south", 6_000, broken)
     await nodes.unpark(conn, "index", "south", [SubjectPlace(f"s{n}", 1, 3) for n in range(100)])
     assert await nodes.parked(conn, "index", "south")

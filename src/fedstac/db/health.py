@@ -14,7 +14,7 @@ KEY = FOLLOWER_KEY.format(consumer="c.consumer", origin="c.origin")
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class NodeParts:
     """What runs, on whatever process; workers that find nothing to do leave no trace."""
 
     sequencer: bool  # somebody leads
@@ -23,7 +23,7 @@ class Parts:
     waiting_seconds: float | None  # age of the oldest item that nobody has done; None: there is none
 
 
-async def parts(conn: Connection) -> Parts:
+async def parts(conn: Connection) -> NodeParts:
     """Read the parts from the locks that the sequencer and followers hold, and from the queue."""
     row = await conn.fetchrow(
         f"""WITH held AS MATERIALIZED (
@@ -47,4 +47,4 @@ async def parts(conn: Connection) -> Parts:
         SEQUENCER_LOCK, FOLLOWER_LOCK,
     )  # fmt: skip
     assert row is not None
-    return Parts(**{**dict(row), "followers": orjson.loads(row["followers"])})
+    return NodeParts(**{**dict(row), "followers": orjson.loads(row["followers"])})

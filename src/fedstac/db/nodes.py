@@ -212,7 +212,7 @@ async def end_attempt(conn: Connection, consumer: str, origin: str, event_id: st
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class ParkedEvent:
     """An event that is set aside; epoch and seq are its place among those of its dataset, 0 where it has none."""
 
     event_id: str
@@ -232,7 +232,7 @@ class SubjectPlace:
     seq: int
 
 
-async def park(conn: Connection, consumer: str, origin: str, pos: int, events: Sequence[Parked]) -> None:
+async def park(conn: Connection, consumer: str, origin: str, pos: int, events: Sequence[ParkedEvent]) -> None:
     """Set events aside that cannot be applied, of each dataset the newest: a later one replaces it (C2)."""
     await conn.execute(
         """INSERT INTO fedstac.parked_event AS p (consumer, origin, pos, event_id, subject, epoch, seq, detail, event)

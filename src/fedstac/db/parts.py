@@ -13,7 +13,7 @@ KEPT_HOURS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PartReport:
     """How the parts of one name stand in all processes that are alive."""
 
     running: int
@@ -44,7 +44,7 @@ async def forget(conn: Connection, process: str) -> None:
     await conn.execute("DELETE FROM fedstac.part WHERE process = $1", process)
 
 
-async def elsewhere(conn: Connection, process: str) -> dict[str, Standing]:
+async def elsewhere(conn: Connection, process: str) -> dict[str, PartReport]:
     """Return how the parts stand in all other processes."""
     rows = await conn.fetch(
         """SELECT name, sum(running)::int AS running, sum(wanted)::int AS wanted, sum(restarts)::int AS restarts,
@@ -54,17 +54,17 @@ async def elsewhere(conn: Connection, process: str) -> dict[str, Standing]:
         process, ALIVE_SECONDS,
     )  # fmt: skip
     return {
-        row["name"]: Standing(row["running"], row["wanted"], row["restarts"], tuple(row["troubles"])) for row in rows
+        row["name"]: PartReport(row["running"], row["wanted"], row["restarts"], tuple(row["troubles"])) for row in rows
     }
 
 
-def everywhere(states: Mapping[str, PartState], elsewhere: Mapping[str, Standing]) -> dict[str, Standing]:
+def everywhere(states: Mapping[str, PartState], elsewhere: Mapping[str, PartReport]) -> dict[str, PartReport]:
     """Return how the parts stand in this process and the others together."""
     standings = dict(elsewhere)
     for name, state in states.items():
-        other = standings.get(name, Standing(0, 0, 0))
+        other = standings.get(name, PartReport(0, 0, 0))
         troubles = (state.trouble, *other.troubles) if state.trouble else other.troubles
-        standings[name] = Standing(
+        standings[name] = PartReport(
             other.running + state.running, other.wanted + state.wanted, other.restarts + state.restarts,
             tuple(dict.fromkeys(troubles)),
         )  # fmt: skip

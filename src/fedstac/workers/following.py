@@ -303,7 +303,7 @@ class Follower:
                 await nodes.move(conn, self.handler.consumer, page.origin, page.cursor, snapshot=snapshot)
         self._report(parked)
 
-    async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> list[nodes.Parked]:
+    async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> list[nodes.ParkedEvent]:
         """Apply events and park the others; joins the caller's transaction. Return what is parked."""
         consumer = self.handler.consumer
         refusals = await self.handler.handle(conn, page)
@@ -318,7 +318,7 @@ class Follower:
         )
         return parked
 
-    def _report(self, parked: Sequence[nodes.Parked]) -> None:
+    def _report(self, parked: Sequence[nodes.ParkedEvent]) -> None:
         for each in parked:
             log.error("an event is parked", event_id=each.event_id, subject=each.subject, detail=each.detail)
             self.exceptions.append({"event_id": each.event_id, "outcome": "parked", "detail": each.detail})
@@ -451,11 +451,11 @@ def _place(event: RawEvent) -> tuple[int, int]:
     return epoch, seq
 
 
-def _parked(rejection: Rejection) -> nodes.Parked:
+def _parked(rejection: Rejection) -> nodes.ParkedEvent:
     event = rejection.event
     epoch, seq = _place(event)
     detail = _storable(rejection.reason, LONGEST_DETAIL)
-    return nodes.Parked(_event_id(event), _subject(event), epoch, seq, detail, orjson.dumps(event).decode())
+    return nodes.ParkedEvent(_event_id(event), _subject(event), epoch, seq, detail, orjson.dumps(event).decode())
 
 
 async def session(node: Node) -> Connection:

@@ -12,8 +12,8 @@ from functools import partial
 
 from fedstac.bootstrap import Part
 from fedstac.db import nodes
-from fedstac.db.health import Parts
-from fedstac.db.parts import Standing
+from fedstac.db.health import NodeParts
+from fedstac.db.parts import PartReport
 from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
 from fedstac.settings import Settings
 from fedstac.workers import following, index_node, notifier, publisher, sequencer
@@ -33,8 +33,8 @@ class Outlook:
     """What a role's stand is told by: the settings, the database's locks and queue, the parts of all processes."""
 
     settings: Settings
-    parts: Parts
-    standings: Mapping[str, Standing]
+    parts: NodeParts
+    standings: Mapping[str, PartReport]
 
 
 @dataclass(frozen=True, slots=True)
