@@ -80,7 +80,7 @@ class Publishing:
         self.requests = 0
         self._unseen: dict[str, list[tuple[int, str, int]]] = {node: [] for node in visible_at}
         self._followers: Sequence[str] = ()  # nodes that follow
-        self._moved = self._looked = time.monotonic()
+        self._last_progress = self._looked = time.monotonic()
 
     def publish(self, documents: Iterable[ReadyDocument | DocumentTrouble]) -> Iterator[Step]:
         """Send everything, and yield each acceptance, each refusal, and requests as they make progress.
@@ -97,10 +97,10 @@ class Publishing:
         yield from self._follow(0)
         yield from self._follow_to_nodes()
 
-    def follow(self, submitted: AcceptedBatch) -> None:
+    def follow(self, batch: AcceptedBatch) -> None:
         """Follow a request of an earlier run too."""
-        self.open[submitted.id] = Open(submitted, [f"request {submitted.id}, item {n}" for n in range(submitted.total)])
-        self.counts.update(sent=submitted.total, accepted=submitted.total)
+        self.open[batch.id] = Open(batch, [f"request {batch.id}, item {n}" for n in range(batch.total)])
+        self.counts.update(sent=batch.total, accepted=batch.total)
         self.requests += 1
 
     # --- sending ---
@@ -134,7 +134,7 @@ class Publishing:
             part = pending.pop()
             self.under_way = part
             try:
-                submitted = self._client.submit(part[0].collection, [entry.text for entry in part])
+                accepted_batch = self._client.submit(part[0].collection, [entry.text for entry in part])
             except NotAuthorised as refusal:
                 if refusal.status == 401 or not self.requests:
                     raise
@@ -147,19 +147,19 @@ class Publishing:
                 pending += reversed(rest)
             else:
                 self.under_way = ()
-                yield self._accept(submitted, part)
-                if not self._wait and submitted.rejected:
-                    yield from self._refused_of(submitted.id, [entry.place for entry in part])
+                yield self._accept(accepted_batch, part)
+                if not self._wait and accepted_batch.rejected:
+                    yield from self._refused_of(accepted_batch.id, [entry.place for entry in part])
 
-    def _accept(self, submitted: AcceptedBatch, part: Sequence[ReadyDocument]) -> AcceptedBatch:
+    def _accept(self, batch: AcceptedBatch, part: Sequence[ReadyDocument]) -> AcceptedBatch:
         self.requests += 1
-        self.counts["accepted"] += submitted.total - submitted.rejected
+        self.counts["accepted"] += batch.total - batch.rejected
         if self._on_accepted is not None:
-            self._on_accepted(submitted, part)
+            self._on_accepted(batch, part)
         if self._wait:
-            self.open[submitted.id] = Open(submitted, [entry.place for entry in part])
-        self._moved = time.monotonic()
-        return submitted
+            self.open[batch.id] = Open(batch, [entry.place for entry in part])
+        self._last_progress = time.monotonic()
+        return batch
 
     def _count(self, trouble: DocumentTrouble) -> DocumentTrouble:
         self.counts[trouble.status] += 1
@@ -182,9 +182,9 @@ class Publishing:
             if len(self.open) <= most and time.monotonic() - self._looked < FIRST_LOOK * 4:
                 return
             self._looked = time.monotonic()
-            moved = yield from self._look()
-            if moved:
-                pause, self._moved = FIRST_LOOK, time.monotonic()
+            has_moved = yield from self._look()
+            if has_moved:
+                pause, self._last_progress = FIRST_LOOK, time.monotonic()
                 continue
             if len(self.open) <= most:
                 return
@@ -197,7 +197,7 @@ class Publishing:
         id, opened = next(iter(self.open.items()))
         request = self._client.request(id)
         done = Counter({"done": request.counts.get("done", 0)})
-        moved = bool(done - opened.counts)
+        has_moved = bool(done - opened.counts)
         self.counts += done - opened.counts
         opened.counts = done
         if request.is_final and (request.is_announced or not self.visible):
@@ -208,12 +208,12 @@ class Publishing:
             yield request  # last: its refusals are kept before it counts as settled
             self._note_position(request)
             return True
-        if moved:
+        if has_moved:
             yield request
-        return moved
+        return has_moved
 
     def _check_patience(self, so_far: str) -> None:
-        if self._patience and time.monotonic() - self._moved > self._patience:
+        if self._patience and time.monotonic() - self._last_progress > self._patience:
             raise Stalled(f"{self._client.url} {so_far}, and nothing moved for {self._patience:g} s")
 
     # --- visibility ---
@@ -234,7 +234,7 @@ class Publishing:
         """
         if not any(self._unseen.values()) or time.monotonic() - self._looked < every:
             return False
-        self._looked, moved = time.monotonic(), False
+        self._looked, has_moved = time.monotonic(), False
         for node, unseen in self._unseen.items():
             for index in sorted({len(unseen) - 1, len(unseen) // 2, 0}, reverse=True) if unseen else ():
                 request = self._client.request(unseen[index][1])
@@ -242,10 +242,10 @@ class Publishing:
                 if request.is_visible_at(node):
                     self.visible[node] += sum(done for _, _, done in unseen[: index + 1])
                     del unseen[: index + 1]
-                    self._moved, moved = self._looked, True
+                    self._last_progress, has_moved = self._looked, True
                     yield request
                     break
-        return moved
+        return has_moved
 
     def _follow_to_nodes(self) -> Iterator[Step]:
         pause = FIRST_LOOK

@@ -48,7 +48,7 @@ class Rehearsal:
         skip: Callable[[], None] = lambda: None,
         batch: int = BATCH,
     ) -> None:
-        """`report` is called for each document that is not refused, `skip` for each that need not be sent."""
+        """Prepare a rehearsal. `report` gets each document that is not refused, `skip` each that need not be sent."""
         self._client, self._report, self._skip, self._size = client, report, skip, max(1, batch)
         self.counts: Counter[str] = Counter()
 

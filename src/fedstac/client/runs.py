@@ -123,12 +123,12 @@ class Run:
 
     # --- progress ---
 
-    def add_accepted(self, submitted: AcceptedBatch, part: Sequence[ReadyDocument]) -> None:
+    def add_accepted(self, batch: AcceptedBatch, part: Sequence[ReadyDocument]) -> None:
         """Note that the server accepted a batch."""
         digests = [digest(entry) for entry in part]
         again = [name for entry in part for name in (entry.id, entry.place) if name in self.refused]
         more = {"again": again} if again else {}
-        self._append({"accepted": submitted.id, "url": submitted.url, "digests": digests, **more})
+        self._append({"accepted": batch.id, "url": batch.url, "digests": digests, **more})
 
     def step(self, step: Step) -> None:
         """Note a settled request or a refused item."""

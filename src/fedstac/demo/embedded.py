@@ -178,22 +178,22 @@ def cluster(
     sockets, sockets_lock = _make_socket_folder(account)
     try:
         try:
-            with _claimed(folder, progress) as folder_lock:
+            with _lock_on(folder, progress) as folder_lock:
                 _remove_left_sockets(account)
-                held = (folder_lock, sockets_lock)
-                binaries = _prepared(folder, account, held, progress)
-                server, port = _start(binaries, folder, account, sockets, held, settings, progress)
+                locks = (folder_lock, sockets_lock)
+                binaries = _prepare(folder, account, locks, progress)
+                server, port = _start(binaries, folder, account, sockets, locks, settings, progress)
         finally:
             os.close(sockets_lock)  # the server has its own copy; a child that this process forks shall have none
 
         def start_again() -> int:
             nonlocal server
             server.wait(LEAVING)
-            with _claimed(folder, progress, LEAVING) as folder_lock:
+            with _lock_on(folder, progress, LEAVING) as folder_lock:
                 lock = _lock_socket_folder(sockets, account)
                 try:
-                    held = (folder_lock, lock)
-                    server, _ = _start(binaries, folder, account, sockets, held, settings, progress, port)
+                    locks = (folder_lock, lock)
+                    server, _ = _start(binaries, folder, account, sockets, locks, settings, progress, port)
                 finally:
                     os.close(lock)
             return server.pid
@@ -211,7 +211,7 @@ def cluster(
 
 def _installations() -> dict[int, Path]:
     """Return the folders of binaries by major version, of those with all EXTENSIONS."""
-    found: dict[int, Path] = {}
+    folders: dict[int, Path] = {}
     on_path = shutil.which("pg_config")
     places = [Path(_output(on_path, "--bindir"))] if on_path else []
     for bindir in [*places, *Path("/usr/lib/postgresql").glob("*/bin"), *Path("/usr").glob("pgsql-*/bin")]:
@@ -221,8 +221,8 @@ def _installations() -> dict[int, Path]:
         if all((extensions / f"{name}.control").exists() for name in EXTENSIONS):
             version = re.search(r"\d+", _output(bindir / "pg_config", "--version"))
             if version:
-                found.setdefault(int(version.group()), bindir)
-    return found
+                folders.setdefault(int(version.group()), bindir)
+    return folders
 
 
 def _output(program: str | Path, argument: str) -> str:
@@ -240,7 +240,7 @@ def _install_line() -> str:
 
 
 def _account_for(folder: Path) -> _Account:
-    """This user; for root the owner of the data, else `postgres`, else `nobody`."""
+    """Return this user; for root the owner of the data, else `postgres`, else `nobody`."""
     if os.geteuid() != 0:
         return _Account(_user_name(os.geteuid()), os.geteuid(), os.getegid())
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -292,25 +292,25 @@ def _may_enter(path: Path, account: _Account) -> bool:
     if account.uid == os.geteuid():
         return os.access(path, os.X_OK)
     # asks the kernel as that user, since mode bits do not show access control lists
-    asked = subprocess.run(
+    answer = subprocess.run(
         ["test", "-x", path], user=account.uid, group=account.gid, extra_groups=[], cwd="/", check=False
     )
-    return asked.returncode == 0
+    return answer.returncode == 0
 
 
 @contextmanager
-def _claimed(folder: Path, progress: Callable[[str], None], grace: float = GRACE) -> Iterator[int]:
+def _lock_on(folder: Path, progress: Callable[[str], None], grace: float = GRACE) -> Iterator[int]:
     """Yield a lock on the folder, which the server inherits; FolderInUse while another has it."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        since, told = time.monotonic(), False
+        since, has_notice = time.monotonic(), False
         while not _try_lock(lock):
             pid, status = _pid_file(folder)
             if time.monotonic() - since > (LEAVING if status == "stopping" else grace):
                 raise FolderInUse(_in_use(folder, pid))
-            if status == "stopping" and not told:
+            if status == "stopping" and not has_notice:
                 progress(f"Waiting for PostgreSQL {pid} to stop")
-                told = True
+                has_notice = True
             time.sleep(0.02)
         pid, _ = _pid_file(folder)
         if pid is not None:
@@ -355,13 +355,13 @@ def _works_in(pid: int, pgdata: Path) -> bool:
 # --- the data
 
 
-def _prepared(folder: Path, account: _Account, held: Sequence[int], progress: Callable[[str], None]) -> Path:
+def _prepare(folder: Path, account: _Account, locks: Sequence[int], progress: Callable[[str], None]) -> Path:
     """Return the binaries that fit the folder's data, which is made if there is none."""
     written_by = _read(folder / "pgdata" / "PG_VERSION").strip()
     if not written_by:
         binaries = find_binaries()
         progress(f"Making a PostgreSQL cluster in {folder}")
-        _make_data(binaries, folder, account, held)
+        _make_data(binaries, folder, account, locks)
         return binaries
     installed = _installations()
     if not installed:
@@ -377,7 +377,7 @@ def _prepared(folder: Path, account: _Account, held: Sequence[int], progress: Ca
     return installed[int(written_by)]
 
 
-def _make_data(binaries: Path, folder: Path, account: _Account, held: Sequence[int]) -> None:
+def _make_data(binaries: Path, folder: Path, account: _Account, locks: Sequence[int]) -> None:
     """Run initdb beside `pgdata` and rename, so that a killed run leaves no half of a cluster."""
     password, fresh = folder / "password", folder / "pgdata.new"
     password.unlink(missing_ok=True)
@@ -392,7 +392,7 @@ def _make_data(binaries: Path, folder: Path, account: _Account, held: Sequence[i
         command = [str(binaries / "initdb"), f"--pgdata={fresh}", "--username=postgres", f"--pwfile={password}"]
         command += ["--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--no-locale"]
         command += [f"--lc-ctype={ctype}", "--no-sync", "--no-instructions"]
-        with _spawn(command, account, held, subprocess.PIPE) as initdb:
+        with _spawn(command, account, locks, subprocess.PIPE) as initdb:
             output = initdb.communicate()[0].decode(errors="replace")
         if initdb.returncode == 0:
             fresh.rename(folder / "pgdata")
@@ -459,13 +459,13 @@ def _start(
     folder: Path,
     account: _Account,
     sockets: Path,
-    held: Sequence[int],
+    locks: Sequence[int],
     settings: Mapping[str, str],
     progress: Callable[[str], None],
     same_port: int | None = None,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Return a server that accepts connections, and its port; StartFailed otherwise, with nothing left running."""
-    for left in reversed(range(PORT_TRIES)):
+    for tries_left in reversed(range(PORT_TRIES)):
         port = same_port or _free_port()
         ours = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": f'"{sockets}"'}
         command = [str(binaries / "postgres"), "-D", str(folder / "pgdata")]
@@ -474,7 +474,7 @@ def _start(
         progress(f"Starting PostgreSQL on port {port}")
         log, start_of_log = _open_log(folder)
         try:
-            server = _spawn(command, account, held, log)
+            server = _spawn(command, account, locks, log)
         finally:
             os.close(log)
         try:
@@ -486,7 +486,9 @@ def _start(
             return server, port
         _stop(server)
         output = _read(folder / "postgres.log", start_of_log)
-        if not left or "could not bind" not in output:  # somebody may take the port between our look and its start
+        if (
+            not tries_left or "could not bind" not in output
+        ):  # somebody may take the port between our look and its start
             break
     raise StartFailed(
         f"PostgreSQL did not start on {folder}. The end of {folder / 'postgres.log'}:\n{_last_lines(output)}"
@@ -494,19 +496,19 @@ def _start(
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path, progress: Callable[[str], None]) -> bool:
-    since = told = time.monotonic()
+    since = last_notice = time.monotonic()
     while server.poll() is None and time.monotonic() - since < STARTING:
         if _pid_file(folder) == (server.pid, "ready"):
             return True
-        if time.monotonic() - told > 5:
-            told = time.monotonic()
-            progress(f"PostgreSQL is recovering since {told - since:.0f} s")
+        if time.monotonic() - last_notice > 5:
+            last_notice = time.monotonic()
+            progress(f"PostgreSQL is recovering since {last_notice - since:.0f} s")
         time.sleep(0.01)
     return False
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Fast, then immediate shutdown (the next start recovers), then the end."""
+    """Ask for a fast shutdown, then for an immediate one (the next start recovers), then kill."""
     for how, patience in ((signal.SIGINT, 60), (signal.SIGQUIT, 10), (signal.SIGKILL, 10)):
         server.send_signal(how)
         with suppress(subprocess.TimeoutExpired):
@@ -514,7 +516,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _spawn(command: Sequence[str], account: _Account, held: Sequence[int], output: int) -> subprocess.Popen[bytes]:
+def _spawn(command: Sequence[str], account: _Account, locks: Sequence[int], output: int) -> subprocess.Popen[bytes]:
     """Run as the account, out of reach of the terminal's Ctrl-C, with the locks, and only as long as this process."""
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(account.uid), str(account.gid)]
     return subprocess.Popen(
@@ -524,7 +526,7 @@ def _spawn(command: Sequence[str], account: _Account, held: Sequence[int], outpu
         stderr=subprocess.STDOUT,
         cwd="/",
         env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},  # no PG* variable of the caller
-        pass_fds=held,
+        pass_fds=locks,
         process_group=0,
     )
 

@@ -102,7 +102,7 @@ class Process:
         return self.child.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL, and gone when this returns."""
+        """Send SIGKILL, and return when the process is gone."""
         self.child.kill()
         self.child.wait()
 
@@ -173,7 +173,7 @@ class Federation:
                 raise StartFailed(f"{process.name} ended with {code}; it logged last:\n{tail(process.log)}")
 
     def start_publishing_node(self, name: str, **environment: str) -> Process:
-        """Another publishing node beside west, all of it in one process."""
+        """Start another publishing node beside west, all of it in one process."""
         return self.start(name, "serve", node=name, **{"FEDSTAC_PORT": "0", **environment})
 
     def start_index_node(
@@ -220,7 +220,7 @@ def federation(
     server: Server, *, index_nodes: Sequence[str] = (), publishing: Sequence[str] = (WEST,),
     say: Say = lambda _: None, prefix: str = "fedstac_",
 ) -> Iterator[Federation]:  # fmt: skip
-    """Databases and tokens for publishing nodes and these index nodes; processes are the caller's to start.
+    """Make databases and tokens for publishing nodes and these index nodes; the caller starts the processes.
 
     They end with this.
     """
@@ -244,7 +244,7 @@ def federation(
 
 
 def make_database(server: Server, name: str, say: Say) -> None:
-    """A migrated database of this name; one that is there is brought up to date."""
+    """Make a migrated database of this name, or bring one that is there up to date."""
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         exists = conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
         if not exists:

@@ -108,7 +108,7 @@ class Provider:
         self.refresh_tokens: dict[str, Grant] = {}
 
     def metadata(self) -> dict[str, Any]:
-        """OpenID Connect Discovery 1.0, section 3."""
+        """Return the metadata of OpenID Connect Discovery 1.0, section 3."""
         places = {
             "authorization_endpoint": "authorize", "device_authorization_endpoint": "device", "jwks_uri": "jwks",
             "revocation_endpoint": "revoke", "token_endpoint": "token",
@@ -157,27 +157,27 @@ class Provider:
         return None
 
     def decide(self, device: Device, subject: str) -> None:
-        """Somebody confirms a login, or refuses it where the subject is nobody's."""
+        """Confirm a login, or refuse it if the subject is nobody's."""
         device.answer = Grant(subject, device.scope) if subject in self.people else OAuthRefusal("access_denied")
 
-    def authorize(self, asked: Mapping[str, str], subject: str) -> str:
+    def authorize(self, parameters: Mapping[str, str], subject: str) -> str:
         """Return where the browser goes back to, with a code or an error (RFC 6749, 4.1.2; RFC 9207)."""
-        back = {"state": asked.get("state", ""), "iss": self.url}
+        back = {"state": parameters.get("state", ""), "iss": self.url}
         if subject in self.people:
-            grant = Grant(subject, asked.get("scope", ""), asked.get("nonce", ""))
+            grant = Grant(subject, parameters.get("scope", ""), parameters.get("nonce", ""))
             back["code"] = secrets.token_urlsafe(24)
             ends = time.monotonic() + CODE_SECONDS
-            self.codes[back["code"]] = Code(grant, asked["redirect_uri"], asked["code_challenge"], ends)
+            self.codes[back["code"]] = Code(grant, parameters["redirect_uri"], parameters["code_challenge"], ends)
         else:
             back["error"] = "access_denied"
-        return f"{asked['redirect_uri']}?{urlencode(back)}"
+        return f"{parameters['redirect_uri']}?{urlencode(back)}"
 
-    def may_return(self, asked: Mapping[str, str]) -> bool:
+    def may_return(self, parameters: Mapping[str, str]) -> bool:
         """Return whether an authorization request is one of our client's, with PKCE, from a process on this machine."""
-        back = asked.get("redirect_uri", "")
+        back = parameters.get("redirect_uri", "")
         return (
-            (asked.get("client_id"), asked.get("response_type")) == (CLIENT, "code")
-            and (asked.get("code_challenge_method"), bool(asked.get("code_challenge"))) == ("S256", True)
+            (parameters.get("client_id"), parameters.get("response_type")) == (CLIENT, "code")
+            and (parameters.get("code_challenge_method"), bool(parameters.get("code_challenge"))) == ("S256", True)
             and back.startswith("http://") and "?" not in back and is_safe(back, of=self.url)
         )  # fmt: skip
 
@@ -201,7 +201,7 @@ class Provider:
         return self._issue(grant)
 
     def revoke(self, token: str) -> None:
-        """Access tokens end by themselves."""
+        """Revoke a refresh token. Access tokens end by themselves."""
         self.refresh_tokens.pop(token, None)
 
     def _by_device(self, code: str) -> Grant | None:
@@ -254,7 +254,7 @@ def _answer(content: Mapping[str, Any], status: int = 200) -> Response:
     return JSONResponse(content, status, {"Cache-Control": "no-store"})
 
 
-def refused(error: str) -> Response:
+def refusal_response(error: str) -> Response:
     return _answer({"error": error, "error_description": f"refused: {error}"}, 400)
 
 
@@ -269,7 +269,7 @@ async def jwks(request: Request) -> Response:
 async def device(request: Request) -> Response:
     form = await form_of(request)
     if form.get("client_id") != CLIENT:
-        return refused("invalid_client")
+        return refusal_response("invalid_client")
     return _answer(_of(request).begin_device(form.get("scope", "")))
 
 
@@ -277,7 +277,7 @@ async def token(request: Request) -> Response:
     try:
         return _answer(_of(request).tokens(await form_of(request)))
     except OAuthRefusal as error:
-        return refused(str(error))
+        return refusal_response(str(error))
 
 
 async def revoke(request: Request) -> Response:
@@ -301,18 +301,18 @@ async def activate(request: Request) -> Response:
 
 async def authorize(request: Request) -> Response:
     """Return the page on which a login in a browser is confirmed."""
-    provider, asked = _of(request), dict(request.query_params)
-    if not provider.may_return(asked):
+    provider, parameters = _of(request), dict(request.query_params)
+    if not provider.may_return(parameters):
         return _page(
             "Not for this provider", "<p>Only fedstac login is known here, on this machine and with PKCE.", 400
         )
     if request.method == "GET":
         return _choice(provider, "")
     subject = (await form_of(request)).get("subject", "")
-    return RedirectResponse(provider.authorize(asked, subject), 303)
+    return RedirectResponse(provider.authorize(parameters, subject), 303)
 
 
-def _choice(provider: Provider, said: str) -> Response:
+def _choice(provider: Provider, answer: str) -> Response:
     """Return a button for everybody whom one can be, and one for nobody; it is answered at the address of the page."""
     buttons = "".join(
         f'<p><button name="subject" value="{html.escape(person.subject)}">{html.escape(person.name)}</button>'
@@ -320,7 +320,7 @@ def _choice(provider: Provider, said: str) -> Response:
         for person in provider.people.values()
     )
     refuse = '<p><button name="subject" value="">Refuse</button>'
-    return _page("Who are you?", f'{said}<form method="post">{buttons}{refuse}</form>')
+    return _page("Who are you?", f'{answer}<form method="post">{buttons}{refuse}</form>')
 
 
 def _page(title: str, content: str, status: int = 200) -> Response:

@@ -177,14 +177,14 @@ def _plan(block: int, seed: int, versions: int) -> list[tuple[int, int]]:
     order = sorted(range(_BLOCK), key=lambda slot: noise[2 * _BLOCK + 2 * slot : 2 * _BLOCK + 2 * slot + 2])
     mixed = [owners[slot] for slot in order]
     shifts = noise[4 * _BLOCK :]
-    seen = dict.fromkeys(mixed, 0)
+    counts = dict.fromkeys(mixed, 0)
     entries: list[tuple[int, int]] = []
     for owner in mixed:
         total = mixed.count(owner)
         # a rotation by at least one is never the ascending order
         shift = 1 + shifts[owner % _BLOCK] % (total - 1) if total > 1 else 0
-        entries.append((owner, (seen[owner] + shift) % total))
-        seen[owner] += 1
+        entries.append((owner, (counts[owner] + shift) % total))
+        counts[owner] += 1
     return entries
 
 
@@ -210,13 +210,13 @@ def _combined(model: Model, experiment: Experiment, variable: Variable) -> Itera
     realm = next((realm for realm in variable.realms.split() if realm in run), None)
     if realm is None:
         return
-    added = [source_type for source_type in experiment.allowed.split() if _NEEDS[source_type] <= run]
+    optional_types = [source_type for source_type in experiment.allowed.split() if _NEEDS[source_type] <= run]
     grid = (model.ocean_grid if realm in _OCEAN else model.grid) + _GRID_SUFFIX.get(variable.table_id, "")
     for activity in experiment.activities.split():
         if activity not in model.activities.split():
             continue
         for institution in model.institutions.split():
-            source_types = (*required, *added)
+            source_types = (*required, *optional_types)
             yield _Combination(
                 model, experiment, variable, institution, activity, source_types, resolutions[realm], grid
             )
@@ -255,7 +255,7 @@ def _lineage(number: int, combinations: tuple[_Combination, ...], seed: int, ver
 
 
 def _member(experiment: Experiment, turn: int, offset: int) -> tuple[str, str]:
-    """Sub-experiment and variant label: for one offset, another pair at every turn (mixed radix, no upper bound)."""
+    """Return sub-experiment and variant label: for one offset, another pair at every turn (mixed radix, unbounded)."""
     sub_experiment_id = "none"
     if experiment.starts:
         first, last = experiment.starts
@@ -268,7 +268,7 @@ def _member(experiment: Experiment, turn: int, offset: int) -> tuple[str, str]:
 
 
 def _years(experiment: Experiment, sub_experiment_id: str, noise: int) -> tuple[int, int]:
-    """First and last year of the simulation, within 1 … 9999."""
+    """Return the first and last year of the simulation, within 1 … 9999."""
     if experiment.starts:
         first = int(sub_experiment_id[1:])
         return first, first + experiment.length
@@ -286,7 +286,7 @@ def _item(lineage: _Lineage, rank: int, key: str) -> dict[str, object]:
     day = date.fromordinal(lineage.first_day + rank * lineage.gap).isoformat()
     version = day.replace("-", "")
     clock = int(noise[32:36], 16)
-    written = f"{day}T{clock % 24:02}:{clock // 24 % 60:02}:{clock // 1440 % 60:02}Z"
+    created = f"{day}T{clock % 24:02}:{clock // 24 % 60:02}:{clock // 1440 % 60:02}Z"
     # the DRS in both its spellings (CMIP6 data reference syntax): dots for the id, slashes for the path
     facets = (
         "CMIP6",
@@ -301,7 +301,7 @@ def _item(lineage: _Lineage, rank: int, key: str) -> dict[str, object]:
     )
     base_id = ".".join(facets)
     item_id = f"{base_id}.v{version}"
-    assets, size = _assets(lineage, f"{'/'.join(facets)}/v{version}", written, noise[_ITEM_NOISE:])
+    assets, size = _assets(lineage, f"{'/'.join(facets)}/v{version}", created, noise[_ITEM_NOISE:])
     geometry, bbox = _footprint(combination)
     times = _CLOCKS[variable.frequency]
     return {
@@ -316,8 +316,8 @@ def _item(lineage: _Lineage, rank: int, key: str) -> dict[str, object]:
             "datetime": None,
             "start_datetime": f"{lineage.years[0]:04}{times.start}",
             "end_datetime": f"{lineage.years[1]:04}{times.end}",
-            "created": written,
-            "updated": written,
+            "created": created,
+            "updated": created,
             "size": size,
             "retracted": False,
             "latest": True,
@@ -361,7 +361,7 @@ def _item(lineage: _Lineage, rank: int, key: str) -> dict[str, object]:
     }
 
 
-def _assets(lineage: _Lineage, path: str, written: str, noise: str) -> tuple[dict[str, object], int]:
+def _assets(lineage: _Lineage, path: str, created: str, noise: str) -> tuple[dict[str, object], int]:
     """Return the files and the Globus link of one version, by asset key, and the files' sizes together in bytes."""
     node = NODES[lineage.combination.institution]
     root = f"https://{node}/thredds/fileServer/css03_data"
@@ -382,8 +382,8 @@ def _assets(lineage: _Lineage, path: str, written: str, noise: str) -> tuple[dic
             "file:size": size,
             "file:checksum": f"1220{noise[at : at + 64]}",
             "cmip6:tracking_id": f"hdl:21.14100/{_uuid(noise[at + 64 : at + 96])}",
-            "created": written,
-            "updated": written,
+            "created": created,
+            "updated": created,
             "file:local_path": f"{path}/{name}",
         }
     assets["globus"] = {
@@ -394,8 +394,8 @@ def _assets(lineage: _Lineage, path: str, written: str, noise: str) -> tuple[dic
         "alternate:name": node,
         "node": node,
         "protocol": "globus",
-        "created": written,
-        "updated": written,
+        "created": created,
+        "updated": created,
         "file:local_path": path,
     }
     return assets, total
@@ -422,7 +422,7 @@ def _file_names(lineage: _Lineage) -> Iterator[str]:
 
 
 def _footprint(combination: _Combination) -> tuple[dict[str, object], list[float]]:
-    """Geometry and bounding box: the globe up to the last grid point before the antimeridian, or one ice sheet."""
+    """Return geometry and bounding box: the globe up to the last point before the antimeridian, or one ice sheet."""
     east = 180.0 - _DEGREES[combination.resolution]
     match combination.grid_label[-1]:
         case "a":
