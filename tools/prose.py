@@ -91,6 +91,12 @@ EXCEPTIONS: Final[Mapping[str, str]] = {
     "src/fedstac/domain/errors.py:NotFound": "as above: two sides of one answer",
     "src/fedstac/client/transport.py:Conflict": "as above",
     "src/fedstac/domain/errors.py:Conflict": "as above",
+    "src/fedstac/bootstrap.py:queued": "a Wakeup is called by the news that it brings",
+    "src/fedstac/bootstrap.py:settled": "a Wakeup is called by the news that it brings",
+    "src/fedstac/runtime/supervision.py:changed": "a Wakeup is called by the news that it brings",
+    "src/fedstac/cli/__init__.py:everywhere": "its docstring is the text of `fedstac --help`",
+    "src/fedstac/client/publishing.py:Publishing": "a noun here: one run of publishing",
+    "src/fedstac/client/values.py:changed": "a member of the server's answer has this name",
     "src/fedstac/vocabularies/compare.py:added": "beside `removed`: the two sides of a difference",
     "src/fedstac/vocabularies/compare.py:changed": "beside `added` and `removed`",
 }

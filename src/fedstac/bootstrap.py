@@ -176,13 +176,13 @@ async def report_parts(node: Node, stop: asyncio.Event) -> None:
     """Report how the parts of this process stand, when that changes and every few seconds."""
 
     async def report() -> None:
-        changed = node.parts.changed.next()
+        next_change = node.parts.changed.next()
         node.parts.forget_old_troubles()
         async with node.pools.work.acquire() as conn:
             await parts_of_node.report(conn, node.parts.process, node.parts.states)
         await pause(stop, LEAST_BEAT_SECONDS)
         if not stop.is_set():
-            await changed(BEAT_SECONDS)
+            await next_change(BEAT_SECONDS)
 
     await supervision.keep_trying(node.parts, "heartbeat", report, stop)
 

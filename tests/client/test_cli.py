@@ -486,26 +486,26 @@ async def test_a_second_index_node_stands_by_and_takes_over(api: Api, make_datab
         task = asyncio.create_task(first.run(stops[0]))
 
         async def first_leads() -> bool:
-            return first.applied.pos > 0
+            return first.applied_cursor.pos > 0
 
         await until(first_leads)
         waiting = asyncio.create_task(second.run(stops[1]))
         assert (await publish).status_code == 201
 
         async def first_has_it() -> bool:
-            return first.applied.pos > 1
+            return first.applied_cursor.pos > 1
 
         async def second_tries() -> bool:
             return second.lock is not None
 
         await until(first_has_it)
         await until(second_tries)
-        assert second.applied.pos == 0
+        assert second.applied_cursor.pos == 0
         stops[0].set()
         await asyncio.wait_for(task, PATIENCE)
 
         async def second_leads() -> bool:
-            return second.applied.pos > 1
+            return second.applied_cursor.pos > 1
 
         await until(second_leads)
         stops[1].set()

@@ -210,7 +210,7 @@ def test_a_run_that_was_stopped_between_two_batches_is_kept(tmp_path: Path) -> N
     run.add_accepted(AcceptedBatch("r1", "u", 1), [ReadyDocument("items:1", "id1", "CMIP6", b"{}")])
     run.step(Request("r1", "done", "CMIP6", 1, {"done": 1}, {"new": 1}, False, 1, {}, {}))
     run.close(interrupted=True)
-    assert len(Run.read(run.path).sent) == 1
+    assert len(Run.read(run.path).sent_digests) == 1
     run.close()
     assert not run.path.exists()
 
@@ -236,8 +236,8 @@ def test_a_run_is_one_process_and_survives_every_cut(tmp_path: Path) -> None:
         read.add_accepted(AcceptedBatch("r4", "u", 1), entries[5:])
         read.close()
         again = Run.read(path)
-        assert runs.digest(entries[5]) in again.sent
-        assert again.sent >= read.sent
+        assert runs.digest(entries[5]) in again.sent_digests
+        assert again.sent_digests >= read.sent_digests
 
 
 async def test_a_run_goes_on_with_the_options_that_it_began_with(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:

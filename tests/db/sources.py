@@ -90,7 +90,7 @@ def entry(
 
 
 def follower_of(node: Node, source: Source, applied: Cursor = events.START) -> Follower:
-    return Follower(node, IndexHandler(node, source), source, source, origin_name=source.origin, applied=applied)
+    return Follower(node, IndexHandler(node, source), source, source, origin_name=source.origin, applied_cursor=applied)
 
 
 async def follow(node: Node, source: Source) -> Follower:

@@ -288,7 +288,7 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
     source.is_refusing = False
     follower._acknowledge_at = 0.0
     await follower.step(0)
-    assert source.acknowledged == follower.applied
+    assert source.acknowledged == follower.applied_cursor
     assert node.parts.troubles() == {}
 
 

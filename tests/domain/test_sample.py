@@ -390,7 +390,7 @@ def test_experiments_are_as_registered(experiment: facts.Experiment) -> None:
     registered = vocabulary("experiment_id")[experiment.experiment_id]
     assert experiment.activities.split() == registered["activity_id"]
     assert experiment.required.split() == registered["required_model_components"]
-    assert experiment.allowed.split() == registered["additional_allowed_model_components"]
+    assert experiment.optional.split() == registered["additional_allowed_model_components"]
     assert experiment.length == int(registered["min_number_yrs_per_sim"])
     assert experiment.title == registered["experiment"]
     begins, ends = (re.findall(r"\d{3,}|^1$", registered[name]) for name in ("start_year", "end_year"))

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from fedstac.demo import embedded
-from fedstac.demo.federation import Federation, StartFailed
+from fedstac.demo.federation import Federation, ProcessFailed
 from tests.scenarios.watching import (
     Publisher,
     assert_nothing_lost,
@@ -58,7 +58,7 @@ def test_nodes_that_began_with_the_log_with_a_snapshot_or_with_half_of_one_agree
     before.publish(fresh_items(1200))
     settle(running)  # so that the snapshot has three pages
     with publishing(running, 600) as meanwhile:
-        with suppress(StartFailed):  # it may die before it listens
+        with suppress(ProcessFailed):  # it may die before it listens
             running.start_index_node(
                 "north", sources=("west",), snapshot_first=True, **failpoints.environment("index.snapshot=kill:2")
             )

@@ -230,7 +230,7 @@ def demo(
     from fedstac.demo import check as checking
     from fedstac.demo import embedded
     from fedstac.demo import run as federation
-    from fedstac.demo.federation import StartFailed
+    from fedstac.demo.federation import ProcessFailed
     from fedstac.workers import processes
 
     processes.heed_interrupts()
@@ -253,7 +253,7 @@ def demo(
     except MigrationRefused as error:
         complain(f"{error}; or throw the data of the earlier demo away: --fresh", AWAY)
         raise typer.Exit(AWAY) from None
-    except (embedded.ClusterError, StartFailed) as error:
+    except (embedded.ClusterError, ProcessFailed) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(5) from None
     if output == "json":

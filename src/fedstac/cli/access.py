@@ -9,7 +9,7 @@ import typer
 
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, complain, out, say, shown
+from fedstac.cli.terminal import Output, complain, for_terminal, out, say
 from fedstac.domain import explaining
 from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.policy import Action, Resource
@@ -69,7 +69,7 @@ def explain(
         home = f"{decision['home']['node']}, {decision['home']['href']}" if decision["home"] else None
         for label, text in (("rule", decision["rule"]), ("why", decision["reason"]), ("home", home)):
             if text:
-                out(f"  {label:<6}{shown(text)}")
+                out(f"  {label:<6}{for_terminal(text)}")
     if not decision["allowed"]:
         raise typer.Exit(terminal.NOT_AUTHORISED)
 
@@ -182,13 +182,13 @@ def _show(form: Output, group: dict[str, Any]) -> None:
     if form is not Output.TABLE:
         terminal.dump(group)
         return
-    out(shown(group["name"]), "bold")
+    out(for_terminal(group["name"]), "bold")
     for label, value in (
         ("for", f"{group['project']} × {group['institution']}"), ("title", group["title"]),
         ("members", ", ".join(group["members"])), ("managers", ", ".join(group["managers"])),
     ):  # fmt: skip
         if value:
-            out(f"  {label:<10}{shown(value)}")
+            out(f"  {label:<10}{for_terminal(value)}")
 
 
 @member.command("add", epilog=examples("fedstac groups member add ncar person:6f9c…", codes=True))

@@ -15,7 +15,7 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output, complain, out, say, shown
+from fedstac.cli.terminal import Output, complain, for_terminal, out, say
 from fedstac.domain import audit as chained
 from fedstac.domain.audit import ChainBroken, ChainHead, NotAnExport, Row
 from fedstac.domain.model import Outcome
@@ -99,12 +99,12 @@ def _show(row: Row) -> None:
     many = f" ×{row.items}" if row.items > 1 else ""
     colour = {"refused": "yellow", "failed": "red"}.get(row.decision, "")
     place = "-" if row.pos is None else str(row.pos)
-    out(f"{place:>8}  {row.at[:19]}Z  {row.decision:<8} {shown(row.action)}{many}"[:WIDEST], colour)
+    out(f"{place:>8}  {row.at[:19]}Z  {row.decision:<8} {for_terminal(row.action)}{many}"[:WIDEST], colour)
     result = f"{row.outcome}, {row.rule}" if row.rule else row.outcome
     who = f"{row.actor} ({row.issuer})" if row.issuer else row.actor
     for text in (f"{row.collection} {row.dataset}".strip(), f"{result}, by {who}"):
         if text:
-            out("          " + shown(text)[: WIDEST - 10])
+            out("          " + for_terminal(text)[: WIDEST - 10])
 
 
 @commands.command(

@@ -21,7 +21,7 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import client_of, form_of
-from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client import Client
 from fedstac.client.changes import collection_of as first_part
 from fedstac.client.documents import LONGEST_LINE
@@ -216,10 +216,10 @@ def _confirm(
         return {}
     if len(ids) > 1:
         for id in ids[:SHOWN_IDS]:
-            say(f"  {shown(id)}")
+            say(f"  {for_terminal(id)}")
         if len(ids) > SHOWN_IDS:
             say(f"  and {len(ids) - SHOWN_IDS} more")
-    what = f"{len(ids)} datasets" if len(ids) > 1 else shown(ids[0])
+    what = f"{len(ids)} datasets" if len(ids) > 1 else for_terminal(ids[0])
     if not typer.confirm(f"{job.verb} {what}?", err=True):
         say("nothing is changed")
         raise typer.Exit(terminal.REJECTED)
@@ -233,7 +233,7 @@ def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One)
     except NotFound:
         return None  # the change itself reports it
     for line in difference(dataset.document, foreseen(dataset), ("now", "then")):
-        say(shown(line), style_of(line))
+        say(for_terminal(line), style_of(line))
     return dataset.etag
 
 
@@ -351,7 +351,7 @@ class _Report:
             self.listing.row({**row, "findings": findings}, ())
         elif isinstance(result, ChangeResult):
             word = "unchanged" if outcome == "identical" else self._words.get(outcome, outcome)
-            out(shown(f"{'would be ' if self._dry_run else ''}{word}  {id}"))
+            out(for_terminal(f"{'would be ' if self._dry_run else ''}{word}  {id}"))
             for finding in result.findings:
                 out(f"    warning {terminal.finding_line(finding)}", "yellow")
         else:
@@ -368,7 +368,7 @@ class _Report:
             say(f"{self._verb}: {terminal.number(self.count, 'dataset')}" + (f": {counts}" if counts else ""),
                 "yellow" if failed or unanswered else "green")  # fmt: skip
         for id in unanswered:
-            say(f"  may have been done: {shown(id)}; repeating the command is harmless")
+            say(f"  may have been done: {for_terminal(id)}; repeating the command is harmless")
 
 
 def _code_of(refusal: Refusal) -> int:

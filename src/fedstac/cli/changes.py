@@ -15,7 +15,7 @@ import typer
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client import Client, documents
 from fedstac.client.transport import NotFound
 from fedstac.client.values import ChangeResult, Dataset
@@ -57,7 +57,7 @@ def get(
 def _show_shortly(dataset: Dataset) -> None:
     """Show what most people look for; the rest is in the document."""
     properties, files = dataset.properties, {file.asset: file for file in reversed(dataset.files)}
-    out(shown(dataset.id), "bold")
+    out(for_terminal(dataset.id), "bold")
     latest = "the latest version" if dataset.is_latest else "not the latest version"
     start = properties.get("start_datetime") or properties.get("datetime") or ""
     size = sum(file.size or 0 for file in files.values())
@@ -69,12 +69,12 @@ def _show_shortly(dataset: Dataset) -> None:
         ("published", str(properties.get("created", ""))[:10]), ("changed", str(properties.get("updated", ""))[:10]),
     ):  # fmt: skip
         if text:
-            out(shown(f"  {label:<18}{', '.join(map(str, text)) if isinstance(text, list) else text}"))
+            out(for_terminal(f"  {label:<18}{', '.join(map(str, text)) if isinstance(text, list) else text}"))
     terminal.show_retraction(properties)
     for link in dataset.document["links"]:
         if link["rel"] in ("cite-as", "related", "replaced_by", "replaces", "latest-version"):
-            out(shown(f"  {link['rel']:<18}{link['href']}"))
-    say(shown(f"files: fedstac files {dataset.id}   all of it: fedstac get {dataset.id} -o json"), "dim")
+            out(for_terminal(f"  {link['rel']:<18}{link['href']}"))
+    say(for_terminal(f"files: fedstac files {dataset.id}   all of it: fedstac get {dataset.id} -o json"), "dim")
 
 
 def _span(start: str, properties: Mapping[str, Any]) -> str:
@@ -152,7 +152,7 @@ def diff(
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump({"before": names[0], "after": names[1], "diff": lines})
     for line in lines if form_of(ctx, output) is Output.TABLE else ():
-        out(shown(line), bulk.style_of(line))
+        out(for_terminal(line), bulk.style_of(line))
     if lines:
         raise typer.Exit(terminal.REJECTED)
 

@@ -13,7 +13,7 @@ import typer
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client import Client
 from fedstac.domain import collections as rules
 
@@ -94,14 +94,14 @@ def show(
             terminal.dump(document)
             return
         count = _number_of_datasets(client, id)
-    out(shown(document["id"]), "bold")
+    out(for_terminal(document["id"]), "bold")
     interval = " to ".join(str(end or "open")[:10] for end in document["extent"]["temporal"]["interval"][0])
     for label, text in (
         ("title", document.get("title")), ("about", document.get("description")), ("licence", document.get("license")),
         ("time", interval), ("datasets", count),
     ):  # fmt: skip
         if text:
-            out(f"  {label:<10}{shown(text)}")
+            out(f"  {label:<10}{for_terminal(text)}")
 
 
 @commands.command(
@@ -135,7 +135,7 @@ def delete(ctx: typer.Context, id: Id, yes: Yes = False, url: Url = "", token: T
             say("nothing is changed")
             raise typer.Exit(terminal.REJECTED)
         client.delete_collection(id)
-    out(f"deleted  {shown(id)}")
+    out(f"deleted  {for_terminal(id)}")
 
 
 def _metadata_options(title: str, description: str, license: str) -> Json:
@@ -180,7 +180,7 @@ def _show(form: Output, collection: Json, line: str) -> None:
     """Show a collection after a write; warnings about the document that was sent go to standard error."""
     terminal.show_warnings([f"{each['pointer']}: {each['message']}" for each in collection.get(rules.WARNINGS, ())])
     if form is Output.TABLE:
-        out(shown(line))
+        out(for_terminal(line))
     else:
         terminal.dump(collection)
 

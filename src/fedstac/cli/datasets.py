@@ -12,7 +12,7 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.cli.wording import in_commands
 from fedstac.client import Client, documents, publishing, rehearsal, runs
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
@@ -142,13 +142,13 @@ def _publish(
         raise
     report.end()
     run.close()
-    if run.refused:
+    if run.refusals:
         say(f"when they are corrected: fedstac publish --retry-failed {shlex.quote(str(run.path))}", "dim")
 
 
 def _say_how_to_go_on(run: Run) -> None:
-    if run.sent:
-        say(shown(f"go on with: fedstac publish {shlex.quote(run.source)} --run {shlex.quote(str(run.path))}"))
+    if run.sent_digests:
+        say(for_terminal(f"go on with: fedstac publish {shlex.quote(run.source)} --run {shlex.quote(str(run.path))}"))
 
 
 def _run_of(path: str, collection: str, run: Path | None, retry_failed: Path | None) -> Run:
@@ -229,7 +229,7 @@ def status(
                            "findings": [finding.as_json() for finding in result.findings]}  # fmt: skip
                     listing.row(row, (result.n, result.shown_status, result.outcome, result.id))
                     if form is Output.TABLE and result.detail:
-                        out(in_commands(shown(f"  {result.type}: {result.detail}")))
+                        out(in_commands(for_terminal(f"  {result.type}: {result.detail}")))
                     for finding in result.findings if form is Output.TABLE else ():
                         sign = "warning " if finding.severity is Severity.WARNING else ""
                         out(f"    {sign}{terminal.finding_line(finding)}")

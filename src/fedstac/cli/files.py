@@ -14,7 +14,7 @@ import typer
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import Ids, IdsFrom
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, say, shown
+from fedstac.cli.terminal import Output, for_terminal, say
 from fedstac.client import Client
 from fedstac.client.values import Dataset, File
 
@@ -73,7 +73,7 @@ def files(
             entries = [file for file in dataset.files if node in ("", file.node)] if dataset else []
             if not entries:
                 missing += 1
-                say(shown(f"{id}: {_why_none(dataset, node)}"), "yellow")
+                say(for_terminal(f"{id}: {_why_none(dataset, node)}"), "yellow")
             for file, mirrors in _grouped(entries):
                 if form is not Output.TABLE:
                     listing.row(_as_json(file), ())
@@ -81,7 +81,7 @@ def files(
                     sys.stdout.write(text)
                 else:
                     missing += 1
-                    say(shown(f"{file.href or file.asset}: cannot be written as {format}"), "yellow")
+                    say(for_terminal(f"{file.href or file.asset}: cannot be written as {format}"), "yellow")
                     continue
                 total, size = total + 1, size + (file.size or 0)
             sys.stdout.flush()

@@ -12,7 +12,7 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, address_of, client_of, examples, form_of, logins, token_of
-from fedstac.cli.terminal import Output, complain, out, say, shown
+from fedstac.cli.terminal import Output, complain, for_terminal, out, say
 from fedstac.client import Client, credentials
 from fedstac.client import login as logging_in
 from fedstac.client.login import Prompt
@@ -56,7 +56,7 @@ def login(
     with store.lock(server):
         place = store.write(login)
     if form is Output.TABLE:
-        out(f"logged in at {server} as {shown(_name(me))}")
+        out(f"logged in at {server} as {for_terminal(_name(me))}")
         say(f"the login is kept in {place}", "dim")
         if environment.load().token:
             complain("FEDSTAC_TOKEN is set, and comes before this login: unset it")
@@ -66,9 +66,9 @@ def login(
 
 def _show(prompt: Prompt, *, browser: bool) -> None:
     """Print the address to open and the code, and open it in a browser."""
-    say(f"open {shown(prompt.url)}")
+    say(f"open {for_terminal(prompt.url)}")
     if prompt.code:
-        say(f"and confirm the code {shown(prompt.code)}" + (
+        say(f"and confirm the code {for_terminal(prompt.code)}" + (
             "" if prompt.url != prompt.plain_url else ", which it asks for"), "bold")  # fmt: skip
     if browser and sys.stderr.isatty():
         webbrowser.open(prompt.url)
@@ -102,10 +102,10 @@ def whoami(ctx: typer.Context, output: Form = None, url: Url = "", token: Token 
     if form is not Output.TABLE:
         terminal.dump(me)
         return
-    out(shown(_name(me)), "bold")
+    out(for_terminal(_name(me)), "bold")
     for label, value in _rows(me):
         for n, text in enumerate(value):
-            out(f"  {'' if n else label:<13}{shown(text)}")
+            out(f"  {'' if n else label:<13}{for_terminal(text)}")
 
 
 def _name(me: dict[str, Any]) -> str:

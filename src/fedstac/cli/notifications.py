@@ -14,7 +14,7 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, Token, Url, address_of, examples, form_of, token_of
-from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client.transport import Transport
 
 commands = typer.Typer(no_args_is_help=True, help="Be told, by mail or webhook, what became of requests and datasets.")
@@ -77,7 +77,10 @@ def add(
         )
     _show(form_of(ctx, output), destination)
     if not destination["confirmed"]:
-        say(f"a code was sent there; then: fedstac notifications confirm {shown(destination['id'])} <code>", "bold")
+        say(
+            f"a code was sent there; then: fedstac notifications confirm {for_terminal(destination['id'])} <code>",
+            "bold",
+        )
 
 
 @commands.command("list", epilog=examples("fedstac notifications list", "fedstac notifications list -o ndjson"))
@@ -134,8 +137,8 @@ def _show(form: Output, destination: dict[str, Any]) -> None:
     if form is not Output.TABLE:
         terminal.dump(destination)
         return
-    out(shown(destination["id"]), "bold")
+    out(for_terminal(destination["id"]), "bold")
     for label in ("address", "confirmed", "secret"):
         if destination.get(label):
-            out(f"  {label:<11}{shown(destination[label])}")
-    out(f"  {'told of':<11}{shown(' '.join(destination['on']) or 'requests that name it in Fedstac-Notify')}")
+            out(f"  {label:<11}{for_terminal(destination[label])}")
+    out(f"  {'told of':<11}{for_terminal(' '.join(destination['on']) or 'requests that name it in Fedstac-Notify')}")

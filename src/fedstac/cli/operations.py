@@ -79,7 +79,7 @@ def issue(
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is none of admin, monitor, publisher:<institution>, node:<name>")
     if not nodes.is_name(name):
-        raise typer.BadParameter(f"{name!r} is no name; it has 1 to 100 printable characters, and is no pseudonym")
+        raise typer.BadParameter(f"{name!r} is no name; it has 1 to 100 for_terminal characters, and is no pseudonym")
     for each in role if not unknown_institution else ():
         _check_institution(each)
     end = _end(expires)

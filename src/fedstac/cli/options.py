@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedstac import settings as environment
-from fedstac.cli.terminal import Output, say, shown
+from fedstac.cli.terminal import Output, for_terminal, say
 from fedstac.client import Client
 from fedstac.client.credentials import Session, Store
 from fedstac.client.transport import TokenSource
@@ -77,7 +77,7 @@ def client_of(ctx: typer.Context, url: str, token: str) -> Client:
 
 
 def _say_retry(reason: str, seconds: float) -> None:
-    say(shown(f"{reason} in {max(1, round(seconds))} s"), "dim")
+    say(for_terminal(f"{reason} in {max(1, round(seconds))} s"), "dim")
 
 
 def examples(*lines: str, codes: bool = True) -> str:

@@ -17,7 +17,7 @@ from fedstac import __version__
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.terminal import Output, out, say, shown
+from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client.transport import NotFound
 from fedstac.client.values import ChangeResult, Dataset, File
 from fedstac.domain.patching import WithoutNode
@@ -177,8 +177,8 @@ def _show(form: Output, listing: terminal.Listing, copy: File, status: str, reas
         listing.row({"id": copy.dataset, "node": copy.node, "asset": copy.asset, "href": copy.href, "status": status,
                      "detail": reason}, ())  # fmt: skip
     elif status == "wrong":
-        out(shown(f"wrong  {copy.node}  {copy.href}"), "red")
-        out(shown(f"  {reason}"))
+        out(for_terminal(f"wrong  {copy.node}  {copy.href}"), "red")
+        out(for_terminal(f"  {reason}"))
 
 
 def _look(web: httpx.Client, copy: File, checksums: bool) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from fedstac import scan as scanning
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output, complain, say, shown
+from fedstac.cli.terminal import Output, complain, for_terminal, say
 from fedstac.domain.errors import Severity
 from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
 from fedstac.scan import Fault, Scan, Site, site
@@ -242,7 +242,7 @@ class _Report:
         ordered = sorted(self._faults, key=lambda fault: fault.severity is Severity.WARNING)
         for fault in ordered[:SHOWN]:
             style = "red" if fault.severity is Severity.ERROR else "yellow"
-            say(shown(f"{fault.severity}: {fault.path}: {fault.message} [{fault.rule}]"), style)
+            say(for_terminal(f"{fault.severity}: {fault.path}: {fault.message} [{fault.rule}]"), style)
         hidden = summary["errors"] + summary["warnings"] - min(SHOWN, len(ordered))
         if hidden > 0:
             say(f"and {hidden} more; -o ndjson shows all of them")

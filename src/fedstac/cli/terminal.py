@@ -89,7 +89,7 @@ def exit_code(error: Exception) -> int:
             return AWAY
 
 
-def shown(text: object) -> str:
+def for_terminal(text: object) -> str:
     """Return text from elsewhere without what a terminal would obey."""
     return "".join(char if char.isprintable() else "\ufffd" for char in str(text))
 
@@ -103,7 +103,7 @@ def say(text: str, style: str = "") -> None:
 def show_warnings(warnings: Sequence[str]) -> None:
     """Print what a node warns of, a line each, on standard error."""
     for warning in warnings:
-        say(in_commands(shown(f"warning: {warning}")), "yellow")
+        say(in_commands(for_terminal(f"warning: {warning}")), "yellow")
 
 
 def complain(error: Exception | str, code: int | None = None) -> None:
@@ -112,7 +112,7 @@ def complain(error: Exception | str, code: int | None = None) -> None:
     `code`: the exit code that follows, if the command ends with this error.
     """
     if _screen.form is Output.TABLE:
-        say(f"fedstac: {in_commands(shown(error))}", "red")
+        say(f"fedstac: {in_commands(for_terminal(error))}", "red")
     else:
         sys.stderr.write(orjson.dumps({"error": _as_json(error, code)}).decode() + "\n")
         sys.stderr.flush()
@@ -160,7 +160,7 @@ class Listing:
             case Output.JSON:
                 sys.stdout.write((self._opening if not self.count else ",\n") + orjson.dumps(value).decode())
             case Output.TABLE:
-                texts = [shown("" if cell is None else cell) for cell in cells]
+                texts = [for_terminal("" if cell is None else cell) for cell in cells]
                 self._widths = [max(*pair) for pair in zip(self._widths, map(len, texts), strict=True)]
                 if not self.count:
                     out(self._line(self._columns), "bold")
@@ -184,14 +184,14 @@ class Listing:
 def finding_line(finding: Finding) -> str:
     near = finding.suggestion if finding.suggestion and finding.suggestion not in finding.message else ""
     suggestion = f" (suggestion: {near})" if near else ""
-    return in_commands(shown(f"{finding.pointer or '/'}: {finding.message}{suggestion}"))
+    return in_commands(for_terminal(f"{finding.pointer or '/'}: {finding.message}{suggestion}"))
 
 
 def show_trouble(place: str, id: str, status: str, type: str, detail: str, findings: Sequence[Finding]) -> None:
     """Show an item that is not published, for people."""
-    out(shown(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
+    out(for_terminal(f"{status}: {'  '.join(part for part in (place, id) if part)}"), "red")
     is_repeated = bool(findings) and findings[0].message in detail
-    out(in_commands(shown(f"  {type}" + ("" if is_repeated else f": {detail}"))))
+    out(in_commands(for_terminal(f"  {type}" + ("" if is_repeated else f": {detail}"))))
     for finding in findings[:SHOWN_FINDINGS]:
         out(f"    {finding_line(finding)}")
     if len(findings) > SHOWN_FINDINGS:
@@ -203,22 +203,22 @@ def show_retraction(properties: Mapping[str, Any]) -> None:
     if properties.get("fedstac:state") != "retracted":
         return
     retraction = properties.get("fedstac:retraction") or {}
-    out(shown(f"    retracted: {retraction.get('reason') or 'no reason was given'}"), "red")
+    out(for_terminal(f"    retracted: {retraction.get('reason') or 'no reason was given'}"), "red")
     if retraction.get("replaced_by"):
-        out(shown(f"    use instead: {retraction['replaced_by']}"))
+        out(for_terminal(f"    use instead: {retraction['replaced_by']}"))
     if retraction.get("errata"):
-        out(shown(f"    see: {retraction['errata']}"))
+        out(for_terminal(f"    see: {retraction['errata']}"))
 
 
 def show_request(request: Request) -> None:
     """Show a request, for people: what was done, what was refused, where it is visible."""
     counts = ", ".join(f"{name} {count}" for name, count in request.counts.items() if count)
     outcomes = ", ".join(f"{name} {count}" for name, count in request.outcomes.items())
-    out(f"{shown(request.id)}  {shown(request.shown_status)}", "bold")
+    out(f"{for_terminal(request.id)}  {for_terminal(request.shown_status)}", "bold")
     total = number(request.total, "item")
-    out(shown(f"  {request.collection}: {total}; {counts}" + (f" ({outcomes})" if outcomes else "")))
+    out(for_terminal(f"  {request.collection}: {total}; {counts}" + (f" ({outcomes})" if outcomes else "")))
     for node, since in request.visible.items():
-        out(shown(f"  {node}: " + (f"visible since {since}" if since else "not visible yet")))
+        out(for_terminal(f"  {node}: " + (f"visible since {since}" if since else "not visible yet")))
     if request.unchanged:
         out("  nothing was changed by it")
     for entry in request.document.get("problems", ()):
@@ -320,13 +320,16 @@ class PublishReport:
         """Show what would become of a dataset, before it is sent."""
         self._emit("foreseen", one.as_json(), self._foreseen)
         if self._form is Output.TABLE:
-            out(shown(f"{one.forecast.outcome:<9}  {one.forecast.id}"))
+            out(for_terminal(f"{one.forecast.outcome:<9}  {one.forecast.id}"))
             if one.forecast.changed:
                 more = len(one.forecast.changed) - SHOWN_CHANGES
                 places = ", ".join(one.forecast.changed[:SHOWN_CHANGES]) + (f" and {more} more" if more > 0 else "")
-                out(shown(f"    changes {places}"))
+                out(for_terminal(f"    changes {places}"))
             if (last := one.forecast.last_change) is not None and last["action"] != "publish":
-                out(shown(f"    undoes or overwrites: {last['action']} by {last['actor']} at {last['at']}"), "yellow")
+                out(
+                    for_terminal(f"    undoes or overwrites: {last['action']} by {last['actor']} at {last['at']}"),
+                    "yellow",
+                )
             for finding in one.forecast.findings:
                 out(f"    warning {finding_line(finding)}", "yellow")
 
@@ -400,7 +403,7 @@ class PublishReport:
         if not self._wait and run.requests:
             say("the requests are those listed above; follow one with: fedstac status REQUEST --follow")
         for opened in run.open.values():
-            say(f"  not settled yet: fedstac status {opened.submitted.id} --follow")
+            say(f"  not settled yet: fedstac status {opened.batch.id} --follow")
         if run.under_way:
-            say(f"{number(len(run.under_way), 'item')} from {shown(run.under_way[0].place)} on may have been "
+            say(f"{number(len(run.under_way), 'item')} from {for_terminal(run.under_way[0].place)} on may have been "
                 "accepted; to send them again is harmless")  # fmt: skip

@@ -134,7 +134,7 @@ class _Report:
             self._show(place, line)
 
     def _show(self, place: str, line: dict[str, Any]) -> None:
-        out(terminal.shown(f"{place}  {line['id']}"), "" if line["valid"] else "red")
+        out(terminal.for_terminal(f"{place}  {line['id']}"), "" if line["valid"] else "red")
         findings = [Finding.from_json(finding) for finding in line["findings"]]
         for finding in findings[: terminal.SHOWN_FINDINGS]:
             sign = "warning " if finding.severity is Severity.WARNING else ""

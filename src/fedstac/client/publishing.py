@@ -37,7 +37,7 @@ Step: TypeAlias = AcceptedBatch | DocumentTrouble | Request
 class Open:
     """A request that is followed: the places of its items in the source, and the counts of it so far."""
 
-    submitted: AcceptedBatch
+    batch: AcceptedBatch
     places: Sequence[str]
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -196,10 +196,10 @@ class Publishing:
         """Look at the oldest open request, and return whether it made progress."""
         id, opened = next(iter(self.open.items()))
         request = self._client.request(id)
-        done = Counter({"done": request.counts.get("done", 0)})
-        has_moved = bool(done - opened.counts)
-        self.counts += done - opened.counts
-        opened.counts = done
+        finals = Counter({"done": request.counts.get("done", 0)})
+        has_moved = bool(finals - opened.counts)
+        self.counts += finals - opened.counts
+        opened.counts = finals
         if request.is_final and (request.is_announced or not self.visible):
             del self.open[id]
             self.outcomes.update(request.outcomes)
@@ -219,12 +219,12 @@ class Publishing:
     # --- visibility ---
 
     def _note_position(self, request: Request) -> None:
-        done = request.counts.get("done", 0)
+        count = request.counts.get("done", 0)
         for node, unseen in self._unseen.items():
             if request.position is None:
-                self.visible[node] += done
+                self.visible[node] += count
             else:
-                insort(unseen, (request.position, request.id, done))
+                insort(unseen, (request.position, request.id, count))
 
     def _look_at_nodes(self, *, every: float = 0.0) -> Generator[Step, None, bool]:
         """Return whether a node shows more than before.
@@ -240,7 +240,7 @@ class Publishing:
                 request = self._client.request(unseen[index][1])
                 self._followers = sorted(request.visible)
                 if request.is_visible_at(node):
-                    self.visible[node] += sum(done for _, _, done in unseen[: index + 1])
+                    self.visible[node] += sum(count for _, _, count in unseen[: index + 1])
                     del unseen[: index + 1]
                     self._last_progress, has_moved = self._looked, True
                     yield request

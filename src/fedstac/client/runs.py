@@ -59,8 +59,8 @@ class Run:
     source: str
     collection: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    sent: set[str] = field(default_factory=set)  # digests
-    refused: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sent_digests: set[str] = field(default_factory=set)  # digests
+    refusals: dict[str, dict[str, Any]] = field(default_factory=dict)
     open: dict[str, AcceptedBatch] = field(default_factory=dict)
     _options_before: dict[str, Any] | None = None
     _file: BufferedRandom | None = None
@@ -90,16 +90,16 @@ class Run:
     def _take(self, line: dict[str, Any]) -> None:
         """Change the state as a line of the file says."""
         if "accepted" in line:
-            self.sent.update(line["digests"])
+            self.sent_digests.update(line["digests"])
             self.open[line["accepted"]] = AcceptedBatch(line["accepted"], line["url"], len(line["digests"]))
             for name in line.get("again", ()):
-                self.refused.pop(name, None)
+                self.refusals.pop(name, None)
         elif "options" in line:
             self.options = dict(line["options"])
         elif "settled" in line:
             self.open.pop(line["settled"], None)
         elif "refused" in line:
-            self.refused[line["refused"]] = line
+            self.refusals[line["refused"]] = line
 
     # --- the rest of the documents ---
 
@@ -113,20 +113,20 @@ class Run:
         for document in documents:
             if refused_only:
                 yield document if self._was_refused(document) else None
-            elif isinstance(document, ReadyDocument) and digest(document) in self.sent:
+            elif isinstance(document, ReadyDocument) and digest(document) in self.sent_digests:
                 yield None
             else:
                 yield document
 
     def _was_refused(self, document: ReadyDocument | DocumentTrouble) -> bool:
-        return document.id in self.refused or document.place in self.refused
+        return document.id in self.refusals or document.place in self.refusals
 
     # --- progress ---
 
     def add_accepted(self, batch: AcceptedBatch, part: Sequence[ReadyDocument]) -> None:
         """Note that the server accepted a batch."""
         digests = [digest(entry) for entry in part]
-        again = [name for entry in part for name in (entry.id, entry.place) if name in self.refused]
+        again = [name for entry in part for name in (entry.id, entry.place) if name in self.refusals]
         more = {"again": again} if again else {}
         self._append({"accepted": batch.id, "url": batch.url, "digests": digests, **more})
 
@@ -141,7 +141,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Return whether every request is settled and nothing was refused."""
-        return not self.open and not self.refused
+        return not self.open and not self.refusals
 
     def _append(self, line: dict[str, Any]) -> None:
         self._take(line)
@@ -185,7 +185,7 @@ class Run:
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self.is_complete and not (interrupted and self.sent):
+        if self.is_complete and not (interrupted and self.sent_digests):
             self.path.unlink(missing_ok=True)
         if self._lock is not None and self._lock.is_locked:
             Path(self._lock.lock_file).unlink(missing_ok=True)

@@ -260,15 +260,15 @@ async def parked(conn: Connection, consumer: str, origin: str) -> list[dict[str,
     return [{"event_id": row["event_id"], "outcome": "parked", "detail": row["detail"]} for row in rows]
 
 
-async def unpark(conn: Connection, consumer: str, origin: str, applied: Sequence[SubjectPlace]) -> None:
+async def unpark(conn: Connection, consumer: str, origin: str, places: Sequence[SubjectPlace]) -> None:
     """Delete the parked events of datasets that are brought up to date: those as new, and older ones."""
     await conn.execute(
         """DELETE FROM fedstac.parked_event p
            USING unnest($3::text[], $4::bigint[], $5::bigint[]) a (subject, epoch, seq)
            WHERE p.consumer = $1 AND p.origin = $2 AND p.subject = a.subject
              AND (p.epoch, p.seq) <= (a.epoch, a.seq)""",
-        consumer, origin, [place.subject for place in applied], [place.epoch for place in applied],
-        [place.seq for place in applied],
+        consumer, origin, [place.subject for place in places], [place.epoch for place in places],
+        [place.seq for place in places],
     )  # fmt: skip
 
 

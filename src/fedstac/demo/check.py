@@ -112,8 +112,8 @@ async def _check(running: Federation, documents: list[dict[str, Any]], say: Call
     seconds = time.monotonic() - began
     counts = publisher.counts
     report = Report(
-        submitted=publisher.submitted, published=counts["published"], unchanged=counts["unchanged"],
-        rejected=counts["rejected"], failed=counts["failed"], unaccounted=publisher.submitted - counts.total(),
+        submitted=publisher.submitted_items, published=counts["published"], unchanged=counts["unchanged"],
+        rejected=counts["rejected"], failed=counts["failed"], unaccounted=publisher.submitted_items - counts.total(),
         seconds=round(seconds, 2), rate=round(counts["published"] / seconds, 1),
     )  # fmt: skip
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:

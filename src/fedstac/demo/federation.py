@@ -36,11 +36,11 @@ STOP_SECONDS = 15.0
 Say = Callable[[str], None]
 
 
-class StartFailed(Exception):
+class ProcessFailed(Exception):
     """A process did not start, or ended by itself; the message ends with what it logged last."""
 
 
-class Server(Protocol):
+class PostgresServer(Protocol):
     """A PostgreSQL that a federation can live in."""
 
     def dsn(self, database: str = "postgres", *, user: str = ...) -> str: ...
@@ -59,7 +59,7 @@ class ExistingServer:
 
 
 @contextmanager
-def open_server(data_dir: Path | None, dsn: str | None, say: Say) -> Iterator[Server]:
+def open_server(data_dir: Path | None, dsn: str | None, say: Say) -> Iterator[PostgresServer]:
     """Yield the server of this DSN, or one of our own that keeps its data in a folder and stops at the end."""
     if dsn:
         yield ExistingServer(dsn)
@@ -145,12 +145,12 @@ class Federation:
         self.wait_ready(process)
         return process
 
-    def restart(self, name: str, **changed: str) -> Process:
+    def restart(self, name: str, **changes: str) -> Process:
         """Start a process that has ended again as before, on the same port if it has one; without its failpoints."""
         old = self.processes[name]
         if old.is_running:
             raise RuntimeError(f"{name} is still running: kill it before it is started again")
-        environment = {key: value for key, value in old.environment.items() if key != "FEDSTAC_FAILPOINTS"} | changed
+        environment = {key: value for key, value in old.environment.items() if key != "FEDSTAC_FAILPOINTS"} | changes
         if old.ready_file.exists() and "url" in json.loads(old.ready_file.read_text()):
             environment["FEDSTAC_PORT"] = old.url.rpartition(":")[2]
         child = _spawn(old.command, environment, old.log, old.ready_file)
@@ -162,15 +162,15 @@ class Federation:
         deadline = time.monotonic() + START_SECONDS
         while not process.ready_file.exists():
             if not process.is_running or time.monotonic() > deadline:
-                raise StartFailed(f"{process.name} did not start; it logged last:\n{tail(process.log)}")
+                raise ProcessFailed(f"{process.name} did not start; it logged last:\n{tail(process.log)}")
             time.sleep(0.02)
 
     def check_running(self) -> None:
-        """Raise StartFailed if a process has ended by itself."""
+        """Raise ProcessFailed if a process has ended by itself."""
         for process in self.processes.values():
             if not process.is_running:
                 code = process.child.returncode
-                raise StartFailed(f"{process.name} ended with {code}; it logged last:\n{tail(process.log)}")
+                raise ProcessFailed(f"{process.name} ended with {code}; it logged last:\n{tail(process.log)}")
 
     def start_publishing_node(self, name: str, **environment: str) -> Process:
         """Start another publishing node beside west, all of it in one process."""
@@ -217,7 +217,7 @@ def tail(log: Path, lines: int = 15) -> str:
 
 @contextmanager
 def federation(
-    server: Server, *, index_nodes: Sequence[str] = (), publishing: Sequence[str] = (WEST,),
+    server: PostgresServer, *, index_nodes: Sequence[str] = (), publishing: Sequence[str] = (WEST,),
     say: Say = lambda _: None, prefix: str = "fedstac_",
 ) -> Iterator[Federation]:  # fmt: skip
     """Make databases and tokens for publishing nodes and these index nodes; the caller starts the processes.
@@ -243,7 +243,7 @@ def federation(
         shutil.rmtree(run, ignore_errors=True)
 
 
-def make_database(server: Server, name: str, say: Say) -> None:
+def make_database(server: PostgresServer, name: str, say: Say) -> None:
     """Make a migrated database of this name, or bring one that is there up to date."""
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         exists = conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
@@ -254,7 +254,7 @@ def make_database(server: Server, name: str, say: Say) -> None:
     migrations.migrate(server.dsn(name, user="fedstac_owner"), settings.folder("migrations"))
 
 
-def drop_databases(server: Server, names: Sequence[str]) -> None:
+def drop_databases(server: PostgresServer, names: Sequence[str]) -> None:
     """Take databases away again, and whoever is still connected to them."""
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         for name in names:

@@ -14,7 +14,7 @@ import orjson
 
 from fedstac.db import connections
 from fedstac.demo import sample
-from fedstac.demo.federation import Federation, StartFailed
+from fedstac.demo.federation import Federation, ProcessFailed
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources.addresses import SourceAddress
 
@@ -31,7 +31,7 @@ class Publisher:
 
     def __init__(self, running: Federation, on_progress: Callable[[int], object] = lambda n: None) -> None:
         self.counts: Counter[str] = Counter()
-        self.submitted = 0
+        self.submitted_items = 0
         self._running, self._on_progress = running, on_progress
         self._requests: list[str] = []
         headers = {"Authorization": f"Bearer {running.tokens['admin']}", "Prefer": "wait=0"}
@@ -41,7 +41,7 @@ class Publisher:
         await self._client.__aenter__()
         response = await self._client.post("/collections", json=sample.collection())
         if response.status_code not in (201, 409):
-            raise StartFailed(f"the collection CMIP6 cannot be made: {response.text[:500]}")
+            raise ProcessFailed(f"the collection CMIP6 cannot be made: {response.text[:500]}")
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -51,11 +51,11 @@ class Publisher:
         """Send the documents in batches, a few at a time."""
         waiting: set[asyncio.Task[None]] = set()
         for batch in _batches(documents):
-            self.submitted += len(batch)
+            self.submitted_items += len(batch)
             waiting.add(asyncio.create_task(self._send(batch)))
             if len(waiting) >= UNDER_WAY:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                finished_tasks, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished_tasks:
                     task.result()
         await asyncio.gather(*waiting)
 
@@ -71,7 +71,7 @@ class Publisher:
             await asyncio.sleep(float(response.headers.get("retry-after", 1)))
             await self._send(batch)
         elif response.status_code >= 500:
-            raise StartFailed(f"west answered {response.status_code}: {response.text[:500]}")
+            raise ProcessFailed(f"west answered {response.status_code}: {response.text[:500]}")
         elif len(batch) == 1:
             self.counts["rejected"] += 1
         else:
@@ -128,7 +128,7 @@ async def wait_until_visible(
             if complete and all(through.get(name) == head for name in names):
                 return
             if time.monotonic() > deadline:
-                raise StartFailed(f"not visible everywhere after {DEADLINE_SECONDS:.0f} s: head {head}, {through}")
+                raise ProcessFailed(f"not visible everywhere after {DEADLINE_SECONDS:.0f} s: head {head}, {through}")
             running.check_running()
             await asyncio.sleep(0.05)
 

@@ -22,7 +22,7 @@ from fedstac.demo import embedded, identity_provider, sample
 from fedstac.demo.federation import (
     INDEX_NODES,
     Federation,
-    Server,
+    PostgresServer,
     drop_databases,
     federation,
     open_server,
@@ -67,7 +67,7 @@ def run(
             console.print("\nstopping; the data stays for the next time")
 
 
-def _claim_data(folder: Path, server: Server, *, fresh: bool, console: Console) -> None:
+def _claim_data(folder: Path, server: PostgresServer, *, fresh: bool, console: Console) -> None:
     """Say whose data is used again, or begin anew; then note who made what is there.
 
     The folder is one for all checkouts of a user, so another one's datasets may be in it.
@@ -154,7 +154,7 @@ async def _totals(running: Federation) -> dict[str, int]:
         }
 
 
-def _write_ready(ready_file: Path, running: Federation, server: Server) -> None:
+def _write_ready(ready_file: Path, running: Federation, server: PostgresServer) -> None:
     """Write addresses and tokens in one piece, readable for this user only."""
     content = {
         "api": running.west, "index": running.processes["east"].url, "dsn": running.database_of("west"),

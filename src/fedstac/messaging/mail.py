@@ -21,7 +21,7 @@ PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class MailServer:
     """Where mail is handed over."""
 
     host: str
@@ -32,7 +32,7 @@ class Server:
     password: str | None
 
 
-def server_of(url: str) -> Server | None:
+def server_of(url: str) -> MailServer | None:
     """Read the setting `smtp`; None where it is empty. Misconfigured says what is wrong, and no password."""
     if not url:
         return None
@@ -48,7 +48,7 @@ def server_of(url: str) -> Server | None:
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
     tls, starttls = parts.scheme == "smtps", parts.scheme == "smtp+starttls"
-    return Server(parts.hostname, port or PORTS[parts.scheme], tls, starttls, user, password)
+    return MailServer(parts.hostname, port or PORTS[parts.scheme], tls, starttls, user, password)
 
 
 def compose(message: Message, *, sender: str, to: str, node: str, id: str, at: datetime, footer: str) -> EmailMessage:
@@ -69,8 +69,8 @@ def compose(message: Message, *, sender: str, to: str, node: str, id: str, at: d
     return mail
 
 
-async def send(server: Server, mail: EmailMessage, *, sender: str, to: str, seconds: float) -> None:
-    """Hand a mail to the server. Undelivered, or Forbidden where it refused the recipient for good."""
+async def send(server: MailServer, mail: EmailMessage, *, sender: str, to: str, seconds: float) -> None:
+    """Send a mail through the server. Undelivered, or Forbidden where it refused the recipient for good."""
     try:
         await aiosmtplib.send(
             mail, sender=sender, recipients=[to], hostname=server.host, port=server.port, username=server.user,

@@ -69,7 +69,7 @@ class Memory:
 
     def __init__(self, size: int) -> None:
         self._most = {lane: int(size * share) for lane, share in SHARES.items()}
-        self._taken: Counter[Lane] = Counter()
+        self._taken_bytes: Counter[Lane] = Counter()
         self._freed = asyncio.Event()
         self._trimming: asyncio.TimerHandle | None = None
         self._untrimmed = 0  # bytes that were given back since
@@ -99,18 +99,18 @@ class Memory:
 
     def usage(self) -> dict[str, int]:
         """Return how many bytes each lane has."""
-        return {str(lane): self._taken[lane] for lane in self._most}
+        return {str(lane): self._taken_bytes[lane] for lane in self._most}
 
     def limits(self) -> dict[str, int]:
         """Return how many bytes each lane may have."""
         return {str(lane): size for lane, size in self._most.items()}
 
     def fits(self, lane: Lane, size: int, own: int) -> bool:
-        others = self._taken[lane] - own
+        others = self._taken_bytes[lane] - own
         return others + own + size <= self._most[lane] or others == 0
 
     def move(self, lane: Lane, size: int) -> None:
-        self._taken[lane] += size
+        self._taken_bytes[lane] += size
         if size < 0:
             self._freed.set()
             self._freed = asyncio.Event()
@@ -123,7 +123,7 @@ class Memory:
         """Give back what the C library keeps of freed memory. The workers free theirs a while later."""
         self._trimming = None
         loop = asyncio.get_running_loop()
-        if any(self._taken.values()):
+        if any(self._taken_bytes.values()):
             self._trimming = loop.call_later(TRIM_SECONDS, self._trim)
             return
         self._untrimmed = 0

@@ -42,7 +42,7 @@ class Trouble:
     """What ails a part, from when it begins until the part works again."""
 
     reason: str  # one line, for everybody
-    seen: float  # when it last came, by time.monotonic
+    last_time: float  # when it last came, by time.monotonic
     times: int = 1
 
 
@@ -103,7 +103,7 @@ class Parts:
         """End troubles that have not come again for a while: their part has nothing to do that could fail."""
         for name, state in self.states.items():
             for kind, trouble in list(state.troubles.items()):
-                if time.monotonic() - trouble.seen > FORGOTTEN_SECONDS:
+                if time.monotonic() - trouble.last_time > FORGOTTEN_SECONDS:
                     self._is_over(name, kind)
 
     def troubles(self) -> dict[str, str]:
@@ -124,7 +124,7 @@ class Parts:
         """Count a trouble. Return whether it is a new one."""
         troubles = self.state(name).troubles
         if (trouble := troubles.get(kind)) is not None:
-            trouble.seen, trouble.times = time.monotonic(), trouble.times + 1
+            trouble.last_time, trouble.times = time.monotonic(), trouble.times + 1
             return False
         if len(troubles) >= MOST_TROUBLES:
             del troubles[next(iter(troubles))]

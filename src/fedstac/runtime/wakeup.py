@@ -45,14 +45,14 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """Do work that may be cut short anywhere. Return None if `stop` came first."""
-    stopped, done = asyncio.create_task(stop.wait()), asyncio.create_task(work)
+    stop_task, work_task = asyncio.create_task(stop.wait()), asyncio.create_task(work)
     try:
-        await asyncio.wait((stopped, done), return_when=asyncio.FIRST_COMPLETED)
-        return done.result() if done.done() else None
+        await asyncio.wait((stop_task, work_task), return_when=asyncio.FIRST_COMPLETED)
+        return work_task.result() if work_task.done() else None
     finally:
-        for task in (stopped, done):
+        for task in (stop_task, work_task):
             task.cancel()
-        await asyncio.gather(stopped, done, return_exceptions=True)
+        await asyncio.gather(stop_task, work_task, return_exceptions=True)
 
 
 class Backoff:

@@ -101,7 +101,7 @@ class Handler(Protocol):
         """
         ...
 
-    async def acknowledgeable(self, origin: str, applied: Cursor) -> Cursor:
+    async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
         """Return through where the origin may be told that everything is done; it may lag behind what is applied."""
         ...
 
@@ -117,7 +117,7 @@ class Follower:
     snapshot_first: bool = True
     name: str = "follower"  # of this part of the process
     origin_name: str = ""
-    applied: Cursor = events.START
+    applied_cursor: Cursor = events.START
     acknowledged: Cursor = events.START
     exceptions: list[dict[str, str]] = field(default_factory=list)  # not yet acknowledged
     lock: Connection | None = None  # of `run` and `rebuild`: the session by which nobody else follows
@@ -176,9 +176,10 @@ class Follower:
         Its snapshot would be no newer than what is here, so that lost datasets would stay.
         """
         _, head = await self.origin.head()
-        if head.epoch <= self.applied.epoch and (head.epoch, head.pos) < (self.applied.epoch, self.applied.pos):
+        here = self.applied_cursor
+        if head.epoch <= here.epoch and (head.epoch, head.pos) < (here.epoch, here.pos):
             raise OriginRolledBack(
-                f"{self.origin_name} is at {head}, and this node has applied {self.applied}: the origin's database was "
+                f"{self.origin_name} is at {head}, and this node has applied {here}: the origin's database was "
                 f"put back to an earlier state; its operator runs `fedstac admin new-epoch`"
             )
 
@@ -197,16 +198,16 @@ class Follower:
         elif progress is not None and progress.snapshot is not None:
             await self.take_snapshot(progress.snapshot)
         else:
-            self.applied = progress.cursor if progress else events.START
-        log.info("following", consumer=consumer, origin=self.origin_name, cursor=str(self.applied))
+            self.applied_cursor = progress.cursor if progress else events.START
+        log.info("following", consumer=consumer, origin=self.origin_name, cursor=str(self.applied_cursor))
 
     async def step(self, wait: int) -> int:
         """Receive, apply and acknowledge a page of the feed. Return how many events it had."""
         await self._acknowledge()
-        if self.acknowledged != self.applied or self.exceptions:
+        if self.acknowledged != self.applied_cursor or self.exceptions:
             wait = min(wait, LAGGING_POLL_SECONDS)
-        page = await self.source.receive(self.applied, limit=PAGE, wait=wait)
-        if page.cursor != self.applied:
+        page = await self.source.receive(self.applied_cursor, limit=PAGE, wait=wait)
+        if page.cursor != self.applied_cursor:
             await self._apply(Page(self.origin_name, page.events, page.cursor), None)
             failpoint(f"{self.handler.consumer}.applied")
             await self.source.commit(page.cursor)
@@ -222,7 +223,7 @@ class Follower:
             return
         part = f"{self.name} acknowledgements"
         consumer = None if self.handler.consumer == nodes.INDEX else self.handler.consumer
-        through = await self.handler.acknowledgeable(self.origin_name, self.applied)
+        through = await self.handler.acknowledgeable(self.origin_name, self.applied_cursor)
         try:
             while self.acknowledged != through or self.exceptions:
                 await self.origin.acknowledge(through, self.exceptions[:EXCEPTIONS_AT_ONCE], consumer=consumer)
@@ -272,7 +273,7 @@ class Follower:
         else:
             await self._apply_at_once(rest, strangers, snapshot=snapshot, moves=True)
         self._deaths = 0
-        self.applied = page.cursor
+        self.applied_cursor = page.cursor
         self.on_page(len(page.events))
 
     async def _apply_at_once(
@@ -312,9 +313,12 @@ class Follower:
         parked = [_parked(rejection) for rejection in (*rejections, *refusals)]
         if parked:
             await nodes.park(conn, consumer, page.origin, page.cursor.pos, parked)
-        applied = _without(page, refusals).events
+        applied_events = _without(page, refusals).events
         await nodes.unpark(
-            conn, consumer, page.origin, [nodes.SubjectPlace(_subject(event), *_place(event)) for event in applied]
+            conn,
+            consumer,
+            page.origin,
+            [nodes.SubjectPlace(_subject(event), *_place(event)) for event in applied_events],
         )
         return parked
 

@@ -71,9 +71,9 @@ class IndexHandler:
         foreign = {id(event) for event in result.foreign}
         return [Rejection(event, FOREIGN) for event in page.events if id(self._events[id(event)]) in foreign]
 
-    async def acknowledgeable(self, origin: str, applied: Cursor) -> Cursor:
+    async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
         """Return what is applied: searches show it."""
-        return applied
+        return applied_cursor
 
     # --- vocabularies ---
 
@@ -197,8 +197,8 @@ async def rebuild(
             await nodes.move(conn, nodes.INDEX, name, events.START, snapshot="" if from_snapshot else None)
         if from_snapshot:
             await follower.take_snapshot("")
-        while await follower.step(0) and follower.applied.pos < head.pos:
+        while await follower.step(0) and follower.applied_cursor.pos < head.pos:
             continue
-        return follower.applied
+        return follower.applied_cursor
     finally:
         lock.terminate()

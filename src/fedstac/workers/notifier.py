@@ -197,10 +197,10 @@ class Notifier:
         async with self.node.pool.acquire() as conn:
             match notification.topic:
                 case "request":
-                    settled = await notifications.final_requests(conn, [UUID(each) for each in notification.about])
-                    ids = [UUID(each.id) for each in settled]
-                    refused = await notifications.refused_items(conn, ids, notices.SHOWN)
-                    return notices.of_requests(self.sender, settled, refused) if settled else None
+                    requests = await notifications.final_requests(conn, [UUID(each) for each in notification.about])
+                    ids = [UUID(each.id) for each in requests]
+                    refusals = await notifications.refused_items(conn, ids, notices.SHOWN)
+                    return notices.of_requests(self.sender, requests, refusals) if requests else None
                 case "dataset":
                     positions = [int(each) for each in notification.about]
                     changes = await notifications.changes(conn, positions, notices.SHOWN)

@@ -34,18 +34,18 @@ def start(role: str) -> None:
     tame_allocator()
     sys.setswitchinterval(0.001)  # the event loop waits less for threads that judge large documents
     gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
-    handed = ProcessVariables()
-    if handed.die_with:
+    variables = ProcessVariables()
+    if variables.die_with:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != handed.die_with:  # it went before the line above
+        if os.getppid() != variables.die_with:  # it went before the line above
             sys.exit(0)
     heed_interrupts()
     log_lines(load().log_format, role)
     for variable in unknown_variables():
         structlog.get_logger().warning("no setting has this name", variable=variable.name, nearest=variable.nearest)
-    if handed.failpoints:
+    if variables.failpoints:
         structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
-        failpoints.install(handed.failpoints)
+        failpoints.install(variables.failpoints)
 
 
 def heed_interrupts() -> None:

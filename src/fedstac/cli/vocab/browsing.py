@@ -13,7 +13,7 @@ from rich.text import Text
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output, complain, out, shown
+from fedstac.cli.terminal import Output, complain, for_terminal, out
 from fedstac.cli.vocab.snapshots import (
     DIGEST,
     Folder,
@@ -66,7 +66,7 @@ def list_snapshots(ctx: typer.Context, cv_folder: Folder = None, output: Form = 
 def _show_snapshots(rows: Sequence[dict[str, Any]]) -> None:
     table = plain_table("", "project", "version", "terms", "kB", "sha-256", "source", wrap="source")
     for row in rows:
-        names = "\n".join(f"{shown(one['name'])} {shown(one['version'])}" for one in row["sources"])
+        names = "\n".join(f"{for_terminal(one['name'])} {for_terminal(one['version'])}" for one in row["sources"])
         cells = cells_of("*" if row["current"] else "", row["project"], row["version"], row["terms"],
                        row["bytes"] // 1000, row["digest"][:DIGEST])  # fmt: skip
         table.add_row(*cells, Text(names))
@@ -132,8 +132,8 @@ def _show_project(vocabulary: Vocabulary, form: Output) -> None:
         return
     out(f"{vocabulary.project} {vocabulary.version}", "bold")
     for source in sources:
-        out(shown(f"  {source['name']} {source['version']}, {source['licence']}, {source['url']}"), "dim")
-    out(shown(f"  {vocabulary.id_template.text}"))
+        out(for_terminal(f"  {source['name']} {source['version']}, {source['licence']}, {source['url']}"), "dim")
+    out(for_terminal(f"  {vocabulary.id_template.text}"))
     out(f"  rules: {', '.join(rules)}")
     table = plain_table("facet", "terms", "for example", wrap="for example")
     for name, terms in browsing.facets(vocabulary).items():
@@ -174,15 +174,15 @@ def _show_term(vocabulary: Vocabulary, entries: Sequence[browsing.TermEntry], fo
             for entry, properties, uses in rows]})  # fmt: skip
         return
     for entry, properties, uses in rows:
-        out(shown(f"{entry.term}  {', '.join(properties) or entry.vocabulary}"), "bold")
+        out(for_terminal(f"{entry.term}  {', '.join(properties) or entry.vocabulary}"), "bold")
         if entry.title:
-            out(shown(f"  {entry.title}"))
+            out(for_terminal(f"  {entry.title}"))
         for name, value in entry.attributes.items():
             if name != "title":
-                out(shown(f"  {name}: {', '.join(value) if isinstance(value, list) else value}"))
+                out(for_terminal(f"  {name}: {', '.join(value) if isinstance(value, list) else value}"))
         for use in uses:
             by = f"by {use.attribute}" if use.attribute else "in its name"
-            out(shown(f"  used by {len(use.terms)} of {use.vocabulary} ({by}): "
+            out(for_terminal(f"  used by {len(use.terms)} of {use.vocabulary} ({by}): "
                       f"{browsing.lines(use.terms, SHOWN_TERMS)}"), "dim")  # fmt: skip
 
 
@@ -219,14 +219,14 @@ def diff(
 def show_difference(difference: Difference, title: str, *, limit: int | None) -> None:
     """Show a difference line by line, as `diff` does: + is new, - is gone, ~ is changed."""
     rows = list(_changes(difference))
-    out(shown(f"{title}" + ("" if rows else " nothing is different")), "bold" if limit is None else "")
+    out(for_terminal(f"{title}" + ("" if rows else " nothing is different")), "bold" if limit is None else "")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold", ratio=1)
     colours = {"+": "green", "-": "red"}
     for sign, name, text in rows[:limit]:
-        table.add_row(*(Text(shown(cell), style=colours.get(sign, "")) for cell in (sign, name, text)))
+        table.add_row(*(Text(for_terminal(cell), style=colours.get(sign, "")) for cell in (sign, name, text)))
     if rows:
         print_table(table)
     if limit is not None and len(rows) > limit:

@@ -10,7 +10,7 @@ import typer
 from fedstac import settings as environment
 from fedstac.cli import terminal
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output, complain, out, say, shown
+from fedstac.cli.terminal import Output, complain, for_terminal, out, say
 from fedstac.cli.vocab.browsing import SHOWN_TERMS, show_difference
 from fedstac.cli.vocab.snapshots import DIGEST, number_of_terms
 from fedstac.vocabularies import importing, snapshots
@@ -94,10 +94,10 @@ def _show_imported(build: snapshots.Built, outcome: snapshots.Kept, *, dry_run: 
     out(f"{vocabulary.project} {vocabulary.version}  {state}: {outcome.path}", colour)
     out(f"  {number_of_terms(vocabulary)} terms, {len(build.raw)} bytes, sha-256 {vocabulary.digest[:DIGEST]}", "dim")
     for warning in build.warnings[:SHOWN_WARNINGS]:
-        out(shown(f"  note: {warning}"))
+        out(for_terminal(f"  note: {warning}"))
     if outcome.difference is not None:
         show_difference(outcome.difference, f"  compared with {outcome.against}:", limit=SHOWN_TERMS)
     for loss in outcome.losses:
-        out(shown(f"  {loss}"), "yellow")
+        out(for_terminal(f"  {loss}"), "yellow")
     if outcome.state == "held":
         say("held: look at what is gone; if that is right, import it again with --accept-losses", "yellow")

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedstac.cli.terminal import shown
+from fedstac.cli.terminal import for_terminal
 
 
 def plain_table(*columns: str, wrap: str = "") -> Table:
@@ -19,7 +19,7 @@ def plain_table(*columns: str, wrap: str = "") -> Table:
 
 def cells_of(*values: object) -> list[Text]:
     """Return values as the cells of a row, without what a terminal would obey."""
-    return [Text(shown(value)) for value in values]
+    return [Text(for_terminal(value)) for value in values]
 
 
 def print_table(table: Table) -> None:

@@ -210,7 +210,7 @@ def _combined(model: Model, experiment: Experiment, variable: Variable) -> Itera
     realm = next((realm for realm in variable.realms.split() if realm in run), None)
     if realm is None:
         return
-    optional_types = [source_type for source_type in experiment.allowed.split() if _NEEDS[source_type] <= run]
+    optional_types = [source_type for source_type in experiment.optional.split() if _NEEDS[source_type] <= run]
     grid = (model.ocean_grid if realm in _OCEAN else model.grid) + _GRID_SUFFIX.get(variable.table_id, "")
     for activity in experiment.activities.split():
         if activity not in model.activities.split():

@@ -31,7 +31,7 @@ class Experiment:
     experiment_id: str
     activities: str
     required: str  # source types, separated by spaces; the first is the kind of run
-    allowed: str  # source types that may be added
+    optional: str  # source types that may be added
     length: int  # years, the least that one simulation has
     title: str
     years: tuple[int, int] | None = None  # first and last; None where each model chooses its own
