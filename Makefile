@@ -22,11 +22,12 @@ test: check ## everything that CI runs; ARGS="-k name -x" goes to pytest
 soak: setup ## the tests that run for minutes or hours; BENCH=hostile for one of them
 	$(BIN)/pytest -m soak --log-cli-level INFO -s $(if $(BENCH),-k $(BENCH)) $(ARGS)
 
-check: setup ## lint, format, types, import contracts
+check: setup ## lint, format, types, import contracts, prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/prose.py
 
 bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read or write for one; ARGS="--help"
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)

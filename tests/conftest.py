@@ -60,9 +60,9 @@ def is_missing(marker: str) -> bool:
         case "shared":
             return not SHARED.is_dir()
         case _:
-            asked = ["git", "rev-parse", "--is-shallow-repository"]
-            told = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-            return told.stdout.strip() != "false"
+            command = ["git", "rev-parse", "--is-shallow-repository"]
+            result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+            return result.stdout.strip() != "false"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

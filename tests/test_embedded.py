@@ -166,10 +166,10 @@ def test_committed_rows_survive_the_kill_of_the_server(
     with psycopg.connect(host=str(sockets), port=port, user="postgres", autocommit=True) as conn:
         conn.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         os.kill(pid, signal.SIGKILL)
-    told: list[str] = []
-    with cluster(folder, settings=QUICK, progress=told.append) as running:
+    notices: list[str] = []
+    with cluster(folder, settings=QUICK, progress=notices.append) as running:
         assert ask(running, "SELECT answer FROM kept") == 42
-    assert "The last run was killed: its committed data is recovered" in told
+    assert "The last run was killed: its committed data is recovered" in notices
 
 
 def test_a_pid_file_with_the_number_of_another_process_is_no_obstacle(folder: Path) -> None:

@@ -138,7 +138,7 @@ ITEMS, PLACE = f"{COLLECTION}/items", f"{COLLECTION}/items/{{item_id}}"
 
 
 @dataclass(frozen=True)
-class Asked:
+class MatrixRequest:
     """A request: a method, a route with its parts, and what goes with it."""
 
     method: str
@@ -159,16 +159,16 @@ class Asked:
         return not reads and "dry_run" not in self.query
 
 
-def posts(document: Callable[[Dataset], Json], **query: str) -> Callable[[Dataset], Asked]:
-    return lambda dataset: Asked("POST", ITEMS, body=document(dataset), query=query)
+def posts(document: Callable[[Dataset], Json], **query: str) -> Callable[[Dataset], MatrixRequest]:
+    return lambda dataset: MatrixRequest("POST", ITEMS, body=document(dataset), query=query)
 
 
 def asks(
     method: str, body: Callable[[Dataset], Json] = lambda _: None, suffix: str = "", *, node: str = "",
     headers: Mapping[str, str] | None = None, **query: str,
-) -> Callable[[Dataset], Asked]:  # fmt: skip
+) -> Callable[[Dataset], MatrixRequest]:  # fmt: skip
     """Return a request for one dataset, or for what is below it."""
-    return lambda dataset: Asked(
+    return lambda dataset: MatrixRequest(
         method, PLACE + suffix, {"item_id": dataset.id, "node": node}, body(dataset), query, headers or {}
     )
 
@@ -183,13 +183,13 @@ def other_file(dataset: Dataset) -> Json:
     return {"assets": {dataset.files[0]: {"file:checksum": "1220" + "0" * 64}}}
 
 
-PUBLISHING: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+PUBLISHING: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "publish it": posts(lambda dataset: dataset.document),
     "publish it with another description": posts(Dataset.described),
     "publish a newer version": posts(lambda dataset: dataset.version("20991231")),
     "rehearse publishing a newer version": posts(lambda dataset: dataset.version("20991231"), dry_run="true"),
 }
-CHANGES: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+CHANGES: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "put it with another description": asks("PUT", Dataset.described),
     "put it as it is": asks("PUT", lambda dataset: dataset.document),
     "patch nothing": asks("PATCH", lambda _: []),
@@ -227,15 +227,15 @@ CHANGES: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
     "mark it": asks("DELETE"),
     "unmark it": asks("POST", suffix="/unmark"),
 }  # fmt: skip
-READING: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+READING: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "get it": asks("GET"),
     "ask for its headers": asks("HEAD"),
     "ask what may be sent": asks("OPTIONS"),
 }
 
 
-def fixed(method: str, route: str, body: Json = None, **parts: str) -> Callable[[Dataset], Asked]:
-    return lambda _: Asked(method, route, parts, body)
+def fixed(method: str, route: str, body: Json = None, **parts: str) -> Callable[[Dataset], MatrixRequest]:
+    return lambda _: MatrixRequest(method, route, parts, body)
 
 
 def group(name: str) -> Json:
@@ -247,7 +247,7 @@ def collection(name: str) -> Json:
 
 
 SOMEBODY_ELSES = "00000000-0000-4000-8000-000000000001"  # a destination, and a request, of neither of those who ask
-ELSE: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "see who one is": fixed("GET", "/me"),
     "see one's requests": fixed("GET", "/requests"),
     "see somebody else's request": fixed("GET", "/requests/{request_id}", request_id=SOMEBODY_ELSES),
@@ -255,8 +255,10 @@ ELSE: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
     "cancel somebody else's request": fixed("POST", "/requests/{request_id}/cancel", request_id=SOMEBODY_ELSES),
     "retry somebody else's request": fixed("POST", "/requests/{request_id}/retry", request_id=SOMEBODY_ELSES),
     "validate": fixed("POST", "/validate", ITEM),
-    "ask what one may": lambda _: Asked("GET", "/access/explain", query={"action": "update", "item": ITEM["id"]}),
-    "ask what another may": lambda _: Asked(
+    "ask what one may": lambda _: MatrixRequest(
+        "GET", "/access/explain", query={"action": "update", "item": ITEM["id"]}
+    ),
+    "ask what another may": lambda _: MatrixRequest(
         "GET", "/access/explain", query={"action": "update", "item": ITEM["id"], "as": "role:admin"}),
     "read the feed": fixed("GET", "/events"),
     "read the feed's head": fixed("GET", "/events/head"),
@@ -271,9 +273,9 @@ ELSE: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
     "make a group": fixed("POST", "/groups", group("made")),
     "change a group": fixed("PUT", "/groups/{group}", {**group("ncar"), "title": "Publishers"}, group="ncar"),
     "delete a group": fixed("DELETE", "/groups/{group}", group="spare"),
-    "take a member in": lambda dataset: Asked(
+    "take a member in": lambda dataset: MatrixRequest(
         "PUT", "/groups/{group}/members/{principal:path}", {"group": "ncar", "principal": f"new {dataset.n}"}),
-    "put a member out": lambda dataset: Asked(
+    "put a member out": lambda dataset: MatrixRequest(
         "DELETE", "/groups/{group}/members/{principal:path}", {"group": "ncar", "principal": f"old {dataset.n}"}),
     "name a manager": fixed("PUT", "/groups/{group}/managers/{principal:path}", group="ncar", principal="new"),
     "dismiss a manager": fixed("DELETE", "/groups/{group}/managers/{principal:path}", group="ncar", principal="old"),
@@ -291,7 +293,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
     "test somebody else's destination": fixed(
         "POST", "/notifications/{destination_id}/test", destination_id=SOMEBODY_ELSES),
 }  # fmt: skip
-PUBLIC: Final[Mapping[str, Callable[[Dataset], Asked]]] = {
+PUBLIC: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     f"{method} {route}": fixed(method, route, {} if method == "POST" else None, **parts)
     for method, route, parts in (
         ("GET", "/", {}), ("GET", "/conformance", {}), ("GET", "/queryables", {}), ("GET", "/search", {}),

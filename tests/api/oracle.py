@@ -70,11 +70,11 @@ def catalogue() -> tuple[Known, ...]:
     for item in samples:
         base, version = item["properties"]["base_id"], item["properties"]["version"]
         newest[base] = max(version, newest.get(base, ""))
-    known = [
+    sample_items = [
         Known(item, (tuple(item["bbox"]),), newest[p["base_id"]] == p["version"])
         for item in samples for p in [item["properties"]]
     ]  # fmt: skip
-    return (*known, *(Known(document, boxes, True) for document, boxes in _places()))
+    return (*sample_items, *(Known(document, boxes, True) for document, boxes in _places()))
 
 
 def _places() -> list[tuple[Json, tuple[Box, ...]]]:
@@ -239,14 +239,16 @@ def _term(rng: random.Random) -> tuple[Json, Judge]:
     one, two, three = (_value(rng, name, kind) for _ in range(3))
     if op == "in":
         chosen = [one[1], two[1], three[1]]
-        return {"op": op, "args": [own, [one[0], two[0], three[0]]]}, _known(name, lambda value: value in chosen)
+        return {"op": op, "args": [own, [one[0], two[0], three[0]]]}, _judge_known_values(
+            name, lambda value: value in chosen
+        )
     if op == "between":
         low, high = one[1], two[1]
-        return {"op": op, "args": [own, one[0], two[0]]}, _known(name, lambda value: low <= value <= high)
-    return {"op": op, "args": [own, one[0]]}, _known(name, lambda value: COMPARE[op](value, one[1]))
+        return {"op": op, "args": [own, one[0], two[0]]}, _judge_known_values(name, lambda value: low <= value <= high)
+    return {"op": op, "args": [own, one[0]]}, _judge_known_values(name, lambda value: COMPARE[op](value, one[1]))
 
 
-def _known(name: str, judge: Callable[[Any], bool]) -> Judge:
+def _judge_known_values(name: str, judge: Callable[[Any], bool]) -> Judge:
     return lambda item: None if item.value(name) is None else judge(item.value(name))
 
 
@@ -266,7 +268,7 @@ def _like(rng: random.Random, name: str) -> tuple[Json, Judge]:
     wanted, expected = rng.choice([(pattern + "%", literal + ".*"), ("%" + pattern + "%", ".*" + literal + ".*"),
                                    ("_" + pattern + "%", "." + literal + ".*")])  # fmt: skip
     matches = re.compile(expected, re.DOTALL)
-    judge = _known(name, lambda value: matches.fullmatch(value) is not None)
+    judge = _judge_known_values(name, lambda value: matches.fullmatch(value) is not None)
     return {"op": "like", "args": [{"property": name}, wanted]}, judge
 
 
@@ -290,7 +292,7 @@ def _spatial(rng: random.Random) -> tuple[Json, Judge]:
 async def publish_catalogue(api: Api) -> None:
     for name in ("CMIP6", "places"):
         assert (await api.admin.post("/collections", json=sample.collection(name))).status_code == 201
-        features = [known.document for known in catalogue() if known.key[0] == name]
+        features = [entry.document for entry in catalogue() if entry.key[0] == name]
         body = {"type": "FeatureCollection", "features": features}
         response = await api.admin.post(f"/collections/{name}/items", json=body)
         assert response.status_code == 200, response.text

@@ -158,5 +158,5 @@ async def test_a_flood_of_refusals_is_counted(dsn: str) -> None:
     rows = await refused(dsn)
     assert len(rows) < 250
     assert [sum(row.items for row in rows if row.actor == who) for who in ("admin", "anonymous")] == [300, 300]
-    told = [row for row in rows if row.items > 1]
-    assert all(row.detail and 0 < len(orjson.loads(row.detail)["correlations"]) <= 5 for row in told)
+    summaries = [row for row in rows if row.items > 1]
+    assert all(row.detail and 0 < len(orjson.loads(row.detail)["correlations"]) <= 5 for row in summaries)

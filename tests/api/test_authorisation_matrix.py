@@ -61,9 +61,9 @@ def test_every_line_decides_something() -> None:
 
 def test_every_route_is_asked() -> None:
     """A new route has to be asked about here."""
-    asked = [deed(Dataset(1)) for deed in matrix.DEEDS.values()]
+    requests = [deed(Dataset(1)) for deed in matrix.DEEDS.values()]
     declared = {(route.method, route.path) for route in TABLE if route.method != "OPTIONS"}
-    assert declared - {(each.method, each.route) for each in asked} == set()
+    assert declared - {(each.method, each.route) for each in requests} == set()
 
 
 def came_to(answer: httpx.Response, rows: Sequence[Row]) -> str:
@@ -76,8 +76,8 @@ def came_to(answer: httpx.Response, rows: Sequence[Row]) -> str:
         allowed = answer.headers["allow"].split(", ")
         return ", ".join(method for method in allowed if method in ("PATCH", "PUT", "DELETE")) or "nothing"
     if "dry_run" in str(answer.request.url):
-        said = answer.json()
-        [item] = said.get("items", [said])
+        body = answer.json()
+        [item] = body.get("items", [body])
         return str(item.get("problem") or item["outcome"])
     changes_a_dataset = answer.request.method not in ("GET", "HEAD") and "/items/" in answer.request.url.path
     return matrix.IDENTICAL if changes_a_dataset else matrix.ANSWERED  # what changes nothing has no row
@@ -95,10 +95,10 @@ async def api(start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 async def tokens(conn: Connection, provider: Provider) -> dict[str, dict[str, str]]:
     """Return the headers that each caller sends."""
-    held = {who: await nodes.issue_token(conn, who, roles) for who, roles in matrix.ROLES.items()}
-    held |= {who: provider.token(sub=who, **claims) for who, claims in matrix.CLAIMS.items()}
-    held[matrix.MADE_UP] = "fst_made-up"
-    return {who: {"Authorization": f"Bearer {held[who]}"} if who in held else {} for who in matrix.WHO}
+    tokens = {who: await nodes.issue_token(conn, who, roles) for who, roles in matrix.ROLES.items()}
+    tokens |= {who: provider.token(sub=who, **claims) for who, claims in matrix.CLAIMS.items()}
+    tokens[matrix.MADE_UP] = "fst_made-up"
+    return {who: {"Authorization": f"Bearer {tokens[who]}"} if who in tokens else {} for who in matrix.WHO}
 
 
 def made_so(dataset: Dataset, state: str) -> list[Command]:
@@ -180,7 +180,7 @@ def one_each(cells: Sequence[Cell]) -> dict[Cell, Dataset]:
     return {cell: Dataset(next(own)) if cell.changes else shared[cell.state] for cell in cells}
 
 
-class Asking:
+class CellRequests:
     """Sends cells' requests and gathers what they came to."""
 
     def __init__(self, api: Api, conn: Connection, about: Mapping[Cell, Dataset], headers: Mapping[str, Any]) -> None:
@@ -196,10 +196,10 @@ class Asking:
             self._compare(cell, answer, rows.get(self._numbers[cell], []))
 
     async def _send(self, cell: Cell) -> httpx.Response:
-        asked = matrix.DEEDS[cell.deed](self._about[cell])
-        headers = {**self._headers[cell.who], **asked.headers, "X-Request-Id": self._numbers[cell]}
+        request = matrix.DEEDS[cell.deed](self._about[cell])
+        headers = {**self._headers[cell.who], **request.headers, "X-Request-Id": self._numbers[cell]}
         return await self._api.anyone.request(
-            asked.method, asked.path, json=asked.body, params=asked.query, headers=headers
+            request.method, request.path, json=request.body, params=request.query, headers=headers
         )
 
     async def text(self, cell: Cell) -> str:
@@ -243,7 +243,7 @@ async def test_every_cell_comes_to_what_the_table_says(api: Api, provider: Provi
     await make_datasets(conn, about)
     await make_the_rest(conn, about)
     assert (await api.admin.post("/collections", json=matrix.collection("spare"))).status_code == 201
-    asking = Asking(api, conn, about, await tokens(conn, provider))
+    asking = CellRequests(api, conn, about, await tokens(conn, provider))
 
     before, last = await everything(conn), await conn.fetchval("SELECT max(id) FROM fedstac.outbox")
     await asking.ask([cell for cell in cells if not cell.changes])
@@ -252,9 +252,9 @@ async def test_every_cell_comes_to_what_the_table_says(api: Api, provider: Provi
 
     await asking.ask([cell for cell in cells if cell.changes])
     assert not asking.wrong, "\n".join([f"{len(asking.wrong)} of {len(cells)} cells:", *asking.wrong[:50]])
-    told = await conn.fetch("SELECT DISTINCT key FROM fedstac.outbox WHERE id > $1 AND dataset IS NOT NULL", last)
+    events = await conn.fetch("SELECT DISTINCT key FROM fedstac.outbox WHERE id > $1 AND dataset IS NOT NULL", last)
     changed = {about[cell] for cell in cells if cell.changes and cell.state != matrix.NO_DATASET}
-    assert {row["key"] for row in told} == {target_of(dataset).lineage for dataset in changed}
+    assert {row["key"] for row in events} == {target_of(dataset).lineage for dataset in changed}
 
 
 async def test_what_is_marked_is_for_outsiders_as_if_it_never_was(
@@ -268,7 +268,7 @@ async def test_what_is_marked_is_for_outsiders_as_if_it_never_was(
     ]  # fmt: skip
     about = one_each([cell for pair in pairs for cell in pair])
     await make_datasets(conn, about)
-    asking = Asking(api, conn, about, await tokens(conn, provider))
+    asking = CellRequests(api, conn, about, await tokens(conn, provider))
     for never, hidden in pairs:
         texts = [await asking.text(cell) for cell in (never, hidden)]
         assert texts[0] == texts[1], never

@@ -59,7 +59,7 @@ async def get(api: Api) -> Json:
     return dict(response.json())
 
 
-async def told(api: Api) -> list[tuple[str, list[str] | None]]:
+async def announcements(api: Api) -> list[tuple[str, list[str] | None]]:
     """Return the events so far: type and actions."""
     bearer = {"Authorization": f"Bearer {api.tokens['node:east']}"}
     body: list[Json] = []
@@ -86,7 +86,7 @@ def conforms(served: Json) -> bool:
 
 
 async def consistent(api: Api) -> None:
-    await told(api)
+    await announcements(api)
     conn = await asyncpg.connect(api.settings.dsn)
     assert await invariants.check(conn) == []
     await conn.close()
@@ -105,7 +105,7 @@ async def test_retracting_as_esgf_does_keeps_every_file_and_reinstating_restores
     after = await get(west)
     assert written(after) == written(before)
     assert (after["properties"]["retracted"], after["properties"]["latest"]) == (False, True)
-    assert [name for name, _ in await told(west)] == ["published", "retracted", "reinstated"]
+    assert [name for name, _ in await announcements(west)] == ["published", "retracted", "reinstated"]
     await consistent(west)
 
 
@@ -118,10 +118,10 @@ async def test_a_retraction_needs_a_reason_once(west: Api) -> None:
     more = {"errata": "https://errata.esgf.io/1"}
     assert (await west.admin.post(f"{PATH}/retract", json=more)).status_code == 200
     assert (await get(west))["properties"]["fedstac:retraction"] == {**why, **more}
-    events = len(await told(west))
+    events = len(await announcements(west))
     assert (await west.admin.post(f"{PATH}/retract", json={})).status_code == 200
     assert (await get(west))["properties"]["fedstac:retraction"] == {**why, **more}
-    assert len(await told(west)) == events, "a repeat that says nothing new is announced"
+    assert len(await announcements(west)) == events, "a repeat that says nothing new is announced"
     await consistent(west)
 
 
@@ -170,10 +170,10 @@ async def test_a_replacement_is_checked_and_linked_both_ways(west: Api) -> None:
 
 
 async def test_a_retraction_says_why(west: Api) -> None:
-    said = {"reason": "wrong forcing", "errata": "https://errata.esgf.io/x", "data": "restrict"}
-    response = await west.admin.post(f"{PATH}/retract", json=said)
+    retraction = {"reason": "wrong forcing", "errata": "https://errata.esgf.io/x", "data": "restrict"}
+    response = await west.admin.post(f"{PATH}/retract", json=retraction)
     assert response.status_code == 200, response.text
-    assert (await get(west))["properties"]["fedstac:retraction"] == said
+    assert (await get(west))["properties"]["fedstac:retraction"] == retraction
     assert conforms(await get(west))
     refused_bodies: tuple[Any, ...] = (
         {"replaced_by": "a b"},
@@ -200,7 +200,7 @@ async def test_superseding(west: Api) -> None:
     assert (await get(west))["properties"]["latest"] is False
     again = await patch(west, [{"op": "replace", "path": "/properties/latest", "value": False}])
     assert again.status_code == 200
-    assert (await told(west))[1:] == [("superseded", ["supersede"])]
+    assert (await announcements(west))[1:] == [("superseded", ["supersede"])]
     await consistent(west)
 
 
@@ -217,7 +217,7 @@ async def test_updating_annotating_and_aggregating(west: Api) -> None:
     for body, action in steps:
         response = await patch(west, body)
         assert response.status_code == 200, response.text
-        assert action in ((await told(west))[-1][1] or ())
+        assert action in ((await announcements(west))[-1][1] or ())
     found = await get(west)
     assert found["properties"]["cmip6:grid"] == "merged"
     assert any(link["rel"] == "related" for link in found["links"])
@@ -259,10 +259,10 @@ async def test_several_nodes_add_their_replicas_at_once_and_none_is_lost(west: A
     for entry in alternates.values():
         assert entry["file:checksum"] == ITEM["assets"][FILE]["file:checksum"]
         assert entry["file:size"] == ITEM["assets"][FILE]["file:size"]
-    count = len(await told(west))
+    count = len(await announcements(west))
     again = await clients[0].put(f"{PATH}/replicas/{names[0]}", json={FILE: at(names[0])})
     assert again.status_code == 200, again.text
-    assert len(await told(west)) == count
+    assert len(await announcements(west)) == count
 
     stranger = await clients[0].patch(PATH, json=[{"op": "remove", "path": f"{path}/{names[1]}"}])
     assert stranger.status_code == 403
@@ -292,7 +292,7 @@ async def test_files_never_change_under_a_version_without_an_exemption(west: Api
     assert (await west.admin.put(PATH, json=other)).status_code == 409
     response = await west.admin.put(PATH, json=other, headers={"Fedstac-Override": "truncated upload"})
     assert response.status_code == 200, response.text
-    assert (await told(west))[-1][0] == "replaced"
+    assert (await announcements(west))[-1][0] == "replaced"
     await consistent(west)
 
 

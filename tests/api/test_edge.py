@@ -112,8 +112,8 @@ async def test_a_copy_that_a_cache_took_for_somebody_else_is_readable_too(api: A
 
 
 async def test_a_browser_that_asks_before_it_sends_may_send_anything(api: Api) -> None:
-    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "authorization,if-match"}
-    answer = await api.anyone.options("/collections/CMIP6/items/x", headers=PAGE | asked)
+    headers = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "authorization,if-match"}
+    answer = await api.anyone.options("/collections/CMIP6/items/x", headers=PAGE | headers)
     assert answer.status_code == 204
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["access-control-allow-headers"] == "authorization,if-match"

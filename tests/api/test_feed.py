@@ -39,9 +39,9 @@ async def test_what_no_node_was_given_is_refused(east: httpx.AsyncClient, path: 
 async def test_an_event_that_is_an_exception_twice_is_noted_as_the_last_word_says(
     east: httpx.AsyncClient, conn: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    said = [{"event_id": "a", "outcome": "parked", "detail": detail} for detail in ("first", "second")]
+    exceptions = [{"event_id": "a", "outcome": "parked", "detail": detail} for detail in ("first", "second")]
     long = {"event_id": "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(2000)), "outcome": "parked"}
-    answer = await east.post("/events/status", json={"epoch": 1, "through": 0, "exceptions": [*said, long]})
+    answer = await east.post("/events/status", json={"epoch": 1, "through": 0, "exceptions": [*exceptions, long]})
     assert answer.status_code == 204, answer.text
     rows = await conn.fetch("SELECT event_id, detail FROM fedstac.node_exception ORDER BY event_id")
     assert [tuple(row) for row in rows] == [("a", "second"), (long["event_id"][:650], "")]

@@ -25,7 +25,7 @@ Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 
 async def samples(api: Api, **labels: str) -> dict[str, float]:
-    """The values whose labels include these, by name; of several, the sum."""
+    """Return the values whose labels include these, by name; of several, the sum."""
     answer = await api.admin.get("/metrics")
     assert answer.status_code == 200, answer.text
     values: dict[str, float] = {}

@@ -33,12 +33,12 @@ class Federation:
     east: Api
 
     async def on_both(self, ask: Callable[[Client], T]) -> T:
-        """Return what a question gives. It is asked in a thread of both nodes, which have to agree."""
+        """Return what a question gives. It is answer_of in a thread of both nodes, which have to agree."""
 
-        def asked(node: Api) -> T:
+        def answer_of(node: Api) -> T:
             return ask(Client.open(node.url))
 
-        one, other = [await asyncio.to_thread(asked, node) for node in (self.west, self.east)]
+        one, other = [await asyncio.to_thread(answer_of, node) for node in (self.west, self.east)]
         assert one == other
         return one
 

@@ -87,15 +87,15 @@ async def search(api: Api, **parameters: Any) -> Json:
 @pytest.mark.parametrize("project", PROJECTS)
 async def test_a_project_offers_its_properties_with_their_terms(api: Api, project: str) -> None:
     offered = await queryables(api, f"/collections/{project}/queryables")
-    for name, asked in vocabulary(project).properties.items():
+    for name, demand in vocabulary(project).properties.items():
         schema = offered[name]
         assert schema["title"]
-        if asked.kind is Kind.STRINGS:
+        if demand.kind is Kind.STRINGS:
             assert schema["type"] == "array"
             schema = schema["items"]
         assert schema["type"] in ("string", "number", "integer", "boolean")
-        assert ("enum" in schema) == (asked.terms is not None and asked.pattern is None)
-        assert set(schema.get("enum", ())) <= set(asked.terms or ())
+        assert ("enum" in schema) == (demand.terms is not None and demand.pattern is None)
+        assert set(schema.get("enum", ())) <= set(demand.terms or ())
     for name in ("latest", "retracted", "version", "size", "created", "updated", "title", "datetime", "geometry", "id"):
         assert name in offered
 

@@ -512,8 +512,8 @@ async def test_a_document_changed_at_random_is_refused_or_comes_back_equal(site:
     @settings(max_examples=EXAMPLES, deadline=None, database=None)
     @given(seed=st.integers(0, 2**32), free=st.booleans())
     def judge(seed: int, free: bool) -> None:
-        asked = published_or_refused(site.api, seed, next(numbers), free=free)
-        asyncio.run_coroutine_threadsafe(asked, loop).result()
+        question = published_or_refused(site.api, seed, next(numbers), free=free)
+        asyncio.run_coroutine_threadsafe(question, loop).result()
 
     await asyncio.to_thread(judge)
 

@@ -169,8 +169,8 @@ async def test_what_is_cancelled_at_any_moment_is_either_done_or_never_happened(
     assert len(rows) == 400
     seen = Counter((row["problem"], row["told"], row["there"]) for row in rows)
     assert set(seen) == {(None, True, True), ("cancelled", False, False)}, seen
-    held = "SELECT count(*) FROM fedstac.shard WHERE token IS NOT NULL"
-    assert await until(lambda: conn.fetchval(f"SELECT ({held}) = 0"))
+    claimed_shards = "SELECT count(*) FROM fedstac.shard WHERE token IS NOT NULL"
+    assert await until(lambda: conn.fetchval(f"SELECT ({claimed_shards}) = 0"))
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert await conn.fetchval(deadlocks) == 0
     await assert_sound(dsn)

@@ -311,14 +311,14 @@ async def test_an_order_holds_over_all_pages(site: Site, order: list[tuple[str, 
 async def pages(api: Api, **body: Any) -> list[tuple[str, str]]:
     """Return every item of a search, by following the links that the server gives."""
     found: list[tuple[str, str]] = []
-    asked: Json | None = {"fields": {"include": ["id"]}, **body}
-    while asked is not None:
-        response = await api.anyone.post("/search", json=asked)
+    question: Json | None = {"fields": {"include": ["id"]}, **body}
+    while question is not None:
+        response = await api.anyone.post("/search", json=question)
         assert response.status_code == 200, response.text
         page = response.json()
         found += [(feature["collection"], feature["id"]) for feature in page["features"]]
-        asked = next((link["body"] for link in page["links"] if link["rel"] == "next"), None)
-        assert page["features"] or asked is None
+        question = next((link["body"] for link in page["links"] if link["rel"] == "next"), None)
+        assert page["features"] or question is None
     return found
 
 
@@ -348,8 +348,8 @@ async def test_a_limit_above_the_most_is_the_most(site: Site, limit: str) -> Non
 
 
 async def test_an_id_with_a_comma_is_among_those_that_are_searched(site: Site) -> None:
-    asked = query.from_parameters([("ids", "a,b")], site.api.settings)
-    assert asked.conditions["ids"] == ["a", "b", "a,b"]
+    question = query.from_parameters([("ids", "a,b")], site.api.settings)
+    assert question.conditions["ids"] == ["a", "b", "a,b"]
 
 
 async def test_fields(site: Site) -> None:
@@ -383,23 +383,23 @@ async def test_documents_are_served_whole(site: Site) -> None:
     page = await site.post(limit=1000)
     by_key = {item.key: item for item in catalogue()}
     for feature in page["features"]:
-        known = by_key[feature["collection"], feature["id"]]
+        entry = by_key[feature["collection"], feature["id"]]
         properties = dict(feature["properties"])
-        assert properties.pop("latest") is known.latest
+        assert properties.pop("latest") is entry.latest
         assert properties.pop("retracted") is False
         assert properties.pop("created") <= properties.pop("updated")
         assert properties.pop("fedstac:state") == "published"
-        assert properties.pop("fedstac:cv_version", None) == (VERSION if known.key[0] == "CMIP6" else None)
+        assert properties.pop("fedstac:cv_version", None) == (VERSION if entry.key[0] == "CMIP6" else None)
         sent = {
             k: v
-            for k, v in known.document["properties"].items()
+            for k, v in entry.document["properties"].items()
             if k not in ("latest", "retracted", "created", "updated")
         }
         assert properties == sent
         assert "datetime" in feature["properties"]
-        assert feature["geometry"] == known.document["geometry"]
+        assert feature["geometry"] == entry.document["geometry"]
         assert [link["rel"] for link in feature["links"]][:4] == ["self", "root", "parent", "collection"]
-        assert feature["assets"] == known.document["assets"]
+        assert feature["assets"] == entry.document["assets"]
 
 
 async def test_counts_are_exact_up_to_the_bound_and_marked_beyond(site: Site) -> None:
@@ -500,14 +500,14 @@ async def page_while_publishing(api: Api) -> None:
     await publish(*old)
     for order in ([], [{"field": "id"}], [{"field": "cmip6:source_id", "direction": "desc"}, {"field": "title"}]):
         found: list[str] = []
-        asked: Json | None = {"limit": 13, "sortby": order}
-        while asked:
-            page = (await api.anyone.post("/search", json=asked)).json()
+        question: Json | None = {"limit": 13, "sortby": order}
+        while question:
+            page = (await api.anyone.post("/search", json=question)).json()
             found += [feature["id"] for feature in page["features"]]
             last = page["features"][-1]  # the token holds its place
             changed = {**last, "properties": {**last["properties"], "note": f"{len(found)} {order}"}}
             await publish(*(next(new) for _ in range(4)), changed)
-            asked = next((link["body"] for link in page["links"] if link["rel"] == "next"), None)
+            question = next((link["body"] for link in page["links"] if link["rel"] == "next"), None)
         assert len(found) == len(set(found))
         assert set(found) >= {item["id"] for item in old}
 

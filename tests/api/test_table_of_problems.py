@@ -187,17 +187,17 @@ def head(*lines: str) -> bytes:
     return "\r\n".join((f"POST {ITEMS} HTTP/1.1", "Host: west", *lines, "")).encode()
 
 
-def raw(to: str, said: bytes) -> Way:
+def raw(to: str, raw_bytes: bytes) -> Way:
     """Return bytes as they are, to whichever node."""
-    return lambda nodes: over_socket(getattr(nodes, to), said)
+    return lambda nodes: over_socket(getattr(nodes, to), raw_bytes)
 
 
-async def over_socket(node: Api, said: bytes) -> httpx.Response:
+async def over_socket(node: Api, raw_bytes: bytes) -> httpx.Response:
     """Return what a server answers to bytes."""
     where = urlsplit(node.url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
-        writer.write(said)
+        writer.write(raw_bytes)
         async with asyncio.timeout(PATIENCE):
             first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines)
@@ -337,14 +337,14 @@ async def test_a_refusal_names_the_thing_and_the_remedy(nodes: Nodes, row: Row) 
 async def in_full(nodes: Nodes, answer: httpx.Response, problem: type[Problem]) -> Json:
     """Return the document of a refusal, after checking what is promised of it."""
     document: Json = answer.json()
-    said = (answer.status_code, document["code"], document["title"])
-    assert said == (problem.status, problem.name, problem.title), document
+    description = (answer.status_code, document["code"], document["title"])
+    assert description == (problem.status, problem.name, problem.title), document
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-request-id"]
     assert document["status"] == document["status_code"] == problem.status
     assert document["description"] == document["detail"]
-    assert document["instance"] == asked(answer)
+    assert document["instance"] == path_in(answer)
     assert not [word for word in INSIDE if word in answer.text], "a refusal shows nothing of the inside"
     for finding in document["errors"]:
         assert finding.keys() >= {"rule", "pointer", "detail"}
@@ -358,7 +358,7 @@ async def in_full(nodes: Nodes, answer: httpx.Response, problem: type[Problem]) 
     return document
 
 
-def asked(answer: httpx.Response) -> str:
+def path_in(answer: httpx.Response) -> str:
     """Return the path of the request, as it was sent; of bytes on a socket, what the server could read of them."""
     try:
         return answer.request.url.raw_path.decode().partition("?")[0]
@@ -386,9 +386,9 @@ async def check_what_goes_with(nodes: Nodes, answer: httpx.Response, problem: ty
         sent_one = "authorization" in answer.request.headers
         assert challenge.startswith("Bearer ")
         assert ('error="invalid_token"' in challenge) == sent_one
-        known = re.search(r'resource_metadata="([^"]+)"', challenge)
-        assert known
-        assert (await nodes.west.anyone.get(known[1])).status_code == 200
+        metadata = re.search(r'resource_metadata="([^"]+)"', challenge)
+        assert metadata
+        assert (await nodes.west.anyone.get(metadata[1])).status_code == 200
     assert ("allow" in answer.headers) == (problem is errors.MethodNotAllowed)
     home = {"node": "south", "href": HOME} if problem is errors.Misdirected else None
     assert answer.json().get("home") == home

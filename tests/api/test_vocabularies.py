@@ -120,13 +120,13 @@ async def test_an_item_is_judged_by_the_version_that_is_asked_for(
 
 
 async def test_a_rehearsal_says_what_would_become_of_each_and_leaves_nothing(api: Api, dsn: str) -> None:
-    known, new = sample.items(2)
-    assert (await api.admin.post(ITEMS, json=known)).status_code == 201
+    published, new = sample.items(2)
+    assert (await api.admin.post(ITEMS, json=published)).status_code == 201
     before = await counts(dsn)
     bad = {**new, "id": "x"}
-    changed = copy.deepcopy(known)
+    changed = copy.deepcopy(published)
     changed["properties"]["description"] = "other"
-    body = {"type": "FeatureCollection", "features": [known, changed, new, bad]}
+    body = {"type": "FeatureCollection", "features": [published, changed, new, bad]}
     response = await api.admin.post(ITEMS, params={"dry_run": "true"}, json=body)
     assert response.status_code == 200, response.text
     answer = response.json()
@@ -134,7 +134,7 @@ async def test_a_rehearsal_says_what_would_become_of_each_and_leaves_nothing(api
     assert (answer["dry_run"], answer["valid"], answer["cv_version"]) == (True, False, NEW)
     assert "id-template" in rules_of(answer["items"][3])
     assert await counts(dsn) == before
-    assert (await api.admin.post(ITEMS, params={"dry_run": "maybe"}, json=known)).status_code == 400
+    assert (await api.admin.post(ITEMS, params={"dry_run": "maybe"}, json=published)).status_code == 400
 
 
 async def counts(dsn: str) -> list[int]:

@@ -117,14 +117,14 @@ async def test_an_export_is_verified_without_a_database(
     lines = path.read_bytes().splitlines(keepends=True)
     swapped = [*lines[:4], lines[5], lines[4], *lines[6:]]
     changed = [line.replace(b'"anna"', b'"evee"') if n == 6 else line for n, line in enumerate(lines)]
-    for broken, said in (
+    for broken, message in (
         (swapped, "position 4"), (changed, "position 6"), (lines[:5] + lines[6:], "position 5"),
         (lines[:-1], "cut off after position 15"), (lines[:-2] + lines[-1:], "position 14"), (lines[1:], "first line"),
         ([b"{}\n"], "line 1 is no line"), ([], "first line"), ([*lines, lines[3]], "behind the checkpoint"),
     ):  # fmt: skip
         path.write_bytes(b"".join(broken))
         done = await fedstac("audit", "verify", "--file", "log.ndjson", **nowhere)
-        assert (done.code, said in done.stderr) == (1, True), (said, done.stderr)
+        assert (done.code, message in done.stderr) == (1, True), (message, done.stderr)
 
 
 async def test_an_export_from_a_time_on_is_whole_by_itself(

@@ -117,7 +117,7 @@ async def test_a_retraction_is_seen_in_search_and_history(west: Api, fedstac: Fe
 
 
 @pytest.mark.parametrize(
-    ("arguments", "role", "code", "said"),
+    ("arguments", "role", "code", "message"),
     [
         (("retract", UNKNOWN, *WHY), "admin", 3, "there is no dataset"),
         (("retract", UNKNOWN, "--dry-run", *WHY), "admin", 3, "there is no dataset"),
@@ -147,12 +147,12 @@ async def test_a_retraction_is_seen_in_search_and_history(west: Api, fedstac: Fe
     ],
 )
 async def test_what_is_refused_says_why(
-    arguments: tuple[str, ...], role: str, code: int, said: str, west: Api, fedstac: Fedstac
+    arguments: tuple[str, ...], role: str, code: int, message: str, west: Api, fedstac: Fedstac
 ) -> None:
     done = await fedstac(*arguments, **to(west, role))
     shown = " ".join((done.stdout + done.stderr).replace("│", " ").split())
     assert done.code == code, shown
-    assert said in shown
+    assert message in shown
     assert "Traceback" not in shown
 
 
@@ -186,8 +186,8 @@ async def test_a_token_that_is_refused_says_nothing_of_what_may_have_been_done(w
 
 async def test_the_reason_of_an_exemption_may_be_in_any_language(west: Api, fedstac: Fedstac) -> None:
     key = FILES[0]
-    said = ("--set", f"/assets/{key}/file:size=1", "--override", "größer 🎉")
-    done = await fedstac("patch", ID, *said, "-o", "json", **to(west))
+    options = ("--set", f"/assets/{key}/file:size=1", "--override", "größer 🎉")
+    done = await fedstac("patch", ID, *options, "-o", "json", **to(west))
     assert (done.code, json.loads(done.stdout)[0]["outcome"]) == (0, "replaced"), done
     [event] = (await fedstac("feed", "tail", "-n", "1", "-o", "ndjson", **to(west, "node:east"))).lines
     assert "größer 🎉" in json.dumps(event, ensure_ascii=False)
@@ -286,11 +286,13 @@ async def test_many_are_changed_and_failures_do_not_stop_the_others(api: Api, fe
     body = {"type": "FeatureCollection", "features": items}
     assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
     ids = [str(item["id"]) for item in items]
-    said = "\n".join([*ids[:30], "CMIP6.nothing", "", "# a comment", *ids[30:], "nowhere.x"]) + "\n"
-    tried = await fedstac("retract", "--ids", "-", "--dry-run", *WHY, "-o", "ndjson", stdin=said.encode(), **to(api))
+    lines_of_ids = "\n".join([*ids[:30], "CMIP6.nothing", "", "# a comment", *ids[30:], "nowhere.x"]) + "\n"
+    tried = await fedstac(
+        "retract", "--ids", "-", "--dry-run", *WHY, "-o", "ndjson", stdin=lines_of_ids.encode(), **to(api)
+    )
     assert tried.code == 1
     assert {line["outcome"] for line in tried.lines} == {"retracted", "rejected"}
-    done = await fedstac("retract", "--ids", "-", *WHY, "-o", "ndjson", stdin=said.encode(), **to(api))
+    done = await fedstac("retract", "--ids", "-", *WHY, "-o", "ndjson", stdin=lines_of_ids.encode(), **to(api))
     assert done.code == 1
     rows = {line["id"]: line for line in done.lines}
     assert {id for id, row in rows.items() if row["status"] == "done"} == set(ids)

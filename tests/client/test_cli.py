@@ -192,7 +192,7 @@ async def test_it_gives_up_when_nothing_moves(start_api: StartApi, dsn: str, fed
 
 
 @pytest.mark.parametrize(
-    ("arguments", "role", "code", "said"),
+    ("arguments", "role", "code", "phrase"),
     [
         (("publish", "-", "-c", "nowhere"), "admin", 3, "there is no collection 'nowhere'"),
         (("publish", "-"), "wrong", 4, "this token is not known here"),
@@ -210,11 +210,11 @@ async def test_it_gives_up_when_nothing_moves(start_api: StartApi, dsn: str, fed
     ],
 )
 async def test_errors_are_one_sentence_and_an_exit_code(
-    arguments: tuple[str, ...], role: str, code: int, said: str, api: Api, fedstac: Fedstac
+    arguments: tuple[str, ...], role: str, code: int, phrase: str, api: Api, fedstac: Fedstac
 ) -> None:
     done = await fedstac(*arguments, stdin=lines(list(sample.items(2))), **to(api, role))
     assert (done.code, done.stdout) == (code, "")
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert phrase in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
 
 
@@ -223,8 +223,8 @@ async def test_a_server_that_is_away_exits_5(fedstac: Fedstac) -> None:
     assert done.code == 5
     assert done.stderr.startswith("fedstac: http://127.0.0.1:9 does not answer (tried once: ")
     assert done.stderr.count("\n") == 1
-    told = await fedstac("search", FEDSTAC_URL="http://127.0.0.1:9", FEDSTAC_RETRIES="0", FEDSTAC_DEBUG="1")
-    assert "Traceback" in told.stderr
+    result = await fedstac("search", FEDSTAC_URL="http://127.0.0.1:9", FEDSTAC_RETRIES="0", FEDSTAC_DEBUG="1")
+    assert "Traceback" in result.stderr
 
 
 async def test_errors_are_json_where_results_are(api: Api, fedstac: Fedstac) -> None:
@@ -337,8 +337,8 @@ async def test_a_full_disk_is_named(api: Api, tmp_path: Path) -> None:
     )  # fmt: skip
     os.close(full)
     _, stderr = await asyncio.wait_for(process.communicate(), PATIENCE)
-    said = '{"error":{"detail":"the results cannot be written: No space left on device","exit_code":2}}\n'
-    assert (process.returncode, stderr.decode()) == (2, said)
+    message = '{"error":{"detail":"the results cannot be written: No space left on device","exit_code":2}}\n'
+    assert (process.returncode, stderr.decode()) == (2, message)
 
 
 async def test_the_feed_is_shown_and_followed(api: Api, fedstac: Fedstac, tmp_path: Path) -> None:

@@ -189,12 +189,12 @@ async def test_waiting_ends_when_nothing_moves(start_api: StartApi, dsn: str) ->
 @contextmanager
 def answering(answers: list[tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[str, list[str]]]:
     """Yield the address of a server that gives these answers in turn, and what was asked of it."""
-    asked: list[str] = []
+    paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
-            status, headers, body = answers[min(len(asked), len(answers)) - 1]
+            paths.append(self.path)
+            status, headers, body = answers[min(len(paths), len(answers)) - 1]
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -208,7 +208,7 @@ def answering(answers: list[tuple[int, dict[str, str], bytes]]) -> Iterator[tupl
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", asked
+            yield f"http://127.0.0.1:{server.server_address[1]}", paths
         finally:
             server.shutdown()
             thread.join()
@@ -229,42 +229,42 @@ def client_of(url: str, retries: int = 3) -> Client:
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_what_fails_for_the_moment_is_tried_again_not_before_retry_after(status: int, pauses: list[float]) -> None:
     with (
-        answering([(status, {"Retry-After": "7"}, b""), (200, {}, b'{"id": "x"}')]) as (url, asked),
+        answering([(status, {"Retry-After": "7"}, b""), (200, {}, b'{"id": "x"}')]) as (url, paths),
         client_of(url) as client,
     ):
         assert client.item("CMIP6", "x") == {"id": "x"}
-    assert len(asked) == 2
+    assert len(paths) == 2
     assert len(pauses) == 1
     assert pauses[0] >= 7
 
 
 def test_tries_end(pauses: list[float]) -> None:
     with (
-        answering([(503, {}, b"busy")]) as (url, asked),
+        answering([(503, {}, b"busy")]) as (url, paths),
         client_of(url) as client,
         pytest.raises(Failed, match="503"),
     ):
         client.item("CMIP6", "x")
-    assert len(asked) == 4
+    assert len(paths) == 4
     assert [pause <= most for pause, most in zip(pauses, (0.5, 1, 2), strict=True)] == [True] * 3
 
 
 @pytest.mark.parametrize("token", ["se\ncret", "se\x00cret"])
 def test_what_no_header_may_hold_is_not_sent_nor_told(token: str, pauses: list[float]) -> None:
     with (
-        answering([]) as (url, asked),
+        answering([]) as (url, paths),
         Client(url, token, http=httpx.Client(trust_env=False)) as client,
         pytest.raises(Invalid, match="the token holds a line break") as refusal,
     ):
         client.item("CMIP6", "x")
     assert "cret" not in str(refusal.value)
-    assert (len(asked), pauses) == (0, [])
+    assert (len(paths), pauses) == (0, [])
 
 
 def test_a_token_from_a_file_may_end_with_a_line_break() -> None:
-    with answering([(200, {}, b"{}")]) as (url, asked), Client(url, "secret\n") as client:
+    with answering([(200, {}, b"{}")]) as (url, paths), Client(url, "secret\n") as client:
         assert client.item("CMIP6", "x") == {}
-    assert len(asked) == 1
+    assert len(paths) == 1
 
 
 def test_a_server_that_is_away_is_named(pauses: list[float]) -> None:
@@ -276,7 +276,7 @@ def test_a_server_that_is_away_is_named(pauses: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "body", "kind", "said"),
+    ("status", "headers", "body", "kind", "message"),
     [
         (500, {}, b"<html>", Failed, "answered 500"),
         (301, {"Location": "https://elsewhere.example"}, b"", Failed, "use that address"),
@@ -286,15 +286,15 @@ def test_a_server_that_is_away_is_named(pauses: list[float]) -> None:
     ],
 )
 def test_what_is_final_is_not_tried_again(
-    status: int, headers: dict[str, str], body: bytes, kind: type[Exception], said: str, pauses: list[float]
+    status: int, headers: dict[str, str], body: bytes, kind: type[Exception], message: str, pauses: list[float]
 ) -> None:
     with (
-        answering([(status, headers, body)]) as (url, asked),
+        answering([(status, headers, body)]) as (url, paths),
         client_of(url) as client,
-        pytest.raises(kind, match=said),
+        pytest.raises(kind, match=message),
     ):
         client.item("CMIP6", "x")
-    assert len(asked) == 1
+    assert len(paths) == 1
     assert not pauses
 
 

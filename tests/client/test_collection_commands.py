@@ -52,8 +52,8 @@ async def test_a_collection_is_changed_and_deleted_while_it_is_empty(
 
 async def test_a_misspelt_project_is_no_collection_by_mistake(api: Api, fedstac: Fedstac) -> None:
     done = await fedstac("collections", "create", "CMIP66", **to(api))
-    said = " ".join(done.stderr.replace("│", " ").split())
-    assert (done.code, "did you mean CMIP6?" in said) == (2, True), said
+    message = " ".join(done.stderr.replace("│", " ").split())
+    assert (done.code, "did you mean CMIP6?" in message) == (2, True), message
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(("create", "CMIP7"), 4), (("delete", "CMIP6"), 4)])
@@ -64,8 +64,8 @@ async def test_only_administrators_may(arguments: tuple[str, ...], code: int, ap
 async def test_who_publishes_into_no_collection_is_told_whom_to_ask(
     start_api: StartApi, dsn: str, fedstac: Fedstac
 ) -> None:
-    asked = await start_api(dsn=dsn, contact="data@west.example")
-    done = await fedstac("publish", "-", "-c", "nowhere", stdin=lines(list(sample.items(1))), **to(asked))
+    node_with_contact = await start_api(dsn=dsn, contact="data@west.example")
+    done = await fedstac("publish", "-", "-c", "nowhere", stdin=lines(list(sample.items(1))), **to(node_with_contact))
     assert done.code == 3
     assert "ask data@west.example" in done.stderr
     assert "fedstac collections create" in done.stderr

@@ -182,7 +182,7 @@ async def test_a_name_that_is_no_text_is_one_like_others(api: Api, fedstac: Feds
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "phrase"),
     [
         (("--retry-failed", "none.ndjson"), "none.ndjson cannot be read"),
         (("-", "--run", "no-run.json"), "no-run.json is no file of a publishing run"),
@@ -192,13 +192,13 @@ async def test_a_name_that_is_no_text_is_one_like_others(api: Api, fedstac: Feds
     ],
 )
 async def test_wrong_usage_is_told(
-    arguments: tuple[str, ...], said: str, api: Api, fedstac: Fedstac, tmp_path: Path
+    arguments: tuple[str, ...], phrase: str, api: Api, fedstac: Fedstac, tmp_path: Path
 ) -> None:
     (tmp_path / "no-run.json").write_text('{"type": "Feature"}\n')
     done = await fedstac("publish", *arguments, stdin=lines(list(sample.items(1))), **to(api))
     assert done.code == 2
     assert await count(api) == 0
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert phrase in " ".join(done.stderr.replace("│", " ").split())
     assert (tmp_path / "no-run.json").read_text() == '{"type": "Feature"}\n'
 
 
@@ -251,8 +251,8 @@ async def test_a_run_goes_on_with_the_options_that_it_began_with(api: Api, fedst
     assert Run.read(tmp_path / "run").options == options
     other = {**to(api), "FEDSTAC_URL": "http://127.0.0.1:9"}
     elsewhere = await fedstac("publish", "--retry-failed", "run", **other)
-    said = " ".join(elsewhere.stderr.replace("│", " ").split())
-    assert (elsewhere.code, f"this run publishes at {api.url}" in said) == (2, True), said
+    message = " ".join(elsewhere.stderr.replace("│", " ").split())
+    assert (elsewhere.code, f"this run publishes at {api.url}" in message) == (2, True), message
     again = await fedstac("publish", "--retry-failed", "run", "--patience", "98", **to(api))
     assert again.code == 1
     assert Run.read(tmp_path / "run").options == {**options, "patience": 98.0}

@@ -80,17 +80,17 @@ async def test_a_dataset_is_judged_beside_those_before_it(fedstac: Fedstac) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "phrase"),
     [
         (("nothing.json",), "nothing.json does not exist"),
         (("-", "--cv", "CMIP6"), "PROJECT=VERSION"),
         (("-", "--cv", "CMIP6=1.0"), "vocab list"),
     ],
 )
-async def test_wrong_usage_exits_2(arguments: tuple[str, ...], said: str, fedstac: Fedstac) -> None:
+async def test_wrong_usage_exits_2(arguments: tuple[str, ...], phrase: str, fedstac: Fedstac) -> None:
     done = await fedstac("validate", *arguments, stdin=lines(list(sample.items(1))))
     assert (done.code, done.stdout) == (2, "")
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert phrase in " ".join(done.stderr.replace("│", " ").split())
 
 
 async def test_a_line_that_is_no_json_is_not_valid_and_the_rest_goes_on(fedstac: Fedstac) -> None:
@@ -102,8 +102,8 @@ async def test_a_line_that_is_no_json_is_not_valid_and_the_rest_goes_on(fedstac:
     assert [line["valid"] for line in done.lines] == [True, False, False, False, False, True]
     assert all(line["findings"] for line in done.lines[1:5])
     assert [line["cv_version"] for line in done.lines[1:4]] == [None] * 3
-    told = await fedstac("validate", "-", "-c", "CMIP6", "-o", "ndjson", stdin=lines([nowhere]))
-    assert (told.code, told.lines[0]["valid"]) == (0, True)
+    result = await fedstac("validate", "-", "-c", "CMIP6", "-o", "ndjson", stdin=lines([nowhere]))
+    assert (result.code, result.lines[0]["valid"]) == (0, True)
 
 
 async def test_a_table_shows_the_first_and_all_on_demand(fedstac: Fedstac) -> None:

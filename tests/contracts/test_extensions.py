@@ -70,9 +70,9 @@ def test_a_schema_is_right_at_any_address(name: str) -> None:
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     assert schema["$id"] == "schema.json"
     jsonschema_rs.meta.validate(schema)
-    known = [(f"https://node.example.org/stac/{name}/schema.json", schema), *extensions.core_schemas().items()]
-    registry = jsonschema_rs.Registry(known, retriever=extensions.closed)
-    judge = jsonschema_rs.validator_for({"$ref": known[0][0]}, registry=registry, retriever=extensions.closed)
+    schemas = [(f"https://node.example.org/stac/{name}/schema.json", schema), *extensions.core_schemas().items()]
+    registry = jsonschema_rs.Registry(schemas, retriever=extensions.closed)
+    judge = jsonschema_rs.validator_for({"$ref": schemas[0][0]}, registry=registry, retriever=extensions.closed)
     assert not judge.is_valid([])
 
 

@@ -51,5 +51,5 @@ def test_calls_in_a_sentence_become_commands(sentence: str) -> None:
 
 
 def test_a_sentence_is_a_sentence_still() -> None:
-    said = "there is no collection 'X' here; GET /collections lists those there are"
-    assert in_commands(said) == "there is no collection 'X' here; fedstac collections list lists those there are"
+    message = "there is no collection 'X' here; GET /collections lists those there are"
+    assert in_commands(message) == "there is no collection 'X' here; fedstac collections list lists those there are"

@@ -83,10 +83,10 @@ def entry(
         document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
         publisher="somebody", cv_version=version, cv_excused=excused,
     )  # fmt: skip
-    told: Json = orjson.loads(events.current(record, epoch, node.checker.vocabularies.digest_of))
+    event: Json = orjson.loads(events.current(record, epoch, node.checker.vocabularies.digest_of))
     if digest is not None:
-        told["data"]["cv"]["digest"] = digest
-    return orjson.dumps(told).decode()
+        event["data"]["cv"]["digest"] = digest
+    return orjson.dumps(event).decode()
 
 
 def follower_of(node: Node, source: Source, applied: Cursor = events.START) -> Follower:

@@ -189,13 +189,13 @@ class Actions(RuleBasedStateMachine):
     def say_again(self, how: str) -> None:
         """Repeat the last step; maybe on a condition (`If-Match`), or under the same Idempotency-Key."""
         last = self.waiting[-1]
-        known = self.model.records.get(last.command.target.id)
+        record = self.model.records.get(last.command.target.id)
         match how:
             case "under its key":
                 self._accept()
                 self.ground.run(self.catalogue.send_again(last))
-            case "if it is as it was" if known and last.accepted.action != "publish":
-                self._say_again_if(known.digest[:16].hex())
+            case "if it is as it was" if record and last.accepted.action != "publish":
+                self._say_again_if(record.digest[:16].hex())
             case "if it is another" if last.accepted.action != "publish":
                 self._say_again_if("0" * 32)
             case _:

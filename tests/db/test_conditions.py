@@ -20,7 +20,7 @@ LISTS = [
     (project, name)
     for project in VOCABULARIES.projects()
     if (vocabulary := VOCABULARIES.current(project))
-    for name, asked in vocabulary.properties.items() if asked.kind is Kind.STRINGS
+    for name, demand in vocabulary.properties.items() if demand.kind is Kind.STRINGS
 ]  # fmt: skip
 
 

@@ -220,8 +220,8 @@ async def test_of_several_that_cannot_be_applied_the_last_is_parked(node: Node, 
 async def test_names_that_no_index_takes_stop_nothing(node: Node, conn: Connection) -> None:
     first, second = sample.items(2)
     broken = orjson.loads(entry(node, first, CMIP6, digest="00" * 32))
-    told = [orjson.dumps({**broken, "id": LONG, "subject": LONG}).decode(), entry(node, second, CMIP6)]
-    await follow(node, Source(told))
+    page = [orjson.dumps({**broken, "id": LONG, "subject": LONG}).decode(), entry(node, second, CMIP6)]
+    await follow(node, Source(page))
     shown, parked, _ = await here(conn)
     assert (shown, len(parked)) == ([second["id"]], 1)
 
@@ -231,9 +231,9 @@ async def test_what_is_told_of_a_parked_event_is_what_the_source_can_store(node:
     broken = orjson.loads(entry(node, item, CMIP6, digest="00" * 32))
     broken |= {"id": "an\0id", "source": "north\0"}
     follower = await follow(node, Source([orjson.dumps(broken).decode()]))
-    [told] = follower.exceptions
-    assert told["event_id"] == "an\ufffdid"
-    assert "\0" not in told["detail"]
+    [exception] = follower.exceptions
+    assert exception["event_id"] == "an\ufffdid"
+    assert "\0" not in exception["detail"]
 
 
 async def test_what_was_parked_of_a_log_that_is_lost_is_forgotten_with_it(node: Node, conn: Connection) -> None:
@@ -245,19 +245,19 @@ async def test_what_was_parked_of_a_log_that_is_lost_is_forgotten_with_it(node: 
 
 
 async def test_what_is_parked_is_told_in_portions_that_the_source_takes(node: Node, conn: Connection) -> None:
-    told: list[int] = []
+    positions: list[int] = []
 
     class RecordingSource(Source):
         async def acknowledge(
             self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
         ) -> None:
-            told.append(len(exceptions))
+            positions.append(len(exceptions))
 
     items = sample.items(2200, versions=1)
     entries = [entry(node, item, CMIP6, digest="00" * 32) for item in items]
     follower = await follow(node, RecordingSource(entries))
     assert await follower.step(0) == 0
-    assert told == [1000, 1000, 200]
+    assert positions == [1000, 1000, 200]
 
 
 async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_goes_on(
@@ -298,10 +298,10 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
 def put(*path: str, value: object) -> Callable[[Json], None]:
     """Put a value into an event."""
 
-    def change(told: Json) -> None:
+    def change(event: Json) -> None:
         for name in path[:-1]:
-            told = told[name]
-        told[path[-1]] = value
+            event = event[name]
+        event[path[-1]] = value
 
     return change
 

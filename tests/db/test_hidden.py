@@ -50,14 +50,14 @@ async def test_a_refused_publication_says_nothing_of_the_mark_to_whom_it_is_hidd
     creates = Entitlement(Scope.PROJECT, "CMIP6", draft.institution, Right.CREATE)
     everywhere = Entitlement(Scope.NODE, "*", None, Right.CREATE)
     who = Identity("", "", "", None, "", frozenset(), (creates, everywhere), frozenset())
-    told = []
+    statements = []
     for principal in (Principal("creator", frozenset(), who), ANNA):
         work = writing.work(draft, principal=principal)
         [receipt] = await publication.perform(conn, writing.RULES, work)
         assert isinstance(receipt.problem, Conflict)
-        told.append(receipt.problem.detail)
-    assert "marked" not in told[0]
-    assert told[1].startswith(f"{item['id']} is marked")
+        statements.append(receipt.problem.detail)
+    assert "marked" not in statements[0]
+    assert statements[1].startswith(f"{item['id']} is marked")
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -195,12 +195,12 @@ async def get_an_item(conn: Connection) -> None:
         assert await search.item(conn, "CMIP6", dataset_id(number))
 
 
-def page(asked: dict[str, object], *, after: bool = False) -> Run:
+def page(question: dict[str, object], *, after: bool = False) -> Run:
     """Return a page of ten in the order that a search has by itself, and how many datasets match."""
     keys = search.order([("datetime", True)])
 
     async def run(conn: Connection) -> None:
-        where = conditions.where(asked)
+        where = conditions.where(question)
         first = await search.page(conn, where, keys, 10, None)
         assert first.items
         if after:

@@ -42,9 +42,9 @@ def target_of(item: writing.Item) -> Target:
 
 async def latest_of(conn: Connection) -> dict[str, bool]:
     rows = await conn.fetch(f"SELECT {records.COLUMNS}, document FROM fedstac.record")
-    held = [records.from_row(row) for row in rows]
-    assert all(isinstance(record, Record) and record.document for record in held)
-    return {record.id: record.latest for record in held}
+    stored = [records.from_row(row) for row in rows]
+    assert all(isinstance(record, Record) and record.document for record in stored)
+    return {record.id: record.latest for record in stored}
 
 
 async def test_the_version_before_is_latest_again_everywhere(west: Node, east: Connection, connect: Connect) -> None:
@@ -58,10 +58,10 @@ async def test_the_version_before_is_latest_again_everywhere(west: Node, east: C
     assert receipt.outcome is Outcome.RETRACTED
     assert await latest_of(conn) == {OLD["id"]: True, NEW["id"]: False}
 
-    told = await conn.fetchval(
+    events = await conn.fetchval(
         "SELECT event FROM fedstac.outbox WHERE dataset = $1 ORDER BY id DESC LIMIT 1", OLD["id"]
     )
-    assert orjson.loads(told)["data"]["document"]["id"] == OLD["id"]
+    assert orjson.loads(events)["data"]["document"]["id"] == OLD["id"]
     await writing.sequence_all(conn)
     async with east.transaction():
         await publication.apply(east, await writing.whole_feed(conn))
@@ -118,14 +118,16 @@ async def test_a_batch_does_what_its_steps_do_one_by_one_and_any_order_of_events
         if chance.random() < 0.3:  # switched on or off between two batches
             rules = replace(rules, policy=Policy(promoting=chance.choice((frozenset({"CMIP6"}), frozenset()))))
         steps = chance.choices(list(actions), list(actions.values()), k=chance.randint(1, 8))
-        asked = [(chance.choice(DAYS), act) for act in steps]
-        receipts = await publication.perform(conn, rules, [step(version(TOGETHER, day), act) for day, act in asked])
+        steps_by_day = [(chance.choice(DAYS), act) for act in steps]
+        receipts = await publication.perform(
+            conn, rules, [step(version(TOGETHER, day), act) for day, act in steps_by_day]
+        )
         alone = [
-            receipt for day, act in asked
+            receipt for day, act in steps_by_day
             for receipt in await publication.perform(conn, rules, [step(version(APART, day), act)])
         ]  # fmt: skip
-        assert [receipt.outcome for receipt in receipts] == [receipt.outcome for receipt in alone], asked
-        assert await states(conn, TOGETHER) == await states(conn, APART), asked
+        assert [receipt.outcome for receipt in receipts] == [receipt.outcome for receipt in alone], steps_by_day
+        assert await states(conn, TOGETHER) == await states(conn, APART), steps_by_day
     assert await invariants.check(conn) == []
     await writing.sequence_all(conn)
     log = await writing.whole_feed(conn)

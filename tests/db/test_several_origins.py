@@ -43,15 +43,15 @@ async def conn(east: Node) -> AsyncIterator[Connection]:
 
 def source(node: Node, origin: str, items: Sequence[Json], *, epoch: int = 1) -> Source:
     """Return a publishing node with these datasets, and a collection of its own making."""
-    told = [entry(node, item, CMIP6, origin=origin, epoch=epoch) for item in items]
-    return Source(told, origin=origin, epoch=epoch, document=titled(origin))
+    entries = [entry(node, item, CMIP6, origin=origin, epoch=epoch) for item in items]
+    return Source(entries, origin=origin, epoch=epoch, document=titled(origin))
 
 
 def titled(title: str) -> str:
     return orjson.dumps({**sample.collection(), "title": title}).decode()
 
 
-def said(origin: str, title: str | None, seq: int = 1, *, collection: str = "CMIP6") -> CollectionEvent:
+def announcement(origin: str, title: str | None, seq: int = 1, *, collection: str = "CMIP6") -> CollectionEvent:
     document = orjson.dumps({**sample.collection(), "id": collection, "title": title}).decode() if title else None
     return CollectionEvent(
         event_id=f"{origin} {seq}", cursor=None, change="set" if title else "deleted", collection=collection,
@@ -73,7 +73,7 @@ async def shown(conn: Connection) -> str | None:
     return title
 
 
-async def held(conn: Connection) -> dict[str, list[str]]:
+async def ids_by_origin(conn: Connection) -> dict[str, list[str]]:
     """Return ids of the datasets by origin; all of them can be found."""
     rows = await conn.fetch(
         """SELECT r.origin, r.id FROM fedstac.record r
@@ -88,7 +88,12 @@ async def held(conn: Connection) -> dict[str, list[str]]:
 
 
 async def test_which_document_is_shown_does_not_depend_on_the_order(conn: Connection) -> None:
-    everything = [said("west", "first", 1), said("west", "second", 2), said("north", "north's"), said("south", "x")]
+    everything = [
+        announcement("west", "first", 1),
+        announcement("west", "second", 2),
+        announcement("north", "north's"),
+        announcement("south", "x"),
+    ]
     for order in itertools.permutations(everything):
         trial = conn.transaction()
         await trial.start()
@@ -102,25 +107,25 @@ async def test_which_document_is_shown_does_not_depend_on_the_order(conn: Connec
 
 
 async def test_what_one_deletes_the_others_still_have(conn: Connection) -> None:
-    await apply(conn, said("west", "west's"), said("north", "north's"))
-    assert await apply(conn, said("north", None, 2)) == 1
+    await apply(conn, announcement("west", "west's"), announcement("north", "north's"))
+    assert await apply(conn, announcement("north", None, 2)) == 1
     assert await shown(conn) == "west's"
-    assert await apply(conn, said("north", "late", 1)) == 0
+    assert await apply(conn, announcement("north", "late", 1)) == 0
     assert await shown(conn) == "west's"
-    await apply(conn, said("north", "again", 3))
+    await apply(conn, announcement("north", "again", 3))
     assert await shown(conn) == "again"
-    await apply(conn, said("west", None, 2), said("north", None, 4))
+    await apply(conn, announcement("west", None, 2), announcement("north", None, 4))
     assert await shown(conn) is None
 
 
 async def test_the_same_again_changes_nothing(conn: Connection) -> None:
-    page = (said("west", "west's"), said("north", "north's"))
+    page = (announcement("west", "west's"), announcement("north", "north's"))
     assert await apply(conn, *page) == 2
     assert await apply(conn, *page, *page) == 0
 
 
 async def test_a_node_announces_its_own_word_only(east: Node, conn: Connection) -> None:
-    await apply(conn, said("west", "west's"), said("north", "north's"))
+    await apply(conn, announcement("west", "west's"), announcement("north", "north's"))
     assert [each.origin for each in await collections.of_origin(conn, "west")] == ["west"]
     assert await collections.of_origin(conn, "east") == []
     writer = publication.CollectionWriter(conn, "east", "anna", east.collection_schema)
@@ -135,7 +140,7 @@ async def test_datasets_of_both_are_found_and_their_digests_are_kept_apart(east:
     first, second, third = sample.items(3)
     await follow(east, source(east, "west", [first]))
     await follow(east, source(east, "north", [second, third]))
-    assert await held(conn) == {"north": sorted([second["id"], third["id"]]), "west": [first["id"]]}
+    assert await ids_by_origin(conn) == {"north": sorted([second["id"], third["id"]]), "west": [first["id"]]}
     assert [sum(row["n"] for row in await feed.digests(conn, origin)) for origin in ("west", "north", "east")] == [
         1,
         2,
@@ -149,7 +154,7 @@ async def test_a_lineage_has_one_origin_and_the_claim_of_another_is_parked(east:
     common, other = sample.items(2)
     await follow(east, source(east, "west", [common]))
     follower = await follow(east, source(east, "north", [common, other]))
-    assert await held(conn) == {"north": [other["id"]], "west": [common["id"]]}
+    assert await ids_by_origin(conn) == {"north": [other["id"]], "west": [common["id"]]}
     assert [each["outcome"] for each in follower.exceptions] == ["parked"]
     assert await nodes.parked(conn, nodes.INDEX, "west") == []
     assert "another origin's" in (await nodes.parked(conn, nodes.INDEX, "north"))[0]["detail"]
@@ -158,13 +163,13 @@ async def test_a_lineage_has_one_origin_and_the_claim_of_another_is_parked(east:
 async def test_two_that_come_at_once_share_no_lineage(east: Node, conn: Connection) -> None:
     items = list(sample.items(60, versions=1))
     sources = {"west": items[:40], "north": items[20:]}
-    await asyncio.gather(*(follow(east, source(east, origin, told)) for origin, told in sources.items()))
-    found = await held(conn)
-    for origin, told in sources.items():
+    await asyncio.gather(*(follow(east, source(east, origin, datasets)) for origin, datasets in sources.items()))
+    found = await ids_by_origin(conn)
+    for origin, datasets in sources.items():
         parked = await conn.fetch(
             "SELECT split_part(subject, '/', 2) FROM fedstac.parked_event WHERE origin = $1", origin
         )
-        assert sorted([*found[origin], *(row[0] for row in parked)]) == sorted(item["id"] for item in told)
+        assert sorted([*found[origin], *(row[0] for row in parked)]) == sorted(item["id"] for item in datasets)
     assert {item["id"] for item in items} == {*found["west"], *found["north"]}
     assert not set(found["west"]) & set(found["north"])
     assert [broken.name for broken in await invariants.check(conn)] == ["I23"]  # which tells what is parked
@@ -174,11 +179,15 @@ async def test_collections_that_several_origins_announce_at_once_are_all_here(ea
     async def follow_origin(origin: str) -> None:
         async with east.pool.acquire() as conn:
             for n in range(8):
-                await apply(conn, *(said(origin, origin, n + 1, collection=f"c{n + k}") for k in (1, 0)))
+                await apply(conn, *(announcement(origin, origin, n + 1, collection=f"c{n + k}") for k in (1, 0)))
 
     async def rebuild() -> None:
         async with east.pool.acquire() as conn:
-            await apply(conn, said("south", "south's", collection="c3"), said("south", "south's", collection="own"))
+            await apply(
+                conn,
+                announcement("south", "south's", collection="c3"),
+                announcement("south", "south's", collection="own"),
+            )
             await publication.forget(conn, "south", before_epoch=2)
 
     await asyncio.gather(follow_origin("west"), follow_origin("north"), rebuild())
@@ -195,14 +204,14 @@ async def test_forgetting_one_origin_leaves_what_is_the_others(east: Node, conn:
     await follow(east, source(east, "west", [first]))
     await follow(east, source(east, "north", [second]))
     await publication.forget(conn, "north", before_epoch=following.BEYOND_ALL)
-    assert await held(conn) == {"west": [first["id"]]}
+    assert await ids_by_origin(conn) == {"west": [first["id"]]}
     assert await shown(conn) == "west"
     await follow(east, source(east, "north", [second]))
     await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
-    assert await held(conn) == {"north": [second["id"]]}
+    assert await ids_by_origin(conn) == {"north": [second["id"]]}
     assert await shown(conn) == "north"
     await publication.forget(conn, "north", before_epoch=following.BEYOND_ALL)
-    assert (await held(conn), await shown(conn)) == ({}, None)
+    assert (await ids_by_origin(conn), await shown(conn)) == ({}, None)
 
 
 async def test_the_partition_stays_for_datasets_whose_origin_has_not_told_of_the_collection(
@@ -214,7 +223,7 @@ async def test_the_partition_stays_for_datasets_whose_origin_has_not_told_of_the
     quiet.entries.pop(0)
     await follow(east, quiet)
     await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
-    assert await held(conn) == {"north": [second["id"]]}
+    assert await ids_by_origin(conn) == {"north": [second["id"]]}
     await follow(east, source(east, "west", [first]))
     assert await shown(conn) == "west"
     assert await invariants.check(conn) == []
@@ -225,7 +234,7 @@ async def test_an_epoch_of_one_origin_is_no_matter_of_another(east: Node, conn: 
     await follow(east, source(east, "west", [first, second]))
     await follow(east, source(east, "north", [third]))
     await follow(east, source(east, "west", [second], epoch=2))
-    assert await held(conn) == {"north": [third["id"]], "west": [second["id"]]}
+    assert await ids_by_origin(conn) == {"north": [third["id"]], "west": [second["id"]]}
     assert await shown(conn) == "north"
 
 
@@ -236,7 +245,7 @@ async def test_a_lineage_that_its_origin_has_lost_is_the_next_ones(east: Node, c
     assert len(await nodes.parked(conn, nodes.INDEX, "north")) == 1
     await follow(east, source(east, "west", [other], epoch=2))  # restored to before `common`
     await follow(east, source(east, "north", [common]))
-    assert await held(conn) == {"north": [common["id"]], "west": [other["id"]]}
+    assert await ids_by_origin(conn) == {"north": [common["id"]], "west": [other["id"]]}
     assert await nodes.parked(conn, nodes.INDEX, "north") == []
     assert await invariants.check(conn) == []
 
@@ -253,7 +262,7 @@ async def test_a_lineage_may_be_forgotten_while_another_origin_waits_for_it(east
                 await asyncio.sleep(0.02)
     await waiting
     await watching.close()
-    assert await held(conn) == {"north": [common["id"]]}
+    assert await ids_by_origin(conn) == {"north": [common["id"]]}
     assert await invariants.check(conn) == []
 
 
@@ -271,14 +280,14 @@ async def test_origins_that_are_taken_anew_at_the_same_time_do_not_hold_up_each_
 
     await asyncio.gather(*map(take_anew, sources))
     assert await conn.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
-    assert {origin: len(ids) for origin, ids in (await held(conn)).items()} == {"north": 60, "west": 60}
+    assert {origin: len(ids) for origin, ids in (await ids_by_origin(conn)).items()} == {"north": 60, "west": 60}
     assert await invariants.check(conn) == []
 
 
 # --- whom to follow ---
 
 
-class Named(Origin):
+class NamedOrigin(Origin):
     """A source that says what it is called."""
 
     def __init__(self, name: str) -> None:
@@ -293,10 +302,10 @@ async def test_a_node_neither_follows_nor_rebuilds_itself(east: Node, conn: Conn
     [item] = sample.items(1)
     await follow(east, source(east, "north", [item]))
     await conn.execute("UPDATE fedstac.record SET origin = 'east'")
-    named, feed_of_named = Named("east"), open_source(SourceAddress("http://source.invalid", ""))
+    named, feed_of_named = NamedOrigin("east"), open_source(SourceAddress("http://source.invalid", ""))
     with pytest.raises(NotServed, match="as this node is"):
         await index_node.rebuild(east, named, feed_of_named, from_snapshot=True, on_page=lambda entries: None)
-    assert await held(conn) == {"east": [item["id"]]}
+    assert await ids_by_origin(conn) == {"east": [item["id"]]}
 
 
 async def test_the_document_of_another_collection_is_no_announcement(east: Node, conn: Connection) -> None:
@@ -319,4 +328,4 @@ async def test_an_announcement_that_no_node_would_make_stops_no_other(
     spoilt = source(east, "north", [item])
     spoilt.entries[0]["data"]["document"] = {"id": "CMIP6", **document}
     await follow(east, spoilt)
-    assert await held(conn) == {"north": [item["id"]]}
+    assert await ids_by_origin(conn) == {"north": [item["id"]]}

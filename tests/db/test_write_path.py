@@ -53,13 +53,15 @@ async def test_eight_writers_over_the_same_lineages_lose_nothing(west: Node, dsn
         for n in (6, 7)
     ]
     receipts = await asyncio.gather(*(writing.write(dsn, seed, n, batches) for n in range(6)))
-    said = [(await process.communicate())[0].split() for process in elsewhere]
+    outputs = [(await process.communicate())[0].split() for process in elsewhere]
     assert [process.returncode for process in elsewhere] == [0, 0]
     done.set()
     await sequencing
     await writing.sequence_all(conn)
 
-    changes = sum(len(receipt.changes) for some in receipts for receipt in some) + sum(int(words[1]) for words in said)
+    changes = sum(len(receipt.changes) for some in receipts for receipt in some) + sum(
+        int(words[1]) for words in outputs
+    )
     log = await writing.whole_feed(conn)
     assert changes == sum(isinstance(event, DatasetEvent) for event in log)
     outcomes = {receipt.outcome for some in receipts for receipt in some}
@@ -90,13 +92,13 @@ async def test_an_open_transaction_holds_up_its_own_lineages_only(
     west: Node, connect: Connect, items: list[writing.Item]
 ) -> None:
     first, second, third, watcher = [await connect() for _ in range(4)]
-    [held] = sample.items(1, seed=5)
-    await writing.publish(first, held, ITEM)
+    [item] = sample.items(1, seed=5)
+    await writing.publish(first, item, ITEM)
     async with first.transaction():
-        await writing.publish(first, writing.version(held, 20310101))
+        await writing.publish(first, writing.version(item, 20310101))
         [receipt] = await asyncio.wait_for(writing.publish(second, *items), PATIENCE)
         assert receipt.outcome in (Outcome.NEW, Outcome.NEWER)
-        same = asyncio.create_task(writing.publish(third, writing.version(held, 20320101)))
+        same = asyncio.create_task(writing.publish(third, writing.version(item, 20320101)))
         await writing.is_blocked(watcher, third, first)
         assert not await watcher.fetchval("SELECT pg_blocking_pids($1) <> '{}'", second.get_server_pid())
     [last] = await asyncio.wait_for(same, PATIENCE)
@@ -224,15 +226,15 @@ async def test_a_claim_lost_while_halving_writes_no_more(west: Node, connect: Co
 async def test_a_claim_that_holds_is_not_taken_over(west: Node, connect: Connect) -> None:
     first, second = await connect(), await connect()
     await writing.submit(first, *sample.items(400))  # in more shards than one claim takes
-    held: list[queue.Claim] = []
+    claims: list[queue.Claim] = []
     while claim := await queue.claim(first, "one", uuid4(), 3600):
-        held.append(claim)
-    assert len(held) > 1
+        claims.append(claim)
+    assert len(claims) > 1
     assert await queue.claim(second, "two", uuid4(), 3600) is None
-    await queue.release(first, held[0])
+    await queue.release(first, claims[0])
     again = await queue.claim(second, "two", uuid4(), 3600)
     assert again is not None
-    assert (set(again.shards) <= set(held[0].shards), again.deaths) == (True, 0)
+    assert (set(again.shards) <= set(claims[0].shards), again.deaths) == (True, 0)
 
 
 async def test_two_workers_keep_the_order_of_each_lineage(west: Node, dsn: str, connect: Connect) -> None:
@@ -247,10 +249,10 @@ async def test_two_workers_keep_the_order_of_each_lineage(west: Node, dsn: str, 
     config = Settings(dsn=dsn, node="west", batch=7, _env_file=None)
     async with bootstrap.node(config) as small:
         await asyncio.gather(drain(small, "one"), drain(small, "two"))
-    told: dict[str, list[str]] = {name: [] for name in wanted}
+    events_by_name: dict[str, list[str]] = {name: [] for name in wanted}
     for row in await conn.fetch("SELECT dataset, event FROM fedstac.outbox WHERE dataset IS NOT NULL ORDER BY id"):
-        told[row["dataset"]].append(json.loads(row["event"])["data"]["document"]["properties"]["description"])
-    assert told == wanted
+        events_by_name[row["dataset"]].append(json.loads(row["event"])["data"]["document"]["properties"]["description"])
+    assert events_by_name == wanted
     await writing.sequence_all(conn)
     assert await invariants.check(conn) == []
 
@@ -357,8 +359,8 @@ async def test_latest_is_one_after_every_single_event(log: list[Event], east: Co
     seen: dict[str, DatasetEvent] = {}
     for event in datasets[:150]:
         await deliver(east, [event])
-        known = seen.get(event.record.id)
-        if known is None or known.record.seq < event.record.seq:
+        earlier = seen.get(event.record.id)
+        if earlier is None or earlier.record.seq < event.record.seq:
             seen[event.record.id] = event
         assert await writing.stored(east) == writing.fold(list(seen.values()))
 
@@ -431,8 +433,8 @@ async def test_a_tombstone_stays_and_nothing_brings_the_dataset_back(log: list[E
             events.Context("west", "x", None),
             writing.CHECKER.vocabularies.digest_of,
         )
-        told = events.read(json.loads(events.positioned(text, Cursor(1, 9999))), writing.CMIP6)
-        assert (await deliver(east, [told])).applied_count == 1
+        event_read = events.read(json.loads(events.positioned(text, Cursor(1, 9999))), writing.CMIP6)
+        assert (await deliver(east, [event_read])).applied_count == 1
         assert event.record.id not in await writing.searched(east)
         assert await invariants.check(east) == []
     assert (await deliver(east, log)).applied_count == 0

@@ -279,7 +279,7 @@ def in_id(document: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (sets("cmip6:experiment_id", "histroical"), [("term", AT, IN_ID)]),
         (sets("cmip6:experiment_id", 5), [("type", AT, IN_ID)]),
@@ -289,10 +289,10 @@ def in_id(document: Json) -> None:
     ],
     ids=["a typo", "no text", "a typo in the files too", "a typo in the id", "a typo in a list"],
 )
-def test_one_cause_is_told_once(change: Change, told: list[tuple[str, str, str]]) -> None:
+def test_one_cause_is_told_once(change: Change, expected: list[tuple[str, str, str]]) -> None:
     found = findings(changed(change))
-    assert [(finding.rule, finding.pointer) for finding in found] == [told_of[:2] for told_of in told]
-    assert all(words in finding.message for finding, (*_, words) in zip(found, told, strict=True))
+    assert [(finding.rule, finding.pointer) for finding in found] == [each[:2] for each in expected]
+    assert all(words in finding.message for finding, (*_, words) in zip(found, expected, strict=True))
     with pytest.raises(StacInvalid) as refused:
         CHECKER.draft(changed(change), "CMIP6", CMIP6)
     assert refused.value.findings == found

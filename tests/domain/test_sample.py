@@ -445,7 +445,7 @@ def contradictions(properties: dict[str, Any]) -> Iterator[str]:
         "standard name": facet["variable_cf_standard_name"] == variable["standard_name"],
         "long name": facet["variable_long_name"] == variable["long_name"],
     }
-    return (name for name, held in holds.items() if not held)
+    return (name for name, is_kept in holds.items() if not is_kept)
 
 
 @pytest.mark.shared

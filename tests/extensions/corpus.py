@@ -282,8 +282,8 @@ def _facet(item: Json, rng: random.Random, names: Sequence[str], terms: Mapping[
     name = rng.choice(names)
     given = _object(item, "properties")
     value = given.get(name)
-    known = terms[name]
-    pick = rng.choice(known) if known else value if type(value) is str else "x"
+    allowed_terms = terms[name]
+    pick = rng.choice(allowed_terms) if allowed_terms else value if type(value) is str else "x"
     match rng.randrange(7):
         case 0:
             given.pop(name, None)

@@ -19,10 +19,10 @@ def _closed(uri: str) -> Any:
 
 def validator(folder: Path, *uris: str) -> jsonschema_rs.Validator:
     """Return all of these schemas at once; the folder has each by host and path. Nothing is fetched."""
-    known = {}
+    schemas = {}
     for path in sorted(folder.rglob("*.json")):
         uri = "https://" + path.relative_to(folder).as_posix()
-        known[uri] = {**json.loads(path.read_text()), "$id": uri}
-    registry = jsonschema_rs.Registry(list(known.items()), retriever=_closed)
+        schemas[uri] = {**json.loads(path.read_text()), "$id": uri}
+    registry = jsonschema_rs.Registry(list(schemas.items()), retriever=_closed)
     schema = {"allOf": [{"$ref": uri} for uri in uris]}
     return jsonschema_rs.validator_for(schema, registry=registry, retriever=_closed, validate_formats=True)

@@ -182,7 +182,7 @@ def mutants() -> Iterator[tuple[str, Json]]:
     yield "a dot for any letter", {**first, "links": [*first["links"], slip]}
     for name, value in (("cmip6:forcing_index", "x1"), ("project", "CMIP5"), ("project", 6), ("size", 1e300)):
         yield f"{name} = {value}", {**first, "properties": {**first["properties"], name: value}}
-    terms = {name: sorted(known.terms or ()) for name, known in vocabulary().properties.items() if ":" in name}
+    terms = {name: sorted(demand.terms or ()) for name, demand in vocabulary().properties.items() if ":" in name}
     for done, item in corpus.mutants(bases(), SEED, MUTANTS, terms):
         try:
             yield done, strict_json.parse(orjson.dumps(item))  # type: ignore[misc]
@@ -255,14 +255,14 @@ def test_the_vocabulary_has_no_term_that_the_published_schema_lacks() -> None:
     assert [name for name in ours if name.startswith("cmip6:") and name not in fields] == []
     assert [name for name in fields if name.startswith("cmip6:") and name not in ours] == []
     missing = {}
-    for name, said in fields.items():
-        terms = said.get("enum") or said.get("items", {}).get("enum")
+    for name, published_field in fields.items():
+        terms = published_field.get("enum") or published_field.get("items", {}).get("enum")
         if terms is None:
             continue
-        known = ours[name].terms
-        assert known is not None, name
-        assert set(known) <= set(terms), name
-        missing[name] = sorted(set(terms) - set(known))
+        own_terms = ours[name].terms
+        assert own_terms is not None, name
+        assert set(own_terms) <= set(terms), name
+        missing[name] = sorted(set(terms) - set(own_terms))
     assert {name: terms for name, terms in missing.items() if terms} == {
         # in no table of the data request: levels that were put behind a name, and a name in lower case
         "cmip6:variable_id": ["hus19", "hus8", "modelcellareai"]

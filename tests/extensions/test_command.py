@@ -14,9 +14,9 @@ from fedstac.vocabularies.registry import Vocabularies
 
 
 def test_it_prints_the_newest_or_the_version_that_is_named() -> None:
-    known = Vocabularies(shipped(settings.folder("cv")))
-    oldest = known.at("CMIP6", known.of("CMIP6")[0].version)
-    newest = known.current("CMIP6")
+    vocabularies = Vocabularies(shipped(settings.folder("cv")))
+    oldest = vocabularies.at("CMIP6", vocabularies.of("CMIP6")[0].version)
+    newest = vocabularies.current("CMIP6")
     assert newest is not None
     assert json.loads(CliRunner().invoke(app, ["vocab", "schema", "CMIP6"]).stdout) == schema_of(newest)
     done = CliRunner().invoke(app, ["vocab", "schema", "CMIP6", oldest.version])

@@ -25,7 +25,7 @@ from fedstac.demo.identity_provider import Person
 
 NODE_CLIENT, NODE_SECRET = "node west", "s3cret:with colon"
 ALICE = Person("alice", "Alice Example", "whoever the tests say")
-ASKED = "asked", "revoked", "claims", "lifetime"  # what tests see
+SEEN_STATE = "counts", "revoked", "claims", "lifetime"  # what tests see
 
 
 class Provider(identity_provider.Provider):
@@ -39,7 +39,7 @@ class Provider(identity_provider.Provider):
         self.claims: dict[str, Any] = {}  # of the tokens that it issues
         self.approves: bool | None = True  # null: a login stays open
         self.redirects: dict[str, str] = {}
-        self.asked: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         self.revoked: list[str] = []
 
     def metadata(self) -> dict[str, Any]:
@@ -68,11 +68,11 @@ class Provider(identity_provider.Provider):
         super().revoke(token)
 
     def count(self, what: str) -> None:
-        self.asked[what] = self.asked.get(what, 0) + 1
+        self.counts[what] = self.counts.get(what, 0) + 1
 
-    def tell(self, said: dict[str, Any]) -> None:
+    def tell(self, change: dict[str, Any]) -> None:
         names = {"jwks": "published", "metadata": "over"}
-        for name, value in said.items():
+        for name, value in change.items():
             if name == "key":
                 self.key = RSAKey.import_key(value)
             else:
@@ -97,9 +97,9 @@ async def introspect(request: Request) -> Response:
 
 async def authorize(request: Request) -> Response:
     """Answer without a page: Alice has chosen already."""
-    provider, asked = of(request), dict(request.query_params)
-    assert provider.may_return(asked)
-    return RedirectResponse(provider.authorize(asked, ALICE.subject if provider.approves else ""), 302)
+    provider, query = of(request), dict(request.query_params)
+    assert provider.may_return(query)
+    return RedirectResponse(provider.authorize(query, ALICE.subject if provider.approves else ""), 302)
 
 
 async def token(request: Request) -> Response:
@@ -111,10 +111,10 @@ async def control(request: Request) -> Response:
     provider = of(request)
     if request.method == "POST":
         provider.tell(await request.json())
-    return JSONResponse({name: getattr(provider, name) for name in ASKED})
+    return JSONResponse({name: getattr(provider, name) for name in SEEN_STATE})
 
 
-class Counted:
+class CountingApp:
     """Counts what is asked for, and redirects what a test wants redirected."""
 
     def __init__(self, app: Any, provider: Provider) -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     app: Starlette = identity_provider.application(provider := Provider(url))
     app.router.routes[:0] = ROUTES
     print(json.dumps({"url": url}), flush=True)
-    server = uvicorn.Server(uvicorn.Config(Counted(app, provider), log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(CountingApp(app, provider), log_level="error", lifespan="off"))
     server.run(sockets=[listening])
 
 

@@ -43,13 +43,13 @@ async def id_token(issuer: str, client: str, subject: str) -> str:
     """Log in by the code flow of that provider, as a browser goes through it."""
     async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
         metadata = (await http.get(f"{issuer}/.well-known/openid-configuration")).json()
-        asked = {
+        query = {
             "client_id": client, "response_type": "code", "redirect_uri": "http://127.0.0.1/back", "state": "s",
             "scope": "openid profile email",
         }  # fmt: skip
-        back = await http.post(metadata["authorization_endpoint"], params=asked, data={"sub": subject})
+        back = await http.post(metadata["authorization_endpoint"], params=query, data={"sub": subject})
         code = parse_qs(urlsplit(back.headers["location"]).query)["code"][0]
-        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": asked["redirect_uri"]}
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": query["redirect_uri"]}
         answer = await http.post(metadata["token_endpoint"], data=form, auth=(client, "any"))
         found: str = answer.json()["id_token"]
         return found

@@ -434,8 +434,8 @@ async def test_an_opaque_token_is_asked_about_once(start_node: StartNode, provid
 async def test_what_introspection_does_not_confirm_is_refused(
     start_node: StartNode, provider: Provider, change: dict[str, Any]
 ) -> None:
-    said = {name: value for name, value in (active(provider) | change).items() if value is not None}
-    provider.set(introspection={"token": said})
+    answer_of_introspection = {name: value for name, value in (active(provider) | change).items() if value is not None}
+    provider.set(introspection={"token": answer_of_introspection})
     api = await start_node(INTROSPECTS)
     answer = await me(api, "token")
     assert answer.status_code == 401, answer.text

@@ -32,13 +32,13 @@ async def test_beyond_its_share_of_an_hour_a_destination_gets_one_digest_of_the_
     to = (await a_destination(conn)).id
     for n in range(5):
         await notifications.tell(conn, to, "request", [str(n)])
-        for told in await notifications.take(conn, 10, lease=30, per_hour=2):
-            await notifications.finish(conn, told.id, "delivered")
+        for message in await notifications.take(conn, 10, lease=30, per_hour=2):
+            await notifications.finish(conn, message.id, "delivered")
     assert await conn.fetchval("SELECT count(*) FROM fedstac.notification WHERE outcome = 'delivered'") == 2
     assert await notifications.take(conn, 10, lease=30, per_hour=2) == []
     await conn.execute("UPDATE fedstac.notification SET taken = taken - interval '1 hour' WHERE taken IS NOT NULL")
-    [told] = await notifications.take(conn, 10, lease=30, per_hour=2)
-    assert told.about == ("2", "3", "4")
+    [message] = await notifications.take(conn, 10, lease=30, per_hour=2)
+    assert message.about == ("2", "3", "4")
 
 
 async def test_what_is_taken_is_fixed_and_comes_again_only_after_its_lease(conn: Conn) -> None:
@@ -64,7 +64,7 @@ async def test_several_notifiers_share_the_work(conn: Conn, dsn: str) -> None:
             async with pool.acquire() as own:
                 found: list[str] = []
                 while taken := await notifications.take(own, 3, lease=30, per_hour=9):
-                    found += [told.about[0] for told in taken]
+                    found += [message.about[0] for message in taken]
                 return found
 
         shares = await asyncio.gather(*(take() for _ in range(4)))
@@ -115,8 +115,8 @@ async def test_a_request_under_way_is_waited_for(conn: Conn) -> None:
 async def test_old_rows_are_swept_out(conn: Conn) -> None:
     to = (await a_destination(conn)).id
     await notifications.tell(conn, to, "request", ["a"])
-    [told] = await notifications.take(conn, 1, lease=30, per_hour=9)
-    await notifications.finish(conn, told.id, "delivered")
+    [message] = await notifications.take(conn, 1, lease=30, per_hour=9)
+    await notifications.finish(conn, message.id, "delivered")
     assert await notifications.sweep(conn) == 0
     await conn.execute("UPDATE fedstac.notification SET finished = now() - interval '8 days'")
     assert await notifications.sweep(conn) == 1
@@ -178,10 +178,10 @@ class Names:
     """A resolver that answers one thing after the other, and counts."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
-        self.answers, self.asked = list(answers), 0
+        self.answers, self.count = list(answers), 0
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self.asked += 1
+        self.count += 1
         return self.answers.pop(0)
 
 
@@ -209,7 +209,7 @@ async def test_the_address_that_was_judged_is_the_one_that_is_used(receiver: Rec
         await hooks.send(f"http://hooks.example:{receiver.port}/x?y", id="1", secret=KEY, body=b"{}", seconds=PATIENCE)
     call = await receiver.next()
     assert (call.path, call.headers["host"]) == ("/x?y", f"hooks.example:{receiver.port}")
-    assert names.asked == 1
+    assert names.count == 1
 
 
 async def test_a_receiver_that_never_answers_takes_no_longer_than_allowed() -> None:

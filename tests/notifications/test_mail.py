@@ -52,8 +52,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def only_fedstac(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object) -> AuthResult:
-    known = isinstance(data, LoginPassword) and (data.login, data.password) == (b"fed stac", b"s:cr@t")
-    return AuthResult(success=known, handled=False)
+    is_right = isinstance(data, LoginPassword) and (data.login, data.password) == (b"fed stac", b"s:cr@t")
+    return AuthResult(success=is_right, handled=False)
 
 
 @asynccontextmanager

@@ -81,8 +81,8 @@ async def test_a_webhook_is_signed_and_says_the_same(start_telling: StartTelling
     assert call.json["type"] == "fedstac.requests.final"
     assert call.json["data"]["node"] == "west"
     assert call.json["data"]["counts"] == {"done": 2, "rejected": 0, "failed": 0}
-    [told] = call.json["data"]["requests"]
-    assert (told["id"], told["status"]) == (response.json()["id"], "done")
+    [request] = call.json["data"]["requests"]
+    assert (request["id"], request["status"]) == (response.json()["id"], "done")
     key = base64.b64decode(found["secret"].removeprefix("whsec_"))
     signed = f"{call.headers['webhook-id']}.{call.headers['webhook-timestamp']}.".encode() + call.body
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -240,8 +240,8 @@ async def test_the_publisher_of_record_is_told_when_somebody_else_changes_a_data
     assert response.status_code == 200, response.text
     _, mail, _ = await mailbox.next()
     assert f"{item['id']}: retracted by admin at" in mail.get_content()
-    for said in ("wrong units", "Use instead: CMIP6.later", "explained at https://errata.esgf.io/1"):
-        assert said in mail.get_content()
+    for phrase in ("wrong units", "Use instead: CMIP6.later", "explained at https://errata.esgf.io/1"):
+        assert phrase in mail.get_content()
     response = await api.admin.post(
         f"{ITEMS}/{item['id']}/reinstate", json={}, headers={"Fedstac-Notify": "mailto:boss@hooks.ncar.example"}
     )

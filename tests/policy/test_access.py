@@ -28,8 +28,10 @@ grants:
 """
 
 
-async def explained(client: httpx.AsyncClient, *who: str, action: str = "publish", item: str = ID, **said: str) -> Any:
-    answer = await client.get("/access/explain", params={"action": action, "item": item, "as": list(who), **said})
+async def explained(
+    client: httpx.AsyncClient, *who: str, action: str = "publish", item: str = ID, **parameters: str
+) -> Any:
+    answer = await client.get("/access/explain", params={"action": action, "item": item, "as": list(who), **parameters})
     return answer.json() if answer.status_code == 200 else answer.status_code
 
 
@@ -88,9 +90,11 @@ async def test_a_policy_is_taken_up_while_the_node_runs(
 
 
 async def test_without_a_policy_a_right_of_one_project_is_none_in_another(api: Api) -> None:
-    said = "entitlement:urn:mace:egi.eu:group:esgf.vo.egi.eu:project:CMIP6:institution:NCAR:role=CREATE#aai.egi.eu"
-    assert (await explained(api.admin, said))["allowed"]
-    assert not (await explained(api.admin, said, collection="CMIP7", institution="NCAR"))["allowed"]
+    entitlement = (
+        "entitlement:urn:mace:egi.eu:group:esgf.vo.egi.eu:project:CMIP6:institution:NCAR:role=CREATE#aai.egi.eu"
+    )
+    assert (await explained(api.admin, entitlement))["allowed"]
+    assert not (await explained(api.admin, entitlement, collection="CMIP7", institution="NCAR"))["allowed"]
 
 
 async def test_a_write_goes_to_the_home_of_its_lineage(
@@ -127,8 +131,8 @@ homes:
     assert (await nodes["south"].admin.post(ITEMS, json=batch)).status_code == 421
     change = f"{ITEMS}/{OTHER['id']}"
     assert (await nodes["south"].admin.patch(change, json={"properties": {"latest": False}})).status_code == 200
-    told = await explained(nodes["south"].admin)
-    assert (told["allowed"], told["home"]["node"]) == (False, "west")
+    explanation = await explained(nodes["south"].admin)
+    assert (explanation["allowed"], explanation["home"]["node"]) == (False, "west")
 
 
 # --- the command line ---
@@ -161,11 +165,11 @@ async def test_policy_files_are_checked(fedstac: Fedstac, tmp_path: Path) -> Non
     bad = await fedstac("access", "check", "bad.yaml")
     assert bad.code == 1
     assert "line 2: grants is no list" in bad.stderr
-    told = await fedstac("access", "check", "bad.yaml", "-o", "json")
-    assert [fault.partition(":")[0] for fault in json.loads(told.stdout)["faults"]] == ["line 2", "line 3"]
+    result = await fedstac("access", "check", "bad.yaml", "-o", "json")
+    assert [fault.partition(":")[0] for fault in json.loads(result.stdout)["faults"]] == ["line 2", "line 3"]
     (tmp_path / "bad.yaml").write_text("version: 1\ncolour: 5")  # whose sentence has a semicolon in it
-    told = await fedstac("access", "check", "bad.yaml", "-o", "json")
-    assert [fault.partition(":")[0] for fault in json.loads(told.stdout)["faults"]] == ["line 2"]
+    result = await fedstac("access", "check", "bad.yaml", "-o", "json")
+    assert [fault.partition(":")[0] for fault in json.loads(result.stdout)["faults"]] == ["line 2"]
     page = (REPOSITORY / "docs" / "operations.md").read_text()
     (tmp_path / "example.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
     assert (await fedstac("access", "check", "example.yaml")).code == 0

@@ -120,7 +120,7 @@ async def test_a_group_that_is_gone_gives_nothing(api: Api, as_: As) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "pointer"),
+    ("body", "pointer"),
     [
         ({**GROUP, "name": "../x"}, "/name"), ({**GROUP, "name": "x" * 64}, "/name"),
         ({**GROUP, "members": []}, "/members"),
@@ -128,8 +128,8 @@ async def test_a_group_that_is_gone_gives_nothing(api: Api, as_: As) -> None:
         ({"name": "x"}, "/project"), ({**GROUP, "title": "a\nb"}, "/title"),
     ],
 )  # fmt: skip
-async def test_what_is_no_group_is_refused_with_its_place(api: Api, said: Any, pointer: str) -> None:
-    answer = await api.admin.post("/groups", json=said)
+async def test_what_is_no_group_is_refused_with_its_place(api: Api, body: Any, pointer: str) -> None:
+    answer = await api.admin.post("/groups", json=body)
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["pointer"] == pointer
 

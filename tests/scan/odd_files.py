@@ -314,7 +314,7 @@ def _variable(
 
 
 @dataclass(frozen=True)
-class Expected:
+class OddFacts:
     """`arcs`: start and width in degrees of what the longitudes cover; None where they are everywhere, or none are."""
 
     latitudes: tuple[float, float] | None
@@ -325,7 +325,7 @@ class Expected:
     is_odd: bool  # whether bounds do not hold their point
 
 
-def expected(odd: Odd) -> Expected:
+def expected(odd: Odd) -> OddFacts:
     """Read the extent by xarray and cf_xarray."""
     coder = xr.coders.CFDatetimeCoder(use_cftime=True)
     with xr.open_dataset(odd.path, decode_times=False, decode_coords="all") as file:
@@ -333,11 +333,11 @@ def expected(odd: Odd) -> Expected:
         latitude, longitude = found.get("latitude"), found.get("longitude")
         start, end, odd_time = _span(file, found.get("time", "time"), odd, coder)
         if latitude is None:
-            return Expected(None, None, 0.0, start, end, odd_time)
+            return OddFacts(None, None, 0.0, start, end, odd_time)
         y, sides = _degrees(file, latitude, odd)
         if longitude is None:
             south, north, odd_y = _range(y, sides)
-            return Expected((south, north), None, 360.0, start, end, odd_y or odd_time)
+            return OddFacts((south, north), None, 360.0, start, end, odd_y or odd_time)
         x, corners = _degrees(file, longitude, odd)
         is_axis = file[longitude].dims == (longitude,)
         if not is_axis and file[longitude].ndim:
@@ -347,7 +347,7 @@ def expected(odd: Odd) -> Expected:
     south, north, odd_y = _range(y, sides)
     arcs, odd_x = _arcs(x, corners)
     count = x.size if is_axis else math.sqrt(file[longitude].size)
-    return Expected((south, north), arcs, _width(arcs, count, is_exact=corners is not None and not odd_x),
+    return OddFacts((south, north), arcs, _width(arcs, count, is_exact=corners is not None and not odd_x),
                     start, end, odd_x or odd_y or odd_time)  # fmt: skip
 
 

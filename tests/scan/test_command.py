@@ -162,14 +162,18 @@ async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: 
     assert (b"say the same again" in stderr) == (end is signal.SIGINT)
     assert b"Traceback" not in stderr
     assert out.read_text() == "as it was\n"
-    known = remembered(state)
-    assert 3 <= known < 10
+    remembered_paths = remembered(state)
+    assert 3 <= remembered_paths < 10
     await until(lambda: not any(is_running(pid) for pid in readers))
     process = await scanning(root, tmp_path, "--out", str(out), "-o", "ndjson")
     _, stderr = await process.communicate()
     assert process.returncode == 0
-    told = json.loads(stderr.splitlines()[-1])
-    assert (told["remembered"], told["read"], told["bytes_read"]) == (known, 10 - known, (10 - known) * (100 << 20))
+    report = json.loads(stderr.splitlines()[-1])
+    assert (report["remembered"], report["read"], report["bytes_read"]) == (
+        remembered_paths,
+        10 - remembered_paths,
+        (10 - remembered_paths) * (100 << 20),
+    )
     [item] = [json.loads(line) for line in out.read_text().splitlines()]
     zeros = {f"1220{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in drs(root).iterdir()}
     assert {asset["file:checksum"] for asset in item["assets"].values()} == zeros
@@ -209,8 +213,8 @@ async def test_damage_anywhere_in_a_file_is_that_files_fault(scan: Scanning, roo
         path.write_bytes(damaged)
     done = await scan(root, "-o", "ndjson")
     assert done.code == 1
-    told = summary(done)
-    assert told["files"] == told["read"] + told["unusable"] == 121
+    report = summary(done)
+    assert report["files"] == report["read"] + report["unusable"] == 121
     assert "Traceback" not in done.stderr
     assert all(json.loads(line)["message"].isprintable() for line in done.stderr.splitlines()[:-1])
     assert len([line for line in done.lines if line["id"].endswith("v20190308")]) == 1

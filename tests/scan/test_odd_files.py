@@ -73,7 +73,7 @@ def assert_moment(text: str, wanted: Any, calendar: str) -> None:
     assert abs((found - wanted).total_seconds()) <= 1, (text, wanted)
 
 
-def assert_box(box: list[float] | None, expected: odd_files.Expected) -> None:
+def assert_box(box: list[float] | None, expected: odd_files.OddFacts) -> None:
     if expected.latitudes is None:
         assert box is None
         return

@@ -64,8 +64,8 @@ class Demo:
     def log_in(self, subject: str) -> str:
         """Return an access token of its identity provider, by a device code that somebody confirms."""
         with httpx.Client(base_url=self.about["issuer"], trust_env=False) as http:
-            asked = {"client_id": CLIENT, "scope": "openid"}
-            begun = http.post("/device", data=asked).raise_for_status().json()
+            question = {"client_id": CLIENT, "scope": "openid"}
+            begun = http.post("/device", data=question).raise_for_status().json()
             http.post(begun["verification_uri_complete"], data={"subject": subject}).raise_for_status()
             form = {"client_id": CLIENT, "grant_type": DEVICE, "device_code": begun["device_code"]}
             return str(http.post("/token", data=form).raise_for_status().json()["access_token"])

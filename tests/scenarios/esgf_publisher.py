@@ -17,21 +17,27 @@ settings.STAC_schema_versions["CMIP6"] = "v3.0.4"
 
 
 def main(action: str, arguments: str) -> None:
-    said = json.loads(arguments)
-    config = {"stac_config": said["stac_config"], "silent": False, "verbose": True, "dry_run": False, "save_stac": True}
+    options = json.loads(arguments)
+    config = {
+        "stac_config": options["stac_config"],
+        "silent": False,
+        "verbose": True,
+        "dry_run": False,
+        "save_stac": True,
+    }
     if action == "publish":
         unused = (
             "index_node", "data_node", "data_roots", "globus", "replica", "proj", "json_file", "user_project_config",
             "verify", "mountpoints",
         )  # fmt: skip
         publisher = BasePublisher({**config, **dict.fromkeys(unused, ""), "enable_archive": False})
-        publisher.update(said["records"])  # finds the latest version before this one, and supersedes it
-        sys.exit(0 if publisher.index_pub(said["records"]) else 1)
+        publisher.update(options["records"])  # finds the latest version before this one, and supersedes it
+        sys.exit(0 if publisher.index_pub(options["records"]) else 1)
     update = ESGUpdateSTAC(config)
     if action == "aggregation":
-        update.collection = said["collection"]
-        sys.exit(0 if update.update_assets(said["id"], said["asset"]) else 1)
-    update.update_dataset(said["id"], said["changes"], set_latest=True)
+        update.collection = options["collection"]
+        sys.exit(0 if update.update_assets(options["id"], options["asset"]) else 1)
+    update.update_dataset(options["id"], options["changes"], set_latest=True)
 
 
 if __name__ == "__main__":

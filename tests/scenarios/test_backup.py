@@ -55,7 +55,7 @@ class Servers:
 
 
 @dataclass
-class Backed:
+class BackedUpSite:
     """The federation, its servers, and a folder that they may write to."""
 
     running: Federation
@@ -107,7 +107,7 @@ def described(item: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def backed(folder: Path, **settings: str) -> Iterator[Backed]:
+def backed(folder: Path, **settings: str) -> Iterator[BackedUpSite]:
     """Start west with 60 datasets, which east and south have. `settings`: of their PostgreSQL."""
     with ExitStack() as clusters:
         first = clusters.enter_context(embedded.cluster(folder / "a", settings=SMALL | settings))
@@ -119,7 +119,7 @@ def backed(folder: Path, **settings: str) -> Iterator[Backed]:
                 running.start_index_node(name, snapshot_first=False)
             Publisher(running).publish(fresh_items(60))
             settle(running, ("east", "south"))
-            yield Backed(running, servers, folder, clusters)
+            yield BackedUpSite(running, servers, folder, clusters)
 
 
 def run(cluster: embedded.Cluster, *command: str | Path, fed: str = "", **settings: str) -> str:
@@ -212,14 +212,14 @@ def as_here(command: str, folder: Path) -> str:
     return command
 
 
-def base_backup(site: Backed) -> None:
+def base_backup(site: BackedUpSite) -> None:
     """Take one with the command of the page; make the folder that it will be copied into."""
     (site.folder / "b").mkdir()
     [command] = of_the_page("Base backup and archive")
     run(site.servers.first, "bash", "-c", as_here(command, site.folder))
 
 
-def give_to_postgres(site: Backed, folder: Path) -> None:
+def give_to_postgres(site: BackedUpSite, folder: Path) -> None:
     """Let a copied data folder belong to the account that PostgreSQL runs as."""
     shutil.copy(site.folder / "a" / "password", folder / "password")
     owner = (site.folder / "a" / "pgdata").stat()

@@ -94,23 +94,23 @@ class Publisher:
         done = subprocess.run(
             command, env=environment, cwd=self.home, capture_output=True, text=True, timeout=600, check=False
         )
-        said = f"{' '.join(command)[:200]}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-5000:]}"
-        print(said)
-        assert done.returncode == code, said
-        return said
+        report = f"{' '.join(command)[:200]}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-5000:]}"
+        print(report)
+        assert done.returncode == code, report
+        return report
 
     def drive(self, action: str, **arguments: object) -> str:
-        said = json.dumps({"stac_config": self.stac_config, **arguments})
-        return self.run(str(BIN / "python"), str(DRIVER), action, said)
+        options_text = json.dumps({"stac_config": self.stac_config, **arguments})
+        return self.run(str(BIN / "python"), str(DRIVER), action, options_text)
 
     def unpublish(self, dataset: str, *options: str) -> str:
         return self.run(str(BIN / "esgunpublish"), "--config", str(self.config), "--dset-id", dataset, *options)
 
     def add(self, dataset: str, *options: str) -> str:
         """Run esgadd. It exits with 1 also when all is well: its `run` returns nothing."""
-        said = self.run(str(BIN / "esgadd"), "--config", str(self.config), "--dataset-id", dataset, *options, code=1)
-        assert "Queued for update" in said
-        return said
+        output = self.run(str(BIN / "esgadd"), "--config", str(self.config), "--dataset-id", dataset, *options, code=1)
+        assert "Queued for update" in output
+        return output
 
 
 @pytest.fixture

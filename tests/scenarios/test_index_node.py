@@ -151,12 +151,12 @@ def test_an_event_that_cannot_be_applied_is_parked_and_replaced_by_a_later_one(
 def two_versions(running: Federation) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """Return a dataset, its next version, and ten of other lineages. West has no version; the next makes it old."""
     items = fresh_items(400)
-    known = {key.partition("/")[2] for key in values(running, "SELECT key FROM fedstac.lineage")}
+    lineages_of_west = {key.partition("/")[2] for key in values(running, "SELECT key FROM fedstac.lineage")}
     for n, first in enumerate(items):
         base = first["id"].rpartition(".v")[0]
         versions = [item for item in items if item["id"].startswith(base + ".v")]
         later = [item for item in items[n:] if item["id"] > first["id"] and item in versions]
-        if base not in known and later and max(versions, key=lambda item: str(item["id"])) is later[0]:
+        if base not in lineages_of_west and later and max(versions, key=lambda item: str(item["id"])) is later[0]:
             return first, later[0], [item for item in items if item not in versions][:10]
     raise AssertionError("no new lineage has two versions in the order of their dates")
 

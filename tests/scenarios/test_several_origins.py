@@ -88,8 +88,8 @@ def found(running: Federation, item: Json) -> bool:
 
 
 def health(running: Federation) -> tuple[str, dict[str, str]]:
-    said = httpx.get(f"{running.processes['east'].url}/healthcheck", trust_env=False).json()
-    return said["follower"], said["origins"]
+    health = httpx.get(f"{running.processes['east'].url}/healthcheck", trust_env=False).json()
+    return health["follower"], health["origins"]
 
 
 def fedstac(running: Federation, *command: str) -> subprocess.CompletedProcess[str]:
@@ -110,11 +110,11 @@ def test_a_write_at_another_node_is_told_its_home_and_both_are_found(
             answer = http.post(ITEMS, json=item)
         assert answer.status_code == 421, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
-        told = answer.json()
-        assert (told["code"], told["home"]) == ("misdirected", {"node": home, "href": running.address_of(home)})
-        assert running.address_of(home) in told["detail"]
+        problem = answer.json()
+        assert (problem["code"], problem["home"]) == ("misdirected", {"node": home, "href": running.address_of(home)})
+        assert running.address_of(home) in problem["detail"]
         with client(running, node=home) as http:
-            accepted = http.post(told["home"]["href"] + ITEMS, json=item)
+            accepted = http.post(problem["home"]["href"] + ITEMS, json=item)
         assert accepted.status_code == 202, accepted.text
         settle(running, at=home)
         assert found(running, item)
@@ -131,8 +131,8 @@ def test_verify_compares_with_both(running: Federation, items: dict[str, Iterato
     settle_both(running)
     done = fedstac(running, "verify", "-o", "json")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert [(each["origin"], each["compared"] >= 5) for each in said["origins"]] == [("west", True), ("north", True)]
+    report = json.loads(done.stdout)
+    assert [(each["origin"], each["compared"] >= 5) for each in report["origins"]] == [("west", True), ("north", True)]
     only = fedstac(running, "verify", "--source", running.address_of("north"))
     assert (only.returncode, only.stdout) == (0, "")
     assert "north: " in only.stderr

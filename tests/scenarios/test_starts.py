@@ -174,7 +174,7 @@ def test_commands_that_need_the_database_say_what_it_lacks(empty: str, cluster: 
 # --- the log, and the end ---
 
 
-class Running:
+class RunningProcess:
     """A process of a node that is ready, and what it logs."""
 
     def __init__(self, home: Path, dsn: str, command: str, *, ignored: bool, environment: dict[str, str]) -> None:
@@ -205,9 +205,9 @@ def ignore_interrupts() -> None:
 
 
 @contextmanager
-def serving(dsn: str, command: str = "serve", *, ignored: bool = False, **environment: str) -> Iterator[Running]:
+def serving(dsn: str, command: str = "serve", *, ignored: bool = False, **environment: str) -> Iterator[RunningProcess]:
     with tempfile.TemporaryDirectory() as home:
-        running = Running(Path(home), dsn, command, ignored=ignored, environment=environment)
+        running = RunningProcess(Path(home), dsn, command, ignored=ignored, environment=environment)
         try:
             yield running
         finally:
@@ -278,8 +278,8 @@ def test_a_start_that_waits_for_the_database_ends_at_once(number: signal.Signals
         silent.settimeout(SECONDS)
         with silent.accept()[0]:
             process.send_signal(number)
-            _, said = process.communicate(timeout=SECONDS)
-        assert "Traceback" not in said
+            _, output = process.communicate(timeout=SECONDS)
+        assert "Traceback" not in output
         assert process.returncode == (130 if number is signal.SIGINT else -signal.SIGTERM)
 
 

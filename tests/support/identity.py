@@ -73,7 +73,7 @@ class Provider:
         return found
 
     def asked(self, path: str) -> int:
-        return int(self.state["asked"].get(path, 0))
+        return int(self.state["counts"].get(path, 0))
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         """Return claims of a good token; None leaves one out."""

@@ -64,9 +64,9 @@ class Plan:
 
 def _brief(node: Node) -> Node:
     """Return what tells plans apart."""
-    told = ("Node Type", "Relation Name", "Index Name", "Index Cond", "Filter", "Actual Rows", "Actual Loops",
+    keys = ("Node Type", "Relation Name", "Index Name", "Index Cond", "Filter", "Actual Rows", "Actual Loops",
             "Rows Removed by Filter", "Rows Removed by Index Recheck", "Shared Hit Blocks")  # fmt: skip
-    brief = {name: node[name] for name in told if name in node}
+    brief = {name: node[name] for name in keys if name in node}
     return brief | ({"Plans": [_brief(child) for child in node["Plans"]]} if "Plans" in node else {})
 
 

@@ -66,8 +66,8 @@ TABLES: Json = {
 }
 
 
-def property_of(name: str, kind: str = "string", **said: Any) -> Json:
-    return {f"cmip6:{name}": {"type": kind, "required": True, "terms": name, **said}}
+def property_of(name: str, kind: str = "string", **members: Any) -> Json:
+    return {f"cmip6:{name}": {"type": kind, "required": True, "terms": name, **members}}
 
 
 CMIP6_RECIPE: Json = {
@@ -133,8 +133,8 @@ def context(data_type: str, **references: str) -> Json:
     return {"@context": {"id": "@id", "type": "@type", "@base": f"{base}/universe/{data_type}/", **inner}}
 
 
-def term(identifier: str, data_type: str, **said: Any) -> Json:
-    return {"@context": "000_context.jsonld", "id": identifier, "type": data_type, **said}
+def term(identifier: str, data_type: str, **members: Any) -> Json:
+    return {"@context": "000_context.jsonld", "id": identifier, "type": data_type, **members}
 
 
 CATALOG = """\

@@ -74,8 +74,8 @@ def test_losses_are_shown_and_held(tmp_path: Path, cv: Path) -> None:
     tables = write(tmp_path / "tables", {"table_variables.json": TABLES})
     models = {f"M{n}": {"institution_id": ["AWI"]} for n in range(10)}
     for version, kept in (("1.0", 10), ("1.1", 4)):
-        said = {"source_id": dict(list(models.items())[:kept])}
-        source = write(tmp_path / version, {**CMIP6_FILES, "CMIP6_source_id.json": said})
+        terms = {"source_id": dict(list(models.items())[:kept])}
+        source = write(tmp_path / version, {**CMIP6_FILES, "CMIP6_source_id.json": terms})
         result = run("import", source, "--tables", tables, "--out", cv, "--version", version)
     assert result.exit_code == 1
     assert "6 of 10 terms are gone" in result.output

@@ -130,8 +130,8 @@ def test_an_archive_gives_what_its_folder_gives(tmp_path: Path, cv: Path, univer
 
 
 def test_a_source_without_a_number_needs_one(tmp_path: Path, cv: Path, tables: Path) -> None:
-    unnumbered = {name: {key: value for key, value in said.items() if key != "version_metadata"}
-                  for name, said in CMIP6_FILES.items()}  # fmt: skip
+    unnumbered = {name: {key: value for key, value in content.items() if key != "version_metadata"}
+                  for name, content in CMIP6_FILES.items()}  # fmt: skip
     source = write(tmp_path / "CVs", unnumbered)
     with pytest.raises(VocabularyRefused, match="--version"):
         importing.build(source, cv, tables=tables)

@@ -50,13 +50,13 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, cv: Path) -> None:
 def test_half_of_the_terms_gone_waits_for_a_person(tmp_path: Path, cv: Path) -> None:
     snapshots.keep(cv, built(tmp_path, cv, "1.0", MANY))
     fewer = built(tmp_path, cv, "1.1", dict(list(MANY.items())[:10]))
-    held = snapshots.keep(cv, fewer)
-    assert (held.state, held.against, held.losses) == ("held", "1.0", (
+    result = snapshots.keep(cv, fewer)
+    assert (result.state, result.against, result.losses) == ("held", "1.0", (
         "source_id: 10 of 20 terms are gone",
         "source_id: 10 of 20 terms lost 'institution_id', which the rule source-institution goes by",
     ))  # fmt: skip
-    assert held.difference is not None
-    assert len(held.difference.removed["source_id"]) == 10
+    assert result.difference is not None
+    assert len(result.difference.removed["source_id"]) == 10
     assert not (cv / "CMIP6" / "1.1.json").exists()
     assert snapshots.keep(cv, fewer, accept_losses=True).state == "written"
 

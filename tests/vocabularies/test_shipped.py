@@ -41,8 +41,8 @@ def test_all_that_ships_is_known_here() -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize(("project", "version"), SHIPPED)
 def test_the_importers_make_it_byte_for_byte(project: str, version: str) -> None:
-    said = dict(SHIPPED[project, version])
-    built = importing.build(said.pop("source"), CV, **said)
+    counts = dict(SHIPPED[project, version])
+    built = importing.build(counts.pop("source"), CV, **counts)
     assert built.raw == (CV / project / f"{version}.json").read_bytes()
 
 
@@ -81,7 +81,7 @@ def test_every_relation_leads_to_terms_that_are_there(project: str, version: str
         about = made.properties.get(relation.property or "")
         if about is None or about.terms is None or relation.attribute is None:
             continue
-        values = [said[relation.attribute] for said in relation.terms.values() if relation.attribute in said]
+        values = [term[relation.attribute] for term in relation.terms.values() if relation.attribute in term]
         assert values, relation
         assert {one for value in values for one in (value if isinstance(value, list) else [value])} <= set(about.terms)
 
@@ -106,7 +106,7 @@ def test_a_domain_of_cordex_has_one_name() -> None:
     made = vocabulary("CORDEX-CMIP6", "2026.11.24+1")
     [relation] = [one for one in made.relations if one.rule == "domain"]
     assert set(relation.terms) == set(made.terms["domain_id"])
-    assert {said["domain"] for said in relation.terms.values()} == set(made.terms["domain"])
+    assert {term["domain"] for term in relation.terms.values()} == set(made.terms["domain"])
     assert relation.terms["EUR-12"]["domain"] == "Europe"
     assert made.sources[0].version == "2026.11.24"
 
@@ -133,8 +133,8 @@ def test_cmip6_has_the_terms_of_the_published_schema() -> None:
     ours = {name for name in made.properties if name.startswith("cmip6:")}
     assert ours == {name for name in published if name.startswith("cmip6:")}
     for name in ours:
-        said = published[name]
-        enumeration = said.get("enum") or said.get("items", {}).get("enum")
+        definition = published[name]
+        enumeration = definition.get("enum") or definition.get("items", {}).get("enum")
         terms = made.properties[name].terms
         assert (enumeration is None) == (terms is None), name
         if name == "cmip6:variable_id":

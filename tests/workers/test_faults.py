@@ -77,9 +77,9 @@ async def test_what_is_missing_in_the_database_fails_nothing_and_is_shown_with_i
 
     await until(is_shown)
     await until(is_told)
-    [told] = [line for line in lines if line.get("part") == "publisher"]
-    assert told["event"] == "a part fails; it tries again"
-    assert "fedstac" in told["statement"]
+    [log_line] = [line for line in lines if line.get("part") == "publisher"]
+    assert log_line["event"] == "a part fails; it tries again"
+    assert "fedstac" in log_line["statement"]
     assert not [line for line in lines if "away" in line["event"]]
     as_owner(mends)
     conn = await asyncpg.connect(dsn)
