@@ -120,10 +120,10 @@ def _publish(
     form: Output,
 ) -> None:
     """Publish to the end. Each step is shown, and kept in the file of the run."""
-    run.begin()
-    for request in run.open.values():
-        publication.follow(request)
     try:
+        run.begin()
+        for request in run.open.values():
+            publication.follow(request)
         with terminal.bars(report.bar_names, form) as bars:
             for step in publication.publish(unsent):
                 run.step(step)
