@@ -102,7 +102,7 @@ async def test_ctrl_c_before_anything_was_sent_leaves_nothing(api: Api, tmp_path
     run = tmp_path / "run.ndjson"
 
     async def has_begun() -> bool:
-        return run.exists()
+        return run.exists() and run.stat().st_size > 0
 
     await until(has_begun)  # it reads what does not come
     process.send_signal(signal.SIGINT)

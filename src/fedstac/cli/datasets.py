@@ -138,7 +138,8 @@ def _publish(
         if publication.requests:
             report.end(interrupted=True)
             _say_how_to_go_on(run)
-        run.close(interrupted=True)
+        if run.is_begun:  # else the file may be another process's
+            run.close(interrupted=True)
         raise
     report.end()
     run.close()
