@@ -80,7 +80,7 @@ def test_every_node_judges_with_the_version_of_the_dataset(running: Federation) 
     assert differences(running, "east") == []
 
     with psycopg.connect(running.database_of("east"), autocommit=True) as conn:  # as on a node that begins anew
-        conn.execute("DELETE FROM fedstac.cursor")
+        conn.execute("DELETE FROM fedstac.consumer_cursor")
         conn.execute("DELETE FROM fedstac.record")
     running.processes["east"].kill()
     running.restart("east")

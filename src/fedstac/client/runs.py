@@ -154,16 +154,18 @@ class Run:
 
         Unreadable if it cannot be written, or another process has it.
         """
-        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
             file = self.path.open("a+b")
-        except Timeout:
-            raise Unreadable(f"another publish is using {self.path}; choose another file with --run") from None
         except OSError as error:
             reason = f"the run cannot be kept in {self.path}: {error.strerror or error}; say where with --run FILE"
             raise Unreadable(reason) from error
+        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            file.close()
+            raise Unreadable(f"another publish is using {self.path}; choose another file with --run") from None
         if not file.tell():
             at = datetime.now(UTC).isoformat(timespec="seconds")
             head = {"run": FORMAT, "source": self.source, "collection": self.collection, "options": self.options,
