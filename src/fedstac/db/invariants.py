@@ -1,4 +1,4 @@
-"""The invariants (design/limits-and-faults.md) as assertions over the stored state: `fedstac admin check`, and tests.
+"""The invariants as assertions over the stored state: `fedstac admin check`, and tests.
 
 Each is one statement that selects what contradicts it, set-wise, so that a large catalogue costs disk and time but no
 memory. On an index node's database the assertions about an origin hold of nothing; those about a consumer speak.

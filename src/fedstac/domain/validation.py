@@ -124,7 +124,7 @@ def excuse(
 ) -> tuple[Finding, ...]:
     """Return the errors of a new document as warnings. StacInvalid where the stored one does not have them all.
 
-    An old dataset must not freeze when terms move (publication.md, Validation).
+    An old dataset must not freeze when terms move.
     """
     if not errors:
         return ()

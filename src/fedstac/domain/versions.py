@@ -1,7 +1,6 @@
 """Which version of a lineage is the latest, and what a change of one version brings along for the others.
 
-Order is that of the versions as numbers; "newest" compares with all versions that ever were, tombstones included
-(publication.md, Versions).
+Order is that of the versions as numbers; "newest" compares with all versions that ever were, tombstones included.
 """
 
 from __future__ import annotations

@@ -297,7 +297,7 @@ class DatasetName:
 def name_of(collection: str, item_id: str, vocabulary: Vocabulary | None) -> DatasetName | Finding:
     """Return the lineage and version that an id stands for, or what is wrong with it.
 
-    Without a vocabulary the lineage is the id itself and there is no version (overview.md, Words).
+    Without a vocabulary the lineage is the id itself and there is no version.
     """
     if vocabulary is None:
         return DatasetName(lineage=f"{collection}/{item_id}", version=None)

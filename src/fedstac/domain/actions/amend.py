@@ -1,7 +1,7 @@
 """What happens when someone changes a stored dataset: a patch, a whole document, replicas, flags in a patch.
 
 An edit is applied to the stored document under the lock. It is classified by the difference that it makes, never by
-what it claims; the difference says which permissions it needs (publication.md, Actions).
+what it claims; the difference says which permissions it needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens when someone publishes a dataset (publication.md, Versions)."""
+"""What happens when someone publishes a dataset."""
 
 from __future__ import annotations
 

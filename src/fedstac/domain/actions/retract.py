@@ -1,4 +1,8 @@
-"""What happens when someone retracts a dataset, or takes a retraction back. Files and documents stay as they are."""
+"""What happens when someone retracts a dataset, or takes a retraction back.
+
+The stored document and the files stay as they are. Readers find the dataset with its reason and without its files
+(api/http/links.py leaves them out). Which version is the latest then, domain/versions.py says.
+"""
 
 from __future__ import annotations
 
