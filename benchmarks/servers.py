@@ -254,6 +254,7 @@ def fedstac(
         "FEDSTAC_PORT": "0",
         "FEDSTAC_LOG_FORMAT": "json",
         "FEDSTAC_DIE_WITH": str(os.getpid()),
+        "FEDSTAC_REQUEST_MEMORY_BYTES": str(192 << 20),  # two clients with batches of 1 000 at once
         "FEDSTAC_RUN_WORKERS": "true" if workers == "inside" else "false",
         **(more or {}),
     }
