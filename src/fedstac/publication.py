@@ -30,7 +30,7 @@ from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
-from fedstac.domain.actions.target import may_see_marked
+from fedstac.domain.actions.target import Target, may_see_marked
 from fedstac.domain.errors import (
     Cancelled,
     CollectionAlreadyExists,
@@ -149,9 +149,7 @@ async def rehearse(
     with suppress(_Undo):
         async with conn.transaction():
             if len(work) > at_once:  # all locks at once, in the order in which a publication takes them
-                targets = [entry.command.target for entry in work]
-                here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
-                await records.lock(conn, {t.lineage: rules.origin for t in targets if t.collection in here})
+                await _lock(conn, rules.origin, [entry.command.target for entry in work])
             for start in range(0, max(len(work), 1), at_once):
                 receipts = await _perform(conn, rules, work[start : start + at_once])
                 if see is not None:
@@ -187,8 +185,7 @@ async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> 
     epoch, now = await outbox.begin(conn)
     policy = RecordingPolicy(**{each.name: getattr(rules.policy, each.name) for each in fields(Policy)})
     world = replace(rules.world(commands), epoch=epoch, now=now, policy=policy)
-    here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
-    locked = await records.lock(conn, {t.lineage: world.origin for t in targets if t.collection in here})
+    here, locked = await _lock(conn, world.origin, targets)
     failpoint("perform.locked")
     whole = _promoting(commands, world)
     lineages = await records.load(conn, locked, [target.id for target in targets], whole)
@@ -213,6 +210,12 @@ async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> 
     ])  # fmt: skip
     failpoint("perform.finished")
     return receipts
+
+
+async def _lock(conn: Connection, origin: str, targets: Sequence[Target]) -> tuple[dict[str, str], dict[str, Lineage]]:
+    """Lock what the commands may write. Return the leaf partitions of their collections, and their lineages."""
+    here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
+    return here, await records.lock(conn, {t.lineage: origin for t in targets if t.collection in here})
 
 
 def _promoting(commands: Sequence[Command], world: World) -> list[str]:
