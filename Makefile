@@ -38,7 +38,7 @@ docs: setup ## write the generated pages of docs/reference, and the examples of 
 
 lock: ## pin what pyproject.toml names (needs uv); ARGS=--upgrade takes the newest of everything
 	uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-		--extra server --extra netcdf --group dev --quiet $(ARGS) --output-file requirements.lock pyproject.toml
+		--extra server --extra netcdf --extra nats --extra nats-server --group dev --quiet $(ARGS) --output-file requirements.lock pyproject.toml
 
 clean: ## remove caches and build products; .venv stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
