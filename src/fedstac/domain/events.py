@@ -64,6 +64,19 @@ START = Cursor(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An event as the log gives it, its text not parsed. The cursor's epoch is that in which it got its place."""
+
+    cursor: Cursor
+    event_id: str
+    key: str  # of the lineage, or the collection's id
+    collection: str
+    dataset: str | None
+    type: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """Where an event comes from: the node, who caused it, by which request."""
 

@@ -46,16 +46,50 @@ class OutgoingEvent:
     key: str  # the lineage's key, or the item's id in ESGF's format
     project: str  # a part of the subject in NATS
     event_type: str
-    headers: Mapping[str, str]  # those of the format; the sink adds pos, epoch, prev and ce-id
+    headers: Mapping[str, str]  # those of the format; the sink adds those of `place_headers`
     value: bytes
+    is_redrive: bool = False  # it stands in the log behind events that come after it, and moves no tail
+
+
+def place_headers(event: OutgoingEvent, tail: Cursor) -> dict[str, str]:
+    """Return the headers that every sink adds, by which consumers and a relay know a place in the log.
+
+    `tail`: the cursor of the partition's last event that is no redrive, START in an empty partition. A redrive carries
+    it, so that one look at the last message of a log tells where the log ends.
+    """
+    headers = {
+        "pos": str(event.cursor.pos),
+        "epoch": str(event.cursor.epoch),
+        "prev": str(event.previous_pos),
+        "ce-id": event.event_id,
+    }
+    return headers | ({"redrive": "1", "tail": str(tail)} if event.is_redrive else {})
+
+
+def is_redrive(headers: Mapping[str, str]) -> bool:
+    """Return whether a message was sent again, behind events that come after it."""
+    return headers.get("redrive") == "1"
+
+
+def cursor_of(headers: Mapping[str, str]) -> Cursor:
+    """Return the place of a message's event in the feed. LookupError or ValueError where the message is not ours."""
+    return Cursor(int(headers["epoch"]), int(headers["pos"]))
+
+
+def tail_after(headers: Mapping[str, str]) -> Cursor:
+    """Return where a log or partition ends whose last message this is. Errors as of `cursor_of`."""
+    if not is_redrive(headers):
+        return cursor_of(headers)
+    epoch, _, pos = headers["tail"].partition(".")
+    return Cursor(int(epoch), int(pos))
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionTail:
-    """The last event that one partition of a broker's log has."""
+    """Where one partition of a broker's log ends: its last message, and the last event that is no redrive."""
 
     offset: int  # of the broker
-    cursor: Cursor
+    cursor: Cursor  # START in a partition that has redrives only
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +108,7 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event as an audit finds it in a broker's log."""
+    """An event as an audit finds it in a broker's log, redrives among them."""
 
     partition: str
     offset: int
@@ -91,13 +125,17 @@ class EventSink(Protocol):
     ) -> None: ...
 
     async def begin(self) -> Tail:
-        """Return where the log ends; make it if it is not there. No earlier relay of this sink can write after this."""
+        """Return where the log ends; make it if it is not there. No earlier relay of this sink can write after this.
+
+        Call it once. `is_dense` and `stored_events` work without it, beside a relay that goes on.
+        """
         ...
 
     async def publish(self, events: Sequence[OutgoingEvent], tail: Tail) -> Tail:
         """Store a page whole or not at all after a tail, and return the new one.
 
-        PageRefused, TailMoved and Fenced say that nothing was stored.
+        PageRefused, TailMoved and Fenced say that nothing was stored. After any other error it is unknown whether the
+        page was stored, and the sink is of no more use: close it, and ask a new one for the tail.
         """
         ...
 
