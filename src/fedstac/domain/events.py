@@ -20,6 +20,7 @@ from fedstac.domain.model import Change, Draft, Record, State, moment, rfc3339
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 PREFIX = "org.fedstac."
+COLLECTION_PREFIX = "org.fedstac.collection."
 PUBLISHED = "org.fedstac.dataset.published.v1"
 UPDATED = "org.fedstac.dataset.updated.v1"
 SUPERSEDED = "org.fedstac.dataset.superseded.v1"
@@ -211,7 +212,7 @@ def read(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Event:
         numbers = (event["epoch"], event["data"]["seq"])
         if any(type(number) is not int or not 0 <= number < 1 << 62 for number in numbers):
             raise ValueError("epoch and seq are whole numbers")
-        if event["type"].startswith(PREFIX + "collection."):
+        if event["type"].startswith(COLLECTION_PREFIX):
             return _read_collection(event)
         return _read_dataset(event, vocabulary)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

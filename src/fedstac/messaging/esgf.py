@@ -1,0 +1,154 @@
+"""ESGF's format: the value of a KafkaEvent (esgf-core-utils), keyed by the item's id.
+
+A first publication is a POST with the whole item. Every other change is a PATCH in the forms of ESGF's publisher. Its
+operations set a part of the item to the new state, whatever it was before. So a PATCH that comes twice, or after one
+that got lost, ends in the same item. What has no place in ESGF's events is under `metadata`; its models ignore it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from fedstac import __version__
+from fedstac.domain import documents, events
+from fedstac.domain.alternates import alternates_of
+from fedstac.domain.errors import pointer
+from fedstac.domain.events import LoggedEvent
+from fedstac.domain.model import State
+from fedstac.domain.policy import Action
+
+Json = Mapping[str, Any]
+SCHEMA_VERSION: Final = "1.0.0"
+SERVED_FILES: Final = (State.PUBLISHED,)  # in another state a dataset has no files for ESGF's consumers
+PLAIN_MEMBERS: Final = ("stac_version", "stac_extensions", "geometry", "bbox")
+ACTIONS: Final = {
+    events.SUPERSEDED: Action.SUPERSEDE,
+    events.REPLACED: Action.REPLACE,
+    events.RETRACTED: Action.RETRACT,
+    events.REINSTATED: Action.REINSTATE,
+    events.REPLICATED: Action.REPLICATE,
+    events.ANNOTATED: Action.ANNOTATE,
+    events.MARKED: Action.MARK,
+    events.UNMARKED: Action.UNMARK,
+}
+WHOLE: Final = frozenset((Action.UPDATE, Action.REPLACE))  # actions that may change any member
+STATE: Final = frozenset((Action.RETRACT, Action.REINSTATE, Action.MARK, Action.UNMARK))  # files go, or come back
+KNOWN: Final = frozenset((*WHOLE, *STATE, Action.SUPERSEDE, Action.REPLICATE, Action.ANNOTATE, "promote"))
+BESIDE: Final = (
+    "base_id", "version", "latest", "created", "updated", "publisher", "retraction", "superseded", "previous_state",
+    "reason", "actions",
+)  # fmt: skip
+
+
+def write(event: LoggedEvent) -> bytes:
+    """Return a dataset's event as ESGF's consumers read it."""
+    text = orjson.loads(event.text)
+    data = text["data"]
+    return orjson.dumps({"data": {"type": "STAC", "payload": _payload(event, data)}, "metadata": _metadata(text, data)})
+
+
+def _payload(event: LoggedEvent, data: Json) -> Json:
+    if event.type == events.PUBLISHED and data.get("document") is not None:
+        return {"collection_id": data["collection"], "method": "POST", "item": _item(data)}
+    patch = _operations(event, data)
+    return {"collection_id": data["collection"], "method": "PATCH", "item_id": data["id"], "patch": patch}
+
+
+def _item(data: Json) -> dict[str, Any]:
+    """Return the publisher's item with the server's state, less its files where it is not to be used."""
+    document = data["document"]
+    return {
+        **document,
+        "properties": {**document["properties"], **_state(data)},
+        "assets": document["assets"] if data["state"] in SERVED_FILES else {},
+    }
+
+
+def _state(data: Json) -> dict[str, Any]:
+    return {
+        "latest": data["latest"],
+        "retracted": data["state"] not in SERVED_FILES,
+        "created": data["created"],
+        "updated": data["updated"],
+    }
+
+
+def _operations(event: LoggedEvent, data: Json) -> Sequence[Json]:
+    """Return the operations that lead to the event's state, those of the flags first, as ESGF's publisher has them."""
+    actions = _actions(event, data)
+    state, document = _state(data), data.get("document")
+    if document is None or not actions <= KNOWN:  # gone, or an action that ESGF does not know
+        actions |= STATE
+    item = _item(data) if document is not None else {"properties": state, "assets": {}}
+    if document is not None and actions & WHOLE:
+        members = [_set(item, name) for name in PLAIN_MEMBERS]
+        return [operation for each in members for operation in each] + [
+            _replace(item[name], name) for name in ("properties", "links", "assets")
+        ]
+    operations = []
+    if actions - {Action.REPLICATE, Action.ANNOTATE}:
+        operations.append(_replace(state["latest"], "properties", "latest"))
+    if actions & STATE:
+        operations.append(_replace(state["retracted"], "properties", "retracted"))
+        operations.append(_replace(item["assets"], "assets"))
+    elif Action.REPLICATE in actions:
+        operations += [operation for key, asset in item["assets"].items() for operation in _replicas(key, asset)]
+    if Action.ANNOTATE in actions and document is not None:
+        operations.append(_replace(item["links"], "links"))
+    return [*operations, _add(state["updated"], "properties", "updated")]
+
+
+def _actions(event: LoggedEvent, data: Json) -> frozenset[str]:
+    """Return what the event's change did: its event may name several actions; else its type says it."""
+    return frozenset(data.get("actions") or (ACTIONS.get(event.type, Action.UPDATE),))
+
+
+def _replicas(key: str, asset: Json) -> Sequence[Json]:
+    """Return operations after which an asset has its alternates and no other ones, whatever it had."""
+    alternates = alternates_of(asset)
+    if not alternates and documents.is_aggregation(asset):
+        return ()
+    parent = ("assets", key, "alternate")
+    own = [_add(entry, *parent, node) for node, entry in alternates.items()]
+    return [_add({}, *parent), *(own or [{"op": "remove", "path": pointer(*parent)}])]
+
+
+def _set(item: Json, name: str) -> Sequence[Json]:
+    if name in item:
+        return (_add(item[name], name),)
+    return (_add(None, name), {"op": "remove", "path": pointer(name)})  # also where there is none
+
+
+def _add(value: object, *steps: str) -> Json:
+    return {"op": "add", "path": pointer(*steps), "value": value}
+
+
+def _replace(value: object, *steps: str) -> Json:
+    return {"op": "replace", "path": pointer(*steps), "value": value}
+
+
+def _metadata(event: Json, data: Json) -> Json:
+    beside = {name: data[name] for name in BESIDE if name in data}
+    return {
+        "auth": {
+            "auth_policy_id": None,
+            "requester_data": {"client_id": "fedstac", "iss": event["source"], "sub": data["actor"]},
+        },
+        "event_id": UUID(event["id"]).hex,
+        "publisher": {"package": "fedstac", "version": __version__},
+        "request_id": event.get("correlationid", ""),
+        "time": event["time"],
+        "schema_version": SCHEMA_VERSION,
+        "cv": data["cv"],
+        "seq": data["seq"],
+        "digest": data["digest"],
+        "state": data["state"],
+        "fedstac": {
+            "type": event["type"], "source": event["source"], "lineage": event["partitionkey"],
+            **({"traceparent": event["traceparent"]} if "traceparent" in event else {}), **beside,
+        },
+    }  # fmt: skip
