@@ -15,7 +15,8 @@ MIGRATION_LOCK = 0x666564_00  # the advisory lock of whoever migrates
 NEEDED = {
     "fedstac.alerted": "SIUD", "fedstac.audit": "SI", "fedstac.audit_chain": "S", "fedstac.audit_head": "S",
     "fedstac.awaited": "SIUD", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD",
-    "fedstac.consumer_cursor": "SIUD", "fedstac.cursor": "SIUD", "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD",
+    "fedstac.consumer_cursor": "SIUD", "fedstac.cursor": "SIUD", "fedstac.dead_letter": "SIUD",
+    "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD",
     "fedstac.event_attempt": "SIUD", "fedstac.feed": "SI", "fedstac.feed_state": "SIUD",
     "fedstac.file_mark": "SID", "fedstac.idempotency": "SID", "fedstac.lineage": "SIU", "fedstac.migration": "S",
     "fedstac.node_exception": "SIUD",
@@ -23,7 +24,9 @@ NEEDED = {
     "fedstac.own_group": "SIUD", "fedstac.own_group_person": "SIUD", "fedstac.parked": "SIUD",
     "fedstac.parked_event": "SIUD", "fedstac.part": "SIUD",
     "fedstac.person": "SIU", "fedstac.record": "SIUD", "fedstac.request": "SIUD", "fedstac.request_item": "SIUD",
-    "fedstac.shard": "SIUD", "fedstac.tally": "SIUD", "fedstac.token": "SIUD", "fedstac.told": "SU",
+    "fedstac.shard": "SIUD", "fedstac.sink": "SIUD", "fedstac.sink_resend": "SIUD",
+    "fedstac.tally": "SIUD", "fedstac.token": "SIUD", "fedstac.told": "SU",
+    "fedstac.trouble": "SIUD",
     "fedstac.vocabulary": "SI", "pgstac.items": "SIUD", "pgstac.collections": "SIUD",
 }  # fmt: skip
 RIGHTS = {"S": "SELECT", "I": "INSERT", "U": "UPDATE", "D": "DELETE"}

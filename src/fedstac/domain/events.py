@@ -73,6 +73,7 @@ class LoggedEvent:
     key: str  # of the lineage, or the collection's id
     collection: str
     dataset: str | None
+    seq: int  # among the events of the key
     type: str
     text: str
 

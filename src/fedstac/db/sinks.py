@@ -1,0 +1,390 @@
+"""Sinks: where the log goes, how far each has come, and the log as a relay reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import orjson
+
+from fedstac.db import audit, troubles
+from fedstac.db.connections import Connection, Row
+from fedstac.domain.errors import Conflict, NotFound
+from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.domain.relaying import FeedState, LogPlace
+
+SINK_LOCK = 0x66656403  # advisory locks of the relays; the second key is the hash of the sink's name
+PAGE_EVENTS, PAGE_BYTES = 1000, 8 << 20
+LAPSED = "it was behind for too long, and the log is no longer kept for it; seek it anew"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionEnd:
+    """Where a partition of a broker's log ended when that was noted."""
+
+    offset: int
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A sink as it is stored."""
+
+    name: str
+    address: str
+    format: str
+    key_template: str
+    required: bool
+    private: bool
+    secret: bytes = field(repr=False)
+    starts_after: int
+    epoch: int
+    pos: int
+    previous_pos: int
+    identity: str
+    partitions: Mapping[str, PartitionEnd]
+    sent: int
+    sent_at: datetime | None
+    paused_reason: str | None
+    paused_at: datetime | None
+    lapsed_at: datetime | None
+    errors: int
+    failing_since: datetime | None
+    last_error: str | None
+    version: int
+    created: datetime
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.epoch, self.pos)
+
+    @property
+    def place(self) -> LogPlace:
+        """What was noted of the broker's log."""
+        ends = {name: end.cursor for name, end in self.partitions.items()}
+        return LogPlace(self.identity, self.cursor, self.previous_pos, ends)
+
+
+COLUMNS = """name, address, format, key_template, required, private, secret, starts_after, epoch, pos, previous_pos,
+    identity, partitions, sent, sent_at, paused_reason, paused_at, lapsed_at, errors, failing_since, last_error,
+    version, created"""
+
+
+def _sink(row: Row) -> Sink:
+    ends = {
+        name: PartitionEnd(offset, Cursor(epoch, pos))
+        for name, (offset, epoch, pos) in orjson.loads(row["partitions"]).items()
+    }
+    return Sink(**{**dict(row), "secret": bytes(row["secret"]), "partitions": ends})
+
+
+async def every(conn: Connection) -> list[Sink]:
+    """Return all sinks, by name."""
+    return [_sink(row) for row in await conn.fetch(f"SELECT {COLUMNS} FROM fedstac.sink ORDER BY name")]
+
+
+async def read(conn: Connection, name: str) -> Sink:
+    """Return a sink. NotFound where there is none of the name."""
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.sink WHERE name = $1", name)
+    if row is None:
+        raise NotFound(f"there is no sink {name[:100]!r}; see fedstac sink list")
+    return _sink(row)
+
+
+# --- what operators do; each in one transaction with its row in the audit log ---
+
+
+@dataclass(frozen=True, slots=True)
+class NewSink:
+    """A sink that is added. `after`: it gets what comes after this position."""
+
+    name: str
+    address: str
+    format: str
+    key_template: str
+    required: bool
+    private: bool
+    after: int
+
+
+async def add(conn: Connection, new: NewSink, *, actor: str) -> Sink:
+    """Add a sink. Conflict where another one has the name; the same one again changes nothing."""
+    async with conn.transaction():
+        row = await conn.fetchrow(
+            f"""INSERT INTO fedstac.sink (name, address, format, key_template, required, private, secret, starts_after,
+                                          previous_pos, pos, epoch)
+                SELECT $1, $2, $3, $4, $5, $6, $7, $8, $8, $8,
+                       coalesce((SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < $8), 0)
+                ON CONFLICT DO NOTHING RETURNING {COLUMNS}""",
+            new.name, new.address, new.format, new.key_template, new.required, new.private, os.urandom(32), new.after,
+        )  # fmt: skip
+        if row is None:
+            there = await read(conn, new.name)
+            if (there.address, there.format, there.key_template) != (new.address, new.format, new.key_template):
+                raise Conflict(f"there is a sink {new.name!r} already: it sends to {there.address} as {there.format}")
+            return there
+        await _audit(conn, actor, "add-sink", new.name, {"address": new.address, "format": new.format})
+        return _sink(row)
+
+
+async def remove(conn: Connection, name: str, *, actor: str) -> None:
+    """Remove a sink with its dead letters. NotFound where there is none of the name."""
+    async with conn.transaction():
+        status = await conn.execute("DELETE FROM fedstac.sink WHERE name = $1", name)
+        if status != "DELETE 1":
+            raise NotFound(f"there is no sink {name[:100]!r}; see fedstac sink list")
+        await _audit(conn, actor, "remove-sink", name, {})
+
+
+async def pause(conn: Connection, name: str, reason: str, *, actor: str) -> Sink:
+    """Stop sending to a sink. One that is paused stays so, with its reason."""
+    async with conn.transaction():
+        sink = await _locked(conn, name)
+        if sink.paused_reason is None:
+            await conn.execute(
+                """UPDATE fedstac.sink SET paused_reason = $2, paused_at = clock_timestamp(), version = version + 1
+                   WHERE name = $1""",
+                name, reason,
+            )  # fmt: skip
+            await _audit(conn, actor, "pause-sink", name, {"reason": reason})
+        return await read(conn, name)
+
+
+async def resume(conn: Connection, name: str, *, actor: str) -> Sink:
+    """Send to a paused sink again. Conflict where it has lapsed: the log may not be there any more."""
+    async with conn.transaction():
+        sink = await _locked(conn, name)
+        if sink.lapsed_at is not None:
+            raise Conflict(f"the sink {name!r} has lapsed: say from where it goes on, fedstac sink seek {name} --to …")
+        if sink.paused_reason is not None:
+            await conn.execute(f"UPDATE fedstac.sink SET {_RUNS} WHERE name = $1", name)
+            await _audit(conn, actor, "resume-sink", name, {})
+        return await read(conn, name)
+
+
+_RUNS = """paused_reason = NULL, paused_at = NULL, lapsed_at = NULL, failing_since = NULL, version = version + 1"""
+
+
+async def seek(conn: Connection, name: str, after: int, *, actor: str) -> Sink:
+    """Let a sink go on after a position, and run. What lies before its place it gets once more.
+
+    Conflict where the log has no such position, or no longer.
+    """
+    async with conn.transaction():
+        sink = await _locked(conn, name)
+        bounds = await conn.fetchrow(
+            "SELECT pos AS head, (SELECT min(pos) FROM fedstac.feed) AS earliest FROM fedstac.feed_state"
+        )
+        assert bounds is not None
+        first, last = (bounds["earliest"] or 1) - 1, bounds["head"]
+        if not first <= after <= last:
+            raise Conflict(f"the log reaches from {first} to {last}; {after} is not in it")
+        if after >= sink.pos:
+            await conn.execute(
+                f"""UPDATE fedstac.sink SET pos = $2, previous_pos = $2, {_RUNS},
+                           epoch = coalesce((SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < $2), 0)
+                    WHERE name = $1""",
+                name, after,
+            )  # fmt: skip
+            await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1", name)
+        else:
+            await conn.execute(f"UPDATE fedstac.sink SET {_RUNS} WHERE name = $1", name)
+            await resend(conn, name, [Stretch(after, sink.pos)])
+        await _audit(conn, actor, "seek-sink", name, {"from": sink.pos, "to": after})
+        return await read(conn, name)
+
+
+async def _locked(conn: Connection, name: str) -> Sink:
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.sink WHERE name = $1 FOR UPDATE", name)
+    if row is None:
+        raise NotFound(f"there is no sink {name[:100]!r}; see fedstac sink list")
+    return _sink(row)
+
+
+async def _audit(conn: Connection, actor: str, action: str, name: str, detail: Mapping[str, object]) -> None:
+    await audit.append(conn, [audit.NewRow(
+        actor=actor, action=action, collection="", dataset=name, request=None, outcome="done", before=None, after=None,
+        detail=orjson.dumps(detail).decode() if detail else None,
+    )])  # fmt: skip
+
+
+# --- what a relay does; on its own connection, which has the lock ---
+
+
+async def lead(conn: Connection, name: str) -> bool:
+    """Return whether this session is the one that sends to a sink; the lock goes with the session.
+
+    The session's commits need not be durable: what a relay notes is a hint, and what it repeats is harmless.
+    """
+    await conn.execute("SET synchronous_commit = off")
+    return bool(await conn.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", SINK_LOCK, name))
+
+
+async def unlock(conn: Connection, name: str) -> None:
+    """Let another relay send to a sink."""
+    await conn.execute("SELECT pg_advisory_unlock($1, hashtext($2))", SINK_LOCK, name)
+
+
+async def feed_state(conn: Connection) -> FeedState:
+    """Return where the feed ends, and where its epochs began."""
+    row = await conn.fetchrow(
+        """SELECT epoch, pos, (SELECT json_object_agg(n, forked_at_pos)::text FROM fedstac.epoch) AS forks
+           FROM fedstac.feed_state"""
+    )
+    assert row is not None
+    forks = {int(epoch): fork for epoch, fork in orjson.loads(row["forks"]).items()}
+    return FeedState(Cursor(row["epoch"], row["pos"]), forks)
+
+
+async def events_after(conn: Connection, after: int, through: int, limit: int = PAGE_EVENTS) -> list[LoggedEvent]:
+    """Return events after a position in the order of the log; of large ones the first few, but at least one."""
+    rows = await conn.fetch(
+        """SELECT epoch, pos, event_id::text, key, collection, dataset, seq, type, event FROM (
+               SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
+                   SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
+                          f.pos, o.event_id, o.key, o.collection, o.dataset, o.seq, o.type, o.event
+                   FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+                   WHERE f.pos > $1 AND f.pos <= $2 ORDER BY f.pos LIMIT $3) limited) sized
+           WHERE before < $4 ORDER BY pos""",
+        after, through, limit, PAGE_BYTES,
+    )  # fmt: skip
+    return [
+        LoggedEvent(
+            Cursor(row["epoch"], row["pos"]), row["event_id"], row["key"], row["collection"], row["dataset"],
+            row["seq"], row["type"], row["event"],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPlace:
+    """How far a sink has come, with the end of the broker's log; `count` events were sent on the way."""
+
+    cursor: Cursor
+    previous_pos: int
+    identity: str
+    partitions: Mapping[str, PartitionEnd]
+    count: int = 0
+
+
+async def move(conn: Connection, name: str, place: SinkPlace) -> int | None:
+    """Note how far a sink has come. Return the version of the sink; None where it was removed."""
+    ends = {key: (end.offset, end.cursor.epoch, end.cursor.pos) for key, end in place.partitions.items()}
+    version = await conn.fetchval(
+        """UPDATE fedstac.sink SET epoch = $2, pos = $3, previous_pos = $4, identity = $5, partitions = $6,
+                  sent = sent + $7, sent_at = CASE WHEN $7 > 0 THEN clock_timestamp() ELSE sent_at END,
+                  failing_since = NULL, last_error = NULL
+           WHERE name = $1 RETURNING version""",
+        name, place.cursor.epoch, place.cursor.pos, place.previous_pos, place.identity, orjson.dumps(ends).decode(),
+        place.count,
+    )  # fmt: skip
+    return None if version is None else int(version)
+
+
+async def version(conn: Connection, name: str) -> int | None:
+    """Return the version of a sink; None where it was removed."""
+    value = await conn.fetchval("SELECT version FROM fedstac.sink WHERE name = $1", name)
+    return None if value is None else int(value)
+
+
+async def fail(conn: Connection, name: str, reason: str) -> None:
+    """Note that a sink does not take events just now."""
+    await conn.execute(
+        """UPDATE fedstac.sink SET errors = errors + 1, last_error = $2,
+                  failing_since = coalesce(failing_since, clock_timestamp()) WHERE name = $1""",
+        name, reason[:500],
+    )  # fmt: skip
+
+
+async def work(conn: Connection, name: str) -> None:
+    """Note that a sink takes events again."""
+    await conn.execute(
+        """UPDATE fedstac.sink SET failing_since = NULL, last_error = NULL
+           WHERE name = $1 AND failing_since IS NOT NULL""",
+        name,
+    )
+
+
+async def stop(conn: Connection, name: str, reason: str) -> None:
+    """Pause a sink that refuses this node, and tell operators."""
+    async with conn.transaction():
+        status = await conn.execute(
+            """UPDATE fedstac.sink SET paused_reason = $2, paused_at = clock_timestamp(), errors = errors + 1,
+                      last_error = $2, version = version + 1 WHERE name = $1 AND paused_reason IS NULL""",
+            name, reason[:500],
+        )  # fmt: skip
+        if status == "UPDATE 1":
+            await troubles.report(conn, "sink", place=name, what="it is paused", detail=reason)
+
+
+# --- stretches that are sent once more ---
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Positions of the log: those after one, through another."""
+
+    after: int
+    through: int
+
+
+async def resend(conn: Connection, name: str, stretches: Sequence[Stretch]) -> None:
+    """Let a sink get stretches of the log once more, as redrives."""
+    await conn.execute(
+        """INSERT INTO fedstac.sink_resend AS r (sink, after, through)
+           SELECT $1, after, max(through) FROM unnest($2::bigint[], $3::bigint[]) s (after, through) GROUP BY after
+           ON CONFLICT (sink, after) DO UPDATE SET through = greatest(r.through, EXCLUDED.through)""",
+        name, [each.after for each in stretches], [each.through for each in stretches],
+    )  # fmt: skip
+    await conn.execute("UPDATE fedstac.sink SET version = version + 1 WHERE name = $1", name)
+
+
+async def next_resend(conn: Connection, name: str) -> Stretch | None:
+    """Return the stretch that is to be sent next; None where there is none."""
+    row = await conn.fetchrow(
+        "SELECT after, through FROM fedstac.sink_resend WHERE sink = $1 ORDER BY after LIMIT 1", name
+    )
+    return Stretch(row["after"], row["through"]) if row else None
+
+
+async def resent(conn: Connection, name: str, stretch: Stretch, through: int) -> None:
+    """Note that a stretch was sent again through a position."""
+    async with conn.transaction():
+        await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1 AND after = $2", name, stretch.after)
+        if through < stretch.through:
+            await resend(conn, name, [Stretch(through, stretch.through)])
+
+
+# --- retention ---
+
+
+async def lowest_required(conn: Connection) -> int | None:
+    """Return the position after which the log is kept for required sinks that have not lapsed; None: for none."""
+    value = await conn.fetchval(
+        """SELECT min(least(s.pos, coalesce((SELECT min(r.after) FROM fedstac.sink_resend r WHERE r.sink = s.name),
+                                            s.pos)))
+           FROM fedstac.sink s WHERE s.required AND s.lapsed_at IS NULL"""
+    )
+    return None if value is None else int(value)
+
+
+async def lapse(conn: Connection, days: float) -> list[str]:
+    """Let required sinks lapse whose next event is older than this; tell operators. Return their names."""
+    async with conn.transaction():
+        rows = await conn.fetch(
+            """UPDATE fedstac.sink s SET lapsed_at = clock_timestamp(), version = version + 1,
+                      paused_reason = coalesce(paused_reason, $2), paused_at = coalesce(paused_at, clock_timestamp())
+               WHERE s.required AND s.lapsed_at IS NULL AND EXISTS (
+                   SELECT FROM (SELECT id FROM fedstac.feed f WHERE f.pos > s.pos ORDER BY f.pos LIMIT 1) next
+                   JOIN fedstac.outbox o ON o.id = next.id
+                   WHERE o.at < clock_timestamp() - make_interval(secs => $1 * 86400))
+               RETURNING name""",
+            days, LAPSED,
+        )  # fmt: skip
+        names = [row["name"] for row in rows]
+        for name in names:
+            await troubles.report(conn, "sink", place=name, what="it has lapsed", detail=LAPSED)
+        return names
