@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 BIN := .venv/bin
 
-.PHONY: help setup demo test check soak bench docs lock clean
+.PHONY: help setup demo test check soak bench docs image lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,9 +36,15 @@ docs: setup ## write the generated pages of docs/reference, and the examples of 
 	$(BIN)/python tools/reference.py
 	PYTHONHASHSEED=0 $(BIN)/python tools/examples.py # stac-fastapi takes fields from a set
 
+image: setup ## build the container image with buildah, as root; docs/operations.md
+	@tools/image
+
+PIN := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 lock: ## pin what pyproject.toml names (needs uv); ARGS=--upgrade takes the newest of everything
-	uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-		--extra server --extra netcdf --extra nats --extra nats-server --group dev --quiet $(ARGS) --output-file requirements.lock pyproject.toml
+	$(PIN) --extra server --extra netcdf --extra nats --extra nats-server --group dev $(ARGS) \
+		--output-file requirements.lock pyproject.toml
+	$(PIN) --extra server --extra nats --constraint requirements.lock --output-file docker/server.lock pyproject.toml
+	$(PIN) --group build --constraint requirements.lock --output-file docker/build.lock
 
 clean: ## remove caches and build products; .venv stays
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
