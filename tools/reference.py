@@ -15,6 +15,7 @@ from fedstac.cli import app
 from fedstac.domain import events
 from fedstac.domain.errors import problems
 from fedstac.domain.rules import RULES
+from fedstac.runtime.metrics import FAMILIES, MetricScope
 from fedstac.settings import Settings
 from fedstac.vocabularies.checker import open_checker
 
@@ -127,9 +128,30 @@ def routes_page() -> str:
     return NOTE + text
 
 
+def metrics_page() -> str:
+    """Return the page of metrics: of a process, and of the node."""
+    text = (
+        "# Metrics\n\n`GET /metrics` has them all, in the text format of Prometheus. "
+        "[Operations](../operations.md#metrics) says how to collect them.\nHistograms have buckets from 5 ms to 10 s. "
+        "Each process also has `process_…`: processor time, memory and files.\n"
+    )
+    titles = {
+        MetricScope.PROCESS: "Of a process\n\nEvery process counts for itself.",
+        MetricScope.NODE: "Of the node\n\nRead from its database every five seconds at most. Each API process says the same. "
+        "They are left\nout while the database does not answer.",
+    }
+    for scope, title in titles.items():
+        text += f"\n## {title}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n"
+        for family in FAMILIES.values():
+            if family.scope is scope:
+                labels = ", ".join(f"`{label}`" for label in family.labels)
+                text += f"| `{family.name}` | {family.kind} | {labels} | {family.meaning} |\n"
+    return NOTE + text
+
+
 PAGES = {
     "settings": settings_page, "problems": problems_page, "rules": rules_page, "events": events_page,
-    "commands": commands_page, "routes": routes_page,
+    "commands": commands_page, "routes": routes_page, "metrics": metrics_page,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fedstac.db import nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
-from fedstac.runtime.metrics import Metrics
+from fedstac.runtime.metrics import FAMILIES, REQUEST_SECONDS, MetricKind, Metrics
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -92,12 +92,41 @@ async def test_items_the_feed_and_a_consumers_lag_are_counted(api: Api) -> None:
         assert name in everything
 
 
-async def test_every_metric_is_documented(api: Api) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    text = (await api.admin.get("/metrics")).text
-    names = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP fedstac_")}
-    assert len(names) > 20
-    assert {name for name in names if f"`{name}`" not in page} == set()
+async def test_every_metric_is_of_the_table_with_its_kind_and_labels(api: Api) -> None:
+    shown = {each.name: each for each in text_string_to_metric_families((await api.admin.get("/metrics")).text)}
+    names = {name + ("_total" if each.type == "counter" else "") for name, each in shown.items()}
+    ours = {name for name in names if name.startswith("fedstac_")}
+    assert ours == {family.name for family in FAMILIES.values()}
+    for family in FAMILIES.values():
+        each = shown[family.name.removesuffix("_total")]
+        assert (each.type, each.documentation) == (family.kind, family.meaning)
+        assert all(set(one.labels) - {"le"} == set(family.labels) for one in each.samples), family.name
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    for family in FAMILIES.values():
+        assert family.name.startswith("fedstac_")
+        assert (family.kind is MetricKind.COUNTER) == family.name.endswith("_total"), family.name
+        assert family.kind is not MetricKind.HISTOGRAM or family.name.endswith("_seconds")
+        assert family.meaning.endswith("."), family.name
+
+
+async def test_batches_positions_and_findings_are_counted(api: Api) -> None:
+    good, bad = sample.items(2, versions=1)
+    bad["properties"]["cmip6:source_id"] = "NO-SUCH-MODEL"
+    body = {"type": "FeatureCollection", "features": [good, bad]}
+    await api.admin.post("/collections/CMIP6/items", json=body)
+
+    async def are_counted() -> bool:
+        values = await samples(api)
+        return values.get("fedstac_sequenced_events_total", 0) >= 2 and (
+            values.get("fedstac_batch_duration_seconds_count", 0) >= 1
+        )
+
+    await until(are_counted)
+    values = await samples(api)
+    assert values["fedstac_sequencing_duration_seconds_count"] >= 1
+    assert (await samples(api, severity="error"))["fedstac_findings_total"] >= 1
 
 
 async def test_parts_and_pools_are_told_of(api: Api) -> None:
@@ -152,7 +181,7 @@ def _free_port() -> int:
 def test_a_duration_counts_in_the_bucket_that_holds_it(seconds: float, bucket: int) -> None:
     metrics = Metrics()
     metrics.observe_request("GET", "/search", 200, seconds)
-    [durations] = metrics.requests.values()
+    [durations] = metrics.durations(REQUEST_SECONDS).values()
     assert durations.counts.index(1) == bucket
     assert durations.seconds == seconds
 
@@ -161,4 +190,4 @@ def test_made_up_methods_and_paths_take_no_memory() -> None:
     metrics = Metrics()
     for n in range(1000):
         metrics.observe_request(f"M{n}", None, 404, 0.1)
-    assert len(metrics.requests) == 1
+    assert len(metrics.durations(REQUEST_SECONDS)) == 1

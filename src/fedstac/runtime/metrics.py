@@ -1,16 +1,17 @@
-"""Metrics of one process, as Prometheus reads them: plain numbers, put into form when somebody asks for them.
+"""Metrics, as Prometheus reads them: the table of all families, and what a process counts itself.
 
-Counting is made for hot paths: a dictionary and two additions. The text is made from copies, so that another thread may
-ask for it.
+A family is declared once, here; docs/reference/metrics.md and the dashboard follow from the table. Counting is made for
+hot paths: a dictionary and two additions. The text is made from copies, so that another thread may ask for it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from threading import Thread
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
@@ -26,8 +27,139 @@ UNMATCHED = "none"  # the route of a request that no route takes; its method may
 CLIENT_LEFT = "none"  # the code of a request whose client did not wait
 
 
+class MetricKind(StrEnum):
+    """What a family is to Prometheus."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class MetricScope(StrEnum):
+    """Whose numbers a family has: those of one process, or those of the whole node, from its database."""
+
+    PROCESS = "process"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """A family of metrics: its name as Prometheus shows it, what it says, its labels."""
+
+    kind: MetricKind
+    scope: MetricScope
+    name: str
+    meaning: str  # a sentence
+    labels: tuple[str, ...]
+
+    def of(self, rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
+        """Return a gauge with a value for each row of labels."""
+        metric = GaugeMetricFamily(self.name, self.meaning, labels=self.labels)
+        for values, value in rows:
+            metric.add_metric(values, value)
+        return metric
+
+
+FAMILIES: Final[dict[str, Family]] = {}  # all of them, by name
+
+
+def _declare(
+    kind: MetricKind, name: str, meaning: str, *labels: str, scope: MetricScope = MetricScope.PROCESS
+) -> Family:
+    family = FAMILIES[name] = Family(kind, scope, name, meaning, labels)
+    return family
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Family:
+    return _declare(MetricKind.COUNTER, name, meaning, *labels)
+
+
+def _seconds(name: str, meaning: str, *labels: str) -> Family:
+    return _declare(MetricKind.HISTOGRAM, name, meaning, *labels)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Family:
+    return _declare(MetricKind.GAUGE, name, meaning, *labels)
+
+
+def _of_node(name: str, meaning: str, *labels: str) -> Family:
+    return _declare(MetricKind.GAUGE, name, meaning, *labels, scope=MetricScope.NODE)
+
+
+# --- of a process ---
+
+REQUEST_SECONDS = _seconds(
+    "fedstac_http_request_duration_seconds",
+    "Time from a request to the end of its answer. `none` is the route of what no route takes, and the code of clients "
+    "that left.",
+    "method", "route", "code",
+)  # fmt: skip
+ITEMS = _counter("fedstac_items_total", "Items that this process brought to their end, by outcome.", "outcome")
+FINDINGS = _counter(
+    "fedstac_findings_total", "What validation found in what was sent to this process, by rule and severity.",
+    "rule", "severity",
+)  # fmt: skip
+BATCH_SECONDS = _seconds(
+    "fedstac_batch_duration_seconds", "Time of a publish worker for one batch: one transaction.",
+)  # fmt: skip
+SEQUENCING_SECONDS = _seconds(
+    "fedstac_sequencing_duration_seconds", "Time of the sequencer for one transaction that gave positions."
+)
+SEQUENCED = _counter("fedstac_sequenced_events_total", "Events that this process gave a position.")
+PART_RESTARTS = _counter(
+    "fedstac_part_restarts_total", "How often a background part of this process was started again.", "part"
+)
+PART_RUNNING = _gauge("fedstac_part_running", "Instances of a background part that run in this process.", "part")
+PART_EXPECTED = _gauge(
+    "fedstac_part_expected", "Instances of a background part that should run in this process.", "part"
+)
+PART_TROUBLES = _gauge("fedstac_part_troubles", "Troubles that a background part of this process has now.", "part")
+DATABASE_AWAY = _gauge("fedstac_database_away", "1 while the database fails this process.")
+POOL_CONNECTIONS = _gauge(
+    "fedstac_pool_connections", "Database connections that a lane of this process may have.", "lane"
+)
+POOL_USERS = _gauge("fedstac_pool_users", "Who has a database connection of a lane or waits for one.", "lane")
+REQUEST_MEMORY = _gauge(
+    "fedstac_request_memory_bytes", "Memory that large bodies and answers of a lane have now.", "lane"
+)
+REQUEST_MEMORY_LIMIT = _gauge(
+    "fedstac_request_memory_limit_bytes", "Memory that large bodies and answers of a lane may have.", "lane"
+)
+INFO = _gauge("fedstac_info", "Always 1; the labels say what runs.", "node", "version", "schema", "roles")
+
+# --- of the node ---
+
+QUEUE_ITEMS = _of_node("fedstac_queue_items", "Items that wait for a publish worker; counted to 100 000.")
+QUEUE_OLDEST = _of_node("fedstac_queue_oldest_seconds", "Age of the oldest item that waits.")
+FEED_POSITION = _of_node("fedstac_feed_position", "The last position of this node's feed.", "epoch")
+CONSUMER_LAG_EVENTS = _of_node(
+    "fedstac_consumer_lag_events",
+    "Events of this node's feed that a consumer has not acknowledged. `east` is the index of the node east, "
+    "`east/replica` another consumer there.",
+    "consumer",
+)  # fmt: skip
+CONSUMER_LAG_SECONDS = _of_node(
+    "fedstac_consumer_lag_seconds", "Age of the oldest event that a consumer has not acknowledged.", "consumer"
+)
+CURSOR_POSITION = _of_node(
+    "fedstac_cursor_position", "Position in an origin's feed that a consumer of this node has applied.",
+    "consumer", "origin",
+)  # fmt: skip
+CURSOR_IDLE = _of_node(
+    "fedstac_cursor_idle_seconds", "Time since a consumer of this node applied something.", "consumer", "origin"
+)
+PARKED_EVENTS = _of_node(
+    "fedstac_parked_events", "Events that a consumer of this node could not apply.", "consumer", "origin"
+)
+NOTIFICATIONS_WAITING = _of_node("fedstac_notifications_waiting", "Notifications that are not yet delivered.")
+NOTIFICATIONS_LATE = _of_node("fedstac_notifications_late_seconds", "How long the oldest notification is due.")
+
+
+# --- counting ---
+
+
 class Durations:
-    """How long the requests of one route, method and code took."""
+    """How long something took, each time."""
 
     __slots__ = ("counts", "seconds")
 
@@ -35,26 +167,70 @@ class Durations:
         self.counts = [0] * len(LE)
         self.seconds = 0.0
 
+    def observe(self, seconds: float) -> None:
+        """Count one more."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.seconds += seconds
+
 
 class Metrics:
     """What a process counts itself."""
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, str, int | None], Durations] = {}
-        self.items: Counter[str] = Counter()  # by outcome
+        self._counts: dict[Family, dict[tuple[str, ...], float]] = {
+            family: {} for family in FAMILIES.values() if family.kind is MetricKind.COUNTER
+        }
+        self._durations: dict[Family, dict[tuple[str, ...], Durations]] = {
+            family: {} for family in FAMILIES.values() if family.kind is MetricKind.HISTOGRAM
+        }
+
+    def count(self, counter: Family, *labels: str, by: float = 1) -> None:
+        """Count something that happened, by the values of the counter's labels; these have to be few."""
+        counts = self._counts[counter]
+        counts[labels] = counts.get(labels, 0) + by
+
+    def observe(self, histogram: Family, seconds: float, *labels: str) -> None:
+        """Count something that took so long, by the values of the histogram's labels; these have to be few."""
+        durations = self._durations[histogram].get(labels)
+        if durations is None:
+            durations = self._durations[histogram][labels] = Durations()
+        durations.observe(seconds)
 
     def observe_request(self, method: str, route: str | None, code: int | None, seconds: float) -> None:
         """Count a request with its answer. `code` is None where the client left first."""
-        key = (method, route, code) if route is not None else (UNMATCHED, UNMATCHED, code)
-        durations = self.requests.get(key)
-        if durations is None:
-            durations = self.requests[key] = Durations()
-        durations.counts[bisect_left(BOUNDS, seconds)] += 1
-        durations.seconds += seconds
+        status = CLIENT_LEFT if code is None else str(code)
+        labels = (method, route, status) if route is not None else (UNMATCHED, UNMATCHED, status)
+        self.observe(REQUEST_SECONDS, seconds, *labels)
 
     def count_items(self, outcomes: Iterable[str]) -> None:
         """Count items that became final."""
-        self.items.update(outcomes)
+        for outcome in outcomes:
+            self.count(ITEMS, outcome)
+
+    def durations(self, histogram: Family) -> dict[tuple[str, ...], Durations]:
+        """Return what was observed, by the values of the labels."""
+        return dict(self._durations[histogram])
+
+    def families(self) -> Iterable[Metric]:
+        """Return all that was counted."""
+        for family, counts in self._counts.items():
+            counter = CounterMetricFamily(family.name.removesuffix("_total"), family.meaning, labels=family.labels)
+            for labels, count in list(counts.items()):
+                counter.add_metric(labels, count)
+            yield counter
+        for family, durations in self._durations.items():
+            histogram = HistogramMetricFamily(family.name, family.meaning, labels=family.labels)
+            for labels, observed in list(durations.items()):
+                histogram.add_metric(labels, _buckets(list(observed.counts)), observed.seconds)
+            yield histogram
+
+
+def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
+    total, buckets = 0, []
+    for limit, count in zip(LE, counts, strict=True):
+        total += count
+        buckets.append((limit, float(total)))
+    return buckets
 
 
 class LanePool(Protocol):
@@ -68,7 +244,7 @@ class LanePool(Protocol):
 
 def process_families(metrics: Metrics, parts: Parts, pools: Sequence[tuple[str, LanePool]]) -> list[Metric]:
     """Return the metrics of what happens inside this process."""
-    return [*_requests(metrics), _items(metrics), *_parts(parts), *_pools(pools)]
+    return [*metrics.families(), *_parts(parts), *_pools(pools)]
 
 
 def text_of(families: Iterable[Metric]) -> bytes:
@@ -108,57 +284,20 @@ class _Families:
         return self._families
 
 
-def gauge(name: str, help_text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    """Return a gauge with a value for each row of labels."""
-    family = GaugeMetricFamily(name, help_text, labels=labels)
-    for values, value in rows:
-        family.add_metric(values, value)
-    return family
-
-
-def _requests(metrics: Metrics) -> Iterable[Metric]:
-    family = HistogramMetricFamily(
-        "fedstac_http_request_duration_seconds",
-        "Time from a request to the end of its answer.",
-        labels=["method", "route", "code"],
-    )
-    for (method, route, code), durations in list(metrics.requests.items()):
-        total, buckets = 0, []
-        for limit, count in zip(LE, list(durations.counts), strict=True):
-            total += count
-            buckets.append((limit, total))
-        family.add_metric([method, str(route), str(code or CLIENT_LEFT)], buckets, durations.seconds)
-    yield family
-
-
-def _items(metrics: Metrics) -> Metric:
-    family = CounterMetricFamily(
-        "fedstac_items", "Items that this process brought to their end, by outcome.", labels=["outcome"]
-    )
-    for outcome, count in list(metrics.items.items()):
-        family.add_metric([outcome], count)
-    return family
-
-
 def _parts(parts: Parts) -> Iterable[Metric]:
     states = list(parts.states.items())
     restarts = CounterMetricFamily(
-        "fedstac_part_restarts", "How often a background part of this process was started again.", labels=["part"]
+        PART_RESTARTS.name.removesuffix("_total"), PART_RESTARTS.meaning, labels=PART_RESTARTS.labels
     )
     for name, state in states:
         restarts.add_metric([name], state.restarts)
     yield restarts
-    yield gauge("fedstac_part_running", "Instances of a background part that run in this process.", ["part"],
-                [([name], state.running) for name, state in states])  # fmt: skip
-    yield gauge("fedstac_part_expected", "Instances of a background part that should run in this process.", ["part"],
-                [([name], state.wanted) for name, state in states])  # fmt: skip
-    yield gauge("fedstac_part_troubles", "Troubles that a background part of this process has now.", ["part"],
-                [([name], len(state.troubles)) for name, state in states])  # fmt: skip
-    yield gauge("fedstac_database_away", "1 while the database fails this process.", [], [([], parts.outage.is_on)])
+    yield PART_RUNNING.of([([name], state.running) for name, state in states])
+    yield PART_EXPECTED.of([([name], state.wanted) for name, state in states])
+    yield PART_TROUBLES.of([([name], len(state.troubles)) for name, state in states])
+    yield DATABASE_AWAY.of([([], parts.outage.is_on)])
 
 
 def _pools(pools: Sequence[tuple[str, LanePool]]) -> Iterable[Metric]:
-    yield gauge("fedstac_pool_connections", "Database connections that a lane of this process may have.", ["lane"],
-                [([lane], pool.size) for lane, pool in pools])  # fmt: skip
-    yield gauge("fedstac_pool_users", "Who has a database connection of a lane or waits for one.", ["lane"],
-                [([lane], pool.users) for lane, pool in pools])  # fmt: skip
+    yield POOL_CONNECTIONS.of([([lane], pool.size) for lane, pool in pools])
+    yield POOL_USERS.of([([lane], pool.users) for lane, pool in pools])

@@ -24,7 +24,7 @@ from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import UnknownVersion, name_of
 from fedstac.publication import ClaimLost, Work
-from fedstac.runtime import supervision
+from fedstac.runtime import metrics, supervision
 from fedstac.runtime.causes import Cause, OperatorsFault, blames_nobody, cause_of, was_ended_in_order
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.outages import reason_of
@@ -251,12 +251,14 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
     receipts = await publication.perform(conn, node.rules, work, claim=claim)
     node.metrics.count_items(result.outcome for result in misnamed)
     node.metrics.count_items(receipt.outcome for receipt in receipts)
+    seconds = time.perf_counter() - started
+    node.metrics.observe(metrics.BATCH_SECONDS, seconds)
     node.committed.wake()
     node.settled.wake()
     log.info(
         "published", items=len(items), events=sum(len(receipt.changes) for receipt in receipts),
         rejected=sum(receipt.outcome is Outcome.REJECTED for receipt in receipts),
-        milliseconds=round((time.perf_counter() - started) * 1000, 1),
+        milliseconds=round(seconds * 1000, 1),
     )  # fmt: skip
 
 

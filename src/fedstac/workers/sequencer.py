@@ -10,7 +10,7 @@ import structlog
 from fedstac.bootstrap import Node, fork_if_restored
 from fedstac.db import audit, collections, connections, feed, outbox, requests
 from fedstac.db.connections import Connection
-from fedstac.runtime import supervision
+from fedstac.runtime import metrics, supervision
 from fedstac.runtime.causes import is_transient
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff, pause
@@ -49,7 +49,7 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
         if time.monotonic() - housekeeping_at > HOUSEKEEPING_SECONDS:
             housekeeping_at = time.monotonic()
             await _keep_house(conn)
-        committed = node.committed.next()
+        committed, started = node.committed.next(), time.perf_counter()
         positions = await feed.sequence(conn)
         failpoint("sequencer.sequenced")
         if time.monotonic() - chained_at > CHAIN_SECONDS:
@@ -57,6 +57,8 @@ async def _lead(node: Node, conn: Connection, stop: asyncio.Event) -> None:
             await _chain(node, conn)
         node.parts.works("sequencer")
         if positions:
+            node.metrics.observe(metrics.SEQUENCING_SECONDS, time.perf_counter() - started)
+            node.metrics.count(metrics.SEQUENCED, by=positions)
             backoff.reset()
             node.sequenced.wake()
         else:

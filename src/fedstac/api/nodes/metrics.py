@@ -17,7 +17,6 @@ from fedstac.db.metrics import Figures
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import metrics
 from fedstac.runtime.causes import is_transient
-from fedstac.runtime.metrics import gauge
 
 ANSWER_SECONDS = 1.5  # for the database
 KEPT_SECONDS = 5.0  # many scrapes cost one look into the database
@@ -57,18 +56,12 @@ async def get_metrics(call: Call) -> Response:
     """
     node, services = call.node, call.services
     families = metrics.process_families(node.metrics, node.parts, node.pools.by_name())
+    families.append(metrics.REQUEST_MEMORY.of([([lane], size) for lane, size in services.memory.usage().items()]))
     families.append(
-        gauge("fedstac_request_memory_bytes", "Memory that large bodies and answers of a lane have now.", ["lane"],
-              [([lane], size) for lane, size in services.memory.usage().items()])
-    )  # fmt: skip
-    families.append(
-        gauge("fedstac_request_memory_limit_bytes", "Memory that large bodies and answers of a lane may have.",
-              ["lane"], [([lane], size) for lane, size in services.memory.limits().items()])
-    )  # fmt: skip
+        metrics.REQUEST_MEMORY_LIMIT.of([([lane], size) for lane, size in services.memory.limits().items()])
+    )
     roles = " ".join(role.name for role in services.roles)
-    info = gauge("fedstac_info", "Always 1; the labels say what runs.", ["node", "version", "schema", "roles"],
-                 [((node.settings.node, __version__, str(node.schema), roles), 1)])  # fmt: skip
-    families.append(info)
+    families.append(metrics.INFO.of([((node.settings.node, __version__, str(node.schema), roles), 1)]))
     figures = await services.figures.figures()
     if figures is not None:
         families += _of_database(figures)
@@ -79,25 +72,14 @@ async def get_metrics(call: Call) -> Response:
 
 def _of_database(figures: Figures) -> Iterable[Metric]:
     """Return the metrics of the whole node; every api process of it says the same."""
-    yield gauge("fedstac_queue_items", "Items that wait for a publish worker; counted to 100 000.", [],
-                [((), figures.queued)])  # fmt: skip
-    yield gauge("fedstac_queue_oldest_seconds", "Age of the oldest item that waits.", [],
-                [((), figures.oldest_seconds)])  # fmt: skip
-    yield gauge("fedstac_feed_position", "The last position of this node's feed.", ["epoch"],
-                [((str(figures.epoch),), figures.position)])  # fmt: skip
-    yield gauge("fedstac_consumer_lag_events", "Events of this node's feed that a consumer has not acknowledged.",
-                ["consumer"], [((lag.reporter,), lag.events) for lag in figures.lags])  # fmt: skip
-    yield gauge("fedstac_consumer_lag_seconds", "Age of the oldest event that a consumer has not acknowledged.",
-                ["consumer"], [((lag.reporter,), lag.seconds) for lag in figures.lags])  # fmt: skip
+    yield metrics.QUEUE_ITEMS.of([((), figures.queued)])
+    yield metrics.QUEUE_OLDEST.of([((), figures.oldest_seconds)])
+    yield metrics.FEED_POSITION.of([((str(figures.epoch),), figures.position)])
+    yield metrics.CONSUMER_LAG_EVENTS.of([((lag.reporter,), lag.events) for lag in figures.lags])
+    yield metrics.CONSUMER_LAG_SECONDS.of([((lag.reporter,), lag.seconds) for lag in figures.lags])
     places = figures.places
-    yield gauge("fedstac_cursor_position", "Position in an origin's feed that a consumer of this node has applied.",
-                ["consumer", "origin"], [((each.consumer, each.origin), each.position) for each in places])  # fmt: skip
-    yield gauge("fedstac_cursor_idle_seconds", "Time since a consumer of this node applied something.",
-                ["consumer", "origin"],
-                [((each.consumer, each.origin), each.idle_seconds) for each in places])  # fmt: skip
-    yield gauge("fedstac_parked_events", "Events that a consumer of this node could not apply.",
-                ["consumer", "origin"], [((each.consumer, each.origin), each.parked) for each in places])  # fmt: skip
-    yield gauge("fedstac_notifications_waiting", "Notifications that are not yet delivered.", [],
-                [((), figures.notifications)])  # fmt: skip
-    yield gauge("fedstac_notifications_late_seconds", "How long the oldest notification is due.", [],
-                [((), figures.notification_seconds)])  # fmt: skip
+    yield metrics.CURSOR_POSITION.of([((each.consumer, each.origin), each.position) for each in places])
+    yield metrics.CURSOR_IDLE.of([((each.consumer, each.origin), each.idle_seconds) for each in places])
+    yield metrics.PARKED_EVENTS.of([((each.consumer, each.origin), each.parked) for each in places])
+    yield metrics.NOTIFICATIONS_WAITING.of([((), figures.notifications)])
+    yield metrics.NOTIFICATIONS_LATE.of([((), figures.notification_seconds)])

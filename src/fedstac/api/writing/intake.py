@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,7 +30,7 @@ from fedstac.domain.identifiers import LONGEST_ID
 from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import Vocabulary
-from fedstac.runtime import budget
+from fedstac.runtime import budget, metrics
 from fedstac.settings import Settings
 
 JSON_TYPES = ("", "application/json", "application/geo+json")
@@ -131,8 +132,20 @@ async def judge(services: Services, caller: Principal, body: Body, progress: Cal
         return JudgedBody(body.collection, vocabulary, items, submission.is_batch, submission.prefix)
 
     judged_body = await services.threads.run(work) if len(raw) > IN_THREAD else work()
+    _count_findings(node, judged_body.items)
     progress.items, progress.item_ids = len(judged_body.items), [item.id for item in judged_body.items[:FEW_IDS]]
     return judged_body
+
+
+def _count_findings(node: Node, items: Sequence[JudgedItem]) -> None:
+    """Count what validation found, warnings too."""
+    counts = Counter(
+        (finding.rule, finding.severity.value)
+        for item in items
+        for finding in (*item.findings, *(item.problem.findings if item.problem else ()))
+    )
+    for (rule, severity), count in counts.items():
+        node.metrics.count(metrics.FINDINGS, rule, severity, by=count)
 
 
 async def settle(node: Node, body: JudgedBody) -> JudgedBody:
