@@ -137,8 +137,8 @@ def metrics_page() -> str:
     )
     titles = {
         MetricScope.PROCESS: "Of a process\n\nEvery process counts for itself.",
-        MetricScope.NODE: "Of the node\n\nRead from its database every five seconds at most. Each API process says the same. "
-        "They are left\nout while the database does not answer.",
+        MetricScope.NODE: "Of the node\n\nRead from its database every five seconds at most. Each API process says the "
+        "same. They are left\nout while the database does not answer.",
     }
     for scope, title in titles.items():
         text += f"\n## {title}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n"
