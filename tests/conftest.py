@@ -32,6 +32,8 @@ from tests.support.nodes import Api, StartApi, running
 from tests.support.places import REPOSITORY, SHARED
 from tests.support.waiting import PATIENCE
 
+pytest_plugins = ("tests.support.brokers",)
+
 # the same examples in every run, for a green run to mean something; FEDSTAC_TEST_RANDOM=1 looks for new ones
 hypothesis.settings.register_profile("fedstac", derandomize=not os.environ.get("FEDSTAC_TEST_RANDOM"), deadline=None)
 hypothesis.settings.load_profile("fedstac")

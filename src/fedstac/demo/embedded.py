@@ -55,10 +55,10 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Runs before PostgreSQL in its process, as a program: preexec_fn is unsafe (and a warning) in a process with threads.
+# Runs before a server in its process, as a program: preexec_fn is unsafe (and a warning) in a process with threads.
 # The kernel forgets the death signal when the user changes, so it is set after; getppid tells of a parent that died
 # before that.
-_LAUNCH = """
+LAUNCH = """
 import ctypes, os, sys
 parent, uid, gid = map(int, sys.argv[1:4])
 if os.geteuid() != uid:
@@ -518,7 +518,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 def _spawn(command: Sequence[str], account: _Account, locks: Sequence[int], output: int) -> subprocess.Popen[bytes]:
     """Run as the account, out of reach of the terminal's Ctrl-C, with the locks, and only as long as this process."""
-    launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), str(account.uid), str(account.gid)]
+    launch = [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), str(account.uid), str(account.gid)]
     return subprocess.Popen(
         [*launch, *command],
         stdin=subprocess.DEVNULL,

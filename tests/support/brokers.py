@@ -1,0 +1,49 @@
+"""Real brokers for tests. Each is started when the first test of a process wants it, and serves all of its tests.
+
+A test takes a stream or topic of its own (`fresh_name`). One that kills its broker starts a broker of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from fedstac.demo import brokers
+from fedstac.demo.brokers import NatsServer
+
+_numbers = count(1)
+
+
+@contextmanager
+def broker_folder() -> Iterator[Path]:
+    """Yield a folder for a broker, which goes with it."""
+    folder = Path(tempfile.mkdtemp(prefix="fedstac-broker-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fresh_name() -> str:
+    """Return a name of a stream or topic that no other test of this process has."""
+    return f"TEST{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """A NATS server for all tests that do not end it."""
+    with broker_folder() as folder, brokers.nats_server(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def own_nats_server() -> Iterator[NatsServer]:
+    """A NATS server that a test may kill."""
+    with broker_folder() as folder, brokers.nats_server(folder) as server:
+        yield server
