@@ -100,7 +100,7 @@ def story() -> list[LoggedEvent]:
             event_type, "CMIP6", number, document=text, digest=digest if text else b"", at=WORLD.now,
             event_id=event_id, context=context,
         )  # fmt: skip
-        return LoggedEvent(Cursor(1, number), str(event_id), "CMIP6", "CMIP6", None, event_type, event)
+        return LoggedEvent(Cursor(1, number), str(event_id), "CMIP6", "CMIP6", None, number, event_type, event)
 
     log = [collection(events.COLLECTION_CREATED, 1, document)]
     for change in changes():
@@ -108,7 +108,8 @@ def story() -> list[LoggedEvent]:
         text = events.dataset_event(change, _event_id(pos), context, CHECKER.vocabularies.digest_of)
         record = change.after
         log.append(LoggedEvent(
-            Cursor(1, pos), str(_event_id(pos)), record.lineage, record.collection, record.id, change.event_type, text
+            Cursor(1, pos), str(_event_id(pos)), record.lineage, record.collection, record.id, record.seq,
+            change.event_type, text,
         ))  # fmt: skip
     log.append(collection(events.COLLECTION_UPDATED, len(log) + 1, document))
     log.append(collection(events.COLLECTION_DELETED, len(log) + 1, None))
