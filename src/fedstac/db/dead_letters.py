@@ -93,7 +93,7 @@ async def read(conn: Connection, id: int) -> WholeLetter:
 
 
 async def redrive(conn: Connection, ids: Sequence[int], *, actor: str) -> list[DeadLetter]:
-    """Mark dead letters to be sent again, all or none. Conflict where a later event of the same dataset went out since."""
+    """Mark dead letters to be sent again, all or none. Conflict where a later event of the dataset went out since."""
     async with conn.transaction():
         letters = await _locked(conn, ids)
         stale = await _stale(conn, [letter.id for letter in letters])

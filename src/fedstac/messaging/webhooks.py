@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import httpcore
@@ -20,11 +20,20 @@ from fedstac import __version__
 from fedstac.domain.destinations import is_public, signature
 
 MOST_AT_ONCE = 32
+KEPT_SECONDS = 30.0  # that a connection stays open without a message
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Undelivered(Exception):
-    """The message did not arrive; it may, later. The text names no more than a status or a kind of failure."""
+    """The message did not arrive; it may, later. The text names no more than a status or a kind of failure.
+
+    `status`: of the receiver's answer, where it answered.
+    """
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Forbidden(Exception):
@@ -68,12 +77,12 @@ class _CheckingBackend(httpcore.AsyncNetworkBackend):
 
 
 class Webhooks:
-    """Sends. `private`: to addresses of the own network too."""
+    """Sends. `private`: to addresses of the own network too. `keep`: so many connections stay open between messages."""
 
-    def __init__(self, *, private: bool, find: Resolve = resolve) -> None:
+    def __init__(self, *, private: bool, find: Resolve = resolve, keep: int = 0) -> None:
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(), max_connections=MOST_AT_ONCE, max_keepalive_connections=0,
-            network_backend=_CheckingBackend(find, private=private),
+            ssl_context=httpx.create_ssl_context(), max_connections=MOST_AT_ONCE, max_keepalive_connections=keep,
+            keepalive_expiry=KEPT_SECONDS, network_backend=_CheckingBackend(find, private=private),
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:
@@ -85,11 +94,14 @@ class Webhooks:
     ) -> None:
         await self._pool.__aexit__(kind, error, trace)
 
-    async def send(self, url: str, *, id: str, secret: bytes, body: bytes, seconds: float) -> None:
+    async def send(
+        self, url: str, *, id: str, secret: bytes, body: bytes, seconds: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
         """Send it, and return when the receiver answered 2xx. Undelivered or Forbidden otherwise."""
         now = int(time.time())
-        headers: dict[bytes | str, bytes | str] = {
+        fields: dict[bytes | str, bytes | str] = {
             "content-type": "application/json",
+            **headers,
             "user-agent": f"fedstac/{__version__}",
             "webhook-id": id,
             "webhook-timestamp": str(now),
@@ -99,7 +111,7 @@ class Webhooks:
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._pool.stream("POST", url, headers=headers, content=body, extensions={"timeout": limits}) as answer,
+                self._pool.stream("POST", url, headers=fields, content=body, extensions={"timeout": limits}) as answer,
             ):
                 status = answer.status
         except TimeoutError:
@@ -112,4 +124,4 @@ class Webhooks:
         if status == 410:
             raise Forbidden("the receiver says that it is gone (410)")
         if not 200 <= status < 300:
-            raise Undelivered(f"the receiver answered {status}")
+            raise Undelivered(f"the receiver answered {status}", status)

@@ -16,6 +16,10 @@ from fedstac.domain.events import Cursor
 LARGEST_PAGE_EVENTS, LARGEST_PAGE_BYTES = 1000, 8 << 20  # of one transaction of a broker
 
 
+class SinkUnclear(ValueError):
+    """The address names no sink, or something for it is missing here; the message says what to do."""
+
+
 class SinkAway(Exception):
     """The broker does not answer, or fails for the moment: open it again later and read its tail."""
 
@@ -25,7 +29,14 @@ class SinkRefused(Exception):
 
 
 class PageRefused(Exception):
-    """The broker refuses a page for ever because of an event in it; nothing of the page was stored."""
+    """The broker refuses a page for ever because of an event in it; nothing of the page was stored.
+
+    `event_id`: of that event, where the broker or the sink can tell.
+    """
+
+    def __init__(self, reason: str, *, event_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.event_id = event_id
 
 
 class TailMoved(Exception):
@@ -150,3 +161,59 @@ class EventSink(Protocol):
     def stored_events(self) -> AsyncIterator[StoredEvent]:
         """Read the places of all events that the broker keeps, for an audit; in their order within a partition."""
         ...
+
+
+# --- opening ---
+
+
+@dataclass(frozen=True, slots=True)
+class SinkTarget:
+    """A sink as its operator configured it. `origin` and `name` tell its relays from those of other sinks.
+
+    private: it may lead to addresses of the own network. secret: signs what a webhook gets. last_tail: where the log
+    ended when that was noted, for a sink that keeps none.
+    """
+
+    origin: str
+    name: str
+    address: str
+    private: bool = True
+    secret: bytes = field(default=b"", repr=False)
+    last_tail: Tail = field(default_factory=lambda: Tail(""))
+
+
+SCHEMES = ("https", "http", "nats", "kafka")
+
+
+def scheme_of(address: str) -> str:
+    """Return which kind of sink an address names. SinkUnclear where it is none."""
+    scheme = address.partition("://")[0].lower()
+    if scheme not in SCHEMES:
+        raise SinkUnclear(
+            f"{address[:200]!r} is no address of a sink; write https://host/path, nats://host:port/STREAM or "
+            f"kafka://host:port/topic"
+        )
+    return scheme
+
+
+def open_sink(target: SinkTarget) -> EventSink:
+    """Return the sink of an address, which connects with `async with`. SinkUnclear where the address names none."""
+    scheme = scheme_of(target.address)
+    try:
+        match scheme:
+            case "nats":
+                from fedstac.messaging import jetstream
+                from fedstac.messaging.sinks.nats import NatsSink
+
+                try:
+                    return NatsSink(jetstream.read_address(target.address))
+                except jetstream.AddressUnclear as error:
+                    raise SinkUnclear(str(error)) from None
+            case "kafka":
+                raise SinkUnclear("kafka:// is not built yet")
+            case _:
+                from fedstac.messaging.sinks.webhook import WebhookSink
+
+                return WebhookSink(target)
+    except ModuleNotFoundError as error:
+        raise SinkUnclear(f"{scheme}:// needs the module {error.name}: pip install 'fedstac[{scheme}]'") from None

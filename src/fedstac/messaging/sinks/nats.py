@@ -173,7 +173,8 @@ class NatsSink:
             if len(message.value) + message.headers_size > self._largest:
                 raise PageRefused(
                     f"the event {message.event_id} has {len(message.value)} bytes, and the stream {self._stream} takes "
-                    f"messages of {self._largest}"
+                    f"messages of {self._largest}",
+                    event_id=message.event_id,
                 )
 
     async def _refusal(self, messages: Sequence[BatchMessage], fault: ApiFault) -> Exception:

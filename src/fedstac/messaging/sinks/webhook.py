@@ -1,0 +1,123 @@
+"""A webhook as an event sink: one signed POST of a CloudEvent for each event, to a receiver that keeps no log for us.
+
+Events of one key are sent one after the other, those of different keys beside each other. The receiver may get an event
+twice: one that it took before the relay could note that. It knows it by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from fedstac.domain import destinations
+from fedstac.domain.errors import BadRequest
+from fedstac.domain.events import START
+from fedstac.messaging.sinks import (
+    OutgoingEvent,
+    PageRefused,
+    PartitionTail,
+    SinkAway,
+    SinkRefused,
+    SinkTarget,
+    SinkUnclear,
+    StoredEvent,
+    Tail,
+    place_headers,
+)
+from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
+
+AT_ONCE: Final = 16  # posts under way
+ANSWER_SECONDS: Final = 30.0
+PARTITION: Final = ""
+IDENTITY: Final = "webhook"  # there is no log that could be made anew
+ABOUT_THE_EVENT: Final = (400, 413, 415, 422)  # statuses that refuse an event for ever
+ABOUT_THE_CALLER: Final = (401, 403)  # statuses that refuse this node
+PLACE_PREFIX: Final = "fedstac-"
+
+
+class WebhookSink:
+    """Posts the events of a feed. Where it stands only the relay knows, which gives it its last tail."""
+
+    def __init__(self, target: SinkTarget) -> None:
+        try:
+            self._url = destinations.parse(target.address, private=target.private).target
+        except BadRequest as error:
+            raise SinkUnclear(error.detail) from None
+        self._secret, self._last_tail = target.secret, target.last_tail
+        self._hooks = Webhooks(private=target.private, keep=AT_ONCE)
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._delivered_ids: set[str] = set()  # ids of the page that is under way, should it be sent again
+
+    async def __aenter__(self) -> Self:
+        await self._hooks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._hooks.__aexit__(kind, error, trace)
+
+    async def begin(self) -> Tail:
+        """Return the tail that the relay noted."""
+        return Tail(IDENTITY, self._last_tail.partitions)
+
+    async def publish(self, events: Sequence[OutgoingEvent], tail: Tail) -> Tail:
+        """Post a page. What was taken of a page that fails is not posted again by this sink."""
+        end = tail.partitions.get(PARTITION, PartitionTail(0, START))
+        by_key: dict[str, list[OutgoingEvent]] = {}
+        for event in events:
+            if event.event_id not in self._delivered_ids:
+                by_key.setdefault(event.key, []).append(event)
+        results = await asyncio.gather(
+            *(self._post_all(own, end) for own in by_key.values()), return_exceptions=True
+        )  # all of them end, so that nothing of this page is under way when the next attempt begins
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            raise min(failures, key=_urgency)
+        self._delivered_ids -= {event.event_id for event in events}
+        cursor = next((event.cursor for event in reversed(events) if not event.is_redrive), end.cursor)
+        return Tail(IDENTITY, {PARTITION: PartitionTail(end.offset + len(events), cursor)})
+
+    def partition_of(self, event: OutgoingEvent) -> str:
+        """Return the one partition."""
+        return PARTITION
+
+    async def is_dense(self) -> bool | None:
+        """Return None: a receiver tells nothing of what it has."""
+        return None
+
+    async def stored_events(self) -> AsyncIterator[StoredEvent]:
+        """Yield nothing: a receiver tells nothing of what it has."""
+        nothing: tuple[StoredEvent, ...] = ()
+        for event in nothing:
+            yield event
+
+    async def _post_all(self, events: Sequence[OutgoingEvent], end: PartitionTail) -> None:
+        for event in events:
+            async with self._room:
+                await self._post(event, end)
+            self._delivered_ids.add(event.event_id)
+
+    async def _post(self, event: OutgoingEvent, end: PartitionTail) -> None:
+        place = {f"{PLACE_PREFIX}{name}": value for name, value in place_headers(event, end.cursor).items()}
+        try:
+            await self._hooks.send(
+                self._url, id=event.event_id, secret=self._secret, body=event.value, seconds=ANSWER_SECONDS,
+                headers={**event.headers, **place},
+            )  # fmt: skip
+        except Forbidden as error:
+            raise SinkRefused(str(error)) from error
+        except Undelivered as error:
+            if error.status in ABOUT_THE_EVENT:
+                raise PageRefused(str(error), event_id=event.event_id) from error
+            if error.status in ABOUT_THE_CALLER or (error.status or 0) // 100 == 3:
+                raise SinkRefused(f"{error}; see to its address, and that it takes what this node signs") from error
+            raise SinkAway(str(error)) from error
+
+
+def _urgency(error: BaseException) -> int:
+    """Return the order in which failures of one page matter: what stops the sink comes before what refuses an event."""
+    order = (SinkRefused, SinkAway, PageRefused)
+    return next((place for place, kind in enumerate(order) if isinstance(error, kind)), -1)
