@@ -99,7 +99,7 @@ class Webhooks:
     ) -> None:
         """Send it, and return when the receiver answered 2xx. Undelivered or Forbidden otherwise."""
         now = int(time.time())
-        fields: dict[bytes | str, bytes | str] = {
+        fields: dict[str, str] = {
             "content-type": "application/json",
             **headers,
             "user-agent": f"fedstac/{__version__}",
@@ -111,7 +111,9 @@ class Webhooks:
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._pool.stream("POST", url, headers=fields, content=body, extensions={"timeout": limits}) as answer,
+                self._pool.stream(
+                    "POST", url, headers=list(fields.items()), content=body, extensions={"timeout": limits}
+                ) as answer,
             ):
                 status = answer.status
         except TimeoutError:
