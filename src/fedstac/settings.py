@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     source_token: str = Field(
         "", repr=False, description="For an index node: its token at the source; of several, in the order of these"
     )
+    source_feed: str = Field(
+        "",
+        description="What brings a source's events: http, nats://host:port/STREAM or kafka://host:port/topic; of "
+        "several, in the order of these, with spaces between. Empty: http, the node's own feed",
+    )
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
     url: str = Field("", description="For clients: the address of the server")
     token: str = Field("", description="For clients: the bearer token")

@@ -15,7 +15,7 @@ from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record, State
 from fedstac.domain.vocabulary import DatasetName
 from fedstac.messaging.origin import Origin, SnapshotPage
-from fedstac.messaging.sources import EventPage, SourceRefused
+from fedstac.messaging.sources import EventPage, Offsets, SourceRefused
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import folder
 from fedstac.workers.following import Follower
@@ -54,11 +54,11 @@ class Source(Origin):
     async def head(self) -> tuple[str, Cursor]:
         return self.origin, Cursor(self.epoch, 1)
 
-    async def receive(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
-        return EventPage([], after)
-
-    async def commit(self, through: Cursor) -> None:
+    async def begin(self, after: Cursor, offsets: Offsets) -> None:
         pass
+
+    async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
+        return EventPage([], after)
 
     async def snapshot(self, page: str | None, *, limit: int) -> SnapshotPage:
         return SnapshotPage(self.origin, Cursor(self.epoch, 1), self.entries, None)

@@ -267,7 +267,7 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
         is_refusing = True
         acknowledged: Cursor | None = None
 
-        async def receive(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
+        async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
             return EventPage(self.entries, Cursor(1, after.pos + 1))
 
         async def acknowledge(

@@ -105,3 +105,48 @@ def test_what_does_not_come_out_even_is_refused(addresses: str, tokens: str, nam
 
 def test_a_token_is_not_shown() -> None:
     assert "secret" not in repr(read_addresses(WEST, "secret"))
+
+
+# --- what brings their events ---
+
+NATS, KAFKA = "nats://b1:4222/EVENTS", "kafka://b1:9092,b2:9092/events?format=esgf&status=acks"
+
+
+def feeds(setting: str, addresses: str = WEST, tokens: str = "a", *named: str) -> list[str | None]:
+    return [str(each.feed) if each.feed else None for each in read_addresses(addresses, tokens, named, feeds=setting)]
+
+
+def test_each_source_has_its_own_feed() -> None:
+    assert feeds("") == [None]
+    assert feeds("http") == [None]
+    assert feeds(NATS) == [NATS]
+    assert feeds(f"http\n{KAFKA}", f"{WEST} {NORTH}", "a b") == [None, KAFKA]
+    assert feeds(f"http {NATS}", f"{WEST} {NORTH}", "a b", NORTH) == [NATS]
+    [source] = read_addresses(WEST, "a", feeds=KAFKA)
+    assert source.feed is not None
+    assert source.feed.options == {"format": "esgf", "status": "acks"}
+    assert source.feed.servers == ("b1:9092", "b2:9092")
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        (f"{NATS} {NATS}", "2 feeds for 1 sources"),
+        ("https://west.example", "begins with none of nats://, kafka://"),
+        ("nats://b1/EVENTS", "'b1' for host:port"),
+        ("nats://b1:0/EVENTS", "'b1:0' for host:port"),
+        ("nats://b1:99999/EVENTS", "'b1:99999' for host:port"),
+        ("nats://b1:4222", "names no stream or topic"),
+        ("nats://b1:4222/a/b", "names no stream or topic"),
+        ("kafka://b1:9092,/events", "'' for host:port"),
+        (f"{NATS}?fromat=esgf", "has the option 'fromat'; there are config, format, origin, status"),
+        ("nats://me:secret@b1:4222/EVENTS", "an address has no user and no password"),
+        ("nats://me:secret@b1:4222/EVENTS?password=secret", "an address has no user"),
+        ("amqp://me:secret@b1:4222/EVENTS", "begins with none of"),
+    ],
+)
+def test_a_feed_that_is_none_is_refused_without_a_password_in_the_message(setting: str, reason: str) -> None:
+    with pytest.raises(SourcesUnclear) as refused:
+        feeds(setting)
+    assert reason in str(refused.value)
+    assert "secret" not in str(refused.value)

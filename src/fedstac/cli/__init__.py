@@ -131,6 +131,7 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
 
     processes.start("index-node")
     from fedstac.api import app as api
+    from fedstac.messaging.sources.addresses import HTTP_FEED
     from fedstac.workers import roles
 
     settings = environment.load()
@@ -138,6 +139,7 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
     settings = settings.model_copy(update={
         "source": " ".join(each.address for each in sources),
         "source_token": " ".join(each.token for each in sources),
+        "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
     })  # fmt: skip
     api.serve(settings, [roles.INDEX], on_ready=lambda url: _tell(ready_file, {"url": url}))
 

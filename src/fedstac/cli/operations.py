@@ -261,7 +261,7 @@ def rebuild(
     With --source what came from others stays. Stop the index node first. What is interrupted goes on when it starts
     again.
     """
-    from fedstac.messaging.sources import open_source
+    from fedstac.messaging.sources.http import HttpSource
     from fedstac.workers import index_node as index
 
     async def work(node: Node, origin: Origin, source: SourceAddress) -> None:
@@ -275,7 +275,7 @@ def rebuild(
             count += applied
             bars.set("applied", count, max(total, count))
 
-        async with open_source(source) as events:
+        async with HttpSource(source) as events:  # it goes back to the beginning, a broker may not
             cursor = await index.rebuild(node, origin, events, from_snapshot=start is Start.SNAPSHOT, on_page=on_page)
         out(f"rebuilt {name}: {count} entries applied, the cursor is {cursor}")
 

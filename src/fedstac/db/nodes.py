@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
+
+import orjson
 
 from fedstac.db import people
 from fedstac.db.connections import Connection, Row
@@ -135,28 +138,37 @@ async def statuses(conn: Connection) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A consumer's place in an origin's feed; `snapshot` is the page to go on with while one is being taken."""
+    """A consumer's place in an origin's log.
+
+    snapshot: the page to go on with while one is being taken.
+    offsets: where a broker has that place, by partition.
+    """
 
     cursor: Cursor
-    snapshot: str | None
+    snapshot: str | None = None
+    offsets: Mapping[str, int] = field(default_factory=dict)
 
 
 async def progress(conn: Connection, consumer: str, origin: str) -> Progress | None:
     """Return a consumer's place; None before it has one."""
     row = await conn.fetchrow(
-        "SELECT epoch, pos, snapshot FROM fedstac.consumer_cursor WHERE consumer = $1 AND origin = $2",
+        "SELECT epoch, pos, snapshot, offsets FROM fedstac.consumer_cursor WHERE consumer = $1 AND origin = $2",
         consumer, origin,
     )  # fmt: skip
-    return Progress(Cursor(row["epoch"], row["pos"]), row["snapshot"]) if row else None
+    return Progress(Cursor(row["epoch"], row["pos"]), row["snapshot"], orjson.loads(row["offsets"])) if row else None
 
 
-async def move(conn: Connection, consumer: str, origin: str, cursor: Cursor, *, snapshot: str | None = None) -> None:
+async def move(
+    conn: Connection, consumer: str, origin: str, cursor: Cursor, *, snapshot: str | None = None,
+    offsets: Mapping[str, int] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Store a consumer's place; call it in the transaction that applies. The deaths on the way here are forgotten."""
     await conn.execute(
-        """INSERT INTO fedstac.consumer_cursor (consumer, origin, epoch, pos, snapshot) VALUES ($1, $2, $3, $4, $5)
+        """INSERT INTO fedstac.consumer_cursor (consumer, origin, epoch, pos, snapshot, offsets)
+           VALUES ($1, $2, $3, $4, $5, $6)
            ON CONFLICT (consumer, origin) DO UPDATE SET epoch = EXCLUDED.epoch, pos = EXCLUDED.pos,
-                  snapshot = EXCLUDED.snapshot, deaths = 0, updated = now()""",
-        consumer, origin, cursor.epoch, cursor.pos, snapshot,
+                  snapshot = EXCLUDED.snapshot, offsets = EXCLUDED.offsets, deaths = 0, updated = now()""",
+        consumer, origin, cursor.epoch, cursor.pos, snapshot, orjson.dumps(dict(offsets)).decode(),
     )  # fmt: skip
 
 

@@ -23,12 +23,15 @@ from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import (
+    NO_OFFSETS,
     BehindRetention,
     EventSource,
     NotServed,
+    Offsets,
     RawEvent,
     SourceAway,
     SourceRefused,
+    UnreadableMessage,
     open_source,
 )
 from fedstac.messaging.sources.addresses import SourceAddress
@@ -75,6 +78,7 @@ class Page:
     events: Sequence[RawEvent]
     cursor: Cursor
     ends_snapshot: bool = False
+    offsets: Offsets = field(default_factory=dict)  # the broker's own place after the page
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,7 @@ class Follower:
             await self.take_snapshot(progress.snapshot)
         else:
             self.applied_cursor = progress.cursor if progress else events.START
+            await self.source.begin(self.applied_cursor, progress.offsets if progress else NO_OFFSETS)
         log.info("following", consumer=consumer, origin=self.origin_name, cursor=str(self.applied_cursor))
 
     async def step(self, wait: int) -> int:
@@ -207,10 +212,11 @@ class Follower:
         if self.acknowledged != self.applied_cursor or self.exceptions:
             wait = min(wait, LAGGING_POLL_SECONDS)
         page = await self.source.receive(self.applied_cursor, limit=PAGE, wait=wait)
-        if page.cursor != self.applied_cursor:
-            await self._apply(Page(self.origin_name, page.events, page.cursor), None)
+        if page.events or page.unreadable or page.cursor != self.applied_cursor:
+            await self._apply(Page(self.origin_name, page.events, page.cursor, offsets=page.offsets), None, unreadable=[
+                _rejection(message, self.origin_name) for message in page.unreadable
+            ])  # fmt: skip
             failpoint(f"{self.handler.consumer}.applied")
-            await self.source.commit(page.cursor)
         await self._acknowledge()
         return len(page.events)
 
@@ -255,8 +261,9 @@ class Follower:
             if snapshot.following is None:
                 break
             page = snapshot.following
+        await self.source.begin(self.applied_cursor, NO_OFFSETS)
 
-    async def _apply(self, page: Page, snapshot: str | None) -> None:
+    async def _apply(self, page: Page, snapshot: str | None, *, unreadable: Sequence[Rejection] = ()) -> None:
         """Apply a page and move the cursor in one transaction; what cannot be applied is parked."""
         if self.lock is not None and self.lock.is_closed():
             raise ConnectionError("the session that keeps others from following is gone")
@@ -269,9 +276,10 @@ class Follower:
         await self._count_death()
         if self._deaths and rest.events:
             killers = await self._apply_in_portions(rest, max(len(rest.events) >> NARROWER * self._deaths, 1))
-            await self._apply_at_once(replace(rest, events=()), [*strangers, *killers], snapshot=snapshot, moves=True)
+            rejections = [*unreadable, *strangers, *killers]
+            await self._apply_at_once(replace(rest, events=()), rejections, snapshot=snapshot, moves=True)
         else:
-            await self._apply_at_once(rest, strangers, snapshot=snapshot, moves=True)
+            await self._apply_at_once(rest, [*unreadable, *strangers], snapshot=snapshot, moves=True)
         self._deaths = 0
         self.applied_cursor = page.cursor
         self.on_page(len(page.events))
@@ -301,7 +309,9 @@ class Follower:
             parked = await self._write(conn, page, rejections)
             failpoint(f"{self.handler.consumer}.written")
             if moves:
-                await nodes.move(conn, self.handler.consumer, page.origin, page.cursor, snapshot=snapshot)
+                await nodes.move(
+                    conn, self.handler.consumer, page.origin, page.cursor, snapshot=snapshot, offsets=page.offsets
+                )
         self._report(parked)
 
     async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> list[nodes.ParkedEvent]:
@@ -453,6 +463,12 @@ def _place(event: RawEvent) -> tuple[int, int]:
     values = (event.get("epoch"), data.get("seq") if isinstance(data, dict) else None)
     epoch, seq = (value if type(value) is int and 0 <= value < BEYOND_ALL else 0 for value in values)
     return epoch, seq
+
+
+def _rejection(message: UnreadableMessage, origin: str) -> Rejection:
+    """Return what is parked of a message that is no event: its place in the broker is its name."""
+    event = {"id": message.place, "subject": message.place, "source": origin, "message": message.text}
+    return Rejection(event, message.reason)
 
 
 def _parked(rejection: Rejection) -> nodes.ParkedEvent:

@@ -14,6 +14,7 @@ from fedstac.bootstrap import Part
 from fedstac.db import nodes
 from fedstac.db.health import NodeParts
 from fedstac.db.parts import PartReport
+from fedstac.messaging.sources import broker_of
 from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
 from fedstac.settings import Settings
 from fedstac.workers import following, index_node, notifier, publisher, sequencer
@@ -84,7 +85,7 @@ def _workers(outlook: Outlook) -> str:
 
 def addresses(settings: Settings, overrides: Sequence[str] = ()) -> tuple[SourceAddress, ...]:
     """Return the sources that the settings name, or these. SourcesUnclear where they do not say it."""
-    return read_addresses(settings.source, settings.source_token, overrides)
+    return read_addresses(settings.source, settings.source_token, overrides, feeds=settings.source_feed)
 
 
 def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, others: Sequence[Part] = ()) -> Role:
@@ -96,6 +97,8 @@ def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, o
     word = part or name
 
     def parts(settings: Settings) -> Sequence[Part]:
+        for feed in [source.feed for source in addresses(settings) if source.feed is not None]:
+            broker_of(feed)  # what is not installed is told before anything runs
         followers = [
             Part(label, partial(following.follow, source=source, make_handler=make_handler, name=label))
             for number, source in enumerate(addresses(settings), 1)

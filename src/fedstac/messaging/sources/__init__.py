@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from fedstac.domain.events import Cursor
+from fedstac.settings import Misconfigured
 
 if TYPE_CHECKING:
-    from fedstac.messaging.sources.addresses import SourceAddress
+    from fedstac.messaging.sources.addresses import BrokerAddress, SourceAddress
+    from fedstac.messaging.sources.brokers import BrokerLog
 
 RawEvent: TypeAlias = Mapping[str, Any]  # an event as it came, not yet read
+Offsets: TypeAlias = Mapping[str, int]  # by partition of a broker: the message to read on at
+NO_OFFSETS: Offsets = MappingProxyType({})
 
 
 class SourceAway(Exception):
@@ -32,11 +37,26 @@ class BehindRetention(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableMessage:
+    """A message that is no event of the origin's log. It is parked; the others go on."""
+
+    place: str  # in the broker, for people; the same message has the same
+    reason: str
+    text: str  # the beginning of it
+
+
+@dataclass(frozen=True, slots=True)
 class EventPage:
-    """Some events in the order of the log, and the place in it after them."""
+    """Some events in the order of the log, and the place in it after them.
+
+    offsets: the broker's own place after the page. The consumer stores it with the cursor and gives it to `begin`.
+    unreadable: messages on the way there that are no events.
+    """
 
     events: Sequence[RawEvent]
     cursor: Cursor
+    offsets: Offsets = field(default_factory=dict)
+    unreadable: Sequence[UnreadableMessage] = ()
 
 
 class EventSource(Protocol):
@@ -48,17 +68,51 @@ class EventSource(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def receive(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
+    async def begin(self, after: Cursor, offsets: Offsets) -> None:
+        """Go to a place: call it before the first `receive`, and after a snapshot.
+
+        `offsets` are those of the page that ended there; none where something else led there. They are a hint: the
+        broker may have been emptied since.
+        """
+        ...
+
+    async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
         """Return the events after a place, after up to `wait` seconds. BehindRetention where they are not kept."""
         ...
 
-    async def commit(self, through: Cursor) -> None:
-        """Note that everything through a place is stored here, so that a restart gets what comes after it."""
+
+class SourceMissing(Misconfigured):
+    """What is needed to read from a broker is not installed; the message says what to install."""
+
+
+class BrokerModule(Protocol):
+    """A module beside this one, named by its scheme."""
+
+    def open_log(self, address: BrokerAddress) -> BrokerLog:
+        """Return the log of an address, not yet connected."""
         ...
 
 
+def broker_of(address: BrokerAddress) -> BrokerModule:
+    """Return the module that reads from a broker. SourceMissing where the broker's client is not installed."""
+    try:
+        module: BrokerModule = importlib.import_module(f"fedstac.messaging.sources.{address.scheme}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fedstac"):
+            raise
+        extra = f"fedstac[{address.scheme}]"
+        raise SourceMissing(f"{address} needs the client of {address.scheme}: pip install '{extra}'") from error
+    return module
+
+
 def open_source(source: SourceAddress) -> EventSource:
-    """Return the event source of an address. Use it with `async with`."""
+    """Return the event source of an address. Use it with `async with`.
+
+    SourceMissing where the client of its broker is not installed.
+    """
+    from fedstac.messaging.sources.brokers import BrokerSource
     from fedstac.messaging.sources.http import HttpSource
 
-    return HttpSource(source)
+    if source.feed is None:
+        return HttpSource(source)
+    return BrokerSource(broker_of(source.feed).open_log(source.feed), HttpSource(source))

@@ -1,15 +1,21 @@
-"""The settings that name sources: which nodes are followed, and with which token each."""
+"""The settings that name sources: which nodes are followed, with which token each, and what brings their events."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import httpx
 
 TOKEN = re.compile(r"[!-~]*")  # what a header takes
 SCHEMES = ("http", "https")
+BROKERS = ("nats", "kafka")
+HTTP_FEED = "http"  # the word for the origin's own feed, where several sources have different ones
+FEED_OPTIONS = ("config", "format", "origin", "status")
+SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
 class SourcesUnclear(Exception):
@@ -17,17 +23,61 @@ class SourcesUnclear(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """A stream or topic of a broker: `nats://host:port/STREAM`, `kafka://host:port,host:port/topic?option=value`."""
+
+    scheme: str
+    servers: tuple[str, ...]  # host:port each
+    name: str  # of the stream or the topic
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __str__(self) -> str:
+        options = f"?{urlencode(self.options)}" if self.options else ""
+        return f"{self.scheme}://{','.join(self.servers)}/{self.name}{options}"
+
+    @classmethod
+    def parse(cls, text: str, *, options: Sequence[str] = FEED_OPTIONS) -> BrokerAddress:
+        """Read an address. ValueError, with a sentence that names the fault, where it is none."""
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme not in BROKERS:
+            raise ValueError(
+                f"{_without_secrets(text)} begins with none of {', '.join(f'{each}://' for each in BROKERS)}"
+            )
+        parts = urlsplit(f"//{rest}")
+        if "@" in parts.netloc:
+            raise ValueError("an address has no user and no password: name a file with them, ?config=<file>")
+        servers = tuple(parts.netloc.split(","))
+        for server in servers:
+            match = SERVER.fullmatch(server)
+            if match is None or not 0 < int(match[2]) < 65536:
+                raise ValueError(f"{_without_secrets(text)} has {server!r} for host:port")
+        name = unquote(parts.path.removeprefix("/"))
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name):
+            raise ValueError(
+                f"{_without_secrets(text)} names no stream or topic after its host: {scheme}://host:port/NAME"
+            )
+        pairs = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if unknown := sorted(pairs.keys() - set(options)):
+            raise ValueError(f"{_without_secrets(text)} has the option {unknown[0]!r}; there are {', '.join(options)}")
+        return cls(scheme, servers, name, MappingProxyType(pairs))
+
+
+@dataclass(frozen=True, slots=True)
 class SourceAddress:
-    """A publishing node that is followed, and this node's token there."""
+    """A publishing node that is followed, and this node's token there. `feed`: the broker that brings its events."""
 
     address: str
     token: str = field(repr=False)
+    feed: BrokerAddress | None = None  # None: the node's own HTTP feed
 
 
-def read_addresses(setting: str, tokens: str, overrides: Sequence[str] = ()) -> tuple[SourceAddress, ...]:
+def read_addresses(
+    setting: str, tokens: str, overrides: Sequence[str] = (), *, feeds: str = ""
+) -> tuple[SourceAddress, ...]:
     """Return the sources that `source` and `source_token` name: the first token is for the first address, and so on.
 
     `overrides`: these addresses alone. If the settings do not have them all, they take the tokens in their order.
+    `feeds`: what brings the events of each, in the same order; empty: the HTTP feed of all.
     SourcesUnclear where that does not come out even: a token must not be shown to another node than its own.
     """
     configured = [address.rstrip("/") for address in _split(setting)]
@@ -55,8 +105,23 @@ def read_addresses(setting: str, tokens: str, overrides: Sequence[str] = ()) -> 
     pairs = list(zip(paired, token_list, strict=True))
     if odd := [address for address, token in pairs if not TOKEN.fullmatch(token)]:
         raise SourcesUnclear(f"the token for {odd[0]} has characters that no token has; copy it again")
-    token_of = dict(pairs)
-    return tuple(SourceAddress(address, token_of[address]) for address in addresses)
+    token_of, feed_of = dict(pairs), _feeds(feeds, paired)
+    return tuple(SourceAddress(address, token_of[address], feed_of[address]) for address in addresses)
+
+
+def _feeds(setting: str, addresses: Sequence[str]) -> Mapping[str, BrokerAddress | None]:
+    """Return what brings the events of each node. SourcesUnclear where it cannot be told."""
+    texts = setting.split() or [HTTP_FEED] * len(addresses)  # no commas: Kafka's address may have several servers
+    if len(texts) != len(addresses):
+        raise SourcesUnclear(
+            f"FEDSTAC_SOURCE_FEED has {len(texts)} feeds for {len(addresses)} sources; it needs one for each of "
+            f"{', '.join(addresses)}, in this order, with spaces between; {HTTP_FEED} is the node's own feed"
+        )
+    try:
+        feeds = [None if text == HTTP_FEED else BrokerAddress.parse(text) for text in texts]
+    except ValueError as error:
+        raise SourcesUnclear(f"FEDSTAC_SOURCE_FEED: {error}") from None
+    return dict(zip(addresses, feeds, strict=True))
 
 
 def _is_address(text: str) -> bool:
@@ -69,3 +134,8 @@ def _is_address(text: str) -> bool:
 
 def _split(text: str) -> list[str]:
     return [part for part in re.split(r"[\s,]+", text) if part]
+
+
+def _without_secrets(text: str) -> str:
+    """Return an address without what may be a password in it."""
+    return repr(re.sub(r"//[^/@]*@", "//…@", text.partition("?")[0])[:100])

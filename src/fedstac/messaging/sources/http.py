@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import orjson
 
 from fedstac.domain.events import Cursor
 from fedstac.messaging.node_client import NodeClient
-from fedstac.messaging.sources import EventPage
+from fedstac.messaging.sources import EventPage, Offsets
 
 
 class HttpSource(NodeClient):
     """The feed of one publishing node."""
 
-    async def receive(self, after: Cursor, *, limit: int, wait: int) -> EventPage:
+    async def begin(self, after: Cursor, offsets: Offsets) -> None:
+        """Do nothing: each request says where to go on."""
+
+    async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
         """Return the next events, after up to `wait` seconds. BehindRetention where the feed does not reach back."""
-        response = await self.send("GET", "/events", {"after": str(after), "limit": limit, "wait": wait})
+        parameters = {"after": str(after), "limit": limit, "wait": math.ceil(wait)}
+        response = await self.send("GET", "/events", parameters)
         return EventPage(orjson.loads(response.content), Cursor.parse(response.headers["x-cursor"]))
 
-    async def commit(self, through: Cursor) -> None:
-        """Do nothing: the feed keeps no place for a consumer, each request says where to go on."""
+    async def end(self) -> Cursor:
+        """Return the last position of the feed."""
+        return Cursor.parse((await self.get_json("/events/head"))["cursor"])

@@ -1,0 +1,110 @@
+"""A broker's log as an event source: its messages in the order of the origin's log, each event once.
+
+A broker is a module beside this one that has `open_log(address) -> BrokerLog`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Protocol, Self
+
+from fedstac.domain.events import START, Cursor
+from fedstac.messaging.sources import EventPage, Offsets
+from fedstac.messaging.sources.chain import Chain, Gap, LogMessage
+from fedstac.messaging.sources.http import HttpSource
+
+GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still bring
+READ_MESSAGES = 1000
+
+
+class BrokerLog(Protocol):
+    """Reads the messages of a stream or topic. Its methods raise SourceAway where the broker fails."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def seek(self, after: Cursor, offsets: Offsets) -> Collection[str]:
+        """Go where events after a cursor may begin, and return the names of all partitions.
+
+        `offsets` say where to read on, by partition. They are empty where they are not known, and wrong where the log
+        was made anew: look for the cursor's pos then, or begin at the start. Too early a place costs time only; at too
+        late a place the rest comes from the origin's feed.
+        """
+        ...
+
+    async def read(self, limit: int, wait: float, *, without: Collection[str]) -> Sequence[LogMessage]:
+        """Return the next messages, after up to `wait` seconds; none of the partitions `without`, which stay behind.
+
+        Return as soon as there is one. At most `limit` of them, and some 16 MB.
+        """
+        ...
+
+
+class BrokerSource:
+    """The events of one origin as a broker has them; `feed` is the origin's own, which fills what is missing."""
+
+    def __init__(self, log: BrokerLog, feed: HttpSource) -> None:
+        self._log, self._feed = log, feed
+        self._chain = Chain(START)
+        self._gap: Gap | None = None
+        self._gap_since = 0.0
+        self._resources = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._resources.enter_async_context(self._feed)
+        await self._resources.enter_async_context(self._log)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._resources.aclose()
+
+    async def begin(self, after: Cursor, offsets: Offsets) -> None:
+        """Go to a place in the log."""
+        partitions = await self._log.seek(after, offsets)
+        self._chain = Chain.begin(after, offsets, partitions)
+        self._gap = None
+
+    async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
+        """Return the events after a place, after up to `wait` seconds.
+
+        BehindRetention where neither the broker nor the origin's feed has what comes next.
+        """
+        if after != self._chain.cursor:  # the last page was not applied
+            await self.begin(after, {})
+        deadline = time.monotonic() + wait
+        while True:
+            page = self._chain.take(limit)
+            if page.events or page.unreadable:
+                return page
+            seconds = max(deadline - time.monotonic(), 0.0)
+            gap = self._chain.gap()
+            if gap is not None:
+                patience = self._patience(gap)
+                if patience <= 0:
+                    return await self._fill(gap, limit)
+                seconds = min(seconds, patience)
+            messages = await self._log.read(READ_MESSAGES, seconds, without=self._chain.partitions_ahead())
+            for message in messages:
+                self._chain.put(message)
+            if not messages and time.monotonic() >= deadline:
+                return page
+
+    def _patience(self, gap: Gap) -> float:
+        """Return for how many seconds the broker may still bring what is missing."""
+        if self._gap is None or self._gap.after != gap.after:
+            self._gap, self._gap_since = gap, time.monotonic()
+        return 0.0 if gap.is_certain else self._gap_since + GAP_PATIENCE_SECONDS - time.monotonic()
+
+    async def _fill(self, gap: Gap, limit: int) -> EventPage:
+        """Return what is missing from the origin's feed. BehindRetention where it does not reach back, either."""
+        end = await self._feed.end()
+        page = await self._feed.receive(gap.after, limit=min(gap.through - gap.after.pos, limit), wait=0)
+        return self._chain.fill(page, end)
