@@ -59,7 +59,10 @@ class Settings(BaseSettings):
         0, ge=0, le=200, description="And for reads of everybody else; 0: the same. One more is for /healthcheck"
     )
     request_seconds: float = Field(
-        20, ge=1, le=600, description="How long a request may be worked on; then it ends and is answered with 503"
+        20,
+        ge=1,
+        le=600,
+        description="How long a request, such as a search, may be worked on; then it ends and is answered with 503",
     )
     request_memory_bytes: int = Field(
         64 << 20,
@@ -79,8 +82,10 @@ class Settings(BaseSettings):
     max_batch_items: int = Field(5000, description="Most items in one request")
     read_timeout_seconds: float = Field(15, gt=0, description="Longest pause while a request's headers or body arrive")
     matched_exact_to: int = Field(1000, ge=0, description="numberMatched of a filtered search is exact up to here")
-    search_limit: int = Field(10, ge=1, description="Items a page where a search names no limit")
-    max_search_limit: int = Field(10_000, ge=1, description="Most items a page")
+    search_limit: int = Field(10, ge=1, description="Items a page of a search that names no limit")
+    max_search_limit: int = Field(
+        10_000, ge=1, description="Most items a page of a search; a larger limit counts as this one"
+    )
     token_key: str = Field("", description="Secret that signs paging tokens; empty: the one kept in the database")
     cv_folder: str = Field("", description="Folder of vocabulary snapshots instead of those that ship with fedstac")
     cv_pins: dict[str, str] = Field(

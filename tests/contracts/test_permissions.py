@@ -77,7 +77,7 @@ def test_a_route_cannot_be_made_without_an_access_or_with_half_of_one() -> None:
     with pytest.raises(TypeError, match="access"):
         Route(method="GET", path="/x", handler=me.get_me)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="right"):
-        Route(method="GET", path="/x", handler=me.get_me, access=Access.ADMIN)
+        Route(method="GET", path="/x", handler=me.get_me, access=Access.RIGHT)
     with pytest.raises(ValueError, match="right"):
         Route(method="GET", path="/x", handler=me.get_me, access=Access.PUBLIC, right=Action.GROUPS)
 

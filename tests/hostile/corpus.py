@@ -44,7 +44,7 @@ SEARCH: Json = {
 }  # fmt: skip
 BOX: Json = {"bbox": [170, -10, -170, 10], "datetime": "1900-01-01T00:00:00Z/..", "limit": 5}
 TEXT = "cmip6:source_id = 'CESM2' AND size > 5 AND S_INTERSECTS(geometry, POINT(10 50))"
-PATCH = [{"op": "add", "path": "/links/-", "value": {"rel": "related", "href": "https://errata.example/1"}}]
+PATCH = [{"op": "add", "path": "/links/-", "value": {"rel": "related", "href": "https://errata.esgf.io/static/1"}}]
 
 FOR_NODES = {(route.method, route.path) for route in TABLE if route.access is Access.NODE}
 QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {

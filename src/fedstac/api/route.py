@@ -37,7 +37,7 @@ class Access(StrEnum):
     NODE = "node"  # the nodes of the federation
     MONITOR = "monitor"  # administrators, and tokens of those who watch over the node
     ACTION = "action"  # callers whom the policy permits what the request does to a dataset
-    ADMIN = "admin"  # callers who have the right that the route names, such as manage-collections
+    RIGHT = "right"  # callers who have the right that the route names, such as manage-collections
 
 
 class Size(StrEnum):
@@ -101,7 +101,7 @@ class Route:
     """What a route is. The summary and the description of OpenAPI come from the docstring of the handler.
 
     problems: those that callers of this route can act on; api/http/openapi.py adds those of its access and of its body.
-    right: the right that ADMIN needs. Where the path names a collection the right is needed there, before the handler
+    right: the right that RIGHT needs. Where the path names a collection the right is needed there, before the handler
         runs; elsewhere the handler decides by the body or by what is stored.
     lane: the lane of its work; without one, that of the caller for reads and that of writes for others.
     reads: whether it only reads; without it, as the method says.
@@ -126,8 +126,8 @@ class Route:
     is_hot: bool = False
 
     def __post_init__(self) -> None:
-        if (self.right is not None) is not (self.access is Access.ADMIN):
-            raise ValueError(f"{self.method} {self.path}: a right belongs to the access ADMIN, and only to it")
+        if (self.right is not None) is not (self.access is Access.RIGHT):
+            raise ValueError(f"{self.method} {self.path}: a right belongs to the access RIGHT, and only to it")
 
     @property
     def only_reads(self) -> bool:

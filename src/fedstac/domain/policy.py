@@ -55,7 +55,7 @@ class Principal:
 
 
 class Action(StrEnum):
-    """What the policy permits: actions on datasets, and what only administrators do."""
+    """What the policy permits: actions on datasets, collections and groups."""
 
     PUBLISH = "publish"
     UPDATE = "update"

@@ -37,7 +37,7 @@ OF_ACCESS: Final[Mapping[Access, tuple[type[Problem], ...]]] = {
     Access.NODE: (*OF_TOKENS, errors.MissingPermission),
     Access.MONITOR: (*OF_TOKENS, errors.MissingPermission),
     Access.ACTION: (*OF_TOKENS, errors.MissingPermission),
-    Access.ADMIN: (*OF_TOKENS, errors.MissingPermission),
+    Access.RIGHT: (*OF_TOKENS, errors.MissingPermission),
 }
 CALLERS: Final[Mapping[Access, str]] = {
     Access.PUBLIC: "anybody",
@@ -45,7 +45,7 @@ CALLERS: Final[Mapping[Access, str]] = {
     Access.NODE: "the nodes of the federation",
     Access.MONITOR: "administrators and tokens with the role `monitor`",
     Access.ACTION: "callers whom the policy permits what the request does",
-    Access.ADMIN: "callers with the right `{right}`",
+    Access.RIGHT: "callers with the right `{right}`",
 }
 HEADERS: Final[Mapping[str, str]] = {
     "Allow": "The methods that the caller may use.",

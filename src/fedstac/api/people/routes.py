@@ -48,7 +48,7 @@ GROUPS = Capability(
             answers=(Answer.of(200, "Groups.", "Groups"),),
         ),
         Route(
-            method="POST", path="/groups", handler=own_groups.post_group, access=Access.ADMIN, right=Action.GROUPS,
+            method="POST", path="/groups", handler=own_groups.post_group, access=Access.RIGHT, right=Action.GROUPS,
             body=BodyFormat(Size.SMALL, {JSON: ("NewGroup",)}),
             answers=(
                 Answer.of(201, "The new group.", "Group", headers=("Location",)),
@@ -61,28 +61,28 @@ GROUPS = Capability(
             problems=(NotFound,),
         ),
         Route(
-            method="PUT", path=GROUP, handler=own_groups.put_group, access=Access.ADMIN, right=Action.GROUPS,
+            method="PUT", path=GROUP, handler=own_groups.put_group, access=Access.RIGHT, right=Action.GROUPS,
             body=BodyFormat(Size.SMALL, {JSON: ("ChangedGroup",)}), answers=(_GROUP,),
             problems=(NotFound, StacInvalid),
         ),
         Route(
-            method="DELETE", path=GROUP, handler=own_groups.delete_group, access=Access.ADMIN, right=Action.GROUPS,
+            method="DELETE", path=GROUP, handler=own_groups.delete_group, access=Access.RIGHT, right=Action.GROUPS,
             answers=(Answer(204, "The group is gone."),), problems=(NotFound,),
         ),
         Route(
-            method="PUT", path=MEMBER, handler=own_groups.put_member, access=Access.ADMIN, right=Action.GROUPS,
+            method="PUT", path=MEMBER, handler=own_groups.put_member, access=Access.RIGHT, right=Action.GROUPS,
             answers=(_NOTHING_LEFT,), problems=(NotFound,),
         ),
         Route(
-            method="DELETE", path=MEMBER, handler=own_groups.delete_member, access=Access.ADMIN, right=Action.GROUPS,
+            method="DELETE", path=MEMBER, handler=own_groups.delete_member, access=Access.RIGHT, right=Action.GROUPS,
             answers=(_NOTHING_LEFT,), problems=(NotFound,),
         ),
         Route(
-            method="PUT", path=MANAGER, handler=own_groups.put_manager, access=Access.ADMIN, right=Action.GROUPS,
+            method="PUT", path=MANAGER, handler=own_groups.put_manager, access=Access.RIGHT, right=Action.GROUPS,
             answers=(_NOTHING_LEFT,), problems=(NotFound,),
         ),
         Route(
-            method="DELETE", path=MANAGER, handler=own_groups.delete_manager, access=Access.ADMIN,
+            method="DELETE", path=MANAGER, handler=own_groups.delete_manager, access=Access.RIGHT,
             right=Action.GROUPS, answers=(_NOTHING_LEFT,), problems=(NotFound,),
         ),
     ),

@@ -67,7 +67,7 @@ COLLECTIONS = Capability(
             answers=(Answer.of(200, "A page of collections, by their ids.", "Collections"),),
         ),
         Route(
-            method="POST", path=COLLECTIONS_PATH, handler=collections.post_collection, access=Access.ADMIN,
+            method="POST", path=COLLECTIONS_PATH, handler=collections.post_collection, access=Access.RIGHT,
             right=Action.COLLECTIONS, body=_COLLECTION, answers=(_CREATED,),
             problems=(CollectionAlreadyExists, StacInvalid, Conflict), log_name="create",
         ),
@@ -80,17 +80,17 @@ COLLECTIONS = Capability(
             problems=(CollectionDoesNotExist,),
         ),
         Route(
-            method="PUT", path=COLLECTION, handler=collections.put_collection, access=Access.ADMIN,
+            method="PUT", path=COLLECTION, handler=collections.put_collection, access=Access.RIGHT,
             right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH,), body=_COLLECTION, answers=(_CHANGED,),
             problems=_OF_COLLECTION, log_name="update",
         ),
         Route(
-            method="PATCH", path=COLLECTION, handler=collections.patch_collection, access=Access.ADMIN,
+            method="PATCH", path=COLLECTION, handler=collections.patch_collection, access=Access.RIGHT,
             right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH,), body=BodyFormat(Size.SMALL, _PATCH),
             answers=(_CHANGED,), problems=_OF_COLLECTION, log_name="update",
         ),
         Route(
-            method="DELETE", path=COLLECTION, handler=collections.delete_collection, access=Access.ADMIN,
+            method="DELETE", path=COLLECTION, handler=collections.delete_collection, access=Access.RIGHT,
             right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH,),
             answers=(Answer(204, "The collection is gone."),),
             problems=(CollectionDoesNotExist, CollectionNotEmpty, ForeignOrigin, PreconditionFailed),
