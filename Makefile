@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 BIN := .venv/bin
 
-.PHONY: help setup demo test check soak bench docs image lock clean
+.PHONY: help setup demo test check soak bench docs image kafka lock clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ check: setup ## lint, format, types, import contracts, prose
 bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read or write for one; ARGS="--help"
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
 
+kafka: setup ## fetch Apache Kafka for the tests and `make demo ARGS="--broker kafka"` (43 MB; needs Java 17 and Maven)
+	@$(BIN)/python tools/kafka.py $(ARGS)
+
 docs: setup ## write the generated pages of docs/reference, and the examples of the OpenAPI document
 	$(BIN)/python tools/reference.py
 	PYTHONHASHSEED=0 $(BIN)/python tools/examples.py # stac-fastapi takes fields from a set
@@ -41,9 +44,9 @@ image: setup ## build the container image with buildah, as root; docs/operations
 
 PIN := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 lock: ## pin what pyproject.toml names (needs uv); ARGS=--upgrade takes the newest of everything
-	$(PIN) --extra server --extra netcdf --extra nats --extra nats-server --group dev $(ARGS) \
+	$(PIN) --extra server --extra netcdf --extra kafka --extra nats --extra nats-server --group dev $(ARGS) \
 		--output-file requirements.lock pyproject.toml
-	$(PIN) --extra server --extra nats --constraint requirements.lock --output-file docker/server.lock pyproject.toml
+	$(PIN) --extra server --extra kafka --extra nats --constraint requirements.lock --output-file docker/server.lock pyproject.toml
 	$(PIN) --group build --constraint requirements.lock --output-file docker/build.lock
 
 clean: ## remove caches and build products; .venv stays

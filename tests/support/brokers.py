@@ -8,14 +8,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from fedstac.demo import brokers
-from fedstac.demo.brokers import NatsServer
+from fedstac.demo import brokers, kafka
+from fedstac.demo.brokers import BrokerMissing, NatsServer
+from fedstac.demo.kafka import KafkaBroker
 
 _numbers = count(1)
 
@@ -47,3 +48,28 @@ def own_nats_server() -> Iterator[NatsServer]:
     """A NATS server that a test may kill."""
     with broker_folder() as folder, brokers.nats_server(folder) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[KafkaBroker]:
+    """A Kafka broker for all tests that do not end it."""
+    with _kafka_broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def own_kafka_broker() -> Iterator[KafkaBroker]:
+    """A Kafka broker that a test may kill."""
+    with _kafka_broker() as broker:
+        yield broker
+
+
+@contextmanager
+def _kafka_broker() -> Iterator[KafkaBroker]:
+    """Yield a broker; skip the test where there is no Java or Maven, which on CI is a failure."""
+    with broker_folder() as folder, ExitStack() as stack:
+        try:
+            broker = stack.enter_context(kafka.kafka_broker(folder))
+        except BrokerMissing as error:
+            pytest.skip(str(error))
+        yield broker
