@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator
@@ -14,25 +15,37 @@ from fedstac.demo import brokers
 from fedstac.demo.brokers import NatsServer
 from fedstac.domain.events import Cursor
 from fedstac.messaging import jetstream
-from fedstac.messaging.jetstream import AddressUnclear, Connection
-from fedstac.messaging.sinks import OutgoingEvent, PageRefused, SinkAway, SinkRefused, TailMoved
+from fedstac.messaging.jetstream import Connection, StreamAddress
+from fedstac.messaging.sinks import OutgoingEvent, PageRefused, SinkAway, SinkRefused, SinkTarget, TailMoved
 from fedstac.messaging.sinks.nats import NatsSink
+from fedstac.messaging.sources import SourceAway
+from fedstac.messaging.sources.addresses import BrokerAddress
+from fedstac.messaging.sources.nats import NatsLog, open_log
 from tests.support.brokers import broker_folder, fresh_name
 from tests.support.places import REPOSITORY
+from tests.support.waiting import PATIENCE
 
 PUBLISHED = "org.fedstac.dataset.published.v1"
 
 
-def event(pos: int, *, epoch: int = 1, size: int = 100, previous_pos: int | None = None) -> OutgoingEvent:
+def event(
+    pos: int, *, epoch: int = 1, size: int = 100, previous_pos: int | None = None, redrive: bool = False
+) -> OutgoingEvent:
     previous = pos - 1 if previous_pos is None else previous_pos
-    return OutgoingEvent(Cursor(epoch, pos), previous, f"id-{pos}", "CMIP6/a", "CMIP6", PUBLISHED, {}, b"x" * size)
+    return OutgoingEvent(
+        Cursor(epoch, pos), previous, f"id-{pos}", "CMIP6/a", "CMIP6", PUBLISHED, {}, b"x" * size, is_redrive=redrive
+    )
+
+
+def stream_of(address: str) -> StreamAddress:
+    return jetstream.stream_of(BrokerAddress.parse(address))
 
 
 @asynccontextmanager
 async def connected(server: NatsServer) -> AsyncIterator[Connection]:
     connection = Connection()
     try:
-        await connection.open(jetstream.read_address(f"{server.url}/ANY"))
+        await connection.open(stream_of(f"{server.url}/ANY"))
         yield connection
     finally:
         await connection.close()
@@ -43,8 +56,8 @@ def address(nats_server: NatsServer) -> str:
     return f"{nats_server.url}/{fresh_name()}"
 
 
-def sink_of(address: str) -> NatsSink:
-    return NatsSink(jetstream.read_address(address))
+def sink_of(address: str, origin: str = "west") -> NatsSink:
+    return NatsSink(SinkTarget(origin, "stream", address))
 
 
 async def test_messages_have_their_place_and_a_subject_by_project_and_type(
@@ -52,7 +65,7 @@ async def test_messages_have_their_place_and_a_subject_by_project_and_type(
 ) -> None:
     async with sink_of(address) as sink:
         await sink.publish([event(1), event(2)], await sink.begin())
-    stream = jetstream.read_address(address).stream
+    stream = stream_of(address).stream
     async with connected(nats_server) as connection:
         answer = await connection.ask(f"STREAM.MSG.GET.{stream}", {"seq": 2})
         assert answer["message"]["subject"] == f"{stream}.CMIP6.{PUBLISHED}"
@@ -77,12 +90,13 @@ async def test_a_relay_whose_tail_is_old_stores_nothing(address: str) -> None:
 async def test_an_event_above_the_limit_stores_nothing_and_is_named(nats_server: NatsServer, address: str) -> None:
     async with sink_of(address) as sink, connected(nats_server) as connection:
         tail = await sink.publish([event(1)], await sink.begin())
-        with pytest.raises(PageRefused, match=r"id-3 has 8912896 bytes"):
+        with pytest.raises(PageRefused, match="has 8912896 bytes") as refusal:
             await sink.publish([event(2), event(3, size=jetstream.LARGEST_MESSAGE)], tail)
-        stream = jetstream.read_address(address).stream
+        assert refusal.value.event_id == "id-3"
+        stream = stream_of(address).stream
         configuration = (await connection.ask(f"STREAM.INFO.{stream}"))["config"]
         await connection.ask(f"STREAM.UPDATE.{stream}", configuration | {"max_msg_size": 1000})
-        with pytest.raises(PageRefused, match=r"id-3 has 2000 bytes"):  # the relay had read the limit before
+        with pytest.raises(PageRefused, match="has 2000 bytes"):  # the relay had read the limit before
             await sink.publish([event(2), event(3, size=2000), event(4)], tail)
         assert await sink.begin() == tail
 
@@ -104,7 +118,7 @@ async def test_a_purged_stream_takes_everything_again(nats_server: NatsServer, a
     async with sink_of(address) as sink, connected(nats_server) as connection:
         events = [event(pos) for pos in range(1, 4)]
         await sink.publish(events, await sink.begin())
-        await connection.ask(f"STREAM.PURGE.{jetstream.read_address(address).stream}")
+        await connection.ask(f"STREAM.PURGE.{stream_of(address).stream}")
         tail = await sink.begin()
         assert tail.cursor is None
         assert (await sink.publish(events, tail)).cursor == Cursor(1, 3)
@@ -115,7 +129,7 @@ async def test_a_removed_message_is_found(nats_server: NatsServer, address: str)
     async with sink_of(address) as sink, connected(nats_server) as connection:
         await sink.publish([event(pos) for pos in range(1, 6)], await sink.begin())
         assert await sink.is_dense() is True
-        await connection.ask(f"STREAM.MSG.DELETE.{jetstream.read_address(address).stream}", {"seq": 3})
+        await connection.ask(f"STREAM.MSG.DELETE.{stream_of(address).stream}", {"seq": 3})
         assert await sink.is_dense() is False
         assert [stored.cursor.pos async for stored in sink.stored_events()] == [1, 2, 4, 5]
 
@@ -123,7 +137,7 @@ async def test_a_removed_message_is_found(nats_server: NatsServer, address: str)
 async def test_a_tail_that_was_removed_is_sent_again(nats_server: NatsServer, address: str) -> None:
     async with sink_of(address) as sink, connected(nats_server) as connection:
         await sink.publish([event(pos) for pos in range(1, 4)], await sink.begin())
-        await connection.ask(f"STREAM.MSG.DELETE.{jetstream.read_address(address).stream}", {"seq": 3})
+        await connection.ask(f"STREAM.MSG.DELETE.{stream_of(address).stream}", {"seq": 3})
         tail = await sink.begin()
         assert tail.cursor == Cursor(1, 2)
         assert (await sink.publish([event(3)], tail)).cursor == Cursor(1, 3)
@@ -136,7 +150,7 @@ async def test_what_was_never_sent_is_no_proof_of_a_hole(address: str) -> None:
 
 
 async def test_a_stream_of_somebody_else_is_refused(nats_server: NatsServer, address: str) -> None:
-    stream = jetstream.read_address(address).stream
+    stream = stream_of(address).stream
     async with connected(nats_server) as connection, sink_of(address) as sink:
         await connection.ask(f"STREAM.CREATE.{stream}", {"name": stream, "subjects": [f"{stream}.>"]})
         with pytest.raises(SinkRefused, match="--allow-batch"):
@@ -147,6 +161,13 @@ async def test_a_stream_of_somebody_else_is_refused(nats_server: NatsServer, add
         await connection.request(f"{stream}.a", b"hello")
         with pytest.raises(SinkRefused, match="no relay wrote"):
             await sink.begin()
+
+
+async def test_a_stream_with_the_feed_of_another_node_is_refused(address: str) -> None:
+    async with sink_of(address) as sink, sink_of(address, "north") as other:
+        await sink.begin()
+        with pytest.raises(SinkRefused, match="has the events of west"):
+            await other.begin()
 
 
 async def test_a_killed_server_is_away_and_what_it_stored_stays(own_nats_server: NatsServer) -> None:
@@ -181,40 +202,25 @@ authorization {
 
 
 async def test_credentials_come_from_a_file_and_are_never_shown(tmp_path: Path) -> None:
-    context = tmp_path / "context.json"
+    config = tmp_path / "credentials.json"
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(broker_folder())
         server = stack.enter_context(brokers.nats_server(folder, more=ACCOUNTS))
         address = f"{server.url}/GUARDED"
         with pytest.raises(SinkRefused, match="does not let this node in"):
             await sink_of(address).__aenter__()
-        context.write_text(json.dumps({"user": "relay", "password": "right"}))
-        async with sink_of(f"{address}?context={context}") as sink:
+        config.write_text(json.dumps({"user": "relay", "password": "right"}))
+        async with sink_of(f"{address}?config={config}") as sink:
             tail = await sink.publish([event(1)], await sink.begin())
-        context.write_text(json.dumps({"user": "reader", "password": "right"}))
-        async with sink_of(f"{address}?context={context}") as sink:
+        config.write_text(json.dumps({"user": "reader", "password": "right"}))
+        async with sink_of(f"{address}?config={config}") as sink:
             assert await sink.begin() == tail
             with pytest.raises(SinkRefused, match=r"(?i)permissions violation"):
                 await sink.publish([event(2)], tail)
-        context.write_text('{"password": "secret"')
+        config.write_text('{"password": "secret"')
         with pytest.raises(SinkRefused) as refusal:
-            await sink_of(f"{address}?context={context}").__aenter__()
+            await sink_of(f"{address}?config={config}").__aenter__()
         assert "secret" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(("address", "reason"), [
-    ("nats://broker.example.org", "looks like"),
-    ("nats://broker.example.org/A.B", "letters, digits"),
-    ("nats:///STREAM", "looks like"),
-    ("nats://broker.example.org:x/STREAM", "no address"),
-    ("nats://broker.example.org/STREAM?replicas=3", "no option 'replicas'"),
-    ("nats://relay:secret@broker.example.org/STREAM", "into a file"),
-    ("nats://relay:secret@broker.example.org:x/STREAM", "into a file"),
-])  # fmt: skip
-def test_an_address_that_is_none_is_refused_with_a_reason(address: str, reason: str) -> None:
-    with pytest.raises(AddressUnclear, match=reason) as refusal:
-        jetstream.read_address(address)
-    assert "secret" not in str(refusal.value)
 
 
 def test_the_configuration_for_operators_is_valid_and_says_what_the_demonstration_says(tmp_path: Path) -> None:
@@ -235,3 +241,117 @@ def test_the_configuration_for_operators_is_valid_and_says_what_the_demonstratio
         assert setting in needed
         assert setting.format(largest=brokers.LARGEST_MESSAGE) in file.read_text()
     assert brokers.LARGEST_MESSAGE == jetstream.LARGEST_MESSAGE
+
+
+# --- the stream as a source
+
+
+async def positions(log: NatsLog, *, limit: int = 1000) -> list[int]:
+    """Return the positions of what the log gives until it has no more."""
+    found: list[int] = []
+    while messages := await log.read(limit, 0.2, without=()):
+        found += [int(message.headers.get("pos", "0")) for message in messages]
+    return found
+
+
+async def fill(address: str, *events: OutgoingEvent) -> None:
+    async with sink_of(address) as sink:
+        await sink.publish(events, await sink.begin())
+
+
+@pytest.mark.parametrize(("after", "offset", "first"), [
+    (Cursor(1, 0), None, 1), (Cursor(1, 4), None, 5), (Cursor(1, 4), 5, 5), (Cursor(1, 4), 9, 5), (Cursor(1, 4), 99, 5),
+    (Cursor(1, 4), 3, 3), (Cursor(1, 9), None, 8), (Cursor(2, 9), None, None),
+    (Cursor(1, 6), None, 7), (Cursor(2, 8), 9, 9),
+])  # fmt: skip
+async def test_a_source_goes_on_after_its_cursor_whatever_it_noted(
+    address: str, after: Cursor, offset: int | None, first: int | None
+) -> None:
+    """The stream has 1 to 5, 7, and of the next epoch 8, then 3 again, and 9."""
+    await fill(
+        address, *map(event, range(1, 6)), event(7, previous_pos=5), event(8, epoch=2, previous_pos=7),
+        event(3, epoch=1, redrive=True), event(9, epoch=2),
+    )  # fmt: skip
+    async with open_log(BrokerAddress.parse(address)) as log:
+        await log.seek(after, {} if offset is None else {"": offset})
+        found = await positions(log)
+    assert found[:1] == ([] if first is None else [first])
+
+
+async def test_messages_of_nobody_hide_no_place(nats_server: NatsServer, address: str) -> None:
+    await fill(address, event(1), event(2))
+    stream = stream_of(address).stream
+    async with connected(nats_server) as connection:
+        for _ in range(30):
+            await connection.request(f"{stream}.a", b"hello")
+    async with open_log(BrokerAddress.parse(address)) as log:
+        await log.seek(Cursor(1, 1), {})
+        assert await positions(log) == [2, *[0] * 30]
+
+
+async def test_a_source_reads_what_comes_while_it_waits(address: str) -> None:
+    await fill(address, event(1))
+    async with open_log(BrokerAddress.parse(address)) as log, sink_of(address) as sink:
+        await log.seek(Cursor(1, 1), {"": 2})
+        reading = asyncio.create_task(log.read(1000, PATIENCE, without=()))
+        await sink.publish([event(2)], await sink.begin())
+        assert [message.offset for message in await reading] == [2]
+
+
+async def test_large_messages_come_some_at_a_time(address: str) -> None:
+    async with sink_of(address) as sink:
+        tail = await sink.begin()
+        for pos in range(1, 6):
+            tail = await sink.publish([event(pos, size=8 << 20)], tail)
+    async with open_log(BrokerAddress.parse(address)) as log:
+        await log.seek(Cursor(1, 0), {})
+        sizes = [len(messages) for _ in range(5) if (messages := await log.read(1000, PATIENCE, without=()))][:5]
+    assert sum(sizes) == 5
+    assert max(sizes) < 3
+
+
+async def test_a_source_goes_on_after_its_server_was_killed_and_emptied(
+    own_nats_server: NatsServer,
+) -> None:
+    address = f"{own_nats_server.url}/KILLED"
+    async with open_log(BrokerAddress.parse(address)) as log:
+        with pytest.raises(SourceAway, match="stream not found"):
+            await log.seek(Cursor(1, 0), {})
+        await fill(address, *map(event, range(1, 6)))
+        await log.seek(Cursor(1, 0), {})
+        assert await positions(log) == [1, 2, 3, 4, 5]
+        own_nats_server.process.kill()
+        with pytest.raises(SourceAway):
+            await log.read(1000, PATIENCE, without=())
+        with pytest.raises(SourceAway, match="cannot be reached"):
+            await log.seek(Cursor(1, 5), {"": 6})
+        own_nats_server.empty()
+        own_nats_server.process.start()
+        await fill(address, *(event(pos) for pos in range(4, 8)))
+        await log.seek(Cursor(1, 5), {"": 6})
+        assert await positions(log) == [6, 7]
+
+
+async def test_a_stream_that_is_removed_under_a_reader_is_away(nats_server: NatsServer, address: str) -> None:
+    await fill(address, event(1))
+    async with open_log(BrokerAddress.parse(address)) as log, connected(nats_server) as connection:
+        await log.seek(Cursor(1, 1), {})
+        reading = asyncio.create_task(log.read(1000, PATIENCE, without=()))
+        await asyncio.sleep(0)
+        await connection.ask(f"STREAM.DELETE.{stream_of(address).stream}")
+        with pytest.raises(SourceAway):
+            await reading
+
+
+async def test_a_silent_server_is_away(own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"{own_nats_server.url}/SILENT"
+    await fill(address, event(1))
+    monkeypatch.setattr(jetstream, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(jetstream, "SILENCE_SECONDS", 0.6)
+    async with open_log(BrokerAddress.parse(address)) as log:
+        await log.seek(Cursor(1, 1), {})
+        assert await log.read(1000, 1.0, without=()) == []  # heartbeats keep it alive
+        own_nats_server.process.freeze()
+        with pytest.raises(SourceAway, match="silent"):
+            await log.read(1000, PATIENCE, without=())
+        own_nats_server.process.thaw()

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import nats.errors
 import orjson
@@ -25,16 +24,16 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from fedstac.messaging.sources.addresses import BrokerAddress
+
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
 PING_SECONDS, MOST_PINGS = 5, 2  # without an answer, after which the connection counts as broken
 HEARTBEAT_SECONDS = 5.0  # of a server that has nothing to send
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # after which it counts as away
 REQUEST_SECONDS = 60.0  # that the server keeps a request for messages open
 UNUSED_SECONDS = 120.0  # after which it removes a reader that nobody uses
-LARGEST_REQUEST_BYTES = 32 << 20
+LARGEST_REQUEST_BYTES = 16 << 20
 LARGEST_MESSAGE = 8_912_896  # bytes: an event of 8 MiB and its headers
-PORT = 4222
-STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 # codes of JetStream's errors
@@ -51,10 +50,6 @@ class ServerRefused(Exception):
     """The server refuses this client, or is not set up for it: an operator has to see to it."""
 
 
-class AddressUnclear(ValueError):
-    """The address names no stream of a server; the message says what one looks like."""
-
-
 class ApiFault(Exception):
     """JetStream answers a request with an error. `code` is its err_code."""
 
@@ -65,37 +60,23 @@ class ApiFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StreamAddress:
-    """A stream of a server. `context`: a file of the form that the command `nats context` writes, with credentials."""
+    """A stream of a server or a cluster. `config`: a file with credentials, as the command `nats context` writes it."""
 
-    server: str
+    servers: tuple[str, ...]  # nats://host:port
     stream: str
-    context: Path | None = None
+    config: Path | None = None
+
+    @property
+    def server(self) -> str:
+        """The servers, for messages."""
+        return ", ".join(self.servers)
 
 
-def read_address(text: str) -> StreamAddress:
-    """Read `nats://host:port/STREAM?context=FILE`; port and context are optional. AddressUnclear where it is none."""
-    example = "it looks like nats://broker.example.org:4222/STREAM"
-    if "@" in text:
-        raise AddressUnclear(
-            "an address of NATS has no user and no password: put them as a JSON object into a file, "
-            '{"user": …, "password": …}, and name it: nats://broker.example.org/STREAM?context=FILE'
-        )
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port or PORT
-    except ValueError as error:
-        raise AddressUnclear(f"{text!r} is no address of a stream: {error}; {example}") from error
-    stream = parts.path.strip("/")
-    if parts.scheme != "nats" or not host or not STREAM_NAME.fullmatch(stream):
-        raise AddressUnclear(
-            f"{text!r} is no address of a stream; {example}; the stream's name has letters, digits, - and _ only"
-        )
-    options = dict(parse_qsl(parts.query))
-    context = options.pop("context", None)
-    if options:
-        raise AddressUnclear(f"an address of NATS has no option {sorted(options)[0]!r}; there is: context")
-    name = f"[{host}]" if ":" in host else host
-    return StreamAddress(f"nats://{name}:{port}", stream, Path(context) if context else None)
+def stream_of(address: BrokerAddress) -> StreamAddress:
+    """Return the stream of an address."""
+    config = address.options.get("config")
+    servers = tuple(f"nats://{server}" for server in address.servers)
+    return StreamAddress(servers, address.name, Path(config) if config else None)
 
 
 def subject_token(text: str) -> str:
@@ -113,7 +94,7 @@ class Connection:
 
     async def open(self, address: StreamAddress) -> None:
         """Connect. Close it afterwards, also where this raises."""
-        options = _read_context(address.context)
+        options = _read_config(address.config)
         latest: list[Exception] = []
 
         async def note(error: Exception) -> None:
@@ -128,7 +109,7 @@ class Connection:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self.client.connect(
-                    address.server, name="fedstac", allow_reconnect=False, max_reconnect_attempts=1,
+                    list(address.servers), name="fedstac", allow_reconnect=False, max_reconnect_attempts=1,
                     reconnect_time_wait=0, connect_timeout=int(CONNECT_SECONDS), ping_interval=PING_SECONDS,
                     max_outstanding_pings=MOST_PINGS, error_cb=note, closed_cb=lost, **options,
                 )  # fmt: skip
@@ -206,7 +187,7 @@ def read_answer(data: bytes) -> dict[str, Any]:
     raise ApiFault(code, description)
 
 
-def _read_context(path: Path | None) -> dict[str, Any]:
+def _read_config(path: Path | None) -> dict[str, Any]:
     """Return the options for a client that a file of credentials says. ServerRefused where it cannot be used."""
     if path is None:
         return {}

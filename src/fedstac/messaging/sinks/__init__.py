@@ -202,13 +202,9 @@ def open_sink(target: SinkTarget) -> EventSink:
     try:
         match scheme:
             case "nats":
-                from fedstac.messaging import jetstream
                 from fedstac.messaging.sinks.nats import NatsSink
 
-                try:
-                    return NatsSink(jetstream.read_address(target.address))
-                except jetstream.AddressUnclear as error:
-                    raise SinkUnclear(str(error)) from None
+                return NatsSink(target)
             case "kafka":
                 raise SinkUnclear("kafka:// is not built yet")
             case _:

@@ -16,13 +16,15 @@ import nats.errors
 
 from fedstac.domain.events import START, Cursor
 from fedstac.messaging import jetstream
-from fedstac.messaging.jetstream import ApiFault, Connection, ServerAway, ServerRefused, StreamAddress, StreamReader
+from fedstac.messaging.jetstream import ApiFault, Connection, ServerAway, ServerRefused, StreamReader
 from fedstac.messaging.sinks import (
     OutgoingEvent,
     PageRefused,
     PartitionTail,
     SinkAway,
     SinkRefused,
+    SinkTarget,
+    SinkUnclear,
     StoredEvent,
     Tail,
     TailMoved,
@@ -30,8 +32,11 @@ from fedstac.messaging.sinks import (
     place_headers,
     tail_after,
 )
+from fedstac.messaging.sources.addresses import BrokerAddress
 
 PARTITION = ""  # a stream has one
+OPTIONS = ("config",)  # of an address
+ORIGIN = "fedstac.origin"  # says in a stream's metadata whose feed it has
 AUDIT_MESSAGES = 1000  # for one request
 OVERHEAD = 100  # bytes, more than the first line of the headers and what a batch adds to them
 
@@ -54,8 +59,12 @@ class BatchMessage:
 class NatsSink:
     """A stream that takes the events of one feed."""
 
-    def __init__(self, address: StreamAddress) -> None:
-        self._address, self._stream = address, address.stream
+    def __init__(self, target: SinkTarget) -> None:
+        try:
+            self._address = jetstream.stream_of(BrokerAddress.parse(target.address, options=OPTIONS))
+        except ValueError as error:
+            raise SinkUnclear(str(error)) from None
+        self._stream, self._origin = self._address.stream, target.origin
         self._connection = Connection()
         self._last_sequence = 0  # of an empty stream, which has no tail to name it
         self._largest = jetstream.LARGEST_MESSAGE
@@ -82,6 +91,12 @@ class NatsSink:
             if not configuration.get("allow_atomic"):
                 raise SinkRefused(
                     f"the stream {self._stream} takes no atomic batches: nats stream edit {self._stream} --allow-batch"
+                )
+            origin = configuration.get("metadata", {}).get(ORIGIN, self._origin)
+            if origin != self._origin:
+                raise SinkRefused(
+                    f"the stream {self._stream} has the events of {origin}; a stream has those of one node, so name "
+                    f"another one for {self._origin}"
                 )
             self._set_largest(configuration)
             state = info["state"]
@@ -205,6 +220,7 @@ class NatsSink:
         return await self._connection.ask(f"STREAM.CREATE.{self._stream}", {
             "name": self._stream, "subjects": [f"{self._stream}.>"], "storage": "file", "retention": "limits",
             "discard": "old", "max_msg_size": jetstream.LARGEST_MESSAGE, "allow_atomic": True, "allow_direct": True,
+            "metadata": {ORIGIN: self._origin},
         })  # fmt: skip
 
     async def _headers(self, which: Mapping[str, object]) -> Mapping[str, str] | None:

@@ -56,6 +56,8 @@ class BrokerAddress:
             raise ValueError(
                 f"{_without_secrets(text)} names no stream or topic after its host: {scheme}://host:port/NAME"
             )
+        if scheme == "nats" and "." in name:
+            raise ValueError(f"{name!r} is no name of a stream of NATS: it has letters, digits, - and _ only")
         pairs = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := sorted(pairs.keys() - set(options)):
             raise ValueError(f"{_without_secrets(text)} has the option {unknown[0]!r}; there are {', '.join(options)}")
