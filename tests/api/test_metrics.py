@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -14,7 +15,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedstac.db import nodes
+from fedstac.api.nodes.metrics import clear_seconds
+from fedstac.db import nodes, sinks
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.runtime.metrics import FAMILIES, REQUEST_SECONDS, MetricKind, Metrics
@@ -88,6 +90,8 @@ async def test_items_the_feed_and_a_consumers_lag_are_counted(api: Api) -> None:
     everything = await samples(api)
     assert everything["fedstac_queue_items"] == everything["fedstac_queue_oldest_seconds"] == 0.0
     assert everything["fedstac_notifications_waiting"] == 0.0
+    assert everything["fedstac_outbox_waiting_events"] == 0.0
+    assert (everything["fedstac_feed_earliest_position"], everything["fedstac_outbox_partitions_ahead"]) == (1.0, 3.0)
     for name in ("process_resident_memory_bytes", "fedstac_request_memory_limit_bytes", "fedstac_part_restarts_total"):
         assert name in everything
 
@@ -127,6 +131,37 @@ async def test_batches_positions_and_findings_are_counted(api: Api) -> None:
     values = await samples(api)
     assert values["fedstac_sequencing_duration_seconds_count"] >= 1
     assert (await samples(api, severity="error"))["fedstac_findings_total"] >= 1
+
+
+async def test_a_sink_is_told_of_with_its_lag_and_its_dead_letters(api: Api, conn: Connection) -> None:
+    await api.admin.post("/collections/CMIP6/items", json=next(iter(sample.items(1))))
+    new = sinks.NewSink(
+        "archive", "https://archive.example/in", "cloudevents", "", required=False, private=False, after=0
+    )
+    await sinks.add(conn, new, actor="ops")
+    await sinks.fail(conn, "archive", "it does not answer")
+    await conn.execute(
+        """INSERT INTO fedstac.dead_letter (sink, epoch, pos, event_id, key, collection, seq, type, reason, attempts,
+                                            event) VALUES ('archive', 1, 1, 'e', 'k', 'CMIP6', 1, 't', 'r', 3, '{}')"""
+    )
+
+    async def is_told_of() -> bool:
+        return (await samples(api, sink="archive")).get("fedstac_sink_errors") == 1.0
+
+    await until(is_told_of)
+    values = await samples(api, sink="archive")
+    assert values["fedstac_sink_lag_events"] >= 1
+    assert values["fedstac_sink_lag_seconds"] > 0
+    assert values["fedstac_sink_clear_seconds"] == math.inf
+    assert values["fedstac_sink_failing_seconds"] > 0
+    assert (values["fedstac_dead_letters"], values["fedstac_sink_paused"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("lag", "progress", "expected"), [(0, 0, 0.0), (10, 0, math.inf), (10, -3, math.inf), (10, 5, 4.0)]
+)
+def test_the_time_to_clear_follows_from_the_pace(lag: int, progress: int, expected: float) -> None:
+    assert clear_seconds(lag, progress, 2.0) == expected
 
 
 async def test_parts_and_pools_are_told_of(api: Api) -> None:

@@ -20,6 +20,7 @@ from fedstac.db import (
     feed,
     file_marks,
     health,
+    metrics,
     nodes,
     notifications,
     own_groups,
@@ -160,6 +161,13 @@ async def look_at_health(conn: Connection) -> None:
     await health.parts(conn)
 
 
+async def read_the_figures(conn: Connection) -> None:
+    """Read the numbers of the whole node, of which 100 000 waiting items are counted."""
+    figures = await metrics.read(conn)
+    assert figures.queued
+    assert figures.outbox.partitions_ahead
+
+
 async def notify(conn: Connection) -> None:
     """Look for events, failed items and requests that became final."""
     destination, _ = await notifications.register(
@@ -225,6 +233,7 @@ CASES: dict[str, tuple[Run, int]] = {
     "acknowledge": (acknowledge, 200),
     "identify": (identify, 100),
     "health": (look_at_health, 500),
+    "metrics": (read_the_figures, 5_000),
     "notify": (notify, 5_000),
     "last changes": (tell_who_changed, 1_000),
     "audit": (read_the_audit_log, 1_000),

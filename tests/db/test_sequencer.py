@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from fedstac import publication
-from fedstac.db import feed, invariants
+from fedstac.db import feed, invariants, metrics
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.errors import CursorGone
@@ -70,6 +70,17 @@ async def test_two_sequencers_at_once_lose_and_misorder_nothing(connect: Connect
     log = await writing.whole_feed(conn)
     assert sum(isinstance(event, DatasetEvent) for event in log) == written
     assert await invariants.check(conn) == []
+
+
+async def test_events_without_a_position_are_counted_with_their_age(connect: Connect) -> None:
+    conn = await connect()
+    await writing.sequence_all(conn)
+    await writing.publish(conn, *sample.items(3, versions=1))
+    waiting = (await metrics.read(conn)).outbox
+    await writing.sequence_all(conn)
+    after = (await metrics.read(conn)).outbox
+    assert (waiting.unsequenced, after.unsequenced, after.unsequenced_seconds) == (3, 0, 0.0)
+    assert waiting.unsequenced_seconds > 0
 
 
 async def test_a_transaction_that_stays_open_holds_up_nothing_and_loses_nothing(connect: Connect) -> None:

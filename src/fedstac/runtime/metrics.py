@@ -131,7 +131,34 @@ INFO = _gauge("fedstac_info", "Always 1; the labels say what runs.", "node", "ve
 
 QUEUE_ITEMS = _of_node("fedstac_queue_items", "Items that wait for a publish worker; counted to 100 000.")
 QUEUE_OLDEST = _of_node("fedstac_queue_oldest_seconds", "Age of the oldest item that waits.")
+REQUESTS_OPEN = _of_node(
+    "fedstac_requests_open",
+    "Requests of the first 5 000 items that wait: `waiting`, or `begun` where the first item of the request is done.",
+    "state",
+)  # fmt: skip
 FEED_POSITION = _of_node("fedstac_feed_position", "The last position of this node's feed.", "epoch")
+FEED_EARLIEST = _of_node("fedstac_feed_earliest_position", "The first position that this node's feed still has.")
+FEED_AGE = _of_node("fedstac_feed_earliest_seconds", "Age of the first event that this node's feed still has.")
+OUTBOX_WAITING = _of_node(
+    "fedstac_outbox_waiting_events", "Events that were written and have no position yet; counted to 100 000."
+)
+OUTBOX_WAITING_AGE = _of_node("fedstac_outbox_waiting_seconds", "Age of the oldest event without a position.")
+OUTBOX_PARTITIONS = _of_node(
+    "fedstac_outbox_partitions_ahead", "Partitions of the outbox that are made, and not yet written to."
+)
+SINK_POSITION = _of_node("fedstac_sink_position", "Position of this node's feed through which a sink has all.", "sink")
+SINK_LAG_EVENTS = _of_node("fedstac_sink_lag_events", "Events of this node's feed that a sink has not got.", "sink")
+SINK_LAG_SECONDS = _of_node("fedstac_sink_lag_seconds", "Age of the oldest event that a sink has not got.", "sink")
+SINK_CLEAR = _of_node(
+    "fedstac_sink_clear_seconds",
+    "Time until a sink has everything, at its pace since the look before; +Inf while it stands still.",
+    "sink",
+)  # fmt: skip
+SINK_SENT = _of_node("fedstac_sink_sent_events", "Events that were sent to a sink since it was added.", "sink")
+SINK_ERRORS = _of_node("fedstac_sink_errors", "How often a sink failed since it was added.", "sink")
+SINK_FAILING = _of_node("fedstac_sink_failing_seconds", "For how long a sink has been failing; 0: it works.", "sink")
+SINK_PAUSED = _of_node("fedstac_sink_paused", "1 while nothing is sent to a sink: it is paused, or has lapsed.", "sink")
+DEAD_LETTERS = _of_node("fedstac_dead_letters", "Events that a sink refused for ever; counted to 100 000.", "sink")
 CONSUMER_LAG_EVENTS = _of_node(
     "fedstac_consumer_lag_events",
     "Events of this node's feed that a consumer has not acknowledged. `east` is the index of the node east, "
@@ -140,6 +167,14 @@ CONSUMER_LAG_EVENTS = _of_node(
 )  # fmt: skip
 CONSUMER_LAG_SECONDS = _of_node(
     "fedstac_consumer_lag_seconds", "Age of the oldest event that a consumer has not acknowledged.", "consumer"
+)
+CONSUMER_CLEAR = _of_node(
+    "fedstac_consumer_clear_seconds",
+    "Time until a consumer has acknowledged everything, at its pace since the look before; +Inf while it stands still.",
+    "consumer",
+)  # fmt: skip
+CONSUMER_SILENT = _of_node(
+    "fedstac_consumer_silent_seconds", "Time since a consumer acknowledged more than before.", "consumer"
 )
 CURSOR_POSITION = _of_node(
     "fedstac_cursor_position", "Position in an origin's feed that a consumer of this node has applied.",
@@ -153,6 +188,10 @@ PARKED_EVENTS = _of_node(
 )
 NOTIFICATIONS_WAITING = _of_node("fedstac_notifications_waiting", "Notifications that are not yet delivered.")
 NOTIFICATIONS_LATE = _of_node("fedstac_notifications_late_seconds", "How long the oldest notification is due.")
+TRANSACTION_AGE = _of_node(
+    "fedstac_oldest_transaction_seconds",
+    "Age of the oldest transaction that is open in the database, of those that the writer's role may see.",
+)
 
 
 # --- counting ---
