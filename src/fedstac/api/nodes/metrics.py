@@ -48,7 +48,7 @@ class FiguresLook:
         async with self._looking:
             if self._until < time.monotonic():
                 figures = await self._read()
-                self._look = figures and _look_after(self._look, figures, time.monotonic())
+                self._look = _look_after(self._look, figures, time.monotonic()) if figures is not None else None
                 self._until = time.monotonic() + KEPT_SECONDS
             return self._look
 
