@@ -87,10 +87,16 @@ async def every(conn: Connection) -> list[Sink]:
 
 async def read(conn: Connection, name: str) -> Sink:
     """Return a sink. NotFound where there is none of the name."""
-    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.sink WHERE name = $1", name)
-    if row is None:
+    sink = await find(conn, name)
+    if sink is None:
         raise NotFound(f"there is no sink {name[:100]!r}; see fedstac sink list")
-    return _sink(row)
+    return sink
+
+
+async def find(conn: Connection, name: str) -> Sink | None:
+    """Return a sink; None where there is none of the name."""
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM fedstac.sink WHERE name = $1", name)
+    return _sink(row) if row else None
 
 
 # --- what operators do; each in one transaction with its row in the audit log ---
@@ -332,14 +338,18 @@ class Stretch:
 
 
 async def resend(conn: Connection, name: str, stretches: Sequence[Stretch]) -> None:
-    """Let a sink get stretches of the log once more, as redrives."""
+    """Let a sink get stretches of the log once more, as redrives. Call it in a transaction."""
+    await _add_stretches(conn, name, stretches)
+    await conn.execute("UPDATE fedstac.sink SET version = version + 1 WHERE name = $1", name)
+
+
+async def _add_stretches(conn: Connection, name: str, stretches: Sequence[Stretch]) -> None:
     await conn.execute(
         """INSERT INTO fedstac.sink_resend AS r (sink, after, through)
            SELECT $1, after, max(through) FROM unnest($2::bigint[], $3::bigint[]) s (after, through) GROUP BY after
            ON CONFLICT (sink, after) DO UPDATE SET through = greatest(r.through, EXCLUDED.through)""",
         name, [each.after for each in stretches], [each.through for each in stretches],
     )  # fmt: skip
-    await conn.execute("UPDATE fedstac.sink SET version = version + 1 WHERE name = $1", name)
 
 
 async def next_resend(conn: Connection, name: str) -> Stretch | None:
@@ -350,12 +360,11 @@ async def next_resend(conn: Connection, name: str) -> Stretch | None:
     return Stretch(row["after"], row["through"]) if row else None
 
 
-async def resent(conn: Connection, name: str, stretch: Stretch, through: int) -> None:
-    """Note that a stretch was sent again through a position."""
-    async with conn.transaction():
-        await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1 AND after = $2", name, stretch.after)
-        if through < stretch.through:
-            await resend(conn, name, [Stretch(through, stretch.through)])
+async def shorten(conn: Connection, name: str, stretch: Stretch, through: int) -> None:
+    """Note that a stretch was sent again through a position. Joins the caller's transaction."""
+    await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1 AND after = $2", name, stretch.after)
+    if through < stretch.through:
+        await _add_stretches(conn, name, [Stretch(through, stretch.through)])
 
 
 # --- retention ---
