@@ -64,6 +64,7 @@ class Settings(BaseSettings):
         le=600,
         description="How long a request, such as a search, may be worked on; then it ends and is answered with 503",
     )
+    event_streams: int = Field(100, ge=0, le=10_000, description="Streams of events that an api process serves at once")
     request_memory_bytes: int = Field(
         64 << 20,
         ge=16 << 20,

@@ -261,6 +261,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "ask what another may": lambda _: MatrixRequest(
         "GET", "/access/explain", query={"action": "update", "item": ITEM["id"], "as": "role:admin"}),
     "read the feed": fixed("GET", "/events"),
+    "stream the feed": lambda _: MatrixRequest("GET", "/events/stream", query={"wait": "0"}),
     "read the feed's head": fixed("GET", "/events/head"),
     "read a snapshot": fixed("GET", "/snapshot"),
     "read the digests": fixed("GET", "/digests"),
@@ -423,8 +424,8 @@ TABLE: Final[tuple[Line, ...]] = (
     Line(ALL_KNOWN, tuple(deed for deed in ELSE if deed.endswith("somebody else's destination")), (NO_DATASET,),
          NOT_FOUND),
     # the feed is for nodes, each for itself
-    Line(NODES, ("read the feed", "read the feed's head", "read a snapshot", "read the digests", "acknowledge"),
-         (NO_DATASET,), ANSWERED),
+    Line(NODES, ("read the feed", "stream the feed", "read the feed's head", "read a snapshot", "read the digests",
+                 "acknowledge"), (NO_DATASET,), ANSWERED),
     # metrics are for those who watch over the node
     Line((ADMIN,), ("read the metrics",), (NO_DATASET,), ANSWERED),
     # groups and collections

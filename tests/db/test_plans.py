@@ -31,6 +31,7 @@ from fedstac.db import (
     search,
 )
 from fedstac.db.connections import Connection
+from fedstac.db.feed import EventFilter
 from fedstac.db.nodes import ParkedEvent, SubjectPlace
 from fedstac.db.queue import Claim
 from fedstac.demo import embedded, sample
@@ -127,6 +128,14 @@ async def read_the_feed(conn: Connection) -> None:
     for after in (0, large.DATASETS // 2, large.DATASETS - 10):
         await feed.resume(conn, Cursor(1, after))
         assert await feed.page(conn, after, 500)
+
+
+async def look_for_few_events(conn: Connection) -> None:
+    """Look for what a filter takes: a share, a collection, a type that nothing has."""
+    for after in (0, large.DATASETS // 2, large.DATASETS - 1_000):
+        assert (await feed.look(conn, after, 100, EventFilter(share=1, shares=8))).entries
+        assert (await feed.look(conn, after, 100, EventFilter(collection="CMIP6"))).entries
+        assert not (await feed.look(conn, after, 100, EventFilter(type="none"))).entries
 
 
 async def take_a_snapshot(conn: Connection) -> None:
@@ -228,6 +237,7 @@ CASES: dict[str, tuple[Run, int]] = {
     "a request": (follow_a_request, 200),
     "own requests": (ask_for_own_requests, 500),
     "feed": (read_the_feed, 5_000),
+    "feed, filtered": (look_for_few_events, 60_000),
     "snapshot": (take_a_snapshot, 3_000),
     "consume": (consume, 1_000),
     "acknowledge": (acknowledge, 200),

@@ -155,6 +155,7 @@ SCENARIO: Final = (
     Ask("GET /events/head", "The last position", "east"),
     Ask("GET /events", "Events of another type", "east", query={"after": "1.0", "type": "none"}),
     Ask("GET /events", "As a person", "anna"),
+    Ask("GET /events/stream", "As a person", "anna"),
     Ask("POST /events/status", "Everything so far", "east", body={"epoch": 1, "through": 1, "exceptions": []}),
     Ask("GET /digests", "Fingerprints", "east"),
     Ask("GET /healthcheck", "All is well"),

@@ -29,6 +29,7 @@ from fedstac.api.http.openapi import Description
 from fedstac.api.nodes import routes as node_routes
 from fedstac.api.nodes.health import HealthLook
 from fedstac.api.nodes.metrics import FiguresLook
+from fedstac.api.nodes.stream import OpenStreams
 from fedstac.api.people import identity
 from fedstac.api.people import routes as people_routes
 from fedstac.api.route import Route
@@ -99,6 +100,7 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
                 refusals=recorder, queryables=QueryableNames(node), admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
                 health=HealthLook(node, roles), figures=FiguresLook(node), roles=roles,
+                streams=OpenStreams(settings.event_streams),
             )  # fmt: skip
             app.state.services = services
             yield

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named her
     from fedstac.api.http.openapi import Description
     from fedstac.api.nodes.health import HealthLook
     from fedstac.api.nodes.metrics import FiguresLook
+    from fedstac.api.nodes.stream import OpenStreams
     from fedstac.api.people.identity import Principals
     from fedstac.api.search.queryables import QueryableNames
     from fedstac.api.writing.admission import Admission, KnownCollections
@@ -41,6 +42,7 @@ class Services:
     threads: Threads
     health: HealthLook
     figures: FiguresLook
+    streams: OpenStreams
     roles: Sequence[Role]  # of this process
 
     @property

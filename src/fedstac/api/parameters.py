@@ -102,13 +102,23 @@ EXPLAIN: Final = (
 # --- nodes ---
 _CURSOR = {"type": "string", "pattern": r"^[0-9]+\.[0-9]+$"}
 _COUNT = {"type": "integer", "minimum": 0}
-EVENTS: Final = (
-    Parameter("after", "The cursor to go on from.", {**_CURSOR, "default": "1.0"}),
-    Parameter("limit", "Events of a page; more than 2000 count as 2000.", {**_COUNT, "default": 500}),
-    Parameter("wait", "Seconds to wait for an event, at most 60.", {**_COUNT, "default": 0}),
+_AFTER: Final = Parameter("after", "The cursor to go on from.", {**_CURSOR, "default": "0.0"})
+_EVENT_FILTERS: Final = (
     Parameter("collection", "Events of this collection only.", TEXT),
     Parameter("type", "Events of this type only.", TEXT),
     Parameter("shard", "`i/n`: only lineages of this share, i from 0 to n-1.", {"type": "string"}),
+)
+EVENTS: Final = (
+    _AFTER,
+    Parameter("limit", "Events of a page; more than 2000 count as 2000.", {**_COUNT, "default": 500}),
+    Parameter("wait", "Seconds to wait for an event, at most 60.", {**_COUNT, "default": 0}),
+    *_EVENT_FILTERS,
+)
+STREAM: Final = (
+    _AFTER,
+    Parameter("Last-Event-ID", "The cursor of the last event that arrived.", {"type": "string"}, "header"),
+    Parameter("wait", "Seconds after which the stream ends; without it, it does not.", _COUNT),
+    *_EVENT_FILTERS,
 )
 SNAPSHOT: Final = (
     Parameter("page", "The place of a page, as `next` of the page before has it.", TEXT),

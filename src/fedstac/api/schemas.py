@@ -72,8 +72,8 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "Problem": _object(
         {"type": ADDRESS, "title": TEXT, "status": WHOLE, "detail": TEXT, "instance": TEXT,
          "errors": _list(_ref("Finding")), "code": TEXT, "description": TEXT, "status_code": WHOLE,
-         "home": _object({"node": MAYBE_TEXT, "href": ADDRESS})},
-        maybe=("home",), description="Why a request is refused (RFC 9457).",
+         "home": _object({"node": MAYBE_TEXT, "href": ADDRESS}), "earliest": TEXT, "snapshot": ADDRESS},
+        maybe=("home", "earliest", "snapshot"), description="Why a request is refused (RFC 9457).",
     ),
     "ProblemType": _object({"type": ADDRESS, "name": TEXT, "status": WHOLE, "title": TEXT, "description": TEXT}),
     "ProblemTypes": _object({"problems": _list(_ref("ProblemType"))}),
@@ -224,6 +224,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "Event": {"type": "object", "description": "A CloudEvent: one change of one dataset, with its whole new state."},
     "Events": _list(_ref("Event")),
     "Lines": {"type": "string", "description": "A JSON document on each line."},
+    "Stream": {"type": "string", "description": "Server-Sent Events: `id` is the cursor, `data` the event."},
     "File": {"type": "string", "description": "A file of a page."},
     "Page": {"type": "string", "description": "A page for people."},
     "Head": _object(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedstac.db import audit, records
+from fedstac.db import audit, queue, records
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import CursorGone
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Record
 
 PAGE_BYTES = 8 << 20
+SCANNED = 10_000  # positions that one look passes in search of events that a filter takes
 SEQUENCER_LOCK = 0x666564_01  # advisory lock of the one sequencer
 
 # Rows that became visible since the last look: those of transactions that had not begun then, and those of transactions
@@ -149,7 +151,8 @@ async def resume(conn: Connection, after: Cursor) -> Cursor:
     if beyond or forked_away or (state["earliest"] is not None and after.pos + 1 < state["earliest"]):
         raise CursorGone(
             f"the feed cannot go on after {after}: it reaches from {state['epoch']}.{(state['earliest'] or 1) - 1} to "
-            f"{state['epoch']}.{state['pos']}; take GET /snapshot and go on from its cursor"
+            f"{state['epoch']}.{state['pos']}; take GET /snapshot and go on from its cursor",
+            earliest=f"{state['epoch']}.{(state['earliest'] or 1) - 1}",
         )
     return now
 
@@ -164,8 +167,11 @@ class Entry:
     event: str
 
 
-async def page(conn: Connection, after: int, limit: int) -> list[Entry]:
-    """Return events after a position, in the order of the log; of large ones only the first few."""
+async def page(conn: Connection, after: int, limit: int, *, most_bytes: int = PAGE_BYTES) -> list[Entry]:
+    """Return events after a position, in the order of the log; of large ones only the first few.
+
+    CursorGone where events after the position were dropped a moment ago.
+    """
     rows = await conn.fetch(
         """SELECT epoch, pos, key, collection, type, event FROM (
                SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
@@ -174,8 +180,97 @@ async def page(conn: Connection, after: int, limit: int) -> list[Entry]:
                    FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
                    WHERE f.pos > $1 ORDER BY f.pos LIMIT $2) limited) sized
            WHERE before < $3 ORDER BY pos""",
-        after, limit, PAGE_BYTES,
+        after, limit, most_bytes,
     )  # fmt: skip
+    entries = [Entry(**dict(row)) for row in rows]
+    if entries:
+        _check_dense(after, entries[0].pos)
+    return entries
+
+
+def _check_dense(after: int, first: int) -> None:
+    """Refuse a page that does not begin right after a position: retention came between two statements."""
+    if first != after + 1:
+        raise CursorGone(
+            f"the events from {after + 1} to {first - 1} were dropped; take GET /snapshot and go on from its cursor"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a reader wants: of a collection, of a type, of a share of the lineages."""
+
+    collection: str | None = None
+    type: str | None = None
+    share: int = 0
+    shares: int = 1
+
+    @property
+    def takes_all(self) -> bool:
+        """Return whether it leaves nothing out."""
+        return self.collection is None and self.type is None and self.shares == 1
+
+    def takes_lineage(self, key: str) -> bool:
+        """Return whether a lineage belongs to the share."""
+        return queue.key_hash(key) % self.shares == self.share
+
+
+EVERYTHING = EventFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSlice:
+    """Events that a reader wants, and the last position that was looked at for them."""
+
+    entries: Sequence[Entry]
+    through: int
+
+
+async def look(
+    conn: Connection, after: int, limit: int, event_filter: EventFilter = EVERYTHING, *, most_bytes: int = PAGE_BYTES
+) -> FeedSlice:
+    """Return the events after a position that a filter takes, found among the next SCANNED positions.
+
+    CursorGone as of `page`.
+    """
+    if event_filter.takes_all:
+        entries = await page(conn, after, limit, most_bytes=most_bytes)
+        return FeedSlice(entries, entries[-1].pos if entries else after)
+    row = await conn.fetchrow(
+        """WITH scanned AS MATERIALIZED (SELECT pos, id FROM fedstac.feed WHERE pos > $1 ORDER BY pos LIMIT $2),
+                reach AS MATERIALIZED (
+                    SELECT min(pos) AS first, max(pos) AS last, min(id) AS lowest, max(id) AS highest FROM scanned)
+           SELECT first, last, positions, keys, sizes FROM reach CROSS JOIN (
+               SELECT array_agg(s.pos ORDER BY s.pos) AS positions, array_agg(o.key ORDER BY s.pos) AS keys,
+                      array_agg(octet_length(o.event) ORDER BY s.pos) AS sizes
+               FROM scanned s JOIN fedstac.outbox o ON o.id = s.id
+               WHERE o.id >= (SELECT lowest FROM reach) AND o.id <= (SELECT highest FROM reach)
+                 AND ($3::text IS NULL OR o.collection = $3) AND ($4::text IS NULL OR o.type = $4)) matching""",
+        after, SCANNED, event_filter.collection, event_filter.type,
+    )  # fmt: skip
+    assert row is not None  # it is one of aggregates
+    if row["first"] is None:
+        return FeedSlice((), after)
+    _check_dense(after, row["first"])
+    positions, size = list[int](), 0
+    for pos, key, event_size in zip(row["positions"] or (), row["keys"] or (), row["sizes"] or (), strict=True):
+        if event_filter.takes_lineage(key):
+            if len(positions) == limit or size >= most_bytes:
+                return FeedSlice(await _entries(conn, positions), positions[-1])
+            positions.append(pos)
+            size += event_size
+    return FeedSlice(await _entries(conn, positions) if positions else (), row["last"])
+
+
+async def _entries(conn: Connection, positions: Sequence[int]) -> list[Entry]:
+    rows = await conn.fetch(
+        """SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
+                  f.pos, o.key, o.collection, o.type, o.event
+           FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id WHERE f.pos = ANY ($1::bigint[]) ORDER BY f.pos""",
+        positions,
+    )
+    if len(rows) != len(positions):
+        raise CursorGone("these events were dropped a moment ago; take GET /snapshot and go on from its cursor")
     return [Entry(**dict(row)) for row in rows]
 
 

@@ -191,6 +191,17 @@ class CursorGone(Problem):
 
     status, name, title = 410, "cursor-gone", "The feed does not reach back that far"
 
+    def __init__(
+        self,
+        detail: str,
+        *,
+        findings: Sequence[Finding] = (),
+        retry_after: int | None = None,
+        earliest: str | None = None,
+    ) -> None:
+        super().__init__(detail, findings=findings, retry_after=retry_after)
+        self.earliest = earliest  # the first cursor that the feed goes on from
+
 
 class BodyTooLarge(Problem):
     """The body is over the limit, counted on the wire."""

@@ -27,6 +27,7 @@ from fedstac.runtime.capacity import tame_allocator
 from fedstac.settings import ProcessVariables, Settings, load, unknown_variables
 
 PR_SET_PDEATHSIG = 1
+GONE_MILLISECONDS = 30_000  # without a sign of life, after which a connection with unanswered bytes is cut
 
 
 def start(role: str) -> None:
@@ -125,6 +126,7 @@ def listen(host: str, port: int) -> socket.socket:
                 why = f"cannot be used ({error.strerror}): let FEDSTAC_HOST be an address of this machine"
         raise CannotListen(f"port {port} of {host} {why}") from error
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_MILLISECONDS)
     return listening
 
 

@@ -61,7 +61,7 @@ def body(problem: Problem, *, base_url: str, instance: str) -> bytes:
         detail=problem.detail,
         instance=instance,
         findings=problem.findings,
-        members=_members(problem),
+        members=_members(problem, base_url),
     )
 
 
@@ -70,10 +70,12 @@ def explanation(problem: type[Problem]) -> str:
     return " ".join((problem.__doc__ or "").split())
 
 
-def _members(problem: Problem) -> Mapping[str, object]:
+def _members(problem: Problem, base_url: str) -> Mapping[str, object]:
     """Return the members that a problem has beside those that all have."""
     if isinstance(problem, errors.Misdirected) and problem.home:
         return {"home": {"node": problem.node, "href": problem.home}}
+    if isinstance(problem, errors.CursorGone) and problem.earliest:
+        return {"earliest": problem.earliest, "snapshot": f"{base_url}/snapshot"}
     return {}
 
 

@@ -6,7 +6,6 @@ import base64
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from starlette.responses import Response
@@ -14,17 +13,19 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.bootstrap import fork_if_restored
-from fedstac.db import collections, feed, nodes, queue
+from fedstac.db import collections, feed, nodes
 from fedstac.db.connections import Connection
+from fedstac.db.feed import EventFilter
 from fedstac.domain import events, policy, strict_json
 from fedstac.domain.errors import BadRequest, MissingPermission
 from fedstac.domain.events import Cursor
 from fedstac.runtime import budget
-from fedstac.runtime.wakeup import Backoff
+from fedstac.runtime.wakeup import Backoff, pause
 
 BATCH, LINES = "application/cloudevents-batch+json", "application/x-ndjson"
 PAGE, LARGEST_PAGE = 500, 2000
 LONGEST_WAIT = 60.0
+PORTION_SECONDS = 0.1  # between looks at events that a filter leaves out
 LONGEST_ID = 650  # characters of an event's id
 CONSUMER = re.compile(r"[a-z][a-z0-9-]{0,39}")
 OUTCOMES = ("applied", "ignored", "rejected", "parked")
@@ -40,42 +41,43 @@ async def get_events(call: Call) -> Response:
     after = Cursor.parse(call.query_params.get("after", str(events.START)))
     limit = numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE)
     wait = numbers.whole(call.query_params, "wait", default=0, most=int(LONGEST_WAIT))
-    keep = _filter(call)
+    event_filter = filter_of(call)
     budget.extend(wait)
     deadline, backoff = time.monotonic() + wait, Backoff()
     while True:
         sequenced = node.sequenced.next()
         async with node.pool.acquire() as conn:
             after = await feed.resume(conn, after)
-            page = await feed.page(conn, after.pos, max(limit, 1))
+            page = await feed.look(conn, after.pos, max(limit, 1), event_filter)
+        passed, after = page.through - after.pos, Cursor(after.epoch, page.through)
         seconds = deadline - time.monotonic()
-        if page or seconds <= 0 or node.stopping.is_set():
+        if page.entries or seconds <= 0 or node.stopping.is_set():
             break
-        await sequenced(min(backoff.pause(), seconds))
-    cursor = Cursor(after.epoch, page[-1].pos) if page else after
-    texts = [events.positioned(entry.event, Cursor(entry.epoch, entry.pos)) for entry in page if keep(entry)]
-    return _answer(call, texts, cursor)
+        if passed:  # over events that are left out: where many come, they are looked at in portions
+            await pause(node.stopping, 0 if passed == feed.SCANNED else min(PORTION_SECONDS, seconds))
+        else:
+            await sequenced(min(backoff.pause(), seconds))
+    return _answer(call, [positioned(entry) for entry in page.entries], after)
 
 
-def _is_digits(*texts: str) -> bool:
-    return all(map(numbers.DIGITS.fullmatch, texts))
+def positioned(entry: feed.Entry) -> str:
+    """Return the text of an event with its place."""
+    return events.positioned(entry.event, Cursor(entry.epoch, entry.pos))
 
 
-def _filter(call: Call) -> Any:
-    collection, kind = call.query_params.get("collection"), call.query_params.get("type")
+def filter_of(call: Call) -> EventFilter:
+    """Return which events a caller asks for. BadRequest where the share is none."""
     index, slash, count = call.query_params.get("shard", "0/1").partition("/")
     if not (slash and _is_digits(index, count) and len(count) < 6 and numbers.value(index) < int(count)):
         shard = call.query_params["shard"][:20]
         raise BadRequest(f"shard={shard!r} is not i/n with i from 0 to n-1")
+    return EventFilter(
+        call.query_params.get("collection"), call.query_params.get("type"), share=int(index), shares=int(count)
+    )
 
-    def keep(entry: feed.Entry) -> bool:
-        return (
-            (collection is None or entry.collection == collection)
-            and (kind is None or entry.type == kind)
-            and queue.key_hash(entry.key) % int(count) == int(index)
-        )
 
-    return keep
+def _is_digits(*texts: str) -> bool:
+    return all(map(numbers.DIGITS.fullmatch, texts))
 
 
 def _answer(call: Call, texts: list[str], cursor: Cursor) -> Response:

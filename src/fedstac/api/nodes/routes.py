@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import feed, health, metrics
+from fedstac.api.nodes import feed, health, metrics, stream
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
-from fedstac.domain.errors import CursorGone
+from fedstac.domain.errors import CursorGone, TooManyRequests
 from fedstac.runtime.budget import Lane
 
 _CURSOR = ("X-Cursor",)
@@ -25,6 +25,14 @@ FEED = Capability(
                 ),
             ),
             problems=(CursorGone,),
+        ),
+        Route(
+            method="GET", path="/events/stream", handler=stream.get_stream, access=Access.NODE,
+            parameters=parameters.STREAM,
+            answers=(
+                Answer(200, "Events, the oldest first, and on.", {stream.SERVER_SENT: "Stream", feed.LINES: "Lines"}),
+            ),
+            problems=(CursorGone, TooManyRequests),
         ),
         Route(
             method="GET", path="/events/head", handler=feed.get_head, access=Access.NODE,
