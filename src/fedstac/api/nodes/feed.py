@@ -49,12 +49,12 @@ async def get_events(call: Call) -> Response:
         async with node.pool.acquire() as conn:
             after = await feed.resume(conn, after)
             page = await feed.look(conn, after.pos, max(limit, 1), event_filter)
-        passed, after = page.through - after.pos, Cursor(after.epoch, page.through)
+        advance, after = page.through - after.pos, Cursor(after.epoch, page.through)
         seconds = deadline - time.monotonic()
         if page.entries or seconds <= 0 or node.stopping.is_set():
             break
-        if passed:  # over events that are left out: where many come, they are looked at in portions
-            await pause(node.stopping, 0 if passed == feed.SCANNED else min(PORTION_SECONDS, seconds))
+        if advance:  # over events that are left out: where many come, they are looked at in portions
+            await pause(node.stopping, 0 if advance == feed.SCANNED else min(PORTION_SECONDS, seconds))
         else:
             await sequenced(min(backoff.pause(), seconds))
     return _answer(call, [positioned(entry) for entry in page.entries], after)

@@ -59,7 +59,7 @@ class OpenStreams:
         """Hold a place for a stream. TooManyRequests where none is free."""
         if self.count >= self._most:
             raise TooManyRequests(
-                f"{self._most} streams of events are open, which are the most; close one, or poll the feed with wait=60",
+                f"{self._most} streams of events are open, which are the most; close one, or poll with wait=60",
                 retry_after=5,
             )
         self.count += 1
@@ -151,7 +151,9 @@ async def get_stream(call: Call) -> Response:
 class EventStream(Response):
     """The answer: it goes on until its client leaves, its token ends, its time is up or the node stops."""
 
-    def __init__(self, call: Call, form: StreamFormat, after: Cursor, *, event_filter: EventFilter, wait: int | None) -> None:
+    def __init__(
+        self, call: Call, form: StreamFormat, after: Cursor, *, event_filter: EventFilter, wait: int | None
+    ) -> None:
         self.status_code, self.background, self.media_type = 200, None, form.media_type
         self.init_headers(HEADERS)  # there is no body yet, and so no length
         self.body = b""
