@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
+import nkeys
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from fedstac.demo import brokers
 from fedstac.demo.brokers import NatsServer
@@ -221,6 +230,44 @@ async def test_credentials_come_from_a_file_and_are_never_shown(tmp_path: Path) 
         with pytest.raises(SinkRefused) as refusal:
             await sink_of(f"{address}?config={config}").__aenter__()
         assert "secret" not in str(refusal.value)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Return a certificate of 127.0.0.1 and its key, which is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
+    now = datetime.now(UTC)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(alternative, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "broker.pem", folder / "broker.key"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
+async def test_a_server_with_tls_and_keys_is_reached_with_a_file_that_names_them(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    (tmp_path / "relay.nk").write_bytes(seed)
+    more = (
+        f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}\nauthorization {{ users = [ {{ nkey: {public} }} ] }}'
+    )
+    config = tmp_path / "credentials.json"
+    with broker_folder() as folder, brokers.nats_server(folder, more=more) as server:
+        address = f"{server.url}/TLS?config={config}"
+        for refused in ({"nkey": str(tmp_path / "relay.nk")}, {"ca": str(certificate)}):
+            config.write_text(json.dumps(refused))
+            with pytest.raises(SinkRefused, match="does not let this node in"):
+                await sink_of(address).__aenter__()
+        config.write_text(json.dumps({"ca": str(certificate), "nkey": str(tmp_path / "relay.nk")}))
+        async with sink_of(address) as sink:
+            assert (await sink.publish([event(1)], await sink.begin())).cursor == Cursor(1, 1)
 
 
 def test_the_configuration_for_operators_is_valid_and_says_what_the_demonstration_says(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from nats.aio.subscription import Subscription
 
 from fedstac.messaging.sources.addresses import BrokerAddress
 
-CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
+CONNECT_SECONDS, ANSWER_SECONDS, CLOSE_SECONDS = 5.0, 10.0, 1.0
 PING_SECONDS, MOST_PINGS = 5, 2  # without an answer, after which the connection counts as broken
 HEARTBEAT_SECONDS = 5.0  # of a server that has nothing to send
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # after which it counts as away
@@ -122,7 +122,7 @@ class Connection:
     async def close(self) -> None:
         """Close the connection, or what there is of it."""
         with suppress(Exception):  # whatever the other end makes of it
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self.client.close()
 
     def watch(self, notice: Callable[[], object]) -> None:
