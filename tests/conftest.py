@@ -29,9 +29,10 @@ from tests.support.commands import Fedstac, Result, start
 from tests.support.databases import databases, make_template
 from tests.support.identity import AUDIENCE, Provider, StartNode
 from tests.support.nodes import Api, StartApi, running
-from tests.support.places import REPOSITORY, SHARED
+from tests.support.places import REPOSITORY, SHARED, use_memory_for_temporary_files
 from tests.support.waiting import PATIENCE
 
+use_memory_for_temporary_files()
 pytest_plugins = ("tests.support.brokers",)
 
 # the same examples in every run, for a green run to mean something; FEDSTAC_TEST_RANDOM=1 looks for new ones

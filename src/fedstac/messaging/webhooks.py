@@ -7,7 +7,9 @@ differently a moment later leads nowhere else. Redirects are not followed, no pr
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -76,12 +78,18 @@ class _CheckingBackend(httpcore.AsyncNetworkBackend):
         await self._plain.sleep(seconds)
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return what TLS checks receivers with. It is read once a process, in 40 ms."""
+    return httpx.create_ssl_context()
+
+
 class Webhooks:
     """Sends. `private`: to addresses of the own network too. `keep`: so many connections stay open between messages."""
 
     def __init__(self, *, private: bool, find: Resolve = resolve, keep: int = 0) -> None:
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(), max_connections=MOST_AT_ONCE, max_keepalive_connections=keep,
+            ssl_context=_certificates(), max_connections=MOST_AT_ONCE, max_keepalive_connections=keep,
             keepalive_expiry=KEPT_SECONDS, network_backend=_CheckingBackend(find, private=private),
         )  # fmt: skip
 
