@@ -43,7 +43,19 @@ from fedstac.domain.errors import (
 )
 from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
-from fedstac.domain.model import Change, Decision, Judge, Lineage, Outcome, Receipt, Record, State, World
+from fedstac.domain.model import (
+    NO_CLAIM,
+    Change,
+    Decision,
+    Judge,
+    LatestClaim,
+    Lineage,
+    Outcome,
+    Receipt,
+    Record,
+    State,
+    World,
+)
 from fedstac.domain.patching import JsonPatch, MergePatch
 from fedstac.domain.policy import Action, Policy, Principal, Resource, Verdict
 from fedstac.runtime.causes import is_refusal
@@ -112,7 +124,7 @@ class ClaimLost(Exception):
 
 
 async def perform(
-    conn: Connection, rules: NodeRules, work: Sequence[Work], *, claim: queue.Claim | None = None
+    conn: Connection, rules: NodeRules, work: Sequence[Work], *, claim: queue.LatestClaim | None = None
 ) -> list[Receipt]:
     """Run commands in their order and return the receipt of each. A single command is a batch of one.
 
@@ -363,7 +375,7 @@ def _audit_rows(work: Work, receipt: Receipt) -> list[audit.NewRow]:
     return list(rows.values())
 
 
-async def _reject(conn: Connection, work: Work, error: Exception, claim: queue.Claim | None) -> Receipt:
+async def _reject(conn: Connection, work: Work, error: Exception, claim: queue.LatestClaim | None) -> Receipt:
     """Refuse an item for good that the database itself refused, with a finding that shows nothing of the inside."""
     state = getattr(error, "sqlstate", None) or "22000"
     finding = Finding("database", "", f"the database cannot hold this document (SQLSTATE {state}); check its values")
@@ -412,7 +424,8 @@ async def apply(conn: Connection, page: Sequence[Event]) -> PageResult:
     """Apply what an origin announced; join the consumer's transaction, which also moves its cursor.
 
     Each event counts once: one that is not newer by (epoch, seq) than the stored state is dropped. A lineage's latest
-    is derived from all of its versions (C1), so no order of arrival can show two.
+    is derived from the last claim of any of its versions (C1), so no order of arrival and no event that is missing can
+    show two, or one that was demoted.
     """
     count = 0
     foreign: list[Event] = []
@@ -439,12 +452,16 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     lineages = await _lineages_of(conn, page)
     before = {key: dict(lineage.records) for key, lineage in lineages.items()}
     drafts: dict[tuple[str, str], DatasetEvent] = {}
+    claims: dict[str, LatestClaim] = {}
     count = 0
     for event in page:
         lineage, record = lineages[event.record.lineage], event.record
         if lineage.origin != record.origin:
             foreign.append(event)
             continue
+        if record.claim is not None and record.claim > lineage.claim:  # also where the dataset is further already
+            claims[lineage.key] = record.claim
+            lineage = lineages[lineage.key] = replace(lineage, claim=record.claim)
         present = lineage.records.get(record.id)
         if present is not None and present.includes(record.epoch, record.seq):
             continue
@@ -454,8 +471,9 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         drafts[record.collection, record.id] = event
         count += 1
     changes = [change for key in lineages for change in _with_latest(before[key], lineages[key], drafts)]
-    if changes:
-        await records.write(conn, changes, {key: lineage.seq for key, lineage in lineages.items()}, here)
+    if changes or claims:
+        seqs = {key: lineage.seq for key, lineage in lineages.items()}
+        await records.write(conn, changes, seqs, here, claims=claims)
     return count
 
 
@@ -466,18 +484,24 @@ async def _lineages_of(conn: Connection, page: Sequence[DatasetEvent]) -> dict[s
     empty = {key: first[key] for key, one in lineages.items() if not one.records and one.origin != first[key]}
     if empty:  # their origin was restored to before them, or is just taken anew
         await records.hand_over(conn, empty)
-    return lineages | {key: replace(lineages[key], origin=origin) for key, origin in empty.items()}
+    lineages |= {key: replace(lineages[key], origin=origin) for key, origin in empty.items()}
+    return {key: replace(lineage, claim=_claim_of(lineage)) for key, lineage in lineages.items()}
+
+
+def _claim_of(lineage: Lineage) -> LatestClaim:
+    """Return the last claim in a lineage. One whose datasets are forgotten has none: it is told anew."""
+    claims = [record.claim for record in lineage.records.values() if record.latest and record.claim]
+    return max([lineage.claim, *claims]) if lineage.records else NO_CLAIM
 
 
 def _with_latest(
     before: Mapping[str, Record], lineage: Lineage, drafts: Mapping[tuple[str, str], DatasetEvent]
 ) -> list[Change]:
-    """Return the lineage's changes with its one latest derived (C1): of its claimants, the newest by (epoch, seq)."""
-    claiming = [record for record in lineage.records.values() if record.claims_latest]
-    winner = max(claiming, key=lambda record: (record.epoch, record.seq), default=None)
+    """Return the lineage's changes with its one latest derived (C1): who made the last claim and still makes it."""
     changes = []
+    latest = max((record.id for record in lineage.records.values() if record.claim == lineage.claim), default=None)
     for record in lineage.records.values():
-        after = replace(record, latest=winner is not None and record.id == winner.id)
+        after = replace(record, latest=record.id == latest)
         if after == before.get(record.id):
             continue
         event = drafts.get((record.collection, record.id))

@@ -356,17 +356,14 @@ async def test_latest_is_one_after_every_single_event(log: list[Event], east: Co
     chance = random.Random(SEED)
     chance.shuffle(datasets)
     await deliver(east, [event for event in log if not isinstance(event, DatasetEvent)])
-    seen: dict[str, DatasetEvent] = {}
-    for event in datasets[:150]:
+    for count, event in enumerate(datasets[:150], 1):
         await deliver(east, [event])
-        earlier = seen.get(event.record.id)
-        if earlier is None or earlier.record.seq < event.record.seq:
-            seen[event.record.id] = event
-        assert await writing.stored(east) == writing.fold(list(seen.values()))
+        assert await writing.stored(east) == writing.fold(datasets[:count])
 
 
-async def test_a_promoted_version_keeps_its_document(east: Connection, west: Node, connect: Connect) -> None:
-    """C1 may promote a version whose document is not at hand: an old one, when a newer one's demotion comes early."""
+async def test_a_version_is_not_latest_again_when_the_demotion_of_a_newer_one_comes_early(
+    east: Connection, west: Node, connect: Connect
+) -> None:
     origin = await connect()
     for day in (20200101, 20210101, 20220101):
         await writing.publish(origin, writing.version(ITEM, day))
@@ -375,11 +372,7 @@ async def test_a_promoted_version_keeps_its_document(east: Connection, west: Nod
     collections_, [first, _, second, demoted, third] = log[:2], log[2:]
     for page in (collections_, [second], [first], [demoted]):
         assert (await deliver(east, page)).applied_count == len(page)
-    assert (
-        await east.fetchval("SELECT id FROM fedstac.record WHERE latest AND document IS NOT NULL")
-        == (writing.version(ITEM, 20200101)["id"])
-    )
-    assert len(await writing.searched(east)) == 2
+    assert list((await writing.searched(east)).values()) == [False, False]
     await deliver(east, [third, *log])
     assert await writing.stored(east) == await writing.stored(origin)
 

@@ -24,7 +24,7 @@ from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.events import Cursor, DatasetEvent, Event
-from fedstac.domain.model import Draft, Receipt
+from fedstac.domain.model import NO_CLAIM, Draft, LatestClaim, Receipt
 from fedstac.domain.policy import Policy, Principal
 from fedstac.domain.vocabulary import DatasetName, name_of
 from fedstac.publication import NodeRules, Work
@@ -143,19 +143,20 @@ async def whole_feed(conn: Connection) -> list[Event]:
 
 
 def fold(log: Sequence[Event]) -> dict[str, tuple[str, bool]]:
-    """Return digest and latest of each dataset: its last event; of those of a lineage that claim it the newest (C1)."""
+    """Return digest and latest of each dataset: its last event; of a lineage the one that made the last claim (C1)."""
     last: dict[str, DatasetEvent] = {}
+    claims: dict[str, LatestClaim] = {}
     for event in log:
         if isinstance(event, DatasetEvent):
-            last[event.record.id] = event
-    newest: dict[str, DatasetEvent] = {}
-    for event in last.values():
-        if event.record.claims_latest:
-            newest[event.record.lineage] = max(
-                event, newest.get(event.record.lineage, event), key=lambda e: (e.record.epoch, e.record.seq)
+            record = event.record
+            last[record.id] = max(
+                last.get(record.id, event), event, key=lambda each: (each.record.epoch, each.record.seq)
             )
-    latest = {event.record.id for event in newest.values()}
-    return {name: (event.record.digest.hex(), name in latest) for name, event in last.items()}
+            claims[record.lineage] = max(claims.get(record.lineage, NO_CLAIM), record.claim or NO_CLAIM)
+    return {
+        name: (event.record.digest.hex(), event.record.claim == claims[event.record.lineage])
+        for name, event in last.items()
+    }
 
 
 async def stored(conn: Connection) -> dict[str, tuple[str, bool]]:

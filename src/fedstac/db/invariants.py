@@ -266,14 +266,15 @@ INVARIANTS = (
     ),
     Invariant(
         "I11",
-        "a lineage has at most one latest, and it is the newest of those that claim it (C1)",
+        "a lineage has at most one latest, and it is the one that made the last claim (C1)",
         f"""SELECT format('%s: %s are latest', lineage, string_agg(id, ', ' ORDER BY id)) AS example
             FROM fedstac.record WHERE latest GROUP BY lineage HAVING count(*) > 1
             UNION ALL
             SELECT format('%s: latest is %s, and ought not to be', id, latest)
-            FROM (SELECT id, latest, row_number() OVER (PARTITION BY lineage ORDER BY epoch DESC, seq DESC) AS n
-                  FROM fedstac.record WHERE claims_latest) claiming
-            WHERE latest <> (n = 1)
+            FROM (SELECT r.id, r.latest, (r.epoch, r.seq) >= (l.claim_epoch, l.claim_seq) AND row_number() OVER (
+                             PARTITION BY r.lineage ORDER BY r.epoch DESC, r.seq DESC, r.id DESC) = 1 AS is_last
+                  FROM fedstac.record r JOIN fedstac.lineage l ON l.key = r.lineage WHERE r.claims_latest) claiming
+            WHERE latest <> is_last
             UNION ALL
             SELECT format('%s is latest without claiming it, or claims it without being it at its origin', id)
             FROM fedstac.record

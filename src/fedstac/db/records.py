@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
+from types import MappingProxyType
 
 import orjson
 
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
-from fedstac.domain.model import Change, Draft, Lineage, Record, State
+from fedstac.domain.model import Change, Draft, LatestClaim, Lineage, Record, State
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
              document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas,
@@ -33,9 +35,16 @@ async def lock(conn: Connection, origins: Mapping[str, str]) -> dict[str, Lineag
         keys, list(origins.values()),
     )  # fmt: skip
     rows = await conn.fetch(
-        "SELECT key, origin, seq FROM fedstac.lineage WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE", keys
+        """SELECT key, origin, seq, claim_epoch, claim_seq FROM fedstac.lineage
+           WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE""",
+        keys,
     )
-    return {row["key"]: Lineage(row["key"], row["origin"], row["seq"], {}) for row in rows}
+    return {
+        row["key"]: Lineage(
+            row["key"], row["origin"], row["seq"], {}, LatestClaim(row["claim_epoch"], row["claim_seq"])
+        )
+        for row in rows
+    }
 
 
 async def hand_over(conn: Connection, origins: Mapping[str, str]) -> None:
@@ -72,7 +81,7 @@ async def load(
     records: dict[str, dict[str, Record]] = defaultdict(dict)
     for row in rows:
         records[row["lineage"]][row["id"]] = from_row(row)
-    return {key: Lineage(key, lineage.origin, lineage.seq, records.get(key, {})) for key, lineage in lineages.items()}
+    return {key: replace(lineage, records=records.get(key, {})) for key, lineage in lineages.items()}
 
 
 async def stored_ids(conn: Connection, collection: str, ids: Sequence[str]) -> set[str]:
@@ -102,11 +111,13 @@ def from_row(row: Row) -> Record:
 
 
 async def write(
-    conn: Connection, changes: Iterable[Change], seqs: Mapping[str, int], leaves: Mapping[str, str]
-) -> None:
+    conn: Connection, changes: Iterable[Change], seqs: Mapping[str, int], leaves: Mapping[str, str], *,
+    claims: Mapping[str, LatestClaim] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Store the changes: each record once, in its last state, those that lose `latest` first.
 
-    `seqs` are the lineages' numbers of events after it, `leaves` the partitions that `hold_leaves` gave.
+    `seqs` are the lineages' numbers of events after it, `leaves` the partitions that `hold_leaves` gave, `claims` those
+    of lineages whose last claim is another one.
     """
     last: dict[tuple[str, str], Change] = {}
     for change in changes:
@@ -118,7 +129,7 @@ async def write(
         group = [change for change in last.values() if change.after.latest is latest]
         await _store(conn, [change for change in group if not _keeps_document(change)])
         await _restate(conn, [change for change in group if _keeps_document(change)])
-    await _advance(conn, seqs, last.values())
+    await _advance(conn, seqs, last.values(), claims)
     await _index(conn, list(last.values()), leaves)
 
 
@@ -184,8 +195,10 @@ STORED = (
 _row = attrgetter(*STORED)
 
 
-async def _advance(conn: Connection, seqs: Mapping[str, int], changes: Iterable[Change]) -> None:
-    """Set the lineages' numbers of events, and count how many more datasets their collections show."""
+async def _advance(
+    conn: Connection, seqs: Mapping[str, int], changes: Iterable[Change], claims: Mapping[str, LatestClaim]
+) -> None:
+    """Set the lineages' numbers of events and claims, and count how many more datasets their collections show."""
     tally: dict[str, int] = defaultdict(int)
     for change in changes:
         tally[change.after.collection] += _is_found(change.after) - _is_found(change.before)
@@ -193,9 +206,13 @@ async def _advance(conn: Connection, seqs: Mapping[str, int], changes: Iterable[
     await conn.execute(
         """WITH tallied AS (
                INSERT INTO fedstac.tally (collection, records) SELECT * FROM unnest($3::text[], $4::bigint[]))
-           UPDATE fedstac.lineage l SET seq = s.seq FROM unnest($1::text[], $2::bigint[]) s (key, seq)
+           UPDATE fedstac.lineage l SET seq = s.seq, claim_epoch = coalesce(s.claim_epoch, l.claim_epoch),
+                  claim_seq = coalesce(s.claim_seq, l.claim_seq)
+           FROM unnest($1::text[], $2::bigint[], $5::bigint[], $6::bigint[]) s (key, seq, claim_epoch, claim_seq)
            WHERE l.key = s.key""",
         list(seqs), list(seqs.values()), list(tally), list(tally.values()),
+        [claims[key].epoch if key in claims else None for key in seqs],
+        [claims[key].seq if key in claims else None for key in seqs],
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fedstac.domain.errors import Finding, Problem
 from fedstac.domain.policy import ROLES, Policy
@@ -115,19 +115,38 @@ class Record:
         )
         return hashlib.sha256(self.document_digest + state.encode()).digest()
 
+    @property
+    def claim(self) -> LatestClaim | None:
+        """Its claim to be the latest; None where its last event makes none."""
+        return LatestClaim(self.epoch, self.seq) if self.claims_latest else None
+
     def includes(self, epoch: int, seq: int) -> bool:
         """Tell whether an event is already in this state. Clocks decide nothing (invariant I25)."""
         return (self.epoch, self.seq) >= (epoch, seq)
 
 
+class LatestClaim(NamedTuple):
+    """The event by which a version said that it is the latest; a later one is greater."""
+
+    epoch: int
+    seq: int
+
+
+NO_CLAIM = LatestClaim(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """All versions of one dataset name, locked for the transaction that holds this value."""
+    """All versions of one dataset name, locked for the transaction that holds this value.
+
+    `claim`: at a consumer, the last one of any version: who claimed before it was demoted by it, at the latest.
+    """
 
     key: str
     origin: str
     seq: int
     records: Mapping[str, Record]
+    claim: LatestClaim = NO_CLAIM
 
     @property
     def latest(self) -> Record | None:

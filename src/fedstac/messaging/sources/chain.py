@@ -35,7 +35,7 @@ class LogMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class LogPlace:
+class MessagePlace:
     """Where an event is in its origin's log, as the headers of its message say it."""
 
     cursor: Cursor
@@ -52,13 +52,13 @@ class Gap:
     is_certain: bool  # the broker cannot bring it any more
 
 
-def place_of(message: LogMessage) -> LogPlace | None:
+def place_of(message: LogMessage) -> MessagePlace | None:
     """Return the place that the headers of a message say; None where they say none."""
     numbers = [_number(message.headers.get(name)) for name in ("epoch", "pos", "prev")]
     epoch, pos, previous_pos = numbers
     if epoch is None or pos is None or previous_pos is None:
         return None
-    return LogPlace(Cursor(epoch, pos), previous_pos, message.headers.get(REDRIVE) == "1")
+    return MessagePlace(Cursor(epoch, pos), previous_pos, message.headers.get(REDRIVE) == "1")
 
 
 def event_of(message: LogMessage, cursor: Cursor) -> RawEvent | None:
@@ -175,7 +175,7 @@ class Chain:
                 self._pop(name)
         return due
 
-    def _heads(self) -> list[LogPlace]:
+    def _heads(self) -> list[MessagePlace]:
         places = [place_of(waiting[0]) for waiting in self._waiting.values() if waiting]
         return [place for place in places if place is not None]
 
