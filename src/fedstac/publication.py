@@ -124,7 +124,7 @@ class ClaimLost(Exception):
 
 
 async def perform(
-    conn: Connection, rules: NodeRules, work: Sequence[Work], *, claim: queue.LatestClaim | None = None
+    conn: Connection, rules: NodeRules, work: Sequence[Work], *, claim: queue.Claim | None = None
 ) -> list[Receipt]:
     """Run commands in their order and return the receipt of each. A single command is a batch of one.
 
@@ -375,7 +375,7 @@ def _audit_rows(work: Work, receipt: Receipt) -> list[audit.NewRow]:
     return list(rows.values())
 
 
-async def _reject(conn: Connection, work: Work, error: Exception, claim: queue.LatestClaim | None) -> Receipt:
+async def _reject(conn: Connection, work: Work, error: Exception, claim: queue.Claim | None) -> Receipt:
     """Refuse an item for good that the database itself refused, with a finding that shows nothing of the inside."""
     state = getattr(error, "sqlstate", None) or "22000"
     finding = Finding("database", "", f"the database cannot hold this document (SQLSTATE {state}); check its values")
