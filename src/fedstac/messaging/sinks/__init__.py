@@ -206,7 +206,9 @@ def open_sink(target: SinkTarget) -> EventSink:
 
                 return NatsSink(target)
             case "kafka":
-                raise SinkUnclear("kafka:// is not built yet")
+                from fedstac.messaging.sinks.kafka import KafkaSink
+
+                return KafkaSink(target)
             case _:
                 from fedstac.messaging.sinks.webhook import WebhookSink
 

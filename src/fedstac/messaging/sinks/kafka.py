@@ -1,0 +1,332 @@
+"""Apache Kafka as an event sink: a page is one transaction, and who begins later fences who began earlier.
+
+A topic carries one feed only. The partition of an event is crc32 of its key, as librdkafka's own clients have it and as
+the shards of GET /events.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from fedstac.domain.events import START, Cursor
+from fedstac.messaging import kafka
+from fedstac.messaging.kafka import (
+    SLICE_SECONDS,
+    Brokers,
+    KafkaAway,
+    KafkaRefused,
+    OwnThread,
+    Range,
+    Topic,
+    TopicReader,
+    error_of,
+    text_headers,
+)
+from fedstac.messaging.sinks import (
+    Fenced,
+    OutgoingEvent,
+    PageRefused,
+    PartitionTail,
+    SinkAway,
+    SinkRefused,
+    SinkTarget,
+    SinkUnclear,
+    StoredEvent,
+    Tail,
+    cursor_of,
+    place_headers,
+    tail_after,
+)
+from fedstac.messaging.sources.addresses import BrokerAddress
+
+OPTIONS = ("config", "partitions")  # of an address
+MOST_PARTITIONS = 1000
+TRANSACTION_SECONDS = 30.0  # after which the brokers end one whose relay is gone
+FENCE_SECONDS, PUBLISH_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 15.0, 20.0, 10.0, 5.0
+AUDIT_MESSAGES = 1000
+POLL_EVENTS = 200  # after how many the outcomes of earlier ones are looked at
+
+# By which the fault is an event's, for ever. All else may pass, or is an operator's.
+OF_AN_EVENT = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP))
+FENCES = frozenset((KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH))
+
+
+def read_address(text: str) -> BrokerAddress:
+    """Read `kafka://host:port,host:port/topic?partitions=6&config=FILE`. SinkUnclear where it is none."""
+    try:
+        address = BrokerAddress.parse(text, options=OPTIONS)
+    except ValueError as error:
+        raise SinkUnclear(str(error)) from None
+    partitions = address.options.get("partitions", "1")
+    if not partitions.isascii() or not partitions.isdecimal() or not 0 < int(partitions[:9]) <= MOST_PARTITIONS:
+        raise SinkUnclear(f"a topic has from 1 to {MOST_PARTITIONS} partitions, not {partitions[:20]!r}")
+    return address
+
+
+class KafkaSink:
+    """A topic that takes the events of one feed."""
+
+    def __init__(self, target: SinkTarget) -> None:
+        self._address = address = read_address(target.address)
+        self._transactional_id = f"fedstac/{target.origin}/{target.name}/{address.name}"  # of all relays of the sink
+        self._thread = OwnThread()
+        self._properties: Mapping[str, Any] = {}
+        self._producer: Producer | None = None
+        self._topic = Topic(address.name, "", 1)
+        self._latest_error: KafkaError | None = None
+
+    async def __aenter__(self) -> Self:
+        with _as_sink_errors():
+            self._properties = await self._thread.run(kafka.read_properties, self._address)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._thread.close(self._release)
+
+    async def begin(self) -> Tail:
+        """Return where the topic ends; make it if it is not there. Relays that began earlier write no more."""
+        with _as_sink_errors():
+            return await self._thread.run(self._begin)
+
+    async def publish(self, events: Sequence[OutgoingEvent], tail: Tail) -> Tail:
+        """Store a page as one transaction, and return the new tail."""
+        with _as_sink_errors():
+            return await self._thread.run(self._publish, events, tail)
+
+    def partition_of(self, event: OutgoingEvent) -> str:
+        """Return the partition of an event's key, in the topic as `begin` saw it."""
+        return str(self._partition(event))
+
+    async def is_dense(self) -> bool | None:
+        """Return None: offsets of Kafka count more than events, so its counters prove nothing."""
+        return None
+
+    async def stored_events(self) -> AsyncIterator[StoredEvent]:
+        """Read the places of all events of the topic, each with its whole message: Kafka gives no headers alone."""
+        thread = OwnThread()
+        with _as_sink_errors():
+            audit = await thread.run(_Audit, self._address, self._properties, thread)
+            try:
+                while events := await thread.run(audit.read):
+                    for event in events:
+                        yield event
+            finally:
+                await thread.close(audit.reader.close)
+
+    # --- in the thread of the producer
+
+    def _begin(self) -> Tail:
+        brokers = Brokers(self._address, self._properties, self._thread)
+        self._topic = brokers.topic() or brokers.make_topic(
+            int(self._address.options.get("partitions", kafka.PARTITIONS))
+        )
+        self._check_topic(brokers)
+        self._fence()
+        reader = TopicReader(self._address, self._properties, self._thread)
+        try:
+            last = reader.last_messages(reader.ranges(range(self._topic.partitions)))
+        finally:
+            reader.close()
+        tails = {
+            str(partition): PartitionTail(message.offset(), _place(tail_after, message))
+            for partition, message in last.items()
+        }
+        return Tail(self._topic.id, tails)
+
+    def _check_topic(self, brokers: Brokers) -> None:
+        partitions = self._address.options.get("partitions")
+        if partitions is not None and int(partitions) != self._topic.partitions:
+            raise SinkRefused(
+                f"the topic {self._topic.name} has {self._topic.partitions} partitions, and the sink's address says "
+                f"{partitions}. With another number the events of a dataset change their partition: name the number "
+                f"that the topic has, or another topic"
+            )
+        policy = brokers.topic_setting("cleanup.policy")
+        if policy is not None and "compact" in policy:
+            raise SinkRefused(
+                f"the topic {self._topic.name} is compacted, so events would be lost: set its cleanup.policy to delete"
+            )
+
+    def _fence(self) -> None:
+        """Open a producer, which ends what an earlier one of the same id has under way."""
+        self._producer = Producer({
+            **self._properties,
+            "transactional.id": self._transactional_id,
+            "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
+            "message.max.bytes": kafka.LARGEST_MESSAGE,
+            "linger.ms": 5,
+            "error_cb": self._note,
+        })  # fmt: skip
+        self._until_done(self._producer.init_transactions, FENCE_SECONDS)
+
+    def _publish(self, events: Sequence[OutgoingEvent], tail: Tail) -> Tail:
+        producer = self._producer
+        if producer is None:
+            raise RuntimeError("begin comes before publish")
+        cursors = {partition: each.cursor for partition, each in tail.partitions.items()}
+        outcomes = _Outcomes()
+        self._call(producer.begin_transaction)
+        try:
+            for number, event in enumerate(events):
+                partition = self._partition(event)
+                cursor = cursors.setdefault(str(partition), START)
+                headers = {**event.headers, **place_headers(event, cursor)}
+                producer.produce(
+                    self._topic.name, event.value, event.key.encode(), partition, outcomes.note, headers=headers
+                )
+                if not event.is_redrive:
+                    cursors[str(partition)] = event.cursor
+                if number % POLL_EVENTS == 0:
+                    producer.poll(0)
+            deadline = time.monotonic() + PUBLISH_SECONDS
+            while not outcomes.errors and producer.flush(SLICE_SECONDS):
+                self._thread.check()
+                if time.monotonic() > deadline:
+                    raise self._silence()
+        except kafka.ERRORS as error:
+            outcomes.errors.append(error_of(error))
+        if outcomes.errors:
+            raise self._refusal(producer, outcomes.errors)
+        self._until_done(producer.commit_transaction, COMMIT_SECONDS)
+        ends = {
+            str(partition): PartitionTail(offset, cursors[str(partition)])
+            for partition, offset in outcomes.offsets.items()
+        }
+        return Tail(tail.identity, {**tail.partitions, **ends})
+
+    def _refusal(self, producer: Producer, errors: Sequence[KafkaError]) -> Exception:
+        """Give the transaction up, and return what that means. The brokers store nothing of it."""
+        try:
+            self._until_done(producer.abort_transaction, ABORT_SECONDS)
+        except (Fenced, SinkAway, SinkRefused, KafkaAway) as error:
+            return error
+        faults = [self._fault(error) for error in errors]
+        of_events = [error for error in errors if error.code() in OF_AN_EVENT]
+        for kind in (Fenced, SinkRefused):
+            if of_kind := [fault for fault in faults if isinstance(fault, kind)]:
+                return of_kind[0]
+        # what was in one batch or behind it fails with the event that is at fault, for other reasons
+        return PageRefused(f"{self._address}: {of_events[0].str()}") if of_events else faults[0]
+
+    def _until_done(self, call: Callable[[float], object], seconds: float) -> None:
+        """Call until it is done. It takes up again what it had not done in its time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._thread.check()
+            try:
+                call(SLICE_SECONDS)
+                return
+            except kafka.ERRORS as exception:
+                error = error_of(exception)
+                if (latest := self._latest_error) is not None and latest.code() in kafka.REFUSALS:
+                    raise SinkRefused(f"{self._address}: {latest.str()}") from exception
+                if not error.retriable():
+                    raise self._fault(error) from exception
+                if time.monotonic() > deadline:
+                    raise self._silence() from exception
+                if error.code() != KafkaError._TIMED_OUT:
+                    self._thread.pause(0.05)
+
+    def _call(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except kafka.ERRORS as error:
+            raise self._fault(error_of(error)) from error
+
+    def _fault(self, error: KafkaError) -> Exception:
+        if error.code() in FENCES:
+            return Fenced(f"{self._address}: {error.str()}")
+        fault = kafka.as_fault(error, self._address)
+        return SinkRefused(str(fault)) if isinstance(fault, KafkaRefused) else SinkAway(str(fault))
+
+    def _silence(self) -> SinkAway:
+        reason = self._latest_error.str() if self._latest_error is not None else "no answer"
+        return SinkAway(f"{self._address}: {reason}")
+
+    def _partition(self, event: OutgoingEvent) -> int:
+        return zlib.crc32(event.key.encode()) % self._topic.partitions
+
+    def _note(self, error: KafkaError) -> None:
+        self._latest_error = error
+
+    def _release(self) -> None:
+        """Let go of the producer. Its `close` would wait for an answer to the transaction that it has open."""
+        self._producer = None
+
+
+class _Outcomes:
+    """What became of the messages of a transaction. offsets: of the last one, by partition."""
+
+    def __init__(self) -> None:
+        self.errors: list[KafkaError] = []
+        self.offsets: dict[int, int] = {}
+
+    def note(self, error: KafkaError | None, message: Message) -> None:
+        """Take the outcome of a message; those of a partition come in their order."""
+        if error is not None:
+            self.errors.append(error)
+        else:
+            self.offsets[message.partition()] = message.offset()
+
+
+class _Audit:
+    """Reads a topic from its beginning to where it ends now. To be used in one thread."""
+
+    def __init__(self, address: BrokerAddress, properties: Mapping[str, Any], thread: OwnThread) -> None:
+        topic = Brokers(address, properties, thread).topic()
+        self.reader = TopicReader(address, properties, thread)
+        self._ranges: dict[int, Range] = {}
+        if topic is not None:
+            ranges = self.reader.ranges(range(topic.partitions))
+            self._ranges = {partition: each for partition, each in ranges.items() if each.high > each.low}
+            self.reader.go_to({partition: each.low for partition, each in self._ranges.items()})
+        self._open = set(self._ranges)
+
+    def read(self) -> list[StoredEvent]:
+        """Return the next events; none at the end."""
+        deadline = time.monotonic() + kafka.ANSWER_SECONDS
+        while self._open:
+            batch = self.reader.read(AUDIT_MESSAGES, SLICE_SECONDS)
+            self._open -= batch.ended
+            events = []
+            for message in batch.messages:
+                partition = message.partition()
+                if message.offset() >= self._ranges[partition].high - 1:
+                    self._open.discard(partition)
+                if message.offset() < self._ranges[partition].high:
+                    events.append(StoredEvent(str(partition), message.offset(), _place(cursor_of, message)))
+            if events:
+                return events
+            if not batch.ended and time.monotonic() > deadline:
+                raise self.reader.silence()
+        return []
+
+
+def _place(read: Callable[[Mapping[str, str]], Cursor], message: Message) -> Cursor:
+    try:
+        return read(text_headers(message))
+    except (LookupError, ValueError):
+        raise SinkRefused(
+            f"the topic {message.topic()} has a message that no relay wrote (partition {message.partition()}, offset "
+            f"{message.offset()}); it has to have the events of one feed and nothing else: name another topic"
+        ) from None
+
+
+@contextmanager
+def _as_sink_errors() -> Iterator[None]:
+    """Raise the errors of a client as those of sinks."""
+    try:
+        yield
+    except KafkaAway as error:
+        raise SinkAway(str(error)) from error
+    except KafkaRefused as error:
+        raise SinkRefused(str(error)) from error

@@ -1,0 +1,266 @@
+"""Apache Kafka against a real broker: what its errors mean, and what a topic has to be like."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from fedstac.demo.kafka import KafkaBroker
+from fedstac.domain.events import START, Cursor
+from fedstac.messaging import kafka
+from fedstac.messaging.kafka import OwnThread, TopicReader, text_headers
+from fedstac.messaging.sinks import (
+    Fenced,
+    OutgoingEvent,
+    PageRefused,
+    SinkAway,
+    SinkRefused,
+    SinkTarget,
+    SinkUnclear,
+    Tail,
+)
+from fedstac.messaging.sinks.kafka import KafkaSink, read_address
+from tests.support.brokers import fresh_name
+
+pytestmark = pytest.mark.kafka
+PUBLISHED = "org.fedstac.dataset.published.v1"
+
+
+def event(pos: int, *, key: str = "", epoch: int = 1, size: int = 100, is_redrive: bool = False) -> OutgoingEvent:
+    return OutgoingEvent(
+        Cursor(epoch, pos), pos - 1, f"id-{pos}", key or f"CMIP6/{pos % 7}", "CMIP6", PUBLISHED, {"kind": "é"},
+        b"x" * size, is_redrive,
+    )  # fmt: skip
+
+
+def page(first: int, last: int) -> list[OutgoingEvent]:
+    return [event(pos) for pos in range(first, last + 1)]
+
+
+@pytest.fixture
+def address(kafka_broker: KafkaBroker) -> str:
+    return f"{kafka_broker.url}/{fresh_name()}?partitions=3"
+
+
+def sink_of(address: str) -> KafkaSink:
+    return KafkaSink(SinkTarget("west", "esgf", address))
+
+
+def make_topic(address: str, *, partitions: int = 1, **settings: str) -> None:
+    place = read_address(address)
+    client = AdminClient({"bootstrap.servers": place.servers[0], "log_level": 0})
+    config = {name.replace("_", "."): value for name, value in settings.items()}
+    futures = client.create_topics([NewTopic(place.name, partitions, 1, config=config)])
+    futures[place.name].result()
+
+
+async def positions(address: str) -> list[int]:
+    """Return the positions that consumers see, of all partitions."""
+    async with sink_of(address) as sink:
+        return sorted([stored.cursor.pos async for stored in sink.stored_events()])
+
+
+async def test_messages_have_their_place_and_their_key_decides_the_partition(address: str) -> None:
+    async with sink_of(address) as sink:
+        tail = await sink.publish(page(1, 30), await sink.begin())
+        partition_of = {number: sink.partition_of(event(number)) for number in range(1, 31)}
+    place, thread = read_address(address), OwnThread()
+    reader = TopicReader(place, kafka.read_properties(place), thread)
+    reader.go_to(dict.fromkeys(range(3), 0))
+    messages: list[Message] = []
+    while len(messages) < 30:
+        messages += reader.read(100, 10).messages
+    reader.close()
+    for message in messages:
+        headers = text_headers(message)
+        number = int(headers["pos"])
+        assert headers == {
+            "pos": str(number), "epoch": "1", "prev": str(number - 1), "ce-id": f"id-{number}", "kind": "é",
+        }  # fmt: skip
+        assert (message.key(), str(message.partition())) == (f"CMIP6/{number % 7}".encode(), partition_of[number])
+    assert len(set(partition_of.values())) > 1
+    assert {name: each.cursor.pos for name, each in tail.partitions.items()} == {
+        name: max(number for number, partition in partition_of.items() if partition == name)
+        for name in partition_of.values()
+    }
+
+
+async def test_the_partition_is_that_of_kafkas_own_clients(kafka_broker: KafkaBroker, address: str) -> None:
+    """librdkafka's partitioner `consistent` is crc32 of the key."""
+    async with sink_of(address) as sink:
+        await sink.begin()
+        partitions: dict[bytes, str] = {}
+        client = Producer({"bootstrap.servers": kafka_broker.address, "partitioner": "consistent"})
+        for number in range(20):
+            client.produce(
+                read_address(address).name, key=f"key-{number}",
+                on_delivery=lambda _, message: partitions.update({message.key(): str(message.partition())}),
+            )  # fmt: skip
+        client.flush()
+        assert {key: sink.partition_of(event(1, key=key.decode())) for key in partitions} == partitions
+        assert len(partitions) == 20
+
+
+async def test_who_begins_later_reads_the_tail_and_fences_the_earlier(address: str) -> None:
+    async with sink_of(address) as old, sink_of(address) as new:
+        tail = await old.publish(page(1, 20), await old.begin())
+        assert await new.begin() == tail
+        with pytest.raises(Fenced):
+            await old.publish(page(21, 40), tail)
+        await new.publish(page(21, 30), tail)
+    assert await positions(address) == list(range(1, 31))
+
+
+async def test_what_a_dead_relay_had_under_way_is_never_seen(address: str) -> None:
+    async with sink_of(address) as old, sink_of(address) as new:
+        tail = await old.publish(page(1, 5), await old.begin())
+        producer = old._producer
+        assert producer is not None
+        producer.begin_transaction()
+        for _ in range(300):  # more than one look back at the tail
+            producer.produce(read_address(address).name, b"half a page", b"CMIP6/1", 1)
+        producer.flush()
+        assert await new.begin() == tail
+        await new.publish(page(6, 9), tail)
+    assert await positions(address) == list(range(1, 10))
+
+
+async def test_an_event_above_the_limit_stores_nothing_of_its_page(address: str) -> None:
+    async with sink_of(address) as sink:
+        tail = await sink.publish(page(1, 3), await sink.begin())
+        with pytest.raises(PageRefused, match="too large"):
+            await sink.publish([event(4), event(5, size=kafka.LARGEST_MESSAGE), event(6)], tail)
+    assert await positions(address) == [1, 2, 3]
+
+
+async def test_what_the_brokers_refuse_for_ever_stores_nothing_of_its_page(address: str) -> None:
+    make_topic(address, partitions=3, max_message_bytes="4000")
+    async with sink_of(address) as sink:
+        tail = await sink.publish(page(1, 3), await sink.begin())
+        with pytest.raises(PageRefused):
+            await sink.publish([event(4), event(5, size=5000), event(6)], tail)
+    async with sink_of(address) as sink:
+        await sink.publish([event(4), event(6)], await sink.begin())
+    assert await positions(address) == [1, 2, 3, 4, 6]
+
+
+async def test_an_event_of_eight_megabytes_goes_through(address: str) -> None:
+    async with sink_of(address) as sink:
+        tail = await sink.publish([event(1, size=8 << 20)], await sink.begin())
+        assert tail.cursor == Cursor(1, 1)
+
+
+async def test_a_redrive_moves_no_tail(address: str) -> None:
+    async with sink_of(address) as sink:
+        tail = await sink.publish([event(pos, key="one") for pos in (1, 3)], await sink.begin())
+        after = await sink.publish([event(2, key="one", is_redrive=True)], tail)
+        assert after.cursor == Cursor(1, 3)
+    async with sink_of(address) as sink:
+        assert await sink.begin() == after
+        alone = await sink.publish([event(1, key="other", is_redrive=True)], Tail(after.identity))
+        assert alone.cursor == START
+
+
+async def test_a_topic_of_somebody_else_is_refused(kafka_broker: KafkaBroker, address: str) -> None:
+    make_topic(address, partitions=3)
+    client = Producer({"bootstrap.servers": kafka_broker.address})
+    client.produce(read_address(address).name, b"hello")
+    client.flush()
+    async with sink_of(address) as sink:
+        with pytest.raises(SinkRefused, match="no relay wrote"):
+            await sink.begin()
+
+
+async def test_another_number_of_partitions_is_refused(address: str) -> None:
+    make_topic(address, partitions=2)
+    async with sink_of(address) as sink:
+        with pytest.raises(SinkRefused, match="has 2 partitions, and the sink's address says 3"):
+            await sink.begin()
+    async with sink_of(address.partition("?")[0]) as sink:  # none named: as it is
+        await sink.publish(page(1, 9), await sink.begin())
+        assert {sink.partition_of(each) for each in page(1, 9)} == {"0", "1"}
+
+
+async def test_a_compacted_topic_is_refused(address: str) -> None:
+    make_topic(address, partitions=3, cleanup_policy="compact")
+    async with sink_of(address) as sink:
+        with pytest.raises(SinkRefused, match="is compacted"):
+            await sink.begin()
+
+
+async def test_a_broker_that_is_killed_is_away_and_one_that_lost_all_begins_anew(own_kafka_broker: KafkaBroker) -> None:
+    address = f"{own_kafka_broker.url}/feed?partitions=3"
+    async with sink_of(address) as sink:
+        tail = await sink.publish(page(1, 20), await sink.begin())
+        own_kafka_broker.process.kill()
+        under_way = asyncio.create_task(sink.publish(page(21, 30), tail))
+        await asyncio.sleep(0)
+    with pytest.raises(SinkAway):  # `async with` has ended it, long before its time was up
+        await under_way
+    own_kafka_broker.process.start()
+    async with sink_of(address) as sink:
+        assert await sink.begin() == tail
+    own_kafka_broker.process.kill()
+    own_kafka_broker.empty()
+    own_kafka_broker.process.start()
+    async with sink_of(address) as sink:
+        anew = await sink.begin()
+        assert (anew.partitions, anew.identity != tail.identity) == ({}, True)
+        await sink.publish(page(1, 20), anew)
+    assert await positions(address) == list(range(1, 21))
+
+
+async def test_nobody_there_is_away() -> None:
+    async with sink_of("kafka://127.0.0.1:9/feed") as sink:
+        with pytest.raises(SinkAway, match=r"127\.0\.0\.1:9"):
+            await sink.begin()
+
+
+async def test_a_file_of_properties_says_how_to_log_in_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "kafka.properties"
+    place = read_address(f"kafka://127.0.0.1:9/feed?config={file}")
+    file.write_text("# who we are\nsecurity.protocol = SASL_SSL\n\nsasl.password = a=b\n")
+    assert kafka.read_properties(place).items() >= {"security.protocol": "SASL_SSL", "sasl.password": "a=b"}.items()
+    for text in ("transactional.id=mine", "sasl.password", "plugin.library.paths=evil", "secret"):
+        file.write_text(f"sasl.username=me\n{text}\n")
+        with pytest.raises(kafka.KafkaRefused, match="line 2") as refusal:
+            kafka.read_properties(place)
+        assert text not in str(refusal.value)
+    file.write_text("security.protocol=SSL\nssl.ca.location=/nowhere/ca.pem\n")
+    async with sink_of(str(place)) as sink:
+        with pytest.raises(SinkRefused, match=r"ssl\.ca\.location"):
+            await sink.begin()
+    file.unlink()
+    with pytest.raises(SinkRefused, match="cannot be read: No such file"):
+        async with sink_of(str(place)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("kafka://host:9092", "names no stream or topic"),
+        ("kafka://host/topic", "for host:port"),
+        ("kafka://me:secret@host:9092/topic", r"no user and no password"),
+        ("kafka://host:9092/topic?partitions=0", "from 1 to 1000 partitions"),
+        ("kafka://host:9092/topic?partitions=many", "from 1 to 1000 partitions"),
+        ("kafka://host:9092/topic?acks=0", "the option 'acks'"),
+    ],
+)
+def test_an_address_says_what_is_wrong(address: str, reason: str) -> None:
+    with pytest.raises(SinkUnclear, match=reason) as refusal:
+        read_address(address)
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_errors_that_park_an_event_are_few() -> None:
+    from fedstac.messaging.sinks.kafka import FENCES, OF_AN_EVENT
+
+    assert {KafkaError(code).name() for code in OF_AN_EVENT} == {
+        "MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "INVALID_TIMESTAMP",
+    }  # fmt: skip
+    assert not OF_AN_EVENT & (FENCES | kafka.REFUSALS)
