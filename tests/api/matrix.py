@@ -268,6 +268,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "acknowledge": fixed("POST", "/events/status", {"epoch": 1, "through": 0}),
     "acknowledge for another node": fixed("POST", "/events/status", {"node": "north", "epoch": 1, "through": 0}),
     "read the metrics": fixed("GET", "/metrics"),
+    "look at the federation": fixed("GET", "/federation"),
     "see the groups": fixed("GET", "/groups"),
     "see the institution's group": fixed("GET", "/groups/{group}", group="ncar"),
     "see a group that is not there": fixed("GET", "/groups/{group}", group="none"),
@@ -427,7 +428,7 @@ TABLE: Final[tuple[Line, ...]] = (
     Line(NODES, ("read the feed", "stream the feed", "read the feed's head", "read a snapshot", "read the digests",
                  "acknowledge"), (NO_DATASET,), ANSWERED),
     # metrics are for those who watch over the node
-    Line((ADMIN,), ("read the metrics",), (NO_DATASET,), ANSWERED),
+    Line((ADMIN,), ("read the metrics", "look at the federation"), (NO_DATASET,), ANSWERED),
     # groups and collections
     Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),
     Line(tuple(who for who in ALL_KNOWN if who not in (ADMIN, MEMBER, MANAGER)), ("see the institution's group",),

@@ -13,6 +13,8 @@ Schema = Mapping[str, Any]
 TEXT: Final[Schema] = {"type": "string"}
 MAYBE_TEXT: Final[Schema] = {"type": ["string", "null"]}
 WHOLE: Final[Schema] = {"type": "integer"}
+NUMBER: Final[Schema] = {"type": "number"}
+MAYBE_NUMBER: Final[Schema] = {"type": ["number", "null"]}
 YES_NO: Final[Schema] = {"type": "boolean"}
 TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 MAYBE_TIME: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
@@ -243,6 +245,19 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         {"status": _enum("ok", "degraded"), "node": TEXT, "version": TEXT, "database": TEXT, "reasons": _list(TEXT),
          "parts": {"type": "object",
                    "additionalProperties": _object({"running": WHOLE, "wanted": WHOLE, "restarts": WHOLE})}}
+    ),
+    "Federation": _object(
+        {"status": _enum("ok", "degraded"), "node": TEXT, "version": TEXT, "reasons": _list(TEXT),
+         "roles": _list(TEXT), "queue": _object({"items": WHOLE, "oldest_seconds": NUMBER}),
+         "feed": _object({"cursor": TEXT, "earliest": WHOLE, "waiting": WHOLE, "waiting_seconds": NUMBER,
+                          "partitions_ahead": WHOLE}),
+         "sinks": _list(_object({"name": TEXT, "address": TEXT, "through": TEXT, "lag_events": WHOLE,
+                                 "lag_seconds": NUMBER, "clear_seconds": MAYBE_NUMBER, "dead_letters": WHOLE,
+                                 "paused": MAYBE_TEXT})),
+         "consumers": _list(_object({"name": TEXT, "through": TEXT, "lag_events": WHOLE, "lag_seconds": NUMBER,
+                                     "clear_seconds": MAYBE_NUMBER, "silent_seconds": NUMBER})),
+         "follows": _list(_object({"consumer": TEXT, "origin": TEXT, "through": TEXT, "parked": WHOLE,
+                                   "idle_seconds": NUMBER}))}
     ),
     "Metrics": TEXT,
     "Pong": _object({"message": {"const": "PONG"}}),

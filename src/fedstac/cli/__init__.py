@@ -25,6 +25,7 @@ from fedstac.cli import (
     own_requests,
     replicas,
     scanning,
+    status,
     validating,
     vocab,
 )
@@ -40,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 app.add_typer(datasets.commands)
+app.add_typer(status.commands)
 app.add_typer(files.commands)
 app.add_typer(changes.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")

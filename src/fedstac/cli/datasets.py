@@ -1,4 +1,4 @@
-"""`fedstac publish`, `status`, `search` and `feed tail`."""
+"""`fedstac publish`, `search` and `feed tail`; the state of a request."""
 
 from __future__ import annotations
 
@@ -196,13 +196,7 @@ def _rehearse(server: Client, entries: Iterator[ReadyDocument | DocumentTrouble]
         raise typer.Exit(terminal.REJECTED)
 
 
-@commands.command(
-    rich_help_panel="Client",
-    epilog=examples(
-        "fedstac status 7c1f… --follow", "fedstac status 7c1f… --items --status rejected -o ndjson", codes=True
-    ),
-)
-def status(
+def request_status(
     ctx: typer.Context,
     request: Annotated[str, typer.Argument(help="The request's id, as `fedstac publish` shows it.")],
     items: Annotated[bool, typer.Option("--items", help="Show the result of each item.")] = False,

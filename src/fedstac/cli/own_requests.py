@@ -91,4 +91,4 @@ def retry(
         raise typer.Exit(terminal.REJECTED)
 
 
-commands.command("show", epilog=examples("fedstac requests show 7c1f… --items", codes=True))(datasets.status)
+commands.command("show", epilog=examples("fedstac requests show 7c1f… --items", codes=True))(datasets.request_status)

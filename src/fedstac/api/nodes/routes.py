@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import feed, health, metrics, stream
+from fedstac.api.nodes import federation, feed, health, metrics, stream
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
 from fedstac.domain.errors import CursorGone, TooManyRequests
 from fedstac.runtime.budget import Lane
@@ -71,6 +71,11 @@ HEALTH = Capability(
         Route(
             method="GET", path="/metrics", handler=metrics.get_metrics, access=Access.MONITOR, lane=Lane.HEALTH,
             answers=(Answer(200, "The metrics.", {"text/plain": "Metrics"}),),
+        ),
+        Route(
+            method="GET", path="/federation", handler=federation.get_federation, access=Access.MONITOR,
+            lane=Lane.HEALTH,
+            answers=(Answer.of(200, "How this node and those around it stand.", "Federation"),),
         ),
         Route(
             method="GET", path="/_mgmt/ping", handler=health.get_ping, access=Access.PUBLIC, lane=Lane.HEALTH,
