@@ -238,6 +238,8 @@ class Scenario:
                 return self._comparable_text(value)
             case float() if key.endswith("_seconds"):
                 return 1.5
+            case int() if key == "lag_events":
+                return 6
         return value
 
     def _comparable_text(self, text: str) -> str:
