@@ -41,7 +41,7 @@ class FeedState:
                 f"its log ends at {cursor}, and this feed at {self.head}: this database was put back to an earlier "
                 f"state; run fedstac admin new-epoch"
             )
-        return min(cursor.pos, *later_forks)
+        return min([cursor.pos, *later_forks])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def resumption(last: LogPlace, ends: Mapping[str, Cursor], identity: str, feed: 
     sent_through = feed.shared_through(last.cursor)
     if not lost:
         return Resumption(sent_through, min(last.previous_pos, sent_through))
-    after = min(sent_through, *(max(feed.shared_through(ends.get(name, START)), start) for name in lost))
+    after = min([sent_through, *(max(feed.shared_through(ends.get(name, START)), start) for name in lost)])
     return Resumption(after, after, lost)
 
 

@@ -1,7 +1,7 @@
 """Webhooks: one POST, signed as Standard Webhooks 1.0 has it, to an address that was checked when it is connected to.
 
 The name is resolved once and the connection goes to the very address that was judged, so that a name which resolves
-differently a moment later leads nowhere else. Redirects are not followed, no proxy is used, answers are not read.
+differently a moment later leads nowhere else. Redirects are not followed, no proxy is used, answers are not looked at.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fedstac.domain.destinations import is_public, signature
 
 MOST_AT_ONCE = 32
 KEPT_SECONDS = 30.0  # that a connection stays open without a message
+MOST_DRAINED = 16 << 10  # bytes of an answer that are read so that its connection can stay open
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -88,6 +89,7 @@ class Webhooks:
     """Sends. `private`: to addresses of the own network too. `keep`: so many connections stay open between messages."""
 
     def __init__(self, *, private: bool, find: Resolve = resolve, keep: int = 0) -> None:
+        self._keeps = keep > 0
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=_certificates(), max_connections=MOST_AT_ONCE, max_keepalive_connections=keep,
             keepalive_expiry=KEPT_SECONDS, network_backend=_CheckingBackend(find, private=private),
@@ -124,6 +126,8 @@ class Webhooks:
                 ) as answer,
             ):
                 status = answer.status
+                if self._keeps:
+                    await _drain(answer)
         except TimeoutError:
             raise Undelivered("no answer in time") from None
         except (
@@ -135,3 +139,12 @@ class Webhooks:
             raise Forbidden("the receiver says that it is gone (410)")
         if not 200 <= status < 300:
             raise Undelivered(f"the receiver answered {status}", status)
+
+
+async def _drain(answer: httpcore.Response) -> None:
+    """Read an answer to its end, so that its connection can stay open; leave one that is long, which closes it."""
+    size = 0
+    async for part in answer.aiter_stream():
+        size += len(part)
+        if size > MOST_DRAINED:
+            return

@@ -1,0 +1,327 @@
+"""The relay with real sinks: what arrives, whoever is killed, refuses, loses or comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from fedstac.bootstrap import Node
+from fedstac.db import dead_letters, sinks
+from fedstac.db.connections import Connection
+from fedstac.demo import embedded
+from fedstac.demo.brokers import NatsServer
+from fedstac.domain.errors import Conflict
+from tests.messaging.relaying import add_sink, fill, is_chain, is_failing, is_paused, numbers, relaying, sent_through
+from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, nats_stream
+from tests.support.waiting import until
+
+BROKERS = ["webhook", "nats"]
+
+
+@pytest.fixture(params=BROKERS)
+async def receiver(request: pytest.FixtureRequest) -> AsyncIterator[Receiver]:
+    """Where a sink sends to, of each kind."""
+    if request.param == "webhook":
+        async with hook() as made:
+            yield made
+    else:
+        async with nats_stream(request.getfixturevalue("nats_server")) as log:
+            yield log
+
+
+@pytest.fixture
+async def nats(nats_server: NatsServer) -> AsyncIterator[NatsStream]:
+    async with nats_stream(nats_server) as log:
+        yield log
+
+
+@pytest.fixture
+async def owner(cluster: embedded.Cluster, dsn: str) -> AsyncIterator[Connection]:
+    """A session that may do what no role of a node may: it puts the database back to an earlier state."""
+    connection = await asyncpg.connect(cluster.dsn(urlsplit(dsn).path.removeprefix("/")))
+    yield connection
+    await connection.close()
+
+
+async def arrived(receiver: Receiver, count: int) -> Sequence[Message]:
+    """Wait until a receiver has so many messages, and return them."""
+
+    async def look() -> bool:
+        return len(await receiver.messages()) >= count
+
+    await until(look)
+    return await receiver.messages()
+
+
+def of_lineages(messages: Sequence[Message]) -> bool:
+    """Return whether the events of each lineage are in their order."""
+    last: dict[int, int] = {}
+    for n in numbers(messages):
+        if last.get(n % 10, 0) >= n:
+            return False
+        last[n % 10] = n
+    return True
+
+
+async def test_every_event_arrives_once_in_its_order_and_names_the_one_before(
+    node: Node, conn: Connection, receiver: Receiver
+) -> None:
+    count = 2500 if receiver.keeps_log else 300
+    await fill(conn, count)
+    await add_sink(conn, receiver.address)
+    async with relaying(node):
+        sink = await sent_through(node, count)
+        await fill(conn, 30, first=count + 1)
+        await arrived(receiver, count + 30)
+    assert sink.sent == count
+    async with relaying(node):
+        await fill(conn, 5, first=count + 31)
+        messages = await arrived(receiver, count + 35)
+    assert len(messages) == count + 35
+    assert of_lineages(messages)
+    assert is_chain(messages, count + 35) or not receiver.keeps_log
+
+
+async def test_what_names_the_event_before_leaves_out_what_was_refused(
+    node: Node, conn: Connection, nats: NatsStream
+) -> None:
+    await fill(conn, 10)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 10)
+        await nats.limit_messages(2000)
+        for first, count, size in ((11, 2, 100), (13, 2, 3000), (15, 2, 100), (17, 1, 3000), (18, 1, 100)):
+            await fill(conn, count, first=first, size=size)
+        await sent_through(node, 18)
+        messages = await arrived(nats, 15)
+        await nats.empty()
+        await sinks.pause(conn, "one", "a test", actor="test")
+        await sinks.resume(conn, "one", actor="test")
+        again = await arrived(nats, 15)
+    places = [(message.pos, int(message.headers["prev"])) for message in messages]
+    assert places[9:] == [(10, 9), (11, 10), (12, 11), (15, 12), (16, 15), (18, 16)]
+    assert [(message.pos, int(message.headers["prev"])) for message in again] == places
+
+
+async def test_what_a_broker_lost_is_sent_again_and_nothing_else(
+    node: Node, conn: Connection, nats: NatsStream
+) -> None:
+    await fill(conn, 1200)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 1200)
+    for harm in (nats.empty(), nats.remove(range(2303, 2401)), nats.drop()):
+        await harm
+        async with relaying(node):
+            messages = await arrived(nats, 1200)
+            await sent_through(node, 1200)
+        assert is_chain(messages, 1200)
+
+
+async def test_an_acknowledgement_that_was_lost_doubles_nothing(node: Node, conn: Connection, nats: NatsStream) -> None:
+    await fill(conn, 50)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 50)
+    await conn.execute("UPDATE fedstac.sink SET pos = 20, previous_pos = 20, partitions = '{\"\": [20, 1, 20]}'")
+    async with relaying(node):
+        await sent_through(node, 50)
+        await fill(conn, 5, first=51)
+        messages = await arrived(nats, 55)
+    assert is_chain(messages, 55)
+
+
+async def test_an_event_that_a_sink_refuses_becomes_a_dead_letter_and_the_rest_goes_on(
+    node: Node, conn: Connection
+) -> None:
+    poison = {7, 8, 40}
+
+    def respond(message: Message) -> str:
+        return "422 Unprocessable" if set(numbers([message])) & poison else ACCEPTED
+
+    async with hook() as receiver:
+        receiver.respond = respond
+        await fill(conn, 50)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            await sent_through(node, 50)
+            letters = await dead_letters.every(conn, "one", None)
+            assert [letter.pos for letter in letters] == [7, 8, 40]
+            assert {letter.reason for letter in letters} == {"the receiver answered 422"}
+            assert sorted(numbers(receiver.arrivals)) == sorted(set(range(1, 51)) - poison)
+            troubles = await conn.fetch("SELECT place FROM fedstac.trouble WHERE kind = 'dead-letter'")
+            assert len(troubles) == 3
+
+            poison.clear()
+            await dead_letters.redrive(conn, [letters[0].id, letters[2].id], actor="test")
+            await arrived(receiver, 49)
+            await until(lambda: only_letter(conn, letters[1].id))
+        redrives = [message for message in receiver.arrivals if message.is_redrive]
+        assert [(m.pos, m.headers["tail"]) for m in sorted(redrives, key=lambda m: m.pos)] == [
+            (7, "1.50"),
+            (40, "1.50"),
+        ]
+
+
+async def only_letter(conn: Connection, id: int) -> bool:
+    return [letter.id for letter in await dead_letters.every(conn, None, None)] == [id]
+
+
+async def test_a_dead_letter_of_a_dataset_that_changed_since_is_not_sent_again(node: Node, conn: Connection) -> None:
+    async with hook() as receiver:
+        receiver.respond = lambda message: "400 Bad" if message.pos == 3 else ACCEPTED
+        await fill(conn, 5)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            await sent_through(node, 5)
+        letter = (await dead_letters.every(conn, None, None))[0]
+        await conn.execute("INSERT INTO fedstac.lineage (key, origin) VALUES ('CMIP6/dataset-3', 'west')")
+        await conn.execute(
+            """INSERT INTO fedstac.record (collection, id, lineage, origin, state, latest, claims_latest, epoch, seq,
+                   created, updated, document, document_digest, files_digest, digest, publisher)
+               VALUES ('CMIP6', 'dataset-3', 'CMIP6/dataset-3', 'west', 'published', false, false, 1, 13, now(), now(),
+                       '{}', '', '', '', 'anna')"""
+        )
+        with pytest.raises(Conflict, match="a later event of the same dataset went out since"):
+            await dead_letters.redrive(conn, [letter.id], actor="test")
+        await dead_letters.discard(conn, [letter.id], actor="test")
+        assert await dead_letters.every(conn, None, None) == []
+
+
+async def test_a_sink_that_is_away_holds_up_no_other(node: Node, conn: Connection, nats: NatsStream) -> None:
+    await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")
+    await add_sink(conn, "nats://127.0.0.1:9/NOBODY", "gone")
+    await add_sink(conn, nats.address)
+    await fill(conn, 300)
+    async with relaying(node):
+        await sent_through(node, 300)
+        dead = await is_failing(node, "dead")
+        await is_failing(node, "gone")
+        assert (dead.pos, dead.paused_reason) == (0, None)
+        assert node.parts.troubles() == {}
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.dead_letter") == 0
+
+
+async def test_a_sink_that_refuses_this_node_is_paused_and_operators_are_told(node: Node, conn: Connection) -> None:
+    async with hook() as receiver:
+        receiver.respond = lambda message: "403 Forbidden"
+        await fill(conn, 5)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            sink = await is_paused(node)
+            assert "answered 403" in str(sink.paused_reason)
+            trouble = await conn.fetchrow("SELECT kind, place, what FROM fedstac.trouble")
+            assert trouble is not None
+            assert tuple(trouble) == ("sink", "one", "it is paused")
+            receiver.respond = lambda message: ACCEPTED
+            await sinks.resume(conn, "one", actor="test")
+            await arrived(receiver, 5)
+
+
+async def test_a_sink_that_refuses_everything_is_paused(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedstac.workers.relay.MOST_REFUSALS", 3)
+    monkeypatch.setattr("fedstac.workers.relay.TRY_SECONDS", 0)
+    async with hook() as receiver:
+        receiver.respond = lambda message: "400 Bad"
+        await fill(conn, 50)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            sink = await is_paused(node)
+    assert "refused 3 events in a row" in str(sink.paused_reason)
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.dead_letter") == 3
+
+
+async def test_a_log_of_another_feed_is_left_alone(
+    node: Node, conn: Connection, owner: Connection, nats: NatsStream
+) -> None:
+    await fill(conn, 20)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 20)
+    await owner.execute("DELETE FROM fedstac.feed WHERE pos > 10")
+    await conn.execute("UPDATE fedstac.feed_state SET pos = 10")
+    async with relaying(node):
+        sink = await is_paused(node)
+    assert "its log ends at 1.20, and this feed at 1.10" in str(sink.paused_reason)
+    assert "fedstac admin new-epoch" in str(sink.paused_reason)
+    assert len(await nats.messages()) == 20
+
+
+async def test_after_a_fork_the_log_goes_on_in_the_new_epoch(
+    node: Node, conn: Connection, owner: Connection, nats: NatsStream
+) -> None:
+    await fill(conn, 20)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 20)
+    await owner.execute("DELETE FROM fedstac.feed WHERE pos > 15")  # a backup of before is what there is now
+    await conn.execute("UPDATE fedstac.feed_state SET pos = 15, epoch = 9")
+    await conn.execute("INSERT INTO fedstac.epoch (n, forked_at_pos) VALUES (9, 15)")
+    await fill(conn, 10, first=101)
+    async with relaying(node):
+        messages = await arrived(nats, 30)
+    assert [(m.headers["epoch"], m.pos, m.headers["prev"]) for m in messages[19:22]] == [
+        ("1", 20, "19"), ("9", 16, "15"), ("9", 17, "16"),
+    ]  # fmt: skip
+    assert numbers(messages)[20:] == list(range(101, 111))
+
+
+async def test_of_two_relays_one_sends_and_the_other_takes_over(node: Node, conn: Connection, nats: NatsStream) -> None:
+    await add_sink(conn, nats.address)
+    async with relaying(node), relaying(node):
+        for first in range(1, 1001, 100):
+            await fill(conn, 100, first=first)
+            await conn.execute(
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE application_name = 'fedstac west relay one' AND datname = current_database()"""
+            )
+            await asyncio.sleep(0)
+        messages = await arrived(nats, 1000)
+    assert is_chain(messages, 1000)
+
+
+async def test_a_sink_is_paused_sought_and_removed_while_it_runs(node: Node, conn: Connection) -> None:
+    async with hook() as receiver:
+        await fill(conn, 10)
+        await add_sink(conn, receiver.address, after=5)
+        async with relaying(node):
+            await arrived(receiver, 5)
+            assert sorted(message.pos for message in receiver.arrivals) == [6, 7, 8, 9, 10]
+            await sinks.pause(conn, "one", "a test", actor="test")
+            await fill(conn, 10, first=11)
+            with pytest.raises(Conflict, match="the log reaches from 0 to 20; 21 is not in it"):
+                await sinks.seek(conn, "one", 21, actor="test")
+            receiver.arrivals.clear()
+            await sinks.seek(conn, "one", 15, actor="test")
+            await arrived(receiver, 5)
+            assert {message.pos: message.headers["prev"] for message in receiver.arrivals}[16] == "15"
+            receiver.arrivals.clear()
+            await sinks.seek(conn, "one", 2, actor="test")
+            await arrived(receiver, 18)
+            assert {message.pos for message in receiver.arrivals} == set(range(3, 21))
+            assert all(message.is_redrive for message in receiver.arrivals)
+            await sinks.remove(conn, "one", actor="test")
+    actions = await conn.fetch("SELECT action FROM fedstac.audit WHERE dataset = 'one' ORDER BY id")
+    assert [row["action"] for row in actions] == ["add-sink", "pause-sink", "seek-sink", "seek-sink", "remove-sink"]
+
+
+async def test_a_required_sink_that_is_dead_lapses(node: Node, conn: Connection) -> None:
+    await fill(conn, 10)
+    await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")
+    await add_sink(conn, "http://127.0.0.1:9/nobody", "optional", required=False)
+    assert await sinks.lowest_required(conn) == 0
+    assert await sinks.lapse(conn, 1) == []
+    await conn.execute("UPDATE fedstac.outbox SET at = at - interval '2 days'")
+    assert await sinks.lapse(conn, 1) == ["dead"]
+    assert await sinks.lapse(conn, 1) == []
+    assert await sinks.lowest_required(conn) is None
+    with pytest.raises(Conflict, match="fedstac sink seek dead --to"):
+        await sinks.resume(conn, "dead", actor="test")
+    await sinks.seek(conn, "dead", 10, actor="test")
+    assert await sinks.lowest_required(conn) == 10

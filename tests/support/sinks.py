@@ -1,0 +1,145 @@
+"""Receivers of events for tests of sinks and relays: a webhook, and what tests do to a broker's log behind its back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fedstac.demo.brokers import NatsServer
+from fedstac.messaging import jetstream
+from fedstac.messaging.jetstream import Connection, StreamReader
+from fedstac.messaging.sources.addresses import BrokerAddress
+from tests.support.brokers import fresh_name
+
+ACCEPTED = "204 No Content"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as a consumer gets it; the names of the headers are those of `place_headers`."""
+
+    headers: Mapping[str, str]
+    value: bytes
+
+    @property
+    def pos(self) -> int:
+        return int(self.headers["pos"])
+
+    @property
+    def is_redrive(self) -> bool:
+        return "redrive" in self.headers
+
+
+class Receiver(Protocol):
+    """Where a sink of a test sends to, and what it has."""
+
+    address: str
+    keeps_log: bool  # it tells where its log ends
+
+    async def messages(self) -> Sequence[Message]:
+        """Return everything that it has, in its order."""
+        ...
+
+
+@dataclass
+class Hook:
+    """An HTTP server of a few lines that keeps connections, and answers as `respond` says."""
+
+    address: str = ""
+    keeps_log: bool = False
+    respond: Callable[[Message], str] = lambda message: ACCEPTED
+    arrivals: list[Message] = field(default_factory=list)
+
+    async def messages(self) -> Sequence[Message]:
+        return self.arrivals
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                _, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+                value = await reader.readexactly(int(fields.get("content-length", 0)))
+                message = Message({name.removeprefix("fedstac-"): text for name, text in fields.items()}, value)
+                answer = self.respond(message)
+                if answer == ACCEPTED:
+                    self.arrivals.append(message)
+                writer.write(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n".encode())
+                await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def hook() -> AsyncIterator[Hook]:
+    """Serve a webhook on a free port."""
+    receiver = Hook()
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    receiver.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/events"
+    try:
+        yield receiver
+    finally:
+        server.close()
+
+
+@dataclass
+class NatsStream:
+    """A stream of a NATS server."""
+
+    address: str
+    stream: str
+    connection: Connection
+    keeps_log: bool = True
+
+    async def messages(self) -> Sequence[Message]:
+        info = await self._info()
+        if not info or not info["state"]["messages"]:
+            return []
+        reader = StreamReader(self.connection, self.stream)
+        await reader.open(first=1)
+        received: list[Message] = []
+        try:
+            while len(received) < info["state"]["messages"]:
+                for each in await reader.receive(limit=1000, wait=5):
+                    received.append(Message(each.headers, each.data))
+        finally:
+            await reader.close()
+        return received
+
+    async def _info(self) -> dict[str, Any] | None:
+        try:
+            return await self.connection.ask(f"STREAM.INFO.{self.stream}")
+        except jetstream.ApiFault:
+            return None
+
+    async def empty(self) -> None:
+        """Remove all messages; the stream stays the same."""
+        await self.connection.ask(f"STREAM.PURGE.{self.stream}", {})
+
+    async def limit_messages(self, size: int) -> None:
+        """Let the stream refuse messages above a size."""
+        configuration = (await self.connection.ask(f"STREAM.INFO.{self.stream}"))["config"]
+        await self.connection.ask(f"STREAM.UPDATE.{self.stream}", {**configuration, "max_msg_size": size})
+
+    async def drop(self) -> None:
+        """Remove the stream; whoever makes it again makes another one."""
+        await self.connection.ask(f"STREAM.DELETE.{self.stream}")
+
+    async def remove(self, sequences: Sequence[int]) -> None:
+        """Remove single messages."""
+        for sequence in sequences:
+            await self.connection.ask(f"STREAM.MSG.DELETE.{self.stream}", {"seq": sequence, "no_erase": True})
+
+
+@asynccontextmanager
+async def nats_stream(server: NatsServer) -> AsyncIterator[NatsStream]:
+    """Open a stream of its own for a test."""
+    stream = fresh_name()
+    address = f"{server.url}/{stream}"
+    connection = Connection()
+    try:
+        await connection.open(jetstream.stream_of(BrokerAddress.parse(address)))
+        yield NatsStream(address, stream, connection)
+    finally:
+        await connection.close()
