@@ -150,7 +150,8 @@ def test_a_check_accounts_for_every_item() -> None:
     assert report.pop("rate") > 0
     assert report == {
         "submitted": 600, "published": 600, "unchanged": 0, "rejected": 0, "failed": 0, "unaccounted": 0,
-        "visible": {"east": 600, "south": 600}, "differences": {"east": 0, "south": 0}, "violations": [], "ok": True,
+        "visible": {"east": 600, "south": 600}, "differences": {"east": 0, "south": 0},
+        "broker": {}, "violations": [], "ok": True,
     }  # fmt: skip
     assert code == 0
 

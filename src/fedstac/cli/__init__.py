@@ -32,6 +32,7 @@ from fedstac.cli import (
 from fedstac.cli.faults import PROCESSES, Commands
 from fedstac.cli.options import CODES, Form, Options, Sources, Token, Url, examples
 from fedstac.cli.terminal import AWAY, complain, show_warnings
+from fedstac.demo.brokers import BrokerKind
 from fedstac.demo.embedded import default_folder
 
 LOGGING = (*PROCESSES, "verify", "rebuild")  # commands that log which variables have no effect
@@ -202,7 +203,8 @@ def identity_provider(
     epilog=examples(
         "fedstac demo --items 200 --port 0",
         "fedstac demo --fresh --data-dir /var/tmp/my-demo",
-        "fedstac demo --check",
+        "fedstac demo --broker nats",
+        "fedstac demo --check --broker kafka",
         codes=True,
     ),
 )
@@ -213,6 +215,9 @@ def demo(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an earlier demo left in the folder.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65534, help="Port of west; east has the next. 0: free ones.")] = 8080,
+    broker: Annotated[
+        BrokerKind, typer.Option(help="A broker that the events go to, too; the index node south follows it.")
+    ] = BrokerKind.NONE,
     dsn: Annotated[str, typer.Option(help="Use this PostgreSQL: URL of a user who may create databases.")] = "",
     ready_file: ReadyFile = None,
     check: Annotated[bool, typer.Option("--check", help="Publish, compare everything, print figures, stop.")] = False,
@@ -224,6 +229,8 @@ def demo(
 ) -> None:
     """Run a small federation on this machine: a publishing node, an index node, and a PostgreSQL of their own.
 
+    With --broker, the events go to a stream or topic too, and a second index node follows it.
+
     The data stays for the next time, when a line says that it is used again and who made it.
     """
     if fresh and (dsn or check):
@@ -234,6 +241,7 @@ def demo(
     from fedstac.demo import check as checking
     from fedstac.demo import embedded
     from fedstac.demo import run as federation
+    from fedstac.demo.brokers import BrokerFailed, BrokerMissing
     from fedstac.demo.federation import ProcessFailed
     from fedstac.workers import processes
 
@@ -243,7 +251,7 @@ def demo(
         if not check:
             federation.run(
                 items=items or 1000, data_dir=data_dir, port=port, dsn=dsn, ready_file=ready_file, console=console,
-                fresh=fresh,
+                broker=broker, fresh=fresh,
             )  # fmt: skip
             return
         report = checking.check(
@@ -253,11 +261,12 @@ def demo(
             data_dir=data_dir,
             dsn=dsn,
             console=console,
+            broker=broker,
         )
     except MigrationRefused as error:
         complain(f"{error}; or throw the data of the earlier demo away: --fresh", AWAY)
         raise typer.Exit(AWAY) from None
-    except (embedded.ClusterError, ProcessFailed) as error:
+    except (embedded.ClusterError, ProcessFailed, BrokerMissing, BrokerFailed) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(5) from None
     if output == "json":

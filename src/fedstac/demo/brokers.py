@@ -16,13 +16,38 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from fedstac.demo.embedded import LAUNCH
 
 START_SECONDS, STOP_SECONDS = 60.0, 10.0
 LARGEST_MESSAGE = 8_912_896  # bytes: an event of 8 MiB and its headers
 PORT_TRIES = 3
+
+
+class BrokerKind(StrEnum):
+    """The brokers that a demonstration can have."""
+
+    NONE = "none"
+    NATS = "nats"
+    KAFKA = "kafka"
+
+
+class Broker(Protocol):
+    """A message broker on loopback."""
+
+    process: BrokerProcess
+
+    @property
+    def url(self) -> str:
+        """The address of the server; `/` and the name of a stream or topic come after it."""
+        ...
+
+    def empty(self) -> None:
+        """Remove everything that a broker which has ended has stored."""
+        ...
 
 
 class BrokerMissing(Exception):
@@ -105,6 +130,23 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def broker(kind: BrokerKind, folder: Path, say: Callable[[str], None]) -> Iterator[Broker]:
+    """Yield a broker of a kind. BrokerMissing where it is not installed."""
+    say(f"starting the broker ({kind})")
+    match kind:
+        case BrokerKind.NATS:
+            with nats_server(folder) as server:
+                yield server
+        case BrokerKind.KAFKA:
+            from fedstac.demo import kafka
+
+            with kafka.kafka_broker(folder, progress=say) as running:
+                yield running
+        case BrokerKind.NONE:
+            raise ValueError("there is no broker of the kind `none`")
 
 
 # --- NATS

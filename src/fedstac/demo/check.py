@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -20,10 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fedstac import bootstrap
-from fedstac.db import invariants
-from fedstac.demo import sample
+from fedstac.db import connections, invariants, sinks
+from fedstac.demo import brokers, sample
+from fedstac.demo.brokers import BrokerKind
 from fedstac.demo.federation import (
     INDEX_NODES,
+    STREAM,
+    WEST,
     Federation,
     drop_databases,
     federation,
@@ -32,6 +36,7 @@ from fedstac.demo.federation import (
 )
 from fedstac.demo.publishing import Publisher, number_of_datasets, wait_until_visible
 from fedstac.messaging.origin import Origin
+from fedstac.messaging.sinks import SinkTarget, open_sink
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
 from fedstac.workers import verifying
@@ -49,6 +54,7 @@ class Report:
     unaccounted: int = 0
     visible: dict[str, int] = field(default_factory=dict)
     differences: dict[str, int] = field(default_factory=dict)
+    broker: dict[str, int] = field(default_factory=dict)  # events of west in its stream: stored, missing, doubled
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
     rate: float = 0.0
@@ -59,9 +65,13 @@ class Report:
 
 
 def check(
-    *, source: Path | None, items: int, expect_rejected: int, data_dir: Path | None, dsn: str | None, console: Console
-) -> Report:
-    """Publish through the API with two workers while a second index node joins, then compare everything."""
+    *, source: Path | None, items: int, expect_rejected: int, data_dir: Path | None, dsn: str | None,
+    console: Console, broker: BrokerKind = BrokerKind.NONE,
+) -> Report:  # fmt: skip
+    """Publish through the API with two workers while a second index node joins, then compare everything.
+
+    broker: its kind; the second index node then follows it.
+    """
     with ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
         if not dsn and data_dir is None:
@@ -78,13 +88,20 @@ def check(
             running.start("worker-1", "worker")
             running.start("worker-2", "worker")
             running.start("sequencer", "sequencer")
+            stream = ""
+            if broker is not BrokerKind.NONE:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"fedstac-{broker}-")))
+                stream = f"{stack.enter_context(brokers.broker(broker, folder, status.update)).url}/{STREAM}"
+                running.add_sink(broker, stream)
+                running.start("relay", "relay")
             running.start_index_node("east", snapshot_first=False)
             status.update("publishing")
             documents = list(_documents(source)) if source else list(sample.items(items))
-            report = asyncio.run(_check(running, documents, status.update))
+            report = asyncio.run(_check(running, documents, stream, status.update))
         report.ok = (
             report.published > 0 and report.rejected == expect_rejected and not report.unaccounted
             and not report.failed and not report.violations and not any(report.differences.values())
+            and not report.broker.get("missing") and not report.broker.get("doubled")
             and all(n == report.published for n in report.visible.values())
         )  # fmt: skip
         return report
@@ -98,11 +115,13 @@ def _documents(path: Path) -> Iterator[dict[str, Any]]:
                 yield orjson.loads(line)
 
 
-async def _check(running: Federation, documents: list[dict[str, Any]], say: Callable[[str], None]) -> Report:
+async def _check(
+    running: Federation, documents: list[dict[str, Any]], stream: str, say: Callable[[str], None]
+) -> Report:
     began = time.monotonic()
     async with Publisher(running) as publisher:
         await publisher.send(documents[: len(documents) // 2])
-        joining = asyncio.create_task(asyncio.to_thread(running.start_index_node, "south"))
+        joining = asyncio.create_task(asyncio.to_thread(running.start_index_node, "south", feed=stream))
         await publisher.send(documents[len(documents) // 2 :])
         await joining
         say("waiting until everything is final")
@@ -123,11 +142,29 @@ async def _check(running: Federation, documents: list[dict[str, Any]], say: Call
         source = SourceAddress(running.west, running.tokens[f"node:{name}"])
         async with _node(running, name) as node, Origin(source) as origin:
             report.differences[name] = len((await verifying.verify(node, origin)).differences)
+    if stream:
+        report.broker = await _count_stored(running, stream)
     for name in ("west", *INDEX_NODES):
         async with _node(running, name) as node, node.pool.acquire() as conn:
             broken = await invariants.check(conn)
             report.violations += [f"{name}: {one.name}: {one.statement}: {', '.join(one.examples)}" for one in broken]
     return report
+
+
+async def _count_stored(running: Federation, stream: str) -> dict[str, int]:
+    """Wait until the relay has sent everything. Return how many events the broker has, lacks and has twice."""
+    conn = await connections.connect(running.database_of(WEST))
+    try:
+        head = (await sinks.feed_state(conn)).head.pos
+        while min(sink.pos for sink in await sinks.every(conn)) < head:
+            running.check_running()
+            await asyncio.sleep(0.05)
+    finally:
+        await conn.close()
+    async with open_sink(SinkTarget(WEST, "check", stream)) as sink:
+        positions = Counter([stored.cursor.pos async for stored in sink.stored_events()])
+    missing = head - len(positions)
+    return {"stored": positions.total(), "missing": missing, "doubled": positions.total() - len(positions)}
 
 
 def _node(running: Federation, name: str) -> Any:

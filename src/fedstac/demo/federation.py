@@ -25,11 +25,13 @@ import psycopg
 from psycopg import sql
 
 from fedstac import settings
-from fedstac.db import connections, migrations, nodes
+from fedstac.db import connections, migrations, nodes, sinks
 from fedstac.demo import embedded
 from fedstac.demo.sample import facts
 
 WEST = "west"
+ACTOR = "demo"  # in the audit log
+STREAM = "fedstac-west"  # the stream or topic with the events of west
 INDEX_NODES = ("east", "south")  # of a demonstration; south joins while `--check` publishes
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
@@ -177,15 +179,37 @@ class Federation:
         return self.start(name, "serve", node=name, **{"FEDSTAC_PORT": "0", **environment})
 
     def start_index_node(
-        self, name: str, *, sources: Sequence[str] = (WEST,), snapshot_first: bool = True, **environment: str
-    ) -> Process:
-        """Make an index node of this name with a database of its own, following these publishing nodes."""
+        self, name: str, *, sources: Sequence[str] = (WEST,), feed: str = "", snapshot_first: bool = True,
+        **environment: str,
+    ) -> Process:  # fmt: skip
+        """Make an index node of this name with a database of its own, following these publishing nodes.
+
+        feed: the stream or topic that brings their events; empty: their own feeds do.
+        """
         self.make_database(name)
         return self.start(
             name, "index-node", node=name, FEDSTAC_SOURCE=" ".join(map(self.address_of, sources)),
             FEDSTAC_SOURCE_TOKEN=" ".join(self.issued[source][f"node:{name}"] for source in sources),
-            FEDSTAC_SNAPSHOT_FIRST=str(snapshot_first), **{"FEDSTAC_PORT": "0", **environment},
+            FEDSTAC_SOURCE_FEED=feed, FEDSTAC_SNAPSHOT_FIRST=str(snapshot_first),
+            **{"FEDSTAC_PORT": "0", **environment},
         )  # fmt: skip
+
+    def add_sink(self, name: str, address: str, *, node: str = WEST) -> None:
+        """Send a publishing node's events to a stream or topic; instead of to the one that the name stood for."""
+
+        async def add() -> None:
+            conn = await connections.connect(self.database_of(node))
+            try:
+                present = await sinks.find(conn, name)
+                if present is not None and present.address != address:
+                    await sinks.remove(conn, name, actor=ACTOR)
+                await sinks.add(conn, sinks.NewSink(
+                    name, address, format="cloudevents", key_template="", required=True, private=True, after=0,
+                ), actor=ACTOR)  # fmt: skip
+            finally:
+                await conn.close()
+
+        asyncio.run(add())
 
     def stop(self) -> None:
         """End all processes: asked first, then killed."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -18,11 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedstac import __version__
-from fedstac.demo import embedded, identity_provider, sample
+from fedstac.demo import brokers, embedded, identity_provider, sample
+from fedstac.demo.brokers import BrokerKind
 from fedstac.demo.federation import (
     INDEX_NODES,
+    STREAM,
     Federation,
     PostgresServer,
+    Say,
     drop_databases,
     federation,
     open_server,
@@ -36,11 +40,12 @@ MADE_BY = "made-by"  # file in the folder of data: which fedstac made it, and wh
 
 def run(
     *, items: int, data_dir: Path | None, port: int, dsn: str | None, ready_file: Path | None, console: Console,
-    fresh: bool = False,
+    broker: BrokerKind = BrokerKind.NONE, fresh: bool = False,
 ) -> None:  # fmt: skip
-    """Run a publishing node and an index node with `items` datasets until Ctrl-C.
+    """Run a publishing node and the index node east with `items` datasets until Ctrl-C.
 
-    `fresh`: what is in the folder of data is thrown away first.
+    `broker`: its kind; the index node south then follows it. `fresh`: what is in the folder of data is thrown away
+    first.
     """
     with ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
@@ -49,15 +54,20 @@ def run(
             if isinstance(server, embedded.Cluster):
                 _claim_data(server.data, server, fresh=fresh, console=console)
             status.update("preparing the databases")
+            stream = "" if broker is BrokerKind.NONE else _start_broker(stack, broker, server, status.update)
             running = stack.enter_context(federation(server, index_nodes=INDEX_NODES, say=status.update))
+            if stream:
+                running.add_sink(broker, stream)  # first: the relay would look for the broker of the last time
             status.update("starting the nodes")
             provider = running.start(PROVIDER, PROVIDER)
             running.start("serve", "serve", FEDSTAC_PORT=str(port), **identity_provider.as_settings(provider.url))
             running.start_index_node("east", FEDSTAC_PORT=str(port + 1 if port else 0))
+            if stream:
+                running.start_index_node("south", feed=stream, FEDSTAC_PORT=str(port + 2 if port else 0))
         _fill(running, items, console)
-        _introduce(running, console)
+        _introduce(running, stream, console)
         if ready_file:
-            _write_ready(ready_file, running, server)
+            _write_ready(ready_file, running, server, stream)
             stack.callback(ready_file.unlink, missing_ok=True)
         try:
             while True:
@@ -65,6 +75,19 @@ def run(
                 running.check_running()
         except KeyboardInterrupt:
             console.print("\nstopping; the data stays for the next time")
+
+
+def _start_broker(stack: ExitStack, kind: BrokerKind, server: PostgresServer, say: Say) -> str:
+    """Start a broker that ends with the stack. Return the address of west's stream there.
+
+    Its data stays beside the database's, where that is ours.
+    """
+    if isinstance(server, embedded.Cluster):
+        folder = server.data / kind
+    else:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"fedstac-{kind}-")))
+    running = stack.enter_context(brokers.broker(kind, folder, say))
+    return f"{running.url}/{STREAM}"
 
 
 def _claim_data(folder: Path, server: PostgresServer, *, fresh: bool, console: Console) -> None:
@@ -84,27 +107,30 @@ def _claim_data(folder: Path, server: PostgresServer, *, fresh: bool, console: C
         )  # fmt: skip
         return
     drop_databases(server, names)
+    for kind in BrokerKind:
+        shutil.rmtree(folder / kind, ignore_errors=True)
     here = Path(__file__).resolve().parent
     note.write_text(f"fedstac {__version__} in {here} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n")
 
 
 def _fill(running: Federation, items: int, console: Console) -> None:
-    """Publish sample data until there are `items` datasets, and wait until the index node shows them."""
+    """Publish sample data until there are `items` datasets, and wait until the index nodes show them."""
+    names = [name for name in INDEX_NODES if name in running.processes]
 
     async def fill() -> None:
         present = (await _totals(running))["west"]
         documents = sample.items(max(0, items - present), start=present)
         total = max(items, present)
         with _bars(console) as bars:
-            tasks = {name: bars.add_task(name, total=items) for name in ("published", "visible at east")}
+            tasks = {name: bars.add_task(name, total=items) for name in ("published", "visible")}
             async with Publisher(
                 running, lambda n: bars.update(tasks["published"], completed=present + n)
             ) as publisher:
                 await publisher.send(documents)
                 await publisher.settle()
             bars.update(tasks["published"], completed=total, total=total)
-            await wait_until_visible(running, ["east"], lambda part: bars.update(
-                tasks["visible at east"], completed=round(part * total), total=total
+            await wait_until_visible(running, names, lambda part: bars.update(
+                tasks["visible"], completed=round(part * total), total=total
             ))  # fmt: skip
 
     asyncio.run(fill())
@@ -115,7 +141,7 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _introduce(running: Federation, console: Console) -> None:
+def _introduce(running: Federation, stream: str, console: Console) -> None:
     """Print the addresses of the nodes, and commands to try."""
     total = asyncio.run(_totals(running))
     table = Table(title="a federation on this machine", show_header=True, title_justify="left")
@@ -123,9 +149,14 @@ def _introduce(running: Federation, console: Console) -> None:
     table.add_column("address")
     table.add_column("datasets", justify="right")
     table.add_row("west, publishes", running.west, f"{total['west']:,}")
-    table.add_row("east, index", running.processes["east"].url, f"{total['east']:,}")
+    for name in INDEX_NODES:
+        if name in total:
+            follows = f", follows {stream.partition(':')[0]}" if stream and name == "south" else ""
+            table.add_row(f"{name}, index{follows}", running.processes[name].url, f"{total[name]:,}")
     console.print(table)
     who = " or ".join(f"{person.subject} ({person.about})" for person in identity_provider.PEOPLE)
+    if stream:
+        console.print(f"{'events':<13}{stream}", soft_wrap=True, highlight=False)
     for label, line in (
         ("PostgreSQL", f"psql '{running.database_of('west')}'"),
         ("search", f"curl '{running.processes['east'].url}/search?limit=1'"),
@@ -146,19 +177,21 @@ def _own_command() -> str:
 
 
 async def _totals(running: Federation) -> dict[str, int]:
-    """Return the number of datasets at west and at east."""
+    """Return the number of datasets at each node."""
+    processes = {"west": "serve", **{name: name for name in INDEX_NODES if name in running.processes}}
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         return {
             name: await number_of_datasets(client, running.processes[process].url)
-            for name, process in (("west", "serve"), ("east", "east"))
+            for name, process in processes.items()
         }
 
 
-def _write_ready(ready_file: Path, running: Federation, server: PostgresServer) -> None:
+def _write_ready(ready_file: Path, running: Federation, server: PostgresServer, stream: str) -> None:
     """Write addresses and tokens in one piece, readable for this user only."""
     content = {
         "api": running.west, "index": running.processes["east"].url, "dsn": running.database_of("west"),
         "issuer": running.processes[PROVIDER].url, "tokens": dict(running.tokens),
+        **({"stream": stream, "stream_index": running.processes["south"].url} if stream else {}),
     }  # fmt: skip
     unfinished = ready_file.with_name(ready_file.name + ".part")
     unfinished.touch(mode=0o600)
