@@ -70,8 +70,15 @@ class Demo:
             form = {"client_id": CLIENT, "grant_type": DEVICE, "device_code": begun["device_code"]}
             return str(http.post("/token", data=form).raise_for_status().json()["access_token"])
 
-    def matched(self) -> int:
-        response = httpx.get(f"{self.about['index']}/search?limit=1", trust_env=False)
+    def sent(self) -> int:
+        """Return through which position the relay has sent west's events."""
+        with psycopg.connect(self.about["dsn"]) as conn:
+            [[pos]] = conn.execute("SELECT pos FROM fedstac.sink").fetchall()
+            return int(pos)
+
+    def matched(self, node: str = "index") -> int:
+        """Return how many datasets an index node finds; `stream_index` is the one that follows the broker."""
+        response = httpx.get(f"{self.about[node]}/search?limit=1", trust_env=False)
         return int(response.json()["numberMatched"])
 
 

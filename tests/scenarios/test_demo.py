@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ import orjson
 import pytest
 
 from fedstac.demo import sample
+from fedstac.messaging.sinks import SinkTarget, open_sink
 from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
 from tests.scenarios.watching import wait_until
 from tests.support.places import SHARED
@@ -50,23 +52,41 @@ def test_ctrl_c_ends_everything(folder: Path) -> None:
         assert "Traceback" not in running.output.read_text()
 
 
+BROKER = ("--broker", "nats")
+
+
 def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_again(folder: Path) -> None:
-    """The next start says that it uses the data again; a start with --fresh throws it away."""
-    with demo(folder) as first:
+    """The next start says that it uses the data again, and the stream; a start with --fresh throws both away."""
+    with demo(folder, options=BROKER) as first:
         events = first.announced()
+        assert first.about["stream"].startswith("nats://127.0.0.1:")
+        assert first.matched("stream_index") == ITEMS
         first.process.kill()
         first.process.wait()
         wait_until(lambda: not first.left(), what="everything has ended with its parent")
-    with demo(folder) as second:
+    with demo(folder, options=BROKER) as second:
         assert second.matched() == ITEMS
         assert second.announced() == events
+        wait_until(lambda: second.sent() == events, what="the relay knows where the stream ends")
+        assert stored_positions(second.about["stream"]) == [*range(1, events + 1)]
         assert f"reusing the data in {second.data} (made by fedstac " in second.output.read_text()
         second.process.send_signal(signal.SIGTERM)
         assert second.process.wait(PATIENCE) == 0, second.output.read_text()
         assert second.left() == {}
-    with demo(folder, 3, options=("--fresh",)) as third:
+    with demo(folder, 3, options=("--fresh", *BROKER)) as third:
         assert "reusing" not in third.output.read_text()
-        assert third.matched() == 3
+        assert (third.matched(), third.matched("stream_index")) == (3, 3)
+        assert stored_positions(third.about["stream"]) == [*range(1, third.announced() + 1)]
+
+
+def stored_positions(stream: str) -> list[int]:
+    """Return the positions of the events in a stream, in its order."""
+
+    async def read() -> list[int]:
+        async with open_sink(SinkTarget("west", "test", stream)) as sink:
+            return [event.cursor.pos async for event in sink.stored_events()]
+
+    return asyncio.run(read())
 
 
 class Terminal:
@@ -162,8 +182,11 @@ def test_a_check_counts_what_is_refused_and_fails_if_it_is_not_what_is_expected(
     items[11]["id"] = "CMIP6.of.no.form"
     lines = tmp_path / "items.ndjson"
     lines.write_bytes(b"\n".join(orjson.dumps(item) for item in items))
-    code, report = check("--data-dir", folder / "checks", "--input", lines, "--expect-rejected", 3)
+    code, report = check("--data-dir", folder / "checks", "--input", lines, "--expect-rejected", 3, *BROKER)
     assert (code, report["ok"], report["submitted"], report["published"], report["rejected"]) == (1, False, 30, 28, 2)
+    assert report["broker"].pop("stored") > 28  # the collection and superseded versions are events too
+    assert report["broker"] == {"missing": 0, "doubled": 0}
+    assert report["visible"] == {"east": 28, "south": 28}
 
 
 @pytest.mark.shared
