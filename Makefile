@@ -35,8 +35,9 @@ bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read or 
 kafka: setup ## fetch Apache Kafka for the tests and `make demo ARGS="--broker kafka"` (43 MB; needs Java 17 and Maven)
 	@$(BIN)/python tools/kafka.py $(ARGS)
 
-docs: setup ## write the generated pages of docs/reference, and the examples of the OpenAPI document
+docs: setup ## write the generated pages of docs/reference, the dashboard, and the examples of the OpenAPI document
 	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/dashboard.py
 	PYTHONHASHSEED=0 $(BIN)/python tools/examples.py # stac-fastapi takes fields from a set
 
 image: setup ## build the container image with buildah, as root; docs/operations.md

@@ -25,6 +25,7 @@ from fedstac.demo.identity_provider import CLIENT
 from fedstac.identity import oidc
 from fedstac.settings import Settings
 from fedstac.vocabularies import registry
+from tests.support import containers
 from tests.support.commands import Fedstac, Result, start
 from tests.support.databases import databases, make_template
 from tests.support.identity import AUDIENCE, Provider, StartNode
@@ -45,9 +46,10 @@ for module, name in ((registry, "parse"), (httpx_transports, "create_ssl_context
     setattr(module, name, functools.cache(getattr(module, name)))
 
 
-MAY_BE_MISSING = ("shared", "history")  # markers of what even CI may be without
+MAY_BE_MISSING = ("shared", "history", "image")  # markers of what even CI may be without
 WHERE_NOT = {
     "shared": "../shared is not here: only the developers have it",
+    "image": "there is no image of the checkout as it is: make image",
     "history": "the history of the repository is not here: git fetch --unshallow",
 }
 
@@ -62,6 +64,8 @@ def is_missing(marker: str) -> bool:
     match marker:
         case "shared":
             return not SHARED.is_dir()
+        case "image":
+            return not containers.is_built()
         case _:
             command = ["git", "rev-parse", "--is-shallow-repository"]
             result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -1,0 +1,115 @@
+"""Containers of the image that `make image` builds: with buildah in a chroot, without a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.places import REPOSITORY
+
+IMAGE = "fedstac"
+BUILD = REPOSITORY / "tools" / "image"
+SCRIPT = "/opt/fedstac/bin/fedstac"  # with which its processes run
+ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
+
+
+def buildah(*arguments: str) -> str:
+    """Run buildah and return what it says."""
+    command = ["buildah", *arguments]
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def is_built() -> bool:
+    """Return whether there is an image of this checkout as it is."""
+    if shutil.which("buildah") is None or os.geteuid() != 0:
+        return False
+    command = ["buildah", "inspect", "--type", "image", "--format", "{{json .Docker.Config.Labels}}", IMAGE]
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
+    labels = (json.loads(done.stdout) or {}) if done.returncode == 0 else {}
+    return bool(labels.get("fedstac.inputs") == fingerprint())
+
+
+def fingerprint() -> str:
+    """Return what `make image` would label an image of this checkout with."""
+    return subprocess.run([BUILD, "--fingerprint"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file system of the image, in which commands run with the user and the variables of the image."""
+
+    name: str
+    config: Mapping[str, object]
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self._command(*command, **variables), env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    @contextmanager
+    def running(self, *command: str, log: Path, **variables: str) -> Iterator[None]:
+        """Run a command while the block runs; end it with SIGTERM, after which it exits with 0."""
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                self._command(*command, **variables), env={**os.environ, **ENVIRONMENT}, stdout=output, stderr=output
+            )
+        try:
+            yield
+        finally:
+            pids = _of_command(process.pid)
+            for pid in pids:
+                os.kill(pid, signal.SIGTERM)
+            code = process.wait(20)
+        assert pids
+        assert code == 0, log.read_text()[-2000:]
+
+    def _command(self, *command: str, **variables: str) -> list[str]:
+        environment = [f"--env={name}={value}" for name, value in variables.items()]
+        return ["buildah", "run", *environment, self.name, "--", *command]
+
+
+def _of_command(ancestor: int) -> list[int]:
+    """Return the processes of fedstac below a process of buildah."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:  # it has ended
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+
+    def is_below(pid: int) -> bool:
+        while pid in parents and pid != ancestor:
+            pid = parents[pid]
+        return pid == ancestor
+
+    return [pid for pid in parents if is_below(pid) and SCRIPT in _command_line(pid)]
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+@contextmanager
+def container() -> Iterator[Container]:
+    """Yield a container of the image; it goes with the context."""
+    name = buildah("from", "--pull-never", IMAGE)
+    try:
+        yield Container(name, json.loads(buildah("inspect", "--format", "{{json .Docker.Config}}", name)))
+    finally:
+        buildah("rm", name)
