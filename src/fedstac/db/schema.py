@@ -16,7 +16,7 @@ NEEDED = {
     "fedstac.alerted": "SIUD", "fedstac.audit": "SI", "fedstac.audit_chain": "S", "fedstac.audit_head": "S",
     "fedstac.awaited": "SIUD", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD",
     "fedstac.consumer_cursor": "SIUD", "fedstac.cursor": "SIUD", "fedstac.dead_letter": "SIUD",
-    "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD",
+    "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD", "fedstac.esgf_event": "SID", "fedstac.esgf_waiting": "SID",
     "fedstac.event_attempt": "SIUD", "fedstac.feed": "SI", "fedstac.feed_state": "SIUD",
     "fedstac.file_mark": "SID", "fedstac.idempotency": "SID", "fedstac.lineage": "SIU", "fedstac.migration": "S",
     "fedstac.node_exception": "SIUD",

@@ -7,22 +7,26 @@ that got lost, ends in the same item. What has no place in ESGF's events is unde
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import orjson
 
 from fedstac import __version__
-from fedstac.domain import documents, events
+from fedstac.domain import documents, events, strict_json
 from fedstac.domain.alternates import alternates_of
-from fedstac.domain.errors import pointer
+from fedstac.domain.errors import Problem, pointer
+from fedstac.domain.esgf import EPOCH, place_of
 from fedstac.domain.events import LoggedEvent
 from fedstac.domain.model import State
 from fedstac.domain.policy import Action
+from fedstac.messaging.sources import RawEvent
 
 Json = Mapping[str, Any]
 SCHEMA_VERSION: Final = "1.0.0"
+LONGEST_BROKEN: Final = 100_000  # bytes that are kept of a message that cannot be read
 SERVED_FILES: Final = (State.PUBLISHED,)  # in another state a dataset has no files for ESGF's consumers
 PLAIN_MEMBERS: Final = ("stac_version", "stac_extensions", "geometry", "bbox")
 ACTIONS: Final = {
@@ -152,3 +156,32 @@ def _metadata(event: Json, data: Json) -> Json:
             **({"traceparent": event["traceparent"]} if "traceparent" in event else {}), **beside,
         },
     }  # fmt: skip
+
+
+# --- reading ---
+
+
+def raw_event(value: bytes | None, *, origin: str, place: str, count: int) -> RawEvent:
+    """Return a message of a topic as a consumer takes events. One that cannot be read says so under `fault`.
+
+    `place` is where it stands (topic/partition/offset), `count` how many messages this node has read, with this one.
+    """
+    event: dict[str, Any] = {"id": place, "source": origin, "subject": place, "epoch": EPOCH, "pos": count}
+    try:
+        message = cast("Json", strict_json.parse(value or b""))
+        payload = message["data"]["payload"]
+        item_id = payload["item"]["id"] if payload["method"] == "POST" else payload["item_id"]
+        collection, event_id = payload["collection_id"], message.get("metadata", {}).get("event_id")
+        if not isinstance(item_id, str) or not isinstance(collection, str):
+            raise TypeError("the item and its collection have no names")
+    except (LookupError, TypeError, ValueError, AttributeError, Problem) as error:
+        fault = error.detail if isinstance(error, Problem) else f"this is no event of ESGF: {error!r}"
+        text = (value or b"")[:LONGEST_BROKEN].decode(errors="replace")
+        return {**event, "fault": fault[:300], "text": text, "data": {"seq": count}}
+    names = {"collection": collection, "id": item_id}
+    event |= {"subject": f"{collection}/{item_id}", "data": {"seq": place_of(item_id, count), **names}}
+    if isinstance(event_id, str) and event_id:
+        # the same id with other content is another event: some programs give all of theirs the same
+        sameness = orjson.dumps([event_id, message["data"]], option=orjson.OPT_SORT_KEYS)
+        event |= {"id": event_id, "sameness": hashlib.sha256(sameness).hexdigest()[:32]}
+    return {**event, "message": message}

@@ -74,11 +74,11 @@ class Amend:
         record = find(self.target, self.principal, lineage, world, self.expected)
         before: dict[str, Any] = orjson.loads(record.document or "{}")
         self._permit_some(record, before, world)
-        edited, upgrades = stac_versions.upgraded(_shaped(self.edit.apply(_patchable(before, record))))
+        edited, upgrades = stac_versions.upgraded(shaped(self.edit.apply(_patchable(before, record))))
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(record, lineage, edited["properties"])
         after = self._completed(before, edited, keeps_files=Action.RETRACT in flags or record.state is State.RETRACTED)
         newest = self._vocabulary(record, world, newest=True)
-        _check_identity(before, after, newest)
+        check_identity(before, after, newest)
         effect = effect_of(before, after)
         self._permit(record, before, effect, flags, world, newest)
         if Action.REPLACE in effect.actions:
@@ -166,7 +166,7 @@ def _patchable(document: Json, record: Record) -> dict[str, Any]:
     return {**document, "properties": {**document["properties"], **documents.state_of(record)}}
 
 
-def _shaped(edited: Any) -> dict[str, Any]:
+def shaped(edited: Any) -> dict[str, Any]:
     """Return the edited document. StacInvalid where the edit leaves no item behind, BodyTooLarge for a huge one."""
     if wrong := _misshapen_members(edited):
         findings = [Finding("shape", pointer(name) if name else "", "what is left is no STAC Item") for name in wrong]
@@ -230,7 +230,7 @@ def _with_flags(record: Record, lineage: Lineage, actions: frozenset[Action]) ->
     return versions.supersede(record) if Action.SUPERSEDE in actions else record
 
 
-def _check_identity(before: Json, after: Json, vocabulary: Vocabulary | None) -> None:
+def check_identity(before: Json, after: Json, vocabulary: Vocabulary | None) -> None:
     """Raise StacInvalid where anything that the id stands for changes, by whatever spelling."""
     findings = [
         Finding("identity", f"/{name}", f"`{name}` is what the dataset is known by; it stays {str(before[name])!r}",

@@ -1,0 +1,207 @@
+"""ESGF's events as a consumer reads them: steps that lead from one state of an item to the next (docs/adr/0026).
+
+A POST brings the item, a PATCH changes it. Events of one item come in their order. Between items nothing says which
+came first, and clocks decide nothing. So a place is the number of messages that this node has read, below the version
+in the id: of a lineage's versions that claim it, the highest is the latest, in whatever order they came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from fedstac.domain import alternates, documents, patching, retraction, validation
+from fedstac.domain.actions.amend import check_identity, shaped
+from fedstac.domain.actions.target import GONE
+from fedstac.domain.errors import BadRequest, Finding, StacInvalid, errors_in
+from fedstac.domain.model import Draft, Judge, Record, State, moment
+from fedstac.domain.patching import Edit, Whole
+from fedstac.domain.validation import is_fixed
+from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
+
+Json = Mapping[str, Any]
+EPOCH: Final = 1  # of all events of a topic
+COUNT_BITS: Final = 36  # of a place; above them is the version
+HIGHEST_VERSION: Final = (1 << 26) - 1
+VERSION: Final = re.compile(r"\.v(\d{8})\Z", re.ASCII)
+UNKNOWN_PUBLISHER: Final = "esgf"
+LONGEST_NAME: Final = 650
+
+
+def place_of(item_id: str, count: int) -> int:
+    """Return the place of an item's event that is the `count`-th message which this node reads."""
+    version = VERSION.search(item_id)
+    highest = min(int(version[1]), HIGHEST_VERSION) if version else 0
+    return highest << COUNT_BITS | count
+
+
+@dataclass(frozen=True, slots=True)
+class OriginFacts:
+    """What a fedstac node adds to an event in ESGF's format, so that a record here has its digest."""
+
+    state: State
+    created: datetime
+    updated: datetime
+    publisher: str
+    retraction: str | None
+    superseded: bool
+    excuses: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemStep:
+    """An event of ESGF that was read: the item as a whole (POST), or an edit of it."""
+
+    event_id: str
+    collection: str
+    item_id: str
+    place: int
+    at: datetime
+    actor: str
+    item: Json | None = None
+    edit: Edit | None = None
+    facts: OriginFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetEdition:
+    """A dataset after a step; `draft` where its document is another one."""
+
+    record: Record
+    draft: Draft | None = field(default=None)
+
+
+def read(message: Json, event_id: str, place: int) -> ItemStep:
+    """Read the value of a KafkaEvent. BadRequest where it is none, StacInvalid where its patch is none."""
+    try:
+        payload, metadata = message["data"]["payload"], message["metadata"]
+        method, collection = payload["method"], payload["collection_id"]
+        at = moment(metadata["time"])
+        requester = metadata.get("auth", {}).get("requester_data", {})
+        item = payload["item"] if method == "POST" else None
+        item_id = payload["item"]["id"] if method == "POST" else payload["item_id"]
+        actor = requester.get("sub") or UNKNOWN_PUBLISHER
+        if not all(isinstance(text, str) for text in (collection, item_id, actor)):
+            raise TypeError("collection_id, the item's id and sub are texts")
+        if at is None:
+            raise ValueError("metadata.time is no date and time as in RFC 3339")
+        if method not in ("POST", "PUT", "PATCH"):
+            raise ValueError(f"the method {str(method)[:20]!r} is none of POST, PUT, PATCH")
+        step = ItemStep(event_id, collection, item_id, place, at, actor[:LONGEST_NAME], item, facts=_facts(metadata))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BadRequest(f"this is no event of ESGF: {error!r}"[:300]) from error
+    if method == "POST":
+        return step
+    if method == "PATCH":
+        return replace(step, edit=patching.read(payload.get("patch")))
+    if not isinstance(payload.get("item"), dict):
+        raise BadRequest("this is no event of ESGF: a PUT has an item")
+    members = {name: value for name, value in payload["item"].items() if value is not None or name == "geometry"}
+    return replace(step, edit=Whole(members))
+
+
+def _facts(metadata: Json) -> OriginFacts | None:
+    """Return what a fedstac node says under `metadata`; None where another program wrote the event."""
+    own = metadata.get("fedstac")
+    if not isinstance(own, dict):
+        return None
+    created, updated = moment(own["created"]), moment(own["updated"])
+    if created is None or updated is None or not isinstance(own["publisher"], str):
+        raise ValueError("metadata.fedstac is not as a fedstac node writes it")
+    reasons = own.get("retraction")
+    excused_pairs = (metadata.get("cv") or {}).get("excused") or ()
+    return OriginFacts(
+        state=State(metadata["state"]), created=created, updated=updated, publisher=own["publisher"],
+        retraction=orjson.dumps(dict(reasons), option=orjson.OPT_SORT_KEYS).decode() if reasons is not None else None,
+        superseded=own.get("superseded") is True, excuses=frozenset((str(rule), str(at)) for rule, at in excused_pairs),
+    )  # fmt: skip
+
+
+def name(step: ItemStep, vocabulary: Vocabulary | None) -> DatasetName:
+    """Return the lineage and version of a step's item. BadRequest where its id is none of the project's."""
+    result = name_of(step.collection, step.item_id, vocabulary)
+    if not isinstance(result, DatasetName):
+        raise BadRequest(f"{result.pointer}: {result.message}")
+    return result
+
+
+def publish(step: ItemStep, judge: Judge, vocabulary: Vocabulary | None, origin: str) -> DatasetEdition:
+    """Return the dataset that a POST brings. StacInvalid where its item is not valid here."""
+    item = shaped(step.item)
+    draft, findings = judge.draft(item, step.collection, vocabulary)
+    errors = errors_in(findings)
+    if refused_for := _not_excused(errors, step):
+        raise validation.refusal_of(draft.id, refused_for)
+    record = Record(
+        collection=draft.collection, id=draft.id, lineage=draft.lineage, origin=origin, version=draft.version,
+        state=State.PUBLISHED, latest=False, claims_latest=True, epoch=EPOCH, seq=0, created=step.at, updated=step.at,
+        document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
+        publisher=step.actor, cv_version=vocabulary.version if vocabulary else None, replicas=draft.replicas,
+        cv_excused=validation.excusal(errors),
+    )  # fmt: skip
+    if step.facts is not None:
+        record = replace(record, created=step.facts.created, publisher=step.facts.publisher)
+    return DatasetEdition(_with_flags(record, item["properties"], step), draft)
+
+
+def amend(record: Record, step: ItemStep, judge: Judge, vocabulary: Vocabulary | None) -> DatasetEdition:
+    """Return a dataset after a PATCH or a PUT. StacInvalid where that leaves no valid item, or another one.
+
+    A retraction empties ESGF's items; here the files stay known.
+    """
+    assert step.edit is not None
+    before: Json = orjson.loads(record.document or "{}")
+    state = documents.state_of(record) | {"latest": record.claims_latest}
+    edited = shaped(step.edit.apply({**before, "properties": {**before["properties"], **state}}))
+    after = _with_flags(record, edited["properties"], step)
+    if after.state in GONE:
+        return DatasetEdition(replace(after, document=None, document_digest=b"", files_digest=b"", replicas=None))
+    if not edited["assets"] and after.state is not State.PUBLISHED:
+        edited = {**edited, "assets": before["assets"]}
+    completed = alternates.completed(before, alternates.without_contradictions(edited))
+    document = documents.without_server_members(completed)
+    check_identity(before, document, vocabulary)
+    if documents.digest(document) == record.document_digest:
+        return DatasetEdition(after)
+    draft, findings = judge.draft(document, record.collection, vocabulary)
+    errors = errors_in(findings)
+    validation.excuse(_not_excused(errors, step), record, vocabulary, judge)
+    amended_record = replace(
+        after, document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest,
+        replicas=draft.replicas, cv_version=vocabulary.version if vocabulary else None,
+        cv_excused=validation.excusal(errors),
+    )  # fmt: skip
+    return DatasetEdition(amended_record, draft)
+
+
+def _not_excused(errors: Sequence[Finding], step: ItemStep) -> list[Finding]:
+    """Return the errors that refuse a document: a fedstac node says which ones it may keep, but for fixed rules."""
+    excuses = step.facts.excuses if step.facts else frozenset()
+    return [error for error in errors if is_fixed(error) or (error.rule, error.pointer) not in excuses]
+
+
+def _with_flags(record: Record, properties: Json, step: ItemStep) -> Record:
+    """Return the record with the state that an item's flags say, as a step's event. A flag of null says nothing."""
+    is_retracted = _flag(properties, "retracted", record.state is not State.PUBLISHED)
+    claims_latest = _flag(properties, "latest", record.claims_latest) and not is_retracted
+    after = replace(record, claims_latest=claims_latest, epoch=EPOCH, seq=max(step.place, record.seq + 1))
+    if (facts := step.facts) is not None:
+        return replace(
+            after, state=facts.state, updated=facts.updated, retraction=facts.retraction, superseded=facts.superseded
+        )
+    if not is_retracted:
+        return replace(after, state=State.PUBLISHED, updated=step.at, retraction=None)
+    reasons = record.retraction if record.retraction is not None else retraction.WITHOUT_REASON
+    return replace(after, state=State.RETRACTED, updated=step.at, retraction=reasons)
+
+
+def _flag(properties: Json, name: str, value_before: bool) -> bool:
+    value = properties.get(name)
+    if not isinstance(value, bool | None):
+        raise StacInvalid(f"`{name}` is true or false, and not {str(value)[:80]!r}")
+    return value_before if value is None else value

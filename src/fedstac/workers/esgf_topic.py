@@ -1,0 +1,268 @@
+"""The index node that follows a topic in ESGF's format: it applies the steps of its events to the records here.
+
+No fedstac node is behind such a topic. So there is no snapshot, no vocabulary in an event, no state that comes again: a
+patch that came before its item is kept until the item comes, and what came twice is left out (docs/adr/0026).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import orjson
+import structlog
+
+from fedstac import publication
+from fedstac.bootstrap import Node
+from fedstac.db import collections, nodes, records
+from fedstac.db import esgf as kept
+from fedstac.db.connections import Connection
+from fedstac.db.esgf import WaitingPatch
+from fedstac.domain import documents, esgf
+from fedstac.domain.errors import Problem
+from fedstac.domain.esgf import DatasetEdition, ItemStep
+from fedstac.domain.events import CollectionEvent, Cursor, DatasetEvent
+from fedstac.domain.model import Judge, Lineage, Record
+from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import RawEvent
+from fedstac.workers.following import Page, Rejection
+
+WAITS: Final = "it came before the item that it changes; it is kept and applied when that comes"
+FOREIGN: Final = "its lineage is another origin's"
+FAULTS_OF_RULES: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedStep:
+    """A step with the event that it was read from, the lineage of its item, and the item of a POST, judged."""
+
+    event: RawEvent
+    step: ItemStep
+    lineage: str
+    vocabulary: Vocabulary | None
+    posted: DatasetEdition | None = None
+
+    @property
+    def subject(self) -> str:
+        return f"{self.step.collection}/{self.step.item_id}"
+
+
+@dataclass(slots=True)
+class PageOutcome:
+    """What a page's steps come to."""
+
+    editions: dict[str, DatasetEdition] = field(default_factory=dict)  # by subject: those that changed
+    event_ids: dict[str, str] = field(default_factory=dict)
+    rejections: list[Rejection] = field(default_factory=list)
+    waiting: list[WaitingPatch] = field(default_factory=list)
+    arrived: set[str] = field(default_factory=set)  # subjects for which nothing waits any more
+    applied: dict[str, int] = field(default_factory=dict)  # sameness → pos
+
+
+class EsgfHandler:
+    """Applies ESGF's events to the records and the search of this node."""
+
+    consumer = nodes.INDEX
+
+    def __init__(self, node: Node, origin: Origin) -> None:
+        self.node = node
+        self._steps: dict[int, NamedStep] = {}  # those of the page under way, by identity of their event
+
+    async def prepare(self, page: Page) -> Sequence[Rejection]:
+        """Read events, judge the items of POSTs by this node's newest vocabularies; return what is not valid."""
+        async with self.node.pool.acquire() as conn:
+            await self.node.vocabulary_store.look(conn)
+        rejections: list[Rejection] = []
+        self._steps = {}
+        for event in page.events:
+            try:
+                self._steps[id(event)] = self._read(event, page.origin)
+            except Problem as error:
+                rejections.append(Rejection(event, error.detail))
+            except (VocabularyBroken, *FAULTS_OF_RULES) as error:
+                log.exception("an event cannot be read", origin=page.origin, subject=str(event.get("subject"))[:650])
+                rejections.append(Rejection(event, f"this node cannot read it: {error!r}"[:300]))
+        judged_with = {(one.step.collection, one.vocabulary.version) for one in self._steps.values() if one.vocabulary}
+        for project, version in sorted(judged_with):
+            await self.node.vocabulary_store.keep(self.node.pool, project, version)
+        return rejections
+
+    def _read(self, event: RawEvent, origin: str) -> NamedStep:
+        step = _step(event)
+        vocabulary = self.node.checker.vocabularies.current(step.collection)
+        name = esgf.name(step, vocabulary)
+        posted = esgf.publish(step, self.node.checker, vocabulary, origin) if step.item is not None else None
+        return NamedStep(event, step, name.lineage, vocabulary, posted)
+
+    async def handle(self, conn: Connection, page: Page) -> Sequence[Rejection]:
+        """Apply steps to the records as they are, under their locks. Return what cannot be applied, or not yet."""
+        steps = [self._steps[id(event)] for event in page.events]
+        if not steps:
+            return []
+        await self._make_collections(conn, steps, page.origin)
+        here = await records.hold_leaves(conn, sorted({each.step.collection for each in steps}))
+        rejections = [
+            Rejection(each.event, f"there is no collection {each.step.collection[:128]} here, and no vocabulary for it")
+            for each in steps if each.step.collection not in here
+        ]  # fmt: skip
+        steps = [each for each in steps if each.step.collection in here]
+        repeats = await kept.find_repeats(conn, self.consumer, page.origin, [
+            str(each.event["sameness"]) for each in steps if "sameness" in each.event
+        ])  # fmt: skip
+        steps = _once(steps, repeats)
+        locked = await records.lock(conn, {each.lineage: page.origin for each in steps})
+        lineages = await records.load(conn, locked, [each.step.item_id for each in steps])
+        arriving = sorted({each.subject for each in steps if each.posted})
+        waiting = await kept.waiting(conn, self.consumer, page.origin, arriving)
+        outcome = await asyncio.to_thread(_fold, steps, lineages, waiting, judge=self.node.checker, origin=page.origin)
+        foreign = await self._write(conn, page.origin, outcome)
+        rejections += [Rejection(each.event, FOREIGN) for each in steps if each.subject in foreign]
+        if outcome.applied:
+            log.info("applied", origin=page.origin, events=len(outcome.applied), cursor=str(page.cursor))
+        return [*rejections, *outcome.rejections]
+
+    async def _write(self, conn: Connection, origin: str, outcome: PageOutcome) -> set[str]:
+        """Write what a page comes to. Return the subjects that another origin has."""
+        datasets = [
+            DatasetEvent(outcome.event_ids[subject], None, edition.record, edition.draft)
+            for subject, edition in outcome.editions.items()
+        ]
+        result = await publication.apply(conn, datasets)
+        await kept.wait(conn, self.consumer, origin, outcome.waiting)
+        await kept.end_waiting(conn, self.consumer, origin, sorted(outcome.arrived))
+        await kept.remember(conn, self.consumer, origin, outcome.applied)
+        return {
+            f"{event.record.collection}/{event.record.id}"
+            for event in result.foreign
+            if isinstance(event, DatasetEvent)
+        }
+
+    async def _make_collections(self, conn: Connection, steps: Sequence[NamedStep], origin: str) -> None:
+        """Make the collections of projects with a vocabulary here: ESGF announces none."""
+        projects = {each.step.collection for each in steps if each.vocabulary is not None}
+        missing = sorted(projects - set(await collections.names(conn))) if projects else []
+        if missing:
+            await publication.apply(conn, [_collection(project, origin) for project in missing])
+            log.info("collections made for the projects of a topic", origin=origin, collections=missing)
+
+    async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
+        """Return what is applied: searches show it."""
+        return applied_cursor
+
+
+def _step(event: RawEvent) -> ItemStep:
+    """Return the step of an event. Problem where the message is none."""
+    if "fault" in event:
+        raise _Broken(str(event["fault"]))
+    return esgf.read(event["message"], str(event["id"]), event["data"]["seq"])
+
+
+class _Broken(Problem):
+    """A message that the source could not read."""
+
+
+def _once(steps: Sequence[NamedStep], repeats: set[str]) -> list[NamedStep]:
+    """Return the steps less those that came already, in this page or before."""
+    samenesses, result = set(repeats), []
+    for each in steps:
+        sameness = each.event.get("sameness")
+        if sameness is None or sameness not in samenesses:
+            result.append(each)
+        if sameness is not None:
+            samenesses.add(sameness)
+    return result
+
+
+def _fold(
+    steps: Sequence[NamedStep], lineages: Mapping[str, Lineage], waiting: Sequence[WaitingPatch], *, judge: Judge,
+    origin: str,
+) -> PageOutcome:  # fmt: skip
+    """Return what steps come to, each applied to what those before it leave."""
+    outcome = PageOutcome()
+    current = {f"{one.collection}/{one.id}": one for lineage in lineages.values() for one in lineage.records.values()}
+    patches: dict[str, list[WaitingPatch]] = defaultdict(list)
+    for patch in waiting:
+        patches[patch.subject].append(patch)
+    for each in steps:
+        record = current.get(each.subject)
+        if record is not None and record.origin != origin:
+            outcome.rejections.append(Rejection(each.event, FOREIGN))
+        elif each.posted is None and (record is None or record.document is None):
+            text = orjson.dumps(each.event).decode()
+            patch = WaitingPatch(each.subject, str(each.event["id"]), int(each.event["pos"]), text)
+            patches[each.subject].append(patch)
+            outcome.waiting.append(patch)
+            outcome.rejections.append(Rejection(each.event, WAITS))
+        else:
+            steps_now = [each]
+            if each.posted is not None:
+                steps_now += [_revived(patch, each) for patch in patches.pop(each.subject, ())]
+                outcome.arrived.add(each.subject)
+                outcome.waiting = [patch for patch in outcome.waiting if patch.subject != each.subject]
+            for one in steps_now:
+                _apply(one, current, outcome, judge)
+    return outcome
+
+
+def _revived(patch: WaitingPatch, posted: NamedStep) -> NamedStep:
+    """Return a patch that waited, just behind the item that came. What came later may have a lower place."""
+    event = orjson.loads(patch.event)
+    event["data"]["seq"] = posted.step.place + 1
+    return replace(posted, event=event, step=_step(event), posted=None)
+
+
+def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, judge: Judge) -> None:
+    """Apply one step. What it cannot be applied to stays as it is."""
+    record = current.get(each.subject)
+    if each.posted is not None and record is not None and record.document is not None:
+        _note(each, outcome)  # ESGF's services refuse a POST of what is there: it stays as its patches left it
+        return
+    try:
+        if each.posted is not None:
+            edition = each.posted
+            if record is not None:  # a tombstone
+                newer = replace(edition.record, seq=max(edition.record.seq, record.seq + 1))
+                edition = replace(edition, record=newer)
+        else:
+            assert record is not None
+            edition = esgf.amend(record, each.step, judge, each.vocabulary)
+    except Problem as error:
+        outcome.rejections.append(Rejection(each.event, error.detail))
+        return
+    except FAULTS_OF_RULES as error:
+        log.exception("the rules fail on an event", subject=each.subject)
+        outcome.rejections.append(Rejection(each.event, f"the rules here fail on it: {error!r}"[:300]))
+        return
+    before = outcome.editions.get(each.subject)
+    draft = edition.draft or (before.draft if before and edition.record.document is not None else None)
+    current[each.subject] = edition.record
+    outcome.editions[each.subject] = DatasetEdition(edition.record, draft)
+    outcome.event_ids[each.subject] = each.step.event_id
+    _note(each, outcome)
+
+
+def _note(each: NamedStep, outcome: PageOutcome) -> None:
+    if "sameness" in each.event:
+        outcome.applied[str(each.event["sameness"])] = int(each.event["pos"])
+
+
+def _collection(project: str, origin: str) -> CollectionEvent:
+    """Return the announcement of a project's collection, as plain as STAC allows."""
+    document = {
+        "type": "Collection", "stac_version": "1.1.0", "stac_extensions": [], "id": project, "title": project,
+        "description": f"{project}: datasets that {origin} announces.", "license": "other",
+        "extent": {
+            "spatial": {"bbox": [[-180.0, -90.0, 180.0, 90.0]]},
+            "temporal": {"interval": [["0001-01-01T00:00:00Z", None]]},
+        },
+        "links": [],
+    }  # fmt: skip
+    return CollectionEvent(
+        event_id="", cursor=None, change="set", collection=project, origin=origin, epoch=esgf.EPOCH, seq=1,
+        document=orjson.dumps(document).decode(), digest=documents.digest(document),
+    )  # fmt: skip

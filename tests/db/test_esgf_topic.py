@@ -1,0 +1,339 @@
+"""An index node that follows a topic in ESGF's format: what its steps come to, in whatever order they come."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from fedstac.bootstrap import Node
+from fedstac.db.connections import Connection
+from fedstac.db.esgf import MOST_WAITING
+from fedstac.demo import sample
+from fedstac.domain.events import Cursor
+from fedstac.messaging import esgf
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import EventPage, NotServed, Offsets, RawEvent
+from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.workers import following
+from fedstac.workers.esgf_topic import WAITS, EsgfHandler
+from fedstac.workers.following import Follower
+
+Json = dict[str, Any]
+[ITEM] = sample.items(1)
+ID = str(ITEM["id"])
+FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
+FILES = [key for key, asset in ITEM["assets"].items() if "file:checksum" in asset]
+NODE = "dkrz.example"
+RETRACT = [
+    {"op": "replace", "path": "/properties/latest", "value": False},
+    {"op": "replace", "path": "/properties/retracted", "value": True},
+    {"op": "replace", "path": "/assets", "value": {}},
+]
+SUPERSEDE = [{"op": "replace", "path": "/properties/latest", "value": False}]
+REPLICATE = [
+    {"op": "add", "path": f"/assets/{key}/alternate/{NODE}", "value": {"href": f"https://{NODE}/{key}"}}
+    for key in FILES
+]  # fmt: skip
+UNREPLICATE = [{"op": "remove", "path": f"/assets/{key}/alternate/{NODE}"} for key in FILES]
+AGGREGATE = [{
+    "op": "add", "path": "/assets/reference_file", "value": {
+        "href": "https://dkrz.example/r.json", "type": "application/json", "roles": ["reference"],
+        "protocol": "kerchunk", "alternate:name": NODE, "description": "Aggregation",
+        "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z",
+    },
+}]  # fmt: skip
+ERRATA = {"rel": "related", "href": "https://errata.esgf.io/1", "title": "Errata issue", "type": "text/html"}
+ANNOTATE = [{"op": "add", "path": "/links/-", "value": ERRATA}]
+
+
+def version(day: int) -> Json:
+    item: Json = copy.deepcopy(ITEM)
+    item["id"] = f"{ID.rpartition('.v')[0]}.v{day}"
+    item["properties"] |= {"version": str(day)}
+    for asset in item["assets"].values():
+        if "file:checksum" in asset:
+            asset["file:checksum"] = f"1220{day:064}"
+    return item
+
+
+LATER = version(20300101)
+
+
+def message(payload: Json, number: int, **metadata: object) -> bytes:
+    """Return a message as ESGF's publisher has it sent."""
+    about = {
+        "auth": {"auth_policy_id": None, "requester_data": {"client_id": "c", "iss": "i", "sub": "someone"}},
+        "event_id": f"{number:032x}", "publisher": {"package": "esgf_publisher", "version": "5.5.3"},
+        "request_id": "r", "time": f"2026-01-01T{number // 60:02}:{number % 60:02}:00Z", "schema_version": "1.0.0",
+    }  # fmt: skip
+    return json.dumps({"data": {"type": "STAC", "payload": payload}, "metadata": about | metadata}).encode()
+
+
+def post(item: Json, number: int) -> bytes:
+    sent = {**item, "properties": {**item["properties"], "latest": True, "retracted": False}}
+    return message({"collection_id": "CMIP6", "method": "POST", "item": sent}, number)
+
+
+def patch(body: object, number: int, item_id: str = ID) -> bytes:
+    return message({"collection_id": "CMIP6", "method": "PATCH", "item_id": item_id, "patch": body}, number)
+
+
+class Topic(Origin):
+    """A topic whose messages come in pages as a test has them; no node is behind it."""
+
+    def __init__(self, pages: Sequence[Sequence[bytes | None]]) -> None:
+        super().__init__(SourceAddress("http://topic.invalid", ""))
+        self.pages = list(pages)
+
+    async def begin(self, after: Cursor, offsets: Offsets) -> None:
+        pass
+
+    async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
+        if not self.pages:
+            return EventPage([], after)
+        page: list[RawEvent] = []
+        for value in self.pages.pop(0):
+            count = after.pos + len(page) + 1
+            page.append(esgf.raw_event(value, origin="esgf", place=f"topic/0/{count}", count=count))
+        return EventPage(page, Cursor(1, after.pos + len(page)), {"0": after.pos + len(page)})
+
+    async def acknowledge(self, through: Cursor, exceptions: object, *, consumer: str | None = None) -> None:
+        raise NotServed("nobody takes it")
+
+
+async def follow(node: Node, *pages: Sequence[bytes | None]) -> Follower:
+    """Take pages of a topic as its follower does."""
+    topic = Topic(pages)
+    follower = Follower(node, EsgfHandler(node, topic), topic, topic, snapshot_first=False, origin_name="esgf")
+    await follower.begin()
+    while await follower.step(0):
+        continue
+    return follower
+
+
+async def here(conn: Connection) -> dict[str, tuple[str, bool]]:
+    """Return state and latest of each dataset, and check that search has the same."""
+    rows = await conn.fetch("SELECT id, state, latest FROM fedstac.record ORDER BY id")
+    found = await conn.fetch(
+        """SELECT id, content->'properties'->>'fedstac:state' AS state,
+                  (content->'properties'->>'latest')::bool AS latest FROM pgstac.items ORDER BY id"""
+    )
+    assert [tuple(row) for row in rows] == [tuple(row) for row in found]
+    return {row["id"]: (row["state"], row["latest"]) for row in rows}
+
+
+async def document(conn: Connection, item_id: str = ID) -> Json:
+    result: Json = json.loads(await conn.fetchval("SELECT document FROM fedstac.record WHERE id = $1", item_id))
+    return result
+
+
+async def parked(conn: Connection) -> list[str]:
+    return [row[0] for row in await conn.fetch("SELECT detail FROM fedstac.parked_event ORDER BY subject")]
+
+
+async def test_an_items_whole_life(node: Node, conn: Connection) -> None:
+    await follow(node, [post(ITEM, 1)])
+    assert await here(conn) == {ID: ("published", True)}
+    collection = await conn.fetchrow("SELECT id, origin FROM fedstac.collection")
+    assert collection is not None
+    assert tuple(collection) == ("CMIP6", "esgf")
+    await follow(node, [patch(REPLICATE, 2)])
+    entry = (await document(conn))["assets"][FILE]["alternate"][NODE]
+    assert entry["file:checksum"] == ITEM["assets"][FILE]["file:checksum"]  # a downloader reads it there
+    await follow(node, [patch(UNREPLICATE, 3), patch(AGGREGATE, 4), patch(ANNOTATE, 5)])
+    after = await document(conn)
+    assert "alternate" not in after["assets"][FILE]
+    assert "reference_file" in after["assets"]
+    assert ERRATA in after["links"]
+    await follow(node, [patch([{"op": "replace", "path": "/properties/description", "value": "new"}], 6)])
+    await follow(node, [post(LATER, 7), patch(SUPERSEDE, 8)])
+    assert await here(conn) == {ID: ("published", False), LATER["id"]: ("published", True)}
+    await follow(node, [patch(RETRACT, 9, LATER["id"])])
+    assert await here(conn) == {ID: ("published", False), LATER["id"]: ("retracted", False)}
+    assert (await document(conn, LATER["id"]))["assets"] == LATER["assets"]  # its files stay known
+    row = await conn.fetchrow("SELECT created, updated, publisher, retraction FROM fedstac.record WHERE id = $1", ID)
+    assert row is not None
+    assert [row["created"].minute, row["updated"].minute, row["publisher"], row["retraction"]] == [
+        1,
+        8,
+        "someone",
+        None,
+    ]
+    assert await parked(conn) == []
+
+
+@pytest.mark.parametrize("pages", [1, 3], ids=["one page", "a page each"])
+@pytest.mark.parametrize("first", [ID, LATER["id"]])
+async def test_the_highest_version_is_the_latest_in_whatever_order_partitions_come(
+    node: Node, conn: Connection, first: str, pages: int
+) -> None:
+    """v1 and v2 have keys of their own, so they come from different partitions."""
+    by_id = {ID: [post(ITEM, 1), patch(SUPERSEDE, 3)], LATER["id"]: [post(LATER, 2)]}
+    order = [value for name in sorted(by_id, key=lambda name: name != first) for value in by_id[name]]
+    await follow(node, *([order] if pages == 1 else [[value] for value in order]))
+    assert await here(conn) == {ID: ("published", False), LATER["id"]: ("published", True)}
+
+
+async def test_without_the_patch_that_supersedes_it_the_lower_version_is_not_the_latest(
+    node: Node, conn: Connection
+) -> None:
+    await follow(node, [post(LATER, 2)], [post(ITEM, 1)])
+    assert await here(conn) == {ID: ("published", False), LATER["id"]: ("published", True)}
+    await follow(node, [patch(RETRACT, 3, LATER["id"])])
+    assert await here(conn) == {ID: ("published", True), LATER["id"]: ("retracted", False)}
+
+
+async def test_a_patch_in_the_page_of_its_item_counts(node: Node, conn: Connection) -> None:
+    await follow(node, [post(ITEM, 1), patch(REPLICATE, 2), patch(ANNOTATE, 3), patch(RETRACT, 4)])
+    assert await here(conn) == {ID: ("retracted", False)}
+    after = await document(conn)
+    assert NODE in after["assets"][FILE]["alternate"]
+    assert ERRATA in after["links"]
+
+
+@pytest.mark.parametrize("pages", [1, 4], ids=["one page", "a page each"])
+async def test_patches_before_their_item_wait_for_it(node: Node, conn: Connection, pages: int) -> None:
+    values = [patch(ANNOTATE, 2), patch(RETRACT, 3), post(LATER, 4), post(ITEM, 1)]
+    await follow(node, *([values] if pages == 1 else [[value] for value in values[:-1]]))
+    if pages > 1:
+        assert await here(conn) == {LATER["id"]: ("published", True)}
+        assert "kept and applied" in (await parked(conn))[0]
+        await follow(node, values[-1:])
+    assert await here(conn) == {ID: ("retracted", False), LATER["id"]: ("published", True)}
+    assert ERRATA in (await document(conn))["links"]
+    assert await parked(conn) == []
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.esgf_waiting") == 0
+
+
+async def test_what_waits_is_bounded(node: Node, conn: Connection) -> None:
+    titles = [[{"op": "add", "path": "/properties/description", "value": str(n)}] for n in range(MOST_WAITING + 10)]
+    await follow(node, [patch(title, n) for n, title in enumerate(titles)])
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.esgf_waiting") == MOST_WAITING
+    await follow(node, [post(ITEM, 0)])
+    assert (await document(conn))["properties"]["description"] == str(MOST_WAITING + 9)  # the last ones stayed
+
+
+async def test_what_comes_twice_changes_nothing(node: Node, conn: Connection) -> None:
+    values = [post(ITEM, 1), patch(REPLICATE, 2), patch(UNREPLICATE, 3), patch(RETRACT, 4)]
+    await follow(node, values)
+    before = await conn.fetchrow("SELECT * FROM fedstac.record")
+    await follow(node, values, [values[1], values[1]], [values[0]])
+    assert await conn.fetchrow("SELECT * FROM fedstac.record") == before
+    assert await parked(conn) == []
+
+
+async def test_another_event_with_the_same_id_is_another_event(node: Node, conn: Connection) -> None:
+    same = {"event_id": "string"}
+    payload = {"collection_id": "CMIP6", "method": "PATCH", "item_id": ID}
+    annotate, supersede = ({**payload, "patch": body} for body in (ANNOTATE, SUPERSEDE))
+    await follow(node, [post(ITEM, 1), message(annotate, 2, **same), message(supersede, 3, **same)])
+    assert await here(conn) == {ID: ("published", False)}
+    assert ERRATA in (await document(conn))["links"]
+
+
+async def test_a_second_post_of_an_item_leaves_it_as_its_patches_left_it(node: Node, conn: Connection) -> None:
+    await follow(node, [post(ITEM, 1), patch(RETRACT, 2)])
+    other = {**ITEM, "properties": {**ITEM["properties"], "description": "again"}}
+    await follow(node, [post(other, 3)])
+    assert await here(conn) == {ID: ("retracted", False)}
+    assert "description" not in (await document(conn))["properties"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"properties": {"latest": False}, "assets": None, "links": None, "geometry": None, "stac_extensions": None},
+        {"operations": SUPERSEDE},
+        {"properties": {"latest": False, "retracted": None, "datetime": None}, "id": None, "collection": None},
+    ],
+    ids=["nulls", "operations", "null flags"],
+)
+async def test_other_forms_of_a_patch(node: Node, conn: Connection, body: Json) -> None:
+    await follow(node, [post(ITEM, 1)])
+    before = await document(conn)
+    await follow(node, [patch(body, 2)])
+    assert await here(conn) == {ID: ("published", False)}
+    assert await document(conn) == before
+
+
+async def test_a_put_replaces_the_item(node: Node, conn: Connection) -> None:
+    item = {**ITEM, "properties": {**ITEM["properties"], "description": "whole", "latest": True, "retracted": False}}
+    put = {"collection_id": "CMIP6", "method": "PUT", "item_id": ID, "item": {**item, "bbox": ITEM["bbox"]}}
+    await follow(node, [post(ITEM, 1), message(put, 2)])
+    assert (await document(conn))["properties"]["description"] == "whole"
+    assert await here(conn) == {ID: ("published", True)}
+
+
+GIVE_UP = {"collection_id": "CMIP6", "method": "PATCH", "item_id": ID, "patch": SUPERSEDE}
+BROKEN: Sequence[tuple[bytes | None, str]] = (
+    (None, "empty"), (b"", "empty"), (b"\xff\x00{", ""), (b"[1]", "no event of ESGF"), (b'{"data":{}}', "payload"),
+    (b"7", "no event of ESGF"), (b"1" * 5000, "5000 characters"), (b"[" * 200_000, ""), (b'{"a":NaN}', ""),
+    (message({"collection_id": "CMIP6", "method": "DELETE", "item_id": ID}, 9), "DELETE"),
+    (message({"collection_id": "CMIP6", "method": "PATCH", "item_id": 7, "patch": []}, 9), "no names"),
+    (message({"collection_id": "CMIP6", "method": "POST", "item": {"id": LATER["id"]}}, 9), "STAC Item"),
+    (message({"collection_id": "NOPE", "method": "POST", "item": {**LATER, "collection": "NOPE"}}, 9), "no vocabulary"),
+    (message({"collection_id": "CMIP6", "method": "POST", "item": {**LATER, "id": "CMIP6.nonsense"}}, 9), "form"),
+    (message({"collection_id": "CMIP6", "method": "POST", "item": {
+        **LATER, "properties": {**LATER["properties"], "cmip6:source_id": "NOPE"}}}, 9), "NOPE"),
+    (patch([{"op": "replace", "path": "/properties/cmip6:source_id", "value": "NOPE"}], 9), "known by"),
+    (patch([{"op": "replace", "path": "/id", "value": LATER["id"]}], 9), "known by"),
+    (patch([{"op": "replace", "path": "/properties/latest", "value": "no"}], 9), "true or false"),
+    (patch([{"op": "remove", "path": "/properties"}], 9), "no STAC Item"),
+    (patch([{"op": "remove", "path": "/assets/nothing"}], 9), "no such member"),
+    (patch([{"op": "explode", "path": "/"}], 9), "operation"),
+    (patch("text", 9), "no patch"), (patch(None, 9), "patch"),
+    (patch([{"op": "add", "path": f"/assets/{FILE}/alternate/{NODE}", "value": 7}], 9), ""),
+    (message(GIVE_UP, 9, time="soon"), "time"),
+    (message(GIVE_UP, 9, fedstac={}), "created"),
+)  # fmt: skip
+
+
+async def test_broken_messages_are_parked_and_the_others_go_on(node: Node, conn: Connection) -> None:
+    await follow(node, [post(ITEM, 1)])
+    before = await conn.fetchrow("SELECT * FROM fedstac.record WHERE id = $1", ID)
+    for n, (value, reason) in enumerate(BROKEN):
+        other = version(20400101 + n)
+        follower = await follow(node, [value, patch(ANNOTATE, n, other["id"]), post(other, n)])
+        [exception] = [each for each in follower.exceptions if WAITS not in each["detail"]]
+        assert reason in exception["detail"], n
+        assert await conn.fetchval(
+            "SELECT count(*) FROM fedstac.parked_event WHERE event_id = $1", exception["event_id"]
+        )
+        assert (await document(conn, other["id"]))["links"][-1] == ERRATA, n
+        await conn.execute("DELETE FROM fedstac.parked_event")
+    after = await conn.fetchrow("SELECT * FROM fedstac.record WHERE id = $1", ID)
+    assert before is not None
+    assert after is not None
+    assert dict(after) == dict(before) | {"latest": False}  # a higher version came
+
+
+async def test_what_another_origin_has_is_not_touched(node: Node, conn: Connection) -> None:
+    await follow(node, [post(ITEM, 1)])
+    await conn.execute("UPDATE fedstac.record SET origin = 'west'")
+    await conn.execute("UPDATE fedstac.lineage SET origin = 'west'")
+    await follow(node, [patch(RETRACT, 2), post(LATER, 3)])
+    assert await here(conn) == {ID: ("published", True)}
+    assert await parked(conn) == ["its lineage is another origin's"] * 2
+
+
+async def test_a_killed_follower_goes_on_where_its_transaction_ended(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await follow(node, [post(ITEM, 1)])
+
+    def die(name: str) -> None:
+        raise SystemExit(name)
+
+    monkeypatch.setattr(following, "failpoint", die)
+    with pytest.raises(SystemExit, match=r"index\.written"):
+        await follow(node, [patch(RETRACT, 2)])
+    monkeypatch.undo()
+    assert await here(conn) == {ID: ("published", True)}
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.esgf_event") == 1
+    follower = await follow(node, [patch(RETRACT, 2)])
+    assert await here(conn) == {ID: ("retracted", False)}
+    assert follower.applied_cursor == Cursor(1, 2)
