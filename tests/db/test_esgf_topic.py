@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,14 @@ from fedstac.db.esgf import MOST_WAITING
 from fedstac.demo import sample
 from fedstac.domain.events import Cursor
 from fedstac.messaging import esgf
+from fedstac.messaging.formats import EventFormat
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import EventPage, NotServed, Offsets, RawEvent
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.workers import following
-from fedstac.workers.esgf_topic import WAITS, EsgfHandler
+from fedstac.workers.esgf_topic import MIXED, WAITS, EsgfHandler
 from fedstac.workers.following import Follower
+from tests.messaging import story
 
 Json = dict[str, Any]
 [ITEM] = sample.items(1)
@@ -184,7 +187,7 @@ async def test_without_the_patch_that_supersedes_it_the_lower_version_is_not_the
     await follow(node, [post(LATER, 2)], [post(ITEM, 1)])
     assert await here(conn) == {ID: ("published", False), LATER["id"]: ("published", True)}
     await follow(node, [patch(RETRACT, 3, LATER["id"])])
-    assert await here(conn) == {ID: ("published", True), LATER["id"]: ("retracted", False)}
+    assert await here(conn) == {ID: ("published", False), LATER["id"]: ("retracted", False)}  # nobody claims it now
 
 
 async def test_a_patch_in_the_page_of_its_item_counts(node: Node, conn: Connection) -> None:
@@ -288,7 +291,9 @@ BROKEN: Sequence[tuple[bytes | None, str]] = (
     (patch("text", 9), "no patch"), (patch(None, 9), "patch"),
     (patch([{"op": "add", "path": f"/assets/{FILE}/alternate/{NODE}", "value": 7}], 9), ""),
     (message(GIVE_UP, 9, time="soon"), "time"),
-    (message(GIVE_UP, 9, fedstac={}), "created"),
+    (message(GIVE_UP, 9, fedstac={}), "epoch"),
+    (message(GIVE_UP, 9, fedstac={"epoch": 1}, seq=7), "created"),
+    (message(GIVE_UP, 9, fedstac={"epoch": 1}, seq=-7), "whole numbers"),
 )  # fmt: skip
 
 
@@ -309,6 +314,42 @@ async def test_broken_messages_are_parked_and_the_others_go_on(node: Node, conn:
     assert before is not None
     assert after is not None
     assert dict(after) == dict(before) | {"latest": False}  # a higher version came
+
+
+# --- what a fedstac node writes in ESGF's format ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_origins_events_end_in_its_digests_however_its_items_are_mixed(
+    node: Node, conn: Connection, seed: int
+) -> None:
+    """Each item's events come in their order, those of two versions in any; some twice."""
+    chance = random.Random(seed)
+    log = [event for event in story.story() if event.dataset]
+    last = {event.dataset: json.loads(event.text)["data"] for event in log}
+    queues: dict[str, list[bytes]] = {}
+    for event in story.encoded(EventFormat.ESGF, log):
+        queues.setdefault(event.key, []).append(event.value)
+    values: list[bytes] = []
+    while any(queues.values()):
+        values.append(chance.choice([queue for queue in queues.values() if queue]).pop(0))
+        if chance.random() < 0.3:
+            values.append(chance.choice(values))
+    cut = chance.randrange(len(values))
+    await follow(node, values[:cut], values[cut:])
+    rows = await conn.fetch("SELECT id, encode(digest, 'hex') AS digest, state, latest FROM fedstac.record")
+    assert {row["id"]: (row["digest"], row["state"]) for row in rows} == {
+        name: (data["digest"], data["state"]) for name, data in last.items()
+    }
+    assert sum(row["latest"] for row in rows) == sum(data["latest"] for data in last.values())
+    assert await parked(conn) == []
+
+
+async def test_another_programs_patch_of_an_origins_dataset_is_parked(node: Node, conn: Connection) -> None:
+    [first, *_] = story.encoded(EventFormat.ESGF, story.story())
+    await follow(node, [first.value, patch(RETRACT, 2, first.key)])
+    assert await here(conn) == {first.key: ("published", True)}
+    assert await parked(conn) == [MIXED]
 
 
 async def test_what_another_origin_has_is_not_touched(node: Node, conn: Connection) -> None:

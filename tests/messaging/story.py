@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
 
 from fedstac.demo import sample
-from fedstac.domain import documents, events, patching
+from fedstac.domain import documents, events, patching, strict_json
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
@@ -36,7 +36,7 @@ REQUEST = UUID("018f7f00-0000-7000-8000-000000000001")
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NODE = "dkrz.example"
 FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
-FIRST: Json = {**ITEM, "assets": {FILE: ITEM["assets"][FILE]}}
+FIRST: Json = {**cast("Json", strict_json.parse(orjson.dumps(ITEM))), "assets": {FILE: ITEM["assets"][FILE]}}
 SECOND: Json = {**copy.deepcopy(FIRST), "id": f"{FIRST['id'].rpartition('.v')[0]}.v20300101"}
 SECOND["properties"]["version"] = "20300101"
 SECOND["assets"][FILE]["file:checksum"] = f"1220{7:064}"
@@ -84,7 +84,10 @@ def changes() -> Iterator[Change]:
         yield from decision.changes
         lineage = lineage.after(decision.changes)
     last = lineage.records[str(SECOND["id"])]
-    gone = replace(last, state=State.DELETED, latest=False, claims_latest=False, document=None, seq=last.seq + 1)
+    gone = replace(
+        last, state=State.DELETED, latest=False, claims_latest=False, document=None, document_digest=b"",
+        files_digest=b"", seq=last.seq + 1,
+    )  # fmt: skip
     yield Change("org.fedstac.dataset.deleted.v1", last, gone)
 
 

@@ -141,6 +141,7 @@ def test_nothing_of_an_event_is_lost_in_esgfs_format() -> None:
             continue
         whole = json.loads(event.text)
         metadata = json.loads(Encoder(EventFormat.ESGF).encode(event, 0).value)["metadata"]
+        assert metadata["fedstac"].pop("epoch") == event.cursor.epoch
         facts = {**metadata["fedstac"], **{name: metadata[name] for name in ("cv", "seq", "digest", "state")}}
         beside = {"actor": metadata["auth"]["requester_data"]["sub"], "id": event.dataset, "collection": "CMIP6"}
         assert {name: value for name, value in whole["data"].items() if name != "document"} == {

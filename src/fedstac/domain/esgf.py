@@ -25,7 +25,7 @@ from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
 
 Json = Mapping[str, Any]
-EPOCH: Final = 1  # of all events of a topic
+EPOCH: Final = 0  # of all places but those that a fedstac node gave: its epochs begin with 1
 COUNT_BITS: Final = 36  # of a place; above them is the version
 HIGHEST_VERSION: Final = (1 << 26) - 1
 VERSION: Final = re.compile(r"\.v(\d{8})\Z", re.ASCII)
@@ -33,11 +33,28 @@ UNKNOWN_PUBLISHER: Final = "esgf"
 LONGEST_NAME: Final = 650
 
 
-def place_of(item_id: str, count: int) -> int:
-    """Return the place of an item's event that is the `count`-th message which this node reads."""
+@dataclass(frozen=True, slots=True)
+class StepPlace:
+    """The place of an event among those of its lineage."""
+
+    epoch: int
+    seq: int
+
+
+def place_of(message: Json, item_id: str, count: int) -> StepPlace:
+    """Return the place of a message, the `count`-th that this node reads: the one that a fedstac node gave it, or ours.
+
+    LookupError, TypeError, ValueError or AttributeError where the message is no event.
+    """
+    own = message["metadata"].get("fedstac")
+    if isinstance(own, dict):
+        place = StepPlace(own["epoch"], message["metadata"]["seq"])
+        if not all(type(number) is int and 0 < number < 1 << 62 for number in (place.epoch, place.seq)):
+            raise ValueError("epoch and seq are whole numbers")
+        return place
     version = VERSION.search(item_id)
     highest = min(int(version[1]), HIGHEST_VERSION) if version else 0
-    return highest << COUNT_BITS | count
+    return StepPlace(EPOCH, highest << COUNT_BITS | count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,7 @@ class OriginFacts:
     """What a fedstac node adds to an event in ESGF's format, so that a record here has its digest."""
 
     state: State
+    digest: str
     created: datetime
     updated: datetime
     publisher: str
@@ -60,7 +78,8 @@ class ItemStep:
     event_id: str
     collection: str
     item_id: str
-    place: int
+    epoch: int
+    seq: int  # with the epoch its place among the events of its lineage
     at: datetime
     actor: str
     item: Json | None = None
@@ -76,8 +95,9 @@ class DatasetEdition:
     draft: Draft | None = field(default=None)
 
 
-def read(message: Json, event_id: str, place: int) -> ItemStep:
-    """Read the value of a KafkaEvent. BadRequest where it is none, StacInvalid where its patch is none."""
+def read(event: Json) -> ItemStep:
+    """Read an event of a topic. BadRequest where its message is no KafkaEvent, StacInvalid where its patch is none."""
+    message, epoch, seq = event["message"], event["epoch"], event["data"]["seq"]
     try:
         payload, metadata = message["data"]["payload"], message["metadata"]
         method, collection = payload["method"], payload["collection_id"]
@@ -92,7 +112,9 @@ def read(message: Json, event_id: str, place: int) -> ItemStep:
             raise ValueError("metadata.time is no date and time as in RFC 3339")
         if method not in ("POST", "PUT", "PATCH"):
             raise ValueError(f"the method {str(method)[:20]!r} is none of POST, PUT, PATCH")
-        step = ItemStep(event_id, collection, item_id, place, at, actor[:LONGEST_NAME], item, facts=_facts(metadata))
+        step = ItemStep(
+            str(event["id"]), collection, item_id, epoch, seq, at, actor[:LONGEST_NAME], item, facts=_facts(metadata)
+        )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise BadRequest(f"this is no event of ESGF: {error!r}"[:300]) from error
     if method == "POST":
@@ -116,7 +138,8 @@ def _facts(metadata: Json) -> OriginFacts | None:
     reasons = own.get("retraction")
     excused_pairs = (metadata.get("cv") or {}).get("excused") or ()
     return OriginFacts(
-        state=State(metadata["state"]), created=created, updated=updated, publisher=own["publisher"],
+        state=State(metadata["state"]), digest=str(metadata["digest"]), created=created, updated=updated,
+        publisher=own["publisher"],
         retraction=orjson.dumps(dict(reasons), option=orjson.OPT_SORT_KEYS).decode() if reasons is not None else None,
         superseded=own.get("superseded") is True, excuses=frozenset((str(rule), str(at)) for rule, at in excused_pairs),
     )  # fmt: skip
@@ -189,11 +212,12 @@ def _with_flags(record: Record, properties: Json, step: ItemStep) -> Record:
     """Return the record with the state that an item's flags say, as a step's event. A flag of null says nothing."""
     is_retracted = _flag(properties, "retracted", record.state is not State.PUBLISHED)
     claims_latest = _flag(properties, "latest", record.claims_latest) and not is_retracted
-    after = replace(record, claims_latest=claims_latest, epoch=EPOCH, seq=max(step.place, record.seq + 1))
     if (facts := step.facts) is not None:
         return replace(
-            after, state=facts.state, updated=facts.updated, retraction=facts.retraction, superseded=facts.superseded
-        )
+            record, claims_latest=claims_latest, epoch=step.epoch, seq=step.seq, state=facts.state,
+            updated=facts.updated, retraction=facts.retraction, superseded=facts.superseded,
+        )  # fmt: skip
+    after = replace(record, claims_latest=claims_latest, seq=max(step.seq, record.seq + 1))
     if not is_retracted:
         return replace(after, state=State.PUBLISHED, updated=step.at, retraction=None)
     reasons = record.retraction if record.retraction is not None else retraction.WITHOUT_REASON

@@ -52,7 +52,12 @@ def write(event: LoggedEvent) -> bytes:
     """Return a dataset's event as ESGF's consumers read it."""
     text = orjson.loads(event.text)
     data = text["data"]
-    return orjson.dumps({"data": {"type": "STAC", "payload": _payload(event, data)}, "metadata": _metadata(text, data)})
+    return orjson.dumps(
+        {
+            "data": {"type": "STAC", "payload": _payload(event, data)},
+            "metadata": _metadata(text, data, event.cursor.epoch),
+        }
+    )
 
 
 def _payload(event: LoggedEvent, data: Json) -> Json:
@@ -135,7 +140,7 @@ def _replace(value: object, *steps: str) -> Json:
     return {"op": "replace", "path": pointer(*steps), "value": value}
 
 
-def _metadata(event: Json, data: Json) -> Json:
+def _metadata(event: Json, data: Json, epoch: int) -> Json:
     beside = {name: data[name] for name in BESIDE if name in data}
     return {
         "auth": {
@@ -152,7 +157,7 @@ def _metadata(event: Json, data: Json) -> Json:
         "digest": data["digest"],
         "state": data["state"],
         "fedstac": {
-            "type": event["type"], "source": event["source"], "lineage": event["partitionkey"],
+            "type": event["type"], "source": event["source"], "lineage": event["partitionkey"], "epoch": epoch,
             **({"traceparent": event["traceparent"]} if "traceparent" in event else {}), **beside,
         },
     }  # fmt: skip
@@ -171,15 +176,16 @@ def raw_event(value: bytes | None, *, origin: str, place: str, count: int) -> Ra
         message = cast("Json", strict_json.parse(value or b""))
         payload = message["data"]["payload"]
         item_id = payload["item"]["id"] if payload["method"] == "POST" else payload["item_id"]
-        collection, event_id = payload["collection_id"], message.get("metadata", {}).get("event_id")
+        collection, event_id = payload["collection_id"], message["metadata"].get("event_id")
         if not isinstance(item_id, str) or not isinstance(collection, str):
             raise TypeError("the item and its collection have no names")
+        at = place_of(message, item_id, count)
     except (LookupError, TypeError, ValueError, AttributeError, Problem) as error:
         fault = error.detail if isinstance(error, Problem) else f"this is no event of ESGF: {error!r}"
         text = (value or b"")[:LONGEST_BROKEN].decode(errors="replace")
         return {**event, "fault": fault[:300], "text": text, "data": {"seq": count}}
     names = {"collection": collection, "id": item_id}
-    event |= {"subject": f"{collection}/{item_id}", "data": {"seq": place_of(item_id, count), **names}}
+    event |= {"subject": f"{collection}/{item_id}", "epoch": at.epoch, "data": {"seq": at.seq, **names}}
     if isinstance(event_id, str) and event_id:
         # the same id with other content is another event: some programs give all of theirs the same
         sameness = orjson.dumps([event_id, message["data"]], option=orjson.OPT_SORT_KEYS)

@@ -32,6 +32,7 @@ from fedstac.messaging.sources import RawEvent
 from fedstac.workers.following import Page, Rejection
 
 WAITS: Final = "it came before the item that it changes; it is kept and applied when that comes"
+MIXED: Final = "its dataset is one that a fedstac node announces; what another program says of it has no place there"
 FOREIGN: Final = "its lineage is another origin's"
 FAULTS_OF_RULES: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 log = structlog.get_logger()
@@ -159,7 +160,7 @@ def _step(event: RawEvent) -> ItemStep:
     """Return the step of an event. Problem where the message is none."""
     if "fault" in event:
         raise _Broken(str(event["fault"]))
-    return esgf.read(event["message"], str(event["id"]), event["data"]["seq"])
+    return esgf.read(event)
 
 
 class _Broken(Problem):
@@ -212,25 +213,29 @@ def _fold(
 def _revived(patch: WaitingPatch, posted: NamedStep) -> NamedStep:
     """Return a patch that waited, just behind the item that came. What came later may have a lower place."""
     event = orjson.loads(patch.event)
-    event["data"]["seq"] = posted.step.place + 1
+    if event["epoch"] == esgf.EPOCH:
+        event["data"]["seq"] = posted.step.seq + 1
     return replace(posted, event=event, step=_step(event), posted=None)
 
 
 def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, judge: Judge) -> None:
     """Apply one step. What it cannot be applied to stays as it is."""
-    record = current.get(each.subject)
-    if each.posted is not None and record is not None and record.document is not None:
-        _note(each, outcome)  # ESGF's services refuse a POST of what is there: it stays as its patches left it
+    record, step = current.get(each.subject), each.step
+    if record is not None and not _is_news(each, record):
+        _note(each, outcome)
+        return
+    if record is not None and step.facts is None and record.epoch > esgf.EPOCH:
+        newest = {**each.event, "epoch": record.epoch, "data": {**each.event["data"], "seq": record.seq + 1}}
+        outcome.rejections.append(Rejection(newest, MIXED))
         return
     try:
         if each.posted is not None:
             edition = each.posted
-            if record is not None:  # a tombstone
-                newer = replace(edition.record, seq=max(edition.record.seq, record.seq + 1))
-                edition = replace(edition, record=newer)
+            if record is not None and step.facts is None:  # over a tombstone
+                edition = replace(edition, record=replace(edition.record, seq=max(step.seq, record.seq + 1)))
         else:
             assert record is not None
-            edition = esgf.amend(record, each.step, judge, each.vocabulary)
+            edition = esgf.amend(record, step, judge, each.vocabulary)
     except Problem as error:
         outcome.rejections.append(Rejection(each.event, error.detail))
         return
@@ -238,12 +243,24 @@ def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, ju
         log.exception("the rules fail on an event", subject=each.subject)
         outcome.rejections.append(Rejection(each.event, f"the rules here fail on it: {error!r}"[:300]))
         return
+    if step.facts is not None and edition.record.digest.hex() != step.facts.digest:
+        log.error("a dataset is not as its origin has it: an event before this one is missing", subject=each.subject)
     before = outcome.editions.get(each.subject)
     draft = edition.draft or (before.draft if before and edition.record.document is not None else None)
     current[each.subject] = edition.record
     outcome.editions[each.subject] = DatasetEdition(edition.record, draft)
-    outcome.event_ids[each.subject] = each.step.event_id
+    outcome.event_ids[each.subject] = step.event_id
     _note(each, outcome)
+
+
+def _is_news(each: NamedStep, record: Record) -> bool:
+    """Return whether a step may change a record that is here.
+
+    ESGF's services refuse a POST of what is there, so that it stays as its patches left it.
+    """
+    if each.step.facts is not None:
+        return not record.includes(each.step.epoch, each.step.seq)
+    return each.posted is None or record.document is None
 
 
 def _note(each: NamedStep, outcome: PageOutcome) -> None:
@@ -263,6 +280,6 @@ def _collection(project: str, origin: str) -> CollectionEvent:
         "links": [],
     }  # fmt: skip
     return CollectionEvent(
-        event_id="", cursor=None, change="set", collection=project, origin=origin, epoch=esgf.EPOCH, seq=1,
+        event_id="", cursor=None, change="set", collection=project, origin=origin, epoch=1, seq=1,
         document=orjson.dumps(document).decode(), digest=documents.digest(document),
     )  # fmt: skip
