@@ -162,7 +162,7 @@ async def _count_stored(running: Federation, stream: str) -> dict[str, int]:
     finally:
         await conn.close()
     async with open_sink(SinkTarget(WEST, "check", stream)) as sink:
-        positions = Counter([stored.cursor.pos async for stored in sink.stored_events()])
+        positions = Counter([event.cursor.pos async for event in sink.stored_events()])
     missing = head - len(positions)
     return {"stored": positions.total(), "missing": missing, "doubled": positions.total() - len(positions)}
 
