@@ -248,7 +248,7 @@ logging.getLogger("other").info("not worth a line")
     assert "it is old" in three["event"]
 
 
-@pytest.mark.parametrize("command", ["worker", "sequencer", "notifier"])
+@pytest.mark.parametrize("command", ["worker", "sequencer", "relay", "notifier"])
 def test_parts_without_an_address_say_what_started_too(command: str, dsn: str) -> None:
     with serving(dsn, command, ignored=True) as running:
         [line] = [line for line in running.lines if line["event"] == "working"]

@@ -170,6 +170,15 @@ def sequencer(ready_file: ReadyFile = None) -> None:
     processes.run(settings, [roles.SEQUENCER], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
+@app.command(rich_help_panel="Node", epilog=examples("fedstac relay"))
+def relay(ready_file: ReadyFile = None) -> None:
+    """Send events to the sinks from a process of its own; a second one stands by."""
+    from fedstac.workers import processes, roles
+
+    processes.start("relay")
+    processes.run(environment.load(), [roles.RELAY], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
+
+
 @app.command(rich_help_panel="Node", epilog=examples("fedstac notifier"))
 def notifier(ready_file: ReadyFile = None) -> None:
     """Send notifications from a process of its own; several share the work."""

@@ -22,7 +22,7 @@ from fedstac.client.transport import ClientError, Refusal
 from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.vocabulary import VocabularyBroken
 
-PROCESSES = ("serve", "index-node", "worker", "sequencer", "notifier", "identity-provider", "demo")
+PROCESSES = ("serve", "index-node", "worker", "sequencer", "relay", "notifier", "identity-provider", "demo")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # of files: no database says so
 
 
