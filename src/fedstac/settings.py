@@ -100,6 +100,15 @@ class Settings(BaseSettings):
     globus_policy: str = Field("", description="File that says which Globus group publishes for which institution")
     scope: str = Field("openid profile email", description="What GET /scope tells ESGF's publisher to ask for")
     token_leeway_seconds: float = Field(30, ge=0, le=300, description="How far clocks of identity providers may be off")
+    keep_events_days: float = Field(
+        7,
+        ge=0,
+        le=3650,
+        description="Events are kept for so long, and until all nodes and required sinks have them",
+    )
+    node_lapse_days: float = Field(
+        30, gt=0, le=3650, description="A node that is so far behind lapses: the log is no longer kept for it"
+    )
     sink_lapse_days: float = Field(
         7, gt=0, le=3650, description="A required sink that is so far behind lapses: the log is no longer kept for it"
     )

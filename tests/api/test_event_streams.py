@@ -17,8 +17,9 @@ import pytest
 from fedstac.api.nodes import stream
 from fedstac.api.people import identity
 from fedstac.db import queue
-from fedstac.demo import sample
+from fedstac.demo import embedded, sample
 from tests.db import writing
+from tests.support.databases import name_in
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -214,6 +215,26 @@ async def test_a_client_that_takes_nothing_loses_its_stream(
             return not await is_full()
 
         await until(is_free)
+
+
+async def test_a_client_that_fell_behind_what_is_kept_is_told_where_to_go_on(
+    api: Api, cluster: embedded.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(api, *ITEMS)
+    last = await head(api)
+    async with streaming(api, f"after={last}") as opened:
+        assert await bookmark(opened, last.__eq__)
+        owner = await asyncpg.connect(cluster.dsn(name_in(api.settings.dsn)))
+        await owner.execute("UPDATE fedstac.forgotten SET pos = 1000000")
+        await owner.close()
+        [gone] = await take(opened, count=1)
+        assert [block async for block in opened.blocks] == []
+    expected = {"earliest": "1.1000000", "snapshot": f"{api.url}/snapshot", "status": 410}
+    assert gone.name == "gone"
+    assert gone.data | expected == gone.data
+    async with streaming(api, **{"Last-Event-ID": last}) as opened:
+        await opened.response.aread()
+        assert opened.response.json() | expected == opened.response.json()
 
 
 async def test_streams_survive_a_database_that_was_away(

@@ -36,7 +36,9 @@ EXPECTED = {
     "fedstac.feed":              "SI      SI         S       -        -",
     "fedstac.feed_state":        "SIUD    SIU        s       s        -",
     "fedstac.file_mark":         "SID     -          -       -        -",
+    "fedstac.forgotten":         "S       S          S       -        -",
     "fedstac.idempotency":       "SID     SD         -       -        -",
+    "fedstac.lapse":             "SIUD    -          -       -        -",
     "fedstac.lineage":           "SIU     -          S       -        -",
     "fedstac.migration":         "S       S          -       -        -",
     "fedstac.node_exception":    "SIUD    -          -       -        -",
@@ -126,6 +128,9 @@ FUNCTIONS = {
     "fedstac.chain_audit(boolean)": {"writer", "sequencer"},
     "fedstac.extend_outbox(integer, bigint)": {"writer", "sequencer"},
     "fedstac.widen_partitions()": {"writer"},
+    "fedstac.forget_outbox(bigint, bigint)": {"writer"},
+    "fedstac.sweep_feed(integer)": {"writer"},
+    "fedstac.drop_outbox(bigint, bigint)": {"writer"},
     "fedstac.forget_destinations()": set(),  # a trigger
 }
 

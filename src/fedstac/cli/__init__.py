@@ -149,14 +149,16 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac worker"))
 def worker(ready_file: ReadyFile = None) -> None:
-    """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes)."""
+    """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes).
+
+    They drop what is old of the log, too.
+    """
     from fedstac.workers import processes, roles
 
     processes.start("worker")
     settings = environment.load()
-    processes.run(
-        settings, [roles.PUBLISHER] * settings.workers, on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())})
-    )
+    parts = [*([roles.PUBLISHER] * settings.workers), roles.RETENTION]
+    processes.run(settings, parts, on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac sequencer"))

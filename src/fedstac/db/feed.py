@@ -77,7 +77,8 @@ async def fork_if_restored(conn: Connection) -> int | None:
         await conn.execute(
             """INSERT INTO fedstac.feed (pos, id)
                SELECT $1 + row_number() OVER (ORDER BY o.id), o.id FROM fedstac.outbox o
-               WHERE NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)""",
+               WHERE o.id > (SELECT id FROM fedstac.forgotten)
+                 AND NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)""",
             fork, timeout=records.A_DAY,
         )  # fmt: skip
         # only what a later look could take for new: the rest lies below every snapshot to come
@@ -88,7 +89,7 @@ async def fork_if_restored(conn: Connection) -> int | None:
         await conn.execute(
             """UPDATE fedstac.feed_state SET system_id = system_identifier::text,
                       timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8), snap = pg_current_snapshot(),
-                      pos = (SELECT coalesce(max(pos), 0) FROM fedstac.feed)
+                      pos = greatest(pos, (SELECT max(pos) FROM fedstac.feed))
                FROM pg_control_system()"""
         )
         await audit.chain_restored(conn)
@@ -139,7 +140,7 @@ async def resume(conn: Connection, after: Cursor) -> Cursor:
     that this log never had is that of another restored copy.
     """
     state = await conn.fetchrow(
-        """SELECT epoch, pos, (SELECT min(pos) FROM fedstac.feed) AS earliest,
+        """SELECT epoch, pos, (SELECT pos FROM fedstac.forgotten) AS earliest,
                   (SELECT min(forked_at_pos) FROM fedstac.epoch WHERE n > $1) AS fork,
                   $1 = 0 OR EXISTS (SELECT 1 FROM fedstac.epoch WHERE n = $1) AS ours FROM fedstac.feed_state""",
         after.epoch,
@@ -148,11 +149,12 @@ async def resume(conn: Connection, after: Cursor) -> Cursor:
     now = Cursor(state["epoch"], after.pos)
     beyond = after.pos > state["pos"] or not state["ours"]
     forked_away = after.epoch and state["fork"] is not None and after.pos > state["fork"]
-    if beyond or forked_away or (state["earliest"] is not None and after.pos + 1 < state["earliest"]):
+    if beyond or forked_away or after.pos < state["earliest"]:
+        earliest = Cursor(state["epoch"], state["earliest"])
         raise CursorGone(
-            f"the feed cannot go on after {after}: it reaches from {state['epoch']}.{(state['earliest'] or 1) - 1} to "
-            f"{state['epoch']}.{state['pos']}; take GET /snapshot and go on from its cursor",
-            earliest=f"{state['epoch']}.{(state['earliest'] or 1) - 1}",
+            f"the feed cannot go on after {after}: it reaches from {earliest} to {state['epoch']}.{state['pos']}; "
+            f"take GET /snapshot and go on from its cursor",
+            earliest=str(earliest),
         )
     return now
 

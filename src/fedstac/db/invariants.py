@@ -40,9 +40,8 @@ class Invariant:
 
 HERE = "(SELECT origin FROM fedstac.feed_state)"
 # Old events go by dropping partitions. What refers to a dropped one cannot be judged.
-FIRST_KEPT = """(SELECT coalesce(min(substring(c.relname FROM 8)::bigint) * 1000000 + 1, 1)
-                 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                 WHERE i.inhparent = 'fedstac.outbox'::regclass)"""
+FIRST_KEPT = "(SELECT id + 1 FROM fedstac.forgotten)"
+FORGOTTEN = "(SELECT pos FROM fedstac.forgotten)"
 COMPLETE = f"({FIRST_KEPT} = 1)"
 # The server's part of a search copy, as documents.state_of makes it.
 MICROSECONDS = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""
@@ -143,7 +142,7 @@ INVARIANTS = (
                    AND a.digest_after IS NOT NULL)
             UNION ALL
             SELECT format('event %s of %s: no audit row', o.id, o.key)
-            FROM fedstac.outbox o WHERE NOT EXISTS (
+            FROM fedstac.outbox o WHERE o.id >= {FIRST_KEPT} AND NOT EXISTS (
                 SELECT 1 FROM fedstac.audit a WHERE a.collection = o.collection
                    AND a.dataset = coalesce(o.dataset, o.collection) AND a.digest_after = o.digest)
             UNION ALL
@@ -157,13 +156,13 @@ INVARIANTS = (
         "positions are dense, and every event that the sequencer could see has one",
         f"""SELECT format('positions %s to %s are %s in number; the state says %s', min(f.pos), max(f.pos),
                           count(f.pos), (SELECT pos FROM fedstac.feed_state)) AS example
-            FROM fedstac.feed f
-            HAVING count(f.pos) <> coalesce(max(f.pos) - min(f.pos) + 1, 0) OR (min(f.pos) > 1 AND {COMPLETE})
-                OR coalesce(max(f.pos), 0) <> (SELECT pos FROM fedstac.feed_state)
+            FROM fedstac.feed f WHERE f.pos > {FORGOTTEN}
+            HAVING count(f.pos) <> coalesce(max(f.pos) - min(f.pos) + 1, 0) OR min(f.pos) > {FORGOTTEN} + 1
+                OR coalesce(max(f.pos), {FORGOTTEN}) <> (SELECT pos FROM fedstac.feed_state)
             UNION ALL
             SELECT format('event %s of %s was visible and was passed over', o.id, o.key)
             FROM fedstac.outbox o WHERE pg_visible_in_snapshot(o.xid, (SELECT snap FROM fedstac.feed_state))
-              AND NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)
+              AND o.id >= {FIRST_KEPT} AND NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)
             UNION ALL
             SELECT format('position %s is that of event %s, which is not there', f.pos, f.id)
             FROM fedstac.feed f WHERE f.id >= {FIRST_KEPT}
@@ -229,7 +228,7 @@ INVARIANTS = (
         "the fold of the feed gives the records: the last event of each dataset, latest by C1",
         f"""WITH pending AS (
                 SELECT DISTINCT o.key FROM fedstac.outbox o
-                WHERE NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)),
+                WHERE o.id >= {FIRST_KEPT} AND NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)),
             last AS (
                 SELECT DISTINCT ON (o.collection, o.dataset) o.collection, o.dataset, o.key, o.seq, o.digest,
                        {CLAIM} AS claims
@@ -306,8 +305,8 @@ INVARIANTS = (
     Invariant(
         "I23",
         "events get their positions: none waits for over a minute",
-        """SELECT format('event %s of %s waits since %s', o.id, o.key, o.at) AS example FROM fedstac.outbox o
-           WHERE o.at < clock_timestamp() - interval '1 minute'
+        f"""SELECT format('event %s of %s waits since %s', o.id, o.key, o.at) AS example FROM fedstac.outbox o
+           WHERE o.at < clock_timestamp() - interval '1 minute' AND o.id >= {FIRST_KEPT}
              AND NOT EXISTS (SELECT 1 FROM fedstac.feed f WHERE f.id = o.id)""",
     ),
     Invariant(

@@ -231,8 +231,10 @@ async def summary(conn: Connection, request: UUID) -> Summary | None:
             outcomes[row["outcome"]] = row["n"]
     last = max((row["last_event"] for row in rows if row["last_event"] is not None), default=None)
     pos = await conn.fetchval(
-        """SELECT max(f.pos) FROM fedstac.request_item i LEFT JOIN fedstac.feed f ON f.id = i.last_event
-           WHERE i.request = $1 AND i.last_event IS NOT NULL HAVING count(*) = count(f.pos)""",
+        """SELECT max(place.pos) FROM fedstac.request_item i CROSS JOIN fedstac.forgotten g
+           LEFT JOIN fedstac.feed f ON f.id = i.last_event
+           CROSS JOIN LATERAL (SELECT CASE WHEN i.last_event <= g.id THEN g.pos ELSE f.pos END AS pos) place
+           WHERE i.request = $1 AND i.last_event IS NOT NULL HAVING count(*) = count(place.pos)""",
         request,
     )
     first = rows[0]
