@@ -22,7 +22,17 @@ from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 Lines = list[Any]
-PUBLISHING = {"publisher", "sequencer", "notifier", "refusals", "vocabularies", "heartbeat", "outages"}
+PUBLISHING = {
+    "publisher",
+    "sequencer",
+    "retention",
+    "notifier",
+    "relay",
+    "refusals",
+    "vocabularies",
+    "heartbeat",
+    "outages",
+}
 FOLLOWING = {"follower", "housekeeping", "refusals", "vocabularies", "heartbeat", "outages"}
 
 
