@@ -174,7 +174,7 @@ def _at_sources(
     import structlog
 
     from fedstac import bootstrap
-    from fedstac.messaging.origin import Origin
+    from fedstac.messaging.origin import origin_of
     from fedstac.workers import processes, roles
 
     processes.start(role)
@@ -186,7 +186,7 @@ def _at_sources(
         results = []
         async with bootstrap.node(settings) as node:
             for source in sources:
-                async with Origin(source) as origin:
+                async with origin_of(source) as origin:
                     results.append(await work(node, origin, source))
         return results
 

@@ -174,7 +174,7 @@ async def move(
 
 async def forget_progress(conn: Connection, consumer: str, origin: str) -> None:
     """Delete a consumer's place and what is parked: the origin is followed as if for the first time."""
-    for table in ("consumer_cursor", "parked_event", "event_attempt"):
+    for table in ("consumer_cursor", "parked_event", "event_attempt", "esgf_event", "esgf_waiting"):
         await conn.execute(f"DELETE FROM fedstac.{table} WHERE consumer = $1 AND origin = $2", consumer, origin)
 
 

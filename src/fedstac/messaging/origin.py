@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import orjson
 
 from fedstac.domain.events import Cursor
 from fedstac.messaging.node_client import NodeClient
-from fedstac.messaging.sources import RawEvent
+from fedstac.messaging.sources import NotServed, RawEvent
+from fedstac.messaging.sources.addresses import SourceAddress
+
+BEYOND = 2**62  # every position
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class SnapshotPage:
 
 class Origin(NodeClient):
     """The node that events come from, whatever brings them."""
+
+    has_snapshots = True
 
     async def head(self) -> tuple[str, Cursor]:
         """Return the origin's name and its last position."""
@@ -68,3 +74,34 @@ class Origin(NodeClient):
         if consumer is not None:
             body["consumer"] = consumer
         await self.send("POST", "/events/status", content=orjson.dumps(body))
+
+
+class TopicOrigin(Origin):
+    """In place of the node behind a topic in ESGF's format: there is none. It has a name, and nothing else to give."""
+
+    has_snapshots = False
+
+    def __init__(self, name: str) -> None:
+        super().__init__(SourceAddress("http://topic.invalid", ""))  # nothing is sent
+        self.name = name
+
+    async def head(self) -> tuple[str, Cursor]:
+        """Return the topic's name and a place beyond its end, which nobody knows."""
+        return self.name, Cursor(1, BEYOND)
+
+    async def acknowledge(
+        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+    ) -> None:
+        """Do nothing: nobody waits for it."""
+
+    async def send(
+        self, method: str, path: str, parameters: Mapping[str, Any] | None = None, *, content: bytes | None = None
+    ) -> httpx.Response:
+        """Refuse: NotServed."""
+        raise NotServed(f"{self.name} is a topic in ESGF's format: it has no {path}, only events")
+
+
+def origin_of(source: SourceAddress) -> Origin:
+    """Return the origin of a source. Use it with `async with`."""
+    name = source.topic_origin
+    return Origin(source) if name is None else TopicOrigin(name)

@@ -21,7 +21,7 @@ from fedstac.db import connections, nodes, schema
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
-from fedstac.messaging.origin import Origin
+from fedstac.messaging.origin import Origin, origin_of
 from fedstac.messaging.sources import (
     NO_OFFSETS,
     BehindRetention,
@@ -501,9 +501,8 @@ async def follow(
     node: Node, stop: asyncio.Event, *, source: SourceAddress, make_handler: MakeHandler, name: str = "follower"
 ) -> None:
     """Follow a source until `stop`; while another process does for the same consumer, wait."""
-    async with Origin(source) as origin, open_source(source) as events_of_origin:
+    async with origin_of(source) as origin, open_source(source) as events_of_origin:
         handler = make_handler(node, origin)
-        follower = Follower(
-            node, handler, origin, events_of_origin, snapshot_first=node.settings.snapshot_first, name=name
-        )
+        snapshot_first = node.settings.snapshot_first and origin.has_snapshots
+        follower = Follower(node, handler, origin, events_of_origin, snapshot_first=snapshot_first, name=name)
         await follower.run(stop)

@@ -18,14 +18,15 @@ from fedstac.domain.errors import BadRequest, Finding, errors_in
 from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
-from fedstac.messaging.origin import Origin
+from fedstac.messaging.origin import Origin, TopicOrigin
 from fedstac.messaging.sources import EventSource, NotServed, RawEvent
 from fedstac.runtime import supervision
 from fedstac.runtime.wakeup import pause
 from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
 from fedstac.workers import following
-from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower, Page, Rejection
+from fedstac.workers.esgf_topic import EsgfHandler
+from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower, Handler, Page, Rejection
 
 VocabularyName: TypeAlias = tuple[str, str, str | None]  # as an event names it: project, version, digest
 FOREIGN = "its lineage is another origin's, or its collection is not here"
@@ -158,6 +159,11 @@ class IndexHandler:
             raise BadRequest(f"the rules here fail on it: {error!r}"[:300]) from error
 
 
+def index_handler(node: Node, origin: Origin) -> Handler:
+    """Return what applies the events of an origin to this node's search."""
+    return EsgfHandler(node, origin) if isinstance(origin, TopicOrigin) else IndexHandler(node, origin)
+
+
 async def keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float = 5.0) -> None:
     """Do what the sequencer does at a publishing node: sum tallies up, make partitions ahead."""
 
@@ -189,7 +195,7 @@ async def rebuild(
                 f"a process follows {name} into this database; stop the index node first (`fedstac index-node`)"
             )
         follower = Follower(
-            node, IndexHandler(node, origin), origin, source, origin_name=name, lock=lock, on_page=on_page
+            node, index_handler(node, origin), origin, source, origin_name=name, lock=lock, on_page=on_page
         )
         async with node.pool.acquire() as conn, conn.transaction():
             await publication.forget(conn, name, before_epoch=BEYOND_ALL)

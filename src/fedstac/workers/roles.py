@@ -121,4 +121,4 @@ def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, o
 
 
 PUBLISH = Role("publish", _publishing_parts, _publishing_stand)
-INDEX = consumer(nodes.INDEX, index_node.IndexHandler, part="follower", others=[HOUSEKEEPING])
+INDEX = consumer(nodes.INDEX, index_node.index_handler, part="follower", others=[HOUSEKEEPING])

@@ -115,4 +115,9 @@ def open_source(source: SourceAddress) -> EventSource:
 
     if source.feed is None:
         return HttpSource(source)
+    if (origin := source.topic_origin) is not None:
+        broker_of(source.feed)  # names what is not installed
+        from fedstac.messaging.sources.esgf import EsgfSource
+
+        return EsgfSource(source.feed, origin)
     return BrokerSource(broker_of(source.feed).open_log(source.feed), HttpSource(source))

@@ -13,8 +13,10 @@ import httpx
 TOKEN = re.compile(r"[!-~]*")  # what a header takes
 SCHEMES = ("http", "https")
 BROKERS = ("nats", "kafka")
+ORIGIN = r"[a-z][a-z0-9-]{0,62}"  # as the name of a node
 HTTP_FEED = "http"  # the word for the origin's own feed, where several sources have different ones
-FEED_OPTIONS = ("config", "format", "origin", "status")
+FEED_OPTIONS = ("config", "format", "gap", "origin", "status")
+ESGF = "esgf"  # the format of a topic behind which there is no fedstac node
 SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
@@ -66,11 +68,19 @@ class BrokerAddress:
 
 @dataclass(frozen=True, slots=True)
 class SourceAddress:
-    """A publishing node that is followed, and this node's token there. `feed`: the broker that brings its events."""
+    """A publishing node that is followed, and this node's token there. `feed`: the broker that brings its events.
+
+    A topic in ESGF's format stands for itself: its own address is in place of the node's.
+    """
 
     address: str
     token: str = field(repr=False)
     feed: BrokerAddress | None = None  # None: the node's own HTTP feed
+
+    @property
+    def topic_origin(self) -> str | None:
+        """The origin of the datasets of a topic in ESGF's format; None where a node is followed."""
+        return self.feed.options["origin"] if self.feed is not None and _is_esgf(self.feed) else None
 
 
 def read_addresses(
@@ -79,11 +89,16 @@ def read_addresses(
     """Return the sources that `source` and `source_token` name: the first token is for the first address, and so on.
 
     `overrides`: these addresses alone. If the settings do not have them all, they take the tokens in their order.
-    `feeds`: what brings the events of each, in the same order; empty: the HTTP feed of all.
+    `feeds`: what brings the events of each, in the same order; empty: the HTTP feed of all. Topics in ESGF's format are
+    followed beside them.
     SourcesUnclear where that does not come out even: a token must not be shown to another node than its own.
     """
     configured = [address.rstrip("/") for address in _split(setting)]
     addresses = [address.rstrip("/") for address in overrides] or configured
+    feed_addresses = [_feed(text) for text in feeds.split()]  # no commas: Kafka's address may have several servers
+    topics = [SourceAddress(str(feed), "", feed) for feed in feed_addresses if feed is not None and _is_esgf(feed)]
+    if topics and not addresses:
+        return tuple(topics)
     if not addresses:
         raise SourcesUnclear("say which node is followed: --source https://… or FEDSTAC_SOURCE")
     for address in addresses:
@@ -107,23 +122,43 @@ def read_addresses(
     pairs = list(zip(paired, token_list, strict=True))
     if odd := [address for address, token in pairs if not TOKEN.fullmatch(token)]:
         raise SourcesUnclear(f"the token for {odd[0]} has characters that no token has; copy it again")
-    token_of, feed_of = dict(pairs), _feeds(feeds, paired)
-    return tuple(SourceAddress(address, token_of[address], feed_of[address]) for address in addresses)
+    token_of = dict(pairs)
+    feed_of = _feeds([feed for feed in feed_addresses if feed is None or not _is_esgf(feed)], paired)
+    nodes = tuple(SourceAddress(address, token_of[address], feed_of[address]) for address in addresses)
+    return nodes if overrides else (*nodes, *topics)
 
 
-def _feeds(setting: str, addresses: Sequence[str]) -> Mapping[str, BrokerAddress | None]:
+def _feeds(feeds: Sequence[BrokerAddress | None], addresses: Sequence[str]) -> Mapping[str, BrokerAddress | None]:
     """Return what brings the events of each node. SourcesUnclear where it cannot be told."""
-    texts = setting.split() or [HTTP_FEED] * len(addresses)  # no commas: Kafka's address may have several servers
-    if len(texts) != len(addresses):
+    feeds = feeds or [None] * len(addresses)
+    if len(feeds) != len(addresses):
         raise SourcesUnclear(
-            f"FEDSTAC_SOURCE_FEED has {len(texts)} feeds for {len(addresses)} sources; it needs one for each of "
+            f"FEDSTAC_SOURCE_FEED has {len(feeds)} feeds for {len(addresses)} sources; it needs one for each of "
             f"{', '.join(addresses)}, in this order, with spaces between; {HTTP_FEED} is the node's own feed"
         )
+    return dict(zip(addresses, feeds, strict=True))
+
+
+def _feed(text: str) -> BrokerAddress | None:
+    """Read one feed; None is a node's own. SourcesUnclear where it cannot be told."""
     try:
-        feeds = [None if text == HTTP_FEED else BrokerAddress.parse(text) for text in texts]
+        feed = None if text == HTTP_FEED else BrokerAddress.parse(text)
+        if feed is not None and _is_esgf(feed):
+            if feed.scheme != "kafka":
+                raise ValueError(f"{feed}: a topic in ESGF's format is one of Kafka")
+            if not re.fullmatch(ORIGIN, feed.options.get("origin", "")):
+                raise ValueError(
+                    f"{feed}: say by &origin=<name> which origin its datasets have; small letters, digits and hyphens"
+                )
+            if feed.options.get("gap", "accept") != "accept":
+                raise ValueError(f"{feed}: gap=accept is all that gap can say")
     except ValueError as error:
         raise SourcesUnclear(f"FEDSTAC_SOURCE_FEED: {error}") from None
-    return dict(zip(addresses, feeds, strict=True))
+    return feed
+
+
+def _is_esgf(feed: BrokerAddress) -> bool:
+    return feed.options.get("format") == ESGF
 
 
 def _is_address(text: str) -> bool:
