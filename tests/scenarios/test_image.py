@@ -88,11 +88,9 @@ def look_inside(box: Container) -> None:
 
 
 def healthcheck(box: Container) -> list[str]:
-    check = box.config["Healthcheck"]
-    assert isinstance(check, dict)
-    kind, *command = check["Test"]
+    kind, *command = box.config["Healthcheck"]["Test"]
     assert kind == "CMD"
-    return [str(word) for word in command]
+    return list(command)
 
 
 def over_tcp(cluster: embedded.Cluster, database: str) -> str:

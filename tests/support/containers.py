@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.places import REPOSITORY
 
@@ -32,10 +33,14 @@ def is_built() -> bool:
     """Return whether there is an image of this checkout as it is."""
     if shutil.which("buildah") is None or os.geteuid() != 0:
         return False
-    command = ["buildah", "inspect", "--type", "image", "--format", "{{json .Docker.Config.Labels}}", IMAGE]
+    command = ["buildah", "inspect", "--type", "image", IMAGE]
     done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
-    labels = (json.loads(done.stdout) or {}) if done.returncode == 0 else {}
-    return bool(labels.get("fedstac.inputs") == fingerprint())
+    return done.returncode == 0 and (config_in(done.stdout)["Labels"] or {}).get("fedstac.inputs") == fingerprint()
+
+
+def config_in(inspected: str) -> dict[str, Any]:
+    """Return how an image, or a container of it, is to be run."""
+    return dict(json.loads(inspected)["Docker"]["config"])
 
 
 def fingerprint() -> str:
@@ -48,7 +53,7 @@ class Container:
     """A file system of the image, in which commands run with the user and the variables of the image."""
 
     name: str
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -110,6 +115,6 @@ def container() -> Iterator[Container]:
     """Yield a container of the image; it goes with the context."""
     name = buildah("from", "--pull-never", IMAGE)
     try:
-        yield Container(name, json.loads(buildah("inspect", "--format", "{{json .Docker.Config}}", name)))
+        yield Container(name, config_in(buildah("inspect", name)))
     finally:
         buildah("rm", name)
