@@ -18,6 +18,7 @@ from fedstac.cli import (
     changes,
     collections,
     datasets,
+    dead_letters,
     files,
     identity,
     notifications,
@@ -25,6 +26,7 @@ from fedstac.cli import (
     own_requests,
     replicas,
     scanning,
+    sinks,
     status,
     validating,
     vocab,
@@ -58,6 +60,8 @@ app.add_typer(vocab.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
+app.add_typer(sinks.commands, name="sink", rich_help_panel="Node")
+app.add_typer(dead_letters.commands, name="dead-letter", rich_help_panel="Node")
 
 
 def _demo_folder() -> str:
@@ -174,11 +178,12 @@ def sequencer(ready_file: ReadyFile = None) -> None:
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac relay"))
 def relay(ready_file: ReadyFile = None) -> None:
-    """Send events to the sinks from a process of its own; a second one stands by."""
+    """Send the log to the sinks from a process of its own; of several, one at a time sends to each sink."""
     from fedstac.workers import processes, roles
 
     processes.start("relay")
-    processes.run(environment.load(), [roles.RELAY], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
+    settings = environment.load()
+    processes.run(settings, [roles.RELAY], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac notifier"))

@@ -119,7 +119,8 @@ def _explain_server(error: Exception) -> Explanation | None:
         from fedstac.bootstrap import WrongNode
         from fedstac.db import opening
         from fedstac.db.migrations import MigrationRefused
-        from fedstac.messaging import sources
+        from fedstac.domain.errors import NotFound, Problem
+        from fedstac.messaging import sinks, sources
         from fedstac.messaging.sources.addresses import SourcesUnclear
         from fedstac.runtime.supervision import PartGaveUp
         from fedstac.workers.following import FollowedElsewhere
@@ -138,6 +139,14 @@ def _explain_server(error: Exception) -> Explanation | None:
         case sources.NotServed():
             sentence = f"{error}; is FEDSTAC_SOURCE the address of a publishing node?"
             return Explanation(sentence, terminal.NOT_FOUND)
+        case sinks.SinkAway():
+            return Explanation(f"the sink does not answer: {error}", terminal.AWAY)
+        case sinks.SinkRefused() | sinks.SinkUnclear():
+            return Explanation(str(error), terminal.USAGE)
+        case NotFound():
+            return Explanation(error.detail, terminal.NOT_FOUND)
+        case Problem():
+            return Explanation(error.detail, terminal.USAGE if error.status == 400 else terminal.REJECTED)
         case sources.SourceRefused():
             return Explanation(f"{error}; see to FEDSTAC_SOURCE_TOKEN", terminal.NOT_AUTHORISED)
         case _ if opening.is_of_driver(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import orjson
 
@@ -12,6 +13,7 @@ from fedstac.db import audit, troubles
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import Conflict, NotFound
 from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.domain.model import rfc3339
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,23 @@ class DeadLetter:
     attempts: int
     redrive_at: datetime | None
     at: datetime
+
+
+def document_of(letter: DeadLetter) -> dict[str, Any]:
+    """Return a dead letter in JSON."""
+    return {
+        "id": letter.id,
+        "sink": letter.sink,
+        "place": f"{letter.epoch}.{letter.pos}",
+        "event_id": letter.event_id,
+        "type": letter.type,
+        "collection": letter.collection,
+        "dataset": letter.dataset,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "redrive_at": rfc3339(letter.redrive_at) if letter.redrive_at else None,
+        "at": rfc3339(letter.at),
+    }
 
 
 COLUMNS = "id, sink, epoch, pos, event_id, key, collection, dataset, seq, type, reason, attempts, redrive_at, at"

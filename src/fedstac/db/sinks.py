@@ -17,6 +17,7 @@ from fedstac.domain.relaying import FeedState, LogPlace
 
 SINK_LOCK = 0x66656403  # advisory locks of the relays; the second key is the hash of the sink's name
 PAGE_EVENTS, PAGE_BYTES = 1000, 8 << 20
+LAST = 2**63 - 1  # a position
 LAPSED = "it was behind for too long, and the log is no longer kept for it; seek it anew"
 
 
@@ -244,25 +245,29 @@ async def feed_state(conn: Connection) -> FeedState:
     return FeedState(Cursor(row["epoch"], row["pos"]), forks)
 
 
-async def events_after(conn: Connection, after: int, through: int, limit: int = PAGE_EVENTS) -> list[LoggedEvent]:
+async def events_after(conn: Connection, after: int, limit: int = PAGE_EVENTS) -> list[LoggedEvent]:
     """Return events after a position in the order of the log; of large ones the first few, but at least one."""
-    rows = await conn.fetch(
-        """SELECT epoch, pos, event_id::text, key, collection, dataset, seq, type, event FROM (
-               SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
-                   SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
-                          f.pos, o.event_id, o.key, o.collection, o.dataset, o.seq, o.type, o.event
-                   FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
-                   WHERE f.pos > $1 AND f.pos <= $2 ORDER BY f.pos LIMIT $3) limited) sized
-           WHERE before < $4 ORDER BY pos""",
-        after, through, limit, PAGE_BYTES,
+    rows = await conn.fetch(_page_of("fedstac.feed f", "f.pos > $1 AND f.pos <= $2"), after, LAST, limit, PAGE_BYTES)
+    return [_event(row) for row in rows]
+
+
+def _page_of(positions: str, condition: str = "true") -> str:
+    """Return the statement that reads a page of the log at some positions. $3: most events, $4: most bytes."""
+    return f"""
+        SELECT epoch, pos, event_id::text, key, collection, dataset, seq, type, event FROM (
+            SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
+                SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
+                       f.pos, o.event_id, o.key, o.collection, o.dataset, o.seq, o.type, o.event
+                FROM {positions} JOIN fedstac.outbox o ON o.id = f.id
+                WHERE {condition} ORDER BY f.pos LIMIT $3) limited) sized
+        WHERE before < $4 ORDER BY pos"""
+
+
+def _event(row: Row) -> LoggedEvent:
+    return LoggedEvent(
+        Cursor(row["epoch"], row["pos"]), row["event_id"], row["key"], row["collection"], row["dataset"],
+        row["seq"], row["type"], row["event"],
     )  # fmt: skip
-    return [
-        LoggedEvent(
-            Cursor(row["epoch"], row["pos"]), row["event_id"], row["key"], row["collection"], row["dataset"],
-            row["seq"], row["type"], row["event"],
-        )
-        for row in rows
-    ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +331,7 @@ async def stop(conn: Connection, name: str, reason: str) -> None:
             await troubles.report(conn, "sink", place=name, what="it is paused", detail=reason)
 
 
-# --- stretches that are sent once more ---
+# --- stretches of the log ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,34 +342,97 @@ class Stretch:
     through: int
 
 
+async def earliest(conn: Connection) -> int:
+    """Return the first position that the log has; the next one of an empty log."""
+    return int(await conn.fetchval(
+        "SELECT coalesce((SELECT min(pos) FROM fedstac.feed), (SELECT pos + 1 FROM fedstac.feed_state))"
+    ))  # fmt: skip
+
+
+_IN_STRETCHES = """FROM unnest($1::bigint[], $2::bigint[]) s (after, through)
+    JOIN fedstac.feed f ON f.pos > s.after AND f.pos <= s.through JOIN fedstac.outbox o ON o.id = f.id"""
+
+
+async def types_of(conn: Connection, stretches: Sequence[Stretch]) -> list[str]:
+    """Return the types of the events in stretches of the log."""
+    rows = await conn.fetch(
+        f"SELECT DISTINCT o.type {_IN_STRETCHES}",
+        [each.after for each in stretches], [each.through for each in stretches],
+    )  # fmt: skip
+    return [row["type"] for row in rows]
+
+
+async def positions_of_type(conn: Connection, event_type: str, stretches: Sequence[Stretch]) -> set[int]:
+    """Return where in stretches of the log the events of a type are."""
+    rows = await conn.fetch(
+        f"SELECT f.pos {_IN_STRETCHES} WHERE o.type = $3",
+        [each.after for each in stretches], [each.through for each in stretches], event_type,
+    )  # fmt: skip
+    return {row["pos"] for row in rows}
+
+
+async def refill(conn: Connection, name: str, stretches: Sequence[Stretch], *, actor: str) -> None:
+    """Let a sink get what an audit found to be missing, as redrives."""
+    async with conn.transaction():
+        await _locked(conn, name)
+        await resend(conn, name, stretches)
+        missing = sum(each.through - each.after for each in stretches)
+        await _audit(conn, actor, "refill-sink", name, {"missing": missing})
+
+
 async def resend(conn: Connection, name: str, stretches: Sequence[Stretch]) -> None:
-    """Let a sink get stretches of the log once more, as redrives. Call it in a transaction."""
-    await _add_stretches(conn, name, stretches)
+    """Let a sink get stretches of the log once more, as redrives. Call it in a transaction that has locked the sink."""
     await conn.execute("UPDATE fedstac.sink SET version = version + 1 WHERE name = $1", name)
-
-
-async def _add_stretches(conn: Connection, name: str, stretches: Sequence[Stretch]) -> None:
+    rows = await conn.fetch("DELETE FROM fedstac.sink_resend WHERE sink = $1 RETURNING after, through", name)
+    separate = merge([*stretches, *(Stretch(row["after"], row["through"]) for row in rows)])
     await conn.execute(
-        """INSERT INTO fedstac.sink_resend AS r (sink, after, through)
-           SELECT $1, after, max(through) FROM unnest($2::bigint[], $3::bigint[]) s (after, through) GROUP BY after
-           ON CONFLICT (sink, after) DO UPDATE SET through = greatest(r.through, EXCLUDED.through)""",
-        name, [each.after for each in stretches], [each.through for each in stretches],
+        "INSERT INTO fedstac.sink_resend (sink, after, through) SELECT $1, * FROM unnest($2::bigint[], $3::bigint[])",
+        name, [each.after for each in separate], [each.through for each in separate],
     )  # fmt: skip
 
 
-async def next_resend(conn: Connection, name: str) -> Stretch | None:
-    """Return the stretch that is to be sent next; None where there is none."""
-    row = await conn.fetchrow(
-        "SELECT after, through FROM fedstac.sink_resend WHERE sink = $1 ORDER BY after LIMIT 1", name
+def merge(stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Return stretches in their order, so that none overlaps or touches another one."""
+    separate: list[Stretch] = []
+    for each in sorted(stretches, key=lambda stretch: stretch.after):
+        if separate and each.after <= separate[-1].through:
+            separate[-1] = Stretch(separate[-1].after, max(separate[-1].through, each.through))
+        else:
+            separate.append(each)
+    return separate
+
+
+async def next_resends(conn: Connection, name: str) -> list[Stretch]:
+    """Return what is to be sent again next: stretches with the events of a page, the last one cut."""
+    rows = await conn.fetch(
+        """SELECT after, least(through, after + $2) AS through FROM (
+               SELECT after, through, sum(through - after) OVER (ORDER BY after) - (through - after) AS before
+               FROM (SELECT after, through FROM fedstac.sink_resend WHERE sink = $1
+                     ORDER BY after LIMIT $2) first) summed
+           WHERE before < $2 ORDER BY after""",
+        name, PAGE_EVENTS,
+    )  # fmt: skip
+    return [Stretch(row["after"], row["through"]) for row in rows]
+
+
+async def events_in(conn: Connection, stretches: Sequence[Stretch]) -> list[LoggedEvent]:
+    """Return the first events in stretches of the log, as `events_after` does."""
+    rows = await conn.fetch(
+        _page_of(
+            """unnest($1::bigint[], $2::bigint[]) s (after, through)
+            JOIN fedstac.feed f ON f.pos > s.after AND f.pos <= s.through"""
+        ),
+        [each.after for each in stretches], [each.through for each in stretches], PAGE_EVENTS, PAGE_BYTES,
+    )  # fmt: skip
+    return [_event(row) for row in rows]
+
+
+async def shorten(conn: Connection, name: str, through: int) -> None:
+    """Note that everything through a position was sent again. Joins the caller's transaction."""
+    await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1 AND through <= $2", name, through)
+    await conn.execute(
+        "UPDATE fedstac.sink_resend SET after = $2 WHERE sink = $1 AND after < $2 AND through > $2", name, through
     )
-    return Stretch(row["after"], row["through"]) if row else None
-
-
-async def shorten(conn: Connection, name: str, stretch: Stretch, through: int) -> None:
-    """Note that a stretch was sent again through a position. Joins the caller's transaction."""
-    await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1 AND after = $2", name, stretch.after)
-    if through < stretch.through:
-        await _add_stretches(conn, name, [Stretch(through, stretch.through)])
 
 
 # --- retention ---

@@ -52,7 +52,6 @@ LEAST_POLL_SECONDS, MOST_POLL_SECONDS = 0.02, 0.25
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.2, 30.0
 TRIES, TRY_SECONDS = 3, 0.2  # of an event alone that a broker refuses, and the pause between
 MOST_REFUSALS = 100  # in a row, after which it is the sink that is wrong, and not the events
-LAST_POSITION = 2**63 - 1
 log = structlog.get_logger()
 
 
@@ -273,10 +272,10 @@ class _Course:
         task, self.read_ahead = self.read_ahead, None
         return await task if task is not None else await self._read(self.cursor.pos, self.previous_pos)
 
-    async def _read(self, after: int, previous_pos: int, through: int = LAST_POSITION) -> EncodedPage | None:
+    async def _read(self, after: int, previous_pos: int) -> EncodedPage | None:
         """Return the next page of the log; None at its end."""
         async with self.node.pool.acquire() as conn:
-            events = await sinks.events_after(conn, after, through)
+            events = await sinks.events_after(conn, after)
             if not events:
                 return None
             is_behind = events[0].cursor.pos <= self.sink.pos  # of what was done before, some were refused then
@@ -392,15 +391,15 @@ class _Course:
         redrives = await dead_letters.next_redrives(self.conn, self.sink.name, sinks.PAGE_EVENTS)
         buried_ids = await self._redrive([each.event for each in redrives])
         await dead_letters.forget(self.conn, [each.id for each in redrives if each.event.event_id not in buried_ids])
-        stretch = await sinks.next_resend(self.conn, self.sink.name)
-        if stretch is not None:
-            events = await sinks.events_after(self.conn, stretch.after, stretch.through)
-            dead = await dead_letters.positions(self.conn, self.sink.name, stretch.after, stretch.through)
+        stretches = await sinks.next_resends(self.conn, self.sink.name)
+        if stretches:
+            events = await sinks.events_in(self.conn, stretches)
+            through = events[-1].cursor.pos if events else stretches[-1].through
+            dead = await dead_letters.positions(self.conn, self.sink.name, stretches[0].after, through)
             await self._redrive([event for event in events if event.cursor not in dead])
             async with self.conn.transaction():
-                through = events[-1].cursor.pos if events else stretch.through
-                await sinks.shorten(self.conn, self.sink.name, stretch, through)
-        return bool(redrives) or stretch is not None
+                await sinks.shorten(self.conn, self.sink.name, through)
+        return bool(redrives or stretches)
 
     async def _redrive(self, events: Sequence[LoggedEvent]) -> set[str]:
         """Send events once more, behind what came after them. Return the ids of those that are dead letters again."""
