@@ -22,6 +22,7 @@ from fedstac.db import (
     health,
     metrics,
     nodes,
+    parked,
     notifications,
     own_groups,
     people,
@@ -32,7 +33,7 @@ from fedstac.db import (
 )
 from fedstac.db.connections import Connection
 from fedstac.db.feed import EventFilter
-from fedstac.db.nodes import ParkedEvent, SubjectPlace
+from fedstac.db.parked import ParkedEvent, SubjectPlace
 from fedstac.db.queue import Claim
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor
@@ -148,9 +149,10 @@ async def consume(conn: Connection) -> None:
     await nodes.progress(conn, "index", "south")
     await nodes.move(conn, "index", "south", Cursor(1, 17))
     broken = [ParkedEvent(f"new-{n}", f"s{n}", 1, 2, "unknown", "{}") for n in range(990, 1_010)]
-    await nodes.park(conn, "index", "south", 6_000, broken)
-    await nodes.unpark(conn, "index", "south", [SubjectPlace(f"s{n}", 1, 3) for n in range(100)])
-    assert await nodes.parked(conn, "index", "south")
+    await parked.park(conn, "index", "south", 6_000, broken)
+    await parked.unpark(conn, "index", "south", [SubjectPlace(f"s{n}", 1, 3) for n in range(100)])
+    assert await parked.exceptions(conn, "index", "south")
+    assert not await parked.requeued_events(conn, "index", "south")
 
 
 async def acknowledge(conn: Connection) -> None:

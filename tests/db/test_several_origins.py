@@ -12,7 +12,7 @@ import pytest
 
 from fedstac import bootstrap, publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, connections, feed, invariants, nodes
+from fedstac.db import collections, connections, feed, invariants, nodes, parked
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import errors
@@ -156,8 +156,8 @@ async def test_a_lineage_has_one_origin_and_the_claim_of_another_is_parked(east:
     follower = await follow(east, source(east, "north", [common, other]))
     assert await ids_by_origin(conn) == {"north": [other["id"]], "west": [common["id"]]}
     assert [each["outcome"] for each in follower.exceptions] == ["parked"]
-    assert await nodes.parked(conn, nodes.INDEX, "west") == []
-    assert "another origin's" in (await nodes.parked(conn, nodes.INDEX, "north"))[0]["detail"]
+    assert await parked.exceptions(conn, nodes.INDEX, "west") == []
+    assert "another origin's" in (await parked.exceptions(conn, nodes.INDEX, "north"))[0]["detail"]
 
 
 async def test_two_that_come_at_once_share_no_lineage(east: Node, conn: Connection) -> None:
@@ -166,10 +166,10 @@ async def test_two_that_come_at_once_share_no_lineage(east: Node, conn: Connecti
     await asyncio.gather(*(follow(east, source(east, origin, datasets)) for origin, datasets in sources.items()))
     found = await ids_by_origin(conn)
     for origin, datasets in sources.items():
-        parked = await conn.fetch(
+        rows = await conn.fetch(
             "SELECT split_part(subject, '/', 2) FROM fedstac.parked_event WHERE origin = $1", origin
         )
-        assert sorted([*found[origin], *(row[0] for row in parked)]) == sorted(item["id"] for item in datasets)
+        assert sorted([*found[origin], *(row[0] for row in rows)]) == sorted(item["id"] for item in datasets)
     assert {item["id"] for item in items} == {*found["west"], *found["north"]}
     assert not set(found["west"]) & set(found["north"])
     assert [broken.name for broken in await invariants.check(conn)] == ["I23"]  # which tells what is parked
@@ -242,11 +242,11 @@ async def test_a_lineage_that_its_origin_has_lost_is_the_next_ones(east: Node, c
     common, other = sample.items(2)
     await follow(east, source(east, "west", [common, other]))
     await follow(east, source(east, "north", [common]))
-    assert len(await nodes.parked(conn, nodes.INDEX, "north")) == 1
+    assert len(await parked.exceptions(conn, nodes.INDEX, "north")) == 1
     await follow(east, source(east, "west", [other], epoch=2))  # restored to before `common`
     await follow(east, source(east, "north", [common]))
     assert await ids_by_origin(conn) == {"north": [common["id"]], "west": [other["id"]]}
-    assert await nodes.parked(conn, nodes.INDEX, "north") == []
+    assert await parked.exceptions(conn, nodes.INDEX, "north") == []
     assert await invariants.check(conn) == []
 
 
@@ -313,7 +313,7 @@ async def test_the_document_of_another_collection_is_no_announcement(east: Node,
     lying.entries[0]["data"]["collection"] = "CMIP7"
     await follow(east, lying)
     assert await collections.every(conn) == []
-    assert len(await nodes.parked(conn, nodes.INDEX, "north")) == 1
+    assert len(await parked.exceptions(conn, nodes.INDEX, "north")) == 1
 
 
 @pytest.mark.parametrize("document", [

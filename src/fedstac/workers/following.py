@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import connections, nodes, schema
+from fedstac.db import connections, nodes, parked, schema
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
@@ -43,7 +43,8 @@ from fedstac.runtime.wakeup import Backoff, pause, unless
 PAGE = 500
 EXCEPTIONS_AT_ONCE = 1000  # the origin takes 2 000
 LONGEST_NAME, LONGEST_DETAIL = 650, 2000  # characters; of a name what fits into an index
-LONG_POLL_SECONDS = 20
+LONG_POLL_SECONDS = 10
+REQUEUED_LOOK_SECONDS = 1.0
 LAGGING_POLL_SECONDS = 1  # while something that is applied is not yet acknowledged
 STAND_BY_SECONDS = 1.0
 ELSEWHERE_SECONDS = 5.0
@@ -83,10 +84,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An event that cannot be applied, and why."""
+    """An event that cannot be applied, and why. `is_final`: this node takes no such event, whatever is mended."""
 
     event: RawEvent
     reason: str
+    is_final: bool = False
 
 
 class Handler(Protocol):
@@ -129,6 +131,7 @@ class Follower:
     _deaths: int | None = None  # over the page that is due; None: not yet counted by this process
     _is_refused: bool = False  # the last acknowledgement
     _acknowledge_at: float = 0.0  # the next one, not before; by time.monotonic
+    _requeued_at: float = 0.0  # the next look for what operators want to be tried again
     _refusals: Backoff = field(default_factory=lambda: Backoff(least=0.5, most=10.0))
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -196,7 +199,7 @@ class Follower:
             if progress is None and not self.snapshot_first:
                 await nodes.move(conn, consumer, self.origin_name, events.START)
             # a kill may have come before they were acknowledged
-            self.exceptions = await nodes.parked(conn, consumer, self.origin_name)
+            self.exceptions = await parked.exceptions(conn, consumer, self.origin_name)
         if progress is None and self.snapshot_first:
             await self.take_snapshot(None)
         elif progress is not None and progress.snapshot is not None:
@@ -208,6 +211,7 @@ class Follower:
 
     async def step(self, wait: int) -> int:
         """Receive, apply and acknowledge a page of the feed. Return how many events it had."""
+        await self._apply_requeued()
         await self._acknowledge()
         if self.acknowledged != self.applied_cursor or self.exceptions:
             wait = min(wait, LAGGING_POLL_SECONDS)
@@ -268,7 +272,7 @@ class Follower:
         if self.lock is not None and self.lock.is_closed():
             raise ConnectionError("the session that keeps others from following is gone")
         strangers = [
-            Rejection(event, f"{page.origin} announced what {str(event.get('source'))[:63]} is the origin of")
+            Rejection(event, f"{page.origin} announced what {str(event.get('source'))[:63]} is the origin of", True)
             for event in page.events
             if event.get("source") != page.origin
         ]
@@ -306,36 +310,36 @@ class Follower:
         self, conn: Connection, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None, moves: bool
     ) -> None:
         async with conn.transaction():
-            parked = await self._write(conn, page, rejections)
+            parked_events = await self._write(conn, page, rejections)
             failpoint(f"{self.handler.consumer}.written")
             if moves:
                 await nodes.move(
                     conn, self.handler.consumer, page.origin, page.cursor, snapshot=snapshot, offsets=page.offsets
                 )
-        self._report(parked)
+        self._report(parked_events)
 
-    async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> list[nodes.ParkedEvent]:
+    async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> list[parked.ParkedEvent]:
         """Apply events and park the others; joins the caller's transaction. Return what is parked."""
         consumer = self.handler.consumer
         refusals = await self.handler.handle(conn, page)
         if page.ends_snapshot:  # it has everything anew
-            await nodes.forget_parked(conn, consumer, page.origin, before_epoch=page.cursor.epoch)
-        parked = [_parked(rejection) for rejection in (*rejections, *refusals)]
-        if parked:
-            await nodes.park(conn, consumer, page.origin, page.cursor.pos, parked)
+            await parked.forget_earlier(conn, consumer, page.origin, before_epoch=page.cursor.epoch)
+        parked_events = [_parked(rejection) for rejection in (*rejections, *refusals)]
+        if parked_events:
+            await parked.park(conn, consumer, page.origin, page.cursor.pos, parked_events)
         applied_events = _without(page, refusals).events
-        await nodes.unpark(
+        await parked.unpark(
             conn,
             consumer,
             page.origin,
-            [nodes.SubjectPlace(_subject(event), *_place(event)) for event in applied_events],
+            [parked.SubjectPlace(_subject(event), *_place(event)) for event in applied_events],
         )
-        return parked
+        return parked_events
 
-    def _report(self, parked: Sequence[nodes.ParkedEvent]) -> None:
-        for each in parked:
-            log.error("an event is parked", event_id=each.event_id, subject=each.subject, detail=each.detail)
-            self.exceptions.append({"event_id": each.event_id, "outcome": "parked", "detail": each.detail})
+    def _report(self, parked_events: Sequence[parked.ParkedEvent]) -> None:
+        for each in parked_events:
+            log.error(f"an event is {each.outcome}", event_id=each.event_id, subject=each.subject, detail=each.detail)
+            self.exceptions.append({"event_id": each.event_id, "outcome": each.outcome, "detail": each.detail})
 
     # --- events that fail ---
 
@@ -363,19 +367,31 @@ class Follower:
         for attempt in range(1, (ATTEMPTS if size == 1 else 1) + 1):
             try:
                 async with conn.transaction():
-                    parked = await self._write(conn, page, [])
+                    parked_events = await self._write(conn, page, [])
             except Exception as error:
                 if not await _may_be_of_an_event(conn, error):
                     raise
                 if size == 1 and (attempt == ATTEMPTS or is_refusal(error)):
                     return [(page.events[0], error)]
             else:
-                self._report(parked)
+                self._report(parked_events)
                 return []
         first, second = page.events[: size // 2], page.events[size // 2 :]
         return await self._halve(conn, replace(page, events=first)) + await self._halve(
             conn, replace(page, events=second)
         )
+
+    async def _apply_requeued(self) -> None:
+        """Apply the parked events that an operator wants to be tried again, each alone. What fails stays parked."""
+        if time.monotonic() < self._requeued_at:
+            return
+        self._requeued_at = time.monotonic() + REQUEUED_LOOK_SECONDS
+        async with self.node.pool.acquire() as conn:
+            texts = await parked.requeued_events(conn, self.handler.consumer, self.origin_name)
+        for event in map(orjson.loads, texts):
+            page = Page(self.origin_name, [event], self.applied_cursor)
+            if not await self._try_alone(page):
+                await self._apply_at_once(replace(page, events=()), [_killer(event)], moves=False)
 
     # --- events that kill ---
 
@@ -401,8 +417,7 @@ class Follower:
             if size > 1:
                 await self._apply_at_once(portion, [], moves=False)
             elif not await self._try_alone(portion):
-                reason = f"{ATTEMPTS} processes of this node ended while they applied it"
-                killers.append(Rejection(portion.events[0], reason))
+                killers.append(_killer(portion.events[0]))
         return killers
 
     async def _try_alone(self, page: Page) -> bool:
@@ -424,6 +439,10 @@ class Follower:
         with suppress(Exception):
             async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
                 await nodes.end_attempt(conn, *key)
+
+
+def _killer(event: RawEvent) -> Rejection:
+    return Rejection(event, f"{ATTEMPTS} processes of this node ended while they applied it")
 
 
 def _without(page: Page, rejections: Sequence[Rejection]) -> Page:
@@ -468,14 +487,17 @@ def _place(event: RawEvent) -> tuple[int, int]:
 def _rejection(message: UnreadableMessage, origin: str) -> Rejection:
     """Return what is parked of a message that is no event: its place in the broker is its name."""
     event = {"id": message.place, "subject": message.place, "source": origin, "message": message.text}
-    return Rejection(event, message.reason)
+    return Rejection(event, message.reason, is_final=True)
 
 
-def _parked(rejection: Rejection) -> nodes.ParkedEvent:
+def _parked(rejection: Rejection) -> parked.ParkedEvent:
     event = rejection.event
     epoch, seq = _place(event)
     detail = _storable(rejection.reason, LONGEST_DETAIL)
-    return nodes.ParkedEvent(_event_id(event), _subject(event), epoch, seq, detail, orjson.dumps(event).decode())
+    return parked.ParkedEvent(
+        _event_id(event), _subject(event), epoch, seq, detail, orjson.dumps(event).decode(),
+        outcome="rejected" if rejection.is_final else "parked",
+    )  # fmt: skip
 
 
 async def session(node: Node) -> Connection:
