@@ -33,7 +33,7 @@ PUBLISHING = {
     "heartbeat",
     "outages",
 }
-FOLLOWING = {"follower", "housekeeping", "refusals", "vocabularies", "heartbeat", "outages"}
+FOLLOWING = {"follower", "housekeeping", "notifier", "refusals", "vocabularies", "heartbeat", "outages"}
 
 
 async def by_raising() -> None:

@@ -24,6 +24,7 @@ from fedstac.cli import (
     notifications,
     operations,
     own_requests,
+    parked,
     replicas,
     scanning,
     sinks,
@@ -58,6 +59,7 @@ app.add_typer(validating.commands)
 app.add_typer(scanning.commands)
 app.add_typer(vocab.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
+app.add_typer(parked.commands, name="parked", rich_help_panel="Node")
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
 app.add_typer(sinks.commands, name="sink", rich_help_panel="Node")

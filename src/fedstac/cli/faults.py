@@ -19,6 +19,7 @@ from fedstac.cli import terminal
 from fedstac.cli.terminal import Output, complain, say
 from fedstac.client import documents
 from fedstac.client.transport import ClientError, Refusal
+from fedstac.domain.errors import Conflict, NotFound
 from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.vocabulary import VocabularyBroken
 
@@ -102,6 +103,10 @@ def explain(error: Exception) -> Explanation:
             return Explanation(_not_json(error), terminal.USAGE)
         case environment.Misconfigured() | PolicyBroken() | VocabularyBroken():
             return Explanation(str(error), terminal.USAGE)
+        case NotFound():
+            return Explanation(error.detail, terminal.NOT_FOUND)
+        case Conflict():
+            return Explanation(error.detail, terminal.REJECTED)
         case OSError() if error.errno in NO_ROOM:
             return Explanation(f"the results cannot be written: {error.strerror}", terminal.USAGE)
     of_server = _explain_server(error)

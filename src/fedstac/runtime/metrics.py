@@ -106,6 +106,12 @@ SEQUENCING_SECONDS = _seconds(
     "fedstac_sequencing_duration_seconds", "Time of the sequencer for one transaction that gave positions."
 )
 SEQUENCED = _counter("fedstac_sequenced_events_total", "Events that this process gave a position.")
+CONSUMED = _counter(
+    "fedstac_consumed_events_total",
+    "Events that a consumer in this process brought to their end: applied; ignored, since what is here is as new; "
+    "rejected, as nothing that this node takes; parked, since it fails here.",
+    "consumer", "origin", "outcome",
+)  # fmt: skip
 PART_RESTARTS = _counter(
     "fedstac_part_restarts_total", "How often a background part of this process was started again.", "part"
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import Cause, blames_nobody, cause_of, is_refusal, was_ended_in_order
 from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.metrics import CONSUMED
 from fedstac.runtime.wakeup import Backoff, pause, unless
 
 PAGE = 500
@@ -91,6 +93,15 @@ class Rejection:
     is_final: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PageOutcome:
+    """The result of events that a handler applied."""
+
+    applied_count: int
+    ignored_count: int  # here already, or older than what is here
+    rejections: Sequence[Rejection] = ()  # of those that this node does not take
+
+
 class Handler(Protocol):
     """What a consumer makes of the events of one origin."""
 
@@ -100,8 +111,8 @@ class Handler(Protocol):
         """Do what has no place in a transaction: fetch, read, judge. Return the events that cannot be applied."""
         ...
 
-    async def handle(self, conn: Connection, page: Page) -> Sequence[Rejection]:
-        """Apply events that were prepared, perhaps a part of them. Return those that this node does not take.
+    async def handle(self, conn: Connection, page: Page) -> PageOutcome:
+        """Apply events that were prepared, perhaps a part of them. Return what became of them.
 
         It joins the caller's transaction, which moves the cursor. The same events again change nothing.
         """
@@ -110,6 +121,14 @@ class Handler(Protocol):
     async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
         """Return through where the origin may be told that everything is done; it may lag behind what is applied."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenPage:
+    """What was written of a page; it counts once the transaction is committed."""
+
+    outcome: PageOutcome
+    parked_events: Sequence[parked.ParkedEvent]
 
 
 @dataclass(slots=True)
@@ -310,34 +329,39 @@ class Follower:
         self, conn: Connection, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None, moves: bool
     ) -> None:
         async with conn.transaction():
-            parked_events = await self._write(conn, page, rejections)
+            written = await self._write(conn, page, rejections)
             failpoint(f"{self.handler.consumer}.written")
             if moves:
                 await nodes.move(
                     conn, self.handler.consumer, page.origin, page.cursor, snapshot=snapshot, offsets=page.offsets
                 )
-        self._report(parked_events)
+        self._report(written)
 
-    async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> list[parked.ParkedEvent]:
-        """Apply events and park the others; joins the caller's transaction. Return what is parked."""
+    async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> _WrittenPage:
+        """Apply events and park the others; joins the caller's transaction."""
         consumer = self.handler.consumer
-        refusals = await self.handler.handle(conn, page)
+        outcome = await self.handler.handle(conn, page)
         if page.ends_snapshot:  # it has everything anew
             await parked.forget_earlier(conn, consumer, page.origin, before_epoch=page.cursor.epoch)
-        parked_events = [_parked(rejection) for rejection in (*rejections, *refusals)]
+        parked_events = [_parked(rejection) for rejection in (*rejections, *outcome.rejections)]
         if parked_events:
             await parked.park(conn, consumer, page.origin, page.cursor.pos, parked_events)
-        applied_events = _without(page, refusals).events
+        applied_events = _without(page, outcome.rejections).events
         await parked.unpark(
             conn,
             consumer,
             page.origin,
             [parked.SubjectPlace(_subject(event), *_place(event)) for event in applied_events],
         )
-        return parked_events
+        return _WrittenPage(outcome, parked_events)
 
-    def _report(self, parked_events: Sequence[parked.ParkedEvent]) -> None:
-        for each in parked_events:
+    def _report(self, written: _WrittenPage) -> None:
+        """Count, log and note for the origin what became of a page that is committed."""
+        counts = Counter({"applied": written.outcome.applied_count, "ignored": written.outcome.ignored_count})
+        counts.update(each.outcome for each in written.parked_events)
+        for outcome, count in counts.items():
+            self.node.metrics.count(CONSUMED, self.handler.consumer, self.origin_name, outcome, by=count)
+        for each in written.parked_events:
             log.error(f"an event is {each.outcome}", event_id=each.event_id, subject=each.subject, detail=each.detail)
             self.exceptions.append({"event_id": each.event_id, "outcome": each.outcome, "detail": each.detail})
 
@@ -367,14 +391,14 @@ class Follower:
         for attempt in range(1, (ATTEMPTS if size == 1 else 1) + 1):
             try:
                 async with conn.transaction():
-                    parked_events = await self._write(conn, page, [])
+                    written = await self._write(conn, page, [])
             except Exception as error:
                 if not await _may_be_of_an_event(conn, error):
                     raise
                 if size == 1 and (attempt == ATTEMPTS or is_refusal(error)):
                     return [(page.events[0], error)]
             else:
-                self._report(parked_events)
+                self._report(written)
                 return []
         first, second = page.events[: size // 2], page.events[size // 2 :]
         return await self._halve(conn, replace(page, events=first)) + await self._halve(

@@ -99,6 +99,7 @@ def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, o
     word = part or name
 
     def parts(settings: Settings) -> Sequence[Part]:
+        notifier.check(settings)
         for feed in [source.feed for source in addresses(settings) if source.feed is not None]:
             broker_of(feed)  # what is not installed is told before anything runs
         followers = [
@@ -121,4 +122,4 @@ def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, o
 
 
 PUBLISH = Role("publish", _publishing_parts, _publishing_stand)
-INDEX = consumer(nodes.INDEX, index_node.index_handler, part="follower", others=[HOUSEKEEPING])
+INDEX = consumer(nodes.INDEX, index_node.index_handler, part="follower", others=[HOUSEKEEPING, NOTIFIER])

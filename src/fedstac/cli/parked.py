@@ -1,0 +1,128 @@
+"""`fedstac parked …`: events that this node could not apply, in its own database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from fedstac import settings as environment
+from fedstac.cli import terminal
+from fedstac.cli.options import Form, examples, form_of
+from fedstac.cli.terminal import Output, out, say
+
+if TYPE_CHECKING:
+    from fedstac.db.connections import Connection
+    from fedstac.db.parked import ParkedRow
+
+T = TypeVar("T")
+ACTOR = "operator"  # of the audit rows of commands: who may write to the database
+COLUMNS = ("id    ", "since           ", "origin    ", "subject", "why")
+LONGEST_WHY = 100  # characters in a table
+
+commands = typer.Typer(
+    no_args_is_help=True, help="Look at the events that this node could not apply; have them tried again."
+)
+Ids = Annotated[list[int] | None, typer.Argument(help="Ids, as the list shows them.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@commands.command(
+    "list", epilog=examples("fedstac parked list", "fedstac parked list -o ndjson | jq -r .detail | sort | uniq -c")
+)
+def list_parked(ctx: typer.Context, output: Form = None) -> None:
+    """List the parked events: what they are about, and why they could not be applied."""
+    from fedstac.db import parked
+
+    _show(form_of(ctx, output), _with_database(parked.every))
+
+
+@commands.command(epilog=examples("fedstac parked show 12", "fedstac parked show 12 -o json | jq .event.data"))
+def show(
+    ctx: typer.Context, id: Annotated[int, typer.Argument(help="The id, as the list shows it.")], output: Form = None
+) -> None:
+    """Show one parked event with its whole text."""
+    import orjson
+
+    from fedstac.db import parked
+
+    whole = _with_database(lambda conn: parked.read(conn, id))
+    document = {**_document(whole.row), "event": orjson.loads(whole.event)}
+    if form_of(ctx, output) is not Output.TABLE:
+        terminal.dump(document)
+        return
+    for name, value in document.items():
+        if name != "event":
+            out(terminal.for_terminal(f"{name:<12} {value}"))
+    for line in orjson.dumps(document["event"], option=orjson.OPT_INDENT_2).decode().splitlines():
+        out(terminal.for_terminal(line))
+
+
+@commands.command(epilog=examples("fedstac parked requeue 12 13", "fedstac parked requeue --all"))
+def requeue(ctx: typer.Context, ids: Ids = None, every: All = False, output: Form = None) -> None:
+    """Have parked events tried again by the process that follows, within ten seconds or so.
+
+    Mend the reason first: update fedstac, import the vocabulary. An event that is stale is refused: its dataset is
+    further already. What fails again stays parked.
+    """
+    from fedstac.db import parked
+
+    _change(form_of(ctx, output), ids, every, parked.requeue, "will be tried again")
+
+
+@commands.command(epilog=examples("fedstac parked discard 12", "fedstac parked discard --all"))
+def discard(ctx: typer.Context, ids: Ids = None, every: All = False, output: Form = None) -> None:
+    """Forget parked events. Their datasets stay as they are here, until a later event or fedstac verify --repair."""
+    from fedstac.db import parked
+
+    _change(form_of(ctx, output), ids, every, parked.discard, "discarded")
+
+
+def _change(form: Output, ids: list[int] | None, every: bool, verb: Callable[..., Awaitable[Any]], done: str) -> None:
+    """Do something with the events of these ids, or with all."""
+    from fedstac.db import parked
+
+    if bool(ids) is every:
+        raise typer.BadParameter("say which: ids from fedstac parked list, or --all")
+
+    async def change(conn: Connection) -> list[ParkedRow]:
+        chosen = ids or [row.id for row in await parked.every(conn)]
+        rows: list[ParkedRow] = await verb(conn, chosen, actor=ACTOR) if chosen else []
+        return rows
+
+    rows = _with_database(change)
+    _show(form, rows)
+    say(f"{len(rows)} {done}", "dim")
+
+
+def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
+    from fedstac.db import connections
+
+    async def connected() -> T:
+        conn = await connections.connect(environment.load().dsn, application="fedstac cli")
+        try:
+            return await work(conn)
+        finally:
+            await conn.close()
+
+    return asyncio.run(connected())
+
+
+def _show(form: Output, rows: list[ParkedRow]) -> None:
+    with terminal.Listing(form, COLUMNS) as listing:
+        for row in rows:
+            why = row.detail if len(row.detail) <= LONGEST_WHY else row.detail[:LONGEST_WHY] + "…"
+            since = row.at.isoformat(timespec="minutes")[:16]
+            listing.row(_document(row), (row.id, since, row.origin, row.subject, why))
+
+
+def _document(row: ParkedRow) -> Mapping[str, object]:
+    """Return a parked event as programs read it; api/nodes/parked.py answers the same."""
+    from dataclasses import asdict
+
+    fields = asdict(row)
+    return fields | {
+        "requeued_at": row.requeued_at.isoformat() if row.requeued_at else None, "at": row.at.isoformat()
+    }  # fmt: skip
