@@ -20,7 +20,7 @@ from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.workers import roles
-from fedstac.workers.following import Page, PageOutcome, Rejection
+from fedstac.workers.following import HandledPage, Page, Rejection
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -38,10 +38,10 @@ class Counter:
     async def prepare(self, page: Page) -> Sequence[Rejection]:
         return [Rejection(event, "no dataset") for event in page.events if "id" not in event["data"]]
 
-    async def handle(self, conn: Connection, page: Page) -> PageOutcome:
+    async def handle(self, conn: Connection, page: Page) -> HandledPage:
         ids = [event["data"]["id"] for event in page.events]
         await conn.execute("INSERT INTO public.counted SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", ids)
-        return PageOutcome(len(ids), 0)
+        return HandledPage(len(ids), 0)
 
     async def acknowledgeable(self, origin: str, applied: Cursor) -> Cursor:
         return applied if self.may_acknowledge.is_set() else Cursor(0, 0)

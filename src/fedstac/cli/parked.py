@@ -62,7 +62,7 @@ def show(
 
 @commands.command(epilog=examples("fedstac parked requeue 12 13", "fedstac parked requeue --all"))
 def requeue(ctx: typer.Context, ids: Ids = None, every: All = False, output: Form = None) -> None:
-    """Have parked events tried again by the process that follows, within ten seconds or so.
+    """Ask for another try of parked events by the process that follows, within ten seconds or so.
 
     Mend the reason first: update fedstac, import the vocabulary. An event that is stale is refused: its dataset is
     further already. What fails again stays parked.
@@ -80,7 +80,9 @@ def discard(ctx: typer.Context, ids: Ids = None, every: All = False, output: For
     _change(form_of(ctx, output), ids, every, parked.discard, "discarded")
 
 
-def _change(form: Output, ids: list[int] | None, every: bool, verb: Callable[..., Awaitable[Any]], done: str) -> None:
+def _change(
+    form: Output, ids: list[int] | None, every: bool, verb: Callable[..., Awaitable[Any]], result_words: str
+) -> None:
     """Do something with the events of these ids, or with all."""
     from fedstac.db import parked
 
@@ -88,13 +90,13 @@ def _change(form: Output, ids: list[int] | None, every: bool, verb: Callable[...
         raise typer.BadParameter("say which: ids from fedstac parked list, or --all")
 
     async def change(conn: Connection) -> list[ParkedRow]:
-        chosen = ids or [row.id for row in await parked.every(conn)]
-        rows: list[ParkedRow] = await verb(conn, chosen, actor=ACTOR) if chosen else []
+        event_ids = ids or [row.id for row in await parked.every(conn)]
+        rows: list[ParkedRow] = await verb(conn, event_ids, actor=ACTOR) if event_ids else []
         return rows
 
     rows = _with_database(change)
     _show(form, rows)
-    say(f"{len(rows)} {done}", "dim")
+    say(f"{len(rows)} {result_words}", "dim")
 
 
 def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:

@@ -78,9 +78,9 @@ async def park(conn: Connection, consumer: str, origin: str, pos: int, events: S
         [each.epoch for each in events], [each.seq for each in events], [each.detail for each in events],
         [each.event for each in events], [each.outcome for each in events],
     )  # fmt: skip
-    reports = [troubles.Trouble(row["subject"], row["detail"]) for row in rows[:MOST_REPORTED]]
+    reports = [troubles.TroubleReport(row["subject"], row["detail"]) for row in rows[:MOST_REPORTED]]
     if len(rows) > MOST_REPORTED:
-        reports.append(troubles.Trouble(f"{len(rows) - MOST_REPORTED} more", "see fedstac parked list"))
+        reports.append(troubles.TroubleReport(f"{len(rows) - MOST_REPORTED} more", "see fedstac parked list"))
     await troubles.report_all(conn, "parked", place=f"{consumer} of {origin}", reports=reports)
 
 

@@ -19,14 +19,14 @@ async def report(conn: Connection, kind: str, *, place: str, what: str, detail: 
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class TroubleReport:
     """What is wrong, and why."""
 
     what: str
     detail: str
 
 
-async def report_all(conn: Connection, kind: str, *, place: str, reports: Sequence[Trouble]) -> None:
+async def report_all(conn: Connection, kind: str, *, place: str, reports: Sequence[TroubleReport]) -> None:
     """Store several troubles of one place, as `report` does."""
     if reports:
         await conn.execute(

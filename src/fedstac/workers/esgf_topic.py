@@ -29,7 +29,7 @@ from fedstac.domain.model import Judge, Lineage, Record
 from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import RawEvent
-from fedstac.workers.following import Page, Rejection
+from fedstac.workers.following import HandledPage, Page, Rejection
 
 WAITS: Final = "it came before the item that it changes; it is kept and applied when that comes"
 MIXED: Final = "its dataset is one that a fedstac node announces; what another program says of it has no place there"
@@ -100,11 +100,11 @@ class EsgfHandler:
         posted = esgf.publish(step, self.node.checker, vocabulary, origin) if step.item is not None else None
         return NamedStep(event, step, name.lineage, vocabulary, posted)
 
-    async def handle(self, conn: Connection, page: Page) -> Sequence[Rejection]:
-        """Apply steps to the records as they are, under their locks. Return what cannot be applied, or not yet."""
+    async def handle(self, conn: Connection, page: Page) -> HandledPage:
+        """Apply steps to the records as they are, under their locks; reject what cannot be applied, or not yet."""
         steps = [self._steps[id(event)] for event in page.events]
         if not steps:
-            return []
+            return HandledPage(0, 0)
         await self._make_collections(conn, steps, page.origin)
         here = await records.hold_leaves(conn, sorted({each.step.collection for each in steps}))
         rejections = [
@@ -125,7 +125,9 @@ class EsgfHandler:
         rejections += [Rejection(each.event, FOREIGN) for each in steps if each.subject in foreign]
         if outcome.applied:
             log.info("applied", origin=page.origin, events=len(outcome.applied), cursor=str(page.cursor))
-        return [*rejections, *outcome.rejections]
+        rejections += outcome.rejections
+        applied_count = len(outcome.applied)
+        return HandledPage(applied_count, max(len(page.events) - applied_count - len(rejections), 0), rejections)
 
     async def _write(self, conn: Connection, origin: str, outcome: PageOutcome) -> set[str]:
         """Write what a page comes to. Return the subjects that another origin has."""

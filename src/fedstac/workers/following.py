@@ -94,7 +94,7 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class PageOutcome:
+class HandledPage:
     """The result of events that a handler applied."""
 
     applied_count: int
@@ -111,7 +111,7 @@ class Handler(Protocol):
         """Do what has no place in a transaction: fetch, read, judge. Return the events that cannot be applied."""
         ...
 
-    async def handle(self, conn: Connection, page: Page) -> PageOutcome:
+    async def handle(self, conn: Connection, page: Page) -> HandledPage:
         """Apply events that were prepared, perhaps a part of them. Return what became of them.
 
         It joins the caller's transaction, which moves the cursor. The same events again change nothing.
@@ -127,7 +127,7 @@ class Handler(Protocol):
 class _WrittenPage:
     """What was written of a page; it counts once the transaction is committed."""
 
-    outcome: PageOutcome
+    outcome: HandledPage
     parked_events: Sequence[parked.ParkedEvent]
 
 
@@ -329,13 +329,13 @@ class Follower:
         self, conn: Connection, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None, moves: bool
     ) -> None:
         async with conn.transaction():
-            written = await self._write(conn, page, rejections)
+            applied_page = await self._write(conn, page, rejections)
             failpoint(f"{self.handler.consumer}.written")
             if moves:
                 await nodes.move(
                     conn, self.handler.consumer, page.origin, page.cursor, snapshot=snapshot, offsets=page.offsets
                 )
-        self._report(written)
+        self._report(applied_page)
 
     async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> _WrittenPage:
         """Apply events and park the others; joins the caller's transaction."""
@@ -355,13 +355,13 @@ class Follower:
         )
         return _WrittenPage(outcome, parked_events)
 
-    def _report(self, written: _WrittenPage) -> None:
+    def _report(self, applied_page: _WrittenPage) -> None:
         """Count, log and note for the origin what became of a page that is committed."""
-        counts = Counter({"applied": written.outcome.applied_count, "ignored": written.outcome.ignored_count})
-        counts.update(each.outcome for each in written.parked_events)
+        counts = Counter({"applied": applied_page.outcome.applied_count, "ignored": applied_page.outcome.ignored_count})
+        counts.update(each.outcome for each in applied_page.parked_events)
         for outcome, count in counts.items():
             self.node.metrics.count(CONSUMED, self.handler.consumer, self.origin_name, outcome, by=count)
-        for each in written.parked_events:
+        for each in applied_page.parked_events:
             log.error(f"an event is {each.outcome}", event_id=each.event_id, subject=each.subject, detail=each.detail)
             self.exceptions.append({"event_id": each.event_id, "outcome": each.outcome, "detail": each.detail})
 
@@ -391,14 +391,14 @@ class Follower:
         for attempt in range(1, (ATTEMPTS if size == 1 else 1) + 1):
             try:
                 async with conn.transaction():
-                    written = await self._write(conn, page, [])
+                    applied_page = await self._write(conn, page, [])
             except Exception as error:
                 if not await _may_be_of_an_event(conn, error):
                     raise
                 if size == 1 and (attempt == ATTEMPTS or is_refusal(error)):
                     return [(page.events[0], error)]
             else:
-                self._report(written)
+                self._report(applied_page)
                 return []
         first, second = page.events[: size // 2], page.events[size // 2 :]
         return await self._halve(conn, replace(page, events=first)) + await self._halve(

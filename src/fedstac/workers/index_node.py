@@ -26,7 +26,7 @@ from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
 from fedstac.workers import following
 from fedstac.workers.esgf_topic import EsgfHandler
-from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower, Handler, Page, PageOutcome, Rejection
+from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower, HandledPage, Handler, Page, Rejection
 
 VocabularyName: TypeAlias = tuple[str, str, str | None]  # as an event names it: project, version, digest
 FOREIGN = "its lineage is another origin's, or its collection is not here"
@@ -58,7 +58,7 @@ class IndexHandler:
                 rejections.append(Rejection(event, f"this node cannot read it: {error!r}"[:300]))
         return rejections
 
-    async def handle(self, conn: Connection, page: Page) -> PageOutcome:
+    async def handle(self, conn: Connection, page: Page) -> HandledPage:
         """Apply events; those of foreign lineages are rejected."""
         result = await publication.apply(conn, [self._events[id(event)] for event in page.events])
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
@@ -71,7 +71,7 @@ class IndexHandler:
             )  # fmt: skip
         foreign = {id(event) for event in result.foreign}
         rejections = [Rejection(event, FOREIGN) for event in page.events if id(self._events[id(event)]) in foreign]
-        return PageOutcome(result.applied_count, result.ignored_count, rejections)
+        return HandledPage(result.applied_count, result.ignored_count, rejections)
 
     async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
         """Return what is applied: searches show it."""
