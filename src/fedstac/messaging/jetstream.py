@@ -32,6 +32,7 @@ HEARTBEAT_SECONDS = 5.0  # of a server that has nothing to send
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS  # after which it counts as away
 REQUEST_SECONDS = 60.0  # that the server keeps a request for messages open
 UNUSED_SECONDS = 120.0  # after which it removes a reader that nobody uses
+FLUSH_BYTES = 256 << 10  # the server works on a batch while the rest of it is being written
 LARGEST_REQUEST_BYTES = 16 << 20
 LARGEST_MESSAGE = 8_912_896  # bytes: an event of 8 MiB and its headers
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -111,7 +112,8 @@ class Connection:
                 await self.client.connect(
                     list(address.servers), name="fedstac", allow_reconnect=False, max_reconnect_attempts=1,
                     reconnect_time_wait=0, connect_timeout=int(CONNECT_SECONDS), ping_interval=PING_SECONDS,
-                    max_outstanding_pings=MOST_PINGS, error_cb=note, closed_cb=lost, **options,
+                    max_outstanding_pings=MOST_PINGS, pending_size=FLUSH_BYTES, error_cb=note, closed_cb=lost,
+                    **options,
                 )  # fmt: skip
         except (OSError, TimeoutError, ValueError, nats.errors.Error) as error:
             reason = _text_of(latest[-1] if latest else error)

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,6 +39,7 @@ PARTITION = ""  # a stream has one
 OPTIONS = ("config",)  # of an address
 ORIGIN = "fedstac.origin"  # says in a stream's metadata whose feed it has
 AUDIT_MESSAGES = 1000  # for one request
+MOST_HEADERS = 65536  # bytes; only of larger values it matters how large the headers are
 OVERHEAD = 100  # bytes, more than the first line of the headers and what a batch adds to them
 
 
@@ -176,7 +178,7 @@ class NatsSink:
         for number, event in enumerate(events, 1):
             headers = {**event.headers, **place_headers(event, place)}
             headers |= {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-            subject = f"{self._stream}.{jetstream.subject_token(event.project)}.{_type_subject(event.event_type)}"
+            subject = _subject(self._stream, event.project, event.event_type)
             messages.append(BatchMessage(subject, headers, event.value, event.event_id))
             place = place if event.is_redrive else event.cursor
         messages[0].headers["Nats-Expected-Last-Sequence"] = str(end.offset)
@@ -185,7 +187,8 @@ class NatsSink:
 
     def _refuse_too_large(self, messages: Sequence[BatchMessage]) -> None:
         for message in messages:
-            if len(message.value) + message.headers_size > self._largest:
+            size = len(message.value)
+            if size > self._largest - MOST_HEADERS and size + message.headers_size > self._largest:
                 raise PageRefused(
                     f"the event {message.event_id} has {len(message.value)} bytes, and the stream {self._stream} takes "
                     f"messages of {self._largest}",
@@ -242,8 +245,9 @@ class NatsSink:
             ) from error
 
 
-def _type_subject(event_type: str) -> str:
-    return ".".join(map(jetstream.subject_token, event_type.split(".")))
+@cache
+def _subject(stream: str, project: str, event_type: str) -> str:
+    return ".".join([stream, *map(jetstream.subject_token, (project, *event_type.split(".")))])
 
 
 @contextmanager

@@ -1,0 +1,142 @@
+"""How fast a relay fills a broker, beside the broker's own producer with the same messages and no log to read."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+from nats.aio.client import Client
+
+from benchmarks import report
+from fedstac import bootstrap
+from fedstac.bootstrap import Node
+from fedstac.db import feed, sinks
+from fedstac.db.connections import Connection
+from fedstac.db.sinks import NewSink
+from fedstac.demo import brokers, embedded, federation
+from fedstac.demo.brokers import Broker, BrokerKind
+from fedstac.messaging.sinks import LARGEST_PAGE_EVENTS
+from fedstac.settings import Settings
+from fedstac.workers import relay
+
+EVENT_BYTES = 4500
+EVENT_TYPE = "org.fedstac.dataset.updated.v1"
+LINEAGES = 1000
+
+
+def run(*, kind: BrokerKind, events: int = 20_000, rounds: int = 3) -> None:
+    """Print the rate of a relay and that of the broker's own producer, each round with an empty stream."""
+    folder = Path(tempfile.mkdtemp(prefix="fedstac-bench-"))
+    folder.chmod(0o755)
+    try:
+        with embedded.cluster(folder / "pg") as cluster, brokers.broker(kind, folder / kind, lambda _: None) as broker:
+            federation.make_database(cluster, "fedstac", lambda _: None)
+            dsn = cluster.dsn("fedstac", user="fedstac_writer")
+            rates = asyncio.run(_measure(dsn, broker, kind, events, rounds))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report.line(
+        f"{kind} relay", rates.relay, "events/s", rates.raw, peer_name=f"{kind} raw producer",
+        detail={"events": events, "bytes": EVENT_BYTES, "page": LARGEST_PAGE_EVENTS},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Events a second: the medians of all rounds."""
+
+    relay: float
+    raw: float
+
+
+async def _measure(dsn: str, broker: Broker, kind: BrokerKind, events: int, rounds: int) -> Rates:
+    relay_rates, raw_rates = [], []
+    produce = PRODUCERS[kind]
+    async with bootstrap.node(Settings(_env_file=None, node="west", dsn=dsn)) as node:
+        async with node.pool.acquire() as conn:
+            values = await _fill(conn, events)
+        for number in range(rounds + 1):  # the first one warms up
+            raw_rates.append(events / await produce(broker.url, f"raw{number}", values))
+            relay_rates.append(events / await _relay(node, f"{broker.url}/relay{number}", events))
+    return Rates(statistics.median(relay_rates[1:] or relay_rates), statistics.median(raw_rates[1:] or raw_rates))
+
+
+async def _fill(conn: Connection, events: int) -> list[bytes]:
+    """Write events to the log. Return them as they go to a broker, but for their places."""
+    rows = []
+    for number in range(events):
+        event_id, dataset = uuid4(), f"dataset-{number % LINEAGES}"
+        text = orjson.dumps({
+            "specversion": "1.0", "id": str(event_id), "source": "west", "type": EVENT_TYPE,
+            "time": "2026-01-01T00:00:00Z", "datacontenttype": "application/json", "partitionkey": f"CMIP6/{dataset}",
+            "data": {"id": dataset, "text": secrets.token_hex(EVENT_BYTES // 2 - 150)},
+        }).decode()  # fmt: skip
+        key = f"CMIP6/{dataset}"
+        rows.append((event_id, key, "CMIP6", dataset, number // LINEAGES + 1, EVENT_TYPE, b"", text))
+    ids = await conn.fetch("SELECT nextval('fedstac.outbox_id_seq') AS id FROM generate_series(1, $1)", events)
+    columns = ("id", "event_id", "key", "collection", "dataset", "seq", "type", "digest", "event")
+    await conn.copy_records_to_table(
+        "outbox", schema_name="fedstac", columns=columns,
+        records=[(row["id"], *rest) for row, rest in zip(ids, rows, strict=True)],
+    )  # fmt: skip
+    while await feed.sequence(conn):
+        continue
+    return [row[-1].encode() for row in rows]
+
+
+async def _relay(node: Node, address: str, events: int) -> float:
+    """Return how many seconds a relay takes to send the whole log to a new stream."""
+    async with node.pool.acquire() as conn:
+        sink = NewSink("bench", address, format="cloudevents", key_template="", required=False, private=True, after=0)
+        await sinks.add(conn, sink, actor="bench")
+    stop, began = asyncio.Event(), time.monotonic()
+    task = asyncio.create_task(relay.run(node, stop))
+    try:
+        while True:
+            async with node.pool.acquire() as conn:
+                sink_now = await sinks.read(conn, "bench")
+                if sink_now.pos == events:
+                    return time.monotonic() - began
+            if task.done():
+                task.result()
+            await asyncio.sleep(0.02)
+    finally:
+        stop.set()
+        await task
+        async with node.pool.acquire() as conn:
+            await sinks.remove(conn, "bench", actor="bench")
+
+
+async def _produce_nats(url: str, stream: str, values: Sequence[bytes]) -> float:
+    """Return how many seconds the client takes for the same batches, one after the other."""
+    client = Client()
+    await client.connect(url)
+    configuration = {"name": stream, "subjects": [f"{stream}.>"], "allow_atomic": True, "max_msg_size": 8 << 20}
+    await client.request(f"$JS.API.STREAM.CREATE.{stream}", orjson.dumps(configuration), timeout=10)
+    began = time.monotonic()
+    for start in range(0, len(values), LARGEST_PAGE_EVENTS):
+        page = values[start : start + LARGEST_PAGE_EVENTS]
+        headers = {"Nats-Batch-Id": f"{stream}-{start}"}
+        for number, value in enumerate(page[:-1], 1):
+            await client.publish(f"{stream}.a", value, headers=headers | {"Nats-Batch-Sequence": str(number)})
+        last = {"Nats-Batch-Sequence": str(len(page)), "Nats-Batch-Commit": "1"}
+        answer = await client.request(f"{stream}.a", page[-1], headers=headers | last, timeout=30)
+        if b"error" in answer.data:
+            raise RuntimeError(answer.data.decode())
+    seconds = time.monotonic() - began
+    await client.close()
+    return seconds
+
+
+PRODUCERS: Mapping[BrokerKind, Callable[[str, str, Sequence[bytes]], Awaitable[float]]] = {
+    BrokerKind.NATS: _produce_nats,
+}
