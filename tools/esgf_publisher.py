@@ -1,9 +1,11 @@
-"""Make .venv-esgcet: ESGF's publisher (esgcet) with its pinned packages, for tests/scenarios/test_esgf_publisher.py.
+"""Make .venv-esgcet: ESGF's publisher (esgcet) and models of its events (esgf-core-utils) with their pinned packages.
+
+tests/scenarios/test_esgf_publisher.py and tests/messaging/test_esgf_consumer.py run them.
 
 `make test` runs this. It does nothing if the environment is there with the packages of the lock. If packages cannot be
 fetched, it says so, and that test is skipped; with CI set, it fails. `--lock` pins the packages anew (needs uv).
 
-It takes 590 MB, and some 40 s on two cores. `import esgcet` imports scipy, pandas, duckdb, numpy, numcodecs and
+It takes 620 MB, and some 40 s on two cores. `import esgcet` imports scipy, pandas, duckdb, numpy, numcodecs and
 netCDF4: nine tenths of that. The rest (pyproj, shapely, fastparquet, …; 100 MB, 5 s) is installed too, so that the test
 runs what `pip install esgcet` gives to anybody. Bytecode is made when it is first used.
 """
@@ -21,8 +23,8 @@ ENVIRONMENT = REPOSITORY / ".venv-esgcet"
 PYTHON = ENVIRONMENT / "bin" / "python"
 MARK = ENVIRONMENT / ".installed"  # holds the lock that was installed
 LOCK = REPOSITORY / "tests" / "scenarios" / "esgcet-requirements.lock"
-REQUIREMENTS = "esgcet==5.5.3\npandas<3\n"
-HEAD = "# ESGF's publisher for tests/scenarios/test_esgf_publisher.py; made by: python tools/esgf_publisher.py --lock\n"
+REQUIREMENTS = "esgcet==5.5.3\npandas<3\nesgf-core-utils==1.0.6\nconfluent-kafka==2.16.1\n"
+HEAD = "# ESGF's publisher and models for tests; made by: python tools/esgf_publisher.py --lock\n"
 SHOWN_LINES = 3  # of what pip said last
 
 
@@ -47,7 +49,7 @@ def install() -> None:
     """Make the environment anew. Unavailable if that fails: then the next run begins anew."""
     total, began = sum(line[0].isalnum() for line in LOCK.read_text().splitlines()), time.monotonic()
     print(
-        f"esgf publisher: installing esgcet and {total - 1} packages into {ENVIRONMENT.name} (590 MB, a minute)",
+        f"esgf publisher: installing esgcet and {total - 1} packages into {ENVIRONMENT.name} (620 MB, a minute)",
         flush=True,
     )
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
@@ -82,7 +84,7 @@ def main() -> int:
     try:
         install()
     except (Unavailable, subprocess.CalledProcessError, OSError) as error:
-        print(f"{error}\nesgf publisher: esgcet cannot be installed, so its test is not run", file=sys.stderr)
+        print(f"{error}\nesgf publisher: esgcet cannot be installed, so its tests are not run", file=sys.stderr)
         return 1 if os.environ.get("CI") else 0
     return 0
 

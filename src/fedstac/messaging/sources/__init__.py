@@ -95,14 +95,19 @@ class BrokerModule(Protocol):
 
 def broker_of(address: BrokerAddress) -> BrokerModule:
     """Return the module that reads from a broker. SourceMissing where the broker's client is not installed."""
+    module: BrokerModule = _import(address.scheme, address)
+    return module
+
+
+def _import(name: str, address: BrokerAddress) -> Any:
+    """Return a module beside this one that needs the client of an address's broker."""
     try:
-        module: BrokerModule = importlib.import_module(f"fedstac.messaging.sources.{address.scheme}")
+        return importlib.import_module(f"fedstac.messaging.sources.{name}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fedstac"):
             raise
         extra = f"fedstac[{address.scheme}]"
         raise SourceMissing(f"{address} needs the client of {address.scheme}: pip install '{extra}'") from error
-    return module
 
 
 def open_source(source: SourceAddress) -> EventSource:
@@ -116,8 +121,6 @@ def open_source(source: SourceAddress) -> EventSource:
     if source.feed is None:
         return HttpSource(source)
     if (origin := source.topic_origin) is not None:
-        broker_of(source.feed)  # names what is not installed
-        from fedstac.messaging.sources.esgf import EsgfSource
-
-        return EsgfSource(source.feed, origin)
+        source_of_topic: EventSource = _import("esgf", source.feed).EsgfSource(source.feed, origin)
+        return source_of_topic
     return BrokerSource(broker_of(source.feed).open_log(source.feed), HttpSource(source))
