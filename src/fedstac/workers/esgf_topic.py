@@ -22,7 +22,7 @@ from fedstac.db import esgf as kept
 from fedstac.db.connections import Connection
 from fedstac.db.esgf import WaitingPatch
 from fedstac.domain import documents, esgf
-from fedstac.domain.errors import Problem
+from fedstac.domain.errors import BadRequest, Problem
 from fedstac.domain.esgf import DatasetEdition, ItemStep
 from fedstac.domain.events import CollectionEvent, Cursor, DatasetEvent
 from fedstac.domain.model import Judge, Lineage, Record
@@ -161,12 +161,8 @@ class EsgfHandler:
 def _step(event: RawEvent) -> ItemStep:
     """Return the step of an event. Problem where the message is none."""
     if "fault" in event:
-        raise _Broken(str(event["fault"]))
+        raise BadRequest(str(event["fault"]))
     return esgf.read(event)
-
-
-class _Broken(Problem):
-    """A message that the source could not read."""
 
 
 def _once(steps: Sequence[NamedStep], repeats: set[str]) -> list[NamedStep]:
