@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncpg
 
+from fedstac.db import sinks
 from fedstac.demo import embedded
+from tests.messaging.relaying import add_sink, fill
 from tests.support.nodes import StartApi
 from tests.support.waiting import until
 
@@ -24,10 +26,28 @@ async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
         "reasons": [],
         "parts": {
             "heartbeat": runs, "notifier": runs, "publisher": {"running": 2, "wanted": 2, "restarts": 0},
-            "outages": runs, "refusals": runs, "sequencer": runs, "vocabularies": runs,
+            "outages": runs, "refusals": runs, "relay": runs, "retention": runs, "sequencer": runs,
+            "vocabularies": runs,
         },
     }  # fmt: skip
     assert (await api.anyone.get("/readiness")).json() == response.json()
+
+
+async def test_a_node_tells_how_its_sinks_stand_and_is_ready_without_them(
+    dsn: str, start_api: StartApi, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_api(dsn=dsn)
+    await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")
+    await add_sink(conn, "http://127.0.0.1:9/nobody", "quiet")
+    await fill(conn, 3)
+    await sinks.pause(conn, "quiet", "a test", actor="test")
+
+    async def is_told() -> bool:
+        body = (await api.anyone.get("/healthcheck")).json()
+        return bool(body.get("sinks") == {"dead": "failing", "quiet": "paused"} and body["relay"] == "idle")
+
+    await until(is_told)
+    assert (await api.anyone.get("/readiness")).status_code == 200
 
 
 async def test_a_node_without_workers_says_so(

@@ -14,8 +14,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from fedstac.db import notifications, troubles
 from fedstac.demo import sample
 from fedstac.domain import notices
+from fedstac.domain.notices import Sender
 from tests.support import failpoints
 from tests.support.commands import Fedstac, start
 from tests.support.nodes import Api
@@ -215,6 +217,26 @@ async def test_operators_are_alerted_of_failed_items_and_of_events_that_a_node_c
     assert {(each["kind"], each["where"], each["what"]) for each in troubles} == {
         ("item", str(request), "CMIP6.broken"), ("event", "east", "0193"),
     }  # fmt: skip
+
+
+async def test_operators_are_alerted_of_troubles_that_a_part_reports_each_once(
+    start_telling: StartTelling, receiver: Receiver, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await start_telling(alerts=(receiver.url,), notify_private=False, notify_window_seconds=1)
+    async with conn.transaction():
+        await troubles.report(conn, "sink", place="archive", what="it is paused", detail="the receiver answered 403")
+        await troubles.report(conn, "dead-letter", place="esgf", what="an event", detail="too large")
+        await troubles.report(conn, "comet", place="sky", what="it falls", detail="soon")
+    incidents: list[dict[str, str]] = []
+    while len(incidents) < 3:
+        incidents += (await receiver.next()).json["data"]["troubles"]
+    assert {(each["kind"], each["where"], each["detail"]) for each in incidents} == {
+        ("sink", "archive", "the receiver answered 403"), ("dead-letter", "esgf", "too large"),
+        ("comet", "sky", "soon"),
+    }  # fmt: skip
+    message = notices.of_troubles(Sender("west", ""), await notifications.troubles(conn, ["trouble:1", "trouble:2"]), 2)
+    assert message.subject == "fedstac west: dead letters: 1; sinks that get nothing: 1"
+    assert "then `fedstac sink resume`" in message.text
 
 
 async def test_the_publisher_of_record_is_told_when_somebody_else_changes_a_dataset(

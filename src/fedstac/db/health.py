@@ -9,6 +9,7 @@ import orjson
 from fedstac.db.connections import Connection
 from fedstac.db.feed import SEQUENCER_LOCK
 from fedstac.db.nodes import FOLLOWER_KEY, FOLLOWER_LOCK
+from fedstac.db.sinks import SINK_LOCK
 
 KEY = FOLLOWER_KEY.format(consumer="c.consumer", origin="c.origin")
 
@@ -20,11 +21,12 @@ class NodeParts:
     sequencer: bool  # somebody leads
     followers: dict[str, dict[str, bool]]  # by consumer and origin: whether it is followed just now
     working: bool  # claims of workers stand
+    sinks: dict[str, str]  # by name: sending, failing, paused, lapsed, or absent, where no relay sends to it
     waiting_seconds: float | None  # age of the oldest item that nobody has done; None: there is none
 
 
 async def parts(conn: Connection) -> NodeParts:
-    """Read the parts from the locks that the sequencer and followers hold, and from the queue."""
+    """Read the parts from the locks that the sequencer, followers and relays hold, and from the queue."""
     row = await conn.fetchrow(
         f"""WITH held AS MATERIALIZED (
                SELECT classid::bigint, objid::bigint, objsubid FROM pg_locks
@@ -40,11 +42,17 @@ async def parts(conn: Connection) -> NodeParts:
                                  SELECT FROM held WHERE classid = $2 AND objsubid = 2
                                    AND objid = hashtext({KEY})::bigint & 4294967295) ORDER BY c.origin) AS origins
                       FROM fedstac.consumer_cursor c GROUP BY c.consumer) consumers) AS followers,
+                  (SELECT coalesce(json_object_agg(s.name, CASE
+                       WHEN s.lapsed_at IS NOT NULL THEN 'lapsed' WHEN s.paused_at IS NOT NULL THEN 'paused'
+                       WHEN s.failing_since IS NOT NULL THEN 'failing'
+                       WHEN EXISTS (SELECT FROM held WHERE classid = $3 AND objsubid = 2
+                                      AND objid = hashtext(s.name)::bigint & 4294967295) THEN 'sending'
+                       ELSE 'absent' END ORDER BY s.name), '{{}}') FROM fedstac.sink s) AS sinks,
                   EXISTS (SELECT FROM fedstac.shard WHERE token IS NOT NULL AND until > clock_timestamp()) AS working,
                   (SELECT extract(epoch FROM clock_timestamp() - r.created)::float8
                    FROM oldest o JOIN fedstac.request_item i ON i.id = o.id
                    JOIN fedstac.request r ON r.id = i.request) AS waiting_seconds""",
-        SEQUENCER_LOCK, FOLLOWER_LOCK,
+        SEQUENCER_LOCK, FOLLOWER_LOCK, SINK_LOCK,
     )  # fmt: skip
     assert row is not None
-    return NodeParts(**{**dict(row), "followers": orjson.loads(row["followers"])})
+    return NodeParts(**{**dict(row), "followers": orjson.loads(row["followers"]), "sinks": orjson.loads(row["sinks"])})

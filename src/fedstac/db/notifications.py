@@ -170,7 +170,10 @@ async def _final_requests(conn: Connection, window: float) -> None:
 
 
 async def _alerts(conn: Connection, window: float) -> None:
-    """Put items that failed by our fault, and events that a node could not apply, into the operators' digests."""
+    """Put what operators have to see to into their digests.
+
+    That is items that failed by our fault, events that a node could not apply, and troubles that a part reported.
+    """
     await conn.execute(
         f"""WITH known AS MATERIALIZED (
                 SELECT 'item:' || i.id AS about FROM fedstac.request_item i
@@ -180,11 +183,17 @@ async def _alerts(conn: Connection, window: float) -> None:
                 SELECT 'event:' || e.node || ' ' || e.event_id FROM fedstac.node_exception e
                 WHERE NOT EXISTS (SELECT FROM fedstac.alerted a WHERE a.about = 'event:' || e.node || ' ' || e.event_id)
                 LIMIT {SETTLED_AT_ONCE}),
+            reported AS (
+                UPDATE fedstac.trouble SET told = true WHERE id IN (
+                    SELECT id FROM fedstac.trouble WHERE NOT told ORDER BY id LIMIT {SETTLED_AT_ONCE}
+                    FOR UPDATE SKIP LOCKED)
+                RETURNING 'trouble:' || id AS about),
             fresh AS (
                 INSERT INTO fedstac.alerted (about) SELECT about FROM known ON CONFLICT DO NOTHING RETURNING about)
             INSERT INTO fedstac.notification (destination, topic, about, due)
             SELECT d.id, 'alert', array_agg(f.about), clock_timestamp() + make_interval(secs => $1)
-            FROM fresh f CROSS JOIN fedstac.destination d WHERE 'alert' = ANY (d.topics)
+            FROM (SELECT about FROM fresh UNION ALL SELECT about FROM reported) f
+            CROSS JOIN fedstac.destination d WHERE 'alert' = ANY (d.topics)
             GROUP BY d.id {GATHER}""",
         window,
     )
@@ -294,6 +303,7 @@ async def sweep(conn: Connection) -> int:
         f"""DELETE FROM fedstac.awaited a WHERE a.at < clock_timestamp() - interval '{ORPHANED_DAYS} days'
             AND NOT EXISTS (SELECT FROM fedstac.request r WHERE r.id = a.request)""",
         "DELETE FROM fedstac.confirmation WHERE at < clock_timestamp() - interval '1 day'",
+        f"DELETE FROM fedstac.trouble WHERE told AND at < clock_timestamp() - interval '{KEPT_DAYS} days'",
         """DELETE FROM fedstac.destination
            WHERE confirmed IS NULL AND created < clock_timestamp() - interval '7 days'""",
     ):
@@ -348,10 +358,16 @@ async def troubles(conn: Connection, about: Sequence[str]) -> list[Incident]:
            UNION ALL
            SELECT 'event', node, event_id, detail FROM fedstac.node_exception
            WHERE 'event:' || node || ' ' || event_id = ANY ($1::text[])
+           UNION ALL
+           SELECT kind, place, what, detail FROM fedstac.trouble WHERE id = ANY ($3::bigint[])
            ORDER BY 1 DESC, 2, 3""",
-        list(about), [int(each.removeprefix("item:")) for each in about if each.startswith("item:")],
+        list(about), _numbers(about, "item:"), _numbers(about, "trouble:"),
     )  # fmt: skip
     return [Incident(**dict(row)) for row in rows]
+
+
+def _numbers(about: Sequence[str], prefix: str) -> list[int]:
+    return [int(each.removeprefix(prefix)) for each in about if each.startswith(prefix)]
 
 
 async def changes(conn: Connection, positions: Sequence[int], limit: int) -> list[DatasetChange]:

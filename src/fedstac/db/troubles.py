@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from fedstac.db.connections import Connection
 
-KEPT_DAYS = 30
-
 
 async def report(conn: Connection, kind: str, *, place: str, what: str, detail: str) -> None:
     """Store a trouble, of which operators are told. Call it in the transaction of what happened."""
@@ -34,11 +32,3 @@ async def report_all(conn: Connection, kind: str, *, place: str, reports: Sequen
                SELECT $1, $2, * FROM unnest($3::text[], $4::text[])""",
             kind, place, [each.what for each in reports], [each.detail[:2000] for each in reports],
         )  # fmt: skip
-
-
-async def forget(conn: Connection) -> int:
-    """Delete old troubles; return how many."""
-    status = await conn.execute(
-        f"DELETE FROM fedstac.trouble WHERE at < clock_timestamp() - interval '{KEPT_DAYS} days'"
-    )
-    return int(status.rpartition(" ")[2])

@@ -170,12 +170,49 @@ def _remedy(counts: Mapping[str, int]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """An item that failed by the server's fault (where: its request), or an event that a node could not apply."""
+    """Something that operators have to see to, and where.
 
-    kind: str  # item | event
+    An item that failed by the server's fault (where: its request), an event that a node could not apply, a sink, …
+    """
+
+    kind: str  # item, event, or of WORDINGS
     where: str
     what: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TroubleWording:
+    """How troubles of one kind are told: what they are, the line above them, and what to do."""
+
+    noun: str
+    heading: str
+    remedy: str
+
+
+WORDINGS: Mapping[str, TroubleWording] = {
+    "sink": TroubleWording(
+        "sinks that get nothing", "Sinks that get nothing any more:",
+        "Mend the cause, then `fedstac sink resume`; of one that has lapsed, `fedstac sink seek`.",
+    ),
+    "dead-letter": TroubleWording(
+        "dead letters", "Events that a sink refused (`fedstac dead-letter list`):",
+        "Mend the cause, then `fedstac dead-letter redrive`, or discard them.",
+    ),
+    "parked": TroubleWording(
+        "parked events", "Events that a consumer here could not apply (`fedstac parked list`):",
+        "Mend the cause, then `fedstac parked requeue`; a later event of the dataset mends it, too.",
+    ),
+    "node": TroubleWording(
+        "nodes that have lapsed", "Nodes for which nothing is kept any more:", "They take a snapshot anew."
+    ),
+}  # fmt: skip
+
+
+def _wording_of(kind: str) -> TroubleWording:
+    return WORDINGS.get(
+        kind, TroubleWording(f"troubles of a {kind}", f"Troubles of a {kind}:", "See `fedstac doctor`.")
+    )
 
 
 def of_troubles(sender: Sender, troubles: Sequence[Incident], total: int) -> Message:
@@ -197,11 +234,17 @@ def of_troubles(sender: Sender, troubles: Sequence[Incident], total: int) -> Mes
         lines += ["Events that a node could not apply (its table fedstac.parked_event has them):"]
         lines += [f"- {each.where}: {each.what}: {each.detail}" for each in events[:SHOWN]]
         lines += [_and_more(len(events), "events"), "At that node: see its log, update it, then `fedstac verify`.", ""]
+    others = [each for each in troubles if each.kind not in ("item", "event")]
+    for kind in sorted({each.kind for each in others}):
+        wording, own = _wording_of(kind), [each for each in others if each.kind == kind]
+        parts.append(f"{wording.noun}: {len(own)}")
+        lines += [wording.heading, *(f"- {each.where}: {each.what}: {each.detail}" for each in own[:SHOWN])]
+        lines += [_and_more(len(own), "of these"), wording.remedy, ""]
     data = {
         "total": total,
         "troubles": [
             {"kind": each.kind, "where": each.where, "what": each.what, "detail": each.detail}
-            for each in (*items[: SHOWN * 5], *events[: SHOWN * 5])
+            for each in (*items[: SHOWN * 5], *events[: SHOWN * 5], *others[: SHOWN * 5])
         ],
     }
     return sender.message("fedstac.alert", "; ".join(parts) or f"{total} troubles", lines, data)

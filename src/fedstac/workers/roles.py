@@ -68,7 +68,20 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
 
 
 def _publishing_stand(outlook: Outlook) -> Mapping[str, object]:
-    return {"sequencer": "leading" if outlook.parts.sequencer else "absent", "workers": _workers(outlook)}
+    sinks = outlook.parts.sinks
+    return {
+        "sequencer": "leading" if outlook.parts.sequencer else "absent",
+        "workers": _workers(outlook),
+        **({"relay": _relay(outlook), "sinks": sinks} if sinks else {}),
+    }
+
+
+def _relay(outlook: Outlook) -> str:
+    """Return how the relay stands. A sink that is away or paused is no reason to take the node out of service."""
+    relays = outlook.standings.get(RELAY.name)
+    if "sending" in outlook.parts.sinks.values():
+        return "sending"
+    return "idle" if relays is not None and relays.running else "absent"
 
 
 def _workers(outlook: Outlook) -> str:
