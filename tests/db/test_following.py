@@ -25,12 +25,12 @@ from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
 from fedstac.workers.following import OriginRolledBack
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
+from tests.db.spoiling import LONG, SPOILS
 
 CMIP6 = "6.2.60.0"
 NEXT = "6.2.61.0"  # a version that no node has
 OTHER = RAW.replace(b'"title":"CMIP6"', b'"title":"Other"', 1)
 DIGEST = snapshot_of(RAW).digest
-LONG = "".join(chr(0x4E00 + n * 7919 % 20000) for n in range(20_000))  # nothing that compresses
 
 
 async def here(conn: Connection) -> tuple[list[str], list[str], list[str]]:
@@ -295,35 +295,7 @@ async def test_a_refused_acknowledgement_is_shown_and_tried_again_and_following_
 # --- whatever an origin says, only what it says it of waits ---
 
 
-def put(*path: str, value: object) -> Callable[[Json], None]:
-    """Put a value into an event."""
-
-    def change(event: Json) -> None:
-        for name in path[:-1]:
-            event = event[name]
-        event[path[-1]] = value
-
-    return change
-
-
-@pytest.mark.parametrize("spoil", [
-    put("data", "created", value="2026-11-24T00:00:00.000000"), put("data", "created", value="2026-11-24"),
-    put("data", "updated", value="0001-01-01T00:00:00+14:00"), put("data", "updated", value=0),
-    put("data", "version", value="20200101"), put("data", "version", value=True), put("data", "version", value=1.5),
-    put("data", "version", value=2**63), put("data", "version", value=-(2**40)),
-    put("data", "publisher", value=None), put("data", "publisher", value="x\0"), put("data", "state", value="gone"),
-    put("data", "cv", value={"version": 5}), put("data", "cv", value={"version": "6.2.60.0\0"}),
-    put("data", "cv", value=7),
-    put("data", "cv", "excused", value=[["a"]]), put("data", "retraction", value=[]), put("data", "digest", value="00"),
-    put("data", "id", value="CMIP6.another.v1"), put("data", "id", value="x" * 9000), put("data", "id", value=""),
-    put("data", "collection", value="plain"), put("data", "document", "id", value="CMIP6.another.v1"),
-    put("data", "document", "collection", value="plain"), put("data", "document", value=[]),
-    put("data", "document", "properties", "start_datetime", value="never"),
-    put("data", "document", "geometry", value={"type": "Point", "coordinates": ["x", None]}),
-    put("partitionkey", value=LONG), put("partitionkey", value="\0"), put("partitionkey", value=None),
-    put("data", "seq", value="1"), put("epoch", value=1e30), put("source", value=None),
-    put("type", value=None), put("type", value="org.fedstac.dataset.invented.v1"), put("data", value=None),
-])  # fmt: skip
+@pytest.mark.parametrize("spoil", SPOILS)
 async def test_an_event_that_no_node_would_write_stops_no_other(
     node: Node, conn: Connection, spoil: Callable[[Json], None]
 ) -> None:

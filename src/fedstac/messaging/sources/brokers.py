@@ -11,13 +11,17 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
+import structlog
+
 from fedstac.domain.events import START, Cursor
-from fedstac.messaging.sources import EventPage, Offsets
+from fedstac.messaging.sources import EventPage, Offsets, SourceAway
 from fedstac.messaging.sources.chain import Chain, Gap, LogMessage
 from fedstac.messaging.sources.http import HttpSource
 
 GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still bring
 READ_MESSAGES = 1000
+SILENCE_SECONDS = 10.0  # of a broker, after which the origin is asked whether it has more
+log = structlog.get_logger()
 
 
 class BrokerLog(Protocol):
@@ -54,6 +58,7 @@ class BrokerSource:
         self._chain = Chain(START)
         self._gap: Gap | None = None
         self._gap_since = 0.0
+        self._heard_at = 0.0  # when the broker last gave something, or the origin had nothing more
         self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -70,7 +75,7 @@ class BrokerSource:
         """Go to a place in the log."""
         partitions = await self._log.seek(after, offsets)
         self._chain = Chain.begin(after, offsets, partitions)
-        self._gap = None
+        self._gap, self._heard_at = None, time.monotonic()
 
     async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
         """Return the events after a place, after up to `wait` seconds.
@@ -94,8 +99,30 @@ class BrokerSource:
             messages = await self._log.read(READ_MESSAGES, seconds, without=self._chain.partitions_ahead())
             for message in messages:
                 self._chain.put(message)
-            if not messages and time.monotonic() >= deadline:
-                return page
+            if messages:
+                self._heard_at = time.monotonic()
+            elif time.monotonic() >= deadline:
+                return await self._look_elsewhere(limit) if self._is_silent() else page
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._heard_at > SILENCE_SECONDS
+
+    async def _look_elsewhere(self, limit: int) -> EventPage:
+        """Return what the origin's feed has beyond a broker that gives nothing: its relay may stand still.
+
+        An origin that is away changes nothing: there is nothing to be had anywhere.
+        """
+        self._heard_at = time.monotonic()
+        try:
+            page = await self._feed.receive(self._chain.cursor, limit=limit, wait=0)
+        except SourceAway:
+            return self._chain.take(limit)
+        if page.events:
+            log.warning(
+                "the broker is silent, and the origin has events; they are taken from there", events=len(page.events)
+            )
+            self._heard_at -= SILENCE_SECONDS
+        return self._chain.go_on(page)
 
     def _patience(self, gap: Gap) -> float:
         """Return for how many seconds the broker may still bring what is missing."""

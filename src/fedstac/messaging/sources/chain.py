@@ -153,6 +153,11 @@ class Chain:
             self._pop(message.partition)
         return EventPage(page.events, self.cursor, dict(self.offsets), unreadable)
 
+    def go_on(self, page: EventPage) -> EventPage:
+        """Go on to where a page of the origin's feed leads, while the broker gives nothing."""
+        self.cursor = page.cursor
+        return EventPage(page.events, self.cursor, dict(self.offsets))
+
     def _next(self, events: list[RawEvent], unreadable: list[UnreadableMessage]) -> LogMessage | None:
         """Return the message that is due, if it is here. What comes after its place goes out with the others."""
         due = None
