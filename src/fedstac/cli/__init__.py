@@ -19,6 +19,7 @@ from fedstac.cli import (
     collections,
     datasets,
     dead_letters,
+    doctor,
     files,
     identity,
     notifications,
@@ -60,6 +61,7 @@ app.add_typer(scanning.commands)
 app.add_typer(vocab.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
 app.add_typer(parked.commands, name="parked", rich_help_panel="Node")
+app.add_typer(doctor.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
 app.add_typer(sinks.commands, name="sink", rich_help_panel="Node")

@@ -113,7 +113,7 @@ async def read(conn: Connection) -> Figures:
         queued=row["queued"], oldest_seconds=parts.waiting_seconds or 0.0,
         waiting_requests=row["requests"] - row["begun"], begun_requests=row["begun"], epoch=row["epoch"],
         position=row["pos"], outbox=await _outbox(conn), lags=await _lags(conn, row["pos"]),
-        sinks=await _sinks(conn, row["pos"]), places=await _places(conn), notifications=row["open"],
+        sinks=await _sinks(conn, row["pos"]), places=await places(conn), notifications=row["open"],
         notification_seconds=row["late"], transaction_seconds=row["oldest"],
     )  # fmt: skip
 
@@ -186,7 +186,8 @@ async def _sinks(conn: Connection, head: int) -> list[SinkLag]:
     ]  # fmt: skip
 
 
-async def _places(conn: Connection) -> list[ConsumerPlace]:
+async def places(conn: Connection) -> list[ConsumerPlace]:
+    """Return where the consumers of this node are."""
     rows = await conn.fetch(
         """SELECT c.consumer, c.origin, c.epoch, c.pos AS position,
                   (SELECT count(*) FROM (SELECT FROM fedstac.parked_event p
