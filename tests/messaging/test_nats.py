@@ -270,24 +270,45 @@ async def test_a_server_with_tls_and_keys_is_reached_with_a_file_that_names_them
             assert (await sink.publish([event(1)], await sink.begin())).cursor == Cursor(1, 1)
 
 
-def test_the_configuration_for_operators_is_valid_and_says_what_the_demonstration_says(tmp_path: Path) -> None:
-    file = REPOSITORY / "docker" / "nats" / "nats-server.conf"
-    for path in (file, tmp_path / "users.conf"):
-        lines = file.read_text().splitlines()
-        if path != file:  # with the users that it suggests
-            start = lines.index("# authorization {")
-            lines[start:] = [line.removeprefix("# ") for line in lines[start:]]
-            path.write_text("\n".join(lines))
-        checked = subprocess.run(
-            [brokers.nats_program(), "-t", "--config", path], capture_output=True, text=True,
-            env={"RELAY_PASSWORD": "a", "EAST_PASSWORD": "b"}, check=False,
-        )  # fmt: skip
-        assert checked.returncode == 0, checked.stderr
+CONFIGURATION = REPOSITORY / "docker" / "nats" / "nats-server.conf"
+PASSWORDS = {"RELAY_PASSWORD": "right", "EAST_PASSWORD": "right"}
+
+
+def suggested_users() -> str:
+    """Return the users that the configuration for operators has as a comment."""
+    lines = CONFIGURATION.read_text().splitlines()
+    return "\n".join(line.removeprefix("# ") for line in lines[lines.index("# authorization {") :])
+
+
+def test_the_configuration_for_operators_is_valid_and_says_what_the_demonstration_says() -> None:
+    command = [brokers.nats_program(), "-t", "--config", CONFIGURATION]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
     needed = [line.split("  #")[0].strip() for line in brokers.NATS_CONFIGURATION.splitlines()]
     for setting in ("max_payload: {largest}", "sync_interval: always"):
         assert setting in needed
-        assert setting.format(largest=brokers.LARGEST_MESSAGE) in file.read_text()
+        assert setting.format(largest=brokers.LARGEST_MESSAGE) in CONFIGURATION.read_text()
     assert brokers.LARGEST_MESSAGE == jetstream.LARGEST_MESSAGE
+
+
+async def test_the_users_suggested_to_operators_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
+    users = suggested_users()
+    for name, password in PASSWORDS.items():
+        users = users.replace(f"${name}", password)
+    for user in ("relay", "east"):
+        (tmp_path / user).write_text(json.dumps({"user": user, "password": "right"}))
+    with broker_folder() as folder, brokers.nats_server(folder, more=users) as server:
+        address = f"{server.url}/WEST?config={tmp_path}"
+        async with sink_of(f"{address}/relay") as sink:
+            tail = await sink.publish([event(1), event(2)], await sink.begin())
+            assert await sink.is_dense()
+            assert [stored.cursor.pos async for stored in sink.stored_events()] == [1, 2]
+        async with open_log(BrokerAddress.parse(f"{address}/east")) as log:
+            await log.seek(Cursor(1, 1), {})
+            assert await positions(log) == [2]
+        async with sink_of(f"{address}/east") as stranger:
+            with pytest.raises(SinkRefused, match=r"(?i)permissions violation"):
+                await stranger.publish([event(3)], tail)
 
 
 # --- the stream as a source
