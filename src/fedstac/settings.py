@@ -106,6 +106,10 @@ class Settings(BaseSettings):
         le=3650,
         description="Events are kept for so long, and until all nodes and required sinks have them",
     )
+    unsent_seconds: float = Field(
+        86_400, gt=0, description="Batches are refused while events wait so long for the sequencer or a required sink"
+    )
+    unsent_bytes: int = Field(20 << 30, gt=0, description="And while so many bytes of events wait")
     node_lapse_days: float = Field(
         30, gt=0, le=3650, description="A node that is so far behind lapses: the log is no longer kept for it"
     )

@@ -160,6 +160,8 @@ SCENARIO: Final = (
     Ask("GET /digests", "Fingerprints", "east"),
     Ask("GET /healthcheck", "All is well"),
     Ask("GET /readiness", "Ready"),
+    Ask("GET /livez", "The process is alive"),
+    Ask("GET /readyz", "Ready to serve"),
     Ask("GET /federation", "One node is behind", "admin"),
     Ask("GET /_mgmt/ping", "The process runs"),
     Ask("GET /_mgmt/health", "The process runs"),
@@ -183,7 +185,7 @@ class Scenario:
         """Send one request; return it with its answer, both without what differs from run to run."""
         names = {name: value.format(**self._last) for name, value in ask.path.items()}
         method, template = ask.operation.split(" ")
-        if template in ("/healthcheck", "/readiness", "/federation"):
+        if template in ("/healthcheck", "/readiness", "/readyz", "/federation"):
             await self.settle()
         path = re.sub(r"{(\w+)(?::path)?}", lambda match: quote(names[match[1]], safe=""), template)
         headers = {"Content-Type": "application/json", **ask.headers} if ask.body is not None else dict(ask.headers)

@@ -38,6 +38,7 @@ from fedstac.api.search.queryables import QueryableNames
 from fedstac.api.writing import refusals
 from fedstac.api.writing import routes as writing_routes
 from fedstac.api.writing.admission import Admission, KnownCollections
+from fedstac.api.writing.backlog import BacklogLook
 from fedstac.bootstrap import Part
 from fedstac.identity.policy_files import Policies
 from fedstac.runtime.capacity import Memory, Threads
@@ -100,7 +101,7 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
                 refusals=recorder, queryables=QueryableNames(node), admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
                 health=HealthLook(node, roles), figures=FiguresLook(node), roles=roles,
-                streams=OpenStreams(settings.event_streams),
+                streams=OpenStreams(settings.event_streams), backlog=BacklogLook(node),
             )  # fmt: skip
             app.state.services = services
             yield

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named her
     from fedstac.api.people.identity import Principals
     from fedstac.api.search.queryables import QueryableNames
     from fedstac.api.writing.admission import Admission, KnownCollections
+    from fedstac.api.writing.backlog import BacklogLook
     from fedstac.api.writing.refusals import Refusals
     from fedstac.bootstrap import Node
     from fedstac.runtime.capacity import Memory, Threads
@@ -43,6 +44,7 @@ class Services:
     health: HealthLook
     figures: FiguresLook
     streams: OpenStreams
+    backlog: BacklogLook
     roles: Sequence[Role]  # of this process
 
     @property

@@ -241,6 +241,10 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     ),
     "Snapshot": _object({"origin": TEXT, "cursor": TEXT, "next": MAYBE_TEXT, "entries": _list(OBJECT)}),
     "Digests": _object({"origin": TEXT, "cursor": TEXT, "entries": _list(OBJECT)}),
+    "Ready": _object(
+        {"status": _enum("ready", "not ready"), "node": TEXT, "roles": _list(TEXT),
+         "checks": {"type": "object", "additionalProperties": _object({"ok": YES_NO, "detail": TEXT})}},
+    ),
     "Health": _object(
         {"status": _enum("ok", "degraded"), "node": TEXT, "version": TEXT, "database": TEXT, "reasons": _list(TEXT),
          "parts": {"type": "object",

@@ -11,6 +11,7 @@ from fedstac.db.feed import SEQUENCER_LOCK
 from fedstac.db.nodes import FOLLOWER_KEY, FOLLOWER_LOCK
 from fedstac.db.sinks import SINK_LOCK
 
+LEAST_AHEAD = 3  # partitions of the outbox that are made and not yet written to
 KEY = FOLLOWER_KEY.format(consumer="c.consumer", origin="c.origin")
 
 
@@ -56,3 +57,15 @@ async def parts(conn: Connection) -> NodeParts:
     )  # fmt: skip
     assert row is not None
     return NodeParts(**{**dict(row), "followers": orjson.loads(row["followers"]), "sinks": orjson.loads(row["sinks"])})
+
+
+async def partitions_ahead(conn: Connection) -> int:
+    """Return how many partitions of the outbox are made and not yet written to."""
+    return int(
+        await conn.fetchval(
+            """SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+               WHERE i.inhparent = 'fedstac.outbox'::regclass AND substring(c.relname FROM 8)::bigint > (
+                   SELECT greatest(coalesce(last_value, 1) - 1, 0) / 1000000 FROM pg_sequences
+                   WHERE schemaname = 'fedstac' AND sequencename = 'outbox_id_seq')"""
+        )
+    )

@@ -57,5 +57,5 @@ async def begin(conn: Connection) -> tuple[int, datetime]:
 
 
 async def extend(conn: Connection) -> int:
-    """Make partitions ahead of the ids; return how many were made."""
-    return int(await conn.fetchval("SELECT fedstac.extend_outbox()") or 0)
+    """Make partitions ahead of the ids, one more than is asked for anywhere; return how many were made."""
+    return int(await conn.fetchval("SELECT fedstac.extend_outbox(ahead => 4)") or 0)

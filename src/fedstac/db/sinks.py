@@ -182,7 +182,7 @@ async def seek(conn: Connection, name: str, after: int, *, actor: str) -> Sink:
     async with conn.transaction():
         sink = await _locked(conn, name)
         bounds = await conn.fetchrow(
-            "SELECT pos AS head, (SELECT min(pos) FROM fedstac.feed) AS earliest FROM fedstac.feed_state"
+            "SELECT pos AS head, (SELECT pos + 1 FROM fedstac.forgotten) AS earliest FROM fedstac.feed_state"
         )
         assert bounds is not None
         first, last = (bounds["earliest"] or 1) - 1, bounds["head"]

@@ -1,4 +1,7 @@
-"""Retention: drops the oldest part of the log when it is old enough and everybody who counts has it."""
+"""Retention: drops the oldest part of the log when it is old enough and everybody who counts has it.
+
+It also tells operators where events wait for too long, and who lapsed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import asyncio
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.db import retention
+from fedstac.db import backlog, retention
 from fedstac.db.connections import Connection
 from fedstac.db.retention import OldPartition, PartitionChanged
 from fedstac.runtime import supervision
@@ -38,6 +41,9 @@ async def step(node: Node, conn: Connection, retries: Backoff) -> float:
         if not await retention.lead(conn):  # another process is at it
             return LOOK_SECONDS
         settings = node.settings
+        for each in await backlog.read(conn):
+            if each.fills(settings.unsent_seconds, settings.unsent_bytes) >= backlog.WARNING_SHARE:
+                await backlog.alert(conn, each)
         for name in await retention.lapse(conn, settings.node_lapse_days):
             log.error("a node has lapsed; the log is no longer kept for it", reader=name)
         partition = await retention.oldest_partition(conn)

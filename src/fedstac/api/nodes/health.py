@@ -14,23 +14,37 @@ from fedstac import __version__
 from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.bootstrap import Node
-from fedstac.db import health, schema
+from fedstac.db import backlog, health, schema
 from fedstac.db import parts as parts_of_node
+from fedstac.db.backlog import Backlog
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime.causes import OperatorsFault, is_transient
+from fedstac.settings import Settings
 from fedstac.workers import roles
 from fedstac.workers.roles import Outlook, Role
 
 ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
+STUCK_SECONDS = 30.0  # that an event may wait for its position
+UNLED_SECONDS = 10.0  # without a sequencer, after which a publishing node is not ready
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One of the things without which a process cannot serve its role."""
+
+    name: str
+    ok: bool
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a node stands: what /healthcheck says, and the reasons for which it is not ready."""
+    """How a node stands: what /healthcheck says, the reasons to see to something, and what /readyz says."""
 
     body: Mapping[str, object]
     reasons: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
 
 
 async def get_health(call: Call) -> Response:
@@ -53,6 +67,37 @@ async def get_readiness(call: Call) -> Response:
     return _answer(health.body)
 
 
+async def get_live(call: Call) -> Response:
+    """Answer while the process is alive: its event loop turns. Nothing else is looked at.
+
+    Who gets no answer for a while starts the process again.
+    """
+    return _answer({"status": "alive"})
+
+
+async def get_ready(call: Call) -> Response:
+    """Return whether this process can serve its role (200) or not (503), check by check.
+
+    `checks`: the database answers and is as it has to be; the process is not stopping; its background parts run; where
+    datasets are published, somebody leads the sequencer, and partitions of the log are made ahead.
+    """
+    checks: tuple[Check, ...]
+    try:
+        checks = (Check("database", ok=True, detail="it answers"), *(await call.services.health.health()).checks)
+    except Unavailable as problem:
+        checks = (Check("database", ok=False, detail=problem.detail),)
+    stopping = call.node.stopping.is_set()
+    checks = (*checks, Check("process", ok=not stopping, detail="it stops" if stopping else "it serves"))
+    is_ready = all(check.ok for check in checks)
+    body = {
+        "status": "ready" if is_ready else "not ready",
+        "node": call.node.settings.node,
+        "roles": [role.name for role in call.services.roles],
+        "checks": {check.name: {"ok": check.ok, "detail": check.detail} for check in checks},
+    }
+    return _answer(body, status=200 if is_ready else 503)
+
+
 async def get_ping(call: Call) -> Response:
     """Answer, as every application of stac-fastapi does: the process runs."""
     return _answer({"message": "PONG"})
@@ -63,8 +108,8 @@ async def get_up(call: Call) -> Response:
     return _answer({"status": "UP"})
 
 
-def _answer(body: Mapping[str, object]) -> Response:
-    return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
+def _answer(body: Mapping[str, object], *, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
 class HealthLook:
@@ -74,36 +119,81 @@ class HealthLook:
         self._node, self._roles = node, process_roles
         self._until = 0.0
         self._health: Health | None = None
+        self._led_at = time.monotonic()  # when the sequencer was last seen to be led
 
     async def health(self) -> Health:
         """Return how the node stands, or stood a moment ago. Unavailable where the database does not answer."""
         if self._health is None or self._until < time.monotonic():
-            self._health, self._until = await _look(self._node, self._roles), time.monotonic() + KEPT_SECONDS
+            self._health, self._until = await self._look(), time.monotonic() + KEPT_SECONDS
         return self._health
 
+    async def _look(self) -> Health:
+        node = self._node
+        log_state: LogState | None = None
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
+                soundness = await schema.look(conn)
+                if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
+                    soundness.require()
+                parts = await health.parts(conn)
+                elsewhere = await parts_of_node.elsewhere(conn, node.parts.process)
+                if not soundness.is_migrating and not any(role.follows for role in self._roles):
+                    log_state = LogState(await health.partitions_ahead(conn), await backlog.read(conn))
+        except OperatorsFault as fault:
+            node.parts.fails("api", fault)
+            raise Unavailable(str(fault), retry_after=5) from None
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, Unavailable)):
+                raise
+            if not isinstance(error, Unavailable):  # that says that many ask
+                node.parts.fails("api", error)
+            raise Unavailable("the database does not answer; try again", retry_after=2) from None
+        if parts.sequencer:
+            self._led_at = time.monotonic()
+        standings = parts_of_node.everywhere(node.parts.states, elsewhere)
+        outlook = Outlook(node.settings, parts, standings)
+        return _stand_of(node, self._roles, outlook, log_state, self._checks(log_state))
 
-async def _look(node: Node, process_roles: Sequence[Role]) -> Health:
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
-            soundness = await schema.look(conn)
-            if not soundness.is_migrating:  # what a migration changes, it changes while nodes serve
-                soundness.require()
-            parts = await health.parts(conn)
-            elsewhere = await parts_of_node.elsewhere(conn, node.parts.process)
-    except OperatorsFault as fault:
-        node.parts.fails("api", fault)
-        raise Unavailable(str(fault), retry_after=5) from None
-    except Exception as error:
-        if not (is_transient(error) or isinstance(error, Unavailable)):
-            raise
-        if not isinstance(error, Unavailable):  # that says that many ask
-            node.parts.fails("api", error)
-        raise Unavailable("the database does not answer; try again", retry_after=2) from None
-    standings = parts_of_node.everywhere(node.parts.states, elsewhere)
-    return _stand_of(node, process_roles, Outlook(node.settings, parts, standings))
+    def _checks(self, log_state: LogState | None) -> tuple[Check, ...]:
+        missing = [name for name, state in self._node.parts.states.items() if state.running < state.wanted]
+        detail = f"{', '.join(missing)} will be started again" if missing else "all run"
+        checks = [Check("parts", ok=not missing, detail=detail)]
+        if log_state is not None:
+            seconds = time.monotonic() - self._led_at
+            led = "somebody leads" if seconds < KEPT_SECONDS * 2 else f"nobody has led for {seconds:.0f} s"
+            waiting = max((each.seconds for each in log_state.backlogs if each.place == backlog.SEQUENCER), default=0.0)
+            if waiting >= STUCK_SECONDS:
+                led = f"{led}, and events have waited for their positions for {waiting:.0f} s"
+            ahead = f"{log_state.partitions_ahead} partitions are ahead"
+            checks.append(Check("sequencer", ok=seconds < UNLED_SECONDS and waiting < STUCK_SECONDS, detail=led))
+            checks.append(Check("log", ok=log_state.partitions_ahead > 0, detail=ahead))
+        return tuple(checks)
 
 
-def _stand_of(node: Node, process_roles: Sequence[Role], outlook: Outlook) -> Health:
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """How the log of a publishing node stands."""
+
+    partitions_ahead: int
+    backlogs: Sequence[Backlog]
+
+    def warnings(self, settings: Settings) -> list[str]:
+        """Return what an operator should see to."""
+        warnings = [
+            f"events wait: {each.describe()}"
+            for each in self.backlogs
+            if each.fills(settings.unsent_seconds, settings.unsent_bytes) >= backlog.WARNING_SHARE
+        ]
+        if self.partitions_ahead < health.LEAST_AHEAD:
+            warnings.append(
+                f"the log has {self.partitions_ahead} partitions ahead, and should have {health.LEAST_AHEAD}"
+            )
+        return warnings
+
+
+def _stand_of(
+    node: Node, process_roles: Sequence[Role], outlook: Outlook, log_state: LogState | None, checks: tuple[Check, ...]
+) -> Health:
     standings = outlook.standings
     stand = {member: word for role in process_roles for member, word in role.stand(outlook).items()}
     reasons = [f"{name}: {trouble}" for name, standing in standings.items() for trouble in standing.troubles]
@@ -113,6 +203,7 @@ def _stand_of(node: Node, process_roles: Sequence[Role], outlook: Outlook) -> He
         if standing.running < standing.wanted and not standing.troubles
     ]
     reasons += [f"{name}: {word}" for name, word in stand.items() if word in roles.UNWELL]
+    reasons += log_state.warnings(node.settings) if log_state is not None else []
     body = {
         "status": "degraded" if reasons else "ok", "node": node.settings.node, "version": __version__,
         "database": "ok", **stand, "reasons": reasons,
@@ -121,4 +212,4 @@ def _stand_of(node: Node, process_roles: Sequence[Role], outlook: Outlook) -> He
             for name, standing in standings.items() if standing.wanted
         },
     }  # fmt: skip
-    return Health(body, tuple(reasons))
+    return Health(body, tuple(reasons), checks)

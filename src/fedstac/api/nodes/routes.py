@@ -69,6 +69,16 @@ HEALTH = Capability(
             answers=(_HEALTH,),
         ),
         Route(
+            method="GET", path="/livez", handler=health.get_live, access=Access.PUBLIC, lane=Lane.HEALTH,
+            answers=(Answer.of(200, "The process is alive.", "Up"),),
+        ),
+        Route(
+            method="GET", path="/readyz", handler=health.get_ready, access=Access.PUBLIC, lane=Lane.HEALTH,
+            answers=(
+                Answer.of(200, "The process can serve.", "Ready"), Answer.of(503, "It cannot, and why.", "Ready"),
+            ),
+        ),
+        Route(
             method="GET", path="/metrics", handler=metrics.get_metrics, access=Access.MONITOR, lane=Lane.HEALTH,
             answers=(Answer(200, "The metrics.", {"text/plain": "Metrics"}),),
         ),

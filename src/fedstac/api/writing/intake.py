@@ -99,6 +99,7 @@ class Body:
     read: Callable[[], Awaitable[bytes]]
     media_type: str
     is_large: bool = False  # its sender needs some right to publish before it is read
+    is_surely_batch: bool = False  # as its head says; others may be batches, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ async def post_items(call: Call) -> Response:
     body = intake.Body(
         collection=call.path_params["collection_id"], read=call.body.read,
         media_type=call.headers.get("content-type", ""), is_large=_is_large(call),
+        is_surely_batch=_is_surely_batch(call),
     )  # fmt: skip
     outcome = await publish(call.services, call.caller, body, options_of(call))
     return await answers.answer(call, outcome)
@@ -43,6 +44,13 @@ def _is_large(call: Call) -> bool:
     """Tell whether a body is worth counting: many of them at once would be all of the memory."""
     length = call.headers.get("content-length", "")
     return not length.isdecimal() or int(length) > intake.LARGE
+
+
+def _is_surely_batch(call: Call) -> bool:
+    """Tell whether the head says that a body is no single item."""
+    kind, length = call.headers.get("content-type", ""), call.headers.get("content-length", "")
+    is_long = length.isdecimal() and int(length) > call.node.settings.max_item_bytes
+    return is_long or kind.partition(";")[0].strip().lower() in intake.LINE_TYPES
 
 
 async def publish(
@@ -63,7 +71,11 @@ async def publish(
         key = await options.find_key()
         if (earlier := await idempotency.earlier(node, key)) is not None:
             return EarlierRequest(earlier)
+        if body.is_surely_batch:  # before all of it is read
+            await services.backlog.require_room()
         judged_body = await intake.judge(services, caller, body, options.progress)
+        if judged_body.is_batch:
+            await services.backlog.require_room()
         judged_body = await intake.settle(node, judged_body)
         return await admission.admit_items(services, caller, judged_body, options, key)
 
