@@ -143,7 +143,7 @@ async def test_a_process_is_ready_while_it_can_serve_and_alive_whatever_else(
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
         await until(is_away)
-        assert (await api.anyone.get("/livez")).json() == {"status": "alive"}
+        assert (await api.anyone.get("/livez")).json() == {"status": "UP"}
     finally:
         await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await admin.close()

@@ -72,7 +72,7 @@ async def get_live(call: Call) -> Response:
 
     Who gets no answer for a while starts the process again.
     """
-    return _answer({"status": "alive"})
+    return _answer({"status": "UP"})
 
 
 async def get_ready(call: Call) -> Response:
