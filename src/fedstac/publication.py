@@ -107,13 +107,14 @@ class NodeRules:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A command and where it comes from: its actor, its place in the queue, its request."""
+    """A command and where it comes from: its actor, its place in the queue, its request and the trace of that."""
 
     command: Command
     actor: str
     action: str
     item: int | None = None
     request: UUID | None = None
+    traceparent: str | None = None
 
 
 Run = Callable[[Callable[[], Decision]], Awaitable[Decision]]
@@ -351,7 +352,7 @@ def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:
 
 def _announcement(change: Change, rules: NodeRules, work: Work, now: datetime) -> outbox.Announcement:
     record, event_id = change.after, uuid7(now)
-    context = events.Context(origin=rules.origin, actor=work.actor, request=work.request)
+    context = events.Context(rules.origin, work.actor, work.request, work.traceparent)
     event = events.dataset_event(change, event_id, context, rules.vocabularies.digest_of)
     return outbox.Announcement(
         event_id=event_id, key=record.lineage, collection=record.collection, dataset=record.id, seq=record.seq,
@@ -542,6 +543,7 @@ class CollectionWriter:
     origin: str
     actor: str
     schema: jsonschema_rs.Validator  # of a STAC collection
+    traceparent: str | None = None  # of the request
 
     async def create(self, document: object) -> WrittenCollection:
         """Create a collection. CollectionAlreadyExists where there is one."""
@@ -618,7 +620,7 @@ class CollectionWriter:
         await collections.store(self.conn, after)
         event = events.collection_event(
             event_type, name, seq, document=text, digest=digest, at=now, event_id=event_id,
-            context=events.Context(self.origin, self.actor, None),
+            context=events.Context(self.origin, self.actor, None, self.traceparent),
         )  # fmt: skip
         announcement = outbox.Announcement(event_id, name, name, None, seq, event_type, digest, event)
         await outbox.append(self.conn, [announcement])

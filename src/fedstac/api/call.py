@@ -109,6 +109,7 @@ class Call:
     path: str = "/"
     query_string: str = ""
     request_id: str = ""  # stands in the log, in the audit log and in the answer
+    traceparent: str | None = None  # of what the call leads to
     progress: CallProgress = field(default_factory=CallProgress)
 
     @property

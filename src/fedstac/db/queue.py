@@ -177,6 +177,7 @@ class QueuedItem:
     cv_version: str | None
     identity: str | None  # packed
     only_new: bool = False
+    traceparent: str | None = None
 
 
 async def waiting(conn: Connection, claim: Claim, limit: int) -> list[WaitingItem]:
@@ -204,9 +205,9 @@ async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     """Return those of the items that still wait, in their order; of large ones the first few."""
     rows = await conn.fetch(
         """SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version,
-                  identity, only_new
+                  identity, only_new, traceparent
            FROM (SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared,
-                        r.submitter, r.roles, r.cv_version, r.identity, r.only_new,
+                        r.submitter, r.roles, r.cv_version, r.identity, r.only_new, r.traceparent,
                         sum(octet_length(i.document)) OVER (ORDER BY i.id) - octet_length(i.document) AS before
                  FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
                  WHERE i.id = ANY($1::bigint[]) AND i.status = 'queued') waiting

@@ -62,23 +62,25 @@ class NewRequest:
     key: Key | None = None
     retry_of: UUID | None = None  # the request whose refused items these are
     only_new: bool = False  # If-None-Match: *
+    traceparent: str | None = None
 
 
 async def create(conn: Connection, new: Sequence[NewRequest]) -> None:
     """Store accepted requests with their items. Call it in a transaction."""
     await conn.execute(
         """INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-               cv_version, identity, retry_of, only_new)
+               cv_version, identity, retry_of, only_new, traceparent)
            SELECT id, collection, action, total, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                  cv_version, identity, retry_of, only_new
+                  cv_version, identity, retry_of, only_new, traceparent
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[], $10::text[], $11::uuid[], $12::bool[])
+                       $9::text[], $10::text[], $11::uuid[], $12::bool[], $13::text[])
                 r (id, collection, action, total, submitter, roles, user_agent, correlation, cv_version, identity,
-                   retry_of, only_new)""",
+                   retry_of, only_new, traceparent)""",
         [r.id for r in new], [r.collection for r in new], [r.action for r in new],
         [len(r.items) for r in new], [r.submitter for r in new], ["\x1f".join(r.roles) for r in new],
         [r.user_agent for r in new], [r.correlation for r in new], [r.cv_version for r in new],
         [r.identity for r in new], [r.retry_of for r in new], [r.only_new for r in new],
+        [r.traceparent for r in new],
     )  # fmt: skip
     await _take_keys(conn, [(request.key, request.id) for request in new if request.key])
     numbered = [(request.id, n, item) for request in new for n, item in enumerate(request.items)]
@@ -139,14 +141,15 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                     $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[],
-                                    $14::text[], $15::uuid[], $16::bool[])
+                                    $14::text[], $15::uuid[], $16::bool[], $17::text[])
                     WITH ORDINALITY g (id, collection, action, submitter, roles, user_agent, correlation, cv_version,
-                                       shard, dataset, document, prepared, findings, identity, retry_of, only_new, n)),
+                                       shard, dataset, document, prepared, findings, identity, retry_of, only_new,
+                                       traceparent, n)),
            stored AS (
                INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
-                   cv_version, identity, retry_of, only_new)
+                   cv_version, identity, retry_of, only_new, traceparent)
                SELECT id, collection, action, 1, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
-                      cv_version, identity, retry_of, only_new FROM given)
+                      cv_version, identity, retry_of, only_new, traceparent FROM given)
            INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, findings)
            SELECT id, 0, shard, dataset, document, prepared, findings::jsonb FROM given ORDER BY n""",
         [r.id for r in new], [r.collection for r in new], [r.action for r in new],
@@ -155,7 +158,7 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
         [shard_of(item.lineage) for item in items], [item.dataset for item in items],
         [item.document for item in items], [item.prepared for item in items],
         [findings_json(item.findings) for item in items], [r.identity for r in new],
-        [r.retry_of for r in new], [r.only_new for r in new],
+        [r.retry_of for r in new], [r.only_new for r in new], [r.traceparent for r in new],
     )  # fmt: skip
 
 

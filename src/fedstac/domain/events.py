@@ -6,9 +6,10 @@ steps: no consumer ever applies a patch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -36,6 +37,8 @@ COLLECTION_CREATED = "org.fedstac.collection.created.v1"
 COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"
 COLLECTION_DELETED = "org.fedstac.collection.deleted.v1"
 COLLECTION_CURRENT = "org.fedstac.collection.current.v1"
+
+SHOWN_TRACES = 5
 
 DigestOf = Callable[[str, str], str | None]  # project and version of a vocabulary → the digest of its snapshot
 
@@ -85,6 +88,7 @@ class Context:
     origin: str
     actor: str
     request: UUID | None
+    traceparent: str | None = None  # of the request (W3C Trace Context)
 
 
 def dataset_event(change: Change, event_id: UUID, context: Context, digest_of: DigestOf) -> str:
@@ -132,8 +136,15 @@ def positioned(text: str, cursor: Cursor) -> str:
     return f'{{"pos":{cursor.pos},"epoch":{cursor.epoch},{text[1:]}'
 
 
+def traces_of(traceparents: Iterable[object]) -> list[str]:
+    """Return the ids of the first few traces, each once, for a line of a log."""
+    ids = (text[3:35] for text in traceparents if isinstance(text, str))
+    return list(islice(dict.fromkeys(ids), SHOWN_TRACES))
+
+
 def _envelope(event_type: str, event_id: UUID, context: Context, at: datetime) -> dict[str, object]:
-    request = {"correlationid": str(context.request)} if context.request else {}
+    cause = {"correlationid": str(context.request)} if context.request else {}
+    cause |= {"traceparent": context.traceparent} if context.traceparent else {}
     return {
         "specversion": "1.0",
         "id": str(event_id),
@@ -141,7 +152,7 @@ def _envelope(event_type: str, event_id: UUID, context: Context, at: datetime) -
         "type": event_type,
         "time": rfc3339(at),
         "datacontenttype": "application/json",
-        **request,
+        **cause,
     }
 
 

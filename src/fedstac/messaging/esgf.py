@@ -190,4 +190,6 @@ def raw_event(value: bytes | None, *, origin: str, place: str, count: int) -> Ra
         # the same id with other content is another event: some programs give all of theirs the same
         sameness = orjson.dumps([event_id, message["data"]], option=orjson.OPT_SORT_KEYS)
         event |= {"id": event_id, "sameness": hashlib.sha256(sameness).hexdigest()[:32]}
-    return {**event, "message": message}
+    own = message["metadata"].get("fedstac")
+    trace = {"traceparent": own["traceparent"]} if isinstance(own, dict) and "traceparent" in own else {}
+    return {**event, **trace, "message": message}

@@ -21,7 +21,7 @@ from fedstac.db import collections, nodes, records
 from fedstac.db import esgf as kept
 from fedstac.db.connections import Connection
 from fedstac.db.esgf import WaitingPatch
-from fedstac.domain import documents, esgf
+from fedstac.domain import documents, esgf, events
 from fedstac.domain.errors import BadRequest, Problem
 from fedstac.domain.esgf import DatasetEdition, ItemStep
 from fedstac.domain.events import CollectionEvent, Cursor, DatasetEvent
@@ -124,7 +124,10 @@ class EsgfHandler:
         foreign = await self._write(conn, page.origin, outcome)
         rejections += [Rejection(each.event, FOREIGN) for each in steps if each.subject in foreign]
         if outcome.applied:
-            log.info("applied", origin=page.origin, events=len(outcome.applied), cursor=str(page.cursor))
+            log.info(
+                "applied", origin=page.origin, events=len(outcome.applied), cursor=str(page.cursor),
+                traces=events.traces_of(event.get("traceparent") for event in page.events),
+            )  # fmt: skip
         rejections += outcome.rejections
         applied_count = len(outcome.applied)
         return HandledPage(applied_count, max(len(page.events) - applied_count - len(rejections), 0), rejections)

@@ -67,7 +67,7 @@ class IndexHandler:
         if result.applied_count:
             log.info(
                 "applied", origin=page.origin, events=result.applied_count, ignored=result.ignored_count,
-                cursor=str(page.cursor),
+                cursor=str(page.cursor), traces=events.traces_of(event.get("traceparent") for event in page.events),
             )  # fmt: skip
         foreign = {id(event) for event in result.foreign}
         rejections = [Rejection(event, FOREIGN) for event in page.events if id(self._events[id(event)]) in foreign]

@@ -16,6 +16,7 @@ from fedstac import publication
 from fedstac.bootstrap import Node
 from fedstac.db import audit, own_groups, queue, schema
 from fedstac.db.connections import Connection
+from fedstac.domain import events
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.errors import Finding, InternalError, StacInvalid
@@ -258,7 +259,7 @@ async def _perform(node: Node, conn: Connection, items: list[queue.QueuedItem], 
     log.info(
         "published", items=len(items), events=sum(len(receipt.changes) for receipt in receipts),
         rejected=sum(receipt.outcome is Outcome.REJECTED for receipt in receipts),
-        milliseconds=round(seconds * 1000, 1),
+        milliseconds=round(seconds * 1000, 1), traces=events.traces_of(item.traceparent for item in items),
     )  # fmt: skip
 
 
@@ -296,7 +297,9 @@ async def _work(
             vocabulary=vocabulary, only_new=item.only_new,
         )  # fmt: skip
         command = command_of(item.action, action)
-        work.append(Work(command, item.submitter, item.action, item=item.id, request=item.request))
+        work.append(Work(
+            command, item.submitter, item.action, item=item.id, request=item.request, traceparent=item.traceparent
+        ))  # fmt: skip
     return work, misnamed
 
 

@@ -8,6 +8,8 @@ import time
 import structlog
 from starlette.types import Scope
 
+from fedstac.api.http import tracing
+
 WRITE_SECONDS = 0.05  # after which lines are written at the latest
 LONGEST = 500  # characters of what a client may have made up
 
@@ -36,6 +38,7 @@ class AccessLog:
         milliseconds = round((time.perf_counter() - began) * 1000, 1)
         client = _address(scope.get("client"))
         line |= {"status": status, "bytes": size, "client": client, "milliseconds": milliseconds}
+        line["trace"] = tracing.trace_of(scope["state"]["traceparent"])
         self._add(line, request_id)
 
     def record_refusal(self, client: tuple[str, int] | None, *, request_id: str, status: int, problem: str) -> None:

@@ -85,6 +85,7 @@ class Endpoint:
                     path=scope["path"],
                     query_string=query.decode("latin-1"),
                     request_id=scope["state"]["request_id"],
+                    traceparent=scope["state"]["traceparent"],
                     progress=progress,
                 )
                 if self._refuses_dry_run and query:

@@ -20,7 +20,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedstac.api.http import cors, problems
+from fedstac.api.http import cors, problems, tracing
 from fedstac.api.http.access_log import AccessLog
 from fedstac.domain.errors import (
     BadRequest,
@@ -106,10 +106,11 @@ class Guard:
         began = time.perf_counter()
         received, scope = scope, self._as_public(scope)
         request_id = _request_id(scope)
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        traceparent = tracing.traceparent_of(_values(scope, b"traceparent"))
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "traceparent": traceparent}
         body = _Body(self, receive, received, scope)
         answer = _Answer(send, body, request_id)
-        log_fields = structlog.contextvars.bound_contextvars(request_id=request_id)
+        log_fields = structlog.contextvars.bound_contextvars(request_id=request_id, trace=tracing.trace_of(traceparent))
         with log_fields, contextlib.suppress(ClientDisconnect):
             await self._answer(scope, receive, body, answer)
         if self.on_answer is not None:

@@ -74,7 +74,7 @@ def _request(
     return NewRequest(
         id=uuid4(), collection=collection, action=action, submitter=caller.name, roles=tuple(sorted(caller.roles)),
         user_agent=options.user_agent, correlation=options.request_id, cv_version=cv_version, items=items,
-        identity=identity.packed(caller), key=key, retry_of=options.retry_of,
+        identity=identity.packed(caller), key=key, retry_of=options.retry_of, traceparent=options.traceparent,
         only_new=options.only_new and action == "publish",
     )  # fmt: skip
 

@@ -155,7 +155,9 @@ async def delete_collection(call: Call) -> Response:
 
 def _writer(call: Call, conn: Connection) -> CollectionWriter:
     node = call.node
-    return CollectionWriter(conn, node.settings.node, call.caller.name, node.collection_schema)
+    return CollectionWriter(
+        conn, node.settings.node, call.caller.name, node.collection_schema, traceparent=call.traceparent
+    )
 
 
 def _answer(call: Call, result: WrittenCollection, status: int) -> Response:

@@ -37,6 +37,7 @@ class WriteOptions:
     retry_of: UUID | None = None  # the request whose refused items are sent again
     user_agent: str | None = None
     request_id: str = ""  # of logs and of the audit log
+    traceparent: str | None = None  # of the events that come of it
     progress: CallProgress = field(default_factory=CallProgress)  # what the row of a refusal says
 
     def retrying(self, request: UUID, *, only_new: bool) -> WriteOptions:
@@ -56,6 +57,7 @@ def options_of(call: Call) -> WriteOptions:
         notify=headers.getlist(notifications.HEADER),
         user_agent=headers.get("user-agent", "")[:LONGEST_USER_AGENT] or None,
         request_id=call.request_id,
+        traceparent=call.traceparent,
         progress=call.progress,
     )
 
