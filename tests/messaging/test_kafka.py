@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,13 @@ from fedstac.messaging.sinks import (
     Tail,
 )
 from fedstac.messaging.sinks.kafka import KafkaSink, read_address
+from fedstac.messaging.sources import SourceAway
+from fedstac.messaging.sources import kafka as source_kafka
+from fedstac.messaging.sources.addresses import BrokerAddress
+from fedstac.messaging.sources.chain import LogMessage
+from fedstac.messaging.sources.kafka import KafkaLog, open_log
 from tests.support.brokers import fresh_name
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.kafka
 PUBLISHED = "org.fedstac.dataset.published.v1"
@@ -255,6 +262,107 @@ def test_an_address_says_what_is_wrong(address: str, reason: str) -> None:
     with pytest.raises(SinkUnclear, match=reason) as refusal:
         read_address(address)
     assert "secret" not in str(refusal.value)
+
+
+# --- as the log of a source
+
+
+def log_of(address: str) -> KafkaLog:
+    return open_log(BrokerAddress.parse(address.partition("?")[0]))
+
+
+async def read_until(log: KafkaLog, wanted: set[int]) -> list[LogMessage]:
+    """Read until the messages of these positions are here."""
+    messages: list[LogMessage] = []
+    async with asyncio.timeout(PATIENCE):
+        while wanted - set(positions_of(messages)):
+            messages += await log.read(100, 5, without=())
+    return messages
+
+
+def positions_of(messages: Sequence[LogMessage]) -> list[int]:
+    return sorted(int(message.headers["pos"]) for message in messages)
+
+
+async def fill(address: str, pages: int, *, size: int = 100, first: int = 1) -> None:
+    """Publish pages of events, with an aborted transaction between."""
+    async with sink_of(address) as sink:
+        tail = await sink.begin()
+        producer = sink._producer
+        assert producer is not None
+        for number in range(pages):
+            start = first + number * size
+            tail = await sink.publish(page(start, start + size - 1), tail)
+            producer.begin_transaction()
+            for partition in range(3):
+                producer.produce(read_address(address).name, b"never", None, partition)
+            producer.flush()
+            producer.abort_transaction()
+
+
+def offsets_at(messages: list[LogMessage], pos: int) -> dict[str, int]:
+    """Return the offsets to read on at after a position."""
+    return {each.partition: each.offset + 1 for each in messages if int(each.headers["pos"]) <= pos}
+
+
+async def test_a_log_is_read_on_after_a_place_with_and_without_offsets(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_kafka, "NEAR_ENOUGH", 10)
+    monkeypatch.setattr(source_kafka, "AROUND", 4)
+    await fill(address, 10)
+    async with log_of(address) as log:
+        assert set(await log.seek(START, {})) == {"0", "1", "2"}
+        everything = await read_until(log, set(range(1, 1001)))
+        assert positions_of(everything) == list(range(1, 1001))
+        for after in (1, 137, 500, 999, 1000):
+            due = set(range(after + 1, 1001))
+            wrong = {"0": 0, "1": 10**9, "7": 3}
+            for offsets in ({}, offsets_at(everything, after), offsets_at(everything, 1000), wrong):
+                await log.seek(Cursor(1, after), offsets)
+                messages = await read_until(log, due or {1000})
+                assert len(messages) <= len(due) + 40  # some are read again, few
+
+
+async def test_partitions_that_are_ahead_are_left_alone_and_lose_nothing(address: str) -> None:
+    await fill(address, 3)
+    async with log_of(address) as log:
+        await log.seek(START, {})
+        first = await log.read(20, 5, without=("1", "2"))
+        assert {message.partition for message in first} == {"0"}
+        rest = await read_until(log, set(range(1, 301)) - set(positions_of(first)))
+        assert positions_of([*first, *rest]) == list(range(1, 301))
+
+
+async def test_a_log_without_its_topic_is_away(address: str) -> None:
+    async with log_of(address) as log:
+        with pytest.raises(SourceAway, match="no such topic yet"):
+            await log.seek(START, {})
+
+
+async def test_a_broker_that_was_killed_or_emptied_is_read_on(
+    own_kafka_broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_kafka, "SILENCE_SECONDS", 0.5)
+    address = f"{own_kafka_broker.url}/feed?partitions=3"
+    await fill(address, 1)
+    async with log_of(address) as log:
+        await log.seek(START, {})
+        messages = await read_until(log, set(range(1, 101)))
+        own_kafka_broker.process.kill()
+        with pytest.raises(SourceAway):
+            await log.read(100, 60, without=())
+        own_kafka_broker.process.start()
+        await fill(address, 1, first=101)
+        assert positions_of(await read_until(log, set(range(101, 201)))) == list(range(101, 201))
+        own_kafka_broker.process.kill()
+        own_kafka_broker.empty()
+        own_kafka_broker.process.start()
+        await fill(address, 1)
+        with pytest.raises(SourceAway):
+            await log.read(100, 60, without=())
+        await log.seek(Cursor(1, 90), offsets_at(messages, 90))
+        await read_until(log, set(range(91, 101)))
 
 
 def test_the_errors_that_park_an_event_are_few() -> None:

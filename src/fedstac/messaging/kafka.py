@@ -16,15 +16,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from fedstac.messaging.sources.addresses import BrokerAddress
 
 LARGEST_MESSAGE = 8_912_896  # bytes: an event of 8 MiB and its headers
 ANSWER_SECONDS, SLICE_SECONDS = 10.0, 0.5
 DOWN_SECONDS = 2.0  # that an answer is waited for while all brokers are down
+TRANSACTION_SECONDS = 30.0  # after which the brokers end one whose relay is gone
 QUEUE_KILOBYTES = 16 << 10  # that a reader fetches ahead
+LOOK_BYTES = 1 << 20  # of a partition for each look; one larger message is fetched, too
 PARTITIONS = 6  # of a topic that is made, where the address names none
 ERRORS = (KafkaException, BufferError, SystemError)  # that the client raises, as `error_of` reads them
 AWAY = frozenset((KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT))
@@ -36,6 +46,11 @@ REFUSALS = frozenset((
     KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.POLICY_VIOLATION,
     KafkaError.INVALID_TRANSACTION_TIMEOUT, KafkaError._AUTHENTICATION, KafkaError._SSL,
     KafkaError._UNSUPPORTED_FEATURE, KafkaError._INVALID_ARG,
+))  # fmt: skip
+# Of a broker that has just started, and learns what it leads.
+STARTING = frozenset((
+    KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE, KafkaError.OFFSET_NOT_AVAILABLE,
 ))  # fmt: skip
 # What a file of properties may set: how to reach a broker and who we are. The rest is what the guarantees stand on.
 PROPERTIES = ("broker.", "client.", "enable.ssl.", "reconnect.", "sasl.", "security.", "socket.", "ssl.")
@@ -208,6 +223,22 @@ class Brokers:
             self._thread.pause(0.05)
         return made_topic
 
+    def ends(self, partitions: int) -> dict[int, int]:
+        """Return where each partition ends, with what open transactions have written."""
+        places = [TopicPartition(self._address.name, partition) for partition in range(partitions)]
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            futures = self._client.list_offsets(
+                dict.fromkeys(places, OffsetSpec.latest()), isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=ANSWER_SECONDS,
+            )  # fmt: skip
+            try:
+                return {place.partition: int(self._result(future).offset) for place, future in futures.items()}
+            except KafkaException as error:
+                if error_of(error).code() not in STARTING or time.monotonic() > deadline:
+                    raise self._fault(error) from error
+                self._thread.pause(0.05)
+
     def topic_setting(self, name: str) -> str | None:
         """Return a setting of the topic; None where we may not ask."""
         resource = ConfigResource(ConfigResource.Type.TOPIC, self._address.name)
@@ -272,10 +303,13 @@ class MessageBatch:
 class TopicReader:
     """Reads messages of committed transactions from chosen offsets, without a group. To be used in one thread.
 
-    Nothing is stored at the broker: who reads keeps the offsets.
+    Nothing is stored at the broker: who reads keeps the offsets. `looks_around`: it will read a message here and one
+    there, so it fetches little and the brokers do not wait for more.
     """
 
-    def __init__(self, address: BrokerAddress, properties: Mapping[str, Any], thread: OwnThread) -> None:
+    def __init__(
+        self, address: BrokerAddress, properties: Mapping[str, Any], thread: OwnThread, *, looks_around: bool = False
+    ) -> None:
         self._address, self._thread = address, thread
         self._paused: frozenset[int] = frozenset()
         self._partitions: frozenset[int] = frozenset()
@@ -289,8 +323,8 @@ class TopicReader:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",  # an offset that is not there is ours to deal with
                 "enable.partition.eof": True,
-                "fetch.message.max.bytes": LARGEST_MESSAGE,
-                "fetch.wait.max.ms": 100,
+                "fetch.message.max.bytes": LOOK_BYTES if looks_around else LARGEST_MESSAGE,
+                "fetch.wait.max.ms": 1 if looks_around else 100,
                 "fetch.error.backoff.ms": 50,
                 "queued.max.messages.kbytes": QUEUE_KILOBYTES,
                 "error_cb": self._note,
@@ -299,7 +333,7 @@ class TopicReader:
             raise KafkaRefused(f"{address}: {error_of(error).str()}") from error
 
     def ranges(self, partitions: Collection[int]) -> dict[int, Range]:
-        """Return the offsets that each partition has."""
+        """Return the offsets that each partition has, up to the first transaction that is still open."""
         ranges = {}
         for partition in partitions:
             self._thread.check()
@@ -313,6 +347,21 @@ class TopicReader:
             ranges[partition] = Range(*offsets)
         return ranges
 
+    def settled_ranges(self, ends: Mapping[int, int]) -> dict[int, Range]:
+        """Return the offsets of each partition, when every transaction that wrote before these ends is over.
+
+        A transaction whose end was acknowledged is marked so in the partitions a moment later, or when a broker that was
+        killed in between is back. A producer that begins does not always wait for that, and its tail would lack it.
+        """
+        deadline = time.monotonic() + TRANSACTION_SECONDS + ANSWER_SECONDS
+        while True:
+            ranges = self.ranges(ends)
+            if all(ranges[partition].high >= end for partition, end in ends.items()):
+                return ranges
+            if time.monotonic() > deadline:
+                raise KafkaAway(f"{self._address}: a transaction in the topic does not come to its end")
+            self._thread.pause(0.02)
+
     def number_of_partitions(self) -> int:
         """Return how many partitions the topic has; 0 where there is no topic."""
         try:
@@ -323,7 +372,8 @@ class TopicReader:
 
     def go_to(self, offsets: Mapping[int, int]) -> None:
         """Read on at these offsets, of these partitions only."""
-        self._partitions, self._paused = frozenset(offsets), frozenset()
+        self.hold_back(frozenset())  # the client would go on holding back what it is given again
+        self._partitions = frozenset(offsets)
         self._call(
             lambda client: client.assign(
                 [TopicPartition(self._address.name, partition, offset) for partition, offset in offsets.items()]

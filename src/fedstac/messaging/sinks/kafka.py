@@ -23,7 +23,6 @@ from fedstac.messaging.kafka import (
     KafkaAway,
     KafkaRefused,
     OwnThread,
-    Range,
     Topic,
     TopicReader,
     error_of,
@@ -48,7 +47,6 @@ from fedstac.messaging.sources.addresses import BrokerAddress
 
 OPTIONS = ("config", "partitions")  # of an address
 MOST_PARTITIONS = 1000
-TRANSACTION_SECONDS = 30.0  # after which the brokers end one whose relay is gone
 FENCE_SECONDS, PUBLISH_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 15.0, 20.0, 10.0, 5.0
 AUDIT_MESSAGES = 1000
 POLL_EVENTS = 200  # after how many the outcomes of earlier ones are looked at
@@ -131,9 +129,9 @@ class KafkaSink:
         )
         self._check_topic(brokers)
         self._fence()
-        reader = TopicReader(self._address, self._properties, self._thread)
+        reader = TopicReader(self._address, self._properties, self._thread, looks_around=True)
         try:
-            last = reader.last_messages(reader.ranges(range(self._topic.partitions)))
+            last = reader.last_messages(reader.settled_ranges(brokers.ends(self._topic.partitions)))
         finally:
             reader.close()
         tails = {
@@ -161,7 +159,7 @@ class KafkaSink:
         self._producer = Producer({
             **self._properties,
             "transactional.id": self._transactional_id,
-            "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
+            "transaction.timeout.ms": int(kafka.TRANSACTION_SECONDS * 1000),
             "message.max.bytes": kafka.LARGEST_MESSAGE,
             "linger.ms": 5,
             "error_cb": self._note,
@@ -282,13 +280,12 @@ class _Audit:
     """Reads a topic from its beginning to where it ends now. To be used in one thread."""
 
     def __init__(self, address: BrokerAddress, properties: Mapping[str, Any], thread: OwnThread) -> None:
-        topic = Brokers(address, properties, thread).topic()
+        brokers = Brokers(address, properties, thread)
+        topic = brokers.topic()
         self.reader = TopicReader(address, properties, thread)
-        self._ranges: dict[int, Range] = {}
-        if topic is not None:
-            ranges = self.reader.ranges(range(topic.partitions))
-            self._ranges = {partition: each for partition, each in ranges.items() if each.high > each.low}
-            self.reader.go_to({partition: each.low for partition, each in self._ranges.items()})
+        ranges = self.reader.settled_ranges(brokers.ends(topic.partitions)) if topic is not None else {}
+        self._ranges = {partition: each for partition, each in ranges.items() if each.high > each.low}
+        self.reader.go_to({partition: each.low for partition, each in self._ranges.items()})
         self._open = set(self._ranges)
 
     def read(self) -> list[StoredEvent]:
