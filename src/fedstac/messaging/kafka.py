@@ -350,8 +350,8 @@ class TopicReader:
     def settled_ranges(self, ends: Mapping[int, int]) -> dict[int, Range]:
         """Return the offsets of each partition, when every transaction that wrote before these ends is over.
 
-        A transaction whose end was acknowledged is marked so in the partitions a moment later, or when a broker that was
-        killed in between is back. A producer that begins does not always wait for that, and its tail would lack it.
+        A transaction whose end was acknowledged is marked so in the partitions a moment later, or when a broker that
+        was killed in between is back. A producer that begins does not always wait for that, and its tail would lack it.
         """
         deadline = time.monotonic() + TRANSACTION_SECONDS + ANSWER_SECONDS
         while True:

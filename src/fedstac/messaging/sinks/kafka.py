@@ -257,8 +257,15 @@ class KafkaSink:
         self._latest_error = error
 
     def _release(self) -> None:
-        """Let go of the producer. Its `close` would wait for an answer to the transaction that it has open."""
-        self._producer = None
+        """Let go of the producer, and of what it has not sent.
+
+        An error that somebody still looks at may keep it alive. It would send the page to a broker that comes back,
+        where a broker that has lost everything cannot tell it from the one that begins after it. Its `close` would wait
+        for an answer to the transaction that it has open.
+        """
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
 
 
 class _Outcomes:
