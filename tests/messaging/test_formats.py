@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
-import orjson
 import pytest
 
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import LoggedEvent
-from fedstac.messaging.formats import KAFKA_PREFIX, PREFIX, Encoder, EventFormat, check_key_template
-from fedstac.messaging.sinks import OutgoingEvent
+from fedstac.messaging.formats import KAFKA_PREFIX, PREFIX, Encoder, EventFormat, check_key_template, read
+from fedstac.messaging.sinks import OutgoingEvent, place_headers
 from tests.messaging import story
 from tests.messaging.story import encoded, golden, golden_file
 
@@ -187,12 +186,31 @@ def test_the_trace_goes_along(form: EventFormat) -> None:
 def test_an_event_that_is_too_large_says_where_its_whole_is(form: EventFormat) -> None:
     outgoing = Encoder(form, feed_url=FEED, largest_value=1500).encode(EVENT, 0)
     assert len(outgoing.value) <= 1500
-    value = orjson.loads(outgoing.value)
-    attributes = value if form is EventFormat.CLOUDEVENTS else {
-        name.removeprefix("ce-"): each for name, each in outgoing.headers.items()
-    }  # fmt: skip
-    data = value["data"] if form is EventFormat.CLOUDEVENTS else value
-    assert attributes["dataref"] == f"{FEED}?after=1.{EVENT.cursor.pos - 1}&limit=1"
+    event = read(outgoing.headers, outgoing.value)
+    assert event is not None
+    assert "data" not in event  # by which a consumer knows that it has to fetch it
+    assert (event["pos"], event["epoch"], event["id"]) == (EVENT.cursor.pos, 1, EVENT.event_id)
+    assert event["dataref"] == f"{FEED}?after=1.{EVENT.cursor.pos - 1}&limit=1"
     text = EVENT.text[EVENT.text.index(',"data":') + 8 : -1]
-    assert attributes["datadigest"] == "sha-256:" + hashlib.sha256(text.encode()).hexdigest()
-    assert data == {name: each for name, each in json.loads(text).items() if name != "document"}
+    assert event["datadigest"] == "sha-256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, KAFKA_PREFIX])
+@pytest.mark.parametrize("form", [EventFormat.CLOUDEVENTS, EventFormat.CLOUDEVENTS_BINARY])
+def test_a_consumer_reads_the_event_of_either_form(form: EventFormat, prefix: str) -> None:
+    for event in LOG:
+        outgoing = Encoder(form, header_prefix=prefix).encode(event, 0)
+        headers = {**outgoing.headers, **place_headers(outgoing, events.START)}
+        assert read(headers, outgoing.value) == {"pos": event.cursor.pos, "epoch": 1, **json.loads(event.text)}
+
+
+@pytest.mark.parametrize(
+    ("headers", "value"),
+    [
+        ({}, b"["), ({}, b"7"), ({}, b""), ({"ce_specversion": "1.0"}, b"{}"),
+        ({"ce_specversion": "1.0", "ce_pos": "x", "ce_epoch": "1"}, b"{}"),
+        ({"ce-specversion": "1.0", "ce-pos": "1", "ce-epoch": "1"}, b"{"),
+    ],
+)  # fmt: skip
+def test_what_is_no_event_is_none(headers: dict[str, str], value: bytes) -> None:
+    assert read(headers, value) is None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import orjson
 
@@ -25,6 +25,7 @@ LARGEST_VALUE: Final = 8 << 20  # bytes; brokers are set up for messages a littl
 KAFKA_PREFIX, PREFIX = "ce_", "ce-"  # of the attributes in binary mode: CloudEvents bindings for Kafka; NATS and HTTP
 STRUCTURED: Final = "application/cloudevents+json; charset=UTF-8"
 JSON: Final = "application/json"
+PLACE: Final = ("pos", "epoch")
 DATA: Final = ',"data":'
 PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 PLACEHOLDERS: Final = ("id", "collection", "lineage", "event_id")
@@ -87,7 +88,7 @@ class Encoder:
 
     def _attributes(self, event: LoggedEvent, envelope: Mapping[str, Any]) -> dict[str, str]:
         attributes = {name: value for name, value in envelope.items() if name != "datacontenttype"}
-        attributes |= {"pos": str(event.cursor.pos), "epoch": str(event.cursor.epoch)}
+        attributes |= {"pos": event.cursor.pos, "epoch": event.cursor.epoch}
         encoded = {f"{self.header_prefix}{name}": self._header(str(value)) for name, value in attributes.items()}
         return {**encoded, "content-type": str(envelope.get("datacontenttype", JSON))}
 
@@ -98,25 +99,42 @@ class Encoder:
     def _reference(
         self, event: LoggedEvent, envelope: Mapping[str, Any], headers: Mapping[str, str]
     ) -> tuple[dict[str, str], bytes]:
-        """Return an event that is too large for a message with the address of its whole instead of the document.
+        """Return an event that is too large for a message: without `data`, with the address where its whole is.
 
         CloudEvents, extension `dataref`: a page of the feed with this event alone. `datadigest` is the sha-256 of the
         text of `data` there.
         """
-        data = _data(event.text)
         before = events.Cursor(event.cursor.epoch, event.cursor.pos - 1)
         reference = {
             "dataref": f"{self.feed_url}?after={before}&limit=1",
-            "datadigest": f"sha-256:{hashlib.sha256(data.encode()).hexdigest()}",
+            "datadigest": f"sha-256:{hashlib.sha256(_data(event.text).encode()).hexdigest()}",
         }
-        facts = {name: value for name, value in orjson.loads(data).items() if name != "document"}
         if self.format is EventFormat.CLOUDEVENTS_BINARY:
-            reference_headers = {
-                f"{self.header_prefix}{name}": self._header(value) for name, value in reference.items()
-            }
-            return {**headers, **reference_headers}, orjson.dumps(facts)
+            reference_headers = {f"{self.header_prefix}{name}": self._header(text) for name, text in reference.items()}
+            return {**headers, **reference_headers}, b""
         place = {"pos": event.cursor.pos, "epoch": event.cursor.epoch}
-        return dict(headers), orjson.dumps({**place, **envelope, **reference, "data": facts})
+        return dict(headers), orjson.dumps({**place, **envelope, **reference})
+
+
+def read(headers: Mapping[str, str], value: bytes) -> dict[str, Any] | None:
+    """Return the event of a message in one of CloudEvents' forms; None where it has none. One too large has no `data`.
+
+    A message without such headers is one in the structured form.
+    """
+    prefix = next((prefix for prefix in (KAFKA_PREFIX, PREFIX) if f"{prefix}specversion" in headers), None)
+    try:
+        if prefix is None:
+            event = orjson.loads(value)
+            return event if isinstance(event, dict) else None
+        attributes: dict[str, Any] = {
+            name.removeprefix(prefix): text if prefix == KAFKA_PREFIX else unquote(text)
+            for name, text in headers.items() if name.startswith(prefix)
+        }  # fmt: skip
+        place = {name: int(attributes[name]) for name in PLACE}
+        data = {"data": orjson.loads(value)} if value else {}
+        return {**attributes, **place, "datacontenttype": headers.get("content-type", JSON), **data}
+    except (ValueError, LookupError):
+        return None
 
 
 def check_key_template(template: str) -> str:

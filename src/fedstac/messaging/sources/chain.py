@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import orjson
-
 from fedstac.domain.events import Cursor
+from fedstac.messaging import formats
 from fedstac.messaging.sources import EventPage, Offsets, RawEvent, UnreadableMessage
 
 PAGE_BYTES = 8 << 20
@@ -63,11 +62,8 @@ def place_of(message: LogMessage) -> MessagePlace | None:
 
 def event_of(message: LogMessage, cursor: Cursor) -> RawEvent | None:
     """Return the event of a message; None where it has none, or that of another place, or only a reference to it."""
-    try:
-        event = orjson.loads(message.value)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(event, dict) or (event.get("epoch"), event.get("pos")) != (cursor.epoch, cursor.pos):
+    event = formats.read(message.headers, message.value)
+    if event is None or (event.get("epoch"), event.get("pos")) != (cursor.epoch, cursor.pos):
         return None
     return event if "data" in event else None
 
