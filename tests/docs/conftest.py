@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from fedstac.demo import embedded, sample
+from fedstac.demo import brokers, embedded, sample
 from fedstac.demo.federation import federation
 from tests.docs.shell import REPOSITORY
 from tests.scan import files
@@ -39,6 +39,7 @@ def _federation(folder: Path) -> Iterator[Site]:
     with (
         embedded.cluster(folder / "pg", settings=settings) as cluster,
         federation(cluster, index_nodes=("east",), publishing=NODES) as running,
+        brokers.nats_server(folder / "nats") as nats,
     ):
         running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_SMTP="smtp://127.0.0.1:1")
         running.start_publishing_node("north")
@@ -47,7 +48,7 @@ def _federation(folder: Path) -> Iterator[Site]:
         items = _two_versions_and_another()
         Publisher(running).publish(items)
         settle(running, ())
-        site = Site(running, cluster, folder, items)
+        site = Site(running, cluster, folder, items, nats)
         for role in ("owner", "writer", "sequencer", "reader", "auditor", "deleter"):
             site.as_superuser(f"ALTER ROLE fedstac_{role} PASSWORD '{PASSWORD}'")
         _write_files(site)

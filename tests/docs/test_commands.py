@@ -61,6 +61,7 @@ def as_run(site: Site, text: str) -> str:
         r'"fst_… fst_…"': f'"{token} {north}"',
         r"FEDSTAC_URL=https://west\.example FEDSTAC_TOKEN=fst_…": OWN_NODE,
         r"fst_…": token,
+        r"nats://127\.0\.0\.1:4222": site.nats.url,
         r"http://127\.0\.0\.1:8080": site.running.west,
         r"=https://west\.example": f"={site.running.west}",
         r'"https://west\.example https://north\.example"': f'"{site.running.west} {site.running.address_of("north")}"',

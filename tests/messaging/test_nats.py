@@ -281,7 +281,7 @@ def suggested_users() -> str:
 
 
 def test_the_configuration_for_operators_is_valid_and_says_what_the_demonstration_says() -> None:
-    command = [brokers.nats_program(), "-t", "--config", CONFIGURATION]
+    command = [brokers.nats_program(), "-t", "--config", str(CONFIGURATION)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     needed = [line.split("  #")[0].strip() for line in brokers.NATS_CONFIGURATION.splitlines()]

@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 
 from fedstac.demo import embedded
+from fedstac.demo.brokers import NatsServer
 from fedstac.demo.federation import WEST, Federation
 from tests.docs.shell import Command
 
@@ -47,6 +48,7 @@ class Site:
     cluster: embedded.Cluster
     folder: Path
     published: Sequence[Mapping[str, object]]
+    nats: NatsServer
 
     @property
     def environment(self) -> dict[str, str]:
