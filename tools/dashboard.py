@@ -110,6 +110,9 @@ SECTIONS = (
         Panel("Time to clear", "s", [gauge(m.SINK_CLEAR, "sink"), gauge(m.CONSUMER_CLEAR, "consumer")]),
         Panel("Sent to sinks", "ops", [Line(
             f'max by (job, sink) (rate({m.SINK_SENT.name}{{job=~"$job"}}[$__rate_interval]))', "{{job}} {{sink}}")]),
+        Panel("Time of a page at a sink", "s", [
+            quantile(m.SINK_PAGE_SECONDS, 0.5, "sink"), quantile(m.SINK_PAGE_SECONDS, 0.99, "sink"),
+        ]),
         Panel("Place of sinks", "short", [gauge(m.SINK_POSITION, "sink")]),
         Panel("Failing for", "s", [gauge(m.SINK_FAILING, "sink")]),
         Panel("Paused, errors", "short", [gauge(m.SINK_PAUSED, "sink"), gauge(m.SINK_ERRORS, "sink")]),
@@ -118,6 +121,9 @@ SECTIONS = (
         Panel("Events that a node has not acknowledged", "short", [gauge(m.CONSUMER_LAG_EVENTS, "consumer")]),
         Panel("Silence of a node", "s", [gauge(m.CONSUMER_SILENT, "consumer")]),
         Panel("Place in the feed of an origin", "short", [gauge(m.CURSOR_POSITION, "consumer", "origin")]),
+        Panel("Events that consumers brought to their end", "ops", [rate(m.CONSUMED, "consumer", "origin", "outcome")]),
+        Panel("Time of a page at a consumer", "s", [quantile(m.APPLY_SECONDS, 0.99, "consumer", "origin")]),
+        Panel("Time of an acknowledgement", "s", [quantile(m.ACKNOWLEDGEMENT_SECONDS, 0.99, "consumer", "origin")]),
         Panel("Idle followers", "s", [gauge(m.CURSOR_IDLE, "consumer", "origin")]),
         Panel("Notifications", "short", [gauge(m.NOTIFICATIONS_WAITING)]),
         Panel("Notifications late", "s", [gauge(m.NOTIFICATIONS_LATE)]),

@@ -6,8 +6,10 @@ hot paths: a dictionary and two additions. The text is made from copies, so that
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Thread
@@ -106,6 +108,21 @@ SEQUENCING_SECONDS = _seconds(
     "fedstac_sequencing_duration_seconds", "Time of the sequencer for one transaction that gave positions."
 )
 SEQUENCED = _counter("fedstac_sequenced_events_total", "Events that this process gave a position.")
+SINK_PAGE_SECONDS = _seconds(
+    "fedstac_sink_page_duration_seconds",
+    "Time until a sink acknowledged a page, one transaction of its broker.",
+    "sink",
+)
+APPLY_SECONDS = _seconds(
+    "fedstac_apply_duration_seconds",
+    "Time of a consumer for a page: judged, applied and committed.",
+    "consumer",
+    "origin",
+)
+ACKNOWLEDGEMENT_SECONDS = _seconds(
+    "fedstac_acknowledgement_duration_seconds", "Time until an origin took a consumer's acknowledgement.",
+    "consumer", "origin",
+)  # fmt: skip
 CONSUMED = _counter(
     "fedstac_consumed_events_total",
     "Events that a consumer in this process brought to their end: applied; ignored, since what is here is as new; "
@@ -240,6 +257,13 @@ class Metrics:
         if durations is None:
             durations = self._durations[histogram][labels] = Durations()
         durations.observe(seconds)
+
+    @contextmanager
+    def timing(self, histogram: Family, *labels: str) -> Iterator[None]:
+        """Count how long the block takes, unless it raises."""
+        started = time.perf_counter()
+        yield
+        self.observe(histogram, time.perf_counter() - started, *labels)
 
     def observe_request(self, method: str, route: str | None, code: int | None, seconds: float) -> None:
         """Count a request with its answer. `code` is None where the client left first."""

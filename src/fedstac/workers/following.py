@@ -39,7 +39,7 @@ from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import Cause, blames_nobody, cause_of, is_refusal, was_ended_in_order
 from fedstac.runtime.failpoints import failpoint
-from fedstac.runtime.metrics import CONSUMED
+from fedstac.runtime.metrics import ACKNOWLEDGEMENT_SECONDS, APPLY_SECONDS, CONSUMED
 from fedstac.runtime.wakeup import Backoff, pause, unless
 
 PAGE = 500
@@ -236,9 +236,10 @@ class Follower:
             wait = min(wait, LAGGING_POLL_SECONDS)
         page = await self.source.receive(self.applied_cursor, limit=PAGE, wait=wait)
         if page.events or page.unreadable or page.cursor != self.applied_cursor:
-            await self._apply(Page(self.origin_name, page.events, page.cursor, offsets=page.offsets), None, unreadable=[
-                _rejection(message, self.origin_name) for message in page.unreadable
-            ])  # fmt: skip
+            unreadable = [_rejection(message, self.origin_name) for message in page.unreadable]
+            with self.node.metrics.timing(APPLY_SECONDS, self.handler.consumer, self.origin_name):
+                feed_page = Page(self.origin_name, page.events, page.cursor, offsets=page.offsets)
+                await self._apply(feed_page, None, unreadable=unreadable)
             failpoint(f"{self.handler.consumer}.applied")
         await self._acknowledge()
         return len(page.events)
@@ -255,7 +256,8 @@ class Follower:
         through = await self.handler.acknowledgeable(self.origin_name, self.applied_cursor)
         try:
             while self.acknowledged != through or self.exceptions:
-                await self.origin.acknowledge(through, self.exceptions[:EXCEPTIONS_AT_ONCE], consumer=consumer)
+                with self.node.metrics.timing(ACKNOWLEDGEMENT_SECONDS, self.handler.consumer, self.origin_name):
+                    await self.origin.acknowledge(through, self.exceptions[:EXCEPTIONS_AT_ONCE], consumer=consumer)
                 self.acknowledged, self.exceptions = through, self.exceptions[EXCEPTIONS_AT_ONCE:]
         except (SourceAway, SourceRefused) as error:
             self._is_refused, self._acknowledge_at = True, time.monotonic() + self._refusals.pause()

@@ -42,6 +42,7 @@ from fedstac.messaging.sinks import (
 )
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.metrics import SINK_PAGE_SECONDS
 from fedstac.runtime.outages import reason_of
 from fedstac.runtime.wakeup import Backoff, pause
 
@@ -351,7 +352,8 @@ class _Course:
         if self.conn.is_closed():
             raise ConnectionError("the session that keeps others from sending is gone")
         failpoint("relay.read")
-        self.tail = await self.broker.publish(events, self.tail)
+        with self.node.metrics.timing(SINK_PAGE_SECONDS, self.sink.name):
+            self.tail = await self.broker.publish(events, self.tail)
         failpoint("relay.published")
         if not events[-1].is_redrive:
             self.cursor, self.previous_pos = events[-1].cursor, events[-1].cursor.pos
