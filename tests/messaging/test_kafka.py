@@ -30,7 +30,7 @@ from fedstac.messaging.sources import kafka as source_kafka
 from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.messaging.sources.chain import LogMessage
 from fedstac.messaging.sources.kafka import KafkaLog, open_log
-from tests.support.brokers import fresh_name
+from tests.support.brokers import cut_log, fresh_name
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.kafka
@@ -39,7 +39,7 @@ PUBLISHED = "org.fedstac.dataset.published.v1"
 
 def event(pos: int, *, key: str = "", epoch: int = 1, size: int = 100, is_redrive: bool = False) -> OutgoingEvent:
     return OutgoingEvent(
-        Cursor(epoch, pos), pos - 1, f"id-{pos}", key or f"CMIP6/{pos % 7}", "CMIP6", PUBLISHED, {"kind": "é"},
+        Cursor(epoch, pos), pos - 1, f"id-{pos}", key or f"CMIP6/{pos % 11}", "CMIP6", PUBLISHED, {"kind": "é"},
         b"x" * size, is_redrive,
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ async def test_messages_have_their_place_and_their_key_decides_the_partition(add
         assert headers == {
             "pos": str(number), "epoch": "1", "prev": str(number - 1), "ce-id": f"id-{number}", "kind": "é",
         }  # fmt: skip
-        assert (message.key(), str(message.partition())) == (f"CMIP6/{number % 7}".encode(), partition_of[number])
+        assert (message.key(), str(message.partition())) == (f"CMIP6/{number % 11}".encode(), partition_of[number])
     assert len(set(partition_of.values())) > 1
     assert {name: each.cursor.pos for name, each in tail.partitions.items()} == {
         name: max(number for number, partition in partition_of.items() if partition == name)
@@ -219,6 +219,35 @@ async def test_a_broker_that_is_killed_is_away_and_one_that_lost_all_begins_anew
         assert (anew.partitions, anew.identity != tail.identity) == ({}, True)
         await sink.publish(page(1, 20), anew)
     assert await positions(address) == list(range(1, 21))
+
+
+async def test_a_transaction_that_a_killed_broker_never_marked_is_ended(own_kafka_broker: KafkaBroker) -> None:
+    """What consumers have seen a part of stays; what nobody has seen is given up, and sent again."""
+    partitions_torn = {"feed1": (0,), "feed2": (0, 2), "feed3": (0, 1, 2)}
+    tails: dict[str, list[Tail]] = {}
+    for topic in partitions_torn:
+        async with sink_of(f"{own_kafka_broker.url}/{topic}?partitions=3") as sink:
+            tail = await sink.publish(page(1, 20), await sink.begin())
+            tails[topic] = [tail, await sink.publish(page(21, 40), tail)]
+            assert len([stored async for stored in sink.stored_events()]) == 40  # so every end is marked
+    own_kafka_broker.process.kill()
+    for topic, partitions in partitions_torn.items():
+        for partition in partitions:
+            cut_log(own_kafka_broker, topic, partition, batches=1)
+    own_kafka_broker.process.start()
+    for topic, partitions in partitions_torn.items():
+        async with sink_of(f"{own_kafka_broker.url}/{topic}?partitions=3") as sink:
+            anew = await sink.begin()
+            is_kept = len(partitions) < 3
+            assert cursors_of(anew) == cursors_of(tails[topic][is_kept])
+            await sink.publish(page(41 if is_kept else 21, 60), anew)
+            stored_positions = [stored.cursor.pos async for stored in sink.stored_events()]
+        assert set(stored_positions) == set(range(1, 61))
+        assert len(stored_positions) == 60 + is_kept * len(partitions)  # a redrive in each that lacked its mark
+
+
+def cursors_of(tail: Tail) -> dict[str, Cursor]:
+    return {name: each.cursor for name, each in tail.partitions.items()}
 
 
 async def test_nobody_there_is_away() -> None:

@@ -6,6 +6,7 @@ A test takes a stream or topic of its own (`fresh_name`). One that kills its bro
 from __future__ import annotations
 
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from fedstac.demo import brokers, kafka
 from fedstac.demo.brokers import BrokerMissing, NatsServer
 from fedstac.demo.kafka import KafkaBroker
 
+BATCH_HEADER = struct.Struct(">qi")  # of Kafka's log: the first offset, the length of what follows
 _numbers = count(1)
 
 
@@ -73,3 +75,16 @@ def _kafka_broker() -> Iterator[KafkaBroker]:
         except BrokerMissing as error:
             pytest.skip(str(error))
         yield broker
+
+
+def cut_log(broker: KafkaBroker, topic: str, partition: int, *, batches: int) -> None:
+    """Remove the last batches of a partition's log, the marks of transactions among them. The broker has ended."""
+    folder = broker.folder / "data" / f"{topic}-{partition}"
+    [log] = folder.glob("*.log")
+    content, begins, at = log.read_bytes(), [], 0
+    while at + BATCH_HEADER.size <= len(content) and (length := BATCH_HEADER.unpack_from(content, at)[1]):
+        begins.append(at)
+        at += BATCH_HEADER.size + length
+    log.write_bytes(content[: begins[-batches]])
+    for snapshot in folder.glob("*.snapshot"):  # of what producers had written
+        snapshot.unlink()

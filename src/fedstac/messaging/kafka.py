@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +33,7 @@ LARGEST_MESSAGE = 8_912_896  # bytes: an event of 8 MiB and its headers
 ANSWER_SECONDS, SLICE_SECONDS = 10.0, 0.5
 DOWN_SECONDS = 2.0  # that an answer is waited for while all brokers are down
 TRANSACTION_SECONDS = 30.0  # after which the brokers end one whose relay is gone
+AT_ONCE = 1000  # messages
 QUEUE_KILOBYTES = 16 << 10  # that a reader fetches ahead
 LOOK_BYTES = 1 << 20  # of a partition for each look; one larger message is fetched, too
 PARTITIONS = 6  # of a topic that is made, where the address names none
@@ -292,6 +293,15 @@ class Range:
     high: int
 
 
+def open_ranges(ranges: Mapping[int, Range], ends: Mapping[int, int]) -> dict[int, Range]:
+    """Return the offsets from the first open transaction on, of the partitions that have one."""
+    return {
+        partition: Range(each.high, ends[partition])
+        for partition, each in ranges.items()
+        if each.high < ends[partition]
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class MessageBatch:
     """Messages in their order within each partition, and the partitions that had no more."""
@@ -301,15 +311,17 @@ class MessageBatch:
 
 
 class TopicReader:
-    """Reads messages of committed transactions from chosen offsets, without a group. To be used in one thread.
+    """Reads messages from chosen offsets, without a group. To be used in one thread.
 
     Nothing is stored at the broker: who reads keeps the offsets. `looks_around`: it will read a message here and one
-    there, so it fetches little and the brokers do not wait for more.
+    there, so it fetches little and the brokers do not wait for more. `is_committed`: False shows what open and aborted
+    transactions have written, too.
     """
 
     def __init__(
-        self, address: BrokerAddress, properties: Mapping[str, Any], thread: OwnThread, *, looks_around: bool = False
-    ) -> None:
+        self, address: BrokerAddress, properties: Mapping[str, Any], thread: OwnThread, *,
+        looks_around: bool = False, is_committed: bool = True,
+    ) -> None:  # fmt: skip
         self._address, self._thread = address, thread
         self._paused: frozenset[int] = frozenset()
         self._partitions: frozenset[int] = frozenset()
@@ -318,7 +330,7 @@ class TopicReader:
             self._consumer: Consumer | None = Consumer({
                 **properties,
                 "group.id": "fedstac",  # wanted by the client, not used
-                "isolation.level": "read_committed",
+                "isolation.level": "read_committed" if is_committed else "read_uncommitted",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",  # an offset that is not there is ours to deal with
@@ -347,19 +359,17 @@ class TopicReader:
             ranges[partition] = Range(*offsets)
         return ranges
 
-    def settled_ranges(self, ends: Mapping[int, int]) -> dict[int, Range]:
+    def settled_ranges(self, ends: Mapping[int, int], seconds: float) -> dict[int, Range]:
         """Return the offsets of each partition, when every transaction that wrote before these ends is over.
 
-        A transaction whose end was acknowledged is marked so in the partitions a moment later, or when a broker that
-        was killed in between is back. A producer that begins does not always wait for that, and its tail would lack it.
+        A transaction whose end was acknowledged is marked so in the partitions a moment later. After `seconds` return
+        what there is: `high` is before the end where a transaction is open.
         """
-        deadline = time.monotonic() + TRANSACTION_SECONDS + ANSWER_SECONDS
+        deadline = time.monotonic() + seconds
         while True:
             ranges = self.ranges(ends)
-            if all(ranges[partition].high >= end for partition, end in ends.items()):
+            if not open_ranges(ranges, ends) or time.monotonic() > deadline:
                 return ranges
-            if time.monotonic() > deadline:
-                raise KafkaAway(f"{self._address}: a transaction in the topic does not come to its end")
             self._thread.pause(0.02)
 
     def number_of_partitions(self) -> int:
@@ -434,6 +444,25 @@ class TopicReader:
             }
             back *= 16
         return messages
+
+    def messages_in(self, ranges: Mapping[int, Range]) -> Iterator[Message]:
+        """Read the messages of these offsets."""
+        self.go_to({partition: each.low for partition, each in ranges.items()})
+        open_partitions = set(ranges)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while open_partitions:
+            batch = self.read(AT_ONCE, SLICE_SECONDS)
+            for message in batch.messages:
+                high = ranges[message.partition()].high
+                if message.offset() < high:
+                    yield message
+                if message.offset() >= high - 1:
+                    open_partitions.discard(message.partition())
+            open_partitions -= batch.ended
+            if batch.messages or batch.ended:
+                deadline = time.monotonic() + ANSWER_SECONDS
+            elif time.monotonic() > deadline:
+                raise self.silence()
 
     def _until_ended(self, partitions: frozenset[int], *, is_first_enough: bool) -> dict[int, Message]:
         """Return the first or the last message of each partition from where it is to its end."""

@@ -10,9 +10,11 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
 from confluent_kafka import KafkaError, Message, Producer
 
 from fedstac.domain.events import START, Cursor
@@ -23,6 +25,7 @@ from fedstac.messaging.kafka import (
     KafkaAway,
     KafkaRefused,
     OwnThread,
+    Range,
     Topic,
     TopicReader,
     error_of,
@@ -40,6 +43,7 @@ from fedstac.messaging.sinks import (
     StoredEvent,
     Tail,
     cursor_of,
+    is_redrive,
     place_headers,
     tail_after,
 )
@@ -47,12 +51,13 @@ from fedstac.messaging.sources.addresses import BrokerAddress
 
 OPTIONS = ("config", "partitions")  # of an address
 MOST_PARTITIONS = 1000
+MARK_SECONDS = 2.0  # for the brokers to mark the end of a transaction in all partitions
 FENCE_SECONDS, PUBLISH_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 15.0, 20.0, 10.0, 5.0
-AUDIT_MESSAGES = 1000
 POLL_EVENTS = 200  # after how many the outcomes of earlier ones are looked at
 
 # By which the fault is an event's, for ever. All else may pass, or is an operator's.
 OF_AN_EVENT = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP))
+log = structlog.get_logger()
 FENCES = frozenset((KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH))
 
 
@@ -131,7 +136,18 @@ class KafkaSink:
         self._fence()
         reader = TopicReader(self._address, self._properties, self._thread, looks_around=True)
         try:
-            last = reader.last_messages(reader.settled_ranges(brokers.ends(self._topic.partitions)))
+            ends = brokers.ends(self._topic.partitions)
+            ranges = reader.settled_ranges(ends, MARK_SECONDS)
+            if torn := kafka.open_ranges(ranges, ends):
+                self._end_torn_transaction(torn, reader.last_messages(ranges))
+                ends = brokers.ends(self._topic.partitions)
+                ranges = reader.settled_ranges(ends, MARK_SECONDS)
+            if kafka.open_ranges(ranges, ends):
+                raise SinkAway(
+                    f"{self._address}: a transaction of another producer is open in the topic; kafka-transactions.sh "
+                    f"find-hanging shows it, and abort ends it"
+                )
+            last = reader.last_messages(ranges)
         finally:
             reader.close()
         tails = {
@@ -139,6 +155,41 @@ class KafkaSink:
             for partition, message in last.items()
         }
         return Tail(self._topic.id, tails)
+
+    def _end_torn_transaction(self, torn: Mapping[int, Range], visible: Mapping[int, Message]) -> None:
+        """End what a relay before this one wrote, in the partitions where the brokers never did.
+
+        A broker that is killed right after a commit may come back, take the transaction for complete, and never mark
+        it in some partitions: consumers stand still there for ever. The next end of a transaction of the same producer
+        is the mark that is missing. If no consumer has seen a part of the page it is given up: the tail lacks it, and
+        it is sent again. Else it is committed, for it was.
+        """
+        first: Cursor | None = None
+        last: dict[int, Message] = {}
+        reader = TopicReader(self._address, self._properties, self._thread, is_committed=False)
+        try:
+            for message in reader.messages_in(torn):
+                last[message.partition()] = message
+                if not is_redrive(text_headers(message)):
+                    cursor = _place(cursor_of, message)
+                    first = cursor if first is None else min(first, cursor, key=_order)
+        finally:
+            reader.close()
+        was_committed = first is None or any(
+            _order(_place(tail_after, message)) > _order(first) for message in visible.values()
+        )
+        producer = self._open_producer()
+        self._call(producer.begin_transaction)
+        for partition, message in last.items():  # a transaction has to write something; consumers know it already
+            headers = {**text_headers(message), "redrive": "1", "tail": str(_place(tail_after, message))}
+            producer.produce(self._topic.name, message.value(), message.key(), partition, headers=headers)
+        producer.flush(PUBLISH_SECONDS)
+        end = producer.commit_transaction if was_committed else producer.abort_transaction
+        self._until_done(end, COMMIT_SECONDS)
+        log.warning(
+            "a broker had left a transaction without its end; it is ended", topic=self._topic.name,
+            partitions=sorted(torn), was_committed=was_committed,
+        )  # fmt: skip
 
     def _check_topic(self, brokers: Brokers) -> None:
         partitions = self._address.options.get("partitions")
@@ -167,9 +218,7 @@ class KafkaSink:
         self._until_done(self._producer.init_transactions, FENCE_SECONDS)
 
     def _publish(self, events: Sequence[OutgoingEvent], tail: Tail) -> Tail:
-        producer = self._producer
-        if producer is None:
-            raise RuntimeError("begin comes before publish")
+        producer = self._open_producer()
         cursors = {partition: each.cursor for partition, each in tail.partitions.items()}
         outcomes = _Outcomes()
         self._call(producer.begin_transaction)
@@ -250,6 +299,11 @@ class KafkaSink:
         reason = self._latest_error.str() if self._latest_error is not None else "no answer"
         return SinkAway(f"{self._address}: {reason}")
 
+    def _open_producer(self) -> Producer:
+        if self._producer is None:
+            raise RuntimeError("begin comes before publish, and nothing after the end of the sink")
+        return self._producer
+
     def _partition(self, event: OutgoingEvent) -> int:
         return zlib.crc32(event.key.encode()) % self._topic.partitions
 
@@ -266,6 +320,10 @@ class KafkaSink:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
+
+
+def _order(cursor: Cursor) -> tuple[int, int]:
+    return cursor.epoch, cursor.pos
 
 
 class _Outcomes:
@@ -290,29 +348,22 @@ class _Audit:
         brokers = Brokers(address, properties, thread)
         topic = brokers.topic()
         self.reader = TopicReader(address, properties, thread)
-        ranges = self.reader.settled_ranges(brokers.ends(topic.partitions)) if topic is not None else {}
-        self._ranges = {partition: each for partition, each in ranges.items() if each.high > each.low}
-        self.reader.go_to({partition: each.low for partition, each in self._ranges.items()})
-        self._open = set(self._ranges)
+        ends = brokers.ends(topic.partitions) if topic is not None else {}
+        ranges = self.reader.settled_ranges(ends, kafka.TRANSACTION_SECONDS + MARK_SECONDS)
+        if kafka.open_ranges(ranges, ends):
+            raise KafkaAway(
+                f"{address}: a transaction in the topic does not come to its end; a relay that starts ends it"
+            )
+        self._messages = self.reader.messages_in(
+            {partition: each for partition, each in ranges.items() if each.high > each.low}
+        )
 
     def read(self) -> list[StoredEvent]:
         """Return the next events; none at the end."""
-        deadline = time.monotonic() + kafka.ANSWER_SECONDS
-        while self._open:
-            batch = self.reader.read(AUDIT_MESSAGES, SLICE_SECONDS)
-            self._open -= batch.ended
-            events = []
-            for message in batch.messages:
-                partition = message.partition()
-                if message.offset() >= self._ranges[partition].high - 1:
-                    self._open.discard(partition)
-                if message.offset() < self._ranges[partition].high:
-                    events.append(StoredEvent(str(partition), message.offset(), _place(cursor_of, message)))
-            if events:
-                return events
-            if not batch.ended and time.monotonic() > deadline:
-                raise self.reader.silence()
-        return []
+        return [
+            StoredEvent(str(message.partition()), message.offset(), _place(cursor_of, message))
+            for message in islice(self._messages, kafka.AT_ONCE)
+        ]
 
 
 def _place(read: Callable[[Mapping[str, str]], Cursor], message: Message) -> Cursor:
