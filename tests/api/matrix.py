@@ -7,6 +7,7 @@ from design/publication.md and deletion.md, and knows nothing of how the policy 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -269,6 +270,18 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "acknowledge for another node": fixed("POST", "/events/status", {"node": "north", "epoch": 1, "through": 0}),
     "read the metrics": fixed("GET", "/metrics"),
     "look at the federation": fixed("GET", "/federation"),
+    "see the sinks": fixed("GET", "/sinks"),
+    "see a sink that is not there": fixed("GET", "/sinks/{sink}", sink="none"),
+    "add a sink": fixed("POST", "/sinks", {"name": "made", "address": "https://portal.example/hook", "from": "now"}),
+    "remove a sink that is not there": fixed("DELETE", "/sinks/{sink}", sink="none"),
+    "pause a sink that is not there": fixed("POST", "/sinks/{sink}/pause", {}, sink="none"),
+    "resume a sink that is not there": fixed("POST", "/sinks/{sink}/resume", sink="none"),
+    "seek a sink that is not there": fixed("POST", "/sinks/{sink}/seek", {"to": "now"}, sink="none"),
+    "audit a sink that is not there": fixed("POST", "/sinks/{sink}/audit", {}, sink="none"),
+    "see the dead letters": fixed("GET", "/dead-letters"),
+    "see a dead letter that is not there": fixed("GET", "/dead-letters/{letter}", letter="7"),
+    "redrive a dead letter that is not there": fixed("POST", "/dead-letters/redrive", {"ids": [7]}),
+    "discard a dead letter that is not there": fixed("POST", "/dead-letters/discard", {"ids": [7]}),
     "see the groups": fixed("GET", "/groups"),
     "see the institution's group": fixed("GET", "/groups/{group}", group="ncar"),
     "see a group that is not there": fixed("GET", "/groups/{group}", group="none"),
@@ -430,6 +443,11 @@ TABLE: Final[tuple[Line, ...]] = (
                  "acknowledge"), (NO_DATASET,), ANSWERED),
     # metrics are for those who watch over the node
     Line((ADMIN,), ("read the metrics", "look at the federation"), (NO_DATASET,), ANSWERED),
+    # sinks are for those who may manage messaging
+    Line((ADMIN,), ("see the sinks", "see the dead letters"), (NO_DATASET,), ANSWERED),
+    Line((ADMIN,), ("add a sink",), (NO_DATASET,), DONE),
+    Line((ADMIN,), tuple(deed for deed in ELSE if re.search("(sink|dead letter) that is not there", deed)),
+         (NO_DATASET,), NOT_FOUND),
     # groups and collections
     Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),
     Line(tuple(who for who in ALL_KNOWN if who not in (ADMIN, MEMBER, MANAGER)), ("see the institution's group",),

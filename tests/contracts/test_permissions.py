@@ -40,6 +40,10 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/collections/{collection_id}/items/{item_id}/replicas/{node}"): REPLICA,
     ("POST", "/groups"): GROUP,
     ("PUT", "/groups/{group}"): GROUP,
+    ("POST", "/sinks"): {"name": "made", "address": "https://portal.example/hook", "from": "now"},
+    ("POST", "/sinks/{sink}/seek"): {"to": "now"},
+    ("POST", "/dead-letters/redrive"): {"ids": [7]},
+    ("POST", "/dead-letters/discard"): {"ids": [7]},
     ("POST", "/events/status"): {"epoch": 1, "through": 0, "exceptions": []},
 }
 PARTS = {

@@ -68,6 +68,15 @@ async def sent_through(node: Node, pos: int, name: str = "one") -> Sink:
     return await _sink_that(node, name, lambda sink: sink.pos >= pos)
 
 
+async def sent_through_pos(conn: Connection, pos: int, name: str) -> None:
+    """Wait until a sink has come to a position, by a connection of the test."""
+
+    async def look() -> bool:
+        return (await sinks.read(conn, name)).pos >= pos
+
+    await until(look)
+
+
 async def is_paused(node: Node, name: str = "one") -> Sink:
     """Wait until a sink is paused."""
     return await _sink_that(node, name, lambda sink: sink.paused_reason is not None)

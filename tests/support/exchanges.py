@@ -33,6 +33,7 @@ TOKEN: Final = re.compile(r"(?<=token=)[\w-]+")
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
 WAIT: Final = {"Prefer": "wait=30"}
 GROUP: Final = {"name": "ncar-editors", "project": "CMIP6", "institution": "NCAR", "title": "Editors at NCAR"}
+PORTAL: Final = {"sink": "portal"}
 MEMBER: Final = {"group": "ncar-editors", "principal": "anna"}
 
 
@@ -152,6 +153,19 @@ SCENARIO: Final = (
     Ask("POST /notifications/{destination_id}/test", "Before it is confirmed", "anna",
         {"destination_id": "{destination}"}),
     Ask("DELETE /notifications/{destination_id}", "It is gone", "anna", {"destination_id": "{destination}"}),
+    Ask("POST /sinks", "A webhook", "admin",
+        body={"name": "portal", "address": "https://portal.example/hook", "required": False, "from": "now"}),
+    Ask("POST /sinks/{sink}/pause", "The receiver moves", "admin", PORTAL, body={"reason": "the receiver moves"}),
+    Ask("GET /sinks", "All sinks", "admin"),
+    Ask("GET /sinks/{sink}", "One sink", "admin", PORTAL),
+    Ask("POST /sinks/{sink}/seek", "A position that is not there", "admin", PORTAL, body={"to": 4711}),
+    Ask("POST /sinks/{sink}/audit", "A webhook tells nothing", "admin", PORTAL),
+    Ask("POST /sinks/{sink}/resume", "Without the right", "anna", PORTAL),
+    Ask("DELETE /sinks/{sink}", "It is gone", "admin", PORTAL),
+    Ask("GET /dead-letters", "There are none", "admin"),
+    Ask("GET /dead-letters/{letter}", "One that is not there", "admin", {"letter": "17"}),
+    Ask("POST /dead-letters/redrive", "One that is not there", "admin", body={"ids": [17]}),
+    Ask("POST /dead-letters/discard", "One that is not there", "admin", body={"ids": [17]}),
     Ask("GET /events/head", "The last position", "east"),
     Ask("GET /events", "Events of another type", "east", query={"after": "1.0", "type": "none"}),
     Ask("GET /events", "As a person", "anna"),

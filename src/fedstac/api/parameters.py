@@ -32,6 +32,8 @@ IN_PATH: Final[Mapping[str, str]] = {
     "group": "The name of a group.",
     "principal": "Somebody's name, as the logs have it.",
     "destination_id": "The id of a destination.",
+    "sink": "The name of a sink.",
+    "letter": "The id of a dead letter.",
 }
 
 # --- reading ---
@@ -119,6 +121,10 @@ STREAM: Final = (
     Parameter("Last-Event-ID", "The cursor of the last event that arrived.", {"type": "string"}, "header"),
     Parameter("wait", "Seconds after which the stream ends; without it, it does not.", _COUNT),
     *_EVENT_FILTERS,
+)
+DEAD_LETTERS: Final = (
+    Parameter("sink", "Those of this sink only.", TEXT),
+    Parameter("limit", "At most so many; more than 1000 count as 1000.", {**_COUNT, "default": 100}),
 )
 SNAPSHOT: Final = (
     Parameter("page", "The place of a page, as `next` of the page before has it.", TEXT),

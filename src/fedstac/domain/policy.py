@@ -71,6 +71,7 @@ class Action(StrEnum):
     OVERRIDE = "override"  # what the rules refuse
     COLLECTIONS = "manage-collections"
     GROUPS = "manage-groups"
+    MESSAGING = "manage-messaging"  # sinks, dead letters
 
 
 BY_PUBLISHERS = frozenset((
@@ -80,7 +81,9 @@ AMENDING = (  # what a PATCH or a PUT of a dataset may come to
     Action.UPDATE, Action.ANNOTATE, Action.SUPERSEDE, Action.RETRACT, Action.REPLICATE, Action.REINSTATE,
     Action.REPLACE,
 )  # fmt: skip
-ADMINISTRATIVE = frozenset((Action.COLLECTIONS, Action.GROUPS))  # done at any node, not at the home of a dataset
+ADMINISTRATIVE = frozenset(
+    (Action.COLLECTIONS, Action.GROUPS, Action.MESSAGING)
+)  # done at any node, not at the home of a dataset
 
 
 @dataclass(frozen=True, slots=True)

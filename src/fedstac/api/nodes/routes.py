@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import federation, feed, health, metrics, stream
-from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
-from fedstac.domain.errors import CursorGone, TooManyRequests
+from fedstac.api.nodes import federation, feed, health, metrics, sinks, stream
+from fedstac.api.route import JSON, Access, Answer, BodyFormat, Handler, Route, Size
+from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests
+from fedstac.domain.policy import Action
 from fedstac.runtime.budget import Lane
 
 _CURSOR = ("X-Cursor",)
@@ -56,6 +59,63 @@ FEED = Capability(
     ),
 )  # fmt: skip
 
+_SINK, _LETTER = "/sinks/{sink}", "/dead-letters/{letter}"
+_ONE_SINK = Answer.of(200, "The sink.", "Sink")
+_LETTERS = Answer.of(200, "Dead letters.", "DeadLetters")
+
+
+def _managing(method: str, path: str, handler: Handler, *answers: Answer, **values: Any) -> Route:
+    """Return a route for those who may manage messaging."""
+    return Route(
+        method=method, path=path, handler=handler, access=Access.RIGHT, right=Action.MESSAGING, answers=answers,
+        **values,
+    )  # fmt: skip
+
+
+def _taking(schema: str, *, is_required: bool = True) -> BodyFormat:
+    return BodyFormat(Size.SMALL, {JSON: (schema,)}, is_required)
+
+
+SINKS = Capability(
+    name="sinks",
+    description="The brokers and webhooks that get the log of this node, and what they refused.",
+    routes=(
+        _managing("GET", "/sinks", sinks.get_sinks, Answer.of(200, "All sinks.", "Sinks")),
+        _managing(
+            "POST", "/sinks", sinks.post_sink, Answer.of(201, "The new sink.", "Sink", headers=("Location",)),
+            Answer.of(200, "The sink, which was there already.", "Sink", headers=("Location",)),
+            body=_taking("NewSink"), problems=(Conflict,),
+        ),
+        _managing("GET", _SINK, sinks.get_sink, _ONE_SINK, problems=(NotFound,)),
+        _managing("DELETE", _SINK, sinks.delete_sink, Answer(204, "The sink is gone."), problems=(NotFound,)),
+        _managing(
+            "POST", _SINK + "/pause", sinks.post_pause, _ONE_SINK, body=_taking("Pause", is_required=False),
+            problems=(NotFound,),
+        ),
+        _managing("POST", _SINK + "/resume", sinks.post_resume, _ONE_SINK, problems=(NotFound, Conflict)),
+        _managing(
+            "POST", _SINK + "/seek", sinks.post_seek, _ONE_SINK, body=_taking("Seek"), problems=(NotFound, Conflict)
+        ),
+        _managing(
+            "POST", _SINK + "/audit", sinks.post_audit, Answer.of(200, "What is missing.", "SinkAudit"),
+            body=_taking("SinkAuditWish", is_required=False), problems=(NotFound, Conflict),
+        ),
+        _managing("GET", "/dead-letters", sinks.get_dead_letters, _LETTERS, parameters=parameters.DEAD_LETTERS),
+        _managing(
+            "GET", _LETTER, sinks.get_dead_letter, Answer.of(200, "The dead letter.", "DeadLetter"),
+            problems=(NotFound,),
+        ),
+        _managing(
+            "POST", "/dead-letters/redrive", sinks.post_redrive, _LETTERS, body=_taking("LetterIds"),
+            problems=(NotFound, Conflict),
+        ),
+        _managing(
+            "POST", "/dead-letters/discard", sinks.post_discard, _LETTERS, body=_taking("LetterIds"),
+            problems=(NotFound,),
+        ),
+    ),
+)  # fmt: skip
+
 HEALTH = Capability(
     name="health",
     description="How this node stands.",
@@ -97,4 +157,4 @@ HEALTH = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (FEED, HEALTH)
+CAPABILITIES = (FEED, SINKS, HEALTH)
