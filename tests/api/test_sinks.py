@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fedstac.db import sinks
@@ -66,7 +68,7 @@ async def test_an_audit_proves_a_stream_whole(api: Api, conn: Connection, nats_s
     assert (result["missing"], result["messages"], result["proof"]) == (0, 1, "messages")
 
 
-REFUSED = (
+REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("/sinks", {"name": 7, "address": "https://x.example"}, "name is a text"),
     ("/sinks", {"name": "x", "address": "https://u:pw@x.example"}, "without a user"),
     ("/sinks", {"name": "x", "address": "gopher://x.example"}, "is no address of a sink"),
