@@ -131,6 +131,11 @@ class Connection:
         """Call `notice` when the connection is of no more use."""
         self._watchers.append(notice)
 
+    def unwatch(self, notice: Callable[[], object]) -> None:
+        """Call `notice` no more."""
+        with suppress(ValueError):
+            self._watchers.remove(notice)
+
     async def request(
         self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None,
         seconds: float = ANSWER_SECONDS,
@@ -151,7 +156,7 @@ class Connection:
             self.check()
             raise ServerAway(f"no answer of the server to {subject}: {_text_of(error)}") from error
         finally:
-            self._watchers.remove(broken.set)
+            self.unwatch(broken.set)
             for task in (answer, end):
                 task.cancel()
             await asyncio.gather(answer, end, return_exceptions=True)
@@ -277,6 +282,10 @@ class StreamReader:
 
     async def close(self) -> None:
         """Remove the reader at the server, if that answers; else it goes by itself after a while."""
+        self._connection.unwatch(self._wake.set)
+        if self._subscription is not None:
+            with suppress(nats.errors.Error):  # the connection may be broken
+                await self._subscription.unsubscribe()
         with suppress(ServerAway, ServerRefused, ApiFault):
             await self._connection.ask(f"CONSUMER.DELETE.{self._stream}.{self._name}")
 

@@ -144,11 +144,11 @@ class NatsSink:
                 return None
             state = info["state"]
             first = await self._headers({"seq": state["first_seq"], "next_by_subj": f"{self._stream}.>"})
-            last = await self._headers({"last_by_subj": f"{self._stream}.>"})
-        if first is None or last is None:
-            return None
+            last = await self._headers({"seq": state["last_seq"]})  # of this moment: a relay may go on beside
         if state.get("num_deleted"):
             return False
+        if first is None or last is None:
+            return None
         begin, end = self._place(cursor_of, first), self._place(tail_after, last)
         if begin.epoch != end.epoch or end.pos - begin.pos != state["last_seq"] - state["first_seq"]:
             return None
@@ -158,7 +158,7 @@ class NatsSink:
         """Read the places of all messages, without their values."""
         with _as_sink_errors():
             info = await self._info()
-            if info is None:
+            if info is None or not info["state"]["messages"]:
                 return
             last = info["state"]["last_seq"]
             reader = StreamReader(self._connection, self._stream)
@@ -169,6 +169,7 @@ class NatsSink:
                         yield StoredEvent(PARTITION, message.sequence, self._place(cursor_of, message.headers))
                     if messages[-1].sequence >= last or not messages[-1].pending:
                         return
+                raise ServerAway(f"the server stopped sending the stream {self._stream} before its end")
             finally:
                 await reader.close()
 
