@@ -25,7 +25,7 @@ from fedstac.workers import following, verifying
 from fedstac.workers.index_node import IndexHandler
 from tests.messaging.relaying import add_sink
 from tests.support.nodes import Api
-from tests.support.sinks import nats_stream
+from tests.support.sinks import kafka_topic, nats_stream
 from tests.support.waiting import until
 
 Json = dict[str, Any]
@@ -106,6 +106,29 @@ class NatsRoad:
         await self.stream.empty()
 
 
+@dataclass
+class KafkaRoad:
+    """A topic of Kafka."""
+
+    broker: KafkaBroker
+
+    def __post_init__(self) -> None:
+        self.topic = kafka_topic(self.broker)
+        self.feed: BrokerAddress | None = BrokerAddress.parse(self.topic.address.partition("?")[0])
+
+    async def build(self, origin: Connection) -> None:
+        await add_sink(origin, self.topic.address)
+        await until(self.topic.exists)
+
+    async def litter(self) -> int:
+        for number, (headers, value) in enumerate(JUNK):
+            await self.topic.put(headers, value, number % 3)
+        return len(JUNK)
+
+    async def lose(self) -> None:
+        await self.topic.empty()
+
+
 @asynccontextmanager
 async def road(kind: str, broker: NatsServer | KafkaBroker | None) -> AsyncIterator[Road]:
     """Open what brings events: `http`, or a stream or topic of its own at a broker."""
@@ -117,6 +140,8 @@ async def road(kind: str, broker: NatsServer | KafkaBroker | None) -> AsyncItera
                 yield nats
             finally:
                 await nats.close()
+        case KafkaBroker():
+            yield KafkaRoad(broker)
         case _:
             yield HttpRoad()
 

@@ -14,12 +14,14 @@ from fedstac.db import dead_letters, sinks
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded
 from fedstac.demo.brokers import NatsServer
+from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.errors import Conflict
 from tests.messaging.relaying import add_sink, fill, is_chain, is_failing, is_paused, numbers, relaying, sent_through
-from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, nats_stream
+from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, kafka_topic, nats_stream
 from tests.support.waiting import until
 
-BROKERS = ["webhook", "nats"]
+KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
+BROKERS = ["webhook", "nats", KAFKA]
 
 
 @pytest.fixture(params=BROKERS)
@@ -28,6 +30,8 @@ async def receiver(request: pytest.FixtureRequest) -> AsyncIterator[Receiver]:
     if request.param == "webhook":
         async with hook() as made:
             yield made
+    elif request.param == "kafka":
+        yield kafka_topic(request.getfixturevalue("kafka_broker"))
     else:
         async with nats_stream(request.getfixturevalue("nats_server")) as log:
             yield log
@@ -120,6 +124,23 @@ async def test_what_a_broker_lost_is_sent_again_and_nothing_else(
             messages = await arrived(nats, 1200)
             await sent_through(node, 1200)
         assert is_chain(messages, 1200)
+
+
+@pytest.mark.kafka
+async def test_what_a_topic_lost_is_sent_again_and_nothing_else(
+    node: Node, conn: Connection, kafka_broker: KafkaBroker
+) -> None:
+    topic = kafka_topic(kafka_broker)
+    await fill(conn, 600)
+    await add_sink(conn, topic.address)
+    async with relaying(node):
+        await sent_through(node, 600)
+    for harm in (topic.empty(1), topic.empty(0, 2), topic.empty(), topic.drop()):
+        await harm
+        async with relaying(node):
+            messages = await arrived(topic, 600)
+            await sent_through(node, 600)
+        assert is_chain(messages, 600)
 
 
 async def test_an_acknowledgement_that_was_lost_doubles_nothing(node: Node, conn: Connection, nats: NatsStream) -> None:

@@ -19,13 +19,14 @@ from tests.messaging.journeys import Json, Road, journey, road
 from tests.support.nodes import Api
 from tests.support.waiting import until
 
-ROADS = ["http", "nats"]  # a broker adds its line in `road`
+BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures; each has its line in `road`
+ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
 
 
 @pytest.fixture(params=ROADS)
 async def way(request: pytest.FixtureRequest) -> AsyncIterator[Road]:
     kind = request.param
-    async with road(kind, None if kind == "http" else request.getfixturevalue(f"{kind}_server")) as made:
+    async with road(kind, request.getfixturevalue(BROKERS[kind]) if kind in BROKERS else None) as made:
         yield made
 
 

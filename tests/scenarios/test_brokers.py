@@ -38,7 +38,6 @@ from tests.support.waiting import PATIENCE
 pytestmark = [pytest.mark.xdist_group("brokers"), pytest.mark.long]
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED") or random.randrange(1_000_000))
 NATS, HTTP = BrokerKind.NATS, BrokerKind.NONE
-KAFKA = pytest.param(BrokerKind.KAFKA, marks=pytest.mark.kafka)
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,8 @@ def kill_broker(broker: Broker) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize(("kind", "trial"), [
-    (NATS, SHORT), *(pytest.param(kind, LONG, marks=pytest.mark.soak) for kind in (HTTP, NATS)),
+    (NATS, SHORT), pytest.param(BrokerKind.KAFKA, SHORT, marks=pytest.mark.kafka),
+    *(pytest.param(kind, LONG, marks=pytest.mark.soak) for kind in (HTTP, NATS, BrokerKind.KAFKA)),
 ])  # fmt: skip
 def test_the_stream_has_every_event_once_whatever_is_killed(
     kind: BrokerKind, trial: Trial, durable: embedded.Cluster, folder: Path

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
 from fedstac.demo.brokers import NatsServer
+from fedstac.demo.kafka import KafkaBroker
 from fedstac.messaging import jetstream
 from fedstac.messaging.jetstream import Connection, StreamReader
+from fedstac.messaging.kafka import Brokers, OwnThread, TopicReader, read_properties, text_headers
+from fedstac.messaging.sinks.kafka import read_address
 from fedstac.messaging.sources.addresses import BrokerAddress
 from tests.support.brokers import fresh_name
+from tests.support.waiting import PATIENCE
 
 ACCEPTED = "204 No Content"
 
@@ -143,3 +151,56 @@ async def nats_stream(server: NatsServer) -> AsyncIterator[NatsStream]:
         yield NatsStream(address, stream, connection)
     finally:
         await connection.close()
+
+
+@dataclass
+class KafkaTopic:
+    """A topic of a Kafka broker, with three partitions."""
+
+    address: str
+    keeps_log: bool = True
+
+    def __post_init__(self) -> None:
+        self.place = read_address(self.address)
+        self.client = AdminClient({"bootstrap.servers": self.place.servers[0], "logger": logging.Logger("quiet", 100)})
+
+    async def messages(self) -> Sequence[Message]:
+        """Return everything that it has in the order of the feed, redrives last; the topic's own is by partition."""
+        received = await asyncio.to_thread(self._read)
+        return sorted(received, key=lambda each: (each.is_redrive, int(each.headers["epoch"]), each.pos))
+
+    def _read(self) -> list[Message]:
+        thread, properties = OwnThread(), read_properties(self.place)
+        brokers, reader = Brokers(self.place, properties, thread), TopicReader(self.place, properties, thread)
+        try:
+            topic = brokers.topic()
+            ranges = reader.settled_ranges(brokers.ends(topic.partitions), PATIENCE) if topic else {}
+            ranges = {partition: each for partition, each in ranges.items() if each.high > each.low}
+            return [Message(text_headers(each), each.value() or b"") for each in reader.messages_in(ranges)]
+        finally:
+            reader.close()
+
+    async def empty(self, *partitions: int) -> None:
+        """Remove all messages, or those of some partitions; the topic stays the same."""
+        places = [TopicPartition(self.place.name, number, OFFSET_END) for number in partitions or range(3)]
+        for future in self.client.delete_records(places).values():
+            await asyncio.wrap_future(future)
+
+    async def drop(self) -> None:
+        """Remove the topic; whoever makes it again makes another one."""
+        [future] = self.client.delete_topics([self.place.name]).values()
+        await asyncio.wrap_future(future)
+
+    async def exists(self) -> bool:
+        return self.place.name in (await asyncio.to_thread(self.client.list_topics)).topics
+
+    async def put(self, headers: Mapping[str, str], value: bytes, partition: int) -> None:
+        """Write a message as somebody who is no relay."""
+        producer = Producer({"bootstrap.servers": self.place.servers[0]})
+        producer.produce(self.place.name, value, partition=partition, headers=dict(headers))
+        assert await asyncio.to_thread(producer.flush, PATIENCE) == 0
+
+
+def kafka_topic(broker: KafkaBroker) -> KafkaTopic:
+    """Return a topic of its own for a test; the relay makes it."""
+    return KafkaTopic(f"{broker.url}/{fresh_name()}?partitions=3")
