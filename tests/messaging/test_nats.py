@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import nkeys
 import pytest
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from nats.aio.msg import Msg
 
 from fedstac.demo import brokers
 from fedstac.demo.brokers import NatsServer
@@ -94,6 +96,47 @@ async def test_a_relay_whose_tail_is_old_stores_nothing(address: str) -> None:
         with pytest.raises(TailMoved):
             await old.publish([event(1), event(2), event(3)], tail)
         assert await old.begin() == newer
+
+
+async def test_a_relay_that_stops_in_the_middle_of_a_batch_stores_nothing_of_it(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sink_of(address) as old, sink_of(address) as new:
+        tail = await old.begin()
+        request, is_stopped, may_go_on = Connection.request, asyncio.Event(), asyncio.Event()
+
+        async def stop(connection: Connection, *arguments: Any, **options: Any) -> Msg:
+            if connection is old._connection:
+                is_stopped.set()
+                await may_go_on.wait()
+            return await request(connection, *arguments, **options)
+
+        monkeypatch.setattr(Connection, "request", stop)
+        publishing = asyncio.create_task(old.publish([event(pos) for pos in range(1, 11)], tail))
+        await is_stopped.wait()  # all but the last message are at the server
+        newer = await new.publish([event(1), event(2)], await new.begin())
+        may_go_on.set()
+        with pytest.raises(TailMoved):
+            await publishing
+        assert await new.begin() == newer
+        assert await new.is_dense()
+
+
+async def test_a_stream_whose_file_was_cut_takes_the_rest_again(own_nats_server: NatsServer) -> None:
+    address = f"{own_nats_server.url}/CUT"
+    await fill(address, *(event(pos, size=1000) for pos in range(1, 501)))
+    own_nats_server.process.kill()
+    [block] = own_nats_server.folder.glob("store/**/CUT/msgs/*.blk")
+    with block.open("rb+") as file:
+        file.truncate(block.stat().st_size // 2)
+    own_nats_server.process.start()
+    async with sink_of(address) as sink:
+        tail = await sink.begin()
+        assert tail.cursor is not None
+        first = tail.cursor.pos + 1
+        assert 200 < first < 300
+        await sink.publish([event(pos, size=1000) for pos in range(first, 501)], tail)
+        assert [stored.cursor.pos async for stored in sink.stored_events()] == [*range(1, 501)]
 
 
 async def test_an_event_above_the_limit_stores_nothing_and_is_named(nats_server: NatsServer, address: str) -> None:
