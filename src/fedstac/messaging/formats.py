@@ -27,6 +27,7 @@ STRUCTURED: Final = "application/cloudevents+json; charset=UTF-8"
 JSON: Final = "application/json"
 PLACE: Final = ("pos", "epoch")
 DATA: Final = ',"data":'
+TRACEPARENT: Final = ',"traceparent":"'
 PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 PLACEHOLDERS: Final = ("id", "collection", "lineage", "event_id")
 LONGEST_KEY: Final = 1000
@@ -60,20 +61,20 @@ class Encoder:
 
     def encode(self, event: LoggedEvent, previous_pos: int) -> OutgoingEvent:
         """Return an event that the format takes, as it goes to a broker after the event at `previous_pos`."""
-        envelope = _envelope(event.text)
-        headers = {"traceparent": envelope["traceparent"]} if "traceparent" in envelope else {}
+        traceparent = _traceparent(event.text)
+        headers = {"traceparent": traceparent} if traceparent else {}
         match self.format:
             case EventFormat.CLOUDEVENTS:
                 value = events.positioned(event.text, event.cursor).encode()
                 headers["content-type"] = STRUCTURED
             case EventFormat.CLOUDEVENTS_BINARY:
-                headers |= self._attributes(event, envelope)
+                headers |= self._attributes(event)
                 value = _data(event.text).encode()
             case EventFormat.ESGF:
                 headers["content-type"] = JSON
                 value = esgf.write(event)
         if len(value) > self.largest_value and self.format is not EventFormat.ESGF:
-            headers, value = self._reference(event, envelope, headers)
+            headers, value = self._reference(event, headers)
         return OutgoingEvent(
             cursor=event.cursor, previous_pos=previous_pos, event_id=event.event_id, key=self._key(event),
             project=event.collection, event_type=event.type, headers=headers, value=value,
@@ -86,7 +87,8 @@ class Encoder:
         values = {"id": item_id, "collection": event.collection, "lineage": event.key, "event_id": event.event_id}
         return PLACEHOLDER.sub(lambda match: values[match[1]], self.key_template)
 
-    def _attributes(self, event: LoggedEvent, envelope: Mapping[str, Any]) -> dict[str, str]:
+    def _attributes(self, event: LoggedEvent) -> dict[str, str]:
+        envelope = _envelope(event.text)
         attributes = {name: value for name, value in envelope.items() if name != "datacontenttype"}
         attributes |= {"pos": event.cursor.pos, "epoch": event.cursor.epoch}
         encoded = {f"{self.header_prefix}{name}": self._header(str(value)) for name, value in attributes.items()}
@@ -96,9 +98,7 @@ class Encoder:
         """Return a value as a header takes it: with percent encoding but in Kafka, whose headers are UTF-8."""
         return value if self.header_prefix == KAFKA_PREFIX else quote(value, safe="!#$&'()*+,/:;<=>?@[\\]^_`{|}~")
 
-    def _reference(
-        self, event: LoggedEvent, envelope: Mapping[str, Any], headers: Mapping[str, str]
-    ) -> tuple[dict[str, str], bytes]:
+    def _reference(self, event: LoggedEvent, headers: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
         """Return an event that is too large for a message: without `data`, with the address where its whole is.
 
         CloudEvents, extension `dataref`: a page of the feed with this event alone. `datadigest` is the sha-256 of the
@@ -113,7 +113,7 @@ class Encoder:
             reference_headers = {f"{self.header_prefix}{name}": self._header(text) for name, text in reference.items()}
             return {**headers, **reference_headers}, b""
         place = {"pos": event.cursor.pos, "epoch": event.cursor.epoch}
-        return dict(headers), orjson.dumps({**place, **envelope, **reference})
+        return dict(headers), orjson.dumps({**place, **_envelope(event.text), **reference})
 
 
 def read(headers: Mapping[str, str], value: bytes) -> dict[str, Any] | None:
@@ -155,6 +155,11 @@ def _envelope(text: str) -> dict[str, Any]:
     """
     envelope: dict[str, Any] = orjson.loads(text[: text.index(DATA)] + "}")
     return envelope
+
+
+def _traceparent(text: str) -> str | None:
+    begin = text.find(TRACEPARENT, 0, text.index(DATA))
+    return text[begin + len(TRACEPARENT) : text.index('"', begin + len(TRACEPARENT))] if begin >= 0 else None
 
 
 def _data(text: str) -> str:
