@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from fedstac import publication
 from fedstac.bootstrap import Node
+from fedstac.db import nodes
 from fedstac.db.connections import Connection
 from fedstac.db.esgf import MOST_WAITING
 from fedstac.domain.events import Cursor
 from fedstac.messaging import esgf
 from fedstac.messaging.formats import EventFormat
-from fedstac.messaging.origin import Origin
-from fedstac.messaging.sources import EventPage, NotServed, Offsets, RawEvent
-from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.messaging.origin import TopicOrigin
+from fedstac.messaging.sources import EventPage, Offsets, RawEvent
 from fedstac.workers import following
-from fedstac.workers.esgf_topic import MIXED, WAITS, EsgfHandler
+from fedstac.workers.esgf_topic import FOREIGN, MIXED, WAITS, EsgfHandler
 from fedstac.workers.following import Follower
 from tests.messaging import story
 from tests.support.esgf_messages import (
@@ -44,12 +46,18 @@ from tests.support.esgf_messages import (
 Json = dict[str, Any]
 
 
-class Topic(Origin):
+class Topic(TopicOrigin):
     """A topic whose messages come in pages as a test has them; no node is behind it."""
 
     def __init__(self, pages: Sequence[Sequence[bytes | None]]) -> None:
-        super().__init__(SourceAddress("http://topic.invalid", ""))
+        super().__init__("esgf")
         self.pages = list(pages)
+        self.exceptions: list[str] = []
+
+    async def acknowledge(
+        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+    ) -> None:
+        self.exceptions += [each["detail"] for each in exceptions]
 
     async def begin(self, after: Cursor, offsets: Offsets) -> None:
         pass
@@ -62,9 +70,6 @@ class Topic(Origin):
             count = after.pos + len(page) + 1
             page.append(esgf.raw_event(value, origin="esgf", place=f"topic/0/{count}", count=count))
         return EventPage(page, Cursor(1, after.pos + len(page)), {"0": after.pos + len(page)})
-
-    async def acknowledge(self, through: Cursor, exceptions: object, *, consumer: str | None = None) -> None:
-        raise NotServed("nobody takes it")
 
 
 async def follow(node: Node, *pages: Sequence[bytes | None]) -> Follower:
@@ -261,18 +266,92 @@ async def test_broken_messages_are_parked_and_the_others_go_on(node: Node, conn:
     before = await conn.fetchrow("SELECT * FROM fedstac.record WHERE id = $1", ID)
     for n, (value, reason) in enumerate(BROKEN):
         other = version(20400101 + n)
-        follower = await follow(node, [value, patch(ANNOTATE, n, other["id"]), post(other, n)])
-        [exception] = [each for each in follower.exceptions if WAITS not in each["detail"]]
-        assert reason in exception["detail"], n
-        assert await conn.fetchval(
-            "SELECT count(*) FROM fedstac.parked_event WHERE event_id = $1", exception["event_id"]
-        )
+        await follow(node, [value, patch(ANNOTATE, n, other["id"]), post(other, n)])
+        [detail] = await parked(conn)
+        assert reason in detail, n
         assert (await document(conn, other["id"]))["links"][-1] == ERRATA, n
         await conn.execute("DELETE FROM fedstac.parked_event")
     after = await conn.fetchrow("SELECT * FROM fedstac.record WHERE id = $1", ID)
     assert before is not None
     assert after is not None
     assert dict(after) == dict(before) | {"latest": False}  # a higher version came
+
+
+def random_log(chance: random.Random) -> dict[str, list[bytes]]:
+    """Return, by item, what publishers and nodes may do to some versions of a dataset, each item's in its order."""
+    numbers = itertools.count(1)
+    titled = [{"op": "replace", "path": "/properties/description", "value": "x"}]
+    bodies = (REPLICATE, UNREPLICATE, AGGREGATE, ANNOTATE, SUPERSEDE, RETRACT, titled, {"properties": {"latest": None}})
+    log = {}
+    for item in (ITEM, LATER, version(20310101)):
+        steps = [post(item, next(numbers))]
+        steps += [patch(chance.choice(bodies), next(numbers), item["id"]) for _ in range(chance.randrange(6))]
+        if chance.random() < 0.2:
+            steps.insert(chance.randrange(len(steps)), steps.pop(0))  # a patch comes before its item
+        log[item["id"]] = steps
+    return log
+
+
+async def take(node: Node, conn: Connection, log: dict[str, list[bytes]], chance: random.Random) -> list[Any]:
+    """Return what is shown after a topic came in one of its orders, in pages of any size, with repeats."""
+    async with conn.transaction():
+        await publication.forget(conn, "esgf", before_epoch=following.BEYOND_ALL)
+        await nodes.forget_progress(conn, nodes.INDEX, "esgf")
+    queues = {name: list(steps) for name, steps in log.items()}
+    values: list[bytes] = []
+    while any(queues.values()):
+        values.append(chance.choice([queue for queue in queues.values() if queue]).pop(0))
+        if chance.random() < 0.2:
+            values.append(chance.choice(values))
+    while values:
+        size = chance.randrange(1, 8)
+        await follow(node, values[:size])
+        values = values[size:]
+        assert await conn.fetchval("SELECT count(*) FROM fedstac.record WHERE latest") <= 1
+    rows = await conn.fetch(
+        """SELECT id, state, latest, encode(document_digest, 'hex') AS document, updated FROM fedstac.record
+           ORDER BY id"""
+    )
+    return [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_every_order_of_a_topics_items_ends_in_the_same(node: Node, conn: Connection, seed: int) -> None:
+    await _compare_orders(node, conn, seed)
+
+
+@pytest.mark.soak
+async def test_many_orders_of_a_topics_items_end_in_the_same(node: Node, conn: Connection) -> None:
+    for seed in range(100, 400):
+        await _compare_orders(node, conn, seed)
+
+
+async def _compare_orders(node: Node, conn: Connection, seed: int) -> None:
+    chance = random.Random(seed)
+    log = random_log(chance)
+    first = await take(node, conn, log, chance)
+    assert await take(node, conn, log, chance) == first, f"seed {seed}"
+
+
+async def test_a_parked_post_can_be_tried_again_and_its_patches_wait_meanwhile(node: Node, conn: Connection) -> None:
+    await follow(node, [post(ITEM, 1)])
+    for table in ("record", "lineage"):
+        await conn.execute(f"UPDATE fedstac.{table} SET origin = 'west'")
+    topic = Topic([[post(LATER, 2)], [patch(ANNOTATE, 3, LATER["id"])]])
+    follower = Follower(node, EsgfHandler(node, topic), topic, topic, snapshot_first=False, origin_name="esgf")
+    await follower.begin()
+    while await follower.step(0):
+        continue
+    assert sorted(await parked(conn)) == sorted([FOREIGN, WAITS])
+    assert topic.exceptions == [FOREIGN, WAITS]
+    for table in ("record", "lineage"):
+        await conn.execute(f"UPDATE fedstac.{table} SET origin = 'esgf'")
+    await conn.execute("UPDATE fedstac.parked_event SET requeued_at = now() WHERE detail = $1", FOREIGN)
+    await follow(node, [b""])
+    assert await here(conn) == {ID: ("published", False), LATER["id"]: ("published", True)}
+    assert (await document(conn, LATER["id"]))["links"][-1] == ERRATA
+    assert "empty" in (await parked(conn))[0]
+    assert len(await parked(conn)) == 1
 
 
 # --- what a fedstac node writes in ESGF's format ---

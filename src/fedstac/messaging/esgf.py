@@ -185,7 +185,9 @@ def raw_event(value: bytes | None, *, origin: str, place: str, count: int) -> Ra
         text = (value or b"")[:LONGEST_BROKEN].decode(errors="replace")
         return {**event, "fault": fault[:300], "text": text, "data": {"seq": count}}
     names = {"collection": collection, "id": item_id}
-    event |= {"subject": f"{collection}/{item_id}", "epoch": at.epoch, "data": {"seq": at.seq, **names}}
+    # a patch has a subject of its own, so that it does not take the place of a parked POST, which may be tried again
+    kind = "" if payload["method"] == "POST" else f" ({str(payload['method'])[:5]})"
+    event |= {"subject": f"{collection}/{item_id}{kind}", "epoch": at.epoch, "data": {"seq": at.seq, **names}}
     if isinstance(event_id, str) and event_id:
         # the same id with other content is another event: some programs give all of theirs the same
         sameness = orjson.dumps([event_id, message["data"]], option=orjson.OPT_SORT_KEYS)

@@ -17,10 +17,11 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, nodes, records
+from fedstac.db import collections, nodes, parked, records
 from fedstac.db import esgf as kept
 from fedstac.db.connections import Connection
 from fedstac.db.esgf import WaitingPatch
+from fedstac.db.parked import SubjectPlace
 from fedstac.domain import documents, esgf, events
 from fedstac.domain.errors import BadRequest, Problem
 from fedstac.domain.esgf import DatasetEdition, ItemStep
@@ -58,11 +59,14 @@ class PageOutcome:
     """What a page's steps come to."""
 
     editions: dict[str, DatasetEdition] = field(default_factory=dict)  # by subject: those that changed
+    claims: dict[str, DatasetEdition] = field(default_factory=dict)  # the last of each that claimed to be the latest
     event_ids: dict[str, str] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
     waiting: list[WaitingPatch] = field(default_factory=list)
     arrived: set[str] = field(default_factory=set)  # subjects for which nothing waits any more
-    applied: dict[str, int] = field(default_factory=dict)  # sameness → pos
+    revived: list[SubjectPlace] = field(default_factory=list)  # patches that waited for them
+    applied: list[NamedStep] = field(default_factory=list)
+    past: list[NamedStep] = field(default_factory=list)  # what is here already
 
 
 class EsgfHandler:
@@ -115,7 +119,8 @@ class EsgfHandler:
         repeats = await kept.find_repeats(conn, self.consumer, page.origin, [
             str(each.event["sameness"]) for each in steps if "sameness" in each.event
         ])  # fmt: skip
-        steps = _once(steps, repeats)
+        once = _once(steps, repeats)
+        repeat_count, steps = len(steps) - len(once), once
         locked = await records.lock(conn, {each.lineage: page.origin for each in steps})
         lineages = await records.load(conn, locked, [each.step.item_id for each in steps])
         arriving = sorted({each.subject for each in steps if each.posted})
@@ -123,30 +128,36 @@ class EsgfHandler:
         outcome = await asyncio.to_thread(_fold, steps, lineages, waiting, judge=self.node.checker, origin=page.origin)
         foreign = await self._write(conn, page.origin, outcome)
         rejections += [Rejection(each.event, FOREIGN) for each in steps if each.subject in foreign]
-        if outcome.applied:
+        applied = [each for each in outcome.applied if each.subject not in foreign]
+        if applied:
             log.info(
-                "applied", origin=page.origin, events=len(outcome.applied), cursor=str(page.cursor),
-                traces=events.traces_of(event.get("traceparent") for event in page.events),
+                "applied", origin=page.origin, events=len(applied), ignored=len(outcome.past) + repeat_count,
+                cursor=str(page.cursor), traces=events.traces_of(each.event.get("traceparent") for each in applied),
             )  # fmt: skip
-        rejections += outcome.rejections
-        applied_count = len(outcome.applied)
-        return HandledPage(applied_count, max(len(page.events) - applied_count - len(rejections), 0), rejections)
+        return HandledPage(len(applied), len(outcome.past) + repeat_count, [*rejections, *outcome.rejections])
 
     async def _write(self, conn: Connection, origin: str, outcome: PageOutcome) -> set[str]:
         """Write what a page comes to. Return the subjects that another origin has."""
         datasets = [
             DatasetEvent(outcome.event_ids[subject], None, edition.record, edition.draft)
-            for subject, edition in outcome.editions.items()
+            for subject, last in outcome.editions.items()
+            for edition in ((outcome.claims[subject],) if subject in outcome.claims else ()) + (last,)
         ]
         result = await publication.apply(conn, datasets)
-        await kept.wait(conn, self.consumer, origin, outcome.waiting)
-        await kept.end_waiting(conn, self.consumer, origin, sorted(outcome.arrived))
-        await kept.remember(conn, self.consumer, origin, outcome.applied)
-        return {
+        foreign = {
             f"{event.record.collection}/{event.record.id}"
             for event in result.foreign
             if isinstance(event, DatasetEvent)
         }
+        await kept.wait(conn, self.consumer, origin, outcome.waiting)
+        await kept.end_waiting(conn, self.consumer, origin, sorted(outcome.arrived - foreign))
+        await parked.unpark(conn, self.consumer, origin, outcome.revived)
+        await kept.remember(conn, self.consumer, origin, {
+            str(each.event["sameness"]): int(each.event["pos"])
+            for each in (*outcome.applied, *outcome.past)
+            if "sameness" in each.event and each.subject not in foreign
+        })  # fmt: skip
+        return foreign
 
     async def _make_collections(self, conn: Connection, steps: Sequence[NamedStep], origin: str) -> None:
         """Make the collections of projects with a vocabulary here: ESGF announces none."""
@@ -203,7 +214,7 @@ def _fold(
         else:
             steps_now = [each]
             if each.posted is not None:
-                steps_now += [_revived(patch, each) for patch in patches.pop(each.subject, ())]
+                steps_now += [_revived(patch, each, outcome) for patch in patches.pop(each.subject, ())]
                 outcome.arrived.add(each.subject)
                 outcome.waiting = [patch for patch in outcome.waiting if patch.subject != each.subject]
             for one in steps_now:
@@ -211,9 +222,15 @@ def _fold(
     return outcome
 
 
-def _revived(patch: WaitingPatch, posted: NamedStep) -> NamedStep:
+def _revived(patch: WaitingPatch, posted: NamedStep, outcome: PageOutcome) -> NamedStep:
     """Return a patch that waited, just behind the item that came. What came later may have a lower place."""
     event = orjson.loads(patch.event)
+    outcome.revived.append(SubjectPlace(event["subject"], event["epoch"], event["data"]["seq"]))
+    outcome.rejections = [
+        rejection
+        for rejection in outcome.rejections
+        if (rejection.reason, rejection.event["id"]) != (WAITS, patch.event_id)
+    ]
     if event["epoch"] == esgf.EPOCH:
         event["data"]["seq"] = posted.step.seq + 1
     return replace(posted, event=event, step=_step(event), posted=None)
@@ -223,7 +240,7 @@ def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, ju
     """Apply one step. What it cannot be applied to stays as it is."""
     record, step = current.get(each.subject), each.step
     if record is not None and not _is_news(each, record):
-        _note(each, outcome)
+        outcome.past.append(each)
         return
     if record is not None and step.facts is None and record.epoch > esgf.EPOCH:
         newest = {**each.event, "epoch": record.epoch, "data": {**each.event["data"], "seq": record.seq + 1}}
@@ -250,8 +267,10 @@ def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, ju
     draft = edition.draft or (before.draft if before and edition.record.document is not None else None)
     current[each.subject] = edition.record
     outcome.editions[each.subject] = DatasetEdition(edition.record, draft)
+    if edition.record.claims_latest:  # counts also where a later step of the page gives it up (ADR 27)
+        outcome.claims[each.subject] = outcome.editions[each.subject]
     outcome.event_ids[each.subject] = step.event_id
-    _note(each, outcome)
+    outcome.applied.append(each)
 
 
 def _is_news(each: NamedStep, record: Record) -> bool:
@@ -262,11 +281,6 @@ def _is_news(each: NamedStep, record: Record) -> bool:
     if each.step.facts is not None:
         return not record.includes(each.step.epoch, each.step.seq)
     return each.posted is None or record.document is None
-
-
-def _note(each: NamedStep, outcome: PageOutcome) -> None:
-    if "sameness" in each.event:
-        outcome.applied[str(each.event["sameness"])] = int(each.event["pos"])
 
 
 def _collection(project: str, origin: str) -> CollectionEvent:
