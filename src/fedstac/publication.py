@@ -24,6 +24,7 @@ import structlog
 from fedstac.db import audit, collections, file_marks, outbox, queue, records
 from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
+from fedstac.db.records import RecordPlace
 from fedstac.domain import collections as collection_rules
 from fedstac.domain import crosschecks, documents, events, versions
 from fedstac.domain.actions import Command
@@ -508,6 +509,47 @@ def _with_latest(
         event = drafts.get((record.collection, record.id))
         changes.append(Change(events.CURRENT, before.get(record.id), after, draft=event.draft if event else None))
     return changes
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOrder:
+    """Datasets of one collection and origin that a consumer has wrong: the state they ought to have.
+
+    surplus: what the origin does not have, as it was seen here.
+    """
+
+    origin: str
+    collection: str
+    entries: Sequence[DatasetEvent]
+    surplus: Sequence[RecordPlace] = ()
+    lineages: Sequence[str] = ()  # of the surplus
+
+
+@dataclass(frozen=True, slots=True)
+class RepairResult:
+    """The ids of datasets that are as they ought to be now."""
+
+    applied_ids: frozenset[str]
+    removed_ids: frozenset[str]
+
+
+async def mend(conn: Connection, order: RepairOrder) -> RepairResult:
+    """Put datasets at a consumer into the state that their origin says, whatever is here; join the transaction.
+
+    What became newer here since the origin was asked is left as it is.
+    """
+    here = await records.hold_leaves(conn, [order.collection])
+    keys = {event.record.lineage for event in order.entries} | set(order.lineages)
+    await records.lock(conn, dict.fromkeys(sorted(keys), order.origin))
+    wrong = [RecordPlace(event.record.id, event.record.epoch, event.record.seq) for event in order.entries]
+    removed_ids = await records.remove_some(
+        conn, order.origin, order.collection, [*wrong, *order.surplus], leaf=here.get(order.collection)
+    )
+    result = await apply(conn, order.entries)
+    foreign_ids = {event.record.id for event in result.foreign if isinstance(event, DatasetEvent)}
+    applied_ids = {event.record.id for event in order.entries} - foreign_ids
+    surplus_ids = {place.id for place in order.surplus}
+    return RepairResult(frozenset(applied_ids), frozenset(removed_ids & surplus_ids))
 
 
 async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:

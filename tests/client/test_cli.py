@@ -471,6 +471,12 @@ async def test_a_copy_is_verified_and_rebuilt(api: Api, fedstac: Fedstac, make_d
         verified = await fedstac("verify", "-o", "json", **variables)
         assert verified.code == 0
         assert json.loads(verified.stdout)["differences"] == []
+    lost = await conn.fetchval(
+        "DELETE FROM fedstac.record WHERE id = (SELECT max(id) FROM fedstac.record) RETURNING id"
+    )
+    repaired = await fedstac("verify", "--repair", "-o", "ndjson", **variables)
+    assert (repaired.code, [(row["id"], row["mended"]) for row in repaired.lines]) == (0, [(lost, True)])
+    assert (await fedstac("verify", **variables)).code == 0
     assert await conn.fetchval("SELECT count(*) FROM pgstac.items") == 40
     await conn.close()
 

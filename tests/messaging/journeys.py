@@ -45,7 +45,7 @@ class Road(Protocol):
         ...
 
     async def lose(self) -> None:
-        """Lose everything that it keeps."""
+        """Remove everything that it keeps."""
         ...
 
 

@@ -120,8 +120,8 @@ async def test_poison_of_every_kind_is_parked_delays_nobody_and_is_healed_by_a_l
                 await until(litter_is_parked) if litter else None
                 rows = await parked.every(here)
                 assert len(rows) + len(found) >= len(everything) + litter
-                told = await here.fetchval("SELECT count(*) FROM fedstac.trouble WHERE kind = 'parked'")
-                assert told >= min(len(rows), parked.MOST_REPORTED)
+                troubles_count = await here.fetchval("SELECT count(*) FROM fedstac.trouble WHERE kind = 'parked'")
+                assert troubles_count >= min(len(rows), parked.MOST_REPORTED)
                 await trip.publish(*(titled(item, f"mended {n}") for n, item in enumerate(poisoned)))
                 assert await trip.arrive() < 5.0
                 left = [row for row in await parked.every(here) if row.subject.startswith("CMIP6/CMIP6.")]

@@ -129,6 +129,8 @@ DEAD_LETTERS: Final = (
 SNAPSHOT: Final = (
     Parameter("page", "The place of a page, as `next` of the page before has it.", TEXT),
     Parameter("limit", "Entries of a page; more than 2000 count as 2000.", {**_COUNT, "default": 500}),
+    Parameter("collection", "Only entries of this collection with one of the ids, all at once.", TEXT),
+    Parameter("id", "The id of a dataset of that collection; may come 100 times.", _list()),
 )
 DIGESTS: Final = (
     Parameter("collection", "The records of one bucket of this collection.", TEXT),

@@ -200,15 +200,36 @@ class _ComparisonOfSource:
     origin: str
     cursor: str
     compared: int
-    differences: list[dict[str, str]]
+    differences: list[dict[str, str | bool]]
+
+    @property
+    def remaining(self) -> int:
+        """How many differences are there still."""
+        return sum(not row.get("mended", False) for row in self.differences)
 
 
 @commands.command(
     rich_help_panel="Node",
-    epilog=examples("fedstac verify", "fedstac verify --source https://west.example -o ndjson", codes=True),
+    epilog=examples(
+        "fedstac verify",
+        "fedstac verify --source https://west.example -o ndjson",
+        "fedstac verify --repair",
+        codes=True,
+    ),
 )
-def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> None:
-    """Compare an index node's datasets with its sources', by digest; list each that differs."""
+def verify(
+    ctx: typer.Context,
+    source: Sources = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what differs by what the source says of it; no snapshot is taken.")
+    ] = False,
+    output: Form = None,
+) -> None:
+    """Compare an index node's datasets with its sources', by digest; list each that differs.
+
+    The index node may run meanwhile. With --repair what is missing or different is fetched from the source, and what
+    the source does not have is removed here; the exit code is 0 if nothing is left.
+    """
     from fedstac.messaging.sources import SourceAway, SourceRefused
     from fedstac.workers import verifying
 
@@ -218,37 +239,44 @@ def verify(ctx: typer.Context, source: Sources = None, output: Form = None) -> N
         try:
             name, _head = await origin.head()
             comparison = await verifying.verify(node, origin)
+            repairs = await verifying.repair(node, origin, comparison.differences) if repair else []
         except (SourceAway, SourceRefused) as error:  # the others are compared all the same
             failed.append(error)
             return None
-        rows = [
+        rows: list[dict[str, str | bool]] = [
             {"origin": name, "collection": each.collection, "id": each.id, "kind": each.kind}
             for each in comparison.differences
         ]
+        reasons = {(each.difference.collection, each.difference.id): each.reason for each in repairs}
+        for row in rows if repair else []:
+            reason = reasons[str(row["collection"]), str(row["id"])]
+            row |= {"mended": reason is None} | ({"reason": reason} if reason else {})
         return _ComparisonOfSource(name, str(comparison.cursor), comparison.compared, rows)
 
     comparisons = [each for each in _at_sources("verify", source, compare) if each is not None]
-    differences = [row for each in comparisons for row in each.differences]
-    _show_compared(form_of(ctx, output), comparisons, differences)
+    _show_compared(form_of(ctx, output), comparisons, repair=repair)
     for error in failed[:-1]:
         complain(str(error))
     if failed:
         raise failed[-1]
-    if differences:
+    if any(each.remaining for each in comparisons):
         raise typer.Exit(terminal.REJECTED)
 
 
-def _show_compared(form: Output, comparisons: list[_ComparisonOfSource], differences: list[dict[str, str]]) -> None:
+def _show_compared(form: Output, comparisons: list[_ComparisonOfSource], *, repair: bool) -> None:
+    differences = [row for each in comparisons for row in each.differences]
     if form is Output.JSON:
         origins = [{"origin": each.origin, "cursor": each.cursor, "compared": each.compared} for each in comparisons]
         terminal.dump({"origins": origins, "differences": differences})
         return
-    with terminal.Listing(form, ("origin", "kind", "collection", "id")) as listing:
+    with terminal.Listing(form, ("origin", "kind", "collection", "id", *(["result"] if repair else []))) as listing:
         for row in differences:
-            listing.row(row, (row["origin"], row["kind"], row["collection"], row["id"]))
+            result = ["mended" if row["mended"] else row["reason"]] if repair else []
+            listing.row(row, (row["origin"], row["kind"], row["collection"], row["id"], *result))
     for each in comparisons:
         numbers = f"{each.compared} datasets at the source, {len(each.differences)} differences"
-        say(f"{each.origin}: {numbers}; the cursor here is {each.cursor}")
+        mended = f", {len(each.differences) - each.remaining} mended" if repair else ""
+        say(f"{each.origin}: {numbers}{mended}; the cursor here is {each.cursor}")
 
 
 @commands.command(rich_help_panel="Node", epilog=examples("fedstac rebuild --from snapshot", codes=True))

@@ -292,6 +292,16 @@ async def snapshot_page(conn: Connection, origin: str, after: tuple[str, str], l
     return [records.from_row(row) for row in rows]
 
 
+async def current_of(conn: Connection, origin: str, collection: str, ids: Sequence[str]) -> list[Record]:
+    """Return the current state of the named datasets that this node is the origin of, tombstones included."""
+    rows = await conn.fetch(
+        f"""SELECT {records.COLUMNS}, document FROM fedstac.record
+            WHERE origin = $1 AND collection = $2 AND id = ANY ($3::text[]) ORDER BY id""",
+        origin, collection, ids,
+    )  # fmt: skip
+    return [records.from_row(row) for row in rows]
+
+
 async def digests(conn: Connection, origin: str) -> list[Row]:
     """Return the fingerprint of each collection and bucket of ids: count and exclusive or of the records' digests."""
     return await conn.fetch(

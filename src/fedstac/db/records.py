@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
@@ -91,6 +91,14 @@ async def stored_ids(conn: Connection, collection: str, ids: Sequence[str]) -> s
         collection, ids,
     )  # fmt: skip
     return {row["id"] for row in rows}
+
+
+async def lineages_of(conn: Connection, collection: str, ids: Sequence[str]) -> list[str]:
+    """Return the keys of the lineages that datasets belong to."""
+    rows = await conn.fetch(
+        "SELECT DISTINCT lineage FROM fedstac.record WHERE collection = $1 AND id = ANY ($2::text[])", collection, ids
+    )
+    return [row["lineage"] for row in rows]
 
 
 async def states(conn: Connection, datasets: Sequence[tuple[str, str]]) -> dict[tuple[str, str], State]:
@@ -299,6 +307,40 @@ async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change])
 
 def _state(record: Record) -> str:
     return orjson.dumps(documents.state_of(record)).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPlace:
+    """A record, and how new it is."""
+
+    id: str
+    epoch: int
+    seq: int
+
+
+async def remove_some(
+    conn: Connection, origin: str, collection: str, places: Sequence[RecordPlace], *, leaf: str | None
+) -> set[str]:
+    """Remove records that are no newer than these places, with their search copies; return their ids.
+
+    Their lineages have to be locked. `leaf`: the partition of the collection, if it is here.
+    """
+    rows = await conn.fetch(
+        """WITH gone AS (DELETE FROM fedstac.record r USING unnest($3::text[], $4::bigint[], $5::bigint[])
+                              p (id, epoch, seq)
+                         WHERE r.origin = $1 AND r.collection = $2 AND r.id = p.id
+                           AND (r.epoch, r.seq) <= (p.epoch, p.seq)
+                         RETURNING r.id, r.state IN ('published', 'retracted') AS counted),
+                less AS (INSERT INTO fedstac.tally (collection, records)
+                         SELECT $2, -count(*) FROM gone WHERE counted HAVING count(*) > 0)
+           SELECT id FROM gone""",
+        origin, collection, [place.id for place in places], [place.epoch for place in places],
+        [place.seq for place in places],
+    )  # fmt: skip
+    removed_ids = [row["id"] for row in rows]
+    if removed_ids and leaf is not None:
+        await conn.execute(f"DELETE FROM {leaf} WHERE id = ANY ($1::text[])", removed_ids)
+    return set(removed_ids)
 
 
 async def remove(conn: Connection, origin: str, before_epoch: int) -> int:

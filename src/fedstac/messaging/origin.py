@@ -48,6 +48,11 @@ class Origin(NodeClient):
         body = await self.get_json("/snapshot", {"limit": limit} | ({"page": page} if page else {}))
         return SnapshotPage(body["origin"], Cursor.parse(body["cursor"]), body["entries"], body["next"])
 
+    async def current(self, collection: str, ids: Sequence[str]) -> SnapshotPage:
+        """Return the current state of datasets, of those that the origin has; at most 100."""
+        body = await self.get_json("/snapshot", {"collection": collection, "id": list(ids)})
+        return SnapshotPage(body["origin"], Cursor.parse(body["cursor"]), body["entries"], None)
+
     async def digests(self) -> tuple[Cursor, list[dict[str, Any]]]:
         """Return the position and a fingerprint of each collection and bucket there."""
         body = await self.get_json("/digests")

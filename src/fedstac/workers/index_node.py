@@ -73,6 +73,11 @@ class IndexHandler:
         rejections = [Rejection(event, FOREIGN) for event in page.events if id(self._events[id(event)]) in foreign]
         return HandledPage(result.applied_count, result.ignored_count, rejections)
 
+    def datasets_of(self, page: Page) -> list[DatasetEvent]:
+        """Return the datasets' events of a page that was prepared; without those that were rejected."""
+        read_events = [self._events[id(event)] for event in page.events if id(event) in self._events]
+        return [event for event in read_events if isinstance(event, DatasetEvent)]
+
     async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
         """Return what is applied: searches show it."""
         return applied_cursor

@@ -8,13 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import feed, nodes
+from fedstac.db import audit, feed, nodes, parked, records
 from fedstac.db.connections import Connection, Row
+from fedstac.db.records import RecordPlace
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import RawEvent
+from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff
+from fedstac.workers.following import Page
+from fedstac.workers.index_node import IndexHandler
+
+AT_ONCE = 100  # datasets that are mended in one transaction; the origin takes no more ids
+ACTOR = "operator"
+NOT_NOW = "it changed meanwhile, or its collection or lineage is another origin's; verify again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,8 @@ class DatasetDifference:
     collection: str
     id: str
     kind: str  # missing here, extra here, or different
+    epoch: int = 0  # of the record here
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +89,79 @@ def _compare(collection: str, entries: Sequence[Mapping[str, Any]], rows: Sequen
     """Return what differs in a bucket; a record that is newer here than in the origin's list is no difference."""
     there, here = {row["id"]: row for row in entries}, {row["id"]: row for row in rows}
     differences = [DatasetDifference(collection, item, "missing here") for item in sorted(there.keys() - here.keys())]
-    differences += [DatasetDifference(collection, item, "extra here") for item in sorted(here.keys() - there.keys())]
+    differences += [
+        DatasetDifference(collection, item, "extra here", here[item]["epoch"], here[item]["seq"])
+        for item in sorted(here.keys() - there.keys())
+    ]
     for item in sorted(there.keys() & here.keys()):
         if there[item]["digest"] != here[item]["digest"] and there[item]["seq"] >= here[item]["seq"]:
-            differences.append(DatasetDifference(collection, item, "different"))
+            differences.append(DatasetDifference(collection, item, "different", here[item]["epoch"], here[item]["seq"]))
     return differences
+
+
+# --- repairing ---
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What came of mending a difference; `reason` where it stays."""
+
+    difference: DatasetDifference
+    reason: str | None = None
+
+
+async def repair(node: Node, origin: Origin, differences: Sequence[DatasetDifference]) -> list[Repair]:
+    """Mend datasets of an index node by what the origin says of them now, a hundred at once. No snapshot is taken.
+
+    A node that follows meanwhile is not disturbed: what it applied since is newer and stays.
+    """
+    handler = IndexHandler(node, origin)
+    repairs: list[Repair] = []
+    for collection in sorted({each.collection for each in differences}):
+        own = [each for each in differences if each.collection == collection]
+        for start in range(0, len(own), AT_ONCE):
+            repairs += await _repair(node, origin, handler, own[start : start + AT_ONCE])
+    return repairs
+
+
+async def _repair(
+    node: Node, origin: Origin, handler: IndexHandler, differences: Sequence[DatasetDifference]
+) -> list[Repair]:
+    collection = differences[0].collection
+    state = await origin.current(collection, [each.id for each in differences])
+    page = Page(state.origin, state.entries, state.cursor)
+    rejections = await handler.prepare(page)
+    reasons = {_id_of(rejection.event): rejection.reason for rejection in rejections}
+    entries = [
+        event for event in handler.datasets_of(page)
+        if (event.record.origin, event.record.collection) == (state.origin, collection)
+    ]  # fmt: skip
+    present_ids = {_id_of(event) for event in state.entries}
+    surplus = [
+        RecordPlace(each.id, each.epoch, each.seq)
+        for each in differences if each.kind == "extra here" and each.id not in present_ids
+    ]  # fmt: skip
+    async with node.pool.acquire() as conn, conn.transaction():
+        keys = await records.lineages_of(conn, collection, [place.id for place in surplus])
+        result = await publication.mend(
+            conn, publication.RepairOrder(state.origin, collection, entries, surplus=surplus, lineages=keys)
+        )
+        await parked.unpark(conn, nodes.INDEX, state.origin, [
+            parked.SubjectPlace(f"{collection}/{event.record.id}", event.record.epoch, event.record.seq)
+            for event in entries if event.record.id in result.applied_ids
+        ])  # fmt: skip
+        row = audit.NewRow(
+            actor=ACTOR, action="repair", collection=collection, dataset=state.origin, request=None, outcome="done",
+            before=None, after=None, items=len(result.applied_ids | result.removed_ids),
+        )  # fmt: skip
+        await audit.append(conn, [row])
+        failpoint("repair.written")
+    mended_ids = result.applied_ids | result.removed_ids
+    return [
+        Repair(each, None if each.id in mended_ids else reasons.get(each.id, NOT_NOW)) for each in differences
+    ]  # fmt: skip
+
+
+def _id_of(event: RawEvent) -> str:
+    data = event.get("data")
+    return str(data.get("id")) if isinstance(data, dict) else ""

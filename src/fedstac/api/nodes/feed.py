@@ -26,6 +26,7 @@ BATCH, LINES = "application/cloudevents-batch+json", "application/x-ndjson"
 PAGE, LARGEST_PAGE = 500, 2000
 LONGEST_WAIT = 60.0
 PORTION_SECONDS = 0.1  # between looks at events that a filter leaves out
+MOST_NAMED = 100  # datasets whose state is asked for by their ids
 LONGEST_ID = 650  # characters of an event's id
 CONSUMER = re.compile(r"[a-z][a-z0-9-]{0,39}")
 OUTCOMES = ("applied", "ignored", "rejected", "parked")
@@ -104,9 +105,12 @@ async def get_head(call: Call) -> Response:
 async def get_snapshot(call: Call) -> Response:
     """Return a page of the current state of all datasets that this node is the origin of, tombstones included.
 
-    The cursor is that of the feed before the first page. Go on from it when the last page is applied.
+    The cursor is that of the feed before the first page. Go on from it when the last page is applied. With a collection
+    and ids the one page has these datasets, as far as they are here: with them a node mends what it lacks.
     """
     node = call.node
+    if "collection" in call.query_params or "id" in call.query_params:
+        return await _get_named(call)
     limit = max(numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE), 1)
     async with node.pool.acquire() as conn:
         page = call.query_params.get("page")
@@ -117,7 +121,23 @@ async def get_snapshot(call: Call) -> Response:
         records = await feed.snapshot_page(conn, node.settings.node, after or ("", ""), limit)
     entries += [events.current(record, cursor.epoch, node.checker.vocabularies.digest_of) for record in records]
     following = _write_page(cursor, records[-1].collection, records[-1].id) if records else None
-    envelope = {"origin": node.settings.node, "cursor": str(cursor), "next": following}
+    return _snapshot(call, cursor, entries, following)
+
+
+async def _get_named(call: Call) -> Response:
+    """Return the current state of the datasets that the parameters name."""
+    node, collection, ids = call.node, call.query_params.get("collection"), call.query_params.getlist("id")
+    if collection is None or not 0 < len(ids) <= MOST_NAMED:
+        raise BadRequest(f"name one collection, and one id or up to {MOST_NAMED}: ?collection=CMIP6&id=…&id=…")
+    async with node.pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        cursor = await feed.head(conn)
+        records = await feed.current_of(conn, node.settings.node, collection, ids)
+    entries = [events.current(record, cursor.epoch, node.checker.vocabularies.digest_of) for record in records]
+    return _snapshot(call, cursor, entries, None)
+
+
+def _snapshot(call: Call, cursor: Cursor, entries: list[str], following: str | None) -> Response:
+    envelope = {"origin": call.node.settings.node, "cursor": str(cursor), "next": following}
     text = f'{orjson.dumps(envelope).decode()[:-1]},"entries":[{",".join(entries)}]}}'
     headers = {"X-Cursor": str(cursor), "Cache-Control": "private, no-store"}
     return Response(text, headers=headers, media_type=links.JSON)
