@@ -34,7 +34,8 @@ from fedstac.vocabularies.store import VocabularyStore
 LOOK_SECONDS = 5.0  # between looks for vocabularies that somebody installed
 PROBE_SECONDS = 1.0  # between looks whether the database is back
 LEAST_BEAT_SECONDS, BEAT_SECONDS = 0.2, 10.0  # between reports of how the parts stand
-FORGET_SECONDS = 1.0
+END_SECONDS = 4.0  # that parts have to end by themselves when the process stops
+FORGET_SECONDS = 0.5
 log = structlog.get_logger()
 
 
@@ -159,7 +160,7 @@ async def beside(
         stop.set()
         node.stop()
         node.parts.changed.wake()
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=END_SECONDS)
         for task in (*tasks, telling):
             task.cancel()
         await asyncio.gather(*tasks, telling, return_exceptions=True)

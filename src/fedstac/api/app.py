@@ -40,12 +40,14 @@ from fedstac.api.writing import routes as writing_routes
 from fedstac.api.writing.admission import Admission, KnownCollections
 from fedstac.api.writing.backlog import BacklogLook
 from fedstac.bootstrap import Part
+from fedstac.domain.errors import Unavailable
 from fedstac.identity.policy_files import Policies
 from fedstac.runtime.capacity import Memory, Threads
 from fedstac.settings import Settings
 from fedstac.workers import processes
 from fedstac.workers.roles import Role
 
+STOP_SECONDS = 2.5  # that requests have to end by themselves when the process stops; then they are answered with 503
 log = structlog.get_logger()
 
 CAPABILITIES: tuple[Capability, ...] = (
@@ -101,7 +103,7 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
                 refusals=recorder, queryables=QueryableNames(node), admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
                 health=HealthLook(node, roles), figures=FiguresLook(node), roles=roles,
-                streams=OpenStreams(settings.event_streams), backlog=BacklogLook(node),
+                streams=OpenStreams(settings.event_streams), open_budgets=set(), backlog=BacklogLook(node),
             )  # fmt: skip
             app.state.services = services
             yield
@@ -167,6 +169,7 @@ def running_on(
         access_log=access_log,
         on_answer=on_answer,
         on_failure=partial(problems.report, app),
+        is_stopping=lambda: app.state.services.node.stopping.is_set(),
     )
     config = server.Config(
         guard, public_url=base_url, header_timeout=settings.read_timeout_seconds, access_log=access_log
@@ -174,7 +177,13 @@ def running_on(
 
     def stop() -> None:
         log.info("stopping")
-        services_of(app).node.stop()
+        services = services_of(app)
+        services.node.stop()
+        asyncio.get_running_loop().call_later(STOP_SECONDS, end_requests, services)
+
+    def end_requests(services: Services) -> None:
+        for budget in tuple(services.open_budgets):
+            budget.end(Unavailable("this process ends; send the request again", retry_after=1))
 
     uvicorn_server = server.HttpServer(
         config, lifespan=app.router.lifespan_context(app), on_ready=on_ready, on_stop=stop

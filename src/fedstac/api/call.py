@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 
 from fedstac.domain.policy import Principal
+from fedstac.runtime.budget import Budget
 
 if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named here
     from fedstac.api.http.openapi import Description
@@ -44,6 +45,7 @@ class Services:
     health: HealthLook
     figures: FiguresLook
     streams: OpenStreams
+    open_budgets: set[Budget]  # of the requests that are worked on
     backlog: BacklogLook
     roles: Sequence[Role]  # of this process
 

@@ -29,13 +29,19 @@ class Budget:
 
     `end` does the same earlier, for another reason. Work that goes on for GRACE_SECONDS after that loses what it has
     registered with `on_overrun`: an answer comes in time also when the database does not answer at all.
+
+    among: the budgets that are open, for whoever ends all of them.
     """
 
-    def __init__(self, seconds: float, lane: Lane, reason: Callable[[], Exception]) -> None:
+    def __init__(
+        self, seconds: float, lane: Lane, reason: Callable[[], Exception], *, among: set[Budget] | None = None
+    ) -> None:
         self.lane = lane
         self._seconds = seconds
         self._reason = reason
+        self._among = among
         self._ended: Exception | None = None
+        self._is_over = False
         self._overruns: set[Callable[[], object]] = set()
 
     async def __aenter__(self) -> Budget:
@@ -45,6 +51,8 @@ class Budget:
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(self._seconds, self._expire)
         self._before = _current.set(self)
+        if self._among is not None:
+            self._among.add(self)
         return self
 
     async def __aexit__(
@@ -52,7 +60,10 @@ class Budget:
     ) -> None:
         _current.reset(self._before)
         self._timer.cancel()
+        if self._among is not None:
+            self._among.discard(self)
         if self._ended is None:
+            self._is_over = kind is not None  # a thread that still works for the request gives up
             return
         if self._task.uncancel() <= self._cancelling and kind is not None:
             raise self._ended from error
@@ -73,7 +84,7 @@ class Budget:
 
     @property
     def has_ended(self) -> bool:
-        return self._ended is not None
+        return self._ended is not None or self._is_over
 
     def on_overrun(self, cut: Callable[[], object]) -> Callable[[], None]:
         """Register what ends work that does not end by itself; return how to take that back."""

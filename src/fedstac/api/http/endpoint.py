@@ -65,7 +65,9 @@ class Endpoint:
         settings = services.node.settings
         headers, query = Headers(scope=scope), scope["query_string"]
         seconds = settings.request_seconds
-        async with Budget(seconds, self._lane or Lane.WORK, lambda: _too_long(seconds)) as budget:
+        async with Budget(
+            seconds, self._lane or Lane.WORK, lambda: _too_long(seconds), among=services.open_budgets
+        ) as budget:
             peer = Peer(
                 headers, receive, budget=budget, memory=services.memory,
                 most_items=settings.max_batch_items if self._takes_batch else None,

@@ -64,6 +64,7 @@ class Guard:
         that they take at linger_rate bytes per second.
     on_answer: counts a request: its method, its route, its status (None if the client left first), its seconds.
     on_failure: notes a fault of ours; it is called once for each.
+    is_stopping: tells whether the process ends; then the rest of a refused body is not waited for.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Guard:
         linger_rate: int = 2**20,
         on_answer: Callable[[str, str | None, int | None, float], object] | None = None,
         on_failure: Callable[[Exception, Scope], object] = problems.log_failure,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.app = app
         self.public_url = urlsplit(public_url) if public_url else None
@@ -98,6 +100,7 @@ class Guard:
         self.linger_rate = linger_rate
         self.on_answer = on_answer
         self.on_failure = on_failure
+        self.is_stopping = is_stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -287,7 +290,7 @@ class _Body:
         guard, rest = self._guard, 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(guard.read_timeout + guard.linger_bytes / guard.linger_rate):
-                while not self.is_complete and not self.has_left and rest < guard.linger_bytes:
+                while not (self.is_complete or self.has_left or guard.is_stopping()) and rest < guard.linger_bytes:
                     async with asyncio.timeout(guard.linger):
                         rest += len((await self._next()).get("body", b""))
 

@@ -8,6 +8,7 @@ connection is. Bodies are the guard's part (guard.py).
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import uuid
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from fedstac.domain.errors import BadRequest, BodyTimeout, HeadersTooLarge, Prob
 
 _MAX_HEAD = 64 * 1024
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep a connection: who sends must not find that we just closed it
+GRACEFUL_SECONDS = 5  # that requests under way have to end when the process stops; its parts have theirs after that
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 16 * 2**20  # for which a refused client may go on sending
 _CORS = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in cors.HEADERS)
 
@@ -40,7 +42,7 @@ class Config(uvicorn.Config):
         public_url: str | None = None,
         header_timeout: float = 15.0,
         access_log: AccessLog | None = None,
-        graceful_timeout: int = 10,
+        graceful_timeout: int = GRACEFUL_SECONDS,
         keep_alive: int = KEEP_ALIVE_SECONDS,
         backlog: int = 2048,
     ) -> None:
@@ -238,6 +240,8 @@ class HttpServer(uvicorn.Server):
             with self.capture_signals():
                 async with opened.pop_all():
                     await self._serve(sockets)
+                # uvicorn sends it to itself again, and the exit code would say that it was killed
+                self._captured_signals = [each for each in self._captured_signals if each != signal.SIGTERM]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -265,5 +269,5 @@ def run(
     public_url: str | None = None,
     on_ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way then have ten seconds to end."""
+    """Serve until SIGTERM or SIGINT; requests under way then have GRACEFUL_SECONDS to end."""
     HttpServer(Config(app, host=host, port=port, public_url=public_url), on_ready=on_ready).run()
