@@ -124,6 +124,7 @@ class StoredEvent:
     partition: str
     offset: int
     cursor: Cursor
+    is_redrive: bool = False
 
 
 class EventSink(Protocol):

@@ -361,7 +361,12 @@ class _Audit:
     def read(self) -> list[StoredEvent]:
         """Return the next events; none at the end."""
         return [
-            StoredEvent(str(message.partition()), message.offset(), _place(cursor_of, message))
+            StoredEvent(
+                str(message.partition()),
+                message.offset(),
+                _place(cursor_of, message),
+                is_redrive=is_redrive(text_headers(message)),
+            )
             for message in islice(self._messages, kafka.AT_ONCE)
         ]
 

@@ -30,6 +30,7 @@ from fedstac.messaging.sinks import (
     Tail,
     TailMoved,
     cursor_of,
+    is_redrive,
     place_headers,
     tail_after,
 )
@@ -166,7 +167,8 @@ class NatsSink:
             try:
                 while messages := await reader.receive(limit=AUDIT_MESSAGES, wait=jetstream.ANSWER_SECONDS):
                     for message in messages:
-                        yield StoredEvent(PARTITION, message.sequence, self._place(cursor_of, message.headers))
+                        place = self._place(cursor_of, message.headers)
+                        yield StoredEvent(PARTITION, message.sequence, place, is_redrive(message.headers))
                     if messages[-1].sequence >= last or not messages[-1].pending:
                         return
                 raise ServerAway(f"the server stopped sending the stream {self._stream} before its end")
