@@ -16,7 +16,8 @@ import httpx
 import orjson
 import pytest
 
-from fedstac.demo import sample
+from fedstac.demo import kafka, sample
+from fedstac.demo.brokers import BrokerMissing
 from fedstac.messaging.sinks import SinkTarget, open_sink
 from tests.scenarios.demonstrations import ENVIRONMENT, ITEMS, Demo, command, demo
 from tests.scenarios.watching import wait_until
@@ -190,9 +191,17 @@ def test_a_check_counts_what_is_refused_and_fails_if_it_is_not_what_is_expected(
 
 
 @pytest.mark.shared
+@pytest.mark.kafka
 def test_a_check_accounts_for_real_dataset_names(folder: Path) -> None:
+    try:
+        kafka.install()
+    except BrokerMissing as error:
+        pytest.skip(str(error))
     lines = SHARED / "data" / "cmip6" / "west-items.ndjson.gz"
-    code, report = check("--data-dir", folder / "checks", "--input", lines, "--expect-rejected", 11)
+    code, report = check(
+        "--data-dir", folder / "checks", "--input", lines, "--expect-rejected", 11, "--broker", "kafka"
+    )
+    assert (report["broker"]["missing"], report["broker"]["doubled"]) == (0, 0)
     assert report["submitted"] == 1987
     assert (report["published"] + report["unchanged"], report["rejected"]) == (1976, 11)  # domain/test_west_items.py
     assert (report["unaccounted"], report["failed"], report["violations"]) == (0, 0, [])
