@@ -9,6 +9,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+FIRST_FEDERATION = "From nothing to two nodes on a Kafka broker"  # a section that takes a broker
 SHELL = ("sh", "bash", "shell", "console")
 # an indented block is a shell's if one of its lines begins with a program, or with settings for one
 PROGRAM = re.compile(

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 import pytest
 
 from fedstac.demo.federation import WEST
-from tests.docs.shell import PAGES, REPOSITORY, Command, commands
+from tests.docs.shell import FIRST_FEDERATION, PAGES, REPOSITORY, Command, commands
 from tests.scenarios import watching
 from tests.support.pages import NODES, Site
 
 # Why commands that begin so are not run. What is listed and stands in no page is a mistake too.
 NOT_RUN: Mapping[str, tuple[str, ...]] = {
+    "needs a Docker daemon; test_docker.py checks compose.yml, tests/scenarios/test_image.py runs the image": (
+        "docker compose", "cp docker/",
+    ),
     "needs root or systemd; test_deploy.py checks the units and the proxy's settings": ("sudo ", "journalctl "),
     "installs from a package index; test_install.py installs the wheel of this checkout": (
         "pipx install", "uv tool install", "python3 -m venv", "~/fedstac/bin/", "/opt/fedstac/bin/", "pip install",
@@ -36,12 +39,16 @@ OWN_NODE = (
     "FEDSTAC_URL=$(grep -oh 'http://[0-9.:]*' ../ready-* | head -1) "
     "FEDSTAC_TOKEN=$(grep -oh 'fst_[A-Za-z0-9_-]*' ../out-* | head -1)"
 )
+# Sections whose commands another test runs
+ELSEWHERE = {("docs/operations.md", FIRST_FEDERATION): "test_first_federation.py runs it, with a broker of its own"}
 pytestmark = pytest.mark.long
 PAGE_NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES if commands(page)]
 
 
 def reason(command: Command) -> str | None:
     """Return why a command is not run; None if it is."""
+    if (command.page, command.section) in ELSEWHERE:
+        return ELSEWHERE[command.page, command.section]
     return next((why for why, starts in NOT_RUN.items() if command.text.startswith(starts)), None)
 
 
