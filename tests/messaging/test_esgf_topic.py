@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
@@ -23,7 +25,9 @@ from fedstac.messaging.sources.addresses import SourceAddress, SourcesUnclear, r
 from fedstac.workers import following, index_node
 from tests.messaging import story
 from tests.support.brokers import fresh_name
-from tests.support.esgf_messages import ANNOTATE, ERRATA, ID, ITEM, LATER, RETRACT, SUPERSEDE, patch, post
+from tests.support.commands import start
+from tests.support.esgf_messages import ANNOTATE, ERRATA, ID, ITEM, LATER, RETRACT, SUPERSEDE, patch, post, version
+from tests.support.failpoints import environment
 from tests.support.waiting import PATIENCE, until
 
 Json = dict[str, Any]
@@ -265,3 +269,45 @@ async def test_an_index_node_is_made_anew_from_the_topic(node: Node, conn: Conne
         assert cursor == Cursor(1, len(log))
         rows = await conn.fetch("SELECT id, encode(digest, 'hex') AS digest FROM fedstac.record")
         assert {row["id"]: row["digest"] for row in rows} == digests
+
+
+@pytest.mark.kafka
+async def test_an_index_node_that_is_killed_again_and_again_goes_on(
+    make_database: Callable[[], str], topic: Topic, tmp_path: Path
+) -> None:
+    """The process ends in the middle of a page, then by -9 while it waits; nothing is lost or doubled."""
+    dsn = make_database()
+    variables = {
+        "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "east", "FEDSTAC_PORT": "0", "FEDSTAC_SOURCE_FEED": topic.address().address,
+    }  # fmt: skip
+    items = [version(20300101 + n) for n in range(20)]
+    conn = await asyncpg.connect(dsn)
+
+    async def through(pos: int) -> None:
+        await until(lambda: conn.fetchval("SELECT pos >= $1 FROM fedstac.consumer_cursor WHERE origin = 'esgf'", pos))
+
+    try:
+        for n, failpoint in enumerate(["index.written=kill", "index.applied=kill", ""]):
+            for item in items[n::3]:
+                topic.send(post(item, n), patch(ANNOTATE, n, item["id"]), key=item["id"])
+            deadly = environment(failpoint) if failpoint else {}
+            process = await start("index-node", folder=tmp_path, **variables, **deadly)
+            if failpoint:
+                await asyncio.wait_for(process.communicate(), PATIENCE)
+                continue
+            await through(40)
+            process.kill()
+            await process.communicate()
+        process = await start("index-node", folder=tmp_path, **variables)
+        topic.send(patch(RETRACT, 9, items[-1]["id"]), key=items[-1]["id"])
+        await through(41)
+        process.terminate()
+        await asyncio.wait_for(process.communicate(), PATIENCE)
+        rows = await conn.fetch("SELECT id, state, latest, document FROM fedstac.record ORDER BY id")
+        assert [row["id"] for row in rows] == [item["id"] for item in items]
+        assert {row["state"] for row in rows[:-1]} == {"published"}
+        assert (rows[-1]["state"], any(row["latest"] for row in rows)) == ("retracted", False)
+        assert all(json.loads(row["document"])["links"].count(ERRATA) == 1 for row in rows)
+        assert await conn.fetchval("SELECT count(*) FROM fedstac.parked_event") == 0
+    finally:
+        await conn.close()

@@ -147,9 +147,10 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
 
     settings = environment.load()
     sources = roles.addresses(settings, source or ())
+    nodes = [each for each in sources if each.topic_origin is None]
     settings = settings.model_copy(update={
-        "source": " ".join(each.address for each in sources),
-        "source_token": " ".join(each.token for each in sources),
+        "source": " ".join(each.address for each in nodes),
+        "source_token": " ".join(each.token for each in nodes),
         "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
     })  # fmt: skip
     api.serve(settings, [roles.INDEX], on_ready=lambda url: _tell(ready_file, {"url": url}))

@@ -21,18 +21,21 @@ class WaitingPatch:
     event: str
 
 
-async def find_repeats(conn: Connection, consumer: str, origin: str, samenesses: Sequence[str]) -> set[str]:
-    """Return which of these events came already and were applied."""
+async def find_repeats(conn: Connection, consumer: str, origin: str, event_ids: Mapping[str, str]) -> set[str]:
+    """Return which of these events, ids by sameness, were decided already; not those that an operator tries again."""
     rows = await conn.fetch(
-        """SELECT sameness FROM fedstac.esgf_event
-           WHERE consumer = $1 AND origin = $2 AND sameness = ANY($3::text[])""",
-        consumer, origin, samenesses,
+        """SELECT e.sameness FROM fedstac.esgf_event e
+           JOIN unnest($3::text[], $4::text[]) page (sameness, event_id) ON page.sameness = e.sameness
+           WHERE e.consumer = $1 AND e.origin = $2 AND NOT EXISTS (
+               SELECT FROM fedstac.parked_event p WHERE p.consumer = $1 AND p.origin = $2
+                 AND p.event_id = page.event_id AND p.requeued_at IS NOT NULL)""",
+        consumer, origin, list(event_ids), list(event_ids.values()),
     )  # fmt: skip
     return {row["sameness"] for row in rows}
 
 
 async def remember(conn: Connection, consumer: str, origin: str, positions: Mapping[str, int]) -> None:
-    """Store that events were applied, given by sameness, and forget those of long ago."""
+    """Store that events were decided, given by sameness, and forget those of long ago."""
     if not positions:
         return
     await conn.execute(

@@ -123,7 +123,7 @@ async def variables(settings: Settings) -> AsyncIterator[Diagnosis]:
         yield fault("variables", "FEDSTAC_FAILPOINTS", "faults happen on purpose, for tests", "unset it")
     for problem in _unreadable(settings):
         yield problem
-    if not settings.alerts and not settings.source:
+    if not settings.alerts and not (settings.source or settings.source_feed):
         yield warning("variables", "FEDSTAC_ALERTS", "operators are told of nothing", "name a mailbox or a webhook")
 
 
@@ -133,7 +133,7 @@ def _unreadable(settings: Settings) -> Iterator[Diagnosis]:
         ("FEDSTAC_ALERTS", lambda: notifier.check(settings)),
         ("FEDSTAC_ISSUERS", lambda: oidc.issuers_of(settings.issuers, settings.audience)),
         ("FEDSTAC_POLICY", lambda: Policies(settings.policy, settings.globus_policy, here=settings.node)),
-        ("FEDSTAC_SOURCE", lambda: roles.addresses(settings) if settings.source else ()),
+        ("FEDSTAC_SOURCE", lambda: roles.addresses(settings) if settings.source or settings.source_feed else ()),
     )
     for name, check in checks:
         try:
@@ -250,7 +250,7 @@ async def sequencer_login(settings: Settings, conn: Connection) -> AsyncIterator
 
 async def log_and_queue(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis]:
     """Look at the queue, the sequencer and the outbox of a publishing node."""
-    if settings.source or await diagnosis.origin(conn) is None:
+    if settings.source or settings.source_feed or await diagnosis.origin(conn) is None:
         return  # an index node has none; nor has a node that never started
     figures, standing = await metrics.read(conn), await health.parts(conn)
     outbox = figures.outbox
@@ -375,15 +375,16 @@ async def pins(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis]
 
 async def sources(settings: Settings) -> AsyncIterator[Diagnosis]:
     """Look whether the nodes that are followed answer, know our token, and still have what we need."""
-    if not settings.source:
+    if not (settings.source or settings.source_feed):
         return
     try:
         addresses = roles.addresses(settings)
     except SourcesUnclear:
         return  # variables says it
     for address in addresses:
-        async for each in _source(settings, address):
-            yield each
+        if address.topic_origin is None:  # else there is no node
+            async for each in _source(settings, address):
+                yield each
         if address.feed is not None:
             for defect in await probing.defects(address.feed):
                 yield (fault if defect.is_away else warning)("brokers", str(address.feed), defect.why, defect.remedy)

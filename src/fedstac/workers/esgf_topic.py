@@ -67,6 +67,7 @@ class PageOutcome:
     revived: list[SubjectPlace] = field(default_factory=list)  # patches that waited for them
     applied: list[NamedStep] = field(default_factory=list)
     past: list[NamedStep] = field(default_factory=list)  # what is here already
+    decided_steps: list[NamedStep] = field(default_factory=list)  # those, and the rejected ones; not what waits
 
 
 class EsgfHandler:
@@ -116,9 +117,9 @@ class EsgfHandler:
             for each in steps if each.step.collection not in here
         ]  # fmt: skip
         steps = [each for each in steps if each.step.collection in here]
-        repeats = await kept.find_repeats(conn, self.consumer, page.origin, [
-            str(each.event["sameness"]) for each in steps if "sameness" in each.event
-        ])  # fmt: skip
+        repeats = await kept.find_repeats(conn, self.consumer, page.origin, {
+            str(each.event["sameness"]): each.step.event_id for each in steps if "sameness" in each.event
+        })  # fmt: skip
         once = _once(steps, repeats)
         repeat_count, steps = len(steps) - len(once), once
         locked = await records.lock(conn, {each.lineage: page.origin for each in steps})
@@ -154,8 +155,8 @@ class EsgfHandler:
         await parked.unpark(conn, self.consumer, origin, outcome.revived)
         await kept.remember(conn, self.consumer, origin, {
             str(each.event["sameness"]): int(each.event["pos"])
-            for each in (*outcome.applied, *outcome.past)
-            if "sameness" in each.event and each.subject not in foreign
+            for each in outcome.decided_steps
+            if "sameness" in each.event
         })  # fmt: skip
         return foreign
 
@@ -239,6 +240,7 @@ def _revived(patch: WaitingPatch, posted: NamedStep, outcome: PageOutcome) -> Na
 def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, judge: Judge) -> None:
     """Apply one step. What it cannot be applied to stays as it is."""
     record, step = current.get(each.subject), each.step
+    outcome.decided_steps.append(each)
     if record is not None and not _is_news(each, record):
         outcome.past.append(each)
         return
