@@ -56,6 +56,15 @@ async def principal(conn: Connection, token: str) -> Principal | None:
     return Principal(row["name"], frozenset(row["roles"]), expires=row["expires"]) if row else None
 
 
+async def token_hashes(conn: Connection, role: str) -> list[bytes]:
+    """Return the SHA-256 of each valid token with a role: what its holder and this node know, and nobody else."""
+    rows = await conn.fetch(
+        "SELECT hash FROM fedstac.token WHERE $1 = ANY (roles) AND (expires IS NULL OR expires > clock_timestamp())",
+        role,
+    )
+    return [row["hash"] for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A token that was issued. The beginning of its hash is its id."""

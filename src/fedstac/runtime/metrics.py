@@ -129,6 +129,12 @@ CONSUMED = _counter(
     "rejected, as nothing that this node takes; parked, since it fails here.",
     "consumer", "origin", "outcome",
 )  # fmt: skip
+STATUS_MESSAGES = _counter(
+    "fedstac_status_messages_total",
+    "Acknowledgements that a broker brought to this process: stored, or refused since they are none or not of who "
+    "they say.",
+    "outcome",
+)  # fmt: skip
 PART_RESTARTS = _counter(
     "fedstac_part_restarts_total", "How often a background part of this process was started again.", "part"
 )

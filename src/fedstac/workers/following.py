@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from fedstac.db import connections, nodes, parked, schema
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
+from fedstac.messaging import statuses
 from fedstac.messaging.origin import Origin, origin_of
 from fedstac.messaging.sources import (
     NO_OFFSETS,
@@ -102,6 +103,16 @@ class HandledPage:
     rejections: Sequence[Rejection] = ()  # of those that this node does not take
 
 
+class Acknowledger(Protocol):
+    """Tells an origin what is done here: the origin itself over HTTP, or a topic."""
+
+    async def acknowledge(
+        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+    ) -> None:
+        """Say that everything through a position is done here, but for the exceptions."""
+        ...
+
+
 class Handler(Protocol):
     """What a consumer makes of the events of one origin."""
 
@@ -147,6 +158,7 @@ class Follower:
     exceptions: list[dict[str, str]] = field(default_factory=list)  # not yet acknowledged
     lock: Connection | None = None  # of `run` and `rebuild`: the session by which nobody else follows
     on_page: Callable[[int], object] = lambda entries: None  # called with the size of each page that is applied
+    acknowledger: Acknowledger | None = None  # None: the origin
     _deaths: int | None = None  # over the page that is due; None: not yet counted by this process
     _is_refused: bool = False  # the last acknowledgement
     _acknowledge_at: float = 0.0  # the next one, not before; by time.monotonic
@@ -254,10 +266,11 @@ class Follower:
         part = f"{self.name} acknowledgements"
         consumer = None if self.handler.consumer == nodes.INDEX else self.handler.consumer
         through = await self.handler.acknowledgeable(self.origin_name, self.applied_cursor)
+        acknowledger = self.acknowledger or self.origin
         try:
             while self.acknowledged != through or self.exceptions:
                 with self.node.metrics.timing(ACKNOWLEDGEMENT_SECONDS, self.handler.consumer, self.origin_name):
-                    await self.origin.acknowledge(through, self.exceptions[:EXCEPTIONS_AT_ONCE], consumer=consumer)
+                    await acknowledger.acknowledge(through, self.exceptions[:EXCEPTIONS_AT_ONCE], consumer=consumer)
                 self.acknowledged, self.exceptions = through, self.exceptions[EXCEPTIONS_AT_ONCE:]
         except (SourceAway, SourceRefused) as error:
             self._is_refused, self._acknowledge_at = True, time.monotonic() + self._refusals.pause()
@@ -549,8 +562,17 @@ async def follow(
     node: Node, stop: asyncio.Event, *, source: SourceAddress, make_handler: MakeHandler, name: str = "follower"
 ) -> None:
     """Follow a source until `stop`; while another process does for the same consumer, wait."""
-    async with origin_of(source) as origin, open_source(source) as events_of_origin:
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(origin_of(source))
+        events_of_origin = await stack.enter_async_context(open_source(source))
+        status_address = statuses.status_address(source.feed) if source.feed is not None else None
+        sender = None
+        if status_address is not None:
+            topic = await stack.enter_async_context(statuses.open_topic(status_address))
+            sender = statuses.StatusSender(topic, node=node.settings.node, token=source.token)
         handler = make_handler(node, origin)
         snapshot_first = node.settings.snapshot_first and origin.has_snapshots
-        follower = Follower(node, handler, origin, events_of_origin, snapshot_first=snapshot_first, name=name)
+        follower = Follower(
+            node, handler, origin, events_of_origin, snapshot_first=snapshot_first, name=name, acknowledger=sender
+        )
         await follower.run(stop)

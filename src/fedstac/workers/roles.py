@@ -17,7 +17,7 @@ from fedstac.db.parts import PartReport
 from fedstac.messaging.sources import broker_of
 from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
 from fedstac.settings import Settings
-from fedstac.workers import following, index_node, notifier, publisher, relay, retention, sequencer
+from fedstac.workers import following, index_node, notifier, publisher, relay, retention, sequencer, statuses
 from fedstac.workers.following import MakeHandler
 
 STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missing
@@ -28,6 +28,7 @@ SEQUENCER = Part("sequencer", sequencer.run)
 NOTIFIER = Part("notifier", notifier.run)
 RELAY = Part("relay", relay.run)
 RETENTION = Part("retention", retention.run)
+STATUSES = Part(statuses.PART, statuses.run)
 HOUSEKEEPING = Part("housekeeping", index_node.keep_house)
 
 
@@ -64,7 +65,11 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     Misconfigured where the settings of notifications are wrong.
     """
     notifier.check(settings)
-    return (*([PUBLISHER] * settings.workers), SEQUENCER, RETENTION, NOTIFIER, RELAY) if settings.run_workers else ()
+    return (
+        (*([PUBLISHER] * settings.workers), SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES)
+        if settings.run_workers
+        else ()
+    )
 
 
 def _publishing_stand(outlook: Outlook) -> Mapping[str, object]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import re
 import time
-from dataclasses import dataclass
 
 import orjson
 from starlette.responses import Response
@@ -17,19 +15,17 @@ from fedstac.db import collections, feed, nodes
 from fedstac.db.connections import Connection
 from fedstac.db.feed import EventFilter
 from fedstac.domain import events, policy, strict_json
-from fedstac.domain.errors import BadRequest, MissingPermission
+from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor
 from fedstac.runtime import budget
 from fedstac.runtime.wakeup import Backoff, pause
+from fedstac.workers import statuses
 
 BATCH, LINES = "application/cloudevents-batch+json", "application/x-ndjson"
 PAGE, LARGEST_PAGE = 500, 2000
 LONGEST_WAIT = 60.0
 PORTION_SECONDS = 0.1  # between looks at events that a filter leaves out
 MOST_NAMED = 100  # datasets whose state is asked for by their ids
-LONGEST_ID = 650  # characters of an event's id
-CONSUMER = re.compile(r"[a-z][a-z0-9-]{0,39}")
-OUTCOMES = ("applied", "ignored", "rejected", "parked")
 
 
 async def get_events(call: Call) -> Response:
@@ -187,45 +183,7 @@ async def post_status(call: Call) -> Response:
     Without `consumer` it is the node's index. Only the node itself can report for itself (I22).
     """
     node, name = call.node, policy.require_node(call.caller)
-    body = strict_json.parse(await call.body.read())
-    status = _read_status(body, name)
-    async with node.pool.acquire() as conn, conn.transaction():
-        await feed.resume(conn, status.through)  # what lies beyond the log or a fork is not what is announced here now
-        await nodes.acknowledge(conn, status.reporter, status.through, status.exceptions)
+    status = statuses.read_status(strict_json.parse(await call.body.read()), name)
+    async with node.pool.acquire() as conn:
+        await statuses.store(conn, status)
     return Response(status_code=204)
-
-
-@dataclass(frozen=True, slots=True)
-class _Status:
-    """What a consumer acknowledges, and under which name."""
-
-    reporter: str
-    through: Cursor
-    exceptions: list[dict[str, str]]
-
-
-def _read_status(body: object, name: str) -> _Status:
-    if not isinstance(body, dict) or type(body.get("epoch")) is not int or type(body.get("through")) is not int:
-        raise BadRequest(
-            "an acknowledgement is {node, consumer, epoch, through, exceptions}, epoch and through whole numbers"
-        )
-    if body.get("node", name) != name:
-        raise MissingPermission(f"{name} may not acknowledge for {str(body['node'])[:63]}; use that node's own token")
-    consumer = body.get("consumer", nodes.INDEX)
-    if not isinstance(consumer, str) or not CONSUMER.fullmatch(consumer):
-        raise BadRequest("consumer is the name of a role: small letters, digits and hyphens, 40 at most")
-    exceptions = body.get("exceptions") or []
-    if not isinstance(exceptions, list) or len(exceptions) > LARGEST_PAGE:
-        raise BadRequest(f"exceptions is a list of at most {LARGEST_PAGE}")
-    for entry in exceptions:
-        if not isinstance(entry, dict) or entry.get("outcome") not in OUTCOMES or "event_id" not in entry:
-            raise BadRequest(f"an exception is {{event_id, outcome, detail}} with an outcome of {', '.join(OUTCOMES)}")
-    by_event = {
-        str(entry["event_id"])[:LONGEST_ID]: {name: str(entry.get(name, ""))[:2000] for name in ("outcome", "detail")}
-        for entry in exceptions
-    }  # of one event the last word
-    return _Status(
-        nodes.reporter(name, consumer),
-        Cursor.parse(f"{body['epoch']}.{body['through']}"),
-        [{"event_id": event, **outcome} for event, outcome in by_event.items()],
-    )

@@ -49,7 +49,7 @@ from fedstac.messaging.sinks import (
 )
 from fedstac.messaging.sources.addresses import BrokerAddress
 
-OPTIONS = ("config", "partitions")  # of an address
+OPTIONS = ("config", "partitions", "status")  # of an address
 MOST_PARTITIONS = 1000
 MARK_SECONDS = 2.0  # for the brokers to mark the end of a transaction in all partitions
 FENCE_SECONDS, PUBLISH_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 15.0, 20.0, 10.0, 5.0

@@ -37,7 +37,7 @@ from fedstac.messaging.sinks import (
 from fedstac.messaging.sources.addresses import BrokerAddress
 
 PARTITION = ""  # a stream has one
-OPTIONS = ("config",)  # of an address
+OPTIONS = ("config", "status")  # of an address
 ORIGIN = "fedstac.origin"  # says in a stream's metadata whose feed it has
 AUDIT_MESSAGES = 1000  # for one request
 MOST_HEADERS = 65536  # bytes; only of larger values it matters how large the headers are

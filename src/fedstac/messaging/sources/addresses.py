@@ -38,8 +38,11 @@ class BrokerAddress:
         return f"{self.scheme}://{','.join(self.servers)}/{self.name}{options}"
 
     @classmethod
-    def parse(cls, text: str, *, options: Sequence[str] = FEED_OPTIONS) -> BrokerAddress:
-        """Read an address. ValueError, with a sentence that names the fault, where it is none."""
+    def parse(cls, text: str, *, options: Sequence[str] | None = FEED_OPTIONS) -> BrokerAddress:
+        """Read an address. ValueError, with a sentence that names the fault, where it is none.
+
+        `options`: those that it may have; None: any.
+        """
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in BROKERS:
             raise ValueError(
@@ -61,7 +64,7 @@ class BrokerAddress:
         if scheme == "nats" and "." in name:
             raise ValueError(f"{name!r} is no name of a stream of NATS: it has letters, digits, - and _ only")
         pairs = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if unknown := sorted(pairs.keys() - set(options)):
+        if options is not None and (unknown := sorted(pairs.keys() - set(options))):
             raise ValueError(f"{_without_secrets(text)} has the option {unknown[0]!r}; there are {', '.join(options)}")
         return cls(scheme, servers, name, MappingProxyType(pairs))
 

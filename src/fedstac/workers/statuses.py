@@ -1,0 +1,151 @@
+"""Acknowledgements of consumers, as the route takes them and as a broker brings them: one verb for both.
+
+The part of a publishing node reads the topics of acknowledgements that its sinks' addresses name, from their beginning
+at each start: what was acknowledged before changes nothing. A message that is none is logged and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import feed, nodes, sinks
+from fedstac.db.connections import Connection
+from fedstac.domain import strict_json
+from fedstac.domain.errors import BadRequest, MissingPermission, Problem
+from fedstac.domain.events import START, Cursor
+from fedstac.messaging import statuses
+from fedstac.messaging.sources import SourceAway, SourceRefused, broker_of
+from fedstac.messaging.sources.addresses import BROKERS, BrokerAddress
+from fedstac.messaging.sources.chain import LogMessage
+from fedstac.runtime import supervision
+from fedstac.runtime.metrics import STATUS_MESSAGES
+from fedstac.runtime.wakeup import pause, unless
+
+PART = "statuses"
+MOST_EXCEPTIONS = 2000
+LONGEST_ID, LONGEST_DETAIL = 650, 2000  # characters
+CONSUMER = re.compile(r"[a-z][a-z0-9-]{0,39}")
+OUTCOMES = ("applied", "ignored", "rejected", "parked")
+LOOK_SECONDS = 2.0  # between looks at the sinks
+READ_MESSAGES, READ_SECONDS = 200, 5.0
+TROUBLES = {
+    SourceAway: "a topic of acknowledgements cannot be read; trying again",
+    SourceRefused: "the broker refuses this node a topic of acknowledgements; see to its address",
+}
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a consumer acknowledges, and under which name."""
+
+    reporter: str
+    through: Cursor
+    exceptions: list[dict[str, str]]
+
+
+def read_status(body: object, name: str) -> Status:
+    """Read an acknowledgement of the node of this name. BadRequest where it is none; MissingPermission of another's."""
+    if not isinstance(body, dict) or type(body.get("epoch")) is not int or type(body.get("through")) is not int:
+        raise BadRequest(
+            "an acknowledgement is {node, consumer, epoch, through, exceptions}, epoch and through whole numbers"
+        )
+    if body.get("node", name) != name:
+        raise MissingPermission(f"{name} may not acknowledge for {str(body['node'])[:63]}; use that node's own token")
+    consumer = body.get("consumer", nodes.INDEX)
+    if not isinstance(consumer, str) or not CONSUMER.fullmatch(consumer):
+        raise BadRequest("consumer is the name of a role: small letters, digits and hyphens, 40 at most")
+    exceptions = body.get("exceptions") or []
+    if not isinstance(exceptions, list) or len(exceptions) > MOST_EXCEPTIONS:
+        raise BadRequest(f"exceptions is a list of at most {MOST_EXCEPTIONS}")
+    for entry in exceptions:
+        if not isinstance(entry, dict) or entry.get("outcome") not in OUTCOMES or "event_id" not in entry:
+            raise BadRequest(f"an exception is {{event_id, outcome, detail}} with an outcome of {', '.join(OUTCOMES)}")
+    by_event = {
+        str(entry["event_id"])[:LONGEST_ID]: {
+            name: str(entry.get(name, ""))[:LONGEST_DETAIL] for name in ("outcome", "detail")
+        }
+        for entry in exceptions
+    }  # of one event the last word
+    return Status(
+        nodes.reporter(name, consumer),
+        Cursor.parse(f"{body['epoch']}.{body['through']}"),
+        [{"event_id": event, **outcome} for event, outcome in by_event.items()],
+    )
+
+
+async def store(conn: Connection, status: Status) -> None:
+    """Store an acknowledgement. CursorGone where it is of a log that is not this one."""
+    async with conn.transaction():
+        await feed.resume(conn, status.through)  # what lies beyond the log or a fork is not what is announced here now
+        await nodes.acknowledge(conn, status.reporter, status.through, status.exceptions)
+
+
+# --- over a broker ---
+
+
+async def run(node: Node, stop: asyncio.Event) -> None:
+    """Read the topics of acknowledgements of all sinks until `stop`."""
+    readers: dict[str, asyncio.Task[None]] = {}  # by address
+
+    async def step() -> None:
+        async with node.pool.acquire() as conn:
+            addresses = _addresses([sink.address for sink in await sinks.every(conn)])
+        for text in readers.keys() - addresses.keys():
+            readers.pop(text).cancel()
+        for text in addresses.keys() - readers.keys():
+            read = partial(_read, node, addresses[text], stop)
+            readers[text] = asyncio.create_task(
+                supervision.keep_trying(node.parts, PART, read, stop, expected=TROUBLES)
+            )
+        await pause(stop, LOOK_SECONDS)
+
+    try:
+        await supervision.keep_trying(node.parts, PART, step, stop)
+    finally:
+        for task in readers.values():
+            task.cancel()
+        await asyncio.gather(*readers.values(), return_exceptions=True)
+
+
+def _addresses(sink_addresses: list[str]) -> dict[str, BrokerAddress]:
+    """Return the topics of acknowledgements that sinks name, by their text."""
+    addresses = [
+        statuses.status_address(BrokerAddress.parse(text, options=None))
+        for text in sink_addresses if text.partition("://")[0] in BROKERS
+    ]  # fmt: skip
+    return {str(address): address for address in addresses if address is not None}
+
+
+async def _read(node: Node, address: BrokerAddress, stop: asyncio.Event) -> None:
+    """Read a topic from its beginning until `stop`; make it first, so that none is missing."""
+    async with statuses.open_topic(address) as own:
+        await own.make()
+    async with broker_of(address).open_log(address) as topic:
+        await topic.seek(START, {})
+        while not stop.is_set():
+            messages = await unless(stop, topic.read(READ_MESSAGES, READ_SECONDS, without=()))
+            for message in messages or ():
+                await take(node, message, str(address))
+            node.parts.works(PART)
+
+
+async def take(node: Node, message: LogMessage, topic: str) -> None:
+    """Store the acknowledgement of a message; one that is none, or not of who it says, changes nothing."""
+    outcome = "stored"
+    try:
+        signed_status = statuses.read(message.value)
+        async with node.pool.acquire() as conn:
+            signed_status.require(await nodes.token_hashes(conn, f"node:{signed_status.node}"))
+            body = strict_json.parse(signed_status.text.encode())
+            await store(conn, read_status(body, signed_status.node))
+    except Problem as error:
+        outcome = "refused"
+        log.warning("an acknowledgement is refused", topic=topic, offset=message.offset, reason=error.detail)
+    node.metrics.count(STATUS_MESSAGES, outcome)
