@@ -28,6 +28,7 @@ PUBLISHING = {
     "retention",
     "notifier",
     "relay",
+    "statuses",
     "refusals",
     "vocabularies",
     "heartbeat",

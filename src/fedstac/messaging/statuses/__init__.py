@@ -90,9 +90,7 @@ class SignedStatus:
     def require(self, keys: Iterable[bytes]) -> None:
         """Raise MissingPermission unless one of the keys made the signature (I22)."""
         text = self.text.encode()
-        matches = [
-            hmac.compare_digest(hmac.new(key, text, hashlib.sha256).hexdigest(), self.signature) for key in keys
-        ]
+        matches = [hmac.compare_digest(hmac.new(key, text, hashlib.sha256).hexdigest(), self.signature) for key in keys]
         if not any(matches):
             raise MissingPermission(f"no token of the node {self.node[:63]} signs its acknowledgement so")
 

@@ -1,0 +1,131 @@
+"""Acknowledgements over a broker: stored as those over HTTP are, and only the node's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from fedstac.db import nodes
+from fedstac.db.connections import Connection
+from fedstac.domain.errors import BadRequest, MissingPermission
+from fedstac.domain.events import Cursor
+from fedstac.messaging import statuses
+from fedstac.messaging.sources.addresses import BrokerAddress
+from fedstac.messaging.statuses import StatusSender, key_of
+from tests.messaging.journeys import HttpRoad, journey
+from tests.messaging.relaying import add_sink
+from tests.messaging.test_sources import items
+from tests.support.brokers import fresh_name
+from tests.support.nodes import Api
+from tests.support.sinks import kafka_topic
+from tests.support.waiting import until
+
+BODY = {"node": "east", "epoch": 1, "through": 1, "exceptions": []}
+
+
+@dataclass
+class StatusRoad(HttpRoad):
+    """A stream or topic of events with one of acknowledgements beside it."""
+
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        self.feed: BrokerAddress | None = BrokerAddress.parse(self.address.replace("partitions=3&", ""))
+
+    @property
+    def topic(self) -> BrokerAddress:
+        assert self.feed is not None
+        address = statuses.status_address(self.feed)
+        assert address is not None
+        return address
+
+    async def build(self, origin: Connection) -> None:
+        await add_sink(origin, self.address)
+
+
+@pytest.fixture(params=["nats", "kafka"])
+async def way(request: pytest.FixtureRequest) -> AsyncIterator[StatusRoad]:
+    name = fresh_name()
+    if request.param == "nats":
+        server = request.getfixturevalue("nats_server")
+        yield StatusRoad(f"{server.url}/{name}?status={name}-acks")
+    else:
+        broker = request.getfixturevalue("kafka_broker")
+        yield StatusRoad(f"{kafka_topic(broker).address}&status={name}-acks")
+
+
+async def reached(conn: Connection) -> dict[str, Cursor]:
+    return {row["node"]: Cursor(row["epoch"], row["through"]) for row in await nodes.statuses(conn)}
+
+
+async def counted(api: Api, outcome: str) -> float:
+    """Return how many messages of the topic had an outcome."""
+    text = (await api.admin.get("/metrics")).text
+    name = f'fedstac_status_messages_total{{outcome="{outcome}"}}'
+    lines = [line for line in text.splitlines() if line.startswith(name)]
+    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+
+async def test_an_index_node_acknowledges_over_the_broker_and_a_forger_does_not(
+    api: Api, conn: Connection, make_database: Callable[[], str], way: StatusRoad
+) -> None:
+    await way.build(conn)
+    async with (
+        journey(api, make_database, way, snapshot_first=False) as trip,
+        statuses.open_topic(way.topic) as topic,
+    ):
+        await trip.publish(*items(5))
+        head = await trip.head()
+        stranger = StatusSender(topic, node="east", token="guessed")
+        await stranger.acknowledge(Cursor(head.epoch, head.pos), [])
+        own = {role: key_of(token) for role, token in api.tokens.items()}
+        forged: list[bytes] = [
+            b"", b"hello", b"[]", b"\xff" * 100, orjson.dumps({"status": "{}", "hmac": "00"}),
+            statuses.sign({**BODY, "node": "south"}, own["node:east"]),  # in another node's name
+            statuses.sign(BODY, own["admin"]), statuses.sign({**BODY, "through": 10**9}, own["node:east"]),
+            statuses.sign({**BODY, "epoch": 9}, own["node:east"]),
+            statuses.sign({**BODY, "through": "1"}, own["node:east"]),
+            statuses.sign({**BODY, "exceptions": [{"outcome": "eaten"}]}, own["node:east"]),
+        ]  # fmt: skip
+        for value in forged:
+            await topic.send(value)
+
+        async def all_are_refused() -> bool:
+            return await counted(api, "refused") == len(forged) + 1
+
+        await until(all_are_refused)
+        assert await reached(conn) == {}
+        async with trip.following():
+
+            async def is_acknowledged() -> bool:
+                return (await reached(conn)).get("east") == await trip.head()
+
+            await until(is_acknowledged)
+            await trip.publish(*items(8)[5:])
+            await until(is_acknowledged)
+        assert await counted(api, "refused") == len(forged) + 1
+        assert await counted(api, "stored") >= 2
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"null", b'{"status": 5, "hmac": ""}', b'{"status": "{}", "hmac": ""}'])
+def test_what_is_no_acknowledgement_is_not_read(value: bytes) -> None:
+    with pytest.raises(BadRequest):
+        statuses.read(value)
+
+
+@pytest.mark.parametrize("change", [
+    lambda message: message | {"hmac": message["hmac"][:-1] + "é"}, lambda message: message | {"hmac": ""},
+    lambda message: message | {"status": message["status"].replace('"through":1', '"through":2')},
+])  # fmt: skip
+def test_a_signature_is_of_the_very_text(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    keys = [key_of("another"), key_of("own")]
+    message = orjson.loads(statuses.sign(BODY, keys[1]))
+    statuses.read(orjson.dumps(message)).require(keys)
+    with pytest.raises((BadRequest, MissingPermission)):
+        statuses.read(orjson.dumps(change(message))).require(keys)
+    with pytest.raises(MissingPermission):
+        statuses.read(orjson.dumps(message)).require([])
