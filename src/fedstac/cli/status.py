@@ -277,7 +277,7 @@ def alive() -> None:
     settings = environment.load()
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
     metrics = (f"http://{host}:{settings.metrics_port}/",) if settings.metrics_port else ()
-    addresses = (f"http://{host}:{settings.port}/_mgmt/ping", *metrics)
+    addresses = (f"http://{host}:{settings.port}/livez", *metrics)
     for address in addresses:
         try:
             if httpx.get(address, timeout=PATIENCE_SECONDS, trust_env=False).is_success:
