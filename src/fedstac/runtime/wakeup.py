@@ -56,14 +56,17 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
 
 
 class Backoff:
-    """How long to wait before looking again: from `least` doubling to `most` seconds; anew after a success."""
+    """How long to wait before looking again: from `least` growing to `most` seconds; anew after a success.
 
-    def __init__(self, least: float = 0.05, most: float = 0.5) -> None:
-        self.least, self.most, self._next = least, most, least
+    A growth of 1.1 waits a tenth of the time that it has waited already: what comes back is found that soon.
+    """
+
+    def __init__(self, least: float = 0.05, most: float = 0.5, *, growth: float = 2.0) -> None:
+        self.least, self.most, self.growth, self._next = least, most, growth, least
 
     def reset(self) -> None:
         self._next = self.least
 
     def pause(self) -> float:
-        current, self._next = self._next, min(self._next * 2, self.most)
+        current, self._next = self._next, min(self._next * self.growth, self.most)
         return current

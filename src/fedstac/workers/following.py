@@ -167,7 +167,7 @@ class Follower:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
-        backoff = Backoff(least=0.2, most=10.0)
+        backoff = Backoff(least=0.2, most=10.0, growth=1.1)
 
         async def step() -> bool:
             await self._follow(stop, backoff)

@@ -50,7 +50,7 @@ LOOK_SECONDS = 1.0  # between looks for sinks that were added or resumed
 STAND_BY_SECONDS = 1.0
 END_SECONDS = 3.0  # that a page under way has to end, when the process stops
 LEAST_POLL_SECONDS, MOST_POLL_SECONDS = 0.02, 0.25
-FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.2, 30.0
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, RETRY_GROWTH = 0.2, 30.0, 1.1
 TRIES, TRY_SECONDS = 3, 0.2  # of an event alone that a broker refuses, and the pause between
 MOST_REFUSALS = 100  # in a row, after which it is the sink that is wrong, and not the events
 log = structlog.get_logger()
@@ -90,7 +90,7 @@ class Relay:
     def __init__(self, node: Node, name: str) -> None:
         self._node, self._name = node, name
         self._part = f"relay {name}"
-        self._backoff = Backoff(least=FIRST_RETRY_SECONDS, most=LONGEST_RETRY_SECONDS)
+        self._backoff = Backoff(least=FIRST_RETRY_SECONDS, most=LONGEST_RETRY_SECONDS, growth=RETRY_GROWTH)
         self._is_failing = False
         self._log = log.bind(sink=name)
 
