@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import orjson
+from confluent_kafka import Producer
 from nats.aio.client import Client
 
 from benchmarks import report
@@ -24,7 +25,10 @@ from fedstac.db.connections import Connection
 from fedstac.db.sinks import NewSink
 from fedstac.demo import brokers, embedded, federation
 from fedstac.demo.brokers import Broker, BrokerKind
+from fedstac.messaging import kafka
+from fedstac.messaging.kafka import OwnThread
 from fedstac.messaging.sinks import LARGEST_PAGE_EVENTS
+from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.settings import Settings
 from fedstac.workers import relay
 
@@ -137,6 +141,27 @@ async def _produce_nats(url: str, stream: str, values: Sequence[bytes]) -> float
     return seconds
 
 
+async def _produce_kafka(url: str, topic: str, values: Sequence[bytes]) -> float:
+    """Return how many seconds the client takes for a transaction a page, without keys, headers and outcomes."""
+    place = BrokerAddress.parse(f"{url}/{topic}")
+    thread, properties = OwnThread(), kafka.read_properties(place)
+
+    def produce() -> float:
+        kafka.Brokers(place, properties, thread).make_topic(kafka.PARTITIONS)
+        producer = Producer({**properties, "transactional.id": topic, "linger.ms": 5})
+        producer.init_transactions(30)
+        began = time.monotonic()
+        for start in range(0, len(values), LARGEST_PAGE_EVENTS):
+            producer.begin_transaction()
+            for number, value in enumerate(values[start : start + LARGEST_PAGE_EVENTS]):
+                producer.produce(topic, value, partition=number % kafka.PARTITIONS)
+            producer.commit_transaction(30)
+        return time.monotonic() - began
+
+    return await thread.run(produce)
+
+
 PRODUCERS: Mapping[BrokerKind, Callable[[str, str, Sequence[bytes]], Awaitable[float]]] = {
     BrokerKind.NATS: _produce_nats,
+    BrokerKind.KAFKA: _produce_kafka,
 }
