@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -25,7 +26,7 @@ from nats.aio.msg import Msg
 from fedstac.demo import brokers
 from fedstac.demo.brokers import NatsServer
 from fedstac.domain.events import Cursor
-from fedstac.messaging import jetstream
+from fedstac.messaging import jetstream, statuses
 from fedstac.messaging.jetstream import Connection, StreamAddress
 from fedstac.messaging.sinks import OutgoingEvent, PageRefused, SinkAway, SinkRefused, SinkTarget, TailMoved
 from fedstac.messaging.sinks.nats import NatsSink
@@ -334,6 +335,10 @@ def test_the_configuration_for_operators_is_valid_and_says_what_the_demonstratio
     assert brokers.LARGEST_MESSAGE == jetstream.LARGEST_MESSAGE
 
 
+def stream_named(name: str, address: str) -> BrokerAddress:
+    return replace(BrokerAddress.parse(address), name=name)
+
+
 async def test_the_users_suggested_to_operators_may_do_what_they_need_and_no_more(tmp_path: Path) -> None:
     users = suggested_users()
     for name, password in PASSWORDS.items():
@@ -349,6 +354,11 @@ async def test_the_users_suggested_to_operators_may_do_what_they_need_and_no_mor
         async with open_log(BrokerAddress.parse(f"{address}/east")) as log:
             await log.seek(Cursor(1, 1), {})
             assert await positions(log) == [2]
+        async with statuses.open_topic(stream_named("WEST-STATUS", f"{address}/east")) as topic:
+            await topic.send(b"done")
+        async with open_log(stream_named("WEST-STATUS", f"{address}/relay")) as log:
+            await log.seek(Cursor(1, 0), {})
+            assert [message.value for message in await log.read(10, PATIENCE, without=())] == [b"done"]
         async with sink_of(f"{address}/east") as stranger:
             with pytest.raises(SinkRefused, match=r"(?i)permissions violation"):
                 await stranger.publish([event(3)], tail)
