@@ -12,10 +12,10 @@ CREATE TABLE fedstac.esgf_waiting (
     consumer    text NOT NULL,
     origin      text NOT NULL,
     subject     text NOT NULL,
-    event_id    text NOT NULL,
+    sameness    text NOT NULL,                  -- as above; its place in the topic where it has no id
     pos         bigint NOT NULL,
     event       text COMPRESSION lz4 NOT NULL,
-    PRIMARY KEY (consumer, origin, subject, event_id)
+    PRIMARY KEY (consumer, origin, subject, sameness)
 );
 GRANT SELECT, INSERT, DELETE ON fedstac.esgf_event, fedstac.esgf_waiting TO fedstac_writer;
 

@@ -176,6 +176,14 @@ async def test_patches_before_their_item_wait_for_it(node: Node, conn: Connectio
     assert await conn.fetchval("SELECT count(*) FROM fedstac.esgf_waiting") == 0
 
 
+async def test_a_patch_that_waited_and_comes_again_with_its_item_counts_once(node: Node, conn: Connection) -> None:
+    titles = [
+        patch([{"op": "add", "path": "/properties/description", "value": text}], n) for n, text in enumerate("ab")
+    ]
+    await follow(node, titles, [post(ITEM, 3), titles[0]])
+    assert (await document(conn))["properties"]["description"] == "b"
+
+
 async def test_what_waits_is_bounded(node: Node, conn: Connection) -> None:
     titles = [[{"op": "add", "path": "/properties/description", "value": str(n)}] for n in range(MOST_WAITING + 10)]
     await follow(node, [patch(title, n) for n, title in enumerate(titles)])

@@ -16,7 +16,7 @@ class WaitingPatch:
     """A patch of a dataset that is not here; `event` as it came, as JSON text."""
 
     subject: str
-    event_id: str
+    sameness: str  # of its id and content; its place in the topic where it has no id
     pos: int
     event: str
 
@@ -52,7 +52,7 @@ async def remember(conn: Connection, consumer: str, origin: str, positions: Mapp
 async def waiting(conn: Connection, consumer: str, origin: str, subjects: Sequence[str]) -> list[WaitingPatch]:
     """Return the patches that wait for these datasets, in the order in which they came."""
     rows = await conn.fetch(
-        """SELECT subject, event_id, pos, event FROM fedstac.esgf_waiting
+        """SELECT subject, sameness, pos, event FROM fedstac.esgf_waiting
            WHERE consumer = $1 AND origin = $2 AND subject = ANY($3::text[]) ORDER BY subject, pos""",
         consumer, origin, subjects,
     )  # fmt: skip
@@ -64,16 +64,16 @@ async def wait(conn: Connection, consumer: str, origin: str, patches: Sequence[W
     if not patches:
         return
     await conn.execute(
-        """INSERT INTO fedstac.esgf_waiting (consumer, origin, subject, event_id, pos, event)
+        """INSERT INTO fedstac.esgf_waiting (consumer, origin, subject, sameness, pos, event)
            SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[]) ON CONFLICT DO NOTHING""",
-        consumer, origin, [patch.subject for patch in patches], [patch.event_id for patch in patches],
+        consumer, origin, [patch.subject for patch in patches], [patch.sameness for patch in patches],
         [patch.pos for patch in patches], [patch.event for patch in patches],
     )  # fmt: skip
     await conn.execute(
         """DELETE FROM fedstac.esgf_waiting w USING (
-               SELECT subject, event_id, row_number() OVER (PARTITION BY subject ORDER BY pos DESC) AS n
+               SELECT subject, sameness, row_number() OVER (PARTITION BY subject ORDER BY pos DESC) AS n
                FROM fedstac.esgf_waiting WHERE consumer = $1 AND origin = $2 AND subject = ANY($3::text[])) ranked
-           WHERE w.consumer = $1 AND w.origin = $2 AND w.subject = ranked.subject AND w.event_id = ranked.event_id
+           WHERE w.consumer = $1 AND w.origin = $2 AND w.subject = ranked.subject AND w.sameness = ranked.sameness
              AND ranked.n > $4""",
         consumer, origin, list({patch.subject for patch in patches}), MOST_WAITING,
     )  # fmt: skip

@@ -202,25 +202,35 @@ def _fold(
     patches: dict[str, list[WaitingPatch]] = defaultdict(list)
     for patch in waiting:
         patches[patch.subject].append(patch)
+    revived: set[str] = set()
     for each in steps:
         record = current.get(each.subject)
-        if record is not None and record.origin != origin:
+        if _sameness(each.event) in revived:
+            outcome.past.append(each)
+        elif record is not None and record.origin != origin:
             outcome.rejections.append(Rejection(each.event, FOREIGN))
         elif each.posted is None and (record is None or record.document is None):
             text = orjson.dumps(each.event).decode()
-            patch = WaitingPatch(each.subject, str(each.event["id"]), int(each.event["pos"]), text)
-            patches[each.subject].append(patch)
-            outcome.waiting.append(patch)
+            patch = WaitingPatch(each.subject, _sameness(each.event), int(each.event["pos"]), text)
+            if all(patch.sameness != other.sameness for other in patches[each.subject]):
+                patches[each.subject].append(patch)
+                outcome.waiting.append(patch)
             outcome.rejections.append(Rejection(each.event, WAITS))
         else:
             steps_now = [each]
             if each.posted is not None:
-                steps_now += [_revived(patch, each, outcome) for patch in patches.pop(each.subject, ())]
+                arrived_patches = patches.pop(each.subject, [])
+                revived |= {patch.sameness for patch in arrived_patches}
+                steps_now += [_revived(patch, each, outcome) for patch in arrived_patches]
                 outcome.arrived.add(each.subject)
                 outcome.waiting = [patch for patch in outcome.waiting if patch.subject != each.subject]
             for one in steps_now:
                 _apply(one, current, outcome, judge)
     return outcome
+
+
+def _sameness(event: RawEvent) -> str:
+    return str(event.get("sameness") or event["id"])
 
 
 def _revived(patch: WaitingPatch, posted: NamedStep, outcome: PageOutcome) -> NamedStep:
@@ -230,7 +240,7 @@ def _revived(patch: WaitingPatch, posted: NamedStep, outcome: PageOutcome) -> Na
     outcome.rejections = [
         rejection
         for rejection in outcome.rejections
-        if (rejection.reason, rejection.event["id"]) != (WAITS, patch.event_id)
+        if (rejection.reason, _sameness(rejection.event)) != (WAITS, patch.sameness)
     ]
     if event["epoch"] == esgf.EPOCH:
         event["data"]["seq"] = posted.step.seq + 1
