@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from fedstac.demo.brokers import free_port
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.events import START, Cursor
 from fedstac.messaging import kafka
@@ -25,7 +27,7 @@ from fedstac.messaging.sinks import (
     Tail,
 )
 from fedstac.messaging.sinks.kafka import KafkaSink, read_address
-from fedstac.messaging.sources import SourceAway
+from fedstac.messaging.sources import SourceAway, SourceRefused
 from fedstac.messaging.sources import kafka as source_kafka
 from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.messaging.sources.chain import LogMessage
@@ -200,7 +202,7 @@ async def test_a_compacted_topic_is_refused(address: str) -> None:
 
 
 async def test_a_broker_that_is_killed_is_away_and_one_that_lost_all_begins_anew(own_kafka_broker: KafkaBroker) -> None:
-    address = f"{own_kafka_broker.url}/feed?partitions=3"
+    address = f"{own_kafka_broker.url}/{fresh_name()}?partitions=3"
     async with sink_of(address) as sink:
         tail = await sink.publish(page(1, 20), await sink.begin())
         own_kafka_broker.process.kill()
@@ -223,7 +225,7 @@ async def test_a_broker_that_is_killed_is_away_and_one_that_lost_all_begins_anew
 
 async def test_a_transaction_that_a_killed_broker_never_marked_is_ended(own_kafka_broker: KafkaBroker) -> None:
     """What consumers have seen a part of stays; what nobody has seen is given up, and sent again."""
-    partitions_torn = {"feed1": (0,), "feed2": (0, 2), "feed3": (0, 1, 2)}
+    partitions_torn = {fresh_name(): torn for torn in ((0,), (0, 2), (0, 1, 2))}
     tails: dict[str, list[Tail]] = {}
     for topic in partitions_torn:
         async with sink_of(f"{own_kafka_broker.url}/{topic}?partitions=3") as sink:
@@ -274,6 +276,71 @@ async def test_a_file_of_properties_says_how_to_log_in_and_nothing_else(tmp_path
     with pytest.raises(SinkRefused, match="cannot be read: No such file"):
         async with sink_of(str(place)):
             pass
+
+
+async def test_relays_log_in_over_tls_and_a_refusal_is_an_operators(
+    own_kafka_broker: KafkaBroker, tmp_path: Path
+) -> None:
+    port, topic = free_port(), fresh_name()
+    certificate = open_login(own_kafka_broker, port, {"west": "wonderland", "east": "elsewhere"}, superuser="west")
+
+    def address_for(user: str, password: str) -> str:
+        file = tmp_path / f"{user}-{password}.properties"
+        file.write_text(
+            f"security.protocol=SASL_SSL\nsasl.mechanism=PLAIN\nsasl.username={user}\nsasl.password={password}\n"
+            f"ssl.ca.location={certificate}\n"
+        )
+        return f"kafka://127.0.0.1:{port}/{topic}?partitions=3&config={file}"
+
+    async with sink_of(address_for("west", "wonderland")) as sink:
+        await sink.publish(page(1, 20), await sink.begin())
+        assert len([stored async for stored in sink.stored_events()]) == 20
+    async with sink_of(address_for("west", "rabbithole")) as sink:
+        with pytest.raises(SinkRefused, match=r"[Aa]uthentication") as refusal:
+            await sink.begin()
+        assert "rabbithole" not in str(refusal.value).partition("config=")[2].partition(":")[2]
+    async with sink_of(address_for("east", "elsewhere")) as sink:
+        with pytest.raises(SinkRefused, match=r"[Aa]uthorization"):
+            await sink.begin()
+    untrusted = address_for("west", "wonderland")
+    (tmp_path / "west-wonderland.properties").write_text("security.protocol=SSL\n")
+    async with sink_of(untrusted) as sink:
+        with pytest.raises(SinkRefused, match=r"(?i)ssl.*certificate"):
+            await sink.begin()
+    log_address = address_for("east", "elsewhere").replace("partitions=3&", "")
+    async with open_log(BrokerAddress.parse(log_address)) as log:
+        with pytest.raises(SourceRefused, match=r"[Aa]uthorization"):
+            await log.seek(START, {})
+
+
+def open_login(broker: KafkaBroker, port: int, users: Mapping[str, str], *, superuser: str) -> Path:
+    """Start a broker again with a port where clients log in over TLS; return the file of its certificate."""
+    broker.process.kill()
+    store, certificate = broker.folder / "tls.p12", broker.folder / "tls.pem"
+    keytool = ["keytool", "-storetype", "PKCS12", "-keystore", str(store), "-storepass", "changeit", "-alias", "broker"]
+    names = ["-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1"]
+    subprocess.run([*keytool, "-genkeypair", "-keyalg", "EC", *names], check=True, capture_output=True)
+    subprocess.run([*keytool, "-exportcert", "-rfc", "-file", str(certificate)], check=True, capture_output=True)
+    file = broker.folder / "server.properties"
+    lines = dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line and line[0] != "#")
+    place = f",SASL_SSL://127.0.0.1:{port}"
+    passwords = " ".join(f'user_{user}="{password}"' for user, password in users.items())
+    lines |= {
+        "listeners": lines["listeners"] + place,
+        "advertised.listeners": lines["advertised.listeners"] + place,
+        "listener.security.protocol.map": lines["listener.security.protocol.map"] + ",SASL_SSL:SASL_SSL",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl_ssl.plain.sasl.jaas.config":
+            f"org.apache.kafka.common.security.plain.PlainLoginModule required {passwords};",
+        "ssl.keystore.type": "PKCS12",
+        "ssl.keystore.location": str(store),
+        "ssl.keystore.password": "changeit",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:ANONYMOUS;User:{superuser}",
+    }  # fmt: skip
+    file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+    broker.process.start()
+    return certificate
 
 
 @pytest.mark.parametrize(
@@ -373,7 +440,7 @@ async def test_a_broker_that_was_killed_or_emptied_is_read_on(
     own_kafka_broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_kafka, "SILENCE_SECONDS", 0.5)
-    address = f"{own_kafka_broker.url}/feed?partitions=3"
+    address = f"{own_kafka_broker.url}/{fresh_name()}?partitions=3"
     await fill(address, 1)
     async with log_of(address) as log:
         await log.seek(START, {})

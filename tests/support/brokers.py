@@ -59,9 +59,9 @@ def kafka_broker() -> Iterator[KafkaBroker]:
         yield broker
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_kafka_broker() -> Iterator[KafkaBroker]:
-    """A Kafka broker that a test may kill."""
+    """A Kafka broker that the tests of a module may kill and empty; they leave it running."""
     with _kafka_broker() as broker:
         yield broker
 

@@ -346,18 +346,23 @@ class TopicReader:
 
     def ranges(self, partitions: Collection[int]) -> dict[int, Range]:
         """Return the offsets that each partition has, up to the first transaction that is still open."""
-        ranges = {}
-        for partition in partitions:
+        return {partition: self._range(partition) for partition in partitions}
+
+    def _range(self, partition: int) -> Range:
+        place = TopicPartition(self._address.name, partition)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
             self._thread.check()
-            place = TopicPartition(self._address.name, partition)
             try:
                 offsets = self._client.get_watermark_offsets(place, timeout=ANSWER_SECONDS)
             except KafkaException as error:
-                raise as_fault(error_of(error), self._address) from error
+                if error_of(error).code() not in STARTING or time.monotonic() > deadline:
+                    raise as_fault(error_of(error), self._address) from error
+                self._thread.pause(0.05)
+                continue
             if offsets is None:
                 raise KafkaAway(f"{self._address}: no answer")
-            ranges[partition] = Range(*offsets)
-        return ranges
+            return Range(*offsets)
 
     def settled_ranges(self, ends: Mapping[int, int], seconds: float) -> dict[int, Range]:
         """Return the offsets of each partition, when every transaction that wrote before these ends is over.
@@ -375,10 +380,12 @@ class TopicReader:
     def number_of_partitions(self) -> int:
         """Return how many partitions the topic has; 0 where there is no topic."""
         try:
-            topics = self._client.list_topics(self._address.name, timeout=ANSWER_SECONDS).topics
+            topic = self._client.list_topics(self._address.name, timeout=ANSWER_SECONDS).topics[self._address.name]
         except KafkaException as error:
             raise as_fault(error_of(error), self._address) from error
-        return len(topics[self._address.name].partitions) if self._address.name in topics else 0
+        if topic.error is not None and topic.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise as_fault(topic.error, self._address)
+        return len(topic.partitions)
 
     def go_to(self, offsets: Mapping[int, int]) -> None:
         """Read on at these offsets, of these partitions only."""
