@@ -9,7 +9,10 @@ import os
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument(
-        "benchmark", nargs="?", choices=("write", "read", "validate", "race"), help="which; without: all but race"
+        "benchmark",
+        nargs="?",
+        choices=("write", "read", "validate", "messaging", "race"),
+        help="which; without: all but messaging and race",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
@@ -22,14 +25,27 @@ def main() -> None:
         "--setting", action="append", default=[], metavar="NAME=VALUE", help="a variable for fedstac: FEDSTAC_WORKERS=2"
     )
     parser.add_argument("--trials", type=int, default=200, help="of `race`")
+    parser.add_argument("--profile", action="store_true", help="of `messaging`: what an index node's time goes to")
     options = parser.parse_args()
 
-    from benchmarks import load, race, read, report, servers, validate, write  # so that --help needs no database driver
+    from benchmarks import (  # so that --help needs no database driver
+        load,
+        messaging,
+        race,
+        read,
+        report,
+        servers,
+        validate,
+        write,
+    )
 
     more = dict(setting.split("=", 1) for setting in options.setting)
     rounds = 0 if options.quick else options.rounds
     if options.benchmark == "race":
         race.run(trials=options.trials)
+        return
+    if options.benchmark == "messaging":
+        messaging.run(quick=options.quick, rounds=rounds, profile=options.profile)
         return
     if options.benchmark in (None, "validate"):
         validate.run(quick=options.quick, rounds=rounds)

@@ -228,6 +228,16 @@ def pypgstac_load(running: embedded.Cluster, lines: Path, database: str = "peer"
 
 
 @contextmanager
+def started(folder: Path, name: str, role: str, environment: Mapping[str, str]) -> Iterator[int]:
+    """Start `fedstac <role>` and yield its process id once it is ready."""
+    ready = folder / f"{name}.ready"
+    command = [sys.executable, "-m", "fedstac.cli", role, "--ready-file", str(ready)]
+    with _process(folder, name, command, environment) as pid:
+        _await(pid, ready, folder / f"{name}.log")
+        yield pid
+
+
+@contextmanager
 def fedstac(
     running: embedded.Cluster,
     folder: Path,
@@ -262,10 +272,7 @@ def fedstac(
     pids: dict[str, int] = {}
     with ExitStack() as stack:
         for role in roles:
-            ready = folder / f"{database}-{role}.ready"
-            command = [sys.executable, "-m", "fedstac.cli", role, "--ready-file", str(ready)]
-            pids[role] = stack.enter_context(_process(folder, f"{database}-{role}", command, environment))
-            _await(pids[role], ready, folder / f"{database}-{role}.log")
+            pids[role] = stack.enter_context(started(folder, f"{database}-{role}", role, environment))
         address = json.loads((folder / f"{database}-serve.ready").read_text())["url"]
         token = asyncio.run(_token(superuser))
         server = Server(

@@ -27,8 +27,8 @@ BULK = ("bulk_items 500", "bulk_items 500, 2 clients", "features 100")  # the pe
 class Supply:
     """New items of the one stream, for a server that gets each once."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, first: int = 0) -> None:
+        self.count = first
 
     def take(self, count: int) -> list[dict[str, Any]]:
         start = self.count
