@@ -8,9 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import SourceAddress, SourcesUnclear, read_addresses
+from fedstac.messaging.sources.http import HttpSource
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -150,3 +153,46 @@ def test_a_feed_that_is_none_is_refused_without_a_password_in_the_message(settin
         feeds(setting)
     assert reason in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+# --- a page ahead ---
+
+
+async def test_the_next_page_is_fetched_while_one_is_applied_and_forgotten_where_it_is_not_wanted() -> None:
+    asked: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a log of nine events, two a page."""
+        while request := (await reader.read(4096)).decode():
+            path = request.split()[1]
+            asked.append(path)
+            start = int(path.partition("after=1.")[2].partition("&")[0])
+            positions = list(range(start + 1, min(start + 2, 9) + 1))
+            body = b"[%s]" % b",".join(b'{"pos":%d}' % pos for pos in positions)
+            cursor = positions[-1] if positions else start
+            head = b"HTTP/1.1 200 X\r\nx-cursor: 1.%d\r\ncontent-length: %d\r\n\r\n" % (cursor, len(body))
+            writer.write(head + body)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        address = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with HttpSource(SourceAddress(address, "token")) as source:
+
+            async def receive(after: int) -> list[int]:
+                page = await source.receive(Cursor(1, after), limit=2, wait=0)
+                return [event["pos"] for event in page.events]
+
+            assert await receive(0) == [1, 2]
+
+            async def is_ahead() -> bool:
+                return len(asked) == 2
+
+            await until(is_ahead)
+            assert await receive(2) == [3, 4]
+            assert await receive(0) == [1, 2]  # a consumer that failed begins again
+            await source.begin(Cursor(1, 6), {})
+            assert await receive(6) == [7, 8]
+            assert await receive(8) == [9]
+            assert await receive(9) == []
+            listening.close()  # it ends with nothing under way

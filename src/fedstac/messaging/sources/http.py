@@ -2,26 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from dataclasses import dataclass
+from types import TracebackType
 
 import orjson
 
 from fedstac.domain.events import Cursor
 from fedstac.messaging.node_client import NodeClient
 from fedstac.messaging.sources import EventPage, Offsets
+from fedstac.messaging.sources.addresses import SourceAddress
+
+
+@dataclass(frozen=True, slots=True)
+class PageAhead:
+    """A page that is fetched while the consumer applies the one before it."""
+
+    after: Cursor
+    limit: int
+    task: asyncio.Task[EventPage]
 
 
 class HttpSource(NodeClient):
-    """The feed of one publishing node."""
+    """The feed of one publishing node. While a consumer is behind, the next page is fetched ahead."""
+
+    def __init__(self, source: SourceAddress) -> None:
+        super().__init__(source)
+        self._ahead: PageAhead | None = None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._drop_ahead()
+        await super().__aexit__(kind, error, trace)
 
     async def begin(self, after: Cursor, offsets: Offsets) -> None:
-        """Do nothing: each request says where to go on."""
+        """Forget what was fetched ahead: each request says where to go on."""
+        await self._drop_ahead()
 
     async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
-        """Return the next events, after up to `wait` seconds. BehindRetention where the feed does not reach back."""
+        """Return the next events, after up to `wait` seconds. BehindRetention where the feed does not reach back.
+
+        A page that was fetched ahead may be empty without a wait.
+        """
+        ahead = self._ahead
+        if ahead is not None and (ahead.after, ahead.limit) == (after, limit):
+            self._ahead = None
+            page = await ahead.task
+        else:
+            await self._drop_ahead()
+            page = await self._fetch(after, limit, wait)
+        if len(page.events) >= limit:
+            task = asyncio.create_task(self._fetch(page.cursor, limit, 0))
+            self._ahead = PageAhead(page.cursor, limit, task)
+        return page
+
+    async def _fetch(self, after: Cursor, limit: int, wait: float) -> EventPage:
         parameters = {"after": str(after), "limit": limit, "wait": math.ceil(wait)}
         response = await self.send("GET", "/events", parameters)
         return EventPage(orjson.loads(response.content), Cursor.parse(response.headers["x-cursor"]))
+
+    async def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            task, self._ahead = self._ahead.task, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def end(self) -> Cursor:
         """Return the last position of the feed."""
