@@ -159,13 +159,13 @@ def test_a_feed_that_is_none_is_refused_without_a_password_in_the_message(settin
 
 
 async def test_the_next_page_is_fetched_while_one_is_applied_and_forgotten_where_it_is_not_wanted() -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a log of nine events, two a page."""
         while request := (await reader.read(4096)).decode():
             path = request.split()[1]
-            asked.append(path)
+            requests.append(path)
             start = int(path.partition("after=1.")[2].partition("&")[0])
             positions = list(range(start + 1, min(start + 2, 9) + 1))
             body = b"[%s]" % b",".join(b'{"pos":%d}' % pos for pos in positions)
@@ -186,7 +186,7 @@ async def test_the_next_page_is_fetched_while_one_is_applied_and_forgotten_where
             assert await receive(0) == [1, 2]
 
             async def is_ahead() -> bool:
-                return len(asked) == 2
+                return len(requests) == 2
 
             await until(is_ahead)
             assert await receive(2) == [3, 4]
