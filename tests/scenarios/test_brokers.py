@@ -1,5 +1,6 @@
 """kill -9 of everything between a publishing node and an index node; a leader that is stopped and goes on; a broker
-that is away. The stream has every event once and in order, and the index node ends as its origin.
+that is away. The stream has every event once and in order, and the index node ends as its origin. Acknowledgements go
+through the broker, too.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def route(kind: BrokerKind, durable: embedded.Cluster, folder: Path) -> Iterator
                 pytest.skip(str(error))
         running = stack.enter_context(federation(durable, index_nodes=("east",), prefix=f"{kind}_{time.time_ns()}_"))
         made = Route(running, broker)
-        stream = f"{broker.url}/{STREAM}" if broker else ""
+        stream = f"{broker.url}/{STREAM}?status={STREAM}-status" if broker else ""
         if stream:
             running.add_sink(kind, stream)
         running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false")

@@ -183,12 +183,17 @@ def sequencer(ready_file: ReadyFile = None) -> None:
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac relay"))
 def relay(ready_file: ReadyFile = None) -> None:
-    """Send the log to the sinks from a process of its own; of several, one at a time sends to each sink."""
+    """Send the log to the sinks from a process of its own; of several, one at a time sends to each sink.
+
+    It also reads the acknowledgements that come back through a broker.
+    """
     from fedstac.workers import processes, roles
 
     processes.start("relay")
     settings = environment.load()
-    processes.run(settings, [roles.RELAY], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
+    processes.run(
+        settings, [roles.RELAY, roles.STATUSES], on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())})
+    )
 
 
 @app.command(rich_help_panel="Node", epilog=examples("fedstac notifier"))
