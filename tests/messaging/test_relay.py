@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -16,25 +18,20 @@ from fedstac.demo import embedded
 from fedstac.demo.brokers import NatsServer
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.errors import Conflict
-from tests.messaging.relaying import add_sink, fill, is_chain, is_failing, is_paused, numbers, relaying, sent_through
+from tests.messaging.relaying import (
+    add_sink,
+    fill,
+    is_chain,
+    is_failing,
+    is_paused,
+    numbers,
+    relaying,
+    sent_through,
+)
+from tests.support import failpoints
+from tests.support.commands import start
 from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, kafka_topic, nats_stream
-from tests.support.waiting import until
-
-KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
-BROKERS = ["webhook", "nats", KAFKA]
-
-
-@pytest.fixture(params=BROKERS)
-async def receiver(request: pytest.FixtureRequest) -> AsyncIterator[Receiver]:
-    """Where a sink sends to, of each kind."""
-    if request.param == "webhook":
-        async with hook() as made:
-            yield made
-    elif request.param == "kafka":
-        yield kafka_topic(request.getfixturevalue("kafka_broker"))
-    else:
-        async with nats_stream(request.getfixturevalue("nats_server")) as log:
-            yield log
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -293,6 +290,31 @@ async def test_after_a_fork_the_log_goes_on_in_the_new_epoch(
     assert numbers(messages)[20:] == list(range(101, 111))
 
 
+async def test_a_relay_that_is_killed_anywhere_loses_and_doubles_nothing(
+    node: Node, conn: Connection, dsn: str, nats: NatsStream, tmp_path: Path
+) -> None:
+    await fill(conn, 600)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 600)
+    await nats.limit_messages(10_000)
+    await fill(conn, 600, first=601)
+    await fill(conn, 1, first=1201, size=20_000)
+    await fill(conn, 2799, first=1202)
+    for words in ("relay.read=kill:2", "relay.published=kill", "relay.buried=kill", "relay.noted=kill"):
+        process = await start(
+            "relay", folder=tmp_path, FEDSTAC_DSN=dsn, FEDSTAC_NODE="west", **failpoints.environment(words)
+        )
+        await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == -signal.SIGKILL
+    async with relaying(node):
+        await sent_through(node, 4000)
+    [letter] = await dead_letters.every(conn, None, None)
+    assert letter.pos == 1201
+    places = [(message.pos, int(message.headers["prev"])) for message in await nats.messages()]
+    assert places == [(pos, 1200 if pos == 1202 else pos - 1) for pos in range(1, 4001) if pos != 1201]
+
+
 async def test_of_two_relays_one_sends_and_the_other_takes_over(node: Node, conn: Connection, nats: NatsStream) -> None:
     await add_sink(conn, nats.address)
     async with relaying(node), relaying(node):
@@ -328,7 +350,7 @@ async def test_a_sink_is_paused_sought_and_removed_while_it_runs(node: Node, con
             assert {message.pos for message in receiver.arrivals} == set(range(3, 21))
             assert all(message.is_redrive for message in receiver.arrivals)
             await sinks.remove(conn, "one", actor="test")
-    actions = await conn.fetch("SELECT action FROM fedstac.audit WHERE dataset = 'one' ORDER BY id")
+    actions = await conn.fetch("SELECT action FROM fedstac.audit WHERE dataset = 'sink/one' ORDER BY id")
     assert [row["action"] for row in actions] == ["add-sink", "pause-sink", "seek-sink", "seek-sink", "remove-sink"]
 
 

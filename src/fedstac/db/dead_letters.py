@@ -111,7 +111,9 @@ async def read(conn: Connection, id: int) -> WholeLetter:
     return WholeLetter(event=fields.pop("event"), letter=DeadLetter(**fields))
 
 
-async def redrive(conn: Connection, ids: Sequence[int], *, actor: str) -> list[DeadLetter]:
+async def redrive(
+    conn: Connection, ids: Sequence[int], *, actor: str, correlation: str | None = None
+) -> list[DeadLetter]:
     """Mark dead letters to be sent again, all or none. Conflict where a later event of the dataset went out since."""
     async with conn.transaction():
         letters = await _locked(conn, ids)
@@ -128,16 +130,18 @@ async def redrive(conn: Connection, ids: Sequence[int], *, actor: str) -> list[D
             "UPDATE fedstac.sink SET version = version + 1 WHERE name = ANY ($1::text[])",
             sorted({letter.sink for letter in letters}),
         )
-        await _audit(conn, actor, "redrive-dead-letters", letters)
+        await _audit(conn, actor, correlation, "redrive-dead-letters", letters)
         return await _locked(conn, ids)
 
 
-async def discard(conn: Connection, ids: Sequence[int], *, actor: str) -> list[DeadLetter]:
+async def discard(
+    conn: Connection, ids: Sequence[int], *, actor: str, correlation: str | None = None
+) -> list[DeadLetter]:
     """Delete dead letters: their sink never gets these events. All or none."""
     async with conn.transaction():
         letters = await _locked(conn, ids)
         await conn.execute("DELETE FROM fedstac.dead_letter WHERE id = ANY ($1::bigint[])", list(ids))
-        await _audit(conn, actor, "discard-dead-letters", letters)
+        await _audit(conn, actor, correlation, "discard-dead-letters", letters)
         return letters
 
 
@@ -215,14 +219,16 @@ async def forget(conn: Connection, ids: Sequence[int]) -> None:
     await conn.execute("DELETE FROM fedstac.dead_letter WHERE id = ANY ($1::bigint[])", list(ids))
 
 
-async def _audit(conn: Connection, actor: str, action: str, letters: Sequence[DeadLetter]) -> None:
+async def _audit(
+    conn: Connection, actor: str, correlation: str | None, action: str, letters: Sequence[DeadLetter]
+) -> None:
     """Write a row for each sink: how many letters, and the first few datasets."""
     rows = []
     for sink in sorted({letter.sink for letter in letters}):
         own = [letter for letter in letters if letter.sink == sink]
         detail = {"ids": [letter.id for letter in own][:100]}
         rows.append(audit.NewRow(
-            actor=actor, action=action, collection="", dataset=sink, request=None, outcome="done", before=None,
-            after=None, items=len(own), detail=orjson.dumps(detail).decode(),
+            actor=actor, action=action, collection="", dataset=f"sink/{sink}", request=None, outcome="done",
+            before=None, after=None, correlation=correlation, items=len(own), detail=orjson.dumps(detail).decode(),
         ))  # fmt: skip
     await audit.append(conn, rows)

@@ -116,7 +116,7 @@ class NewSink:
     after: int
 
 
-async def add(conn: Connection, new: NewSink, *, actor: str) -> Sink:
+async def add(conn: Connection, new: NewSink, *, actor: str, correlation: str | None = None) -> Sink:
     """Add a sink. Conflict where another one has the name; the same one again changes nothing."""
     async with conn.transaction():
         row = await conn.fetchrow(
@@ -132,20 +132,20 @@ async def add(conn: Connection, new: NewSink, *, actor: str) -> Sink:
             if (there.address, there.format, there.key_template) != (new.address, new.format, new.key_template):
                 raise Conflict(f"there is a sink {new.name!r} already: it sends to {there.address} as {there.format}")
             return there
-        await _audit(conn, actor, "add-sink", new.name, {"address": new.address, "format": new.format})
+        await _audit(conn, actor, correlation, "add-sink", new.name, {"address": new.address, "format": new.format})
         return _sink(row)
 
 
-async def remove(conn: Connection, name: str, *, actor: str) -> None:
+async def remove(conn: Connection, name: str, *, actor: str, correlation: str | None = None) -> None:
     """Remove a sink with its dead letters. NotFound where there is none of the name."""
     async with conn.transaction():
         status = await conn.execute("DELETE FROM fedstac.sink WHERE name = $1", name)
         if status != "DELETE 1":
             raise NotFound(f"there is no sink {name[:100]!r}; see fedstac sink list")
-        await _audit(conn, actor, "remove-sink", name, {})
+        await _audit(conn, actor, correlation, "remove-sink", name, {})
 
 
-async def pause(conn: Connection, name: str, reason: str, *, actor: str) -> Sink:
+async def pause(conn: Connection, name: str, reason: str, *, actor: str, correlation: str | None = None) -> Sink:
     """Stop sending to a sink. One that is paused stays so, with its reason."""
     async with conn.transaction():
         sink = await _locked(conn, name)
@@ -155,11 +155,11 @@ async def pause(conn: Connection, name: str, reason: str, *, actor: str) -> Sink
                    WHERE name = $1""",
                 name, reason,
             )  # fmt: skip
-            await _audit(conn, actor, "pause-sink", name, {"reason": reason})
+            await _audit(conn, actor, correlation, "pause-sink", name, {"reason": reason})
         return await read(conn, name)
 
 
-async def resume(conn: Connection, name: str, *, actor: str) -> Sink:
+async def resume(conn: Connection, name: str, *, actor: str, correlation: str | None = None) -> Sink:
     """Send to a paused sink again. Conflict where it has lapsed: the log may not be there any more."""
     async with conn.transaction():
         sink = await _locked(conn, name)
@@ -167,14 +167,14 @@ async def resume(conn: Connection, name: str, *, actor: str) -> Sink:
             raise Conflict(f"the sink {name!r} has lapsed: say from where it goes on, fedstac sink seek {name} --to …")
         if sink.paused_reason is not None:
             await conn.execute(f"UPDATE fedstac.sink SET {_RUNS} WHERE name = $1", name)
-            await _audit(conn, actor, "resume-sink", name, {})
+            await _audit(conn, actor, correlation, "resume-sink", name, {})
         return await read(conn, name)
 
 
 _RUNS = """paused_reason = NULL, paused_at = NULL, lapsed_at = NULL, failing_since = NULL, version = version + 1"""
 
 
-async def seek(conn: Connection, name: str, after: int, *, actor: str) -> Sink:
+async def seek(conn: Connection, name: str, after: int, *, actor: str, correlation: str | None = None) -> Sink:
     """Let a sink go on after a position, and run. What lies before its place it gets once more.
 
     Conflict where the log has no such position, or no longer.
@@ -199,7 +199,7 @@ async def seek(conn: Connection, name: str, after: int, *, actor: str) -> Sink:
         else:
             await conn.execute(f"UPDATE fedstac.sink SET {_RUNS} WHERE name = $1", name)
             await resend(conn, name, [Stretch(after, sink.pos)])
-        await _audit(conn, actor, "seek-sink", name, {"from": sink.pos, "to": after})
+        await _audit(conn, actor, correlation, "seek-sink", name, {"from": sink.pos, "to": after})
         return await read(conn, name)
 
 
@@ -210,9 +210,12 @@ async def _locked(conn: Connection, name: str) -> Sink:
     return _sink(row)
 
 
-async def _audit(conn: Connection, actor: str, action: str, name: str, detail: Mapping[str, object]) -> None:
+async def _audit(
+    conn: Connection, actor: str, correlation: str | None, action: str, name: str, detail: Mapping[str, object]
+) -> None:
     await audit.append(conn, [audit.NewRow(
-        actor=actor, action=action, collection="", dataset=name, request=None, outcome="done", before=None, after=None,
+        actor=actor, action=action, collection="", dataset=f"sink/{name}", request=None, outcome="done",
+        before=None, after=None, correlation=correlation,
         detail=orjson.dumps(detail).decode() if detail else None,
     )])  # fmt: skip
 
@@ -371,13 +374,15 @@ async def positions_of_type(conn: Connection, event_type: str, stretches: Sequen
     return {row["pos"] for row in rows}
 
 
-async def refill(conn: Connection, name: str, stretches: Sequence[Stretch], *, actor: str) -> None:
+async def refill(
+    conn: Connection, name: str, stretches: Sequence[Stretch], *, actor: str, correlation: str | None = None
+) -> None:
     """Let a sink get what an audit found to be missing, as redrives."""
     async with conn.transaction():
         await _locked(conn, name)
         await resend(conn, name, stretches)
         missing = sum(each.through - each.after for each in stretches)
-        await _audit(conn, actor, "refill-sink", name, {"missing": missing})
+        await _audit(conn, actor, correlation, "refill-sink", name, {"missing": missing})
 
 
 async def resend(conn: Connection, name: str, stretches: Sequence[Stretch]) -> None:

@@ -363,7 +363,7 @@ class _Course:
     async def _bury(self, event: OutgoingEvent, logged: LoggedEvent, reason: str) -> None:
         """Put an event to the dead letters. SinkRefused where the sink refuses everything."""
         if not event.is_redrive:
-            self.dropped, self.cursor = event, event.cursor
+            self.dropped, self.cursor, self.previous_pos = event, event.cursor, event.previous_pos
         self.refusals += 1
         async with self.conn.transaction():
             await dead_letters.keep(self.conn, self.sink.name, logged, reason=reason, attempts=TRIES)

@@ -35,7 +35,9 @@ class SinkDescription:
     start: str = "start"
 
 
-async def add(conn: Connection, description: SinkDescription, *, node: str, actor: str) -> Sink:
+async def add(
+    conn: Connection, description: SinkDescription, *, node: str, actor: str, correlation: str | None = None
+) -> Sink:
     """Add a sink. BadRequest where something of it is wrong; nothing is connected to."""
     if not NAME.fullmatch(description.name):
         raise BadRequest(f"{description.name[:80]!r} is no name of a sink: 1 to 63 letters, digits, dots, - and _")
@@ -54,12 +56,12 @@ async def add(conn: Connection, description: SinkDescription, *, node: str, acto
         name=description.name, address=description.address, format=description.format,
         key_template=description.key_template, required=description.required, private=description.private, after=after,
     )  # fmt: skip
-    return await sinks.add(conn, new, actor=actor)
+    return await sinks.add(conn, new, actor=actor, correlation=correlation)
 
 
-async def seek(conn: Connection, name: str, to: str, *, actor: str) -> Sink:
+async def seek(conn: Connection, name: str, to: str, *, actor: str, correlation: str | None = None) -> Sink:
     """Let a sink go on after a position, or after what `start` and `now` stand for."""
-    return await sinks.seek(conn, name, await _position(conn, to), actor=actor)
+    return await sinks.seek(conn, name, await _position(conn, to), actor=actor, correlation=correlation)
 
 
 async def _position(conn: Connection, text: str) -> int:
@@ -74,7 +76,7 @@ async def _position(conn: Connection, text: str) -> int:
 
 
 async def audit(
-    conn: Connection, name: str, *, node: str, full: bool, refills: bool, actor: str,
+    conn: Connection, name: str, *, node: str, full: bool, refills: bool, actor: str, correlation: str | None = None,
     on_progress: Callable[[int], object],
 ) -> SinkAudit:  # fmt: skip
     """Compare a sink with the log, and let a relay send again what is missing.
@@ -85,7 +87,7 @@ async def audit(
     async with open_sink(SinkTarget(node, name, sink.address, private=sink.private)) as broker:
         result = await auditing.audit(conn, sink, broker, full=full, on_progress=on_progress)
     if result.holes and refills:
-        await sinks.refill(conn, name, result.holes, actor=actor)
+        await sinks.refill(conn, name, result.holes, actor=actor, correlation=correlation)
     return result
 
 

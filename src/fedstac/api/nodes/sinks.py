@@ -66,7 +66,9 @@ async def post_sink(call: Call) -> Response:
     description = _description(await _read(call, "name", "address", "format", "key", "required", "from"), call)
     async with call.node.pool.acquire() as conn:
         is_new = await sinks.find(conn, description.name) is None
-        sink = await sinking.add(conn, description, node=call.node.settings.node, actor=call.caller.name)
+        sink = await sinking.add(
+            conn, description, node=call.node.settings.node, actor=call.caller.name, correlation=call.request_id
+        )
     body = {**sinking.document_of(sink), "secret": destinations.shown_secret(sink.secret)}
     return _answer(body, 201 if is_new else 200, Location=f"{call.base_url}/sinks/{sink.name}")
 
@@ -101,7 +103,7 @@ async def delete_sink(call: Call) -> Response:
     """Remove a sink with its dead letters. What the broker has stays there."""
     _require_right(call)
     async with call.node.pool.acquire() as conn:
-        await sinks.remove(conn, call.path_params["sink"], actor=call.caller.name)
+        await sinks.remove(conn, call.path_params["sink"], actor=call.caller.name, correlation=call.request_id)
     return Response(status_code=204)
 
 
@@ -112,14 +114,20 @@ async def post_pause(call: Call) -> Response:
     if not isinstance(reason, str) or not 0 < len(reason) <= LONGEST_REASON:
         raise BadRequest(f"reason is a text of 1 to {LONGEST_REASON} characters")
     async with call.node.pool.acquire() as conn:
-        return _document(await sinks.pause(conn, call.path_params["sink"], reason, actor=call.caller.name))
+        return _document(
+            await sinks.pause(
+                conn, call.path_params["sink"], reason, actor=call.caller.name, correlation=call.request_id
+            )
+        )
 
 
 async def post_resume(call: Call) -> Response:
     """Send to a paused sink again."""
     _require_right(call)
     async with call.node.pool.acquire() as conn:
-        return _document(await sinks.resume(conn, call.path_params["sink"], actor=call.caller.name))
+        return _document(
+            await sinks.resume(conn, call.path_params["sink"], actor=call.caller.name, correlation=call.request_id)
+        )
 
 
 async def post_seek(call: Call) -> Response:
@@ -129,7 +137,11 @@ async def post_seek(call: Call) -> Response:
     if type(to) not in (str, int):
         raise BadRequest('send {"to": "start"}, {"to": "now"}, or a position: {"to": 4711}')
     async with call.node.pool.acquire() as conn:
-        return _document(await sinking.seek(conn, call.path_params["sink"], str(to), actor=call.caller.name))
+        return _document(
+            await sinking.seek(
+                conn, call.path_params["sink"], str(to), actor=call.caller.name, correlation=call.request_id
+            )
+        )
 
 
 async def post_audit(call: Call) -> Response:
@@ -146,7 +158,8 @@ async def post_audit(call: Call) -> Response:
         async with call.node.pool.acquire() as conn:
             result = await sinking.audit(
                 conn, call.path_params["sink"], node=call.node.settings.node, full=body.get("full", False),
-                refills=not body.get("list", False), actor=call.caller.name, on_progress=lambda _: None,
+                refills=not body.get("list", False), actor=call.caller.name, correlation=call.request_id,
+                on_progress=lambda _: None,
             )  # fmt: skip
     except SinkAway as error:
         raise Unavailable(f"the sink does not answer: {error}", retry_after=10) from None
@@ -191,7 +204,7 @@ async def post_redrive(call: Call) -> Response:
     _require_right(call)
     ids = await _ids(call)
     async with call.node.pool.acquire() as conn:
-        return _letters(await dead_letters.redrive(conn, ids, actor=call.caller.name))
+        return _letters(await dead_letters.redrive(conn, ids, actor=call.caller.name, correlation=call.request_id))
 
 
 async def post_discard(call: Call) -> Response:
@@ -199,7 +212,7 @@ async def post_discard(call: Call) -> Response:
     _require_right(call)
     ids = await _ids(call)
     async with call.node.pool.acquire() as conn:
-        return _letters(await dead_letters.discard(conn, ids, actor=call.caller.name))
+        return _letters(await dead_letters.discard(conn, ids, actor=call.caller.name, correlation=call.request_id))
 
 
 async def _ids(call: Call) -> list[int]:
