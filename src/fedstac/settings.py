@@ -144,7 +144,8 @@ class Settings(BaseSettings):
     source_feed: str = Field(
         "",
         description="What brings a source's events: http, nats://host:port/STREAM or kafka://host:port/topic; of "
-        "several, in the order of these, with spaces between. Empty: http, the node's own feed",
+        "several, in the order of these, with spaces between. Empty: http, the node's own feed. A topic of ESGF beside "
+        "them: kafka://host:port/topic?format=esgf&origin=name",
     )
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
     url: str = Field("", description="For clients: the address of the server")

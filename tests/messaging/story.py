@@ -77,7 +77,7 @@ def commands() -> Iterator[Command]:
 
 
 def changes() -> Iterator[Change]:
-    """Give the changes that the commands lead to, and a tombstone."""
+    """Give the changes that the commands lead to, and what becomes of a dataset that is deleted."""
     lineage = Lineage(_draft(FIRST).lineage, "west", 0, {})
     for minute, command in enumerate(commands()):
         decision = command.decide(lineage, replace(WORLD, now=WORLD.now + timedelta(minutes=minute)))
@@ -89,6 +89,8 @@ def changes() -> Iterator[Change]:
         files_digest=b"", seq=last.seq + 1,
     )  # fmt: skip
     yield Change("org.fedstac.dataset.deleted.v1", last, gone)
+    purged = replace(gone, state=State.PURGED, seq=gone.seq + 1)
+    yield Change("org.fedstac.dataset.purged.v1", gone, purged)
 
 
 def story() -> list[LoggedEvent]:

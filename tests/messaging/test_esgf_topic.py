@@ -109,6 +109,13 @@ def test_no_topic_to_follow(feeds: str, named: str) -> None:
         read_addresses("", "", feeds=feeds)
 
 
+def test_two_topics_have_two_origins() -> None:
+    topics = "kafka://a:1/t?format=esgf&origin=x kafka://b:1/t?format=esgf&origin={}"
+    assert [each.topic_origin for each in read_addresses("", "", feeds=topics.format("y"))] == ["x", "y"]
+    with pytest.raises(SourcesUnclear, match="one origin"):
+        read_addresses("", "", feeds=topics.format("x"))
+
+
 async def test_a_topic_has_nothing_but_events() -> None:
     [source] = read_addresses("", "", feeds="kafka://a:1/t?format=esgf&origin=esgf")
     async with origin_of(source) as origin:

@@ -86,6 +86,11 @@ class ItemStep:
     edit: Edit | None = None
     facts: OriginFacts | None = None
 
+    @property
+    def deletes(self) -> bool:
+        """Return whether the dataset is gone at its origin; only a fedstac node says so."""
+        return self.facts is not None and self.facts.state in GONE
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetEdition:
@@ -178,12 +183,13 @@ def amend(record: Record, step: ItemStep, judge: Judge, vocabulary: Vocabulary |
     A retraction empties ESGF's items; here the files stay known.
     """
     assert step.edit is not None
+    if step.deletes:
+        gone = _with_flags(record, {"latest": False}, step)
+        return DatasetEdition(replace(gone, document=None, document_digest=b"", files_digest=b"", replicas=None))
     before: Json = orjson.loads(record.document or "{}")
     state = documents.state_of(record) | {"latest": record.claims_latest}
     edited = shaped(step.edit.apply({**before, "properties": {**before["properties"], **state}}))
     after = _with_flags(record, edited["properties"], step)
-    if after.state in GONE:
-        return DatasetEdition(replace(after, document=None, document_digest=b"", files_digest=b"", replicas=None))
     if not edited["assets"] and after.state is not State.PUBLISHED:
         edited = {**edited, "assets": before["assets"]}
     completed = alternates.completed(before, alternates.without_contradictions(edited))

@@ -209,7 +209,7 @@ def _fold(
             outcome.past.append(each)
         elif record is not None and record.origin != origin:
             outcome.rejections.append(Rejection(each.event, FOREIGN))
-        elif each.posted is None and (record is None or record.document is None):
+        elif each.posted is None and (record is None or (record.document is None and not each.step.deletes)):
             text = orjson.dumps(each.event).decode()
             patch = WaitingPatch(each.subject, _sameness(each.event), int(each.event["pos"]), text)
             if all(patch.sameness != other.sameness for other in patches[each.subject]):

@@ -100,6 +100,9 @@ def read_addresses(
     addresses = [address.rstrip("/") for address in overrides] or configured
     feed_addresses = [_feed(text) for text in feeds.split()]  # no commas: Kafka's address may have several servers
     topics = [SourceAddress(str(feed), "", feed) for feed in feed_addresses if feed is not None and _is_esgf(feed)]
+    origins = [topic.topic_origin for topic in topics]
+    if len(set(origins)) < len(origins):
+        raise SourcesUnclear("FEDSTAC_SOURCE_FEED names two topics of one origin; give each an origin of its own")
     if topics and not addresses:
         return tuple(topics)
     if not addresses:
