@@ -184,8 +184,8 @@ def amend(record: Record, step: ItemStep, judge: Judge, vocabulary: Vocabulary |
     """
     assert step.edit is not None
     if step.deletes:
-        gone = _with_flags(record, {"latest": False}, step)
-        return DatasetEdition(replace(gone, document=None, document_digest=b"", files_digest=b"", replicas=None))
+        tombstone = _with_flags(record, {"latest": False}, step)
+        return DatasetEdition(replace(tombstone, document=None, document_digest=b"", files_digest=b"", replicas=None))
     before: Json = orjson.loads(record.document or "{}")
     state = documents.state_of(record) | {"latest": record.claims_latest}
     edited = shaped(step.edit.apply({**before, "properties": {**before["properties"], **state}}))
