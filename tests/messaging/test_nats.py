@@ -244,6 +244,7 @@ async def test_a_killed_server_is_away_and_what_it_stored_stays(own_nats_server:
         assert emptied.identity != tail.identity
 
 
+NKEY = "UBNBG7O3EX6C6BGYX6DT57EYQNFDPVAYFWNOP2LILNDJRVJVLEZZJHQY"  # somebody's public key
 ACCOUNTS = """
 authorization {
   users = [
@@ -312,6 +313,22 @@ async def test_a_server_with_tls_and_keys_is_reached_with_a_file_that_names_them
         config.write_text(json.dumps({"ca": str(certificate), "nkey": str(tmp_path / "relay.nk")}))
         async with sink_of(address) as sink:
             assert (await sink.publish([event(1)], await sink.begin())).cursor == Cursor(1, 1)
+
+
+@pytest.mark.parametrize("config", [
+    '{"password": "hidden"', "[1]", '{"user": 5}', '{"nkey": 5}', '{"nkey": "/nowhere"}', '{"creds": "/nowhere"}',
+    '{"ca": "/nowhere"}', '{"nkey": "FOLDER/wrong"}', '{"creds": "FOLDER/wrong"}', '{"cert": "FOLDER/wrong"}',
+])  # fmt: skip
+async def test_credentials_that_cannot_be_used_are_refused_and_not_shown(tmp_path: Path, config: str) -> None:
+    (tmp_path / "wrong").write_text("hidden")
+    (tmp_path / "credentials.json").write_text(config.replace("FOLDER", str(tmp_path)))
+    with (
+        broker_folder() as folder,
+        brokers.nats_server(folder, more=f"authorization {{ users = [ {{ nkey: {NKEY} }} ] }}") as server,
+    ):
+        with pytest.raises(SinkRefused, match=r"file of credentials .* cannot be used") as refusal:
+            await sink_of(f"{server.url}/GUARDED?config={tmp_path}/credentials.json").__aenter__()
+        assert "hidden" not in str(refusal.value)
 
 
 CONFIGURATION = REPOSITORY / "docker" / "nats" / "nats-server.conf"

@@ -37,6 +37,8 @@ LARGEST_REQUEST_BYTES = 16 << 20
 LARGEST_MESSAGE = 8_912_896  # bytes: an event of 8 MiB and its headers
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
+CREDENTIALS = ("user", "password", "token", "creds", "nkey", "ca", "cert", "key")  # members of a file
+
 # codes of JetStream's errors
 STREAM_MISSING, NO_MESSAGE = 10059, 10037
 WRONG_LAST_SEQUENCE, DUPLICATE, BATCH_TOO_LARGE, NO_BATCHES = 10071, 10201, 10199, 10174
@@ -120,6 +122,10 @@ class Connection:
             if "authorization" in reason.lower() or isinstance(error, ValueError | ssl.SSLError):
                 raise ServerRefused(f"{address.server} does not let this node in: {reason}") from error
             raise ServerAway(f"{address.server} cannot be reached: {reason}") from error
+        except Exception as error:  # of the client and its library of keys: they fail in many ways on a wrong key
+            if address.config is None:
+                raise
+            raise ServerRefused(_unusable(address.config, error)) from error
 
     async def close(self) -> None:
         """Close the connection, or what there is of it."""
@@ -199,22 +205,31 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        context = orjson.loads(path.read_bytes())
-        options = {name: context[name] for name in ("user", "password", "token") if context.get(name)}
-        if context.get("creds"):
-            options["user_credentials"] = context["creds"]
-        if context.get("nkey"):
-            options["nkeys_seed"] = context["nkey"]
-        if any(context.get(name) for name in ("ca", "cert", "key")):
-            options["tls"] = tls = ssl.create_default_context(cafile=context.get("ca") or None)
-            if context.get("cert"):
-                tls.load_cert_chain(context["cert"], context.get("key") or None)
-    except (OSError, ValueError, AttributeError, TypeError) as error:  # its content is never shown
-        raise ServerRefused(
-            f"the file of credentials {path} cannot be used ({type(error).__name__}); it is a JSON object with some of "
-            f"user, password, token, creds, nkey, ca, cert, key, as `nats context` writes it"
-        ) from error
+        config = {
+            name: value for name, value in orjson.loads(path.read_bytes()).items() if name in CREDENTIALS and value
+        }
+        if not all(isinstance(value, str) for value in config.values()):
+            raise TypeError("a member is no text")
+        options = {name: config[name] for name in ("user", "password", "token") if name in config}
+        for name, option in (("creds", "user_credentials"), ("nkey", "nkeys_seed")):
+            if name in config:
+                Path(config[name]).read_bytes()  # else the client would say that the server is away
+                options[option] = config[name]
+        if {"ca", "cert", "key"} & config.keys():
+            options["tls"] = tls = ssl.create_default_context(cafile=config.get("ca"))
+            if "cert" in config:
+                tls.load_cert_chain(config["cert"], config.get("key"))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ServerRefused(_unusable(path, error)) from error
     return options
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    """Return what to say of a file of credentials; never its content."""
+    return (
+        f"the file of credentials {path}, or one that it names, cannot be used ({type(error).__name__}); it is a JSON "
+        f"object with some of {', '.join(CREDENTIALS)}, as `nats context` writes it"
+    )
 
 
 def _text_of(error: Exception) -> str:
