@@ -15,6 +15,7 @@ import pytest
 from fedstac.api.search import filters
 from fedstac.db import (
     audit,
+    backlog,
     conditions,
     connections,
     feed,
@@ -29,7 +30,9 @@ from fedstac.db import (
     queue,
     records,
     requests,
+    retention,
     search,
+    sinks,
 )
 from fedstac.db.connections import Connection
 from fedstac.db.feed import EventFilter
@@ -139,6 +142,17 @@ async def look_for_few_events(conn: Connection) -> None:
         assert not (await feed.look(conn, after, 100, EventFilter(type="none"))).entries
 
 
+async def look_what_can_go(conn: Connection) -> None:
+    """Look for whom the log is kept, what is old, and what waits for a sink."""
+    new = sinks.NewSink("hook", "https://sink.example", "cloudevents", "", required=True, private=False, after=100)
+    await sinks.add(conn, new, actor="anna")
+    assert await retention.oldest_partition(conn, 7) is None
+    await retention.lapse(conn, 30)
+    await retention.readers(conn)
+    await backlog.read(conn)
+    await retention.sweep_acknowledgements(conn)
+
+
 async def take_a_snapshot(conn: Connection) -> None:
     for after in (("", ""), ("CMIP6", dataset_id(100_000))):
         assert len(await feed.snapshot_page(conn, "west", after, 500)) == 500
@@ -239,6 +253,7 @@ CASES: dict[str, tuple[Run, int]] = {
     "a request": (follow_a_request, 200),
     "own requests": (ask_for_own_requests, 500),
     "feed": (read_the_feed, 5_000),
+    "retention": (look_what_can_go, 3_000),
     "feed, filtered": (look_for_few_events, 60_000),
     "snapshot": (take_a_snapshot, 3_000),
     "consume": (consume, 1_000),

@@ -7,7 +7,8 @@ last one of a process; the next process goes on with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
@@ -38,7 +39,6 @@ class OldPartition:
 
     number: int
     last_pos: int  # the highest position of its events
-    days: float  # age of its newest event
 
     @property
     def last_id(self) -> int:
@@ -53,9 +53,15 @@ class Reader:
     pos: int
 
 
-async def lead(conn: Connection) -> bool:
-    """Return whether this session is the one that drops; the lock goes with its transaction."""
-    return bool(await conn.fetchval("SELECT pg_try_advisory_xact_lock($1)", RETENTION_LOCK))
+@asynccontextmanager
+async def leading(conn: Connection) -> AsyncIterator[bool]:
+    """Yield whether this session is the one that drops; nobody else does until the end of the context."""
+    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", RETENTION_LOCK))
+    try:
+        yield is_leader
+    finally:
+        if is_leader and not conn.is_closed():
+            await conn.execute("SELECT pg_advisory_unlock($1)", RETENTION_LOCK)
 
 
 async def log_start(conn: Connection) -> LogStart:
@@ -122,23 +128,24 @@ async def lapse(conn: Connection, days: float) -> list[str]:
 # --- how it goes ---
 
 
-async def oldest_partition(conn: Connection) -> OldPartition | None:
-    """Return the oldest partition; None while it is the one that is written to."""
-    row = await conn.fetchrow(
+async def oldest_partition(conn: Connection, days: float) -> OldPartition | None:
+    """Return the oldest partition if all of its events are so old; None while it is the one that is written to."""
+    number = await conn.fetchval(
         """WITH oldest AS MATERIALIZED (
                SELECT substring(c.relname FROM 8)::bigint AS number
                FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                WHERE i.inhparent = 'fedstac.outbox'::regclass ORDER BY 1 LIMIT 1),
            state AS (SELECT coalesce(last_value, 0) AS last_id FROM pg_sequences
                      WHERE schemaname = 'fedstac' AND sequencename = 'outbox_id_seq')
-           SELECT number, coalesce((SELECT max(pos) FROM fedstac.feed WHERE id <= (number + 1) * $1), 0) AS last_pos,
-                  coalesce(extract(epoch FROM clock_timestamp() - (
-                      SELECT at FROM fedstac.outbox WHERE id <= (number + 1) * $1 ORDER BY id DESC LIMIT 1)) / 86400,
-                      'infinity')::float8 AS days
-           FROM oldest, state WHERE last_id > (number + 1) * $1""",
-        ROWS_EACH,
-    )
-    return OldPartition(**dict(row)) if row else None
+           SELECT number FROM oldest, state WHERE last_id > (number + 1) * $1
+             AND coalesce((SELECT at FROM fedstac.outbox WHERE id <= (number + 1) * $1 ORDER BY id DESC LIMIT 1),
+                          '-infinity') <= clock_timestamp() - make_interval(secs => $2 * 86400)""",
+        ROWS_EACH, days,
+    )  # fmt: skip
+    if number is None:
+        return None
+    last_pos = await conn.fetchval("SELECT max(pos) FROM fedstac.feed WHERE id <= $1", (number + 1) * ROWS_EACH)
+    return OldPartition(number, last_pos or 0)
 
 
 async def forget(conn: Connection, partition: OldPartition, *, actor: str, readers: Sequence[Reader]) -> bool:

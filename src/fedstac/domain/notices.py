@@ -203,6 +203,10 @@ WORDINGS: Mapping[str, TroubleWording] = {
         "parked events", "Events that a consumer here could not apply (`fedstac parked list`):",
         "Mend the cause, then `fedstac parked requeue`; a later event of the dataset mends it, too.",
     ),
+    "backlog": TroubleWording(
+        "backlogs of events", "Events that wait for too long; batches are refused when it gets worse:",
+        "See `fedstac sink list`: mend the sink, or remove it. Of the sequencer, see its log.",
+    ),
     "node": TroubleWording(
         "nodes that have lapsed", "Nodes for which nothing is kept any more:", "They take a snapshot anew."
     ),

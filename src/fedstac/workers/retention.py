@@ -37,16 +37,18 @@ async def run(node: Node, stop: asyncio.Event) -> None:
 
 async def step(node: Node, conn: Connection, retries: Backoff) -> float:
     """Do the next piece of work, if there is one; return the seconds until the next look."""
-    async with conn.transaction():
-        if not await retention.lead(conn):  # another process is at it
-            return LOOK_SECONDS
-        settings = node.settings
-        for each in await backlog.read(conn):
-            if each.fills(settings.unsent_seconds, settings.unsent_bytes) >= backlog.WARNING_SHARE:
-                await backlog.alert(conn, each)
-        for name in await retention.lapse(conn, settings.node_lapse_days):
-            log.error("a node has lapsed; the log is no longer kept for it", reader=name)
-        partition = await retention.oldest_partition(conn)
+    async with retention.leading(conn) as is_leader:
+        return await _step(node, conn, retries) if is_leader else LOOK_SECONDS
+
+
+async def _step(node: Node, conn: Connection, retries: Backoff) -> float:
+    settings = node.settings
+    for each in await backlog.read(conn):
+        if each.fills(settings.unsent_seconds, settings.unsent_bytes) >= backlog.WARNING_SHARE:
+            await backlog.alert(conn, each)
+    for name in await retention.lapse(conn, settings.node_lapse_days):
+        log.error("a node has lapsed; the log is no longer kept for it", reader=name)
+    partition = await retention.oldest_partition(conn, settings.keep_events_days)
     if partition is None:
         return LOOK_SECONDS
     start = await retention.log_start(conn)
@@ -62,9 +64,7 @@ async def step(node: Node, conn: Connection, retries: Backoff) -> float:
 
 
 async def _forget(node: Node, conn: Connection, partition: OldPartition) -> float:
-    """Forget a partition if it is old enough and everybody has it."""
-    if partition.days < node.settings.keep_events_days:
-        return LOOK_SECONDS
+    """Forget a partition if everybody has it."""
     readers = await retention.readers(conn)
     behind = [reader for reader in readers if reader.pos < partition.last_pos]
     if behind:

@@ -37,7 +37,7 @@ from fedstac.runtime.causes import is_transient
 from fedstac.runtime.wakeup import Backoff, pause, unless
 
 SERVER_SENT = "text/event-stream"
-PAGE, PAGE_BYTES = 200, 1 << 20  # that a stream holds in memory
+PAGE, PAGE_BYTES = 200, 256 << 10  # that a stream holds in memory, but for one event that is larger
 PART = 64 << 10  # bytes that a client has to take in the time that it may pause
 BOOKMARK_SECONDS = 5.0
 PACE_SECONDS = 0.05  # between looks
@@ -192,13 +192,14 @@ class EventStream(Response):
                 return
             except (Unauthenticated, MissingPermission):
                 return
-            if page is not None and page.entries:
-                await self._send(send, "".join(self._texts(page)))
+            text = "".join(self._texts(page)) if page is not None else ""
+            if text:
+                await self._send(send, text)
             elif time.monotonic() >= self._bookmark_at:
                 await self._send(send, self._form.bookmark(self._cursor))
             if self._cursor.pos != before:
                 self._backoff.reset()
-                if page is not None and len(page.entries) < PAGE and page.through - before < feed.SCANNED:
+                if page is not None and not _is_full(page, before, len(text)):
                     await pause(self._node.stopping, PACE_SECONDS)
             elif self._until is not None and time.monotonic() >= self._until:
                 return
@@ -230,7 +231,7 @@ class EventStream(Response):
     def _texts(self, page: FeedSlice) -> Iterator[str]:
         for entry in page.entries:
             yield self._form.event(Cursor(self._cursor.epoch, entry.pos), positioned(entry))
-        if page.through > page.entries[-1].pos:
+        if page.entries and page.through > page.entries[-1].pos:
             yield self._form.bookmark(self._cursor)
 
     def _document_of(self, problem: CursorGone) -> str:
@@ -254,6 +255,11 @@ class EventStream(Response):
         except TimeoutError:
             raise ClientDisconnect from None
         self._bookmark_at = time.monotonic() + BOOKMARK_SECONDS
+
+
+def _is_full(page: FeedSlice, after: int, size: int) -> bool:
+    """Return whether there is probably more where a page came from."""
+    return len(page.entries) >= PAGE or size >= PAGE_BYTES // 2 or page.through - after >= feed.SCANNED
 
 
 async def _watch(receive: Receive, departure: asyncio.Event) -> None:
