@@ -30,11 +30,12 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from fedstac.messaging.sources.addresses import BrokerAddress
 
 LARGEST_MESSAGE = 8_912_896  # bytes: an event of 8 MiB and its headers
-ANSWER_SECONDS, SLICE_SECONDS = 10.0, 0.5
+ANSWER_SECONDS, SLICE_SECONDS = 5.0, 0.5
 DOWN_SECONDS = 2.0  # that an answer is waited for while all brokers are down
 TRANSACTION_SECONDS = 30.0  # after which the brokers end one whose relay is gone
 AT_ONCE = 1000  # messages
 QUEUE_KILOBYTES = 16 << 10  # that a reader fetches ahead
+FETCH_BYTES = 16 << 20  # of all partitions at once
 LOOK_BYTES = 1 << 20  # of a partition for each look; one larger message is fetched, too
 PARTITIONS = 6  # of a topic that is made, where the address names none
 ERRORS = (KafkaException, BufferError, SystemError)  # that the client raises, as `error_of` reads them
@@ -336,6 +337,7 @@ class TopicReader:
                 "auto.offset.reset": "error",  # an offset that is not there is ours to deal with
                 "enable.partition.eof": True,
                 "fetch.message.max.bytes": LOOK_BYTES if looks_around else LARGEST_MESSAGE,
+                "fetch.max.bytes": FETCH_BYTES,
                 "fetch.wait.max.ms": 1 if looks_around else 100,
                 "fetch.error.backoff.ms": 50,
                 "queued.max.messages.kbytes": QUEUE_KILOBYTES,

@@ -78,7 +78,8 @@ class KafkaSink:
 
     def __init__(self, target: SinkTarget) -> None:
         self._address = address = read_address(target.address)
-        self._transactional_id = f"fedstac/{target.origin}/{target.name}/{address.name}"  # of all relays of the sink
+        # of whoever sends this feed to the topic, be it for two sinks: the later one fences the earlier one
+        self._transactional_id = f"fedstac/{target.origin}/{address.name}"
         self._thread = OwnThread()
         self._properties: Mapping[str, Any] = {}
         self._producer: Producer | None = None
@@ -116,14 +117,15 @@ class KafkaSink:
     async def stored_events(self) -> AsyncIterator[StoredEvent]:
         """Read the places of all events of the topic, each with its whole message: Kafka gives no headers alone."""
         thread = OwnThread()
+        audit = _Audit(self._address, self._properties, thread)
         with _as_sink_errors():
-            audit = await thread.run(_Audit, self._address, self._properties, thread)
             try:
+                await thread.run(audit.open)
                 while events := await thread.run(audit.read):
                     for event in events:
                         yield event
             finally:
-                await thread.close(audit.reader.close)
+                await thread.close(audit.close)
 
     # --- in the thread of the producer
 
@@ -345,18 +347,31 @@ class _Audit:
     """Reads a topic from its beginning to where it ends now. To be used in one thread."""
 
     def __init__(self, address: BrokerAddress, properties: Mapping[str, Any], thread: OwnThread) -> None:
-        brokers = Brokers(address, properties, thread)
+        self._address, self._properties, self._thread = address, properties, thread
+        self._reader: TopicReader | None = None
+        self._messages: Iterator[Message] = iter(())
+
+    def open(self) -> None:
+        """Find out where the topic ends, and begin to read."""
+        brokers = Brokers(self._address, self._properties, self._thread)
         topic = brokers.topic()
-        self.reader = TopicReader(address, properties, thread)
-        ends = brokers.ends(topic.partitions) if topic is not None else {}
-        ranges = self.reader.settled_ranges(ends, kafka.TRANSACTION_SECONDS + MARK_SECONDS)
+        if topic is None:
+            return
+        self._reader = TopicReader(self._address, self._properties, self._thread)
+        ends = brokers.ends(topic.partitions)
+        ranges = self._reader.settled_ranges(ends, kafka.TRANSACTION_SECONDS + MARK_SECONDS)
         if kafka.open_ranges(ranges, ends):
             raise KafkaAway(
-                f"{address}: a transaction in the topic does not come to its end; a relay that starts ends it"
+                f"{self._address}: a transaction in the topic does not come to its end; a relay that starts ends it"
             )
-        self._messages = self.reader.messages_in(
+        self._messages = self._reader.messages_in(
             {partition: each for partition, each in ranges.items() if each.high > each.low}
         )
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._reader is not None:
+            self._reader.close()
 
     def read(self) -> list[StoredEvent]:
         """Return the next events; none at the end."""

@@ -12,7 +12,16 @@ from confluent_kafka import Message
 
 from fedstac.domain.events import Cursor
 from fedstac.messaging import kafka
-from fedstac.messaging.kafka import KafkaAway, KafkaRefused, OwnThread, Range, TopicReader, text_headers
+from fedstac.messaging.kafka import (
+    Brokers,
+    KafkaAway,
+    KafkaRefused,
+    OwnThread,
+    Range,
+    Topic,
+    TopicReader,
+    text_headers,
+)
 from fedstac.messaging.sinks import tail_after
 from fedstac.messaging.sources import Offsets, SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import BrokerAddress
@@ -36,6 +45,8 @@ class KafkaLog:
         self._thread = OwnThread()
         self._properties: Mapping[str, Any] = {}
         self._reader: TopicReader | None = None
+        self._brokers: Brokers | None = None
+        self._topic: Topic | None = None
         self._next_offsets: dict[int, int] = {}  # by partition, where the brokers are read on
         self._checked_at = 0.0  # when the brokers last answered, by time.monotonic
 
@@ -70,11 +81,13 @@ class KafkaLog:
 
     def _seek(self, after: Cursor, offsets: Offsets) -> list[str]:
         reader = self._open_reader()
+        self._brokers = Brokers(self._address, self._properties, self._thread)
+        self._topic = self._brokers.topic()
+        if self._topic is None:
+            raise KafkaAway(f"{self._address}: there is no such topic yet")
         scout = TopicReader(self._address, self._properties, self._thread, looks_around=True)
         try:
-            ranges = scout.ranges(range(scout.number_of_partitions()))
-            if not ranges:
-                raise KafkaAway(f"{self._address}: there is no such topic yet")
+            ranges = scout.ranges(range(self._topic.partitions))
             hints = {int(name): offset for name, offset in offsets.items() if name.isdecimal() and int(name) in ranges}
             self._next_offsets = _search(scout, ranges, hints, after)
         finally:
@@ -93,15 +106,13 @@ class KafkaLog:
                 self._next_offsets |= {message.partition(): message.offset() + 1 for message in batch.messages}
                 return [_log_message(message) for message in batch.messages]
             if time.monotonic() > self._checked_at + SILENCE_SECONDS:
-                self._check_topic(reader)
+                self._check_topic()
             if time.monotonic() >= deadline:
                 return []
 
-    def _check_topic(self, reader: TopicReader) -> None:
+    def _check_topic(self) -> None:
         """Raise KafkaAway where no broker answers, or the topic is not the one whose offsets we have."""
-        ranges = reader.ranges(self._next_offsets)
-        beyond = [partition for partition, offset in self._next_offsets.items() if offset > ranges[partition].high]
-        if beyond or reader.number_of_partitions() != len(ranges):
+        if self._brokers is None or self._brokers.topic() != self._topic:
             raise KafkaAway(f"{self._address}: the topic was made anew, or has other partitions; looking for our place")
         self._checked_at = time.monotonic()
 
@@ -111,6 +122,7 @@ class KafkaLog:
         return self._reader
 
     def _release(self) -> None:
+        self._brokers = None
         if self._reader is not None:
             self._reader.close()
             self._reader = None
