@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from fedstac.bootstrap import Node
 from fedstac.db import dead_letters
 from fedstac.db.connections import Connection
 from fedstac.demo.brokers import NatsServer
-from fedstac.domain.errors import BadRequest
+from fedstac.domain.errors import BadRequest, Conflict
+from fedstac.messaging.sinks import shown_address
 from fedstac.workers import sinking
 from fedstac.workers.sinking import SinkDescription
 from tests.messaging.relaying import add_sink, fill, relaying, sent_through
@@ -72,6 +74,32 @@ async def test_a_sink_that_is_described_wrongly_is_refused_with_the_remedy(
     with pytest.raises(BadRequest, match=sentence) as refusal:
         await sinking.add(conn, SinkDescription(**description), node="west", actor="test")
     assert "secret" not in str(refusal.value)
+
+
+async def test_a_log_has_one_sink_and_a_repeat_says_what_it_does_not_change(node: Node, conn: Connection) -> None:
+    archive = SinkDescription(name="archive", address="kafka://a:9092,b:9092/west", private=True)
+    await sinking.add(conn, archive, node="west", actor="test")
+    for address in ("kafka://b:9092/west", "kafka://b:9092/west?partitions=6"):
+        with pytest.raises(Conflict, match=r"the sink 'archive' sends to .* already"):
+            await sinking.add(conn, replace(archive, name="other", address=address), node="west", actor="test")
+    await sinking.add(conn, replace(archive, name="east", address="kafka://b:9092/east"), node="west", actor="test")
+    assert (await sinking.add(conn, archive, node="west", actor="test")).name == "archive"
+    with pytest.raises(Conflict, match=r"already, required: .* fedstac sink remove archive"):
+        await sinking.add(conn, replace(archive, required=False), node="west", actor="test")
+
+
+def test_who_may_only_watch_does_not_see_the_path_of_a_webhook() -> None:
+    assert shown_address("https://hooks.example/T0/secret?token=secret") == "https://hooks.example"
+    assert shown_address("https://hooks.example?token=secret") == "https://hooks.example"
+    assert shown_address("kafka://a:9092,b:9092/west?partitions=6") == "kafka://a:9092,b:9092/west?partitions=6"
+
+
+async def test_what_no_dead_letter_can_be_called_is_not_found(node: Node, dsn: str, fedstac: Fedstac) -> None:
+    own = {"FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west"}
+    for command in ("show", "redrive", "discard"):
+        refused = await fedstac("dead-letter", command, "9" * 20, **own)
+        assert (refused.code, "there is no dead letter 999" in refused.stderr) == (3, True)
+    assert (await fedstac("dead-letter", "list", "--limit", "9" * 20, "-o", "json", **own)).stdout.strip() == "[]"
 
 
 async def test_an_audit_finds_what_is_missing_and_has_it_sent_again(

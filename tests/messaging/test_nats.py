@@ -120,7 +120,7 @@ async def test_a_relay_that_stops_in_the_middle_of_a_batch_stores_nothing_of_it(
         with pytest.raises(TailMoved):
             await publishing
         assert await new.begin() == newer
-        assert await new.is_dense()
+        assert await new.is_dense(0, 2)
 
 
 async def test_a_stream_whose_file_was_cut_takes_the_rest_again(own_nats_server: NatsServer) -> None:
@@ -175,16 +175,25 @@ async def test_a_purged_stream_takes_everything_again(nats_server: NatsServer, a
         tail = await sink.begin()
         assert tail.cursor is None
         assert (await sink.publish(events, tail)).cursor == Cursor(1, 3)
-        assert await sink.is_dense()
+        assert await sink.is_dense(0, 3)
 
 
 async def test_a_removed_message_is_found(nats_server: NatsServer, address: str) -> None:
     async with sink_of(address) as sink, connected(nats_server) as connection:
         await sink.publish([event(pos) for pos in range(1, 6)], await sink.begin())
-        assert await sink.is_dense() is True
+        assert await sink.is_dense(0, 5) is True
         await connection.ask(f"STREAM.MSG.DELETE.{stream_of(address).stream}", {"seq": 3})
-        assert await sink.is_dense() is False
+        assert await sink.is_dense(0, 5) is False
         assert [stored.cursor.pos async for stored in sink.stored_events()] == [1, 2, 4, 5]
+
+
+async def test_a_stream_that_begins_or_ends_elsewhere_proves_nothing(nats_server: NatsServer, address: str) -> None:
+    async with sink_of(address) as sink, connected(nats_server) as connection:
+        await sink.publish([event(pos) for pos in range(1, 6)], await sink.begin())
+        assert await sink.is_dense(0, 6) is None
+        await connection.ask(f"STREAM.MSG.DELETE.{stream_of(address).stream}", {"seq": 1})
+        assert await sink.is_dense(0, 5) is None
+        assert await sink.is_dense(1, 5) is True
 
 
 async def test_a_tail_that_was_removed_is_sent_again(nats_server: NatsServer, address: str) -> None:
@@ -199,7 +208,7 @@ async def test_a_tail_that_was_removed_is_sent_again(nats_server: NatsServer, ad
 async def test_what_was_never_sent_is_no_proof_of_a_hole(address: str) -> None:
     async with sink_of(address) as sink:
         await sink.publish([event(1), event(3, previous_pos=1)], await sink.begin())
-        assert await sink.is_dense() is None
+        assert await sink.is_dense(0, 3) is None
 
 
 async def test_a_stream_of_somebody_else_is_refused(nats_server: NatsServer, address: str) -> None:
@@ -366,7 +375,7 @@ async def test_the_users_suggested_to_operators_may_do_what_they_need_and_no_mor
         address = f"{server.url}/WEST?config={tmp_path}"
         async with sink_of(f"{address}/relay") as sink:
             tail = await sink.publish([event(1), event(2)], await sink.begin())
-            assert await sink.is_dense()
+            assert await sink.is_dense(0, 2)
             assert [stored.cursor.pos async for stored in sink.stored_events()] == [1, 2]
         async with open_log(BrokerAddress.parse(f"{address}/east")) as log:
             await log.seek(Cursor(1, 1), {})

@@ -354,6 +354,61 @@ async def test_a_sink_is_paused_sought_and_removed_while_it_runs(node: Node, con
     assert [row["action"] for row in actions] == ["add-sink", "pause-sink", "seek-sink", "seek-sink", "remove-sink"]
 
 
+async def test_a_place_that_is_sought_while_a_page_is_sent_stays(node: Node, conn: Connection) -> None:
+    async with hook() as receiver:
+        await fill(conn, 3000)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            await arrived(receiver, 1)
+            await sinks.seek(conn, "one", 3000, actor="test")
+            await fill(conn, 1, first=3001)
+            await sent_through(node, 3001)
+    arrived_positions = {message.pos for message in receiver.arrivals}
+    assert arrived_positions <= {*range(1, 1001), 3001}
+    assert 3001 in arrived_positions
+
+
+async def test_a_sink_that_replaces_another_of_its_name_gets_everything(node: Node, conn: Connection) -> None:
+    async with hook() as former, hook() as receiver:
+        await fill(conn, 2000)
+        await add_sink(conn, former.address)
+        async with relaying(node):
+            await arrived(former, 1)
+            await sinks.remove(conn, "one", actor="test")
+            await add_sink(conn, receiver.address)
+            await arrived(receiver, 2000)
+    assert {message.pos for message in receiver.arrivals} == set(range(1, 2001))
+    assert len(former.arrivals) <= 1000
+
+
+async def test_a_webhook_that_fails_over_one_event_gets_the_others_once(node: Node, conn: Connection) -> None:
+    async with hook() as receiver:
+        receiver.respond = lambda message: "500 Broken" if message.pos == 150 else ACCEPTED
+        await fill(conn, 200, lineages=200)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            await is_failing(node, "one")
+            receiver.respond = lambda message: ACCEPTED
+            await sent_through(node, 200)
+    assert sorted(message.pos for message in receiver.arrivals) == list(range(1, 201))
+
+
+async def test_a_webhook_that_is_away_is_not_tried_with_every_event(node: Node, conn: Connection) -> None:
+    attempts: list[int] = []
+
+    def refuse(message: Message) -> str:
+        attempts.append(message.pos)
+        return "503 Away"
+
+    async with hook() as receiver:
+        receiver.respond = refuse
+        await fill(conn, 200, lineages=200)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            sink = await is_failing(node, "one")
+    assert len(attempts) <= 16 * (sink.errors + 1)
+
+
 async def test_a_required_sink_that_is_dead_lapses(node: Node, conn: Connection) -> None:
     await fill(conn, 10)
     await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")

@@ -31,7 +31,8 @@ def list_all(
     """List the events that sinks refused, the oldest first, and why."""
     from fedstac.db import dead_letters
 
-    letters = with_database(lambda conn, _: dead_letters.every(conn, sink or None, limit or None))
+    most = min(limit, dead_letters.LARGEST_ID) or None
+    letters = with_database(lambda conn, _: dead_letters.every(conn, sink or None, most))
     _show(form_of(ctx, output), letters)
 
 

@@ -15,6 +15,8 @@ from fedstac.domain.errors import Conflict, NotFound
 from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.model import rfc3339
 
+LARGEST_ID = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -104,6 +106,7 @@ class WholeLetter:
 
 async def read(conn: Connection, id: int) -> WholeLetter:
     """Return a dead letter. NotFound where there is none."""
+    _refuse_impossible([id])
     row = await conn.fetchrow(f"SELECT {COLUMNS}, event FROM fedstac.dead_letter WHERE id = $1", id)
     if row is None:
         raise _not_found(id)
@@ -146,12 +149,20 @@ async def discard(
 
 
 async def _locked(conn: Connection, ids: Sequence[int]) -> list[DeadLetter]:
+    _refuse_impossible(ids)
     rows = await conn.fetch(
         f"SELECT {COLUMNS} FROM fedstac.dead_letter WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE", list(ids)
     )
     if missing := set(ids) - {row["id"] for row in rows}:
         raise _not_found(min(missing))
     return [_letter(row) for row in rows]
+
+
+def _refuse_impossible(ids: Sequence[int]) -> None:
+    """Raise NotFound for a number that no dead letter can have."""
+    for id in ids:
+        if not 0 < id <= LARGEST_ID:
+            raise _not_found(id)
 
 
 def _not_found(id: int) -> NotFound:

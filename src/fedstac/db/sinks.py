@@ -129,8 +129,14 @@ async def add(conn: Connection, new: NewSink, *, actor: str, correlation: str | 
         )  # fmt: skip
         if row is None:
             there = await read(conn, new.name)
-            if (there.address, there.format, there.key_template) != (new.address, new.format, new.key_template):
-                raise Conflict(f"there is a sink {new.name!r} already: it sends to {there.address} as {there.format}")
+            if (there.address, there.format, there.key_template, there.required) != (
+                new.address, new.format, new.key_template, new.required,
+            ):  # fmt: skip
+                requirement = "required" if there.required else "optional"
+                raise Conflict(
+                    f"there is a sink {new.name!r} already, {requirement}: it sends to {there.address} as "
+                    f"{there.format}; to change it, fedstac sink remove {new.name}, and add it anew"
+                )
             return there
         await _audit(conn, actor, correlation, "add-sink", new.name, {"address": new.address, "format": new.format})
         return _sink(row)
@@ -284,23 +290,28 @@ class SinkPlace:
     count: int = 0
 
 
-async def move(conn: Connection, name: str, place: SinkPlace) -> int | None:
-    """Note how far a sink has come. Return the version of the sink; None where it was removed."""
+async def move(conn: Connection, sink: Sink, place: SinkPlace) -> int | None:
+    """Note how far a sink has come. Return its version; None where it was removed, or sought beyond this place.
+
+    What an operator has done since the sink was read stays: another sink of the same name, a place that was sought.
+    """
     ends = {key: (end.offset, end.cursor.epoch, end.cursor.pos) for key, end in place.partitions.items()}
     version = await conn.fetchval(
         """UPDATE fedstac.sink SET epoch = $2, pos = $3, previous_pos = $4, identity = $5, partitions = $6,
                   sent = sent + $7, sent_at = CASE WHEN $7 > 0 THEN clock_timestamp() ELSE sent_at END,
                   failing_since = NULL, last_error = NULL
-           WHERE name = $1 RETURNING version""",
-        name, place.cursor.epoch, place.cursor.pos, place.previous_pos, place.identity, orjson.dumps(ends).decode(),
-        place.count,
+           WHERE name = $1 AND created = $8 AND (version = $9 OR pos <= $3) RETURNING version""",
+        sink.name, place.cursor.epoch, place.cursor.pos, place.previous_pos, place.identity,
+        orjson.dumps(ends).decode(), place.count, sink.created, sink.version,
     )  # fmt: skip
     return None if version is None else int(version)
 
 
-async def version(conn: Connection, name: str) -> int | None:
-    """Return the version of a sink; None where it was removed."""
-    value = await conn.fetchval("SELECT version FROM fedstac.sink WHERE name = $1", name)
+async def version(conn: Connection, sink: Sink) -> int | None:
+    """Return the version of a sink; None where it was removed since it was read."""
+    value = await conn.fetchval(
+        "SELECT version FROM fedstac.sink WHERE name = $1 AND created = $2", sink.name, sink.created
+    )
     return None if value is None else int(value)
 
 
@@ -322,16 +333,17 @@ async def work(conn: Connection, name: str) -> None:
     )
 
 
-async def stop(conn: Connection, name: str, reason: str) -> None:
+async def stop(conn: Connection, sink: Sink, reason: str) -> None:
     """Pause a sink that refuses this node, and tell operators."""
     async with conn.transaction():
         status = await conn.execute(
             """UPDATE fedstac.sink SET paused_reason = $2, paused_at = clock_timestamp(), errors = errors + 1,
-                      last_error = $2, version = version + 1 WHERE name = $1 AND paused_reason IS NULL""",
-            name, reason[:500],
+                      last_error = $2, version = version + 1
+               WHERE name = $1 AND created = $3 AND paused_reason IS NULL""",
+            sink.name, reason[:500], sink.created,
         )  # fmt: skip
         if status == "UPDATE 1":
-            await troubles.report(conn, "sink", place=name, what="it is paused", detail=reason)
+            await troubles.report(conn, "sink", place=sink.name, what="it is paused", detail=reason)
 
 
 # --- stretches of the log ---

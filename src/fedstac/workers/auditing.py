@@ -11,10 +11,9 @@ from fedstac.db.connections import Connection
 from fedstac.db.sinks import Sink, Stretch
 from fedstac.domain.events import Cursor
 from fedstac.domain.relaying import FeedState, ForeignLog
-from fedstac.messaging.sinks import EventSink, SinkUnclear, scheme_of
+from fedstac.messaging.sinks import BROKERS, EventSink, SinkUnclear, scheme_of
 from fedstac.workers.relay import encoder_of
 
-BROKERS = ("nats", "kafka")  # whose logs can be read
 REPORT_EVENTS = 1000
 
 
@@ -63,7 +62,7 @@ async def audit(
     """
     if scheme_of(sink.address) not in BROKERS:
         raise SinkUnclear(f"the sink {sink.name} is a webhook, which tells nothing of what it has")
-    if not full and await broker.is_dense():
+    if not full and await broker.is_dense(sink.starts_after, sink.pos):
         return SinkAudit(sink.pos, None)
     feed = await sinks.feed_state(conn)
     census = _Census(feed, sink.starts_after, sink.pos)

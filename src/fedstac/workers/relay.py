@@ -92,6 +92,8 @@ class Relay:
         self._part = f"relay {name}"
         self._backoff = Backoff(least=FIRST_RETRY_SECONDS, most=LONGEST_RETRY_SECONDS, growth=RETRY_GROWTH)
         self._is_failing = False
+        self._delivered_ids: set[str] = set()  # of a page that failed in the middle, where the sink keeps no log
+        self._delivered_to: object = None  # the sink, as operators had left it then
         self._log = log.bind(sink=name)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -116,6 +118,9 @@ class Relay:
             sink = await sinks.find(conn, self._name)
             if sink is None or sink.paused_reason is not None:
                 return False
+            if (sink.created, sink.version) != self._delivered_to:  # an operator may want everything once more
+                self._delivered_to = (sink.created, sink.version)
+                self._delivered_ids.clear()
             try:
                 async with open_sink(self._target(sink)) as broker:
                     await self._lead(_Course(self._node, conn, sink, broker, self._log), stop)
@@ -124,7 +129,7 @@ class Relay:
                 failure = error
                 await sinks.fail(conn, self._name, reason_of(error))
             except (SinkRefused, SinkUnclear, ForeignLog) as error:
-                await sinks.stop(conn, self._name, str(error))
+                await sinks.stop(conn, sink, str(error))
                 self._log.error("a sink is paused; resume it once its fault is mended", reason=str(error))
                 return False
         finally:
@@ -169,7 +174,7 @@ class Relay:
         ends = {name: PartitionTail(end.offset, end.cursor) for name, end in sink.partitions.items()}
         return SinkTarget(
             origin=self._node.settings.node, name=sink.name, address=sink.address, private=sink.private,
-            secret=sink.secret, last_tail=Tail(sink.identity, ends),
+            secret=sink.secret, last_tail=Tail(sink.identity, ends), delivered_ids=self._delivered_ids,
         )  # fmt: skip
 
 
@@ -255,7 +260,7 @@ class _Course:
             self.sends_again = await self._send_again()
         page = await self._next_page()
         if page is None:
-            version = await sinks.version(self.conn, self.sink.name)
+            version = await sinks.version(self.conn, self.sink)
             outcome = Step.SENT if self.sends_again else Step.IDLE
         else:
             version = await self._send_page(page)
@@ -381,7 +386,7 @@ class _Course:
     async def _note(self, count: int) -> int | None:
         ends = {name: PartitionEnd(end.offset, end.cursor) for name, end in self.tail.partitions.items()}
         place = SinkPlace(self.cursor, self.previous_pos, self.tail.identity, ends, count)
-        return await sinks.move(self.conn, self.sink.name, place)
+        return await sinks.move(self.conn, self.sink, place)
 
     # --- once more ---
 

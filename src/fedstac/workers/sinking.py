@@ -10,16 +10,18 @@ from typing import Any
 from fedstac.db import sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import NewSink, Sink
-from fedstac.domain.errors import BadRequest
+from fedstac.domain.errors import BadRequest, Conflict
 from fedstac.domain.model import rfc3339
 from fedstac.messaging import formats
 from fedstac.messaging.formats import EventFormat
-from fedstac.messaging.sinks import SinkTarget, SinkUnclear, open_sink
+from fedstac.messaging.sinks import BROKERS, SinkTarget, SinkUnclear, open_sink, scheme_of
+from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.workers import auditing
 from fedstac.workers.auditing import SinkAudit
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 LONGEST_ADDRESS = 1000
+OPTIONS = ("config", "partitions", "status")  # of all brokers' addresses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +53,23 @@ async def add(
         open_sink(target)
     except SinkUnclear as error:
         raise BadRequest(str(error)) from None
+    for sink in await sinks.every(conn):
+        if sink.name != description.name and _is_one_log(sink.address, description.address):
+            raise Conflict(f"the sink {sink.name!r} sends to {sink.address} already; two would write everything twice")
     after = await _position(conn, description.start)
     new = NewSink(
         name=description.name, address=description.address, format=description.format,
         key_template=description.key_template, required=description.required, private=description.private, after=after,
     )  # fmt: skip
     return await sinks.add(conn, new, actor=actor, correlation=correlation)
+
+
+def _is_one_log(one: str, other: str) -> bool:
+    """Return whether two addresses name the same stream or topic; a webhook keeps no log."""
+    if scheme_of(one) != scheme_of(other) or scheme_of(one) not in BROKERS:
+        return False
+    first, second = (BrokerAddress.parse(address, options=OPTIONS) for address in (one, other))
+    return first.name == second.name and not set(first.servers).isdisjoint(second.servers)
 
 
 async def seek(conn: Connection, name: str, to: str, *, actor: str, correlation: str | None = None) -> Sink:

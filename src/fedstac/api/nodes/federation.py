@@ -12,6 +12,7 @@ from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.api.nodes.metrics import Look
 from fedstac.domain.errors import Unavailable
+from fedstac.messaging.sinks import shown_address
 
 
 async def get_federation(call: Call) -> Response:
@@ -41,7 +42,7 @@ def _numbers(look: Look) -> Mapping[str, object]:
         },
         "sinks": [
             {
-                "name": sink.name, "address": sink.address, "required": sink.required,
+                "name": sink.name, "address": shown_address(sink.address), "required": sink.required,
                 "through": f"{sink.epoch}.{sink.position}", "lag_events": sink.events,
                 "lag_seconds": _seconds(sink.seconds), "clear_seconds": _seconds(look.sink_clear_seconds[sink.name]),
                 "dead_letters": sink.dead_letters, "errors": sink.errors,

@@ -155,8 +155,11 @@ class EventSink(Protocol):
         """Return the partition that an event goes to, as Tail names it."""
         ...
 
-    async def is_dense(self) -> bool | None:
-        """Return whether the broker's own counters prove that no event is missing; None where they cannot tell."""
+    async def is_dense(self, after: int, through: int) -> bool | None:
+        """Return whether the broker's own counters prove that no event is missing after a position, through another.
+
+        None where they cannot tell.
+        """
         ...
 
     def stored_events(self) -> AsyncIterator[StoredEvent]:
@@ -172,7 +175,8 @@ class SinkTarget:
     """A sink as its operator configured it. `origin` and `name` tell its relays from those of other sinks.
 
     private: it may lead to addresses of the own network. secret: signs what a webhook gets. last_tail: where the log
-    ended when that was noted, for a sink that keeps none.
+    ended when that was noted, for a sink that keeps none. delivered_ids: what such a sink took of a page that failed
+    afterwards; it is kept for the next one that is opened.
     """
 
     origin: str
@@ -181,9 +185,11 @@ class SinkTarget:
     private: bool = True
     secret: bytes = field(default=b"", repr=False)
     last_tail: Tail = field(default_factory=lambda: Tail(""))
+    delivered_ids: set[str] = field(default_factory=set)
 
 
-SCHEMES = ("https", "http", "nats", "kafka")
+BROKERS = ("nats", "kafka")  # which keep a log
+SCHEMES = ("https", "http", *BROKERS)
 
 
 def scheme_of(address: str) -> str:
@@ -195,6 +201,12 @@ def scheme_of(address: str) -> str:
             f"kafka://host:port/topic"
         )
     return scheme
+
+
+def shown_address(address: str) -> str:
+    """Return an address for those who may only watch: the path of a webhook is often a secret."""
+    scheme, separator, rest = address.partition("://")
+    return address if scheme_of(address) in BROKERS else scheme + separator + rest.split("/")[0].split("?")[0]
 
 
 def open_sink(target: SinkTarget) -> EventSink:

@@ -110,7 +110,7 @@ class KafkaSink:
         """Return the partition of an event's key, in the topic as `begin` saw it."""
         return str(self._partition(event))
 
-    async def is_dense(self) -> bool | None:
+    async def is_dense(self, after: int, through: int) -> bool | None:
         """Return None: offsets of Kafka count more than events, so its counters prove nothing."""
         return None
 

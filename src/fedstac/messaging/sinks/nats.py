@@ -134,10 +134,11 @@ class NatsSink:
         """Return the one partition of a stream."""
         return PARTITION
 
-    async def is_dense(self) -> bool | None:
-        """Return whether the stream's counters prove that no event between its first and its last one is missing.
+    async def is_dense(self, after: int, through: int) -> bool | None:
+        """Return whether the stream's counters prove that no event is missing after a position, through another.
 
-        None where they cannot tell: after a fork, a redrive, or an event that was never sent.
+        None where they cannot tell: after a fork, a redrive, or an event that was never sent; and where the stream
+        begins or ends elsewhere.
         """
         with _as_sink_errors():
             info = await self._info()
@@ -151,6 +152,8 @@ class NatsSink:
         if first is None or last is None:
             return None
         begin, end = self._place(cursor_of, first), self._place(tail_after, last)
+        if begin.pos > after + 1 or end.pos < through:
+            return None
         if begin.epoch != end.epoch or end.pos - begin.pos != state["last_seq"] - state["first_seq"]:
             return None
         return True

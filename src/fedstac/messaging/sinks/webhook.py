@@ -48,7 +48,8 @@ class WebhookSink:
         self._secret, self._last_tail = target.secret, target.last_tail
         self._hooks = Webhooks(private=target.private, keep=AT_ONCE)
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._delivered_ids: set[str] = set()  # ids of the page that is under way, should it be sent again
+        self._delivered_ids = target.delivered_ids
+        self._is_failing = False  # in the page that is under way
 
     async def __aenter__(self) -> Self:
         await self._hooks.__aenter__()
@@ -64,7 +65,11 @@ class WebhookSink:
         return Tail(IDENTITY, self._last_tail.partitions)
 
     async def publish(self, events: Sequence[OutgoingEvent], tail: Tail) -> Tail:
-        """Post a page. What was taken of a page that fails is not posted again by this sink."""
+        """Post a page. What was taken of a page that fails is not posted again by this relay.
+
+        After a failure that is not an event's nothing more is begun: a receiver that is away is noticed at once.
+        """
+        self._is_failing = False
         end = tail.partitions.get(PARTITION, PartitionTail(0, START))
         by_key: dict[str, list[OutgoingEvent]] = {}
         for event in events:
@@ -84,7 +89,7 @@ class WebhookSink:
         """Return the one partition."""
         return PARTITION
 
-    async def is_dense(self) -> bool | None:
+    async def is_dense(self, after: int, through: int) -> bool | None:
         """Return None: a receiver tells nothing of what it has."""
         return None
 
@@ -97,6 +102,8 @@ class WebhookSink:
     async def _post_all(self, events: Sequence[OutgoingEvent], end: PartitionTail) -> None:
         for event in events:
             async with self._room:
+                if self._is_failing:
+                    return
                 await self._post(event, end)
             self._delivered_ids.add(event.event_id)
 
@@ -108,10 +115,12 @@ class WebhookSink:
                 headers={**event.headers, **place},
             )  # fmt: skip
         except Forbidden as error:
+            self._is_failing = True
             raise SinkRefused(str(error)) from error
         except Undelivered as error:
             if error.status in ABOUT_THE_EVENT:
                 raise PageRefused(str(error), event_id=event.event_id) from error
+            self._is_failing = True
             if error.status in ABOUT_THE_CALLER or (error.status or 0) // 100 == 3:
                 raise SinkRefused(f"{error}; see to its address, and that it takes what this node signs") from error
             raise SinkAway(str(error)) from error
