@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import asyncpg
 import orjson
 
 from fedstac import bootstrap
@@ -159,9 +160,20 @@ class Journey:
         return SourceAddress(self.west.url, self.west.tokens["node:east"], self.road.feed)
 
     async def publish(self, *items: Json) -> None:
+        """Publish datasets, and wait until their events have positions."""
         body = {"type": "FeatureCollection", "features": list(items)}
         response = await self.west.admin.post("/collections/CMIP6/items", content=orjson.dumps(body))
         assert response.status_code in (200, 201), response.text
+        conn = await asyncpg.connect(self.west.settings.dsn)
+
+        async def all_have_positions() -> bool:
+            query = "SELECT count(*) FROM fedstac.outbox o LEFT JOIN fedstac.feed f USING (id) WHERE f.id IS NULL"
+            return await conn.fetchval(query) == 0
+
+        try:
+            await until(all_have_positions)
+        finally:
+            await conn.close()
 
     async def head(self) -> Cursor:
         async with Origin(self.source) as origin:

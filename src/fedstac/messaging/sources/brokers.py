@@ -58,6 +58,7 @@ class BrokerSource:
         self._chain = Chain(START)
         self._gap: Gap | None = None
         self._gap_since = 0.0
+        self._is_new_here = False  # nothing was received since `begin`
         self._heard_at = 0.0  # when the broker last gave something, or the origin had nothing more
         self._resources = AsyncExitStack()
 
@@ -75,7 +76,7 @@ class BrokerSource:
         """Go to a place in the log."""
         partitions = await self._log.seek(after, offsets)
         self._chain = Chain.begin(after, offsets, partitions)
-        self._gap, self._heard_at = None, time.monotonic()
+        self._gap, self._heard_at, self._is_new_here = None, time.monotonic(), True
 
     async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
         """Return the events after a place, after up to `wait` seconds.
@@ -84,6 +85,10 @@ class BrokerSource:
         """
         if after != self._chain.cursor:  # the last page was not applied
             await self.begin(after, {})
+        if self._is_new_here:
+            self._is_new_here = False
+            if await self._enter_epoch(after):
+                return self._chain.take(0)
         deadline = time.monotonic() + wait
         while True:
             page = self._chain.take(limit)
@@ -103,6 +108,21 @@ class BrokerSource:
                 self._heard_at = time.monotonic()
             elif time.monotonic() >= deadline:
                 return await self._look_elsewhere(limit) if self._is_silent() else page
+
+    async def _enter_epoch(self, after: Cursor) -> bool:
+        """Go on in the origin's epoch, if it is a later one. BehindRetention where the place is beyond the fork.
+
+        The broker has messages of a history that the origin may have lost; in the new epoch they are known as such.
+        While the origin is away nothing can be told.
+        """
+        try:
+            if (await self._feed.end()).epoch <= after.epoch:
+                return False
+            page = await self._feed.receive(after, limit=1, wait=0)
+        except SourceAway:
+            return False
+        self._chain.cursor = Cursor(page.cursor.epoch, after.pos)
+        return True
 
     def _is_silent(self) -> bool:
         return time.monotonic() - self._heard_at > SILENCE_SECONDS
