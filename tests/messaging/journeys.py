@@ -167,8 +167,9 @@ class Journey:
         conn = await asyncpg.connect(self.west.settings.dsn)
 
         async def all_have_positions() -> bool:
-            query = "SELECT count(*) FROM fedstac.outbox o LEFT JOIN fedstac.feed f USING (id) WHERE f.id IS NULL"
-            return await conn.fetchval(query) == 0
+            return not await conn.fetch(
+                "SELECT FROM fedstac.outbox o LEFT JOIN fedstac.feed f USING (id) WHERE f.id IS NULL LIMIT 1"
+            )
 
         try:
             await until(all_have_positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
@@ -97,6 +98,7 @@ async def test_what_a_road_has_lost_comes_from_the_publishing_node(
 async def test_poison_of_every_kind_is_parked_delays_nobody_and_is_healed_by_a_later_event(
     api: Api, conn: Connection, owner: Connection, make_database: Callable[[], str], way: Road
 ) -> None:
+    most_seconds = 5.0 * max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)  # on a machine that has other work, too
     everything = items(len(SPOILS) + 10)
     poisoned, sound = everything[: len(SPOILS)], everything[len(SPOILS) :]
     async with journey(api, make_database, way, snapshot_first=False) as trip:
@@ -104,10 +106,16 @@ async def test_poison_of_every_kind_is_parked_delays_nobody_and_is_healed_by_a_l
         await trip.publish(*sound[:5])
         await spoil(owner, [item["id"] for item in poisoned])
         await way.build(conn)
+        head = await trip.head()
+
+        async def all_is_sent() -> bool:
+            return not await conn.fetch("SELECT FROM fedstac.sink WHERE pos < $1", head.pos)
+
+        await until(all_is_sent)
         litter = await way.litter()
         await trip.publish(*sound[5:])
         async with trip.following():
-            assert await trip.arrive() < 5.0
+            assert await trip.arrive() < most_seconds
             async with trip.east.pool.acquire() as here:
                 found = {row[0] for row in await here.fetch("SELECT id FROM fedstac.record")}
                 assert {item["id"] for item in sound} <= found
@@ -123,7 +131,7 @@ async def test_poison_of_every_kind_is_parked_delays_nobody_and_is_healed_by_a_l
                 troubles_count = await here.fetchval("SELECT count(*) FROM fedstac.trouble WHERE kind = 'parked'")
                 assert troubles_count >= min(len(rows), parked.MOST_REPORTED)
                 await trip.publish(*(titled(item, f"mended {n}") for n, item in enumerate(poisoned)))
-                assert await trip.arrive() < 5.0
+                assert await trip.arrive() < most_seconds
                 left = [row for row in await parked.every(here) if row.subject.startswith("CMIP6/CMIP6.")]
                 assert left == []
         assert await trip.differences() == []

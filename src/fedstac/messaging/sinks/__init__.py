@@ -84,7 +84,7 @@ def is_redrive(headers: Mapping[str, str]) -> bool:
 
 def cursor_of(headers: Mapping[str, str]) -> Cursor:
     """Return the place of a message's event in the feed. LookupError or ValueError where the message is not ours."""
-    return Cursor(int(headers["epoch"]), int(headers["pos"]))
+    return _cursor(headers["epoch"], headers["pos"])
 
 
 def tail_after(headers: Mapping[str, str]) -> Cursor:
@@ -92,7 +92,14 @@ def tail_after(headers: Mapping[str, str]) -> Cursor:
     if not is_redrive(headers):
         return cursor_of(headers)
     epoch, _, pos = headers["tail"].partition(".")
-    return Cursor(int(epoch), int(pos))
+    return _cursor(epoch, pos)
+
+
+def _cursor(epoch: str, pos: str) -> Cursor:
+    cursor = Cursor(int(epoch), int(pos))
+    if not (0 <= cursor.epoch < 1 << 62 and 0 <= cursor.pos < 1 << 62):  # what no feed has, somebody else wrote
+        raise ValueError(f"{str(cursor)[:80]} is no place in a feed")
+    return cursor
 
 
 @dataclass(frozen=True, slots=True)

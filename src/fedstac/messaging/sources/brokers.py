@@ -20,7 +20,7 @@ from fedstac.messaging.sources.http import HttpSource
 
 GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still bring
 READ_MESSAGES = 1000
-SILENCE_SECONDS = 10.0  # of a broker, after which the origin is asked whether it has more
+SILENCE_SECONDS = 3.0  # of a broker, after which the origin is asked whether it has more
 log = structlog.get_logger()
 
 
@@ -101,13 +101,18 @@ class BrokerSource:
                 if patience <= 0:
                     return await self._fill(gap, limit)
                 seconds = min(seconds, patience)
+            seconds = min(seconds, SILENCE_SECONDS)
             messages = await self._log.read(READ_MESSAGES, seconds, without=self._chain.partitions_ahead())
             for message in messages:
                 self._chain.put(message)
             if messages:
                 self._heard_at = time.monotonic()
-            elif time.monotonic() >= deadline:
-                return await self._look_elsewhere(limit) if self._is_silent() else page
+            elif self._is_silent():
+                page = await self._look_elsewhere(limit)
+                if page.events:
+                    return page
+            if not messages and time.monotonic() >= deadline:
+                return page
 
     async def _enter_epoch(self, after: Cursor) -> bool:
         """Go on in the origin's epoch, if it is a later one. BehindRetention where the place is beyond the fork.
