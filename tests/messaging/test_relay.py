@@ -416,10 +416,29 @@ async def test_a_required_sink_that_is_dead_lapses(node: Node, conn: Connection)
     assert await sinks.lowest_required(conn) == 0
     assert await sinks.lapse(conn, 1) == []
     await conn.execute("UPDATE fedstac.outbox SET at = at - interval '2 days'")
+    assert await sinks.lapse(conn, 1) == []  # it has as long from when it was added
+    await conn.execute("UPDATE fedstac.sink SET waits_since = waits_since - interval '2 days'")
     assert await sinks.lapse(conn, 1) == ["dead"]
     assert await sinks.lapse(conn, 1) == []
     assert await sinks.lowest_required(conn) is None
     with pytest.raises(Conflict, match="fedstac sink seek dead --to"):
         await sinks.resume(conn, "dead", actor="test")
+    await sinks.seek(conn, "dead", 0, actor="test")
+    assert await sinks.lapse(conn, 1) == []
     await sinks.seek(conn, "dead", 10, actor="test")
     assert await sinks.lowest_required(conn) == 10
+
+
+async def test_a_log_that_is_older_than_sinks_may_be_behind_goes_to_new_ones_and_to_a_broker_that_lost_everything(
+    node: Node, conn: Connection, nats: NatsStream
+) -> None:
+    await fill(conn, 2500)
+    await conn.execute("UPDATE fedstac.outbox SET at = at - interval '30 days'")
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 2500)
+    await conn.execute("UPDATE fedstac.sink SET waits_since = waits_since - interval '30 days'")
+    await nats.drop()
+    async with relaying(node):
+        await arrived(nats, 2500)
+        assert await sinks.lapse(conn, node.settings.sink_lapse_days) == []

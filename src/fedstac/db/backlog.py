@@ -38,7 +38,8 @@ async def read(conn: Connection) -> list[Backlog]:
     rows = await conn.fetch(
         f"""WITH state AS MATERIALIZED (SELECT pos, snap FROM fedstac.feed_state),
                 slowest AS MATERIALIZED (
-                    SELECT name, pos FROM fedstac.sink WHERE required AND lapsed_at IS NULL ORDER BY pos LIMIT 1),
+                    SELECT name, pos, waits_since FROM fedstac.sink
+                    WHERE required AND lapsed_at IS NULL ORDER BY pos LIMIT 1),
                 next AS MATERIALIZED (
                     SELECT f.id FROM slowest s
                     CROSS JOIN LATERAL (SELECT id FROM fedstac.feed f WHERE f.pos > s.pos ORDER BY f.pos LIMIT $1) f),
@@ -60,7 +61,8 @@ async def read(conn: Connection) -> list[Backlog]:
            FROM unsequenced HAVING count(*) > 0
            UNION ALL
            SELECT 'the sink ' || s.name, t.pos - s.pos,
-                  coalesce(extract(epoch FROM clock_timestamp() - (SELECT min(at) FROM unsent)), 0)::float8,
+                  coalesce(extract(epoch FROM clock_timestamp()
+                                               - greatest((SELECT min(at) FROM unsent), s.waits_since)), 0)::float8,
                   ((t.pos - s.pos) * coalesce((SELECT avg(size) FROM unsent), 0))::bigint
            FROM slowest s, state t WHERE t.pos > s.pos""",
         SAMPLE,

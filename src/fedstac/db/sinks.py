@@ -196,14 +196,16 @@ async def seek(conn: Connection, name: str, after: int, *, actor: str, correlati
             raise Conflict(f"the log reaches from {first} to {last}; {after} is not in it")
         if after >= sink.pos:
             await conn.execute(
-                f"""UPDATE fedstac.sink SET pos = $2, previous_pos = $2, {_RUNS},
+                f"""UPDATE fedstac.sink SET pos = $2, previous_pos = $2, waits_since = clock_timestamp(), {_RUNS},
                            epoch = coalesce((SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < $2), 0)
                     WHERE name = $1""",
                 name, after,
             )  # fmt: skip
             await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1", name)
         else:
-            await conn.execute(f"UPDATE fedstac.sink SET {_RUNS} WHERE name = $1", name)
+            await conn.execute(
+                f"UPDATE fedstac.sink SET waits_since = clock_timestamp(), {_RUNS} WHERE name = $1", name
+            )
             await resend(conn, name, [Stretch(after, sink.pos)])
         await _audit(conn, actor, correlation, "seek-sink", name, {"from": sink.pos, "to": after})
         return await read(conn, name)
@@ -298,7 +300,7 @@ async def move(conn: Connection, sink: Sink, place: SinkPlace) -> int | None:
     ends = {key: (end.offset, end.cursor.epoch, end.cursor.pos) for key, end in place.partitions.items()}
     version = await conn.fetchval(
         """UPDATE fedstac.sink SET epoch = $2, pos = $3, previous_pos = $4, identity = $5, partitions = $6,
-                  sent = sent + $7, sent_at = CASE WHEN $7 > 0 THEN clock_timestamp() ELSE sent_at END,
+                  waits_since = CASE WHEN $3 < pos THEN clock_timestamp() ELSE waits_since END, sent = sent + $7, sent_at = CASE WHEN $7 > 0 THEN clock_timestamp() ELSE sent_at END,
                   failing_since = NULL, last_error = NULL
            WHERE name = $1 AND created = $8 AND (version = $9 OR pos <= $3) RETURNING version""",
         sink.name, place.cursor.epoch, place.cursor.pos, place.previous_pos, place.identity,
@@ -466,12 +468,13 @@ async def lowest_required(conn: Connection) -> int | None:
 
 
 async def lapse(conn: Connection, days: float) -> list[str]:
-    """Let required sinks lapse whose next event is older than this; tell operators. Return their names."""
+    """Let required sinks lapse for which an event waits for longer than this; tell operators. Return their names."""
     async with conn.transaction():
         rows = await conn.fetch(
             """UPDATE fedstac.sink s SET lapsed_at = clock_timestamp(), version = version + 1,
                       paused_reason = coalesce(paused_reason, $2), paused_at = coalesce(paused_at, clock_timestamp())
-               WHERE s.required AND s.lapsed_at IS NULL AND EXISTS (
+               WHERE s.required AND s.lapsed_at IS NULL
+                 AND s.waits_since < clock_timestamp() - make_interval(secs => $1 * 86400) AND EXISTS (
                    SELECT FROM (SELECT id FROM fedstac.feed f WHERE f.pos > s.pos ORDER BY f.pos LIMIT 1) next
                    JOIN fedstac.outbox o ON o.id = next.id
                    WHERE o.at < clock_timestamp() - make_interval(secs => $1 * 86400))
