@@ -114,8 +114,11 @@ async def test_an_audit_finds_what_is_missing_and_has_it_sent_again(
         assert (whole.code, whole.stdout) == (
             0, "archive has every event through 3000; its own counters prove it\n",
         )  # fmt: skip
+        await nats.remove([1, 2])
+        listed = await fedstac("sink", "audit", "archive", "--list", **own)
+        assert (listed.code, listed.stdout) == (1, "missing 1 to 2\n")
         gone = {1, 2, 700, 701, 702, 1999, 3000}
-        await nats.remove(sorted(gone))
+        await nats.remove([700, 701, 702, 1999, 3000])
         refilled = await fedstac("sink", "audit", "archive", "-o", "json", **own)
         assert refilled.code == 1
         assert json.loads(refilled.stdout)["holes"] == [[1, 2], [700, 702], [1999, 1999], [3000, 3000]]

@@ -11,6 +11,7 @@ import orjson
 
 from fedstac.db import audit, troubles
 from fedstac.db.connections import Connection, Row
+from fedstac.db.feed import PAGE_BYTES
 from fedstac.domain.errors import Conflict, NotFound
 from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.model import rfc3339
@@ -203,8 +204,12 @@ class Redrive:
 async def next_redrives(conn: Connection, sink: str, limit: int) -> list[Redrive]:
     """Return dead letters that are to be sent again; those that became stale meanwhile are deleted."""
     waiting = await conn.fetch(
-        "SELECT id FROM fedstac.dead_letter WHERE sink = $1 AND redrive_at IS NOT NULL ORDER BY id LIMIT $2",
-        sink, limit,
+        """SELECT id FROM (
+               SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM (
+                   SELECT id, octet_length(event) AS size FROM fedstac.dead_letter
+                   WHERE sink = $1 AND redrive_at IS NOT NULL ORDER BY id LIMIT $2) due) sized
+           WHERE before < $3 ORDER BY id""",
+        sink, limit, PAGE_BYTES,
     )  # fmt: skip
     ids = [row["id"] for row in waiting]
     if not ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +89,9 @@ async def _expected(conn: Connection, sink: Sink, missing: Sequence[Stretch]) ->
     for event_type in (each for each in types if not encoder.takes(each)):
         absent |= await sinks.positions_of_type(conn, event_type, missing)
     stretches = []
+    positions = sorted(absent)
     for each in missing:
-        cuts = sorted(pos for pos in absent if each.after < pos <= each.through)
+        cuts = positions[bisect_right(positions, each.after) : bisect_right(positions, each.through)]
         for begin, end in zip((each.after, *cuts), (*(pos - 1 for pos in cuts), each.through), strict=True):
             if begin < end:
                 stretches.append(Stretch(begin, end))
