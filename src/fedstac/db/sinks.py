@@ -300,7 +300,8 @@ async def move(conn: Connection, sink: Sink, place: SinkPlace) -> int | None:
     ends = {key: (end.offset, end.cursor.epoch, end.cursor.pos) for key, end in place.partitions.items()}
     version = await conn.fetchval(
         """UPDATE fedstac.sink SET epoch = $2, pos = $3, previous_pos = $4, identity = $5, partitions = $6,
-                  waits_since = CASE WHEN $3 < pos THEN clock_timestamp() ELSE waits_since END, sent = sent + $7, sent_at = CASE WHEN $7 > 0 THEN clock_timestamp() ELSE sent_at END,
+                  waits_since = CASE WHEN $3 < pos THEN clock_timestamp() ELSE waits_since END,
+                  sent = sent + $7, sent_at = CASE WHEN $7 > 0 THEN clock_timestamp() ELSE sent_at END,
                   failing_since = NULL, last_error = NULL
            WHERE name = $1 AND created = $8 AND (version = $9 OR pos <= $3) RETURNING version""",
         sink.name, place.cursor.epoch, place.cursor.pos, place.previous_pos, place.identity,
