@@ -189,13 +189,12 @@ async def drop(conn: Connection, partition: OldPartition) -> bool:
 async def sweep_acknowledgements(conn: Connection) -> int:
     """Delete a few acknowledgements of what is forgotten, but for the last of each consumer. Return how many."""
     status = await conn.execute(
-        """DELETE FROM fedstac.node_status s USING (
-               SELECT n.node, n.epoch, n.through FROM fedstac.node_status n, fedstac.forgotten g
-               WHERE n.through < g.pos AND EXISTS (
-                   SELECT FROM fedstac.node_status later
-                   WHERE later.node = n.node AND (later.epoch, later.through) > (n.epoch, n.through))
-               LIMIT $1) old
-           WHERE (s.node, s.epoch, s.through) = (old.node, old.epoch, old.through)""",
+        f"""{READERS} DELETE FROM fedstac.node_status s USING (
+                SELECT l.node, n.epoch, n.through FROM last l CROSS JOIN fedstac.forgotten g CROSS JOIN LATERAL (
+                    SELECT epoch, through FROM fedstac.node_status n
+                    WHERE n.node = l.node AND n.epoch = l.epoch AND n.through < least(l.through, g.pos)
+                    ORDER BY n.through LIMIT $1) n) old
+            WHERE (s.node, s.epoch, s.through) = (old.node, old.epoch, old.through)""",
         SWEPT_AT_ONCE,
     )
     return int(status.rpartition(" ")[2])
