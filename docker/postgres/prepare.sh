@@ -2,6 +2,7 @@
 # Prepare the databases of fedstac when PostgreSQL's container starts for the first time: extensions, roles, passwords.
 # The image of PostgreSQL runs it as its superuser. DATABASES: their names; DATABASE_PASSWORD: of fedstac's roles.
 set -euo pipefail
+export PGOPTIONS="-c client_min_messages=warning" # that a role is there already is no news
 setup=${FEDSTAC_SETUP:-/fedstac/setup.sql} # fedstac migrate --print-setup
 
 for database in $DATABASES; do

@@ -91,7 +91,8 @@ async def test_items_the_feed_and_a_consumers_lag_are_counted(api: Api) -> None:
     assert everything["fedstac_queue_items"] == everything["fedstac_queue_oldest_seconds"] == 0.0
     assert everything["fedstac_notifications_waiting"] == 0.0
     assert everything["fedstac_outbox_waiting_events"] == 0.0
-    assert (everything["fedstac_feed_earliest_position"], everything["fedstac_outbox_partitions_ahead"]) == (1.0, 3.0)
+    assert everything["fedstac_feed_earliest_position"] == 1.0
+    assert everything["fedstac_outbox_partitions_ahead"] >= 3.0
     for name in ("process_resident_memory_bytes", "fedstac_request_memory_limit_bytes", "fedstac_part_restarts_total"):
         assert name in everything
 
@@ -146,7 +147,7 @@ async def test_a_sink_is_told_of_with_its_lag_and_its_dead_letters(api: Api, con
     )
 
     async def is_told_of() -> bool:
-        return (await samples(api, sink="archive")).get("fedstac_sink_errors") == 1.0
+        return (await samples(api, sink="archive")).get("fedstac_sink_errors_total") == 1.0
 
     await until(is_told_of)
     values = await samples(api, sink="archive")

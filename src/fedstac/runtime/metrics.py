@@ -55,10 +55,13 @@ class Family:
     labels: tuple[str, ...]
 
     def of(self, rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
-        """Return a gauge with a value for each row of labels."""
-        metric = GaugeMetricFamily(self.name, self.meaning, labels=self.labels)
+        """Return a gauge or a counter with a value for each row of labels."""
+        if self.kind is MetricKind.GAUGE:
+            metric: Metric = GaugeMetricFamily(self.name, self.meaning, labels=self.labels)
+        else:
+            metric = CounterMetricFamily(self.name.removesuffix("_total"), self.meaning, labels=self.labels)
         for values, value in rows:
-            metric.add_metric(values, value)
+            metric.add_sample(self.name, dict(zip(self.labels, values, strict=True)), value)
         return metric
 
 
@@ -86,6 +89,10 @@ def _gauge(name: str, meaning: str, *labels: str) -> Family:
 
 def _of_node(name: str, meaning: str, *labels: str) -> Family:
     return _declare(MetricKind.GAUGE, name, meaning, *labels, scope=MetricScope.NODE)
+
+
+def _counted_of_node(name: str, meaning: str, *labels: str) -> Family:
+    return _declare(MetricKind.COUNTER, name, meaning, *labels, scope=MetricScope.NODE)
 
 
 # --- of a process ---
@@ -183,8 +190,8 @@ SINK_CLEAR = _of_node(
     "Time until a sink has everything, at its pace since the look before; +Inf while it stands still.",
     "sink",
 )  # fmt: skip
-SINK_SENT = _of_node("fedstac_sink_sent_events", "Events that were sent to a sink since it was added.", "sink")
-SINK_ERRORS = _of_node("fedstac_sink_errors", "How often a sink failed since it was added.", "sink")
+SINK_SENT = _counted_of_node("fedstac_sink_sent_events_total", "Events that were sent to a sink.", "sink")
+SINK_ERRORS = _counted_of_node("fedstac_sink_errors_total", "How often a sink failed.", "sink")
 SINK_FAILING = _of_node("fedstac_sink_failing_seconds", "For how long a sink has been failing; 0: it works.", "sink")
 SINK_PAUSED = _of_node("fedstac_sink_paused", "1 while nothing is sent to a sink: it is paused, or has lapsed.", "sink")
 DEAD_LETTERS = _of_node("fedstac_dead_letters", "Events that a sink refused for ever; counted to 100 000.", "sink")
@@ -246,7 +253,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self._counts: dict[Family, dict[tuple[str, ...], float]] = {
-            family: {} for family in FAMILIES.values() if family.kind is MetricKind.COUNTER
+            family: {}
+            for family in FAMILIES.values()
+            if family.kind is MetricKind.COUNTER and family.scope is MetricScope.PROCESS
         }
         self._durations: dict[Family, dict[tuple[str, ...], Durations]] = {
             family: {} for family in FAMILIES.values() if family.kind is MetricKind.HISTOGRAM
@@ -289,10 +298,8 @@ class Metrics:
     def families(self) -> Iterable[Metric]:
         """Return all that was counted."""
         for family, counts in self._counts.items():
-            counter = CounterMetricFamily(family.name.removesuffix("_total"), family.meaning, labels=family.labels)
-            for labels, count in list(counts.items()):
-                counter.add_metric(labels, count)
-            yield counter
+            if family is not PART_RESTARTS:
+                yield family.of(list(counts.items()))
         for family, durations in self._durations.items():
             histogram = HistogramMetricFamily(family.name, family.meaning, labels=family.labels)
             for labels, observed in list(durations.items()):
@@ -361,12 +368,7 @@ class _Families:
 
 def _parts(parts: Parts) -> Iterable[Metric]:
     states = list(parts.states.items())
-    restarts = CounterMetricFamily(
-        PART_RESTARTS.name.removesuffix("_total"), PART_RESTARTS.meaning, labels=PART_RESTARTS.labels
-    )
-    for name, state in states:
-        restarts.add_metric([name], state.restarts)
-    yield restarts
+    yield PART_RESTARTS.of([([name], state.restarts) for name, state in states])
     yield PART_RUNNING.of([([name], state.running) for name, state in states])
     yield PART_EXPECTED.of([([name], state.wanted) for name, state in states])
     yield PART_TROUBLES.of([([name], len(state.troubles)) for name, state in states])
