@@ -209,7 +209,8 @@ def _format(folder: Path, jars: Path) -> None:
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [
         _program("java", "default-jre-headless"), *JVM, f"-XX:SharedArchiveFile={jars / ARCHIVE}", "-Xshare:auto",
-        "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(folder / "server.properties"),
+        "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}",
+        f"--config={folder / 'server.properties'}",
     ]  # fmt: skip
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if result.returncode != 0:
