@@ -18,6 +18,3 @@ CREATE TABLE fedstac.esgf_waiting (
     PRIMARY KEY (consumer, origin, subject, sameness)
 );
 GRANT SELECT, INSERT, DELETE ON fedstac.esgf_event, fedstac.esgf_waiting TO fedstac_writer;
-
--- The trace that a request belongs to (W3C Trace Context): its events have it, too.
-ALTER TABLE fedstac.request ADD COLUMN traceparent text;

@@ -6,6 +6,7 @@ of plan are tried: PostgreSQL changes from a plan for the parameters to one for 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -18,6 +19,7 @@ from fedstac.db import (
     backlog,
     conditions,
     connections,
+    esgf,
     feed,
     file_marks,
     health,
@@ -35,6 +37,7 @@ from fedstac.db import (
     sinks,
 )
 from fedstac.db.connections import Connection
+from fedstac.db.esgf import WaitingPatch
 from fedstac.db.feed import EventFilter
 from fedstac.db.parked import ParkedEvent, SubjectPlace
 from fedstac.db.queue import Claim
@@ -168,6 +171,18 @@ async def consume(conn: Connection) -> None:
     assert not await parked.requeued_events(conn, "index", "south")
 
 
+async def follow_a_topic(conn: Connection) -> None:
+    """Take a page of a topic in ESGF's format: what came already, what waits, what is kept of it."""
+    repeats = {hashlib.md5(str(n).encode()).hexdigest(): f"e{n}" for n in range(50_000, 50_200)}
+    new = {f"new {n}": 100_000 + n for n in range(500)}
+    assert len(await esgf.find_repeats(conn, "index", "esgf", {**repeats, **dict.fromkeys(new, "e")})) == 200
+    subjects = [f"s{n}" for n in range(200)]
+    assert len(await esgf.waiting(conn, "index", "esgf", subjects)) == 400
+    await esgf.remember(conn, "index", "esgf", new)
+    await esgf.wait(conn, "index", "esgf", [WaitingPatch(f"s{n}", f"new {n}", 1, "{}") for n in range(100)])
+    await esgf.end_waiting(conn, "index", "esgf", subjects)
+
+
 async def acknowledge(conn: Connection) -> None:
     await nodes.acknowledge(conn, "east", Cursor(1, large.ACKNOWLEDGED + 1), [])
     await nodes.acknowledge(conn, "east", Cursor(1, 17), [])
@@ -256,6 +271,7 @@ CASES: dict[str, tuple[Run, int]] = {
     "feed, filtered": (look_for_few_events, 60_000),
     "snapshot": (take_a_snapshot, 3_000),
     "consume": (consume, 1_000),
+    "follow a topic of ESGF": (follow_a_topic, 6_000),
     "acknowledge": (acknowledge, 200),
     "identify": (identify, 100),
     "health": (look_at_health, 500),

@@ -107,6 +107,10 @@ SELECT row_number() OVER (ORDER BY id), id, sha256(id::text::bytea) FROM fedstac
 UPDATE fedstac.audit_head SET pos = (SELECT max(pos) FROM fedstac.audit_chain), snap = pg_current_snapshot();
 
 INSERT INTO fedstac.file_mark (mark, collection, id) SELECT n, 'CMIP6', id FROM dataset;
+INSERT INTO fedstac.esgf_event (consumer, origin, sameness, pos)
+SELECT 'index', 'esgf', md5(n::text), n FROM generate_series(1, 100000) n;
+INSERT INTO fedstac.esgf_waiting (consumer, origin, subject, sameness, pos, event)
+SELECT 'index', 'esgf', 's' || n % 25000, md5(n::text), n, '{{}}' FROM generate_series(1, 50000) n;
 INSERT INTO fedstac.parked_event (consumer, origin, event_id, subject, pos, detail, event, epoch, seq)
 SELECT 'index', 'south', 'e' || n, 's' || n, n, 'unknown', '{{}}', 1, 1 FROM generate_series(1, {parked}) n;
 INSERT INTO fedstac.node_status (node, epoch, through)
