@@ -348,6 +348,15 @@ async def test_a_source_that_is_away_refuses_us_or_is_none_is_named(
     assert (await finding(by_broker, "brokers")).thing == f"nats://{NOBODY}/WEST"
 
 
+async def test_a_topic_of_esgf_is_looked_at_without_a_node_behind_it(settings: Settings, west: Node) -> None:
+    topic = following(settings, "", feed=f"kafka://{NOBODY}/esgf?format=esgf&origin=esgf")
+    every = await findings(topic)
+    assert [each.thing for each in every if each.check == "brokers"] == [
+        f"kafka://{NOBODY}/esgf?format=esgf&origin=esgf"
+    ]
+    assert [each for each in every if each.check in ("sources", "sequencer")] == []
+
+
 async def test_a_place_that_the_source_has_no_more_is_named(
     settings: Settings, api: Api, make_database: Callable[[], str]
 ) -> None:

@@ -51,7 +51,6 @@ from fedstac.vocabularies.store import VocabularyStore
 from fedstac.workers import notifier, roles
 
 ANSWER_SECONDS: Final = 15.0  # for one check
-SINK_OPTIONS: Final = ("config", "partitions")
 Check = Callable[[Settings], AsyncIterator[Diagnosis]]
 DatabaseCheck = Callable[[Settings, Connection], AsyncIterator[Diagnosis]]
 
@@ -104,6 +103,11 @@ async def _findings_of(name: str, check: Callable[[], AsyncIterator[Diagnosis]])
     else:
         if is_well:
             yield well(name, name)
+
+
+def _is_consumer(settings: Settings) -> bool:
+    """Return whether the settings are those of a node that follows others, or a topic."""
+    return bool(settings.source or settings.source_feed)
 
 
 # --- without the database ---
@@ -310,7 +314,7 @@ async def sinks(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis
 async def _broker(place: str, address: str) -> AsyncIterator[Diagnosis]:
     """Look at a broker or the receiver of a webhook."""
     try:
-        broker = BrokerAddress.parse(address, options=SINK_OPTIONS)
+        broker = BrokerAddress.parse(address, options=None)
     except ValueError:
         parts_of_url = urlsplit(address)
         port = parts_of_url.port or (80 if parts_of_url.scheme == "http" else 443)
