@@ -197,7 +197,7 @@ async def test_a_dead_letter_of_a_dataset_that_changed_since_is_not_sent_again(n
         async with relaying(node):
             await sent_through(node, 5)
         letter = (await dead_letters.every(conn, None, None))[0]
-        await conn.execute("INSERT INTO fedstac.lineage (key, origin) VALUES ('CMIP6/dataset-3', 'west')")
+        await conn.execute("INSERT INTO fedstac.lineage (key, origin, seq) VALUES ('CMIP6/dataset-3', 'west', 13)")
         await conn.execute(
             """INSERT INTO fedstac.record (collection, id, lineage, origin, state, latest, claims_latest, epoch, seq,
                    created, updated, document, document_digest, files_digest, digest, publisher)
@@ -208,6 +208,31 @@ async def test_a_dead_letter_of_a_dataset_that_changed_since_is_not_sent_again(n
             await dead_letters.redrive(conn, [letter.id], actor="test")
         await dead_letters.discard(conn, [letter.id], actor="test")
         assert await dead_letters.every(conn, None, None) == []
+
+
+@pytest.mark.parametrize(("refused", "is_stale"), [((1, 3), True), ((2, 3), False)])
+async def test_a_dead_letter_is_sent_again_only_where_nothing_later_went_out(
+    node: Node, conn: Connection, refused: tuple[int, ...], is_stale: bool
+) -> None:
+    async with hook() as receiver:
+        receiver.respond = lambda message: "400 Bad" if message.pos in refused else ACCEPTED
+        await fill(conn, 3, lineages=1)
+        await add_sink(conn, receiver.address)
+        async with relaying(node):
+            await sent_through(node, 3)
+    await conn.execute("INSERT INTO fedstac.lineage (key, origin, seq) VALUES ('CMIP6/dataset-0', 'west', 3)")
+    await conn.execute(
+        """INSERT INTO fedstac.record (collection, id, lineage, origin, state, latest, claims_latest, epoch, seq,
+               created, updated, document, document_digest, files_digest, digest, publisher)
+           VALUES ('CMIP6', 'dataset-0', 'CMIP6/dataset-0', 'west', 'published', false, false, 1, 3, now(), now(),
+                   '{}', '', '', '', 'anna')"""
+    )
+    earlier = (await dead_letters.every(conn, None, None))[0].id
+    if is_stale:
+        with pytest.raises(Conflict, match="a later event of the same dataset went out since"):
+            await dead_letters.redrive(conn, [earlier], actor="test")
+    else:
+        assert await dead_letters.redrive(conn, [earlier], actor="test")
 
 
 async def test_a_sink_that_is_away_holds_up_no_other(node: Node, conn: Connection, nats: NatsStream) -> None:

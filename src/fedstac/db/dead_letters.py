@@ -177,16 +177,18 @@ def _names(letters: Sequence[DeadLetter]) -> str:
 async def _stale(conn: Connection, ids: Sequence[int]) -> list[DeadLetter]:
     """Return the dead letters after which their dataset, or collection, changed again.
 
-    Where that later event is a dead letter itself, the earlier one is not stale.
+    Where all that came later in the lineage are dead letters themselves, the earlier one is not stale.
     """
     rows = await conn.fetch(
         f"""SELECT {", ".join("d." + column for column in COLUMNS.split(", "))} FROM fedstac.dead_letter d
             LEFT JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
             LEFT JOIN fedstac.collection c ON c.id = d.collection AND d.dataset IS NULL
+            LEFT JOIN fedstac.lineage l ON l.key = d.key
             WHERE d.id = ANY ($1::bigint[])
               AND (coalesce(r.epoch, c.epoch), coalesce(r.seq, c.seq)) > (d.epoch, d.seq)
-              AND NOT EXISTS (SELECT FROM fedstac.dead_letter later WHERE later.sink = d.sink AND later.key = d.key
-                                AND later.dataset IS NOT DISTINCT FROM d.dataset AND later.seq = coalesce(r.seq, c.seq))
+              AND coalesce(l.seq, c.seq) - d.seq > (
+                  SELECT count(*) FROM fedstac.dead_letter later
+                  WHERE later.sink = d.sink AND later.key = d.key AND later.seq > d.seq)
             ORDER BY d.id""",
         list(ids),
     )
