@@ -282,6 +282,10 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "see a dead letter that is not there": fixed("GET", "/dead-letters/{letter}", letter="7"),
     "redrive a dead letter that is not there": fixed("POST", "/dead-letters/redrive", {"ids": [7]}),
     "discard a dead letter that is not there": fixed("POST", "/dead-letters/discard", {"ids": [7]}),
+    "see the parked events": fixed("GET", "/parked-events"),
+    "see a parked event that is not there": fixed("GET", "/parked-events/{event}", event="7"),
+    "requeue a parked event that is not there": fixed("POST", "/parked-events/requeue", {"ids": [7]}),
+    "discard a parked event that is not there": fixed("POST", "/parked-events/discard", {"ids": [7]}),
     "see the groups": fixed("GET", "/groups"),
     "see the institution's group": fixed("GET", "/groups/{group}", group="ncar"),
     "see a group that is not there": fixed("GET", "/groups/{group}", group="none"),
@@ -444,9 +448,9 @@ TABLE: Final[tuple[Line, ...]] = (
     # metrics are for those who watch over the node
     Line((ADMIN,), ("read the metrics", "look at the federation"), (NO_DATASET,), ANSWERED),
     # sinks are for those who may manage messaging
-    Line((ADMIN,), ("see the sinks", "see the dead letters"), (NO_DATASET,), ANSWERED),
+    Line((ADMIN,), ("see the sinks", "see the dead letters", "see the parked events"), (NO_DATASET,), ANSWERED),
     Line((ADMIN,), ("add a sink",), (NO_DATASET,), DONE),
-    Line((ADMIN,), tuple(deed for deed in ELSE if re.search("(sink|dead letter) that is not there", deed)),
+    Line((ADMIN,), tuple(deed for deed in ELSE if re.search("(sink|dead letter|parked event) that is not there", deed)),
          (NO_DATASET,), NOT_FOUND),
     # groups and collections
     Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),

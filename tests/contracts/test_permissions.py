@@ -44,6 +44,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/sinks/{sink}/seek"): {"to": "now"},
     ("POST", "/dead-letters/redrive"): {"ids": [7]},
     ("POST", "/dead-letters/discard"): {"ids": [7]},
+    ("POST", "/parked-events/requeue"): {"ids": [7]},
+    ("POST", "/parked-events/discard"): {"ids": [7]},
     ("POST", "/events/status"): {"epoch": 1, "through": 0, "exceptions": []},
 }
 PARTS = {
@@ -51,6 +53,7 @@ PARTS = {
     "item_id": ITEM["id"],
     "node": "south",
     "group": "g",
+    "event": "7",
     "principal": "p",
     "destination_id": str(UUID(int=1)),
 }

@@ -18,6 +18,7 @@ from fedstac.messaging.sources import NotServed, UnreadableMessage
 from fedstac.runtime.metrics import process_families, text_of
 from fedstac.workers import following
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
+from tests.support.nodes import StartApi
 
 CMIP6, NEXT = "6.2.60.0", "6.2.61.0"  # a version that is here, and one that is not
 FIRST, SECOND = sample.items(2)
@@ -184,3 +185,23 @@ async def test_every_outcome_is_counted(node: Node, conn: Connection) -> None:
     assert {line.partition('outcome="')[2] for line in lines} == {
         'applied"} 2.0', 'ignored"} 1.0', 'parked"} 1.0', 'rejected"} 1.0',
     }  # fmt: skip
+
+
+async def test_administrators_of_an_index_node_do_the_same_over_http(
+    node: Node, conn: Connection, dsn: str, start_api: StartApi
+) -> None:
+    source = await parked_for_a_vocabulary(node)
+    api = await start_api(dsn=dsn, background=False)
+    [listed] = (await api.admin.get("/parked-events")).json()["parked_events"]
+    assert (listed["subject"], listed["outcome"]) == (f"CMIP6/{FIRST['id']}", "parked")
+    assert (await api.admin.get(f"/parked-events?after={listed['id']}")).json() == {"parked_events": []}
+    whole = (await api.admin.get(f"/parked-events/{listed['id']}")).json()
+    assert whole["event"]["data"]["id"] == FIRST["id"]
+    body = {"ids": [listed["id"]]}
+    assert (await api.anyone.post("/parked-events/requeue", json=body)).status_code == 401
+    [requeued] = (await api.admin.post("/parked-events/requeue", json=body)).json()["parked_events"]
+    assert requeued["requeued_at"] is not None
+    source.served = RAW
+    await follower_of(node, source).step(0)
+    assert await ids(conn) == [FIRST["id"]]
+    assert (await api.admin.post("/parked-events/discard", json=body)).status_code == 404

@@ -34,6 +34,7 @@ IN_PATH: Final[Mapping[str, str]] = {
     "destination_id": "The id of a destination.",
     "sink": "The name of a sink.",
     "letter": "The id of a dead letter.",
+    "event": "The id of a parked event, as the list has it.",
 }
 
 # --- reading ---
@@ -124,6 +125,10 @@ STREAM: Final = (
 )
 DEAD_LETTERS: Final = (
     Parameter("sink", "Those of this sink only.", TEXT),
+    Parameter("limit", "At most so many; more than 1000 count as 1000.", {**_COUNT, "default": 100}),
+)
+PARKED_EVENTS: Final = (
+    Parameter("after", "Those with a greater id: the id of the last event of the page before.", {**_COUNT}),
     Parameter("limit", "At most so many; more than 1000 count as 1000.", {**_COUNT, "default": 100}),
 )
 SNAPSHOT: Final = (

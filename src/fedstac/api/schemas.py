@@ -251,6 +251,13 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         maybe=("event",),
     ),
     "DeadLetters": _object({"dead_letters": _list(_ref("DeadLetter"))}),
+    "ParkedEvent": _object(
+        {"id": WHOLE, "consumer": TEXT, "origin": TEXT, "subject": TEXT, "event_id": TEXT, "epoch": WHOLE,
+         "seq": WHOLE, "pos": WHOLE, "outcome": _enum("parked", "rejected"), "detail": TEXT, "attempts": WHOLE,
+         "requeued_at": MAYBE_TIME, "at": TIME, "event": {"type": "object"}},
+        maybe=("event",),
+    ),
+    "ParkedEvents": _object({"parked_events": _list(_ref("ParkedEvent"))}),
     "LetterIds": _object({"ids": _list(WHOLE)}),
     "Event": {"type": "object", "description": "A CloudEvent: one change of one dataset, with its whole new state."},
     "Events": _list(_ref("Event")),

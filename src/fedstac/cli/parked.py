@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -49,7 +49,7 @@ def show(
     from fedstac.db import parked
 
     whole = _with_database(lambda conn: parked.read(conn, id))
-    document = {**_document(whole.row), "event": orjson.loads(whole.event)}
+    document = {**parked.document_of(whole.row), "event": orjson.loads(whole.event)}
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump(document)
         return
@@ -113,18 +113,10 @@ def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
 
 
 def _show(form: Output, rows: list[ParkedRow]) -> None:
+    from fedstac.db import parked
+
     with terminal.Listing(form, COLUMNS) as listing:
         for row in rows:
             why = row.detail if len(row.detail) <= LONGEST_WHY else row.detail[:LONGEST_WHY] + "…"
             since = row.at.isoformat(timespec="minutes")[:16]
-            listing.row(_document(row), (row.id, since, row.origin, row.subject, why))
-
-
-def _document(row: ParkedRow) -> Mapping[str, object]:
-    """Return a parked event as programs read it; api/nodes/parked.py answers the same."""
-    from dataclasses import asdict
-
-    fields = asdict(row)
-    return fields | {
-        "requeued_at": row.requeued_at.isoformat() if row.requeued_at else None, "at": row.at.isoformat()
-    }  # fmt: skip
+            listing.row(parked.document_of(row), (row.id, since, row.origin, row.subject, why))

@@ -14,6 +14,7 @@ import orjson
 from fedstac.db import audit, troubles
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import Conflict, NotFound
+from fedstac.domain.model import rfc3339
 
 MOST_REPORTED = 20  # troubles for one page; of a rule that fails on a million datasets one sentence is enough
 AT_ONCE = 100  # that are tried again
@@ -157,6 +158,16 @@ async def every(conn: Connection, *, after: int = 0, limit: int | None = None) -
     return [ParkedRow(**dict(row)) for row in rows]
 
 
+def document_of(row: ParkedRow) -> dict[str, object]:
+    """Return a parked event as programs read it, over HTTP and of the command line."""
+    return {
+        "id": row.id, "consumer": row.consumer, "origin": row.origin, "subject": row.subject, "event_id": row.event_id,
+        "epoch": row.epoch, "seq": row.seq, "pos": row.pos, "outcome": row.outcome, "detail": row.detail,
+        "attempts": row.attempts, "requeued_at": rfc3339(row.requeued_at) if row.requeued_at else None,
+        "at": rfc3339(row.at),
+    }  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class WholeParkedEvent:
     """A parked event with its text."""
@@ -174,7 +185,9 @@ async def read(conn: Connection, id: int) -> WholeParkedEvent:
     return WholeParkedEvent(event=fields.pop("event"), row=ParkedRow(**fields))
 
 
-async def requeue(conn: Connection, ids: Sequence[int], *, actor: str) -> list[ParkedRow]:
+async def requeue(
+    conn: Connection, ids: Sequence[int], *, actor: str, correlation: str | None = None
+) -> list[ParkedRow]:
     """Mark parked events to be tried again by their consumer, all or none.
 
     Conflict where what is here is as new already, or newer, and where it is no event that could be applied.
@@ -200,16 +213,18 @@ async def requeue(conn: Connection, ids: Sequence[int], *, actor: str) -> list[P
                  AND a.event_id = p.event_id""",
             list(ids),
         )
-        await _audit(conn, actor, "requeue-parked", rows)
+        await _audit(conn, actor, "requeue-parked", rows, correlation)
         return await _locked(conn, ids)
 
 
-async def discard(conn: Connection, ids: Sequence[int], *, actor: str) -> list[ParkedRow]:
+async def discard(
+    conn: Connection, ids: Sequence[int], *, actor: str, correlation: str | None = None
+) -> list[ParkedRow]:
     """Delete parked events, all or none. Their datasets stay as they are until a later event or `verify --repair`."""
     async with conn.transaction():
         rows = await _locked(conn, ids)
         await conn.execute("DELETE FROM fedstac.parked_event WHERE id = ANY ($1::bigint[])", list(ids))
-        await _audit(conn, actor, "discard-parked", rows)
+        await _audit(conn, actor, "discard-parked", rows, correlation)
         return rows
 
 
@@ -244,7 +259,7 @@ def _names(rows: Sequence[ParkedRow]) -> str:
     return ", ".join(f"{row.id} ({row.subject})" for row in rows[:5])
 
 
-async def _audit(conn: Connection, actor: str, action: str, rows: Sequence[ParkedRow]) -> None:
+async def _audit(conn: Connection, actor: str, action: str, rows: Sequence[ParkedRow], correlation: str | None) -> None:
     """Write a row for each origin: how many events, and the first ids."""
     audit_rows = []
     for origin in sorted({row.origin for row in rows}):
@@ -252,6 +267,6 @@ async def _audit(conn: Connection, actor: str, action: str, rows: Sequence[Parke
         detail = {"ids": [row.id for row in own][:100], "events": [row.event_id for row in own][:20]}
         audit_rows.append(audit.NewRow(
             actor=actor, action=action, collection="", dataset=origin, request=None, outcome="done", before=None,
-            after=None, items=len(own), detail=orjson.dumps(detail).decode(),
+            after=None, items=len(own), detail=orjson.dumps(detail).decode(), correlation=correlation,
         ))  # fmt: skip
     await audit.append(conn, audit_rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import federation, feed, health, metrics, sinks, stream
+from fedstac.api.nodes import federation, feed, health, metrics, parked, sinks, stream
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Handler, Route, Size
 from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests
 from fedstac.domain.policy import Action
@@ -116,6 +116,27 @@ SINKS = Capability(
     ),
 )  # fmt: skip
 
+_PARKED = Answer.of(200, "Parked events.", "ParkedEvents")
+PARKED = Capability(
+    name="parked-events",
+    description="What this node follows and could not apply.",
+    routes=(
+        _managing("GET", "/parked-events", parked.get_parked_events, _PARKED, parameters=parameters.PARKED_EVENTS),
+        _managing(
+            "GET", "/parked-events/{event}", parked.get_parked_event,
+            Answer.of(200, "The parked event.", "ParkedEvent"), problems=(NotFound,),
+        ),
+        _managing(
+            "POST", "/parked-events/requeue", parked.post_requeue, _PARKED, body=_taking("LetterIds"),
+            problems=(NotFound, Conflict),
+        ),
+        _managing(
+            "POST", "/parked-events/discard", parked.post_discard, _PARKED, body=_taking("LetterIds"),
+            problems=(NotFound,),
+        ),
+    ),
+)  # fmt: skip
+
 HEALTH = Capability(
     name="health",
     description="How this node stands.",
@@ -157,4 +178,4 @@ HEALTH = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (FEED, SINKS, HEALTH)
+CAPABILITIES = (FEED, SINKS, PARKED, HEALTH)

@@ -202,7 +202,7 @@ async def post_redrive(call: Call) -> Response:
     An event is refused after which its dataset changed again: the sink has, or gets, the later one.
     """
     _require_right(call)
-    ids = await _ids(call)
+    ids = await read_ids(call)
     async with call.node.pool.acquire() as conn:
         return _letters(await dead_letters.redrive(conn, ids, actor=call.caller.name, correlation=call.request_id))
 
@@ -210,12 +210,13 @@ async def post_redrive(call: Call) -> Response:
 async def post_discard(call: Call) -> Response:
     """Delete dead letters for good: all of those named, or none."""
     _require_right(call)
-    ids = await _ids(call)
+    ids = await read_ids(call)
     async with call.node.pool.acquire() as conn:
         return _letters(await dead_letters.discard(conn, ids, actor=call.caller.name, correlation=call.request_id))
 
 
-async def _ids(call: Call) -> list[int]:
+async def read_ids(call: Call) -> list[int]:
+    """Return the ids that a body names. BadRequest where it names none."""
     ids = (await _read(call, "ids")).get("ids")
     is_list = isinstance(ids, list) and 0 < len(ids) <= MOST_IDS
     if not is_list or not all(type(id) is int and 0 < id < 1 << 62 for id in ids or ()):
