@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from fedstac.demo.brokers import free_port
+from fedstac.demo import kafka as demo_kafka
+from fedstac.demo.brokers import BrokerMissing, free_port
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.events import START, Cursor
 from fedstac.messaging import kafka
@@ -341,6 +343,18 @@ def open_login(broker: KafkaBroker, port: int, users: Mapping[str, str], *, supe
     file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
     broker.process.start()
     return certificate
+
+
+def test_jars_that_are_not_those_of_the_list_are_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jars = demo_kafka.install()
+    monkeypatch.setattr(demo_kafka, "jars_folder", lambda: tmp_path / "libs")
+    shutil.copytree(jars, tmp_path / "libs")
+    assert demo_kafka.install() == tmp_path / "libs"
+    jar = tmp_path / "libs" / "slf4j-simple-1.7.36.jar"
+    jar.unlink()
+    jar.write_bytes((jars / jar.name).read_bytes()[:-1] + b"x")
+    with pytest.raises(BrokerMissing, match=r"not those of .*libs\.sha256: slf4j-simple-1\.7\.36\.jar"):
+        demo_kafka.install()
 
 
 @pytest.mark.parametrize(
