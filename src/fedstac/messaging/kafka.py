@@ -209,7 +209,7 @@ class Brokers:
             config={
                 "cleanup.policy": "delete",
                 "max.message.bytes": str(LARGEST_MESSAGE),
-                "retention.ms": "-1",  # as a stream of NATS: what it has lost is sent again, so it has to say what it keeps
+                "retention.ms": "-1",  # an audit takes for lost what is not there, and sends it again
                 "message.timestamp.type": "LogAppendTime",  # so that no clock of ours decides anything
             },
         )  # fmt: skip
