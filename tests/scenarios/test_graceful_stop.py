@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import httpx
 import orjson
 import pytest
 
@@ -128,3 +129,38 @@ def test_everything_ends_in_order_while_everything_is_under_way(running: Federat
     assert len(streamed) == STREAMS
     watching.settle(running)
     watching.assert_nothing_lost(running, late)
+
+
+def test_a_stream_goes_on_where_it_was_when_its_server_is_killed(running: Federation) -> None:
+    publisher = Publisher(running)
+    publisher.publish(watching.fresh_items(40))
+    watching.settle(running)
+    places: list[str] = []  # of the events, in the order in which they came
+
+    def read(http: httpx.Client, count: int) -> None:
+        """Read on until so many events have come; go on after the last one."""
+        headers = {"Last-Event-ID": places[-1]} if places else {}
+        with http.stream("GET", "/events/stream", headers=headers) as answer:
+            place = ""
+            for line in answer.iter_lines():
+                if line.startswith("id: "):
+                    place = line.removeprefix("id: ")
+                elif line.startswith("data: "):
+                    places.append(place)
+                    if len(places) >= count:
+                        return
+
+    with watching.client(running, "node:east") as http:
+        read(http, 25)
+        dying = threading.Timer(0.2, running.processes["serve"].kill)
+        dying.start()
+        with pytest.raises(httpx.TransportError):
+            read(http, 1_000_000)
+        dying.join()
+        running.restart("serve")
+        publisher.publish(watching.fresh_items(20))
+        watching.settle(running)
+        last = http.get("/events/head").json()["cursor"]
+        read(http, int(last.partition(".")[2]))
+    epoch, _, pos = last.partition(".")
+    assert places == [f"{epoch}.{number}" for number in range(1, int(pos) + 1)]  # each once, and none is missing
