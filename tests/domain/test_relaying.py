@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstac.domain.events import START, Cursor
@@ -68,6 +68,7 @@ class Federation:
 steps = st.one_of(
     st.tuples(st.just("grow"), st.integers(1, 8)),
     st.tuples(st.just("fork"), st.integers(0, 5)),
+    st.tuples(st.just("relay"), st.just(True)),
     st.tuples(st.just("relay"), st.booleans()),
     st.tuples(st.just("cut"), st.integers(0, PARTITIONS - 1), st.integers(1, 6)),
     st.tuples(st.just("empty")),
@@ -75,12 +76,13 @@ steps = st.one_of(
 )
 
 
+@settings(max_examples=300)
 @given(start=st.integers(0, 4), history=st.lists(steps, max_size=25))
 def test_whatever_a_broker_forgets_its_log_is_whole_again_and_nothing_is_in_it_twice(
     start: int, history: list[tuple[Any, ...]]
 ) -> None:
     federation = Federation(start)
-    federation.grow(start + 1)
+    federation.grow(start + 8)
     for step in history:
         match step:
             case ("grow", int(count)):
