@@ -235,7 +235,12 @@ async def test_a_dead_letter_is_sent_again_only_where_nothing_later_went_out(
         assert await dead_letters.redrive(conn, [earlier], actor="test")
 
 
-async def test_a_sink_that_is_away_holds_up_no_other(node: Node, conn: Connection, nats: NatsStream) -> None:
+async def test_a_sink_that_is_away_or_never_answers_holds_up_no_other(
+    node: Node, conn: Connection, nats: NatsStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedstac.workers.relay.END_SECONDS", 0.1)
+    mute = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    await add_sink(conn, f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}/mute", "mute")
     await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")
     await add_sink(conn, "nats://127.0.0.1:9/NOBODY", "gone")
     await add_sink(conn, nats.address)
@@ -245,7 +250,9 @@ async def test_a_sink_that_is_away_holds_up_no_other(node: Node, conn: Connectio
         dead = await is_failing(node, "dead")
         await is_failing(node, "gone")
         assert (dead.pos, dead.paused_reason) == (0, None)
+        assert (await sinks.read(conn, "mute")).pos == 0
         assert node.parts.troubles() == {}
+    mute.close()
     assert await conn.fetchval("SELECT count(*) FROM fedstac.dead_letter") == 0
 
 
