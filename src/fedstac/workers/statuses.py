@@ -102,7 +102,7 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         for text in addresses.keys() - readers.keys():
             read = partial(_read, node, addresses[text], stop)
             readers[text] = asyncio.create_task(
-                supervision.keep_trying(node.parts, PART, read, stop, expected=TROUBLES)
+                supervision.keep_trying(node.parts, part_of(addresses[text]), read, stop, expected=TROUBLES)
             )
         await pause(stop, LOOK_SECONDS)
 
@@ -112,6 +112,11 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         for task in readers.values():
             task.cancel()
         await asyncio.gather(*readers.values(), return_exceptions=True)
+
+
+def part_of(address: BrokerAddress) -> str:
+    """Return the name of what reads a topic, in logs and health: the trouble of one is not over while another works."""
+    return f"{PART} {address.name}"
 
 
 def _addresses(sink_addresses: list[str]) -> dict[str, BrokerAddress]:
@@ -133,7 +138,7 @@ async def _read(node: Node, address: BrokerAddress, stop: asyncio.Event) -> None
             messages = await unless(stop, topic.read(READ_MESSAGES, READ_SECONDS, without=()))
             for message in messages or ():
                 await take(node, message, str(address))
-            node.parts.works(PART)
+            node.parts.works(part_of(address))
 
 
 async def take(node: Node, message: LogMessage, topic: str) -> None:
