@@ -112,7 +112,7 @@ def test_a_token_is_not_shown() -> None:
 
 # --- what brings their events ---
 
-NATS, KAFKA = "nats://b1:4222/EVENTS", "kafka://b1:9092,b2:9092/events?format=esgf&status=acks"
+NATS, KAFKA = "nats://b1:4222/EVENTS", "kafka://b1:9092,b2:9092/events?config=kafka.conf&status=acks"
 
 
 def feeds(setting: str, addresses: str = WEST, tokens: str = "a", *named: str) -> list[str | None]:
@@ -127,7 +127,7 @@ def test_each_source_has_its_own_feed() -> None:
     assert feeds(f"http {NATS}", f"{WEST} {NORTH}", "a b", NORTH) == [NATS]
     [source] = read_addresses(WEST, "a", feeds=KAFKA)
     assert source.feed is not None
-    assert source.feed.options == {"format": "esgf", "status": "acks"}
+    assert source.feed.options == {"config": "kafka.conf", "status": "acks"}
     assert source.feed.servers == ("b1:9092", "b2:9092")
 
 
@@ -142,7 +142,7 @@ def test_each_source_has_its_own_feed() -> None:
         ("nats://b1:4222", "names no stream or topic"),
         ("nats://b1:4222/a/b", "names no stream or topic"),
         ("kafka://b1:9092,/events", "'' for host:port"),
-        (f"{NATS}?fromat=esgf", "has the option 'fromat'; there are config, format, origin, status"),
+        (f"{NATS}?fromat=esgf", "has the option 'fromat'; there are config, format, gap, origin, status"),
         ("nats://me:secret@b1:4222/EVENTS", "an address has no user and no password"),
         ("nats://me:secret@b1:4222/EVENTS?password=secret", "an address has no user"),
         ("amqp://me:secret@b1:4222/EVENTS", "begins with none of"),
