@@ -14,7 +14,7 @@ from fedstac.db import parked
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.errors import Conflict, NotFound
-from fedstac.messaging.sources import NotServed, UnreadableMessage
+from fedstac.messaging.sources import NotServed, SourceRefused, UnreadableMessage
 from fedstac.runtime.metrics import process_families, text_of
 from fedstac.workers import following
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
@@ -113,9 +113,34 @@ async def test_a_message_that_is_no_event_is_rejected_and_can_only_be_discarded(
     [row] = await parked.every(conn)
     assert (row.outcome, row.subject, row.detail) == ("rejected", message.place, message.reason)
     assert follower.exceptions == [{"event_id": message.place, "outcome": "rejected", "detail": message.reason}]
-    with pytest.raises(Conflict, match="no event of a dataset"):
+    with pytest.raises(Conflict, match="no event that this node would ever take"):
         await parked.requeue(conn, [row.id], actor="anna")
     await parked.discard(conn, [row.id], actor="anna")
+
+
+async def test_what_somebody_else_is_the_origin_of_is_never_tried_again(node: Node, conn: Connection) -> None:
+    source = Source([])
+    source.entries.append({**orjson.loads(entry(node, FIRST, CMIP6)), "source": "south"})
+    await follow(node, source)
+    [row] = await parked.every(conn)
+    assert row.outcome == "rejected"
+    with pytest.raises(Conflict, match="no event that this node would ever take"):
+        await parked.requeue(conn, [row.id], actor="anna")
+    await conn.execute("UPDATE fedstac.parked_event SET requeued_at = now()")  # as nothing of ours does
+    await follower_of(node, source).step(0)
+    assert await ids(conn) == []
+    assert [each.requeued_at for each in await parked.every(conn)] == [None]
+
+
+async def test_an_origin_that_is_away_holds_up_nobody_who_follows_while_an_event_waits_for_it(
+    node: Node, conn: Connection
+) -> None:
+    source = await parked_for_a_vocabulary(node)
+    [row] = await parked.every(conn)
+    await parked.requeue(conn, [row.id], actor="anna")
+    source.served = SourceRefused("503")
+    await follower_of(node, source).step(0)
+    assert [each.requeued_at is not None for each in await parked.every(conn)] == [True]
 
 
 async def test_a_requeued_event_that_kills_is_found_again(node: Node, conn: Connection) -> None:

@@ -166,6 +166,7 @@ def test_what_was_never_sent_to_the_broker_is_a_certain_gap() -> None:
 def test_a_redriven_event_passes_after_its_place_and_moves_nothing() -> None:
     chain = Chain.begin(Cursor(1, 20), {}, "0")
     chain.put(message(5, redrive=True))
+    chain.put(message(6, epoch=2, redrive=True))  # of a history that is not ours
     page = chain.take(10)
     assert (ids(page.events), page.cursor) == (["1.5"], Cursor(1, 20))
     assert chain.take(10).events == []

@@ -199,10 +199,10 @@ async def requeue(
                 f"the dataset here is as new already, or newer: {_names(stale)}; discard instead: "
                 f"fedstac parked discard {' '.join(str(row.id) for row in stale)}"
             )
-        if messages := [row for row in rows if (row.epoch, row.seq) == (0, 0)]:
+        if refused_rows := [row for row in rows if row.outcome == "rejected"]:
             raise Conflict(
-                f"it is no event of a dataset, so that it cannot be applied: {_names(messages)}; discard it: "
-                f"fedstac parked discard {' '.join(str(row.id) for row in messages)}"
+                f"it is no event that this node would ever take: {_names(refused_rows)}; discard it: "
+                f"fedstac parked discard {' '.join(str(row.id) for row in refused_rows)}"
             )
         await conn.execute(
             "UPDATE fedstac.parked_event SET requeued_at = clock_timestamp() WHERE id = ANY ($1::bigint[])", list(ids)

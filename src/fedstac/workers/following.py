@@ -47,7 +47,7 @@ PAGE = 500
 EXCEPTIONS_AT_ONCE = 1000  # the origin takes 2 000
 LONGEST_NAME, LONGEST_DETAIL = 650, 2000  # characters; of a name what fits into an index
 LONG_POLL_SECONDS = 10
-REQUEUED_LOOK_SECONDS = 1.0
+REQUEUED_LOOK_SECONDS, REQUEUED_AWAY_SECONDS = 1.0, 15.0
 LAGGING_POLL_SECONDS = 1  # while something that is applied is not yet acknowledged
 STAND_BY_SECONDS = 1.0
 ELSEWHERE_SECONDS = 5.0
@@ -305,11 +305,7 @@ class Follower:
         """Apply a page and move the cursor in one transaction; what cannot be applied is parked."""
         if self.lock is not None and self.lock.is_closed():
             raise ConnectionError("the session that keeps others from following is gone")
-        strangers = [
-            Rejection(event, f"{page.origin} announced what {str(event.get('source'))[:63]} is the origin of", True)
-            for event in page.events
-            if event.get("source") != page.origin
-        ]
+        strangers = _strangers(page)
         rest = _without(page, strangers)
         await self._count_death()
         if self._deaths and rest.events:
@@ -429,8 +425,16 @@ class Follower:
             texts = await parked.requeued_events(conn, self.handler.consumer, self.origin_name)
         for event in map(orjson.loads, texts):
             page = Page(self.origin_name, [event], self.applied_cursor)
-            if not await self._try_alone(page):
-                await self._apply_at_once(replace(page, events=()), [_killer(event)], moves=False)
+            rejections = _strangers(page)
+            try:
+                if not rejections and not await self._try_alone(page):
+                    rejections = [_killer(event)]
+                if rejections:
+                    await self._apply_at_once(replace(page, events=()), rejections, moves=False)
+            except (SourceAway, SourceRefused) as error:  # it needs something of the origin; the others go on
+                self._requeued_at = time.monotonic() + REQUEUED_AWAY_SECONDS
+                log.warning("a parked event is tried again later", subject=_subject(event), reason=str(error))
+                return
 
     # --- events that kill ---
 
@@ -478,6 +482,15 @@ class Follower:
         with suppress(Exception):
             async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
                 await nodes.end_attempt(conn, *key)
+
+
+def _strangers(page: Page) -> list[Rejection]:
+    """Reject the events that are another origin's than the one that announced them."""
+    return [
+        Rejection(event, f"{page.origin} announced what {str(event.get('source'))[:63]} is the origin of", True)
+        for event in page.events
+        if event.get("source") != page.origin
+    ]
 
 
 def _killer(event: RawEvent) -> Rejection:

@@ -24,6 +24,7 @@ from fedstac.messaging.sources import SourceAway, SourceRefused, broker_of
 from fedstac.messaging.sources.addresses import BROKERS, BrokerAddress
 from fedstac.messaging.sources.chain import LogMessage
 from fedstac.runtime import supervision
+from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.metrics import STATUS_MESSAGES
 from fedstac.runtime.wakeup import pause, unless
 
@@ -150,7 +151,9 @@ async def take(node: Node, message: LogMessage, topic: str) -> None:
             signed_status.require(await nodes.token_hashes(conn, f"node:{signed_status.node}"))
             body = strict_json.parse(signed_status.text.encode())
             await store(conn, read_status(body, signed_status.node))
-    except Problem as error:
-        outcome = "refused"
-        log.warning("an acknowledgement is refused", topic=topic, offset=message.offset, reason=error.detail)
+    except Exception as error:
+        if not isinstance(error, Problem) and not is_refusal(error):
+            raise
+        outcome, reason = "refused", error.detail if isinstance(error, Problem) else "the database refuses it"
+        log.warning("an acknowledgement is refused", topic=topic, offset=message.offset, reason=reason)
     node.metrics.count(STATUS_MESSAGES, outcome)

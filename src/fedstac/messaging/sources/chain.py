@@ -164,17 +164,28 @@ class Chain:
                 if place is None:
                     unreadable.append(_unreadable(message, "its headers epoch, pos and prev say no place in the log"))
                 elif place.is_redrive:
-                    event = event_of(message, place.cursor)
-                    if event is None:
-                        unreadable.append(_unreadable(message, "it is no event in JSON with its epoch and pos"))
-                    else:
-                        events.append(event)
+                    self._take_redrive(message, place, events, unreadable)
                 elif self._is_ahead(place.cursor):
                     if place.cursor == Cursor(self.cursor.epoch, self.cursor.pos + 1):
                         due = message
                     break
                 self._pop(name)
         return due
+
+    def _take_redrive(
+        self, message: LogMessage, place: MessagePlace, events: list[RawEvent], unreadable: list[UnreadableMessage]
+    ) -> None:
+        """Let an event out that comes after its place.
+
+        One of another epoch stays in: it may be of a history that is lost, and what was missing came from the feed.
+        """
+        if place.cursor.epoch != self.cursor.epoch:
+            return
+        event = event_of(message, place.cursor)
+        if event is None:
+            unreadable.append(_unreadable(message, "it is no event in JSON with its epoch and pos"))
+        else:
+            events.append(event)
 
     def _heads(self) -> list[MessagePlace]:
         places = [place_of(waiting[0]) for waiting in self._waiting.values() if waiting]
