@@ -32,6 +32,8 @@ EXPECTED = {
     "fedstac.dead_letter":       "SIUD    -          -       -        -",
     "fedstac.destination":       "SIUD    -          -       -        -",
     "fedstac.epoch":             "SIUD    SI         S       -        -",
+    "fedstac.esgf_event":        "SIUD    -          -       -        -",
+    "fedstac.esgf_waiting":      "SIUD    -          -       -        -",
     "fedstac.event_attempt":     "SIUD    -          -       -        -",
     "fedstac.feed":              "SI      SI         S       -        -",
     "fedstac.feed_state":        "SIUD    SIU        s       s        -",
