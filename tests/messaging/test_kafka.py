@@ -215,6 +215,11 @@ async def test_a_broker_that_is_killed_is_away_and_one_that_lost_all_begins_anew
     own_kafka_broker.process.start()
     async with sink_of(address) as sink:
         assert await sink.begin() == tail
+        own_kafka_broker.process.kill()
+        own_kafka_broker.process.start()
+        with pytest.raises(SinkAway, match="were away since the last page"):
+            await sink.publish(page(21, 30), tail)
+    assert await positions(address) == list(range(1, 21))
     own_kafka_broker.process.kill()
     own_kafka_broker.empty()
     own_kafka_broker.process.start()

@@ -85,6 +85,7 @@ class KafkaSink:
         self._producer: Producer | None = None
         self._topic = Topic(address.name, "", 1)
         self._latest_error: KafkaError | None = None
+        self._was_alone = False  # no broker could be reached for a while
 
     async def __aenter__(self) -> Self:
         with _as_sink_errors():
@@ -156,6 +157,8 @@ class KafkaSink:
             str(partition): PartitionTail(message.offset(), _place(tail_after, message))
             for partition, message in last.items()
         }
+        self._open_producer().poll(0)
+        self._was_alone = False
         return Tail(self._topic.id, tails)
 
     def _end_torn_transaction(self, torn: Mapping[int, Range], visible: Mapping[int, Message]) -> None:
@@ -221,6 +224,7 @@ class KafkaSink:
 
     def _publish(self, events: Sequence[OutgoingEvent], tail: Tail) -> Tail:
         producer = self._open_producer()
+        self._check_connection(producer)
         cursors = {partition: each.cursor for partition, each in tail.partitions.items()}
         outcomes = _Outcomes()
         self._call(producer.begin_transaction)
@@ -251,6 +255,12 @@ class KafkaSink:
             for partition, offset in outcomes.offsets.items()
         }
         return Tail(tail.identity, {**tail.partitions, **ends})
+
+    def _check_connection(self, producer: Producer) -> None:
+        """Raise SinkAway where no broker was there for a while: one that was killed may have torn the last page."""
+        producer.poll(0)  # it calls `_note`
+        if self._was_alone:
+            raise SinkAway(f"{self._address}: all brokers were away since the last page; looking where the topic ends")
 
     def _refusal(self, producer: Producer, errors: Sequence[KafkaError]) -> Exception:
         """Give the transaction up, and return what that means. The brokers store nothing of it."""
@@ -311,6 +321,7 @@ class KafkaSink:
 
     def _note(self, error: KafkaError) -> None:
         self._latest_error = error
+        self._was_alone = self._was_alone or error.code() == KafkaError._ALL_BROKERS_DOWN
 
     def _release(self) -> None:
         """Let go of the producer, and of what it has not sent.
