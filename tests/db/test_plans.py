@@ -19,6 +19,7 @@ from fedstac.db import (
     backlog,
     conditions,
     connections,
+    dead_letters,
     esgf,
     feed,
     file_marks,
@@ -41,6 +42,7 @@ from fedstac.db.esgf import WaitingPatch
 from fedstac.db.feed import EventFilter
 from fedstac.db.parked import ParkedEvent, SubjectPlace
 from fedstac.db.queue import Claim
+from fedstac.db.sinks import PartitionEnd, SinkPlace, Stretch
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import Identity
@@ -153,6 +155,29 @@ async def look_what_can_go(conn: Connection) -> None:
     await retention.readers(conn)
     await backlog.read(conn)
     await retention.sweep_acknowledgements(conn)
+
+
+async def relay(conn: Connection) -> None:
+    """Read pages for a sink, what it gets once more, and its dead letters; note how far it has come."""
+    new = sinks.NewSink("archive", "https://sink.example", "cloudevents", "", required=True, private=False, after=100)
+    sink = await sinks.add(conn, new, actor="anna")
+    for after in (0, large.DATASETS // 2, large.DATASETS - 10):
+        events = await sinks.events_after(conn, after)
+    place = SinkPlace(Cursor(1, 200), 200, "log", {"": PartitionEnd(100, Cursor(1, 200))}, 100)
+    assert await sinks.move(conn, sink, place) == sink.version
+    stretches = [Stretch(n * 100, n * 100 + 2) for n in range(300)]
+    await sinks.refill(conn, "archive", stretches, actor="anna")
+    due = await sinks.next_resends(conn, "archive")
+    assert len(await sinks.events_in(conn, due)) == 600
+    await sinks.shorten(conn, "archive", 1_000)
+    for event in events:
+        await dead_letters.keep(conn, "archive", event, reason="too large", attempts=3)
+    assert await dead_letters.positions(conn, "archive", large.DATASETS - 10, large.DATASETS)
+    letters = await dead_letters.every(conn, "archive", 100)
+    await dead_letters.redrive(conn, [letter.id for letter in letters], actor="anna")
+    assert await dead_letters.next_redrives(conn, "archive", 100)
+    assert await sinks.lowest_required(conn) is not None
+    await sinks.lapse(conn, 30)
 
 
 async def take_a_snapshot(conn: Connection) -> None:
@@ -268,6 +293,7 @@ CASES: dict[str, tuple[Run, int]] = {
     "own requests": (ask_for_own_requests, 500),
     "feed": (read_the_feed, 5_000),
     "retention": (look_what_can_go, 3_000),
+    "relay": (relay, 6_000),
     "feed, filtered": (look_for_few_events, 60_000),
     "snapshot": (take_a_snapshot, 3_000),
     "consume": (consume, 1_000),
