@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,11 +12,13 @@ from typing import Any, Protocol
 
 import asyncpg
 import orjson
+import pytest
 
 from fedstac import bootstrap
 from fedstac.bootstrap import Node
 from fedstac.db import nodes
 from fedstac.db.connections import Connection
+from fedstac.demo import sample
 from fedstac.demo.brokers import NatsServer
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.events import Cursor
@@ -28,6 +31,9 @@ from tests.messaging.relaying import add_sink
 from tests.support.nodes import Api
 from tests.support.sinks import kafka_topic, nats_stream
 from tests.support.waiting import until
+
+BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures; each has its line in `road`
+ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
 
 Json = dict[str, Any]
 
@@ -228,3 +234,7 @@ async def journey(west: Api, make_database: Callable[[], str], way: Road, **valu
     settings = Settings(**{"dsn": make_database(), "node": "east", "_env_file": None, **values})
     async with bootstrap.node(settings) as east:
         yield Journey(west, east, way)
+
+
+def items(count: int) -> list[Json]:
+    return [copy.deepcopy(dict(item)) for item in sample.items(count, versions=1)]

@@ -12,8 +12,7 @@ import pytest
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
-from tests.messaging.journeys import Road, journey, road
-from tests.messaging.test_sources import BROKERS, ROADS, items
+from tests.messaging.journeys import BROKERS, ROADS, Road, items, journey, road
 from tests.support.databases import databases, name_in
 from tests.support.nodes import Api, running
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
@@ -12,15 +11,12 @@ import pytest
 
 from fedstac.db import invariants, parked
 from fedstac.db.connections import Connection
-from fedstac.demo import embedded, sample
+from fedstac.demo import embedded
 from tests.db.spoiling import SPOILS
 from tests.db.writing import titled
-from tests.messaging.journeys import Json, Road, journey, road
+from tests.messaging.journeys import BROKERS, ROADS, Json, Road, items, journey, road
 from tests.support.nodes import Api
 from tests.support.waiting import until
-
-BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures; each has its line in `road`
-ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
 
 
 @pytest.fixture(params=ROADS)
@@ -36,10 +32,6 @@ async def owner(cluster: embedded.Cluster, dsn: str) -> AsyncIterator[Connection
     connection = await asyncpg.connect(cluster.dsn(urlsplit(dsn).path.removeprefix("/")))
     yield connection
     await connection.close()
-
-
-def items(count: int) -> list[Json]:
-    return [copy.deepcopy(dict(item)) for item in sample.items(count, versions=1)]
 
 
 async def test_events_are_applied_once_and_a_restart_goes_on_where_it_was(

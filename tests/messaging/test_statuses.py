@@ -16,9 +16,8 @@ from fedstac.domain.events import Cursor
 from fedstac.messaging import statuses
 from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.messaging.statuses import StatusSender, key_of
-from tests.messaging.journeys import HttpRoad, journey
+from tests.messaging.journeys import HttpRoad, items, journey
 from tests.messaging.relaying import add_sink
-from tests.messaging.test_sources import items
 from tests.support.brokers import fresh_name
 from tests.support.nodes import Api
 from tests.support.sinks import kafka_topic
