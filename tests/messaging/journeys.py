@@ -36,6 +36,12 @@ BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures
 ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
 
 Json = dict[str, Any]
+BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures; each has its line in `road`
+ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
+
+
+def items(count: int) -> list[Json]:
+    return [copy.deepcopy(dict(item)) for item in sample.items(count, versions=1)]
 
 
 class Road(Protocol):
