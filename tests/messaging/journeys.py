@@ -40,10 +40,6 @@ BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures
 ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
 
 
-def items(count: int) -> list[Json]:
-    return [copy.deepcopy(dict(item)) for item in sample.items(count, versions=1)]
-
-
 class Road(Protocol):
     """What brings the events of a publishing node to an index node."""
 
