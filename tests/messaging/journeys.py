@@ -32,9 +32,6 @@ from tests.support.nodes import Api
 from tests.support.sinks import kafka_topic, nats_stream
 from tests.support.waiting import until
 
-BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures; each has its line in `road`
-ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
-
 Json = dict[str, Any]
 BROKERS = {"nats": "nats_server", "kafka": "kafka_broker"}  # and their fixtures; each has its line in `road`
 ROADS = ["http", "nats", pytest.param("kafka", marks=pytest.mark.kafka)]
