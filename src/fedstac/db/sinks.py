@@ -17,7 +17,6 @@ from fedstac.domain.relaying import FeedState, LogPlace
 
 SINK_LOCK = 0x66656403  # advisory locks of the relays; the second key is the hash of the sink's name
 PAGE_EVENTS, PAGE_BYTES = 1000, 8 << 20
-LAST = 2**63 - 1  # a position
 LAPSED = "it was behind for too long, and the log is no longer kept for it; seek it anew"
 
 
@@ -256,22 +255,22 @@ async def feed_state(conn: Connection) -> FeedState:
     return FeedState(Cursor(row["epoch"], row["pos"]), forks)
 
 
-async def events_after(conn: Connection, after: int, limit: int = PAGE_EVENTS) -> list[LoggedEvent]:
-    """Return events after a position in the order of the log; of large ones the first few, but at least one."""
-    rows = await conn.fetch(_page_of("fedstac.feed f", "f.pos > $1 AND f.pos <= $2"), after, LAST, limit, PAGE_BYTES)
+async def events_after(conn: Connection, after: int) -> list[LoggedEvent]:
+    """Return a page of events after a position in the order of the log; of large ones the first few, at least one."""
+    rows = await conn.fetch(_page_of("SELECT pos, id FROM fedstac.feed WHERE pos > $1"), after)
     return [_event(row) for row in rows]
 
 
-def _page_of(positions: str, condition: str = "true") -> str:
-    """Return the statement that reads a page of the log at some positions. $3: most events, $4: most bytes."""
+def _page_of(positions: str) -> str:
+    """Return the statement that reads the first events of these positions. Its limits are literal, for its plan."""
     return f"""
         SELECT epoch, pos, event_id::text, key, collection, dataset, seq, type, event FROM (
             SELECT *, sum(octet_length(event)) OVER (ORDER BY pos) - octet_length(event) AS before FROM (
                 SELECT (SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < f.pos) AS epoch,
                        f.pos, o.event_id, o.key, o.collection, o.dataset, o.seq, o.type, o.event
-                FROM {positions} JOIN fedstac.outbox o ON o.id = f.id
-                WHERE {condition} ORDER BY f.pos LIMIT $3) limited) sized
-        WHERE before < $4 ORDER BY pos"""
+                FROM ({positions} ORDER BY pos LIMIT {PAGE_EVENTS}) f JOIN fedstac.outbox o ON o.id = f.id) limited
+            ) sized
+        WHERE before < {PAGE_BYTES} ORDER BY pos"""
 
 
 def _event(row: Row) -> LoggedEvent:
@@ -439,10 +438,11 @@ async def events_in(conn: Connection, stretches: Sequence[Stretch]) -> list[Logg
     """Return the first events in stretches of the log, as `events_after` does."""
     rows = await conn.fetch(
         _page_of(
-            """unnest($1::bigint[], $2::bigint[]) s (after, through)
-            JOIN fedstac.feed f ON f.pos > s.after AND f.pos <= s.through"""
+            f"""SELECT each.pos, each.id FROM unnest($1::bigint[], $2::bigint[]) s (after, through)
+                CROSS JOIN LATERAL (SELECT pos, id FROM fedstac.feed WHERE pos > s.after AND pos <= s.through
+                                    ORDER BY pos LIMIT {PAGE_EVENTS}) each"""
         ),
-        [each.after for each in stretches], [each.through for each in stretches], PAGE_EVENTS, PAGE_BYTES,
+        [each.after for each in stretches], [each.through for each in stretches],
     )  # fmt: skip
     return [_event(row) for row in rows]
 
