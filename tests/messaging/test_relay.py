@@ -18,6 +18,7 @@ from fedstac.demo import embedded
 from fedstac.demo.brokers import NatsServer
 from fedstac.demo.kafka import KafkaBroker
 from fedstac.domain.errors import Conflict
+from fedstac.workers import relay
 from tests.messaging.relaying import (
     add_sink,
     fill,
@@ -138,6 +139,61 @@ async def test_what_a_topic_lost_is_sent_again_and_nothing_else(
             messages = await arrived(topic, 600)
             await sent_through(node, 600)
         assert is_chain(messages, 600)
+
+
+async def test_a_log_that_goes_while_nothing_is_sent_is_filled_again(
+    node: Node, conn: Connection, nats: NatsStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "CHECK_SECONDS", 0.1)
+    await fill(conn, 50)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 50)
+        await nats.drop()
+        messages = await arrived(nats, 50)
+    assert is_chain(messages, 50)
+
+
+@pytest.mark.kafka
+async def test_a_topic_that_goes_while_nothing_is_sent_is_filled_again(
+    node: Node, conn: Connection, kafka_broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "CHECK_SECONDS", 0.1)
+    topic = kafka_topic(kafka_broker)
+    await fill(conn, 50)
+    await add_sink(conn, topic.address)
+    async with relaying(node):
+        await sent_through(node, 50)
+        await topic.drop()
+        messages = await arrived(topic, 50)
+    assert is_chain(messages, 50)
+
+
+async def test_a_broker_that_goes_away_while_nothing_is_sent_is_noticed(
+    node: Node, conn: Connection, own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "CHECK_SECONDS", 0.1)
+    await fill(conn, 5)
+    async with nats_stream(own_nats_server) as log:
+        await add_sink(conn, log.address)
+    async with relaying(node):
+        await sent_through(node, 5)
+        own_nats_server.process.kill()
+        await is_failing(node, "one")
+
+
+async def test_messages_that_a_stream_lets_go_with_their_age_are_not_sent_again(
+    node: Node, conn: Connection, nats: NatsStream
+) -> None:
+    await fill(conn, 50)
+    await add_sink(conn, nats.address)
+    async with relaying(node):
+        await sent_through(node, 50)
+    await nats.let_age(0.2)
+    async with relaying(node):
+        await fill(conn, 1, first=51)
+        await sent_through(node, 51)
+    assert await nats.last_sequence() == 51
 
 
 async def test_an_acknowledgement_that_was_lost_doubles_nothing(node: Node, conn: Connection, nats: NatsStream) -> None:

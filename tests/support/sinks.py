@@ -20,7 +20,7 @@ from fedstac.messaging.kafka import Brokers, OwnThread, TopicReader, read_proper
 from fedstac.messaging.sinks.kafka import read_address
 from fedstac.messaging.sources.addresses import BrokerAddress
 from tests.support.brokers import fresh_name
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 ACCEPTED = "204 No Content"
 
@@ -129,6 +129,21 @@ class NatsStream:
         """Let the stream refuse messages above a size."""
         configuration = (await self.connection.ask(f"STREAM.INFO.{self.stream}"))["config"]
         await self.connection.ask(f"STREAM.UPDATE.{self.stream}", {**configuration, "max_msg_size": size})
+
+    async def let_age(self, seconds: float) -> None:
+        """Let messages go after so long, and wait until all are gone."""
+        configuration = (await self.connection.ask(f"STREAM.INFO.{self.stream}"))["config"]
+        aging = {**configuration, "max_age": int(seconds * 1e9), "duplicate_window": int(seconds * 1e9)}
+        await self.connection.ask(f"STREAM.UPDATE.{self.stream}", aging)
+
+        async def are_gone() -> bool:
+            return not await self.messages()
+
+        await until(are_gone)
+
+    async def last_sequence(self) -> int:
+        """Return the number of the last message that was ever stored."""
+        return int((await self.connection.ask(f"STREAM.INFO.{self.stream}"))["state"]["last_seq"])
 
     async def drop(self) -> None:
         """Remove the stream; whoever makes it again makes another one."""

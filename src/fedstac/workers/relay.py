@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -48,6 +49,7 @@ from fedstac.runtime.wakeup import Backoff, pause
 
 LOOK_SECONDS = 1.0  # between looks for sinks that were added or resumed
 STAND_BY_SECONDS = 1.0
+CHECK_SECONDS = 5.0  # between looks at a broker that nothing is sent to
 END_SECONDS = 3.0  # that a page under way has to end, when the process stops
 LEAST_POLL_SECONDS, MOST_POLL_SECONDS = 0.02, 0.25
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, RETRY_GROWTH = 0.2, 30.0, 1.1
@@ -234,6 +236,7 @@ class _Course:
     read_ahead: asyncio.Task[EncodedPage | None] | None = None
     dropped: OutgoingEvent | None = None  # the last one that went to the dead letters: nothing may name it as sent
     refusals: int = 0  # in a row
+    heard_at: float = field(default_factory=time.monotonic)  # when the broker answered last
     sends_again: bool = True  # there may be dead letters or stretches that are to be sent once more
 
     async def begin(self) -> None:
@@ -262,10 +265,17 @@ class _Course:
         if page is None:
             version = await sinks.version(self.conn, self.sink)
             outcome = Step.SENT if self.sends_again else Step.IDLE
+            await self._check_broker()
         else:
             version = await self._send_page(page)
             outcome = Step.SENT
         return outcome if version == self.sink.version else Step.CHANGED
+
+    async def _check_broker(self) -> None:
+        """Look now and then at a broker that nothing is sent to: one that went away, or lost its end, is noticed."""
+        if time.monotonic() - self.heard_at > CHECK_SECONDS:
+            await self.broker.check(self.tail)
+            self.heard_at = time.monotonic()
 
     async def end(self) -> None:
         """End what is under way."""
@@ -359,6 +369,7 @@ class _Course:
         failpoint("relay.read")
         with self.node.metrics.timing(SINK_PAGE_SECONDS, self.sink.name):
             self.tail = await self.broker.publish(events, self.tail)
+        self.heard_at = time.monotonic()
         failpoint("relay.published")
         if not events[-1].is_redrive:
             self.cursor, self.previous_pos = events[-1].cursor, events[-1].cursor.pos

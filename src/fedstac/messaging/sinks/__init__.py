@@ -158,6 +158,13 @@ class EventSink(Protocol):
         """
         ...
 
+    async def check(self, tail: Tail) -> None:
+        """Do nothing if the broker answers, and its log ends at a tail as far as it tells that at once.
+
+        TailMoved where it ends elsewhere, or is another log.
+        """
+        ...
+
     def partition_of(self, event: OutgoingEvent) -> str:
         """Return the partition that an event goes to, as Tail names it."""
         ...

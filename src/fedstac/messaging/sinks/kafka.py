@@ -42,6 +42,7 @@ from fedstac.messaging.sinks import (
     SinkUnclear,
     StoredEvent,
     Tail,
+    TailMoved,
     cursor_of,
     is_redrive,
     place_headers,
@@ -83,6 +84,7 @@ class KafkaSink:
         self._thread = OwnThread()
         self._properties: Mapping[str, Any] = {}
         self._producer: Producer | None = None
+        self._brokers: Brokers | None = None
         self._topic = Topic(address.name, "", 1)
         self._latest_error: KafkaError | None = None
         self._was_alone = False  # no broker could be reached for a while
@@ -106,6 +108,11 @@ class KafkaSink:
         """Store a page as one transaction, and return the new tail."""
         with _as_sink_errors():
             return await self._thread.run(self._publish, events, tail)
+
+    async def check(self, tail: Tail) -> None:
+        """Do nothing if the brokers answer and the topic is the same."""
+        with _as_sink_errors():
+            await self._thread.run(self._check, tail)
 
     def partition_of(self, event: OutgoingEvent) -> str:
         """Return the partition of an event's key, in the topic as `begin` saw it."""
@@ -131,7 +138,7 @@ class KafkaSink:
     # --- in the thread of the producer
 
     def _begin(self) -> Tail:
-        brokers = Brokers(self._address, self._properties, self._thread)
+        brokers = self._brokers = Brokers(self._address, self._properties, self._thread)
         self._topic = brokers.topic() or brokers.make_topic(
             int(self._address.options.get("partitions", kafka.PARTITIONS))
         )
@@ -256,6 +263,14 @@ class KafkaSink:
         }
         return Tail(tail.identity, {**tail.partitions, **ends})
 
+    def _check(self, tail: Tail) -> None:
+        if self._brokers is None:
+            raise RuntimeError("begin comes before check")
+        self._check_connection(self._open_producer())
+        topic = self._brokers.topic()
+        if topic is None or topic.id != tail.identity:
+            raise TailMoved(f"{self._address}: the topic is another one than at the last page")
+
     def _check_connection(self, producer: Producer) -> None:
         """Raise SinkAway where no broker was there for a while: one that was killed may have torn the last page."""
         producer.poll(0)  # it calls `_note`
@@ -330,7 +345,7 @@ class KafkaSink:
         where a broker that has lost everything cannot tell it from the one that begins after it. Its `close` would wait
         for an answer to the transaction that it has open.
         """
-        producer, self._producer = self._producer, None
+        producer, self._producer, self._brokers = self._producer, None, None
         if producer is not None:
             producer.purge()
 

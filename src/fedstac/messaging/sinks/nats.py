@@ -68,6 +68,7 @@ class NatsSink:
         except ValueError as error:
             raise SinkUnclear(str(error)) from None
         self._stream, self._origin = self._address.stream, target.origin
+        self._last_tail = target.last_tail
         self._connection = Connection()
         self._last_sequence = 0  # of an empty stream, which has no tail to name it
         self._largest = jetstream.LARGEST_MESSAGE
@@ -106,6 +107,10 @@ class NatsSink:
             self._last_sequence = state["last_seq"]
             headers = await self._headers({"last_by_subj": f"{self._stream}.>"}) if state["messages"] else None
         if headers is None:
+            noted_end = self._last_tail.partitions.get(PARTITION)
+            has_aged = configuration.get("max_age") and self._last_tail.identity == info["created"]
+            if has_aged and noted_end is not None and noted_end.offset == self._last_sequence:
+                return self._last_tail  # an operator wants old messages to go: nothing is lost
             return Tail(info["created"])
         return Tail(info["created"], {PARTITION: PartitionTail(state["last_seq"], self._place(tail_after, headers))})
 
@@ -129,6 +134,14 @@ class NatsSink:
                 raise await self._refusal(messages, fault) from fault
         place = next((event.cursor for event in reversed(events) if not event.is_redrive), end.cursor)
         return replace(tail, partitions={PARTITION: PartitionTail(sequence, place)})
+
+    async def check(self, tail: Tail) -> None:
+        """Do nothing if the stream is the same and ends at a tail."""
+        with _as_sink_errors():
+            info = await self._info()
+        end = tail.partitions.get(PARTITION, PartitionTail(self._last_sequence, START))
+        if info is None or (info["created"], info["state"]["last_seq"]) != (tail.identity, end.offset):
+            raise TailMoved(f"the stream {self._stream} is another one, or ends elsewhere, than after the last page")
 
     def partition_of(self, event: OutgoingEvent) -> str:
         """Return the one partition of a stream."""

@@ -85,6 +85,9 @@ class WebhookSink:
         cursor = next((event.cursor for event in reversed(events) if not event.is_redrive), end.cursor)
         return Tail(IDENTITY, {PARTITION: PartitionTail(end.offset + len(events), cursor)})
 
+    async def check(self, tail: Tail) -> None:
+        """Do nothing: a receiver is asked nothing."""
+
     def partition_of(self, event: OutgoingEvent) -> str:
         """Return the one partition."""
         return PARTITION
