@@ -10,6 +10,7 @@ from fedstac.db import sinks
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.demo.brokers import NatsServer
+from fedstac.workers import sinking
 from tests.messaging.relaying import add_sink, sent_through_pos
 from tests.support.nodes import Api, StartApi
 from tests.support.sinks import ACCEPTED, hook, nats_stream
@@ -94,3 +95,18 @@ async def test_a_private_address_is_not_for_whoever_calls(start_api: StartApi, d
     for address in ("http://127.0.0.1/hook", "https://10.0.0.7/hook", "nats://broker.example:4222/WEST"):
         assert (await api.admin.post("/sinks", json={"name": "x", "address": address})).status_code == 400
     assert await sinks.every(conn) == []
+
+
+async def test_only_so_many_sinks_are_taken(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinking, "MOST_SINKS", 1)
+    body = {"name": "one", "address": "https://hooks.example/1"}
+    assert (await api.admin.post("/sinks", json=body)).status_code == 201
+    assert (await api.admin.post("/sinks", json=body)).status_code == 200
+    refused = await api.admin.post("/sinks", json={**body, "name": "two"})
+    assert (refused.status_code, "1 sinks" in refused.json()["detail"]) == (409, True)
+
+
+async def test_no_file_of_the_node_is_named_over_http(api: Api) -> None:
+    body = {"name": "one", "address": "nats://127.0.0.1:4222/STREAM?config=/etc/secret.json"}
+    refused = await api.admin.post("/sinks", json=body)
+    assert (refused.status_code, "command line" in refused.json()["detail"]) == (400, True)

@@ -85,6 +85,19 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
     ("POST", "/groups"): ({**GROUP, "name": "another"},),
     ("PUT", "/groups/{group}"): (GROUP,),
     ("POST", "/notifications"): ({"address": "https://hooks.example/x", "on": ["request"]},),
+    ("POST", "/sinks"): ({"name": "portal", "address": "https://hooks.example/x", "key": "dataset_{id}"},),
+    ("POST", "/sinks/{sink}/pause"): ({"reason": "it moves"},),
+    ("POST", "/sinks/{sink}/seek"): ({"to": 0},),
+    ("POST", "/sinks/{sink}/audit"): ({"full": True, "list": True},),
+    **{
+        ("POST", f"/{kind}/{verb}"): ({"ids": [1, 2]},)
+        for kind, verb in (
+            ("dead-letters", "redrive"),
+            ("dead-letters", "discard"),
+            ("parked-events", "requeue"),
+            ("parked-events", "discard"),
+        )
+    },
     ("POST", "/events/status"): ({"epoch": 1, "through": 0, "exceptions": []},),
 }
 
@@ -109,6 +122,7 @@ def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask,
         "group": "another" if route == ("DELETE", "/groups/{group}") else "g", "principal": "person:6f9c",
         "request_id": request_id, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
         "version": vocabulary, "facet": "source_id", "name": "bad-request",
+        "sink": "none" if method == "DELETE" else "portal", "letter": "1", "event": "1",
     }  # fmt: skip
     if template.startswith("/extensions/"):
         parts |= {"name": "fedstac", "version": "v1.0.0"}

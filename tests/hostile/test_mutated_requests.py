@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 
 REFUSED = {  # what needs a state that no request of the corpus makes
     (409, ("POST", "/requests/{request_id}/retry")),
+    (404, ("DELETE", "/sinks/{sink}")),
+    (409, ("POST", "/sinks/{sink}/audit")),
+    *((404, ("GET", path)) for path in ("/dead-letters/{letter}", "/parked-events/{event}")),
+    *((404, ("POST", f"/dead-letters/{verb}")) for verb in ("redrive", "discard")),
+    *((404, ("POST", f"/parked-events/{verb}")) for verb in ("requeue", "discard")),
     (404, ("GET", "/notifications/{destination_id}")),
     (404, ("DELETE", "/notifications/{destination_id}")),
     (404, ("POST", "/notifications/{destination_id}/confirm")),

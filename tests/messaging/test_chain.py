@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedstac.domain.events import Cursor
 from fedstac.messaging.sources import EventPage, RawEvent
 from fedstac.messaging.sources.brokers import READ_MESSAGES
-from fedstac.messaging.sources.chain import AHEAD_BYTES, AHEAD_MESSAGES, Chain, LogMessage
+from fedstac.messaging.sources.chain import AHEAD_BYTES, AHEAD_MESSAGES, MOST_BYTES, Chain, LogMessage
 
 LENGTH = 30
 
@@ -206,3 +206,12 @@ def test_a_partition_that_waits_for_others_is_read_no_further() -> None:
     chain.put(LogMessage("1", 0, {"pos": "9999", "epoch": "1", "prev": "9998"}, b" " * AHEAD_BYTES))
     assert chain.partitions_ahead() == {"0", "1"}
     assert READ_MESSAGES <= AHEAD_MESSAGES
+
+
+def test_what_waits_in_all_is_bounded_and_what_is_due_can_still_come() -> None:
+    names = [str(number) for number in range(8)]
+    chain = Chain.begin(Cursor(1, 0), {}, names)
+    for number, name in enumerate(names[1:]):
+        headers = {"pos": str(number + 2), "epoch": "1", "prev": str(number + 1)}
+        chain.put(LogMessage(name, 0, headers, b" " * (MOST_BYTES // 7 + 1)))
+    assert chain.partitions_ahead() == set(names[1:])

@@ -114,6 +114,8 @@ def pause(
     """Send nothing to a sink until it is resumed. What it does not get meanwhile is kept if it is required."""
     from fedstac.db import sinks
 
+    if not reason.strip():
+        raise typer.BadParameter("say why, for whoever looks", param_hint="--reason")
     _show(form_of(ctx, output), with_database(lambda conn, actor: sinks.pause(conn, name, reason, actor=actor)))
 
 

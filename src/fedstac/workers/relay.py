@@ -114,9 +114,10 @@ class Relay:
         dsn = self._node.settings.dsn
         conn = await connections.connect(dsn, application=f"fedstac {self._node.settings.node} {self._part}"[:63])
         try:
-            if not await sinks.lead(conn, self._name):
+            while not await sinks.lead(conn, self._name):
                 await pause(stop, STAND_BY_SECONDS)
-                return True
+                if stop.is_set():
+                    return True
             sink = await sinks.find(conn, self._name)
             if sink is None or sink.paused_reason is not None:
                 return False

@@ -21,6 +21,7 @@ from fedstac.workers.auditing import SinkAudit
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 LONGEST_ADDRESS = 1000
+MOST_SINKS = 20
 OPTIONS = ("config", "partitions", "status")  # of all brokers' addresses
 
 
@@ -53,7 +54,10 @@ async def add(
         open_sink(target)
     except SinkUnclear as error:
         raise BadRequest(str(error)) from None
-    for sink in await sinks.every(conn):
+    present_sinks = await sinks.every(conn)
+    if len(present_sinks) >= MOST_SINKS and description.name not in {sink.name for sink in present_sinks}:
+        raise Conflict(f"there are {MOST_SINKS} sinks, which are the most: each takes a session of the database")
+    for sink in present_sinks:
         if sink.name != description.name and _is_one_log(sink.address, description.address):
             raise Conflict(f"the sink {sink.name!r} sends to {sink.address} already; two would write everything twice")
     after = await _position(conn, description.start)
@@ -62,6 +66,11 @@ async def add(
         key_template=description.key_template, required=description.required, private=description.private, after=after,
     )  # fmt: skip
     return await sinks.add(conn, new, actor=actor, correlation=correlation)
+
+
+def names_file(address: str) -> bool:
+    """Return whether an address names a file of this machine, which only its operators may do."""
+    return scheme_of(address) in BROKERS and "config" in BrokerAddress.parse(address, options=OPTIONS).options
 
 
 def _is_one_log(one: str, other: str) -> bool:

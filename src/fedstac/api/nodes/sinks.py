@@ -84,6 +84,8 @@ def _description(body: dict[str, Any], call: Call) -> SinkDescription:
     try:
         if scheme_of(address) not in ("http", "https") and not private:
             raise BadRequest("a broker is added on the command line of the node: fedstac sink add")
+        if sinking.names_file(address):
+            raise BadRequest("a sink with a file of this machine is added on its command line: fedstac sink add")
     except SinkUnclear as error:
         raise BadRequest(str(error)) from None
     return SinkDescription(

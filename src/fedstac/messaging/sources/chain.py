@@ -17,6 +17,7 @@ from fedstac.messaging.sources import EventPage, Offsets, RawEvent, UnreadableMe
 
 PAGE_BYTES = 8 << 20
 AHEAD_MESSAGES, AHEAD_BYTES = 1000, 16 << 20  # of one partition that waits for the others
+MOST_BYTES = 64 << 20  # of all that wait
 SHOWN_CHARACTERS = 2000  # of an unreadable message
 LONGEST_NUMBER = 18  # digits
 NO_SUCH_EVENT = "the origin's log has no event of its epoch and pos"
@@ -90,11 +91,15 @@ class Chain:
         self._bytes[message.partition] = self._bytes.get(message.partition, 0) + len(message.value)
 
     def partitions_ahead(self) -> frozenset[str]:
-        """Return the partitions that wait with enough: reading on there would only take memory."""
+        """Return the partitions that wait with enough: reading on there would only take memory.
+
+        What is due next can only come from a partition of which nothing waits, so those are always read.
+        """
+        is_full = sum(self._bytes.values()) >= MOST_BYTES
         return frozenset(
             name
             for name, waiting in self._waiting.items()
-            if len(waiting) >= AHEAD_MESSAGES or self._bytes[name] >= AHEAD_BYTES
+            if waiting and (is_full or len(waiting) >= AHEAD_MESSAGES or self._bytes[name] >= AHEAD_BYTES)
         )
 
     def take(self, limit: int) -> EventPage:
