@@ -192,4 +192,9 @@ def test_the_routes_that_take_much_have_knobs_of_their_own() -> None:
         route for route in corpus.routes()
         if route not in worst.KNOBS and route in corpus.BODIES and route[1] != ITEMS
     }  # fmt: skip
-    assert plain == {("POST", "/collections/{collection_id}/items/{item_id}/retract"), ("POST", "/notifications")}
+    assert plain == {
+        ("POST", "/collections/{collection_id}/items/{item_id}/retract"), ("POST", "/notifications"),
+        ("POST", "/sinks"), ("POST", "/sinks/{sink}/pause"), ("POST", "/sinks/{sink}/seek"),
+        ("POST", "/sinks/{sink}/audit"), ("POST", "/dead-letters/redrive"), ("POST", "/dead-letters/discard"),
+        ("POST", "/parked-events/requeue"), ("POST", "/parked-events/discard"),
+    }  # fmt: skip

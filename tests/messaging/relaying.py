@@ -82,6 +82,13 @@ async def is_paused(node: Node, name: str = "one") -> Sink:
     return await _sink_that(node, name, lambda sink: sink.paused_reason is not None)
 
 
+async def has_let_go(conn: Connection, name: str) -> None:
+    """Wait until no relay has a session for a sink."""
+    sessions = """SELECT count(*) = 0 FROM pg_stat_activity
+                  WHERE datname = current_database() AND application_name LIKE '%relay ' || $1"""
+    await until(lambda: conn.fetchval(sessions, name))
+
+
 async def is_failing(node: Node, name: str) -> Sink:
     """Wait until a sink has failed more than once."""
     return await _sink_that(node, name, lambda sink: sink.failing_since is not None and sink.errors > 1)

@@ -29,6 +29,7 @@ from fedstac.workers.esgf_topic import EsgfHandler
 from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower, HandledPage, Handler, Page, Rejection
 
 VocabularyName: TypeAlias = tuple[str, str, str | None]  # as an event names it: project, version, digest
+REBUILD_PATIENCE_SECONDS = 10  # without an event, though the origin's head is further: a broker may take its time
 FOREIGN = "its lineage is another origin's, or its collection is not here"
 log = structlog.get_logger()
 
@@ -209,8 +210,9 @@ async def rebuild(
             await nodes.move(conn, nodes.INDEX, name, events.START, snapshot="" if from_snapshot else None)
         if from_snapshot:
             await follower.take_snapshot("")
-        while await follower.step(0) and follower.applied_cursor.pos < head.pos:
-            continue
+        quiet_seconds = 0
+        while follower.applied_cursor.pos < head.pos and quiet_seconds < REBUILD_PATIENCE_SECONDS:
+            quiet_seconds = 0 if await follower.step(1) else quiet_seconds + 1
         return follower.applied_cursor
     finally:
         lock.terminate()
