@@ -53,7 +53,7 @@ from fedstac.messaging.sources.addresses import BrokerAddress
 OPTIONS = ("config", "partitions", "status")  # of an address
 MOST_PARTITIONS = 1000
 MARK_SECONDS = 2.0  # for the brokers to mark the end of a transaction in all partitions
-FENCE_SECONDS, PUBLISH_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 15.0, 20.0, 10.0, 5.0
+FENCE_SECONDS, PUBLISH_SECONDS, COMMIT_SECONDS, ABORT_SECONDS = 15.0, 20.0, 10.0, 10.0
 POLL_EVENTS = 200  # after how many the outcomes of earlier ones are looked at
 
 # By which the fault is an event's, for ever. All else may pass, or is an operator's.
