@@ -38,6 +38,7 @@ def main() -> None:
         validate,
         write,
     )
+    from fedstac.workers import processes
 
     more = dict(setting.split("=", 1) for setting in options.setting)
     rounds = 0 if options.quick else options.rounds
@@ -45,6 +46,7 @@ def main() -> None:
         race.run(trials=options.trials)
         return
     if options.benchmark == "messaging":
+        processes.log_lines("auto", "bench")  # to standard error: the figures are alone on standard output
         messaging.run(quick=options.quick, rounds=rounds, profile=options.profile)
         return
     if options.benchmark in (None, "validate"):

@@ -110,3 +110,9 @@ async def test_no_file_of_the_node_is_named_over_http(api: Api) -> None:
     body = {"name": "one", "address": "nats://127.0.0.1:4222/STREAM?config=/etc/secret.json"}
     refused = await api.admin.post("/sinks", json=body)
     assert (refused.status_code, "command line" in refused.json()["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("address", ["nats://127.0.0.1:4222", "kafka://127.0.0.1:9092/t?color=red", "nats://:/"])
+async def test_an_address_that_is_none_is_said_to_be(api: Api, address: str) -> None:
+    refused = await api.admin.post("/sinks", json={"name": "one", "address": address})
+    assert refused.status_code == 400, refused.text

@@ -209,7 +209,7 @@ class Journey:
 
         async def is_there() -> bool:
             cursor = await self.cursor()
-            return (cursor.epoch, cursor.pos) >= (head.epoch, head.pos)
+            return cursor >= head
 
         await until(is_there)
         return time.monotonic() - start

@@ -9,8 +9,8 @@ import orjson
 import typer
 
 from fedstac.cli import terminal
+from fedstac.cli.database import with_actor, with_database
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.sinks import with_database
 from fedstac.cli.terminal import Output, for_terminal, out, say
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def list_all(
     from fedstac.db import dead_letters
 
     most = min(limit, dead_letters.LARGEST_ID) or None
-    letters = with_database(lambda conn, _: dead_letters.every(conn, sink or None, most))
+    letters = with_database(lambda conn: dead_letters.every(conn, sink or None, most))
     _show(form_of(ctx, output), letters)
 
 
@@ -45,7 +45,7 @@ def show(
     """Show one dead letter with its event."""
     from fedstac.db import dead_letters
 
-    whole = with_database(lambda conn, _: dead_letters.read(conn, id))
+    whole = with_database(lambda conn: dead_letters.read(conn, id))
     document = {**dead_letters.document_of(whole.letter), "event": orjson.loads(whole.event)}
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump(document)
@@ -67,7 +67,7 @@ def redrive(ctx: typer.Context, ids: Ids, output: Form = None) -> None:
     async def work(conn: Connection, actor: str) -> list[DeadLetter]:
         return await dead_letters.redrive(conn, ids, actor=actor)
 
-    letters = with_database(work)
+    letters = with_actor(work)
     _show(form_of(ctx, output), letters)
     say("a relay sends them again; what the sink takes leaves the list")
 
@@ -80,7 +80,7 @@ def discard(ctx: typer.Context, ids: Ids, output: Form = None) -> None:
     async def work(conn: Connection, actor: str) -> list[DeadLetter]:
         return await dead_letters.discard(conn, ids, actor=actor)
 
-    _show(form_of(ctx, output), with_database(work))
+    _show(form_of(ctx, output), with_actor(work))
 
 
 def _show(form: Output, letters: Sequence[DeadLetter]) -> None:

@@ -14,12 +14,12 @@ import typer
 
 from fedstac import settings as environment
 from fedstac.cli import bulk, terminal
+from fedstac.cli.database import with_database
 from fedstac.cli.options import Form, Sources, examples, form_of
 from fedstac.cli.terminal import Output, complain, out, say
 
 if TYPE_CHECKING:
     from fedstac.bootstrap import Node
-    from fedstac.db.connections import Connection
     from fedstac.messaging.origin import Origin
     from fedstac.messaging.sources.addresses import SourceAddress
 
@@ -37,20 +37,6 @@ class Start(StrEnum):
 
     SNAPSHOT = "snapshot"
     ZERO = "zero"
-
-
-def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
-    """Run work on a connection to this node's database, and return its result."""
-    from fedstac.db import connections
-
-    async def connected() -> T:
-        conn = await connections.connect(environment.load().dsn, application="fedstac cli")
-        try:
-            return await work(conn)
-        finally:
-            await conn.close()
-
-    return asyncio.run(connected())
 
 
 @token.command(
@@ -83,7 +69,7 @@ def issue(
     for each in role if not unknown_institution else ():
         _check_institution(each)
     end = _end(expires)
-    issued = _with_database(lambda conn: nodes.issue_token(conn, name, role, expires=end))
+    issued = with_database(lambda conn: nodes.issue_token(conn, name, role, expires=end))
     until = end.isoformat(timespec="seconds") if end else None
     if form_of(ctx, output) is Output.TABLE:
         out(issued)
@@ -132,7 +118,7 @@ def list_tokens(ctx: typer.Context, output: Form = None) -> None:
     """List the tokens that are not revoked: who holds them, what for, since when, until when."""
     from fedstac.db import nodes
 
-    _show_tokens(form_of(ctx, output), _with_database(nodes.tokens))
+    _show_tokens(form_of(ctx, output), with_database(nodes.tokens))
 
 
 @token.command(epilog=examples("fedstac token revoke ncar", "fedstac token revoke 5f2c8a90b1d4"))
@@ -144,7 +130,7 @@ def revoke(
     """Withdraw tokens; within ten seconds they are refused everywhere."""
     from fedstac.db import nodes
 
-    revoked_tokens = _with_database(lambda conn: nodes.revoke_tokens(conn, which))
+    revoked_tokens = with_database(lambda conn: nodes.revoke_tokens(conn, which))
     if not revoked_tokens:
         complain(f"there is no token of the name or id {which}; see fedstac token list")
         raise typer.Exit(terminal.NOT_FOUND)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from fedstac import settings as environment
 from fedstac.cli import terminal
+from fedstac.cli.database import with_database
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, out, say
 
@@ -36,7 +35,7 @@ def list_parked(ctx: typer.Context, output: Form = None) -> None:
     """List the parked events: what they are about, and why they could not be applied."""
     from fedstac.db import parked
 
-    _show(form_of(ctx, output), _with_database(parked.every))
+    _show(form_of(ctx, output), with_database(parked.every))
 
 
 @commands.command(epilog=examples("fedstac parked show 12", "fedstac parked show 12 -o json | jq .event.data"))
@@ -48,7 +47,7 @@ def show(
 
     from fedstac.db import parked
 
-    whole = _with_database(lambda conn: parked.read(conn, id))
+    whole = with_database(lambda conn: parked.read(conn, id))
     document = {**parked.document_of(whole.row), "event": orjson.loads(whole.event)}
     if form_of(ctx, output) is not Output.TABLE:
         terminal.dump(document)
@@ -94,22 +93,9 @@ def _change(
         rows: list[ParkedRow] = await verb(conn, event_ids, actor=ACTOR) if event_ids else []
         return rows
 
-    rows = _with_database(change)
+    rows = with_database(change)
     _show(form, rows)
     say(f"{len(rows)} {result_words}", "dim")
-
-
-def _with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
-    from fedstac.db import connections
-
-    async def connected() -> T:
-        conn = await connections.connect(environment.load().dsn, application="fedstac cli")
-        try:
-            return await work(conn)
-        finally:
-            await conn.close()
-
-    return asyncio.run(connected())
 
 
 def _show(form: Output, rows: list[ParkedRow]) -> None:

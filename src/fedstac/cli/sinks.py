@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from fedstac import settings as environment
 from fedstac.cli import terminal
+from fedstac.cli.database import with_actor, with_database
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
 
@@ -22,20 +21,6 @@ T = TypeVar("T")
 SHOWN_STRETCHES = 20
 commands = typer.Typer(no_args_is_help=True, help="Send this node's log to brokers and webhooks.")
 Name = Annotated[str, typer.Argument(help="The sink's name.")]
-
-
-def with_database(work: Callable[[Connection, str], Awaitable[T]]) -> T:
-    """Run work on a connection to this node's database, with the name under which it stands in the audit log."""
-    from fedstac.db import connections
-
-    async def connected() -> T:
-        conn = await connections.connect(environment.load().dsn, application="fedstac cli")
-        try:
-            return await work(conn, f"database:{await conn.fetchval('SELECT session_user')}")
-        finally:
-            await conn.close(timeout=10)
-
-    return asyncio.run(connected())
 
 
 @commands.command(
@@ -73,7 +58,7 @@ def add(
         name=name, address=address, format=form, key_template=key, required=required, private=True, start=start
     )
     node = environment.load().node
-    sink = with_database(lambda conn, actor: sinking.add(conn, description, node=node, actor=actor))
+    sink = with_actor(lambda conn, actor: sinking.add(conn, description, node=node, actor=actor))
     _show(form_of(ctx, output), sink)
 
 
@@ -83,7 +68,7 @@ def list_all(ctx: typer.Context, output: Form = None) -> None:
     from fedstac.db import sinks
     from fedstac.workers import sinking
 
-    every = with_database(lambda conn, _: sinks.every(conn))
+    every = with_database(lambda conn: sinks.every(conn))
     columns = ("name        ", "through   ", "sent    ", "stand   ", "address")
     with terminal.Listing(form_of(ctx, output), columns) as listing:
         for sink in every:
@@ -101,7 +86,7 @@ def show(
     """Show one sink."""
     from fedstac.db import sinks
 
-    _show(form_of(ctx, output), with_database(lambda conn, _: sinks.read(conn, name)), secret=secret)
+    _show(form_of(ctx, output), with_database(lambda conn: sinks.read(conn, name)), secret=secret)
 
 
 @commands.command(epilog=examples("fedstac sink pause archive --reason 'the broker moves'"))
@@ -116,7 +101,7 @@ def pause(
 
     if not reason.strip():
         raise typer.BadParameter("say why, for whoever looks", param_hint="--reason")
-    _show(form_of(ctx, output), with_database(lambda conn, actor: sinks.pause(conn, name, reason, actor=actor)))
+    _show(form_of(ctx, output), with_actor(lambda conn, actor: sinks.pause(conn, name, reason, actor=actor)))
 
 
 @commands.command(epilog=examples("fedstac sink resume archive"))
@@ -124,7 +109,7 @@ def resume(ctx: typer.Context, name: Name, output: Form = None) -> None:
     """Send to a paused sink again."""
     from fedstac.db import sinks
 
-    _show(form_of(ctx, output), with_database(lambda conn, actor: sinks.resume(conn, name, actor=actor)))
+    _show(form_of(ctx, output), with_actor(lambda conn, actor: sinks.resume(conn, name, actor=actor)))
 
 
 @commands.command(epilog=examples("fedstac sink seek archive --to now", "fedstac sink seek archive --to 4711"))
@@ -140,7 +125,7 @@ def seek(
     """
     from fedstac.workers import sinking
 
-    _show(form_of(ctx, output), with_database(lambda conn, actor: sinking.seek(conn, name, to, actor=actor)))
+    _show(form_of(ctx, output), with_actor(lambda conn, actor: sinking.seek(conn, name, to, actor=actor)))
 
 
 @commands.command(epilog=examples("fedstac sink remove portal"))
@@ -148,7 +133,7 @@ def remove(name: Name) -> None:
     """Remove a sink with its dead letters. What the broker has stays there."""
     from fedstac.db import sinks
 
-    with_database(lambda conn, actor: sinks.remove(conn, name, actor=actor))
+    with_actor(lambda conn, actor: sinks.remove(conn, name, actor=actor))
     out("removed")
 
 
@@ -179,7 +164,7 @@ def audit(
                 on_progress=lambda messages: bars.set("read", messages, None),
             )  # fmt: skip
 
-        result = with_database(work)
+        result = with_actor(work)
     _show_audit(form_of(ctx, output), name, result, refills=not only_list)
     if result.missing:
         raise typer.Exit(terminal.REJECTED)

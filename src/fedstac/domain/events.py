@@ -43,9 +43,14 @@ SHOWN_TRACES = 5
 DigestOf = Callable[[str, str], str | None]  # project and version of a vocabulary → the digest of its snapshot
 
 
-@dataclass(frozen=True, slots=True)
+def whole_number(text: str | None) -> int | None:
+    """Return the number that ASCII digits write, 18 at most, so that a bigint holds it; None for anything else."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Cursor:
-    """A place in a feed: everything up to `pos` of `epoch` was received. Written `epoch.pos`."""
+    """A place in a feed: everything up to `pos` of `epoch` was received. Written `epoch.pos`, and ordered so."""
 
     epoch: int
     pos: int
@@ -56,9 +61,9 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """Read a cursor. BadRequest where the text is none."""
-        epoch, dot, pos = text.partition(".")
-        if dot and text.isascii() and epoch.isdecimal() and pos.isdecimal() and len(epoch) < 19 and len(pos) < 19:
-            return cls(int(epoch), int(pos))
+        epoch, _, pos = map(whole_number, text.partition("."))
+        if epoch is not None and pos is not None:
+            return cls(epoch, pos)
         raise BadRequest(
             f"{text[:40]!r} is no cursor; it looks like 1.4711, as X-Cursor gives it, or 0.0 for the start"
         )

@@ -82,7 +82,7 @@ def resumption(last: LogPlace, ends: Mapping[str, Cursor], identity: str, feed: 
     is_made_anew = last.identity not in ("", identity)
     if is_made_anew or not last.identity:
         return Resumption(start, start, is_made_anew=is_made_anew)
-    lost = tuple(sorted(name for name, cursor in last.partitions.items() if _is_before(ends.get(name, START), cursor)))
+    lost = tuple(sorted(name for name, cursor in last.partitions.items() if ends.get(name, START) < cursor))
     sent_through = feed.shared_through(last.cursor)
     if not lost:
         return Resumption(sent_through, min(last.previous_pos, sent_through))
@@ -92,8 +92,4 @@ def resumption(last: LogPlace, ends: Mapping[str, Cursor], identity: str, feed: 
 
 def is_in_log(cursor: Cursor, end: Cursor | None) -> bool:
     """Return whether a partition that ends there has the event of a place that belongs to it."""
-    return end is not None and not _is_before(end, cursor)
-
-
-def _is_before(one: Cursor, other: Cursor) -> bool:
-    return (one.epoch, one.pos) < (other.epoch, other.pos)
+    return end is not None and end >= cursor

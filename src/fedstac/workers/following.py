@@ -215,7 +215,7 @@ class Follower:
         """
         _, head = await self.origin.head()
         here = self.applied_cursor
-        if head.epoch <= here.epoch and (head.epoch, head.pos) < (here.epoch, here.pos):
+        if head < here:
             raise OriginRolledBack(
                 f"{self.origin_name} is at {head}, and this node has applied {here}: the origin's database was "
                 f"put back to an earlier state; its operator runs `fedstac admin new-epoch`"

@@ -11,6 +11,7 @@ from fedstac.db import sinks
 from fedstac.db.connections import Connection
 from fedstac.db.sinks import NewSink, Sink
 from fedstac.domain.errors import BadRequest, Conflict
+from fedstac.domain.events import whole_number
 from fedstac.domain.model import rfc3339
 from fedstac.messaging import formats
 from fedstac.messaging.formats import EventFormat
@@ -69,8 +70,16 @@ async def add(
 
 
 def names_file(address: str) -> bool:
-    """Return whether an address names a file of this machine, which only its operators may do."""
-    return scheme_of(address) in BROKERS and "config" in BrokerAddress.parse(address, options=OPTIONS).options
+    """Return whether an address names a file of this machine, which only its operators may do.
+
+    SinkUnclear where it is no address.
+    """
+    if scheme_of(address) not in BROKERS:
+        return False
+    try:
+        return "config" in BrokerAddress.parse(address, options=OPTIONS).options
+    except ValueError as error:
+        raise SinkUnclear(str(error)) from None
 
 
 def _is_one_log(one: str, other: str) -> bool:
@@ -92,8 +101,9 @@ async def _position(conn: Connection, text: str) -> int:
             return await sinks.earliest(conn) - 1
         case "now":
             return (await sinks.feed_state(conn)).head.pos
-        case _ if text.isascii() and text.isdecimal() and len(text) < 19:
-            return int(text)
+    position = whole_number(text)
+    if position is not None:
+        return position
     raise BadRequest(f"{text[:40]!r} is no place in the log; write start, now, or a position such as 4711")
 
 

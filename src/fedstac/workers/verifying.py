@@ -80,7 +80,7 @@ async def _reach(conn: Connection, origin: str, head: Cursor, patience: float) -
     deadline, backoff = time.monotonic() + patience, Backoff()
     while time.monotonic() < deadline:
         place = await nodes.progress(conn, nodes.INDEX, origin)
-        if place and place.snapshot is None and (place.cursor.epoch, place.cursor.pos) >= (head.epoch, head.pos):
+        if place and place.snapshot is None and place.cursor >= head:
             return
         await asyncio.sleep(backoff.pause())
 

@@ -9,10 +9,9 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
-from fedstac.api.nodes.sinks import NO_STORE, read_ids
+from fedstac.api.nodes.sinks import NO_STORE, answer_with_event, path_id, read_ids
 from fedstac.db import parked
 from fedstac.db.parked import ParkedRow
-from fedstac.domain.errors import NotFound
 from fedstac.domain.policy import Action, Resource
 
 ALL_PARKED = Resource("the parked events of this node", "*", "*")
@@ -38,13 +37,10 @@ async def get_parked_events(call: Call) -> Response:
 async def get_parked_event(call: Call) -> Response:
     """Return one parked event with its text."""
     _require_right(call)
-    text = call.path_params["event"]
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise NotFound(f"there is no parked event {text[:40]!r}; see fedstac parked list")
+    id = path_id(call, "event", "parked event", "fedstac parked list")
     async with call.node.pool.acquire() as conn:
-        whole = await parked.read(conn, int(text))
-    document = orjson.dumps(parked.document_of(whole.row))
-    return Response(document[:-1] + b',"event":' + whole.event.encode() + b"}", 200, NO_STORE, links.JSON)
+        whole = await parked.read(conn, id)
+    return answer_with_event(parked.document_of(whole.row), whole.event)
 
 
 async def post_requeue(call: Call) -> Response:

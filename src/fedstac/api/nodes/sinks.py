@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from fedstac.db.dead_letters import DeadLetter
 from fedstac.db.sinks import Sink
 from fedstac.domain import destinations, strict_json
 from fedstac.domain.errors import BadRequest, Conflict, NotFound, Unavailable
+from fedstac.domain.events import whole_number
 from fedstac.domain.policy import Action, Resource
 from fedstac.messaging.formats import EventFormat
 from fedstac.messaging.sinks import SinkAway, SinkRefused, SinkUnclear, scheme_of
@@ -189,13 +190,10 @@ async def get_dead_letters(call: Call) -> Response:
 async def get_dead_letter(call: Call) -> Response:
     """Return one dead letter with its event."""
     _require_right(call)
-    text = call.path_params["letter"]
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise NotFound(f"there is no dead letter {text[:40]!r}; see fedstac dead-letter list")
+    id = path_id(call, "letter", "dead letter", "fedstac dead-letter list")
     async with call.node.pool.acquire() as conn:
-        whole = await dead_letters.read(conn, int(text))
-    document = orjson.dumps(dead_letters.document_of(whole.letter))
-    return Response(document[:-1] + b',"event":' + whole.event.encode() + b"}", 200, NO_STORE, links.JSON)
+        whole = await dead_letters.read(conn, id)
+    return answer_with_event(dead_letters.document_of(whole.letter), whole.event)
 
 
 async def post_redrive(call: Call) -> Response:
@@ -224,6 +222,21 @@ async def read_ids(call: Call) -> list[int]:
     if not is_list or not all(type(id) is int and 0 < id < 1 << 62 for id in ids or ()):
         raise BadRequest(f'send {{"ids": [17, 18]}}, at most {MOST_IDS}')
     return list(ids or ())
+
+
+def path_id(call: Call, parameter: str, thing: str, listing: str) -> int:
+    """Return the id that the path names. NotFound where it is none; the message says which command lists the things."""
+    text = call.path_params[parameter]
+    id = whole_number(text)
+    if id is None:
+        raise NotFound(f"there is no {thing} {text[:40]!r}; see {listing}")
+    return id
+
+
+def answer_with_event(document: Mapping[str, object], event: str) -> Response:
+    """Answer with a description and, as its last member, the stored text of the event."""
+    text = orjson.dumps(document)
+    return Response(text[:-1] + b',"event":' + event.encode() + b"}", 200, NO_STORE, links.JSON)
 
 
 def _letters(letters: Sequence[DeadLetter]) -> Response:

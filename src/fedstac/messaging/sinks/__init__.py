@@ -121,7 +121,7 @@ class Tail:
     def cursor(self) -> Cursor | None:
         """The place of the last event of all; None in an empty log."""
         cursors = [partition.cursor for partition in self.partitions.values()]
-        return max(cursors, key=lambda cursor: (cursor.epoch, cursor.pos), default=None)
+        return max(cursors, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,7 @@ class KafkaSink:
                 if number % POLL_EVENTS == 0:
                     producer.poll(0)
             deadline = time.monotonic() + PUBLISH_SECONDS
-            while not outcomes.errors and _flush(producer):
+            while not outcomes.errors and producer.flush(SLICE_SECONDS):
                 self._thread.check()
                 if time.monotonic() > deadline:
                     raise self._silence()
@@ -352,17 +352,6 @@ class KafkaSink:
 
 def _order(cursor: Cursor) -> tuple[int, int]:
     return cursor.epoch, cursor.pos
-
-
-def _flush(producer: Producer) -> int:
-    """Wait for outcomes, and return how many are missing.
-
-    The client may lose the exception of a producer that is fenced meanwhile (SystemError); the outcomes have it.
-    """
-    try:
-        return int(producer.flush(SLICE_SECONDS))
-    except SystemError:
-        return 1
 
 
 class _Outcomes:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fedstac.domain.events import Cursor
+from fedstac.domain.events import Cursor, whole_number
 from fedstac.messaging import formats
 from fedstac.messaging.sources import EventPage, Offsets, RawEvent, UnreadableMessage
 
@@ -19,7 +19,6 @@ PAGE_BYTES = 8 << 20
 AHEAD_MESSAGES, AHEAD_BYTES = 1000, 16 << 20  # of one partition that waits for the others
 MOST_BYTES = 64 << 20  # of all that wait
 SHOWN_CHARACTERS = 2000  # of an unreadable message
-LONGEST_NUMBER = 18  # digits
 NO_SUCH_EVENT = "the origin's log has no event of its epoch and pos"
 REDRIVE = "redrive"  # the header of an event that comes after its place
 
@@ -54,7 +53,7 @@ class Gap:
 
 def place_of(message: LogMessage) -> MessagePlace | None:
     """Return the place that the headers of a message say; None where they say none."""
-    numbers = [_number(message.headers.get(name)) for name in ("epoch", "pos", "prev")]
+    numbers = [whole_number(message.headers.get(name)) for name in ("epoch", "pos", "prev")]
     epoch, pos, previous_pos = numbers
     if epoch is None or pos is None or previous_pos is None:
         return None
@@ -204,10 +203,6 @@ class Chain:
         message = self._waiting[partition].popleft()
         self._bytes[partition] -= len(message.value)
         self.offsets[partition] = message.offset + 1
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER else None
 
 
 def _pos(message: LogMessage) -> int:

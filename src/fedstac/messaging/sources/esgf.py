@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -18,8 +17,9 @@ import structlog
 from fedstac.domain.events import START, Cursor
 from fedstac.messaging import esgf, kafka
 from fedstac.messaging.kafka import Brokers, KafkaAway, KafkaRefused, OwnThread, Range, TopicReader
-from fedstac.messaging.sources import NO_OFFSETS, EventPage, Offsets, RawEvent, SourceAway, SourceRefused
+from fedstac.messaging.sources import NO_OFFSETS, EventPage, Offsets, RawEvent, SourceAway
 from fedstac.messaging.sources.addresses import BrokerAddress
+from fedstac.messaging.sources.kafka import as_source_errors
 
 EPOCH: Final = 1  # of the cursors
 TOPIC: Final = "topic"  # beside the offsets: which topic they belong to
@@ -50,7 +50,7 @@ class EsgfSource:
 
     async def begin(self, after: Cursor, offsets: Offsets) -> None:
         """Go on at the offsets. SourceRefused where messages in between are gone."""
-        with _as_source_errors():
+        with as_source_errors():
             await self._thread.run(self._begin, offsets)
         self._cursor = after
 
@@ -60,7 +60,7 @@ class EsgfSource:
             await self.begin(START, NO_OFFSETS)
         if after != self._cursor:
             raise SourceAway("the last page was not applied; going back to the place that the database has")
-        with _as_source_errors():
+        with as_source_errors():
             events = await self._thread.run(self._receive, after.pos, limit, wait)
         if events:
             self._cursor = Cursor(EPOCH, after.pos + len(events))
@@ -134,14 +134,3 @@ class EsgfSource:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-
-@contextmanager
-def _as_source_errors() -> Iterator[None]:
-    """Raise the errors of a client as those of sources."""
-    try:
-        yield
-    except KafkaAway as error:
-        raise SourceAway(str(error)) from error
-    except KafkaRefused as error:
-        raise SourceRefused(str(error)) from error

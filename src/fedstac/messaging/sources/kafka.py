@@ -51,7 +51,7 @@ class KafkaLog:
         self._checked_at = 0.0  # when the brokers last answered, by time.monotonic
 
     async def __aenter__(self) -> Self:
-        with _as_source_errors():
+        with as_source_errors():
             await self._thread.run(self._open)
         return self
 
@@ -62,7 +62,7 @@ class KafkaLog:
 
     async def seek(self, after: Cursor, offsets: Offsets) -> Collection[str]:
         """Go where events after a cursor may begin, and return the names of all partitions."""
-        with _as_source_errors():
+        with as_source_errors():
             return await self._thread.run(self._seek, after, offsets)
 
     async def read(self, limit: int, wait: float, *, without: Collection[str]) -> Sequence[LogMessage]:
@@ -70,7 +70,7 @@ class KafkaLog:
 
         A topic that was made anew or got partitions is noticed when it has nothing to give, and then is SourceAway.
         """
-        with _as_source_errors():
+        with as_source_errors():
             return await self._thread.run(self._read, limit, wait, frozenset(map(int, without)))
 
     # --- in the thread of the consumer
@@ -157,7 +157,7 @@ def _search(
         for partition, probe in probes.items():
             limits, message = bounds[partition], messages.get(partition)
             try:
-                is_after = message is None or _place(message) > (after.epoch, after.pos)
+                is_after = message is None or tail_after(text_headers(message)) > after
             except (LookupError, ValueError):
                 start = hints.get(partition, limits.low)
                 bounds[partition] = Range(start, start)
@@ -168,17 +168,12 @@ def _search(
                 bounds[partition] = Range(min(message.offset(), limits.high), limits.high)
 
 
-def _place(message: Message) -> tuple[int, int]:
-    cursor = tail_after(text_headers(message))
-    return cursor.epoch, cursor.pos
-
-
 def _log_message(message: Message) -> LogMessage:
     return LogMessage(str(message.partition()), message.offset(), text_headers(message), message.value() or b"")
 
 
 @contextmanager
-def _as_source_errors() -> Iterator[None]:
+def as_source_errors() -> Iterator[None]:
     """Raise the errors of a client as those of sources."""
     try:
         yield

@@ -97,7 +97,7 @@ class NatsLog:
     async def _is_before(self, connection: Connection, offset: int, after: Cursor) -> bool:
         """Return whether the message before an offset is there, and none of the events after a cursor."""
         place = await self._place_from(connection, offset - 1) if offset > 1 else None
-        return place is not None and place.sequence == offset - 1 and not _is_after(place.cursor, after)
+        return place is not None and place.sequence == offset - 1 and place.cursor <= after
 
     async def _search(self, connection: Connection, after: Cursor) -> int:
         """Return where to begin for a cursor, by halving: a stream is in the order of the feed.
@@ -109,7 +109,7 @@ class NatsLog:
         while low < high:
             middle = (low + high) // 2
             place = await self._place_from(connection, middle)
-            if place is None or _is_after(place.cursor, after):
+            if place is None or place.cursor > after:
                 high = middle
             else:
                 low = place.sequence + 1
@@ -126,10 +126,6 @@ class NatsLog:
                 return StreamPlace(message.sequence, tail_after(message.headers))
             sequence = message.sequence + 1
         return None
-
-
-def _is_after(cursor: Cursor, other: Cursor) -> bool:
-    return (cursor.epoch, cursor.pos) > (other.epoch, other.pos)
 
 
 @contextmanager
