@@ -13,6 +13,7 @@ from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import SourceAddress, SourcesUnclear, read_addresses
 from fedstac.messaging.sources.http import HttpSource
+from tests.support.receivers import listening
 from tests.support.waiting import until
 
 
@@ -24,10 +25,9 @@ async def answering(status: int) -> AsyncIterator[str]:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 %d X\r\nlocation: /elsewhere\r\ncontent-length: 2\r\n\r\n{}" % status)
         await writer.drain()
-        writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    async with listening(answer) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
@@ -173,26 +173,22 @@ async def test_the_next_page_is_fetched_while_one_is_applied_and_forgotten_where
             head = b"HTTP/1.1 200 X\r\nx-cursor: 1.%d\r\ncontent-length: %d\r\n\r\n" % (cursor, len(body))
             writer.write(head + body)
             await writer.drain()
-        writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
-        address = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-        async with HttpSource(SourceAddress(address, "token")) as source:
+    async with listening(answer) as port, HttpSource(SourceAddress(f"http://127.0.0.1:{port}", "token")) as source:
 
-            async def receive(after: int) -> list[int]:
-                page = await source.receive(Cursor(1, after), limit=2, wait=0)
-                return [event["pos"] for event in page.events]
+        async def receive(after: int) -> list[int]:
+            page = await source.receive(Cursor(1, after), limit=2, wait=0)
+            return [event["pos"] for event in page.events]
 
-            assert await receive(0) == [1, 2]
+        assert await receive(0) == [1, 2]
 
-            async def is_ahead() -> bool:
-                return len(requests) == 2
+        async def is_ahead() -> bool:
+            return len(requests) == 2
 
-            await until(is_ahead)
-            assert await receive(2) == [3, 4]
-            assert await receive(0) == [1, 2]  # a consumer that failed begins again
-            await source.begin(Cursor(1, 6), {})
-            assert await receive(6) == [7, 8]
-            assert await receive(8) == [9]
-            assert await receive(9) == []
-            listening.close()  # it ends with nothing under way
+        await until(is_ahead)
+        assert await receive(2) == [3, 4]
+        assert await receive(0) == [1, 2]  # a consumer that failed begins again
+        await source.begin(Cursor(1, 6), {})
+        assert await receive(6) == [7, 8]
+        assert await receive(8) == [9]
+        assert await receive(9) == []

@@ -32,6 +32,7 @@ from tests.messaging.relaying import (
 )
 from tests.support import failpoints
 from tests.support.commands import start
+from tests.support.receivers import listening
 from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, kafka_topic, nats_stream
 from tests.support.waiting import PATIENCE, until
 
@@ -296,20 +297,19 @@ async def test_a_sink_that_is_away_or_never_answers_holds_up_no_other(
     node: Node, conn: Connection, nats: NatsStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedstac.workers.relay.END_SECONDS", 0.1)
-    mute = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-    await add_sink(conn, f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}/mute", "mute")
-    await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")
-    await add_sink(conn, "nats://127.0.0.1:9/NOBODY", "gone")
-    await add_sink(conn, nats.address)
-    await fill(conn, 300)
-    async with relaying(node):
-        await sent_through(node, 300)
-        dead = await is_failing(node, "dead")
-        await is_failing(node, "gone")
-        assert (dead.pos, dead.paused_reason) == (0, None)
-        assert (await sinks.read(conn, "mute")).pos == 0
-        assert node.parts.troubles() == {}
-    mute.close()
+    async with listening(lambda reader, writer: reader.read()) as mute:
+        await add_sink(conn, f"http://127.0.0.1:{mute}/mute", "mute")
+        await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")
+        await add_sink(conn, "nats://127.0.0.1:9/NOBODY", "gone")
+        await add_sink(conn, nats.address)
+        await fill(conn, 300)
+        async with relaying(node):
+            await sent_through(node, 300)
+            dead = await is_failing(node, "dead")
+            await is_failing(node, "gone")
+            assert (dead.pos, dead.paused_reason) == (0, None)
+            assert (await sinks.read(conn, "mute")).pos == 0
+            assert node.parts.troubles() == {}
     assert await conn.fetchval("SELECT count(*) FROM fedstac.dead_letter") == 0
 
 

@@ -18,6 +18,37 @@ from tests.support.nodes import Api
 from tests.support.waiting import PATIENCE
 
 
+@asynccontextmanager
+async def listening(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object]],
+) -> AsyncIterator[int]:
+    """Handle the connections to a free port, and yield the port. At the end all of them are closed.
+
+    One that was left open is collected in a later test, and fails that.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            with suppress(asyncio.CancelledError):  # the end
+                await handle(reader, writer)
+        finally:
+            tasks.discard(task)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
+
+
 @dataclass(frozen=True)
 class Call:
     """One POST that arrived."""

@@ -20,6 +20,7 @@ from fedstac.messaging.kafka import Brokers, OwnThread, TopicReader, read_proper
 from fedstac.messaging.sinks.kafka import read_address
 from fedstac.messaging.sources.addresses import BrokerAddress
 from tests.support.brokers import fresh_name
+from tests.support.receivers import listening
 from tests.support.waiting import PATIENCE, until
 
 ACCEPTED = "204 No Content"
@@ -76,19 +77,15 @@ class Hook:
                     self.arrivals.append(message)
                 writer.write(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n".encode())
                 await writer.drain()
-        writer.close()
 
 
 @asynccontextmanager
 async def hook() -> AsyncIterator[Hook]:
     """Serve a webhook on a free port."""
     receiver = Hook()
-    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
-    receiver.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/events"
-    try:
+    async with listening(receiver.serve) as port:
+        receiver.address = f"http://127.0.0.1:{port}/events"
         yield receiver
-    finally:
-        server.close()
 
 
 @dataclass

@@ -34,6 +34,7 @@ from tests.support.brokers import fresh_name
 from tests.support.commands import Fedstac
 from tests.support.databases import name_in
 from tests.support.nodes import Api
+from tests.support.receivers import listening
 
 NOBODY = "127.0.0.1:9"  # a port at which nobody listens
 
@@ -380,10 +381,9 @@ async def a_node_of_yesterday() -> AsyncIterator[str]:
         head = f"HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
-        writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(answer) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def test_a_clock_that_differs_is_named(settings: Settings) -> None:
