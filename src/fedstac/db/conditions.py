@@ -103,7 +103,8 @@ def predicate(expression: Any) -> str:
         return _temporal(op, *args)
     if op.startswith("a_"):
         return _array_predicate(op, *args)
-    return f"st_{op.removeprefix('s_')}(geometry, {_geometry(args[1])})"
+    other = "geometry" if "property" in args[1] else _geometry(args[1])
+    return f"st_{op.removeprefix('s_')}(geometry, {other})"
 
 
 def _geometry(geojson: Mapping[str, Any]) -> str:
@@ -223,8 +224,10 @@ def _is_text_column(operand: Any) -> bool:
     return isinstance(operand, Mapping) and operand.get("property") in TEXTS
 
 
-def _array_predicate(op: str, value: Any, members: Sequence[Any]) -> str:
+def _array_predicate(op: str, value: Any, members: Any) -> str:
     """Return SQL that compares lists as sets; a value that is no list counts as a list of one."""
+    if isinstance(members, Mapping):
+        return f"fedstac.compare_sets({literal(op)}, {_value(value)}, {_value(members)})"
     own, each = _value(value), array([_json(member) for member in members], "jsonb")
     contains = f"{own} @> ALL ({each})"
     contained = f"{own} <@ {literal(_json(members))}::jsonb"

@@ -116,6 +116,8 @@ class _Reader:
 
     def expect_end(self) -> None:
         if self._token.kind != "end":
+            if self._token.word == "div" or (self._token.kind == "number" and self._token.text[0] in "+-"):
+                self._refuse("arithmetic is not taken")
             self._refuse("expected `and`, `or` or the end")
 
     def _refuse(self, why: str) -> NoReturn:

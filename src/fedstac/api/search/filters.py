@@ -27,13 +27,14 @@ COMPARISONS = frozenset(("=", "<>", "<", "<=", ">", ">="))
 SPATIAL = frozenset(
     ("s_intersects", "s_equals", "s_disjoint", "s_touches", "s_within", "s_overlaps", "s_crosses", "s_contains")
 )
+SEEN_FROM_THE_OTHER = {"s_within": "s_contains", "s_contains": "s_within"}  # spatial operators with swapped operands
 ARRAYS = {  # and what each becomes where the list comes before the property
     "a_equals": "a_equals", "a_contains": "a_containedby", "a_containedby": "a_contains", "a_overlaps": "a_overlaps"
 }  # fmt: skip
 ACCENTS = re.compile("[\u0300-\u036f]")
 # what each function makes of a literal; fedstac.apply_text_function does the same to a stored value
 FUNCTIONS: Mapping[str, Callable[[str], str]] = {
-    "casei": lambda text: text.lower().upper(),  # full case mapping: ß and SS are the same
+    "casei": lambda text: text.lower().upper().lower().replace("ς", "σ"),  # full case folding: ß becomes ss
     "accenti": lambda text: unicodedata.normalize("NFC", ACCENTS.sub("", unicodedata.normalize("NFD", text))),
     "upper": str.upper,
     "lower": str.lower,
@@ -216,6 +217,8 @@ class _FilterReader:
         value, members = _exactly(op, args, 2)
         if isinstance(value, list):
             op, value, members = ARRAYS[op], members, value
+        if isinstance(members, dict):
+            return {"op": op, "args": [self._property(value), self._property(members)]}
         return {"op": op, "args": [self._property(value), [_literal(member) for member in self._members(op, members)]]}
 
     def _scalar(self, value: object, depth: int) -> Any:
@@ -249,8 +252,12 @@ class _FilterReader:
 
     def _spatial(self, op: str, args: list[Any]) -> Json:
         own, other = _exactly(op, args, 2)
-        if own not in ({"property": "geometry"}, {"property": "properties.geometry"}):
-            raise BadRequest(f'filter: {op} takes {{"property": "geometry"}} and then a geometry')
+        if _is_geometry(other) and not _is_geometry(own):
+            op, own, other = SEEN_FROM_THE_OTHER.get(op, op), other, own
+        if not _is_geometry(own):
+            raise BadRequest(f'filter: {op} takes {{"property": "geometry"}} and a geometry')
+        if _is_geometry(other):
+            return {"op": op, "args": [{"property": "geometry"}, {"property": "geometry"}]}
         if isinstance(other, dict) and set(other) == {"bbox"}:
             shape = box(other["bbox"], "filter")
         else:
@@ -310,6 +317,10 @@ def _form(expression: object) -> str:
 
 def _is_moment(operand: Any) -> bool:
     return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in conditions.MOMENTS)
+
+
+def _is_geometry(operand: object) -> bool:
+    return operand in ({"property": "geometry"}, {"property": "properties.geometry"})
 
 
 def _comparable(operands: list[Any]) -> list[Any]:
