@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,13 @@ from fedstac.demo import sample
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.domain.vocabulary import VocabularyBroken
-from fedstac.messaging.sources import EventPage, NotServed, SourceRefused
+from fedstac.messaging.sources import EventPage, NotServed, SourceAway, SourceRefused
 from fedstac.settings import Settings
 from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import snapshot_of
-from fedstac.workers.following import OriginRolledBack
+from fedstac.workers import following
+from fedstac.workers.following import Follower, OriginRolledBack
+from fedstac.workers.index_node import IndexHandler
 from tests.db.sources import RAW, Json, Source, entry, follow, follower_of
 from tests.db.spoiling import LONG, SPOILS
 
@@ -98,6 +101,72 @@ def changed(change: Callable[[Json], object]) -> Json:
 
 def script(item: Json) -> None:
     next(iter(item["assets"].values()))["href"] = "javascript:alert(1)"
+
+
+class PagedSource(Source):
+    """A source whose feed has pages of these sizes."""
+
+    def __init__(self, entries: Sequence[str], sizes: Sequence[int]) -> None:
+        super().__init__(entries)
+        self.sizes = list(sizes)
+        self.received: list[int] = []
+
+    async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
+        self.received.append(after.pos)
+        size = self.sizes.pop(0) if self.sizes else 0
+        return EventPage(self.entries[after.pos : after.pos + size], Cursor(1, after.pos + size))
+
+    async def acknowledge(
+        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
+    ) -> None:
+        """Do nothing: this test does not look at it."""
+
+
+async def test_the_next_page_is_judged_before_this_one_is_committed_and_none_is_lost_when_that_fails(
+    node: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LONG_PAGE", 2)
+    items = list(sample.items(5))
+    source = PagedSource([entry(node, item, CMIP6) for item in items], [2, 2, 2])
+    follower = follower_of(node, source)
+    follower.snapshot_first = False
+    judged = asyncio.Event()  # the third page
+    prepare, write = IndexHandler.prepare, Follower._write
+    is_broken = True
+
+    async def prepare_and_tell(handler: IndexHandler, page: following.Page) -> following.PageReading:
+        reading = await prepare(handler, page)
+        if page.cursor.pos == 6:
+            judged.set()
+        return reading
+
+    async def write_when_judged(
+        follower: Follower, conn: Connection, page: following.Page, rejections: Sequence[following.Rejection]
+    ) -> following._WrittenPage:
+        if page.cursor.pos == 4:
+            await judged.wait()  # it never comes where no page is read ahead
+            if is_broken:
+                raise SourceAway("in the middle of it")
+        return await write(follower, conn, page, rejections)
+
+    monkeypatch.setattr(IndexHandler, "prepare", prepare_and_tell)
+    monkeypatch.setattr(Follower, "_write", write_when_judged)
+    await follower.begin()
+    await follower.step(0)
+    with pytest.raises(SourceAway):
+        await follower.step(0)
+    assert [len(await here_ids(conn)), follower.applied_cursor.pos] == [1, 2]
+    await follower.begin()
+    is_broken, source.sizes = False, [2, 2]
+    judged.set()
+    assert [await follower.step(0), await follower.step(0), await follower.step(0)] == [2, 2, 0]
+    assert await here_ids(conn) == sorted(item["id"] for item in items)
+    assert source.received == [0, 2, 4, 2, 4, 6, 6]
+    await follower.drop_ahead()
+
+
+async def here_ids(conn: Connection) -> list[str]:
+    return (await here(conn))[0]
 
 
 async def test_what_somebody_else_installed_while_it_was_fetched_is_what_judges(node: Node, conn: Connection) -> None:

@@ -109,7 +109,7 @@ async def test_a_message_that_is_no_event_is_rejected_and_can_only_be_discarded(
     follower = await follow(node, source)
     message = UnreadableMessage("partition 3, offset 17", "its headers say no place", "hello\0")
     page = following.Page("north", [], follower.applied_cursor)
-    await follower._apply(page, None, unreadable=[following._rejection(message, "north")])
+    await follower._apply(following.ComingPage(page, [following._rejection(message, "north")]))
     [row] = await parked.every(conn)
     assert (row.outcome, row.subject, row.detail) == ("rejected", message.place, message.reason)
     assert follower.exceptions == [{"event_id": message.place, "outcome": "rejected", "detail": message.reason}]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor
 from fedstac.messaging.origin import Origin
 from fedstac.workers import roles
-from fedstac.workers.following import HandledPage, Page, Rejection
+from fedstac.workers.following import HandledPage, Page, PageReading, Rejection
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -35,8 +35,8 @@ class Counter:
     def __init__(self, node: Node, origin: Origin) -> None:
         self.may_acknowledge = allowance
 
-    async def prepare(self, page: Page) -> Sequence[Rejection]:
-        return [Rejection(event, "no dataset") for event in page.events if "id" not in event["data"]]
+    async def prepare(self, page: Page) -> PageReading:
+        return PageReading({}, [Rejection(event, "no dataset") for event in page.events if "id" not in event["data"]])
 
     async def handle(self, conn: Connection, page: Page) -> HandledPage:
         ids = [event["data"]["id"] for event in page.events]

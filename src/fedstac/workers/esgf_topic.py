@@ -30,7 +30,7 @@ from fedstac.domain.model import Judge, Lineage, Record
 from fedstac.domain.vocabulary import Vocabulary, VocabularyBroken
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import RawEvent
-from fedstac.workers.following import HandledPage, Page, Rejection
+from fedstac.workers.following import HandledPage, Page, PageReading, Rejection
 
 WAITS: Final = "it came before the item that it changes; it is kept and applied when that comes"
 MIXED: Final = "its dataset is one that a fedstac node announces; what another program says of it has no place there"
@@ -77,26 +77,28 @@ class EsgfHandler:
 
     def __init__(self, node: Node, origin: Origin) -> None:
         self.node = node
-        self._steps: dict[int, NamedStep] = {}  # those of the page under way, by identity of their event
 
-    async def prepare(self, page: Page) -> Sequence[Rejection]:
-        """Read events, judge the items of POSTs by this node's newest vocabularies; return what is not valid."""
+    async def prepare(self, page: Page) -> PageReading:
+        """Read events, judge the items of POSTs by this node's newest vocabularies; reject what is not valid.
+
+        The values of the reading are `NamedStep`s.
+        """
         async with self.node.pool.acquire() as conn:
             await self.node.vocabulary_store.look(conn)
         rejections: list[Rejection] = []
-        self._steps = {}
+        steps: dict[int, NamedStep] = {}
         for event in page.events:
             try:
-                self._steps[id(event)] = self._read(event, page.origin)
+                steps[id(event)] = self._read(event, page.origin)
             except Problem as error:
                 rejections.append(Rejection(event, error.detail))
             except (VocabularyBroken, *FAULTS_OF_RULES) as error:
                 log.exception("an event cannot be read", origin=page.origin, subject=str(event.get("subject"))[:650])
                 rejections.append(Rejection(event, f"this node cannot read it: {error!r}"[:300]))
-        judged_with = {(one.step.collection, one.vocabulary.version) for one in self._steps.values() if one.vocabulary}
+        judged_with = {(one.step.collection, one.vocabulary.version) for one in steps.values() if one.vocabulary}
         for project, version in sorted(judged_with):
             await self.node.vocabulary_store.keep(self.node.pool, project, version)
-        return rejections
+        return PageReading(steps, rejections)
 
     def _read(self, event: RawEvent, origin: str) -> NamedStep:
         step = _step(event)
@@ -107,7 +109,7 @@ class EsgfHandler:
 
     async def handle(self, conn: Connection, page: Page) -> HandledPage:
         """Apply steps to the records as they are, under their locks; reject what cannot be applied, or not yet."""
-        steps = [self._steps[id(event)] for event in page.events]
+        steps: list[NamedStep] = [page.readings[id(event)] for event in page.events]
         if not steps:
             return HandledPage(0, 0)
         await self._make_collections(conn, steps, page.origin)

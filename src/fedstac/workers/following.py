@@ -1,5 +1,5 @@
 """Following: the loop of every consumer. It receives a page, applies it and moves the cursor in one transaction, and
-acknowledges.
+acknowledges. While a page is applied, the next one is received and judged.
 
 What is killed in between is done again and changes nothing. What a consumer makes of an event is its handler's part.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 import structlog
@@ -43,7 +43,7 @@ from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import ACKNOWLEDGEMENT_SECONDS, APPLY_SECONDS, CONSUMED
 from fedstac.runtime.wakeup import Backoff, pause, unless
 
-PAGE = 500
+PAGE, LONG_PAGE = 500, 250  # events
 EXCEPTIONS_AT_ONCE = 1000  # the origin takes 2 000
 LONGEST_NAME, LONGEST_DETAIL = 650, 2000  # characters; of a name what fits into an index
 LONG_POLL_SECONDS = 10
@@ -83,6 +83,7 @@ class Page:
     cursor: Cursor
     ends_snapshot: bool = False
     offsets: Offsets = field(default_factory=dict)  # the broker's own place after the page
+    readings: Mapping[int, Any] = field(default_factory=dict)  # what the handler made of events, by their identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,14 @@ class Rejection:
     event: RawEvent
     reason: str
     is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageReading:
+    """What a handler made of the events of a page, by their identity, and those that cannot be applied."""
+
+    values: Mapping[int, Any]
+    rejections: Sequence[Rejection] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +127,12 @@ class Handler(Protocol):
 
     consumer: str  # its name: cursor, parked events and lock are kept by consumer and origin
 
-    async def prepare(self, page: Page) -> Sequence[Rejection]:
-        """Do what has no place in a transaction: fetch, read, judge. Return the events that cannot be applied."""
+    async def prepare(self, page: Page) -> PageReading:
+        """Do what has no place in a transaction: fetch, read, judge. The page before may not be applied yet."""
         ...
 
     async def handle(self, conn: Connection, page: Page) -> HandledPage:
-        """Apply events that were prepared, perhaps a part of them. Return what became of them.
+        """Apply events that have their readings in the page. Return what became of them.
 
         It joins the caller's transaction, which moves the cursor. The same events again change nothing.
         """
@@ -140,6 +149,19 @@ class _WrittenPage:
 
     outcome: HandledPage
     parked_events: Sequence[parked.ParkedEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class ComingPage:
+    """A page that was received. reading: of its own events, unless the page is to be read when it is applied.
+
+    following: where the next page of a snapshot is. None: this is the last one, or no snapshot.
+    """
+
+    page: Page
+    rejections: Sequence[Rejection] = ()  # of what is no event of this origin
+    reading: PageReading | None = None
+    following: str | None = None
 
 
 @dataclass(slots=True)
@@ -164,6 +186,7 @@ class Follower:
     _acknowledge_at: float = 0.0  # the next one, not before; by time.monotonic
     _requeued_at: float = 0.0  # the next look for what operators want to be tried again
     _refusals: Backoff = field(default_factory=lambda: Backoff(least=0.5, most=10.0))
+    _ahead: asyncio.Task[ComingPage] | None = None  # the next page, while this one is applied
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
@@ -194,6 +217,7 @@ class Follower:
                     log.warning("the feed does not reach back to our cursor; taking a snapshot", reason=str(error))
                     await self.take_snapshot(None)
         finally:
+            await self.drop_ahead()
             self.lock.terminate()
 
     async def _stand_by(self, lock: Connection, stop: asyncio.Event) -> bool:
@@ -223,6 +247,7 @@ class Follower:
 
     async def begin(self) -> None:
         """Go to our place: where we were, in the middle of a snapshot, or at the start."""
+        await self.drop_ahead()
         self._acknowledge_at = 0.0
         consumer = self.handler.consumer
         async with self.node.pool.acquire() as conn:
@@ -241,20 +266,58 @@ class Follower:
         log.info("following", consumer=consumer, origin=self.origin_name, cursor=str(self.applied_cursor))
 
     async def step(self, wait: int) -> int:
-        """Receive, apply and acknowledge a page of the feed. Return how many events it had."""
+        """Receive, apply and acknowledge a page of the feed. Return how many events and other messages it had."""
         await self._apply_requeued()
         await self._acknowledge()
         if self.acknowledged != self.applied_cursor or self.exceptions:
             wait = min(wait, LAGGING_POLL_SECONDS)
-        page = await self.source.receive(self.applied_cursor, limit=PAGE, wait=wait)
-        if page.events or page.unreadable or page.cursor != self.applied_cursor:
-            unreadable = [_rejection(message, self.origin_name) for message in page.unreadable]
+        coming = await self._next_page(wait)
+        page = coming.page
+        if _has_news(coming, self.applied_cursor):
+            if len(page.events) >= LONG_PAGE:  # there may be more
+                self._look_ahead(self._receive(page.cursor, 0, is_ahead=True))
             with self.node.metrics.timing(APPLY_SECONDS, self.handler.consumer, self.origin_name):
-                feed_page = Page(self.origin_name, page.events, page.cursor, offsets=page.offsets)
-                await self._apply(feed_page, None, unreadable=unreadable)
+                await self._apply(coming)
             failpoint(f"{self.handler.consumer}.applied")
         await self._acknowledge()
-        return len(page.events)
+        return len(page.events) + len(coming.rejections)
+
+    async def _next_page(self, wait: int) -> ComingPage:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and _has_news(coming := await ahead, self.applied_cursor):
+            return coming
+        return await self._receive(self.applied_cursor, wait)
+
+    async def _receive(self, after: Cursor, wait: int, *, is_ahead: bool = False) -> ComingPage:
+        received = await self.source.receive(after, limit=PAGE, wait=wait)
+        unreadable = [_rejection(message, self.origin_name) for message in received.unreadable]
+        page = Page(self.origin_name, received.events, received.cursor, offsets=received.offsets)
+        return await self._come(page, unreadable, is_ahead=is_ahead)
+
+    async def _come(
+        self, page: Page, unreadable: Sequence[Rejection] = (), *, is_ahead: bool, following: str | None = None
+    ) -> ComingPage:
+        """Set aside what is no event of this origin; read the others where the page comes ahead of its turn."""
+        strangers = _strangers(page)
+        own = _without(page, strangers)
+        reading = await self.handler.prepare(own) if is_ahead else None
+        return ComingPage(own, [*unreadable, *strangers], reading, following)
+
+    def _look_ahead(self, coming: Coroutine[Any, Any, ComingPage]) -> None:
+        """Receive and read the next page meanwhile, once this process has applied one: an event that kills it stays
+        alone with its page then, and can be told from the others.
+        """
+        if self._deaths == 0:
+            self._ahead = asyncio.create_task(coming)
+        else:
+            coming.close()
+
+    async def drop_ahead(self) -> None:
+        """Give up what comes ahead of its turn."""
+        if self._ahead is not None:
+            task, self._ahead = self._ahead, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _acknowledge(self) -> None:
         """Tell the origin through where everything is done, if it does not know.
@@ -289,41 +352,53 @@ class Follower:
         if page is None:
             async with self.node.pool.acquire() as conn, conn.transaction():
                 await nodes.move(conn, self.handler.consumer, self.origin_name, events.START, snapshot="")
+        await self.drop_ahead()
         while True:
-            snapshot = await self.origin.snapshot(page or None, limit=PAGE)
-            await self._apply(
-                Page(self.origin_name, snapshot.entries, snapshot.cursor, ends_snapshot=snapshot.following is None),
-                snapshot.following,
-            )
+            ahead, self._ahead = self._ahead, None
+            coming = await (ahead if ahead is not None else self._receive_snapshot(page))
+            following = coming.following
+            if following is not None:
+                self._look_ahead(self._receive_snapshot(following, is_ahead=True))
+            await self._apply(coming)
             failpoint(f"{self.handler.consumer}.snapshot")
-            if snapshot.following is None:
+            if following is None:
                 break
-            page = snapshot.following
+            page = following
         await self.source.begin(self.applied_cursor, NO_OFFSETS)
 
-    async def _apply(self, page: Page, snapshot: str | None, *, unreadable: Sequence[Rejection] = ()) -> None:
+    async def _receive_snapshot(self, page: str | None, *, is_ahead: bool = False) -> ComingPage:
+        snapshot = await self.origin.snapshot(page or None, limit=PAGE)
+        last = snapshot.following is None
+        return await self._come(
+            Page(snapshot.origin, snapshot.entries, snapshot.cursor, ends_snapshot=last),
+            is_ahead=is_ahead, following=snapshot.following,
+        )  # fmt: skip
+
+    async def _apply(self, coming: ComingPage) -> None:
         """Apply a page and move the cursor in one transaction; what cannot be applied is parked."""
         if self.lock is not None and self.lock.is_closed():
             raise ConnectionError("the session that keeps others from following is gone")
-        strangers = _strangers(page)
-        rest = _without(page, strangers)
+        page, snapshot = coming.page, coming.following
         await self._count_death()
-        if self._deaths and rest.events:
-            killers = await self._apply_in_portions(rest, max(len(rest.events) >> NARROWER * self._deaths, 1))
-            rejections = [*unreadable, *strangers, *killers]
-            await self._apply_at_once(replace(rest, events=()), rejections, snapshot=snapshot, moves=True)
+        if self._deaths and page.events:
+            killers = await self._apply_in_portions(page, max(len(page.events) >> NARROWER * self._deaths, 1))
+            rejections = [*coming.rejections, *killers]
+            await self._apply_at_once(replace(page, events=()), rejections, snapshot=snapshot, moves=True)
         else:
-            await self._apply_at_once(rest, [*unreadable, *strangers], snapshot=snapshot, moves=True)
+            await self._apply_at_once(page, coming.rejections, snapshot=snapshot, moves=True, reading=coming.reading)
         self._deaths = 0
         self.applied_cursor = page.cursor
         self.on_page(len(page.events))
 
     async def _apply_at_once(
-        self, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None = None, moves: bool
-    ) -> None:
-        """Prepare and apply events in one transaction; of those that fail together, each alone."""
-        rejections = [*rejections, *await self.handler.prepare(page)]
-        rest = _without(page, rejections)
+        self, page: Page, rejections: Sequence[Rejection], *, snapshot: str | None = None, moves: bool,
+        reading: PageReading | None = None,
+    ) -> None:  # fmt: skip
+        """Apply events in one transaction, of those that fail together each alone. `reading`: None reads them here."""
+        if reading is None:
+            reading = await self.handler.prepare(page)
+        rejections = [*rejections, *reading.rejections]
+        rest = replace(_without(page, reading.rejections), readings=reading.values)
         async with self.node.pool.acquire() as conn:
             try:
                 await self._commit(conn, rest, rejections, snapshot=snapshot, moves=moves)
@@ -482,6 +557,10 @@ class Follower:
         with suppress(Exception):
             async with asyncio.timeout(ELSEWHERE_SECONDS), self.node.pool.acquire() as conn:
                 await nodes.end_attempt(conn, *key)
+
+
+def _has_news(coming: ComingPage, here: Cursor) -> bool:
+    return bool(coming.page.events or coming.rejections) or coming.page.cursor != here
 
 
 def _strangers(page: Page) -> list[Rejection]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import orjson
@@ -26,7 +26,16 @@ from fedstac.vocabularies import store
 from fedstac.vocabularies.registry import Snapshot, Vocabularies, snapshot_of
 from fedstac.workers import following
 from fedstac.workers.esgf_topic import EsgfHandler
-from fedstac.workers.following import BEYOND_ALL, FollowedElsewhere, Follower, HandledPage, Handler, Page, Rejection
+from fedstac.workers.following import (
+    BEYOND_ALL,
+    FollowedElsewhere,
+    Follower,
+    HandledPage,
+    Handler,
+    Page,
+    PageReading,
+    Rejection,
+)
 
 VocabularyName: TypeAlias = tuple[str, str, str | None]  # as an event names it: project, version, digest
 REBUILD_PATIENCE_SECONDS = 10  # without an event, though the origin's head is further: a broker may take its time
@@ -42,26 +51,31 @@ class IndexHandler:
     def __init__(self, node: Node, origin: Origin) -> None:
         self.node = node
         self.origin = origin
-        self._events: dict[int, Event] = {}  # those of the page under way as they were read, by identity
 
-    async def prepare(self, page: Page) -> Sequence[Rejection]:
-        """Read events and judge their documents; return those that cannot be read, or that contradict the rules."""
+    async def prepare(self, page: Page) -> PageReading:
+        """Read events and judge their documents; reject those that cannot be read, or that contradict the rules.
+
+        The values of the reading are `Event`s.
+        """
         absences = await self._fetch_vocabularies(page)
-        self._events = {}
+        return await asyncio.to_thread(self._read, page, absences)
+
+    def _read(self, page: Page, absences: Mapping[VocabularyName, str]) -> PageReading:
+        values: dict[int, Event] = {}
         rejections: list[Rejection] = []
         for event in page.events:
             try:
-                self._events[id(event)] = self._judge(event, page.origin, absences)
+                values[id(event)] = self._judge(event, page.origin, absences)
             except BadRequest as error:
                 rejections.append(Rejection(event, error.detail))
             except Exception as error:  # one event's own: nothing but this event is read here
                 log.exception("an event cannot be read", origin=page.origin, subject=str(event.get("subject"))[:650])
                 rejections.append(Rejection(event, f"this node cannot read it: {error!r}"[:300]))
-        return rejections
+        return PageReading(values, rejections)
 
     async def handle(self, conn: Connection, page: Page) -> HandledPage:
         """Apply events; those of foreign lineages are rejected."""
-        result = await publication.apply(conn, [self._events[id(event)] for event in page.events])
+        result = await publication.apply(conn, [page.readings[id(event)] for event in page.events])
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
             deletions = await publication.forget(conn, page.origin, before_epoch=page.cursor.epoch)
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_gone=deletions)
@@ -71,13 +85,8 @@ class IndexHandler:
                 cursor=str(page.cursor), traces=events.traces_of(event.get("traceparent") for event in page.events),
             )  # fmt: skip
         foreign = {id(event) for event in result.foreign}
-        rejections = [Rejection(event, FOREIGN) for event in page.events if id(self._events[id(event)]) in foreign]
+        rejections = [Rejection(event, FOREIGN) for event in page.events if id(page.readings[id(event)]) in foreign]
         return HandledPage(result.applied_count, result.ignored_count, rejections)
-
-    def datasets_of(self, page: Page) -> list[DatasetEvent]:
-        """Return the datasets' events of a page that was prepared; without those that were rejected."""
-        read_events = [self._events[id(event)] for event in page.events if id(event) in self._events]
-        return [event for event in read_events if isinstance(event, DatasetEvent)]
 
     async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
         """Return what is applied: searches show it."""
@@ -196,6 +205,7 @@ async def rebuild(
     if not from_snapshot:
         await source.receive(events.START, limit=1, wait=0)
     lock = await following.session(node)
+    follower: Follower | None = None
     try:
         if not await nodes.follow_alone(lock, nodes.INDEX, name):
             raise FollowedElsewhere(
@@ -215,4 +225,6 @@ async def rebuild(
             quiet_seconds = 0 if await follower.step(1) else quiet_seconds + 1
         return follower.applied_cursor
     finally:
+        if follower is not None:
+            await follower.drop_ahead()
         lock.terminate()

@@ -14,7 +14,7 @@ from fedstac.db import audit, feed, nodes, parked, records
 from fedstac.db.connections import Connection, Row
 from fedstac.db.records import RecordPlace
 from fedstac.domain import events
-from fedstac.domain.events import Cursor
+from fedstac.domain.events import Cursor, DatasetEvent
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import RawEvent
 from fedstac.runtime.failpoints import failpoint
@@ -130,11 +130,12 @@ async def _repair(
     collection = differences[0].collection
     state = await origin.current(collection, [each.id for each in differences])
     page = Page(state.origin, state.entries, state.cursor)
-    rejections = await handler.prepare(page)
-    reasons = {_id_of(rejection.event): rejection.reason for rejection in rejections}
+    reading = await handler.prepare(page)
+    reasons = {_id_of(rejection.event): rejection.reason for rejection in reading.rejections}
     entries = [
-        event for event in handler.datasets_of(page)
-        if (event.record.origin, event.record.collection) == (state.origin, collection)
+        event for event in reading.values.values()
+        if isinstance(event, DatasetEvent)
+        and (event.record.origin, event.record.collection) == (state.origin, collection)
     ]  # fmt: skip
     present_ids = {_id_of(event) for event in state.entries}
     surplus = [
