@@ -11,8 +11,8 @@ def main() -> None:
     parser.add_argument(
         "benchmark",
         nargs="?",
-        choices=("write", "read", "validate", "messaging", "race"),
-        help="which; without: all but messaging and race",
+        choices=("write", "read", "search", "validate", "messaging", "race"),
+        help="which; without: all but search, messaging and race",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument(
         "--setting", action="append", default=[], metavar="NAME=VALUE", help="a variable for fedstac: FEDSTAC_WORKERS=2"
     )
+    parser.add_argument("--size", choices=("2k", "20k", "100k", "1m"), default="20k", help="of the corpus of `search`")
+    parser.add_argument("--keep", action="store_true", help="of `search`: keep the results, and draw the plots again")
     parser.add_argument("--trials", type=int, default=200, help="of `race`")
     parser.add_argument("--profile", action="store_true", help="of `messaging`: what an index node's time goes to")
     options = parser.parse_args()
@@ -34,6 +36,7 @@ def main() -> None:
         race,
         read,
         report,
+        search,
         servers,
         validate,
         write,
@@ -58,6 +61,9 @@ def main() -> None:
     for name, size in (("limit, 6 kB answers", 6000), ("limit, 600 kB answers", 600_000)):
         limit = load.limit(size, connections=8, seconds=0.3 if options.quick else 3)
         report.line(name, limit, "requests/s", detail={"what": "the load generator against a server that does nothing"})
+    if options.benchmark == "search":
+        search.run(size=options.size, quick=options.quick, rounds=max(1, rounds), more=more, keep=options.keep)
+        return
     if options.benchmark != "read":
         layouts = ("inside", "beside") if options.workers == "both" else (options.workers,)
         write.run(quick=options.quick, rounds=rounds, layouts=layouts, more=more)

@@ -76,9 +76,13 @@ class Server:
 
     def cpu(self) -> float:
         """Return the seconds of processor time of its processes and PostgreSQL. The other server idles meanwhile."""
+        return sum(self.cpu_parts())
+
+    def cpu_parts(self) -> tuple[float, float]:
+        """Return the seconds of processor time of its own processes, and of PostgreSQL."""
         children = Path(f"/proc/{self.postmaster}/task/{self.postmaster}/children").read_text().split()
-        own = sum(_seconds(pid)[0] for pid in (*self.pids.values(), *map(int, children)))
-        return own + sum(_seconds(self.postmaster))
+        own = sum(_seconds(pid)[0] for pid in self.pids.values())
+        return own, sum(_seconds(pid)[0] for pid in map(int, children)) + sum(_seconds(self.postmaster))
 
     def settle(self, *, analyze: bool = False) -> None:
         """Write everything to disk and do all housekeeping, so that rounds do not pay for each other."""
@@ -197,13 +201,14 @@ def _peer_environment(running: embedded.Cluster, database: str) -> dict[str, str
 
 
 @contextmanager
-def peer(running: embedded.Cluster, folder: Path, database: str = "peer") -> Iterator[Server]:
-    """Start stock stac-fastapi-pgstac, and give it the collection."""
-    dsn = _make_database(running, database)
+def peer(running: embedded.Cluster, folder: Path, database: str = "peer", *, is_kept: bool = False) -> Iterator[Server]:
+    """Start stock stac-fastapi-pgstac, and give it the collection; on a database that is there already if `is_kept`."""
+    dsn = running.dsn(database) if is_kept else _make_database(running, database)
     environment = _peer_environment(running, database)
-    subprocess.run(
-        [PEER / "bin" / "pypgstac", "migrate"], env={**os.environ, **environment}, check=True, capture_output=True
-    )
+    if not is_kept:
+        subprocess.run(
+            [PEER / "bin" / "pypgstac", "migrate"], env={**os.environ, **environment}, check=True, capture_output=True
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -211,7 +216,8 @@ def peer(running: embedded.Cluster, folder: Path, database: str = "peer") -> Ite
     with _process(folder, database, command, environment) as pid:
         _await(pid, port, folder / f"{database}.log")
         server = Server("peer", f"http://127.0.0.1:{port}", dsn, {"api": pid}, running.pid)
-        server.ask("POST", "/collections", sample.collection(COLLECTION))
+        if not is_kept:
+            server.ask("POST", "/collections", sample.collection(COLLECTION))
         yield server
 
 
@@ -245,12 +251,13 @@ def fedstac(
     *,
     workers: str = "inside",
     more: Mapping[str, str] | None = None,
+    is_kept: bool = False,
 ) -> Iterator[Server]:
-    """Start a node, and give it the collection.
+    """Start a node, and give it the collection; on a database that is there already if `is_kept`.
 
     `workers` are `inside` the api process, or `beside` it in a process of their own. `more` are environment variables.
     """
-    superuser = _make_database(running, database)
+    superuser = running.dsn(database) if is_kept else _make_database(running, database)
     migrations.setup(superuser)
     with psycopg.connect(superuser, autocommit=True) as conn:
         conn.execute("ALTER ROLE fedstac_owner PASSWORD 'owner'")
@@ -278,7 +285,8 @@ def fedstac(
         server = Server(
             f"fedstac {workers}", address, superuser, pids, running.pid, {"Authorization": f"Bearer {token}"}
         )
-        server.ask("POST", "/collections", sample.collection(COLLECTION))
+        if not is_kept:
+            server.ask("POST", "/collections", sample.collection(COLLECTION))
         yield server
 
 

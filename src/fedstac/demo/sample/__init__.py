@@ -7,12 +7,15 @@ data nodes have reserved names (RFC 2606). Pure and deterministic: item n depend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
 from hashlib import blake2b, shake_256
-from typing import Any, Final, NamedTuple
+from itertools import accumulate
+from random import Random
+from typing import Any, Final, NamedTuple, cast
 
 from fedstac.demo.sample.facts import EXPERIMENTS, MODELS, NODES, VARIABLES, Experiment, Model, Variable
 from fedstac.domain.identifiers import uuid_of_handle
@@ -54,6 +57,11 @@ _ITEM_NOISE: Final = 36  # for one item: 32 of the persistent id, 4 of the time 
 _BLOCK: Final = 50  # items that are shuffled together, hence how far apart versions of one lineage usually are
 _FAR: Final = 8  # blocks between the two that exchange one item, so that some versions are far apart
 _FIRST_DAY: Final = date(2018, 1, 1).toordinal()
+
+TWO_VERSIONS: Final = 0.33  # of the lineages of skewed_items
+FREQUENT: Final = (  # what skewed_items has most of
+    "historical", "ssp585", "ssp245", "piControl", "ssp126", "amip", "Amon tas", "Amon pr", "day tas", "Amon ua",
+)  # fmt: skip
 
 
 class _Clock(NamedTuple):
@@ -119,6 +127,54 @@ def items(count: int, *, seed: int = 0, versions: int = 5, start: int = 0) -> It
     if not 1 <= versions <= _BLOCK:
         raise ValueError(f"versions is 1 to {_BLOCK}")
     return _stream(range(start, start + count), seed, versions)
+
+
+def skewed_items(count: int, *, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Return items whose facets are as uneven as the archive's: few models, experiments, variables have most of them.
+
+    Values go with each other and with the dates, because the years follow from the experiment. A third of the lineages
+    has two versions; `latest` is right in all of them. Every item is new. The first items are the same for every count.
+    """
+    combinations = _shuffled_combinations(seed)
+    weights = list(accumulate(map(_frequency_weights(seed), combinations)))
+    draw = Random(seed)  # noqa: S311 - no secret
+    turns: Counter[int] = Counter()
+    remaining = count
+    while remaining > 0:
+        for index in draw.choices(range(len(combinations)), cum_weights=weights, k=10_000):  # whatever remains
+            number = turns[index] * len(combinations) + index
+            turns[index] += 1
+            lineage = _lineage(number, combinations, seed, 2)
+            ranks = range(1 + (draw.random() < TWO_VERSIONS))
+            for rank in ranks:
+                if remaining > 0:
+                    item = _item(lineage, rank, f"{seed}/skewed/{number}/{rank}")
+                    cast("dict[str, Any]", item["properties"])["latest"] = rank == ranks[-1] or remaining == 1
+                    yield item
+                    remaining -= 1
+
+
+def _frequency_weights(seed: int) -> Callable[[_Combination], float]:
+    """Return how often each combination is there: the product of one over the ranks of its parts."""
+
+    def ranks(names: Iterable[str]) -> dict[str, int]:
+        in_order = sorted(set(names), key=lambda name: blake2b(f"{seed}/rank/{name}".encode()).digest())
+        first = [name for name in FREQUENT if name in in_order]
+        return {name: n for n, name in enumerate((*first, *(name for name in in_order if name not in first)), 1)}
+
+    models = ranks(model.source_id for model in MODELS)
+    experiments = ranks(experiment.experiment_id for experiment in EXPERIMENTS)
+    variables = ranks(f"{variable.table_id} {variable.variable_id}" for variable in VARIABLES)
+
+    def weight(combination: _Combination) -> float:
+        variable = combination.variable
+        return 1.0 / (
+            models[combination.model.source_id]
+            * experiments[combination.experiment.experiment_id]
+            * variables[f"{variable.table_id} {variable.variable_id}"]
+        )
+
+    return weight
 
 
 def collection(collection_id: str = "CMIP6") -> dict[str, Any]:

@@ -1,0 +1,241 @@
+"""Searching, on catalogues of several sizes: `make bench BENCH=search SIZE=20k|100k|1m`.
+
+Each operation is measured at the peer and at fedstac in turn: times with one connection, rates with eight. The
+requests are the same for every size, so that times can be compared. With --keep the results stay in benchmarks/results,
+and the plots in docs/plots are made of all results that are there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from benchmarks import corpus, load, plots, report, servers
+from benchmarks.read import pages
+from benchmarks.servers import COLLECTION, Server, say
+
+RESULTS: Final = Path(__file__).resolve().parent / "results"
+PLOTS: Final = Path(__file__).resolve().parents[1] / "docs" / "plots"
+CONNECTIONS: Final = 8
+VARIANTS: Final = 50
+KNOWN: Final = 2_000  # the first items, which are in catalogues of every size
+IDS: Final = 20
+PEER_NAME: Final = "stac-fastapi-pgstac 7.2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Requests that are sent in turn: bodies to POST, or paths to GET.
+
+    has_peer: whether the peer can do it. counts: the answer is not a page.
+    """
+
+    name: str
+    bodies: Sequence[dict[str, Any]] = ()
+    paths: Sequence[str] = ()
+    target: str = "/search"
+    has_peer: bool = True
+    is_of_pages: bool = False
+
+    @property
+    def slug(self) -> str:
+        return "".join(letter if letter.isalnum() else "-" for letter in self.name.lower()).replace("--", "-")
+
+    def requests(self, server: Server) -> list[bytes]:
+        if self.is_of_pages:
+            return pages(server, len(self.bodies), 100)
+        if self.paths:
+            return [load.request(server.address, "GET", path) for path in self.paths]
+        return [load.request(server.address, "POST", self.target, orjson.dumps(body)) for body in self.bodies]
+
+
+def operations() -> list[Operation]:
+    """Return what is measured. Everything is varied, so that no cache of one request decides."""
+    items = list(corpus.items(KNOWN))
+    some = [item["properties"] for item in items[:: KNOWN // VARIANTS]]
+    three = [_equal(each, ("experiment_id", "frequency", "grid_label")) for each in some]
+    variables = Counter(item["properties"]["cmip6:variable_id"] for item in items)
+    rare = [name for name, _ in sorted(variables.items(), key=lambda each: (each[1], each[0]))[:VARIANTS]]
+    return [
+        Operation("GET item", paths=[f"/collections/{COLLECTION}/items/{item['id']}" for item in items[::2]]),
+        Operation("search 10", [{"limit": 10}]),
+        Operation("search 100", [{"limit": 100}]),
+        Operation("two properties", [_equal(each, ("source_id", "variable_id")) for each in some]),
+        Operation("three facets", three),
+        Operation("three facets, few", [_equal(each, ("source_id", "experiment_id", "variable_id")) for each in some]),
+        Operation("rare value", [_equal({"cmip6:variable_id": name}, ("variable_id",)) for name in rare]),
+        Operation("bbox and datetime", [_box(n) for n in range(VARIANTS)]),
+        Operation("datetime", [{name: value for name, value in _box(n).items() if name != "bbox"}
+                               for n in range(VARIANTS)]),
+        Operation("pages of 100", [{}] * 15, is_of_pages=True),
+        Operation("20 ids", [{"ids": [item["id"] for item in items[n : n + IDS]], "limit": IDS}
+                             for n in range(0, IDS * VARIANTS, IDS)]),
+        Operation("sorted by id", [{"sortby": [{"field": "id", "direction": "asc"}], "limit": 10}]),
+        Operation("sorted by a property",
+                  [{"sortby": [{"field": "properties.cmip6:variable_id", "direction": "asc"}], "limit": 10}]),
+    ]  # fmt: skip
+
+
+def _equal(properties: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    equal = [{"op": "=", "args": [{"property": f"cmip6:{name}"}, properties[f"cmip6:{name}"]]} for name in names]
+    return {
+        "collections": [COLLECTION], "filter-lang": "cql2-json", "limit": 10,
+        "filter": {"op": "and", "args": equal} if len(equal) > 1 else equal[0],
+    }  # fmt: skip
+
+
+def _box(number: int) -> dict[str, Any]:
+    west, year = -170 + 6 * number, 1850 + 3 * number
+    return {
+        "collections": [COLLECTION], "bbox": [west, -60, min(180, west + 40), 70], "limit": 10,
+        "datetime": f"{year}-01-01T00:00:00Z/{year + 10}-12-31T00:00:00Z",
+    }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Times:
+    """What was measured of one operation at one server, in all rounds."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    server_ms: list[float] = field(default_factory=list)  # processor time of a request, one number a round
+    database_ms: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, float]:
+        ordered = sorted(self.milliseconds)
+        return {
+            "p50_ms": round(statistics.median(ordered), 3),
+            "p95_ms": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))], 3),
+            "cpu_server_ms": round(statistics.median(self.server_ms), 3),
+            "cpu_database_ms": round(statistics.median(self.database_ms), 3),
+            "rate": round(statistics.median(self.rates), 2),
+            "requests": len(ordered),
+        }
+
+
+def measure(server: Server, requests: Sequence[bytes], seconds: float, into: Times) -> None:
+    """Send the requests for some seconds one by one, then for as long over several connections."""
+    before = server.cpu_parts()
+    alone = load.replay(server.address, requests, connections=1, seconds=seconds)
+    seconds_of_cpu = [after - then for after, then in zip(server.cpu_parts(), before, strict=True)]
+    into.milliseconds += [each * 1000 for each in alone.latencies]
+    into.server_ms.append(seconds_of_cpu[0] / len(alone.latencies) * 1000)
+    into.database_ms.append(seconds_of_cpu[1] / len(alone.latencies) * 1000)
+    into.rates.append(load.replay(server.address, requests, connections=CONNECTIONS, seconds=seconds).rate)
+
+
+def agree(both_servers: Sequence[Server], operation: Operation) -> None:
+    """Compare what both servers find. RuntimeError unless it is as much."""
+    if operation.paths or operation.is_of_pages or not operation.has_peer:
+        return
+    bodies = operation.bodies[:: max(1, VARIANTS // 5)]
+    counts = [[len(server.ask("POST", "/search", body)["features"]) for body in bodies] for server in both_servers]
+    if counts[0] != counts[1]:
+        raise RuntimeError(f"{operation.name}: the servers do not agree: {counts}")
+
+
+def run(*, size: str, quick: bool, rounds: int, more: Mapping[str, str], keep: bool) -> None:
+    """Measure both servers in turn on the kept corpus of a size, which is made first where it is not there."""
+    count, seconds = corpus.SIZES[size], 0.2 if quick else 2.0
+    with ExitStack() as stack:
+        running, folder, is_kept = stack.enter_context(corpus.cluster(size))
+        peer = stack.enter_context(servers.peer(running, folder, is_kept=is_kept))
+        own = stack.enter_context(servers.fedstac(running, folder, more=more, is_kept=is_kept))
+        both_servers = [peer, own]
+        if not is_kept:
+            corpus.load(count, both_servers, running, folder)
+        measured = _measure_all(both_servers, seconds, rounds)
+    results = {
+        "size": count, "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "cores": os.cpu_count(),
+        "machine": platform.machine(), "load_before": round(os.getloadavg()[0], 1), "rounds": rounds,
+        "operations": {
+            name: {server: times.as_json() for server, times in each.items()} for name, each in measured.items()
+        },
+    }  # fmt: skip
+    _print(results)
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"search-{size}.json").write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
+        plot()
+    print_growth()
+
+
+def _measure_all(both_servers: Sequence[Server], seconds: float, rounds: int) -> dict[str, dict[str, Times]]:
+    measured: dict[str, dict[str, Times]] = {}
+    works = operations()
+    for work in works:
+        agree(both_servers, work)
+    requests = {
+        (server.name, work.name): work.requests(server)
+        for server in both_servers for work in works if work.has_peer or server.name != "peer"
+    }  # fmt: skip
+    for number, work, server in itertools.product(range(rounds + 1), works, both_servers):
+        if (server.name, work.name) not in requests:
+            continue
+        times = Times()
+        if number:
+            times = measured.setdefault(work.name, {}).setdefault(server.name.split()[0], times)
+        measure(server, requests[server.name, work.name], seconds if number else seconds / 4, times)
+        middle = statistics.median(times.milliseconds)
+        say(f"round {number or 'to warm up'}: {work.name}: {server.name}: {middle:.2f} ms")
+    return measured
+
+
+def _print(results: Mapping[str, Any]) -> None:
+    """Print one line for each operation. The ratio is that of the rates."""
+    for name, each in results["operations"].items():
+        own, peer = each["fedstac"], each.get("peer")
+        detail = {"items": results["size"], **own, **{f"peer_{key}": value for key, value in (peer or {}).items()}}
+        report.line(
+            name, own["rate"], "requests/s", peer["rate"] if peer else None, peer_name=PEER_NAME if peer else None,
+            detail=detail,
+        )  # fmt: skip
+
+
+def results_on_disk() -> list[dict[str, Any]]:
+    """Return the results that are kept, the smallest catalogue first."""
+    results: list[dict[str, Any]] = [orjson.loads(path.read_bytes()) for path in RESULTS.glob("search-*.json")]
+    return sorted(results, key=lambda each: int(each["size"]))
+
+
+def print_growth() -> None:
+    """Print how much longer each operation takes in the largest catalogue than in the smallest one."""
+    all_results = results_on_disk()
+    if len(all_results) < 2:
+        say("growth needs kept results of two sizes: run with ARGS=--keep for each of them")
+        return
+    first, last = all_results[0], all_results[-1]
+    for name, each in last["operations"].items():
+        if name in first["operations"]:
+            times = [part["fedstac"]["p50_ms"] for part in (first["operations"][name], each)]
+            report.line(
+                f"growth, {name}", round(times[1] / times[0], 2), "times",
+                detail={"items": [first["size"], last["size"]], "p50_ms": times},
+            )  # fmt: skip
+
+
+def plot() -> None:
+    """Draw a plot for each operation from all results that are kept."""
+    all_results = results_on_disk()
+    PLOTS.mkdir(exist_ok=True)
+    names = dict.fromkeys(name for results in all_results for name in results["operations"])
+    slugs = {name: Operation(name).slug for name in names}
+    for name in names:
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for results in all_results:
+            for server, times in results["operations"].get(name, {}).items():
+                lines.setdefault(server, []).append((results["size"], times["p50_ms"]))
+        (PLOTS / f"search-{slugs[name]}.svg").write_text(
+            plots.chart(name, lines, x_label="datasets", y_label="median, milliseconds")
+        )
