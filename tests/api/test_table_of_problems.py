@@ -277,7 +277,7 @@ class Row:
 
 
 TABLE = (
-    Row(errors.BadRequest, get("/search?colour=red"), "colour", "a search has bbox"),
+    Row(errors.BadRequest, get("/search?colour=red"), "colour", "a search has access"),
     Row(errors.BadRequest, get("/events?after=yesterday", by="node:east"), "'yesterday'", "X-Cursor gives it"),
     Row(errors.BadRequest, post("/search", json={"filter": {"op": "near", "args": []}}), "'near'", "there are and or"),
     Row(errors.MalformedJson, post(ITEMS, content=b'{"id": NaN}'), "NaN is not JSON", "use null, or leave"),

@@ -105,7 +105,8 @@ async def test_a_retraction_is_seen_in_search_and_history(west: Api, fedstac: Fe
     done = await fedstac("retract", ID, *reasons, **to(west))
     assert (done.code, done.stdout.splitlines()[0]) == (0, f"retracted  {ID}")
     assert "warning /replaced_by: there is no dataset" in done.stdout
-    for command in (("search", "--ids", ID), ("history", ID)):
+    assert ID not in (await fedstac("search", "--ids", ID, **to(west))).stdout
+    for command in (("search", "--ids", ID, "--retracted", "include"), ("history", ID)):
         shown = (await fedstac(*command, **to(west))).stdout
         assert "retracted: wrong forcing" in shown
         assert f"use instead: {UNKNOWN}" in shown

@@ -20,6 +20,7 @@ from fedstac.demo import sample
 from fedstac.domain import events
 from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.model import Change, Draft, Outcome, State
+from fedstac.domain.visibility import Visibility
 from fedstac.publication import ClaimLost
 from fedstac.settings import Settings
 from fedstac.workers import publisher
@@ -431,4 +432,4 @@ async def test_a_tombstone_stays_and_nothing_brings_the_dataset_back(log: list[E
         assert event.record.id not in await writing.searched(east)
         assert await invariants.check(east) == []
     assert (await deliver(east, log)).applied_count == 0
-    assert (await collections.totals(east))["CMIP6"] == len(await writing.searched(east))
+    assert (await collections.totals(east, Visibility.INCLUDE))["CMIP6"] == len(await writing.searched(east))

@@ -38,6 +38,11 @@ IN_PATH: Final[Mapping[str, str]] = {
 }
 
 # --- reading ---
+ACCESS: Final = Parameter(
+    "access",
+    "With `full`, retracted datasets have their files, for callers who may retract or reinstate them.",
+    {"type": "string", "enum": ["metadata", "full"], "default": "metadata"},
+)
 SEARCH: Final = (
     Parameter("ids", "Ids of datasets.", _list()),
     Parameter("bbox", "A box: west, south, east, north.", _list({"type": "number"})),
@@ -50,7 +55,13 @@ SEARCH: Final = (
     Parameter("sortby", "Properties in order; `-` in front of one sorts it from high to low.", _list()),
     Parameter("fields", "Members to include; `-` in front of one excludes it.", _list()),
     Parameter("limit", "Datasets of a page.", {"type": "integer", "minimum": 1}),
-    Parameter("token", "The place of a page, as the link `next` has it.", TEXT),
+    Parameter("token", "The place of a page, as the links `next` and `prev` have it.", TEXT),
+    Parameter(
+        "retracted",
+        "Whether retracted datasets are found. Without it they are if the filter names `retracted`.",
+        {"type": "string", "enum": ["exclude", "include", "only"]},
+    ),
+    ACCESS,
 )
 SEARCH_ALL: Final = (Parameter("collections", "Ids of collections.", _list()), *SEARCH)
 SEARCH_ONE: Final = (

@@ -110,9 +110,10 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          "filter-crs": TEXT, "query": OBJECT,
          "sortby": _list(_object({"field": TEXT, "direction": _enum("asc", "desc")}, maybe=("direction",))),
          "fields": _object({"include": _list(TEXT), "exclude": _list(TEXT)}, maybe=("include", "exclude")),
-         "limit": {"type": "integer", "minimum": 1}, "token": TEXT},
+         "limit": {"type": "integer", "minimum": 1}, "token": TEXT,
+         "retracted": _enum("exclude", "include", "only"), "access": _enum("metadata", "full")},
         maybe=("collections", "ids", "bbox", "intersects", "datetime", "filter", "filter-lang", "filter-crs", "query",
-               "sortby", "fields", "limit", "token"),
+               "sortby", "fields", "limit", "token", "retracted", "access"),
     ),
     "Collection": _object(
         {"type": {"const": "Collection"}, "stac_version": TEXT, "id": TEXT, "title": TEXT, "description": TEXT,

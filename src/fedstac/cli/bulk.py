@@ -169,7 +169,7 @@ def collection_of(id: str, option: str, client: Client) -> str:
         vocabulary = vocabularies().current(project)
         if vocabulary and id.startswith(vocabulary.id_template.literals[0]):
             return project
-    item = next(iter(client.search(ids=[id], limit=1)), None)
+    item = next(iter(client.search(ids=[id], retracted="include", limit=1)), None)
     return str(item["collection"]) if item else first_part(id)
 
 

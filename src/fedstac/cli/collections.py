@@ -172,7 +172,7 @@ def _from_vocabulary(id: str, *, described: bool) -> Json:
 
 
 def _number_of_datasets(client: Client, id: str) -> str:
-    search = client.search(collections=[id], limit=1)
+    search = client.search(collections=[id], retracted="include", limit=1)
     return f"{'about ' if search.is_estimated else ''}{search.matched}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -236,12 +237,20 @@ def request_status(
         raise typer.Exit(terminal.REJECTED)
 
 
+class WithRetracted(StrEnum):
+    """Which retracted datasets a search finds."""
+
+    INCLUDE = "include"
+    ONLY = "only"
+
+
 @commands.command(
     rich_help_panel="Client",
     epilog=examples(
         "fedstac search -c CMIP6 --filter 'latest = true' --limit 5",
         "fedstac search --bbox 5,45,15,55 --datetime 1990-01-01T00:00:00Z/.. -o ndjson",
         "fedstac search -c CMIP6 --matched",
+        "fedstac search -c CMIP6 --retracted only",
     ),
 )
 def search(
@@ -254,19 +263,25 @@ def search(
     datetime: Annotated[str, typer.Option(help="A time, year, month or day, or START/END; .. for an open end.")] = "",
     filter: Annotated[str, typer.Option(help="A filter in CQL2 text.")] = "",
     sortby: Annotated[str, typer.Option(help="Properties, separated by commas; a - in front: descending.")] = "",
+    retracted: Annotated[
+        WithRetracted | None, typer.Option(help="Find retracted datasets too, or only those.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Show at most so many items; 0: all.")] = 100,
     matched: Annotated[bool, typer.Option("--matched", help="Show only how many match.")] = False,
     output: Form = None,
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Search datasets. `-o json` writes a FeatureCollection, `-o ndjson` one Item a line."""
+    """Search datasets. `-o json` writes a FeatureCollection, `-o ndjson` one Item a line.
+
+    Retracted datasets are left out unless --retracted asks for them, or the filter names `retracted`.
+    """
     form = form_of(ctx, output)
     with client_of(ctx, url, token) as server:
         results = server.search(
             collections=collection or (), ids=[id for text in ids or () for id in _split(text)],
             bbox=_numbers(bbox) if bbox else None, datetime=datetime or None, filter=filter or None,
-            sortby=_split(sortby), limit=1 if matched else limit or None,
+            sortby=_split(sortby), retracted=retracted, limit=1 if matched else limit or None,
         )  # fmt: skip
         terminal.show_warnings(results.warnings)
         if matched:

@@ -100,7 +100,7 @@ def _matching(client: Client, filter: str, collections: Sequence[str]) -> Iterat
 def _by_id(client: Client, ids: Iterator[str]) -> Iterator[tuple[str, Dataset | None]]:
     """Yield the datasets of these ids in their order, some at a time; None if there is none."""
     while several := list(islice(ids, TOGETHER)):
-        datasets = {str(item["id"]): Dataset(item) for item in client.search(ids=several)}
+        datasets = {str(item["id"]): Dataset(item) for item in client.search(ids=several, retracted="include")}
         for id in several:
             yield id, datasets.get(id)
 

@@ -202,13 +202,15 @@ class Client:
         datetime: str | None = None,
         filter: str | None = None,
         sortby: Sequence[str] = (),
+        retracted: str | None = None,
         limit: int | None = None,
         page: int = SEARCH_PAGE,
     ) -> Search:
         """Return datasets that match, fetched page by page as they are iterated over, at most `limit`; see Search.
 
         filter: CQL2 text. sortby: names of properties, `-` in front for descending order. bbox: west, south, east,
-        north. datetime: a moment, an interval, or a year, month or day: `2000`, `2000-06/..`.
+        north. datetime: a moment, an interval, or a year, month or day: `2000`, `2000-06/..`. retracted: `include` or
+        `only`; without it retracted datasets are found only if the filter names the property `retracted`.
         """
         body: dict[str, Any] = {}
         if collections:
@@ -225,6 +227,8 @@ class Client:
             body["sortby"] = [
                 {"field": key.lstrip("+-"), "direction": "desc" if key.startswith("-") else "asc"} for key in sortby
             ]
+        if retracted:
+            body["retracted"] = retracted
         return Search(self._transport, body, limit, page)
 
     def whoami(self) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
         missing = error
     if not base:
         return [first] if first else []
-    body = {"collections": [collection or collection_of(id)], "limit": MOST_VERSIONS, "filter-lang": "cql2-text",
+    body = {"collections": [collection or collection_of(id)], "limit": MOST_VERSIONS,
+            "retracted": "include", "filter-lang": "cql2-text",
             "filter": "base_id = '" + base.replace("'", "''") + "'"}  # fmt: skip
     response = yield ServerCall("POST", "/search", content=orjson.dumps(body), headers={"Content-Type": JSON})
     datasets = [Dataset(item, None) for item in json_of(response, "/search")["features"]]

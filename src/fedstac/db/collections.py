@@ -14,6 +14,7 @@ from datetime import datetime
 
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.events import CollectionEvent
+from fedstac.domain.visibility import Visibility
 
 COLUMNS = "id, origin, epoch, seq, document, digest, updated"
 PAGE_BYTES = 4 << 20  # of the documents of a page
@@ -168,9 +169,20 @@ async def hold_empty(conn: Connection, collection: str) -> bool:
     return not has_datasets
 
 
-async def totals(conn: Connection) -> dict[str, int]:
-    """Count the datasets that each collection shows: one that is marked for deletion is hidden, and not counted."""
-    rows = await conn.fetch("SELECT collection, sum(records)::bigint AS n FROM fedstac.tally GROUP BY collection")
+OF_TALLY = "SELECT collection, records AS n FROM fedstac.tally"
+OF_RETRACTED = "SELECT collection, {} FROM fedstac.record WHERE state = 'retracted' GROUP BY collection"
+COUNTED = {
+    Visibility.INCLUDE: OF_TALLY,
+    Visibility.EXCLUDE: f"{OF_TALLY} UNION ALL {OF_RETRACTED.format('-count(*)')}",
+    Visibility.ONLY: OF_RETRACTED.format("count(*) AS n"),
+}
+
+
+async def totals(conn: Connection, retracted: Visibility) -> dict[str, int]:
+    """Count the datasets that searches find in each collection. One that is marked for deletion is not counted."""
+    rows = await conn.fetch(
+        f"SELECT collection, sum(n)::bigint AS n FROM ({COUNTED[retracted]}) counted GROUP BY collection"
+    )
     return {row["collection"]: row["n"] for row in rows}
 
 

@@ -15,10 +15,14 @@ from typing import Any
 
 import orjson
 
+from fedstac.domain.visibility import Visibility
+
 MOST_IN_A_PATH = 16  # choices of IN that are compared one after the other; more are looked up by their hash
 MOMENTS: Mapping[str, str] = {"datetime": "datetime", "start_datetime": "datetime", "end_datetime": "end_datetime"}
 WRITTEN_BY_US = ("created", "updated")  # in the content: always a moment, whatever a publisher sends
 TEXTS = ("id", "collection")
+IS_SHOWN = "(content #> '{properties,retracted}') IS DISTINCT FROM 'true'"
+IS_RETRACTED = "(collection, id) IN (SELECT collection, id FROM fedstac.record WHERE state = 'retracted')"
 FLIPPED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 TEMPORAL = {
     "t_before": "{left_end} < {right_start}",
@@ -54,6 +58,8 @@ def where(conditions: Mapping[str, Any]) -> str:
         parts.append(f"st_intersects(geometry, {_geometry(conditions['intersects'])})")
     if "filter" in conditions:
         parts.append(f"({predicate(conditions['filter'])})")
+    if "retracted" in conditions:
+        parts.append(IS_RETRACTED if conditions["retracted"] == Visibility.ONLY else IS_SHOWN)
     return " AND ".join(parts) or "TRUE"
 
 

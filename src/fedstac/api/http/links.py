@@ -24,17 +24,21 @@ def request_url(base: str, request: object) -> str:
     return f"{base}/requests/{request}"
 
 
-def entity_tag(item: ServedItem, digest: bytes) -> str:
+def entity_tag(item: ServedItem, digest: bytes, *, shows_files: bool = False) -> str:
     """Return the ETag of a dataset: its digest, and a digest of what else is served with it.
 
     It follows from what the reader sees. What is hidden, a version marked for deletion, leaves no trace in it.
     """
-    beside = orjson.dumps([item.latest, item.cv_version, item.versions, item.replaced_by, item.replaces])
+    members = [item.latest, item.cv_version, item.versions, item.replaced_by, item.replaces]
+    beside = orjson.dumps([*members, "files"] if shows_files else members)
     return f'"{digest[:16].hex()}-{hashlib.sha256(beside).hexdigest()[:16]}"'
 
 
-def item_text(base: str, item: ServedItem) -> str:
-    """Return a dataset as it is served: the stored text with state and links spliced in."""
+def item_text(base: str, item: ServedItem, *, shows_files: bool = False) -> str:
+    """Return a dataset as it is served: the stored text with state and links spliced in.
+
+    shows_files: of a retracted dataset too, whose files are left out for everybody else.
+    """
     own = item_url(base, item.collection, item.id)
     parent = f"{base}/collections/{quote(item.collection)}"
     links = (
@@ -58,7 +62,7 @@ def item_text(base: str, item: ServedItem) -> str:
     state += "".join(f',"fedstac:{name}":{text}' for name, text in members if text is not None)
     extension = _json(base + documents.EXTENSION_PATH)
     text = documents.splice(item.document, extension=extension, links=links, state=state)
-    if item.state == "retracted":  # known and explained, and not to be had
+    if item.state == "retracted" and not shows_files:  # known and explained, and not to be had
         return orjson.dumps({**orjson.loads(text), "assets": {}}).decode()
     return text
 

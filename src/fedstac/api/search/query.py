@@ -8,7 +8,8 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 import orjson
 
@@ -16,6 +17,7 @@ from fedstac.api.http import numbers
 from fedstac.api.search import filters
 from fedstac.domain import documents, model, strict_json
 from fedstac.domain.errors import BadRequest, MalformedJson
+from fedstac.domain.visibility import Visibility, of_search
 from fedstac.settings import Settings
 
 MAC_BYTES = 12
@@ -25,7 +27,7 @@ CRS84 = "http://www.opengis.net/def/crs/OGC/1.3/CRS84"
 NAMES = ("ids", "collections")
 KNOWN = frozenset(
     (*NAMES, "bbox", "datetime", "intersects", "filter", "filter-lang", "filter-crs", "query", "sortby", "limit",
-     "token", "fields")
+     "token", "fields", "retracted", "access")
 )  # fmt: skip
 OPEN = ("", "..")  # an end of an interval
 PROPERTIES = "properties."  # in front of a property's name in the path of a member
@@ -35,16 +37,28 @@ TOP_LEVEL = frozenset(
 )
 
 
+class Detail(StrEnum):
+    """How much is shown of retracted datasets."""
+
+    METADATA = "metadata"
+    FULL = "full"  # the files too, to those who may see them
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A search, as far as it decides which items, in which order, and how many."""
 
-    conditions: Mapping[str, Any]  # checked; empty: everything
+    conditions: Mapping[str, Any]  # checked; empty: everything; `retracted`: a Visibility other than INCLUDE
     order: tuple[tuple[str, bool], ...]  # (property, descending)
     limit: int
     token: str | None
     include: frozenset[str]
     exclude: frozenset[str]
+    retracted: Visibility | None = None  # as asked for; `conditions` has what follows from it and the filter
+    shows_files: bool = False  # of retracted datasets, to those who may see them
 
     @property
     def names(self) -> frozenset[str]:
@@ -87,11 +101,33 @@ def from_body(body: object, settings: Settings, *, collection: str | None = None
     if "datetime" in body:
         conditions["datetime"] = _interval(body["datetime"])
     conditions |= _filter(body)
+    retracted = _choice("retracted", body.get("retracted"), Visibility)
     include, exclude = _fields(body.get("fields", {}))
     return Query(
-        conditions=conditions, order=_order(body.get("sortby", [])), limit=_limit(body.get("limit"), settings),
-        token=_token(body.get("token")), include=include, exclude=exclude,
+        conditions=visible(conditions, retracted), order=_order(body.get("sortby", [])),
+        limit=_limit(body.get("limit"), settings), token=_token(body.get("token")), include=include, exclude=exclude,
+        retracted=retracted, shows_files=access_of(body.get("access")),
     )  # fmt: skip
+
+
+def visible(conditions: Mapping[str, Any], choice: Visibility | None) -> dict[str, Any]:
+    """Return conditions with the one on retracted datasets, which the filter takes away if it decides on them."""
+    retracted = of_search(choice, filters.names_in(conditions.get("filter")))
+    others = {name: condition for name, condition in conditions.items() if name != "retracted"}
+    return others if retracted is Visibility.INCLUDE else {**others, "retracted": retracted}
+
+
+def access_of(value: object) -> bool:
+    """Return whether `access` asks for the files of retracted datasets."""
+    return _choice("access", value, Detail) is Detail.FULL
+
+
+def _choice(name: str, value: object, choices: type[Choice]) -> Choice | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in tuple(choices):
+        raise BadRequest(f"{name}={str(value)[:40]!r} is not known; it is one of {', '.join(choices)}")
+    return choices(value)
 
 
 def from_parameters(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedstac.api.search import filters
-from fedstac.api.search.query import PROPERTIES, Query
+from fedstac.api.search.query import PROPERTIES, Query, visible
 from fedstac.bootstrap import Node
 from fedstac.db import collections, search
 from fedstac.db.connections import Connection
@@ -123,6 +123,7 @@ def with_names(query: Query, in_conditions: Mapping[str, str], in_fields: Mappin
     conditions = dict(query.conditions)
     if "filter" in conditions:
         conditions["filter"] = filters.with_names(conditions["filter"], in_conditions)
+        conditions = visible(conditions, query.retracted)
     order = tuple((in_conditions.get(name, name), descending) for name, descending in query.order)
     paths = {PROPERTIES + name: PROPERTIES + full for name, full in in_fields.items()}
     include, exclude = (frozenset(paths.get(path, path) for path in side) for side in (query.include, query.exclude))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from email.utils import format_datetime
@@ -18,6 +18,7 @@ from starlette.responses import Response
 from fedstac import __version__
 from fedstac.api.call import Call, Services
 from fedstac.api.http import links, preconditions
+from fedstac.api.search import files_of_retracted
 from fedstac.api.search import query as queries
 from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
@@ -26,6 +27,7 @@ from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
 from fedstac.domain import strict_json
 from fedstac.domain.errors import Finding, ItemDoesNotExist
+from fedstac.domain.visibility import Visibility
 
 T = TypeVar("T")
 
@@ -107,11 +109,22 @@ async def get_item(call: Call) -> Response:
                 f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
             )
     item, digest = row
-    etag = links.entity_tag(item, digest)
+    asks_for_files = queries.access_of(call.query_params.get("access") or None)
+    shows_files = asks_for_files and (collection, item_id) in await _with_files(call, (item,))
+    etag = links.entity_tag(item, digest, shows_files=shows_files)
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
+    if asks_for_files:
+        headers |= files_of_retracted.PRIVATE
     if preconditions.is_unchanged(call.headers, etag):
         return Response(status_code=304, headers=headers)
-    return Response(links.item_text(call.base_url, item), headers=headers, media_type=links.GEOJSON)
+    return Response(
+        links.item_text(call.base_url, item, shows_files=shows_files), headers=headers, media_type=links.GEOJSON
+    )
+
+
+async def _with_files(call: Call, items: Sequence[search.ServedItem]) -> frozenset[tuple[str, str]]:
+    """Return the retracted datasets whose files the caller may see. Unauthenticated without a token."""
+    return await files_of_retracted.shown_to(call, await files_of_retracted.caller_of(call), items)
 
 
 async def get_items(call: Call) -> Response:
@@ -189,8 +202,10 @@ async def _answer(call: Call, query: Query, address: PageAddress, *, collection:
     services, is_large = call.services, query.limit > FEW_ITEMS
     async with services.memory.place(PAGE_FACTOR * search.PAGE_BYTES) if is_large else nullcontext():
         page = await find(services, query, collection=collection)
-        text = await _beside(services, partial(_page_text, page, address), is_large=is_large)
-    return Response(text, media_type=links.GEOJSON)
+        with_files = await _with_files(call, page.items) if query.shows_files else files_of_retracted.NOBODYS
+        text = await _beside(services, partial(_page_text, page, address, with_files), is_large=is_large)
+    headers = files_of_retracted.PRIVATE if query.shows_files else None
+    return Response(text, headers=headers, media_type=links.GEOJSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,15 +240,16 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
 
 async def _count_matched(node: Node, conn: Connection, query: Query, where: str) -> tuple[int, bool]:
     """Count the items of a search: without conditions by the tally, else up to the bound; return if it is exact."""
-    if set(query.conditions) <= {"collections"}:
-        totals = await collections.totals(conn)
-        names = query.conditions.get("collections", totals)
-        return sum(totals.get(name, 0) for name in set(names)), True
+    if set(query.conditions) <= {"collections", "retracted"}:
+        totals = await collections.totals(conn, query.conditions.get("retracted", Visibility.INCLUDE))
+        return sum(totals.get(name, 0) for name in set(query.conditions.get("collections", totals))), True
     return await search.matched(conn, where, node.settings.matched_exact_to)
 
 
-def _page_text(page: SearchPage, address: PageAddress) -> str:
-    features = [links.item_text(address.base, item) for item in page.items]
+def _page_text(page: SearchPage, address: PageAddress, with_files: Container[tuple[str, str]]) -> str:
+    features = [
+        links.item_text(address.base, item, shows_files=(item.collection, item.id) in with_files) for item in page.items
+    ]
     if page.include or page.exclude:
         features = [_selected_members(text, page.include, page.exclude) for text in features]
     rest = {

@@ -67,24 +67,25 @@ SEARCH = Capability(
         ),
         Route(
             method="GET", path=ITEM, handler=reading.get_item, access=Access.PUBLIC,
-            parameters=(parameters.IF_NONE_MATCH,),
+            parameters=(parameters.ACCESS, parameters.IF_NONE_MATCH),
             answers=(
                 Answer.of(200, "The dataset.", "Item", media_type=GEOJSON, headers=("ETag", "Last-Modified")),
                 NOT_MODIFIED,
             ),
-            problems=(ItemDoesNotExist, CollectionDoesNotExist), is_hot=True,
+            problems=(ItemDoesNotExist, CollectionDoesNotExist, *BAD_TOKEN), is_hot=True,
         ),
         Route(
             method="GET", path=ITEMS, handler=reading.get_items, access=Access.PUBLIC,
-            parameters=parameters.SEARCH_ONE, answers=(_PAGE,), problems=(CollectionDoesNotExist,),
+            parameters=parameters.SEARCH_ONE, answers=(_PAGE,), problems=(CollectionDoesNotExist, *BAD_TOKEN),
         ),
         Route(
             method="GET", path="/search", handler=reading.get_search, access=Access.PUBLIC,
-            parameters=parameters.SEARCH_ALL, answers=(_PAGE,), is_hot=True,
+            parameters=parameters.SEARCH_ALL, answers=(_PAGE,), problems=BAD_TOKEN, is_hot=True,
         ),
         Route(
             method="POST", path="/search", handler=reading.post_search, access=Access.PUBLIC,
-            body=BodyFormat(Size.SMALL, {JSON: ("Search",)}), answers=(_PAGE,), reads=True, is_hot=True,
+            body=BodyFormat(Size.SMALL, {JSON: ("Search",)}), answers=(_PAGE,), problems=BAD_TOKEN, reads=True,
+            is_hot=True,
         ),
         Route(
             method="OPTIONS", path=ITEM, handler=options.options_item, access=Access.PUBLIC, answers=(ALLOWED,),
