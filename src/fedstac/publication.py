@@ -48,6 +48,7 @@ from fedstac.domain.model import (
     NO_CLAIM,
     Change,
     Decision,
+    Draft,
     Judge,
     LatestClaim,
     Lineage,
@@ -477,6 +478,35 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         seqs = {key: lineage.seq for key, lineage in lineages.items()}
         await records.write(conn, changes, seqs, here, claims=claims)
     return count
+
+
+async def load(conn: Connection, origin: str, datasets: Sequence[tuple[Record, Draft | None]]) -> PageResult:
+    """Store datasets of a snapshot as they are; join the consumer's transaction.
+
+    What its origin judged is not judged again. The lineages that nobody announced here yet are written at once; the
+    others take the way of events.
+    """
+    lineages: dict[str, Lineage] = {}
+    for record, _ in datasets:
+        lineage = lineages.get(record.lineage) or Lineage(record.lineage, origin, 0, {})
+        lineages[record.lineage] = replace(
+            lineage, seq=max(lineage.seq, record.seq), claim=max(lineage.claim, record.claim or NO_CLAIM)
+        )
+    here = await records.hold_leaves(conn, sorted({record.collection for record, _ in datasets}))
+    new_keys = await records.begin_lineages(conn, list(lineages.values()))
+    changes: list[Change] = []
+    others: list[DatasetEvent] = []
+    for record, draft in datasets:
+        if record.lineage in new_keys and (draft is None or record.collection in here):
+            latest = record.claim is not None and record.claim == lineages[record.lineage].claim
+            after = record if record.latest is latest else replace(record, latest=latest)
+            changes.append(Change(events.CURRENT, None, after, draft=draft))
+        else:
+            others.append(DatasetEvent("", None, record, draft))
+    await records.write(conn, changes, {}, here)
+    foreign: list[Event] = []
+    count = len(changes) + (await _apply_datasets(conn, others, foreign) if others else 0)
+    return PageResult(count, len(datasets) - count - len(foreign), tuple(foreign))
 
 
 async def _lineages_of(conn: Connection, page: Sequence[DatasetEvent]) -> dict[str, Lineage]:

@@ -148,6 +148,9 @@ class Settings(BaseSettings):
         "them: kafka://host:port/topic?format=esgf&origin=name",
     )
     snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
+    snapshot_folder: str = Field(
+        "", description="Folder that `fedstac snapshot write` fills, for GET /snapshot?format=geoparquet; empty: none"
+    )
     url: str = Field("", description="For clients: the address of the server")
     token: str = Field("", description="For clients: the bearer token")
     retries: int = Field(5, ge=0, le=100, description="For clients: how often what fails for the moment is tried again")

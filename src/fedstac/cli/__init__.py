@@ -29,6 +29,7 @@ from fedstac.cli import (
     replicas,
     scanning,
     sinks,
+    snapshots,
     status,
     validating,
     vocab,
@@ -60,6 +61,7 @@ app.add_typer(validating.commands)
 app.add_typer(scanning.commands)
 app.add_typer(vocab.commands, name="vocab", rich_help_panel="Client")
 app.add_typer(operations.commands)
+app.add_typer(snapshots.commands, name="snapshot", rich_help_panel="Node")
 app.add_typer(parked.commands, name="parked", rich_help_panel="Node")
 app.add_typer(doctor.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
@@ -133,11 +135,27 @@ def serve(ready_file: ReadyFile = None) -> None:
     name="index-node",
     rich_help_panel="Node",
     epilog=examples(
-        "fedstac index-node --source https://west.example", "FEDSTAC_SOURCE=https://west.example fedstac index-node"
+        "fedstac index-node --source https://west.example",
+        "FEDSTAC_SOURCE=https://west.example fedstac index-node",
+        "fedstac index-node --source https://west.example --from-snapshot /srv/snapshot/manifest.json",
     ),
 )
-def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
-    """Serve an index node: follow publishing nodes' feeds into a database of its own, and answer searches."""
+def index_node(
+    source: Sources = None,
+    from_snapshot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from-snapshot", metavar="FILE|URL",
+            help="Start an empty node from this snapshot in files, then follow; repeatable, one for each source.",
+        ),
+    ] = None,
+    ready_file: ReadyFile = None,
+) -> None:  # fmt: skip
+    """Serve an index node: follow publishing nodes' feeds into a database of its own, and answer searches.
+
+    With --from-snapshot an empty node loads the files first; what is interrupted goes on when it starts again. A node
+    that has its place in the feed needs none. A URL is a node's /snapshot?format=geoparquet, or a manifest.json.
+    """
     from fedstac.workers import processes
 
     processes.start("index-node")
@@ -153,6 +171,8 @@ def index_node(source: Sources = None, ready_file: ReadyFile = None) -> None:
         "source_token": " ".join(each.token for each in nodes),
         "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
     })  # fmt: skip
+    if from_snapshot:
+        snapshots.load(settings, from_snapshot, nodes)
     api.serve(settings, [roles.INDEX], on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 

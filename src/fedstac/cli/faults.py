@@ -95,7 +95,8 @@ def explain(error: Exception) -> Explanation:
         case ClientError() | documents.Unreadable():
             return Explanation(str(error), terminal.exit_code(error))
         case ModuleNotFoundError():
-            sentence = f"there is no module {error.name}; the server's parts come with: pip install 'fedstac[server]'"
+            extra = "parquet" if error.name in ("pyarrow", "shapely") else "server"
+            sentence = f"there is no module {error.name}; it comes with: pip install 'fedstac[{extra}]'"
             return Explanation(sentence, terminal.USAGE)
         case ValidationError():
             return Explanation("; ".join(_faults_of_settings(error)), terminal.USAGE)
@@ -125,17 +126,23 @@ def _explain_server(error: Exception) -> Explanation | None:
         from fedstac.db import opening
         from fedstac.db.migrations import MigrationRefused
         from fedstac.domain.errors import NotFound, Problem
+        from fedstac.geoparquet.manifest import SnapshotBroken
         from fedstac.messaging import sinks, sources
         from fedstac.messaging.sources.addresses import SourcesUnclear
         from fedstac.runtime.supervision import PartGaveUp
         from fedstac.workers.following import FollowedElsewhere
         from fedstac.workers.processes import CannotListen
+        from fedstac.workers.snapshot_files import OtherOrigin, SnapshotAway, SnapshotBusy
     except ModuleNotFoundError:
         return None
     match error:
         case WrongNode() | opening.DatabaseUnusable() | CannotListen() | MigrationRefused() | sources.SourceAway():
             return Explanation(str(error), terminal.AWAY)
-        case FollowedElsewhere() | SourcesUnclear():
+        case SnapshotAway():
+            return Explanation(str(error), terminal.AWAY)
+        case SnapshotBroken():
+            return Explanation(str(error), terminal.REJECTED)
+        case FollowedElsewhere() | SourcesUnclear() | SnapshotBusy() | OtherOrigin():
             return Explanation(str(error), terminal.USAGE)
         case PartGaveUp():
             return Explanation(f"{error}; see the log for its reason", terminal.FAULT)

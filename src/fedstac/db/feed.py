@@ -292,6 +292,23 @@ async def snapshot_page(conn: Connection, origin: str, after: tuple[str, str], l
     return [records.from_row(row) for row in rows]
 
 
+async def changed_since(conn: Connection, cursor: Cursor, most: int) -> list[tuple[str, str]] | None:
+    """Return the datasets that events after a cursor are about, by collection and id.
+
+    None where the log does not reach back to it, or they are more than `most`.
+    """
+    try:
+        await resume(conn, cursor)
+    except CursorGone:
+        return None
+    rows = await conn.fetch(
+        """SELECT DISTINCT o.collection, o.dataset FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+           WHERE f.pos > $1 AND o.dataset IS NOT NULL ORDER BY 1, 2 LIMIT $2""",
+        cursor.pos, most + 1, timeout=records.A_DAY,
+    )  # fmt: skip
+    return [(row["collection"], row["dataset"]) for row in rows] if len(rows) <= most else None
+
+
 async def current_of(conn: Connection, origin: str, collection: str, ids: Sequence[str]) -> list[Record]:
     """Return the current state of the named datasets that this node is the origin of, tombstones included."""
     rows = await conn.fetch(

@@ -56,6 +56,22 @@ async def hand_over(conn: Connection, origins: Mapping[str, str]) -> None:
     )  # fmt: skip
 
 
+async def begin_lineages(conn: Connection, lineages: Sequence[Lineage]) -> set[str]:
+    """Insert lineages with their numbers and claims, in the order of their keys; return the keys of the new ones.
+
+    Those that are here already stay as they are.
+    """
+    ordered = sorted(lineages, key=attrgetter("key"))
+    rows = await conn.fetch(
+        """INSERT INTO fedstac.lineage (key, origin, seq, claim_epoch, claim_seq)
+           SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+           ON CONFLICT DO NOTHING RETURNING key""",
+        [one.key for one in ordered], [one.origin for one in ordered], [one.seq for one in ordered],
+        [one.claim.epoch for one in ordered], [one.claim.seq for one in ordered],
+    )  # fmt: skip
+    return {row["key"] for row in rows}
+
+
 async def peek(conn: Connection, key: str, origin: str) -> Lineage:
     """Return a lineage as it stands, neither locked nor loaded; a new one where there is none."""
     row = await conn.fetchrow("SELECT key, origin, seq FROM fedstac.lineage WHERE key = $1", key)

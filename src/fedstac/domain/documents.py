@@ -72,7 +72,7 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
     """Return everything that follows from a valid document alone. The document is not changed."""
     own = without_server_members(document)
     properties = cast("Mapping[str, Any]", own["properties"])
-    start, end = _span(properties)
+    start, end = span(properties)
     properties_text = orjson.dumps(properties)
     text = orjson.dumps({name: value for name, value in own.items() if name != "properties"})
     return Draft(
@@ -170,7 +170,7 @@ def tracking_id(asset: Mapping[str, Any]) -> str:
     return ""
 
 
-def _span(properties: Mapping[str, Any]) -> tuple[str, str]:
+def span(properties: Mapping[str, Any]) -> tuple[str, str]:
     start = properties.get("start_datetime") or properties.get("datetime")
     end = properties.get("end_datetime") or properties.get("datetime")
     return to_microseconds(str(start)), to_microseconds(str(end))

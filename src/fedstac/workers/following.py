@@ -256,7 +256,8 @@ class Follower:
                 await nodes.move(conn, consumer, self.origin_name, events.START)
             # a kill may have come before they were acknowledged
             self.exceptions = await parked.exceptions(conn, consumer, self.origin_name)
-        if progress is None and self.snapshot_first:
+        is_half_loaded = progress is not None and (progress.snapshot or "").startswith(nodes.FILES)
+        if is_half_loaded or (progress is None and self.snapshot_first):  # the files are not at hand: over HTTP, then
             await self.take_snapshot(None)
         elif progress is not None and progress.snapshot is not None:
             await self.take_snapshot(progress.snapshot)

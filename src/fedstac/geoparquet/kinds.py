@@ -1,0 +1,145 @@
+"""Kinds: which type of a Parquet column holds a JSON value, found by looking at all of them.
+
+A value that fits no common type is kept as JSON text: one document's odd property costs the others nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeAlias, cast
+
+import orjson
+import pyarrow as pa
+
+MOST_MEMBERS: Final = 1_000  # of an object; one with more is JSON text
+DEEPEST: Final = 10
+LARGEST_INTEGER: Final = 2**63 - 1
+
+
+class Scalar(StrEnum):
+    """A kind without parts. NULL: no value was seen yet. JSON: a text of JSON."""
+
+    NULL = "null"
+    BOOLEAN = "boolean"
+    INTEGER = "integer"
+    NUMBER = "number"
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """The kind of a list."""
+
+    member: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectOf:
+    """The kind of an object: its members' kinds by name."""
+
+    members: Mapping[str, Kind]
+
+
+Kind: TypeAlias = Scalar | ListOf | ObjectOf
+NUMBERS: Final = (Scalar.INTEGER, Scalar.NUMBER)
+
+
+def infer(value: object, depth: int = 0) -> Kind:
+    """Return the kind of one JSON value."""
+    match value:
+        case None:
+            return Scalar.NULL
+        case str():
+            return Scalar.TEXT
+        case bool():
+            return Scalar.BOOLEAN
+        case int():
+            return Scalar.INTEGER if abs(value) <= LARGEST_INTEGER else Scalar.JSON
+        case float():
+            return Scalar.NUMBER
+        case list() if depth < DEEPEST:
+            member: Kind = Scalar.NULL
+            for each in value:
+                member = merge(member, infer(each, depth + 1))
+            return ListOf(member)
+        case dict() if 0 < len(value) <= MOST_MEMBERS and depth < DEEPEST:
+            return ObjectOf({name: infer(each, depth + 1) for name, each in value.items()})
+        case _:  # too deep, too wide, or {}: Parquet has no empty object
+            return Scalar.JSON
+
+
+def merge(one: Kind, other: Kind) -> Kind:
+    """Return the kind that holds values of both."""
+    if one == other or other is Scalar.NULL:
+        return one
+    if one is Scalar.NULL:
+        return other
+    if one in NUMBERS and other in NUMBERS:
+        return Scalar.NUMBER
+    if isinstance(one, ListOf) and isinstance(other, ListOf):
+        return ListOf(merge(one.member, other.member))
+    if isinstance(one, ObjectOf) and isinstance(other, ObjectOf):
+        members = dict(one.members)
+        for name, kind in other.members.items():
+            members[name] = merge(members.get(name, Scalar.NULL), kind)
+        return ObjectOf(members) if len(members) <= MOST_MEMBERS else Scalar.JSON
+    return Scalar.JSON
+
+
+def columns_of(kind: Kind) -> int:
+    """Count the columns that Parquet makes of a kind."""
+    match kind:
+        case ListOf():
+            return columns_of(kind.member)
+        case ObjectOf():
+            return sum(map(columns_of, kind.members.values()))
+        case _:
+            return 1
+
+
+def arrow_type(kind: Kind) -> pa.DataType:
+    """Return the type of Arrow for a kind."""
+    match kind:
+        case ListOf():
+            return pa.list_(arrow_type(kind.member))
+        case ObjectOf():
+            return pa.struct([pa.field(name, arrow_type(each)) for name, each in kind.members.items()])
+        case Scalar.NULL:
+            return pa.null()
+        case Scalar.BOOLEAN:
+            return pa.bool_()
+        case Scalar.INTEGER:
+            return pa.int64()
+        case Scalar.NUMBER:
+            return pa.float64()
+        case _:
+            return pa.string()
+
+
+def has_json(kind: Kind) -> bool:
+    """Return whether a part of the kind is JSON text."""
+    match kind:
+        case ListOf():
+            return has_json(kind.member)
+        case ObjectOf():
+            return any(map(has_json, kind.members.values()))
+        case _:
+            return kind is Scalar.JSON
+
+
+def fit(value: Any, kind: Kind) -> Any:
+    """Return a value as a column of its kind takes it: what is JSON text there is written so."""
+    if value is None:
+        return None
+    match kind:
+        case Scalar.JSON:
+            return orjson.dumps(value).decode()
+        case ListOf():
+            return [fit(each, kind.member) for each in cast("list[Any]", value)]
+        case ObjectOf():
+            return {name: fit(each, kind.members[name]) for name, each in cast("dict[str, Any]", value).items()}
+        case _:
+            return value
