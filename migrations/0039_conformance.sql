@@ -33,3 +33,35 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
         GROUP BY member
     ) sets
 $$;
+
+-- A text as free text is compared: case folded, one space for whatever is neither a letter nor a digit, and at both ends.
+CREATE OR REPLACE FUNCTION fedstac.plain(value text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT regexp_replace(
+        ' ' || fedstac.apply_text_function('casei', value) || ' ', '[^[:alnum:]]+' COLLATE "und-x-icu", ' ', 'g')
+$$;
+
+-- The parts of the world that the extent of a collection names; what is no box in degrees counts as none.
+CREATE OR REPLACE FUNCTION fedstac.footprint_of_collection(document jsonb) RETURNS public.geometry
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    WITH boxes AS (
+        SELECT (box ->> 0)::float8 AS west, (box ->> 1)::float8 AS south,
+               (box ->> (jsonb_array_length(box) / 2))::float8 AS east,
+               (box ->> (jsonb_array_length(box) / 2 + 1))::float8 AS north
+        FROM jsonb_path_query(document,
+            'strict $.extent.spatial.bbox[*] ? ((@.size() == 4 || @.size() == 6)
+             && !(exists (@[*] ? (!(@.type() == "number" && @ >= -1000000 && @ <= 1000000)))))', silent => true) box
+    ), eastwards AS (
+        SELECT west, south, CASE WHEN east < west THEN east + 360 ELSE east END AS east, north FROM boxes
+        WHERE west BETWEEN -360 AND 360 AND east BETWEEN -360 AND 360 AND south BETWEEN -90 AND north AND north <= 90
+    ), parts AS (
+        SELECT -180 AS west, south, 180 AS east, north FROM eastwards WHERE east - west >= 360
+        UNION ALL
+        SELECT greatest(west, turn - 180) - turn, south, least(east, turn + 180) - turn, north
+        FROM eastwards, unnest('{-360,0,360,720}'::integer[]) turn
+        WHERE east - west < 360 AND greatest(west, turn - 180) <= least(east, turn + 180)
+    )
+    SELECT coalesce(public.st_collect(public.st_makeenvelope(west, south, east, north, 4326)),
+                    public.st_geomfromtext('POLYGON EMPTY', 4326))
+    FROM parts
+$$;

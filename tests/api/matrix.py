@@ -316,7 +316,8 @@ PUBLIC: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     f"{method} {route}": fixed(method, route, {} if method == "POST" else None, **parts)
     for method, route, parts in (
         ("GET", "/", {}), ("GET", "/conformance", {}), ("GET", "/queryables", {}), ("GET", "/search", {}),
-        ("POST", "/search", {}), ("GET", "/collections", {}), ("GET", COLLECTION, {}),
+        ("POST", "/search", {}), ("GET", "/collections", {}), ("GET", "/children", {}),
+        ("GET", "/collection-queryables", {}), ("GET", COLLECTION, {}),
         ("GET", COLLECTION + "/queryables", {}), ("GET", ITEMS, {}), ("GET", "/vocabularies", {}),
         ("GET", "/vocabularies/{project}", {"project": "CMIP6"}),
         ("GET", "/vocabularies/{project}/{version}", {"project": "CMIP6", "version": "6.2.60.0"}),

@@ -72,6 +72,6 @@ async def test_a_value_is_compared_with_its_own_type_only(
 
 
 def test_a_refusal_quotes_nothing_that_the_database_says() -> None:
-    with pytest.raises(BadRequest) as refused, search._for_the_caller():
+    with pytest.raises(BadRequest) as refused, search.for_the_caller():
         raise asyncpg.InvalidTextRepresentationError('invalid input syntax for type double precision: "secret"')
     assert "secret" not in refused.value.detail

@@ -43,6 +43,9 @@ ACCESS: Final = Parameter(
     "With `full`, retracted datasets have their files, for callers who may retract or reinstate them.",
     {"type": "string", "enum": ["metadata", "full"], "default": "metadata"},
 )
+Q: Final = Parameter(
+    "q", 'Words or "phrases" to search for; a comma is OR. Also AND, OR, NOT, `+`, `-` and parentheses.', TEXT
+)
 SEARCH: Final = (
     Parameter("ids", "Ids of datasets.", _list()),
     Parameter("bbox", "A box: west, south, east, north.", _list({"type": "number"})),
@@ -71,6 +74,12 @@ COLLECTIONS_PAGE: Final = (
     _limit(10_000, 10_000),
     Parameter("token", "The place of a page, as the links `next` and `prev` have it.", TEXT),
 )
+COLLECTION_SEARCH: Final = (
+    Q,
+    *(each for each in SEARCH
+      if each.name in ("bbox", "datetime", "filter", "filter-lang", "filter-crs", "query", "sortby", "fields")),
+    *COLLECTIONS_PAGE,
+)  # fmt: skip
 IF_NONE_MATCH: Final = Parameter("If-None-Match", "An ETag that the caller has: 304 if it is current.", TEXT, "header")
 
 # --- writing ---

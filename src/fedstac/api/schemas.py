@@ -121,7 +121,10 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         maybe=("title",), description="A project: a STAC Collection.",
     ),
     "Collections": _object(
-        {"collections": _list(_ref("Collection")), "numberMatched": WHOLE, "numberReturned": WHOLE, "links": _LINKS}
+        {"collections": _list(OBJECT), "numberMatched": WHOLE, "numberReturned": WHOLE, "links": _LINKS}
+    ),
+    "Children": _object(
+        {"children": _list(_ref("Collection")), "numberMatched": WHOLE, "numberReturned": WHOLE, "links": _LINKS}
     ),
     "MergePatch": {"type": "object", "description": "Members to replace; null removes one (RFC 7396)."},
     "JsonPatch": {

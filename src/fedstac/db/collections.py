@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fedstac.db.connections import Connection, Row
+from fedstac.db.search import for_the_caller
 from fedstac.domain.events import CollectionEvent
 from fedstac.domain.visibility import Visibility
 
@@ -85,6 +86,20 @@ async def names(conn: Connection) -> list[str]:
     return [row["id"] for row in rows]
 
 
+class PlaceIsGone(Exception):
+    """A page cannot go on: the collection that it would begin behind is not found any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSearch:
+    """Conditions and order of a list of collections, as SQL over the columns of SEARCHED."""
+
+    where: str
+    order: str
+    is_by_id: bool  # the order is that of the ids and of nothing else
+    is_descending: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionPage:
     """Some of the collections by id, how many there are, and whether there are others before and behind these."""
@@ -95,31 +110,63 @@ class CollectionPage:
     has_behind: bool
 
 
-async def page(conn: Connection, *, after: str | None, before: str | None, limit: int) -> CollectionPage:
-    """Return collections as they are shown, by id: those behind the id `after`, or the last ones before `before`.
+# A collection with the columns that conditions.py and search.py know of an item: its members are its properties.
+SEARCHED = """SELECT s.*, s.id AS collection, jsonb_build_object('properties', (s.json - '{created,updated}'::text[])
+                       || jsonb_strip_nulls(jsonb_build_object('title', coalesce(s.json -> 'title', to_jsonb(s.id)),
+                          'created', fedstac.moment(s.json -> 'created'), 'updated', s.updated))) AS content,
+                   fedstac.footprint_of_collection(s.json) AS geometry,
+                   coalesce(fedstac.moment(s.json #> '{extent,temporal,interval,0,0}'), '-infinity') AS datetime,
+                   coalesce(fedstac.moment(s.json #> '{extent,temporal,interval,0,1}'), 'infinity') AS end_datetime,
+                   fedstac.plain(concat_ws(' . ', s.id, s.json ->> 'title', s.json ->> 'description',
+                                 s.json ->> 'keywords')) AS words
+            FROM (SELECT *, document::jsonb AS json FROM shown) s"""
 
-    A page has at most PAGE_BYTES of documents and the one that goes beyond.
+
+async def page(
+    conn: Connection, *, after: str | None, before: str | None, limit: int, search: CollectionSearch | None = None
+) -> CollectionPage:
+    """Return collections as they are shown: those behind the id `after`, or the last ones before `before`.
+
+    A page has at most PAGE_BYTES of documents and the one that goes beyond. Without a search it has all of them, by id.
+    PlaceIsGone where what the search finds has the collection no more that the page would begin behind.
     """
-    rows = await conn.fetch(
-        f"""WITH shown AS (
-                SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
-                WHERE document IS NOT NULL ORDER BY id, origin COLLATE "C"),
-            numbered AS (SELECT *, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM shown),
+    anchor, by_id = after if before is None else before, search is None or search.is_by_id
+    where, order = ("TRUE", "id") if search is None else (search.where, search.order)
+    beyond = f"n {'>' if before is None else '<'} (SELECT n FROM numbered WHERE id = $1)"
+    if by_id:  # the place stays where it was, whether the collection is still there or not
+        beyond = f"id {'>' if (before is None) == (search is None or not search.is_descending) else '<'} $1"
+    numbered = f"""
+        WITH shown AS (
+            SELECT DISTINCT ON (id) {COLUMNS} FROM fedstac.collection
+            WHERE document IS NOT NULL ORDER BY id, origin COLLATE "C"),
+        searched AS ({SEARCHED if search else "SELECT * FROM shown"}),
+        numbered AS MATERIALIZED (
+            SELECT {COLUMNS}, row_number() OVER (ORDER BY {order}) AS n, count(*) OVER () AS total
+            FROM searched WHERE {where})"""
+    with for_the_caller():
+        rows = await conn.fetch(
+            f"""{numbered},
             picked AS (
-                SELECT *, CASE WHEN $2::text IS NULL THEN n ELSE -n END AS place FROM numbered
-                WHERE ($1::text IS NULL OR id > $1) AND ($2::text IS NULL OR id < $2) ORDER BY place LIMIT $3),
+                SELECT *, {"n" if before is None else "-n"} AS place FROM numbered
+                WHERE $1::text IS NULL OR {beyond} ORDER BY place LIMIT $2),
             sized AS (
                 SELECT *, sum(octet_length(document)) OVER (ORDER BY place) - octet_length(document) AS bytes_before
                 FROM picked)
             SELECT {COLUMNS}, n, total FROM sized WHERE bytes_before < {PAGE_BYTES} ORDER BY n""",
-        after, before, limit,
-    )  # fmt: skip
+            anchor, limit,
+        )  # fmt: skip
+        if not rows:
+            [all_of_them] = await conn.fetch(
+                f"{numbered} SELECT count(*) AS total, coalesce(bool_or(id = $1), false) AS has_anchor FROM numbered",
+                anchor,
+            )
     if not rows:
-        total = await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.collection WHERE document IS NOT NULL")
-        return CollectionPage((), total, has_before=False, has_behind=False)
-    first, last, total = rows[0]["n"], rows[-1]["n"], rows[0]["total"]
-    collections = tuple(CollectionState(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
-    return CollectionPage(collections, total, has_before=first > 1, has_behind=last < total)
+        if anchor is not None and not by_id and not all_of_them["has_anchor"]:
+            raise PlaceIsGone(anchor)
+        return CollectionPage((), all_of_them["total"], has_before=False, has_behind=False)
+    states = tuple(CollectionState(**{name: row[name] for name in COLUMNS.split(", ")}) for row in rows)
+    total = rows[0]["total"]
+    return CollectionPage(states, total, has_before=rows[0]["n"] > 1, has_behind=rows[-1]["n"] < total)
 
 
 async def of_origin(conn: Connection, origin: str) -> list[CollectionState]:

@@ -133,7 +133,7 @@ async def page(
             JOIN fedstac.record r ON r.collection = p.k_collection AND r.id = p.k_id)
         SELECT {STATE_COLUMNS.replace("r.", "")}, n, matching, {names} FROM sized
         WHERE n <= {limit} AND before < {PAGE_BYTES} ORDER BY n"""
-    with _for_the_caller():
+    with for_the_caller():
         rows = await conn.fetch(statement)
     has_more = bool(rows) and rows[-1]["matching"] > rows[-1]["n"]
     last = tuple(rows[-1][f"k{n}"] for n in range(len(keys))) if has_more else None
@@ -170,7 +170,7 @@ async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, boo
 
     Return the number, and whether it is exact.
     """
-    with _for_the_caller():
+    with for_the_caller():
         count = await conn.fetchval(
             f"SELECT count(*) FROM (SELECT 1 FROM pgstac.items WHERE {where} LIMIT {exact_to + 1}) bounded"
         )
@@ -181,7 +181,7 @@ async def matched(conn: Connection, where: str, exact_to: int) -> tuple[int, boo
 
 
 @contextmanager
-def _for_the_caller() -> Iterator[None]:
+def for_the_caller() -> Iterator[None]:
     """Turn what the database cannot evaluate into a refusal. Its own words stay out: they may quote a dataset."""
     try:
         yield

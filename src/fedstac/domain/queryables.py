@@ -40,6 +40,17 @@ OF_EVERY_PROJECT: Schemas = {
     "access": {"title": "Ways to the files", "type": "array", "items": TEXT},
     "fedstac:cv_version": {"title": "Version of the vocabulary that judged it", **TEXT},
 }
+OF_EVERY_COLLECTION: Schemas = {
+    "id": {"title": "Id", **TEXT},
+    "title": {"title": "Title", **TEXT},
+    "description": {"title": "Description", **TEXT},
+    "keywords": {"title": "Keywords", "type": "array", "items": TEXT},
+    "license": {"title": "Licence", **TEXT},
+    "geometry": {"title": "Spatial extent", "$ref": "https://geojson.org/schema/Geometry.json"},
+    "datetime": {"title": "Begin of the temporal extent", **MOMENT},
+    "end_datetime": {"title": "End of the temporal extent", **MOMENT},
+    "updated": {"title": "Changed here at", **MOMENT},
+}
 ANSWERED_ONLY: Schemas = {  # served with a dataset, and not searched
     "fedstac:cv_version": OF_EVERY_PROJECT["fedstac:cv_version"],
     "fedstac:retraction": {"title": "Why it is retracted", "type": "object"},

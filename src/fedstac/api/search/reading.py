@@ -54,6 +54,7 @@ async def landing_page(call: Call) -> Response:
             {"rel": "root", "type": links.JSON, "href": base + "/"},
             {"rel": "conformance", "type": links.JSON, "href": base + "/conformance"},
             {"rel": "data", "type": links.JSON, "href": base + "/collections"},
+            {"rel": "children", "type": links.JSON, "href": base + "/children"},
             {"rel": "search", "type": links.GEOJSON, "method": "GET", "href": base + "/search"},
             {"rel": "search", "type": links.GEOJSON, "method": "POST", "href": base + "/search"},
             {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
@@ -265,7 +266,13 @@ def _page_text(page: SearchPage, address: PageAddress, with_files: Container[tup
 
 
 def _selected_members(text: str, include: frozenset[str], exclude: frozenset[str]) -> str:
-    """Return an item with the members that `fields` selects. Members that name the item stay; `include` wins."""
-    members = include | ALWAYS if include else include
-    others = clean_exclude_set(set(exclude), set(include | ALWAYS))
-    return orjson.dumps(filter_fields(orjson.loads(text), set(members), others)).decode()
+    return orjson.dumps(selected_members(orjson.loads(text), include, exclude, ALWAYS)).decode()
+
+
+def selected_members(
+    document: dict[str, Any], include: frozenset[str], exclude: frozenset[str], always: frozenset[str]
+) -> dict[str, Any]:
+    """Return a document with the members that `fields` selects. Those that name it always stay; `include` wins."""
+    members = include | always if include else include
+    others = clean_exclude_set(set(exclude), set(include | always))
+    return dict(filter_fields(document, set(members), others))

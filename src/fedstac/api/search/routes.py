@@ -6,7 +6,7 @@ from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
-from fedstac.api.search import reading
+from fedstac.api.search import collections, reading
 from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDoesNotExist, Unauthenticated
 
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
@@ -18,6 +18,40 @@ _QUERYABLES = (
     Answer.of(200, "The properties as a JSON Schema.", "Queryables", media_type="application/schema+json",
               headers=("ETag",)),
     NOT_MODIFIED,
+)  # fmt: skip
+
+_COLLECTIONS = Answer.of(200, "A page of collections. The links `next` and `prev` lead to other pages.", "Collections")
+COLLECTION_SEARCH = Capability(
+    name="collection-search",
+    description="List collections and search for them: the collection search and the children of STAC API.",
+    conformance_classes=(
+        "https://api.stacspec.org/v1.0.0/children",
+        "https://api.stacspec.org/v1.0.0-rc.1/collection-search",
+        "https://api.stacspec.org/v1.0.0-rc.1/collection-search#free-text",
+        "https://api.stacspec.org/v1.0.0-rc.1/collection-search#filter",
+        "https://api.stacspec.org/v1.0.0-rc.1/collection-search#query",
+        "https://api.stacspec.org/v1.0.0-rc.1/collection-search#fields",
+        "https://api.stacspec.org/v1.0.0-rc.1/collection-search#sort",
+        "https://api.stacspec.org/v1.1.0/collection-search#sort",
+        "http://www.opengis.net/spec/ogcapi-common-2/1.0/conf/simple-query",
+    ),
+    routes=(
+        Route(
+            method="GET", path="/collections", handler=collections.get_collections, access=Access.PUBLIC,
+            parameters=parameters.COLLECTION_SEARCH, answers=(_COLLECTIONS,),
+        ),
+        Route(
+            method="GET", path="/collection-queryables", handler=collections.get_collection_queryables,
+            access=Access.PUBLIC,
+            answers=(Answer.of(200, "The properties as a JSON Schema.", "Queryables",
+                               media_type="application/schema+json"),),
+        ),
+        Route(
+            method="GET", path="/children", handler=collections.get_children, access=Access.PUBLIC,
+            parameters=parameters.COLLECTIONS_PAGE,
+            answers=(Answer.of(200, "A page of the catalogue's children, which are the collections.", "Children"),),
+        ),
+    ),
 )  # fmt: skip
 
 SEARCH = Capability(
@@ -97,4 +131,4 @@ SEARCH = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (SEARCH,)
+CAPABILITIES = (SEARCH, COLLECTION_SEARCH)

@@ -1,12 +1,9 @@
-"""Collections over HTTP: listed page by page, read, and written at once."""
+"""Collections over HTTP: read, and written at once. api/search/collections.py lists them."""
 
 from __future__ import annotations
 
-import re
 from email.utils import format_datetime
-from functools import partial
-from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
+from typing import Any
 
 import orjson
 from starlette.responses import Response
@@ -15,82 +12,13 @@ from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
 from fedstac.api.writing import intake
 from fedstac.db import collections
-from fedstac.db.collections import CollectionPage, CollectionState
+from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
 from fedstac.domain import patching
 from fedstac.domain.collections import WARNINGS
-from fedstac.domain.errors import BadRequest, CollectionDoesNotExist
-from fedstac.domain.identifiers import COLLECTION_ID
+from fedstac.domain.errors import CollectionDoesNotExist
 from fedstac.domain.policy import Action, Resource
 from fedstac.publication import CollectionWriter, WrittenCollection
-
-MOST: Final = 10_000  # of one page, and without `limit`; the bytes of a page have a bound too
-LARGE: Final = 64 << 10  # bytes of the documents of a page that is put together beside the event loop
-PAGE_FACTOR: Final = 6  # bytes that a page takes while it is put together, for each of its documents
-LIMIT: Final = re.compile(r"0*([1-9][0-9]{0,8})[0-9]*")  # as many digits as are more than any page has
-TOKEN: Final = re.compile(f"(next|prev):({COLLECTION_ID.pattern})")
-
-
-async def get_collections(call: Call) -> Response:
-    """Return the collections by their ids, with links to the next page and the previous one."""
-    node = call.node
-    limit, after, before = _place(call)
-    async with node.pool.acquire() as conn:
-        page = await collections.page(conn, after=after, before=before, limit=limit)
-    size = sum(len(each.document or "") for each in page.collections)
-    if size <= LARGE:
-        return Response(_page_text(call, page), media_type=links.JSON)
-    async with call.services.memory.place(PAGE_FACTOR * size):
-        text = await call.services.threads.run(partial(_page_text, call, page))
-        return Response(text, media_type=links.JSON)
-
-
-def _page_text(call: Call, page: CollectionPage) -> bytes:
-    """Return the answer to GET /collections. A large page takes 0.1 s: that is no work for the event loop."""
-    return orjson.dumps({
-        "collections": [_as_json(call.base_url, state) for state in page.collections],
-        "numberMatched": page.total,
-        "numberReturned": len(page.collections),
-        "links": _links(call, page),
-    })  # fmt: skip
-
-
-class PagePlace(NamedTuple):
-    """The length of a page, and the id after or before which it is."""
-
-    limit: int
-    after: str | None
-    before: str | None
-
-
-def _place(call: Call) -> PagePlace:
-    """Return the place of the page. BadRequest where a parameter is not understood."""
-    text, token = call.query_params.get("limit", str(MOST)), call.query_params.get("token")
-    limit = LIMIT.fullmatch(text)
-    if limit is None:
-        raise BadRequest(f"limit={text[:20]!r} is not a whole number from 1 on")
-    place = TOKEN.fullmatch(token) if token is not None else None
-    if token is not None and place is None:
-        raise BadRequest("the paging token is not one of this list; begin again without it")
-    is_next = place is not None and place[1] == "next"
-    name = place[2] if place else None
-    return PagePlace(min(int(limit[1]), MOST), name if is_next else None, None if is_next else name)
-
-
-def _links(call: Call, page: CollectionPage) -> list[dict[str, Any]]:
-    base = call.base_url
-    parameters = {name: call.query_params[name] for name in ("limit", "token") if name in call.query_params}
-    page_links = [_link("self", base, parameters), {"rel": "root", "type": links.JSON, "href": base + "/"}]
-    if page.has_behind:
-        page_links.append(_link("next", base, {**parameters, "token": f"next:{page.collections[-1].id}"}))
-    if page.has_before:
-        page_links.append(_link("prev", base, {**parameters, "token": f"prev:{page.collections[0].id}"}))
-    return page_links
-
-
-def _link(rel: str, base: str, parameters: dict[str, str]) -> dict[str, Any]:
-    query = "?" + urlencode(parameters, safe=":") if parameters else ""
-    return {"rel": rel, "type": links.JSON, "href": f"{base}/collections{query}"}
 
 
 async def get_collection(call: Call) -> Response:
@@ -101,7 +29,7 @@ async def get_collection(call: Call) -> Response:
     headers = _headers(state) | {"Cache-Control": "no-cache"}
     if preconditions.is_unchanged(call.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = orjson.dumps(_as_json(call.base_url, state))
+    body = orjson.dumps(as_json(call.base_url, state))
     return Response(body, headers=headers, media_type=links.JSON)
 
 
@@ -165,7 +93,7 @@ def _answer(call: Call, result: WrittenCollection, status: int) -> Response:
     call.node.committed.wake()
     base, state = call.base_url, result.state
     headers = _headers(state) | {"Location": f"{base}/collections/{state.id}"}
-    body = _as_json(base, state)
+    body = as_json(base, state)
     if result.warnings:
         body[WARNINGS] = [warning.as_json() for warning in result.warnings]
     return Response(orjson.dumps(body), status, headers, media_type=links.JSON)
@@ -176,5 +104,6 @@ def _headers(state: CollectionState) -> dict[str, str]:
     return {"ETag": tag, "Last-Modified": format_datetime(state.updated, usegmt=True)}
 
 
-def _as_json(base: str, state: CollectionState) -> dict[str, Any]:
+def as_json(base: str, state: CollectionState) -> dict[str, Any]:
+    """Return a collection as it is served."""
     return links.collection(base, orjson.loads(state.document or "{}"))

@@ -62,11 +62,6 @@ COLLECTIONS = Capability(
     conformance_classes=("https://api.stacspec.org/v1.0.0/collections/extensions/transaction",),
     routes=(
         Route(
-            method="GET", path=COLLECTIONS_PATH, handler=collections.get_collections, access=Access.PUBLIC,
-            parameters=parameters.COLLECTIONS_PAGE,
-            answers=(Answer.of(200, "A page of collections, by their ids.", "Collections"),),
-        ),
-        Route(
             method="POST", path=COLLECTIONS_PATH, handler=collections.post_collection, access=Access.RIGHT,
             right=Action.COLLECTIONS, body=_COLLECTION, answers=(_CREATED,),
             problems=(CollectionAlreadyExists, StacInvalid, Conflict), log_name="create",
