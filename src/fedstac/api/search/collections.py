@@ -81,7 +81,8 @@ def _read(call: Call, names: tuple[str, ...]) -> PageRequest:
     limit, after, before = _place(call.query_params)
     if not conditions_sent:
         return PageRequest(limit, after, before, None, frozenset(), frozenset())
-    query = queries.from_parameters([pair for pair in conditions_sent if pair[0] != "q"], call.node.settings)
+    of_items = [*(pair for pair in conditions_sent if pair[0] != "q"), ("retracted", "include")]  # no collection is
+    query = queries.from_parameters(of_items, call.node.settings)
     where = conditions.where(query.conditions)
     if text := dict(conditions_sent).get("q"):
         where += f" AND {words.in_collection(free_text.read(text))}"
