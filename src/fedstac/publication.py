@@ -181,8 +181,8 @@ async def preview(conn: Connection, rules: NodeRules, command: Command, *, run: 
 
     `run` decides beside the event loop: a large document takes a second.
 
-    For a caller who may not see a marked dataset, one that never was costs as much: the same statements bring the same
-    rows.
+    A caller who may not see marked datasets cannot tell by the time whether one is marked or was never there: the same
+    statements bring the same rows.
     """
     target, commands = command.target, [command]
     world = rules.world(commands)

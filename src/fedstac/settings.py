@@ -53,11 +53,13 @@ class Settings(BaseSettings):
     pool_size: int = Field(10, ge=2, le=200, description="Database connections of a process for writes and workers")
     reader_pool_size: int = Field(
         0, ge=0, le=200,
-        description="And of an api process for reads of callers with a valid token; 0: as many as processors, 2 to 8",
+        description="Connections of an api process for reads with a valid token; 0: one a processor, 2 to 8",
     )  # fmt: skip
     anonymous_pool_size: int = Field(
-        0, ge=0, le=200, description="And for reads of everybody else; 0: the same. One more is for /healthcheck"
-    )
+        0, ge=0, le=200,
+        description="Connections of an api process for reads without one; 0: one a processor, 2 to 8. One more is for"
+        " /healthcheck",
+    )  # fmt: skip
     request_seconds: float = Field(
         20,
         ge=1,
@@ -109,7 +111,7 @@ class Settings(BaseSettings):
     unsent_seconds: float = Field(
         86_400, gt=0, description="Batches are refused while events wait so long for the sequencer or a required sink"
     )
-    unsent_bytes: int = Field(20 << 30, gt=0, description="And while so many bytes of events wait")
+    unsent_bytes: int = Field(20 << 30, gt=0, description="Batches are refused while so many bytes of events wait")
     node_lapse_days: float = Field(
         30, gt=0, le=3650, description="A node that is so far behind lapses: the log is no longer kept for it"
     )

@@ -252,7 +252,7 @@ class Result:
 
 
 async def finish(conn: Connection, results: Sequence[Result]) -> None:
-    """Make items final. One that is final already stays as it is (I2). Documents of finished work are deleted."""
+    """Make items final. One that is final already stays as it is. Documents of finished work are deleted."""
     await conn.execute(
         """UPDATE fedstac.request_item i
            SET status = r.status, outcome = r.outcome, problem = r.problem, detail = r.detail,

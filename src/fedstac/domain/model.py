@@ -121,7 +121,7 @@ class Record:
         return LatestClaim(self.epoch, self.seq) if self.claims_latest else None
 
     def includes(self, epoch: int, seq: int) -> bool:
-        """Tell whether an event is already in this state. Clocks decide nothing (invariant I25)."""
+        """Tell whether an event is already in this state. Clocks decide nothing."""
         return (self.epoch, self.seq) >= (epoch, seq)
 
 
@@ -139,7 +139,7 @@ NO_CLAIM = LatestClaim(0, 0)
 class Lineage:
     """All versions of one dataset name, locked for the transaction that holds this value.
 
-    `claim`: at a consumer, the last one of any version: who claimed before it was demoted by it, at the latest.
+    `claim`: at a consumer, the newest claim of any version to be the latest. A version with an older claim is not.
     """
 
     key: str

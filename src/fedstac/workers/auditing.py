@@ -12,7 +12,8 @@ from fedstac.db.connections import Connection
 from fedstac.db.sinks import Sink, Stretch
 from fedstac.domain.events import Cursor
 from fedstac.domain.relaying import FeedState, ForeignLog
-from fedstac.messaging.sinks import BROKERS, EventSink, SinkUnclear, scheme_of
+from fedstac.messaging.sinks import EventSink, SinkUnclear, scheme_of
+from fedstac.messaging.sources.addresses import BROKERS
 from fedstac.workers.relay import encoder_of
 
 REPORT_EVENTS = 1000

@@ -15,8 +15,8 @@ from fedstac.domain.events import whole_number
 from fedstac.domain.model import rfc3339
 from fedstac.messaging import formats
 from fedstac.messaging.formats import EventFormat
-from fedstac.messaging.sinks import BROKERS, SinkTarget, SinkUnclear, open_sink, scheme_of
-from fedstac.messaging.sources.addresses import BrokerAddress
+from fedstac.messaging.sinks import SinkTarget, SinkUnclear, open_sink, scheme_of
+from fedstac.messaging.sources.addresses import BROKERS, BrokerAddress
 from fedstac.workers import auditing
 from fedstac.workers.auditing import SinkAudit
 

@@ -1,6 +1,7 @@
 """What stands between a route and its handler: access, budget, memory for the body, and the record of refusals.
 
-Every route passes here, so that no handler can be without. Access is checked before the body is read.
+Every route passes here. The token is checked before the body is read. A right that depends on the body or on the
+stored dataset is checked by the handler.
 """
 
 from __future__ import annotations

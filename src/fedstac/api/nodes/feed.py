@@ -180,7 +180,7 @@ async def get_digests(call: Call) -> Response:
 async def post_status(call: Call) -> Response:
     """Store that a consumer of the calling node has everything through a position, but for the exceptions.
 
-    Without `consumer` it is the node's index. Only the node itself can report for itself (I22).
+    Without `consumer` it is the node's index. Only the node itself can report for itself.
     """
     node, name = call.node, policy.require_node(call.caller)
     status = statuses.read_status(strict_json.parse(await call.body.read()), name)

@@ -86,7 +86,7 @@ def _page(call: Call) -> ResultsPage:
 
 
 async def readable(node: Node, caller: Principal, request_id: str) -> requests.Summary:
-    """Return a request of the caller's, or any one to an administrator; to others it is as if there were none (I27)."""
+    """Return a request of the caller's, or any one to an administrator; to others it is as if there were none."""
     try:
         number = UUID(request_id)
     except ValueError:

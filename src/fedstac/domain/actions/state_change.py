@@ -24,7 +24,7 @@ class StateChange:
     def decision(
         self, record: Record, after: Record, lineage: Lineage, world: World, *, reason: str | None = None
     ) -> Decision:
-        """Return the change from `stored` to `after`, with those of other versions that follow from it.
+        """Return the change from `record` to `after`, with those of other versions that follow from it.
 
         Conflict where the document is gone.
         """

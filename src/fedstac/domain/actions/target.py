@@ -71,9 +71,9 @@ def find(
 ) -> Record:  # fmt: skip
     """Return the stored record of the target.
 
-    ItemDoesNotExist where it is not here. A marked dataset is not here for a caller who may neither mark nor unmark it
-    (I17). ForeignOrigin where it is another node's, PreconditionFailed where it is another state than `expected`.
-    Conflict where it is marked for deletion; `marked` allows that.
+    ItemDoesNotExist where it is not here. A marked dataset is not here for a caller who may neither mark nor unmark
+    it: nobody else may learn that it exists. ForeignOrigin where it is another node's, PreconditionFailed where it is
+    another state than `expected`. Conflict where it is marked for deletion; `marked` allows that.
     """
     record = lineage.records.get(target.id)
     if record is None or record.state in GONE or record.document is None or _is_hidden(record, principal, world):
@@ -90,10 +90,11 @@ def find(
 
 
 def may_see_marked(target: Target, principal: Principal, world: World) -> bool:
-    """Tell whether a caller may see a dataset that is marked for deletion. True where its id does not tell.
+    """Tell whether a caller may see a dataset that is marked for deletion. True where its id does not name its
+    institution.
 
     The question is asked of every dataset, before anything is read. So the time of an answer does not tell whether a
-    dataset is marked or never was there (I17).
+    dataset is marked or never was there.
     """
     return may_one_of(target, principal, MARKING, world)
 

@@ -1,4 +1,4 @@
-"""Event sinks: where a relay sends the log, one page after the other. A new scheme is a module and a line.
+"""Event sinks: where a relay sends the log, one page after the other.
 
 PostgreSQL is the truth. What a broker acknowledged it may still lose, so a relay never trusts a cursor of its own: it
 asks the broker where its log ends, and goes on there.
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from fedstac.domain.events import Cursor
+from fedstac.messaging.sources.addresses import BROKERS
 
 LARGEST_PAGE_EVENTS, LARGEST_PAGE_BYTES = 1000, 8 << 20  # of one transaction of a broker
 
@@ -202,7 +203,6 @@ class SinkTarget:
     delivered_ids: set[str] = field(default_factory=set)
 
 
-BROKERS = ("nats", "kafka")  # which keep a log
 SCHEMES = ("https", "http", *BROKERS)
 
 

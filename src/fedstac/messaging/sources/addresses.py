@@ -12,7 +12,7 @@ import httpx
 
 TOKEN = re.compile(r"[!-~]*")  # what a header takes
 SCHEMES = ("http", "https")
-BROKERS = ("nats", "kafka")
+BROKERS = ("nats", "kafka")  # which keep a log
 ORIGIN = r"[a-z][a-z0-9-]{0,62}"  # as the name of a node
 HTTP_FEED = "http"  # the word for the origin's own feed, where several sources have different ones
 FEED_OPTIONS = ("config", "format", "gap", "origin", "status")

@@ -88,7 +88,7 @@ class SignedStatus:
     signature: str
 
     def require(self, keys: Iterable[bytes]) -> None:
-        """Raise MissingPermission unless one of the keys made the signature (I22)."""
+        """Raise MissingPermission unless one of the keys made the signature."""
         text = self.text.encode()
         matches = [hmac.compare_digest(hmac.new(key, text, hashlib.sha256).hexdigest(), self.signature) for key in keys]
         if not any(matches):
