@@ -295,6 +295,16 @@ async def test_names_that_no_index_takes_stop_nothing(node: Node, conn: Connecti
     assert (shown, len(parked)) == ([second["id"]], 1)
 
 
+async def test_a_snapshot_that_calls_itself_another_nodes_brings_nothing_of_it(node: Node, conn: Connection) -> None:
+    [item] = sample.items(1)
+    source = Source([entry(node, item, CMIP6, origin="south")], origin="south")
+    follower = follower_of(node, source)
+    follower.origin_name = "north"
+    await follower.take_snapshot(None)
+    assert (await here(conn))[0] == []
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.cursor WHERE origin = 'south'") == 0
+
+
 async def test_what_is_told_of_a_parked_event_is_what_the_source_can_store(node: Node, conn: Connection) -> None:
     [item] = sample.items(1)
     broken = orjson.loads(entry(node, item, CMIP6, digest="00" * 32))

@@ -371,7 +371,7 @@ class Follower:
         snapshot = await self.origin.snapshot(page or None, limit=PAGE)
         last = snapshot.following is None
         return await self._come(
-            Page(snapshot.origin, snapshot.entries, snapshot.cursor, ends_snapshot=last),
+            Page(self.origin_name, snapshot.entries, snapshot.cursor, ends_snapshot=last),
             is_ahead=is_ahead, following=snapshot.following,
         )  # fmt: skip
 
