@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import psycopg
+import uvloop
 
 from benchmarks import load, relaying, report, servers
 from benchmarks.servers import Server, say
@@ -30,7 +31,7 @@ from fedstac.db import feed, nodes
 from fedstac.demo import embedded, federation
 from fedstac.demo.brokers import BrokerKind, BrokerMissing
 from fedstac.settings import Settings
-from fedstac.workers import roles
+from fedstac.workers import processes, roles
 
 SEQUENCING, FEED, APPLY, DELAY_MS = 100_000, 10_000, 3_000, 200  # the limits
 SMALLEST_SHARE = 0.5  # of a broker's own producer, that a relay has to reach
@@ -143,6 +144,7 @@ def _apply_rates(both: Nodes, rounds: int, *, profile: bool) -> tuple[float, flo
 
     And the microseconds of processor time of this process for each of them.
     """
+    processes.tune_interpreter()
     rates, times, head = [], [], _head(both.west.dsn)
     for number in range(rounds + 1):
         name = f"{EAST}{number}"
@@ -152,7 +154,7 @@ def _apply_rates(both: Nodes, rounds: int, *, profile: bool) -> tuple[float, flo
             source_token=both.node_token, snapshot_first=False,
         )  # fmt: skip
         profiler = cProfile.Profile() if profile else None
-        seconds, cpu_seconds = asyncio.run(_apply(settings, head, profiler))
+        seconds, cpu_seconds = uvloop.run(_apply(settings, head, profiler))
         rates.append(head / seconds)
         times.append(cpu_seconds / head * 1e6)
         if profiler:

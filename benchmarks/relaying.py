@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -49,29 +51,60 @@ def run(*, kind: BrokerKind, events: int = 20_000, rounds: int = 3) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report.line(
-        f"{kind} relay", rates.relay, "events/s", rates.raw, peer_name=f"{kind} raw producer",
-        detail={"events": events, "bytes": EVENT_BYTES, "page": LARGEST_PAGE_EVENTS},
+        f"{kind} relay", rates.relay.rate, "events/s", rates.raw, peer_name=f"{kind} raw producer",
+        detail={
+            "events": events, "bytes": EVENT_BYTES, "page": LARGEST_PAGE_EVENTS,
+            "cpu_us": round(rates.relay.cpu_us, 1), "raw_cpu_us": round(rates.raw_cpu_us, 1),
+            "start_seconds": round(rates.relay.start_seconds, 2),
+        },
+    )  # fmt: skip
+    report.line(
+        f"{kind} relay beside a mute and a dead sink", rates.beside, "events/s", rates.relay.rate,
+        peer_name="the same relay alone",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Events a second: the medians of all rounds."""
+class RelayRun:
+    """How a relay filled a stream: events a second, and microseconds of this process's processor time for each."""
 
-    relay: float
+    rate: float
+    cpu_us: float
+    start_seconds: float  # until the first page
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The medians of all rounds; `raw` is events a second."""
+
+    relay: RelayRun
     raw: float
+    raw_cpu_us: float
+    beside: float  # events a second of a relay that has a mute and a dead sink, too
 
 
 async def _measure(dsn: str, broker: Broker, kind: BrokerKind, events: int, rounds: int) -> Rates:
-    relay_rates, raw_rates = [], []
+    runs: list[RelayRun] = []
+    raw_rates: list[float] = []
+    raw_times: list[float] = []
+    beside_rates: list[float] = []
     produce = PRODUCERS[kind]
     async with bootstrap.node(Settings(_env_file=None, node="west", dsn=dsn)) as node:
         async with node.pool.acquire() as conn:
             values = await _fill(conn, events)
         for number in range(rounds + 1):  # the first one warms up
+            cpu = time.process_time()
             raw_rates.append(events / await produce(broker.url, f"raw{number}", values))
-            relay_rates.append(events / await _relay(node, f"{broker.url}/relay{number}", events))
-    return Rates(statistics.median(relay_rates[1:] or relay_rates), statistics.median(raw_rates[1:] or raw_rates))
+            raw_times.append((time.process_time() - cpu) / events * 1e6)
+            runs.append(await _relay(node, f"{broker.url}/relay{number}", events))
+            with _mute_port() as mute, _dead_port() as dead:
+                others = [f"{kind}://127.0.0.1:{port}/other" for port in (mute, dead)]
+                beside_rates.append((await _relay(node, f"{broker.url}/beside{number}", events, beside=others)).rate)
+    middle = [statistics.median(values[1:] or values) for values in (
+        [run.rate for run in runs], [run.cpu_us for run in runs], [run.start_seconds for run in runs], raw_rates,
+        raw_times, beside_rates,
+    )]  # fmt: skip
+    return Rates(RelayRun(*middle[:3]), *middle[3:])
 
 
 async def _fill(conn: Connection, events: int) -> list[bytes]:
@@ -97,27 +130,51 @@ async def _fill(conn: Connection, events: int) -> list[bytes]:
     return [row[-1].encode() for row in rows]
 
 
-async def _relay(node: Node, address: str, events: int) -> float:
-    """Return how many seconds a relay takes to send the whole log to a new stream."""
+@contextmanager
+def _mute_port() -> Iterator[int]:
+    """Yield a port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield server.getsockname()[1]
+
+
+@contextmanager
+def _dead_port() -> Iterator[int]:
+    """Yield a port where nobody listens."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+async def _relay(node: Node, address: str, events: int, *, beside: Sequence[str] = ()) -> RelayRun:
+    """Let a relay send the whole log to a new stream; measure from its first page on, as for a raw producer.
+
+    What comes before, the stream that is made and the end of it that is looked for, comes once and not for each event.
+    `beside`: addresses of other sinks of the same relay.
+    """
+    addresses = {"bench": address} | {f"beside-{number}": other for number, other in enumerate(beside)}
     async with node.pool.acquire() as conn:
-        sink = NewSink("bench", address, format="cloudevents", key_template="", required=False, private=True, after=0)
-        await sinks.add(conn, sink, actor="bench")
-    stop, began = asyncio.Event(), time.monotonic()
+        for name, each in addresses.items():
+            sink = NewSink(name, each, format="cloudevents", key_template="", required=False, private=True, after=0)
+            await sinks.add(conn, sink, actor="bench")
+    stop, started, first, cpu = asyncio.Event(), time.monotonic(), 0, 0.0
+    began = started
     task = asyncio.create_task(relay.run(node, stop))
     try:
-        while True:
-            async with node.pool.acquire() as conn:
-                sink_now = await sinks.read(conn, "bench")
-                if sink_now.pos == events:
-                    return time.monotonic() - began
-            if task.done():
-                task.result()
-            await asyncio.sleep(0.02)
+        async with node.pool.acquire() as conn:
+            while (pos := (await sinks.read(conn, "bench")).pos) < events:
+                if not first and pos:
+                    first, began, cpu = pos, time.monotonic(), time.process_time()
+                if task.done():
+                    task.result()
+                await asyncio.sleep(0.02)
+        seconds, count = time.monotonic() - began, events - first
+        return RelayRun(count / seconds, (time.process_time() - cpu) / count * 1e6, began - started)
     finally:
         stop.set()
         await task
         async with node.pool.acquire() as conn:
-            await sinks.remove(conn, "bench", actor="bench")
+            for name in addresses:
+                await sinks.remove(conn, name, actor="bench")
 
 
 async def _produce_nats(url: str, stream: str, values: Sequence[bytes]) -> float:

@@ -462,14 +462,16 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
         if lineage.origin != record.origin:
             foreign.append(event)
             continue
-        if record.claim is not None and record.claim > lineage.claim:  # also where the dataset is further already
-            claims[lineage.key] = record.claim
-            lineage = lineages[lineage.key] = replace(lineage, claim=record.claim)
+        claim = lineage.claim
+        if record.claim is not None and record.claim > claim:  # also where the dataset is further already
+            claim = claims[lineage.key] = record.claim
         present = lineage.records.get(record.id)
         if present is not None and present.includes(record.epoch, record.seq):
+            if claim is not lineage.claim:
+                lineages[lineage.key] = replace(lineage, claim=claim)
             continue
-        lineages[lineage.key] = replace(
-            lineage, seq=max(lineage.seq, record.seq), records={**lineage.records, record.id: record}
+        lineages[lineage.key] = Lineage(
+            lineage.key, lineage.origin, max(lineage.seq, record.seq), {**lineage.records, record.id: record}, claim
         )
         drafts[record.collection, record.id] = event
         count += 1
@@ -533,7 +535,8 @@ def _with_latest(
     changes = []
     latest = max((record.id for record in lineage.records.values() if record.claim == lineage.claim), default=None)
     for record in lineage.records.values():
-        after = replace(record, latest=record.id == latest)
+        is_latest = record.id == latest
+        after = record if record.latest is is_latest else replace(record, latest=is_latest)
         if after == before.get(record.id):
             continue
         event = drafts.get((record.collection, record.id))

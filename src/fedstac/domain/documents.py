@@ -35,11 +35,13 @@ FAR_OFFSET = re.compile(r"[+-](?:1[6-9]|2[0-3]):[0-5][0-9]$")
 
 def without_server_members(document: Document) -> Document:
     """Return the document less the members that the server owns, in the order in which it is stored."""
-    properties = {
-        name: value
-        for name, value in document["properties"].items()
-        if name not in SERVER_PROPERTIES and not name.startswith("fedstac:")
-    }
+    properties = document["properties"]
+    if not SERVER_PROPERTIES.isdisjoint(properties) or "fedstac:" in "\n".join(properties):
+        properties = {
+            name: value
+            for name, value in properties.items()
+            if name not in SERVER_PROPERTIES and not name.startswith("fedstac:")
+        }
     links = [link for link in document["links"] if not is_of_the_server(link)]
     rest = {name: value for name, value in document.items() if name not in ("stac_extensions", "links", "properties")}
     own = {"links": links, **rest, "properties": properties}

@@ -52,12 +52,18 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
+LONGEST_MOMENT = 4096  # characters: what is kept has to be small, and nobody writes a fraction of this length
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE | re.ASCII)
 
 
 def moment(value: object) -> datetime | None:
     """Return a date and time that is written as in RFC 3339, years 1 to 9999; None where it is not."""
-    if not isinstance(value, str) or not RFC3339.fullmatch(value):
+    return _moment(value) if isinstance(value, str) else None
+
+
+@lru_cache(maxsize=4096)  # the files of a dataset share their moments
+def _moment(value: str) -> datetime | None:
+    if len(value) > LONGEST_MOMENT or not RFC3339.fullmatch(value):
         return None
     try:
         return datetime.fromisoformat(value.upper())

@@ -32,9 +32,7 @@ GONE_MILLISECONDS = 30_000  # without a sign of life, after which a connection w
 
 def start(role: str) -> None:
     """Begin a process: heed SIGINT, log, and end with the parent if that asks for it."""
-    tame_allocator()
-    sys.setswitchinterval(0.001)  # the event loop waits less for threads that judge large documents
-    gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
+    tune_interpreter()
     variables = ProcessVariables()
     if variables.die_with:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -47,6 +45,13 @@ def start(role: str) -> None:
     if variables.failpoints:
         structlog.get_logger().error("FEDSTAC_FAILPOINTS is set: this process has faults on purpose, for tests only")
         failpoints.install(variables.failpoints)
+
+
+def tune_interpreter() -> None:
+    """Set what every process of a node sets: memory that goes back, short turns of threads, rare collections."""
+    tame_allocator()
+    sys.setswitchinterval(0.001)  # the event loop waits less for threads that judge large documents
+    gc.set_threshold(100_000, 20, 20)  # a batch is a hundred thousand objects that live, and no cycle among them
 
 
 def heed_interrupts() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fedstac.domain.errors import Finding, Severity, pointer
 from fedstac.domain.rules.identity import properties_by_id
-from fedstac.domain.rules.properties import check_value
+from fedstac.domain.rules.properties import check_value, is_date
 from fedstac.domain.vocabulary import Vocabulary
 from fedstac.domain.wording import brief
 
@@ -27,6 +27,7 @@ def check(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
     """Yield the faults of every asset, then those of all together: tracking ids that repeat, a wrong total size."""
     properties = document["properties"]
     head = vocabulary.file_name.head.fill(properties) if vocabulary.file_name else None
+    folder = vocabulary.directory.fill(properties) if vocabulary.directory else None
     tracking = vocabulary.prefix + ":tracking_id"
     keys_by_id: dict[object, str] = {}
     for key, asset in document["assets"].items():
@@ -37,7 +38,7 @@ def check(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
         if head is not None:
             # ESGF's publisher gives its link to the folder at Globus a tracking id: the dataset's
             is_file = tracking in asset and asset.get("protocol") != "globus"
-            yield from _check_file_name(key, document, head, vocabulary, is_file=is_file)
+            yield from _check_file_name(key, document, head, folder, vocabulary, is_file=is_file)
         identifier = asset.get(tracking)
         if identifier is not None and keys_by_id.setdefault(str(identifier), key) != key:
             message = f"{brief(identifier)} is the tracking id of {keys_by_id[str(identifier)]!r} too"
@@ -48,7 +49,7 @@ def check(document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
 def _check_members(key: str, asset: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Finding]:
     for name, demand in vocabulary.assets.items():
         value = asset.get(name)
-        if demand.is_met_by(value):
+        if demand.is_met_by(value) or is_date(demand, value):
             continue
         if value is None and name not in asset:
             if demand.required:
@@ -114,9 +115,9 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
 
 
 def _check_file_name(
-    key: str, document: Document, head: str, vocabulary: Vocabulary, *, is_file: bool
+    key: str, document: Document, head: str, folder: str | None, vocabulary: Vocabulary, *, is_file: bool
 ) -> Iterator[Finding]:
-    """Yield where a file's name or folder fits neither the properties nor the id.
+    """Yield where a file's name or folder fits neither the properties nor the id. `folder`: by the properties.
 
     That properties and id differ is a finding of its own, once and not for each file.
     """
@@ -136,20 +137,11 @@ def _check_file_name(
     if name != key:
         message = f"`file:local_path` names the file {brief(name)}; the asset is {key!r}"
         yield Finding("file-name", pointer("assets", key, "file:local_path"), message)
-    elif vocabulary.directory is not None:
-        yield from _check_directory(parent, pointer("assets", key, "file:local_path"), document, vocabulary)
-
-
-def _check_directory(parent: str, place: str, document: Document, vocabulary: Vocabulary) -> Iterator[Finding]:
-    template = vocabulary.directory
-    assert template is not None
-    folder = template.fill(document["properties"])
-    if folder is None or _ends_with(parent, folder):
-        return
-    folder = template.fill(properties_by_id(document, vocabulary)) or folder
-    if not _ends_with(parent, folder):
-        message = f"the folder is {brief(parent)}; by the id it is {folder!r}"
-        yield Finding("directory", place, message, Severity.WARNING, folder)
+    elif vocabulary.directory is not None and folder is not None and not _ends_with(parent, folder):
+        folder = vocabulary.directory.fill(properties_by_id(document, vocabulary)) or folder
+        if not _ends_with(parent, folder):
+            message = f"the folder is {brief(parent)}; by the id it is {folder!r}"
+            yield Finding("directory", pointer("assets", key, "file:local_path"), message, Severity.WARNING, folder)
 
 
 def _ends_with(parent: str, folder: str) -> bool:
