@@ -67,6 +67,10 @@ SEARCH = Capability(
         "https://api.stacspec.org/v1.1.0/item-search#sort",
         "https://api.stacspec.org/v1.0.0/item-search#fields",
         "https://api.stacspec.org/v1.0.0/item-search#query",
+        "https://api.stacspec.org/v1.0.0/ogcapi-features#sort",
+        "https://api.stacspec.org/v1.1.0/ogcapi-features#sort",
+        "https://api.stacspec.org/v1.0.0/ogcapi-features#fields",
+        "https://api.stacspec.org/v1.0.0/ogcapi-features#query",
         "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
         "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/geojson",
         "http://www.opengis.net/spec/ogcapi-features-3/1.0/conf/filter",
@@ -79,7 +83,11 @@ SEARCH = Capability(
         "http://www.opengis.net/spec/cql2/1.0/conf/case-insensitive-comparison",
         "http://www.opengis.net/spec/cql2/1.0/conf/accent-insensitive-comparison",
         "http://www.opengis.net/spec/cql2/1.0/conf/basic-spatial-functions",
+        "http://www.opengis.net/spec/cql2/1.0/conf/basic-spatial-functions-plus",
+        "http://www.opengis.net/spec/cql2/1.0/conf/spatial-functions",
         "http://www.opengis.net/spec/cql2/1.0/conf/temporal-functions",
+        "http://www.opengis.net/spec/cql2/1.0/conf/array-functions",
+        "http://www.opengis.net/spec/cql2/1.0/conf/property-property",
     ),
     routes=(
         Route(
