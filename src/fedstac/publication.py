@@ -21,7 +21,7 @@ import jsonschema_rs
 import orjson
 import structlog
 
-from fedstac.db import audit, collections, file_marks, outbox, queue, records
+from fedstac.db import audit, collections, facets, file_marks, outbox, queue, records
 from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
 from fedstac.db.records import RecordPlace
@@ -134,6 +134,7 @@ async def perform(
     A command that is refused refuses only itself. One that the database itself refuses is found by halving the batch.
     ClaimLost if `claim` no longer holds. Errors of the connection come as they are, with nothing written.
     """
+    await facets.prepare(conn, [entry.command.draft for entry in work if isinstance(entry.command, Publish)])
     try:
         async with conn.transaction():
             if claim and not await queue.hold(conn, claim):

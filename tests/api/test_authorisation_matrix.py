@@ -153,7 +153,7 @@ async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     await own_groups.add(conn, "ncar", "old", GroupRole.MANAGER, "anna")
     for member in (matrix.MEMBER, *(f"old {dataset.n}" for dataset in about.values())):
         await own_groups.add(conn, "ncar", member, GroupRole.MEMBER, "anna")
-    refused = requests.NewItem("x", "x", "{}", None, "stac-validation", "it is none", ())
+    refused = requests.NewItem("x", "x", "{}", problem="stac-validation", detail="it is none")
     await requests.create(conn, [requests.NewRequest(
         UUID(matrix.SOMEBODY_ELSES), "CMIP6", "publish", "somebody else", (), None, "x", None, [refused])])  # fmt: skip
     await conn.execute(

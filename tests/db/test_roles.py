@@ -35,9 +35,14 @@ EXPECTED = {
     "fedstac.esgf_event":        "SID     -          -       -        -",
     "fedstac.esgf_waiting":      "SID     -          -       -        -",
     "fedstac.event_attempt":     "SIUD    -          -       -        -",
+    "fedstac.facet":             "SIUD    su         S       -        -",
+    "fedstac.facet_lost":        "SI      -          -       -        -",
+    "fedstac.facet_removed":     "SU      -          S       -        -",
+    "fedstac.facet_slot":        "SIUD    -          S       -        -",
     "fedstac.feed":              "SI      SI         S       -        -",
     "fedstac.feed_state":        "SIUD    SIU        s       s        -",
     "fedstac.file_mark":         "SID     -          -       -        -",
+    "fedstac.footprint":         "SI      -          S       -        -",
     "fedstac.forgotten":         "S       S          S       -        -",
     "fedstac.idempotency":       "SID     SD         -       -        -",
     "fedstac.lapse":             "SIUD    -          -       -        -",
@@ -60,6 +65,7 @@ EXPECTED = {
     "fedstac.sink":              "SIUD    su         s       -        -",
     "fedstac.sink_resend":       "SIUD    -          -       -        -",
     "fedstac.tally":             "SIUD    SID        S       -        -",
+    "fedstac.term":              "SI      -          S       -        -",
     "fedstac.token":             "SIUD    -          -       -        -",
     "fedstac.told":              "SU      -          -       -        -",
     "fedstac.trouble":           "SIUD    I          -       -        -",
@@ -133,6 +139,7 @@ FUNCTIONS = {
     "fedstac.forget_outbox(bigint, bigint)": {"writer"},
     "fedstac.sweep_feed(integer)": {"writer"},
     "fedstac.drop_outbox(bigint, bigint)": {"writer"},
+    "fedstac.follow_record()": set(),  # a trigger
     "fedstac.forget_destinations()": set(),  # a trigger
 }
 

@@ -22,6 +22,7 @@ SESSION = {
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "application_name": "fedstac",
+    "fedstac.columns": "on",  # this code writes the rows of fedstac.facet; for others a trigger does (0035_columns.sql)
     "client_connection_check_interval": "2000",  # a statement ends when its process is gone
 }
 AWAY_SECONDS = 60.0

@@ -19,6 +19,7 @@ from pypgstac.migrate import Migrate
 from fedstac.db.schema import MIGRATION_LOCK
 
 PGSTAC_VERSION = "0.10.0"
+AT_ONCE = 5000  # datasets whose rows of codes are written in one transaction
 FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 ROLES = ("fedstac_writer", "fedstac_sequencer", "fedstac_reader", "fedstac_auditor", "fedstac_deleter")
@@ -102,10 +103,25 @@ def migrate(dsn: str, folder: Path, *, say: Callable[[str], None] = lambda line:
         conn.execute("SELECT fedstac.extend_outbox()")
         conn.execute("SELECT fedstac.widen_partitions()")
         conn.execute("SELECT fedstac.fix_paths()")
+        _fill_facets(conn, say)
         database = sql.Identifier(conn.info.dbname)
         for setting in ("default_toast_compression = 'lz4'", "jit = off"):
             conn.execute(sql.SQL("ALTER DATABASE {} SET " + setting).format(database))
         return pgstac + own
+
+
+def _fill_facets(conn: psycopg.Connection, say: Callable[[str], None]) -> None:
+    """Write the rows of codes of datasets that lack theirs, a chunk in a transaction: others go on writing."""
+    row = conn.execute("SELECT to_regproc('fedstac.fill_facets_after') IS NULL").fetchone()
+    if row and row[0]:  # a folder of an older release
+        return
+    last: tuple[str, str] | None = ("", "")
+    count = 0
+    while last is not None and last[0] is not None:
+        last = conn.execute("SELECT * FROM fedstac.fill_facets_after(%s, %s, %s::int)", (*last, AT_ONCE)).fetchone()
+        count += AT_ONCE
+        if count % 100_000 == 0:
+            say(f"rows of codes: {count} datasets looked at")
 
 
 def _check_setup(conn: psycopg.Connection) -> None:

@@ -172,6 +172,7 @@ class QueuedItem:
     dataset: str
     document: str
     prepared: str | None
+    coded: str | None
     submitter: str
     roles: tuple[str, ...]
     cv_version: str | None
@@ -204,9 +205,9 @@ async def is_waiting(conn: Connection, lineage: str) -> bool:
 async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     """Return those of the items that still wait, in their order; of large ones the first few."""
     rows = await conn.fetch(
-        """SELECT id, shard, request, collection, action, dataset, document, prepared, submitter, roles, cv_version,
-                  identity, only_new, traceparent
-           FROM (SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared,
+        """SELECT id, shard, request, collection, action, dataset, document, prepared, coded, submitter, roles,
+                  cv_version, identity, only_new, traceparent
+           FROM (SELECT i.id, i.shard, i.request, r.collection, r.action, i.dataset, i.document, i.prepared, i.coded,
                         r.submitter, r.roles, r.cv_version, r.identity, r.only_new, r.traceparent,
                         sum(octet_length(i.document)) OVER (ORDER BY i.id) - octet_length(i.document) AS before
                  FROM fedstac.request_item i JOIN fedstac.request r ON r.id = i.request
@@ -260,7 +261,7 @@ async def finish(conn: Connection, results: Sequence[Result]) -> None:
                                ELSE coalesce(i.findings, '[]') || r.findings::jsonb END,
                last_event = r.last_event, finished = clock_timestamp(), trying = NULL,
                document = CASE WHEN r.status <> 'done' THEN i.document END,
-               prepared = NULL
+               prepared = NULL, coded = NULL
            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
                 r (id, status, outcome, problem, detail, findings, last_event)
            WHERE i.id = r.id AND i.status = 'queued'""",
@@ -298,7 +299,7 @@ async def take_back(conn: Connection, request: UUID, problem: str, detail: str) 
     rows = await conn.fetch(
         """UPDATE fedstac.request_item i
            SET status = 'rejected', outcome = 'rejected', problem = $2, detail = $3, finished = clock_timestamp(),
-               prepared = NULL
+               prepared = NULL, coded = NULL
            FROM fedstac.request r WHERE i.request = $1 AND i.status = 'queued' AND r.id = i.request
            RETURNING r.collection, i.dataset""",
         request, problem, detail,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
 
 import orjson
 
+from fedstac.db import facets
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
+from fedstac.domain.facets import PLACES
 from fedstac.domain.model import Change, Draft, LatestClaim, Lineage, Record, State
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
@@ -149,27 +150,37 @@ async def write(
         draft = change.draft or (earlier.draft if earlier else None)
         before = earlier.before if earlier else change.before
         last[change.after.collection, change.after.id] = Change(change.event_type, before, change.after, draft)
+    new = [change.after for change in last.values() if change.before is None]
+    numbers = dict(zip(((each.collection, each.id) for each in new), await facets.draw(conn, len(new)), strict=True))
     for latest in (False, True):
         group = [change for change in last.values() if change.after.latest is latest]
-        await _store(conn, [change for change in group if not _keeps_document(change)])
+        await _store(conn, [change for change in group if not _keeps_document(change)], numbers)
         await _restate(conn, [change for change in group if _keeps_document(change)])
     await _advance(conn, seqs, last.values(), claims)
     await _index(conn, list(last.values()), leaves)
+    await facets.write(conn, list(last.values()), numbers, leaves)
 
 
 def _keeps_document(change: Change) -> bool:
     return change.before is not None and change.draft is None and _exists(change.after)
 
 
-async def _store(conn: Connection, changes: Sequence[Change]) -> None:
-    """Insert new records by COPY and update the others. Nobody else can have made one: the lineages are locked."""
+async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[tuple[str, str], int]) -> None:
+    """Insert new records by COPY and update the others. Nobody else can have made one: the lineages are locked.
+
+    What is gone is no longer shown, and its row of codes says nothing of it.
+    """
     new = [change.after for change in changes if change.before is None]
     if new:
-        await conn.copy_records_to_table("record", schema_name="fedstac", columns=STORED, records=map(_row, new))
+        await conn.copy_records_to_table(
+            "record", schema_name="fedstac", columns=(*STORED, "n"),
+            records=[(*_row(record), numbers[record.collection, record.id]) for record in new],
+        )  # fmt: skip
     old = [change.after for change in changes if change.before is not None]
     if old:
         await conn.execute(
-            """UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
+            f"""WITH stored AS (
+               UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
                       epoch = c.epoch, seq = c.seq, created = c.created, updated = c.updated, document = c.document,
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
                       publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
@@ -180,7 +191,11 @@ async def _store(conn: Connection, changes: Sequence[Change]) -> None:
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
                        replicas, superseded)
-               WHERE r.collection = c.collection AND r.id = c.id""",
+               WHERE r.collection = c.collection AND r.id = c.id
+               RETURNING r.n, r.updated, r.document IS NULL AS is_gone)
+               UPDATE fedstac.facet f SET shown = 0, size = 0, files = 0, codes = array_fill(0, '{{{PLACES}}}'),
+                      updated = stored.updated, changed = pg_current_xact_id()
+               FROM stored WHERE f.n = stored.n AND stored.is_gone""",
             [r.collection for r in old], [r.id for r in old], [r.state for r in old],
             [r.latest for r in old], [r.claims_latest for r in old], [r.epoch for r in old],
             [r.seq for r in old], [r.created for r in old], [r.updated for r in old],
@@ -197,17 +212,21 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
         return
     records = [change.after for change in changes]
     await conn.execute(
-        """UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
+        """WITH restated AS (
+           UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
                   epoch = c.epoch, seq = c.seq, updated = c.updated, digest = c.digest, retraction = c.retraction,
                   superseded = c.superseded
            FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
-                       $8::timestamptz[], $9::bytea[], $10::text[], $11::bool[])
-                c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest, retraction, superseded)
-           WHERE r.collection = c.collection AND r.id = c.id""",
+                       $8::timestamptz[], $9::bytea[], $10::text[], $11::bool[], $12::int2[])
+                c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest, retraction, superseded,
+                   shown)
+           WHERE r.collection = c.collection AND r.id = c.id RETURNING r.n, r.updated, c.shown)
+           UPDATE fedstac.facet f SET shown = restated.shown, updated = restated.updated, changed = pg_current_xact_id()
+           FROM restated WHERE f.n = restated.n""",
         [r.collection for r in records], [r.id for r in records], [r.state for r in records],
         [r.latest for r in records], [r.claims_latest for r in records], [r.epoch for r in records],
         [r.seq for r in records], [r.updated for r in records], [r.digest for r in records],
-        [r.retraction for r in records], [r.superseded for r in records],
+        [r.retraction for r in records], [r.superseded for r in records], [facets.shown(r) for r in records],
     )  # fmt: skip
 
 
@@ -288,19 +307,10 @@ async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change])
             ON CONFLICT (id) DO UPDATE SET geometry = EXCLUDED.geometry, datetime = EXCLUDED.datetime,
                    end_datetime = EXCLUDED.end_datetime, content = EXCLUDED.content""",
         [draft.id for draft, _ in copies], copies[0][0].collection,
-        [_ewkb(draft.search.geometry) for draft, _ in copies], [draft.search.start for draft, _ in copies],
+        [facets.ewkb(draft.search.geometry) for draft, _ in copies], [draft.search.start for draft, _ in copies],
         [draft.search.end for draft, _ in copies],
         [_content(draft, record) for draft, record in copies],
     )  # fmt: skip
-
-
-@lru_cache(maxsize=4096)  # a model's datasets share a handful of footprints
-def _ewkb(geojson: str) -> bytes:
-    """Return EWKB with its SRID: PostgreSQL takes it many times faster than GeoJSON."""
-    import shapely  # with numpy half of a process's start, and not every process publishes
-
-    geometry = shapely.set_srid(shapely.from_geojson(geojson), 4326)
-    return shapely.to_wkb(geometry, include_srid=True)
 
 
 def _content(draft: Draft, record: Record) -> str:
@@ -346,7 +356,9 @@ async def remove_some(
                               p (id, epoch, seq)
                          WHERE r.origin = $1 AND r.collection = $2 AND r.id = p.id
                            AND (r.epoch, r.seq) <= (p.epoch, p.seq)
-                         RETURNING r.id, r.state IN ('published', 'retracted') AS counted),
+                         RETURNING r.id, r.n, r.state IN ('published', 'retracted') AS counted),
+                unseen AS (UPDATE fedstac.facet f SET shown = 0, changed = pg_current_xact_id()
+                           FROM gone WHERE f.n = gone.n),
                 less AS (INSERT INTO fedstac.tally (collection, records)
                          SELECT $2, -count(*) FROM gone WHERE counted HAVING count(*) > 0)
            SELECT id FROM gone""",
@@ -380,7 +392,9 @@ async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
         )  # fmt: skip
     removed = await conn.fetchval(
         """WITH gone AS (DELETE FROM fedstac.record WHERE origin = $1 AND epoch < $2
-                         RETURNING collection, state IN ('published', 'retracted') AS counted),
+                         RETURNING collection, n, state IN ('published', 'retracted') AS counted),
+                unseen AS (UPDATE fedstac.facet f SET shown = 0, changed = pg_current_xact_id()
+                           FROM gone WHERE f.n = gone.n),
                 less AS (INSERT INTO fedstac.tally (collection, records)
                          SELECT collection, -count(*) FROM gone WHERE counted GROUP BY collection)
            SELECT count(*) FROM gone""",

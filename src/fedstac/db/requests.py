@@ -14,7 +14,7 @@ from fedstac.db.queue import findings_json, shard_of
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import Outcome
 
-QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "findings")
+QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "coded", "findings")
 REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "finished")
 
 
@@ -26,6 +26,7 @@ class NewItem:
     dataset: str
     document: str | None
     prepared: str | None = None
+    coded: str | None = None
     problem: str | None = None
     detail: str | None = None
     findings: tuple[Finding, ...] = ()
@@ -88,7 +89,7 @@ async def create(conn: Connection, new: Sequence[NewRequest]) -> None:
         "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
         records=[
             (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
-             findings_json(item.findings))
+             item.coded, findings_json(item.findings))
             for request, n, item in numbered if item.problem is None
         ],
     )  # fmt: skip
@@ -99,7 +100,8 @@ async def create(conn: Connection, new: Sequence[NewRequest]) -> None:
             "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
             records=[
                 (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
-                 findings_json(item.findings), "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
+                 item.coded, findings_json(item.findings), "rejected", Outcome.REJECTED.value, item.problem,
+                 item.detail, now)
                 for request, n, item in refused_rows
             ],
         )  # fmt: skip
@@ -141,17 +143,17 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                     $8::text[], $9::smallint[], $10::text[], $11::text[], $12::text[], $13::text[],
-                                    $14::text[], $15::uuid[], $16::bool[], $17::text[])
+                                    $14::text[], $15::uuid[], $16::bool[], $17::text[], $18::text[])
                     WITH ORDINALITY g (id, collection, action, submitter, roles, user_agent, correlation, cv_version,
                                        shard, dataset, document, prepared, findings, identity, retry_of, only_new,
-                                       traceparent, n)),
+                                       traceparent, coded, n)),
            stored AS (
                INSERT INTO fedstac.request (id, collection, action, total, submitter, roles, user_agent, correlation,
                    cv_version, identity, retry_of, only_new, traceparent)
                SELECT id, collection, action, 1, submitter, string_to_array(roles, E'\\x1f'), user_agent, correlation,
                       cv_version, identity, retry_of, only_new, traceparent FROM given)
-           INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, findings)
-           SELECT id, 0, shard, dataset, document, prepared, findings::jsonb FROM given ORDER BY n""",
+           INSERT INTO fedstac.request_item (request, n, shard, dataset, document, prepared, coded, findings)
+           SELECT id, 0, shard, dataset, document, prepared, coded, findings::jsonb FROM given ORDER BY n""",
         [r.id for r in new], [r.collection for r in new], [r.action for r in new],
         [r.submitter for r in new], ["\x1f".join(r.roles) for r in new], [r.user_agent for r in new],
         [r.correlation for r in new], [r.cv_version for r in new],
@@ -159,6 +161,7 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
         [item.document for item in items], [item.prepared for item in items],
         [findings_json(item.findings) for item in items], [r.identity for r in new],
         [r.retry_of for r in new], [r.only_new for r in new], [r.traceparent for r in new],
+        [item.coded for item in items],
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fedstac.domain.errors import Finding, Problem
 from fedstac.domain.policy import ROLES, Policy
@@ -174,6 +174,9 @@ class SearchCopy:
     start: str  # RFC 3339, as PostgreSQL reads it
     end: str
     properties: str  # JSON text of the publisher's properties
+    facets: Mapping[str, Any] = field(default_factory=dict)  # that may be coded; the first has the best claim
+    size: int = 0  # bytes of its files
+    files: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """Parts of a snapshot: datasets in GeoParquet, each with its exact document and all that its origin knows of it.
 
-A node that loads them parses no document and judges none: what follows from the document is there beside it.
+A node that loads them judges no document: what follows from it is there beside it, but for its row of codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from fedstac.domain import documents, geometry
+from fedstac.domain import documents, facets, geometry
 from fedstac.domain.model import Draft, Record, SearchCopy, State
+from fedstac.domain.vocabulary import Vocabulary
 from fedstac.geoparquet.manifest import SnapshotBroken, SnapshotPart
 
 LARGEST_GROUP: Final = 256 << 20  # bytes of one group of rows, out of which a node makes one transaction
@@ -132,19 +133,20 @@ class PartReader:
     ) -> None:
         self._file.close()
 
-    def read(self, group: int, origin: str, epoch: int) -> list[LoadedDataset]:
+    def read(self, group: int, origin: str, epoch: int, vocabularies: Vocabularies) -> list[LoadedDataset]:
         """Return the datasets of one group, as of an epoch of their origin's feed."""
         if self._file.metadata.row_group(group).total_byte_size > LARGEST_GROUP:
             raise SnapshotBroken(f"the part {self._name} has a group of rows of more than {LARGEST_GROUP} bytes")
         table = self._file.read_row_group(group)
         columns = [table.column(name).to_pylist() for name in SCHEMA.names[:-1]]  # the footprint is there as text
-        return [_dataset(row, origin, epoch) for row in zip(*columns, strict=True)]
+        return [_dataset(row, origin, epoch, vocabularies) for row in zip(*columns, strict=True)]
 
 
 LoadedDataset = tuple[Record, Draft | None]
+Vocabularies = Callable[[str], Vocabulary | None]  # that judge now, by collection
 
 
-def _dataset(row: Sequence[Any], origin: str, epoch: int) -> LoadedDataset:
+def _dataset(row: Sequence[Any], origin: str, epoch: int, vocabularies: Vocabularies) -> LoadedDataset:
     (
         collection, id, lineage, version, state, latest, seq, created, updated, publisher, cv_version, cv_excused,
         replicas, retraction, superseded, digest, document_digest, files_digest, starts, ends, footprint, at, document,
@@ -156,7 +158,9 @@ def _dataset(row: Sequence[Any], origin: str, epoch: int) -> LoadedDataset:
     record.__dict__["digest"] = digest  # what the record would compute: the sha-256 of the part vouches for it
     if document is None:
         return record, None
-    search = SearchCopy(footprint, starts, ends, document[at:-1])
+    values = orjson.loads(document)
+    coded = facets.candidates(values["properties"], vocabularies(collection))
+    search = SearchCopy(footprint, starts, ends, document[at:-1], coded, *facets.size_of(values["assets"]))
     return record, Draft(
         collection, id, lineage, version, None, document, document_digest, files_digest, search, replicas
     )

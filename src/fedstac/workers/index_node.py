@@ -11,7 +11,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, nodes, outbox
+from fedstac.db import collections, facets, nodes, outbox
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest, Finding, errors_in
@@ -58,7 +58,12 @@ class IndexHandler:
         The values of the reading are `Event`s.
         """
         absences = await self._fetch_vocabularies(page)
-        return await asyncio.to_thread(self._read, page, absences)
+        reading = await asyncio.to_thread(self._read, page, absences)
+        drafts = [event.draft for event in reading.values.values() if isinstance(event, DatasetEvent) and event.draft]
+        if drafts:
+            async with self.node.pool.acquire() as conn:
+                await facets.prepare(conn, drafts)
+        return reading
 
     def _read(self, page: Page, absences: Mapping[VocabularyName, str]) -> PageReading:
         values: dict[int, Event] = {}

@@ -294,7 +294,7 @@ async def _work(
             continue
         action = QueuedAction(
             item.collection, item.dataset, name, submitters[item.request], item.document, prepared=item.prepared,
-            vocabulary=vocabulary, only_new=item.only_new,
+            coded=item.coded, vocabulary=vocabulary, only_new=item.only_new,
         )  # fmt: skip
         command = command_of(item.action, action)
         work.append(Work(

@@ -18,7 +18,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import nodes
+from fedstac.db import facets, nodes
 from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import CollectionEvent, Cursor
@@ -214,13 +214,14 @@ class _Loader:
 
                 def read(group: Group = group) -> list[LoadedDataset]:
                     with PartReader(group.path, group.part) as reader:
-                        return reader.read(group.index, origin, epoch)
+                        return reader.read(group.index, origin, epoch, self._node.checker.vocabularies.current)
 
                 await self._store(conn, group, await asyncio.to_thread(read))
                 groups.task_done()
 
     async def _store(self, conn: Connection, group: Group, datasets: Sequence[LoadedDataset]) -> None:
         origin = self._manifest.origin
+        await facets.prepare(conn, [draft for _, draft in datasets if draft])
         transaction = conn.transaction()
         await transaction.start()
         try:

@@ -82,10 +82,11 @@ def _request(
 def _new_item(item: JudgedItem) -> NewItem:
     if item.draft:
         prepared = documents.packed(item.draft, item.errors)
-        return NewItem(item.draft.lineage, item.draft.id, item.draft.text, prepared, findings=item.warnings)
+        coded = documents.packed_facets(item.draft)
+        return NewItem(item.draft.lineage, item.draft.id, item.draft.text, prepared, coded, findings=item.warnings)
     problem = item.problem
     assert problem is not None
-    return NewItem(item.id, item.id, item.text, None, problem.name, problem.detail, problem.findings)
+    return NewItem(item.id, item.id, item.text, problem=problem.name, detail=problem.detail, findings=problem.findings)
 
 
 async def _admit(

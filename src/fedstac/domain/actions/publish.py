@@ -32,7 +32,7 @@ class Publish:
         """Read a document. It was judged before the 202; `prepared` is what was computed then."""
         if action.prepared:
             draft, errors = documents.unpacked(
-                action.text, action.prepared, action.collection, action.dataset, action.name
+                action.text, action.prepared, action.coded, action.collection, action.dataset, action.name
             )
         else:
             draft, errors = documents.prepare(action.body, action.name, action.vocabulary), ()

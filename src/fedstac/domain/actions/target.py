@@ -42,6 +42,7 @@ class QueuedAction:
     text: str
     value: Mapping[str, Any] | None = None
     prepared: str | None = None  # of a publication: what documents.packed made of its document
+    coded: str | None = None  # and documents.packed_facets
     vocabulary: Vocabulary | None = None  # the newest when the request was accepted
     only_new: bool = False  # If-None-Match: *
 

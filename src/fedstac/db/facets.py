@@ -1,0 +1,419 @@
+"""Rows of codes: one narrow row of fixed length a dataset, written in the record's own transaction.
+
+Processes answer searches from them (docs/search.md, "Coded columns"). A code stands for a value of a property
+(fedstac.term) or a footprint (fedstac.footprint), and never changes. New ones are committed before the transaction that
+uses them (`prepare`), so that writers do not wait for each other; what is not prepared is made within the transaction.
+
+A property has the same place in all rows of a collection, or none for good: with PLACES others before it, a value
+that is longer than MOST_BYTES, or more than MOST_TERMS values that a collection brought.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import asyncpg
+import orjson
+
+from fedstac.db.connections import Connection
+from fedstac.domain.facets import MOST_BYTES, MOST_TERMS, PLACES
+from fedstac.domain.model import Change, Draft, Record, State
+from fedstac.runtime.causes import is_refusal
+
+NOWHERE: Final = -1  # instead of a place
+PUBLISHED, RETRACTED, LATEST = 1, 2, 4  # bits of `shown`
+MOST_CODES: Final = 200_000  # that a process remembers, of terms; a tenth of it of footprints
+MOST_KEY: Final = 1000  # characters of a footprint that is remembered by its text
+NUMBERS_AT_ONCE: Final = 1000  # drawn from the sequence
+MOST_DATABASES: Final = 8  # that a process remembers codes of
+EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL's binary moments
+MICROSECOND: Final = timedelta(microseconds=1)
+
+COLUMNS = ("n", "collection", "shown", "starts", "ends", "updated", "footprint", "size", "files", "codes")
+# PostgreSQL's binary COPY: the number of fields; before each its length; an array's dimensions, flags, type, size, base
+ROW = struct.Struct(">hiqiiihiqiqiqiiiqiiiiiiii")
+ARRAY = (20 + 8 * PLACES, 1, 0, 23, PLACES, 1)  # of integers, without nulls
+COPY_HEAD, COPY_TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+CODE = struct.Struct(">ii")
+ABSENT = CODE.pack(4, 0)
+
+Key = str | bytes  # of a value: a text as it is, any other value as JSON
+
+
+@dataclass(slots=True)
+class Codes:
+    """What this process knows of a database's codes. All of it is committed, and stays true."""
+
+    places: dict[str, dict[str, int]] = field(default_factory=dict)  # by collection and property
+    terms: dict[str, dict[Key, bytes]] = field(default_factory=dict)  # codes as a row has them, by property and value
+    footprints: dict[Key, int] = field(default_factory=dict)
+    numbers: deque[int] = field(default_factory=deque)  # drawn, and not given to a record yet
+    count: int = 0  # of terms
+
+    def knows(self, draft: Draft) -> bool:
+        """Tell whether everything is known that the row of a draft needs."""
+        places = self.places.get(draft.collection)
+        if places is None or _key_of_footprint(draft.search.geometry) not in self.footprints:
+            return False
+        for name, value in draft.search.facets.items():
+            place = places.get(name)
+            if place is None:
+                return False
+            if place >= 0 and (value if type(value) is str else orjson.dumps(value)) not in self.terms[name]:
+                return False
+        return True
+
+    def learn(self, other: Codes) -> None:
+        """Take over what another one knows."""
+        self.count += sum(len(codes) for codes in other.terms.values())
+        if self.count > MOST_CODES:
+            self.terms.clear()
+            self.places.clear()
+            self.count = sum(len(codes) for codes in other.terms.values())
+        if len(self.footprints) > MOST_CODES // 10:
+            self.footprints.clear()
+        for collection, places in other.places.items():
+            self.places.setdefault(collection, {}).update(places)
+            for name in places:
+                self.terms.setdefault(name, {})
+        for name, codes in other.terms.items():
+            self.terms.setdefault(name, {}).update(codes)
+        self.footprints.update(other.footprints)
+
+    def of(self, draft: Draft) -> bytes:
+        """Return the codes of a draft as PostgreSQL's COPY has them."""
+        places, pieces = self.places[draft.collection], [ABSENT] * PLACES
+        for name, value in draft.search.facets.items():
+            place = places[name]
+            if place >= 0:
+                pieces[place] = self.terms[name][value if type(value) is str else orjson.dumps(value)]
+        return b"".join(pieces)
+
+    def footprint(self, draft: Draft) -> int:
+        """Return the code of a draft's footprint."""
+        return self.footprints[_key_of_footprint(draft.search.geometry)]
+
+
+_by_database: dict[tuple[str, str, int], Codes] = {}
+_by_connection: WeakKeyDictionary[object, Codes] = WeakKeyDictionary()
+
+
+async def _codes_of(conn: Connection) -> Codes:
+    """Return what is known of the database of a connection. A promoted one is another: it may have lost codes."""
+    session = getattr(conn, "_con", conn)  # of a pool's proxy, which is made anew each time
+    codes = _by_connection.get(session)
+    if codes is None:
+        row = await conn.fetchrow(
+            """SELECT system_identifier::text AS system, left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline,
+                      (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS database
+               FROM pg_control_system()"""
+        )
+        assert row is not None
+        while len(_by_database) >= MOST_DATABASES:
+            _by_database.pop(next(iter(_by_database)))
+        codes = _by_database.setdefault((row["system"], row["timeline"], row["database"]), Codes())
+        _by_connection[session] = codes
+    return codes
+
+
+async def prepare(conn: Connection, drafts: Sequence[Draft]) -> None:
+    """Make the codes that documents need, in a transaction of its own, and remember them.
+
+    What the database refuses is left to the transaction of the records, which finds whose fault it is.
+    """
+    if conn.is_in_transaction():
+        return
+    codes = await _codes_of(conn)
+    unknown = [draft for draft in drafts if not codes.knows(draft)]
+    if not unknown:
+        return
+    try:
+        async with conn.transaction():
+            new = await _resolve(conn, unknown)
+    except asyncpg.PostgresError as error:
+        if not is_refusal(error):
+            raise
+        return
+    codes.learn(new)
+
+
+async def draw(conn: Connection, count: int) -> list[int]:
+    """Return numbers for new records."""
+    numbers = (await _codes_of(conn)).numbers
+    if len(numbers) < count:
+        rows = await conn.fetch(
+            "SELECT nextval('fedstac.record_n') AS n FROM generate_series(1, $1)", max(count, NUMBERS_AT_ONCE)
+        )
+        numbers.extend(row["n"] for row in rows)
+    return [numbers.popleft() for _ in range(count)]
+
+
+def shown(record: Record) -> int:
+    """Return how searches see a record; 0: not at all."""
+    match record.state:
+        case State.PUBLISHED:
+            return PUBLISHED + LATEST * record.latest
+        case State.RETRACTED:
+            return RETRACTED + LATEST * record.latest
+        case _:
+            return 0
+
+
+async def write(
+    conn: Connection, changes: Sequence[Change], numbers: Mapping[tuple[str, str], int], leaves: Mapping[str, str]
+) -> None:
+    """Write the rows of documents that are new here, or come into search again. Their records are written.
+
+    `numbers` are those of new records, by collection and id; `leaves` the partitions of the collections.
+    """
+    drafts = [
+        (change.draft, change.after) for change in changes
+        if change.draft is not None and shown(change.after) and change.after.collection in leaves
+    ]  # fmt: skip
+    if not drafts:
+        return
+    codes = await _codes_of(conn)
+    if not all(codes.knows(draft) for draft, _ in drafts):
+        codes = await _resolve(conn, [draft for draft, _ in drafts])
+    keys = {collection: int(leaf.rpartition("_")[2]) for collection, leaf in leaves.items()}
+    new = [
+        _row(numbers[record.collection, record.id], keys[record.collection], draft, record, codes)
+        for draft, record in drafts if (record.collection, record.id) in numbers
+    ]  # fmt: skip
+    if new:
+        source = io.BytesIO(b"".join((COPY_HEAD, *new, COPY_TAIL)))
+        await conn.copy_to_table("facet", schema_name="fedstac", columns=COLUMNS, source=source, format="binary")
+    old = [(draft, record) for draft, record in drafts if (record.collection, record.id) not in numbers]
+    if old:
+        await _put(conn, old, keys, codes)
+
+
+def _row(n: int, key: int, draft: Draft, record: Record, codes: Codes) -> bytes:
+    search = draft.search
+    return ROW.pack(
+        10, 8, n, 4, key, 2, shown(record), 8, _microseconds(search.start), 8, _microseconds(search.end),
+        8, _microseconds_of(record.updated), 4, codes.footprint(draft), 8, search.size, 4, search.files, *ARRAY,
+    ) + codes.of(draft)  # fmt: skip
+
+
+async def _put(conn: Connection, old: Sequence[tuple[Draft, Record]], keys: Mapping[str, int], codes: Codes) -> None:
+    """Write rows of records that were here before; some had none, because searches did not find them."""
+    lists = [[code for _, code in CODE.iter_unpack(codes.of(draft))] for draft, _ in old]
+    await conn.execute(
+        f"""INSERT INTO fedstac.facet (n, collection, shown, starts, ends, updated, footprint, size, files, codes)
+            SELECT r.n, c.key, c.shown, c.starts::timestamptz, c.ends::timestamptz, c.updated, c.footprint, c.size,
+                   c.files, ($10::int4[])[c.place * {PLACES} - {PLACES - 1} : c.place * {PLACES}]
+            FROM unnest($1::text[], $2::text[], $3::int4[], $4::int2[], $5::text[], $6::text[], $7::timestamptz[],
+                        $8::int4[], $9::int8[], $11::int4[])
+                 WITH ORDINALITY c (collection, id, key, shown, starts, ends, updated, footprint, size, files, place)
+            JOIN fedstac.record r ON r.collection = c.collection AND r.id = c.id
+            ON CONFLICT (n) DO UPDATE SET changed = pg_current_xact_id(), collection = EXCLUDED.collection,
+                shown = EXCLUDED.shown, starts = EXCLUDED.starts, ends = EXCLUDED.ends, updated = EXCLUDED.updated,
+                footprint = EXCLUDED.footprint, size = EXCLUDED.size, files = EXCLUDED.files, codes = EXCLUDED.codes""",
+        [r.collection for _, r in old], [r.id for _, r in old], [keys[r.collection] for _, r in old],
+        [shown(r) for _, r in old], [d.search.start for d, _ in old], [d.search.end for d, _ in old],
+        [r.updated for _, r in old], [codes.footprint(d) for d, _ in old], [d.search.size for d, _ in old],
+        [code for codes_of_one in lists for code in codes_of_one], [d.search.files for d, _ in old],
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)  # a batch shares its moments
+def _microseconds(moment: str) -> int:
+    return _microseconds_of(datetime.fromisoformat(moment.upper()))
+
+
+def _microseconds_of(moment: datetime) -> int:
+    return (moment - EPOCH) // MICROSECOND
+
+
+def _key_of_footprint(geojson: str) -> Key:
+    return geojson if len(geojson) <= MOST_KEY else hashlib.sha256(geojson.encode()).digest()
+
+
+@lru_cache(maxsize=4096)  # a model's datasets share a handful of footprints
+def ewkb(geojson: str) -> bytes:
+    """Return EWKB with its SRID: PostgreSQL takes it many times faster than GeoJSON."""
+    import shapely  # with numpy half of a process's start, and not every process publishes
+
+    geometry = shapely.set_srid(shapely.from_geojson(geojson), 4326)
+    return shapely.to_wkb(geometry, include_srid=True)
+
+
+# --- codes ---
+
+
+async def _resolve(conn: Connection, drafts: Sequence[Draft]) -> Codes:
+    """Return all that the rows of drafts need; what is missing is made. Join a transaction."""
+    codes = Codes()
+    names: dict[str, dict[str, None]] = defaultdict(dict)  # properties by collection, in the order of their claim
+    long: set[tuple[str, str]] = set()
+    values_by_key: dict[tuple[str, str, Key], str] = {}  # values as JSON
+    for draft in drafts:
+        for name, value in draft.search.facets.items():
+            names[draft.collection][name] = None
+            text = orjson.dumps(value)
+            if len(text) > MOST_BYTES:
+                long.add((draft.collection, name))
+            elif b"\\u0000" in text:  # the database will refuse the document
+                codes.terms.setdefault(name, {})[_key(value)] = ABSENT
+            else:
+                values_by_key[draft.collection, name, _key(value)] = text.decode()
+        names[draft.collection]
+    codes.places = await _places(conn, names, long)
+    values_by_key = {key: text for key, text in values_by_key.items() if codes.places[key[0]][key[1]] >= 0}
+    for places in codes.places.values():
+        for name in places:
+            codes.terms.setdefault(name, {})
+    for (_, name, key), code in (await _terms(conn, values_by_key)).items():
+        codes.terms[name][key] = CODE.pack(4, code)
+    codes.footprints = await _footprints(conn, {draft.search.geometry for draft in drafts})
+    return codes
+
+
+def _key(value: Any) -> Key:
+    return value if type(value) is str else orjson.dumps(value)
+
+
+async def _places(
+    conn: Connection, names: Mapping[str, Iterable[str]], long: set[tuple[str, str]]
+) -> dict[str, dict[str, int]]:
+    """Return the places of properties by collection; NOWHERE for one without. New ones take what is free."""
+    places = await _read_places(conn, list(names))
+    new = [(collection, name) for collection, ones in names.items() for name in ones if name not in places[collection]]
+    lost = [pair for pair in long if places[pair[0]].get(pair[1]) != NOWHERE]
+    if new or lost:
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtext('fedstac.facet_slot'))")
+        if lost:
+            await _lose(conn, lost)
+        await conn.execute(
+            f"""WITH candidate AS (
+                    SELECT c.collection, c.property, row_number() OVER (PARTITION BY c.collection ORDER BY c.place)
+                           AS rank
+                    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY c (collection, property, place)
+                    WHERE NOT EXISTS (SELECT FROM fedstac.facet_slot s
+                                      WHERE s.collection = c.collection AND s.property = c.property)
+                      AND NOT EXISTS (SELECT FROM fedstac.facet_lost l
+                                      WHERE l.collection = c.collection AND l.property = c.property)),
+                free AS (
+                    SELECT c.collection, p.slot, row_number() OVER (PARTITION BY c.collection ORDER BY p.slot) AS rank
+                    FROM (SELECT DISTINCT collection FROM candidate) c
+                    CROSS JOIN generate_series(0, {PLACES - 1}) p (slot)
+                    WHERE NOT EXISTS (SELECT FROM fedstac.facet_slot s
+                                      WHERE s.collection = c.collection AND s.slot = p.slot)
+                      AND NOT EXISTS (SELECT FROM fedstac.facet_lost l
+                                      WHERE l.collection = c.collection AND l.slot = p.slot))
+                INSERT INTO fedstac.facet_slot (collection, property, slot)
+                SELECT collection, property, slot FROM candidate JOIN free USING (collection, rank)""",
+            [collection for collection, _ in new], [name for _, name in new],
+        )  # fmt: skip
+        places = await _read_places(conn, list(names))
+    return {
+        collection: {name: places[collection].get(name, NOWHERE) for name in {*ones, *places[collection]}}
+        for collection, ones in names.items()
+    }
+
+
+async def _read_places(conn: Connection, collections: Sequence[str]) -> dict[str, dict[str, int]]:
+    rows = await conn.fetch(
+        """SELECT collection, property, slot FROM fedstac.facet_slot WHERE collection = ANY($1::text[])
+           UNION ALL SELECT collection, property, -1 FROM fedstac.facet_lost WHERE collection = ANY($1::text[])""",
+        collections,
+    )
+    places: dict[str, dict[str, int]] = {collection: {} for collection in collections}
+    for row in rows:
+        places[row["collection"]][row["property"]] = row["slot"]
+    return places
+
+
+async def _lose(conn: Connection, properties: Sequence[tuple[str, str]]) -> None:
+    """Take properties their places, for good."""
+    await conn.execute(
+        """WITH lost AS (
+               DELETE FROM fedstac.facet_slot s USING unnest($1::text[], $2::text[]) p (collection, property)
+               WHERE s.collection = p.collection AND s.property = p.property
+               RETURNING s.collection, s.property, s.slot)
+           INSERT INTO fedstac.facet_lost (collection, property, slot)
+           SELECT p.collection, p.property, lost.slot FROM unnest($1::text[], $2::text[]) p (collection, property)
+           LEFT JOIN lost USING (collection, property) ON CONFLICT DO NOTHING""",
+        [collection for collection, _ in properties], [name for _, name in properties],
+    )  # fmt: skip
+
+
+READ_TERMS = """
+    SELECT w.place, t.code FROM unnest($1::text[], $2::text[]) WITH ORDINALITY w (facet, content, place)
+    JOIN fedstac.term t ON t.facet = w.facet AND md5(t.content::text) = md5(w.content::jsonb::text)"""
+
+
+async def _terms(
+    conn: Connection, values_by_key: Mapping[tuple[str, str, Key], str]
+) -> dict[tuple[str, str, Key], int]:
+    """Return the codes of values, given by collection, property and key."""
+    keys = list(values_by_key)
+    codes: dict[tuple[str, str, Key], int] = {}
+    for attempt in range(2):
+        missing = [key for key in keys if key not in codes]
+        if not missing:
+            return codes
+        arguments = (
+            [name for _, name, _ in missing],
+            [f'{{"properties":{{{orjson.dumps(key[1]).decode()}:{values_by_key[key]}}}}}' for key in missing],
+        )
+        if attempt:
+            await _make_terms(conn, [collection for collection, _, _ in missing], *arguments)
+        codes |= {missing[row["place"] - 1]: row["code"] for row in await conn.fetch(READ_TERMS, *arguments)}
+    return codes
+
+
+async def _make_terms(
+    conn: Connection, collections: Sequence[str], names: Sequence[str], contents: Sequence[str]
+) -> None:
+    """Make codes in the order of their values, so that two who make some cannot wait for each other in a circle."""
+    rows = await conn.fetch(
+        """WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) w (collection, facet, content)),
+           made AS (
+               INSERT INTO fedstac.term (facet, content)
+               SELECT DISTINCT facet, content::jsonb FROM wanted ORDER BY 1, 2 ON CONFLICT DO NOTHING
+               RETURNING facet, content),
+           counted AS (
+               SELECT w.collection, w.facet, count(*) AS terms FROM wanted w
+               JOIN made m ON m.facet = w.facet AND m.content = w.content::jsonb GROUP BY 1, 2)
+           UPDATE fedstac.facet_slot s SET terms = s.terms + c.terms FROM counted c
+           WHERE s.collection = c.collection AND s.property = c.facet
+           RETURNING s.collection, s.property, s.terms""",
+        collections, names, contents,
+    )  # fmt: skip
+    many = [(row["collection"], row["property"]) for row in rows if row["terms"] > MOST_TERMS]
+    if many:
+        await _lose(conn, many)
+
+
+async def _footprints(conn: Connection, geojsons: Iterable[str]) -> dict[Key, int]:
+    shapes = {geojson: ewkb(geojson) for geojson in geojsons}
+    texts, binaries = list(shapes), list(shapes.values())
+    codes: dict[Key, int] = {}
+    for attempt in range(2):
+        if attempt:
+            await conn.execute(
+                """INSERT INTO fedstac.footprint (geometry)
+                   SELECT DISTINCT ON (md5(ST_AsEWKB(ST_GeomFromEWKB(w)))) ST_GeomFromEWKB(w)
+                   FROM unnest($1::bytea[]) w ORDER BY md5(ST_AsEWKB(ST_GeomFromEWKB(w))) ON CONFLICT DO NOTHING""",
+                binaries,
+            )
+        rows = await conn.fetch(
+            """SELECT w.place, f.code FROM unnest($1::bytea[]) WITH ORDINALITY w (geometry, place)
+               JOIN fedstac.footprint f ON md5(ST_AsEWKB(f.geometry)) = md5(ST_AsEWKB(ST_GeomFromEWKB(w.geometry)))""",
+            binaries,
+        )
+        codes = {_key_of_footprint(texts[row["place"] - 1]): row["code"] for row in rows}
+        if len(codes) == len(texts):
+            break
+    return codes

@@ -1,0 +1,146 @@
+"""Rows of codes: what they say is what the records and the search copies say, whoever wrote them and however."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import psycopg
+import pytest
+
+from fedstac import publication, settings
+from fedstac.db import facets, migrations
+from fedstac.db.connections import Connection
+from fedstac.demo import embedded, sample
+from fedstac.domain.actions import Command
+from fedstac.domain.actions.mark import Mark, Unmark
+from fedstac.domain.actions.retract import Reinstate, Retract
+from fedstac.domain.actions.target import Target
+from fedstac.domain.facets import PLACES
+from tests.db import writing
+from tests.db.writing import Connect
+from tests.support.databases import name_in
+
+# What a row says, in words: found again from its codes.
+SAID = """
+    SELECT r.id, f.shown, f.starts, f.ends, f.updated, ST_AsText(g.geometry) AS geometry, f.size, f.files, coalesce((
+               SELECT jsonb_object_agg(s.property, t.content->'properties'->s.property) FROM fedstac.facet_slot s
+               JOIN fedstac.term t ON t.code = f.codes[s.slot + 1] AND t.facet = s.property
+               WHERE s.collection = r.collection), '{}') AS properties
+    FROM fedstac.facet f JOIN fedstac.record r USING (n) JOIN fedstac.footprint g ON g.code = f.footprint
+    WHERE f.shown > 0 ORDER BY r.id"""
+IS = """
+    SELECT i.id, (CASE r.state WHEN 'published' THEN 1 ELSE 2 END
+                  + CASE WHEN r.latest THEN 4 ELSE 0 END)::int2 AS shown,
+           i.datetime AS starts, i.end_datetime AS ends, r.updated, ST_AsText(i.geometry) AS geometry,
+           (SELECT coalesce(sum((value->>'file:size')::bigint), 0) FROM jsonb_each(r.document::jsonb->'assets')
+            WHERE value->>'protocol' IS DISTINCT FROM 'kerchunk')::bigint AS size,
+           (SELECT count(*) FROM jsonb_each(r.document::jsonb->'assets')
+            WHERE value ? 'file:size' AND value->>'protocol' IS DISTINCT FROM 'kerchunk')::int AS files,
+           coalesce((SELECT jsonb_object_agg(s.property, i.content->'properties'->s.property) FROM fedstac.facet_slot s
+                     WHERE s.collection = i.collection AND i.content->'properties' ? s.property), '{}') AS properties
+    FROM pgstac.items i JOIN fedstac.record r USING (collection, id) ORDER BY i.id"""
+
+
+async def agree(conn: Connection) -> list[dict[str, Any]]:
+    """Return the rows in words, which are what they have to be."""
+    rows = [dict(row) for row in await conn.fetch(SAID)]
+    assert rows == [dict(row) for row in await conn.fetch(IS)]
+    return [{**row, "properties": orjson.loads(row["properties"])} for row in rows]
+
+
+async def perform(conn: Connection, *commands: Command) -> None:
+    work = [publication.Work(command, "anna", "test") for command in commands]
+    for receipt in await publication.perform(conn, writing.RULES, work):
+        assert receipt.problem is None, receipt.problem
+
+
+async def test_rows_follow_a_dataset_through_its_life(connect: Connect) -> None:
+    conn = await connect()
+    items = list(sample.items(20, versions=2))
+    await writing.publish(conn, *items, writing.plain(1))
+    assert len(await agree(conn)) == 21
+    await writing.publish(conn, writing.titled(items[0], "another"), writing.version(items[1], 20990101))
+    assert len(await agree(conn)) == 22
+    drafts = [writing.draft(item) for item in items[2:5]]
+    targets = [Target(draft.collection, draft.id, draft.lineage) for draft in drafts]
+    await perform(conn, *(Retract(target, writing.ANNA, {"reason": "wrong"}) for target in targets))
+    assert sum(row["shown"] & facets.RETRACTED for row in await agree(conn)) == 3 * facets.RETRACTED
+    await perform(
+        conn, Reinstate(targets[0], writing.ANNA), Mark(targets[1], writing.ANNA), Mark(targets[2], writing.ANNA)
+    )
+    assert len(await agree(conn)) == 20
+    await perform(conn, Unmark(targets[1], writing.ANNA))
+    assert len(await agree(conn)) == 21
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.facet") == 22
+
+
+async def test_what_was_stored_before_gets_the_same_rows(connect: Connect, cluster: embedded.Cluster, dsn: str) -> None:
+    conn = await connect()
+    await writing.publish(conn, *sample.items(40, versions=2), *map(writing.plain, range(30)))
+    before = await agree(conn)
+    codes = "SELECT n, codes, footprint FROM fedstac.facet ORDER BY n"
+    rows = await conn.fetch(codes)
+    with psycopg.connect(cluster.dsn(name_in(dsn)), autocommit=True) as owner:
+        owner.execute("DELETE FROM fedstac.facet WHERE n % 3 = 0")
+        owner.execute("UPDATE fedstac.facet SET shown = 0 WHERE n % 3 = 1")
+    migrations.migrate(cluster.dsn(name_in(dsn), user="fedstac_owner", password="owner"), settings.folder("migrations"))
+    assert await agree(conn) == before
+    assert await conn.fetch(codes) == rows
+
+
+async def test_a_catalogue_of_a_version_before_gets_rows(connect: Connect, cluster: embedded.Cluster, dsn: str) -> None:
+    conn = await connect()
+    await writing.publish(conn, *sample.items(40, versions=2), *map(writing.plain, range(30)))
+    with psycopg.connect(cluster.dsn(name_in(dsn)), autocommit=True) as owner:
+        for table in ("facet", "facet_slot", "facet_lost", "term", "footprint"):
+            owner.execute(f"TRUNCATE fedstac.{table}")
+        owner.execute("SET fedstac.columns = 'on'; UPDATE fedstac.record SET n = NULL")
+    migrations.migrate(cluster.dsn(name_in(dsn), user="fedstac_owner", password="owner"), settings.folder("migrations"))
+    rows = await agree(conn)
+    assert len(rows) == 70
+    assert {"cmip6:source_id", "cmip6:variable_id", "cmip6:variant_label"} <= set().union(
+        *(row["properties"] for row in rows)
+    )
+
+
+async def test_what_a_version_before_writes_has_its_row_when_it_commits(connect: Connect) -> None:
+    conn = await connect()
+    await writing.publish(conn, *sample.items(3))
+    await conn.execute("SET fedstac.columns = ''")
+    await writing.publish(conn, *sample.items(20, versions=2, seed=3))
+    await agree(conn)
+    await conn.execute("DELETE FROM pgstac.items WHERE id = (SELECT min(id) FROM fedstac.record)")
+    await conn.execute("DELETE FROM fedstac.record WHERE id = (SELECT min(id) FROM fedstac.record)")
+    await agree(conn)
+
+
+async def test_a_property_of_too_many_or_too_long_values_has_no_place(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facets, "MOST_TERMS", 5)
+    conn = await connect()
+
+    def thing(number: int, **properties: object) -> writing.Item:
+        item = writing.plain(number)
+        return {**item, "properties": {**item["properties"], **properties}}
+
+    await writing.publish(
+        conn, *(thing(n, few=n % 2, many=n, word="short", odd=[n % 2, {"a": None}]) for n in range(9))
+    )
+    await writing.publish(conn, thing(9, many=1, few=True, word="x" * 600, none=None))
+    await writing.publish(conn, thing(10, many=77, few=1.0, word="short"))
+    rows = await agree(conn)
+    assert {name for row in rows for name in row["properties"]} == {"few", "odd", "none"}
+    await writing.publish(conn, thing(11, **{f"p{n}": n for n in range(30)}))
+    rows = await agree(conn)
+    assert len({name for row in rows for name in row["properties"]}) == PLACES - 2
+
+
+async def test_a_batch_that_is_rolled_back_leaves_no_code_in_memory(connect: Connect) -> None:
+    conn = await connect()
+    drafts = [writing.draft(item) for item in sample.items(5)]
+    await publication.rehearse(conn, writing.RULES, writing.work(*drafts))
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.term") == 0
+    await writing.publish(conn, *drafts)
+    assert len(await agree(conn)) == 5
