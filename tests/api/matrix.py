@@ -265,6 +265,8 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "stream the feed": lambda _: MatrixRequest("GET", "/events/stream", query={"wait": "0"}),
     "read the feed's head": fixed("GET", "/events/head"),
     "read a snapshot": fixed("GET", "/snapshot"),
+    "read the manifest of files": lambda _: MatrixRequest("GET", "/snapshot", query={"format": "geoparquet"}),
+    "read a part of a snapshot": fixed("GET", "/snapshot/parts/{part}", part="records-1.parquet"),
     "read the digests": fixed("GET", "/digests"),
     "acknowledge": fixed("POST", "/events/status", {"epoch": 1, "through": 0}),
     "acknowledge for another node": fixed("POST", "/events/status", {"node": "north", "epoch": 1, "through": 0}),
@@ -446,6 +448,7 @@ TABLE: Final[tuple[Line, ...]] = (
     # the feed is for nodes, each for itself
     Line(NODES, ("read the feed", "stream the feed", "read the feed's head", "read a snapshot", "read the digests",
                  "acknowledge"), (NO_DATASET,), ANSWERED),
+    Line(NODES, ("read the manifest of files", "read a part of a snapshot"), (NO_DATASET,), NOT_FOUND),  # none there
     # metrics are for those who watch over the node
     Line((ADMIN,), ("read the metrics", "look at the federation"), (NO_DATASET,), ANSWERED),
     # sinks are for those who may manage messaging

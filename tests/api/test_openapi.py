@@ -25,7 +25,7 @@ NO_EXAMPLE = {
     "GET /", "GET /api", "GET /api.html", "GET /api-assets/{name}", "GET /problems", "GET /queryables",
     "GET /collection-queryables",
     "GET /collections/{collection_id}/queryables", "GET /vocabularies", "GET /vocabularies/{project}/{version}",
-    "GET /extensions/{name}/{version}/schema.json", "GET /snapshot", "GET /metrics",
+    "GET /extensions/{name}/{version}/schema.json", "GET /snapshot", "GET /snapshot/parts/{part}", "GET /metrics",
 }  # fmt: skip
 
 

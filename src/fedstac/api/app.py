@@ -24,6 +24,7 @@ from fedstac.api.http import routes as http_routes
 from fedstac.api.http.access_log import AccessLog
 from fedstac.api.http.compression import Compression
 from fedstac.api.http.fast_path import FastPath
+from fedstac.api.http.files import OpenFiles
 from fedstac.api.http.guard import Guard
 from fedstac.api.http.openapi import Description
 from fedstac.api.nodes import routes as node_routes
@@ -103,7 +104,8 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
                 refusals=recorder, queryables=QueryableNames(node), admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
                 health=HealthLook(node, roles), figures=FiguresLook(node), roles=roles,
-                streams=OpenStreams(settings.event_streams), open_budgets=set(), backlog=BacklogLook(node),
+                streams=OpenStreams(settings.event_streams), open_files=OpenFiles(), open_budgets=set(),
+                backlog=BacklogLook(node),
             )  # fmt: skip
             app.state.services = services
             yield

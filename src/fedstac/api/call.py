@@ -13,6 +13,7 @@ from fedstac.domain.policy import Principal
 from fedstac.runtime.budget import Budget
 
 if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named here
+    from fedstac.api.http.files import OpenFiles
     from fedstac.api.http.openapi import Description
     from fedstac.api.nodes.health import HealthLook
     from fedstac.api.nodes.metrics import FiguresLook
@@ -45,6 +46,7 @@ class Services:
     health: HealthLook
     figures: FiguresLook
     streams: OpenStreams
+    open_files: OpenFiles
     open_budgets: set[Budget]  # of the requests that are worked on
     backlog: BacklogLook
     roles: Sequence[Role]  # of this process

@@ -35,6 +35,7 @@ IN_PATH: Final[Mapping[str, str]] = {
     "sink": "The name of a sink.",
     "letter": "The id of a dead letter.",
     "event": "The id of a parked event, as the list has it.",
+    "part": "The name of a part, as the manifest has it.",
 }
 
 # --- reading ---
@@ -46,6 +47,10 @@ ACCESS: Final = Parameter(
 Q: Final = Parameter(
     "q", 'Words or "phrases" to search for; a comma is OR. Also AND, OR, NOT, `+`, `-` and parentheses.', TEXT
 )
+FORMAT: Final = Parameter(
+    "f", "The form of the answer: `parquet`, as `Accept: application/vnd.apache.parquet`, is a file in GeoParquet.",
+    {"type": "string", "enum": ["json", "parquet"]},
+)  # fmt: skip
 SEARCH: Final = (
     Parameter("ids", "Ids of datasets.", _list()),
     Parameter("bbox", "A box: west, south, east, north.", _list({"type": "number"})),
@@ -65,6 +70,7 @@ SEARCH: Final = (
         {"type": "string", "enum": ["exclude", "include", "only"]},
     ),
     ACCESS,
+    FORMAT,
 )
 SEARCH_ALL: Final = (Parameter("collections", "Ids of collections.", _list()), *SEARCH)
 SEARCH_ONE: Final = (
@@ -80,6 +86,7 @@ COLLECTION_SEARCH: Final = (
       if each.name in ("bbox", "datetime", "filter", "filter-lang", "filter-crs", "query", "sortby", "fields")),
     *COLLECTIONS_PAGE,
 )  # fmt: skip
+RANGE: Final = Parameter("Range", "Bytes of the file: `bytes=1000-`.", TEXT, "header")
 IF_NONE_MATCH: Final = Parameter("If-None-Match", "An ETag that the caller has: 304 if it is current.", TEXT, "header")
 
 # --- writing ---
@@ -152,6 +159,11 @@ PARKED_EVENTS: Final = (
     Parameter("limit", "At most so many; more than 1000 count as 1000.", {**_COUNT, "default": 100}),
 )
 SNAPSHOT: Final = (
+    Parameter(
+        "format",
+        "geoparquet: the manifest of the snapshot in files.",
+        {"type": "string", "enum": ["json", "geoparquet"]},
+    ),
     Parameter("page", "The place of a page, as `next` of the page before has it.", TEXT),
     Parameter("limit", "Entries of a page; more than 2000 count as 2000.", {**_COUNT, "default": 500}),
     Parameter("collection", "Only entries of this collection with one of the ids, all at once.", TEXT),

@@ -280,6 +280,14 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         maybe=("node", "consumer", "exceptions"),
     ),
     "Snapshot": _object({"origin": TEXT, "cursor": TEXT, "next": MAYBE_TEXT, "entries": _list(OBJECT)}),
+    "SnapshotOrManifest": {"anyOf": [_ref("Snapshot"), _ref("SnapshotManifest")]},
+    "SnapshotManifest": _object(
+        {"fedstac_snapshot": WHOLE, "origin": TEXT, "cursor": TEXT, "created": TEXT, "bytes": WHOLE,
+         "rows": {"type": "object", "additionalProperties": WHOLE},
+         "parts": _list(_object({"name": TEXT, "kind": _enum("vocabulary", "collections", "records", "changes"),
+                                 "sha256": TEXT, "bytes": WHOLE, "rows": WHOLE, "groups": WHOLE}))}
+    ),
+    "DataFile": {"type": "string", "format": "binary", "description": "A file."},
     "Digests": _object({"origin": TEXT, "cursor": TEXT, "entries": _list(OBJECT)}),
     "Ready": _object(
         {"status": _enum("ready", "not ready"), "node": TEXT, "roles": _list(TEXT),

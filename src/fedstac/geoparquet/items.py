@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
-from fedstac.geoparquet.kinds import Kind, Scalar, arrow_type, columns_of, fit, has_json, infer, merge
+from fedstac.geoparquet.kinds import Kind, Scalar, arrow_type, columns_of, fit, infer, is_plain, merge
 
 MEDIA_TYPE: Final = "application/vnd.apache.parquet"
 AT_ONCE: Final = 100  # items that are converted in one go: what holds the interpreter is short
@@ -139,7 +139,7 @@ def _table(batch: Sequence[Mapping[str, Any]], columns: Columns, schema: pa.Sche
         values = [row.get(name) for row in rows]
         if columns.moments.get(name):
             values = [_moment(value) for value in values]
-        elif has_json(kind):
+        elif not is_plain(kind):
             values = [fit(value, kind) for value in values]
         arrays.append(pa.array(values, type=schema.field(name).type))
     sides = schema.field("bbox").type

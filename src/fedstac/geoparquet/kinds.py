@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, cast
 import orjson
 import pyarrow as pa
 
-MOST_MEMBERS: Final = 1_000  # of an object; one with more is JSON text
+MOST_MEMBERS: Final = 50  # of an object; more make it a map, as the assets that are named by their files
 DEEPEST: Final = 10
 LARGEST_INTEGER: Final = 2**63 - 1
 
@@ -43,7 +43,14 @@ class ObjectOf:
     members: Mapping[str, Kind]
 
 
-Kind: TypeAlias = Scalar | ListOf | ObjectOf
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """The kind of an object of many names, whose values are of one kind."""
+
+    value: Kind
+
+
+Kind: TypeAlias = Scalar | ListOf | ObjectOf | MapOf
 NUMBERS: Final = (Scalar.INTEGER, Scalar.NUMBER)
 
 
@@ -65,10 +72,23 @@ def infer(value: object, depth: int = 0) -> Kind:
             for each in value:
                 member = merge(member, infer(each, depth + 1))
             return ListOf(member)
-        case dict() if 0 < len(value) <= MOST_MEMBERS and depth < DEEPEST:
-            return ObjectOf({name: infer(each, depth + 1) for name, each in value.items()})
-        case _:  # too deep, too wide, or {}: Parquet has no empty object
+        case dict() if depth < DEEPEST:
+            return _object_of({name: infer(each, depth + 1) for name, each in value.items()})
+        case _:  # too deep
             return Scalar.JSON
+
+
+def _object_of(members: Mapping[str, Kind]) -> Kind:
+    if len(members) <= MOST_MEMBERS:
+        return ObjectOf(members)
+    return _map_of(members)
+
+
+def _map_of(members: Mapping[str, Kind]) -> Kind:
+    value: Kind = Scalar.NULL
+    for kind in members.values():
+        value = merge(value, kind)
+    return value if value is Scalar.JSON else MapOf(value)
 
 
 def merge(one: Kind, other: Kind) -> Kind:
@@ -85,7 +105,14 @@ def merge(one: Kind, other: Kind) -> Kind:
         members = dict(one.members)
         for name, kind in other.members.items():
             members[name] = merge(members.get(name, Scalar.NULL), kind)
-        return ObjectOf(members) if len(members) <= MOST_MEMBERS else Scalar.JSON
+        return _object_of(members)
+    if isinstance(one, MapOf) and isinstance(other, MapOf):
+        value = merge(one.value, other.value)
+        return value if value is Scalar.JSON else MapOf(value)
+    if isinstance(one, MapOf) and isinstance(other, ObjectOf):
+        return merge(one, _map_of(other.members))
+    if isinstance(one, ObjectOf) and isinstance(other, MapOf):
+        return merge(_map_of(one.members), other)
     return Scalar.JSON
 
 
@@ -95,7 +122,9 @@ def columns_of(kind: Kind) -> int:
         case ListOf():
             return columns_of(kind.member)
         case ObjectOf():
-            return sum(map(columns_of, kind.members.values()))
+            return sum(map(columns_of, kind.members.values())) or 1
+        case MapOf():
+            return 1 + columns_of(kind.value)
         case _:
             return 1
 
@@ -105,7 +134,9 @@ def arrow_type(kind: Kind) -> pa.DataType:
     match kind:
         case ListOf():
             return pa.list_(arrow_type(kind.member))
-        case ObjectOf():
+        case MapOf():
+            return pa.map_(pa.string(), arrow_type(kind.value))
+        case ObjectOf() if kind.members:
             return pa.struct([pa.field(name, arrow_type(each)) for name, each in kind.members.items()])
         case Scalar.NULL:
             return pa.null()
@@ -119,15 +150,17 @@ def arrow_type(kind: Kind) -> pa.DataType:
             return pa.string()
 
 
-def has_json(kind: Kind) -> bool:
-    """Return whether a part of the kind is JSON text."""
+def is_plain(kind: Kind) -> bool:
+    """Return whether Arrow takes the values as they are, without `fit`."""
     match kind:
         case ListOf():
-            return has_json(kind.member)
-        case ObjectOf():
-            return any(map(has_json, kind.members.values()))
+            return is_plain(kind.member)
+        case ObjectOf():  # Parquet has no object without members: it is JSON text
+            return bool(kind.members) and all(map(is_plain, kind.members.values()))
+        case MapOf():
+            return False
         case _:
-            return kind is Scalar.JSON
+            return kind is not Scalar.JSON
 
 
 def fit(value: Any, kind: Kind) -> Any:
@@ -139,6 +172,10 @@ def fit(value: Any, kind: Kind) -> Any:
             return orjson.dumps(value).decode()
         case ListOf():
             return [fit(each, kind.member) for each in cast("list[Any]", value)]
+        case MapOf():
+            return [(name, fit(each, kind.value)) for name, each in cast("dict[str, Any]", value).items()]
+        case ObjectOf() if not kind.members:
+            return orjson.dumps(value).decode()
         case ObjectOf():
             return {name: fit(each, kind.members[name]) for name, each in cast("dict[str, Any]", value).items()}
         case _:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
+from fedstac.api.nodes import snapshots
 from fedstac.bootstrap import fork_if_restored
 from fedstac.db import collections, feed, nodes
 from fedstac.db.connections import Connection
@@ -103,8 +104,14 @@ async def get_snapshot(call: Call) -> Response:
 
     The cursor is that of the feed before the first page. Go on from it when the last page is applied. With a collection
     and ids the one page has these datasets, as far as they are here: with them a node mends what it lacks.
+
+    With `format=geoparquet` the answer is the manifest of the snapshot in files, if the operator had one written.
     """
     node = call.node
+    if (form := call.query_params.get("format", "json")) == snapshots.GEOPARQUET:
+        return await snapshots.manifest_answer(call)
+    if form != "json":
+        raise BadRequest(f"format={form[:40]!r} is none; there are json and {snapshots.GEOPARQUET}")
     if "collection" in call.query_params or "id" in call.query_params:
         return await _get_named(call)
     limit = max(numbers.whole(call.query_params, "limit", default=PAGE, most=LARGEST_PAGE), 1)

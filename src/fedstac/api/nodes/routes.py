@@ -6,9 +6,9 @@ from typing import Any
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import federation, feed, health, metrics, parked, sinks, stream
+from fedstac.api.nodes import federation, feed, health, metrics, parked, sinks, snapshots, stream
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Handler, Route, Size
-from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests
+from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests, Unavailable
 from fedstac.domain.policy import Action
 from fedstac.runtime.budget import Lane
 
@@ -49,7 +49,17 @@ FEED = Capability(
         Route(
             method="GET", path="/snapshot", handler=feed.get_snapshot, access=Access.NODE,
             parameters=parameters.SNAPSHOT,
-            answers=(Answer.of(200, "A page of datasets.", "Snapshot", headers=_CURSOR),),
+            answers=(Answer.of(200, "A page of datasets, or a manifest.", "SnapshotOrManifest", headers=_CURSOR),),
+            problems=(NotFound,),
+        ),
+        Route(
+            method="GET", path="/snapshot/parts/{part}", handler=snapshots.get_part, access=Access.NODE,
+            parameters=(parameters.RANGE,),
+            answers=(
+                Answer(200, "The part.", dict.fromkeys(snapshots.MEDIA_TYPES.values(), "File")),
+                Answer(206, "The range.", dict.fromkeys(snapshots.MEDIA_TYPES.values(), "File")),
+            ),
+            problems=(NotFound, Unavailable),
         ),
         Route(
             method="GET", path="/digests", handler=feed.get_digests, access=Access.NODE,

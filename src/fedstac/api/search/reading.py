@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import format_datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +18,8 @@ from starlette.responses import Response
 from fedstac import __version__
 from fedstac.api.call import Call, Services
 from fedstac.api.http import links, preconditions
-from fedstac.api.search import files_of_retracted
+from fedstac.api.http.files import FileAnswer
+from fedstac.api.search import files_of_retracted, parquet
 from fedstac.api.search import query as queries
 from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
@@ -154,9 +155,10 @@ async def post_search(call: Call) -> Response:
 
 async def _from_parameters(call: Call, *, collection: str | None = None) -> Query:
     settings = call.node.settings
+    parameters = [pair for pair in call.query_params.multi_items() if pair[0] != parquet.PARAMETER]
 
     def read() -> Query:
-        return queries.from_parameters(call.query_params.multi_items(), settings, collection=collection)
+        return queries.from_parameters(parameters, settings, collection=collection)
 
     return await _beside(call.services, read, is_large=len(call.query_string) > LARGE)
 
@@ -200,6 +202,8 @@ class PageAddress:
 
 async def _answer(call: Call, query: Query, address: PageAddress, *, collection: str | None = None) -> Response:
     """Run a search and assemble its page."""
+    if parquet.is_asked_for(call):
+        return await _answer_as_file(call, query, address, collection=collection)
     services, is_large = call.services, query.limit > FEW_ITEMS
     async with services.memory.place(PAGE_FACTOR * search.PAGE_BYTES) if is_large else nullcontext():
         page = await find(services, query, collection=collection)
@@ -207,6 +211,34 @@ async def _answer(call: Call, query: Query, address: PageAddress, *, collection:
         text = await _beside(services, partial(_page_text, page, address, with_files), is_large=is_large)
     headers = files_of_retracted.PRIVATE if query.shows_files else None
     return Response(text, headers=headers, media_type=links.GEOJSON)
+
+
+async def _answer_as_file(call: Call, query: Query, address: PageAddress, *, collection: str | None = None) -> Response:
+    """Run a search, and give what it finds as GeoParquet: up to the limit, or MOST_BYTES of documents."""
+    services, count, token = call.services, 0, query.token
+    async with services.memory.place(PAGE_FACTOR * search.PAGE_BYTES):
+        with parquet.item_file() as file:
+            while True:
+                limit = min(query.limit - count, parquet.AT_ONCE)
+                page = await find(services, replace(query, token=token, limit=limit), collection=collection)
+                with_files = await _with_files(call, page.items) if query.shows_files else files_of_retracted.NOBODYS
+
+                def add(page: SearchPage = page, with_files: Container[tuple[str, str]] = with_files) -> None:
+                    file.add(_item_texts(page, address.base, with_files))
+
+                await services.threads.run(add)
+                count, token = count + len(page.items), page.next_token
+                if token is None or count >= query.limit or file.size >= parquet.MOST_BYTES:
+                    break
+            content = await services.threads.run(file.convert)
+    headers = {"OGC-NumberMatched": str(page.matched), "OGC-NumberReturned": str(count)}
+    if token is not None and address.body is None:
+        headers["Link"] = f'<{address.links(token)[-1]["href"]}>; rel="next"; type="{parquet.MEDIA_TYPE}"'
+    elif token is not None:
+        headers["X-Next-Token"] = token
+    headers |= files_of_retracted.PRIVATE if query.shows_files else {}
+    patience = call.node.settings.read_timeout_seconds
+    return FileAnswer(content, services.open_files, media_type=parquet.MEDIA_TYPE, patience=patience, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +280,7 @@ async def _count_matched(node: Node, conn: Connection, query: Query, where: str)
 
 
 def _page_text(page: SearchPage, address: PageAddress, with_files: Container[tuple[str, str]]) -> str:
-    features = [
-        links.item_text(address.base, item, shows_files=(item.collection, item.id) in with_files) for item in page.items
-    ]
-    if page.include or page.exclude:
-        features = [_selected_members(text, page.include, page.exclude) for text in features]
+    features = _item_texts(page, address.base, with_files)
     rest = {
         "links": address.links(page.next_token),
         "numberMatched": page.matched,
@@ -263,6 +291,14 @@ def _page_text(page: SearchPage, address: PageAddress, with_files: Container[tup
     if page.warnings:
         rest["fedstac:warnings"] = [finding.as_json() for finding in page.warnings]
     return f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
+
+
+def _item_texts(page: SearchPage, base: str, with_files: Container[tuple[str, str]]) -> list[str]:
+    """Return the items of a page, each as JSON text, with the members that `fields` selects."""
+    texts = [links.item_text(base, item, shows_files=(item.collection, item.id) in with_files) for item in page.items]
+    if page.include or page.exclude:
+        return [_selected_members(text, page.include, page.exclude) for text in texts]
+    return texts
 
 
 def _selected_members(text: str, include: frozenset[str], exclude: frozenset[str]) -> str:

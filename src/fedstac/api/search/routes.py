@@ -6,14 +6,14 @@ from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
-from fedstac.api.search import collections, reading
+from fedstac.api.search import collections, parquet, reading
 from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDoesNotExist, Unauthenticated
 
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
 ALLOWED = Answer(204, "`Allow` names the methods.", headers=("Allow",))
 BAD_TOKEN = (Unauthenticated, InvalidToken)  # of a public route that looks at a token where one is sent
-_PAGE = Answer.of(200, "A page of datasets. The link `next` leads to the next one.", "ItemCollection",
-                  media_type=GEOJSON)  # fmt: skip
+_PAGE = Answer(200, "A page of datasets. The link `next` leads to the next one.",
+               {GEOJSON: "ItemCollection", parquet.MEDIA_TYPE: "DataFile"})  # fmt: skip
 _QUERYABLES = (
     Answer.of(200, "The properties as a JSON Schema.", "Queryables", media_type="application/schema+json",
               headers=("ETag",)),
@@ -126,8 +126,8 @@ SEARCH = Capability(
         ),
         Route(
             method="POST", path="/search", handler=reading.post_search, access=Access.PUBLIC,
-            body=BodyFormat(Size.SMALL, {JSON: ("Search",)}), answers=(_PAGE,), problems=BAD_TOKEN, reads=True,
-            is_hot=True,
+            parameters=(parameters.FORMAT,), body=BodyFormat(Size.SMALL, {JSON: ("Search",)}), answers=(_PAGE,),
+            problems=BAD_TOKEN, reads=True, is_hot=True,
         ),
         Route(
             method="OPTIONS", path=ITEM, handler=options.options_item, access=Access.PUBLIC, answers=(ALLOWED,),

@@ -1,0 +1,62 @@
+"""A search as a file in GeoParquet: pages go into a temporary file line by line, which is converted in a thread."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from fedstac.api.call import Call
+from fedstac.domain.errors import BadRequest
+from fedstac.runtime import budget
+
+MEDIA_TYPE: Final = "application/vnd.apache.parquet"
+PARAMETER: Final = "f"  # of the query, for those who cannot set Accept
+FORMATS: Final = ("json", "parquet")
+MOST_BYTES: Final = 64 << 20  # of the documents of one answer; the link `next` leads to the others
+AT_ONCE: Final = 500  # datasets of one look into the database
+
+
+def is_asked_for(call: Call) -> bool:
+    """Return whether the caller wants a file, by `f` or else by Accept. BadRequest for another `f`."""
+    form = call.query_params.get(PARAMETER, "")
+    if form and form not in FORMATS:
+        raise BadRequest(f"f={form[:40]!r} is none; there are {' and '.join(FORMATS)}")
+    return form == "parquet" or (not form and MEDIA_TYPE in call.headers.get("accept", ""))
+
+
+class ItemFile:
+    """The items of one answer on their way into a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lines, self._target = folder / "items.ndjson", folder / "items.parquet"
+        self.size = 0  # bytes
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Add items, each a JSON text without line breaks."""
+        content = "".join(f"{text}\n" for text in texts).encode()
+        with self._lines.open("ab") as file:
+            file.write(content)
+        self.size += len(content)
+
+    def convert(self) -> BinaryIO:
+        """Return the items as an open file of GeoParquet. BadRequest where that cannot be."""
+        try:
+            from fedstac.geoparquet import items
+        except ModuleNotFoundError:
+            raise BadRequest("this node gives no Parquet: its operator has not installed fedstac[parquet]") from None
+        self._lines.touch()
+        try:
+            items.write(self._lines, self._target, on_items=lambda _: budget.checkpoint())
+        except items.TooWide as error:
+            raise BadRequest(f"{error}; name those that you want: fields=…") from None
+        return self._target.open("rb")
+
+
+@contextmanager
+def item_file() -> Iterator[ItemFile]:
+    """Hold a folder for one answer. What is open of it when it goes can be read to its end."""
+    with tempfile.TemporaryDirectory(prefix="fedstac-parquet-") as folder:
+        yield ItemFile(Path(folder))
