@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from fedstac import publication, settings
-from fedstac.db import facets, migrations
+from fedstac.bootstrap import Node
+from fedstac.db import facets, feed, migrations
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded, sample
 from fedstac.domain.actions import Command
@@ -143,4 +144,31 @@ async def test_a_batch_that_is_rolled_back_leaves_no_code_in_memory(connect: Con
     await publication.rehearse(conn, writing.RULES, writing.work(*drafts))
     assert await conn.fetchval("SELECT count(*) FROM fedstac.term") == 0
     await writing.publish(conn, *drafts)
+    assert len(await agree(conn)) == 5
+
+
+async def test_rows_of_forgotten_datasets_go_and_say_so(west: Node, connect: Connect) -> None:
+    conn = await connect()
+    await writing.publish(conn, *sample.items(5))
+    assert await publication.forget(conn, "west", before_epoch=2) == 5
+    unseen = "SELECT count(*) FROM fedstac.facet WHERE shown = 0"
+    assert (await conn.fetchval(unseen), await facets.remove_forgotten(conn)) == (5, 0)
+    before = await conn.fetchval("SELECT pg_current_snapshot()::text")
+    for removed in (0, 5):
+        await conn.execute("UPDATE fedstac.facet_removed SET looked = looked - interval '2 hours'")
+        assert await facets.remove_forgotten(conn) == removed
+    late = "SELECT through >= pg_snapshot_xmin($1::text::pg_snapshot) FROM fedstac.facet_removed"
+    assert await conn.fetchval(late, "1:1:")
+    assert not await conn.fetchval(late, before)
+
+
+async def test_after_a_restore_nothing_lies_ahead_of_now(connect: Connect) -> None:
+    conn = await connect()
+    await writing.publish(conn, *sample.items(5))
+    await feed.establish(conn, "west", b"")
+    await conn.execute("UPDATE fedstac.facet SET changed = '9999999999'::xid8")
+    await conn.execute("UPDATE fedstac.feed_state SET system_id = 'another'")
+    assert await feed.fork_if_restored(conn) is not None
+    ahead = "SELECT count(*) FROM fedstac.facet WHERE NOT pg_visible_in_snapshot(changed, pg_current_snapshot())"
+    assert await conn.fetchval(ahead) == 0
     assert len(await agree(conn)) == 5

@@ -37,7 +37,7 @@ EXPECTED = {
     "fedstac.event_attempt":     "SIUD    -          -       -        -",
     "fedstac.facet":             "SIUD    su         S       -        -",
     "fedstac.facet_lost":        "SI      -          -       -        -",
-    "fedstac.facet_removed":     "SU      -          S       -        -",
+    "fedstac.facet_removed":     "SU      su         S       -        -",
     "fedstac.facet_slot":        "SIUD    -          S       -        -",
     "fedstac.feed":              "SI      SI         S       -        -",
     "fedstac.feed_state":        "SIUD    SIU        s       s        -",

@@ -248,6 +248,27 @@ def ewkb(geojson: str) -> bytes:
     return shapely.to_wkb(geometry, include_srid=True)
 
 
+async def remove_forgotten(conn: Connection) -> int:
+    """Remove rows whose datasets were forgotten at least an hour ago; return how many. It looks once an hour.
+
+    Whoever has not looked for changes since then loads everything again: `through` says so.
+    """
+    removed = await conn.fetchval(
+        """WITH turn AS (
+               SELECT next FROM fedstac.facet_removed WHERE looked < now() - interval '1 hour' FOR UPDATE),
+           gone AS (
+               DELETE FROM fedstac.facet f USING turn
+               WHERE f.shown = 0 AND f.changed < turn.next AND NOT EXISTS (SELECT FROM fedstac.record r WHERE r.n = f.n)
+               RETURNING f.changed),
+           marked AS (
+               UPDATE fedstac.facet_removed w SET looked = now(), next = pg_snapshot_xmin(pg_current_snapshot()),
+                      through = coalesce((SELECT changed FROM gone ORDER BY changed DESC LIMIT 1), through)
+               FROM turn)
+           SELECT count(*) FROM gone"""
+    )
+    return int(removed)
+
+
 # --- codes ---
 
 

@@ -86,6 +86,13 @@ async def fork_if_restored(conn: Connection) -> int | None:
             "UPDATE fedstac.outbox SET xid = '0'::xid8 WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())",
             timeout=records.A_DAY,
         )
+        # what lies ahead of now would be read again by each search
+        await conn.execute(
+            "UPDATE fedstac.facet SET changed = '0'::xid8 WHERE changed >= pg_snapshot_xmin(pg_current_snapshot())",
+            timeout=records.A_DAY,
+        )
+        # what processes have in memory may have been lost with the database before: they load everything again
+        await conn.execute("UPDATE fedstac.facet_removed SET through = pg_current_xact_id()")
         await conn.execute(
             """UPDATE fedstac.feed_state SET system_id = system_identifier::text,
                       timeline = left(pg_walfile_name(pg_current_wal_lsn()), 8), snap = pg_current_snapshot(),

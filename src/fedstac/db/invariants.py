@@ -225,6 +225,35 @@ INVARIANTS = (
     ),
     Invariant(
         "I8",
+        "what searches know from the rows of codes is what the records and the search copies show",
+        """SELECT format('%s %s', coalesce(r.collection || '/' || r.id, 'row ' || f.n),
+                         CASE WHEN f.n IS NULL THEN 'has no row of codes, or is not shown by it'
+                              WHEN r.n IS NULL THEN 'is shown by its row of codes and is not there'
+                              ELSE 'has a row of codes that says something else; run fedstac migrate' END) AS example
+           FROM (SELECT r.*, i.content->'properties' AS properties, i.datetime, i.end_datetime, i.geometry, c.key
+                 FROM fedstac.record r JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
+                 JOIN pgstac.collections c ON c.id = r.collection
+                 WHERE r.state IN ('published', 'retracted')) r
+           FULL JOIN (SELECT * FROM fedstac.facet WHERE shown <> 0) f ON f.n = r.n
+           LEFT JOIN fedstac.footprint g ON g.code = f.footprint
+           WHERE f.n IS NULL OR r.n IS NULL OR f.collection <> r.key OR f.updated <> r.updated
+              OR f.shown <> CASE r.state WHEN 'published' THEN 1 ELSE 2 END + CASE WHEN r.latest THEN 4 ELSE 0 END
+              OR (f.starts, f.ends) <> (r.datetime, r.end_datetime)
+              OR ST_AsEWKB(g.geometry) IS DISTINCT FROM ST_AsEWKB(r.geometry)
+              OR (f.size, f.files) <> (
+                  SELECT least(coalesce(sum(fedstac.bytes_of(value->'file:size')), 0), 9223372036854775807),
+                         count(*) FILTER (WHERE value ? 'file:checksum' OR jsonb_typeof(value->'file:size') = 'number'
+                                                AND value->>'file:size' ~ '^[0-9]+$')
+                  FROM jsonb_each(r.document::jsonb->'assets') WHERE value->>'protocol' IS DISTINCT FROM 'kerchunk')
+              OR EXISTS (
+                  SELECT FROM fedstac.facet_slot s LEFT JOIN fedstac.term t ON t.code = f.codes[s.slot + 1]
+                  WHERE s.collection = r.collection AND CASE
+                      WHEN t.code IS NULL THEN f.codes[s.slot + 1] <> 0 OR r.properties ? s.property
+                      ELSE t.facet <> s.property OR NOT r.properties ? s.property OR t.content <> jsonb_build_object(
+                               'properties', jsonb_build_object(s.property, r.properties->s.property)) END)""",
+    ),
+    Invariant(
+        "I8",
         "the fold of the feed gives the records: the last event of each dataset, latest by C1",
         f"""WITH pending AS (
                 SELECT DISTINCT o.key FROM fedstac.outbox o

@@ -192,6 +192,7 @@ async def keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float = 
         async with node.pool.acquire() as conn, conn.transaction():
             await outbox.extend(conn)
             await collections.sum_up(conn)
+            await facets.remove_forgotten(conn)
         await pause(stop, every_seconds)
 
     await supervision.keep_trying(node.parts, "housekeeping", step, stop)
