@@ -70,7 +70,7 @@ async def publish(services: Services, *documents: Json, **options: Any) -> Accep
 
 async def ids_found(services: Services, **conditions: Any) -> list[str]:
     query = queries.from_body(conditions, services.node.settings)
-    return [item.id for item in (await find(services, query)).items]
+    return [item.id for item in (await find(services, query)).items.items]
 
 
 async def test_a_dataset_is_published_found_and_retracted(services: Services) -> None:

@@ -276,7 +276,7 @@ def page(question: dict[str, object], *, after: bool = False) -> Run:
         first = await search.page(conn, where, keys, 10, None)
         assert first.items
         if after:
-            assert (await search.page(conn, where, keys, 10, first.last)).items
+            assert (await search.page(conn, where, keys, 10, first.after)).items
         await search.matched(conn, where, 1_000)
 
     return run

@@ -13,6 +13,7 @@ import orjson
 from fedstac.db import conditions
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import BadRequest
+from fedstac.domain.visibility import Visibility
 from fedstac.runtime.causes import Cause, cause_of
 
 STATE_COLUMNS = (
@@ -22,6 +23,11 @@ PAGE_BYTES = 4 << 20  # of the documents of a page
 # SQLSTATE: data exception, program limit, not supported. What is missing (a table, a right) is no searcher's doing.
 SEARCHERS_STATES = ("22", "54", "0A000")
 POSTGIS_FILES = ("lwgeom", "gserialized", "geography")  # PostGIS has no states of its own: XX000, as for any fault
+STATES_FOUND = {
+    Visibility.EXCLUDE: ("published",),
+    Visibility.INCLUDE: ("published", "retracted"),
+    Visibility.ONLY: ("retracted",),
+}
 MOST_REPLACED = 100  # links from one dataset to those that it replaces
 SAMPLE = 250  # datasets from each end of a collection that its properties are learnt from
 MOST_SAMPLED_PROPERTIES = 500
@@ -57,9 +63,30 @@ class ServedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Anchor:
+    """A place in an order that a page is beside. It needs no item there: the one that it came from may be gone.
+
+    values: the sort values of the place, as text.
+    is_before: the page is in front of the place, else behind it.
+    includes: an item with just these values is on the page.
+    """
+
+    values: tuple[str | None, ...]
+    is_before: bool = False
+    includes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ItemPage:
+    """A page of a search; `before` and `after` are the anchors of the pages beside it, where there are some.
+
+    rest: of a large page what comes behind `items`, as `packed` has it; the documents are still to be read.
+    """
+
     items: tuple[ServedItem, ...]
-    last: tuple[str | None, ...] | None  # the sort values of the last item, where there is a next page
+    before: Anchor | None
+    after: Anchor | None
+    rest: tuple[bytes, ...] = ()
 
 
 def _from_row(row: Row) -> ServedItem:
@@ -110,21 +137,14 @@ def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
     return tuple(keys)
 
 
-async def page(
-    conn: Connection, where: str, keys: Sequence[SortKey], limit: int, after: Sequence[str | None] | None
-) -> ItemPage:
-    """Return the documents of one page; of large ones only the first few.
-
-    `after`: the sort values of the item before it.
-    """
-    columns = ", ".join(f"({key.expression})::text AS k{n}" for n, key in enumerate(keys))
-    ordered = ", ".join(f"{key.expression} {'DESC' if key.descending else 'ASC'}" for key in keys)
-    beyond = f" AND {_beyond(keys, after)}" if after else ""
+async def page(conn: Connection, where: str, keys: Sequence[SortKey], limit: int, anchor: Anchor | None) -> ItemPage:
+    """Return the documents of one page; of large ones only the first few."""
+    way = _way(keys, anchor)
     names = ", ".join(f"k{n}" for n in range(len(keys)))
     statement = f"""
         WITH page AS MATERIALIZED (
-            SELECT collection, id, {columns} FROM pgstac.items
-            WHERE ({where}){beyond} ORDER BY {ordered} LIMIT {limit + 1}),
+            SELECT collection, id, {way.columns} FROM pgstac.items
+            WHERE ({where}){way.condition} ORDER BY {way.order} LIMIT {limit + 1}),
         numbered AS (SELECT *, row_number() OVER () AS n, count(*) OVER () AS matching FROM page),
         sized AS (
             SELECT {STATE_COLUMNS}, p.*, sum(octet_length(r.document)) OVER (ORDER BY p.n) - octet_length(r.document)
@@ -136,8 +156,108 @@ async def page(
     with for_the_caller():
         rows = await conn.fetch(statement)
     has_more = bool(rows) and rows[-1]["matching"] > rows[-1]["n"]
-    last = tuple(rows[-1][f"k{n}"] for n in range(len(keys))) if has_more else None
-    return ItemPage(tuple(_from_row(row) for row in rows), last)
+    if _is_before(anchor):
+        rows.reverse()
+    values = [tuple(row[f"k{n}"] for n in range(len(keys))) for row in (rows[:1] + rows[-1:])]
+    return ItemPage(tuple(_from_row(row) for row in rows), *_anchors(values, anchor, has_more=has_more))
+
+
+async def large_page(
+    conn: Connection, where: str, keys: Sequence[SortKey], limit: int, anchor: Anchor | None
+) -> ItemPage:
+    """Return a page none of whose documents is read yet: all of it is `rest`."""
+    way = _way(keys, anchor)
+    statement = f"""SELECT collection, id, {way.columns} FROM pgstac.items
+                    WHERE ({where}){way.condition} ORDER BY {way.order} LIMIT {limit + 1}"""
+    with for_the_caller():
+        rows = await conn.fetch(statement)
+    has_more = len(rows) > limit
+    places = [packed(*row) for row in rows[:limit]]
+    if _is_before(anchor):
+        places.reverse()
+    values = [unpacked(place)[1] for place in (places[:1] + places[-1:])]
+    return ItemPage((), *_anchors(values, anchor, has_more=has_more), tuple(places))
+
+
+def packed(collection: str, id: str, *values: str | None) -> bytes:
+    """Return the place of an item with its sort values, in a tenth of the memory of a row."""
+    return orjson.dumps([collection, id, *values])
+
+
+def unpacked(place: bytes) -> tuple[tuple[str, str], tuple[str | None, ...]]:
+    """Return the (collection, id) and the sort values of a packed place."""
+    collection, id, *values = orjson.loads(place)
+    return (collection, id), tuple(values)
+
+
+async def read(
+    conn: Connection, keys: Sequence[tuple[str, str]], visibility: Visibility, *, most_bytes: int
+) -> tuple[list[ServedItem], int]:
+    """Return datasets by (collection, id), and how many of the keys are done with: the next call goes on behind them.
+
+    What the search does not find any more is left out. The documents have `most_bytes` and the one that goes beyond.
+    """
+    rows = await conn.fetch(
+        f"""WITH sized AS (
+                SELECT p.n, {STATE_COLUMNS}, count(*) OVER () AS there,
+                       sum(octet_length(r.document)) OVER (ORDER BY p.n) - octet_length(r.document) AS before
+                FROM unnest($1::text[], $2::text[]) WITH ORDINALITY p (collection, id, n)
+                JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id AND r.state = ANY ($3::text[]))
+            SELECT {STATE_COLUMNS.replace("r.", "")}, n, there FROM sized WHERE before < $4 ORDER BY n""",
+        [collection for collection, _ in keys], [id for _, id in keys], STATES_FOUND[visibility], most_bytes,
+    )  # fmt: skip
+    is_cut = bool(rows) and rows[0]["there"] > len(rows)
+    return [_from_row(row) for row in rows], rows[-1]["n"] if is_cut else len(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """SQL for how a page is read: the columns of its sort values, what its anchor asks for, and the order."""
+
+    columns: str
+    condition: str
+    order: str
+
+
+def _way(keys: Sequence[SortKey], anchor: Anchor | None) -> Way:
+    columns = ", ".join(f"({key.expression})::text AS k{n}" for n, key in enumerate(keys))
+    order = ", ".join(
+        f"{key.expression} {'DESC' if key.descending else 'ASC'}"
+        for key in (_reversed(keys) if _is_before(anchor) else keys)
+    )
+    return Way(columns, f" AND {_beside(keys, anchor)}" if anchor else "", order)
+
+
+def _is_before(anchor: Anchor | None) -> bool:
+    return anchor is not None and anchor.is_before
+
+
+def _reversed(keys: Sequence[SortKey]) -> list[SortKey]:
+    return [replace(key, descending=not key.descending) for key in keys]
+
+
+def _beside(keys: Sequence[SortKey], anchor: Anchor) -> str:
+    """Return SQL for "is on that side of the anchor"."""
+    if anchor.includes:  # it is not on the other side
+        return f"({_beyond(keys if anchor.is_before else _reversed(keys), anchor.values)} IS NOT TRUE)"
+    return _beyond(_reversed(keys) if anchor.is_before else keys, anchor.values)
+
+
+def _anchors(
+    values: Sequence[tuple[str | None, ...]], anchor: Anchor | None, *, has_more: bool
+) -> tuple[Anchor | None, Anchor | None]:
+    """Return the anchors of the pages before and after one with these first and last sort values.
+
+    has_more: whether there is something beyond it, on the way from its own anchor.
+    """
+    if not values:
+        if anchor is None:
+            return None, None
+        other_side = Anchor(anchor.values, is_before=not anchor.is_before, includes=not anchor.includes)
+        return (None, other_side) if anchor.is_before else (other_side, None)
+    is_before = _is_before(anchor)
+    has_before, has_after = (has_more, True) if is_before else (anchor is not None, has_more)
+    return Anchor(values[0], is_before=True) if has_before else None, Anchor(values[-1]) if has_after else None
 
 
 def _beyond(keys: Sequence[SortKey], after: Sequence[str | None]) -> str:

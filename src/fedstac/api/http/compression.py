@@ -121,16 +121,20 @@ class _CompressedAnswer:
         self._coding = coding
         self._conditions = conditions
         self._start: Message | None = None
+        self._stream: Compressor | None = None  # of an answer that comes in parts
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
             return
-        if self._start is not None:
+        if self._stream is not None:
+            message = _next_part(self._stream, message)
+        elif self._start is not None:
             start, self._start = self._start, None
             start, message = await self._compressed(start, message)
             await self._send(start)
-        await self._send(message)
+        if message.get("body") or not message.get("more_body", False):
+            await self._send(message)
 
     async def _compressed(self, start: Message, message: Message) -> tuple[Message, Message]:
         fields: list[tuple[bytes, bytes]] = list(start.get("headers", ()))
@@ -140,7 +144,13 @@ class _CompressedAnswer:
         own_tag = tag.removesuffix(b'"') + f'-{self._coding}"'.encode()
         if start["status"] == 304 and tag and own_tag in self._conditions:
             return {**start, "headers": _with(fields, {b"etag": own_tag})}, message
-        if not message.get("more_body", False) and len(body) >= LEAST and _is_text(start["status"], headers):
+        if message.get("more_body", False):
+            if _is_text(start["status"], headers) and b"no-transform" not in headers.get(b"cache-control", b""):
+                self._stream = _compressor(self._coding)
+                replacements = {b"content-encoding": self._coding.encode()} | ({b"etag": own_tag} if tag else {})
+                fields = [field for field in fields if field[0].lower() != b"content-length"]
+                return {**start, "headers": _with(fields, replacements)}, _next_part(self._stream, message)
+        elif len(body) >= LEAST and _is_text(start["status"], headers):
             body = await _compress(body, self._coding)
             replacements = {b"content-encoding": self._coding.encode(), b"content-length": str(len(body)).encode()}
             if tag:
@@ -162,9 +172,19 @@ def _is_text(status: int, headers: Mapping[bytes, bytes]) -> bool:
     )
 
 
+def _compressor(coding: str) -> Compressor:
+    return _Brotli() if coding == "br" else _gzip()
+
+
+def _next_part(compressor: Compressor, message: Message) -> Message:
+    """Return a part of an answer, compressed: it may be empty, and the last one ends the body."""
+    body = compressor.compress(message.get("body", b""))
+    return {**message, "body": body if message.get("more_body", False) else body + compressor.flush()}
+
+
 async def _compress(body: bytes, coding: str) -> bytes:
     """Compress a body. A large one goes through a thread piece by piece: both libraries let others run meanwhile."""
-    compressor = _Brotli() if coding == "br" else _gzip()
+    compressor = _compressor(coding)
     if len(body) <= INLINE:
         return compressor.compress(body) + compressor.flush()
     pieces = [

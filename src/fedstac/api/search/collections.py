@@ -15,7 +15,7 @@ from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.api.search import query as queries
 from fedstac.api.search import words as free_text
-from fedstac.api.search.reading import selected_members
+from fedstac.api.search.pages import selected_members
 from fedstac.api.writing.collections import as_json
 from fedstac.db import collections, conditions, search, words
 from fedstac.db.collections import CollectionPage, CollectionSearch

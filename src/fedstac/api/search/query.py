@@ -15,6 +15,7 @@ import orjson
 
 from fedstac.api.http import numbers
 from fedstac.api.search import filters
+from fedstac.db.search import Anchor
 from fedstac.domain import documents, model, strict_json
 from fedstac.domain.errors import BadRequest, MalformedJson
 from fedstac.domain.visibility import Visibility, of_search
@@ -279,16 +280,17 @@ def _member(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page ended, and the count that its first page made."""
+    """The anchor of a page, and the count that the first page made."""
 
-    values: tuple[str | None, ...]
+    anchor: Anchor
     matched: int
     exact: bool
 
 
 def token_for(place: Place, query: Query, key: bytes) -> str:
     """Return a signed token: it holds the place itself, so it survives the deletion of the item it came from."""
-    payload = orjson.dumps([place.values, place.matched, place.exact])
+    anchor = place.anchor
+    payload = orjson.dumps([anchor.values, anchor.is_before, anchor.includes, place.matched, place.exact])
     return _text(_mac(payload, query, key) + payload)
 
 
@@ -301,10 +303,10 @@ def place_of(token: str, query: Query, key: bytes) -> Place:
             raise ValueError
         if not hmac.compare_digest(raw[:MAC_BYTES], _mac(payload, query, key)):
             raise ValueError
-        values, matched, exact = orjson.loads(payload)
+        values, is_before, includes, matched, exact = orjson.loads(payload)
     except (ValueError, TypeError):
         raise BadRequest("the paging token does not belong to this search; begin again without it") from None
-    return Place(tuple(values), matched, exact)
+    return Place(Anchor(tuple(values), is_before, includes), matched, exact)
 
 
 def _text(raw: bytes) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.utils import format_datetime
 from functools import partial
-from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from typing import TypeVar
+from urllib.parse import quote
 
 import orjson
-from stac_fastapi.pgstac.utils import clean_exclude_set, filter_fields
 from starlette.responses import Response
 
 from fedstac import __version__
@@ -21,21 +20,31 @@ from fedstac.api.http import links, preconditions
 from fedstac.api.http.files import FileAnswer
 from fedstac.api.search import files_of_retracted, parquet
 from fedstac.api.search import query as queries
+from fedstac.api.search.pages import (
+    FACTOR,
+    FEW_ITEMS,
+    READ_BYTES,
+    ROW_BYTES,
+    PageAddress,
+    PageWriter,
+    SearchPage,
+    item_texts,
+)
+from fedstac.api.search.parquet import ItemFile
 from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
 from fedstac.bootstrap import Node
 from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
+from fedstac.db.search import Anchor
 from fedstac.domain import strict_json
-from fedstac.domain.errors import Finding, ItemDoesNotExist
+from fedstac.domain.errors import ItemDoesNotExist
+from fedstac.domain.policy import Principal
 from fedstac.domain.visibility import Visibility
 
 T = TypeVar("T")
 
 LARGE = 8 << 10  # bytes of a search that is read beside the event loop
-FEW_ITEMS = 100  # of a page that is assembled in it
-PAGE_FACTOR = 3  # bytes that a page takes while it is assembled, for each of its documents
-ALWAYS = frozenset(("type", "id", "collection"))  # members that `fields` does not take away
 
 
 async def landing_page(call: Call) -> Response:
@@ -168,107 +177,72 @@ async def _beside(services: Services, work: Callable[[], T], *, is_large: bool) 
     return await services.threads.run(work) if is_large else work()
 
 
-@dataclass(frozen=True, slots=True)
-class PageAddress:
-    """Where a page is: for its links to itself and to the next page."""
-
-    base: str
-    path: str
-    parameters: Mapping[str, str]  # without the paging token
-    body: object = None  # of a POST
-
-    @classmethod
-    def of(cls, call: Call, path: str, body: object = None) -> PageAddress:
-        """Return the address of a call."""
-        parameters = {name: value for name, value in call.query_params.items() if name != "token"}
-        return cls(call.base_url, path, parameters, body)
-
-    def links(self, token: str | None) -> list[dict[str, Any]]:
-        """Return the links of the page; `token` leads to the next one."""
-        own = self.base + self.path
-        page_links: list[dict[str, Any]] = [
-            {"rel": "self", "type": links.GEOJSON,
-             "href": own + ("?" + urlencode(self.parameters) if self.parameters else "")},
-            {"rel": "root", "type": links.JSON, "href": self.base + "/"},
-        ]  # fmt: skip
-        if token and isinstance(self.body, dict):
-            page_links.append({"rel": "next", "type": links.GEOJSON, "method": "POST", "href": own,
-                               "body": {**self.body, "token": token}})  # fmt: skip
-        elif token:
-            href = own + "?" + urlencode({**self.parameters, "token": token})
-            page_links.append({"rel": "next", "type": links.GEOJSON, "method": "GET", "href": href})
-        return page_links
-
-
 async def _answer(call: Call, query: Query, address: PageAddress, *, collection: str | None = None) -> Response:
-    """Run a search and assemble its page."""
+    """Run a search and answer with its page. Items of a large one are found first, and read while it is sent."""
+    caller = await files_of_retracted.caller_of(call) if query.shows_files else None
     if parquet.is_asked_for(call):
-        return await _answer_as_file(call, query, address, collection=collection)
+        return await _answer_as_file(call, query, address, caller, collection=collection)
     services, is_large = call.services, query.limit > FEW_ITEMS
-    async with services.memory.place(PAGE_FACTOR * search.PAGE_BYTES) if is_large else nullcontext():
+    size = ROW_BYTES * query.limit + FACTOR * READ_BYTES
+    async with services.memory.place(size) if is_large else nullcontext():
         page = await find(services, query, collection=collection)
-        with_files = await _with_files(call, page.items) if query.shows_files else files_of_retracted.NOBODYS
-        text = await _beside(services, partial(_page_text, page, address, with_files), is_large=is_large)
-    headers = files_of_retracted.PRIVATE if query.shows_files else None
-    return Response(text, headers=headers, media_type=links.GEOJSON)
+        return await PageWriter(call, page, address, caller).answer()
 
 
-async def _answer_as_file(call: Call, query: Query, address: PageAddress, *, collection: str | None = None) -> Response:
+async def _answer_as_file(
+    call: Call, query: Query, address: PageAddress, caller: Principal | None, *, collection: str | None = None
+) -> Response:
     """Run a search, and give what it finds as GeoParquet: up to the limit, or MOST_BYTES of documents."""
     services, count, token = call.services, 0, query.token
-    async with services.memory.place(PAGE_FACTOR * search.PAGE_BYTES):
+    async with services.memory.place(FACTOR * search.PAGE_BYTES):
         with parquet.item_file() as file:
             while True:
                 limit = min(query.limit - count, parquet.AT_ONCE)
-                page = await find(services, replace(query, token=token, limit=limit), collection=collection)
-                with_files = await _with_files(call, page.items) if query.shows_files else files_of_retracted.NOBODYS
-
-                def add(page: SearchPage = page, with_files: Container[tuple[str, str]] = with_files) -> None:
-                    file.add(_item_texts(page, address.base, with_files))
-
-                await services.threads.run(add)
-                count, token = count + len(page.items), page.next_token
+                page = await find(services, replace(query, token=token, limit=limit), collection=collection, whole=True)
+                items, with_files = page.items.items, files_of_retracted.NOBODYS
+                if caller is not None:
+                    with_files = await files_of_retracted.shown_to(call, caller, items)
+                texts = partial(item_texts, page, address.base, items, with_files)
+                await services.threads.run(partial(_add, file, texts))
+                count, token = count + len(items), page.token_for(page.items.after) if page.items.after else None
                 if token is None or count >= query.limit or file.size >= parquet.MOST_BYTES:
                     break
             content = await services.threads.run(file.convert)
     headers = {"OGC-NumberMatched": str(page.matched), "OGC-NumberReturned": str(count)}
     if token is not None and address.body is None:
-        headers["Link"] = f'<{address.links(token)[-1]["href"]}>; rel="next"; type="{parquet.MEDIA_TYPE}"'
+        headers["Link"] = f'<{address.links(next=token)[-1]["href"]}>; rel="next"; type="{parquet.MEDIA_TYPE}"'
     elif token is not None:
         headers["X-Next-Token"] = token
-    headers |= files_of_retracted.PRIVATE if query.shows_files else {}
+    headers |= files_of_retracted.PRIVATE if caller else {}
     patience = call.node.settings.read_timeout_seconds
     return FileAnswer(content, services.open_files, media_type=parquet.MEDIA_TYPE, patience=patience, headers=headers)
 
 
-@dataclass(frozen=True, slots=True)
-class SearchPage:
-    """A page of a search. `next_token` leads to the next one."""
-
-    items: Sequence[search.ServedItem]
-    matched: int  # numberMatched: how many items the search has in all
-    is_exact: bool  # else an estimate
-    warnings: Sequence[Finding]
-    include: frozenset[str]  # members of each item, by their full names; empty: all
-    exclude: frozenset[str]
-    next_token: str | None
+def _add(file: ItemFile, texts: Callable[[], list[str]]) -> None:
+    file.add(texts())
 
 
-async def find(services: Services, query: Query, *, collection: str | None = None) -> SearchPage:
-    """Return a page of what a search finds. CollectionDoesNotExist where `collection` is given and not there."""
+async def find(services: Services, query: Query, *, collection: str | None = None, whole: bool = False) -> SearchPage:
+    """Return a page of what a search finds. CollectionDoesNotExist where `collection` is given and not there.
+
+    Of more than FEW_ITEMS only the places are found, unless the page is to be `whole`.
+    """
     node = services.node
     place = queries.place_of(query.token, query, node.signing_key) if query.token else None
+    look = search.page if whole or query.limit <= FEW_ITEMS else search.large_page
     async with node.pool.acquire() as conn:
         if collection is not None:
             await existing(conn, collection)
         full, warnings = await services.queryables.understand(conn, query)
         where, order = conditions.where(full.conditions), search.order(full.order)
-        page = await search.page(conn, where, order, query.limit, place.values if place else None)
+        items = await look(conn, where, order, query.limit, place.anchor if place else None)
         matched, is_exact = (place.matched, place.exact) if place else await _count_matched(node, conn, query, where)
-    next_token = None
-    if page.last is not None:
-        next_token = queries.token_for(queries.Place(page.last, matched, is_exact), query, node.signing_key)
-    return SearchPage(page.items, matched, is_exact, warnings, full.include, full.exclude, next_token)
+
+    def token_for(anchor: Anchor) -> str:
+        return queries.token_for(queries.Place(anchor, matched, is_exact), query, node.signing_key)
+
+    visibility = full.conditions.get("retracted", Visibility.INCLUDE)
+    return SearchPage(items, matched, is_exact, warnings, full.include, full.exclude, visibility, token_for)
 
 
 async def _count_matched(node: Node, conn: Connection, query: Query, where: str) -> tuple[int, bool]:
@@ -277,38 +251,3 @@ async def _count_matched(node: Node, conn: Connection, query: Query, where: str)
         totals = await collections.totals(conn, query.conditions.get("retracted", Visibility.INCLUDE))
         return sum(totals.get(name, 0) for name in set(query.conditions.get("collections", totals))), True
     return await search.matched(conn, where, node.settings.matched_exact_to)
-
-
-def _page_text(page: SearchPage, address: PageAddress, with_files: Container[tuple[str, str]]) -> str:
-    features = _item_texts(page, address.base, with_files)
-    rest = {
-        "links": address.links(page.next_token),
-        "numberMatched": page.matched,
-        "numMatched": page.matched,
-        "numberReturned": len(features),
-        "numReturned": len(features),
-    } | ({} if page.is_exact else {"fedstac:number_matched_estimated": True})
-    if page.warnings:
-        rest["fedstac:warnings"] = [finding.as_json() for finding in page.warnings]
-    return f'{{"type":"FeatureCollection","features":[{",".join(features)}],{orjson.dumps(rest).decode()[1:]}'
-
-
-def _item_texts(page: SearchPage, base: str, with_files: Container[tuple[str, str]]) -> list[str]:
-    """Return the items of a page, each as JSON text, with the members that `fields` selects."""
-    texts = [links.item_text(base, item, shows_files=(item.collection, item.id) in with_files) for item in page.items]
-    if page.include or page.exclude:
-        return [_selected_members(text, page.include, page.exclude) for text in texts]
-    return texts
-
-
-def _selected_members(text: str, include: frozenset[str], exclude: frozenset[str]) -> str:
-    return orjson.dumps(selected_members(orjson.loads(text), include, exclude, ALWAYS)).decode()
-
-
-def selected_members(
-    document: dict[str, Any], include: frozenset[str], exclude: frozenset[str], always: frozenset[str]
-) -> dict[str, Any]:
-    """Return a document with the members that `fields` selects. Those that name it always stay; `include` wins."""
-    members = include | always if include else include
-    others = clean_exclude_set(set(exclude), set(include | always))
-    return dict(filter_fields(document, set(members), others))
