@@ -65,3 +65,25 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
                     public.st_geomfromtext('POLYGON EMPTY', 4326))
     FROM parts
 $$;
+
+-- What free text looks for in a dataset beside its facets. A dataset that a vocabulary judged has its title (unless that is
+-- the id), description and keywords; another one all its texts. Null if there is nothing.
+CREATE OR REPLACE FUNCTION fedstac.words_of(id text, properties jsonb, has_vocabulary boolean) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN has_vocabulary AND NOT properties ?| '{description,keywords}'
+             AND starts_with(id, coalesce(properties ->> 'title', '')) THEN NULL
+        ELSE jsonb_build_object('words', left(fedstac.plain(left(
+            CASE WHEN has_vocabulary
+                THEN concat_ws(' . ', properties ->> 'title', properties ->> 'description', properties ->> 'keywords')
+                ELSE concat_ws(' . ', id, jsonb_path_query_array(properties, '$.** ? (@.type() == "string")')::text)
+            END, 20000)), 20000))
+    END
+$$;
+
+CREATE INDEX IF NOT EXISTS items_fedstac_words ON pgstac.items
+    USING gin (to_tsvector('simple', private ->> 'words')) WHERE private IS NOT NULL;
+UPDATE pgstac.items i SET private = fedstac.words_of(i.id, i.content -> 'properties', r.cv_version IS NOT NULL)
+FROM fedstac.record r
+WHERE r.collection = i.collection AND r.id = i.id
+  AND fedstac.words_of(i.id, i.content -> 'properties', r.cv_version IS NOT NULL) IS NOT NULL;

@@ -165,6 +165,15 @@ def op(name: str, *args: Any) -> Json:
     return {"op": name, "args": list(args)}
 
 
+async def free_text(api: Api) -> None:
+    for path in ("/search", FREE):
+        assert ids(await get(api, path, q="strasse,nothing")) == ["one"]
+    assert ids(await post(api, q=["nothing", "straße"])) == ["one"]
+    assert (await get(api, ITEMS, q=SOURCE))["numberMatched"] == sum(
+        item["properties"]["cmip6:source_id"] == SOURCE for item in SAMPLES
+    )
+
+
 NUMBER, WORD, TAGS, OTHER = ({"property": name} for name in ("number", "word", "tags", "other"))
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]]}
 FIVE = op("=", NUMBER, 5)
@@ -247,6 +256,7 @@ PROBES: Mapping[str, Probe] = {
        for scope in ("item-search", "ogcapi-features")},
     **{f"{STAC}/v1.0.0/{scope}#fields": fields for scope in ("item-search", "ogcapi-features")},
     **{f"{STAC}/v1.0.0/{scope}#query": query for scope in ("item-search", "ogcapi-features")},
+    **{f"{STAC}/v1.0.0-rc.1/{scope}#free-text": free_text for scope in ("item-search", "ogcapi-features")},
     f"{STAC}/v1.0.0-rc.1/collection-search": simple_query,
     "http://www.opengis.net/spec/ogcapi-common-2/1.0/conf/simple-query": simple_query,
     f"{STAC}/v1.0.0-rc.1/collection-search#free-text": collections_by(q="free"),

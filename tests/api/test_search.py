@@ -641,7 +641,7 @@ BAD_PARAMETERS: list[tuple[str, str]] = [
     ("filter=%7B%7D&filter-lang=cql2-json", "filter"), ("filter=x&filter-lang=cql2-json", "filter"),
     ("filter-lang=x", "filter-lang"), ("unknown=1", "unknown"), ("limit=1&limit=2", "more than once"),
     ("ids=a&ids=b", "more than once"), ("fields=" + ",".join("abcdefghij" for _ in range(300)), "fields"),
-    ("filter=a%20%3D%20%27%00%27", "control"), ("q=temperature", "q"),
+    ("filter=a%20%3D%20%27%00%27", "control"), ("q=temperature%20AND", "q"),
 ]  # fmt: skip
 
 

@@ -105,6 +105,7 @@ SCENARIO: Final = (
         query={"fields": "id,cmip6:source_id,-geometry,-bbox,-assets,-links", "limit": "1"}),
     Ask("POST /search", "Datasets of a model", body={"collections": ["CMIP6"], "filter": FILTER, "limit": 1,
         "fields": {"include": ["id", "properties.cmip6:source_id"], "exclude": ["assets", "links"]}}),
+    Ask("GET /search", "Datasets that have words", query={"q": "tas AND CMIP", "fields": "id", "limit": "1"}),
     Ask("GET /search", "A search that is not understood", query={"colections": "CMIP6"}),
     Ask("GET /search", "Datasets in a span of time",
         query={"collections": "CMIP6", "datetime": "1850-01-01T00:00:00Z/..", "fields": "id", "limit": "1"}),

@@ -59,6 +59,7 @@ SEARCH: Final = (
     Parameter("filter", "A CQL2 expression.", TEXT),
     Parameter("filter-lang", "The language of the filter.", {"type": "string", "enum": ["cql2-text", "cql2-json"]}),
     Parameter("filter-crs", "The coordinates of the filter; only CRS84 is taken.", TEXT),
+    Q,
     Parameter("query", "Conditions of the query extension, as JSON. Not together with `filter`.", TEXT),
     Parameter("sortby", "Properties in order; `-` in front of one sorts it from high to low.", _list()),
     Parameter("fields", "Members to include; `-` in front of one excludes it.", _list()),
@@ -81,9 +82,8 @@ COLLECTIONS_PAGE: Final = (
     Parameter("token", "The place of a page, as the links `next` and `prev` have it.", TEXT),
 )
 COLLECTION_SEARCH: Final = (
-    Q,
     *(each for each in SEARCH
-      if each.name in ("bbox", "datetime", "filter", "filter-lang", "filter-crs", "query", "sortby", "fields")),
+      if each.name in ("q", "bbox", "datetime", "filter", "filter-lang", "filter-crs", "query", "sortby", "fields")),
     *COLLECTIONS_PAGE,
 )  # fmt: skip
 RANGE: Final = Parameter("Range", "Bytes of the file: `bytes=1000-`.", TEXT, "header")

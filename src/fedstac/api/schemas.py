@@ -106,14 +106,15 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     ),
     "Search": _object(
         {"collections": _list(TEXT), "ids": _list(TEXT), "bbox": _list({"type": "number"}), "intersects": OBJECT,
-         "datetime": TEXT, "filter": {"type": ["object", "string"]}, "filter-lang": _enum("cql2-json", "cql2-text"),
+         "datetime": TEXT, "q": {"oneOf": [TEXT, _list(TEXT)]}, "filter": {"type": ["object", "string"]},
+         "filter-lang": _enum("cql2-json", "cql2-text"),
          "filter-crs": TEXT, "query": OBJECT,
          "sortby": _list(_object({"field": TEXT, "direction": _enum("asc", "desc")}, maybe=("direction",))),
          "fields": _object({"include": _list(TEXT), "exclude": _list(TEXT)}, maybe=("include", "exclude")),
          "limit": {"type": "integer", "minimum": 1}, "token": TEXT,
          "retracted": _enum("exclude", "include", "only"), "access": _enum("metadata", "full")},
-        maybe=("collections", "ids", "bbox", "intersects", "datetime", "filter", "filter-lang", "filter-crs", "query",
-               "sortby", "fields", "limit", "token", "retracted", "access"),
+        maybe=("collections", "ids", "bbox", "intersects", "datetime", "q", "filter", "filter-lang", "filter-crs",
+               "query", "sortby", "fields", "limit", "token", "retracted", "access"),
     ),
     "Collection": _object(
         {"type": {"const": "Collection"}, "stac_version": TEXT, "id": TEXT, "title": TEXT, "description": TEXT,

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from fedstac.db import conditions, words
 from fedstac.db.connections import Connection, Row
 from fedstac.db.search import for_the_caller
 from fedstac.domain.events import CollectionEvent
@@ -84,6 +86,11 @@ async def names(conn: Connection) -> list[str]:
     """Return the ids of the collections that are shown."""
     rows = await conn.fetch("SELECT DISTINCT id FROM fedstac.collection WHERE document IS NOT NULL ORDER BY id")
     return [row["id"] for row in rows]
+
+
+def has_words(expression: Any) -> str:
+    """Return SQL that tests the plain text of a collection of SEARCHED for a free text."""
+    return words.predicate(expression, lambda args: f"(strpos(words, {conditions.literal(f' {args[0]} ')}) > 0)")
 
 
 class PlaceIsGone(Exception):

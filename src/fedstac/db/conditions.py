@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from fedstac.db import words
 from fedstac.domain.visibility import Visibility
 
 MOST_IN_A_PATH = 16  # choices of IN that are compared one after the other; more are looked up by their hash
@@ -60,7 +61,16 @@ def where(conditions: Mapping[str, Any]) -> str:
         parts.append(f"({predicate(conditions['filter'])})")
     if "retracted" in conditions:
         parts.append(IS_RETRACTED if conditions["retracted"] == Visibility.ONLY else IS_SHOWN)
+    if "q" in conditions:
+        parts.append(words.predicate(conditions["q"], _has_words))
     return " AND ".join(parts) or "TRUE"
+
+
+def _has_words(args: Sequence[Any]) -> str:
+    """Return SQL that tests a dataset for words: (plain, as the text has them, a filter of facets that have them)."""
+    plain, text, facets = args
+    own = f"to_tsvector('simple', private ->> 'words') @@ phraseto_tsquery('simple', {literal(plain)})"
+    return f"(id = {literal(text)} OR coalesce({predicate(facets)}, false) OR (private IS NOT NULL AND {own}))"
 
 
 def column_or_path(name: str) -> tuple[str, bool]:

@@ -300,16 +300,19 @@ async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change])
     if not copies:
         return
     await conn.execute(
-        f"""INSERT INTO {leaf} (id, geometry, collection, datetime, end_datetime, content)
-            SELECT c.id, ST_GeomFromEWKB(c.geometry), $2, c.starts::timestamptz, c.ends::timestamptz, c.content::jsonb
-            FROM unnest($1::text[], $3::bytea[], $4::text[], $5::text[], $6::text[])
-                 c (id, geometry, starts, ends, content)
+        f"""INSERT INTO {leaf} (id, geometry, collection, datetime, end_datetime, content, private)
+            SELECT c.id, ST_GeomFromEWKB(c.geometry), $2, c.starts::timestamptz, c.ends::timestamptz, d.content,
+                   fedstac.words_of(c.id, d.content -> 'properties', c.has_vocabulary)
+            FROM unnest($1::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::boolean[])
+                 c (id, geometry, starts, ends, content, has_vocabulary),
+                 LATERAL (SELECT c.content::jsonb AS content OFFSET 0) d
             ON CONFLICT (id) DO UPDATE SET geometry = EXCLUDED.geometry, datetime = EXCLUDED.datetime,
-                   end_datetime = EXCLUDED.end_datetime, content = EXCLUDED.content""",
+                   end_datetime = EXCLUDED.end_datetime, content = EXCLUDED.content, private = EXCLUDED.private""",
         [draft.id for draft, _ in copies], copies[0][0].collection,
         [facets.ewkb(draft.search.geometry) for draft, _ in copies], [draft.search.start for draft, _ in copies],
         [draft.search.end for draft, _ in copies],
         [_content(draft, record) for draft, record in copies],
+        [record.cv_version is not None for _, record in copies],
     )  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.api.search import query as queries
-from fedstac.api.search import words as free_text
+from fedstac.api.search import words
 from fedstac.api.search.pages import selected_members
 from fedstac.api.writing.collections import as_json
-from fedstac.db import collections, conditions, search, words
+from fedstac.db import collections, conditions, search
 from fedstac.db.collections import CollectionPage, CollectionSearch
 from fedstac.domain import queryables
 from fedstac.domain.errors import BadRequest
@@ -85,7 +85,7 @@ def _read(call: Call, names: tuple[str, ...]) -> PageRequest:
     query = queries.from_parameters(of_items, call.node.settings)
     where = conditions.where(query.conditions)
     if text := dict(conditions_sent).get("q"):
-        where += f" AND {words.in_collection(free_text.read(text))}"
+        where += f" AND {collections.has_words(words.read(text))}"
     order = query.order if "sortby" in dict(conditions_sent) else (("id", False),)
     keys = search.order(order)
     return PageRequest(

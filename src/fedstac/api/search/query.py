@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import orjson
 
 from fedstac.api.http import numbers
-from fedstac.api.search import filters
+from fedstac.api.search import filters, words
 from fedstac.db.search import Anchor
 from fedstac.domain import documents, model, strict_json
 from fedstac.domain.errors import BadRequest, MalformedJson
@@ -28,7 +28,7 @@ CRS84 = "http://www.opengis.net/def/crs/OGC/1.3/CRS84"
 NAMES = ("ids", "collections")
 KNOWN = frozenset(
     (*NAMES, "bbox", "datetime", "intersects", "filter", "filter-lang", "filter-crs", "query", "sortby", "limit",
-     "token", "fields", "retracted", "access")
+     "token", "fields", "q", "retracted", "access")
 )  # fmt: skip
 OPEN = ("", "..")  # an end of an interval
 PROPERTIES = "properties."  # in front of a property's name in the path of a member
@@ -102,6 +102,8 @@ def from_body(body: object, settings: Settings, *, collection: str | None = None
     if "datetime" in body:
         conditions["datetime"] = _interval(body["datetime"])
     conditions |= _filter(body)
+    if "q" in body:
+        conditions["q"] = words.read(body["q"])
     retracted = _choice("retracted", body.get("retracted"), Visibility)
     include, exclude = _fields(body.get("fields", {}))
     return Query(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from fedstac.api.search import filters
 from fedstac.api.search.query import PROPERTIES, Query, visible
+from fedstac.api.search.words import FacetWords, with_facets
 from fedstac.bootstrap import Node
 from fedstac.db import collections, search
 from fedstac.db.connections import Connection
@@ -36,6 +37,7 @@ class QueryableNames:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._declared: dict[str, tuple[str, Schemas]] = {}  # by collection: the vocabulary's digest, its properties
+        self._facet_words: dict[str, tuple[str, FacetWords]] = {}  # likewise
         self._sampled: dict[str, CachedNames] = {}
         self._collections = CachedNames({}, 0.0)
 
@@ -46,6 +48,15 @@ class QueryableNames:
         cached = self._declared.get(collection)
         if cached is None or cached[0] != digest:
             cached = self._declared[collection] = digest, queryables.declared_by(vocabulary)
+        return cached[1]
+
+    def facet_words(self, collection: str) -> FacetWords:
+        """Return the words of the collection's facets, as its vocabulary declares them now."""
+        vocabulary = self._node.checker.vocabularies.current(collection)
+        digest = vocabulary.digest if vocabulary else ""
+        cached = self._facet_words.get(collection)
+        if cached is None or cached[0] != digest:
+            cached = self._facet_words[collection] = digest, FacetWords.of(vocabulary)
         return cached[1]
 
     async def of(self, conn: Connection, collection: str) -> Schemas:
@@ -86,6 +97,9 @@ class QueryableNames:
         missing = [name for name in dict.fromkeys(asked_collections) if name not in there]
         warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
         searched = [name for name in dict.fromkeys(asked_collections or there) if name in there]
+        if "q" in query.conditions:
+            facets = [self.facet_words(name) for name in searched]
+            query = replace(query, conditions={**query.conditions, "q": with_facets(query.conditions["q"], facets)})
         in_conditions = self._undeclared(query.names, searched)
         in_fields = self._undeclared(query.selected_names, searched)
         if not (in_conditions or in_fields) or not searched or len(searched) > MOST_SAMPLED:

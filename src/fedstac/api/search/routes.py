@@ -67,6 +67,8 @@ SEARCH = Capability(
         "https://api.stacspec.org/v1.1.0/item-search#sort",
         "https://api.stacspec.org/v1.0.0/item-search#fields",
         "https://api.stacspec.org/v1.0.0/item-search#query",
+        "https://api.stacspec.org/v1.0.0-rc.1/item-search#free-text",
+        "https://api.stacspec.org/v1.0.0-rc.1/ogcapi-features#free-text",
         "https://api.stacspec.org/v1.0.0/ogcapi-features#sort",
         "https://api.stacspec.org/v1.1.0/ogcapi-features#sort",
         "https://api.stacspec.org/v1.0.0/ogcapi-features#fields",

@@ -1,16 +1,19 @@
 """Free text (`q` of the STAC API's free-text extension), read and checked: words and phrases, joined by AND, OR, NOT.
 
-What is checked here becomes SQL in db/words.py, which also says what is searched.
+What is checked here becomes SQL by db/words.py. A dataset has words in its facets, which are looked up in the
+vocabulary and become a filter; in its title, description and keywords; and in its id as a whole.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from fedstac.api.search import filters
 from fedstac.domain.errors import BadRequest
+from fedstac.domain.vocabulary import Pattern, Vocabulary
 
 LONGEST: Final = 1000  # characters of q
 MOST_TERMS: Final = 20
@@ -32,7 +35,7 @@ def plain(text: str) -> str:
 
 
 def read(value: object) -> Expression:
-    """Return what `q` asks for: {"op": "and" | "or" | "not", "args": […]} of {"op": "words", "args": [text]}.
+    """Return what `q` asks for: {"op": "and" | "or" | "not", "args": […]} of {"op": "words", "args": [plain, text]}.
 
     A list, and commas, are alternatives. Words one after the other are a phrase. BadRequest says what is wrong.
     """
@@ -149,4 +152,46 @@ class _Reader:
             self._next += 1
         if not (words := plain(text)):
             raise BadRequest(f"q: {text[:40]!r} has no letter and no digit to search for")
-        return {"op": "words", "args": [words]}
+        return {"op": "words", "args": [words, text]}
+
+
+@dataclass(frozen=True, slots=True)
+class FacetWords:
+    """The words that the facets of a project's datasets can have."""
+
+    terms: Mapping[
+        str, Sequence[tuple[str, str]]
+    ]  # by property: each term plain, with a space at both ends, and itself
+    patterns: Mapping[str, Pattern]  # of properties whose values fit one
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary | None) -> FacetWords:
+        """Return those that a vocabulary declares."""
+        properties = vocabulary.properties.values() if vocabulary else ()
+        return cls(
+            {each.name: [(f" {plain(term)} ", term) for term in each.terms] for each in properties if each.terms},
+            {each.name: each.pattern for each in properties if each.pattern},
+        )
+
+    def having(self, words: str, text: str) -> Iterator[Expression]:
+        """Yield filters of the facets whose values have the words side by side."""
+        for name, terms in self.terms.items():
+            if values := [term for plain_term, term in terms if f" {words} " in plain_term]:
+                yield {"op": "in", "args": [{"property": name}, values]}
+        for name, pattern in self.patterns.items():
+            if pattern.fits(text):
+                yield {"op": "=", "args": [{"property": name}, text]}
+
+
+def with_facets(expression: Expression, facets: Sequence[FacetWords]) -> Expression:
+    """Return the expression for datasets: words have a third argument, the filter of the facets that have them.
+
+    BadRequest if so many terms have one of the words that their filter would be too large.
+    """
+    op, args = expression["op"], expression["args"]
+    if op != "words":
+        return {"op": op, "args": [with_facets(arg, facets) for arg in args]}
+    parts = [part for each in facets for part in each.having(*args)]
+    if sum(len(part["args"][1]) for part in parts if part["op"] == "in") > filters.MOST_VALUES:
+        raise BadRequest(f"q: over {filters.MOST_VALUES} terms have {args[1][:40]!r}; search for more of the word")
+    return {"op": op, "args": [*args, {"op": "or", "args": parts} if parts else False]}
