@@ -89,9 +89,9 @@ async def has_let_go(conn: Connection, name: str) -> None:
     await until(lambda: conn.fetchval(sessions, name))
 
 
-async def is_failing(node: Node, name: str) -> Sink:
-    """Wait until a sink has failed more than once."""
-    return await _sink_that(node, name, lambda sink: sink.failing_since is not None and sink.errors > 1)
+async def is_failing(node: Node, name: str = "one", *, errors: int = 2) -> Sink:
+    """Wait until a sink has failed so many times."""
+    return await _sink_that(node, name, lambda sink: sink.failing_since is not None and sink.errors >= errors)
 
 
 async def _sink_that(node: Node, name: str, condition: Callable[[Sink], bool]) -> Sink:

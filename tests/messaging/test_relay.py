@@ -31,6 +31,7 @@ from tests.messaging.relaying import (
     sent_through,
 )
 from tests.support import failpoints
+from tests.support.brokers import fresh_name
 from tests.support.commands import start
 from tests.support.receivers import listening
 from tests.support.sinks import ACCEPTED, Message, NatsStream, Receiver, hook, kafka_topic, nats_stream
@@ -311,6 +312,21 @@ async def test_a_sink_that_is_away_or_never_answers_holds_up_no_other(
             assert (await sinks.read(conn, "mute")).pos == 0
             assert node.parts.troubles() == {}
     assert await conn.fetchval("SELECT count(*) FROM fedstac.dead_letter") == 0
+
+
+async def test_a_broker_that_comes_back_is_not_kept_waiting(
+    node: Node, conn: Connection, own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("FIRST_RETRY_SECONDS", "LONGEST_RETRY_SECONDS"):
+        monkeypatch.setattr(f"fedstac.workers.relay.{limit}", 3600.0)  # who waits for that does not end in time
+    monkeypatch.setattr("fedstac.messaging.probing.KNOCK_SECONDS", 0.1)
+    own_nats_server.process.kill()
+    await fill(conn, 3)
+    await add_sink(conn, f"{own_nats_server.url}/{fresh_name()}")
+    async with relaying(node):
+        await is_failing(node, errors=1)
+        own_nats_server.process.start()
+        await sent_through(node, 3)
 
 
 async def test_a_sink_that_refuses_this_node_is_paused_and_operators_are_told(node: Node, conn: Connection) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fedstac.domain.diagnosis import LARGEST_MESSAGE
 from fedstac.messaging.sources.addresses import BrokerAddress
+from fedstac.runtime.wakeup import pause
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
+KNOCK_SECONDS = 1.0  # between looks whether a broker can be reached again, and for each of them
+ANSWERING_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +27,33 @@ class Defect:
     is_away: bool = False
 
 
-async def knock(host: str, port: int) -> str | None:
+async def knock(host: str, port: int, *, seconds: float = CONNECT_SECONDS) -> str | None:
     """Return why nobody answers at a port; None where somebody does."""
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        return f"no answer within {CONNECT_SECONDS:.0f} s"
+        return f"no answer within {seconds:.0f} s"
     except OSError as error:
         return error.strerror or str(error)
     writer.close()
     return None
+
+
+async def pause_until_back(address: BrokerAddress, stop: asyncio.Event, seconds: float) -> None:
+    """Wait between two attempts at a broker; not beyond `stop`, nor much longer than until it can be reached again.
+
+    What answers at its port, and yet failed, is tried again after ANSWERING_SECONDS: it may be about to start.
+    """
+    deadline = time.monotonic() + seconds
+    while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
+        reasons = await asyncio.gather(
+            *(knock(*_host_and_port(server), seconds=KNOCK_SECONDS) for server in address.servers)
+        )
+        if None in reasons:
+            await pause(stop, min(left, ANSWERING_SECONDS))
+            return
+        await pause(stop, min(left, KNOCK_SECONDS))
 
 
 async def defects(address: BrokerAddress) -> list[Defect]:

@@ -50,6 +50,7 @@ LONG_POLL_SECONDS = 10
 REQUEUED_LOOK_SECONDS, REQUEUED_AWAY_SECONDS = 1.0, 15.0
 LAGGING_POLL_SECONDS = 1  # while something that is applied is not yet acknowledged
 STAND_BY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 2.0  # of a source that is away, and of an acknowledgement: what comes back is found that soon
 ELSEWHERE_SECONDS = 5.0
 BEYOND_ALL = 2**63 - 1  # an epoch
 ATTEMPTS = 3  # of an event, alone, after which it is parked
@@ -185,12 +186,12 @@ class Follower:
     _is_refused: bool = False  # the last acknowledgement
     _acknowledge_at: float = 0.0  # the next one, not before; by time.monotonic
     _requeued_at: float = 0.0  # the next look for what operators want to be tried again
-    _refusals: Backoff = field(default_factory=lambda: Backoff(least=0.5, most=10.0))
+    _refusals: Backoff = field(default_factory=lambda: Backoff(least=0.5, most=LONGEST_RETRY_SECONDS))
     _ahead: asyncio.Task[ComingPage] | None = None  # the next page, while this one is applied
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop`. A source that is away is waited for; one that refuses is logged and tried again."""
-        backoff = Backoff(least=0.2, most=10.0, growth=1.1)
+        backoff = Backoff(least=0.2, most=LONGEST_RETRY_SECONDS, growth=1.1)
 
         async def step() -> bool:
             await self._follow(stop, backoff)

@@ -25,6 +25,7 @@ from fedstac.domain.events import Cursor, LoggedEvent
 from fedstac.domain.relaying import ForeignLog, Resumption, is_in_log, resumption
 from fedstac.messaging import formats
 from fedstac.messaging.formats import Encoder, EventFormat
+from fedstac.messaging.probing import pause_until_back
 from fedstac.messaging.sinks import (
     LARGEST_PAGE_BYTES,
     EventSink,
@@ -41,6 +42,7 @@ from fedstac.messaging.sinks import (
     open_sink,
     scheme_of,
 )
+from fedstac.messaging.sources.addresses import BROKERS, BrokerAddress
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import SINK_PAGE_SECONDS
@@ -137,15 +139,22 @@ class Relay:
                 return False
         finally:
             conn.terminate()
-        await self._wait_after(failure, stop)
+        await self._wait_after(failure, sink.address, stop)
         return True
 
-    async def _wait_after(self, failure: Exception, stop: asyncio.Event) -> None:
-        """Log a failure when it begins, and wait without the lock, so that another relay may try."""
+    async def _wait_after(self, failure: Exception, address: str, stop: asyncio.Event) -> None:
+        """Log a failure when it begins, and wait without the lock, so that another relay may try.
+
+        A broker that comes back is noticed at once.
+        """
         if not self._is_failing:
             self._is_failing = True
             self._log.warning("a sink does not take events just now; trying again", reason=reason_of(failure))
-        await pause(stop, self._backoff.pause() * random.uniform(0.5, 1.5))  # noqa: S311
+        seconds = self._backoff.pause() * random.uniform(0.5, 1.5)  # noqa: S311
+        if isinstance(failure, SinkAway) and scheme_of(address) in BROKERS:
+            await pause_until_back(BrokerAddress.parse(address, options=None), stop, seconds)
+        else:
+            await pause(stop, seconds)
 
     async def _lead(self, course: _Course, stop: asyncio.Event) -> None:
         """Send until `stop`, or until an operator changes the sink."""

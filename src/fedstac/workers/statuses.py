@@ -26,7 +26,7 @@ from fedstac.messaging.sources.chain import LogMessage
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.metrics import STATUS_MESSAGES
-from fedstac.runtime.wakeup import pause, unless
+from fedstac.runtime.wakeup import Backoff, pause, unless
 
 PART = "statuses"
 MOST_EXCEPTIONS = 2000
@@ -34,6 +34,7 @@ LONGEST_ID, LONGEST_DETAIL = 650, 2000  # characters
 CONSUMER = re.compile(r"[a-z][a-z0-9-]{0,39}")
 OUTCOMES = ("applied", "ignored", "rejected", "parked")
 LOOK_SECONDS = 2.0  # between looks at the sinks
+LONGEST_RETRY_SECONDS = 2.0  # of a topic that is away
 READ_MESSAGES, READ_SECONDS = 200, 5.0
 TROUBLES = {
     SourceAway: "a topic of acknowledgements cannot be read; trying again",
@@ -103,7 +104,14 @@ async def run(node: Node, stop: asyncio.Event) -> None:
         for text in addresses.keys() - readers.keys():
             read = partial(_read, node, addresses[text], stop)
             readers[text] = asyncio.create_task(
-                supervision.keep_trying(node.parts, part_of(addresses[text]), read, stop, expected=TROUBLES)
+                supervision.keep_trying(
+                    node.parts,
+                    part_of(addresses[text]),
+                    read,
+                    stop,
+                    expected=TROUBLES,
+                    backoff=Backoff(least=0.1, most=LONGEST_RETRY_SECONDS),
+                )
             )
         await pause(stop, LOOK_SECONDS)
 
