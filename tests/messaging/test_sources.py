@@ -12,6 +12,7 @@ import pytest
 from fedstac.db import invariants, parked
 from fedstac.db.connections import Connection
 from fedstac.demo import embedded
+from fedstac.demo.brokers import NatsServer
 from tests.db.spoiling import SPOILS
 from tests.db.writing import titled
 from tests.messaging.journeys import BROKERS, ROADS, Json, Road, items, journey, road
@@ -84,6 +85,29 @@ async def test_what_a_road_has_lost_comes_from_the_publishing_node(
             await trip.arrive()
         assert await trip.differences() == []
         assert (await trip.outcomes())["ignored"] == 0
+
+
+async def test_while_the_broker_is_away_events_come_from_the_publishing_node(
+    api: Api, conn: Connection, make_database: Callable[[], str], own_nats_server: NatsServer
+) -> None:
+    everything = items(40)
+    async with road("nats", own_nats_server) as way:
+        await way.build(conn)
+        async with journey(api, make_database, way, snapshot_first=False) as trip:
+            await trip.publish(*everything[:10])
+            async with trip.following():
+                await trip.arrive()
+                own_nats_server.process.kill()
+                await trip.publish(*everything[10:20])
+                await trip.arrive()  # the broker is still away
+            await trip.publish(*everything[20:30])
+            async with trip.following():  # also where it is away when an index node starts
+                await trip.arrive()
+                own_nats_server.process.start()
+                await trip.publish(*everything[30:])
+                await trip.arrive()
+            assert await trip.differences() == []
+            assert (await trip.outcomes())["ignored"] == 0
 
 
 async def test_poison_of_every_kind_is_parked_delays_nobody_and_is_healed_by_a_later_event(

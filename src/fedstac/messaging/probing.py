@@ -40,20 +40,25 @@ async def knock(host: str, port: int, *, seconds: float = CONNECT_SECONDS) -> st
     return None
 
 
+async def can_be_reached(address: BrokerAddress) -> bool:
+    """Return whether somebody answers at the port of one of the servers."""
+    reasons = await asyncio.gather(
+        *(knock(*_host_and_port(server), seconds=KNOCK_SECONDS) for server in address.servers)
+    )
+    return None in reasons
+
+
 async def pause_until_back(address: BrokerAddress, stop: asyncio.Event, seconds: float) -> None:
     """Wait between two attempts at a broker; not beyond `stop`, nor much longer than until it can be reached again.
 
     What answers at its port, and yet failed, is tried again after ANSWERING_SECONDS: it may be about to start.
     """
     deadline = time.monotonic() + seconds
-    while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
-        reasons = await asyncio.gather(
-            *(knock(*_host_and_port(server), seconds=KNOCK_SECONDS) for server in address.servers)
-        )
-        if None in reasons:
-            await pause(stop, min(left, ANSWERING_SECONDS))
+    while not stop.is_set() and (rest := deadline - time.monotonic()) > 0:
+        if await can_be_reached(address):
+            await pause(stop, min(rest, ANSWERING_SECONDS))
             return
-        await pause(stop, min(left, KNOCK_SECONDS))
+        await pause(stop, min(rest, KNOCK_SECONDS))
 
 
 async def defects(address: BrokerAddress) -> list[Defect]:

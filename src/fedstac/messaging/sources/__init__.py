@@ -123,4 +123,4 @@ def open_source(source: SourceAddress) -> EventSource:
     if (origin := source.topic_origin) is not None:
         source_of_topic: EventSource = _import("esgf", source.feed).EsgfSource(source.feed, origin)
         return source_of_topic
-    return BrokerSource(broker_of(source.feed).open_log(source.feed), HttpSource(source))
+    return BrokerSource(broker_of(source.feed).open_log(source.feed), HttpSource(source), source.feed)

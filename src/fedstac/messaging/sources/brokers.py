@@ -1,6 +1,7 @@
 """A broker's log as an event source: its messages in the order of the origin's log, each event once.
 
-A broker is a module beside this one that has `open_log(address) -> BrokerLog`.
+A broker is a module beside this one that has `open_log(address) -> BrokerLog`. While it is away, the origin's own feed
+stands in for it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Protocol, Self
 import structlog
 
 from fedstac.domain.events import START, Cursor
+from fedstac.messaging.probing import can_be_reached
 from fedstac.messaging.sources import EventPage, Offsets, SourceAway
+from fedstac.messaging.sources.addresses import BrokerAddress
 from fedstac.messaging.sources.chain import Chain, Gap, LogMessage
 from fedstac.messaging.sources.http import HttpSource
 
 GAP_PATIENCE_SECONDS = 1.0  # for an event that another partition may still bring
 READ_MESSAGES = 1000
+REACH_SECONDS = 2.0  # between looks for a broker that is away
 SILENCE_SECONDS = 3.0  # of a broker, after which the origin is asked whether it has more
 log = structlog.get_logger()
 
@@ -53,8 +57,10 @@ class BrokerLog(Protocol):
 class BrokerSource:
     """The events of one origin as a broker has them; `feed` is the origin's own, which fills what is missing."""
 
-    def __init__(self, log: BrokerLog, feed: HttpSource) -> None:
-        self._log, self._feed = log, feed
+    def __init__(self, log: BrokerLog, feed: HttpSource, address: BrokerAddress) -> None:
+        self._log, self._feed, self._address = log, feed, address
+        self._is_away = False
+        self._reach_at = 0.0  # when a broker that is away is looked for again, by time.monotonic
         self._chain = Chain(START)
         self._gap: Gap | None = None
         self._gap_since = 0.0
@@ -73,18 +79,42 @@ class BrokerSource:
         await self._resources.aclose()
 
     async def begin(self, after: Cursor, offsets: Offsets) -> None:
-        """Go to a place in the log."""
-        partitions = await self._log.seek(after, offsets)
-        self._chain = Chain.begin(after, offsets, partitions)
+        """Go to a place in the log; of a broker that is away when it is back."""
+        self._chain = Chain(after, dict(offsets))
         self._gap, self._heard_at, self._is_new_here = None, time.monotonic(), True
+        await self._reach()
+
+    async def _reach(self) -> None:
+        """Go to our place in the broker's log, or find that the broker is away."""
+        try:
+            if self._is_away and not await can_be_reached(self._address):
+                raise SourceAway(f"{self._address} cannot be reached")
+            partitions = await self._log.seek(self._chain.cursor, self._chain.offsets)
+        except SourceAway as error:
+            self._lose(error)
+            return
+        self._chain = Chain.begin(self._chain.cursor, self._chain.offsets, partitions)
+        if self._is_away:
+            self._is_away = False
+            log.info("the broker is there again; events are taken from it", broker=str(self._address))
+
+    def _lose(self, error: SourceAway) -> None:
+        if not self._is_away:
+            self._is_away = True
+            log.warning("the broker is away; events are taken from the origin's feed", reason=str(error))
+        self._reach_at = time.monotonic() + REACH_SECONDS
 
     async def receive(self, after: Cursor, *, limit: int, wait: float) -> EventPage:
-        """Return the events after a place, after up to `wait` seconds.
+        """Return the events after a place, after up to `wait` seconds. SourceAway where broker and origin are away.
 
         BehindRetention where neither the broker nor the origin's feed has what comes next.
         """
         if after != self._chain.cursor:  # the last page was not applied
             await self.begin(after, {})
+        if self._is_away and time.monotonic() >= self._reach_at:
+            await self._reach()
+        if self._is_away:
+            return await self._stand_in(limit, wait)
         if self._is_new_here:
             self._is_new_here = False
             if await self._enter_epoch(after):
@@ -102,7 +132,11 @@ class BrokerSource:
                     return await self._fill(gap, limit)
                 seconds = min(seconds, patience)
             seconds = min(seconds, SILENCE_SECONDS)
-            messages = await self._log.read(READ_MESSAGES, seconds, without=self._chain.partitions_ahead())
+            try:
+                messages = await self._log.read(READ_MESSAGES, seconds, without=self._chain.partitions_ahead())
+            except SourceAway as error:
+                self._lose(error)
+                return await self._stand_in(limit, deadline - time.monotonic())
             for message in messages:
                 self._chain.put(message)
             if messages:
@@ -128,6 +162,11 @@ class BrokerSource:
             return False
         self._chain.cursor = Cursor(page.cursor.epoch, after.pos)
         return True
+
+    async def _stand_in(self, limit: int, wait: float) -> EventPage:
+        """Return what the origin's feed has, in place of a broker that is away."""
+        page = await self._feed.receive(self._chain.cursor, limit=limit, wait=max(min(wait, REACH_SECONDS), 0.0))
+        return self._chain.go_on(page)
 
     def _is_silent(self) -> bool:
         return time.monotonic() - self._heard_at > SILENCE_SECONDS
