@@ -44,8 +44,8 @@ async def test_a_list_for_aria2_has_mirrors_folders_and_checksums(west: Api, fed
     await at_east(fedstac, west)
     done = await fedstac("files", ID, "--format", "aria2", **to(west))
     key, asset = next(iter(ASSETS.items()))
-    assert done.stdout.splitlines()[:3] == [
-        f"{asset['href']}\t{EAST[key]}", f"  out={asset['file:local_path']}",
+    assert done.stdout.splitlines()[:4] == [
+        f"{asset['href']}\t{EAST[key]}", f"  out={asset['file:local_path']}", "  continue=true",
         f"  checksum=sha-256={asset['file:checksum'][4:]}",
     ]  # fmt: skip
 
@@ -69,9 +69,11 @@ async def test_checksums_are_as_sha256sum_reads_them(west: Api, fedstac: Fedstac
 
 async def test_a_script_for_wget_quotes_what_it_is_given(west: Api, fedstac: Fedstac) -> None:
     script = (await fedstac("files", ID, "--format", "wget", **to(west))).stdout
-    words = shlex.split(script.splitlines()[0])
+    line = next(line for line in script.splitlines() if line.startswith("fetch ") and "()" not in line)
     asset = ASSETS[FILES[0]]
-    assert words[words.index("-O") + 1 :][:2] == [asset["file:local_path"], asset["href"]]
+    size = str(asset["file:size"])
+    words = ["fetch", asset["file:local_path"], asset["file:checksum"][4:], size, asset["href"]]
+    assert shlex.split(line) == words
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\nb", "-x", "a//b", "a\\b", "./x"])

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import orjson
 import typer
 
 from fedstac import settings as environment
-from fedstac.cli import terminal
+from fedstac.cli import downloads, ready_code, terminal
+from fedstac.cli.downloads import FileForm
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.cli.wording import in_commands
-from fedstac.client import Client, documents, publishing, rehearsal, runs
+from fedstac.client import Client, Search, documents, publishing, rehearsal, runs
 from fedstac.client.documents import DocumentTrouble, ReadyDocument
 from fedstac.client.runs import Run
 from fedstac.client.transport import ClientError
+from fedstac.client.values import Dataset
 from fedstac.domain.errors import Severity
 
 T = TypeVar("T")
+
+
+class SearchForm(StrEnum):
+    """The forms of what a search finds."""
+
+    TABLE = "table"
+    JSON = "json"
+    NDJSON = "ndjson"
+    PARQUET = "parquet"
+    WGET = "wget"
+    ARIA2 = "aria2"
+    PYTHON = "python"
+    CURL = "curl"
+
 
 commands = typer.Typer()
 feed = typer.Typer(no_args_is_help=True, help="Read a node's feed of events.")
@@ -250,6 +268,8 @@ class WithRetracted(StrEnum):
         "fedstac search -c CMIP6 --filter 'latest = true' --limit 5",
         "fedstac search --bbox 5,45,15,55 --datetime 1990-01-01T00:00:00Z/.. -o ndjson",
         "fedstac search -c CMIP6 --matched",
+        "fedstac search -c CMIP6 --filter \"cmip6:variable_id = 'tas'\" --limit 0 -o wget > fetch.sh && sh fetch.sh",
+        "fedstac search -c CMIP6 --limit 0 -o parquet --to cmip6.parquet",
         "fedstac search -c CMIP6 --retracted only",
     ),
 )
@@ -268,27 +288,45 @@ def search(
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Show at most so many items; 0: all.")] = 100,
     matched: Annotated[bool, typer.Option("--matched", help="Show only how many match.")] = False,
-    output: Form = None,
+    output: Annotated[
+        SearchForm | None, typer.Option("-o", "--output", help="Form of the results.", show_default="table")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="With -o parquet: the file to write.")] = None,
     url: Url = "",
     token: Token = "",
 ) -> None:
     """Search datasets. `-o json` writes a FeatureCollection, `-o ndjson` one Item a line.
 
-    Retracted datasets are left out unless --retracted asks for them, or the filter names `retracted`.
+    `-o wget` is a script that fetches the files, `-o aria2` a list for aria2c, both with all copies and checksums.
+    `-o parquet --to FILE` writes GeoParquet. `-o python` and `-o curl` show the search as code. Retracted datasets are
+    left out unless --retracted asks for them, or the filter names `retracted`; every form says why they are.
     """
-    form = form_of(ctx, output)
+    search_form = output or SearchForm(form_of(ctx, None))
+    if (search_form is SearchForm.PARQUET) is not (to is not None):
+        raise typer.BadParameter("-o parquet and --to FILE belong together", param_hint="--to")
+    form = Output(search_form) if search_form.value in [each.value for each in Output] else Output.NDJSON
     with client_of(ctx, url, token) as server:
         results = server.search(
             collections=collection or (), ids=[id for text in ids or () for id in _split(text)],
             bbox=_numbers(bbox) if bbox else None, datetime=datetime or None, filter=filter or None,
             sortby=_split(sortby), retracted=retracted, limit=1 if matched else limit or None,
         )  # fmt: skip
+        if search_form in (SearchForm.PYTHON, SearchForm.CURL):
+            write = ready_code.python if search_form is SearchForm.PYTHON else ready_code.curl
+            sys.stdout.write(write(server.url, results.body, limit or None))
+            return
         terminal.show_warnings(results.warnings)
         if matched:
             if form is Output.TABLE:
                 out(f"{'about ' if results.is_estimated else ''}{results.matched}")
             else:
                 terminal.dump({"matched": results.matched, "estimated": results.is_estimated})
+            return
+        if to is not None:
+            _write_parquet(results, to)
+            return
+        if search_form.value in [each.value for each in FileForm]:
+            _write_files(results, FileForm(search_form))
             return
         opening, closing = '{"type":"FeatureCollection","features":[', "]}"
         columns = ("collection", "from", "latest", "state", "id")
@@ -299,6 +337,52 @@ def search(
                     terminal.show_retraction(item.get("properties") or {})
         if form is Output.TABLE:
             say(f"{listing.count} of {'about ' if results.is_estimated else ''}{results.matched}", "dim")
+
+
+def _write_files(results: Search, form: FileForm) -> None:
+    """Write the files of what a search finds for a downloader; exit with 1 if some cannot be written."""
+    total = size = faults = 0
+    sys.stdout.write(downloads.head_of(form))
+    with terminal.bars(["datasets"], Output.NDJSON) as bars:
+        for count, item in enumerate(results, 1):
+            dataset = Dataset(item)
+            if (reason := downloads.retraction_of(dataset)) is not None:
+                sys.stdout.write(f"# {reason}\n")
+                continue
+            for file, mirrors in downloads.group(dataset.files):
+                text = downloads.text(file, mirrors, form)
+                if text is None:
+                    faults += 1
+                    sys.stdout.write(f"# {for_terminal(f'{dataset.id}: {file.asset}')} cannot be fetched this way\n")
+                    say(for_terminal(f"{file.href or file.asset}: cannot be written as {form}"), "yellow")
+                    continue
+                sys.stdout.write(text)
+                total, size = total + 1, size + (downloads.size_of(file) or 0)
+            sys.stdout.flush()
+            bars.set("datasets", count, None)
+    sys.stdout.write(downloads.end_of(form))
+    say(f"{terminal.number(total, 'file')}, {size / 1e9:.1f} GB", "dim")
+    if faults:
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _write_parquet(results: Search, target: Path) -> None:
+    """Write what a search finds as GeoParquet. The file is there when all of it is, also after Ctrl-C."""
+    from fedstac.geoparquet import items
+
+    lines, unfinished = target.with_name(f"{target.name}.lines.part"), target.with_name(f"{target.name}.part")
+    try:
+        with terminal.bars(["fetched", "written"], Output.NDJSON) as bars:
+            with lines.open("wb") as file:
+                for count, item in enumerate(results, 1):
+                    file.write(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE))
+                    bars.set("fetched", count, None)
+            total = items.write(lines, unfinished, on_items=lambda rows: bars.set("written", rows, None))
+        unfinished.replace(target)
+    finally:
+        lines.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+    say(f"{terminal.number(total, 'item')} in {target}", "dim")
 
 
 def _item_cells(item: dict[str, Any]) -> tuple[object, ...]:

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fedstac.cli import bulk, terminal
+from fedstac.cli import bulk, downloads, terminal
 from fedstac.cli.bulk import Ids, IdsFrom
+from fedstac.cli.downloads import FileForm
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, say
 from fedstac.client import Client
-from fedstac.client.values import Dataset, File
+from fedstac.client.values import Dataset
 
 commands = typer.Typer()
 TOGETHER = 50  # ids in one search
-
-
-class Format(StrEnum):
-    """What a line, or a few lines, of a file look like."""
-
-    URLS = "urls"
-    WGET = "wget"
-    ARIA2 = "aria2"
-    SHA256 = "sha256"
 
 
 @commands.command(
@@ -50,7 +40,7 @@ def files(
     collection: Annotated[
         list[str] | None, typer.Option("--collection", "-c", help="With --filter; repeatable.")
     ] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="Addresses, a script, or a list.")] = Format.URLS,
+    format: Annotated[FileForm, typer.Option("--format", "-f", help="Addresses, a script, or a list.")] = FileForm.URLS,
     node: Annotated[str, typer.Option("--node", "-n", help="The copies of this node; else the originals.")] = "",
     output: Form = None,
     url: Url = "",
@@ -69,22 +59,26 @@ def files(
             _matching(client, filter, collection or []) if filter or collection
             else _by_id(client, iter(bulk.ids_of(options)))
         )  # fmt: skip
+        if form is Output.TABLE:
+            sys.stdout.write(downloads.head_of(format))
         for id, dataset in datasets:
             entries = [file for file in dataset.files if node in ("", file.node)] if dataset else []
             if not entries:
                 missing += 1
                 say(for_terminal(f"{id}: {_why_none(dataset, node)}"), "yellow")
-            for file, mirrors in _grouped(entries):
+            for file, mirrors in downloads.group(entries):
                 if form is not Output.TABLE:
-                    listing.row(_as_json(file), ())
-                elif (text := _text(file, mirrors, format)) is not None:
+                    listing.row(downloads.as_json(file), ())
+                elif (text := downloads.text(file, mirrors, format)) is not None:
                     sys.stdout.write(text)
                 else:
                     missing += 1
                     say(for_terminal(f"{file.href or file.asset}: cannot be written as {format}"), "yellow")
                     continue
-                total, size = total + 1, size + (file.size or 0)
+                total, size = total + 1, size + (downloads.size_of(file) or 0)
             sys.stdout.flush()
+        if form is Output.TABLE:
+            sys.stdout.write(downloads.end_of(format))
     say(f"{terminal.number(total, 'file')}, {size / 1e9:.1f} GB", "dim")
     if missing:
         raise typer.Exit(terminal.REJECTED)
@@ -112,42 +106,3 @@ def _why_none(dataset: Dataset | None, node: str) -> str:
         reason = (dataset.properties.get("fedstac:retraction") or {}).get("reason")
         return "it is retracted" + (f": {reason}" if reason else "")
     return f"it has no files at {node}" if node else "it has no files"
-
-
-def _grouped(files: Iterable[File]) -> Iterator[tuple[File, list[File]]]:
-    """Yield each file once, with its copies at other nodes."""
-    by_asset: dict[str, list[File]] = {}
-    for file in files:
-        by_asset.setdefault(file.asset, []).append(file)
-    for copies in by_asset.values():
-        yield copies[0], copies[1:]
-
-
-def _as_json(file: File) -> Mapping[str, Any]:
-    return {"id": file.dataset, "asset": file.asset, "node": file.node, "href": file.href, "path": file.path,
-            "size": file.size, "sha256": file.sha256}  # fmt: skip
-
-
-def _text(file: File, mirrors: Sequence[File], format: Format) -> str | None:
-    """Return a file in a format; None if its address, path or checksum does not allow it."""
-    match format:
-        case Format.URLS:
-            return f"{file.href}\n" if file.is_address else None
-        case Format.SHA256:
-            return f"{file.sha256}  {file.path}\n" if file.sha256 and file.path else None
-        case Format.WGET:
-            return _wget(file) if file.is_web and file.path else None
-        case Format.ARIA2:
-            addresses = [each.href for each in (file, *mirrors) if each.is_web]
-            if not addresses or not file.path:
-                return None
-            check = f"  checksum=sha-256={file.sha256}\n" if file.sha256 else ""
-            return "\t".join(addresses) + f"\n  out={file.path}\n{check}"
-
-
-def _wget(file: File) -> str:
-    """Return a line of a shell script: it makes the folder, fetches the file or its rest, and checks the SHA-256."""
-    path, folder = shlex.quote(file.path), shlex.quote(file.path.rpartition("/")[0] or ".")
-    line = f"mkdir -p -- {folder} && wget -c -O {path} {shlex.quote(file.href)}"
-    check = f" && echo {shlex.quote(f'{file.sha256}  {file.path}')} | sha256sum -c -" if file.sha256 else ""
-    return line + check + "\n"

@@ -381,6 +381,11 @@ class Search:
             page = self._next_page(following) if following else None
 
     @property
+    def body(self) -> Mapping[str, Any]:
+        """The body of POST /search that it is, without its limit."""
+        return self._body
+
+    @property
     def matched(self) -> int:
         """How many match, whatever the limit; an estimate where `is_estimated`."""
         return int(self._first_page().get("numberMatched", 0))
