@@ -232,6 +232,7 @@ READING: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "get it": asks("GET"),
     "ask for its headers": asks("HEAD"),
     "ask what may be sent": asks("OPTIONS"),
+    "see its history": asks("GET", suffix="/history"),
 }
 
 
@@ -256,6 +257,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "cancel somebody else's request": fixed("POST", "/requests/{request_id}/cancel", request_id=SOMEBODY_ELSES),
     "retry somebody else's request": fixed("POST", "/requests/{request_id}/retry", request_id=SOMEBODY_ELSES),
     "validate": fixed("POST", "/validate", ITEM),
+    "ask how datasets stand": fixed("POST", "/datasets/status", [ITEM["id"]]),
     "ask what one may": lambda _: MatrixRequest(
         "GET", "/access/explain", query={"action": "update", "item": ITEM["id"]}
     ),
@@ -431,7 +433,11 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((UPDATER, UPDATER_THERE), ("ask what may be sent",), (*SEEN, FOREIGN), "PATCH, PUT"),
     Line((RETRACTOR, ANNOTATOR, EAST, SOUTH, REPLICATOR), ("ask what may be sent",), (*SEEN, FOREIGN), "PATCH"),
     Line((DELETER,), ("ask what may be sent",), (*SEEN, FOREIGN), "DELETE"),
-    Line(EVERYBODY, tuple(PUBLIC), (NO_DATASET,), ANSWERED),
+    Line((NOBODY, *ALL_KNOWN), ("see its history",), (*SEEN, FOREIGN), ANSWERED),
+    Line((NOBODY, *ALL_KNOWN), ("see its history",), (ABSENT,), GONE),
+    Line(DELETERS, ("see its history",), (MARKED,), ANSWERED),
+    Line((NOBODY, *(who for who in ALL_KNOWN if who not in DELETERS)), ("see its history",), (MARKED,), GONE),
+    Line(EVERYBODY, (*PUBLIC, "ask how datasets stand"), (NO_DATASET,), ANSWERED),
     # being known is enough
     Line(ALL_KNOWN, ("see who one is", "see one's requests", "validate", "ask what one may", "see the groups",
                      "see one's destinations"), (NO_DATASET,), ANSWERED),

@@ -100,6 +100,8 @@ SCENARIO: Final = (
     Ask("POST /requests/{request_id}/retry", "Nothing to retry", "admin", {"request_id": "{request}"}),
     Ask("GET /requests/{request_id}", "Somebody else's request", "guest", {"request_id": "{request}"}),
     Ask("GET " + ITEM, "A dataset", path=PLACE),
+    Ask("GET " + ITEM + "/history", "What became of a dataset", path=PLACE),
+    Ask("POST /datasets/status", "How datasets stand", body=[FIRST["id"], "nothing"]),
     Ask("GET " + ITEM, "An unknown dataset", path={**PLACE, "item_id": "nothing"}),
     Ask("GET " + ITEMS, "Ids and models of a project's datasets", path={"collection_id": "CMIP6"},
         query={"fields": "id,cmip6:source_id,-geometry,-bbox,-assets,-links", "limit": "1"}),

@@ -87,6 +87,10 @@ COLLECTION_SEARCH: Final = (
     *COLLECTIONS_PAGE,
 )  # fmt: skip
 RANGE: Final = Parameter("Range", "Bytes of the file: `bytes=1000-`.", TEXT, "header")
+HISTORY: Final = (
+    _limit(100, 1000),
+    Parameter("before", "An event: older ones only. The link `next` has it.", {"type": "string", "format": "uuid"}),
+)
 IF_NONE_MATCH: Final = Parameter("If-None-Match", "An ETag that the caller has: 304 if it is current.", TEXT, "header")
 
 # --- writing ---

@@ -104,6 +104,30 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "Items": _object(
         {"type": {"const": "FeatureCollection"}, "features": _list(_ref("Item"))}, description="Datasets to publish."
     ),
+    "History": _object(
+        {"collection": TEXT, "id": TEXT, "versions": _list(_object(
+            {"id": TEXT, "version": MAYBE_TEXT, "state": TEXT, "latest": YES_NO, "created": TIME, "updated": TIME,
+             "origin": TEXT, "retraction": OBJECT, "href": ADDRESS}, maybe=("retraction",))),
+         "events": _list(_object(
+            {"event": TEXT, "time": TIME, "id": TEXT, "type": TEXT, "state": TEXT, "previous_state": MAYBE_TEXT,
+             "latest": YES_NO, "retraction": OBJECT, "reason": TEXT, "actor": MAYBE_TEXT},
+            maybe=("retraction", "reason", "actor"))),
+         "links": _LINKS},
+        description="The versions of a dataset and the events that they had, the newest first.",
+    ),
+    "DatasetIds": {
+        "oneOf": [_list(TEXT), _object({"ids": _list(TEXT), "collections": _list(TEXT)}, maybe=("collections",))],
+        "description": "Ids of at most 10 000 datasets.",
+    },
+    "DatasetId": {**TEXT, "description": "The id of a dataset, as JSON, on each line."},
+    "Statuses": _object({"datasets": _list(_ref("Status"))}),
+    "Status": _object(
+        {"id": TEXT, "state": _enum("published", "retracted", "unknown"), "collection": TEXT, "latest": YES_NO,
+         "latest_version": TEXT, "updated": TIME, "href": ADDRESS, "reason": TEXT, "errata": ADDRESS,
+         "replaced_by": TEXT, "data": TEXT},
+        maybe=("collection", "latest", "latest_version", "updated", "href", "reason", "errata", "replaced_by", "data"),
+        description="How a dataset stands. Of an unknown one there is no more than its id.",
+    ),
     "Search": _object(
         {"collections": _list(TEXT), "ids": _list(TEXT), "bbox": _list({"type": "number"}), "intersects": OBJECT,
          "datetime": TEXT, "q": {"oneOf": [TEXT, _list(TEXT)]}, "filter": {"type": ["object", "string"]},

@@ -9,6 +9,7 @@ from typing import Final
 from fedstac.domain.policy import Action, Policy, Principal, Resource
 
 ANSWERED: Final = (Action.RETRACT, Action.REINSTATE)  # who may do one of them sees the files of a retracted dataset
+KEEPING: Final = (Action.MARK, Action.UNMARK)  # who may do one of them sees what is hidden
 SPOKEN_OF: Final = ("retracted", "fedstac:state", "fedstac:retraction")  # properties that say whether it is retracted
 
 
@@ -34,3 +35,8 @@ def of_search(choice: Visibility | None, filtered_names: Iterable[str]) -> Visib
 def may_see_files(policy: Policy, caller: Principal, resource: Resource) -> bool:
     """Tell whether a caller may see the files of a retracted dataset."""
     return caller.is_admin or policy.may_one_of(caller, ANSWERED, resource)
+
+
+def may_see_hidden(policy: Policy, caller: Principal | None, resource: Resource) -> bool:
+    """Tell whether a caller may see a dataset that is marked for deletion, and who changed it."""
+    return caller is not None and (caller.is_admin or policy.may_one_of(caller, KEEPING, resource))

@@ -49,7 +49,19 @@ async def shown_to(call: Call, caller: Principal, items: Sequence[ServedItem]) -
     return await call.services.threads.run(select)
 
 
+async def institution_of(call: Call, collection: str, cv_version: str | None, document: str | None) -> str | None:
+    """Return whose dataset a document is, for the policy; None where that cannot be said."""
+    vocabulary = None
+    with suppress(UnknownVersion):
+        vocabulary = await call.node.vocabulary(collection, cv_version)
+    return _institution(document, vocabulary) if document is not None else None
+
+
+def _institution(document: str, vocabulary: Vocabulary | None) -> str | None:
+    institution = orjson.loads(document)["properties"].get(vocabulary.institution) if vocabulary else None
+    return institution if isinstance(institution, str) else None
+
+
 def _resource(item: ServedItem, vocabularies: Vocabularies) -> Resource:
     vocabulary = vocabularies.get((item.collection, item.cv_version))
-    institution = orjson.loads(item.document)["properties"].get(vocabulary.institution) if vocabulary else None
-    return Resource(item.id, item.collection, institution if isinstance(institution, str) else None)
+    return Resource(item.id, item.collection, _institution(item.document, vocabulary))

@@ -6,7 +6,7 @@ from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
-from fedstac.api.search import collections, parquet, reading
+from fedstac.api.search import collections, history, parquet, reading
 from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDoesNotExist, Unauthenticated
 
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
@@ -130,6 +130,16 @@ SEARCH = Capability(
             method="POST", path="/search", handler=reading.post_search, access=Access.PUBLIC,
             parameters=(parameters.FORMAT,), body=BodyFormat(Size.SMALL, {JSON: ("Search",)}), answers=(_PAGE,),
             problems=BAD_TOKEN, reads=True, is_hot=True,
+        ),
+        Route(
+            method="GET", path=ITEM + "/history", handler=history.get_history, access=Access.PUBLIC,
+            parameters=parameters.HISTORY, answers=(Answer.of(200, "Versions and events.", "History"),),
+            problems=(ItemDoesNotExist, CollectionDoesNotExist, *BAD_TOKEN),
+        ),
+        Route(
+            method="POST", path="/datasets/status", handler=history.post_status, access=Access.PUBLIC,
+            body=BodyFormat(Size.SMALL, {JSON: ("DatasetIds",), history.LINES: ("DatasetId",)}), reads=True,
+            answers=(Answer(200, "How each dataset stands.", {JSON: "Statuses", history.LINES: "Status"}),),
         ),
         Route(
             method="OPTIONS", path=ITEM, handler=options.options_item, access=Access.PUBLIC, answers=(ALLOWED,),
