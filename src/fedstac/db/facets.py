@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -49,6 +49,14 @@ ABSENT = CODE.pack(4, 0)
 Key = str | bytes  # of a value: a text as it is, any other value as JSON
 
 
+class DraftCodes(NamedTuple):
+    """The codes of a draft; those of its properties as PostgreSQL's COPY has them."""
+
+    draft: Draft
+    footprint: int
+    pieces: bytes
+
+
 @dataclass(slots=True)
 class Codes:
     """What this process knows of a database's codes. All of it is committed, and stays true."""
@@ -58,19 +66,7 @@ class Codes:
     footprints: dict[Key, int] = field(default_factory=dict)
     numbers: deque[int] = field(default_factory=deque)  # drawn, and not given to a record yet
     count: int = 0  # of terms
-
-    def knows(self, draft: Draft) -> bool:
-        """Tell whether everything is known that the row of a draft needs."""
-        places = self.places.get(draft.collection)
-        if places is None or _key_of_footprint(draft.search.geometry) not in self.footprints:
-            return False
-        for name, value in draft.search.facets.items():
-            place = places.get(name)
-            if place is None:
-                return False
-            if place >= 0 and (value if type(value) is str else orjson.dumps(value)) not in self.terms[name]:
-                return False
-        return True
+    prepared: dict[int, DraftCodes] = field(default_factory=dict)  # of the last batch, by the identity of the draft
 
     def learn(self, other: Codes) -> None:
         """Take over what another one knows."""
@@ -89,18 +85,24 @@ class Codes:
             self.terms.setdefault(name, {}).update(codes)
         self.footprints.update(other.footprints)
 
-    def of(self, draft: Draft) -> bytes:
-        """Return the codes of a draft as PostgreSQL's COPY has them."""
-        places, pieces = self.places[draft.collection], [ABSENT] * PLACES
-        for name, value in draft.search.facets.items():
-            place = places[name]
-            if place >= 0:
-                pieces[place] = self.terms[name][value if type(value) is str else orjson.dumps(value)]
-        return b"".join(pieces)
+    def of(self, draft: Draft) -> DraftCodes | None:
+        """Return the codes of a draft; None where one of them is not known."""
+        pieces, all_terms = [ABSENT] * PLACES, self.terms
+        try:
+            places = self.places[draft.collection]
+            for name, value in draft.search.facets.items():
+                place = places[name]
+                if place >= 0:
+                    pieces[place] = all_terms[name][value if type(value) is str else orjson.dumps(value)]
+            footprint = self.footprints[_key_of_footprint(draft.search.geometry)]
+        except KeyError:
+            return None
+        return DraftCodes(draft, footprint, b"".join(pieces))
 
-    def footprint(self, draft: Draft) -> int:
-        """Return the code of a draft's footprint."""
-        return self.footprints[_key_of_footprint(draft.search.geometry)]
+    def lacks_value(self, collection: str, name: str, key: Key) -> bool:
+        """Tell whether a property's place or a value's code is not known."""
+        place = self.places.get(collection, {}).get(name)
+        return place is None or (place >= 0 and key not in self.terms[name])
 
 
 _by_database: dict[tuple[str, str, int], Codes] = {}
@@ -133,17 +135,19 @@ async def prepare(conn: Connection, drafts: Sequence[Draft]) -> None:
     if conn.is_in_transaction():
         return
     codes = await _codes_of(conn)
-    unknown = [draft for draft in drafts if not codes.knows(draft)]
-    if not unknown:
-        return
-    try:
-        async with conn.transaction():
-            new = await _resolve(conn, unknown)
-    except asyncpg.PostgresError as error:
-        if not is_refusal(error):
-            raise
-        return
-    codes.learn(new)
+    prepared = {id(draft): codes.of(draft) for draft in drafts}
+    unknown = [draft for draft in drafts if prepared[id(draft)] is None]
+    if unknown:
+        try:
+            async with conn.transaction():
+                new = await _resolve(conn, unknown, codes)
+        except asyncpg.PostgresError as error:
+            if not is_refusal(error):
+                raise
+        else:
+            codes.learn(new)
+            prepared |= {id(draft): codes.of(draft) for draft in unknown}
+    codes.prepared = {key: each for key, each in prepared.items() if each is not None}
 
 
 async def draw(conn: Connection, count: int) -> list[int]:
@@ -181,33 +185,48 @@ async def write(
     ]  # fmt: skip
     if not drafts:
         return
-    codes = await _codes_of(conn)
-    if not all(codes.knows(draft) for draft, _ in drafts):
-        codes = await _resolve(conn, [draft for draft, _ in drafts])
+    coded = await _coded(conn, [draft for draft, _ in drafts])
     keys = {collection: int(leaf.rpartition("_")[2]) for collection, leaf in leaves.items()}
     new = [
-        _row(numbers[record.collection, record.id], keys[record.collection], draft, record, codes)
-        for draft, record in drafts if (record.collection, record.id) in numbers
+        _row(numbers[record.collection, record.id], keys[record.collection], record, codes)
+        for codes, (_, record) in zip(coded, drafts, strict=True) if (record.collection, record.id) in numbers
     ]  # fmt: skip
     if new:
         source = io.BytesIO(b"".join((COPY_HEAD, *new, COPY_TAIL)))
         await conn.copy_to_table("facet", schema_name="fedstac", columns=COLUMNS, source=source, format="binary")
-    old = [(draft, record) for draft, record in drafts if (record.collection, record.id) not in numbers]
+    old = [
+        (codes, record) for codes, (_, record) in zip(coded, drafts, strict=True)
+        if (record.collection, record.id) not in numbers
+    ]  # fmt: skip
     if old:
-        await _put(conn, old, keys, codes)
+        await _put(conn, old, keys)
 
 
-def _row(n: int, key: int, draft: Draft, record: Record, codes: Codes) -> bytes:
-    search = draft.search
+async def _coded(conn: Connection, drafts: Sequence[Draft]) -> list[DraftCodes]:
+    """Return the codes of drafts. What was not prepared is made in this transaction, and not remembered."""
+    codes = await _codes_of(conn)
+    prepared, codes.prepared = codes.prepared, {}
+    coded: list[DraftCodes | None] = []
+    for draft in drafts:
+        ready = prepared.get(id(draft))
+        coded.append(ready if ready is not None and ready.draft is draft else codes.of(draft))
+    if None in coded:
+        codes = await _resolve(conn, drafts, Codes())
+        coded = [codes.of(draft) for draft in drafts]
+    return [each for each in coded if each is not None]
+
+
+def _row(n: int, key: int, record: Record, codes: DraftCodes) -> bytes:
+    search = codes.draft.search
     return ROW.pack(
         10, 8, n, 4, key, 2, shown(record), 8, _microseconds(search.start), 8, _microseconds(search.end),
-        8, _microseconds_of(record.updated), 4, codes.footprint(draft), 8, search.size, 4, search.files, *ARRAY,
-    ) + codes.of(draft)  # fmt: skip
+        8, _microseconds_of(record.updated), 4, codes.footprint, 8, search.size, 4, search.files, *ARRAY,
+    ) + codes.pieces  # fmt: skip
 
 
-async def _put(conn: Connection, old: Sequence[tuple[Draft, Record]], keys: Mapping[str, int], codes: Codes) -> None:
+async def _put(conn: Connection, old: Sequence[tuple[DraftCodes, Record]], keys: Mapping[str, int]) -> None:
     """Write rows of records that were here before; some had none, because searches did not find them."""
-    lists = [[code for _, code in CODE.iter_unpack(codes.of(draft))] for draft, _ in old]
+    all_codes = [code for codes, _ in old for _, code in CODE.iter_unpack(codes.pieces)]
     await conn.execute(
         f"""INSERT INTO fedstac.facet (n, collection, shown, starts, ends, updated, footprint, size, files, codes)
             SELECT r.n, c.key, c.shown, c.starts::timestamptz, c.ends::timestamptz, c.updated, c.footprint, c.size,
@@ -220,9 +239,9 @@ async def _put(conn: Connection, old: Sequence[tuple[Draft, Record]], keys: Mapp
                 shown = EXCLUDED.shown, starts = EXCLUDED.starts, ends = EXCLUDED.ends, updated = EXCLUDED.updated,
                 footprint = EXCLUDED.footprint, size = EXCLUDED.size, files = EXCLUDED.files, codes = EXCLUDED.codes""",
         [r.collection for _, r in old], [r.id for _, r in old], [keys[r.collection] for _, r in old],
-        [shown(r) for _, r in old], [d.search.start for d, _ in old], [d.search.end for d, _ in old],
-        [r.updated for _, r in old], [codes.footprint(d) for d, _ in old], [d.search.size for d, _ in old],
-        [code for codes_of_one in lists for code in codes_of_one], [d.search.files for d, _ in old],
+        [shown(r) for _, r in old], [c.draft.search.start for c, _ in old], [c.draft.search.end for c, _ in old],
+        [r.updated for _, r in old], [c.footprint for c, _ in old], [c.draft.search.size for c, _ in old],
+        all_codes, [c.draft.search.files for c, _ in old],
     )  # fmt: skip
 
 
@@ -272,31 +291,38 @@ async def remove_forgotten(conn: Connection) -> int:
 # --- codes ---
 
 
-async def _resolve(conn: Connection, drafts: Sequence[Draft]) -> Codes:
-    """Return all that the rows of drafts need; what is missing is made. Join a transaction."""
+async def _resolve(conn: Connection, drafts: Sequence[Draft], known: Codes) -> Codes:
+    """Return what the rows of drafts need beside what is known; what is missing is made. Join a transaction."""
     codes = Codes()
     names: dict[str, dict[str, None]] = defaultdict(dict)  # properties by collection, in the order of their claim
     long: set[tuple[str, str]] = set()
-    values_by_key: dict[tuple[str, str, Key], str] = {}  # values as JSON
+    texts: dict[tuple[str, str, Key], str] = {}  # values as JSON
     for draft in drafts:
+        collection = draft.collection
+        names[collection]
         for name, value in draft.search.facets.items():
-            names[draft.collection][name] = None
+            key = _key(value)
+            if not known.lacks_value(collection, name, key):
+                continue
+            names[collection][name] = None
             text = orjson.dumps(value)
             if len(text) > MOST_BYTES:
-                long.add((draft.collection, name))
+                long.add((collection, name))
             elif b"\\u0000" in text:  # the database will refuse the document
-                codes.terms.setdefault(name, {})[_key(value)] = ABSENT
+                codes.terms.setdefault(name, {})[key] = ABSENT
             else:
-                values_by_key[draft.collection, name, _key(value)] = text.decode()
-        names[draft.collection]
+                texts[collection, name, key] = text.decode()
     codes.places = await _places(conn, names, long)
-    values_by_key = {key: text for key, text in values_by_key.items() if codes.places[key[0]][key[1]] >= 0}
+    texts = {key: text for key, text in texts.items() if codes.places[key[0]][key[1]] >= 0}
     for places in codes.places.values():
         for name in places:
             codes.terms.setdefault(name, {})
-    for (_, name, key), code in (await _terms(conn, values_by_key)).items():
+    for (_, name, key), code in (await _terms(conn, texts)).items():
         codes.terms[name][key] = CODE.pack(4, code)
-    codes.footprints = await _footprints(conn, {draft.search.geometry for draft in drafts})
+    footprints = {draft.search.geometry for draft in drafts}
+    codes.footprints = await _footprints(
+        conn, [one for one in footprints if _key_of_footprint(one) not in known.footprints]
+    )
     return codes
 
 
@@ -419,6 +445,8 @@ async def _make_terms(
 
 async def _footprints(conn: Connection, geojsons: Iterable[str]) -> dict[Key, int]:
     shapes = {geojson: ewkb(geojson) for geojson in geojsons}
+    if not shapes:
+        return {}
     texts, binaries = list(shapes), list(shapes.values())
     codes: dict[Key, int] = {}
     for attempt in range(2):
