@@ -31,6 +31,11 @@ CONNECTIONS: Final = 8
 VARIANTS: Final = 50
 KNOWN: Final = 2_000  # the first items, which are in catalogues of every size
 IDS: Final = 20
+TEN: Final = tuple(
+    f"cmip6_{name}_frequency"
+    for name in ("activity_id", "experiment_id", "frequency", "grid_label", "institution_id", "nominal_resolution",
+                 "realm", "source_id", "table_id", "variable_id")
+)  # fmt: skip
 PEER_NAME: Final = "stac-fastapi-pgstac 7.2.0"
 
 
@@ -84,6 +89,11 @@ def operations() -> list[Operation]:
         Operation("sorted by id", [{"sortby": [{"field": "id", "direction": "asc"}], "limit": 10}]),
         Operation("sorted by a property",
                   [{"sortby": [{"field": "properties.cmip6:variable_id", "direction": "asc"}], "limit": 10}]),
+        Operation("ten facet counts", [{"aggregations": TEN, "collections": [COLLECTION]}],
+                  target="/aggregate", has_peer=False),
+        Operation("ten facet counts under three facets",
+                  [{**body, "aggregations": TEN} for body in three],
+                  target="/aggregate", has_peer=False),
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import os
 import pty
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -291,6 +292,27 @@ async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fe
     during = [item for item in items if item["properties"]["end_datetime"] >= moment]
     counted = await fedstac("search", "--matched", "--datetime", f"{moment}/..", "-o", "json", **to(api))
     assert json.loads(counted.stdout) == {"matched": len(during), "estimated": False}
+
+
+async def test_facets_are_counted_in_tables_lines_and_json(api: Api, fedstac: Fedstac) -> None:
+    items = list(sample.items(8))
+    await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
+    sources = Counter(str(item["properties"]["cmip6:source_id"]) for item in items)
+    lines = (await fedstac("facets", "source_id", "-c", "CMIP6", "-o", "ndjson", **to(api))).lines
+    assert {line["value"]: line["datasets"] for line in lines} == sources
+    (first, *_), name = sources, "cmip6_source_id_frequency"
+    condition = ("--filter", f"cmip6:source_id = '{first}'")
+    found = await fedstac("facets", "cmip6:source_id", "total_count", *condition, "-o", "json", **to(api))
+    one = json.loads(found.stdout)
+    assert [each["name"] for each in one] == [name, "total_count"]
+    assert one[1]["value"] == one[0]["buckets"][0]["frequency"] == sources[first]
+    every = json.loads((await fedstac("facets", name, *condition, "--multi-select", "-o", "json", **to(api))).stdout)
+    assert {bucket["key"] for bucket in every[0]["buckets"]} == set(sources)
+    table = (await fedstac("facets", "-c", "CMIP6", "--top", "1", **to(api))).stdout.splitlines()
+    assert table[0].split() == ["facet", "value", "datasets"]
+    assert sum(name in line for line in table) == 2  # the most frequent one, and how many others there are
+    wrong = await fedstac("facets", "sourse_id", "-c", "CMIP6", **to(api))
+    assert (wrong.code, "did you mean" in wrong.stderr) == (2, True)
 
 
 async def test_a_search_by_an_unknown_name_warns_on_standard_error(api: Api, fedstac: Fedstac) -> None:

@@ -51,7 +51,7 @@ FORMAT: Final = Parameter(
     "f", "The form of the answer: `parquet`, as `Accept: application/vnd.apache.parquet`, is a file in GeoParquet.",
     {"type": "string", "enum": ["json", "parquet"]},
 )  # fmt: skip
-SEARCH: Final = (
+_CONDITIONS: Final = (
     Parameter("ids", "Ids of datasets.", _list()),
     Parameter("bbox", "A box: west, south, east, north.", _list({"type": "number"})),
     Parameter("intersects", "A GeoJSON geometry, as JSON.", TEXT),
@@ -61,22 +61,34 @@ SEARCH: Final = (
     Parameter("filter-crs", "The coordinates of the filter; only CRS84 is taken.", TEXT),
     Q,
     Parameter("query", "Conditions of the query extension, as JSON. Not together with `filter`.", TEXT),
-    Parameter("sortby", "Properties in order; `-` in front of one sorts it from high to low.", _list()),
-    Parameter("fields", "Members to include; `-` in front of one excludes it.", _list()),
-    Parameter("limit", "Datasets of a page.", {"type": "integer", "minimum": 1}),
-    Parameter("token", "The place of a page, as the links `next` and `prev` have it.", TEXT),
     Parameter(
         "retracted",
         "Whether retracted datasets are found. Without it they are if the filter names `retracted`.",
         {"type": "string", "enum": ["exclude", "include", "only"]},
     ),
+)
+SEARCH: Final = (
+    *_CONDITIONS,
+    Parameter("sortby", "Properties in order; `-` in front of one sorts it from high to low.", _list()),
+    Parameter("fields", "Members to include; `-` in front of one excludes it.", _list()),
+    Parameter("limit", "Datasets of a page.", {"type": "integer", "minimum": 1}),
+    Parameter("token", "The place of a page, as the links `next` and `prev` have it.", TEXT),
     ACCESS,
     FORMAT,
 )
-SEARCH_ALL: Final = (Parameter("collections", "Ids of collections.", _list()), *SEARCH)
-SEARCH_ONE: Final = (
-    Parameter("collections", "The collection of the path, or nothing.", _list()), *SEARCH,
+_COLLECTIONS: Final = Parameter("collections", "Ids of collections.", _list())
+_COLLECTION: Final = Parameter("collections", "The collection of the path, or nothing.", _list())
+SEARCH_ALL: Final = (_COLLECTIONS, *SEARCH)
+SEARCH_ONE: Final = (_COLLECTION, *SEARCH)
+_AGGREGATE: Final = (
+    Parameter("aggregations", "Names of aggregations, as GET /aggregations lists them; without it, all.", _list()),
+    Parameter("multi_select", "With true, the counts of a facet leave the conditions on it out.",
+              {**YES_NO, "default": False}),
+    Parameter("datetime_frequency_interval", "What datetime_frequency counts by.", {"const": "year"}),
+    *_CONDITIONS,
 )  # fmt: skip
+AGGREGATE_ALL: Final = (_COLLECTIONS, *_AGGREGATE)
+AGGREGATE_ONE: Final = (_COLLECTION, *_AGGREGATE)
 COLLECTIONS_PAGE: Final = (
     _limit(10_000, 10_000),
     Parameter("token", "The place of a page, as the links `next` and `prev` have it.", TEXT),

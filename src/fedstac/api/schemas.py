@@ -58,6 +58,12 @@ _NUMBERS_MATCHED = {
     "numberMatched": WHOLE, "numMatched": WHOLE, "numberReturned": WHOLE, "numReturned": WHOLE,
     "fedstac:number_matched_estimated": YES_NO, "fedstac:warnings": _list(_ref("Finding")),
 }  # fmt: skip
+_CONDITIONS = {
+    "collections": _list(TEXT), "ids": _list(TEXT), "bbox": _list({"type": "number"}), "intersects": OBJECT,
+    "datetime": TEXT, "q": {"oneOf": [TEXT, _list(TEXT)]}, "filter": {"type": ["object", "string"]},
+    "filter-lang": _enum("cql2-json", "cql2-text"), "filter-crs": TEXT, "query": OBJECT,
+    "retracted": _enum("exclude", "include", "only"),
+}  # fmt: skip
 _GEOMETRY = {"type": ["object", "null"], "description": "A GeoJSON geometry."}
 _ASSET = _object({"href": TEXT, "type": TEXT, "roles": _list(TEXT)}, maybe=("href", "type", "roles"))
 
@@ -129,16 +135,34 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         description="How a dataset stands. Of an unknown one there is no more than its id.",
     ),
     "Search": _object(
-        {"collections": _list(TEXT), "ids": _list(TEXT), "bbox": _list({"type": "number"}), "intersects": OBJECT,
-         "datetime": TEXT, "q": {"oneOf": [TEXT, _list(TEXT)]}, "filter": {"type": ["object", "string"]},
-         "filter-lang": _enum("cql2-json", "cql2-text"),
-         "filter-crs": TEXT, "query": OBJECT,
+        {**_CONDITIONS,
          "sortby": _list(_object({"field": TEXT, "direction": _enum("asc", "desc")}, maybe=("direction",))),
          "fields": _object({"include": _list(TEXT), "exclude": _list(TEXT)}, maybe=("include", "exclude")),
-         "limit": {"type": "integer", "minimum": 1}, "token": TEXT,
-         "retracted": _enum("exclude", "include", "only"), "access": _enum("metadata", "full")},
-        maybe=("collections", "ids", "bbox", "intersects", "datetime", "q", "filter", "filter-lang", "filter-crs",
-               "query", "sortby", "fields", "limit", "token", "retracted", "access"),
+         "limit": {"type": "integer", "minimum": 1}, "token": TEXT, "access": _enum("metadata", "full")},
+        maybe=(*_CONDITIONS, "sortby", "fields", "limit", "token", "access"),
+    ),
+    "CountsQuestion": _object(
+        {**_CONDITIONS, "aggregations": _list(TEXT),
+         "multi_select": {**YES_NO, "description": "The counts of a facet leave the conditions on it out."},
+         "datetime_frequency_interval": {"const": "year"}},
+        maybe=(*_CONDITIONS, "aggregations", "multi_select", "datetime_frequency_interval"),
+    ),
+    "Counts": _object(
+        {"type": {"const": "AggregationCollection"}, "links": _LINKS, "fedstac:warnings": _list(_ref("Finding")),
+         "aggregations": _list(_object(
+             {"name": TEXT, "data_type": _enum("integer", "datetime", "frequency_distribution"),
+              "value": {"type": ["integer", "string", "null"]},
+              "buckets": _list(_object({"key": TEXT, "data_type": TEXT, "frequency": WHOLE})),
+              "overflow": {**WHOLE, "description": "Datasets in no bucket, or in one that is left out."}},
+             maybe=("value", "buckets", "overflow")))},
+        maybe=("fedstac:warnings",), description="What is counted: a value each, or buckets.",
+    ),
+    "Aggregations": _object(
+        {"type": {"const": "AggregationCollection"}, "links": _LINKS,
+         "aggregations": _list(_object(
+             {"name": TEXT, "data_type": TEXT, "frequency_distribution_data_type": TEXT, "title": TEXT,
+              "property": TEXT}, maybe=("frequency_distribution_data_type", "property")))},
+        description="The names of what can be counted.",
     ),
     "Collection": _object(
         {"type": {"const": "Collection"}, "stac_version": TEXT, "id": TEXT, "title": TEXT, "description": TEXT,

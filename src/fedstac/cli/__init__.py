@@ -20,6 +20,7 @@ from fedstac.cli import (
     datasets,
     dead_letters,
     doctor,
+    facets,
     files,
     identity,
     notifications,
@@ -47,6 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 app.add_typer(datasets.commands)
+app.add_typer(facets.commands)
 app.add_typer(status.commands)
 app.add_typer(files.commands)
 app.add_typer(changes.commands)

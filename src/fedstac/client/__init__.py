@@ -231,6 +231,47 @@ class Client:
             body["retracted"] = retracted
         return Search(self._transport, body, limit, page)
 
+    def counts(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        collections: Sequence[str] = (),
+        bbox: Sequence[float] | None = None,
+        datetime: str | None = None,
+        filter: str | None = None,
+        multi_select: bool = False,
+    ) -> CountsAnswer:
+        """Count what a search finds. Without names: by all facets, in files, bytes and years.
+
+        names: `source_id`, `cmip6:source_id`, or those of aggregations. The conditions are those of `search`.
+        multi_select: the counts of a facet leave the conditions on it out.
+        """
+        body: dict[str, Any] = {"multi_select": multi_select}
+        if names:
+            body["aggregations"] = self._aggregations(names, collections)
+        if collections:
+            body["collections"] = list(collections)
+        if bbox is not None:
+            body["bbox"] = list(bbox)
+        if datetime:
+            body["datetime"] = interval(datetime)
+        if filter:
+            body |= {"filter": filter, "filter-lang": "cql2-text"}
+        headers = {"Content-Type": "application/json"}
+        answer = self._transport.json("POST", "/aggregate", content=orjson.dumps(body), headers=headers)
+        warnings = tuple(str(warning.get("message")) for warning in answer.get("fedstac:warnings", ()))
+        return CountsAnswer(answer["aggregations"], warnings)
+
+    def _aggregations(self, names: Sequence[str], collections: Sequence[str]) -> list[str]:
+        """Return the names of aggregations; what names nothing that the node lists stays, and the node says why."""
+        path = _collection_path(collections[0]) if len(collections) == 1 else ""
+        entries = self._transport.json("GET", path + "/aggregations")["aggregations"]
+        by_name = {
+            each["property"].rpartition(":")[2]: each["name"] for each in reversed(entries) if "property" in each
+        }
+        by_name |= {each["property"]: each["name"] for each in entries if "property" in each}
+        return [by_name.get(name, name) for name in names]
+
     def whoami(self) -> dict[str, Any]:
         """Return whom the server takes the caller for: name and roles; after a login issuer, subject and groups too."""
         caller: dict[str, Any] = self._transport.json("GET", "/me")
@@ -354,6 +395,14 @@ class Client:
 
 def _collection_path(id: str) -> str:
     return f"/collections/{quote(id, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class CountsAnswer:
+    """Aggregations as the node answers them, each with `value` or `buckets`; and what it says of unknown names."""
+
+    aggregations: list[dict[str, Any]]
+    warnings: tuple[str, ...]
 
 
 @dataclass

@@ -54,7 +54,9 @@ STATE = f"""jsonb_build_object('latest', r.latest, 'retracted', r.state = 'retra
             || CASE WHEN r.retraction IS NULL THEN '{{}}'::jsonb
                     ELSE jsonb_build_object('fedstac:retraction', r.retraction::jsonb) END
             || CASE WHEN r.replicas IS NULL THEN '{{}}'::jsonb
-                    ELSE jsonb_build_object('fedstac:replicas', r.replicas::jsonb) END"""
+                    ELSE jsonb_build_object('fedstac:replicas', r.replicas::jsonb) END
+            || jsonb_strip_nulls(jsonb_build_object(
+                   'alternate:name', fedstac.nodes_of(r.document::jsonb, r.replicas::jsonb)))"""
 # Its times, as documents.prepare makes them of the properties as they were written.
 START, END = (
     rf"""regexp_replace(coalesce(nullif(d.written->>'{name}_datetime', ''), d.written->>'datetime'),

@@ -13,7 +13,7 @@ import orjson
 from fedstac.db import facets
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
-from fedstac.domain.facets import PLACES
+from fedstac.domain.facets import NODES, PLACES
 from fedstac.domain.model import Change, Draft, LatestClaim, Lineage, Record, State
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
@@ -317,8 +317,9 @@ async def _insert_copies(conn: Connection, leaf: str, changes: Sequence[Change])
 
 
 def _content(draft: Draft, record: Record) -> str:
-    """Return the lean copy: the publisher's properties with the server's state."""
-    properties, state = draft.search.properties, _state(record)
+    """Return the lean copy: the publisher's properties with the nodes that have files and the server's state."""
+    nodes = draft.search.facets.get(NODES)
+    properties, state = draft.search.properties, _state(record, {} if nodes is None else {NODES: nodes})
     return f'{{"properties":{properties[:-1]}{"," if len(properties) > 2 else ""}{state[1:]}}}'
 
 
@@ -334,8 +335,8 @@ async def _update_copies(conn: Connection, leaf: str, changes: Sequence[Change])
     )  # fmt: skip
 
 
-def _state(record: Record) -> str:
-    return orjson.dumps(documents.state_of(record)).decode()
+def _state(record: Record, more: Mapping[str, object] = MappingProxyType({})) -> str:
+    return orjson.dumps({**documents.state_of(record), **more}).decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
     properties_text = orjson.dumps(properties)
     text = orjson.dumps({name: value for name, value in own.items() if name != "properties"})
     size, files = facets.size_of(document["assets"])
+    copies = replicas(document["assets"])
     return Draft(
         collection=document["collection"],
         id=document["id"],
@@ -92,15 +93,31 @@ def prepare(document: Document, name: DatasetName, vocabulary: Vocabulary | None
             start=start,
             end=end,
             properties=properties_text.decode(),
-            facets=facets.candidates(properties, vocabulary),
+            facets=facet_values(properties, document["assets"], copies, vocabulary),
             size=size,
             files=files,
         ),
-        replicas=replicas(document["assets"]),
-        nodes=tuple(
-            sorted({node for asset in document["assets"].values() if type(node := asset.get("alternate:name")) is str})
-        ),
+        replicas=copies,
+        nodes=_own_nodes(document["assets"]),
     )
+
+
+def _own_nodes(assets: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(sorted({node for asset in assets.values() if type(node := asset.get("alternate:name")) is str}))
+
+
+def facet_values(
+    properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]], copies: str | None,
+    vocabulary: Vocabulary | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what may be coded of a document: the nodes that have files, and properties; the first has the best claim.
+
+    copies: the result of `replicas`.
+    """
+    values = facets.candidates(properties, vocabulary)
+    nodes = facets.nodes_of(_own_nodes(assets), orjson.loads(copies) if copies else ())
+    others = {name: value for name, value in values.items() if name != facets.NODES}
+    return {facets.NODES: nodes, **others} if nodes else values
 
 
 def replicas(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -150,7 +167,8 @@ def unpacked(
         values, size, count = orjson.loads(coded)
     else:
         document = orjson.loads(text)
-        values, (size, count) = facets.candidates(document["properties"], None), facets.size_of(document["assets"])
+        values = facet_values(document["properties"], document["assets"], copies, None)
+        size, count = facets.size_of(document["assets"])
     search = SearchCopy(shape, start, end, text[at:-1], values, size, count)
     draft = Draft(
         collection, item_id, name.lineage, name.version, institution, text, bytes.fromhex(document_digest),

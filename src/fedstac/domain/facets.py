@@ -6,15 +6,21 @@ property gives its place up when it turns out not to be one of few values: see d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
+
+import orjson
 
 from fedstac.domain.vocabulary import Kind, Vocabulary
 
 PLACES: Final = 24
 MOST_TERMS: Final = 10_000  # that a collection may bring of one property
 MOST_BYTES: Final = 500  # of a value as JSON
+NODES: Final = (
+    "alternate:name"  # the property that names the nodes with files of a dataset, its own and those of replicas
+)
+MOST_NODES_BYTES: Final = 480  # of their names as JSON: with the brackets that is less than MOST_BYTES
 # Names, less their prefix, of what has a value of its own in nearly every dataset. The migration that brought the table
 # has the same list. A name that is taken out of it needs a migration: stored rows do not have its codes.
 UNIQUE_NAMES: Final = frozenset((
@@ -53,6 +59,20 @@ def _preferred(vocabulary: Vocabulary) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def _may_have_place(name: str) -> bool:
     return name.rpartition(":")[2] not in UNIQUE_NAMES
+
+
+def nodes_of(own: Iterable[str], replicas: Iterable[str]) -> list[str]:
+    """Return the nodes that have files of a dataset, by name: as many as a code can stand for.
+
+    fedstac.nodes_of does the same.
+    """
+    names, size = [], 0
+    for name in sorted({*own, *replicas}):
+        size += len(orjson.dumps(name)) + 2
+        if size > MOST_NODES_BYTES:
+            break
+        names.append(name)
+    return names
 
 
 def size_of(assets: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fedstac.domain.facets import NODES
 from fedstac.domain.model import State
 from fedstac.domain.vocabulary import Kind, Property, Vocabulary
 from fedstac.domain.wording import nearest
@@ -31,6 +32,7 @@ OF_EVERY_DATASET: Schemas = {
     "updated": {"title": "Changed here at", **MOMENT},
     "latest": {"title": "Is the latest version", **BOOLEAN},
     "retracted": {"title": "Is retracted", **BOOLEAN},
+    NODES: {"title": "Nodes with files", "type": "array", "items": TEXT},
     "fedstac:state": {"title": "State", **TEXT, "enum": [State.PUBLISHED.value, State.RETRACTED.value]},
 }
 OF_EVERY_PROJECT: Schemas = {

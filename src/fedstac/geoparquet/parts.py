@@ -159,7 +159,7 @@ def _dataset(row: Sequence[Any], origin: str, epoch: int, vocabularies: Vocabula
     if document is None:
         return record, None
     values = orjson.loads(document)
-    coded = facets.candidates(values["properties"], vocabularies(collection))
+    coded = documents.facet_values(values["properties"], values["assets"], replicas, vocabularies(collection))
     search = SearchCopy(footprint, starts, ends, document[at:-1], coded, *facets.size_of(values["assets"]))
     return record, Draft(
         collection, id, lineage, version, None, document, document_digest, files_digest, search, replicas

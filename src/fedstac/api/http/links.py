@@ -71,6 +71,15 @@ def _json(text: str) -> str:
     return orjson.dumps(text).decode()
 
 
+def of_aggregation(own: str) -> list[dict[str, object]]:
+    """Return the links from the root or from a collection to its counts."""
+    return [
+        {"rel": "aggregate", "type": JSON, "method": "GET", "href": own + "/aggregate"},
+        {"rel": "aggregate", "type": JSON, "method": "POST", "href": own + "/aggregate"},
+        {"rel": "aggregations", "type": JSON, "href": own + "/aggregations"},
+    ]
+
+
 def collection(base: str, document: dict[str, object]) -> dict[str, object]:
     """Return a collection as it is served."""
     own = f"{base}/collections/{quote(str(document['id']))}"
@@ -81,6 +90,7 @@ def collection(base: str, document: dict[str, object]) -> dict[str, object]:
         {"rel": "items", "type": GEOJSON, "href": own + "/items"},
         {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
          "title": "Queryables", "href": own + "/queryables"},
+        *of_aggregation(own),
     ]  # fmt: skip
     own_links = document.get("links")
     return {**collections.titled(document), "links": links + (own_links if isinstance(own_links, list) else [])}

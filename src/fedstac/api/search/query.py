@@ -87,7 +87,7 @@ def from_body(body: object, settings: Settings, *, collection: str | None = None
     conditions: dict[str, Any] = {}
     for name in NAMES:
         if name in body:
-            conditions[name] = _strings(name, body[name], MOST_IDS)
+            conditions[name] = strings(name, body[name], MOST_IDS)
     # pystac-client sends the collection's name a second time
     if collection is not None and conditions.setdefault("collections", [collection]) != [collection]:
         raise BadRequest(
@@ -137,6 +137,11 @@ def from_parameters(
     parameters: Sequence[tuple[str, str]], settings: Settings, *, collection: str | None = None
 ) -> Query:
     """Return a search from GET parameters; an empty one counts as left out."""
+    return from_body(body_from(parameters), settings, collection=collection)
+
+
+def body_from(parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return GET parameters as the members of a POST body."""
     body: dict[str, Any] = {name: value for name, value in parameters if value != ""}
     if len({name for name, _ in parameters}) < len(parameters):
         raise BadRequest("a parameter is given more than once; a list is written with commas")
@@ -163,7 +168,7 @@ def from_parameters(
             "exclude": [name[1:] for name in names if name.startswith("-")],
         }
     body.setdefault("filter-lang", "cql2-text")
-    return from_body(body, settings, collection=collection)
+    return body
 
 
 def _ids(text: str) -> list[str]:
@@ -196,7 +201,8 @@ def _json(name: str, text: str) -> Any:
     return value
 
 
-def _strings(name: str, value: object, most: int) -> list[str]:
+def strings(name: str, value: object, most: int) -> list[str]:
+    """Return a list of strings. BadRequest where it is none, or longer than `most`."""
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise BadRequest(f"{name} is a list of strings")
     if len(value) > most:
@@ -271,7 +277,7 @@ def _filter(body: Mapping[str, Any]) -> dict[str, Any]:
 def _fields(value: object) -> tuple[frozenset[str], frozenset[str]]:
     if not isinstance(value, dict) or set(value) - {"include", "exclude"}:
         raise BadRequest('fields is {"include": […], "exclude": […]}')
-    include, exclude = (_strings("fields", value.get(name) or [], MOST_FIELDS) for name in ("include", "exclude"))
+    include, exclude = (strings("fields", value.get(name) or [], MOST_FIELDS) for name in ("include", "exclude"))
     return frozenset(map(_member, include)) - {""}, frozenset(map(_member, exclude)) - {""}
 
 

@@ -79,6 +79,11 @@ class QueryableNames:
             return await self.of(conn, next(iter(names)))
         return queryables.common_to([self.declared(name) for name in names])
 
+    async def searched(self, conn: Connection, ids: Sequence[str]) -> list[str]:
+        """Return those of these collections that are here; all that are here where none is named."""
+        there = await self._names_of_collections(conn, ids)
+        return [name for name in dict.fromkeys(ids or there) if name in there]
+
     async def _names_of_collections(self, conn: Connection, names: Iterable[str] = ()) -> Schemas:
         """Return the collections; read again where one of `names` is not among them."""
         cached = self._collections
@@ -96,7 +101,7 @@ class QueryableNames:
         there = await self._names_of_collections(conn, asked_collections)
         missing = [name for name in dict.fromkeys(asked_collections) if name not in there]
         warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
-        searched = [name for name in dict.fromkeys(asked_collections or there) if name in there]
+        searched = await self.searched(conn, asked_collections)
         if "q" in query.conditions:
             facets = [self.facet_words(name) for name in searched]
             query = replace(query, conditions={**query.conditions, "q": with_facets(query.conditions["q"], facets)})

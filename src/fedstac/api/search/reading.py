@@ -69,6 +69,7 @@ async def landing_page(call: Call) -> Response:
             {"rel": "search", "type": links.GEOJSON, "method": "POST", "href": base + "/search"},
             {"rel": "http://www.opengis.net/def/rel/ogc/1.0/queryables", "type": "application/schema+json",
              "href": base + "/queryables"},
+            *links.of_aggregation(base),
             {"rel": "service-desc", "type": links.OPENAPI, "href": base + "/api"},
             {"rel": "service-doc", "type": "text/html", "href": base + "/api.html"},
             *({"rel": "child", "type": links.JSON, "title": title or name, "href": f"{base}/collections/{quote(name)}"}

@@ -6,7 +6,7 @@ from fedstac.api import parameters
 from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
-from fedstac.api.search import collections, history, parquet, reading
+from fedstac.api.search import aggregation, collections, history, parquet, reading
 from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDoesNotExist, Unauthenticated
 
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
@@ -19,6 +19,8 @@ _QUERYABLES = (
               headers=("ETag",)),
     NOT_MODIFIED,
 )  # fmt: skip
+_COUNTS = Answer.of(200, "What is counted.", "Counts")
+_COUNTABLE = Answer.of(200, "What can be counted.", "Aggregations")
 
 _COLLECTIONS = Answer.of(200, "A page of collections. The links `next` and `prev` lead to other pages.", "Collections")
 COLLECTION_SEARCH = Capability(
@@ -151,4 +153,41 @@ SEARCH = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (SEARCH, COLLECTION_SEARCH)
+AGGREGATION = Capability(
+    name="aggregation",
+    description="Count what a search finds: by facets, by year, in files and bytes.",
+    conformance_classes=(
+        "https://api.stacspec.org/v0.3.0/aggregation",
+        "https://api.stacspec.org/v0.3.0/aggregation#filter",
+        "https://api.stacspec.org/v0.3.0/aggregation#query",
+    ),
+    routes=(
+        Route(
+            method="GET", path="/aggregations", handler=aggregation.get_aggregations, access=Access.PUBLIC,
+            answers=(_COUNTABLE,),
+        ),
+        Route(
+            method="GET", path="/collections/{collection_id}/aggregations", handler=aggregation.get_aggregations,
+            access=Access.PUBLIC, answers=(_COUNTABLE,), problems=(CollectionDoesNotExist,),
+        ),
+        Route(
+            method="GET", path="/aggregate", handler=aggregation.get_aggregate, access=Access.PUBLIC,
+            parameters=parameters.AGGREGATE_ALL, answers=(_COUNTS,),
+        ),
+        Route(
+            method="POST", path="/aggregate", handler=aggregation.post_aggregate, access=Access.PUBLIC,
+            body=BodyFormat(Size.SMALL, {JSON: ("CountsQuestion",)}), answers=(_COUNTS,), reads=True,
+        ),
+        Route(
+            method="GET", path="/collections/{collection_id}/aggregate", handler=aggregation.get_collection_aggregate,
+            access=Access.PUBLIC, parameters=parameters.AGGREGATE_ONE, answers=(_COUNTS,),
+            problems=(CollectionDoesNotExist,),
+        ),
+        Route(
+            method="POST", path="/collections/{collection_id}/aggregate", access=Access.PUBLIC,
+            handler=aggregation.post_collection_aggregate, body=BodyFormat(Size.SMALL, {JSON: ("CountsQuestion",)}),
+            answers=(_COUNTS,), problems=(CollectionDoesNotExist,), reads=True,
+        ),
+    ),
+)  # fmt: skip
+CAPABILITIES = (SEARCH, COLLECTION_SEARCH, AGGREGATION)

@@ -1,0 +1,220 @@
+"""Aggregation: counts of what a search finds, for clients that show facets (STAC API, aggregation extension 0.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+from starlette.responses import Response
+
+from fedstac.api.call import Call, Services
+from fedstac.api.http import links
+from fedstac.api.search import filters
+from fedstac.api.search import query as queries
+from fedstac.api.search.query import Query
+from fedstac.api.search.queryables import MOST_SAMPLED
+from fedstac.api.writing.collections import existing
+from fedstac.db import aggregation
+from fedstac.db.aggregation import FacetSlot
+from fedstac.db.connections import Connection
+from fedstac.domain import aggregating, queryables, strict_json
+from fedstac.domain.aggregating import Aggregation, Counts, UnknownAggregation
+from fedstac.domain.errors import BadRequest
+from fedstac.domain.queryables import Schemas
+from fedstac.settings import Settings
+
+Json = dict[str, Any]
+
+MOST_AGGREGATIONS: Final = 200  # that one request may name
+OF_PAGES: Final = frozenset(("limit", "sortby", "fields", "token", "access"))  # of a search: they mean nothing here
+OTHER_FILTER: Final = "filter_exp"  # as ESGF's tests name the filter
+EVERY_YEAR: Final = "year"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be counted: aggregations by name (none: all), of what a search finds.
+
+    multi_select: the counts of a facet leave the conditions on that facet out.
+    """
+
+    query: Query
+    names: tuple[str, ...] | None
+    multi_select: bool
+
+
+def from_body(body: object, settings: Settings, *, collection: str | None = None) -> Question:
+    """Return a question from the members of a POST body. BadRequest names what is not understood."""
+    if not isinstance(body, dict):
+        raise BadRequest("the body is no JSON object; a question for counts is one")
+    body = {name: value for name, value in body.items() if value is not None and name not in OF_PAGES}
+    if OTHER_FILTER in body:
+        if "filter" in body:
+            raise BadRequest(f"filter and {OTHER_FILTER} are the same; leave one out")
+        body["filter"] = body.pop(OTHER_FILTER)
+    names, multi_select = body.pop("aggregations", None), body.pop("multi_select", False)
+    if type(multi_select) is not bool:
+        raise BadRequest("multi_select is true or false")
+    if body.pop("datetime_frequency_interval", EVERY_YEAR) != EVERY_YEAR:
+        raise BadRequest(f"datetime_frequency_interval is {EVERY_YEAR}: datasets are counted by year")
+    if names is not None:
+        names = tuple(dict.fromkeys(queries.strings("aggregations", names, MOST_AGGREGATIONS)))
+    return Question(queries.from_body(body, settings, collection=collection), names, multi_select)
+
+
+def from_parameters(
+    parameters: Sequence[tuple[str, str]], settings: Settings, *, collection: str | None = None
+) -> Question:
+    """Return a question from GET parameters; an empty one counts as left out."""
+    body = queries.body_from([(name, value) for name, value in parameters if name not in OF_PAGES])
+    if "aggregations" in body:
+        body["aggregations"] = body["aggregations"].split(",")
+    if "multi_select" in body:
+        body["multi_select"] = {"true": True, "false": False}.get(body["multi_select"].lower())
+        if body["multi_select"] is None:
+            raise BadRequest("multi_select is true or false")
+    return from_body(body, settings, collection=collection)
+
+
+async def get_aggregate(call: Call) -> Response:
+    """Count datasets, with the conditions in the query."""
+    return await _answer(call, from_parameters(call.query_params.multi_items(), call.node.settings))
+
+
+async def post_aggregate(call: Call) -> Response:
+    """Count datasets, with the conditions in the body."""
+    return await _answer(call, from_body(strict_json.parse(await call.body.read()), call.node.settings))
+
+
+async def get_collection_aggregate(call: Call) -> Response:
+    """Count datasets of one collection, with the conditions in the query."""
+    name = call.path_params["collection_id"]
+    question = from_parameters(call.query_params.multi_items(), call.node.settings, collection=name)
+    return await _answer(call, question, collection=name)
+
+
+async def post_collection_aggregate(call: Call) -> Response:
+    """Count datasets of one collection, with the conditions in the body."""
+    name = call.path_params["collection_id"]
+    question = from_body(strict_json.parse(await call.body.read()), call.node.settings, collection=name)
+    return await _answer(call, question, collection=name)
+
+
+async def get_aggregations(call: Call) -> Response:
+    """List what can be counted: names, and the types of what is counted. It is of one collection, or of all."""
+    name = call.path_params.get("collection_id")
+    async with call.node.pool.acquire() as conn:
+        if name is not None:
+            await existing(conn, name)
+        facets = await Facets.of(conn, call.services, [] if name is None else [name])
+    entries = [each.as_json() for each in aggregating.every(facets.names, facets.queryables)]
+    body = {"type": "AggregationCollection", "aggregations": entries, "links": _links(call, "aggregations", name)}
+    return Response(orjson.dumps(body), media_type=links.JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """What is known of the collections that are searched: their facets, and all of their properties by name."""
+
+    collections: Sequence[str]
+    slots: Sequence[FacetSlot]
+    names: frozenset[str]  # of facets: those that have a slot, and those that the vocabulary has terms of
+    queryables: Schemas
+
+    @classmethod
+    async def of(cls, conn: Connection, services: Services, searched_ids: Sequence[str]) -> Facets:
+        """Return what is known of these collections; without any, of all."""
+        names = services.queryables
+        collections = await names.searched(conn, searched_ids)
+        slots = await aggregation.slots(conn, collections)
+        schemas: dict[str, queryables.Schema] = {}
+        for name in reversed(collections):
+            is_sampled = len(collections) <= MOST_SAMPLED
+            schemas |= await names.of(conn, name) if is_sampled else names.declared(name)
+        declared = {name for each in collections for name in _with_terms(names.declared(each))}
+        return cls(collections, slots, frozenset(each.property for each in slots) | declared, schemas)
+
+    def find(self, names: Sequence[str] | None) -> tuple[Aggregation, ...]:
+        """Return the aggregations of these names; of None, all. BadRequest where there is no such."""
+        if names is None:
+            return aggregating.every(self.names, self.queryables)
+        try:
+            return aggregating.find(names, self.names, self.queryables, self.collections)
+        except UnknownAggregation as error:
+            raise BadRequest(f"aggregations: {error}") from None
+
+
+def _with_terms(schemas: Schemas) -> list[str]:
+    """Return the properties whose values are terms of the vocabulary."""
+    return [
+        name for name, schema in schemas.items()
+        if name not in queryables.OF_EVERY_DATASET and ("enum" in schema or "enum" in schema.get("items", ()))
+    ]  # fmt: skip
+
+
+async def _answer(call: Call, question: Question, *, collection: str | None = None) -> Response:
+    services = call.services
+    async with call.node.pool.acquire() as conn:
+        if collection is not None:
+            await existing(conn, collection)
+        query, warnings = await services.queryables.understand(conn, question.query)
+        facets = await Facets.of(conn, services, query.conditions.get("collections", ()))
+        aggregations = facets.find(question.names)
+        counts = await _count(conn, query.conditions, facets, aggregations, question.multi_select)
+    body = {
+        "type": "AggregationCollection",
+        "aggregations": aggregating.answer(aggregations, counts),
+        "links": _links(call, "aggregate", collection),
+    } | ({"fedstac:warnings": [finding.as_json() for finding in warnings]} if warnings else {})
+    return Response(orjson.dumps(body), media_type=links.JSON)
+
+
+async def _count(
+    conn: Connection,
+    conditions: Mapping[str, Any],
+    facets: Facets,
+    aggregations: Sequence[Aggregation],
+    multi_select: bool,
+) -> Counts:
+    """Count what the conditions select: each aggregations facet, and what all answers may need."""
+    properties = {each.property for each in aggregations if each.property is not None}
+    slots = [slot for slot in facets.slots if slot.property in properties]
+    common, own = split(conditions, properties) if multi_select else (conditions, {})
+    return await aggregation.count(conn, common, own, slots)
+
+
+def split(conditions: Mapping[str, Any], properties: set[str]) -> tuple[Json, dict[str, Any]]:
+    """Return conditions without those parts of the filter that are about one of the properties alone; and these parts.
+
+    A filter has parts where it is an `and`. Several about one property are joined.
+    """
+    parts: dict[str, list[Any]] = {}
+    rest: list[Any] = []
+    for part in _conjuncts(conditions.get("filter", True)):
+        names = filters.names_in(part)
+        (parts.setdefault(min(names), []) if len(names) == 1 and names <= properties else rest).append(part)
+    own = {name: _conjunction(each) for name, each in parts.items()}
+    others = {name: value for name, value in conditions.items() if name != "filter"}
+    return others | ({"filter": _conjunction(rest)} if rest else {}), own
+
+
+def _conjuncts(expression: Any) -> list[Any]:
+    if isinstance(expression, dict) and expression["op"] == "and":
+        return [part for arg in expression["args"] for part in _conjuncts(arg)]
+    return [expression]
+
+
+def _conjunction(parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else {"op": "and", "args": list(parts)}
+
+
+def _links(call: Call, what: str, collection: str | None) -> list[Json]:
+    own = call.base_url if collection is None else f"{call.base_url}/collections/{quote(collection)}"
+    page_links = [
+        {"rel": "self", "type": links.JSON, "href": f"{own}/{what}"},
+        {"rel": "root", "type": links.JSON, "href": call.base_url + "/"},
+    ]
+    return page_links + ([{"rel": "collection", "type": links.JSON, "href": own}] if collection is not None else [])
