@@ -92,6 +92,10 @@ SECTIONS = (
         Panel("Memory of large bodies and answers", "bytes", [
             gauge(m.REQUEST_MEMORY, "lane"), gauge(m.REQUEST_MEMORY_LIMIT, "lane"),
         ]),
+        Panel("Columns of searches: rows and terms", "short", [gauge(m.COLUMN_ROWS), gauge(m.COLUMN_TERMS)]),
+        Panel("Memory of the columns", "bytes", [gauge(m.COLUMN_BYTES)]),
+        Panel("Looks of the columns for changes", "ops", [rate(m.COLUMN_LOOKS)]),
+        Panel("Time of these looks, of each second", "s", [rate(m.COLUMN_LOOK_SECONDS)]),
         Panel("Findings of validation", "short", [rate(m.FINDINGS, "rule", "severity")]),
     )),
     Section("Publishing", (

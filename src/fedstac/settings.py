@@ -85,6 +85,10 @@ class Settings(BaseSettings):
     max_batch_items: int = Field(5000, description="Most items in one request")
     read_timeout_seconds: float = Field(15, gt=0, description="Longest pause while a request's headers or body arrive")
     matched_exact_to: int = Field(1000, ge=0, description="numberMatched of a filtered search is exact up to here")
+    columns: bool = Field(
+        True,
+        description="Searches are answered from columns in the memory of the api process, about 130 bytes a dataset",
+    )
     search_limit: int = Field(10, ge=1, description="Items a page of a search that names no limit")
     max_search_limit: int = Field(
         10_000, ge=1, description="Most items a page of a search; a larger limit counts as this one"

@@ -303,6 +303,12 @@ def expected(judge: Any) -> set[tuple[str, str]]:
     return {item.key for item in catalogue() if judge(item)}
 
 
+def values(keys: Sequence[tuple[str, str]], order: list[tuple[str, bool]]) -> list[tuple[Any, ...]]:
+    """Return what items, given as (collection, id), are sorted by."""
+    by_key = {item.key: item for item in catalogue()}
+    return [tuple(by_key[key].value(name) for name, _ in order) for key in keys]
+
+
 def in_order(order: list[tuple[str, bool]]) -> list[Known]:
     """Return the catalogue sorted as PostgreSQL has it: null is larger than everything; ties by collection and id."""
     keys = [*order, *((name, order[-1][1]) for name in ("collection", "id") if name not in dict(order))]

@@ -41,6 +41,7 @@ from fedstac.api.writing import routes as writing_routes
 from fedstac.api.writing.admission import Admission, KnownCollections
 from fedstac.api.writing.backlog import BacklogLook
 from fedstac.bootstrap import Part
+from fedstac.columns.memory import FacetColumns
 from fedstac.domain.errors import Unavailable
 from fedstac.identity.policy_files import Policies
 from fedstac.runtime.capacity import Memory, Threads
@@ -92,18 +93,24 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
             bootstrap.node(settings, policies) as node,
             callers(node) as principals,
             refusals.recording(node) as recorder,
+            columns_of(settings) as columns,
             bootstrap.beside(
                 node,
-                (*background, Part("vocabularies", bootstrap.watch_vocabularies), Part("refusals", recorder.keep)),
+                (
+                    *background,
+                    Part("vocabularies", bootstrap.watch_vocabularies),
+                    Part("refusals", recorder.keep),
+                    *([Part("columns", lambda node, stop: columns.keep_loaded(node.parts, stop))] if columns else []),
+                ),
                 asyncio.Event(),
                 on_give_up=app.state.end,
             ),
         ):
             services = Services(
                 node=node, base_url=base_url, conformance=conformance, openapi=description, principals=principals,
-                refusals=recorder, queryables=QueryableNames(node), admission=Admission(node),
+                refusals=recorder, queryables=QueryableNames(node), columns=columns, admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
-                health=HealthLook(node, roles), figures=FiguresLook(node), roles=roles,
+                health=HealthLook(node, roles, columns), figures=FiguresLook(node), roles=roles,
                 streams=OpenStreams(settings.event_streams), open_files=OpenFiles(), open_budgets=set(),
                 backlog=BacklogLook(node),
             )  # fmt: skip
@@ -124,6 +131,19 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
     app.state.end = lambda: None  # of a server that ends when a background part gives up
     problems.install(app)
     return app
+
+
+@asynccontextmanager
+async def columns_of(settings: Settings) -> AsyncIterator[FacetColumns | None]:
+    """Yield the columns of a process, not yet loaded; None where it has none."""
+    if not settings.columns:
+        yield None
+        return
+    columns = FacetColumns(settings.dsn, f"fedstac {settings.node}")
+    try:
+        yield columns
+    finally:
+        await columns.close()
 
 
 def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str], object] | None = None) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named her
     from fedstac.api.writing.backlog import BacklogLook
     from fedstac.api.writing.refusals import Refusals
     from fedstac.bootstrap import Node
+    from fedstac.columns.memory import FacetColumns
     from fedstac.runtime.capacity import Memory, Threads
     from fedstac.workers.roles import Role
 
@@ -39,6 +40,7 @@ class Services:
     principals: Principals
     refusals: Refusals
     queryables: QueryableNames
+    columns: FacetColumns | None  # None: searches go to PostgreSQL
     admission: Admission
     collections: KnownCollections
     memory: Memory

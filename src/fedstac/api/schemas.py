@@ -344,6 +344,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     ),
     "Health": _object(
         {"status": _enum("ok", "degraded"), "node": TEXT, "version": TEXT, "database": TEXT, "reasons": _list(TEXT),
+         "columns": _enum("ready", "loading", "off"),
          "parts": {"type": "object",
                    "additionalProperties": _object({"running": WHOLE, "wanted": WHOLE, "restarts": WHOLE})}}
     ),

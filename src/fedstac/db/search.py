@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 import orjson
@@ -66,14 +67,16 @@ class ServedItem:
 class Anchor:
     """A place in an order that a page is beside. It needs no item there: the one that it came from may be gone.
 
-    values: the sort values of the place, as text.
+    values: the sort values of the place, as text; in the columns' order, which has other values, as they have them.
     is_before: the page is in front of the place, else behind it.
     includes: an item with just these values is on the page.
+    in_memory: it is a place in the order of the columns.
     """
 
-    values: tuple[str | None, ...]
+    values: tuple[Any, ...]
     is_before: bool = False
     includes: bool = False
+    in_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +84,17 @@ class ItemPage:
     """A page of a search; `before` and `after` are the anchors of the pages beside it, where there are some.
 
     rest: of a large page what comes behind `items`, as `packed` has it; the documents are still to be read.
+    in_memory: its places are those of the columns.
     """
 
     items: tuple[ServedItem, ...]
     before: Anchor | None
     after: Anchor | None
     rest: tuple[bytes, ...] = ()
+    in_memory: bool = False
 
 
-def _from_row(row: Row) -> ServedItem:
+def from_row(row: Row) -> ServedItem:
     return ServedItem(
         row["collection"], row["id"], row["state"], row["latest"], row["created"], row["updated"], row["cv_version"],
         row["retraction"], row["replicas"], row["document"],
@@ -118,7 +123,7 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedI
         return None
     versions = (row["predecessor"], row["successor"], row["latest_id"])
     linked = replace(
-        _from_row(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"])
+        from_row(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"])
     )  # fmt: skip
     return linked, row["digest"]
 
@@ -159,7 +164,7 @@ async def page(conn: Connection, where: str, keys: Sequence[SortKey], limit: int
     if _is_before(anchor):
         rows.reverse()
     values = [tuple(row[f"k{n}"] for n in range(len(keys))) for row in (rows[:1] + rows[-1:])]
-    return ItemPage(tuple(_from_row(row) for row in rows), *_anchors(values, anchor, has_more=has_more))
+    return ItemPage(tuple(from_row(row) for row in rows), *anchors(values, anchor, has_more=has_more))
 
 
 async def large_page(
@@ -176,15 +181,15 @@ async def large_page(
     if _is_before(anchor):
         places.reverse()
     values = [unpacked(place)[1] for place in (places[:1] + places[-1:])]
-    return ItemPage((), *_anchors(values, anchor, has_more=has_more), tuple(places))
+    return ItemPage((), *anchors(values, anchor, has_more=has_more), tuple(places))
 
 
-def packed(collection: str, id: str, *values: str | None) -> bytes:
+def packed(collection: str, id: str, *values: str | int | None) -> bytes:
     """Return the place of an item with its sort values, in a tenth of the memory of a row."""
     return orjson.dumps([collection, id, *values])
 
 
-def unpacked(place: bytes) -> tuple[tuple[str, str], tuple[str | None, ...]]:
+def unpacked(place: bytes) -> tuple[tuple[str, str], tuple[Any, ...]]:
     """Return the (collection, id) and the sort values of a packed place."""
     collection, id, *values = orjson.loads(place)
     return (collection, id), tuple(values)
@@ -207,7 +212,7 @@ async def read(
         [collection for collection, _ in keys], [id for _, id in keys], STATES_FOUND[visibility], most_bytes,
     )  # fmt: skip
     is_cut = bool(rows) and rows[0]["there"] > len(rows)
-    return [_from_row(row) for row in rows], rows[-1]["n"] if is_cut else len(keys)
+    return [from_row(row) for row in rows], rows[-1]["n"] if is_cut else len(keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +248,8 @@ def _beside(keys: Sequence[SortKey], anchor: Anchor) -> str:
     return _beyond(_reversed(keys) if anchor.is_before else keys, anchor.values)
 
 
-def _anchors(
-    values: Sequence[tuple[str | None, ...]], anchor: Anchor | None, *, has_more: bool
+def anchors(
+    values: Sequence[tuple[Any, ...]], anchor: Anchor | None, *, has_more: bool, in_memory: bool = False
 ) -> tuple[Anchor | None, Anchor | None]:
     """Return the anchors of the pages before and after one with these first and last sort values.
 
@@ -253,11 +258,12 @@ def _anchors(
     if not values:
         if anchor is None:
             return None, None
-        other_side = Anchor(anchor.values, is_before=not anchor.is_before, includes=not anchor.includes)
+        other_side = replace(anchor, is_before=not anchor.is_before, includes=not anchor.includes)
         return (None, other_side) if anchor.is_before else (other_side, None)
     is_before = _is_before(anchor)
     has_before, has_after = (has_more, True) if is_before else (anchor is not None, has_more)
-    return Anchor(values[0], is_before=True) if has_before else None, Anchor(values[-1]) if has_after else None
+    before, after = Anchor(values[0], is_before=True, in_memory=in_memory), Anchor(values[-1], in_memory=in_memory)
+    return before if has_before else None, after if has_after else None
 
 
 def _beyond(keys: Sequence[SortKey], after: Sequence[str | None]) -> str:

@@ -37,7 +37,7 @@ def candidates(properties: Mapping[str, Any], vocabulary: Vocabulary | None) -> 
     preferred = _preferred(vocabulary) if vocabulary else ()
     values = {name: properties[name] for name in preferred if name in properties}
     for name, value in properties.items():
-        if name not in values and _may_have_place(name):
+        if name not in values and may_have_place(name):
             values[name] = value
     return values
 
@@ -51,13 +51,14 @@ def _preferred(vocabulary: Vocabulary) -> tuple[str, ...]:
 
     names = (
         name for name, demand in vocabulary.properties.items()
-        if demand.kind is not Kind.DATETIME and _may_have_place(name)
+        if demand.kind is not Kind.DATETIME and may_have_place(name)
     )  # fmt: skip
     return tuple(sorted(names, key=rank))
 
 
 @lru_cache(maxsize=4096)
-def _may_have_place(name: str) -> bool:
+def may_have_place(name: str) -> bool:
+    """Return whether rows may have codes of a property."""
     return name.rpartition(":")[2] not in UNIQUE_NAMES
 
 

@@ -161,6 +161,13 @@ REQUEST_MEMORY = _gauge(
 REQUEST_MEMORY_LIMIT = _gauge(
     "fedstac_request_memory_limit_bytes", "Memory that large bodies and answers of a lane may have.", "lane"
 )
+COLUMN_ROWS = _gauge("fedstac_columns_rows", "Rows that this process answers searches from.")
+COLUMN_BYTES = _gauge("fedstac_columns_bytes", "Memory of these rows.")
+COLUMN_TERMS = _gauge("fedstac_columns_terms", "Values of properties that their codes stand for.")
+COLUMN_LOOKS = _counter(
+    "fedstac_columns_looks_total", "How often this process looked for rows that others wrote; searches share looks."
+)
+COLUMN_LOOK_SECONDS = _counter("fedstac_columns_look_seconds_total", "Time that these looks took in all.")
 INFO = _gauge("fedstac_info", "Always 1; the labels say what runs.", "node", "version", "schema", "roles")
 
 # --- of the node ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from fedstac import __version__
 from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.bootstrap import Node
+from fedstac.columns.memory import FacetColumns
 from fedstac.db import backlog, health, schema
 from fedstac.db import parts as parts_of_node
 from fedstac.db.backlog import Backlog
@@ -51,7 +52,8 @@ async def get_health(call: Call) -> Response:
     """Return how the node stands. Unavailable (503) while the database does not answer, or lacks what the node needs.
 
     `status` is ok or degraded, with the `reasons`. `parts`: what runs in the background of all processes, how many
-    instances, and how often they were started again. `sequencer`: leading or absent. `workers`: idle, working, stalled
+    instances, and how often they were started again. `columns`: ready where searches are answered from memory, loading,
+    or off. `sequencer`: leading or absent. `workers`: idle, working, stalled
     where something has waited for a minute and nobody takes it, absent where none has been alive for a minute. An index
     node says `follower` instead: following, partly where one of its sources is not followed just now, absent; and the
     same of each origin that it has anything of. Those do not change the status: searches go on without them.
@@ -78,8 +80,9 @@ async def get_live(call: Call) -> Response:
 async def get_ready(call: Call) -> Response:
     """Return whether this process can serve its role (200) or not (503), check by check.
 
-    `checks`: the database answers and is as it has to be; the process is not stopping; its background parts run; where
-    datasets are published, somebody leads the sequencer, and partitions of the log are made ahead.
+    `checks`: the database answers and is as it has to be; the columns are loaded, so that searches are fast; the
+    process is not stopping; its background parts run; where datasets are published, somebody leads the sequencer, and
+    partitions of the log are made ahead.
     """
     checks: tuple[Check, ...]
     try:
@@ -115,8 +118,8 @@ def _answer(body: Mapping[str, object], *, status: int = 200) -> Response:
 class HealthLook:
     """The last look at how a node stands: many callers cost one look."""
 
-    def __init__(self, node: Node, process_roles: Sequence[Role]) -> None:
-        self._node, self._roles = node, process_roles
+    def __init__(self, node: Node, process_roles: Sequence[Role], columns: FacetColumns | None) -> None:
+        self._node, self._roles, self._columns = node, process_roles, columns
         self._until = 0.0
         self._health: Health | None = None
         self._led_at = time.monotonic()  # when the sequencer was last seen to be led
@@ -152,12 +155,16 @@ class HealthLook:
             self._led_at = time.monotonic()
         standings = parts_of_node.everywhere(node.parts.states, elsewhere)
         outlook = Outlook(node.settings, parts, standings)
-        return _stand_of(node, self._roles, outlook, log_state, self._checks(log_state))
+        stand = _stand_of(node, self._roles, outlook, log_state, self._checks(log_state))
+        return replace(stand, body={**stand.body, "columns": _columns_of(self._columns)})
 
     def _checks(self, log_state: LogState | None) -> tuple[Check, ...]:
         missing = [name for name, state in self._node.parts.states.items() if state.running < state.wanted]
         detail = f"{', '.join(missing)} will be started again" if missing else "all run"
         checks = [Check("parts", ok=not missing, detail=detail)]
+        if self._columns is not None:
+            detail = "they are loaded" if self._columns.is_ready else f"{self._columns.loaded} rows are loaded so far"
+            checks.append(Check("columns", ok=self._columns.is_ready, detail=detail))
         if log_state is not None:
             seconds = time.monotonic() - self._led_at
             led = "somebody leads" if seconds < KEPT_SECONDS * 2 else f"nobody has led for {seconds:.0f} s"
@@ -168,6 +175,11 @@ class HealthLook:
             checks.append(Check("sequencer", ok=seconds < UNLED_SECONDS and waiting < STUCK_SECONDS, detail=led))
             checks.append(Check("log", ok=log_state.partitions_ahead > 0, detail=ahead))
         return tuple(checks)
+
+
+def _columns_of(columns: FacetColumns | None) -> str:
+    """Return how the columns of this process stand."""
+    return "off" if columns is None else "ready" if columns.is_ready else "loading"
 
 
 @dataclass(frozen=True, slots=True)

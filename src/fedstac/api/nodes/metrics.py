@@ -100,6 +100,12 @@ async def get_metrics(call: Call) -> Response:
     families.append(
         metrics.REQUEST_MEMORY_LIMIT.of([([lane], size) for lane, size in services.memory.limits().items()])
     )
+    if (columns := services.columns) is not None:
+        families.append(metrics.COLUMN_ROWS.of([((), columns.table.length)]))
+        families.append(metrics.COLUMN_BYTES.of([((), columns.bytes)]))
+        families.append(metrics.COLUMN_TERMS.of([((), columns.dictionaries.term_count)]))
+        families.append(metrics.COLUMN_LOOKS.of([((), columns.catch_ups)]))
+        families.append(metrics.COLUMN_LOOK_SECONDS.of([((), columns.catch_up_seconds)]))
     roles = " ".join(role.name for role in services.roles)
     families.append(metrics.INFO.of([((node.settings.node, __version__, str(node.schema), roles), 1)]))
     look = await services.figures.look()

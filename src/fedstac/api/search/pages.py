@@ -138,7 +138,7 @@ class PageWriter:
         self._next += count
         text = await self._features(items)
         if self._read_bytes >= MOST_BYTES and not self._is_done:
-            self._after = Anchor(search.unpacked(self._rest[self._next - 1])[1])
+            self._after = Anchor(search.unpacked(self._rest[self._next - 1])[1], in_memory=self._page.items.in_memory)
             self._next = len(self._rest)
         return text
 

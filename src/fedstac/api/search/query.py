@@ -298,7 +298,8 @@ class Place:
 def token_for(place: Place, query: Query, key: bytes) -> str:
     """Return a signed token: it holds the place itself, so it survives the deletion of the item it came from."""
     anchor = place.anchor
-    payload = orjson.dumps([anchor.values, anchor.is_before, anchor.includes, place.matched, place.exact])
+    sides = [anchor.is_before, anchor.includes, anchor.in_memory]
+    payload = orjson.dumps([anchor.values, *sides, place.matched, place.exact])
     return _text(_mac(payload, query, key) + payload)
 
 
@@ -311,10 +312,10 @@ def place_of(token: str, query: Query, key: bytes) -> Place:
             raise ValueError
         if not hmac.compare_digest(raw[:MAC_BYTES], _mac(payload, query, key)):
             raise ValueError
-        values, is_before, includes, matched, exact = orjson.loads(payload)
+        values, is_before, includes, in_memory, matched, exact = orjson.loads(payload)
     except (ValueError, TypeError):
         raise BadRequest("the paging token does not belong to this search; begin again without it") from None
-    return Place(Anchor(tuple(values), is_before, includes), matched, exact)
+    return Place(Anchor(tuple(values), is_before, includes, in_memory), matched, exact)
 
 
 def _text(raw: bytes) -> str:

@@ -34,11 +34,12 @@ from fedstac.api.search.parquet import ItemFile
 from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
 from fedstac.bootstrap import Node
+from fedstac.columns.memory import Found, PageQuestion
 from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
 from fedstac.db.search import Anchor
 from fedstac.domain import strict_json
-from fedstac.domain.errors import ItemDoesNotExist
+from fedstac.domain.errors import BadRequest, ItemDoesNotExist, Unavailable
 from fedstac.domain.policy import Principal
 from fedstac.domain.visibility import Visibility
 
@@ -230,20 +231,45 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
     """
     node = services.node
     place = queries.place_of(query.token, query, node.signing_key) if query.token else None
-    look = search.page if whole or query.limit <= FEW_ITEMS else search.large_page
+    anchor = place.anchor if place else None
+    whole = whole or query.limit <= FEW_ITEMS
     async with node.pool.acquire() as conn:
         if collection is not None:
             await existing(conn, collection)
         full, warnings = await services.queryables.understand(conn, query)
-        where, order = conditions.where(full.conditions), search.order(full.order)
-        items = await look(conn, where, order, query.limit, place.anchor if place else None)
-        matched, is_exact = (place.matched, place.exact) if place else await _count_matched(node, conn, query, where)
+        answer = await _from_memory(services, conn, full, anchor, whole=whole)
+        if answer is not None:
+            items, matched, is_exact = answer.page, answer.matched, True
+        else:
+            where, order = conditions.where(full.conditions), search.order(full.order)
+            items = await (search.page if whole else search.large_page)(conn, where, order, query.limit, anchor)
+            matched, is_exact = (
+                (place.matched, place.exact) if place else await _count_matched(node, conn, query, where)
+            )
 
     def token_for(anchor: Anchor) -> str:
         return queries.token_for(queries.Place(anchor, matched, is_exact), query, node.signing_key)
 
     visibility = full.conditions.get("retracted", Visibility.INCLUDE)
     return SearchPage(items, matched, is_exact, warnings, full.include, full.exclude, visibility, token_for)
+
+
+async def _from_memory(
+    services: Services, conn: Connection, query: Query, anchor: Anchor | None, *, whole: bool
+) -> Found | None:
+    """Search in the columns; None where they cannot tell, and so for the pages beside one that PostgreSQL found."""
+    columns = services.columns
+    if anchor is not None and not anchor.in_memory:
+        return None
+    answer = None
+    if columns is not None and columns.is_ready:
+        question = PageQuestion(query.conditions, query.order, query.limit, anchor)
+        answer = await columns.page(conn, services.threads, question, whole=whole)
+    if answer is not None or anchor is None:
+        return answer
+    if columns is not None and not columns.is_ready:
+        raise Unavailable("this process has just begun, and still reads what pages are made from", retry_after=2)
+    raise BadRequest("this search cannot go on from that page any more; begin again without the token")
 
 
 async def _count_matched(node: Node, conn: Connection, query: Query, where: str) -> tuple[int, bool]:

@@ -1,0 +1,254 @@
+"""The dictionaries behind the codes, and what a condition is of each of their entries.
+
+Equality with texts and truths is told here. Everything else PostgreSQL tells, by the where clause of items: an entry
+has the shape of one. Answers are kept, and completed when a dictionary has new entries.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from fedstac.columns.table import Array
+from fedstac.db import columns
+from fedstac.db.columns import COLLECTION, FLAGS, FOOTPRINT, TERM, Term
+from fedstac.db.connections import Connection
+from fedstac.domain.errors import BadRequest
+
+UNKNOWN, TRUE, FALSE, UNDECIDED = 0, 1, 2, 3  # of an entry; UNDECIDED: the item itself has to be asked
+MOST_KEPT_BYTES = 16 << 20  # of answers
+LARGEST_KEPT = 8 << 10  # bytes of a condition whose answer is kept
+ANSWER_BYTES = 200  # that an answer takes beside its states
+LOST, ABSENT = -1, -2  # places of a property in a collection: rows have no codes of it; no dataset has it
+TEXT, BOOLEAN, OTHER = 1, 2, 4  # types of members, as bits
+
+Place = tuple[str, str]  # of a dictionary: TERM and a property, or FOOTPRINT, COLLECTION or a flag, and ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A condition on the entries of one dictionary; `text` is it in JSON."""
+
+    place: Place
+    text: bytes
+
+    @property
+    def expression(self) -> Any:
+        return orjson.loads(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What a condition is of each code: a table whose last entry, UNDECIDED, stands for all other codes."""
+
+    table: Array
+    entries: int  # of the dictionary, when it was asked
+    true_codes: Array
+
+
+class Dictionary:
+    """The codes of one dictionary in the order in which they came, and for terms the values behind them."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.codes: list[int] = []
+        self._code_set: set[int] = set()
+        self._members: defaultdict[Any, list[int]] = defaultdict(list)  # places of those that have a member
+        self._types: list[int] = []  # bits of the members of each; -1 where there is no value
+        if place[0] in (TERM, FOOTPRINT):
+            self.add(0, None)
+        elif place[0] in FLAGS:
+            self.add(0, False)
+            self.add(1, True)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __contains__(self, code: int) -> bool:
+        return code in self._code_set
+
+    def add(self, code: int, value: Any) -> None:
+        """Add an entry, once."""
+        if code in self._code_set:
+            return
+        self._code_set.add(code)
+        place = len(self.codes)
+        self.codes.append(code)
+        if value is None:
+            self._types.append(-1)
+            return
+        members = value if isinstance(value, list) else [value]
+        self._types.append(sum({_type(member) for member in members if member is not None}))
+        for member in members:
+            if isinstance(member, str | bool):
+                places = self._members[_type(member), member]
+                if not places or places[-1] != place:
+                    places.append(place)
+
+    def equality(self, choices: Sequence[Any]) -> Array | None:
+        """Return what "is one of these" is of each entry; None where PostgreSQL has to say.
+
+        An entry is true by one member. Else a member of another type than a choice makes it unknown.
+        """
+        types_of_choices = {_type(choice) for choice in choices}
+        if OTHER in types_of_choices or self.place[0] == FOOTPRINT:
+            return None
+        types = np.array(self._types, np.int8)
+        comparable = next(iter(types_of_choices)) if len(types_of_choices) == 1 else 0
+        states = np.where((types >= 0) & ((types & ~comparable) == 0), FALSE, UNKNOWN).astype(np.uint8)
+        for choice in choices:
+            states[self._members.get((_type(choice), choice), [])] = TRUE
+        return states
+
+    def verdicts(self, states: Array) -> Verdicts:
+        """Return a table by code."""
+        codes = np.array(self.codes[: len(states)], np.int64)
+        table = np.full(int(codes.max(initial=0)) + 2, UNDECIDED, np.uint8)
+        table[codes] = states
+        return Verdicts(table, len(states), codes[states == TRUE].astype(np.int32))
+
+
+def _type(value: Any) -> int:
+    return TEXT if isinstance(value, str) else BOOLEAN if isinstance(value, bool) else OTHER
+
+
+class Dictionaries:
+    """All dictionaries, the collections, which place of a row holds which property, and answers that are kept."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[Place, Dictionary] = {}
+        self._codes: set[int] = {0}  # of all terms
+        self.collections: dict[str, int] = {}
+        self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
+        self._answers: OrderedDict[Leaf, Array] = OrderedDict()
+        self._kept_bytes = 0
+        self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
+
+    def of(self, place: Place) -> Dictionary:
+        """Return a dictionary; an empty one where it has no entries yet."""
+        if place not in self._by_place:
+            self._by_place[place] = Dictionary(place)
+        return self._by_place[place]
+
+    @property
+    def term_count(self) -> int:
+        return len(self._codes) - 1
+
+    def missing_terms(self, codes: Iterable[int]) -> list[int]:
+        """Return those of the codes whose terms are not here."""
+        return [code for code in codes if code > 0 and code not in self._codes]
+
+    def add_terms(self, terms: Iterable[Term]) -> None:
+        for term in terms:
+            self._codes.add(term.code)
+            self.of((TERM, term.property)).add(term.code, orjson.loads(term.value))
+
+    def add_footprints(self, codes: Iterable[int]) -> None:
+        footprints = self.of((FOOTPRINT, ""))
+        for code in codes:
+            if code > 0:
+                footprints.add(code, None)
+
+    def place_collections(self, keys: Mapping[str, int], slots: Iterable[tuple[str, str, int]]) -> None:
+        """Take up which collections there are, and what their rows hold where."""
+        self.collections = dict(keys)
+        entries = self.of((COLLECTION, ""))
+        for name, key in keys.items():
+            entries.add(key, name)
+        places: dict[str, dict[int, int]] = {}
+        for collection, name, place in slots:
+            if collection in keys:
+                places.setdefault(name, {})[keys[collection]] = place
+        self.slots = places
+
+    # --- conditions ---
+
+    async def verdicts(self, conn: Connection, leaves: Iterable[Leaf]) -> dict[Leaf, Verdicts]:
+        """Return what conditions are of the entries of their dictionaries; without those that cannot be told."""
+        answers: dict[Leaf, Array] = {}
+        questions: defaultdict[tuple[Place, int], list[Leaf]] = defaultdict(list)  # by dictionary and how much is known
+        for leaf in leaves:
+            states = self._answers.get(leaf)
+            if states is None:
+                states = self._equality(leaf)
+            answers[leaf] = states if states is not None else np.zeros(0, np.uint8)
+            if leaf in self._answers:
+                self._answers.move_to_end(leaf)
+            if len(answers[leaf]) < len(self.of(leaf.place)):
+                questions[leaf.place, len(answers[leaf])].append(leaf)
+        for (place, count), group in questions.items():  # a dictionary each
+            codes = self.of(place).codes[count:]
+            try:
+                truths = await columns.truths(conn, place, [leaf.expression for leaf in group], codes)
+            except BadRequest:  # an entry with which it cannot be evaluated: maybe of none of the items that are asked
+                for leaf in group:
+                    del answers[leaf]
+                continue
+            for at, leaf in enumerate(group):
+                states = np.array([_state(truths.get(code), at) for code in codes], np.uint8)
+                answers[leaf] = np.concatenate((answers[leaf], states))
+                self._keep(leaf, answers[leaf])
+        return {leaf: self.of(leaf.place).verdicts(states) for leaf, states in answers.items()}
+
+    def _equality(self, leaf: Leaf) -> Array | None:
+        expression = leaf.expression
+        if expression["op"] not in ("=", "in"):
+            return None
+        own, other = expression["args"]
+        if expression["op"] == "=" and not isinstance(own, dict):
+            own, other = other, own
+        if set(own) != {"property"} or isinstance(other, dict):
+            return None
+        return self.of(leaf.place).equality(other if expression["op"] == "in" else [other])
+
+    def _keep(self, leaf: Leaf, states: Array) -> None:
+        if len(leaf.text) > LARGEST_KEPT:
+            return
+        before = self._answers.pop(leaf, None)
+        if before is not None:
+            self._kept_bytes -= len(leaf.text) + len(before) + ANSWER_BYTES
+        self._answers[leaf] = states
+        self._kept_bytes += len(leaf.text) + len(states) + ANSWER_BYTES
+        while self._kept_bytes > MOST_KEPT_BYTES:
+            oldest, old = self._answers.popitem(last=False)
+            self._kept_bytes -= len(oldest.text) + len(old) + ANSWER_BYTES
+
+    # --- orders ---
+
+    async def ranks(self, conn: Connection, name: str) -> Array:
+        """Return the place of each code of a property in the order of its values; null after all others."""
+        if name == COLLECTION:
+            keys = [key for _, key in sorted(self.collections.items())]
+            return _by_code(keys, range(1, len(keys) + 1))
+        terms = self.of((TERM, name))
+        entries, ranks = self._ranks.get(name, (0, None))
+        if ranks is None or entries < len(terms):
+            entries = len(terms)
+            of_codes = await columns.ranks(conn, name, terms.codes)
+            ranks = _by_code(of_codes, (NULL if rank is None else rank for rank in of_codes.values()))
+            self._ranks[name] = entries, ranks
+        return ranks
+
+
+NULL = np.iinfo(np.int64).max  # the rank of what is missing: after all others
+
+
+def _by_code(codes: Iterable[int], ranks: Iterable[int]) -> Array:
+    """Return ranks by code; of code 0, of what has none, and at the end, that of null."""
+    pairs = list(zip(codes, ranks, strict=True))
+    table = np.full(max((code for code, _ in pairs), default=0) + 2, NULL, np.int64)
+    for code, rank in pairs:
+        table[code] = rank
+    table[0] = NULL
+    return table
+
+
+def _state(truths: Sequence[bool | None] | None, at: int) -> int:
+    if truths is None:  # an entry that is not there any more
+        return UNDECIDED
+    return UNKNOWN if truths[at] is None else TRUE if truths[at] else FALSE

@@ -1,0 +1,392 @@
+"""The columns of a process: loaded once, brought up to date inside each search, and searched."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import structlog
+
+from fedstac.columns.dictionaries import Dictionaries, Leaf, Verdicts
+from fedstac.columns.gate import Gate
+from fedstac.columns.order import Order, Pager, Place, StartOrder, order
+from fedstac.columns.plan import Plan, plan
+from fedstac.columns.selection import Evaluation, Selection
+from fedstac.columns.table import Allocate, Array, CopyReader, FacetTable, Numbers, sent_rows
+from fedstac.db import columns, conditions, connections, search
+from fedstac.db.columns import DatasetRow
+from fedstac.db.connections import Connection
+from fedstac.db.search import PAGE_BYTES, Anchor, ItemPage, ServedItem
+from fedstac.runtime import budget, supervision
+from fedstac.runtime.capacity import Threads
+from fedstac.runtime.supervision import Parts
+from fedstac.runtime.wakeup import pause, unless
+
+T = TypeVar("T")
+
+MOST_DOUBTFUL = 10_000  # datasets that are question themselves; where more would have to be, PostgreSQL searches
+MOST_NAMED = 20_000  # pairs of an id and a collection that are looked up
+INLINE = 100_000  # rows up to which the event loop evaluates by itself; more are evaluated in a thread
+FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
+ATTEMPTS = 3  # at a page of which a dataset changed between the columns and its document
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuestion:
+    """A page that is question for.
+
+    conditions: checked, as db/conditions.where takes them. order: properties as (name, descending).
+    """
+
+    conditions: Mapping[str, Any]
+    order: Sequence[tuple[str, bool]] = ()
+    limit: int = 0
+    anchor: Anchor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page, and how many datasets the search has in all."""
+
+    page: ItemPage
+    matched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A search, and what PostgreSQL says of its conditions and its order."""
+
+    question: PageQuestion
+    plan: Plan
+    verdicts: Mapping[Leaf, Verdicts]
+    numbers_by_id: Mapping[str, Sequence[int]]  # numbers of datasets by id
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the columns say of a search: the numbers of the page, their places, and which transactions changed them.
+
+    Where datasets are `doubtful`, the page is for later.
+    """
+
+    selection: Selection
+    doubtful: Numbers
+    count: int = 0
+    numbers: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
+    change_ids: tuple[int, ...] = ()
+
+
+class FacetColumns:
+    """All searches of a process share it. It has a connection of its own, to the server that has the documents."""
+
+    def __init__(self, dsn: str, application: str, allocate: Allocate = np.zeros) -> None:
+        self._connect = partial(connections.connect, dsn, application=f"{application} columns")
+        self._allocate = allocate
+        self._conn: Connection | None = None
+        self._gate = Gate()
+        self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+        self._emptied = asyncio.Event()  # there is something to load
+        self.loaded = 0  # rows that were read so far
+        self.catch_ups = 0
+        self.catch_up_seconds = 0.0
+        self._empty()
+
+    def _empty(self) -> None:
+        self.table = FacetTable(self._allocate)
+        self.dictionaries = Dictionaries()
+        self._starts = StartOrder(self.table)
+        self._snapshot: str | None = None
+        self._places: tuple[int, int] | None = None
+        self._removed_through = 0
+        self.loaded = 0
+        self._emptied.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether everything was read. Until then searches go to PostgreSQL."""
+        return self._snapshot is not None
+
+    @property
+    def bytes(self) -> int:
+        """Return how much memory the columns have."""
+        return self.table.bytes + self._starts.bytes
+
+    async def keep_loaded(self, parts: Parts, stop: asyncio.Event) -> None:
+        """Load what is not loaded, now and whenever it has to be loaded again."""
+
+        async def step() -> bool:
+            if self.is_ready:
+                await unless(stop, self._emptied.wait())
+                return False
+            await self.catch_up()
+            if not self.is_ready:
+                await pause(stop, FILL_SECONDS)
+            return True
+
+        await supervision.keep_trying(parts, "columns", step, stop)
+
+    async def close(self) -> None:
+        """End the looks that are under way, and the connection."""
+        tasks = [task for task in (self._next, self._running) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._conn is not None:
+            self._conn.terminate()
+
+    # --- up to date ---
+
+    async def catch_up(self) -> None:
+        """Take up all that was committed before this call; the first time, read everything.
+
+        One look at a time. Whoever comes while one is under way, which may have been too early, shares the next.
+        """
+        if self._running is None:
+            self._running = task = budget.detached(self._look_alone())
+        else:
+            if self._next is None:
+                self._next = budget.detached(self._look_alone(self._running))
+            task = self._next
+        await asyncio.shield(task)
+
+    async def _look_alone(self, before: asyncio.Task[None] | None = None) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
+        started = time.perf_counter()
+        try:
+            if self._conn is None or self._conn.is_closed():
+                self._conn = await self._connect()
+            await self.look(self._conn)
+            self.catch_ups += 1
+            self.catch_up_seconds += time.perf_counter() - started
+        except BaseException:
+            if self._conn is not None:  # maybe in the middle of an answer
+                self._conn.terminate()
+                self._conn = None
+            raise
+        finally:
+            self._running, self._next = self._next, None
+
+    async def look(self, conn: Connection) -> None:
+        """Take up what a connection sees: all that is there, or what became visible since the look before."""
+        await (self._take_changes(conn, self._snapshot) if self._snapshot else self._load(conn))
+
+    async def _load(self, conn: Connection) -> None:
+        self._empty()
+        started = time.perf_counter()
+        if not await columns.is_filled(conn):
+            return
+        snapshot = await columns.snapshot(conn)
+        self._removed_through = await columns.removed_through(conn)
+
+        def take(rows: Array) -> None:
+            self.table.apply(rows)
+            self.loaded += len(rows)
+
+        await columns.copy(conn, CopyReader(take))
+        self.dictionaries.add_terms(await columns.terms(conn))
+        self.dictionaries.add_footprints(np.unique(self.table.column("footprint")).tolist())
+        self.dictionaries.place_collections(await columns.collections(conn), await columns.slots(conn))
+        self._snapshot = snapshot
+        self._emptied.clear()
+        log.info("the columns are loaded", rows=self.loaded, bytes=self.bytes,
+                 seconds=round(time.perf_counter() - started, 3))  # fmt: skip
+
+    async def _take_changes(self, conn: Connection, since: str) -> None:
+        changes = await columns.changes(conn, since)
+        lacks_removals = changes.may_lack_removals and changes.removed_through != self._removed_through
+        if lacks_removals or _next_transaction(changes.snapshot) < _next_transaction(since):
+            log.info("the columns are loaded again", because="rows were removed" if lacks_removals else "a restore")
+            async with self._gate.writing():
+                self._empty()
+            return
+        if changes.rows is None:
+            pieces: list[Array] = []
+            await columns.copy(conn, CopyReader(lambda rows: pieces.append(rows.copy())), since)
+            rows = np.concatenate(pieces) if pieces else sent_rows(b"")
+        else:
+            rows = sent_rows(changes.rows)
+        if len(rows):
+            await self._take(conn, rows, changes.places if changes.rows is not None else None)
+        self._removed_through = changes.removed_through
+        self._snapshot = changes.snapshot
+
+    async def _take(self, conn: Connection, rows: Array, places: tuple[int, int] | None) -> None:
+        """Take up rows, and of the dictionaries what they need. Those are read later, and so have all of it."""
+        missing = self.dictionaries.missing_terms(np.unique(rows["codes"]["code"]).tolist())
+        terms = await columns.terms(conn, missing) if missing else []
+        keys_here = set(self.dictionaries.collections.values())
+        are_new = places is None or places != self._places or not keys_here.issuperset(rows["collection"].tolist())
+        keys, slots = (await columns.collections(conn), await columns.slots(conn)) if are_new else ({}, [])
+        async with self._gate.writing():
+            self.dictionaries.add_terms(terms)
+            self.dictionaries.add_footprints(np.unique(rows["footprint"]).tolist())
+            if are_new:
+                self.dictionaries.place_collections(keys, slots)
+                self._places = places
+            self.table.apply(rows)
+
+    # --- searches ---
+
+    async def page(
+        self, conn: Connection, threads: Threads, question: PageQuestion, *, whole: bool = True
+    ) -> Found | None:
+        """Return a page of a search, of all that was committed before; None where memory cannot tell.
+
+        whole: with its documents, of large ones only the first few; else all of it is `rest`. BadRequest where
+        PostgreSQL cannot evaluate a condition.
+        """
+        where = conditions.where(question.conditions)
+        for attempt in range(ATTEMPTS):
+            await self.catch_up()
+            meaning = await self._understand(conn, question)
+            choice = await self._choose(conn, threads, meaning, where) if meaning is not None else None
+            if choice is None:
+                return None
+            if not whole:
+                return await _large_page(conn, choice, question)
+            answer = await _page(conn, choice, question, again=where if attempt else None)
+            if answer is not None:
+                return answer
+        raise AssertionError("the last attempt leaves out what changed")
+
+    async def count(
+        self,
+        conn: Connection,
+        threads: Threads,
+        question: PageQuestion,
+        count: Callable[[Evaluation, Plan, Selection], T],
+    ) -> T | None:
+        """Return what `count` makes of what a search finds, of all that was committed before; None as `page` does.
+
+        It is called while the columns stand still, maybe in a thread, and keeps nothing of them.
+        """
+        await self.catch_up()
+        meaning = await self._understand(conn, question)
+        if meaning is None:
+            return None
+        selection = await self._run(threads, lambda: self._evaluation(meaning).select(meaning.plan))
+        if not self.is_ready or len(doubtful := selection.doubtful) > MOST_DOUBTFUL:
+            return None
+        if len(doubtful):
+            where = conditions.where(question.conditions)
+            selection = selection.with_hits(await columns.matching(conn, where, doubtful.tolist()))
+        return await self._run(threads, lambda: count(self._evaluation(meaning), meaning.plan, selection))
+
+    async def _understand(self, conn: Connection, question: PageQuestion) -> Understood | None:
+        if not self.is_ready:
+            return None
+        parts = plan(question.conditions)
+        ordered = await order(conn, question.order, self.dictionaries)
+        ids, names = parts.ids, self.dictionaries.collections.keys()
+        searched = names if parts.collections is None else names & parts.collections
+        if ordered is None or len(ids) * len(searched) > MOST_NAMED:
+            return None
+        numbers_by_id = await columns.numbers(conn, sorted(searched), sorted(ids)) if ids else {}
+        return Understood(question, parts, await self.dictionaries.verdicts(conn, parts.leaves), numbers_by_id, ordered)
+
+    async def _choose(self, conn: Connection, threads: Threads, meaning: Understood, where: str) -> Chosen | None:
+        choice = await self._run(threads, partial(self._select, meaning))
+        if choice is None or not len(choice.doubtful):
+            return choice
+        if len(choice.doubtful) > MOST_DOUBTFUL:
+            return None
+        matching = await columns.matching(conn, where, choice.doubtful.tolist())
+        return await self._run(threads, partial(self._select, meaning, choice.selection.with_hits(matching)))
+
+    async def _run(self, threads: Threads, work: Callable[[], T]) -> T:
+        if self.table.length <= INLINE:
+            return work()
+
+        def read() -> T:
+            with self._gate.reading():
+                return work()
+
+        return await threads.run(read)
+
+    def _evaluation(self, meaning: Understood) -> Evaluation:
+        collections = meaning.plan.collections
+        return Evaluation(self.table, self.dictionaries, meaning.verdicts, meaning.numbers_by_id, collections)
+
+    def _select(self, meaning: Understood, selection: Selection | None = None) -> Chosen | None:
+        """Evaluate a search; None where the rows do not have what its order needs, or are gone by now."""
+        evaluation = self._evaluation(meaning)
+        pager = Pager(self.table, evaluation, self._starts, meaning.order)
+        if not self.is_ready or not pager.knows_order(self.dictionaries):
+            return None
+        selection = selection or evaluation.select(meaning.plan)
+        doubtful = selection.doubtful
+        if len(doubtful):
+            return Chosen(selection, doubtful)
+        numbers = pager.page(selection, meaning.question.limit + 1, meaning.question.anchor)
+        change_ids = self.table.column("changed")[numbers]
+        return Chosen(
+            selection, doubtful, selection.count, tuple(numbers.tolist()), tuple(pager.places(numbers)),
+            tuple(change_ids.tolist()),
+        )  # fmt: skip
+
+
+async def _page(conn: Connection, choice: Chosen, question: PageQuestion, *, again: str | None) -> Found | None:
+    """Return the page with its documents; None where a dataset changed since the columns were read.
+
+    again: where that has happened before, what a dataset that changed has to meet; the others are left out.
+    """
+    numbers, change_ids = choice.numbers[: question.limit], dict(zip(choice.numbers, choice.change_ids, strict=True))
+    rows = await columns.documents(conn, numbers) if numbers else []
+    is_cut = bool(rows) and rows[-1].through >= PAGE_BYTES
+    count = numbers.index(rows[-1].number) + 1 if is_cut else len(numbers)
+    if len(rows) < count or any(row.changed != change_ids[row.number] for row in rows):
+        if again is None:
+            return None
+        rows = await _unchanged(conn, rows, change_ids, again)
+    return _answer(choice, question, count, items=tuple(row.item for row in rows))
+
+
+async def _large_page(conn: Connection, choice: Chosen, question: PageQuestion) -> Found:
+    """Return the page with the places of its items only."""
+    numbers, places = choice.numbers[: question.limit], choice.places[: question.limit]
+    names = await columns.names(conn, numbers)
+    rest = [
+        search.packed(*names[number], *place) for number, place in zip(numbers, places, strict=True) if number in names
+    ]
+    return _answer(choice, question, len(numbers), rest=tuple(rest))
+
+
+def _answer(
+    choice: Chosen,
+    question: PageQuestion,
+    count: int,
+    *,
+    items: tuple[ServedItem, ...] = (),
+    rest: tuple[bytes, ...] = (),
+) -> Found:
+    """Return a page of the first `count` places; what it has is in order of their distance from the anchor."""
+    direction = -1 if question.anchor is not None and question.anchor.is_before else 1
+    places = choice.places[:count][::direction]
+    has_more = len(choice.numbers) > count
+    beside = search.anchors((*places[:1], *places[-1:]), question.anchor, has_more=has_more, in_memory=True)
+    return Found(ItemPage(items[::direction], *beside, rest[::direction], in_memory=True), choice.count)
+
+
+async def _unchanged(
+    conn: Connection, rows: Sequence[DatasetRow], change_ids: Mapping[int, int], where: str
+) -> list[DatasetRow]:
+    """Return the datasets that did not change, and of the others those that still meet the conditions."""
+    others = [row.number for row in rows if row.changed != change_ids[row.number]]
+    matches = set(await columns.matching(conn, where, others)) if others else set()
+    return [row for row in rows if row.changed == change_ids[row.number] or row.number in matches]
+
+
+def _next_transaction(snapshot: str) -> int:
+    """Return the first transaction id that was not given out at a snapshot."""
+    return int(snapshot.split(":")[1])

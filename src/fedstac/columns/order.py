@@ -1,0 +1,229 @@
+"""The order of a search, and the page of it that comes after, or before, a place.
+
+A place is what a paging token carries: the value of each key, and at the end the number of a dataset. Numbers and codes
+are never used again, so a place means the same when its dataset is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedstac.columns.dictionaries import LOST, Dictionaries
+from fedstac.columns.plan import COLUMN_OF, is_coded
+from fedstac.columns.selection import BITS, Evaluation, Selection
+from fedstac.columns.table import Array, FacetTable, Numbers
+from fedstac.db.columns import COLLECTION
+from fedstac.db.connections import Connection
+from fedstac.db.search import Anchor
+
+MANY = 16_000  # datasets from which on a kept order is walked; and changes after which it is made anew
+STEP = 4_096  # places that a walk begins with
+
+Place = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderKey:
+    """One key of an order. `ranks`: by code, for a property and for the collection."""
+
+    name: str
+    descending: bool
+    ranks: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Keys; datasets that are alike in all of them are ordered by their numbers, in the direction of the last one."""
+
+    keys: tuple[OrderKey, ...]
+
+    @property
+    def is_by_start(self) -> bool:
+        return len(self.keys) == 1 and COLUMN_OF.get(self.keys[0].name) == "starts"
+
+
+async def order(conn: Connection, fields: Sequence[tuple[str, bool]], dictionaries: Dictionaries) -> Order | None:
+    """Return the order by properties, given as (name, descending); None where memory does not have it."""
+    keys = []
+    for name, descending in fields:
+        if name in COLUMN_OF or name in BITS:
+            keys.append(OrderKey(name, descending))
+        elif name == COLLECTION or is_coded(name):
+            keys.append(OrderKey(name, descending, await dictionaries.ranks(conn, name)))
+        else:
+            return None
+    return Order(tuple(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class StartIndex:
+    """Numbers as they were sorted by their starts, and those that have another start since or are new."""
+
+    numbers: Array
+    starts: Array
+    moves: list[Numbers]
+
+    @property
+    def move_count(self) -> int:
+        return sum(map(len, self.moves))
+
+
+class StartOrder:
+    """The numbers of datasets by when they start. Several readers may renew it at once, beside no writer."""
+
+    def __init__(self, table: FacetTable) -> None:
+        self._table = table
+        self._sorted: StartIndex | None = None
+        table.on_moves(self._note)
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self._sorted is None else int(self._sorted.numbers.nbytes + self._sorted.starts.nbytes)
+
+    def _note(self, numbers: Numbers) -> None:
+        if self._sorted is not None and len(numbers):
+            self._sorted.moves.append(numbers)
+            if self._sorted.move_count > MANY:
+                self._sorted = None
+
+    def _renewed(self) -> StartIndex:
+        starts = self._table.column("starts")
+        numbers: Array = np.argsort(starts, kind="stable").astype(np.int32 if len(starts) < 2**31 else np.int64)
+        self._sorted = renewed = StartIndex(numbers, starts[numbers], [])
+        return renewed
+
+    def first(self, mask: Array, count: int, after: Place | None, *, includes: bool, descending: bool) -> Numbers:
+        """Return the first numbers of the mask after a place, and with them all of the mask that moved."""
+        order = self._sorted or self._renewed()
+        moves = np.unique(np.concatenate(order.moves)) if order.moves else np.zeros(0, np.int64)
+        elsewhere = moves[mask[moves]]
+        if len(moves):
+            mask = mask.copy()
+            mask[moves] = False
+        start, end = 0, len(order.numbers)
+        if after is not None and descending:
+            end = _place(order, after, beyond=includes)
+        elif after is not None:
+            start = _place(order, after, beyond=not includes)
+        pieces = [elsewhere]
+        step = STEP
+        while start < end and count > 0:
+            if descending:
+                piece = order.numbers[max(start, end - step) : end][::-1]
+                end -= len(piece)
+            else:
+                piece = order.numbers[start : min(start + step, end)]
+                start += len(piece)
+            hits = piece[mask[piece]][:count].astype(np.int64)
+            pieces.append(hits)
+            count -= len(hits)
+            step *= 2
+        return np.concatenate(pieces)
+
+
+def _place(order: StartIndex, after: Place, *, beyond: bool) -> int:
+    """Return where a place is in the order, or where what comes after it begins."""
+    value, number = after
+    low, high = np.searchsorted(order.starts, value, "left"), np.searchsorted(order.starts, value, "right")
+    return int(low + np.searchsorted(order.numbers[low:high], number, "right" if beyond else "left"))
+
+
+class Pager:
+    """Cuts pages out of a selection; used for one search, while the columns stand still."""
+
+    def __init__(self, table: FacetTable, evaluation: Evaluation, starts: StartOrder, order: Order) -> None:
+        self._table = table
+        self._evaluation = evaluation
+        self._starts = starts
+        self._order = order
+
+    def knows_order(self, dictionaries: Dictionaries) -> bool:
+        """Return whether the rows have what the order needs."""
+        for key in self._order.keys:
+            if key.ranks is None or key.name == COLLECTION:
+                continue
+            placement = dictionaries.slots.get(key.name, {})
+            if any(placement.get(each) == LOST for each in self._evaluation.keys):
+                return False
+        return True
+
+    def page(self, selection: Selection, count: int, anchor: Anchor | None = None) -> Numbers:
+        """Return the numbers on the side of an anchor that are next to it, the nearest first."""
+        after, backwards, includes = (
+            (anchor.values, anchor.is_before, anchor.includes) if anchor else (None, False, False)
+        )
+        last = self._order.keys[-1]
+        if self._order.is_by_start and selection.numbers is None and selection.count > MANY:
+            descending = last.descending is not backwards
+            numbers = self._starts.first(
+                selection.masks.certain, count, after, includes=includes, descending=descending
+            )
+        else:
+            numbers = selection.hits
+        keys = [np.invert(key) if backwards else key for key in self._sort_keys(numbers)]
+        if after is not None:
+            places = self._sort_keys_of_place(after)
+            beyond = _beyond(keys, [~place if backwards else place for place in places], includes=includes)
+            numbers, keys = numbers[beyond], [key[beyond] for key in keys]
+        return numbers[_first(keys, count)]
+
+    def places(self, numbers: Numbers) -> list[Place]:
+        """Return the place of each number."""
+        columns = [self._values(key, numbers) for key in self._order.keys]
+        return [tuple(row) for row in zip(*(column.tolist() for column in columns), numbers.tolist(), strict=True)]
+
+    def _values(self, key: OrderKey, numbers: Numbers) -> Array:
+        """Return the values of a key as places have them: moments, truths, codes."""
+        if key.name in COLUMN_OF:
+            return self._table.column(COLUMN_OF[key.name])[numbers]
+        if key.name in BITS:
+            has_it: Array = self._table.column("shown")[numbers] & BITS[key.name] != 0
+            return has_it.astype(np.int64)
+        if key.name == COLLECTION:
+            return self._table.column(COLLECTION)[numbers].astype(np.int64)
+        return self._evaluation.codes_at(key.name, numbers).astype(np.int64)
+
+    def _sort_keys(self, numbers: Numbers) -> list[Array]:
+        """Return what numbers are sorted by, all ascending; the last one has no two alike."""
+        keys = [_ranks_of(key, self._values(key, numbers)) for key in self._order.keys]
+        return [*keys, ~numbers if self._order.keys[-1].descending else numbers]
+
+    def _sort_keys_of_place(self, place: Place) -> list[Any]:
+        values = [np.array([value], np.int64) for value in place]
+        keys = [_ranks_of(key, value)[0] for key, value in zip(self._order.keys, values, strict=False)]
+        number = values[-1][0]
+        return [*keys, ~number if self._order.keys[-1].descending else number]
+
+
+def _ranks_of(key: OrderKey, values: Array) -> Array:
+    """Return values as numbers in the order of the key. The inverse (~) has the opposite order, and no overflow."""
+    ranks: Array = key.ranks.take(values, mode="clip") if key.ranks is not None else values
+    return ~ranks if key.descending else ranks
+
+
+def _beyond(keys: Sequence[Array], place: Sequence[Any], *, includes: bool) -> Array:
+    """Return which rows come after a place, or are there if that is included."""
+    beyond = np.zeros(len(keys[0]), np.bool_)
+    equal = np.ones(len(keys[0]), np.bool_)
+    for key, value in zip(keys, place, strict=True):
+        beyond |= equal & (key > value)
+        equal &= key == value
+    return beyond | equal if includes else beyond
+
+
+def _first(keys: Sequence[Array], count: int) -> Array:
+    """Return the places of the first rows, in order. Only those are sorted."""
+    if len(keys[0]) <= count or count <= 0:
+        return np.lexsort(keys[::-1])[: max(count, 0)]
+    if len(keys) == 1:
+        first = np.argpartition(keys[0], count - 1)[:count]
+        return first[np.argsort(keys[0][first])]
+    limit = np.partition(keys[0], count - 1)[count - 1]
+    before, alike = np.flatnonzero(keys[0] < limit), np.flatnonzero(keys[0] == limit)
+    head = before[np.lexsort([key[before] for key in reversed(keys)])]
+    tail = alike[_first([key[alike] for key in keys[1:]], count - len(before))]
+    return np.concatenate((head, tail))

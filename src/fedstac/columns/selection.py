@@ -1,0 +1,281 @@
+"""Evaluates a plan over the columns: which rows a search finds, and of which only the item itself can tell.
+
+A condition has three values, as in SQL. For each wanted value it has two masks: of the rows that certainly have it, and
+of those that possibly do. They are one array where memory can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, assert_never
+
+import numpy as np
+
+from fedstac.columns.dictionaries import ABSENT, FALSE, LOST, TRUE, UNDECIDED, Dictionaries, Leaf, Verdicts
+from fedstac.columns.plan import All, AnyOf, BitTest, CodeTest, Constant, IdTest, ItemTest, Node, Not, Plan, TimeTest
+from fedstac.columns.table import LATEST, PUBLISHED, RETRACTED, UNCODED, Array, FacetTable, Mask, Numbers
+from fedstac.db.columns import COLLECTION, FOOTPRINT, TERM
+
+FEW_CODES = 3  # that are compared one after the other; more are looked up in a table
+NARROW = 8  # when one row of so many is left, the other conditions look at those alone
+SMALL = 1 << 12  # rows that are always looked at together
+BITS = {"latest": LATEST, "retracted": RETRACTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Rows that certainly, and that possibly, have a truth."""
+
+    certain: Mask
+    possible: Mask
+
+    @classmethod
+    def of(cls, mask: Mask) -> Masks:
+        return cls(mask, mask)
+
+    def __and__(self, other: Masks) -> Masks:
+        certain = self.certain & other.certain
+        if self.is_known and other.is_known:
+            return Masks(certain, certain)
+        return Masks(certain, self.possible & other.possible)
+
+    def __or__(self, other: Masks) -> Masks:
+        certain = self.certain | other.certain
+        if self.is_known and other.is_known:
+            return Masks(certain, certain)
+        return Masks(certain, self.possible | other.possible)
+
+    @property
+    def is_known(self) -> bool:
+        return self.certain is self.possible
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a search finds. `numbers`: of the rows that the masks are of; None: all of them."""
+
+    numbers: Numbers | None
+    masks: Masks
+
+    @property
+    def count(self) -> int:
+        """Return how many datasets it certainly has."""
+        return int(np.count_nonzero(self.masks.certain))
+
+    @property
+    def doubtful(self) -> Numbers:
+        """Return the numbers of datasets that have to be asked themselves."""
+        if self.masks.is_known:
+            return np.zeros(0, np.int64)
+        return self._numbers(self.masks.possible & ~self.masks.certain)
+
+    @property
+    def hits(self) -> Numbers:
+        """Return the numbers of datasets that it certainly has."""
+        return self._numbers(self.masks.certain)
+
+    def with_hits(self, numbers: Sequence[int]) -> Selection:
+        """Return it with the doubtful ones decided: these are found, the others are not."""
+        every = self.hits if not numbers else np.union1d(self.hits, np.array(numbers, np.int64))
+        return Selection(every, Masks.of(np.ones(len(every), np.bool_)))
+
+    def _numbers(self, mask: Mask) -> Numbers:
+        places = np.flatnonzero(mask)
+        return places if self.numbers is None else self.numbers[places]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One of the conditions that all have to be true, with the rows that meet it and the properties that it names."""
+
+    properties: frozenset[str]
+    masks: Masks
+
+
+class Evaluation:
+    """One evaluation of a plan; it reads the columns and keeps nothing of them.
+
+    numbers_by_id: of the datasets with the ids that the plan names. collections: those that are searched; None: all.
+    """
+
+    def __init__(
+        self,
+        table: FacetTable,
+        dictionaries: Dictionaries,
+        verdicts: Mapping[Leaf, Verdicts],
+        numbers_by_id: Mapping[str, Sequence[int]],
+        collections: Iterable[str] | None,
+    ) -> None:
+        self._table = table
+        self._dictionaries = dictionaries
+        self._verdicts = verdicts
+        self._numbers_by_id = numbers_by_id
+        keys = dictionaries.collections
+        searched = keys.values() if collections is None else [keys[name] for name in collections if name in keys]
+        self.keys = sorted(table.collections & set(searched))
+        self._numbers: Numbers | None = None
+        self._codes: dict[str, tuple[Array, bool]] = {}
+
+    @property
+    def _length(self) -> int:
+        return self._table.length if self._numbers is None else len(self._numbers)
+
+    def select(self, plan: Plan) -> Selection:
+        """Return what meets all conditions."""
+        masks = Masks.of(self.visible())
+        for part in sorted(plan.parts, key=_cost):
+            masks = self._narrowed(masks)
+            masks = masks & self.truth(part, wanted=True)
+        return Selection(self._numbers, masks)
+
+    def each(self, plan: Plan) -> list[Condition]:
+        """Return each condition with the rows that meet it, whether they are shown or not."""
+        return [Condition(_properties_of(part), self.truth(part, wanted=True)) for part in plan.parts]
+
+    def visible(self) -> Mask:
+        """Return the rows that searches may find, in the collections that are searched."""
+        mask: Mask = self._column("shown") & (PUBLISHED | RETRACTED) != 0
+        if set(self.keys) != self._table.collections:
+            mask &= self._per_collection(dict.fromkeys(self.keys, True), False)
+        return mask
+
+    def truth(self, node: Node, *, wanted: bool) -> Masks:
+        """Return the rows of which a condition is true, or false if that is wanted."""
+        match node:
+            case All(parts) | AnyOf(parts):
+                masks = (self.truth(part, wanted=wanted) for part in parts)
+                if isinstance(node, All) is wanted:
+                    return reduce(Masks.__and__, masks)
+                return reduce(Masks.__or__, masks)
+            case Not(part):
+                return self.truth(part, wanted=not wanted)
+            case Constant(value):
+                return Masks.of(np.full(self._length, value is wanted))
+            case BitTest(bit, has_it):
+                return Masks.of((self._column("shown") & bit != 0) == (has_it is wanted))
+            case TimeTest():
+                return self._timed(node, wanted=wanted)
+            case IdTest(ids):
+                return Masks.of(self._has_number(ids) == wanted)
+            case CodeTest(leaf):
+                return self._coded(leaf, wanted=wanted)
+            case ItemTest():
+                return Masks(np.zeros(self._length, np.bool_), np.ones(self._length, np.bool_))
+            case _:
+                assert_never(node)
+
+    # --- conditions ---
+
+    def _timed(self, node: TimeTest, *, wanted: bool) -> Masks:
+        result = node.test(*(self._column(moment) if isinstance(moment, str) else moment for moment in node.moments))
+        mask = result if isinstance(result, np.ndarray) else np.full(self._length, bool(result))
+        return Masks.of(mask if wanted else ~mask)
+
+    def _has_number(self, ids: Sequence[str]) -> Mask:
+        mask = np.zeros(self._table.length, np.bool_)
+        numbers = np.array([number for each in ids for number in self._numbers_by_id.get(each, ())], np.int64)
+        mask[numbers[numbers < self._table.length]] = True
+        return mask if self._numbers is None else mask[self._numbers]
+
+    def _coded(self, leaf: Leaf, *, wanted: bool) -> Masks:
+        verdicts = self._verdicts.get(leaf)
+        if verdicts is None:
+            return self.truth(ItemTest(None), wanted=wanted)
+        codes, is_complete = self._codes_of(leaf)
+        if is_complete and verdicts.entries == len(self._dictionaries.of(leaf.place)):
+            if wanted and len(verdicts.true_codes) <= FEW_CODES:
+                equal = (codes == code for code in verdicts.true_codes)
+                return Masks.of(reduce(np.bitwise_or, equal, np.zeros(self._length, np.bool_)))
+            return Masks.of((verdicts.table == (TRUE if wanted else FALSE)).take(codes, mode="clip"))
+        states = verdicts.table.take(codes.view(np.uint32), mode="clip")  # what is in no dictionary is the last entry
+        certain = states == (TRUE if wanted else FALSE)
+        return Masks(certain, certain | (states == UNDECIDED))
+
+    def _codes_of(self, leaf: Leaf) -> tuple[Array, bool]:
+        """Return the codes of all rows, and whether they are all in the dictionary."""
+        kind, name = leaf.place
+        if kind in BITS:
+            return (self._column("shown") & BITS[kind] != 0).astype(np.int32), True
+        if kind in (COLLECTION, FOOTPRINT):
+            return self._column(kind), True
+        assert kind == TERM
+        if name not in self._codes:
+            self._codes[name] = self.codes(name)
+        return self._codes[name]
+
+    def codes(self, name: str) -> tuple[Array, bool]:
+        """Return the codes of a property, and whether they are all known: 0 without it, UNCODED if it was lost."""
+        placement = self._dictionaries.slots.get(name, {})
+        places = {key: placement.get(key, ABSENT) for key in self.keys}
+        different_places = set(places.values()) or {ABSENT}
+        if len(different_places) == 1:
+            place = next(iter(different_places))
+            if place < 0:
+                return np.full(self._length, UNCODED if place == LOST else 0, np.int32), place != LOST
+            return self._at(self._table.place(place)), True
+        codes = np.zeros(self._length, np.int32)
+        for place in different_places - {ABSENT}:
+            of_place = self._per_collection({key: True for key, each in places.items() if each == place}, False)
+            np.copyto(codes, self._at(self._table.place(place)) if place != LOST else UNCODED, where=of_place)
+        return codes, LOST not in different_places
+
+    def codes_at(self, name: str, numbers: Numbers) -> Array:
+        """Return the codes of a property in some rows."""
+        before, self._numbers = self._numbers, numbers
+        try:
+            return self.codes(name)[0]
+        finally:
+            self._numbers = before
+
+    def _per_collection(self, values: Mapping[int, Any], otherwise: Any) -> Array:
+        """Return a value for each row by its collection."""
+        collection = self._column("collection")
+        if len(values) == 1 and otherwise is False:
+            mask: Array = collection == next(iter(values))
+            return mask
+        table = np.full(max(self._table.collections, default=0) + 1, otherwise)
+        for key, value in values.items():
+            table[key] = value
+        return table.take(collection)
+
+    # --- rows ---
+
+    def _column(self, name: str) -> Array:
+        return self._at(self._table.column(name))
+
+    def _at(self, column: Array) -> Array:
+        return column if self._numbers is None else column[self._numbers]
+
+    def _narrowed(self, masks: Masks) -> Masks:
+        """Return the masks of the rows that are left. Where those are few, only they are looked at from then on."""
+        if self._length < SMALL or np.count_nonzero(masks.possible) * NARROW > self._length:
+            return masks
+        places = np.flatnonzero(masks.possible)
+        self._numbers = places if self._numbers is None else self._numbers[places]
+        self._codes.clear()
+        possible = masks.possible[places]
+        return Masks.of(possible) if masks.is_known else Masks(masks.certain[places], possible)
+
+
+def _cost(node: Node) -> int:
+    """Return how much a condition costs, as a rank: codes and bits before moments before the rest."""
+    match node:
+        case CodeTest() | BitTest() | Constant():
+            return 0
+        case TimeTest() | IdTest():
+            return 1
+    return 2
+
+
+def _properties_of(node: Node) -> frozenset[str]:
+    """Return the properties with codes that a condition names; a condition on something else has the name ""."""
+    match node:
+        case All(parts) | AnyOf(parts):
+            return frozenset().union(*map(_properties_of, parts))
+        case Not(part):
+            return _properties_of(part)
+        case CodeTest(leaf):
+            return frozenset((leaf.place[1] or leaf.place[0],))
+    return frozenset(("",))

@@ -1,0 +1,147 @@
+"""The rows of fedstac.facet as columns. The number of a dataset is its place in each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedstac.db.columns import PLACES
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
+Allocate = Callable[[int, Any], Array]  # (count, dtype) → zeros; pages that nothing is written to cost nothing
+
+PUBLISHED, RETRACTED, LATEST = 1, 2, 4  # bits of `shown`; 0: gone, or hidden from searches
+UNCODED = -1  # in `codes`: the item has a value that is not in the dictionary
+SMALLEST = 1 << 12  # rows that columns begin with
+HEADER = 19  # bytes of the binary format of COPY before its rows, which have no extension of the header
+FIELDS = (
+    ("n", ">i8"), ("changed", ">i8"), ("collection", ">i4"), ("shown", ">i2"), ("starts", ">i8"), ("ends", ">i8"),
+    ("updated", ">i8"), ("footprint", ">i4"), ("size", ">i8"), ("files", ">i4"),
+)  # fmt: skip
+KINDS = (
+    ("changed", np.int64), ("collection", np.int32), ("shown", np.int8), ("starts", np.int64), ("ends", np.int64),
+    ("updated", np.int64), ("footprint", np.int32), ("size", np.int64), ("files", np.int32),
+)  # fmt: skip
+CODE = np.dtype([("length", ">i4"), ("code", ">i4")])
+
+
+def _row(first: str, before_value: str) -> np.dtype[Any]:
+    """Return how PostgreSQL writes a row: `first` before all of it, `before_value` before each value."""
+    fields: list[Any] = [("count", first)]
+    for name, kind in FIELDS:
+        fields += [(f"before_{name}", before_value), (name, kind)]
+    fields += [("before_codes", before_value), ("dimensions", "V20"), ("codes", CODE, (PLACES,))]
+    return np.dtype(fields)
+
+
+COPIED = _row(">i2", "V4")  # the number of fields, then the length of each
+SENT = _row(">i4", "V8")  # by record_send: the number of fields, then type and length of each
+
+
+def sent_rows(data: bytes) -> Array:
+    """Return rows as record_send wrote them, one after the other."""
+    return np.frombuffer(data, SENT)
+
+
+class CopyReader:
+    """Takes the pieces of a binary COPY, and hands over whole rows."""
+
+    def __init__(self, on_rows: Callable[[Array], object]) -> None:
+        self._on_rows = on_rows
+        self._rest = b""
+        self._skip = HEADER
+
+    async def __call__(self, data: bytes) -> None:
+        data = self._rest + data
+        if self._skip:
+            if len(data) < self._skip:
+                self._rest = data
+                return
+            data, self._skip = data[self._skip :], 0
+        count = len(data) // COPIED.itemsize
+        if count:
+            self._on_rows(np.frombuffer(data, COPIED, count))
+        self._rest = data[count * COPIED.itemsize :]
+
+
+class FacetTable:
+    """Columns of the datasets with numbers below `length`. A number that no dataset has is not shown.
+
+    `column` names: `changed`, the transaction that changed a row; `collection`, a key of pgstac.collections; `shown`;
+    `starts`, `ends` and `updated` in microseconds since 2000; `footprint`, a code; `size` in bytes; `files`.
+    One writer; who reads beside it sees a row half old and half new (Gate).
+    """
+
+    def __init__(self, allocate: Allocate = np.zeros) -> None:
+        self._allocate = allocate
+        self._capacity = 0
+        self._columns: dict[str, Array] = {}
+        self._codes: Array = np.zeros((PLACES, 0), np.int32)  # [place, number]; 0: the item lacks the property
+        self.length = 0
+        self.changes = 0  # rows that were written so far
+        self.collections: set[int] = set()  # keys that rows had
+        self._followers: list[Callable[[Numbers], object]] = []
+        self._grow(SMALLEST)
+
+    @property
+    def bytes(self) -> int:
+        """Return how much memory the columns have, or will have when their pages are full."""
+        return int(sum(column.nbytes for column in self._columns.values()) + self._codes.nbytes)
+
+    def on_moves(self, follow: Callable[[Numbers], object]) -> None:
+        """Call, before rows are written, with the numbers whose start will be another one."""
+        self._followers.append(follow)
+
+    def apply(self, rows: Array) -> None:
+        """Write rows, in their last state."""
+        if not len(rows):
+            return
+        numbers = rows["n"].astype(np.int64)
+        length = max(self.length, int(numbers.max()) + 1)
+        self._grow(length)
+        moves = numbers[(numbers >= self.length) | (self._columns["starts"][numbers] != rows["starts"])]
+        for name, column in self._columns.items():
+            column[numbers] = rows[name]
+        self._codes[:, numbers] = rows["codes"]["code"].T
+        self.collections.update(np.unique(rows["collection"]).tolist())
+        self.length = length
+        self.changes += len(rows)
+        for follow in self._followers:
+            follow(moves)
+
+    def column(self, name: str) -> Array:
+        """Return one column of all rows."""
+        return self._columns[name][: self.length]
+
+    def place(self, place: int) -> Array:
+        """Return the codes of all rows at one place."""
+        codes: Array = self._codes[place, : self.length]
+        return codes
+
+    def _grow(self, length: int) -> None:
+        if length <= self._capacity:
+            return
+        capacity = max(self._capacity or SMALLEST, SMALLEST)
+        while capacity < length:
+            capacity *= 2
+        for name, kind in KINDS:
+            self._columns[name] = self._longer(self._columns.get(name), capacity, kind)
+        self._codes = self._longer_codes(capacity)
+        self._capacity = capacity
+
+    def _longer(self, before: Array | None, capacity: int, kind: Any) -> Array:
+        column = self._allocate(capacity, kind)
+        if before is not None:
+            column[: self.length] = before[: self.length]
+        return column
+
+    def _longer_codes(self, capacity: int) -> Array:
+        codes = self._allocate(PLACES * capacity, np.int32).reshape(PLACES, capacity)
+        if self.length:
+            codes[:, : self.length] = self._codes[:, : self.length]
+        return codes

@@ -1,0 +1,27 @@
+"""Rows of fedstac.facet as PostgreSQL sends them, for tables that no database has."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedstac.columns.table import SENT, Array
+
+
+def rows(numbers: Sequence[int], rng: random.Random, *, starts: int = 50) -> Array:
+    """Return rows with these numbers; few different starts, for many to be alike."""
+    made = np.zeros(len(numbers), SENT)
+    made["n"] = numbers
+    made["collection"] = 1
+    made["shown"] = [rng.choice((0, 1, 1, 5, 5, 2)) for _ in numbers]
+    for name in ("starts", "ends", "updated"):
+        made[name] = [rng.randrange(starts) - starts // 2 for _ in numbers]
+    return made
+
+
+def values(row: Any) -> dict[str, int]:
+    """Return a row as Python has it."""
+    return {name: int(row[name]) for name in ("n", "collection", "shown", "starts", "ends", "updated")}
