@@ -52,6 +52,7 @@ SCHEMA: Final = pa.schema(
         pa.field("starts", pa.string()),  # RFC 3339, as the document is searched
         pa.field("ends", pa.string()),
         pa.field("footprint", pa.string()),  # GeoJSON, as the document is searched
+        pa.field("facets", pa.string()),  # JSON: values that may be coded, bytes and number of the files
         pa.field("properties_at", pa.int32()),  # where its properties begin in the document's text
         pa.field("document", pa.string()),  # the STAC Item as it was published, JSON; null: deleted
         pa.field("geometry", pa.binary()),  # the footprint as WKB
@@ -60,10 +61,14 @@ SCHEMA: Final = pa.schema(
 )
 
 
+Vocabularies = Callable[[str], Vocabulary | None]  # that judge now, by collection
+
+
 class PartWriter:
     """Writes datasets into one file, a group of rows at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vocabularies: Vocabularies) -> None:
+        self._vocabularies = vocabularies
         self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
         self.rows = 0
         self.groups = 0
@@ -78,12 +83,13 @@ class PartWriter:
 
     def write(self, records: Sequence[Record]) -> None:
         """Write datasets as one group of rows."""
-        self._writer.write_table(pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA))
+        rows = [_row(record, self._vocabularies(record.collection)) for record in records]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
         self.rows += len(records)
         self.groups += 1
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: Record, vocabulary: Vocabulary | None) -> dict[str, Any]:
     row = {
         "collection": record.collection, "id": record.id, "lineage": record.lineage, "version": record.version,
         "state": record.state.value, "latest": record.claims_latest, "seq": record.seq, "created": record.created,
@@ -100,7 +106,10 @@ def _row(record: Record) -> dict[str, Any]:
     at = len(record.document) - 1 - len(orjson.dumps(document["properties"]).decode())
     if record.document[at - len(PROPERTIES) : at] != PROPERTIES:
         raise ValueError(f"{record.collection}/{record.id} is not stored as fedstac stores documents")
+    assets = document["assets"]
+    values = documents.facet_values(document["properties"], assets, record.replicas, vocabulary)
     return row | {
+        "facets": orjson.dumps([values, *facets.size_of(assets)]).decode(),
         "document": record.document, "starts": start, "ends": end, "footprint": footprint, "properties_at": at,
         "geometry": _wkb(footprint),
     }  # fmt: skip
@@ -133,23 +142,23 @@ class PartReader:
     ) -> None:
         self._file.close()
 
-    def read(self, group: int, origin: str, epoch: int, vocabularies: Vocabularies) -> list[LoadedDataset]:
+    def read(self, group: int, origin: str, epoch: int) -> list[LoadedDataset]:
         """Return the datasets of one group, as of an epoch of their origin's feed."""
         if self._file.metadata.row_group(group).total_byte_size > LARGEST_GROUP:
             raise SnapshotBroken(f"the part {self._name} has a group of rows of more than {LARGEST_GROUP} bytes")
         table = self._file.read_row_group(group)
         columns = [table.column(name).to_pylist() for name in SCHEMA.names[:-1]]  # the footprint is there as text
-        return [_dataset(row, origin, epoch, vocabularies) for row in zip(*columns, strict=True)]
+        return [_dataset(row, origin, epoch) for row in zip(*columns, strict=True)]
 
 
 LoadedDataset = tuple[Record, Draft | None]
-Vocabularies = Callable[[str], Vocabulary | None]  # that judge now, by collection
 
 
-def _dataset(row: Sequence[Any], origin: str, epoch: int, vocabularies: Vocabularies) -> LoadedDataset:
+def _dataset(row: Sequence[Any], origin: str, epoch: int) -> LoadedDataset:
     (
         collection, id, lineage, version, state, latest, seq, created, updated, publisher, cv_version, cv_excused,
-        replicas, retraction, superseded, digest, document_digest, files_digest, starts, ends, footprint, at, document,
+        replicas, retraction, superseded, digest, document_digest, files_digest, starts, ends, footprint, coded, at,
+        document,
     ) = row  # fmt: skip
     record = Record(
         collection, id, lineage, origin, version, _STATES[state], latest, latest, epoch, seq, created, updated,
@@ -158,9 +167,7 @@ def _dataset(row: Sequence[Any], origin: str, epoch: int, vocabularies: Vocabula
     record.__dict__["digest"] = digest  # what the record would compute: the sha-256 of the part vouches for it
     if document is None:
         return record, None
-    values = orjson.loads(document)
-    coded = documents.facet_values(values["properties"], values["assets"], replicas, vocabularies(collection))
-    search = SearchCopy(footprint, starts, ends, document[at:-1], coded, *facets.size_of(values["assets"]))
+    search = SearchCopy(footprint, starts, ends, document[at:-1], *orjson.loads(coded))
     return record, Draft(
         collection, id, lineage, version, None, document, document_digest, files_digest, search, replicas
     )

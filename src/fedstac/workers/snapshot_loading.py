@@ -214,7 +214,7 @@ class _Loader:
 
                 def read(group: Group = group) -> list[LoadedDataset]:
                     with PartReader(group.path, group.part) as reader:
-                        return reader.read(group.index, origin, epoch, self._node.checker.vocabularies.current)
+                        return reader.read(group.index, origin, epoch)
 
                 await self._store(conn, group, await asyncio.to_thread(read))
                 groups.task_done()

@@ -125,7 +125,7 @@ class _Writer:
             number = len(progress.parts) + 1
             path = self._folder / f"records-{number:05}{UNFINISHED}"
             after, is_last = progress.after, False
-            with PartWriter(path) as writer:
+            with PartWriter(path, self._node.checker.vocabularies.current) as writer:
                 while writer.rows < PART_ROWS and not is_last:
                     async with self._node.pool.acquire() as conn:
                         records = await feed.snapshot_page(conn, self._origin, after, GROUP_ROWS)
@@ -144,7 +144,7 @@ class _Writer:
     async def _write_changes(self, cursor: Cursor, datasets: Sequence[tuple[str, str]]) -> list[SnapshotPart]:
         """Write the present state of datasets as one more part."""
         path = self._folder / f"changes{UNFINISHED}"
-        with PartWriter(path) as writer:
+        with PartWriter(path, self._node.checker.vocabularies.current) as writer:
             for collection, ids in _by_collection(datasets):
                 async with self._node.pool.acquire() as conn:
                     records = await feed.current_of(conn, self._origin, collection, ids)
