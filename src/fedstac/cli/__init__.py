@@ -20,6 +20,7 @@ from fedstac.cli import (
     datasets,
     dead_letters,
     doctor,
+    download_check,
     facets,
     files,
     identity,
@@ -51,6 +52,7 @@ app.add_typer(datasets.commands)
 app.add_typer(facets.commands)
 app.add_typer(status.commands)
 app.add_typer(files.commands)
+app.add_typer(download_check.commands)
 app.add_typer(changes.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(collections.commands, name="collections", rich_help_panel="Client")

@@ -85,13 +85,28 @@ def _span(start: str, properties: Mapping[str, Any]) -> str:
 @commands.command(
     rich_help_panel="Client",
     epilog=examples("fedstac history CMIP6.CMIP.NCAR.CESM2.….v20190401", "fedstac history CMIP6.… -o ndjson",
+                    "fedstac history CMIP6.….v20190401 --events",
                     codes=True),
 )  # fmt: skip
 def history(
-    ctx: typer.Context, id: Id, collection: Collection = "", output: Form = None, url: Url = "", token: Token = ""
+    ctx: typer.Context,
+    id: Id,
+    events: Annotated[bool, typer.Option("--events", help="What became of them, instead: who, when and why.")] = False,
+    collection: Collection = "",
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
 ) -> None:
-    """List the versions of a dataset, the oldest first; the id may be without a version."""
+    """List the versions of a dataset, the oldest first; the id may be without a version.
+
+    With --events: their events, the newest first, as the log of the node has them; the id is one with a version.
+    """
     form = form_of(ctx, output)
+    if events:
+        with client_of(ctx, url, token) as client:
+            rows = client.events_of(id, collection=bulk.collection_of(id, collection, client))
+        _show_events(form, rows)
+        return
     with client_of(ctx, url, token) as client:
         versions = client.history(id, collection=bulk.collection_of(id, collection, client))
     with terminal.Listing(form, ("version   ", "state    ", "latest", "since     ", "changed   ")) as listing:
@@ -110,6 +125,16 @@ def history(
             )  # fmt: skip
             if form is Output.TABLE:
                 terminal.show_retraction(one.properties)
+
+
+def _show_events(form: Output, rows: Sequence[Mapping[str, Any]]) -> None:
+    with terminal.Listing(form, ("time               ", "what      ", "state    ", "who", "id")) as listing:
+        for row in rows:
+            listing.row(row, (row["time"][:19], row["type"], row["state"], row.get("actor"), row["id"]))
+            if form is Output.TABLE:
+                terminal.show_retraction({"fedstac:state": row["state"], "fedstac:retraction": row.get("retraction")})
+                if row.get("reason"):
+                    out(for_terminal(f"    {row['reason']}"))
 
 
 def _day(dataset: Dataset, name: str) -> str:

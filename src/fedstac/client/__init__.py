@@ -84,6 +84,8 @@ class Client:
     # looks and changes: client/changes.py
     get = _performed(changes.get)
     history = _performed(changes.history)
+    events_of = _performed(changes.events_of)
+    statuses = _performed(changes.statuses)
     patch = _performed(changes.patch)
     put = _performed(changes.put)
     retract = _performed(changes.retract)

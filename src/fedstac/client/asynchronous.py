@@ -56,6 +56,8 @@ class AsyncClient:
 
     get = _awaited(changes.get)
     history = _awaited(changes.history)
+    events_of = _awaited(changes.events_of)
+    statuses = _awaited(changes.statuses)
     patch = _awaited(changes.patch)
     put = _awaited(changes.put)
     retract = _awaited(changes.retract)

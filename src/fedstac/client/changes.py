@@ -75,6 +75,27 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
     return sorted(datasets or ([first] if first else []), key=lambda one: (len(one.version), one.version))
 
 
+def events_of(id: str, *, collection: str | None = None) -> Exchange[list[Json]]:
+    """Return the events of a dataset and its other versions, the newest first. NotFound if there is no such dataset."""
+    events: list[Json] = []
+    parameters = {"limit": "1000"}
+    while True:
+        page = json_of((yield ServerCall("GET", _path(id, collection) + "/history", parameters)), id)
+        events += page["events"]
+        if not any(link["rel"] == "next" for link in page["links"]):
+            return events
+        parameters["before"] = page["events"][-1]["event"]
+
+
+def statuses(ids: Sequence[str]) -> Exchange[list[Json]]:
+    """Return how datasets stand, in the order of their ids, at most 10 000: published, retracted or unknown."""
+    response = yield ServerCall(
+        "POST", "/datasets/status", content=orjson.dumps(list(ids)), headers={"Content-Type": JSON}
+    )
+    datasets: list[Json] = json_of(response, "/datasets/status")["datasets"]
+    return datasets
+
+
 def list_replicas(id: str, *, collection: str | None = None) -> Exchange[list[Replica]]:
     """Return the nodes that have copies of a dataset's files, and where. NotFound if there is no such dataset."""
     dataset = yield from get(id, collection=collection)
