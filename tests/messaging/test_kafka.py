@@ -6,10 +6,11 @@ import asyncio
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from fedstac.demo import kafka as demo_kafka
@@ -124,6 +125,34 @@ async def test_who_begins_later_reads_the_tail_and_fences_the_earlier(address: s
             await old.publish(page(21, 40), tail)
         await new.publish(page(21, 30), tail)
     assert await positions(address) == list(range(1, 31))
+
+
+async def test_a_fence_that_the_client_forgets_to_tell_is_told_by_what_is_called_next(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen of `flush` on a busy machine: the exception of a callback is lost before the method returns."""
+    async with sink_of(address) as old, sink_of(address) as new:
+        tail = await old.publish(page(1, 20), await old.begin())
+        await new.begin()
+        open_producer = old._open_producer
+        monkeypatch.setattr(old, "_open_producer", lambda: Forgetful(open_producer()))
+        with pytest.raises(Fenced):
+            await old.publish(page(21, 40), tail)
+
+
+class Forgetful:
+    """A producer whose `flush` loses its exception."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._producer, name)
+
+    def flush(self, seconds: float) -> int:
+        with suppress(KafkaException, SystemError):
+            self._producer.flush(seconds)
+        raise SystemError("<method 'flush' of 'cimpl.Producer' objects> returned NULL without setting an exception")
 
 
 async def test_what_a_dead_relay_had_under_way_is_never_seen(address: str) -> None:

@@ -148,9 +148,12 @@ async def scanning(root: Path, tmp_path: Path, *arguments: str) -> asyncio.subpr
     return await start("scan", str(root), *NODE, "--jobs", "1", *state, *arguments, folder=tmp_path)
 
 
+FILES = 25  # more than are read until a busy machine has sent a signal
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: Path, end: signal.Signals) -> None:
-    padded(root, 10, 100 << 20)
+    padded(root, FILES, 100 << 20)
     state, out = tmp_path / "state.sqlite", tmp_path / "items.ndjson"
     out.write_text("as it was\n")
     process = await scanning(root, tmp_path, "--out", str(out))
@@ -163,7 +166,7 @@ async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: 
     assert b"Traceback" not in stderr
     assert out.read_text() == "as it was\n"
     remembered_paths = remembered(state)
-    assert 3 <= remembered_paths < 10
+    assert 3 <= remembered_paths < FILES
     await until(lambda: not any(is_running(pid) for pid in readers))
     process = await scanning(root, tmp_path, "--out", str(out), "-o", "ndjson")
     _, stderr = await process.communicate()
@@ -171,8 +174,8 @@ async def test_a_run_that_is_stopped_goes_on_where_it_was(root: Path, tmp_path: 
     report = json.loads(stderr.splitlines()[-1])
     assert (report["remembered"], report["read"], report["bytes_read"]) == (
         remembered_paths,
-        10 - remembered_paths,
-        (10 - remembered_paths) * (100 << 20),
+        FILES - remembered_paths,
+        (FILES - remembered_paths) * (100 << 20),
     )
     [item] = [json.loads(line) for line in out.read_text().splitlines()]
     zeros = {f"1220{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in drs(root).iterdir()}

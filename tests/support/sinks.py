@@ -134,7 +134,8 @@ class NatsStream:
         await self.connection.ask(f"STREAM.UPDATE.{self.stream}", aging)
 
         async def are_gone() -> bool:
-            return not await self.messages()
+            info = await self._info()
+            return info is not None and not info["state"]["messages"]
 
         await until(are_gone)
 

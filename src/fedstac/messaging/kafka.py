@@ -59,6 +59,7 @@ PROPERTIES = ("broker.", "client.", "enable.ssl.", "reconnect.", "sasl.", "secur
 LARGEST_FILE = 64 << 10
 T = TypeVar("T")
 
+LOST = "returned NULL without setting an exception"  # of a method of the client, in which a callback failed
 _QUIET = logging.Logger("kafka", logging.CRITICAL + 1)
 
 
@@ -73,8 +74,11 @@ class KafkaRefused(Exception):
 def error_of(exception: BaseException) -> KafkaError:
     """Return what an exception of the client is about.
 
-    A fatal error that comes while it calls us back is the cause of a SystemError; any other SystemError is raised.
+    A fatal error that comes while it calls us back is the cause of a SystemError, or is lost: the next call tells it.
+    Any other SystemError is raised.
     """
+    if isinstance(exception, SystemError) and LOST in str(exception):
+        return KafkaError(KafkaError._FATAL, str(exception))
     cause = exception.__cause__ if isinstance(exception, SystemError) else exception
     if isinstance(cause, BufferError):
         return KafkaError(KafkaError._QUEUE_FULL)
