@@ -33,12 +33,22 @@ FILTERS = 60
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(cluster: embedded.Cluster, template: str) -> AsyncIterator[Api]:
+async def paths(cluster: embedded.Cluster, template: str) -> AsyncIterator[dict[str, Api]]:
+    """Two applications on one catalogue: one counts in memory, the other in PostgreSQL."""
     with databases(cluster, template) as make:
         settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
-        async with running_nodes.running(settings) as running:
-            await publish_catalogue(running)
-            yield running
+        without = settings.model_copy(update={"columns": False})
+        async with (
+            running_nodes.running(settings) as memory,
+            running_nodes.running(without, background=False) as postgresql,
+        ):
+            await publish_catalogue(memory)
+            yield {"memory": memory, "PostgreSQL": postgresql}
+
+
+@pytest.fixture(params=["memory", "PostgreSQL"])
+def api(paths: dict[str, Api], request: pytest.FixtureRequest) -> Api:
+    return paths[request.param]
 
 
 async def aggregate(api: Api, /, path: str = "/aggregate", **body: Any) -> dict[str, Json]:

@@ -138,6 +138,8 @@ async def test_nodes_are_counted_with_those_of_replicas_and_are_searched_by(api:
     wanted = Counter(node for nodes in own.values() for node in nodes)
     assert buckets(found[0]) == buckets(found[2]) == wanted
     assert found[1]["value"] == len(wanted)
+    alone = (await api.anyone.get("/aggregate", params={"aggregations": "node_count"})).json()["aggregations"]
+    assert alone[0]["value"] == len(wanted)
     condition = {"filter": {"op": "=", "args": [{"property": "alternate:name"}, "east"]}}
     page = (await api.anyone.post("/search", json=condition)).json()
     assert [feature["id"] for feature in page["features"]] == [items[0]["id"]]

@@ -57,6 +57,7 @@ class Dictionary:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.codes: list[int] = []
+        self.values: dict[int, Any] = {}  # of terms, by code
         self._code_set: set[int] = set()
         self._members: defaultdict[Any, list[int]] = defaultdict(list)  # places of those that have a member
         self._types: list[int] = []  # bits of the members of each; -1 where there is no value
@@ -82,6 +83,8 @@ class Dictionary:
         if value is None:
             self._types.append(-1)
             return
+        if self.place[0] == TERM:
+            self.values[code] = value
         members = value if isinstance(value, list) else [value]
         self._types.append(sum({_type(member) for member in members if member is not None}))
         for member in members:
@@ -134,6 +137,10 @@ class Dictionaries:
         if place not in self._by_place:
             self._by_place[place] = Dictionary(place)
         return self._by_place[place]
+
+    def values_of(self, name: str) -> Mapping[int, Any]:
+        """Return the values of a property by their codes."""
+        return self.of((TERM, name)).values
 
     @property
     def term_count(self) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import structlog
@@ -33,6 +34,7 @@ MOST_DOUBTFUL = 10_000  # datasets that are question themselves; where more woul
 MOST_NAMED = 20_000  # pairs of an id and a collection that are looked up
 INLINE = 100_000  # rows up to which the event loop evaluates by itself; more are evaluated in a thread
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
+MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
 ATTEMPTS = 3  # at a page of which a dataset changed between the columns and its document
 log = structlog.get_logger()
 
@@ -107,6 +109,7 @@ class FacetColumns:
         self._snapshot: str | None = None
         self._places: tuple[int, int] | None = None
         self._removed_through = 0
+        self._answers: OrderedDict[str, tuple[int, Any]] = OrderedDict()  # of `count`, with the changes that they know
         self.loaded = 0
         self._emptied.set()
 
@@ -265,23 +268,43 @@ class FacetColumns:
         conn: Connection,
         threads: Threads,
         question: PageQuestion,
-        count: Callable[[Evaluation, Plan, Selection], T],
+        count: Callable[[Evaluation, Plan, Selection], T | None],
+        *,
+        key: str,
     ) -> T | None:
         """Return what `count` makes of what a search finds, of all that was committed before; None as `page` does.
 
-        It is called while the columns stand still, maybe in a thread, and keeps nothing of them.
+        It is called while the columns stand still, maybe in a thread, and keeps nothing of them. Its result stays under
+        the key, which names the conditions and all that `count` looks at, until a row is another one.
         """
         await self.catch_up()
+        changes, answer = self._answers.get(key, (-1, None))
+        if self.is_ready and changes == self.table.changes:
+            self._answers.move_to_end(key)
+            return cast("T", answer)
         meaning = await self._understand(conn, question)
         if meaning is None:
             return None
-        selection = await self._run(threads, lambda: self._evaluation(meaning).select(meaning.plan))
+
+        def work() -> CountAttempt[T]:
+            selection = self._evaluation(meaning).select(meaning.plan)
+            is_sure = not len(selection.doubtful)
+            result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
+            return CountAttempt(self.table.changes, selection, result)
+
+        attempt = await self._run(threads, work)
+        selection = attempt.selection
         if not self.is_ready or len(doubtful := selection.doubtful) > MOST_DOUBTFUL:
             return None
         if len(doubtful):
             where = conditions.where(question.conditions)
-            selection = selection.with_hits(await columns.matching(conn, where, doubtful.tolist()))
-        return await self._run(threads, lambda: count(self._evaluation(meaning), meaning.plan, selection))
+            whole = selection.with_hits(await columns.matching(conn, where, doubtful.tolist()))
+            return await self._run(threads, lambda: count(self._evaluation(meaning), meaning.plan, whole))
+        if attempt.result is not None:
+            self._answers[key] = attempt.changes, attempt.result
+            while len(self._answers) > MOST_ANSWERS:
+                self._answers.popitem(last=False)
+        return attempt.result
 
     async def _understand(self, conn: Connection, question: PageQuestion) -> Understood | None:
         if not self.is_ready:

@@ -108,8 +108,8 @@ class Evaluation:
         numbers_by_id: Mapping[str, Sequence[int]],
         collections: Iterable[str] | None,
     ) -> None:
-        self._table = table
-        self._dictionaries = dictionaries
+        self.table = table
+        self.dictionaries = dictionaries
         self._verdicts = verdicts
         self._numbers_by_id = numbers_by_id
         keys = dictionaries.collections
@@ -120,7 +120,7 @@ class Evaluation:
 
     @property
     def _length(self) -> int:
-        return self._table.length if self._numbers is None else len(self._numbers)
+        return self.table.length if self._numbers is None else len(self._numbers)
 
     def select(self, plan: Plan) -> Selection:
         """Return what meets all conditions."""
@@ -137,7 +137,7 @@ class Evaluation:
     def visible(self) -> Mask:
         """Return the rows that searches may find, in the collections that are searched."""
         mask: Mask = self._column("shown") & (PUBLISHED | RETRACTED) != 0
-        if set(self.keys) != self._table.collections:
+        if set(self.keys) != self.table.collections:
             mask &= self._per_collection(dict.fromkeys(self.keys, True), False)
         return mask
 
@@ -174,9 +174,9 @@ class Evaluation:
         return Masks.of(mask if wanted else ~mask)
 
     def _has_number(self, ids: Sequence[str]) -> Mask:
-        mask = np.zeros(self._table.length, np.bool_)
+        mask = np.zeros(self.table.length, np.bool_)
         numbers = np.array([number for each in ids for number in self._numbers_by_id.get(each, ())], np.int64)
-        mask[numbers[numbers < self._table.length]] = True
+        mask[numbers[numbers < self.table.length]] = True
         return mask if self._numbers is None else mask[self._numbers]
 
     def _coded(self, leaf: Leaf, *, wanted: bool) -> Masks:
@@ -184,7 +184,7 @@ class Evaluation:
         if verdicts is None:
             return self.truth(ItemTest(None), wanted=wanted)
         codes, is_complete = self._codes_of(leaf)
-        if is_complete and verdicts.entries == len(self._dictionaries.of(leaf.place)):
+        if is_complete and verdicts.entries == len(self.dictionaries.of(leaf.place)):
             if wanted and len(verdicts.true_codes) <= FEW_CODES:
                 equal = (codes == code for code in verdicts.true_codes)
                 return Masks.of(reduce(np.bitwise_or, equal, np.zeros(self._length, np.bool_)))
@@ -207,18 +207,18 @@ class Evaluation:
 
     def codes(self, name: str) -> tuple[Array, bool]:
         """Return the codes of a property, and whether they are all known: 0 without it, UNCODED if it was lost."""
-        placement = self._dictionaries.slots.get(name, {})
+        placement = self.dictionaries.slots.get(name, {})
         places = {key: placement.get(key, ABSENT) for key in self.keys}
         different_places = set(places.values()) or {ABSENT}
         if len(different_places) == 1:
             place = next(iter(different_places))
             if place < 0:
                 return np.full(self._length, UNCODED if place == LOST else 0, np.int32), place != LOST
-            return self._at(self._table.place(place)), True
+            return self._at(self.table.place(place)), True
         codes = np.zeros(self._length, np.int32)
         for place in different_places - {ABSENT}:
             of_place = self._per_collection({key: True for key, each in places.items() if each == place}, False)
-            np.copyto(codes, self._at(self._table.place(place)) if place != LOST else UNCODED, where=of_place)
+            np.copyto(codes, self._at(self.table.place(place)) if place != LOST else UNCODED, where=of_place)
         return codes, LOST not in different_places
 
     def codes_at(self, name: str, numbers: Numbers) -> Array:
@@ -235,7 +235,7 @@ class Evaluation:
         if len(values) == 1 and otherwise is False:
             mask: Array = collection == next(iter(values))
             return mask
-        table = np.full(max(self._table.collections, default=0) + 1, otherwise)
+        table = np.full(max(self.table.collections, default=0) + 1, otherwise)
         for key, value in values.items():
             table[key] = value
         return table.take(collection)
@@ -243,7 +243,7 @@ class Evaluation:
     # --- rows ---
 
     def _column(self, name: str) -> Array:
-        return self._at(self._table.column(name))
+        return self._at(self.table.column(name))
 
     def _at(self, column: Array) -> Array:
         return column if self._numbers is None else column[self._numbers]

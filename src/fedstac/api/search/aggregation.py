@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,12 +19,16 @@ from fedstac.api.search import query as queries
 from fedstac.api.search.query import Query
 from fedstac.api.search.queryables import MOST_SAMPLED
 from fedstac.api.writing.collections import existing
+from fedstac.columns import counts as counting
+from fedstac.columns.counts import Wish
+from fedstac.columns.memory import PageQuestion
 from fedstac.db import aggregation
 from fedstac.db.aggregation import FacetSlot
 from fedstac.db.connections import Connection
 from fedstac.domain import aggregating, queryables, strict_json
-from fedstac.domain.aggregating import Aggregation, Counts, UnknownAggregation
+from fedstac.domain.aggregating import Aggregation, Counts, Measure, UnknownAggregation
 from fedstac.domain.errors import BadRequest
+from fedstac.domain.facets import NODES
 from fedstac.domain.queryables import Schemas
 from fedstac.settings import Settings
 
@@ -163,7 +169,7 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
         query, warnings = await services.queryables.understand(conn, question.query)
         facets = await Facets.of(conn, services, query.conditions.get("collections", ()))
         aggregations = facets.find(question.names)
-        counts = await _count(conn, query.conditions, facets, aggregations, question.multi_select)
+        counts = await _count(services, conn, query, facets, aggregations, question.multi_select)
     body = {
         "type": "AggregationCollection",
         "aggregations": aggregating.answer(aggregations, counts),
@@ -173,16 +179,25 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
 
 
 async def _count(
-    conn: Connection,
-    conditions: Mapping[str, Any],
-    facets: Facets,
-    aggregations: Sequence[Aggregation],
+    services: Services, conn: Connection, query: Query, facets: Facets, aggregations: Sequence[Aggregation],
     multi_select: bool,
-) -> Counts:
-    """Count what the conditions select: each aggregations facet, and what all answers may need."""
-    properties = {each.property for each in aggregations if each.property is not None}
-    slots = [slot for slot in facets.slots if slot.property in properties]
-    common, own = split(conditions, properties) if multi_select else (conditions, {})
+) -> Counts:  # fmt: skip
+    """Count what a search finds: in memory, or where that cannot tell, in PostgreSQL."""
+    measures = {each.measure for each in aggregations}
+    names = {each.property for each in aggregations} | ({NODES} if Measure.NODES in measures else set())
+    slots = [slot for slot in facets.slots if slot.property in names]
+    properties = {slot.property for slot in slots}
+    columns = services.columns
+    if columns is not None and columns.is_ready:
+        wish = Wish(measures, properties, multi_select)
+        key = [query.conditions, sorted(each.name for each in measures), sorted(properties), multi_select]
+        digest = hashlib.sha256(orjson.dumps(key, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        counts = await columns.count(
+            conn, services.threads, PageQuestion(query.conditions), partial(counting.count, wish), key=digest
+        )
+        if counts is not None:
+            return counts
+    common, own = split(query.conditions, properties) if multi_select else (query.conditions, {})
     return await aggregation.count(conn, common, own, slots)
 
 
