@@ -291,8 +291,8 @@ async def remove_forgotten(conn: Connection) -> int:
 # --- codes ---
 
 
-async def _resolve(conn: Connection, drafts: Sequence[Draft], known: Codes) -> Codes:
-    """Return what the rows of drafts need beside what is known; what is missing is made. Join a transaction."""
+async def _resolve(conn: Connection, drafts: Sequence[Draft], cache: Codes) -> Codes:
+    """Return what the rows of drafts need beside the cache; what is missing is made. Join a transaction."""
     codes = Codes()
     names: dict[str, dict[str, None]] = defaultdict(dict)  # properties by collection, in the order of their claim
     long: set[tuple[str, str]] = set()
@@ -302,7 +302,7 @@ async def _resolve(conn: Connection, drafts: Sequence[Draft], known: Codes) -> C
         names[collection]
         for name, value in draft.search.facets.items():
             key = _key(value)
-            if not known.lacks_value(collection, name, key):
+            if not cache.lacks_value(collection, name, key):
                 continue
             names[collection][name] = None
             text = orjson.dumps(value)
@@ -321,7 +321,7 @@ async def _resolve(conn: Connection, drafts: Sequence[Draft], known: Codes) -> C
         codes.terms[name][key] = CODE.pack(4, code)
     footprints = {draft.search.geometry for draft in drafts}
     codes.footprints = await _footprints(
-        conn, [one for one in footprints if _key_of_footprint(one) not in known.footprints]
+        conn, [one for one in footprints if _key_of_footprint(one) not in cache.footprints]
     )
     return codes
 
