@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -40,19 +39,16 @@ class OpenFiles:
 
 
 class FileAnswer(Response):
-    """A file as an answer: all of it, or one range of its bytes. It closes the file and gives its place back.
-
-    patience: seconds in which the client has to take a piece.
-    """
+    """A file as an answer: all of it, or one range of its bytes. It closes the file and gives its place back."""
 
     def __init__(
-        self, file: BinaryIO, places: OpenFiles, *, media_type: str, patience: float,
+        self, file: BinaryIO, places: OpenFiles, *, media_type: str,
         headers: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.status_code, self.background, self.media_type, self.body = 200, None, media_type, b""
         self.init_headers(headers)
         self.headers["Accept-Ranges"] = "bytes"
-        self._file, self._places, self._patience = file, places, patience
+        self._file, self._places = file, places
         self._size = os.fstat(file.fileno()).st_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,11 +75,7 @@ class FileAnswer(Response):
         while rest:
             piece = await asyncio.to_thread(self._file.read, min(PIECE, rest))
             rest = rest - len(piece) if piece else 0
-            try:
-                async with asyncio.timeout(self._patience):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-            except TimeoutError:
-                raise ClientDisconnect from None
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _range(self, headers: Headers) -> tuple[int, int]:

@@ -51,10 +51,7 @@ async def get_part(call: Call) -> Response:
 
     file = await asyncio.to_thread(open_part)
     headers = {"Cache-Control": "private, max-age=86400, immutable", "ETag": f'"{name}"'}
-    return FileAnswer(
-        file, call.services.open_files, media_type=MEDIA_TYPES[Path(name).suffix],
-        patience=call.node.settings.read_timeout_seconds, headers=headers,
-    )  # fmt: skip
+    return FileAnswer(file, call.services.open_files, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
 
 
 def _folder(call: Call) -> Path:

@@ -216,8 +216,7 @@ async def _answer_as_file(
     elif token is not None:
         headers["X-Next-Token"] = token
     headers |= files_of_retracted.PRIVATE if caller else {}
-    patience = call.node.settings.read_timeout_seconds
-    return FileAnswer(content, services.open_files, media_type=parquet.MEDIA_TYPE, patience=patience, headers=headers)
+    return FileAnswer(content, services.open_files, media_type=parquet.MEDIA_TYPE, headers=headers)
 
 
 def _add(file: ItemFile, texts: Callable[[], list[str]]) -> None:
