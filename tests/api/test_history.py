@@ -72,7 +72,8 @@ async def test_who_did_it_is_for_those_who_could(west: Api) -> None:
     assert {each["actor"] for each in seen} == {"admin"}
     headers = {"Authorization": f"Bearer {west.tokens['node:east']}"}
     other = (await west.anyone.get(f"{PATH}/{OLD}/history", headers=headers)).json()["events"]
-    assert [{**each, "actor": "admin"} for each in other] == seen
+    assert other == [{name: each[name] for name in each if name not in ("actor", "reason")} for each in seen]
+    assert any(each["reason"] == f"superseded by {NEW}" for each in seen)
 
 
 async def test_a_history_has_pages(west: Api) -> None:
@@ -135,3 +136,22 @@ async def test_how_datasets_stand(west: Api, monkeypatch: pytest.MonkeyPatch, to
 @pytest.mark.parametrize("body", [{}, {"ids": 1}, {"ids": [1]}, "x", 1, None, {"ids": [], "x": 1}, ["a"] * 10_001])
 async def test_what_is_no_list_of_ids_is_refused(west: Api, body: Any) -> None:
     assert (await status(west, body)).status_code == 400
+
+
+async def test_a_reader_who_has_it_is_told_by_date_too(west: Api) -> None:
+    path = f"{PATH}/{KEPT}"
+    first = await west.anyone.get(path)
+    date = first.headers["last-modified"]
+    for headers, code in (
+        ({"If-Modified-Since": date}, 304),
+        ({"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}, 304),
+        ({"If-Modified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
+        ({"If-Modified-Since": "yesterday"}, 200),
+        ({"If-Modified-Since": "2026-01-01T00:00:00Z"}, 200),
+        ({"If-Modified-Since": date, "If-None-Match": '"another"'}, 200),
+        ({"If-Modified-Since": "Thu, 01 Jan 1970 00:00:00 GMT", "If-None-Match": first.headers["etag"]}, 304),
+    ):
+        assert (await west.anyone.get(path, headers=headers)).status_code == code, headers
+    options = await west.admin.options(path)
+    assert "DELETE" in options.headers["allow"]
+    assert (await west.anyone.options(path)).headers["allow"] == "GET, HEAD, OPTIONS"

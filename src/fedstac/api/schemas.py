@@ -116,7 +116,7 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
              "origin": TEXT, "retraction": OBJECT, "href": ADDRESS}, maybe=("retraction",))),
          "events": _list(_object(
             {"event": TEXT, "time": TIME, "id": TEXT, "type": TEXT, "state": TEXT, "previous_state": MAYBE_TEXT,
-             "latest": YES_NO, "retraction": OBJECT, "reason": TEXT, "actor": MAYBE_TEXT},
+             "latest": YES_NO, "retraction": OBJECT, "reason": MAYBE_TEXT, "actor": MAYBE_TEXT},
             maybe=("retraction", "reason", "actor"))),
          "links": _LINKS},
         description="The versions of a dataset and the events that they had, the newest first.",

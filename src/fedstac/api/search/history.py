@@ -70,7 +70,7 @@ async def get_history(call: Call) -> Response:
         page_links.append({"rel": "next", "type": links.JSON, "href": href})
     body = {
         "collection": collection, "id": item_id, "versions": [_version(call, collection, each) for each in versions],
-        "events": [_event(each, with_actor=sees_hidden) for each in page.events], "links": page_links,
+        "events": [_event(each, sees_hidden=sees_hidden) for each in page.events], "links": page_links,
     }  # fmt: skip
     return Response(orjson.dumps(body), headers=files_of_retracted.PRIVATE, media_type=links.JSON)
 
@@ -99,13 +99,13 @@ def _version(call: Call, collection: str, version: VersionRow) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _event(event: EventRow, *, with_actor: bool) -> dict[str, Any]:
+def _event(event: EventRow, *, sees_hidden: bool) -> dict[str, Any]:
+    """Return an event. Its reason may name a hidden dataset: `latest again: … is marked`."""
     return {
         "event": str(event.event_id), "time": event.time, "id": event.dataset,
         "type": event.type.removeprefix(PREFIX + "dataset.").rpartition(".")[0], "state": event.state,
         "previous_state": event.previous_state, "latest": event.latest, **_retraction(event.retraction),
-        **({"reason": event.reason} if event.reason else {}),
-        **({"actor": event.actor} if with_actor else {}),
+        **({"actor": event.actor, "reason": event.reason} if sees_hidden else {}),
     }  # fmt: skip
 
 
