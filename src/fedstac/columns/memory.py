@@ -86,6 +86,15 @@ class Chosen:
     change_ids: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class CountAttempt(Generic[T]):
+    """What was made of a selection, if nothing in it is doubtful; `changes`: of the rows that it is of."""
+
+    changes: int
+    selection: Selection
+    result: T | None
+
+
 class FacetColumns:
     """All searches of a process share it. It has a connection of its own, to the server that has the documents."""
 
