@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     contact: str = Field("", description="Whom callers may ask, as messages name it: an address of mail or a page")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    processes: int = Field(
+        1, ge=1, le=64, description="API processes that share the port; the first runs the other parts"
+    )
     pool_size: int = Field(10, ge=2, le=200, description="Database connections of a process for writes and workers")
     reader_pool_size: int = Field(
         0, ge=0, le=200,

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -149,12 +150,17 @@ async def columns_of(settings: Settings) -> AsyncIterator[FacetColumns | None]:
 def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str], object] | None = None) -> None:
     """Serve a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot.
 
+    Of several processes each takes connections of the one socket, and the first one runs the parts of the roles.
     PartGaveUp where a background part ended again and again.
     """
     with processes.listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         base_url = (settings.public_url or address).rstrip("/")
+        member = processes.multiply(settings.processes) if settings.processes > 1 else None
+        if member is not None and member.number > 0:
+            roles = [replace(role, parts=_no_parts) for role in roles]  # the first one runs them
+            on_ready = None
         app = create(settings, base_url, roles=roles)
 
         def ready(_: str) -> None:
@@ -163,6 +169,8 @@ def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str]
             processes.log_start(
                 "serving", settings, schema=services_of(app).node.schema, address=address, public_url=base_url
             )
+            if member is not None:
+                member.tell_ready()
             if on_ready:
                 on_ready(address)
 
@@ -170,6 +178,10 @@ def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str]
     services = services_of(app)
     if services.node.parts.gave_up is not None:
         raise services.node.parts.gave_up
+
+
+def _no_parts(_: Settings) -> Sequence[Part]:
+    return ()
 
 
 def running_on(

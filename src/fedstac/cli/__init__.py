@@ -82,6 +82,15 @@ def _demo_folder() -> str:
         return ""
 
 
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=64,
+        help="API processes that share the port (FEDSTAC_PROCESSES); the first runs the rest.",
+    ),
+]
 ReadyFile = Annotated[Path | None, typer.Option(help="Write JSON with the address here once it answers.")]
 
 
@@ -113,6 +122,10 @@ def everywhere(
 # --- the processes of a node ---
 
 
+def _with_processes(settings: environment.Settings, number: int | None) -> environment.Settings:
+    return settings if number is None else settings.model_copy(update={"processes": number})
+
+
 def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
     """Write a ready file in one piece: whoever waits for it never reads half of it."""
     if ready_file is None:
@@ -123,7 +136,7 @@ def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
 
 
 @app.command(rich_help_panel="Node", epilog=examples("FEDSTAC_NODE=west FEDSTAC_DSN=postgresql://… fedstac serve"))
-def serve(ready_file: ReadyFile = None) -> None:
+def serve(number: Processes = None, ready_file: ReadyFile = None) -> None:
     """Serve a publishing node: API, publish workers and sequencer. Settings come from FEDSTAC_… variables."""
     from fedstac.workers import processes
 
@@ -131,7 +144,7 @@ def serve(ready_file: ReadyFile = None) -> None:
     from fedstac.api import app as api
     from fedstac.workers import roles
 
-    settings = environment.load()
+    settings = _with_processes(environment.load(), number)
     api.serve(settings, [roles.PUBLISH], on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
@@ -153,6 +166,7 @@ def index_node(
             help="Start an empty node from this snapshot in files, then follow; repeatable, one for each source.",
         ),
     ] = None,
+    number: Processes = None,
     ready_file: ReadyFile = None,
 ) -> None:  # fmt: skip
     """Serve an index node: follow publishing nodes' feeds into a database of its own, and answer searches.
@@ -167,7 +181,7 @@ def index_node(
     from fedstac.messaging.sources.addresses import HTTP_FEED
     from fedstac.workers import roles
 
-    settings = environment.load()
+    settings = _with_processes(environment.load(), number)
     sources = roles.addresses(settings, source or ())
     nodes = [each for each in sources if each.topic_origin is None]
     settings = settings.model_copy(update={

@@ -12,8 +12,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import orjson
 import stamina.instrumentation
@@ -133,6 +134,75 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_MILLISECONDS)
     return listening
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of several processes of the same kind."""
+
+    number: int  # from 0
+    _ready: int  # the writing end of a pipe
+
+    def tell_ready(self) -> None:
+        """Say that this process works: should it end, another one is started."""
+        os.write(self._ready, b"1")
+
+
+def multiply(count: int) -> Member:
+    """Fork into `count` processes and return in each of them which it is. Call it before a thread begins.
+
+    This process stays and watches them: it starts one anew that ends, and ends them when it is told to end itself.
+    Where one ends by itself before it is ready, all end with its exit code: the next would do the same.
+    """
+    watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    members: dict[int, tuple[int, int]] = {}  # number, and the reading end of its pipe, by process id
+    exit_code, is_ending = 0, False
+    numbers = list(range(count))
+    parent = os.getpid()
+    while members or numbers:
+        for number in numbers:
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if not pid:
+                ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+                if os.getppid() != parent:  # it went before the line above
+                    sys.exit(0)
+                os.close(reading)
+                return Member(number, writing)
+            os.close(writing)
+            members[pid] = number, reading
+        numbers = []
+        if signal.sigwait(watched) != signal.SIGCHLD:
+            is_ending = True
+            _end(members)
+            continue
+        for pid, code in _ended():
+            number, reading = members.pop(pid)
+            was_ready = bool(os.read(reading, 1))
+            os.close(reading)
+            if is_ending:
+                continue
+            structlog.get_logger().error("an api process ended", number=number, exit_code=code)
+            if code >= 0 and not was_ready:
+                exit_code, is_ending = code or 1, True
+                _end(members)
+            else:
+                numbers.append(number)
+    sys.exit(exit_code)
+
+
+def _end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Yield the children that have ended, with their exit codes; minus the signal of one that was killed."""
+    with suppress(ChildProcessError):
+        while (child := os.waitpid(-1, os.WNOHANG))[0]:
+            yield child[0], os.waitstatus_to_exitcode(child[1])
 
 
 @asynccontextmanager
