@@ -149,13 +149,13 @@ class Member:
 
 
 def multiply(count: int) -> Member:
-    """Fork into `count` processes and return in each of them which it is. Call it before a thread begins.
+    """Start `count` processes as copies of this one, and return in each which it is. Call it before a thread begins.
 
     This process stays and watches them: it starts one anew that ends, and ends them when it is told to end itself.
     Where one ends by itself before it is ready, all end with its exit code: the next would do the same.
     """
-    watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     members: dict[int, tuple[int, int]] = {}  # number, and the reading end of its pipe, by process id
     exit_code, is_ending = 0, False
     numbers = list(range(count))
@@ -166,7 +166,7 @@ def multiply(count: int) -> Member:
             pid = os.fork()
             if not pid:
                 ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
                 if os.getppid() != parent:  # it went before the line above
                     sys.exit(0)
                 os.close(reading)
@@ -174,7 +174,7 @@ def multiply(count: int) -> Member:
             os.close(writing)
             members[pid] = number, reading
         numbers = []
-        if signal.sigwait(watched) != signal.SIGCHLD:
+        if signal.sigwait(signals) != signal.SIGCHLD:
             is_ending = True
             _end(members)
             continue
