@@ -12,7 +12,7 @@ from fedstac.domain.errors import Finding, StacInvalid, pointer
 
 Json = Mapping[str, Any]
 FILE: Final = ("file:checksum", "file:size")
-COPIED: Final = ("file:size", "file:checksum", "type")  # into alternates: a downloader reads one only
+COPIED: Final = ("file:size", "file:checksum", "file:local_path", "type")  # into alternates: a downloader reads one only
 MOST_FINDINGS: Final = 100
 
 
@@ -46,7 +46,7 @@ def with_alternates(before: Json, document: Json) -> dict[str, Any]:
 
 
 def completed(before: Json, document: Json) -> dict[str, Any]:
-    """Return the document with size, checksum and type copied into its new alternates.
+    """Return the document with size, checksum, local path and type copied into its new alternates.
 
     StacInvalid where an alternate has another size or checksum than its asset: that is no replica.
     """

@@ -138,6 +138,12 @@ def with_prefix(schemas: Schemas, name: str) -> str | None:
     return names[0] if len(names) == 1 and name else None
 
 
+def without_prefix(name: str) -> str | None:
+    """Return a property that every dataset has and that was named with a prefix, as in `cmip6:retracted`; else None."""
+    _, prefix, local = name.rpartition(":")
+    return local if prefix and local in {**OF_EVERY_DATASET, **OF_EVERY_PROJECT} else None
+
+
 def nearest_name(schemas: Iterable[str], name: str) -> str | None:
     """Return the property whose name is most like a misspelt one, with its prefix or without."""
     names = sorted(schemas)

@@ -149,6 +149,8 @@ class _FilterReader:
         """Return what is true or false of an item."""
         if isinstance(expression, bool):
             return expression
+        if expression == {}:  # what ESGF's downloader sends where it has no condition
+            return True
         if isinstance(expression, dict) and set(expression) == {"property"}:
             return self._comparison("=", [expression, True], depth)
         op, args = self._operation(expression, depth)
@@ -163,6 +165,8 @@ class _FilterReader:
         if op in COMPARISONS:
             return self._comparison(op, args, depth)
         if op == "between":
+            if len(args) == 2 and isinstance(args[1], list):  # as drafts of CQL2 had it
+                args = [args[0], *args[1]]
             scalars = [self._scalar(arg, depth) for arg in _exactly(op, args, 3)]
             return {"op": op, "args": _comparable(scalars)}
         if op == "in":

@@ -82,12 +82,15 @@ def from_body(body: object, settings: Settings, *, collection: str | None = None
     """Return a search from the members of a POST body. BadRequest names what is not understood."""
     if not isinstance(body, dict):
         raise BadRequest("the body is no JSON object; a search is one")
+    if body.get("fields", {}) is None:
+        raise BadRequest('fields is {"include": […], "exclude": […]}; leave it out to have all members')
     body = {name: value for name, value in body.items() if value is not None}
     _refuse_unknown(body)
     conditions: dict[str, Any] = {}
     for name in NAMES:
         if name in body:
-            conditions[name] = strings(name, body[name], MOST_IDS)
+            names = [body[name]] if isinstance(body[name], str) else body[name]
+            conditions[name] = strings(name, names, MOST_IDS)
     # pystac-client sends the collection's name a second time
     if collection is not None and conditions.setdefault("collections", [collection]) != [collection]:
         raise BadRequest(

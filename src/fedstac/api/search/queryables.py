@@ -99,6 +99,9 @@ class QueryableNames:
         """
         asked_collections: Sequence[str] = query.conditions.get("collections", ())
         there = await self._names_of_collections(conn, asked_collections)
+        if spelt := _spelt_otherwise(asked_collections, there):
+            asked_collections = [spelt.get(name, name) for name in asked_collections]
+            query = replace(query, conditions={**query.conditions, "collections": asked_collections})
         missing = [name for name in dict.fromkeys(asked_collections) if name not in there]
         warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
         searched = await self.searched(conn, asked_collections)
@@ -126,14 +129,28 @@ class QueryableNames:
         return {name for name in names if not any(queryables.has(self.declared(each), name) for each in searched)}
 
 
+def _spelt_otherwise(names: Iterable[str], there: Iterable[str]) -> dict[str, str]:
+    """Return the collections that names mean which are right but for their case, where that is one collection only."""
+    by_case: dict[str, list[str]] = {}
+    for name in there:
+        by_case.setdefault(name.casefold(), []).append(name)
+    return {
+        name: alike[0] for name in names
+        if name not in there and len(alike := by_case.get(name.casefold(), [])) == 1
+    }  # fmt: skip
+
+
 def _full_names(
     names: Iterable[str], schemas: Schemas, searched: Sequence[str]
 ) -> tuple[dict[str, str], Sequence[str]]:
-    """Return the full names of those that lack their prefix, and the first unknown ones."""
+    """Return the names of those that lack their prefix or have one too many, and the first unknown ones."""
     unknown = [name for name in sorted(names) if not queryables.has(schemas, name)]
     if len(searched) != 1:
         return {}, unknown[:MOST_WARNINGS]
-    full_names = {name: full for name in unknown if (full := queryables.with_prefix(schemas, name))}
+    full_names = {
+        name: full for name in unknown
+        if (full := queryables.with_prefix(schemas, name) or queryables.without_prefix(name))
+    }  # fmt: skip
     return full_names, [name for name in unknown if name not in full_names][:MOST_WARNINGS]
 
 
