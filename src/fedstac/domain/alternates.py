@@ -12,7 +12,7 @@ from fedstac.domain.errors import Finding, StacInvalid, pointer
 
 Json = Mapping[str, Any]
 FILE: Final = ("file:checksum", "file:size")
-COPIED: Final = ("file:size", "file:checksum", "file:local_path", "type")  # into alternates: a downloader reads one only
+COPIED: Final = ("file:size", "file:checksum", "file:local_path", "type")  # into alternates: a downloader reads one
 MOST_FINDINGS: Final = 100
 
 
