@@ -160,6 +160,8 @@ def plan(conditions: Mapping[str, Any]) -> Plan:
     if "intersects" in conditions:
         touches = {"op": "s_intersects", "args": [{"property": "geometry"}, conditions["intersects"]]}
         parts.append(_coded((FOOTPRINT, ""), touches))
+    if "q" in conditions:
+        parts.append(ItemTest(conditions["q"]))
     if "filter" in conditions:
         parts += _conjuncts(_node(conditions["filter"]))
     for part in parts:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from fedstac.api.search import filters
 from fedstac.api.search.query import PROPERTIES, Query, visible
-from fedstac.api.search.words import FacetWords, with_facets
+from fedstac.api.search.words import FacetWords, as_filter, texts_of, with_facets
 from fedstac.bootstrap import Node
-from fedstac.db import collections, search
+from fedstac.db import collections, search, words
 from fedstac.db.connections import Connection
 from fedstac.domain import queryables
 from fedstac.domain.errors import Finding, Severity
@@ -106,8 +106,7 @@ class QueryableNames:
         warnings = [_unknown_collection(name, there) for name in missing[:MOST_WARNINGS]]
         searched = await self.searched(conn, asked_collections)
         if "q" in query.conditions:
-            facets = [self.facet_words(name) for name in searched]
-            query = replace(query, conditions={**query.conditions, "q": with_facets(query.conditions["q"], facets)})
+            query = await self._with_words(conn, query, searched)
         in_conditions = self._undeclared(query.names, searched)
         in_fields = self._undeclared(query.selected_names, searched)
         if not (in_conditions or in_fields) or not searched or len(searched) > MOST_SAMPLED:
@@ -123,6 +122,19 @@ class QueryableNames:
         if compared_names or selected_names:
             query = with_names(query, compared_names, selected_names)
         return query, tuple(warnings)
+
+    async def _with_words(self, conn: Connection, query: Query, searched: Sequence[str]) -> Query:
+        """Return the search with a filter for its free text; many datasets with a text that has it stay for the SQL."""
+        expression = with_facets(query.conditions["q"], [self.facet_words(name) for name in searched])
+        texts = texts_of(expression)
+        keys = await words.keys(conn, texts, searched)
+        if keys is None:
+            return replace(query, conditions={**query.conditions, "q": expression})
+        parts = [as_filter(expression, dict(zip(texts, keys, strict=True)))]
+        others = {name: condition for name, condition in query.conditions.items() if name not in ("q", "filter")}
+        if "filter" in query.conditions:
+            parts.append(query.conditions["filter"])
+        return replace(query, conditions={**others, "filter": {"op": "and", "args": parts}})
 
     def _undeclared(self, names: Iterable[str], searched: Sequence[str]) -> set[str]:
         """Return the names that no vocabulary of the searched collections declares."""

@@ -243,9 +243,7 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
         else:
             where, order = conditions.where(full.conditions), search.order(full.order)
             items = await (search.page if whole else search.large_page)(conn, where, order, query.limit, anchor)
-            matched, is_exact = (
-                (place.matched, place.exact) if place else await _count_matched(node, conn, full, where)
-            )
+            matched, is_exact = (place.matched, place.exact) if place else await _count_matched(node, conn, full, where)
 
     def token_for(anchor: Anchor) -> str:
         return queries.token_for(queries.Place(anchor, matched, is_exact), query, node.signing_key)

@@ -195,3 +195,39 @@ def with_facets(expression: Expression, facets: Sequence[FacetWords]) -> Express
     if sum(len(part["args"][1]) for part in parts if part["op"] == "in") > filters.MOST_VALUES:
         raise BadRequest(f"q: over {filters.MOST_VALUES} terms have {args[1][:40]!r}; search for more of the word")
     return {"op": op, "args": [*args, {"op": "or", "args": parts} if parts else False]}
+
+
+def texts_of(expression: Expression) -> list[str]:
+    """Return the words that an expression looks for, plain."""
+    if expression["op"] == "words":
+        return [expression["args"][0]]
+    return [text for arg in expression["args"] for text in texts_of(arg)]
+
+
+def as_filter(expression: Expression, keys: Mapping[str, Sequence[tuple[str, str]]]) -> Expression:
+    """Return the filter that an expression with facets amounts to.
+
+    `keys`: by plain words, the (collection, id) of the datasets that have them in a text of their own.
+    """
+    op, args = expression["op"], expression["args"]
+    if op != "words":
+        return {"op": op, "args": [as_filter(arg, keys) for arg in args]}
+    words, text, facets = args
+    # a facet that is missing does not have the words: that is false, and not unknown
+    parts = [_all([_is_there(part["args"][0]), part]) for part in (facets["args"] if facets else [])]
+    ids_by_collection: dict[str, list[str]] = {}
+    for collection, item_id in keys[words]:
+        ids_by_collection.setdefault(collection, []).append(item_id)
+    parts += [
+        _all([_comparison("=", "collection", collection), _comparison("in", "id", ids)])
+        for collection, ids in sorted(ids_by_collection.items())
+    ]
+    return _any([*parts, _comparison("=", "id", text)])
+
+
+def _comparison(op: str, name: str, value: object) -> Expression:
+    return {"op": op, "args": [{"property": name}, value]}
+
+
+def _is_there(operand: Expression) -> Expression:
+    return {"op": "not", "args": [{"op": "isnull", "args": [operand]}]}
