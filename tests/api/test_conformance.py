@@ -247,6 +247,26 @@ async def transactions_of_collections(api: Api) -> None:
     assert (await api.anyone.get(path)).status_code == 404
 
 
+async def counts(api: Api, **conditions: str) -> dict[str, Any]:
+    """Return by name what `total_count` and the sources' frequencies are in a collection."""
+    names = [each["name"] for each in (await get(api, "/collections/CMIP6/aggregations"))["aggregations"]]
+    assert {"total_count", "cmip6_source_id_frequency"} <= set(names)
+    parameters = {"aggregations": "total_count,cmip6_source_id_frequency", **conditions}
+    answer = await get(api, "/collections/CMIP6/aggregate", **parameters)
+    return {each["name"]: each for each in answer["aggregations"]}
+
+
+def counts_of_source(**conditions: str) -> Probe:
+    async def probe(api: Api) -> None:
+        wanted = [item for item in SAMPLES if not conditions or item["properties"]["cmip6:source_id"] == SOURCE]
+        found = await counts(api, **conditions)
+        assert found["total_count"]["value"] == len(wanted)
+        frequencies = {each["key"]: each["frequency"] for each in found["cmip6_source_id_frequency"]["buckets"]}
+        assert frequencies[SOURCE] == sum(item["properties"]["cmip6:source_id"] == SOURCE for item in SAMPLES)
+
+    return probe
+
+
 in_both_languages = finds(("number = 5", FIVE))
 PROBES: Mapping[str, Probe] = {
     f"{STAC}/v1.0.0/core": core, f"{STAC}/v1.0.0/collections": list_of_collections,
@@ -265,6 +285,9 @@ PROBES: Mapping[str, Probe] = {
     f"{STAC}/v1.0.0-rc.1/collection-search#fields": fields_of_collections,
     f"{STAC}/v1.0.0-rc.1/collection-search#sort": order_of_collections,
     f"{STAC}/v1.1.0/collection-search#sort": order_of_collections,
+    f"{STAC}/v0.3.0/aggregation": counts_of_source(),
+    f"{STAC}/v0.3.0/aggregation#filter": counts_of_source(filter=f"cmip6:source_id = '{SOURCE}'"),
+    f"{STAC}/v0.3.0/aggregation#query": counts_of_source(query=f'{{"cmip6:source_id":{{"eq":"{SOURCE}"}}}}'),
     f"{STAC}/v1.0.0/collections/extensions/transaction": transactions_of_collections,
     f"{STAC}/v1.0.0/ogcapi-features/extensions/transaction": transactions,
     f"{FEATURES}1/1.0/conf/core": features, f"{FEATURES}1/1.0/conf/geojson": geojson,
