@@ -11,12 +11,12 @@ def main() -> None:
     parser.add_argument(
         "benchmark",
         nargs="?",
-        choices=("write", "read", "search", "validate", "messaging", "race"),
-        help="which; without: all but search, messaging and race",
+        choices=("write", "read", "search", "validate", "messaging", "race", "snapshots"),
+        help="which; without: all but search, messaging, race and snapshots",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
-    parser.add_argument("--items", type=int, default=20_000, help="size of the catalogue that `read` reads")
+    parser.add_argument("--items", type=int, default=20_000, help="what `read` reads and `snapshots` loads")
     parser.add_argument(
         "--workers", choices=("inside", "beside", "both"), default="both",
         help="publish workers inside the api process, in a process of their own, or one after the other",
@@ -38,6 +38,7 @@ def main() -> None:
         report,
         search,
         servers,
+        snapshots,
         validate,
         write,
     )
@@ -61,6 +62,9 @@ def main() -> None:
     for name, size in (("limit, 6 kB answers", 6000), ("limit, 600 kB answers", 600_000)):
         limit = load.limit(size, connections=8, seconds=0.3 if options.quick else 3)
         report.line(name, limit, "requests/s", detail={"what": "the load generator against a server that does nothing"})
+    if options.benchmark == "snapshots":
+        snapshots.run(count=2_000 if options.quick else options.items, rounds=rounds)
+        return
     if options.benchmark == "search":
         search.run(size=options.size, quick=options.quick, rounds=max(1, rounds), more=more, keep=options.keep)
         return

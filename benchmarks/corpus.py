@@ -83,24 +83,31 @@ def load(count: int, both_servers: Sequence[Server], running: embedded.Cluster, 
 async def _load_records(dsn: str, lines: Path) -> None:
     conn = await asyncpg.connect(dsn, server_settings={"search_path": "pgstac, public", "timezone": "UTC"})
     try:
-        with lines.open("rb") as file:
-            while batch := list(islice(file, BATCH)):
-                await _load_batch(conn, [orjson.loads(line) for line in batch])
+        await load_records(conn, lines)
     finally:
         await conn.close()
 
 
-async def _load_batch(conn: asyncpg.Connection[asyncpg.Record], batch: Sequence[dict[str, Any]]) -> None:
+async def load_records(conn: asyncpg.Connection[asyncpg.Record], lines: Path, *, cv_version: str | None = None) -> None:
+    """Store the items of a file as published records, judged with a version of the vocabulary or none."""
+    with lines.open("rb") as file:
+        while batch := list(islice(file, BATCH)):
+            await _load_batch(conn, [orjson.loads(line) for line in batch], cv_version)
+
+
+async def _load_batch(
+    conn: asyncpg.Connection[asyncpg.Record], batch: Sequence[dict[str, Any]], cv_version: str | None
+) -> None:
     """Store items as published records. Versions of a lineage stand together, the latest one last."""
     now = datetime.now(UTC)
-    changes = [_change(item, now) for item in batch]
+    changes = [_change(item, now, cv_version) for item in batch]
     async with conn.transaction():
         lineages = await records.lock(conn, {change.after.lineage: "bench" for change in changes})
         leaves = await records.hold_leaves(conn, [COLLECTION])
         await records.write(conn, changes, {key: lineage.seq + 1 for key, lineage in lineages.items()}, leaves)
 
 
-def _change(item: dict[str, Any], now: datetime) -> Change:
+def _change(item: dict[str, Any], now: datetime, cv_version: str | None) -> Change:
     base, _, version = item["id"].rpartition(".v")
     draft = documents.prepare(item, DatasetName(f"{COLLECTION}/{base}", int(version)), None)
     latest: bool = item["properties"]["latest"]
@@ -108,6 +115,6 @@ def _change(item: dict[str, Any], now: datetime) -> Change:
         collection=COLLECTION, id=item["id"], lineage=draft.lineage, origin="bench", version=draft.version,
         state=State.PUBLISHED, latest=latest, claims_latest=latest, epoch=1, seq=1, created=now, updated=now,
         document=draft.text, document_digest=draft.document_digest, files_digest=draft.files_digest, publisher="bench",
-        cv_version=None, replicas=draft.replicas,
+        cv_version=cv_version, replicas=draft.replicas,
     )  # fmt: skip
     return Change(PUBLISHED, None, record, draft)

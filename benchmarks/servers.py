@@ -80,9 +80,7 @@ class Server:
 
     def cpu_parts(self) -> tuple[float, float]:
         """Return the seconds of processor time of its own processes, and of PostgreSQL."""
-        children = Path(f"/proc/{self.postmaster}/task/{self.postmaster}/children").read_text().split()
-        own = sum(_seconds(pid)[0] for pid in self.pids.values())
-        return own, sum(_seconds(pid)[0] for pid in map(int, children)) + sum(_seconds(self.postmaster))
+        return sum(_seconds(pid)[0] for pid in self.pids.values()), database_seconds(self.postmaster)
 
     def settle(self, *, analyze: bool = False) -> None:
         """Write everything to disk and do all housekeeping, so that rounds do not pay for each other."""
@@ -258,13 +256,7 @@ def fedstac(
     `workers` are `inside` the api process, or `beside` it in a process of their own. `more` are environment variables.
     """
     superuser = running.dsn(database) if is_kept else _make_database(running, database)
-    migrations.setup(superuser)
-    with psycopg.connect(superuser, autocommit=True) as conn:
-        conn.execute("ALTER ROLE fedstac_owner PASSWORD 'owner'")
-        conn.execute("ALTER ROLE fedstac_writer PASSWORD 'writer'")
-    owner = running.dsn(database, user="fedstac_owner", password="owner")
-    migrations.migrate(owner, settings.folder("migrations"))
-    dsn = _by_tcp(running, database, "fedstac_writer", "writer")
+    dsn = migrate(running, database)
     environment = {
         "FEDSTAC_DSN": dsn,
         "FEDSTAC_NODE": "bench",
@@ -288,6 +280,30 @@ def fedstac(
         if not is_kept:
             server.ask("POST", "/collections", sample.collection(COLLECTION))
         yield server
+
+
+def migrate(running: embedded.Cluster, database: str) -> str:
+    """Bring a database up to date as a node's, and return the DSN of its writer."""
+    superuser = running.dsn(database)
+    migrations.setup(superuser)
+    with psycopg.connect(superuser, autocommit=True) as conn:
+        conn.execute("ALTER ROLE fedstac_owner PASSWORD 'owner'")
+        conn.execute("ALTER ROLE fedstac_writer PASSWORD 'writer'")
+    owner = running.dsn(database, user="fedstac_owner", password="owner")
+    migrations.migrate(owner, settings.folder("migrations"))
+    return _by_tcp(running, database, "fedstac_writer", "writer")
+
+
+def make_node_database(running: embedded.Cluster, name: str) -> str:
+    """Make a database of a node, and return the DSN of its writer."""
+    _make_database(running, name)
+    return migrate(running, name)
+
+
+def database_seconds(postmaster: int) -> float:
+    """Return the seconds of processor time of PostgreSQL, of its ended processes too."""
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    return sum(_seconds(pid)[0] for pid in map(int, children)) + sum(_seconds(postmaster))
 
 
 async def _token(dsn: str) -> str:

@@ -1,6 +1,6 @@
 """A snapshot in files: written and loaded by processes that are killed on the way, to equal digests, and followed on.
 
-SOAK_RECORDS is the size of the long one, SOAK_LEAST_RATE the records a second that it has to reach on a quiet machine.
+SOAK_RECORDS is the size of the long one; it prints how many records a second were loaded.
 """
 
 from __future__ import annotations
@@ -111,5 +111,3 @@ def test_an_empty_node_starts_from_files_killed_on_the_way(running: Federation, 
     query = "SELECT count(*) FROM fedstac.record WHERE id = ANY (%s)"
     assert values(running, query, published, at="south") == [len(published)]
     running.processes.pop("south").kill()
-    if count > 100_000:
-        assert here / seconds >= float(os.environ.get("SOAK_LEAST_RATE", "0"))
