@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +22,13 @@ import orjson
 
 from benchmarks import servers
 from benchmarks.servers import COLLECTION, Server, say
-from fedstac.db import records
+from fedstac.db import connections, facets, records
 from fedstac.demo import embedded, sample
 from fedstac.domain import documents
 from fedstac.domain.events import PUBLISHED
 from fedstac.domain.model import Change, Record, State
-from fedstac.domain.vocabulary import DatasetName
+from fedstac.domain.vocabulary import DatasetName, Vocabulary
+from fedstac.vocabularies.checker import open_checker
 
 SIZES: Final[Mapping[str, int]] = {"2k": 2_000, "20k": 20_000, "100k": 100_000, "1m": 1_000_000}
 FORM: Final = 1  # of the corpus: another one makes all kept clusters old
@@ -81,7 +83,7 @@ def load(count: int, both_servers: Sequence[Server], running: embedded.Cluster, 
 
 
 async def _load_records(dsn: str, lines: Path) -> None:
-    conn = await asyncpg.connect(dsn, server_settings={"search_path": "pgstac, public", "timezone": "UTC"})
+    conn = await connections.connect(dsn)
     try:
         await load_records(conn, lines)
     finally:
@@ -101,15 +103,21 @@ async def _load_batch(
     """Store items as published records. Versions of a lineage stand together, the latest one last."""
     now = datetime.now(UTC)
     changes = [_change(item, now, cv_version) for item in batch]
+    await facets.prepare(conn, [change.draft for change in changes if change.draft])
     async with conn.transaction():
         lineages = await records.lock(conn, {change.after.lineage: "bench" for change in changes})
         leaves = await records.hold_leaves(conn, [COLLECTION])
         await records.write(conn, changes, {key: lineage.seq + 1 for key, lineage in lineages.items()}, leaves)
 
 
+@cache
+def _vocabulary() -> Vocabulary | None:
+    return open_checker().vocabularies.current(COLLECTION)
+
+
 def _change(item: dict[str, Any], now: datetime, cv_version: str | None) -> Change:
     base, _, version = item["id"].rpartition(".v")
-    draft = documents.prepare(item, DatasetName(f"{COLLECTION}/{base}", int(version)), None)
+    draft = documents.prepare(item, DatasetName(f"{COLLECTION}/{base}", int(version)), _vocabulary())
     latest: bool = item["properties"]["latest"]
     record = Record(
         collection=COLLECTION, id=item["id"], lineage=draft.lineage, origin="bench", version=draft.version,
