@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,9 @@ from fedstac.geoparquet.kinds import Kind, Scalar, arrow_type, columns_of, fit, 
 
 MEDIA_TYPE: Final = "application/vnd.apache.parquet"
 AT_ONCE: Final = 100  # items that are converted in one go: what holds the interpreter is short
+BATCH_BYTES: Final = 2 << 20  # of their texts
 ROW_GROUP: Final = 2_000
+GROUP_BYTES: Final = 16 << 20
 MOST_COLUMNS: Final = 4_000
 MOMENTS: Final = frozenset(
     ("datetime", "start_datetime", "end_datetime", "created", "updated", "published", "unpublished", "expires")
@@ -94,33 +95,43 @@ class TooWide(ValueError):
 def write(lines: Path, target: Path, *, on_items: Callable[[int], object] = lambda count: None) -> int:
     """Write the items of a file of lines, one JSON text each, as stac-geoparquet; return how many they are.
 
-    `on_items` is called with the number of items that are written. TooWide where they have too many properties.
+    `on_items` is called again and again with the number of items that are written; what it raises ends it. TooWide
+    where they have too many properties.
     """
     columns = Columns()
-    for batch in _batches(lines):
+    for batch, _ in _batches(lines):
         for item in batch:
             columns.add(item)
+        on_items(0)
     columns.narrow()
-    schema, count = columns.schema, 0
+    schema, count, size = columns.schema, 0, 0
     tables: list[pa.Table] = []
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for batch in _batches(lines):
+        for batch, batch_bytes in _batches(lines):
             tables.append(_table(batch, columns, schema))
-            count += len(batch)
-            if count % ROW_GROUP == 0:
+            count, size = count + len(batch), size + batch_bytes
+            if sum(table.num_rows for table in tables) >= ROW_GROUP or size >= GROUP_BYTES:
                 writer.write_table(pa.concat_tables(tables))
-                tables = []
-                on_items(count)
+                tables, size = [], 0
+            on_items(count)
         if tables or not count:
             writer.write_table(pa.concat_tables(tables) if tables else schema.empty_table())
-    on_items(count)
     return count
 
 
-def _batches(lines: Path) -> Iterator[Sequence[Mapping[str, Any]]]:
+def _batches(lines: Path) -> Iterator[tuple[Sequence[Mapping[str, Any]], int]]:
+    """Yield a few items at a time, with the bytes of their texts: memory follows from both."""
+    batch: list[Mapping[str, Any]] = []
+    size = 0
     with lines.open("rb") as file:
-        while batch := [orjson.loads(line) for line in islice(file, AT_ONCE)]:
-            yield batch
+        for line in file:
+            batch.append(orjson.loads(line))
+            size += len(line)
+            if len(batch) == AT_ONCE or size >= BATCH_BYTES:
+                yield batch, size
+                batch, size = [], 0
+    if batch:
+        yield batch, size
 
 
 def _cells(item: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -146,9 +146,12 @@ class PartReader:
         """Return the datasets of one group, as of an epoch of their origin's feed."""
         if self._file.metadata.row_group(group).total_byte_size > LARGEST_GROUP:
             raise SnapshotBroken(f"the part {self._name} has a group of rows of more than {LARGEST_GROUP} bytes")
-        table = self._file.read_row_group(group)
-        columns = [table.column(name).to_pylist() for name in SCHEMA.names[:-1]]  # the footprint is there as text
-        return [_dataset(row, origin, epoch) for row in zip(*columns, strict=True)]
+        try:
+            table = self._file.read_row_group(group)
+            columns = [table.column(name).to_pylist() for name in SCHEMA.names[:-1]]  # the footprint is there as text
+            return [_dataset(row, origin, epoch) for row in zip(*columns, strict=True)]
+        except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
+            raise SnapshotBroken(f"the part {self._name} has a row that is no dataset: {error!r}"[:300]) from error
 
 
 LoadedDataset = tuple[Record, Draft | None]
