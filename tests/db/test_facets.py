@@ -17,7 +17,7 @@ from fedstac.domain.actions import Command
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
-from fedstac.domain.facets import PLACES
+from fedstac.domain.facets import NODES, PLACES
 from tests.db import writing
 from tests.db.writing import Connect
 from tests.support.databases import name_in
@@ -97,12 +97,16 @@ async def test_a_catalogue_of_a_version_before_gets_rows(connect: Connect, clust
         for table in ("facet", "facet_slot", "facet_lost", "term", "footprint"):
             owner.execute(f"TRUNCATE fedstac.{table}")
         owner.execute("SET fedstac.columns = 'on'; UPDATE fedstac.record SET n = NULL")
+        owner.execute("UPDATE pgstac.items SET content = content #- '{properties,alternate:name}'")
     migrations.migrate(cluster.dsn(name_in(dsn), user="fedstac_owner", password="owner"), settings.folder("migrations"))
     rows = await agree(conn)
     assert len(rows) == 70
     assert {"cmip6:source_id", "cmip6:variable_id", "cmip6:variant_label"} <= set().union(
         *(row["properties"] for row in rows)
     )
+    nodes = {row["id"]: row["properties"].get(NODES) for row in rows}
+    for item in sample.items(40, versions=2):
+        assert nodes[item["id"]] == sorted({asset["alternate:name"] for asset in item["assets"].values()})
 
 
 async def test_what_a_version_before_writes_has_its_row_when_it_commits(connect: Connect) -> None:
