@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fedstac.cli import downloads, ready_code
+from fedstac.cli import datasets, downloads, ready_code
 from fedstac.cli.downloads import FileForm
 from fedstac.client.values import Dataset, File
 from fedstac.demo import sample
@@ -213,6 +213,21 @@ async def test_curl_code_of_a_search_runs_and_finds_the_same(west: Api, fedstac:
     assert [item["id"] for item in json.loads(stdout)["features"]] == found
     assert len(found) == 2
     assert not (tmp_path / "owned").exists()
+
+
+def test_an_interrupted_search_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[dict[str, Any]]:
+        yield ITEM
+        raise KeyboardInterrupt
+
+    target = tmp_path / "found.parquet"
+    target.write_bytes(b"of yesterday")
+    with pytest.raises(KeyboardInterrupt):
+        datasets.write_parquet(interrupted(), target)
+    assert target.read_bytes() == b"of yesterday"
+    assert os.listdir(tmp_path) == ["found.parquet"]
+    datasets.write_parquet(iter([ITEM]), target)
+    assert pq.read_table(target).column("id").to_pylist() == [ID]
 
 
 @pytest.mark.parametrize("text", ["'''", '"""', "\\", "{url}", "'); import os; os.abort(); ('", "\n", "$(x)", "`x`"])

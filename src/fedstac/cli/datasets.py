@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -323,7 +323,7 @@ def search(
                 terminal.dump({"matched": results.matched, "estimated": results.is_estimated})
             return
         if to is not None:
-            _write_parquet(results, to)
+            write_parquet(results, to)
             return
         if search_form.value in [each.value for each in FileForm]:
             _write_files(results, FileForm(search_form))
@@ -366,7 +366,7 @@ def _write_files(results: Search, form: FileForm) -> None:
         raise typer.Exit(terminal.REJECTED)
 
 
-def _write_parquet(results: Search, target: Path) -> None:
+def write_parquet(results: Iterable[dict[str, Any]], target: Path) -> None:
     """Write what a search finds as GeoParquet. The file is there when all of it is, also after Ctrl-C."""
     from fedstac.geoparquet import items
 
