@@ -128,8 +128,8 @@ class Dictionaries:
         self._codes: set[int] = {0}  # of all terms
         self.collections: dict[str, int] = {}
         self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
-        self._answers: OrderedDict[Leaf, Array] = OrderedDict()
-        self._kept_bytes = 0
+        self._answers: OrderedDict[Leaf, Verdicts] = OrderedDict()
+        self._answer_bytes = 0
         self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
 
     def of(self, place: Place) -> Dictionary:
@@ -177,30 +177,30 @@ class Dictionaries:
 
     async def verdicts(self, conn: Connection, leaves: Iterable[Leaf]) -> dict[Leaf, Verdicts]:
         """Return what conditions are of the entries of their dictionaries; without those that cannot be told."""
-        answers: dict[Leaf, Array] = {}
-        questions: defaultdict[tuple[Place, int], list[Leaf]] = defaultdict(list)  # by dictionary and how much is known
+        answers: dict[Leaf, Verdicts] = {}
+        questions: defaultdict[tuple[Place, int], list[Leaf]] = defaultdict(
+            list
+        )  # by dictionary and what is told of it
         for leaf in leaves:
-            states = self._answers.get(leaf)
-            if states is None:
-                states = self._equality(leaf)
-            answers[leaf] = states if states is not None else np.zeros(0, np.uint8)
-            if leaf in self._answers:
+            answer, entries = self._answers.get(leaf), len(self.of(leaf.place))
+            if answer is not None and answer.entries == entries:
                 self._answers.move_to_end(leaf)
-            if len(answers[leaf]) < len(self.of(leaf.place)):
-                questions[leaf.place, len(answers[leaf])].append(leaf)
+                answers[leaf] = answer
+            elif (states := self._equality(leaf)) is not None:
+                answers[leaf] = self._keep(leaf, states)
+            else:
+                questions[leaf.place, answer.entries if answer else 0].append(leaf)
         for (place, count), group in questions.items():  # a dictionary each
-            codes = self.of(place).codes[count:]
+            codes = list(self.of(place).codes)  # more may come meanwhile
+            before = {leaf: self._answers[leaf].table[codes[:count]] for leaf in group} if count else {}
             try:
-                truths = await columns.truths(conn, place, [leaf.expression for leaf in group], codes)
-            except BadRequest:  # an entry with which it cannot be evaluated: maybe of none of the items that are asked
-                for leaf in group:
-                    del answers[leaf]
+                truths = await columns.truths(conn, place, [leaf.expression for leaf in group], codes[count:])
+            except BadRequest:  # an entry with which it cannot be evaluated, maybe of no item that is searched
                 continue
             for at, leaf in enumerate(group):
-                states = np.array([_state(truths.get(code), at) for code in codes], np.uint8)
-                answers[leaf] = np.concatenate((answers[leaf], states))
-                self._keep(leaf, answers[leaf])
-        return {leaf: self.of(leaf.place).verdicts(states) for leaf, states in answers.items()}
+                states = np.array([_state(truths.get(code), at) for code in codes[count:]], np.uint8)
+                answers[leaf] = self._keep(leaf, np.concatenate((before[leaf], states)) if count else states)
+        return answers
 
     def _equality(self, leaf: Leaf) -> Array | None:
         expression = leaf.expression
@@ -213,17 +213,22 @@ class Dictionaries:
             return None
         return self.of(leaf.place).equality(other if expression["op"] == "in" else [other])
 
-    def _keep(self, leaf: Leaf, states: Array) -> None:
+    def _keep(self, leaf: Leaf, states: Array) -> Verdicts:
+        """Return an answer, and keep it as long as there is room."""
+        answer = self.of(leaf.place).verdicts(states)
         if len(leaf.text) > LARGEST_KEPT:
-            return
-        before = self._answers.pop(leaf, None)
-        if before is not None:
-            self._kept_bytes -= len(leaf.text) + len(before) + ANSWER_BYTES
-        self._answers[leaf] = states
-        self._kept_bytes += len(leaf.text) + len(states) + ANSWER_BYTES
-        while self._kept_bytes > MOST_KEPT_BYTES:
-            oldest, old = self._answers.popitem(last=False)
-            self._kept_bytes -= len(oldest.text) + len(old) + ANSWER_BYTES
+            return answer
+        self._forget(leaf)
+        self._answers[leaf] = answer
+        self._answer_bytes += _size(leaf, answer)
+        while self._answer_bytes > MOST_KEPT_BYTES:
+            self._forget(next(iter(self._answers)))
+        return answer
+
+    def _forget(self, leaf: Leaf) -> None:
+        answer = self._answers.pop(leaf, None)
+        if answer is not None:
+            self._answer_bytes -= _size(leaf, answer)
 
     # --- orders ---
 
@@ -253,6 +258,10 @@ def _by_code(codes: Iterable[int], ranks: Iterable[int]) -> Array:
         table[code] = rank
     table[0] = NULL
     return table
+
+
+def _size(leaf: Leaf, answer: Verdicts) -> int:
+    return len(leaf.text) + answer.table.nbytes + answer.true_codes.nbytes + ANSWER_BYTES
 
 
 def _state(truths: Sequence[bool | None] | None, at: int) -> int:
