@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedstac.api.search import query
-from fedstac.columns import memory
+from fedstac.columns import dictionaries, memory
 from fedstac.columns.memory import FacetColumns, Found, PageQuestion
 from fedstac.db import conditions, connections, search
 from fedstac.db.search import Anchor
@@ -241,6 +241,28 @@ async def test_what_memory_cannot_tell_of_too_many_goes_to_postgresql(
     found = await site.from_memory(narrow)
     assert found is not None
     assert keys(found.page.items) == [("lost", "odd-03")]
+
+
+async def test_a_thread_finds_the_same(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "INLINE", 0)
+    like = {"op": "like", "args": [{"property": "x:b"}, "a%"]}
+    await compare(site, {"filter": {"op": "not", "args": [like]}, "bbox": [0, 0, 180, 90]})
+    await compare(site, {"filter": like, "ids": ["odd-00", "odd-07", "odd-30"]})
+
+
+async def test_postgresql_is_asked_about_so_many_entries(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dictionaries, "MOST_QUESTIONS", 5)
+    body = {"filter": {"op": ">", "args": [{"property": "x:b"}, 4.25]}}
+    await compare(site, body)  # the datasets are asked themselves
+    monkeypatch.setattr(memory, "MOST_DOUBTFUL", 5)
+    assert await site.from_memory(query.from_body(body | EVERYTHING, site.settings)) is None
+
+
+async def test_answers_are_kept_within_a_bound(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dictionaries, "MOST_KEPT_BYTES", 5_000)
+    for n in range(50):
+        await compare(site, {"filter": {"op": "<", "args": [{"property": "x:b"}, n + 0.5]}})
+        assert site.columns.dictionaries.answer_bytes <= 5_000
 
 
 ORDERS = (

@@ -21,6 +21,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain.errors import BadRequest
 
 UNKNOWN, TRUE, FALSE, UNDECIDED = 0, 1, 2, 3  # of an entry; UNDECIDED: the item itself has to be asked
+MOST_QUESTIONS = 100_000  # entries, for each condition, that PostgreSQL is asked about for one search
 MOST_KEPT_BYTES = 16 << 20  # of answers
 LARGEST_KEPT = 8 << 10  # bytes of a condition whose answer is kept
 ANSWER_BYTES = 200  # that an answer takes beside its states
@@ -61,6 +62,7 @@ class Dictionary:
         self._code_set: set[int] = set()
         self._members: defaultdict[Any, list[int]] = defaultdict(list)  # places of those that have a member
         self._types: list[int] = []  # bits of the members of each; -1 where there is no value
+        self._types_of_all: Array = np.zeros(0, np.int8)  # the same, as of the last question
         if place[0] in (TERM, FOOTPRINT):
             self.add(0, None)
         elif place[0] in FLAGS:
@@ -101,7 +103,9 @@ class Dictionary:
         types_of_choices = {_type(choice) for choice in choices}
         if OTHER in types_of_choices or self.place[0] == FOOTPRINT:
             return None
-        types = np.array(self._types, np.int8)
+        if len(self._types_of_all) < len(self._types):
+            self._types_of_all = np.array(self._types, np.int8)
+        types = self._types_of_all
         comparable = next(iter(types_of_choices)) if len(types_of_choices) == 1 else 0
         states = np.where((types >= 0) & ((types & ~comparable) == 0), FALSE, UNKNOWN).astype(np.uint8)
         for choice in choices:
@@ -129,7 +133,7 @@ class Dictionaries:
         self.collections: dict[str, int] = {}
         self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
         self._answers: OrderedDict[Leaf, Verdicts] = OrderedDict()
-        self._answer_bytes = 0
+        self.answer_bytes = 0
         self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
 
     def of(self, place: Place) -> Dictionary:
@@ -190,8 +194,12 @@ class Dictionaries:
                 answers[leaf] = self._keep(leaf, states)
             else:
                 questions[leaf.place, answer.entries if answer else 0].append(leaf)
+        left = MOST_QUESTIONS
         for (place, count), group in questions.items():  # a dictionary each
             codes = list(self.of(place).codes)  # more may come meanwhile
+            left -= (len(codes) - count) * len(group)
+            if left < 0:
+                continue
             before = {leaf: self._answers[leaf].table[codes[:count]] for leaf in group} if count else {}
             try:
                 truths = await columns.truths(conn, place, [leaf.expression for leaf in group], codes[count:])
@@ -220,15 +228,15 @@ class Dictionaries:
             return answer
         self._forget(leaf)
         self._answers[leaf] = answer
-        self._answer_bytes += _size(leaf, answer)
-        while self._answer_bytes > MOST_KEPT_BYTES:
+        self.answer_bytes += _size(leaf, answer)
+        while self.answer_bytes > MOST_KEPT_BYTES:
             self._forget(next(iter(self._answers)))
         return answer
 
     def _forget(self, leaf: Leaf) -> None:
         answer = self._answers.pop(leaf, None)
         if answer is not None:
-            self._answer_bytes -= _size(leaf, answer)
+            self.answer_bytes -= _size(leaf, answer)
 
     # --- orders ---
 

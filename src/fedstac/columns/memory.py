@@ -30,9 +30,10 @@ from fedstac.runtime.wakeup import pause, unless
 
 T = TypeVar("T")
 
-MOST_DOUBTFUL = 10_000  # datasets that are question themselves; where more would have to be, PostgreSQL searches
+MOST_DOUBTFUL = 10_000  # datasets that are asked themselves; where more would have to be, PostgreSQL searches
 MOST_NAMED = 20_000  # pairs of an id and a collection that are looked up
-INLINE = 100_000  # rows up to which the event loop evaluates by itself; more are evaluated in a thread
+INLINE = 1_000_000  # rows, for each condition, that the event loop looks at by itself; more are for a thread
+INLINE_ITEMS = 1_000  # of a page that it puts in order
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
 ATTEMPTS = 3  # at a page of which a dataset changed between the columns and its document
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class PageQuestion:
-    """A page that is question for.
+    """A page that is asked for.
 
     conditions: checked, as db/conditions.where takes them. order: properties as (name, descending).
     """
@@ -301,14 +302,14 @@ class FacetColumns:
             result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
             return CountAttempt(self.table.changes, selection, result)
 
-        attempt = await self._run(threads, work)
+        attempt = await self._run(threads, meaning, work)
         selection = attempt.selection
         if not self.is_ready or len(doubtful := selection.doubtful) > MOST_DOUBTFUL:
             return None
         if len(doubtful):
             where = conditions.where(question.conditions)
             whole = selection.with_hits(await columns.matching(conn, where, doubtful.tolist()))
-            return await self._run(threads, lambda: count(self._evaluation(meaning), meaning.plan, whole))
+            return await self._run(threads, meaning, lambda: count(self._evaluation(meaning), meaning.plan, whole))
         if attempt.result is not None:
             self._answers[key] = attempt.changes, attempt.result
             while len(self._answers) > MOST_ANSWERS:
@@ -328,16 +329,18 @@ class FacetColumns:
         return Understood(question, parts, await self.dictionaries.verdicts(conn, parts.leaves), numbers_by_id, ordered)
 
     async def _choose(self, conn: Connection, threads: Threads, meaning: Understood, where: str) -> Chosen | None:
-        choice = await self._run(threads, partial(self._select, meaning))
+        choice = await self._run(threads, meaning, partial(self._select, meaning))
         if choice is None or not len(choice.doubtful):
             return choice
         if len(choice.doubtful) > MOST_DOUBTFUL:
             return None
         matching = await columns.matching(conn, where, choice.doubtful.tolist())
-        return await self._run(threads, partial(self._select, meaning, choice.selection.with_hits(matching)))
+        return await self._run(threads, meaning, partial(self._select, meaning, choice.selection.with_hits(matching)))
 
-    async def _run(self, threads: Threads, work: Callable[[], T]) -> T:
-        if self.table.length <= INLINE:
+    async def _run(self, threads: Threads, meaning: Understood, work: Callable[[], T]) -> T:
+        """Look at the columns: in the event loop where that is little work, else in a thread."""
+        looks = self.table.length * (1 + sum(1 for _ in meaning.plan.nodes()))
+        if looks <= INLINE and meaning.question.limit <= INLINE_ITEMS:
             return work()
 
         def read() -> T:
