@@ -194,11 +194,11 @@ class Dictionaries:
                 answers[leaf] = self._keep(leaf, states)
             else:
                 questions[leaf.place, answer.entries if answer else 0].append(leaf)
-        left = MOST_QUESTIONS
+        allowance = MOST_QUESTIONS
         for (place, count), group in questions.items():  # a dictionary each
             codes = list(self.of(place).codes)  # more may come meanwhile
-            left -= (len(codes) - count) * len(group)
-            if left < 0:
+            allowance -= (len(codes) - count) * len(group)
+            if allowance < 0:
                 continue
             before = {leaf: self._answers[leaf].table[codes[:count]] for leaf in group} if count else {}
             try:
