@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,7 +21,11 @@ from fedstac.api.nodes.metrics import clear_seconds
 from fedstac.db import nodes, sinks
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.runtime import metrics
 from fedstac.runtime.metrics import FAMILIES, REQUEST_SECONDS, MetricKind, Metrics
+from fedstac.runtime.outages import Outage
+from fedstac.runtime.supervision import Parts
+from fedstac.workers import processes
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
@@ -203,10 +209,27 @@ def test_a_process_without_an_api_serves_its_own(dsn: str, tmp_path: Path) -> No
             assert time.monotonic() < deadline
             time.sleep(0.05)
         text = httpx.get(listening, trust_env=False).text
+        alive = httpx.get(listening.copy_with(path="/livez"), trust_env=False)
     finally:
         process.terminate()
         process.wait()
     assert re.search(r'^fedstac_part_running\{part="publisher"\} 2\.0$', text, re.MULTILINE)
+    assert (alive.status_code, alive.json()) == (200, {"status": "UP"})
+
+
+async def test_a_process_whose_event_loop_stands_still_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ALIVE_SECONDS", 0.1)
+    families = metrics.ProcessFamilies(Metrics(), Parts(Outage("the database")), ())
+    is_alive = partial(processes._turns, asyncio.get_running_loop())
+    server, thread = metrics.serve("127.0.0.1", 0, families, is_alive)
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/livez"
+        assert (await asyncio.to_thread(httpx.get, address, trust_env=False)).status_code == 200
+        assert httpx.get(address, trust_env=False).status_code == 503  # noqa: ASYNC210 - it holds the loop
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def _free_port() -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedstac.api.nodes import sinks as routes
 from fedstac.db import sinks
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
@@ -13,6 +14,7 @@ from fedstac.demo.brokers import NatsServer
 from fedstac.workers import sinking
 from tests.messaging.relaying import add_sink, sent_through_pos
 from tests.support.nodes import Api, StartApi
+from tests.support.receivers import listening
 from tests.support.sinks import ACCEPTED, hook, nats_stream
 from tests.support.waiting import until
 
@@ -67,6 +69,20 @@ async def test_an_audit_proves_a_stream_whole(api: Api, conn: Connection, nats_s
         await sent_through_pos(conn, 1, "archive")
         result = (await api.admin.post("/sinks/archive/audit", json={"full": True})).json()
     assert (result["missing"], result["messages"], result["proof"]) == (0, 1, "messages")
+
+
+async def test_an_audit_over_http_takes_a_bounded_time_and_one_is_made_at_once(
+    api: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "AUDIT_SECONDS", 0.2)
+    async with listening(lambda reader, writer: reader.read()) as mute:
+        await add_sink(conn, f"nats://127.0.0.1:{mute}/MUTE", "mute")
+        late = await api.admin.post("/sinks/mute/audit")
+        async with routes._auditing:
+            second = await api.admin.post("/sinks/mute/audit")
+        await sinks.remove(conn, "mute", actor="test")
+    assert (late.status_code, "fedstac sink audit" in late.json()["detail"]) == (409, True), late.text
+    assert (second.status_code, "another sink is audited" in second.json()["detail"]) == (503, True), second.text
 
 
 REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (

@@ -132,6 +132,31 @@ async def test_an_audit_finds_what_is_missing_and_has_it_sent_again(
     assert {message.pos for message in redrives} == gone
 
 
+async def test_what_an_operator_passed_over_is_not_missed_until_they_go_back(
+    node: Node, conn: Connection, dsn: str, fedstac: Fedstac, nats: NatsStream
+) -> None:
+    own = {"FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "west"}
+
+    async def has(*positions: int) -> bool:
+        return sorted({message.pos for message in await nats.messages()}) == list(positions)
+
+    await fill(conn, 10)
+    await add_sink(conn, nats.address, "archive")
+    async with relaying(node):
+        await sent_through(node, 10, "archive")
+    await fill(conn, 20, first=11)
+    assert (await fedstac("sink", "seek", "archive", "--to", "20", **own)).code == 0
+    async with relaying(node):
+        await sent_through(node, 30, "archive")
+        audit = await fedstac("sink", "audit", "archive", "--full", "-o", "json", **own)
+        assert (audit.code, json.loads(audit.stdout)["missing"]) == (0, 0)
+        await nats.drop()  # it is filled again without them
+        await until(lambda: has(*range(1, 11), *range(21, 31)))
+        assert (await fedstac("sink", "seek", "archive", "--to", "15", **own)).code == 0
+        await until(lambda: has(*range(1, 11), *range(16, 31)))
+        assert (await fedstac("sink", "audit", "archive", "--full", **own)).code == 0
+
+
 async def test_dead_letters_are_listed_shown_sent_again_and_discarded(
     node: Node, conn: Connection, dsn: str, fedstac: Fedstac
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from fedstac.workers import retention as worker
 from tests.db import writing
 from tests.db.writing import Connect
 from tests.support.databases import name_in
+from tests.support.places import REPOSITORY
 
 ITEMS = list(sample.items(60, versions=2))
 
@@ -215,6 +218,42 @@ async def test_a_process_may_die_after_every_step(keen: Node, connect: Connect, 
     assert looks >= 4
 
 
+RETAIN = """
+import asyncio, sys
+from fedstac import bootstrap
+from fedstac.runtime.wakeup import Backoff
+from fedstac.settings import Settings
+from fedstac.workers import retention
+from tests.support import failpoints
+
+async def retain():
+    settings = Settings(_env_file=None, node="west", dsn=sys.argv[1], keep_events_days=0)
+    async with bootstrap.node(settings) as node, node.pool.acquire() as conn:
+        while await retention.step(node, conn, Backoff()) == retention.STEP_SECONDS:
+            pass
+
+failpoints.install(sys.argv[2])
+asyncio.run(retain())
+"""
+
+
+async def test_a_process_that_is_killed_in_a_step_leaves_the_log_sound_and_the_next_one_goes_on(
+    keen: Node, connect: Connect, owner: Connection
+) -> None:
+    conn = await connect()
+    await publish(conn, owner)
+    for name in ("forgotten", "swept", "dropped"):
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", RETAIN, keen.settings.dsn, f"retention.{name}=kill", cwd=REPOSITORY
+        )
+        assert await child.wait() == -signal.SIGKILL, name
+        assert await invariants.check(owner) == []
+    assert (await partitions(conn))[0] == 1  # what was dropped when it was killed stays dropped
+    await step(keen, conn)
+    assert (await partitions(conn))[0] == 2
+    assert await invariants.check(owner) == []
+
+
 async def test_a_reader_that_was_overtaken_is_told_so_and_reads_over_no_hole(
     keen: Node, connect: Connect, owner: Connection
 ) -> None:
@@ -275,3 +314,15 @@ async def test_old_acknowledgements_go_with_the_log(keen: Node, connect: Connect
     await step(keen, conn)
     rows = await conn.fetch("SELECT node, through FROM fedstac.node_status ORDER BY 1, 2")
     assert [tuple(row) for row in rows] == [("east", last), ("north", last)]
+
+
+async def test_acknowledgements_of_an_epoch_that_ended_go_with_the_log(
+    keen: Node, connect: Connect, owner: Connection
+) -> None:
+    conn = await connect()
+    last = await publish(conn, owner)
+    for place in (Cursor(1, 1), Cursor(1, 5), Cursor(2, last)):
+        await nodes.acknowledge(conn, "east", place, [])
+    await step(keen, conn)
+    rows = await conn.fetch("SELECT epoch, through FROM fedstac.node_status")
+    assert [tuple(row) for row in rows] == [(2, last)]

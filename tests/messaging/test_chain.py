@@ -196,6 +196,16 @@ def test_a_message_beyond_the_origins_log_is_unreadable_and_the_rest_goes_on() -
     assert ids(chain.take(10).events) == ["1.1"]
 
 
+def test_an_unreadable_message_of_a_log_that_was_made_anew_is_another_one() -> None:
+    places = set()
+    for identity in ("first", "second"):
+        chain = Chain.begin(Cursor(1, 0), {}, "0", identity)
+        chain.put(LogMessage("0", 7, {}, b"junk"))
+        [unreadable] = chain.take(10).unreadable
+        places.add(unreadable.place)
+    assert places == {"partition 0, offset 7, log first", "partition 0, offset 7, log second"}
+
+
 def test_a_partition_that_waits_for_others_is_read_no_further() -> None:
     chain = Chain.begin(Cursor(1, 0), {}, "01")
     for pos in range(2, AHEAD_MESSAGES + 1):

@@ -186,8 +186,13 @@ def be_away(made: Route, trial: Trial, publisher: PacedPublisher) -> None:
     start_again()
     began = time.monotonic()
     publisher.end()
+    published = time.monotonic()
     settle(made.running)
-    print(f"all is there {time.monotonic() - began:.1f} s after {trial.away_seconds:g} s away")
+    seconds = time.monotonic() - began
+    print(
+        f"all is there {seconds:.1f} s after {trial.away_seconds:g} s away; of these {published - began:.1f} s went "
+        f"into what was still to be published"
+    )
 
 
 def assert_stream_is_whole(made: Route) -> None:

@@ -32,7 +32,9 @@ def with_database(work: Callable[[Connection], Awaitable[T]]) -> T:
 def with_actor(work: Callable[[Connection, str], Awaitable[T]]) -> T:
     """Run work on such a connection, with the name under which it stands in the audit log."""
 
+    from fedstac.db import audit
+
     async def act(conn: Connection) -> T:
-        return await work(conn, f"database:{await conn.fetchval('SELECT session_user')}")
+        return await work(conn, await audit.operator(conn))
 
     return with_database(act)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from fedstac.cli import terminal
-from fedstac.cli.database import with_database
+from fedstac.cli.database import with_actor, with_database
 from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.terminal import Output, out, say
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fedstac.db.parked import ParkedRow
 
 T = TypeVar("T")
-ACTOR = "operator"  # of the audit rows of commands: who may write to the database
 COLUMNS = ("id    ", "since           ", "origin    ", "subject", "why")
 LONGEST_WHY = 100  # characters in a table
 
@@ -88,12 +87,12 @@ def _change(
     if bool(ids) is every:
         raise typer.BadParameter("say which: ids from fedstac parked list, or --all")
 
-    async def change(conn: Connection) -> list[ParkedRow]:
+    async def change(conn: Connection, actor: str) -> list[ParkedRow]:
         event_ids = ids or [row.id for row in await parked.every(conn)]
-        rows: list[ParkedRow] = await verb(conn, event_ids, actor=ACTOR) if event_ids else []
+        rows: list[ParkedRow] = await verb(conn, event_ids, actor=actor) if event_ids else []
         return rows
 
-    rows = with_database(change)
+    rows = with_actor(change)
     _show(form, rows)
     say(f"{len(rows)} {result_words}", "dim")
 

@@ -276,7 +276,7 @@ def alive() -> None:
     """
     settings = environment.load()
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-    metrics = (f"http://{host}:{settings.metrics_port}/",) if settings.metrics_port else ()
+    metrics = (f"http://{host}:{settings.metrics_port}/livez",) if settings.metrics_port else ()
     addresses = (f"http://{host}:{settings.port}/livez", *metrics)
     for address in addresses:
         try:

@@ -192,7 +192,7 @@ async def sweep_acknowledgements(conn: Connection) -> int:
         f"""{READERS} DELETE FROM fedstac.node_status s USING (
                 SELECT l.node, n.epoch, n.through FROM last l CROSS JOIN fedstac.forgotten g CROSS JOIN LATERAL (
                     SELECT epoch, through FROM fedstac.node_status n
-                    WHERE n.node = l.node AND n.epoch = l.epoch AND n.through < least(l.through, g.pos)
+                    WHERE n.node = l.node AND (n.epoch, n.through) < (l.epoch, l.through) AND n.through < g.pos
                     ORDER BY n.through LIMIT $1) n) old
             WHERE (s.node, s.epoch, s.through) = (old.node, old.epoch, old.through)""",
         SWEPT_AT_ONCE,

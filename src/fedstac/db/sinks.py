@@ -182,7 +182,7 @@ _RUNS = """paused_reason = NULL, paused_at = NULL, lapsed_at = NULL, failing_sin
 async def seek(conn: Connection, name: str, after: int, *, actor: str, correlation: str | None = None) -> Sink:
     """Let a sink go on after a position, and run. What lies before its place it gets once more.
 
-    Conflict where the log has no such position, or no longer.
+    What it passes over is not missed by an audit. Conflict where the log has no such position, or no longer.
     """
     async with conn.transaction():
         sink = await _locked(conn, name)
@@ -195,16 +195,22 @@ async def seek(conn: Connection, name: str, after: int, *, actor: str, correlati
             raise Conflict(f"the log reaches from {first} to {last}; {after} is not in it")
         if after >= sink.pos:
             await conn.execute(
-                f"""UPDATE fedstac.sink SET pos = $2, previous_pos = $2, waits_since = clock_timestamp(), {_RUNS},
+                f"""WITH again AS (DELETE FROM fedstac.sink_resend WHERE sink = $1 RETURNING after, through),
+                         unsent AS (SELECT range_agg(int8range(after + 1, through + 1)) AS stretches FROM again)
+                    UPDATE fedstac.sink SET pos = $2::bigint, previous_pos = $2::bigint,
+                           waits_since = clock_timestamp(), {_RUNS},
+                           skipped = skipped + int8multirange(int8range(pos + 1, $2::bigint + 1))
+                                     + coalesce((SELECT stretches FROM unsent), '{{}}'),
                            epoch = coalesce((SELECT max(n) FROM fedstac.epoch WHERE forked_at_pos < $2), 0)
                     WHERE name = $1""",
                 name, after,
             )  # fmt: skip
-            await conn.execute("DELETE FROM fedstac.sink_resend WHERE sink = $1", name)
         else:
             await conn.execute(
-                f"UPDATE fedstac.sink SET waits_since = clock_timestamp(), {_RUNS} WHERE name = $1", name
-            )
+                f"""UPDATE fedstac.sink SET waits_since = clock_timestamp(), {_RUNS},
+                           skipped = skipped - int8multirange(int8range($2::bigint + 1, NULL)) WHERE name = $1""",
+                name, after,
+            )  # fmt: skip
             await resend(conn, name, [Stretch(after, sink.pos)])
         await _audit(conn, actor, correlation, "seek-sink", name, {"from": sink.pos, "to": after})
         return await read(conn, name)
@@ -368,6 +374,31 @@ async def earliest(conn: Connection) -> int:
 
 _IN_STRETCHES = """FROM unnest($1::bigint[], $2::bigint[]) s (after, through)
     JOIN fedstac.feed f ON f.pos > s.after AND f.pos <= s.through JOIN fedstac.outbox o ON o.id = f.id"""
+
+
+async def skips(conn: Connection, name: str) -> list[Stretch]:
+    """Return what operators have let a sink pass over, in order."""
+    rows = await conn.fetch(
+        """SELECT lower(stretch) - 1 AS after, upper(stretch) - 1 AS through
+           FROM fedstac.sink, unnest(skipped) stretch WHERE name = $1 ORDER BY 1""",
+        name,
+    )
+    return [Stretch(row["after"], row["through"]) for row in rows]
+
+
+def without(stretches: Sequence[Stretch], others: Sequence[Stretch]) -> list[Stretch]:
+    """Return what is left of stretches once others are cut out; both in order, none overlaps another of its kind."""
+    rest: list[Stretch] = []
+    for each in stretches:
+        after = each.after
+        for other in others:
+            if other.after < each.through and other.through > after:
+                if other.after > after:
+                    rest.append(Stretch(after, other.after))
+                after = max(after, other.through)
+        if after < each.through:
+            rest.append(Stretch(after, each.through))
+    return rest
 
 
 async def types_of(conn: Connection, stretches: Sequence[Stretch]) -> list[str]:

@@ -159,6 +159,7 @@ def _introduce(running: Federation, stream: str, console: Console) -> None:
         console.print(f"{'events':<13}{stream}", soft_wrap=True, highlight=False)
     for label, line in (
         ("PostgreSQL", f"psql '{running.database_of('west')}'"),
+        ("operate", f"export FEDSTAC_NODE=west FEDSTAC_DSN='{running.database_of('west')}'; {_own_command()} doctor"),
         ("search", f"curl '{running.processes['east'].url}/search?limit=1'"),
         ("log in", f"export FEDSTAC_URL={running.west}; {_own_command()} login"),
         ("", f"as {who}, on a page of {running.processes[PROVIDER].url}"),

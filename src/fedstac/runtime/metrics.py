@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Thread
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
@@ -344,12 +344,25 @@ def text_of(families: Iterable[Metric]) -> bytes:
     return generate_latest(registry)
 
 
-def serve(host: str, port: int, collect: ProcessFamilies) -> tuple[WSGIServer, Thread]:
-    """Serve the metrics of a process without an API from a thread. OSError where the port cannot be used."""
+def serve(host: str, port: int, collect: ProcessFamilies, is_alive: Callable[[], bool]) -> tuple[WSGIServer, Thread]:
+    """Serve a process without an API from a thread: its metrics and /livez. OSError where the port cannot be used."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     registry.register(collect)
-    return start_http_server(port, addr=host, registry=registry)
+    server, thread = start_http_server(port, addr=host, registry=registry)
+    serve_metrics = server.get_app()
+
+    def answer(environment: Any, start_response: Any) -> Any:
+        if environment["PATH_INFO"] != "/livez" or serve_metrics is None:
+            return serve_metrics(environment, start_response) if serve_metrics is not None else []
+        status, body = ("200 OK", b'{"status":"UP"}') if is_alive() else (
+            "503 Service Unavailable", b'{"status":"DOWN"}'
+        )  # fmt: skip
+        start_response(status, [("Content-Type", "application/json")])
+        return [body]
+
+    server.set_app(answer)
+    return server, thread
 
 
 class ProcessFamilies:

@@ -73,7 +73,7 @@ async def audit(
         if census.messages % REPORT_EVENTS == 0:
             on_progress(census.messages)
     on_progress(census.messages)
-    missing = list(census.missing())
+    missing = sinks.without(list(census.missing()), await sinks.skips(conn, sink.name))
     if missing:
         missing = await _expected(conn, sink, missing)
     earliest = await sinks.earliest(conn)

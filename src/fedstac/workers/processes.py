@@ -12,9 +12,11 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 import stamina.instrumentation
@@ -28,6 +30,7 @@ from fedstac.runtime.capacity import tame_allocator
 from fedstac.settings import ProcessVariables, Settings, load, unknown_variables
 
 PR_SET_PDEATHSIG = 1
+ALIVE_SECONDS = 5.0  # in which an event loop turns
 GONE_MILLISECONDS = 30_000  # without a sign of life, after which a connection with unanswered bytes is cut
 
 
@@ -214,7 +217,9 @@ async def _serving_metrics(node: Node) -> AsyncIterator[None]:
         return
     families = metrics.ProcessFamilies(node.metrics, node.parts, node.pools.by_name())
     try:
-        server, thread = metrics.serve(settings.host, settings.metrics_port, families)
+        server, thread = metrics.serve(
+            settings.host, settings.metrics_port, families, partial(_turns, asyncio.get_running_loop())
+        )
     except OSError as error:
         raise CannotListen(
             f"port {settings.metrics_port} of {settings.host} cannot be used for metrics ({error.strerror}): set "
@@ -226,6 +231,16 @@ async def _serving_metrics(node: Node) -> AsyncIterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _turns(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return, in another thread, whether an event loop turns."""
+    has_turned = threading.Event()
+    try:
+        loop.call_soon_threadsafe(has_turned.set)
+    except RuntimeError:  # it has ended
+        return False
+    return has_turned.wait(ALIVE_SECONDS)
 
 
 def run(settings: Settings, parts: Sequence[Part], *, on_ready: Callable[[], object]) -> None:

@@ -307,6 +307,9 @@ class _Course:
             is_behind = events[0].cursor.pos <= self.sink.pos  # of what was done before, some were refused then
             last = events[-1].cursor.pos
             dead = await dead_letters.positions(conn, self.sink.name, after, last) if is_behind else set()
+            skips = await sinks.skips(conn, self.sink.name) if is_behind else []
+        for each in skips:
+            dead |= {event.cursor for event in events if each.after < event.cursor.pos <= each.through}
         return await asyncio.to_thread(self._encode, events, after, previous_pos, dead)
 
     def _encode(self, events: Sequence[LoggedEvent], after: int, previous_pos: int, dead: set[Cursor]) -> EncodedPage:

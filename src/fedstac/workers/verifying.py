@@ -23,7 +23,6 @@ from fedstac.workers.following import Page
 from fedstac.workers.index_node import IndexHandler
 
 AT_ONCE = 100  # datasets that are mended in one transaction; the origin takes no more ids
-ACTOR = "operator"
 NOT_NOW = "it changed meanwhile, or its collection or lineage is another origin's; verify again"
 
 
@@ -152,8 +151,8 @@ async def _repair(
             for event in entries if event.record.id in result.applied_ids
         ])  # fmt: skip
         row = audit.NewRow(
-            actor=ACTOR, action="repair", collection=collection, dataset=state.origin, request=None, outcome="done",
-            before=None, after=None, items=len(result.applied_ids | result.removed_ids),
+            actor=await audit.operator(conn), action="repair", collection=collection, dataset=state.origin,
+            request=None, outcome="done", before=None, after=None, items=len(result.applied_ids | result.removed_ids),
         )  # fmt: skip
         await audit.append(conn, [row])
         failpoint("repair.written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ ALL_SINKS = Resource("the sinks of this node", "*", "*")
 NO_STORE = {"Cache-Control": "no-store"}
 MOST_IDS, MOST_LETTERS = 1000, 1000
 LONGEST_REASON = 500
+AUDIT_SECONDS = 20.0
+ON_COMMAND_LINE = "use fedstac sink audit on a machine of the node"
+_auditing = asyncio.Semaphore(1)  # in this process: each reads a broker's log as fast as it can
 
 
 def _require_right(call: Call) -> None:
@@ -151,19 +155,23 @@ async def post_audit(call: Call) -> Response:
     """Compare what a broker has with the log, and have sent again what is missing.
 
     With `full` everything is read, also where the broker's counters prove its log whole; with `list` nothing is sent. A
-    log that takes longer to read than a request may take is audited on the command line of the node.
+    log that takes longer than 20 seconds to read is audited on the command line of the node; so are two at once.
     """
     _require_right(call)
     body = await _read(call, "full", "list")
     if any(type(value) is not bool for value in body.values()):
         raise BadRequest("full and list are true or false")
+    if _auditing.locked():
+        raise Unavailable(f"another sink is audited just now; {ON_COMMAND_LINE}", retry_after=int(AUDIT_SECONDS))
     try:
-        async with call.node.pool.acquire() as conn:
+        async with _auditing, asyncio.timeout(AUDIT_SECONDS), call.node.pool.acquire() as conn:
             result = await sinking.audit(
                 conn, call.path_params["sink"], node=call.node.settings.node, full=body.get("full", False),
                 refills=not body.get("list", False), actor=call.caller.name, correlation=call.request_id,
                 on_progress=lambda _: None,
             )  # fmt: skip
+    except TimeoutError:
+        raise Conflict(f"its log takes longer to read than a request may take; {ON_COMMAND_LINE}") from None
     except SinkAway as error:
         raise Unavailable(f"the sink does not answer: {error}", retry_after=10) from None
     except (SinkRefused, SinkUnclear) as error:

@@ -29,7 +29,13 @@ log = structlog.get_logger()
 
 
 class BrokerLog(Protocol):
-    """Reads the messages of a stream or topic. Its methods raise SourceAway where the broker fails."""
+    """Reads the messages of a stream or topic. Its methods raise SourceAway where the broker fails.
+
+    `identity`, as of the last `seek`, changes when the stream or topic is made anew.
+    """
+
+    @property
+    def identity(self) -> str: ...
 
     async def __aenter__(self) -> Self: ...
 
@@ -93,7 +99,7 @@ class BrokerSource:
         except SourceAway as error:
             self._lose(error)
             return
-        self._chain = Chain.begin(self._chain.cursor, self._chain.offsets, partitions)
+        self._chain = Chain.begin(self._chain.cursor, self._chain.offsets, partitions, self._log.identity)
         if self._is_away:
             self._is_away = False
             log.info("the broker is there again; events are taken from it", broker=str(self._address))

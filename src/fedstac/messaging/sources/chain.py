@@ -70,19 +70,23 @@ def event_of(message: LogMessage, cursor: Cursor) -> RawEvent | None:
 
 @dataclass(slots=True)
 class Chain:
-    """Messages that wait for their turn. `offsets`: by partition, the message to read on at after a restart."""
+    """Messages that wait for their turn. `offsets`: by partition, the message to read on at after a restart.
+
+    `log_identity`: changes when the broker's log is made anew, where the same offsets are other messages.
+    """
 
     cursor: Cursor
     offsets: dict[str, int] = field(default_factory=dict)
+    log_identity: str = ""
     _waiting: dict[str, deque[LogMessage]] = field(default_factory=dict)
     _bytes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, after: Cursor, offsets: Offsets, partitions: Iterable[str]) -> Chain:
+    def begin(cls, after: Cursor, offsets: Offsets, partitions: Iterable[str], log_identity: str = "") -> Chain:
         """Return a chain that goes on after a cursor."""
         names = list(partitions)
         known_offsets = {name: offset for name, offset in offsets.items() if name in names}
-        return cls(after, known_offsets, {name: deque() for name in names}, dict.fromkeys(names, 0))
+        return cls(after, known_offsets, log_identity, {name: deque() for name in names}, dict.fromkeys(names, 0))
 
     def put(self, message: LogMessage) -> None:
         """Take a message; those of one partition in their order."""
@@ -144,12 +148,12 @@ class Chain:
                 if place.cursor.pos <= end.pos and place.cursor.epoch <= end.epoch:
                     break
                 if place.cursor.epoch >= end.epoch:
-                    unreadable.append(_unreadable(waiting[0], NO_SUCH_EVENT))
+                    unreadable.append(self._unreadable(waiting[0], NO_SUCH_EVENT))
                 self._pop(name)
                 is_stuck = False
         if is_stuck:
             message = min((waiting[0] for waiting in self._waiting.values() if waiting), key=_pos)
-            unreadable.append(_unreadable(message, NO_SUCH_EVENT))
+            unreadable.append(self._unreadable(message, NO_SUCH_EVENT))
             self._pop(message.partition)
         return EventPage(page.events, self.cursor, dict(self.offsets), unreadable)
 
@@ -166,7 +170,8 @@ class Chain:
                 message = waiting[0]
                 place = place_of(message)
                 if place is None:
-                    unreadable.append(_unreadable(message, "its headers epoch, pos and prev say no place in the log"))
+                    reason = "its headers epoch, pos and prev say no place in the log"
+                    unreadable.append(self._unreadable(message, reason))
                 elif place.is_redrive:
                     self._take_redrive(message, place, events, unreadable)
                 elif self._is_ahead(place.cursor):
@@ -187,7 +192,7 @@ class Chain:
             return
         event = event_of(message, place.cursor)
         if event is None:
-            unreadable.append(_unreadable(message, "it is no event in JSON with its epoch and pos"))
+            unreadable.append(self._unreadable(message, "it is no event in JSON with its epoch and pos"))
         else:
             events.append(event)
 
@@ -199,6 +204,12 @@ class Chain:
         """Return whether a message may be news. One of an older epoch may be, where the epoch began after it."""
         return cursor.pos > self.cursor.pos or cursor.epoch > self.cursor.epoch
 
+    def _unreadable(self, message: LogMessage, reason: str) -> UnreadableMessage:
+        log = f", log {self.log_identity}" if self.log_identity else ""
+        place = f"partition {message.partition or '0'}, offset {message.offset}{log}"
+        text = message.value[:SHOWN_CHARACTERS].decode(errors="replace")
+        return UnreadableMessage(place, reason, text)
+
     def _pop(self, partition: str) -> None:
         message = self._waiting[partition].popleft()
         self._bytes[partition] -= len(message.value)
@@ -208,9 +219,3 @@ class Chain:
 def _pos(message: LogMessage) -> int:
     place = place_of(message)
     return place.cursor.pos if place else 0
-
-
-def _unreadable(message: LogMessage, reason: str) -> UnreadableMessage:
-    place = f"partition {message.partition or '0'}, offset {message.offset}"
-    text = message.value[:SHOWN_CHARACTERS].decode(errors="replace")
-    return UnreadableMessage(place, reason, text)

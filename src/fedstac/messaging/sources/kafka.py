@@ -60,6 +60,11 @@ class KafkaLog:
     ) -> None:
         await self._thread.close(self._release)
 
+    @property
+    def identity(self) -> str:
+        """The topic's id."""
+        return self._topic.id if self._topic is not None else ""
+
     async def seek(self, after: Cursor, offsets: Offsets) -> Collection[str]:
         """Go where events after a cursor may begin, and return the names of all partitions."""
         with as_source_errors():

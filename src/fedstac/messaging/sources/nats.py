@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -41,6 +41,7 @@ class NatsLog:
         self._address, self._stream = address, address.stream
         self._connection: Connection | None = None
         self._reader: StreamReader | None = None
+        self.identity = ""  # when the stream was made
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,12 +55,14 @@ class NatsLog:
         """Go to the first message after a cursor."""
         with _as_source_errors():
             connection = await self._connect()
+            info = await connection.ask(f"STREAM.INFO.{self._stream}")
+            self.identity = str(info["created"])
             if self._reader is not None:
                 await self._reader.close()
                 self._reader = None
             offset = offsets.get(PARTITION)
             if offset is None or not await self._is_before(connection, offset, after):
-                offset = await self._search(connection, after)
+                offset = await self._search(connection, info["state"], after)
             reader = StreamReader(connection, self._stream)
             await reader.open(first=offset)
             self._reader = reader
@@ -99,12 +102,11 @@ class NatsLog:
         place = await self._place_from(connection, offset - 1) if offset > 1 else None
         return place is not None and place.sequence == offset - 1 and place.cursor <= after
 
-    async def _search(self, connection: Connection, after: Cursor) -> int:
+    async def _search(self, connection: Connection, state: Mapping[str, int], after: Cursor) -> int:
         """Return where to begin for a cursor, by halving: a stream is in the order of the feed.
 
         It is the first message after the cursor, or one before that where messages that no relay wrote hide it.
         """
-        state = (await connection.ask(f"STREAM.INFO.{self._stream}"))["state"]
         low, high = int(state["first_seq"]), int(state["last_seq"]) + 1
         while low < high:
             middle = (low + high) // 2
