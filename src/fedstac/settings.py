@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     debug: bool = Field(False, description="Commands that fail show where in the code")
     compress: bool = Field(True, description="Answers from 2 KiB on are compressed (brotli, gzip) for who asks for it")
     metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port for the metrics and /livez of a process without an API, on FEDSTAC_HOST; 0: none"
+        0, ge=0, le=65535, description="Port of a process without an API for metrics and /livez, on FEDSTAC_HOST"
     )
     access_log: bool = Field(True, description="One log line for each request")
     log_format: str = Field("auto", pattern="^(auto|json|console)$", description="Form of the log lines")

@@ -197,7 +197,7 @@ async def test_the_commands_list_show_requeue_and_discard(node: Node, conn: Conn
     assert (await run("discard")).exit_code == 2
     assert (await run("discard", "--all")).exit_code == 0
     assert await parked.every(conn) == []
-    assert {row["actor"] for row in await conn.fetch("SELECT actor FROM fedstac.audit")} == {"operator"}
+    assert {row["actor"] for row in await conn.fetch("SELECT actor FROM fedstac.audit")} == {"database:fedstac_writer"}
 
 
 async def test_every_outcome_is_counted(node: Node, conn: Connection) -> None:
