@@ -72,7 +72,13 @@ async def defects(address: BrokerAddress) -> list[Defect]:
         return [Defect("; ".join(refusals), "start it, or see to the address", is_away=True)]
     more = [Defect(refusal, "start this one too: the others carry on without it") for refusal in refusals]
     try:
-        return more + (await _of_nats(address) if address.scheme == "nats" else await _of_kafka(address))
+        match address.scheme:
+            case "nats":
+                return more + await _of_nats(address)
+            case "kafka":
+                return more + await _of_kafka(address)
+            case _:
+                raise AssertionError(f"nobody knows what to ask of {address.scheme}://")
     except ModuleNotFoundError as error:
         return [Defect(f"the module {error.name} is missing", f"pip install 'fedstac[{address.scheme}]'")]
     except TimeoutError:

@@ -236,9 +236,11 @@ def open_sink(target: SinkTarget) -> EventSink:
                 from fedstac.messaging.sinks.kafka import KafkaSink
 
                 return KafkaSink(target)
-            case _:
+            case "https" | "http":
                 from fedstac.messaging.sinks.webhook import WebhookSink
 
                 return WebhookSink(target)
+            case _:
+                raise AssertionError(f"{scheme}:// has no sink here")
     except ModuleNotFoundError as error:
         raise SinkUnclear(f"{scheme}:// needs the module {error.name}: pip install 'fedstac[{scheme}]'") from None
