@@ -17,7 +17,7 @@ import structlog
 from fedstac.db import feed, opening, pools
 from fedstac.db import parts as parts_of_node
 from fedstac.db.connections import Connection
-from fedstac.db.pools import Pool, Pools
+from fedstac.db.pools import CopyPool, Pool, Pools
 from fedstac.domain.policy import Policy
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary, VocabularyBroken
 from fedstac.identity.policy_files import Policies
@@ -80,6 +80,11 @@ class Node:
         return self.pools.current()
 
     @property
+    def search_pool(self) -> Pool | CopyPool:
+        """The connections of whoever searches: to the standby, where there is one."""
+        return self.pools.searching()
+
+    @property
     def policy(self) -> Policy:
         """Who may do what, as of now."""
         return self.policies.current
@@ -123,7 +128,9 @@ async def node(settings: Settings, policies: Policies | None = None) -> AsyncIte
     """
     policies = policies or Policies(settings.policy, settings.globus_policy, here=settings.node)
     with opening.explaining(settings.dsn):
-        opened = await pools.open_pools(settings.dsn, settings, application=f"fedstac {settings.node}")
+        opened = await pools.open_pools(
+            settings.dsn, settings, application=f"fedstac {settings.node}", read_dsn=settings.read_dsn
+        )
     try:
         async with opened.work.acquire() as conn:
             with opening.explaining(settings.dsn):

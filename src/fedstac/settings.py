@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True)
 
     dsn: str = Field("", description="PostgreSQL connection URL of the writer; empty: PGHOST, PGDATABASE, PGUSER, …")
+    read_dsn: str = Field("", description="Connection URL of a streaming standby that answers searches; empty: none")
     owner_dsn: str = Field("", description="Connection URL of the owner, for `fedstac migrate`; empty: PGHOST, …")
     sequencer_dsn: str = Field("", description="Connection URL of the sequencer; empty: the writer's")
     auditor_dsn: str = Field("", description="Connection URL for `fedstac audit`; empty: the writer's")

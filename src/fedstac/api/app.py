@@ -140,7 +140,7 @@ async def columns_of(settings: Settings) -> AsyncIterator[FacetColumns | None]:
     if not settings.columns:
         yield None
         return
-    columns = FacetColumns(settings.dsn, f"fedstac {settings.node}")
+    columns = FacetColumns(settings.read_dsn or settings.dsn, f"fedstac {settings.node}")
     try:
         yield columns
     finally:

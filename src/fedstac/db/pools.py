@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import asyncpg
@@ -22,6 +23,8 @@ from fedstac.runtime.budget import Lane
 FOR_READERS = max(2, min(8, os.cpu_count() or 2))
 WAITING_PER_CONNECTION = 100  # requests of a lane that may wait for a connection, for each that it has
 WAIT_SECONDS = 5.0  # that a request of a lane waits for a connection
+CATCH_UP_SECONDS, POLL_SECONDS = 1.0, 0.005  # that a read waits for a standby, and between looks at it
+AWAY_SECONDS = 5.0  # for which a standby that could not answer is not asked again
 RELEASE_SECONDS = 1.0  # that PostgreSQL has to confirm a cancelled statement, before its connection is cut
 BUSY: Mapping[Lane, str] = {
     Lane.HEALTH: "many ask for the health of this node at once; try again",
@@ -91,6 +94,65 @@ class Pool:
         self._pool.terminate()
 
 
+class CopyPool:
+    """The connections of one lane to a streaming standby. Where it cannot answer, the lane's own server does.
+
+    Callers with a token see what they wrote: their reads wait until the standby has all that the other server had when
+    they came, for CATCH_UP_SECONDS at most.
+    """
+
+    def __init__(self, copy: Pool, original: Pool, *, waits: bool) -> None:
+        self._copy = copy
+        self._original = original
+        self._waits = waits
+        self._away_until = 0.0
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """Yield a connection, as the pools do."""
+        async with AsyncExitStack() as stack:
+            conn = await self._from_copy(stack)
+            yield conn if conn is not None else await stack.enter_async_context(self._original.acquire())
+
+    async def _from_copy(self, stack: AsyncExitStack) -> Connection | None:
+        """Return a connection to the standby; None where it is away, is none, or lags behind."""
+        if time.monotonic() < self._away_until:
+            return None
+        place = None
+        if self._waits:
+            async with self._original.acquire() as conn:
+                place = await conn.fetchval("SELECT pg_current_wal_flush_lsn()::text")
+        async with AsyncExitStack() as opened:
+            try:
+                conn = await opened.enter_async_context(self._copy.acquire())
+                if await _has_all(conn, place):
+                    stack.push_async_exit(opened.pop_all())
+                    return conn
+                log.warning("the standby lags behind, or is none; the other server answers", seconds=CATCH_UP_SECONDS)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("the standby is away; the other server answers", error=type(error).__name__)
+        self._away_until = time.monotonic() + AWAY_SECONDS
+        return None
+
+    def terminate(self) -> None:
+        self._copy.terminate()
+
+
+async def _has_all(conn: Connection, place: str | None) -> bool:
+    """Wait until a standby has replayed a place of the log. False where it is none, or takes CATCH_UP_SECONDS."""
+    end = time.monotonic() + CATCH_UP_SECONDS
+    while True:
+        row = await conn.fetchrow(
+            """SELECT pg_is_in_recovery() AS follows, coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, true)
+                      AS has_all""",
+            place,
+        )
+        assert row is not None
+        if not row["follows"] or row["has_all"] or time.monotonic() > end:
+            return bool(row["follows"] and row["has_all"])
+        await asyncio.sleep(POLL_SECONDS)
+
+
 class Sizes(Protocol):
     """How many connections each lane has at most."""
 
@@ -109,6 +171,7 @@ class Pools:
     """The lanes of a process. All but that of work open their connections when they are first used."""
 
     lanes: Mapping[Lane, Pool]
+    copies: Mapping[Lane, CopyPool] = field(default_factory=dict)  # of a standby, for searches
 
     @property
     def work(self) -> Pool:
@@ -119,6 +182,11 @@ class Pools:
         """Return the pool of whoever is working."""
         return self.lanes[budget.lane()]
 
+    def searching(self) -> Pool | CopyPool:
+        """Return the pool for a search of whoever is working."""
+        lane = budget.lane()
+        return self.copies.get(lane) or self.lanes[lane]
+
     def by_name(self) -> list[tuple[str, Pool]]:
         """Return the name and the pool of each lane."""
         return [(str(lane), pool) for lane, pool in self.lanes.items()]
@@ -126,10 +194,12 @@ class Pools:
     def terminate(self) -> None:
         for pool in self.lanes.values():
             pool.terminate()
+        for copy in self.copies.values():
+            copy.terminate()
 
 
-async def open_pools(dsn: str, sizes: Sizes, *, application: str) -> Pools:
-    """Open the pools of all lanes. Wait a minute for a database that is away."""
+async def open_pools(dsn: str, sizes: Sizes, *, application: str, read_dsn: str = "") -> Pools:
+    """Open the pools of all lanes. Wait a minute for a database that is away. `read_dsn`: of a standby for searches."""
     of = {
         Lane.WORK: sizes.pool_size,
         Lane.READER: sizes.reader_pool_size or FOR_READERS,
@@ -137,6 +207,7 @@ async def open_pools(dsn: str, sizes: Sizes, *, application: str) -> Pools:
         Lane.HEALTH: 1,
     }
     lanes: dict[Lane, Pool] = {}
+    copies: dict[Lane, CopyPool] = {}
     try:
         for lane, size in of.items():
             name = application if lane is Lane.WORK else f"{application} {lane}"
@@ -144,7 +215,10 @@ async def open_pools(dsn: str, sizes: Sizes, *, application: str) -> Pools:
             longest = None if lane is Lane.WORK else sizes.request_seconds
             pool = await connections.pool(dsn, least=least, size=size, application=name, longest=longest)
             lanes[lane] = Pool(pool, lane, size)
+            if read_dsn and lane in (Lane.READER, Lane.ANONYMOUS):
+                pool = await connections.pool(read_dsn, least=0, size=size, application=name, longest=longest)
+                copies[lane] = CopyPool(Pool(pool, lane, size), lanes[lane], waits=lane is Lane.READER)
     except BaseException:
-        Pools(lanes).terminate()
+        Pools(lanes, copies).terminate()
         raise
-    return Pools(lanes)
+    return Pools(lanes, copies)

@@ -18,6 +18,7 @@ from fedstac.api.search import filters
 from fedstac.api.search import query as queries
 from fedstac.api.search.query import Query
 from fedstac.api.search.queryables import MOST_SAMPLED
+from fedstac.api.search.reading import is_of_columns
 from fedstac.api.writing.collections import existing
 from fedstac.columns import counts as counting
 from fedstac.columns.counts import Wish
@@ -112,7 +113,7 @@ async def post_collection_aggregate(call: Call) -> Response:
 async def get_aggregations(call: Call) -> Response:
     """List what can be counted: names, and the types of what is counted. It is of one collection, or of all."""
     name = call.path_params.get("collection_id")
-    async with call.node.pool.acquire() as conn:
+    async with call.node.search_pool.acquire() as conn:
         if name is not None:
             await existing(conn, name)
         facets = await Facets.of(conn, call.services, [] if name is None else [name])
@@ -163,7 +164,7 @@ def _with_terms(schemas: Schemas) -> list[str]:
 
 async def _answer(call: Call, question: Question, *, collection: str | None = None) -> Response:
     services = call.services
-    async with call.node.pool.acquire() as conn:
+    async with call.node.search_pool.acquire() as conn:
         if collection is not None:
             await existing(conn, collection)
         query, warnings = await services.queryables.understand(conn, question.query)
@@ -188,7 +189,7 @@ async def _count(
     slots = [slot for slot in facets.slots if slot.property in names]
     properties = {slot.property for slot in slots}
     columns = services.columns
-    if columns is not None and columns.is_ready:
+    if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
         wish = Wish(measures, properties, multi_select)
         key = [query.conditions, sorted(each.name for each in measures), sorted(properties), multi_select]
         digest = hashlib.sha256(orjson.dumps(key, option=orjson.OPT_SORT_KEYS)).hexdigest()

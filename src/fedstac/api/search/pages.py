@@ -133,7 +133,7 @@ class PageWriter:
     async def _read_some(self) -> bytes:
         """Return the texts of the next items. No connection is held while they are sent."""
         keys = [search.unpacked(place)[0] for place in self._rest[self._next : self._next + READ_ITEMS]]
-        async with self._call.node.pool.acquire() as conn:
+        async with self._call.node.search_pool.acquire() as conn:
             items, count = await search.read(conn, keys, self._page.visibility, most_bytes=READ_BYTES)
         self._next += count
         text = await self._features(items)

@@ -51,7 +51,7 @@ LARGE = 8 << 10  # bytes of a search that is read beside the event loop
 async def landing_page(call: Call) -> Response:
     """Return the root catalogue: conformance classes, and links to everything else."""
     base, node = call.base_url, call.node
-    async with node.pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn:
         titles = await collections.titles(conn)
     body = {
         "type": "Catalog",
@@ -90,7 +90,7 @@ async def get_queryables(call: Call) -> Response:
     base, node = call.base_url, call.node
     names = call.services.queryables
     name = call.path_params.get("collection_id")
-    async with node.pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn:
         if name is not None:
             await existing(conn, name)
         schemas = await names.shared(conn) if name is None else await names.of(conn, name)
@@ -114,7 +114,7 @@ async def get_item(call: Call) -> Response:
     """Return a dataset: the stored document, with its state and its links."""
     node = call.node
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
-    async with node.pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn:
         row = await search.item(conn, collection, item_id)
         if row is None:
             await existing(conn, collection)
@@ -233,7 +233,7 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
     place = queries.place_of(query.token, query, node.signing_key) if query.token else None
     anchor = place.anchor if place else None
     whole = whole or query.limit <= FEW_ITEMS
-    async with node.pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn:
         if collection is not None:
             await existing(conn, collection)
         full, warnings = await services.queryables.understand(conn, query)
@@ -252,6 +252,11 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
     return SearchPage(items, matched, is_exact, warnings, full.include, full.exclude, visibility, token_for)
 
 
+def is_of_columns(node: Node, conn: Connection) -> bool:
+    """Tell whether a connection leads to the server that the columns are of: the standby, where there is one."""
+    return not node.settings.read_dsn or getattr(conn.get_settings(), "in_hot_standby", "off") == "on"
+
+
 async def _from_memory(
     services: Services, conn: Connection, query: Query, anchor: Anchor | None, *, whole: bool
 ) -> Found | None:
@@ -260,7 +265,7 @@ async def _from_memory(
     if anchor is not None and not anchor.in_memory:
         return None
     answer = None
-    if columns is not None and columns.is_ready:
+    if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
         question = PageQuestion(query.conditions, query.order, query.limit, anchor)
         answer = await columns.page(conn, services.threads, question, whole=whole)
     if answer is not None or anchor is None:
