@@ -59,6 +59,8 @@ class StreamedAnswer(Response):
         """Send a part. ClientDisconnect where the client takes it too slowly."""
         began = time.monotonic()
         seconds = self._patience + self._sent_bytes / LEAST_RATE - self._waited_seconds
+        if seconds <= 0:
+            raise ClientDisconnect
         try:
             async with asyncio.timeout(min(self._patience, seconds)):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
