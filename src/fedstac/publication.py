@@ -489,19 +489,21 @@ async def load(conn: Connection, origin: str, datasets: Sequence[tuple[Record, D
     What its origin judged is not judged again. The lineages that nobody announced here yet are written at once; the
     others take the way of events.
     """
-    lineages: dict[str, Lineage] = {}
+    seqs: dict[str, int] = {}
+    claims: dict[str, LatestClaim] = {}
     for record, _ in datasets:
-        lineage = lineages.get(record.lineage) or Lineage(record.lineage, origin, 0, {})
-        lineages[record.lineage] = replace(
-            lineage, seq=max(lineage.seq, record.seq), claim=max(lineage.claim, record.claim or NO_CLAIM)
-        )
+        key, claim = record.lineage, record.claim
+        seqs[key] = max(seqs.get(key, 0), record.seq)
+        if claim is not None:
+            claims[key] = max(claims.get(key, NO_CLAIM), claim)
+    lineages = [Lineage(key, origin, seq, {}, claims.get(key, NO_CLAIM)) for key, seq in seqs.items()]
     here = await records.hold_leaves(conn, sorted({record.collection for record, _ in datasets}))
-    new_keys = await records.begin_lineages(conn, list(lineages.values()))
+    new_keys = await records.begin_lineages(conn, lineages)
     changes: list[Change] = []
     others: list[DatasetEvent] = []
     for record, draft in datasets:
         if record.lineage in new_keys and (draft is None or record.collection in here):
-            latest = record.claim is not None and record.claim == lineages[record.lineage].claim
+            latest = record.claim is not None and record.claim == claims[record.lineage]
             after = record if record.latest is latest else replace(record, latest=latest)
             changes.append(Change(events.CURRENT, None, after, draft=draft))
         else:
