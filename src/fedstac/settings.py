@@ -88,7 +88,9 @@ class Settings(BaseSettings):
     max_batch_bytes: int = Field(64 << 20, description="Largest body of a batch, also after decompression")
     max_batch_items: int = Field(5000, description="Most items in one request")
     read_timeout_seconds: float = Field(15, gt=0, description="Longest pause while a request's headers or body arrive")
-    matched_exact_to: int = Field(1000, ge=0, description="numberMatched is exact up to here where PostgreSQL has to count; from columns it is always exact")
+    matched_exact_to: int = Field(
+        1000, ge=0, description="numberMatched is exact up to here where PostgreSQL counts; from columns it always is"
+    )
     columns: bool = Field(
         True,
         description="Searches are answered from columns in the memory of the api process, about 130 bytes a dataset",
