@@ -26,7 +26,8 @@ from benchmarks.read import pages
 from benchmarks.servers import COLLECTION, Server, say
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
-PLOTS: Final = Path(__file__).resolve().parents[1] / "docs" / "plots"
+DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
+PLOTS, PAGE = DOCS / "plots", DOCS / "search-figures.md"
 CONNECTIONS: Final = 8
 VARIANTS: Final = 50
 KNOWN: Final = 2_000  # the first items, which are in catalogues of every size
@@ -236,7 +237,7 @@ def print_growth() -> None:
 
 
 def plot() -> None:
-    """Draw a plot for each operation from all results that are kept."""
+    """Draw a plot for each operation from all results that are kept, and write their page."""
     all_results = results_on_disk()
     PLOTS.mkdir(exist_ok=True)
     names = dict.fromkeys(name for results in all_results for name in results["operations"])
@@ -249,3 +250,34 @@ def plot() -> None:
         (PLOTS / f"search-{slugs[name]}.svg").write_text(
             plots.chart(name, lines, x_label="datasets", y_label="median, milliseconds")
         )
+    PAGE.write_text(page(all_results, slugs))
+
+
+def page(all_results: Sequence[Mapping[str, Any]], slugs: Mapping[str, str]) -> str:
+    """Return the page of figures: a table for each size, and the plots."""
+    parts = ["<!-- Written by `make bench BENCH=search ARGS=--keep`. -->", "", "# Figures of searches", "",
+             "What is measured, and how: [performance](performance.md#search). Times are medians in milliseconds of one"
+             " connection, and", "in brackets 95th percentiles. The ratio is that of the rates of eight connections."
+             " Where the load before was above 1, the machine was", "busy: then the times say little, and the ratios"
+             " and the processor time a bit more."]  # fmt: skip
+    for results in all_results:
+        parts += ["", f"## {results['size']:,} datasets".replace(",", " "), "",
+                  f"{results['at']}, {results['cores']} cores, load before {results['load_before']}, rounds:"
+                  f" {results['rounds']}.", "",
+                  "| | fedstac | peer | ratio | processor, server | processor, PostgreSQL |",
+                  "|---|---|---|---|---|---|"]  # fmt: skip
+        parts += [_row(name, each) for name, each in results["operations"].items()]
+    parts += ["", "## Time against size", ""]
+    parts += [f"![{name}: milliseconds by datasets](plots/search-{slug}.svg)" for name, slug in slugs.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _row(name: str, each: Mapping[str, Mapping[str, float]]) -> str:
+    own, peer = each["fedstac"], each.get("peer")
+    times = [f"{side['p50_ms']:.1f} ({side['p95_ms']:.1f})" if side else "" for side in (own, peer)]
+    ratio = f"{own['rate'] / peer['rate']:.1f}" if peer else ""
+    cpu = [
+        f"{own[part]:.1f} ms" + (f", peer {peer[part]:.1f} ms" if peer else "")
+        for part in ("cpu_server_ms", "cpu_database_ms")
+    ]
+    return f"| {name} | {times[0]} | {times[1]} | {ratio} | {cpu[0]} | {cpu[1]} |"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -39,6 +39,10 @@ MOST_AGGREGATIONS: Final = 200  # that one request may name
 OF_PAGES: Final = frozenset(("limit", "sortby", "fields", "token", "access"))  # of a search: they mean nothing here
 OTHER_FILTER: Final = "filter_exp"  # as ESGF's tests name the filter
 EVERY_YEAR: Final = "year"
+LARGE: Final = 8 << 10  # bytes of a question that is read beside the event loop
+MANY_VALUES: Final = 2_000  # of all facets of an answer that is put together there
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +92,44 @@ def from_parameters(
 
 async def get_aggregate(call: Call) -> Response:
     """Count datasets, with the conditions in the query."""
-    return await _answer(call, from_parameters(call.query_params.multi_items(), call.node.settings))
+    return await _answer(call, await _question_of_query(call))
 
 
 async def post_aggregate(call: Call) -> Response:
     """Count datasets, with the conditions in the body."""
-    return await _answer(call, from_body(strict_json.parse(await call.body.read()), call.node.settings))
+    return await _answer(call, await _question_of_body(call))
 
 
 async def get_collection_aggregate(call: Call) -> Response:
     """Count datasets of one collection, with the conditions in the query."""
     name = call.path_params["collection_id"]
-    question = from_parameters(call.query_params.multi_items(), call.node.settings, collection=name)
-    return await _answer(call, question, collection=name)
+    return await _answer(call, await _question_of_query(call, collection=name), collection=name)
 
 
 async def post_collection_aggregate(call: Call) -> Response:
     """Count datasets of one collection, with the conditions in the body."""
     name = call.path_params["collection_id"]
-    question = from_body(strict_json.parse(await call.body.read()), call.node.settings, collection=name)
-    return await _answer(call, question, collection=name)
+    return await _answer(call, await _question_of_body(call, collection=name), collection=name)
+
+
+async def _question_of_query(call: Call, *, collection: str | None = None) -> Question:
+    parameters, settings = call.query_params.multi_items(), call.node.settings
+    read = partial(from_parameters, parameters, settings, collection=collection)
+    return await _beside(call.services, read, is_large=len(call.query_string) > LARGE)
+
+
+async def _question_of_body(call: Call, *, collection: str | None = None) -> Question:
+    raw, settings = await call.body.read(), call.node.settings
+
+    def read() -> Question:
+        return from_body(strict_json.parse(raw), settings, collection=collection)
+
+    return await _beside(call.services, read, is_large=len(raw) > LARGE)
+
+
+async def _beside(services: Services, work: Callable[[], T], *, is_large: bool) -> T:
+    """Return the result of work, which is done beside the event loop if it is large."""
+    return await services.threads.run(work) if is_large else work()
 
 
 async def get_aggregations(call: Call) -> Response:
@@ -171,12 +193,16 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
         facets = await Facets.of(conn, services, query.conditions.get("collections", ()))
         aggregations = facets.find(question.names)
         counts = await _count(services, conn, query, facets, aggregations, question.multi_select)
-    body = {
-        "type": "AggregationCollection",
-        "aggregations": aggregating.answer(aggregations, counts),
-        "links": _links(call, "aggregate", collection),
-    } | ({"fedstac:warnings": [finding.as_json() for finding in warnings]} if warnings else {})
-    return Response(orjson.dumps(body), media_type=links.JSON)
+    rest = {"links": _links(call, "aggregate", collection)}
+    if warnings:
+        rest["fedstac:warnings"] = [finding.as_json() for finding in warnings]
+
+    def text() -> bytes:
+        answers = aggregating.answer(aggregations, counts)
+        return orjson.dumps({"type": "AggregationCollection", "aggregations": answers, **rest})
+
+    is_large = sum(len(each.values) for each in counts.facets.values()) > MANY_VALUES
+    return Response(await _beside(services, text, is_large=is_large), media_type=links.JSON)
 
 
 async def _count(
