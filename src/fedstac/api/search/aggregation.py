@@ -138,7 +138,7 @@ async def get_aggregations(call: Call) -> Response:
     async with call.node.search_pool.acquire() as conn:
         if name is not None:
             await existing(conn, name)
-        facets = await Facets.of(conn, call.services, [] if name is None else [name])
+        facets = await Facets.of(conn, call.services, [] if name is None else [name], with_sample=True)
     entries = [each.as_json() for each in aggregating.every(facets.names, facets.queryables)]
     body = {"type": "AggregationCollection", "aggregations": entries, "links": _links(call, "aggregations", name)}
     return Response(orjson.dumps(body), media_type=links.JSON)
@@ -154,14 +154,19 @@ class Facets:
     queryables: Schemas
 
     @classmethod
-    async def of(cls, conn: Connection, services: Services, searched_ids: Sequence[str]) -> Facets:
-        """Return what is known of these collections; without any, of all."""
+    async def of(
+        cls, conn: Connection, services: Services, searched_ids: Sequence[str], *, with_sample: bool
+    ) -> Facets:
+        """Return what is known of these collections; without any, of all.
+
+        with_sample: also properties that nobody declared, from a sample of the datasets.
+        """
         names = services.queryables
         collections = await names.searched(conn, searched_ids)
         slots = await aggregation.slots(conn, collections)
         schemas: dict[str, queryables.Schema] = {}
         for name in reversed(collections):
-            is_sampled = len(collections) <= MOST_SAMPLED
+            is_sampled = with_sample and len(collections) <= MOST_SAMPLED
             schemas |= await names.of(conn, name) if is_sampled else names.declared(name)
         declared = {name for each in collections for name in _with_terms(names.declared(each))}
         return cls(collections, slots, frozenset(each.property for each in slots) | declared, schemas)
@@ -190,8 +195,13 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
         if collection is not None:
             await existing(conn, collection)
         query, warnings = await services.queryables.understand(conn, question.query)
-        facets = await Facets.of(conn, services, query.conditions.get("collections", ()))
-        aggregations = facets.find(question.names)
+        searched_ids = query.conditions.get("collections", ())
+        facets = await Facets.of(conn, services, searched_ids, with_sample=False)
+        try:
+            aggregations = facets.find(question.names)
+        except BadRequest:  # unless datasets have what the vocabulary does not know
+            facets = await Facets.of(conn, services, searched_ids, with_sample=True)
+            aggregations = facets.find(question.names)
         counts = await _count(services, conn, query, facets, aggregations, question.multi_select)
     rest = {"links": _links(call, "aggregate", collection)}
     if warnings:
