@@ -36,7 +36,7 @@ def facets(
     datetime: Annotated[str, typer.Option(help="A time, year, month or day, or START/END; .. for an open end.")] = "",
     filter: Annotated[str, typer.Option(help="A filter in CQL2 text.")] = "",
     multi_select: Annotated[
-        bool, typer.Option("--multi-select", help="Leave the conditions on a facet out where that facet is counts.")
+        bool, typer.Option("--multi-select", help="Leave the conditions on a facet out where that facet is counted.")
     ] = False,
     top: Annotated[int, typer.Option(min=0, help="In a table, show at most so many values of a facet; 0: all.")] = 10,
     output: Form = None,
