@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from fedstac.db import words
 from fedstac.demo import embedded, sample
 from fedstac.settings import Settings
 from tests.support import nodes as running_nodes
@@ -156,6 +157,13 @@ async def test_a_dataset_of_a_project_with_nothing_to_say_has_no_words_of_its_ow
         assert "Bitmap Index Scan" in plan
     finally:
         await conn.close()
+
+
+async def test_many_datasets_with_the_words_are_found_all_the_same(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name = await found(api, q="glacier,reprocessed -ice")
+    monkeypatch.setattr(words, "MOST_KEYS", 1)
+    assert await found(api, q="glacier,reprocessed -ice") == by_name >= having("reprocessed")
+    assert await found(api, q="ice") == {"glacier-1", "glacier-2"}
 
 
 @pytest.mark.parametrize("value", [5, [], [5], {}, "", "AND", "x" * 1001, ["a"] * 21, "(a"])

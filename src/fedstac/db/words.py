@@ -10,7 +10,7 @@ from typing import Any
 
 from fedstac.db.connections import Connection
 
-MOST_KEYS = 2000  # datasets with a text of their own that has some words, to be named one by one
+MOST_KEYS = 2000  # datasets, with a text of their own that has some words, to be named one by one
 
 
 def predicate(expression: Any, test: Callable[[Sequence[Any]], str]) -> str:
@@ -25,16 +25,19 @@ def predicate(expression: Any, test: Callable[[Sequence[Any]], str]) -> str:
 async def keys(
     conn: Connection, texts: Sequence[str], collections: Sequence[str]
 ) -> list[list[tuple[str, str]]] | None:
-    """Return for each text the (collection, id) of datasets whose own texts have it; None for more than MOST_KEYS."""
+    """Return for each text the (collection, id) of datasets whose own texts have it; None for over MOST_KEYS in all."""
     rows = await conn.fetch(
         f"""SELECT t.place, i.collection, i.id FROM unnest($1::text[]) WITH ORDINALITY t (text, place),
                    LATERAL (SELECT collection, id FROM pgstac.items
                             WHERE private IS NOT NULL AND collection = ANY ($2::text[])
                               AND to_tsvector('simple', private ->> 'words') @@ phraseto_tsquery('simple', t.text)
-                            LIMIT {MOST_KEYS + 1}) i""",
+                            LIMIT {MOST_KEYS + 1}) i
+            LIMIT {MOST_KEYS + 1}""",
         texts, collections,
     )  # fmt: skip
+    if len(rows) > MOST_KEYS:
+        return None
     keys: list[list[tuple[str, str]]] = [[] for _ in texts]
     for row in rows:
         keys[row["place"] - 1].append((row["collection"], row["id"]))
-    return None if any(len(each) > MOST_KEYS for each in keys) else keys
+    return keys

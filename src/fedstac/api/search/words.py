@@ -188,13 +188,28 @@ def with_facets(expression: Expression, facets: Sequence[FacetWords]) -> Express
 
     BadRequest if so many terms have one of the words that their filter would be too large.
     """
+    result = _with_facets(expression, facets)
+    if _values(result) > filters.MOST_VALUES:
+        raise BadRequest(
+            f"q: over {filters.MOST_VALUES} terms of the vocabulary have its words; search for more of each"
+        )
+    return result
+
+
+def _with_facets(expression: Expression, facets: Sequence[FacetWords]) -> Expression:
     op, args = expression["op"], expression["args"]
     if op != "words":
-        return {"op": op, "args": [with_facets(arg, facets) for arg in args]}
+        return {"op": op, "args": [_with_facets(arg, facets) for arg in args]}
     parts = [part for each in facets for part in each.having(*args)]
-    if sum(len(part["args"][1]) for part in parts if part["op"] == "in") > filters.MOST_VALUES:
-        raise BadRequest(f"q: over {filters.MOST_VALUES} terms have {args[1][:40]!r}; search for more of the word")
     return {"op": op, "args": [*args, {"op": "or", "args": parts} if parts else False]}
+
+
+def _values(expression: Expression) -> int:
+    """Count the values of facets that an expression names."""
+    op, args = expression["op"], expression["args"]
+    if op != "words":
+        return sum(map(_values, args))
+    return sum(len(part["args"][1]) if part["op"] == "in" else 1 for part in args[2]["args"]) if args[2] else 0
 
 
 def texts_of(expression: Expression) -> list[str]:
