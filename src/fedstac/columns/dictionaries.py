@@ -6,7 +6,7 @@ has the shape of one. Answers are kept, and completed when a dictionary has new 
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import orjson
 
 from fedstac.columns.table import Array
 from fedstac.db import columns
-from fedstac.db.columns import COLLECTION, FLAGS, FOOTPRINT, TERM, Term
+from fedstac.db.columns import COLLECTION, FLAGS, FOOTPRINT, PLACES, TERM, Term
 from fedstac.db.connections import Connection
 from fedstac.domain.errors import BadRequest
 
@@ -131,6 +131,7 @@ class Dictionaries:
         self._by_place: dict[Place, Dictionary] = {}
         self._codes: set[int] = {0}  # of all terms
         self.collections: dict[str, int] = {}
+        self.full: frozenset[int] = frozenset()  # keys of collections without a free place
         self.slots: dict[str, dict[int, int]] = {}  # by property: the place in the rows of each collection, by its key
         self._answers: OrderedDict[Leaf, Verdicts] = OrderedDict()
         self.answer_bytes = 0
@@ -165,7 +166,7 @@ class Dictionaries:
             if code > 0:
                 footprints.add(code, None)
 
-    def place_collections(self, keys: Mapping[str, int], slots: Iterable[tuple[str, str, int]]) -> None:
+    def place_collections(self, keys: Mapping[str, int], slots: Sequence[tuple[str, str, int]]) -> None:
         """Take up which collections there are, and what their rows hold where."""
         self.collections = dict(keys)
         entries = self.of((COLLECTION, ""))
@@ -176,6 +177,15 @@ class Dictionaries:
             if collection in keys:
                 places.setdefault(name, {})[keys[collection]] = place
         self.slots = places
+        counts = Counter(keys[collection] for collection, _, _ in slots if collection in keys)
+        self.full = frozenset(key for key, count in counts.items() if count >= PLACES)
+
+    def place(self, name: str, collection: int) -> int:
+        """Return the place of a property in the rows of a collection, by its key; LOST or ABSENT without one.
+
+        Where all places are taken, datasets may have properties that have none.
+        """
+        return self.slots.get(name, {}).get(collection, LOST if collection in self.full else ABSENT)
 
     # --- conditions ---
 

@@ -146,8 +146,7 @@ class Pager:
         for key in self._order.keys:
             if key.ranks is None or key.name == COLLECTION:
                 continue
-            placement = dictionaries.slots.get(key.name, {})
-            if any(placement.get(each) == LOST for each in self._evaluation.keys):
+            if any(dictionaries.place(key.name, each) == LOST for each in self._evaluation.keys):
                 return False
         return True
 

@@ -207,8 +207,7 @@ class Evaluation:
 
     def codes(self, name: str) -> tuple[Array, bool]:
         """Return the codes of a property, and whether they are all known: 0 without it, UNCODED if it was lost."""
-        placement = self.dictionaries.slots.get(name, {})
-        places = {key: placement.get(key, ABSENT) for key in self.keys}
+        places = {key: self.dictionaries.place(name, key) for key in self.keys}
         different_places = set(places.values()) or {ABSENT}
         if len(different_places) == 1:
             place = next(iter(different_places))
