@@ -34,6 +34,7 @@ MOST_DOUBTFUL = 10_000  # datasets that are asked themselves; where more would h
 MOST_NAMED = 20_000  # pairs of an id and a collection that are looked up
 INLINE = 1_000_000  # rows, for each condition, that the event loop looks at by itself; more are for a thread
 INLINE_ITEMS = 1_000  # of a page that it puts in order
+LOOK_SECONDS = 30.0  # that a look may take, before its connection is replaced; loading may take any time
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
 ATTEMPTS = 3  # at a page of which a dataset changed between the columns and its document
@@ -179,7 +180,8 @@ class FacetColumns:
         try:
             if self._conn is None or self._conn.is_closed():
                 self._conn = await self._connect()
-            await self.look(self._conn)
+            async with asyncio.timeout(LOOK_SECONDS if self.is_ready else None):
+                await self.look(self._conn)
             self.catch_ups += 1
             self.catch_up_seconds += time.perf_counter() - started
         except BaseException:
