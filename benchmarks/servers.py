@@ -235,6 +235,7 @@ def pypgstac_load(running: embedded.Cluster, lines: Path, database: str = "peer"
 def started(folder: Path, name: str, role: str, environment: Mapping[str, str]) -> Iterator[int]:
     """Start `fedstac <role>` and yield its process id once it is ready."""
     ready = folder / f"{name}.ready"
+    ready.unlink(missing_ok=True)  # of a run before, in a folder that is kept
     command = [sys.executable, "-m", "fedstac.cli", role, "--ready-file", str(ready)]
     with _process(folder, name, command, environment) as pid:
         _await(pid, ready, folder / f"{name}.log")
