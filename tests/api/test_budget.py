@@ -46,7 +46,7 @@ async def blocked(conn: asyncpg.Connection[asyncpg.Record], number: int) -> None
 @pytest.fixture
 async def hasty(start_api: StartApi, dsn: str) -> Api:
     """A node whose requests have a second."""
-    started = await start_api(dsn=dsn, request_seconds=1.0, anonymous_pool_size=2, reader_pool_size=2)
+    started = await start_api(dsn=dsn, columns=False, request_seconds=1.0, anonymous_pool_size=2, reader_pool_size=2)
     assert (await started.admin.post("/collections", json=sample.collection())).status_code == 201
     return started
 
@@ -71,7 +71,10 @@ async def test_the_connections_of_requests_that_ended_are_used_again(
     assert (await hasty.anyone.get("/search")).status_code == 200
 
 
-async def test_a_search_whose_client_left_ends_in_the_database(api: Api, cluster: embedded.Cluster, dsn: str) -> None:
+async def test_a_search_whose_client_left_ends_in_the_database(
+    start_api: StartApi, cluster: embedded.Cluster, dsn: str
+) -> None:
+    api = await start_api(dsn=dsn, columns=False)
     async with searches_blocked(cluster, dsn) as conn:
         async with httpx.AsyncClient(base_url=api.url, trust_env=False) as leaving:
             search = asyncio.create_task(leaving.post("/search", json={"limit": 1}))
@@ -84,7 +87,7 @@ async def test_a_search_whose_client_left_ends_in_the_database(api: Api, cluster
 async def test_searches_of_anybody_hold_up_neither_health_nor_writes_nor_readers_with_a_token(
     start_api: StartApi, cluster: embedded.Cluster, dsn: str
 ) -> None:
-    api = await start_api(dsn=dsn, anonymous_pool_size=1)
+    api = await start_api(dsn=dsn, columns=False, anonymous_pool_size=1)
     await api.admin.post("/collections", json=sample.collection())
     async with searches_blocked(cluster, dsn) as conn:
         searches = [asyncio.create_task(api.anyone.get("/search")) for _ in range(20)]
