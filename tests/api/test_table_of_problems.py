@@ -258,7 +258,7 @@ async def a_search_that_takes_too_long(nodes: Nodes) -> httpx.Response:
     try:
         async with conn.transaction():
             await conn.execute("LOCK TABLE pgstac.items IN ACCESS EXCLUSIVE MODE")
-            return await nodes.idle.anyone.get("/search")
+            return await nodes.idle.anyone.get("/search", params={"sortby": "id"})  # an order that the columns lack
     finally:
         await conn.close()
 
