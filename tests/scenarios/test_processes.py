@@ -5,39 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
 from tests.scenarios.watching import wait_until
-from tests.support.processes import children, is_running
+from tests.support.processes import children, is_running, serving
 from tests.support.waiting import PATIENCE
-
-
-@contextmanager
-def serving(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run `fedstac serve --processes 3`; yield its process, and the file with its address once it answers."""
-    ready, log = folder / "ready", folder / "log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FEDSTAC_")}
-    command = [sys.executable, "-m", "fedstac.cli", "serve", "--processes", "3", "--ready-file", str(ready)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env={**environment, **variables}, stdout=output, stderr=output, cwd=folder, process_group=0
-        )
-    try:
-        yield process, ready
-    finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(PATIENCE)
-        print(log.read_text()[-3000:])
 
 
 def test_several_processes_share_a_port_and_one_that_is_killed_is_started_anew(dsn: str, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from fedstac.demo import embedded, sample
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime.budget import Budget, Lane
 from fedstac.settings import Settings
-from tests.scenarios.test_processes import serving
 from tests.scenarios.watching import wait_until
 from tests.support.databases import name_in
+from tests.support.processes import serving
 
 pytestmark = pytest.mark.long
 

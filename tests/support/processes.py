@@ -1,10 +1,17 @@
-"""What /proc tells of processes: their children, their memory, their time. Linux only, as the server is."""
+"""Processes of a node, and what /proc tells of processes: children, memory, time. Linux only, as the server is."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.waiting import PATIENCE
 
 PROC = Path("/proc")
 
@@ -66,3 +73,25 @@ def processes_naming(*marks: str) -> dict[int, str]:
             if any(mark.encode() in text for mark in marks):
                 naming[int(entry.name)] = text.partition(b"\n")[0].replace(b"\0", b" ").decode(errors="replace")
     return naming
+
+
+@contextmanager
+def serving(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run `fedstac serve --processes 3`; yield its process, and the file with its address once it answers."""
+    ready, log = folder / "ready", folder / "log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FEDSTAC_")}
+    command = [sys.executable, "-m", "fedstac.cli", "serve", "--processes", "3", "--ready-file", str(ready)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env={**environment, **variables}, stdout=output, stderr=output, cwd=folder, process_group=0
+        )
+    try:
+        yield process, ready
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE)
+        print(log.read_text()[-3000:])
