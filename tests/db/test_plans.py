@@ -286,7 +286,7 @@ def page(question: dict[str, object], *, after: bool = False) -> Run:
 # thousands.
 CASES: dict[str, tuple[Run, int]] = {
     "lock and load 100 lineages": (load, 3_000),
-    "publish 50 datasets": (publish, 4_000),
+    "publish 50 datasets": (publish, 5_000),
     "claim": (claim, 8_000),
     "accept": (accept, 6_000),
     "a request": (follow_a_request, 200),

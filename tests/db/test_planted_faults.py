@@ -60,13 +60,15 @@ async def violated(conn: Connection) -> set[str]:
 @pytest.mark.parametrize("fault", ["", "naive-cursor"])
 async def test_a_cursor_over_ids_loses_what_commits_late(connect: Connect, plant: Plant, fault: str) -> None:
     conn, slow = await connect(), await connect()
+    few, one = list(sample.items(3, seed=2)), list(sample.items(1, seed=3))
+    await writing.publish(conn, ITEM, *few, *one)  # who makes the code of a value first lets others wait for it
     plant(fault)
     async with slow.transaction():
-        await writing.publish(slow, ITEM)
-        await writing.publish(conn, *sample.items(3, seed=2))
+        await writing.publish(slow, writing.version(ITEM, 20210101))
+        await writing.publish(conn, *(writing.version(item, 20220101) for item in few))
         await feed.sequence(conn)
     await feed.sequence(conn)
-    await writing.publish(conn, *sample.items(1, seed=3))
+    await writing.publish(conn, *(writing.version(item, 20230101) for item in one))
     await feed.sequence(conn)
     assert await violated(conn) == ({"I5"} if fault else set())
 

@@ -155,6 +155,7 @@ def fill(superuser: str, writer: str) -> None:
     with psycopg.connect(superuser) as conn:
         keys: dict[str, int] = dict(conn.execute("SELECT id, key FROM pgstac.collections").fetchall())
         conn.execute("SET search_path TO pgstac, public")
+        conn.execute("SET fedstac.columns TO on")  # nobody asks for rows of codes: a trigger would make each of them
         conn.execute(
             sql.SQL(FILL).format(
                 datasets=DATASETS, requests=REQUESTS, queued=QUEUED, submitters=SUBMITTERS, starts=STARTS,

@@ -115,7 +115,8 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedI
                    ) AS replaced_by,
                    ARRAY(SELECT o.id FROM fedstac.record o WHERE o.retraction IS NOT NULL
                          AND o.collection = r.collection AND o.retraction::jsonb->>'replaced_by' = r.id
-                         AND o.state = 'retracted' ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces
+                         AND o.state || '' = 'retracted'  -- not by the index of all retracted ones
+                         ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces
             FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('published', 'retracted')""",
         collection, item_id,
     )  # fmt: skip
