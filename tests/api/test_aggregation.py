@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from pystac_client import ItemSearch
 
+from fedstac.api.search import queryables
 from fedstac.api.search.aggregation import MOST_AGGREGATIONS
 from fedstac.demo import embedded
 from fedstac.domain.model import rfc3339
@@ -210,6 +211,34 @@ async def test_links_lead_to_the_counts(api: Api) -> None:
         for href in found.values():
             assert (await api.anyone.get(href)).status_code == 200
     assert "https://api.stacspec.org/v0.3.0/aggregation" in (await api.anyone.get("/conformance")).json()["conformsTo"]
+
+
+async def test_a_property_that_only_hidden_datasets_have_is_named_nowhere(
+    paths: dict[str, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queryables, "FRESH_SECONDS", 0.0)  # a sample is not to outlast what it is of
+    secret = "secret_campaign_frequency"
+    questions = [
+        f"{collection}/{rest}" for collection in ("", "/collections/places")
+        for rest in ("aggregations", "aggregate", f"aggregate?aggregations={secret}",
+                     f"aggregate?aggregations={secret.replace('ai', 'ia')}")
+    ]  # fmt: skip
+
+    async def answers(path: str) -> list[str]:
+        every = [await paths[path].anyone.get(question) for question in questions]
+        return [answer.text.replace(answer.headers["x-request-id"], "") for answer in every]
+
+    before = {path: await answers(path) for path in paths}
+    document: Json = orjson.loads(orjson.dumps(next(each.document for each in catalogue() if each.key[0] == "places")))
+    document |= {"id": "hidden"}
+    document["properties"]["secret:campaign"] = "alpha"
+    admin = paths["memory"].admin
+    (await admin.post("/collections/places/items", json=document)).raise_for_status()
+    for path in paths:
+        assert all(secret in text for text in await answers(path)), path
+    (await admin.delete("/collections/places/items/hidden")).raise_for_status()
+    for path in paths:
+        assert await answers(path) == before[path], path
 
 
 # --- ESGF's clients ---

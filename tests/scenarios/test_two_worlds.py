@@ -65,7 +65,7 @@ ADDRESSES = [
       for suffix in ("", "/history", "?access=full")),
     *(f"{path}?aggregations={','.join(FACETS)}{more}" for path in ("/aggregate", "/collections/CMIP6/aggregate")
       for more in ("", "&filter=latest=true&filter-lang=cql2-text")),
-    "/aggregations", "/collections/CMIP6/aggregations",
+    "/aggregations", "/collections/CMIP6/aggregations", "/aggregate", "/collections/CMIP6/aggregate",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from fedstac.domain.aggregating import Counts, Measure
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL; moments are microseconds since
 MICROSECONDS_OF_YEAR: Final = 365.2425 * 86_400e6  # on average
+PIECE: Final = 1 << 16  # rows of one look for a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,30 @@ def count(wish: Wish, evaluation: Evaluation, plan: Plan, selection: Selection) 
         else {},
         facets=facets,
     )
+
+
+def properties_shown(evaluation: Evaluation, plan: Plan, selection: Selection) -> frozenset[tuple[str, str]]:
+    """Return the facets of which a row that searches may find has a value, as (collection, property)."""
+    table, dictionaries = evaluation.table, evaluation.dictionaries
+    names = {key: name for name, key in dictionaries.collections.items()}
+    by_place: dict[int, dict[int, str]] = {}  # of the codes: the property of each collection, by its key
+    for name, places in dictionaries.slots.items():
+        for key, place in places.items():
+            if place >= 0:
+                by_place.setdefault(place, {})[key] = name
+    shown, collections = evaluation.visible(), table.column("collection")
+    found = set()
+    for place, properties in by_place.items():
+        missing = set(properties) & table.collections
+        codes = table.place(place)
+        for start in range(0, table.length, PIECE):
+            if not missing:
+                break
+            piece = slice(start, start + PIECE)
+            keys = by_key(collections[piece], np.flatnonzero((codes[piece] != 0) & shown[piece])).keys() & missing
+            found |= {(names[key], properties[key]) for key in keys}
+            missing -= keys
+    return frozenset(found)
 
 
 def _near(wish: Wish, evaluation: Evaluation, plan: Plan) -> NearRows | None:

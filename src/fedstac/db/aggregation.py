@@ -37,6 +37,18 @@ async def slots(conn: Connection, collections: Sequence[str]) -> list[FacetSlot]
     return [FacetSlot(row["collection"], row["property"], row["slot"]) for row in rows]
 
 
+async def properties_shown(conn: Connection, collections: Sequence[str]) -> frozenset[tuple[str, str]]:
+    """Return the facets of which a dataset that searches may find has a value, as (collection, property)."""
+    rows = await conn.fetch(
+        """SELECT s.collection, s.property FROM fedstac.facet_slot s JOIN pgstac.collections c ON c.id = s.collection
+           CROSS JOIN LATERAL (SELECT FROM fedstac.facet f
+                               WHERE f.collection = c.key AND f.shown > 0 AND f.codes[s.slot + 1] <> 0 LIMIT 1) f
+           WHERE s.collection = ANY ($1::text[])""",
+        collections,
+    )
+    return frozenset((row["collection"], row["property"]) for row in rows)
+
+
 async def count(
     conn: Connection, common: Mapping[str, Any], own: Mapping[str, Any], facets: Sequence[FacetSlot]
 ) -> Counts:

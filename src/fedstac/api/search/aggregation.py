@@ -150,7 +150,7 @@ class Facets:
 
     collections: Sequence[str]
     slots: Sequence[FacetSlot]
-    names: frozenset[str]  # of facets: those that have a slot, and those that the vocabulary has terms of
+    names: frozenset[str]  # of facets: those with a slot that a shown dataset has, and those with terms of a vocabulary
     queryables: Schemas
 
     @classmethod
@@ -163,13 +163,17 @@ class Facets:
         """
         names = services.queryables
         collections = await names.searched(conn, searched_ids)
+        declared = {(each, name) for each in collections for name in _with_terms(names.declared(each))}
         slots = await aggregation.slots(conn, collections)
+        if not {(slot.collection, slot.property) for slot in slots} <= declared:  # datasets gave these names
+            known = declared | await _properties_shown(services, conn, collections)
+            slots = [slot for slot in slots if (slot.collection, slot.property) in known]
         schemas: dict[str, queryables.Schema] = {}
         for name in reversed(collections):
             is_sampled = with_sample and len(collections) <= MOST_SAMPLED
             schemas |= await names.of(conn, name) if is_sampled else names.declared(name)
-        declared = {name for each in collections for name in _with_terms(names.declared(each))}
-        return cls(collections, slots, frozenset(each.property for each in slots) | declared, schemas)
+        of_facets = frozenset(slot.property for slot in slots) | {name for _, name in declared}
+        return cls(collections, slots, of_facets, schemas)
 
     def find(self, names: Sequence[str] | None) -> tuple[Aggregation, ...]:
         """Return the aggregations of these names; of None, all. BadRequest where there is no such."""
@@ -179,6 +183,23 @@ class Facets:
             return aggregating.find(names, self.names, self.queryables, self.collections)
         except UnknownAggregation as error:
             raise BadRequest(f"aggregations: {error}") from None
+
+
+async def _properties_shown(
+    services: Services, conn: Connection, collections: Sequence[str]
+) -> frozenset[tuple[str, str]]:
+    """Return the facets of which a dataset that searches may find has a value: others may be a secret of hidden ones.
+
+    It is told in memory, or where that cannot tell, in PostgreSQL.
+    """
+    columns = services.columns
+    if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
+        shown = await columns.count(
+            conn, services.threads, PageQuestion({}), counting.properties_shown, key="properties that are shown"
+        )
+        if shown is not None:
+            return shown
+    return await aggregation.properties_shown(conn, collections)
 
 
 def _with_terms(schemas: Schemas) -> list[str]:
