@@ -150,6 +150,22 @@ async def test_columns_that_lack_removals_are_loaded_again(conn: Conn, columns: 
     assert columns.table.column("size").tolist() == [0, 7, 0, 7]
 
 
+async def test_columns_of_another_history_are_loaded_again(conn: Conn, columns: FacetColumns) -> None:
+    """What was lost with a server leaves no trace in the one that took over, whose transaction ids may be higher."""
+    await conn.execute(PUT, [1, 2], 1, 7)
+    await columns.catch_up()
+    await conn.execute("DELETE FROM fedstac.facet WHERE n = 1")
+    await columns.catch_up()
+    assert await is_ready(columns)
+    await conn.execute(
+        "INSERT INTO fedstac.epoch (n, forked_at_pos) SELECT coalesce(max(n), 0) + 1, 0 FROM fedstac.epoch"
+    )
+    await columns.catch_up()
+    assert not await is_ready(columns)
+    await columns.catch_up()
+    assert columns.table.column("size").tolist() == [0, 0, 7]
+
+
 async def test_columns_wait_until_all_datasets_have_rows(conn: Conn, columns: FacetColumns) -> None:
     await conn.execute("SET fedstac.columns = 'on'")  # else a trigger gives each record its row
     await conn.execute("INSERT INTO fedstac.lineage (key, origin) VALUES ('l', 'west')")

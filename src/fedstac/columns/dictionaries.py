@@ -192,9 +192,8 @@ class Dictionaries:
     async def verdicts(self, conn: Connection, leaves: Iterable[Leaf]) -> dict[Leaf, Verdicts]:
         """Return what conditions are of the entries of their dictionaries; without those that cannot be told."""
         answers: dict[Leaf, Verdicts] = {}
-        questions: defaultdict[tuple[Place, int], list[Leaf]] = defaultdict(
-            list
-        )  # by dictionary and what is told of it
+        # by dictionary and how many of its entries are told, with the answers that tell them: others may displace those
+        questions: defaultdict[tuple[Place, int], list[tuple[Leaf, Verdicts | None]]] = defaultdict(list)
         for leaf in leaves:
             answer, entries = self._answers.get(leaf), len(self.of(leaf.place))
             if answer is not None and answer.entries == entries:
@@ -203,21 +202,22 @@ class Dictionaries:
             elif (states := self._equality(leaf)) is not None:
                 answers[leaf] = self._keep(leaf, states)
             else:
-                questions[leaf.place, answer.entries if answer else 0].append(leaf)
+                questions[leaf.place, answer.entries if answer else 0].append((leaf, answer))
         allowance = MOST_QUESTIONS
         for (place, count), group in questions.items():  # a dictionary each
             codes = list(self.of(place).codes)  # more may come meanwhile
             allowance -= (len(codes) - count) * len(group)
             if allowance < 0:
                 continue
-            before = {leaf: self._answers[leaf].table[codes[:count]] for leaf in group} if count else {}
             try:
-                truths = await columns.truths(conn, place, [leaf.expression for leaf in group], codes[count:])
+                truths = await columns.truths(conn, place, [leaf.expression for leaf, _ in group], codes[count:])
             except BadRequest:  # an entry with which it cannot be evaluated, maybe of no item that is searched
                 continue
-            for at, leaf in enumerate(group):
+            for at, (leaf, before) in enumerate(group):
                 states = np.array([_state(truths.get(code), at) for code in codes[count:]], np.uint8)
-                answers[leaf] = self._keep(leaf, np.concatenate((before[leaf], states)) if count else states)
+                if before is not None:
+                    states = np.concatenate((before.table[codes[:count]], states))
+                answers[leaf] = self._keep(leaf, states)
         return answers
 
     def _equality(self, leaf: Leaf) -> Array | None:

@@ -118,6 +118,7 @@ class FacetColumns:
         self.dictionaries = Dictionaries()
         self._starts = StartOrder(self.table)
         self._snapshot: str | None = None
+        self._history = ""
         self._places: tuple[int, int] | None = None
         self._removed_through = 0
         self._answers: OrderedDict[str, tuple[int, Any]] = OrderedDict()  # of `count`, with the changes that they know
@@ -201,7 +202,7 @@ class FacetColumns:
         started = time.perf_counter()
         if not await columns.is_filled(conn):
             return
-        snapshot = await columns.snapshot(conn)
+        snapshot, history = await columns.snapshot(conn)
         self._removed_through = await columns.removed_through(conn)
 
         def take(rows: Array) -> None:
@@ -212,7 +213,7 @@ class FacetColumns:
         self.dictionaries.add_terms(await columns.terms(conn))
         self.dictionaries.add_footprints(np.unique(self.table.column("footprint")).tolist())
         self.dictionaries.place_collections(await columns.collections(conn), await columns.slots(conn))
-        self._snapshot = snapshot
+        self._snapshot, self._history = snapshot, history
         self._emptied.clear()
         log.info("the columns are loaded", rows=self.loaded, bytes=self.bytes,
                  seconds=round(time.perf_counter() - started, 3))  # fmt: skip
@@ -220,8 +221,10 @@ class FacetColumns:
     async def _take_changes(self, conn: Connection, since: str) -> None:
         changes = await columns.changes(conn, since)
         lacks_removals = changes.may_lack_removals and changes.removed_through != self._removed_through
-        if lacks_removals or _next_transaction(changes.snapshot) < _next_transaction(since):
-            log.info("the columns are loaded again", because="rows were removed" if lacks_removals else "a restore")
+        is_other = changes.history != self._history or _next_transaction(changes.snapshot) < _next_transaction(since)
+        if lacks_removals or is_other:
+            because = "the database is another one" if is_other else "rows were removed"
+            log.info("the columns are loaded again", because=because)
             async with self._gate.writing():
                 self._empty()
             return

@@ -24,10 +24,17 @@ A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
 Output = Callable[[bytes], Coroutine[Any, Any, None]]  # takes the pieces of a COPY
 
 
-async def snapshot(conn: Connection) -> str:
-    """Return what is visible now."""
-    text: str = await conn.fetchval("SELECT pg_current_snapshot()::text")
-    return text
+# Which history of the catalogue a server has: transaction ids mean nothing in another one. It is another one from the
+# promotion of a standby on, and after each restore; a standby sees it when the sequencer has begun an epoch.
+HISTORY = """concat_ws(' ', (SELECT max(n) FROM fedstac.epoch), (SELECT system_identifier FROM pg_control_system()),
+    CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END)"""
+
+
+async def snapshot(conn: Connection) -> tuple[str, str]:
+    """Return what is visible now, and the history that this is of."""
+    row = await conn.fetchrow(f"SELECT pg_current_snapshot()::text AS snapshot, {HISTORY} AS history")
+    assert row is not None
+    return row["snapshot"], row["history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Changes:
     """What became visible since a snapshot. `rows`: as record_send writes them; None where they are too many."""
 
     snapshot: str
+    history: str
     rows: bytes | None
     places: tuple[int, int] | None  # another pair when a property gained or lost its place; None without rows
     removed_through: int  # rows that this transaction or one before it changed may have been removed
@@ -47,7 +55,7 @@ async def changes(conn: Connection, since: str) -> Changes:
     A standby's snapshot does not list the transactions that are under way: there, all rows from the oldest one on come.
     """
     row = await conn.fetchrow(
-        f"""SELECT pg_current_snapshot()::text AS snapshot, f.count, f.rows,
+        f"""SELECT pg_current_snapshot()::text AS snapshot, {HISTORY} AS history, f.count, f.rows,
                    CASE WHEN f.count > 0 THEN (SELECT count(*) FROM fedstac.facet_slot) END AS slots,
                    CASE WHEN f.count > 0 THEN (SELECT count(*) FROM fedstac.facet_lost) END AS lost,
                    r.through::text::bigint AS through, r.through >= pg_snapshot_xmin($1::text::pg_snapshot) AS is_late
@@ -58,7 +66,7 @@ async def changes(conn: Connection, since: str) -> Changes:
     )
     assert row is not None
     return Changes(
-        row["snapshot"], (row["rows"] or b"") if row["count"] <= FEW else None,
+        row["snapshot"], row["history"], (row["rows"] or b"") if row["count"] <= FEW else None,
         (row["slots"], row["lost"]) if row["count"] else None, row["through"], row["is_late"],
     )  # fmt: skip
 
