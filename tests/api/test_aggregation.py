@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 import pytest_asyncio
@@ -14,6 +16,7 @@ from pystac_client import ItemSearch
 
 from fedstac.api.search import queryables
 from fedstac.api.search.aggregation import MOST_AGGREGATIONS
+from fedstac.db import aggregation
 from fedstac.demo import embedded
 from fedstac.domain.model import rfc3339
 from fedstac.settings import Settings
@@ -211,6 +214,34 @@ async def test_links_lead_to_the_counts(api: Api) -> None:
         for href in found.values():
             assert (await api.anyone.get(href)).status_code == 200
     assert "https://api.stacspec.org/v0.3.0/aggregation" in (await api.anyone.get("/conformance")).json()["conformsTo"]
+
+
+BEYOND = ("0001-01-01T00:30:00+01:00", "9999-12-31T23:30:00-01:00")  # they are in no year that Python knows
+
+
+@pytest.mark.parametrize("moment", BEYOND)
+async def test_a_moment_beyond_the_calendar_is_refused(paths: dict[str, Api], moment: str) -> None:
+    document: Json = orjson.loads(orjson.dumps(next(each.document for each in catalogue() if each.key[0] == "places")))
+    document |= {"id": "beyond"}
+    document["properties"] = {"datetime": moment}
+    refusal = await paths["memory"].admin.post("/collections/places/items", json=document)
+    assert refusal.status_code == 400, refusal.text
+    assert "/properties/datetime" in refusal.text
+
+
+async def test_moments_beyond_the_calendar_that_are_stored_count_as_its_ends(paths: dict[str, Api]) -> None:
+    conn = await asyncpg.connect(paths["memory"].settings.dsn)
+    try:
+        transaction = conn.transaction()
+        await transaction.start()
+        await conn.execute(f"""UPDATE fedstac.facet SET starts = '{BEYOND[0]}', ends = '{BEYOND[1]}'
+                               WHERE n = (SELECT min(n) FROM fedstac.facet WHERE shown > 0)""")
+        every = await aggregation.count(conn, {}, {}, [])
+        await transaction.rollback()
+    finally:
+        await conn.close()
+    assert (every.first, every.last) == (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    assert every.years[1] == sum(each.start.year == 1 for each in catalogue()) + 1
 
 
 async def test_a_property_that_only_hidden_datasets_have_is_named_nowhere(

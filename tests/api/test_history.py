@@ -138,16 +138,14 @@ async def test_what_is_no_list_of_ids_is_refused(west: Api, body: Any) -> None:
     assert (await status(west, body)).status_code == 400
 
 
-async def test_a_reader_who_has_it_is_told_by_date_too(west: Api) -> None:
+async def test_a_reader_who_has_it_is_told_by_its_tag_alone(west: Api) -> None:
     path = f"{PATH}/{KEPT}"
     first = await west.anyone.get(path)
     date = first.headers["last-modified"]
     for headers, code in (
-        ({"If-Modified-Since": date}, 304),
-        ({"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}, 304),
-        ({"If-Modified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
-        ({"If-Modified-Since": "yesterday"}, 200),
-        ({"If-Modified-Since": "2026-01-01T00:00:00Z"}, 200),
+        ({"If-None-Match": first.headers["etag"]}, 304),
+        ({"If-Modified-Since": date}, 200),  # states of other versions are in the answer, and have other dates
+        ({"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}, 200),
         ({"If-Modified-Since": date, "If-None-Match": '"another"'}, 200),
         ({"If-Modified-Since": "Thu, 01 Jan 1970 00:00:00 GMT", "If-None-Match": first.headers["etag"]}, 304),
     ):

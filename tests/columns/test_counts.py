@@ -51,6 +51,18 @@ def test_moments_are_counted_by_the_year_of_the_calendar(drawn: list[datetime], 
     assert (first, last) == ((min(chosen), max(chosen)) if chosen else (None, None))
 
 
+def test_moments_beyond_the_calendar_count_as_its_ends() -> None:
+    hour = 3_600_000_000
+    column = np.array([microseconds(datetime.min.replace(tzinfo=UTC)) - hour,
+                       microseconds(datetime.max.replace(tzinfo=UTC)) + hour], np.int64)  # fmt: skip
+    numbers = np.arange(2)
+    assert counts.by_year(column, numbers) == {1: 1, 9999: 1}
+    first, last = counts.bounds(column, column, numbers)
+    assert first is not None
+    assert last is not None
+    assert (first.isoformat(), last.isoformat()) == ("0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59.999999+00:00")
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans()), max_size=40))
 def test_rows_miss_at_most_the_condition_that_is_left_out(truths: list[tuple[bool, bool, bool, bool]]) -> None:
     base, *own = (np.array([each[n] for each in truths], bool) for n in range(4))

@@ -104,9 +104,6 @@ HISTORY: Final = (
     Parameter("before", "An event: older ones only. The link `next` has it.", {"type": "string", "format": "uuid"}),
 )
 IF_NONE_MATCH: Final = Parameter("If-None-Match", "An ETag that the caller has: 304 if it is current.", TEXT, "header")
-IF_MODIFIED_SINCE: Final = Parameter(
-    "If-Modified-Since", "A Last-Modified that the caller has, without If-None-Match.", TEXT, "header"
-)
 
 # --- writing ---
 TRY: Final = Parameter(DRY_RUN, "With true everything is tried and nothing is stored.", {**YES_NO, "default": False})

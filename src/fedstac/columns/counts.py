@@ -78,8 +78,8 @@ def properties_shown(evaluation: Evaluation, plan: Plan, selection: Selection) -
         for key, place in places.items():
             if place >= 0:
                 by_place.setdefault(place, {})[key] = name
-    shown, collections = evaluation.visible(), table.column("collection")
-    found = set()
+    visible, collections = evaluation.visible(), table.column("collection")
+    pairs = set()
     for place, properties in by_place.items():
         missing = set(properties) & table.collections
         codes = table.place(place)
@@ -87,10 +87,10 @@ def properties_shown(evaluation: Evaluation, plan: Plan, selection: Selection) -
             if not missing:
                 break
             piece = slice(start, start + PIECE)
-            keys = by_key(collections[piece], np.flatnonzero((codes[piece] != 0) & shown[piece])).keys() & missing
-            found |= {(names[key], properties[key]) for key in keys}
+            keys = by_key(collections[piece], np.flatnonzero((codes[piece] != 0) & visible[piece])).keys() & missing
+            pairs |= {(names[key], properties[key]) for key in keys}
             missing -= keys
-    return frozenset(found)
+    return frozenset(pairs)
 
 
 def _near(wish: Wish, evaluation: Evaluation, plan: Plan) -> NearRows | None:
@@ -160,9 +160,9 @@ def total(column: Array, numbers: Numbers) -> int:
 
 
 def by_year(moments: Array, numbers: Numbers) -> dict[int, int]:
-    """Return how many of the moments are in each year of the calendar."""
-    values = moments[numbers]
+    """Return how many of the moments are in each year of the calendar; those beyond it are in its first or last."""
     starts = _year_starts()
+    values = np.maximum(moments[numbers], starts[0])
     years = np.floor(values / MICROSECONDS_OF_YEAR).astype(np.int64) + (EPOCH.year - 1)  # from year 1, off by one
     np.clip(years, 0, len(starts) - 1, out=years)
     years -= values < starts[years]
@@ -178,7 +178,14 @@ def _year_starts() -> Array:
 
 
 def bounds(starts: Array, ends: Array, numbers: Numbers) -> tuple[datetime | None, datetime | None]:
-    """Return the first start and the last end."""
+    """Return the first start and the last end; one beyond the calendar is its first or last moment."""
     if not len(numbers):
         return None, None
-    return tuple(EPOCH + timedelta(microseconds=int(value)) for value in (starts[numbers].min(), ends[numbers].max()))  # type: ignore[return-value]
+    return _moment(int(starts[numbers].min())), _moment(int(ends[numbers].max()))
+
+
+def _moment(microseconds: int) -> datetime:
+    try:
+        return EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC) if microseconds < 0 else datetime.max.replace(tzinfo=UTC)

@@ -77,11 +77,13 @@ async def count(
             FROM matched m JOIN wanted w ON w.collection = m.collection AND m.missing IN (0, w.own) GROUP BY 1, 2, 3)
         SELECT 'all' AS part, NULL AS collection, NULL::int AS place, NULL::jsonb AS content, count(*) AS n,
                coalesce(sum(files), 0)::bigint AS files, coalesce(sum(size), 0)::bigint AS bytes,
-               min(starts) AS starts, max(ends) AS ends FROM matched WHERE missing = 0
+               min(greatest(starts, '0001-01-01 00:00Z')) AS starts,
+               max(least(ends, '9999-12-31 23:59:59.999999Z')) AS ends FROM matched WHERE missing = 0
         UNION ALL SELECT 'collection', collection, NULL, NULL, count(*), 0, 0, NULL, NULL
                   FROM matched WHERE missing = 0 GROUP BY collection
         UNION ALL SELECT 'missing', NULL, missing, NULL, count(*), 0, 0, NULL, NULL FROM matched GROUP BY missing
-        UNION ALL SELECT 'year', NULL, extract(year FROM starts)::int, NULL, count(*), 0, 0, NULL, NULL
+        UNION ALL SELECT 'year', NULL, least(greatest(extract(year FROM starts), 1), 9999)::int, NULL, count(*),
+                         0, 0, NULL, NULL
                   FROM matched WHERE missing = 0 GROUP BY 3
         UNION ALL SELECT 'value', c.collection, c.slot, t.content, c.n, 0, 0, NULL, NULL
                   FROM coded c LEFT JOIN fedstac.term t ON t.code = c.code"""

@@ -57,7 +57,7 @@ RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)",
 
 
 def moment(value: object) -> datetime | None:
-    """Return a date and time that is written as in RFC 3339, years 1 to 9999; None where it is not."""
+    """Return a date and time that is written as in RFC 3339, in UTC within years 1 to 9999; None where it is not."""
     return _moment(value) if isinstance(value, str) else None
 
 
@@ -66,9 +66,11 @@ def _moment(value: str) -> datetime | None:
     if len(value) > LONGEST_MOMENT or not RFC3339.fullmatch(value):
         return None
     try:
-        return datetime.fromisoformat(value.upper())
-    except ValueError:
+        moment = datetime.fromisoformat(value.upper())
+        moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
+    return moment
 
 
 @dataclass(frozen=True)

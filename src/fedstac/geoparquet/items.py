@@ -163,9 +163,9 @@ def _moment(value: object) -> datetime | None:
     """Return a date and time; None where it is none that a column of moments gives back as it was."""
     try:
         moment = datetime.fromisoformat(value.upper()) if isinstance(value, str) else None
-    except ValueError:
+        return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
 
 
 def _box(box: Any) -> dict[str, float] | None:

@@ -1,10 +1,8 @@
-"""Conditions of requests: If-Match, If-None-Match and If-Modified-Since (RFC 9110, 13.1)."""
+"""Conditions of requests: If-Match and If-None-Match (RFC 9110, 13.1)."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -27,21 +25,6 @@ def is_unchanged(headers: Headers, tag: str) -> bool:
     """Return whether If-None-Match names the entity tag: the reader has what would be served."""
     tags = {each.strip().removeprefix("W/") for each in headers.get("if-none-match", "").split(",")}
     return bool({tag, "*"} & tags)
-
-
-def is_unmodified(headers: Headers, modified: datetime) -> bool:
-    """Return whether nothing changed since the moment that If-Modified-Since names.
-
-    It does not count beside If-None-Match, which tells more. A date that is none is ignored.
-    """
-    text = headers.get("if-modified-since")
-    if text is None or "if-none-match" in headers:
-        return False
-    try:
-        since = parsedate_to_datetime(text)
-    except ValueError:
-        return False
-    return since.tzinfo is not None and modified.replace(microsecond=0) <= since
 
 
 def wants_new(headers: Headers) -> bool:

@@ -166,8 +166,8 @@ class Facets:
         declared = {(each, name) for each in collections for name in _with_terms(names.declared(each))}
         slots = await aggregation.slots(conn, collections)
         if not {(slot.collection, slot.property) for slot in slots} <= declared:  # datasets gave these names
-            known = declared | await _properties_shown(services, conn, collections)
-            slots = [slot for slot in slots if (slot.collection, slot.property) in known]
+            pairs = declared | await _properties_shown(services, conn, collections)
+            slots = [slot for slot in slots if (slot.collection, slot.property) in pairs]
         schemas: dict[str, queryables.Schema] = {}
         for name in reversed(collections):
             is_sampled = with_sample and len(collections) <= MOST_SAMPLED
@@ -194,11 +194,11 @@ async def _properties_shown(
     """
     columns = services.columns
     if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
-        shown = await columns.count(
+        pairs = await columns.count(
             conn, services.threads, PageQuestion({}), counting.properties_shown, key="properties that are shown"
         )
-        if shown is not None:
-            return shown
+        if pairs is not None:
+            return pairs
     return await aggregation.properties_shown(conn, collections)
 
 

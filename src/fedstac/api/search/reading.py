@@ -128,8 +128,7 @@ async def get_item(call: Call) -> Response:
     headers = {"ETag": etag, "Last-Modified": format_datetime(item.updated, usegmt=True), "Cache-Control": "no-cache"}
     if asks_for_files:
         headers |= files_of_retracted.PRIVATE
-    by_date = not asks_for_files and preconditions.is_unmodified(call.headers, item.updated)
-    if by_date or preconditions.is_unchanged(call.headers, etag):
+    if preconditions.is_unchanged(call.headers, etag):  # not by date: other versions change what is shown beside it
         return Response(status_code=304, headers=headers)
     return Response(
         links.item_text(call.base_url, item, shows_files=shows_files), headers=headers, media_type=links.GEOJSON

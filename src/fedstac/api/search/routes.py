@@ -113,7 +113,7 @@ SEARCH = Capability(
         ),
         Route(
             method="GET", path=ITEM, handler=reading.get_item, access=Access.PUBLIC,
-            parameters=(parameters.ACCESS, parameters.IF_NONE_MATCH, parameters.IF_MODIFIED_SINCE),
+            parameters=(parameters.ACCESS, parameters.IF_NONE_MATCH),
             answers=(
                 Answer.of(200, "The dataset.", "Item", media_type=GEOJSON, headers=("ETag", "Last-Modified")),
                 NOT_MODIFIED,
