@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Callable
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import asyncpg
 import pytest
 
-from fedstac.columns.memory import FacetColumns
+from fedstac.columns import memory
+from fedstac.columns.memory import FacetColumns, PageQuestion
 from fedstac.db import columns as stored
 from fedstac.db import connections
+from fedstac.runtime.capacity import Threads
+from fedstac.runtime.outages import Outage
+from fedstac.runtime.supervision import Expected, Parts
 
+T = TypeVar("T")
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 WRITERS, LOOKS, MANY_LOOKS = 4, 25, 400
 ROWS = 300
@@ -24,6 +30,17 @@ PUT = """
     FROM unnest($1::bigint[]) n
     ON CONFLICT (n) DO UPDATE SET changed = pg_current_xact_id(), shown = EXCLUDED.shown, size = EXCLUDED.size"""
 GROUPS = "SELECT collection, shown, size, codes[24] AS code, count(*) AS count FROM fedstac.facet GROUP BY 1, 2, 3, 4"
+
+
+class NotingParts(Parts):
+    """Notes the errors that are reported to it."""
+
+    def __init__(self, outage: Outage) -> None:
+        super().__init__(outage)
+        self.errors = list[type[BaseException]]()
+
+    def fails(self, name: str, error: BaseException, expected: Expected = MappingProxyType({})) -> None:
+        self.errors.append(type(error))
 
 
 @pytest.fixture
@@ -117,6 +134,78 @@ async def test_many_changes_come_by_copy(conn: Conn, columns: FacetColumns, monk
         await conn.execute(PUT, list(range(count)), 1, count)
         await columns.catch_up()
         assert columns.table.column("size")[:count].tolist() == [count] * count
+
+
+async def test_after_very_many_changes_columns_are_loaded_again(
+    conn: Conn, columns: FacetColumns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be taken up in the event loop, in one go."""
+    monkeypatch.setattr(stored, "FEW", 50)
+    monkeypatch.setattr(memory, "MOST_CHANGES", 200)
+    await columns.catch_up()
+    for count, is_small in ((200, True), (201, False)):
+        await conn.execute(PUT, list(range(count)), 1, count)
+        await columns.catch_up()
+        assert await is_ready(columns) is is_small
+        await columns.catch_up()
+        assert columns.table.column("size")[:count].tolist() == [count] * count
+
+
+async def test_a_look_that_takes_too_long_is_reported_and_everything_is_loaded_again(
+    conn: Conn, columns: FacetColumns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next look would have more to do. The search that waits for it goes to PostgreSQL, and is no error."""
+
+    async def never(conn: Any, since: str) -> NoReturn:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    await conn.execute(PUT, [1], 1, 7)
+    await columns.catch_up()
+    threads, parts, stop = Threads(), NotingParts(Outage("the database")), asyncio.Event()
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(memory, "LOOK_SECONDS", 0.05)
+            patched.setattr(stored, "changes", never)
+            assert await columns.page(conn, threads, PageQuestion({})) is None
+        assert not await is_ready(columns)
+        part = asyncio.create_task(columns.keep_loaded(parts, stop))
+        async with asyncio.timeout(10):
+            while not await is_ready(columns):
+                await asyncio.wait((part,), timeout=0.01)
+        stop.set()
+        await part
+        assert parts.errors == [TimeoutError]
+        assert columns.table.column("size")[1] == 7
+    finally:
+        threads.close()
+
+
+async def test_nothing_is_counted_while_columns_load(
+    conn: Conn, columns: FacetColumns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading writes beside the threads that read, so that these would find columns of different lengths."""
+    monkeypatch.setattr(memory, "INLINE", 0)
+    await conn.execute(PUT, [1, 2], 1, 7)
+    await columns.catch_up()
+    calls = []
+
+    def note(*given: object) -> int:
+        calls.append(given)
+        return 1
+
+    class BusyThreads(Threads):
+        async def run(self, work: Callable[[], T]) -> T:
+            columns._empty()
+            return work()
+
+    threads = BusyThreads()
+    try:
+        answer = await columns.count(conn, threads, PageQuestion({}), note, key="all")
+    finally:
+        threads.close()
+    assert answer is None
+    assert not calls
 
 
 async def test_whoever_comes_during_a_look_shares_the_next(conn: Conn, columns: FacetColumns) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
+import asyncpg
 import numpy as np
 import structlog
 
@@ -35,6 +36,7 @@ MOST_NAMED = 20_000  # pairs of an id and a collection that are looked up
 INLINE = 1_000_000  # rows, for each condition, that the event loop looks at by itself; more are for a thread
 INLINE_ITEMS = 1_000  # of a page that it puts in order
 LOOK_SECONDS = 30.0  # that a look may take, before its connection is replaced; loading may take any time
+MOST_CHANGES = 50_000  # rows that a look takes up, at once and in the event loop; after more, everything is read again
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
 ATTEMPTS = 3  # at a page of which a dataset changed between the columns and its document
@@ -67,6 +69,7 @@ class Understood:
     """A search, and what PostgreSQL says of its conditions and its order."""
 
     question: PageQuestion
+    dictionaries: Dictionaries  # that it is understood by
     plan: Plan
     verdicts: Mapping[Leaf, Verdicts]
     numbers_by_id: Mapping[str, Sequence[int]]  # numbers of datasets by id
@@ -107,7 +110,8 @@ class FacetColumns:
         self._gate = Gate()
         self._running: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
-        self._emptied = asyncio.Event()  # there is something to load
+        self._due = asyncio.Event()  # there is something to load, or a failure to report
+        self._failure: Exception | None = None  # of a look for a search
         self.loaded = 0  # rows that were read so far
         self.catch_ups = 0
         self.catch_up_seconds = 0.0
@@ -123,7 +127,7 @@ class FacetColumns:
         self._removed_through = 0
         self._answers: OrderedDict[str, tuple[int, Any]] = OrderedDict()  # of `count`, with the changes that they know
         self.loaded = 0
-        self._emptied.set()
+        self._due.set()
 
     @property
     def is_ready(self) -> bool:
@@ -136,11 +140,15 @@ class FacetColumns:
         return self.table.bytes + self._starts.bytes
 
     async def keep_loaded(self, parts: Parts, stop: asyncio.Event) -> None:
-        """Load what is not loaded, now and whenever it has to be loaded again."""
+        """Load what is not loaded, now and whenever it has to be loaded again. Report the looks that failed."""
 
         async def step() -> bool:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
             if self.is_ready:
-                await unless(stop, self._emptied.wait())
+                self._due.clear()
+                await unless(stop, self._due.wait())
                 return False
             await self.catch_up()
             if not self.is_ready:
@@ -174,6 +182,16 @@ class FacetColumns:
             task = self._next
         await asyncio.shield(task)
 
+    async def _is_current(self) -> bool:
+        """Return whether a search can go on in memory, up to date. `keep_loaded` reports what failed."""
+        try:
+            await self.catch_up()
+        except Exception as error:
+            self._failure = error
+            self._due.set()
+            return False
+        return self.is_ready
+
     async def _look_alone(self, before: asyncio.Task[None] | None = None) -> None:
         if before is not None:
             await asyncio.wait((before,))
@@ -181,8 +199,7 @@ class FacetColumns:
         try:
             if self._conn is None or self._conn.is_closed():
                 self._conn = await self._connect()
-            async with asyncio.timeout(LOOK_SECONDS if self.is_ready else None):
-                await self.look(self._conn)
+            await self._look_in_time(self._conn)
             self.catch_ups += 1
             self.catch_up_seconds += time.perf_counter() - started
         except BaseException:
@@ -192,6 +209,21 @@ class FacetColumns:
             raise
         finally:
             self._running, self._next = self._next, None
+
+    async def _look_in_time(self, conn: Connection) -> None:
+        """Take up changes, or everything. Empty the columns where the next look would not get further than this one.
+
+        They are still right where only the database or the connection to it failed.
+        """
+        try:
+            async with asyncio.timeout(LOOK_SECONDS if self.is_ready else None):
+                await self.look(conn)
+        except Exception as error:
+            is_of_database = isinstance(error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError)
+            if isinstance(error, TimeoutError) or not is_of_database:
+                async with self._gate.writing():
+                    self._empty()
+            raise
 
     async def look(self, conn: Connection) -> None:
         """Take up what a connection sees: all that is there, or what became visible since the look before."""
@@ -214,7 +246,6 @@ class FacetColumns:
         self.dictionaries.add_footprints(np.unique(self.table.column("footprint")).tolist())
         self.dictionaries.place_collections(await columns.collections(conn), await columns.slots(conn))
         self._snapshot, self._history = snapshot, history
-        self._emptied.clear()
         log.info("the columns are loaded", rows=self.loaded, bytes=self.bytes,
                  seconds=round(time.perf_counter() - started, 3))  # fmt: skip
 
@@ -224,35 +255,43 @@ class FacetColumns:
         is_other = changes.history != self._history or _next_transaction(changes.snapshot) < _next_transaction(since)
         if lacks_removals or is_other:
             because = "the database is another one" if is_other else "rows were removed"
-            log.info("the columns are loaded again", because=because)
-            async with self._gate.writing():
-                self._empty()
-            return
+            return await self._begin_again(because)
+        pieces: list[Array] = []
         if changes.rows is None:
-            pieces: list[Array] = []
-            await columns.copy(conn, CopyReader(lambda rows: pieces.append(rows.copy())), since)
-            rows = np.concatenate(pieces) if pieces else sent_rows(b"")
-        else:
-            rows = sent_rows(changes.rows)
-        if len(rows):
-            await self._take(conn, rows, changes.places if changes.rows is not None else None)
+            await columns.copy(conn, CopyReader(pieces.append), since, limit=MOST_CHANGES + 1)
+            if sum(map(len, pieces)) > MOST_CHANGES:
+                return await self._begin_again("very many rows changed")
+        elif changes.rows:
+            pieces.append(sent_rows(changes.rows))
+        if pieces:
+            await self._take(conn, pieces, changes.places if changes.rows is not None else None)
         self._removed_through = changes.removed_through
         self._snapshot = changes.snapshot
 
-    async def _take(self, conn: Connection, rows: Array, places: tuple[int, int] | None) -> None:
+    async def _begin_again(self, because: str) -> None:
+        log.info("the columns are loaded again", because=because)
+        async with self._gate.writing():
+            self._empty()
+
+    async def _take(self, conn: Connection, pieces: Sequence[Array], places: tuple[int, int] | None) -> None:
         """Take up rows, and of the dictionaries what they need. Those are read later, and so have all of it."""
-        missing = self.dictionaries.missing_terms(np.unique(rows["codes"]["code"]).tolist())
+        codes = set[int]().union(*(np.unique(rows["codes"]["code"]).tolist() for rows in pieces))
+        keys_of_rows = set[int]().union(*(np.unique(rows["collection"]).tolist() for rows in pieces))
+        footprints = set[int]().union(*(np.unique(rows["footprint"]).tolist() for rows in pieces))
+        missing = self.dictionaries.missing_terms(sorted(codes))
         terms = await columns.terms(conn, missing) if missing else []
-        keys_here = set(self.dictionaries.collections.values())
-        are_new = places is None or places != self._places or not keys_here.issuperset(rows["collection"].tolist())
+        are_new = (
+            places is None or places != self._places or not keys_of_rows <= {*self.dictionaries.collections.values()}
+        )
         keys, slots = (await columns.collections(conn), await columns.slots(conn)) if are_new else ({}, [])
         async with self._gate.writing():
             self.dictionaries.add_terms(terms)
-            self.dictionaries.add_footprints(np.unique(rows["footprint"]).tolist())
+            self.dictionaries.add_footprints(sorted(footprints))
             if are_new:
                 self.dictionaries.place_collections(keys, slots)
                 self._places = places
-            self.table.apply(rows)
+            for rows in pieces:
+                self.table.apply(rows)
 
     # --- searches ---
 
@@ -266,7 +305,8 @@ class FacetColumns:
         """
         where = conditions.where(question.conditions)
         for attempt in range(ATTEMPTS):
-            await self.catch_up()
+            if not await self._is_current():
+                return None
             meaning = await self._understand(conn, question)
             choice = await self._choose(conn, threads, meaning, where) if meaning is not None else None
             if choice is None:
@@ -292,30 +332,36 @@ class FacetColumns:
         It is called while the columns stand still, maybe in a thread, and keeps nothing of them. Its result stays under
         the key, which names the conditions and all that `count` looks at, until a row is another one.
         """
-        await self.catch_up()
+        if not await self._is_current():
+            return None
         changes, answer = self._answers.get(key, (-1, None))
-        if self.is_ready and changes == self.table.changes:
+        if changes == self.table.changes:
             self._answers.move_to_end(key)
             return cast("T", answer)
         meaning = await self._understand(conn, question)
         if meaning is None:
             return None
 
-        def work() -> CountAttempt[T]:
+        def work() -> CountAttempt[T] | None:
+            if not self._is_known(meaning):
+                return None
             selection = self._evaluation(meaning).select(meaning.plan)
             is_sure = not len(selection.doubtful)
             result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
             return CountAttempt(self.table.changes, selection, result)
 
         attempt = await self._run(threads, meaning, work)
-        selection = attempt.selection
-        if not self.is_ready or len(doubtful := selection.doubtful) > MOST_DOUBTFUL:
+        if attempt is None or len(doubtful := attempt.selection.doubtful) > MOST_DOUBTFUL:
             return None
         if len(doubtful):
             where = conditions.where(question.conditions)
-            whole = selection.with_hits(await columns.matching(conn, where, doubtful.tolist()))
-            return await self._run(threads, meaning, lambda: count(self._evaluation(meaning), meaning.plan, whole))
-        if attempt.result is not None:
+            whole = attempt.selection.with_hits(await columns.matching(conn, where, doubtful.tolist()))
+
+            def count_whole() -> T | None:
+                return count(self._evaluation(meaning), meaning.plan, whole) if self._is_known(meaning) else None
+
+            return await self._run(threads, meaning, count_whole)
+        if self._is_known(meaning) and attempt.result is not None:
             self._answers[key] = attempt.changes, attempt.result
             while len(self._answers) > MOST_ANSWERS:
                 self._answers.popitem(last=False)
@@ -324,14 +370,15 @@ class FacetColumns:
     async def _understand(self, conn: Connection, question: PageQuestion) -> Understood | None:
         if not self.is_ready:
             return None
-        parts = plan(question.conditions)
-        ordered = await order(conn, question.order, self.dictionaries)
-        ids, names = parts.ids, self.dictionaries.collections.keys()
+        parts, dictionaries = plan(question.conditions), self.dictionaries
+        ordered = await order(conn, question.order, dictionaries)
+        ids, names = parts.ids, dictionaries.collections.keys()
         searched = names if parts.collections is None else names & parts.collections
         if ordered is None or len(ids) * len(searched) > MOST_NAMED:
             return None
         numbers_by_id = await columns.numbers(conn, sorted(searched), sorted(ids)) if ids else {}
-        return Understood(question, parts, await self.dictionaries.verdicts(conn, parts.leaves), numbers_by_id, ordered)
+        verdicts = await dictionaries.verdicts(conn, parts.leaves)
+        return Understood(question, dictionaries, parts, verdicts, numbers_by_id, ordered)
 
     async def _choose(self, conn: Connection, threads: Threads, meaning: Understood, where: str) -> Chosen | None:
         choice = await self._run(threads, meaning, partial(self._select, meaning))
@@ -354,15 +401,21 @@ class FacetColumns:
 
         return await threads.run(read)
 
+    def _is_known(self, meaning: Understood) -> bool:
+        """Return whether the columns are those that a search was understood by, and not being loaded."""
+        return self.is_ready and self.dictionaries is meaning.dictionaries
+
     def _evaluation(self, meaning: Understood) -> Evaluation:
         collections = meaning.plan.collections
         return Evaluation(self.table, self.dictionaries, meaning.verdicts, meaning.numbers_by_id, collections)
 
     def _select(self, meaning: Understood, selection: Selection | None = None) -> Chosen | None:
         """Evaluate a search; None where the rows do not have what its order needs, or are gone by now."""
+        if not self._is_known(meaning):
+            return None
         evaluation = self._evaluation(meaning)
         pager = Pager(self.table, evaluation, self._starts, meaning.order)
-        if not self.is_ready or not pager.knows_order(self.dictionaries):
+        if not pager.knows_order(self.dictionaries):
             return None
         selection = selection or evaluation.select(meaning.plan)
         doubtful = selection.doubtful

@@ -90,10 +90,10 @@ async def removed_through(conn: Connection) -> int:
     return through
 
 
-async def copy(conn: Connection, output: Output, since: str | None = None) -> None:
+async def copy(conn: Connection, output: Output, since: str | None = None, *, limit: int | None = None) -> None:
     """Write all rows, or those that became visible since a snapshot, in the binary format of COPY."""
     where = f"WHERE {_since(conditions.literal(since))}" if since else ""
-    query = f"SELECT {ROW} FROM fedstac.facet {where}"
+    query = f"SELECT {ROW} FROM fedstac.facet {where} LIMIT {'ALL' if limit is None else limit}"
     await conn.copy_from_query(query, output=output, format="binary", timeout=A_DAY)
 
 
