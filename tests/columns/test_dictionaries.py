@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 
 from fedstac.columns import dictionaries as module
-from fedstac.columns.dictionaries import FALSE, TRUE, Dictionaries, Leaf, Place
+from fedstac.columns.dictionaries import FALSE, NULL, TRUE, UNDECIDED, UNKNOWN, Dictionaries, Leaf, Place
 from fedstac.db import columns as stored
 from fedstac.db.columns import TERM, Term
 
@@ -30,10 +30,26 @@ def server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored, "truths", truths)
 
 
+async def test_nothing_is_kept_of_names_that_callers_make_up() -> None:
+    dictionaries, conn = Dictionaries(), cast(Any, None)
+    dictionaries.add_terms([Term(1, NAME, '"one"')])
+    for n in range(50):
+        name = f"x:made_up_{n}"
+        made_up = Leaf((TERM, name), orjson.dumps({"op": "=", "args": [{"property": name}, "one"]}))
+        answers = await dictionaries.verdicts(conn, [made_up])
+        assert answers[made_up].table.tolist() == [UNKNOWN, UNDECIDED]
+        assert not dictionaries.values_of(name)
+        assert (await dictionaries.ranks(conn, name)).tolist() == [NULL, NULL]
+    assert list(dictionaries._by_place) == [(TERM, NAME)]
+    assert not dictionaries._ranks
+    dictionaries.add_terms([Term(2, "x:made_up_0", '"two"')])
+    assert dictionaries.values_of("x:made_up_0") == {2: "two"}
+    assert not dictionaries.values_of("x:made_up_1")
+
+
 @pytest.mark.usefixtures("server")
 async def test_an_answer_is_completed_though_another_one_took_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    dictionaries: Dictionaries = Dictionaries()
-    conn: Any = None
+    dictionaries, conn = Dictionaries(), cast(Any, None)
     dictionaries.add_terms([Term(1, NAME, '"one"')])
     older = leaf("like", "o%")
     await dictionaries.verdicts(conn, [older])

@@ -120,6 +120,9 @@ class Dictionary:
         return Verdicts(table, len(states), codes[states == TRUE].astype(np.int32))
 
 
+WITHOUT_TERMS = Dictionary((TERM, ""))
+
+
 def _type(value: Any) -> int:
     return TEXT if isinstance(value, str) else BOOLEAN if isinstance(value, bool) else OTHER
 
@@ -138,10 +141,14 @@ class Dictionaries:
         self._ranks: dict[str, tuple[int, Array]] = {}  # by property: of how many entries, and by code
 
     def of(self, place: Place) -> Dictionary:
-        """Return a dictionary; an empty one where it has no entries yet."""
-        if place not in self._by_place:
-            self._by_place[place] = Dictionary(place)
-        return self._by_place[place]
+        """Return a dictionary; one without terms where a property, whose name a caller may have made up, has none."""
+        dictionary = self._by_place.get(place)
+        if dictionary is None:
+            dictionary = WITHOUT_TERMS if place[0] == TERM else self._new(place)
+        return dictionary
+
+    def _new(self, place: Place) -> Dictionary:
+        return self._by_place.setdefault(place, Dictionary(place))
 
     def values_of(self, name: str) -> Mapping[int, Any]:
         """Return the values of a property by their codes."""
@@ -158,7 +165,9 @@ class Dictionaries:
     def add_terms(self, terms: Iterable[Term]) -> None:
         for term in terms:
             self._codes.add(term.code)
-            self.of((TERM, term.property)).add(term.code, orjson.loads(term.value))
+            place = TERM, term.property
+            dictionary = self._by_place[place] if place in self._by_place else self._new(place)
+            dictionary.add(term.code, orjson.loads(term.value))
 
     def add_footprints(self, codes: Iterable[int]) -> None:
         footprints = self.of((FOOTPRINT, ""))
@@ -259,9 +268,10 @@ class Dictionaries:
         entries, ranks = self._ranks.get(name, (0, None))
         if ranks is None or entries < len(terms):
             entries = len(terms)
-            of_codes = await columns.ranks(conn, name, terms.codes)
+            of_codes = await columns.ranks(conn, name, list(terms.codes)) if terms is not WITHOUT_TERMS else {}
             ranks = _by_code(of_codes, (NULL if rank is None else rank for rank in of_codes.values()))
-            self._ranks[name] = entries, ranks
+            if terms is not WITHOUT_TERMS:
+                self._ranks[name] = entries, ranks
         return ranks
 
 

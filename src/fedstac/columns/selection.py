@@ -6,6 +6,7 @@ of those that possibly do. They are one array where memory can tell.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -20,6 +21,7 @@ from fedstac.db.columns import COLLECTION, FOOTPRINT, TERM
 
 FEW_CODES = 3  # that are compared one after the other; more are looked up in a table
 NARROW = 8  # when one row of so many is left, the other conditions look at those alone
+MOST_CODES = 2  # properties whose codes an evaluation keeps, for conditions that come one after the other
 SMALL = 1 << 12  # rows that are always looked at together
 BITS = {"latest": LATEST, "retracted": RETRACTED}
 
@@ -116,7 +118,7 @@ class Evaluation:
         searched = keys.values() if collections is None else [keys[name] for name in collections if name in keys]
         self.keys = sorted(table.collections & set(searched))
         self._numbers: Numbers | None = None
-        self._codes: dict[str, tuple[Array, bool]] = {}
+        self._codes: OrderedDict[str, tuple[Array, bool]] = OrderedDict()  # those used last
 
     @property
     def _length(self) -> int:
@@ -184,10 +186,16 @@ class Evaluation:
         if verdicts is None:
             return self.truth(ItemTest(None), wanted=wanted)
         codes, is_complete = self._codes_of(leaf)
+        if codes.strides == (0,):
+            return _for_all_rows(self._masks_of(leaf, verdicts, codes[:1], is_complete, wanted=wanted), self._length)
+        return self._masks_of(leaf, verdicts, codes, is_complete, wanted=wanted)
+
+    def _masks_of(self, leaf: Leaf, verdicts: Verdicts, codes: Array, is_complete: bool, *, wanted: bool) -> Masks:
+        """Return the rows, by their codes, of which a condition has a truth."""
         if is_complete and verdicts.entries == len(self.dictionaries.of(leaf.place)):
             if wanted and len(verdicts.true_codes) <= FEW_CODES:
                 equal = (codes == code for code in verdicts.true_codes)
-                return Masks.of(reduce(np.bitwise_or, equal, np.zeros(self._length, np.bool_)))
+                return Masks.of(reduce(np.bitwise_or, equal, np.zeros(len(codes), np.bool_)))
             return Masks.of((verdicts.table == (TRUE if wanted else FALSE)).take(codes, mode="clip"))
         states = verdicts.table.take(codes.view(np.uint32), mode="clip")  # what is in no dictionary is the last entry
         certain = states == (TRUE if wanted else FALSE)
@@ -203,16 +211,22 @@ class Evaluation:
         assert kind == TERM
         if name not in self._codes:
             self._codes[name] = self.codes(name)
+            if len(self._codes) > MOST_CODES:
+                self._codes.popitem(last=False)
+        self._codes.move_to_end(name)
         return self._codes[name]
 
     def codes(self, name: str) -> tuple[Array, bool]:
-        """Return the codes of a property, and whether they are all known: 0 without it, UNCODED if it was lost."""
+        """Return the codes of a property, and whether they are all known: 0 without it, UNCODED if it was lost.
+
+        Where no row has any it is one code in memory, that all rows share.
+        """
         places = {key: self.dictionaries.place(name, key) for key in self.keys}
         different_places = set(places.values()) or {ABSENT}
         if len(different_places) == 1:
             place = next(iter(different_places))
             if place < 0:
-                return np.full(self._length, UNCODED if place == LOST else 0, np.int32), place != LOST
+                return np.broadcast_to(np.int32(UNCODED if place == LOST else 0), self._length), place != LOST
             return self._at(self.table.place(place)), True
         codes = np.zeros(self._length, np.int32)
         for place in different_places - {ABSENT}:
@@ -256,6 +270,12 @@ class Evaluation:
         self._codes.clear()
         possible = masks.possible[places]
         return Masks.of(possible) if masks.is_known else Masks(masks.certain[places], possible)
+
+
+def _for_all_rows(masks: Masks, length: int) -> Masks:
+    """Return, for many rows, the masks of one that is like all of them; they take no memory."""
+    certain = np.broadcast_to(masks.certain, length)
+    return Masks(certain, certain if masks.is_known else np.broadcast_to(masks.possible, length))
 
 
 def _cost(node: Node) -> int:
