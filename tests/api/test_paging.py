@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from fedstac.api.search import pages
+from fedstac.api.search import pages, reading
 from fedstac.db import search
 from fedstac.demo import sample
 from fedstac.settings import Settings
 from tests.support import nodes as running_nodes
 from tests.support.nodes import Api
+from tests.support.waiting import until
 
 Json = dict[str, Any]
 PATH = "/collections/places/items"
@@ -186,6 +187,20 @@ async def test_tokens_outlive_the_datasets_around_them(ten: Api) -> None:
     [gone], _ = await walk(ten, second, "prev")
     assert ids_of(gone) == []
     assert [link["rel"] for link in gone["links"] if link["rel"] in ("prev", "next")] == ["next"]
+
+
+async def test_a_page_waits_for_the_standby_that_it_began_at(ten: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def second() -> httpx.Response | None:
+        first = (await ten.anyone.get("/search", params={"limit": 5})).json()
+        following = next(link["href"] for link in first["links"] if link["rel"] == "next")
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "is_of_columns", lambda node, conn: False)
+            answer = await ten.anyone.get(following)
+        return None if answer.status_code == 200 else answer  # the first page was not from memory yet
+
+    answer = await until(second)
+    assert answer is not None
+    assert (answer.status_code, answer.headers.get("retry-after")) == (503, "5")
 
 
 # --- large pages

@@ -22,6 +22,7 @@ from fedstac.api.http.files import OpenFiles
 from fedstac.api.search import parquet
 from fedstac.demo import embedded, sample
 from fedstac.geoparquet import manifest as manifests
+from fedstac.geoparquet.items import Columns, write
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.settings import Settings
 from fedstac.workers import snapshot_files, snapshot_loading, snapshots
@@ -170,6 +171,24 @@ async def test_a_propertys_odd_types_fail_nobodys_file_and_are_kept_as_json(api:
     assert rows["odd-1"]["properties.id"] == "not the id"
     assert [orjson.loads(rows[f"odd-{n}"]["nested"]["a"]) for n in (1, 2)] == [1, "text"]
     assert rows["odd-7"]["p299"] == 299
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+async def test_a_moment_beyond_the_calendar_stays_text(moment: str) -> None:
+    columns = Columns()
+    columns.add({"properties": {"start_datetime": moment}})
+    assert columns.moments == {"start_datetime": False}
+
+
+async def test_integers_that_no_double_has_are_json_beside_fractions(tmp_path: Path) -> None:
+    """Publishing refuses them; what was stored before that may have them."""
+    lines, target = tmp_path / "items.ndjson", tmp_path / "items.parquet"
+    documents = (plain(1, sum=2**62 + 1, count=2**62 + 1), plain(2, sum=0.5, count=1), plain(3, sum=2, count=None))
+    lines.write_bytes(b"".join(orjson.dumps(document) + b"\n" for document in documents))
+    assert write(lines, target) == 3
+    rows = pq.read_table(target).to_pylist()
+    assert [orjson.loads(row["sum"]) for row in rows] == [2**62 + 1, 0.5, 2]
+    assert [row["count"] for row in rows] == [2**62 + 1, 1, None]
 
 
 async def test_a_part_of_what_is_found_says_where_the_rest_is(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

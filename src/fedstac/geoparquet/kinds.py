@@ -16,14 +16,16 @@ import pyarrow as pa
 MOST_MEMBERS: Final = 50  # of an object; more make it a map, as the assets that are named by their files
 DEEPEST: Final = 10
 LARGEST_INTEGER: Final = 2**63 - 1
+LARGEST_WHOLE: Final = 2**53  # from there on a double skips integers
 
 
 class Scalar(StrEnum):
-    """A kind without parts. NULL: no value was seen yet. JSON: a text of JSON."""
+    """A kind without parts. NULL: no value was seen yet. LARGE: integers that no double has. JSON: a text of JSON."""
 
     NULL = "null"
     BOOLEAN = "boolean"
     INTEGER = "integer"
+    LARGE = "large"
     NUMBER = "number"
     TEXT = "text"
     JSON = "json"
@@ -51,6 +53,7 @@ class MapOf:
 
 
 Kind: TypeAlias = Scalar | ListOf | ObjectOf | MapOf
+INTEGERS: Final = (Scalar.INTEGER, Scalar.LARGE)
 NUMBERS: Final = (Scalar.INTEGER, Scalar.NUMBER)
 
 
@@ -64,7 +67,9 @@ def infer(value: object, depth: int = 0) -> Kind:
         case bool():
             return Scalar.BOOLEAN
         case int():
-            return Scalar.INTEGER if abs(value) <= LARGEST_INTEGER else Scalar.JSON
+            if abs(value) <= LARGEST_WHOLE:
+                return Scalar.INTEGER
+            return Scalar.LARGE if abs(value) <= LARGEST_INTEGER else Scalar.JSON
         case float():
             return Scalar.NUMBER
         case list() if depth < DEEPEST:
@@ -99,6 +104,8 @@ def merge(one: Kind, other: Kind) -> Kind:
         return other
     if one in NUMBERS and other in NUMBERS:
         return Scalar.NUMBER
+    if one in INTEGERS and other in INTEGERS:
+        return Scalar.LARGE
     if isinstance(one, ListOf) and isinstance(other, ListOf):
         return ListOf(merge(one.member, other.member))
     if isinstance(one, ObjectOf) and isinstance(other, ObjectOf):
@@ -142,7 +149,7 @@ def arrow_type(kind: Kind) -> pa.DataType:
             return pa.null()
         case Scalar.BOOLEAN:
             return pa.bool_()
-        case Scalar.INTEGER:
+        case Scalar.INTEGER | Scalar.LARGE:
             return pa.int64()
         case Scalar.NUMBER:
             return pa.float64()

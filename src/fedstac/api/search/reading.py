@@ -259,7 +259,10 @@ def is_of_columns(node: Node, conn: Connection) -> bool:
 async def _from_memory(
     services: Services, conn: Connection, query: Query, anchor: Anchor | None, *, whole: bool
 ) -> Found | None:
-    """Search in the columns; None where they cannot tell, and so for the pages beside one that PostgreSQL found."""
+    """Search in the columns; None where they cannot tell, and so for the pages beside one that PostgreSQL found.
+
+    Unavailable where a page that began in them has to wait for them, or for the standby that they are of.
+    """
     columns = services.columns
     if anchor is not None and not anchor.in_memory:
         return None
@@ -271,6 +274,8 @@ async def _from_memory(
         return answer
     if columns is not None and not columns.is_ready:
         raise Unavailable("this process has just begun, and still reads what pages are made from", retry_after=2)
+    if columns is not None and not is_of_columns(services.node, conn):
+        raise Unavailable("the standby that this page is from lags behind, or is away", retry_after=5)
     raise BadRequest("this search cannot go on from that page any more; begin again without the token")
 
 
