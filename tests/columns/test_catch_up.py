@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -14,8 +14,12 @@ import pytest
 
 from fedstac.columns import memory
 from fedstac.columns.memory import FacetColumns, PageQuestion
+from fedstac.columns.order import Order
 from fedstac.db import columns as stored
 from fedstac.db import connections
+from fedstac.db.columns import Term
+from fedstac.db.search import Anchor
+from fedstac.domain.errors import Unavailable
 from fedstac.runtime.capacity import Threads
 from fedstac.runtime.outages import Outage
 from fedstac.runtime.supervision import Expected, Parts
@@ -160,6 +164,9 @@ async def test_a_look_that_takes_too_long_is_reported_and_everything_is_loaded_a
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
+    async def fail() -> NoReturn:
+        raise TimeoutError
+
     await conn.execute(PUT, [1], 1, 7)
     await columns.catch_up()
     threads, parts, stop = Threads(), NotingParts(Outage("the database")), asyncio.Event()
@@ -168,6 +175,10 @@ async def test_a_look_that_takes_too_long_is_reported_and_everything_is_loaded_a
             patched.setattr(memory, "LOOK_SECONDS", 0.05)
             patched.setattr(stored, "changes", never)
             assert await columns.page(conn, threads, PageQuestion({})) is None
+            patched.setattr(columns, "catch_up", fail)
+            assert await columns.page(conn, threads, PageQuestion({})) is None
+            with pytest.raises(Unavailable):  # PostgreSQL cannot go on from a page of memory
+                await columns.page(conn, threads, PageQuestion({}, anchor=Anchor((1,), in_memory=True)))
         assert not await is_ready(columns)
         part = asyncio.create_task(columns.keep_loaded(parts, stop))
         async with asyncio.timeout(10):
@@ -179,6 +190,38 @@ async def test_a_look_that_takes_too_long_is_reported_and_everything_is_loaded_a
         assert columns.table.column("size")[1] == 7
     finally:
         threads.close()
+
+
+@pytest.mark.parametrize("name", ["x:p", "collection"])
+async def test_an_order_is_made_again_when_values_came_since(
+    name: str, conn: Conn, columns: FacetColumns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another search may take them up before the rows are looked at; they would be sorted as null."""
+    await conn.execute(PUT, [1, 2], 1, 7)
+    await columns.catch_up()
+    understand, orders = columns._understand, list[Order]()
+
+    async def understand_before_a_value_comes(*given: Any) -> Any:
+        meaning = await understand(*given)
+        assert meaning is not None
+        orders.append(meaning.order)
+        if len(orders) == 1:
+            columns.dictionaries.add_terms([Term(3, "x:p", '"new"')])
+            columns.dictionaries.collections["new"] = 4
+        return meaning
+
+    async def ranks(conn: Any, name: str, codes: Sequence[int]) -> dict[int, int | None]:
+        return {code: code for code in codes}
+
+    columns.dictionaries.add_terms([Term(1, "x:p", '"a"'), Term(2, "x:p", '"b"')])
+    monkeypatch.setattr(stored, "ranks", ranks)
+    monkeypatch.setattr(columns, "_understand", understand_before_a_value_comes)
+    threads = Threads()
+    try:
+        await columns.page(conn, threads, PageQuestion({}, ((name, False),), 5), whole=False)
+    finally:
+        threads.close()
+    assert [each.keys[0].newest for each in orders] == ([3, 4] if name == "x:p" else [0, 4])
 
 
 async def test_nothing_is_counted_while_columns_load(

@@ -259,6 +259,10 @@ class Dictionaries:
 
     # --- orders ---
 
+    def newest(self, name: str) -> int:
+        """Return a number that grows whenever a property has another value: ranks from before lack that one."""
+        return max(self.collections.values(), default=0) if name == COLLECTION else len(self.of((TERM, name)))
+
     async def ranks(self, conn: Connection, name: str) -> Array:
         """Return the place of each code of a property in the order of its values; null after all others."""
         if name == COLLECTION:

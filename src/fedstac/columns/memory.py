@@ -24,6 +24,7 @@ from fedstac.db import columns, conditions, connections, search
 from fedstac.db.columns import DatasetRow
 from fedstac.db.connections import Connection
 from fedstac.db.search import PAGE_BYTES, Anchor, ItemPage, ServedItem
+from fedstac.domain.errors import Unavailable
 from fedstac.runtime import budget, supervision
 from fedstac.runtime.capacity import Threads
 from fedstac.runtime.supervision import Parts
@@ -39,7 +40,7 @@ LOOK_SECONDS = 30.0  # that a look may take, before its connection is replaced; 
 MOST_CHANGES = 50_000  # rows that a look takes up, at once and in the event loop; after more, everything is read again
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
-ATTEMPTS = 3  # at a page of which a dataset changed between the columns and its document
+ATTEMPTS = 3  # at a page while its datasets change, or values come that its order lacks
 log = structlog.get_logger()
 
 
@@ -74,6 +75,10 @@ class Understood:
     verdicts: Mapping[Leaf, Verdicts]
     numbers_by_id: Mapping[str, Sequence[int]]  # numbers of datasets by id
     order: Order
+
+
+class IncompleteOrder(Exception):
+    """The columns have values that came after a search was understood: its order has no places for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,14 +306,17 @@ class FacetColumns:
         """Return a page of a search, of all that was committed before; None where memory cannot tell.
 
         whole: with its documents, of large ones only the first few; else all of it is `rest`. BadRequest where
-        PostgreSQL cannot evaluate a condition.
+        PostgreSQL cannot evaluate a condition. Unavailable where only memory can go on, and is not up to date.
         """
         where = conditions.where(question.conditions)
         for attempt in range(ATTEMPTS):
             if not await self._is_current():
-                return None
+                break
             meaning = await self._understand(conn, question)
-            choice = await self._choose(conn, threads, meaning, where) if meaning is not None else None
+            try:
+                choice = await self._choose(conn, threads, meaning, where) if meaning is not None else None
+            except IncompleteOrder:
+                continue
             if choice is None:
                 return None
             if not whole:
@@ -316,7 +324,9 @@ class FacetColumns:
             answer = await _page(conn, choice, question, again=where if attempt else None)
             if answer is not None:
                 return answer
-        raise AssertionError("the last attempt leaves out what changed")
+        if question.anchor is not None:  # PostgreSQL could not go on from it
+            raise Unavailable("what pages are made from is not up to date; try again", retry_after=2)
+        return None
 
     async def count(
         self,
@@ -410,9 +420,14 @@ class FacetColumns:
         return Evaluation(self.table, self.dictionaries, meaning.verdicts, meaning.numbers_by_id, collections)
 
     def _select(self, meaning: Understood, selection: Selection | None = None) -> Chosen | None:
-        """Evaluate a search; None where the rows do not have what its order needs, or are gone by now."""
+        """Evaluate a search; None where the rows do not have what its order needs, or are gone by now.
+
+        IncompleteOrder where they have values that are newer than the order.
+        """
         if not self._is_known(meaning):
             return None
+        if not meaning.order.is_complete(self.dictionaries):
+            raise IncompleteOrder
         evaluation = self._evaluation(meaning)
         pager = Pager(self.table, evaluation, self._starts, meaning.order)
         if not pager.knows_order(self.dictionaries):

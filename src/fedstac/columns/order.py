@@ -28,11 +28,12 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class OrderKey:
-    """One key of an order. `ranks`: by code, for a property and for the collection."""
+    """One key of an order. `ranks`: by code, for a property and for the collection, with all values up to `newest`."""
 
     name: str
     descending: bool
     ranks: Array | None = None
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Order:
     """Keys; datasets that are alike in all of them are ordered by their numbers, in the direction of the last one."""
 
     keys: tuple[OrderKey, ...]
+
+    def is_complete(self, dictionaries: Dictionaries) -> bool:
+        """Return whether it has a place for every value that rows may have by now."""
+        return all(key.ranks is None or key.newest == dictionaries.newest(key.name) for key in self.keys)
 
     @property
     def is_by_start(self) -> bool:
@@ -53,7 +58,8 @@ async def order(conn: Connection, fields: Sequence[tuple[str, bool]], dictionari
         if name in COLUMN_OF or name in BITS:
             keys.append(OrderKey(name, descending))
         elif name == COLLECTION or is_coded(name):
-            keys.append(OrderKey(name, descending, await dictionaries.ranks(conn, name)))
+            newest = dictionaries.newest(name)
+            keys.append(OrderKey(name, descending, await dictionaries.ranks(conn, name), newest))
         else:
             return None
     return Order(tuple(keys))
