@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -37,4 +41,69 @@ def test_what_one_process_lacks_ends_all(dsn: str, tmp_path: Path) -> None:
     with serving(tmp_path, **variables) as (process, ready):
         assert process.wait(PATIENCE) > 0
         assert not ready.exists()
+        assert not children(process.pid)
+
+
+# --- the parent alone, with members that do nothing
+
+MEMBER = """
+member = processes.multiply(2)
+print("ready", member.number, flush=True)
+member.tell_ready()
+"""
+
+
+@contextmanager
+def parent(before: str, after: str = "signal.pause()") -> Iterator[subprocess.Popen[str]]:
+    """Run a script that becomes two members and their parent; what is before that, and what each does when ready."""
+    script = f"import os, signal, sys\nfrom fedstac.workers import processes\n{before}{MEMBER}{after}\n"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, process_group=0
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def read_to(process: subprocess.Popen[str], *words: str) -> list[str]:
+    """Read lines until each of these words was in one; fail where the output ends before."""
+    assert process.stdout
+    lines: list[str] = []
+    while not all(any(word in line for line in lines) for word in words):
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    return lines
+
+
+def test_a_child_that_is_no_member_ends_without_harm() -> None:
+    with parent("if not os.fork():\n    sys.stdin.read()\n    os._exit(0)") as process:
+        read_to(process, "ready 0", "ready 1")
+        assert len(children(process.pid)) == 3
+        assert process.stdin
+        process.stdin.close()
+        wait_until(lambda: len(children(process.pid)) < 3, what="the other child is gone")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_member_that_ends_soon_is_started_again_after_a_pause() -> None:
+    before = "class Long(processes.Backoff):\n    pause = lambda self: 1000.0\nprocesses.Backoff = Long"
+    with parent(before, "signal.pause() if member.number else sys.exit(3)") as process:
+        lines = read_to(process, "ready 0", "ready 1", "an api process ended")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert process.stdout
+        lines += process.stdout.readlines()
+        assert [line.split() for line in lines].count(["ready", "0"]) == 1
+
+
+def test_a_member_that_does_not_end_is_killed() -> None:
+    with parent("processes.END_SECONDS = 0.1", "signal.signal(15, signal.SIG_IGN)\nprint('deaf', flush=True)\n"
+                "while True:\n    signal.pause()") as process:  # fmt: skip
+        read_to(process, "ready 0", "ready 1", "deaf")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
         assert not children(process.pid)

@@ -8,11 +8,13 @@ import errno
 import gc
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,10 +29,14 @@ from fedstac import __version__, bootstrap
 from fedstac.bootstrap import Node, Part
 from fedstac.runtime import failpoints, metrics
 from fedstac.runtime.capacity import tame_allocator
+from fedstac.runtime.wakeup import Backoff
 from fedstac.settings import ProcessVariables, Settings, load, unknown_variables
 
 PR_SET_PDEATHSIG = 1
 ALIVE_SECONDS = 5.0  # in which an event loop turns
+STEADY_SECONDS = 60.0  # after which a process that ends is started anew at once
+LONGEST_PAUSE = 30.0  # seconds before a process that ends again and again is started anew
+END_SECONDS = 25.0  # that processes have to end; systemd gives the parent 30
 GONE_MILLISECONDS = 30_000  # without a sign of life, after which a connection with unanswered bytes is cut
 
 
@@ -151,20 +157,33 @@ class Member:
         os.write(self._ready, b"1")
 
 
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A member as its parent knows it."""
+
+    number: int
+    ready: int  # the reading end of its pipe
+    start: float  # by the monotonic clock
+
+
 def multiply(count: int) -> Member:
     """Start `count` processes as copies of this one, and return in each which it is. Call it before a thread begins.
 
-    This process stays and watches them: it starts one anew that ends, and ends them when it is told to end itself.
-    Where one ends by itself before it is ready, all end with its exit code: the next would do the same.
+    This process stays and watches them: it starts one anew that ends, later each time if it ends soon, and ends them
+    when it is told to end itself; those that do not end in END_SECONDS it kills. Where one ends by itself before it is
+    ready, all end with its exit code: the next would do the same. Other children are none of its business.
     """
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    members: dict[int, tuple[int, int]] = {}  # number, and the reading end of its pipe, by process id
-    exit_code, is_ending = 0, False
-    numbers = list(range(count))
+    members: dict[int, _Child] = {}  # by process id
+    backoffs = [Backoff(most=LONGEST_PAUSE) for _ in range(count)]
+    due = dict.fromkeys(range(count), 0.0)  # by number: when to start it
+    exit_code, kill_at = 0, math.inf
+    is_ending = False
     parent = os.getpid()
-    while members or numbers:
-        for number in numbers:
+    while members or due:
+        for number in [number for number, at in due.items() if at <= time.monotonic()]:
+            del due[number]
             reading, writing = os.pipe()
             pid = os.fork()
             if not pid:
@@ -175,30 +194,46 @@ def multiply(count: int) -> Member:
                 os.close(reading)
                 return Member(number, writing)
             os.close(writing)
-            members[pid] = number, reading
-        numbers = []
-        if signal.sigwait(signals) != signal.SIGCHLD:
-            is_ending = True
-            _end(members)
-            continue
+            members[pid] = _Child(number, reading, time.monotonic())
+        arrival = _wait_for(signals, min((*due.values(), kill_at)))
+        is_told = arrival in (signal.SIGTERM, signal.SIGINT)
         for pid, code in _ended():
-            number, reading = members.pop(pid)
-            was_ready = bool(os.read(reading, 1))
-            os.close(reading)
-            if is_ending:
+            child = members.pop(pid, None)
+            if child is None:  # of a process that became this one
                 continue
-            structlog.get_logger().error("an api process ended", number=number, exit_code=code)
+            was_ready = bool(os.read(child.ready, 1))
+            os.close(child.ready)
+            if is_ending or is_told:
+                continue
+            structlog.get_logger().error("an api process ended", number=child.number, exit_code=code)
             if code >= 0 and not was_ready:
-                exit_code, is_ending = code or 1, True
-                _end(members)
-            else:
-                numbers.append(number)
+                exit_code, is_told = code or 1, True
+                continue
+            if time.monotonic() - child.start >= STEADY_SECONDS:
+                backoffs[child.number].reset()
+            due[child.number] = time.monotonic() + backoffs[child.number].pause()
+        if is_told and not is_ending:
+            is_ending, kill_at = True, time.monotonic() + END_SECONDS
+            due.clear()
+            _send(signal.SIGTERM, members)
+        if time.monotonic() >= kill_at:
+            structlog.get_logger().error("api processes do not end, and are killed", pids=list(members))
+            _send(signal.SIGKILL, members)
+            kill_at = math.inf
     sys.exit(exit_code)
 
 
-def _end(pids: Iterable[int]) -> None:
+def _wait_for(signals: Iterable[signal.Signals], moment: float) -> int | None:
+    """Wait for one of these signals, which are blocked, and return it; None at a moment of the monotonic clock."""
+    if math.isinf(moment):
+        return signal.sigwait(signals)
+    arrival = signal.sigtimedwait(signals, max(moment - time.monotonic(), 0))
+    return arrival.si_signo if arrival else None
+
+
+def _send(number: signal.Signals, pids: Iterable[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
 
 
 def _ended() -> Iterator[tuple[int, int]]:
