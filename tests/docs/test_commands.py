@@ -81,6 +81,7 @@ def as_run(site: Site, text: str) -> str:
         r"\bID2\b": second,
         r"\bID\b": first,
         r"/data/CMIP6": str(site.folder / "data"),
+        r"/srv/fedstac": str(site.folder),
         r"<request>|<id>": request_of(site),
         r"search …": "search -c CMIP6",
         r"…": "x",
