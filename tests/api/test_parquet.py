@@ -236,6 +236,8 @@ async def test_a_node_starts_from_the_files_that_another_serves(
             await snapshots.write(west, Path(api.settings.snapshot_folder))
         manifest = manifests.read((await api.anyone.get("/snapshot", params=manifest_address, headers=bearer)).content)
         part = manifest.parts[-1]
+        for each in manifest.parts:
+            assert (await api.anyone.get(f"/snapshot/parts/{each.name}", headers=bearer)).status_code == 200
         path = f"/snapshot/parts/{part.name}"
         assert (await api.anyone.get(path)).status_code == 401
         whole = await api.anyone.get(path, headers=bearer)
@@ -247,7 +249,19 @@ async def test_a_node_starts_from_the_files_that_another_serves(
         assert (middle.content, middle.headers["content-range"]) == (whole.content[5:9], f"bytes 5-8/{part.size}")
         for text in ("bytes=999999999999-", "bytes=8-5", "bytes=a-b", "bytes=0-1,5-6", "lines=1-2"):
             assert (await api.anyone.get(path, headers={**bearer, "Range": text})).content == whole.content
-        for name in ("absent.parquet", "manifest.json", "..%2fmanifest.json", ".lock", "%2e%2e", "writing.json"):
+        for name in ("stray.parquet", "stray.ndjson", "stray.cv"):  # that lie beside the parts
+            (Path(api.settings.snapshot_folder) / name).write_text("secret")
+        for name in (
+            "absent.parquet",
+            "stray.parquet",
+            "stray.ndjson",
+            "stray.cv",
+            "manifest.json",
+            "..%2fmanifest.json",
+            ".lock",
+            "%2e%2e",
+            "writing.json",
+        ):
             assert (await api.anyone.get(f"/snapshot/parts/{name}", headers=bearer)).status_code == 404
         source = SourceAddress(api.url, api.tokens["node:east"])
         east = Settings(dsn=make(), node="east", _env_file=None)

@@ -17,6 +17,7 @@ from fedstac.domain.events import Cursor
 
 FORM: Final = 1  # of manifest and parts; another one is refused
 NAME: Final = "manifest.json"
+BEFORE: Final = "manifest.before.json"  # the one before it, whose parts are there for those who still read them
 LARGEST_MANIFEST: Final = 16 << 20
 LARGEST_PART: Final = 4 << 30
 MOST_PARTS: Final = 20_000

@@ -33,7 +33,7 @@ PART_ROWS: Final = 25_000
 GROUP_ROWS: Final = 1_000  # of one group, out of which an index node makes one transaction
 CHANGED_SHARE: Final = 0.2  # of the rows: from there on all parts are written anew
 MOST_CHANGES: Final = 500_000
-PROGRESS, LOCK, BEFORE = "writing.json", ".lock", "manifest.before.json"
+PROGRESS, LOCK = "writing.json", ".lock"
 UNFINISHED: Final = ".unfinished"
 
 OnRows = Callable[[int], object]
@@ -165,7 +165,7 @@ class _Writer:
         manifest = Manifest(self._origin, cursor, rfc3339(datetime.now(UTC)), parts)
         before = self._manifest()
         if before is not None:
-            self._put(BEFORE, before.text())  # somebody may be fetching its parts
+            self._put(manifests.BEFORE, before.text())  # somebody may be fetching its parts
         self._put(manifests.NAME, manifest.text())
         (self._folder / PROGRESS).unlink(missing_ok=True)
         names = {part.name for each in (manifest, before) if each is not None for part in each.parts}
