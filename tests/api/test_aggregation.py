@@ -19,6 +19,7 @@ from fedstac.api.search.aggregation import MOST_AGGREGATIONS
 from fedstac.db import aggregation
 from fedstac.demo import embedded
 from fedstac.domain.model import rfc3339
+from fedstac.runtime.capacity import Threads
 from fedstac.settings import Settings
 from tests.api import oracle
 from tests.api.oracle import Json, Known, catalogue, publish_catalogue
@@ -230,15 +231,17 @@ async def test_a_moment_beyond_the_calendar_is_refused(paths: dict[str, Api], mo
 
 
 async def test_moments_beyond_the_calendar_that_are_stored_count_as_its_ends(paths: dict[str, Api]) -> None:
+    threads = Threads()
     conn = await asyncpg.connect(paths["memory"].settings.dsn)
     try:
         transaction = conn.transaction()
         await transaction.start()
         await conn.execute(f"""UPDATE fedstac.facet SET starts = '{BEYOND[0]}', ends = '{BEYOND[1]}'
                                WHERE n = (SELECT min(n) FROM fedstac.facet WHERE shown > 0)""")
-        every = await aggregation.count(conn, {}, {}, [])
+        every = await aggregation.count(conn, threads, {}, {}, [])
         await transaction.rollback()
     finally:
+        threads.close()
         await conn.close()
     assert (every.first, every.last) == (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
     assert every.years[1] == sum(each.start.year == 1 for each in catalogue()) + 1

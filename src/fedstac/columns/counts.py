@@ -18,6 +18,7 @@ from fedstac.columns.selection import Evaluation, Selection
 from fedstac.columns.table import Array, Mask, Numbers
 from fedstac.domain import aggregating
 from fedstac.domain.aggregating import Counts, Measure
+from fedstac.runtime import budget
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL; moments are microseconds since
 MICROSECONDS_OF_YEAR: Final = 365.2425 * 86_400e6  # on average
@@ -51,6 +52,7 @@ def count(wish: Wish, evaluation: Evaluation, plan: Plan, selection: Selection) 
     names = {key: name for name, key in dictionaries.collections.items()}
     facets = {}
     for name in wish.properties:
+        budget.checkpoint()
         rows = near.without(name) if near else numbers
         values = dictionaries.values_of(name)
         codes = by_code(evaluation.codes(name)[0], rows)

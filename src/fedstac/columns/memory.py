@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
@@ -35,6 +35,7 @@ T = TypeVar("T")
 MOST_DOUBTFUL = 10_000  # datasets that are asked themselves; where more would have to be, PostgreSQL searches
 MOST_NAMED = 20_000  # pairs of an id and a collection that are looked up
 INLINE = 1_000_000  # rows, for each condition, that the event loop looks at by itself; more are for a thread
+LOOKS_OF_VALUE = 500  # at rows, which take as long as the count of one value
 INLINE_ITEMS = 1_000  # of a page that it puts in order
 LOOK_SECONDS = 30.0  # that a look may take, before its connection is replaced; loading may take any time
 MOST_CHANGES = 50_000  # rows that a look takes up, at once and in the event loop; after more, everything is read again
@@ -336,11 +337,13 @@ class FacetColumns:
         count: Callable[[Evaluation, Plan, Selection], T | None],
         *,
         key: str,
+        properties: Collection[str] = (),
     ) -> T | None:
         """Return what `count` makes of what a search finds, of all that was committed before; None as `page` does.
 
         It is called while the columns stand still, maybe in a thread, and keeps nothing of them. Its result stays under
-        the key, which names the conditions and all that `count` looks at, until a row is another one.
+        the key, which names the conditions and all that `count` looks at, until a row is another one. properties: whose
+        values are counted.
         """
         if not await self._is_current():
             return None
@@ -360,7 +363,9 @@ class FacetColumns:
             result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
             return CountAttempt(self.table.changes, selection, result)
 
-        attempt = await self._run(threads, meaning, work)
+        values = sum(len(self.dictionaries.values_of(name)) for name in properties)
+        looks = self.table.length * len(properties) + values * LOOKS_OF_VALUE
+        attempt = await self._run(threads, meaning, work, looks)
         if attempt is None or len(doubtful := attempt.selection.doubtful) > MOST_DOUBTFUL:
             return None
         if len(doubtful):
@@ -370,7 +375,7 @@ class FacetColumns:
             def count_whole() -> T | None:
                 return count(self._evaluation(meaning), meaning.plan, whole) if self._is_known(meaning) else None
 
-            return await self._run(threads, meaning, count_whole)
+            return await self._run(threads, meaning, count_whole, looks)
         if self._is_known(meaning) and attempt.result is not None:
             self._answers[key] = attempt.changes, attempt.result
             while len(self._answers) > MOST_ANSWERS:
@@ -399,9 +404,12 @@ class FacetColumns:
         matching = await columns.matching(conn, where, choice.doubtful.tolist())
         return await self._run(threads, meaning, partial(self._select, meaning, choice.selection.with_hits(matching)))
 
-    async def _run(self, threads: Threads, meaning: Understood, work: Callable[[], T]) -> T:
-        """Look at the columns: in the event loop where that is little work, else in a thread."""
-        looks = self.table.length * (1 + sum(1 for _ in meaning.plan.nodes()))
+    async def _run(self, threads: Threads, meaning: Understood, work: Callable[[], T], looks: int = 0) -> T:
+        """Look at the columns: in the event loop where that is little work, else in a thread.
+
+        looks: at a row each, beside those for the conditions.
+        """
+        looks += self.table.length * (1 + sum(1 for _ in meaning.plan.nodes()))
         if looks <= INLINE and meaning.question.limit <= INLINE_ITEMS:
             return work()
 

@@ -19,6 +19,7 @@ from fedstac.columns.table import Array, FacetTable, Numbers
 from fedstac.db.columns import COLLECTION
 from fedstac.db.connections import Connection
 from fedstac.db.search import Anchor
+from fedstac.runtime import budget
 
 MANY = 16_000  # datasets from which on a kept order is walked; and changes after which it is made anew
 STEP = 4_096  # places that a walk begins with
@@ -183,6 +184,7 @@ class Pager:
 
     def _values(self, key: OrderKey, numbers: Numbers) -> Array:
         """Return the values of a key as places have them: moments, truths, codes."""
+        budget.checkpoint()
         if key.name in COLUMN_OF:
             return self._table.column(COLUMN_OF[key.name])[numbers]
         if key.name in BITS:

@@ -18,6 +18,7 @@ from fedstac.columns.dictionaries import ABSENT, FALSE, LOST, TRUE, UNDECIDED, D
 from fedstac.columns.plan import All, AnyOf, BitTest, CodeTest, Constant, IdTest, ItemTest, Node, Not, Plan, TimeTest
 from fedstac.columns.table import LATEST, PUBLISHED, RETRACTED, UNCODED, Array, FacetTable, Mask, Numbers
 from fedstac.db.columns import COLLECTION, FOOTPRINT, TERM
+from fedstac.runtime import budget
 
 FEW_CODES = 3  # that are compared one after the other; more are looked up in a table
 NARROW = 8  # when one row of so many is left, the other conditions look at those alone
@@ -145,6 +146,7 @@ class Evaluation:
 
     def truth(self, node: Node, *, wanted: bool) -> Masks:
         """Return the rows of which a condition is true, or false if that is wanted."""
+        budget.checkpoint()
         match node:
             case All(parts) | AnyOf(parts):
                 masks = (self.truth(part, wanted=wanted) for part in parts)

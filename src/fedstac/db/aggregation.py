@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import orjson
 
@@ -16,6 +17,10 @@ from fedstac.db import conditions, search
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import aggregating
 from fedstac.domain.aggregating import Counts
+from fedstac.runtime import budget
+from fedstac.runtime.capacity import Threads
+
+INLINE: Final = 2_000  # counts that the event loop puts together by itself; more are for a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,11 @@ async def properties_shown(conn: Connection, collections: Sequence[str]) -> froz
 
 
 async def count(
-    conn: Connection, common: Mapping[str, Any], own: Mapping[str, Any], facets: Sequence[FacetSlot]
+    conn: Connection,
+    threads: Threads,
+    common: Mapping[str, Any],
+    own: Mapping[str, Any],
+    facets: Sequence[FacetSlot],
 ) -> Counts:
     """Count what meets all conditions, and the values of each facet.
 
@@ -92,7 +101,9 @@ async def count(
             statement, [each.collection for each in facets], [each.slot for each in facets],
             [properties.index(each.property) + 1 if each.property in own else 0 for each in facets],
         )  # fmt: skip
-    return _counts(rows, facets, properties)
+    if len(rows) <= INLINE:
+        return _counts(rows, facets, properties)
+    return await threads.run(partial(_counts, rows, facets, properties))
 
 
 def _counts(rows: Sequence[Row], facets: Sequence[FacetSlot], own: Sequence[str]) -> Counts:
@@ -101,7 +112,9 @@ def _counts(rows: Sequence[Row], facets: Sequence[FacetSlot], own: Sequence[str]
         by_part[row["part"]].append(row)
     names = {(each.collection, each.slot): each.property for each in facets}
     values: dict[str, list[tuple[Any, int]]] = {each.property: [] for each in facets}
-    for row in by_part["value"]:
+    for n, row in enumerate(by_part["value"]):
+        if not n % INLINE:
+            budget.checkpoint()
         name = names[row["collection"], row["place"]]
         content = orjson.loads(row["content"]) if row["content"] else {}
         values[name].append((content.get("properties", {}).get(name), row["n"]))

@@ -6,7 +6,7 @@ The form is that of the STAC API's aggregation extension 0.3; the names of facet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
@@ -216,11 +216,17 @@ def facet_counts(counts: Iterable[tuple[Any, int]], matched: int) -> FacetCounts
     return FacetCounts([(value, count) for (_, value), count in by_value.items()], matched, in_buckets)
 
 
-def answer(aggregations: Sequence[Aggregation], counts: Counts) -> list[dict[str, Any]]:
-    """Return the aggregations as they are answered. Buckets with the most datasets come first."""
+def answer(
+    aggregations: Sequence[Aggregation], counts: Counts, *, before_each: Callable[[], object]
+) -> list[dict[str, Any]]:
+    """Return the aggregations as they are answered. Buckets with the most datasets come first.
+
+    before_each: is called before each aggregation; what it raises ends the work.
+    """
     free = MOST_BUCKETS_IN_ALL
     answers = []
     for each in aggregations:
+        before_each()
         if each.data_type == DISTRIBUTION:
             body = _distribution(each, counts, min(free, MOST_BUCKETS))
             free -= len(body["buckets"])

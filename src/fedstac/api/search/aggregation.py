@@ -31,6 +31,7 @@ from fedstac.domain.aggregating import Aggregation, Counts, Measure, UnknownAggr
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.facets import NODES
 from fedstac.domain.queryables import Schemas
+from fedstac.runtime import budget
 from fedstac.settings import Settings
 
 Json = dict[str, Any]
@@ -229,7 +230,7 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
         rest["fedstac:warnings"] = [finding.as_json() for finding in warnings]
 
     def text() -> bytes:
-        answers = aggregating.answer(aggregations, counts)
+        answers = aggregating.answer(aggregations, counts, before_each=budget.checkpoint)
         return orjson.dumps({"type": "AggregationCollection", "aggregations": answers, **rest})
 
     is_large = sum(len(each.values) for each in counts.facets.values()) > MANY_VALUES
@@ -251,12 +252,13 @@ async def _count(
         key = [query.conditions, sorted(each.name for each in measures), sorted(properties), multi_select]
         digest = hashlib.sha256(orjson.dumps(key, option=orjson.OPT_SORT_KEYS)).hexdigest()
         counts = await columns.count(
-            conn, services.threads, PageQuestion(query.conditions), partial(counting.count, wish), key=digest
-        )
+            conn, services.threads, PageQuestion(query.conditions), partial(counting.count, wish), key=digest,
+            properties=properties,
+        )  # fmt: skip
         if counts is not None:
             return counts
     common, own = split(query.conditions, properties) if multi_select else (query.conditions, {})
-    return await aggregation.count(conn, common, own, slots)
+    return await aggregation.count(conn, services.threads, common, own, slots)
 
 
 def split(conditions: Mapping[str, Any], properties: set[str]) -> tuple[Json, dict[str, Any]]:
