@@ -221,6 +221,25 @@ async def test_an_empty_search_is_a_file_without_rows_and_another_form_is_refuse
     assert {"id", "cmip6:source_id"} <= table_of(await api.anyone.get("/search", params=fields))[0].keys()
 
 
+async def test_a_file_and_a_page_are_told_apart_and_warn_alike(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = " OR ".join(f'"unknown{n}" = 1' for n in range(9))
+    query = {"collections": "CMIP6,österreich", "filter": names, "filter-lang": "cql2-text"}
+    page = await api.anyone.get("/search", params=query)
+    whole = page.json()["fedstac:warnings"]
+    for most, count in ((parquet.LONGEST_WARNINGS, 10), (600, 3)):
+        monkeypatch.setattr(parquet, "LONGEST_WARNINGS", most)
+        file = await api.anyone.get("/search", params=query, headers=ACCEPT)
+        assert table_of(file) == []
+        for answer in (page, file):
+            assert "Accept" in answer.headers.get_list("vary", split_commas=True)
+        warnings = orjson.loads(file.headers["fedstac-warnings"])
+        assert warnings == whole[: len(warnings)]
+        assert len(warnings) == count
+        assert len(file.headers["fedstac-warnings"]) <= most
+    without = await api.anyone.get("/search", params={"f": "parquet", "limit": 1})
+    assert "fedstac-warnings" not in without.headers
+
+
 # --- snapshots ---
 
 

@@ -11,8 +11,8 @@ from starlette.types import Scope
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 EXPOSED = (
-    "Allow, Content-Location, ETag, Link, Location, Preference-Applied, Retry-After, WWW-Authenticate, X-Cursor,"
-    " X-Request-Id"
+    "Allow, Content-Location, ETag, Fedstac-Warnings, Link, Location, Preference-Applied, Retry-After,"
+    " WWW-Authenticate, X-Cursor, X-Request-Id"
 )
 HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"access-control-allow-origin", b"*"),

@@ -16,6 +16,8 @@ from fedstac.domain.policy import Principal, Resource
 from fedstac.domain.vocabulary import UnknownVersion, Vocabulary
 
 PRIVATE: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}  # of what differs by caller
+OF_PAGES: Final = {"Vary": "Accept"}  # a page is JSON or a file
+PRIVATE_PAGES: Final = PRIVATE | {"Vary": "Accept, Authorization"}
 NOBODYS: Final[frozenset[tuple[str, str]]] = frozenset()
 
 Vocabularies = Mapping[tuple[str, str | None], Vocabulary | None]

@@ -99,7 +99,7 @@ class PageWriter:
     async def answer(self) -> Response:
         """Return the answer: in one piece if a read is enough, else as a stream."""
         services = self._call.services
-        headers = files_of_retracted.PRIVATE if self._caller else None
+        headers = files_of_retracted.PRIVATE_PAGES if self._caller else files_of_retracted.OF_PAGES
         start = self._beginning() + await self._features(self._page.items.items)
         if not self._rest:
             return Response(start + self._end(), headers=headers, media_type=links.GEOJSON)

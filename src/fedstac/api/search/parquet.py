@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from fedstac.api.call import Call
-from fedstac.domain.errors import BadRequest
+from fedstac.domain.errors import BadRequest, Finding
 from fedstac.runtime import budget
 
 MEDIA_TYPE: Final = "application/vnd.apache.parquet"
@@ -17,6 +18,7 @@ PARAMETER: Final = "f"  # of the query, for those who cannot set Accept
 FORMATS: Final = ("json", "parquet")
 MOST_BYTES: Final = 64 << 20  # of the documents of one answer; the link `next` leads to the others
 AT_ONCE: Final = 500  # datasets of one look into the database
+LONGEST_WARNINGS: Final = 4 << 10  # bytes of the header
 
 
 def is_asked_for(call: Call) -> bool:
@@ -25,6 +27,19 @@ def is_asked_for(call: Call) -> bool:
     if form and form not in FORMATS:
         raise BadRequest(f"f={form[:40]!r} is none; there are {' and '.join(FORMATS)}")
     return form == "parquet" or (not form and MEDIA_TYPE in call.headers.get("accept", ""))
+
+
+def warnings_header(warnings: Sequence[Finding]) -> dict[str, str]:
+    """Return the warnings about a search as a header with a JSON list, as a page has it; those that have room."""
+    texts: list[str] = []
+    size = len("[]")
+    for finding in warnings:
+        texts.append(json.dumps(finding.as_json()))  # in ASCII
+        size += len(texts[-1]) + len(", ")
+        if size > LONGEST_WARNINGS:
+            texts.pop()
+            break
+    return {"Fedstac-Warnings": f"[{', '.join(texts)}]"} if texts else {}
 
 
 class ItemFile:

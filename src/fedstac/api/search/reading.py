@@ -215,7 +215,8 @@ async def _answer_as_file(
         headers["Link"] = f'<{address.links(next=token)[-1]["href"]}>; rel="next"; type="{parquet.MEDIA_TYPE}"'
     elif token is not None:
         headers["X-Next-Token"] = token
-    headers |= files_of_retracted.PRIVATE if caller else {}
+    headers |= parquet.warnings_header(page.warnings)
+    headers |= files_of_retracted.PRIVATE_PAGES if caller else files_of_retracted.OF_PAGES
     return FileAnswer(content, services.open_files, media_type=parquet.MEDIA_TYPE, headers=headers)
 
 
