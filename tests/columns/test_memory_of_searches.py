@@ -6,17 +6,22 @@ import random
 import tracemalloc
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from fedstac.columns.dictionaries import Dictionaries
+from fedstac.columns.order import Order, OrderKey, Pager, StartOrder
 from fedstac.columns.plan import plan
 from fedstac.columns.selection import Evaluation
 from fedstac.columns.table import UNCODED, FacetTable
 from fedstac.db.columns import Term
+from fedstac.db.search import Anchor
 from tests.columns import tables
 
 ROWS = 40_000
 MOST_BYTES_OF_ROW = 30  # masks, and the codes of two properties
+
+MOST_BYTES_OF_SORTED_ROW = 80  # its number, and one key while it is made
 
 
 def catalogue(names: int) -> tuple[FacetTable, Dictionaries]:
@@ -47,6 +52,23 @@ async def test_a_search_on_many_properties_takes_little_memory(prefix: str) -> N
     assert selection.count == 0
     assert not len(selection.doubtful)
     assert most < ROWS * MOST_BYTES_OF_ROW, most
+
+
+def test_a_page_by_many_properties_takes_little_memory() -> None:
+    table, dictionaries = catalogue(20)
+    keys = tuple(OrderKey(f"x:p{n}", False, np.arange(3)) for n in range(10))
+    evaluation = Evaluation(table, dictionaries, {}, {}, None)
+    selection = evaluation.select(plan({}))
+    pager = Pager(table, evaluation, StartOrder(table), Order(keys))
+    for anchor in (None, Anchor((1,) * 10 + (500,)), Anchor((1,) * 10 + (ROWS,), is_before=True)):
+        tracemalloc.start()
+        try:
+            page = pager.page(selection, 10, anchor)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len(page) == 10
+        assert most < ROWS * MOST_BYTES_OF_SORTED_ROW, most
 
 
 async def test_rows_whose_codes_are_lost_are_doubtful_and_those_without_a_property_are_not() -> None:

@@ -170,12 +170,9 @@ class Pager:
             )
         else:
             numbers = selection.hits
-        keys = [np.invert(key) if backwards else key for key in self._sort_keys(numbers)]
         if after is not None:
-            places = self._sort_keys_of_place(after)
-            beyond = _beyond(keys, [~place if backwards else place for place in places], includes=includes)
-            numbers, keys = numbers[beyond], [key[beyond] for key in keys]
-        return numbers[_first(keys, count)]
+            numbers = numbers[self._beyond(numbers, after, backwards=backwards, includes=includes)]
+        return self._first(numbers, count, backwards=backwards)
 
     def places(self, numbers: Numbers) -> list[Place]:
         """Return the place of each number."""
@@ -194,10 +191,47 @@ class Pager:
             return self._table.column(COLLECTION)[numbers].astype(np.int64)
         return self._evaluation.codes_at(key.name, numbers).astype(np.int64)
 
-    def _sort_keys(self, numbers: Numbers) -> list[Array]:
-        """Return what numbers are sorted by, all ascending; the last one has no two alike."""
-        keys = [_ranks_of(key, self._values(key, numbers)) for key in self._order.keys]
-        return [*keys, ~numbers if self._order.keys[-1].descending else numbers]
+    def _sort_key(self, at: int, numbers: Numbers, *, backwards: bool) -> Array:
+        """Return one of the keys that numbers are sorted by, all ascending; the last one has no two alike."""
+        keys = self._order.keys
+        if at < len(keys):
+            ranks = _ranks_of(keys[at], self._values(keys[at], numbers))
+        else:
+            ranks = ~numbers if keys[-1].descending else numbers
+        return np.invert(ranks) if backwards else ranks
+
+    def _beyond(self, numbers: Numbers, place: Place, *, backwards: bool, includes: bool) -> Array:
+        """Return which rows come after a place, or are there if that is included. One key is in memory at a time."""
+        beyond, equal = np.zeros(len(numbers), np.bool_), np.ones(len(numbers), np.bool_)
+        for at, value in enumerate(self._sort_keys_of_place(place)):
+            key, limit = self._sort_key(at, numbers, backwards=backwards), ~value if backwards else value
+            beyond |= equal & (key > limit)
+            equal &= key == limit
+        return beyond | equal if includes else beyond
+
+    def _first(self, numbers: Numbers, count: int, *, backwards: bool) -> Numbers:
+        """Return the first numbers, in order. Only those are sorted; of the others one key is in memory at a time."""
+        pieces = [np.zeros(0, np.int64)]
+        at, last = 0, len(self._order.keys)
+        while 0 < count < len(numbers):
+            key = self._sort_key(at, numbers, backwards=backwards)
+            if at == last:
+                numbers = numbers[np.argpartition(key, count - 1)[:count]]
+                break
+            limit = np.partition(key, count - 1)[count - 1]
+            before = numbers[key < limit]
+            pieces.append(self._sorted(before, at, backwards=backwards))
+            numbers = numbers[key == limit]  # alike in the keys so far
+            count -= len(before)
+            at += 1
+        if count > 0:
+            pieces.append(self._sorted(numbers, at, backwards=backwards))
+        return np.concatenate(pieces)
+
+    def _sorted(self, numbers: Numbers, at: int, *, backwards: bool) -> Numbers:
+        """Return a few numbers in order of the keys from one on."""
+        keys = [self._sort_key(n, numbers, backwards=backwards) for n in range(at, len(self._order.keys) + 1)]
+        return numbers[np.lexsort(keys[::-1])]
 
     def _sort_keys_of_place(self, place: Place) -> list[Any]:
         values = [np.array([value], np.int64) for value in place]
@@ -210,27 +244,3 @@ def _ranks_of(key: OrderKey, values: Array) -> Array:
     """Return values as numbers in the order of the key. The inverse (~) has the opposite order, and no overflow."""
     ranks: Array = key.ranks.take(values, mode="clip") if key.ranks is not None else values
     return ~ranks if key.descending else ranks
-
-
-def _beyond(keys: Sequence[Array], place: Sequence[Any], *, includes: bool) -> Array:
-    """Return which rows come after a place, or are there if that is included."""
-    beyond = np.zeros(len(keys[0]), np.bool_)
-    equal = np.ones(len(keys[0]), np.bool_)
-    for key, value in zip(keys, place, strict=True):
-        beyond |= equal & (key > value)
-        equal &= key == value
-    return beyond | equal if includes else beyond
-
-
-def _first(keys: Sequence[Array], count: int) -> Array:
-    """Return the places of the first rows, in order. Only those are sorted."""
-    if len(keys[0]) <= count or count <= 0:
-        return np.lexsort(keys[::-1])[: max(count, 0)]
-    if len(keys) == 1:
-        first = np.argpartition(keys[0], count - 1)[:count]
-        return first[np.argsort(keys[0][first])]
-    limit = np.partition(keys[0], count - 1)[count - 1]
-    before, alike = np.flatnonzero(keys[0] < limit), np.flatnonzero(keys[0] == limit)
-    head = before[np.lexsort([key[before] for key in reversed(keys)])]
-    tail = alike[_first([key[alike] for key in keys[1:]], count - len(before))]
-    return np.concatenate((head, tail))
