@@ -168,7 +168,8 @@ class Catalogue:
         await audit.verify(conn)
         assert await writing.searched(east) == await writing.searched(conn)
         assert await feed.digests(east, "west") == await feed.digests(conn, "west")
-        assert await invariants.check(east) == []
+        violations = await invariants.check(east)
+        assert violations == [], violations
 
 
 def read(entry: feed.Entry) -> events.Event:

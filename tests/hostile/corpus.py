@@ -123,6 +123,7 @@ def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask,
         "request_id": request_id, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
         "version": vocabulary, "facet": "source_id", "name": "bad-request",
         "sink": "none" if method == "DELETE" else "portal", "letter": "1", "event": "1",
+        "part": "items-1.parquet",
     }  # fmt: skip
     if template.startswith("/extensions/"):
         parts |= {"name": "fedstac", "version": "v1.0.0"}

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 REFUSED = {  # what needs a state that no request of the corpus makes
     (409, ("POST", "/requests/{request_id}/retry")),
     (404, ("DELETE", "/sinks/{sink}")),
+    (404, ("GET", "/snapshot/parts/{part}")),
     (409, ("POST", "/sinks/{sink}/audit")),
     *((404, ("GET", path)) for path in ("/dead-letters/{letter}", "/parked-events/{event}")),
     *((404, ("POST", f"/dead-letters/{verb}")) for verb in ("redrive", "discard")),

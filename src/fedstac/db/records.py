@@ -168,7 +168,7 @@ def _keeps_document(change: Change) -> bool:
 async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[tuple[str, str], int]) -> None:
     """Insert new records by COPY and update the others. Nobody else can have made one: the lineages are locked.
 
-    What is gone is no longer shown, and its row of codes says nothing of it.
+    What searches no longer find is not shown by its row of codes, which says nothing of what is gone.
     """
     new = [change.after for change in changes if change.before is None]
     if new:
@@ -192,10 +192,12 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
                        replicas, superseded)
                WHERE r.collection = c.collection AND r.id = c.id
-               RETURNING r.n, r.updated, r.document IS NULL AS is_gone)
-               UPDATE fedstac.facet f SET shown = 0, size = 0, files = 0, codes = array_fill(0, '{{{PLACES}}}'),
-                      updated = stored.updated, changed = pg_current_xact_id()
-               FROM stored WHERE f.n = stored.n AND stored.is_gone""",
+               RETURNING r.n, r.updated, r.document IS NULL AS is_gone, r.state)
+               UPDATE fedstac.facet f SET shown = 0, updated = stored.updated, changed = pg_current_xact_id(),
+                      size = CASE WHEN stored.is_gone THEN 0 ELSE f.size END,
+                      files = CASE WHEN stored.is_gone THEN 0 ELSE f.files END,
+                      codes = CASE WHEN stored.is_gone THEN array_fill(0, '{{{PLACES}}}') ELSE f.codes END
+               FROM stored WHERE f.n = stored.n AND stored.state NOT IN ('published', 'retracted')""",
             [r.collection for r in old], [r.id for r in old], [r.state for r in old],
             [r.latest for r in old], [r.claims_latest for r in old], [r.epoch for r in old],
             [r.seq for r in old], [r.created for r in old], [r.updated for r in old],
