@@ -98,6 +98,9 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
             ("parked-events", "discard"),
         )
     },
+    ("POST", "/aggregate"): ({"aggregations": ["total_count", "datetime_frequency"], **BOX},),
+    ("POST", "/collections/{collection_id}/aggregate"): ({"multi_select": True},),
+    ("POST", "/datasets/status"): ({"ids": [FIRST["id"], "none"], "collections": ["CMIP6"]},),
     ("POST", "/events/status"): ({"epoch": 1, "through": 0, "exceptions": []},),
 }
 

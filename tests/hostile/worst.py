@@ -353,8 +353,12 @@ def long_listing(draft: Draft, level: int) -> Draft:
 
 GENERIC: tuple[Knob, ...] = (many_headers, many_tags, many_encodings)
 BATCHES: tuple[Knob, ...] = (many_datasets, many_tiny_features, *DATASETS, as_lines, packed)
+COUNTS = tuple(knob for knob in SEARCHES if knob.__name__ not in ("long_page", "many_keys", "many_fields"))
 KNOBS: Mapping[Route, tuple[Knob, ...]] = {
     ("POST", "/search"): SEARCHES,
+    ("POST", "/aggregate"): COUNTS,
+    ("POST", "/collections/{collection_id}/aggregate"): COUNTS,
+    ("POST", "/datasets/status"): tuple(knob for knob in SEARCHES if knob.__name__ in ("many_ids", "many_collections")),
     ("GET", "/search"): (in_the_url, deep_text, long_url_page, keys_in_the_url),
     ("GET", ITEMS): (in_the_url, deep_text, long_url_page, keys_in_the_url),
     ("POST", ITEMS): BATCHES,
