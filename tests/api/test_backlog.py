@@ -125,7 +125,7 @@ async def test_a_process_is_ready_while_it_can_serve_and_alive_whatever_else(
 
     async def is_unled() -> bool:
         return (await checks(api)) == {
-            **dict.fromkeys(("database", "parts", "log", "process"), True),
+            **dict.fromkeys(("database", "parts", "log", "process", "columns"), True),
             "sequencer": False,
         }
 

@@ -116,10 +116,10 @@ async def test_it_pages_through_everything_once_and_all_of_it_is_valid(federatio
         for item in items:
             schema.validate(item)
             assert "datetime" in item["properties"]
-        return [(item["collection"], item["id"]) for item in items]
+        return sorted((item["collection"], item["id"]) for item in items)  # nodes differ in the order of those alike
 
     found = await federation.on_both(ask)
-    assert sorted(found) == sorted(item.key for item in catalogue())
+    assert found == sorted(item.key for item in catalogue())
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
@@ -142,7 +142,7 @@ async def test_filters_in_both_languages(federation: Federation, method: str) ->
             assert search.matched() == len(wanted)
             found.append(keys_of(search.items()))
         assert found[0] == found[1]
-        return found[0]
+        return sorted(found[0])  # nodes differ in the order of those alike
 
     found = await federation.on_both(ask)
     assert len(found) == len(set(found))

@@ -63,7 +63,7 @@ async def test_what_is_missing_different_or_too_much_is_mended(trip: Journey, he
     )
     await here.execute(
         """INSERT INTO fedstac.record SELECT (jsonb_populate_record(r, jsonb_build_object(
-               'id', r.id || '.extra', 'latest', false, 'claims_latest', false))).*
+               'id', r.id || '.extra', 'latest', false, 'claims_latest', false, 'n', nextval('fedstac.record_n')))).*
            FROM fedstac.record r WHERE id = $1""",
         ids[20],
     )
