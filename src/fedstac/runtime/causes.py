@@ -66,9 +66,9 @@ def cause_of(error: BaseException) -> Cause:
         case asyncpg.InterfaceError():
             if isinstance(error, ValueError):  # a value that does not fit its parameter
                 return Cause.REFUSED
-            # closed, or stuck in what it did when its session was ended
-            is_gone = any(words in str(error) for words in ("clos", "another operation is in progress"))
-            return Cause.AWAY if is_gone else Cause.OURS
+            # closed, taken back by its pool for that, or stuck in what it did when its session was ended
+            signs = ("clos", "another operation is in progress", "released back to the pool")
+            return Cause.AWAY if any(words in str(error) for words in signs) else Cause.OURS
         case UnicodeEncodeError():
             return Cause.REFUSED  # COPY raises what it cannot encode as it is
         case OSError():  # a file of ours has a name
