@@ -23,9 +23,9 @@ async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
     runs = {"running": 1, "wanted": 1, "restarts": 0}
     assert response.json() | {"version": ""} == {
         "status": "ok", "node": "west", "version": "", "database": "ok", "sequencer": "leading", "workers": "idle",
-        "reasons": [],
+        "reasons": [], "columns": "ready",
         "parts": {
-            "heartbeat": runs, "notifier": runs, "publisher": {"running": 2, "wanted": 2, "restarts": 0},
+            "columns": runs, "heartbeat": runs, "notifier": runs, "publisher": {"running": 2, "wanted": 2, "restarts": 0},
             "outages": runs, "refusals": runs, "relay": runs, "retention": runs, "sequencer": runs,
             "vocabularies": runs, "statuses": runs,
         },
