@@ -25,7 +25,8 @@ async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
         "status": "ok", "node": "west", "version": "", "database": "ok", "sequencer": "leading", "workers": "idle",
         "reasons": [], "columns": "ready",
         "parts": {
-            "columns": runs, "heartbeat": runs, "notifier": runs, "publisher": {"running": 2, "wanted": 2, "restarts": 0},
+            "columns": runs, "heartbeat": runs, "notifier": runs,
+            "publisher": {"running": 2, "wanted": 2, "restarts": 0},
             "outages": runs, "refusals": runs, "relay": runs, "retention": runs, "sequencer": runs,
             "vocabularies": runs, "statuses": runs,
         },
