@@ -214,17 +214,9 @@ class Client:
         north. datetime: a moment, an interval, or a year, month or day: `2000`, `2000-06/..`. retracted: `include` or
         `only`; without it retracted datasets are found only if the filter names the property `retracted`.
         """
-        body: dict[str, Any] = {}
-        if collections:
-            body["collections"] = list(collections)
+        body = _conditions(collections, bbox, datetime, filter)
         if ids:
             body["ids"] = list(ids)
-        if bbox is not None:
-            body["bbox"] = list(bbox)
-        if datetime:
-            body["datetime"] = interval(datetime)
-        if filter:
-            body |= {"filter": filter, "filter-lang": "cql2-text"}
         if sortby:
             body["sortby"] = [
                 {"field": key.lstrip("+-"), "direction": "desc" if key.startswith("-") else "asc"} for key in sortby
@@ -248,17 +240,9 @@ class Client:
         names: `source_id`, `cmip6:source_id`, or those of aggregations. The conditions are those of `search`.
         multi_select: the counts of a facet leave the conditions on it out.
         """
-        body: dict[str, Any] = {"multi_select": multi_select}
+        body = {**_conditions(collections, bbox, datetime, filter), "multi_select": multi_select}
         if names:
             body["aggregations"] = self._aggregations(names, collections)
-        if collections:
-            body["collections"] = list(collections)
-        if bbox is not None:
-            body["bbox"] = list(bbox)
-        if datetime:
-            body["datetime"] = interval(datetime)
-        if filter:
-            body |= {"filter": filter, "filter-lang": "cql2-text"}
         headers = {"Content-Type": "application/json"}
         answer = self._transport.json("POST", "/aggregate", content=orjson.dumps(body), headers=headers)
         warnings = tuple(str(warning.get("message")) for warning in answer.get("fedstac:warnings", ()))
@@ -393,6 +377,22 @@ class Client:
         """Return where the feed ends, and how far each node has acknowledged it. Needs a node's token."""
         body = self._transport.json("GET", "/events/head")
         return Head(body["origin"], body["cursor"], {entry["node"]: entry["through"] for entry in body["nodes"]})
+
+
+def _conditions(
+    collections: Sequence[str], bbox: Sequence[float] | None, datetime: str | None, filter: str | None
+) -> dict[str, Any]:
+    """Return the conditions that searches and counts share, as members of a body."""
+    body: dict[str, Any] = {}
+    if collections:
+        body["collections"] = list(collections)
+    if bbox is not None:
+        body["bbox"] = list(bbox)
+    if datetime:
+        body["datetime"] = interval(datetime)
+    if filter:
+        body |= {"filter": filter, "filter-lang": "cql2-text"}
+    return body
 
 
 def _collection_path(id: str) -> str:

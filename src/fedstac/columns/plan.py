@@ -75,7 +75,7 @@ class BitTest:
     """The row has a bit of `shown`, or does not have it."""
 
     bit: int
-    wanted: bool
+    is_set: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def plan(conditions: Mapping[str, Any]) -> Plan:
     """Return the plan of a search."""
     parts: list[Node] = []
     if "retracted" in conditions:
-        parts.append(BitTest(RETRACTED, wanted=conditions["retracted"] == "only"))
+        parts.append(BitTest(RETRACTED, is_set=conditions["retracted"] == "only"))
     collections = frozenset(conditions["collections"]) if "collections" in conditions else None
     if "ids" in conditions:
         parts.append(IdTest(tuple(conditions["ids"])))

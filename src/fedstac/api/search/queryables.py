@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from fedstac.api.search import filters
 from fedstac.api.search.query import PROPERTIES, Query, visible
@@ -15,7 +16,10 @@ from fedstac.db.connections import Connection
 from fedstac.domain import queryables
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.queryables import Schemas
+from fedstac.domain.vocabulary import Vocabulary
 from fedstac.domain.wording import nearest
+
+T = TypeVar("T")
 
 FRESH_SECONDS = 5.0  # how long a sample of a collection's datasets, and the list of collections, count
 MOST_SAMPLED = 20  # collections that one search looks at
@@ -43,20 +47,21 @@ class QueryableNames:
 
     def declared(self, collection: str) -> Schemas:
         """Return the properties that the collection's vocabulary declares, as of now."""
-        vocabulary = self._node.checker.vocabularies.current(collection)
-        digest = vocabulary.digest if vocabulary else ""
-        cached = self._declared.get(collection)
-        if cached is None or cached[0] != digest:
-            cached = self._declared[collection] = digest, queryables.declared_by(vocabulary)
-        return cached[1]
+        return self._of_vocabulary(collection, self._declared, queryables.declared_by)
 
     def facet_words(self, collection: str) -> FacetWords:
         """Return the words of the collection's facets, as its vocabulary declares them now."""
+        return self._of_vocabulary(collection, self._facet_words, FacetWords.of)
+
+    def _of_vocabulary(
+        self, collection: str, cache: dict[str, tuple[str, T]], make: Callable[[Vocabulary | None], T]
+    ) -> T:
+        """Return what is made of the collection's current vocabulary, once for each."""
         vocabulary = self._node.checker.vocabularies.current(collection)
         digest = vocabulary.digest if vocabulary else ""
-        cached = self._facet_words.get(collection)
+        cached = cache.get(collection)
         if cached is None or cached[0] != digest:
-            cached = self._facet_words[collection] = digest, FacetWords.of(vocabulary)
+            cached = cache[collection] = digest, make(vocabulary)
         return cached[1]
 
     async def of(self, conn: Connection, collection: str) -> Schemas:
