@@ -27,9 +27,9 @@ from fedstac.identity import oidc
 from fedstac.settings import Settings
 from fedstac.vocabularies import registry
 from tests.support import containers
-from tests.support.commands import Fedstac, Result, environment
+from tests.support.commands import Fedstac, Result, environment, start
 from tests.support.databases import databases, make_template
-from tests.support.forking import Forks, forks, run_alone
+from tests.support.forking import Forks, forks
 from tests.support.identity import AUDIENCE, Provider, StartNode
 from tests.support.nodes import Api, StartApi, running
 from tests.support.places import REPOSITORY, SHARED, use_memory_for_temporary_files
@@ -189,9 +189,17 @@ def fedstac(command_forks: Forks, tmp_path: Path) -> Fedstac:
     """Runs a command and returns how it ended."""
 
     async def run_command(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
+        if "PYTHONPATH" in variables:  # other modules than those of the fork
+            process = await start(*arguments, folder=tmp_path, **variables)
+            try:
+                stdout, stderr = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+            assert process.returncode is not None
+            return Result(process.returncode, stdout.decode(), stderr.decode())
         own = environment(**{"XDG_STATE_HOME": str(tmp_path / "state"), **variables})
-        run = run_alone if "PYTHONPATH" in variables else command_forks.run  # other modules than those of the fork
-        running = run(arguments, folder=tmp_path, environment=own, stdin=stdin)
+        running = command_forks.run(arguments, folder=tmp_path, environment=own, stdin=stdin)
         code, stdout, stderr = await asyncio.wait_for(running, PATIENCE)
         return Result(code, stdout.decode(), stderr.decode())
 

@@ -12,9 +12,7 @@ import pytest_asyncio
 
 from fedstac.db import words
 from fedstac.demo import embedded, sample
-from fedstac.settings import Settings
 from tests.support import nodes as running_nodes
-from tests.support.databases import databases
 from tests.support.nodes import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,15 +40,8 @@ SAMPLES[1]["properties"]["keywords"] = ["reprocessed", "Carbon cycle"]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api(cluster: embedded.Cluster, template: str) -> AsyncIterator[Api]:
-    with databases(cluster, template) as make:
-        settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
-        async with running_nodes.running(settings) as running:
-            for name, items in (("CMIP6", SAMPLES), ("free", FREE_ITEMS)):
-                assert (await running.admin.post("/collections", json=sample.collection(name))).status_code == 201
-                body = {"type": "FeatureCollection", "features": items}
-                answer = await running.admin.post(f"/collections/{name}/items", json=body)
-                assert answer.json()["counts"]["done"] == len(items), answer.text
-            yield running
+    async with running_nodes.publishing(cluster, template, {"CMIP6": SAMPLES, "free": FREE_ITEMS}) as running:
+        yield running
 
 
 async def found(api: Api, path: str = "/search", **parameters: str) -> set[str]:

@@ -12,10 +12,8 @@ import pytest_asyncio
 
 from fedstac.api.search import history
 from fedstac.demo import embedded, sample
-from fedstac.settings import Settings
 from tests.support import nodes as running_nodes
 from tests.support.clients import newer
-from tests.support.databases import databases
 from tests.support.nodes import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,17 +30,12 @@ WHY = {"reason": "wrong forcing", "errata": "https://errata.esgf.io/1", "replace
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def west(cluster: embedded.Cluster, template: str) -> AsyncIterator[Api]:
     """A node where a dataset was retracted, reinstated and retracted again, and another one is marked."""
-    with databases(cluster, template) as make:
-        settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
-        async with running_nodes.running(settings) as api:
-            (await api.admin.post("/collections", json=sample.collection())).raise_for_status()
-            for item in ITEMS:
-                (await api.admin.post(PATH, json=item)).raise_for_status()
-            (await api.admin.post(f"{PATH}/{OLD}/retract", json={"reason": "too early"})).raise_for_status()
-            (await api.admin.post(f"{PATH}/{OLD}/reinstate")).raise_for_status()
-            (await api.admin.post(f"{PATH}/{OLD}/retract", json=WHY)).raise_for_status()
-            (await api.admin.delete(f"{PATH}/{MARKED}")).raise_for_status()
-            yield api
+    async with running_nodes.publishing(cluster, template, {"CMIP6": ITEMS}) as api:
+        (await api.admin.post(f"{PATH}/{OLD}/retract", json={"reason": "too early"})).raise_for_status()
+        (await api.admin.post(f"{PATH}/{OLD}/reinstate")).raise_for_status()
+        (await api.admin.post(f"{PATH}/{OLD}/retract", json=WHY)).raise_for_status()
+        (await api.admin.delete(f"{PATH}/{MARKED}")).raise_for_status()
+        yield api
 
 
 async def test_a_history_has_versions_and_events(west: Api) -> None:

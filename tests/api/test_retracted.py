@@ -14,9 +14,7 @@ from pystac_client import Client
 
 from fedstac.db import nodes
 from fedstac.demo import embedded, sample
-from fedstac.settings import Settings
 from tests.support import nodes as running_nodes
-from tests.support.databases import databases
 from tests.support.nodes import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,14 +31,9 @@ WHY = {"reason": "wrong forcing", "errata": "https://errata.esgf.io/1", "replace
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def west(cluster: embedded.Cluster, template: str) -> AsyncIterator[Api]:
     """A node with eight datasets, of which the first one is retracted."""
-    with databases(cluster, template) as make:
-        settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
-        async with running_nodes.running(settings) as api:
-            (await api.admin.post("/collections", json=sample.collection())).raise_for_status()
-            batch = {"type": "FeatureCollection", "features": ITEMS}
-            (await api.admin.post(PATH, json=batch, headers={"Prefer": "wait=60"})).raise_for_status()
-            (await api.admin.post(f"{PATH}/{RETRACTED}/retract", json=WHY)).raise_for_status()
-            yield api
+    async with running_nodes.publishing(cluster, template, {"CMIP6": ITEMS}) as api:
+        (await api.admin.post(f"{PATH}/{RETRACTED}/retract", json=WHY)).raise_for_status()
+        yield api
 
 
 def ids(answer: httpx.Response) -> set[str]:

@@ -59,24 +59,6 @@ class Forks:
         return os.waitstatus_to_exitcode(int(status)), stdout, stderr
 
 
-async def run_alone(
-    arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], stdin: bytes
-) -> tuple[int, bytes, bytes]:
-    """Run a command as `Forks.run` does, in a process that imports everything itself."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "fedstac.cli", *arguments,
-        stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, env=environment,
-    )  # fmt: skip
-    try:
-        stdout, stderr = await process.communicate(stdin)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode is not None
-    return process.returncode, stdout, stderr
-
-
 def _write(stream: int, content: bytes) -> None:
     with contextlib.suppress(BrokenPipeError), open(stream, "wb") as file:
         file.write(content)

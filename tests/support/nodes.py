@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 import httpx
 
 from fedstac.api import app
 from fedstac.db import nodes
+from fedstac.demo import sample
+from fedstac.demo.embedded import Cluster
 from fedstac.settings import Settings
 from fedstac.workers import roles
+from tests.support.databases import databases
 from tests.support.waiting import PATIENCE
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,20 @@ async def running(settings: Settings, *, background: bool = True) -> AsyncIterat
     finally:
         uvicorn.should_exit = True
         await asyncio.wait_for(task, PATIENCE)
+
+
+@asynccontextmanager
+async def publishing(cluster: Cluster, template: str, items: Mapping[str, Sequence[Json]]) -> AsyncIterator[Api]:
+    """Run the node `west` on a database of its own, with these datasets by collection; they are published in order."""
+    with databases(cluster, template) as make:
+        settings = Settings(dsn=make(), node="west", default_wait_seconds=60, _env_file=None)
+        async with running(settings) as api:
+            for name, documents in items.items():
+                assert (await api.admin.post("/collections", json=sample.collection(name))).status_code == 201
+                body = {"type": "FeatureCollection", "features": documents}
+                answer = await api.admin.post(f"/collections/{name}/items", json=body)
+                assert answer.json()["counts"]["done"] == len(documents), answer.text
+            yield api
 
 
 async def issue_tokens(dsn: str) -> dict[str, str]:
