@@ -167,7 +167,7 @@ class Facets:
         declared = {(each, name) for each in collections for name in _with_terms(names.declared(each))}
         slots = await aggregation.slots(conn, collections)
         if not {(slot.collection, slot.property) for slot in slots} <= declared:  # datasets gave these names
-            pairs = declared | await _properties_shown(services, conn, collections)
+            pairs = declared | await _properties_shown(services, conn, collections, slots)
             slots = [slot for slot in slots if (slot.collection, slot.property) in pairs]
         schemas: dict[str, queryables.Schema] = {}
         for name in reversed(collections):
@@ -187,7 +187,7 @@ class Facets:
 
 
 async def _properties_shown(
-    services: Services, conn: Connection, collections: Sequence[str]
+    services: Services, conn: Connection, collections: Sequence[str], slots: Sequence[FacetSlot]
 ) -> frozenset[tuple[str, str]]:
     """Return the facets of which a dataset that searches may find has a value: others may be a secret of hidden ones.
 
@@ -196,8 +196,9 @@ async def _properties_shown(
     columns = services.columns
     if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
         pairs = await columns.count(
-            conn, services.threads, PageQuestion({}), counting.properties_shown, key="properties that are shown"
-        )
+            conn, services.threads, PageQuestion({}), counting.properties_shown, key="properties that are shown",
+            properties={slot.property for slot in slots},
+        )  # fmt: skip
         if pairs is not None:
             return pairs
     return await aggregation.properties_shown(conn, collections)
