@@ -80,6 +80,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not item.get_closest_marker("xdist_group") and shares_with_its_module(item):
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY).as_posix()))
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(0))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for marker in MAY_BE_MISSING:
         marked = [item for item in items if item.get_closest_marker(marker)]

@@ -86,6 +86,7 @@ async def test_events_without_a_position_are_counted_with_their_age(connect: Con
 async def test_a_transaction_that_stays_open_holds_up_nothing_and_loses_nothing(connect: Connect) -> None:
     conn, slow = await connect(), await connect()
     later = list(sample.items(30, seed=2, versions=1))
+    await writing.prepare(slow, ITEM)
     async with slow.transaction():
         await writing.publish(slow, ITEM)
         drawn = await slow.fetchval("SELECT max(id) FROM fedstac.outbox")
@@ -250,6 +251,7 @@ async def test_a_fork_waits_for_whoever_has_read_the_epoch(connect: Connect) -> 
 async def test_a_writer_that_comes_during_the_fork_has_the_new_epoch(connect: Connect) -> None:
     conn, holder, writer, watcher = [await connect() for _ in range(4)]
     await conn.execute(RESTORED["another cluster"])
+    await writing.prepare(holder, ITEM)
     async with holder.transaction():
         await publication.perform(holder, writing.RULES, writing.work(ITEM))
         forking = asyncio.create_task(feed.fork_if_restored(conn))

@@ -18,7 +18,7 @@ import orjson
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import connections, feed, requests
+from fedstac.db import connections, facets, feed, requests
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import documents, events
@@ -82,6 +82,14 @@ RULES = NodeRules("west", CHECKER, Policy(), CHECKER.vocabularies)
 
 async def publish(conn: Connection, *items: Item | Draft) -> list[Receipt]:
     return await publication.perform(conn, RULES, work(*items))
+
+
+async def prepare(conn: Connection, *items: Item) -> None:
+    """Make the codes of documents, as a worker does before the transaction that publishes them.
+
+    Whoever publishes in a transaction that stays open makes others wait for new codes otherwise.
+    """
+    await facets.prepare(conn, [draft(item) for item in items])
 
 
 async def create_collections(node: Node, *names: str) -> None:

@@ -29,6 +29,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
     "reads sources of thousands of files; tests/vocabularies/test_importing.py": ("fedstac vocab import",),
     "fetches files that are on no server; tests/client/test_files.py": (
         "fedstac files -c", "fedstac files ID --format",
+        "fedstac search -c CMIP6 --filter \"cmip6:variable_id = 'tas'\" --limit 0 -o wget",
     ),
     "a server is recovered by tests/scenarios/test_backup.py": (
         "pg_basebackup", "cp -a /backup", "cat >> /var/lib", "touch /var/lib",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedstac import bootstrap, publication
-from fedstac.db import connections
+from fedstac.db import connections, facets
 from fedstac.demo.federation import Federation
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.policy import Principal
@@ -47,6 +47,7 @@ async def held_open(running: Federation, documents: list[dict[str, Any]]) -> Asy
         work = [Work(Publish(draft, ADMIN, cv_version=vocabulary.version), "admin", "publish") for draft in drafts]
         conn = await connections.connect(settings.dsn)
         try:
+            await facets.prepare(conn, drafts)  # as a worker does, for nobody to wait for the codes of these
             async with conn.transaction():
                 receipts = await publication.perform(conn, node.rules, work)
                 assert all(receipt.changes for receipt in receipts)

@@ -42,7 +42,7 @@ def standby(cluster: embedded.Cluster, dsn: str, tmp_path: Path) -> Iterator[emb
     owner = (cluster.data / "pgdata").stat()
     for path in (tmp_path, folder, *folder.rglob("*")):
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    for above in (tmp_path, *tmp_path.parents[:2]):
+    for above in (tmp_path, *tmp_path.parents[:3]):  # pytest's own, up to the folder of its user
         above.chmod(above.stat().st_mode | 0o111)
     with embedded.cluster(folder, settings={"fsync": "off", "shared_buffers": "32MB"}) as running:
         yield running
