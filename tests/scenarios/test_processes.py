@@ -48,7 +48,7 @@ def test_what_one_process_lacks_ends_all(dsn: str, tmp_path: Path) -> None:
 
 MEMBER = """
 member = processes.multiply(2)
-print("ready", member.number, flush=True)
+os.write(1, f"ready {member.number}\\n".encode())  # in one piece: the other member writes there too
 member.tell_ready()
 """
 
@@ -101,7 +101,7 @@ def test_a_member_that_ends_soon_is_started_again_after_a_pause() -> None:
 
 
 def test_a_member_that_does_not_end_is_killed() -> None:
-    with parent("processes.END_SECONDS = 0.1", "signal.signal(15, signal.SIG_IGN)\nprint('deaf', flush=True)\n"
+    with parent("processes.END_SECONDS = 0.1", "signal.signal(15, signal.SIG_IGN)\nos.write(1, b'deaf\\n')\n"
                 "while True:\n    signal.pause()") as process:  # fmt: skip
         read_to(process, "ready 0", "ready 1", "deaf")
         process.terminate()

@@ -31,10 +31,11 @@ PUBLISHING = {
     "statuses",
     "refusals",
     "vocabularies",
+    "columns",
     "heartbeat",
     "outages",
 }
-FOLLOWING = {"follower", "housekeeping", "notifier", "refusals", "vocabularies", "heartbeat", "outages"}
+FOLLOWING = {"follower", "housekeeping", "notifier", "refusals", "vocabularies", "columns", "heartbeat", "outages"}
 
 
 async def by_raising() -> None:
