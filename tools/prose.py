@@ -84,7 +84,7 @@ AFTER_A_NOUN: Final = frozenset(("of", "is", "are", "was", "were"))
 NOT_A_FUNCTIONS_DOCSTRING: Final = frozenset(("property", "cached_property", "fixture", "setter", "overload"))
 
 EXCEPTIONS: Final[Mapping[str, str]] = {
-    "src/fedstac/api/search/cql2_text.py:left": "the side of an operator, beside right",
+    "src/fedstac/domain/cql2_text.py:left": "the side of an operator, beside right",
     "src/fedstac/db/notifications.py:taken": "a column of the table: when it was taken up first",
     "src/fedstac/db/requests.py:finished": "a column of the table: when it became final",
     "src/fedstac/domain/validation.py:excuse": "a rule of the domain: errors that the stored version had are excused",

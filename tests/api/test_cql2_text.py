@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedstac.api.search import cql2_text
+from fedstac.domain import cql2_text
 
 NAMES = st.sampled_from(("a", "eo:cloud_cover", "properties.x", '"quoted name"', "between", "date", "é"))
 NUMBERS = st.one_of(st.integers(-(10**6), 10**6).map(str), st.sampled_from(("1.5", "-2.25e3", "+7", "1.")))

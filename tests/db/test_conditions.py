@@ -8,8 +8,8 @@ import asyncpg
 import orjson
 import pytest
 
-from fedstac.api.search import filters
 from fedstac.db import conditions, search
+from fedstac.domain import filters
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.vocabulary import Kind
 from fedstac.vocabularies.checker import open_checker

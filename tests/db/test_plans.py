@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from fedstac.api.search import filters
 from fedstac.db import (
     audit,
     backlog,
@@ -44,6 +43,7 @@ from fedstac.db.parked import ParkedEvent, SubjectPlace
 from fedstac.db.queue import Claim
 from fedstac.db.sinks import PartitionEnd, SinkPlace, Stretch
 from fedstac.demo import embedded, sample
+from fedstac.domain import filters
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome

@@ -16,9 +16,10 @@ import orjson
 from fedstac.columns.dictionaries import Leaf
 from fedstac.columns.table import RETRACTED
 from fedstac.db.columns import COLLECTION, FLAGS, FOOTPRINT, TERM
-from fedstac.db.conditions import MOMENTS, TEMPORAL
+from fedstac.db.conditions import TEMPORAL
 from fedstac.domain import model
 from fedstac.domain.facets import may_have_place
+from fedstac.domain.filters import MOMENTS, SPANS
 
 COLUMN_OF = {"datetime": "starts", "start_datetime": "starts", "end_datetime": "ends", "updated": "updated"}
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL
@@ -26,24 +27,6 @@ EARLIEST, LATEST_MOMENT = -(2**63), 2**63 - 1  # infinities, as PostgreSQL sends
 COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge
 }  # fmt: skip
-# of two spans, each its first and last moment: what db/conditions.TEMPORAL says in SQL
-SPANS: Mapping[str, Callable[[Any, Any, Any, Any], Any]] = {
-    "t_before": lambda a, b, c, d: b < c,
-    "t_after": lambda a, b, c, d: a > d,
-    "t_meets": lambda a, b, c, d: b == c,
-    "t_metby": lambda a, b, c, d: a == d,
-    "t_overlaps": lambda a, b, c, d: (a < c) & (b > c) & (b < d),
-    "t_overlappedby": lambda a, b, c, d: (a > c) & (a < d) & (b > d),
-    "t_starts": lambda a, b, c, d: (a == c) & (b < d),
-    "t_startedby": lambda a, b, c, d: (a == c) & (b > d),
-    "t_during": lambda a, b, c, d: (a > c) & (b < d),
-    "t_contains": lambda a, b, c, d: (a < c) & (b > d),
-    "t_finishes": lambda a, b, c, d: (a > c) & (b == d),
-    "t_finishedby": lambda a, b, c, d: (a < c) & (b == d),
-    "t_equals": lambda a, b, c, d: (a == c) & (b == d),
-    "t_disjoint": lambda a, b, c, d: (a > d) | (b < c),
-    "t_intersects": lambda a, b, c, d: (a <= d) & (b >= c),
-}
 assert SPANS.keys() == TEMPORAL.keys()
 
 Moment = int | str  # microseconds since 2000, or the column of rows that has them

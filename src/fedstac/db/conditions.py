@@ -1,6 +1,6 @@
 """SQL for the conditions of a search, over the columns of pgstac.items.
 
-A filter comes checked from api/search/filters.py and is CQL2 JSON. Its truth has three values, as in SQL:
+A filter comes checked from domain/filters.py and is CQL2 JSON. Its truth has three values, as in SQL:
 
 - A property that is missing or null is unknown, and so is every comparison of it.
 - A comparison of values of different types is unknown. No stored value makes a search fail.
@@ -16,12 +16,11 @@ from typing import Any
 import orjson
 
 from fedstac.db import words
+from fedstac.domain.filters import MOMENTS, TEXTS
 from fedstac.domain.visibility import Visibility
 
 MOST_IN_A_PATH = 16  # choices of IN that are compared one after the other; more are looked up by their hash
-MOMENTS: Mapping[str, str] = {"datetime": "datetime", "start_datetime": "datetime", "end_datetime": "end_datetime"}
 WRITTEN_BY_US = ("created", "updated")  # in the content: always a moment, whatever a publisher sends
-TEXTS = ("id", "collection")
 IS_SHOWN = "(content #> '{properties,retracted}') IS DISTINCT FROM 'true'"
 IS_RETRACTED = "(collection, id) IN (SELECT collection, id FROM fedstac.record WHERE state = 'retracted')"
 FLIPPED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call, Services
 from fedstac.api.http import links
-from fedstac.api.search import filters
 from fedstac.api.search import query as queries
 from fedstac.api.search.query import Query
 from fedstac.api.search.queryables import MOST_SAMPLED
@@ -26,7 +25,7 @@ from fedstac.columns.memory import PageQuestion
 from fedstac.db import aggregation
 from fedstac.db.aggregation import FacetSlot
 from fedstac.db.connections import Connection
-from fedstac.domain import aggregating, queryables, strict_json
+from fedstac.domain import aggregating, filters, queryables, strict_json
 from fedstac.domain.aggregating import Aggregation, Counts, Measure, UnknownAggregation
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.facets import NODES

@@ -19,7 +19,7 @@ from fedstac.api.search.pages import selected_members
 from fedstac.api.writing.collections import as_json
 from fedstac.db import collections, conditions, search
 from fedstac.db.collections import CollectionPage, CollectionSearch
-from fedstac.domain import queryables
+from fedstac.domain import filters, queryables
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.identifiers import COLLECTION_ID
 
@@ -92,7 +92,7 @@ def _read(call: Call, names: tuple[str, ...]) -> PageRequest:
         limit, after, before,
         CollectionSearch(
             where, ", ".join(f"{key.expression} {'DESC' if key.descending else 'ASC'}" for key in keys),
-            is_by_id=order[0][0] in conditions.TEXTS, is_descending=order[0][1],
+            is_by_id=order[0][0] in filters.TEXTS, is_descending=order[0][1],
         ),
         *(frozenset(path.removeprefix(queries.PROPERTIES) for path in side) for side in (query.include, query.exclude)),
     )  # fmt: skip

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import orjson
 
 from fedstac.api.http import numbers
-from fedstac.api.search import filters, words
+from fedstac.api.search import words
 from fedstac.db.search import Anchor
-from fedstac.domain import documents, model, strict_json
+from fedstac.domain import documents, filters, model, strict_json
 from fedstac.domain.errors import BadRequest, MalformedJson
 from fedstac.domain.visibility import Visibility, of_search
 from fedstac.settings import Settings

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fedstac.api.search import filters
 from fedstac.api.search.query import PROPERTIES, Query, visible
 from fedstac.api.search.words import FacetWords, as_filter, texts_of, with_facets
 from fedstac.bootstrap import Node
 from fedstac.db import collections, search, words
 from fedstac.db.connections import Connection
-from fedstac.domain import queryables
+from fedstac.domain import filters, queryables
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.queryables import Schemas
 from fedstac.domain.vocabulary import Vocabulary

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from fedstac.api.search import filters
+from fedstac.domain import filters
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.vocabulary import Pattern, Vocabulary
 

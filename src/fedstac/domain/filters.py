@@ -1,6 +1,7 @@
 """Filters (CQL2 in JSON or text, and the Query extension), checked: operators, their arguments, names, sizes.
 
 What is checked here becomes SQL in db/conditions.py, which also says what a filter means for a list or an odd type.
+truth.py beside this says the same of one document in memory.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from fedstac.api.search import cql2_text
-from fedstac.db import conditions
-from fedstac.domain import documents, geometry, model
+from fedstac.domain import cql2_text, documents, geometry, model
 from fedstac.domain.errors import BadRequest
 
 Json = dict[str, Any]
@@ -23,6 +22,28 @@ Json = dict[str, Any]
 DEEPEST, MOST_OPERATORS, LONGEST_LIST, LONGEST_TEXT, LONGEST_PATTERN = 16, 200, 1000, 256 * 1024, 1000
 MOST_VALUES = 5000  # in all lists of a filter
 MOST_WILDCARDS = 10  # % of a pattern: each multiplies the ways to match
+TEXTS: Final = ("id", "collection")  # of a dataset, outside its properties
+MOMENTS: Final[Mapping[str, str]] = {  # that a dataset always has, and the columns of its search copy
+    "datetime": "datetime", "start_datetime": "datetime", "end_datetime": "end_datetime"
+}  # fmt: skip
+# of two spans, each its first and last moment: what db/conditions.TEMPORAL says in SQL
+SPANS: Mapping[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "t_before": lambda a, b, c, d: b < c,
+    "t_after": lambda a, b, c, d: a > d,
+    "t_meets": lambda a, b, c, d: b == c,
+    "t_metby": lambda a, b, c, d: a == d,
+    "t_overlaps": lambda a, b, c, d: (a < c) & (b > c) & (b < d),
+    "t_overlappedby": lambda a, b, c, d: (a > c) & (a < d) & (b > d),
+    "t_starts": lambda a, b, c, d: (a == c) & (b < d),
+    "t_startedby": lambda a, b, c, d: (a == c) & (b > d),
+    "t_during": lambda a, b, c, d: (a > c) & (b < d),
+    "t_contains": lambda a, b, c, d: (a < c) & (b > d),
+    "t_finishes": lambda a, b, c, d: (a > c) & (b == d),
+    "t_finishedby": lambda a, b, c, d: (a < c) & (b == d),
+    "t_equals": lambda a, b, c, d: (a == c) & (b == d),
+    "t_disjoint": lambda a, b, c, d: (a > d) | (b < c),
+    "t_intersects": lambda a, b, c, d: (a <= d) & (b >= c),
+}
 COMPARISONS = frozenset(("=", "<>", "<", "<=", ">", ">="))
 SPATIAL = frozenset(
     ("s_intersects", "s_equals", "s_disjoint", "s_touches", "s_within", "s_overlaps", "s_crosses", "s_contains")
@@ -176,7 +197,7 @@ class _FilterReader:
             return {"op": op, "args": [self._text(op, value, depth), _pattern(self._scalar(pattern, depth))]}
         if op in SPATIAL:
             return self._spatial(op, args)
-        if op in conditions.TEMPORAL:
+        if op in SPANS:
             return {"op": op, "args": [self._temporal(arg) for arg in _exactly(op, args, 2)]}
         if op in ARRAYS:
             return self._array(op, args)
@@ -285,7 +306,7 @@ class _FilterReader:
         if set(value) in ({"timestamp"}, {"date"}):
             return _instant(value, whole_day=True)
         operand = self._property(value)
-        if operand["property"] in conditions.TEXTS:
+        if operand["property"] in TEXTS:
             raise BadRequest(
                 f"filter: {operand['property']} is no moment; the operators t_… take timestamps and intervals"
             )
@@ -320,7 +341,7 @@ def _form(expression: object) -> str:
 
 
 def _is_moment(operand: Any) -> bool:
-    return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in conditions.MOMENTS)
+    return isinstance(operand, dict) and ("timestamp" in operand or operand.get("property") in MOMENTS)
 
 
 def _is_geometry(operand: object) -> bool:
@@ -336,7 +357,7 @@ def _comparable(operands: list[Any]) -> list[Any]:
 
 def _as_moment(operand: Any) -> Json:
     if _is_moment(operand) or (
-        isinstance(operand, dict) and "property" in operand and operand["property"] not in conditions.TEXTS
+        isinstance(operand, dict) and "property" in operand and operand["property"] not in TEXTS
     ):
         return dict(operand)
     if isinstance(operand, str) and (DAY.fullmatch(operand) or model.moment(operand)):
