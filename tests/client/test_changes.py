@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from fedstac.client.transport import Conflict, Invalid, NotAuthorised, NotFound
 from fedstac.demo import sample
 from tests.support.clients import FILES, ID, ITEM, broken, newer, with_client
 from tests.support.nodes import Api
+from tests.support.waiting import until
 
 
 async def test_a_dataset_and_its_versions_are_got(west: Api) -> None:
@@ -110,6 +112,23 @@ async def test_replicas_are_told_and_taken_away(west: Api) -> None:
         assert client.list_replicas(ID) == []
 
     await with_client(west, "node:east", work)
+
+
+async def test_replicas_are_submitted_and_looked_at_by_a_program_that_may_die_between(west: Api) -> None:
+    entries = {key: {"href": f"https://east.example/{key}"} for key in FILES}
+    async with AsyncClient(west.url, west.tokens["node:east"]) as client:
+        request = await client.submit_replica(ID, "east", entries, key="east 1")
+        assert request
+        assert await client.submit_replica(ID, "east", entries, key="east 1") == request
+        result = await until(partial(client.look_at_change, ID, request))
+        assert result
+        assert (result.id, result.outcome, result.request) == (ID, "replicated", request)
+        assert await client.submit_replica(ID, "east", entries, key="east 2") is None
+        removal = await client.submit_replica(ID, "east", None, key="east 3")
+        assert removal
+        await until(partial(client.look_at_change, ID, removal))
+        assert await client.list_replicas(ID) == []
+        assert await client.submit_replica(ID, "east", None, key="east 4") is None
 
 
 async def test_documents_are_judged_and_rehearsed(west: Api) -> None:

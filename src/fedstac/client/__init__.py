@@ -94,6 +94,8 @@ class Client:
     unmark = _performed(changes.unmark)
     put_replica = _performed(changes.put_replica)
     remove_replica = _performed(changes.remove_replica)
+    submit_replica = _performed(changes.submit_replica)
+    look_at_change = _performed(changes.look_at_change)
     list_replicas = _performed(changes.list_replicas)
     validate = _performed(changes.validate)
     rehearse = _performed(changes.rehearse)

@@ -66,6 +66,8 @@ class AsyncClient:
     unmark = _awaited(changes.unmark)
     put_replica = _awaited(changes.put_replica)
     remove_replica = _awaited(changes.remove_replica)
+    submit_replica = _awaited(changes.submit_replica)
+    look_at_change = _awaited(changes.look_at_change)
     list_replicas = _awaited(changes.list_replicas)
     validate = _awaited(changes.validate)
     rehearse = _awaited(changes.rehearse)

@@ -223,17 +223,49 @@ def put_replica(
     dry_run: bool = False,
 ) -> Exchange[ChangeResult]:  # fmt: skip
     """Say where a node has copies, by asset: {"<asset>": {"href": …}}. Other nodes' entries stay as they are."""
-    path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
-    call = ServerCall("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
-    return (yield from _change(id, call, if_match, dry_run))
+    return (yield from _change(id, _replica_call(id, node, entries, collection), if_match, dry_run))
 
 
 def remove_replica(
     id: str, node: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
 ) -> Exchange[ChangeResult]:
     """Say that a node has no copies any more."""
+    return (yield from _change(id, _replica_call(id, node, None, collection), if_match, dry_run))
+
+
+def submit_replica(
+    id: str, node: str, entries: Mapping[str, Json] | None, *, collection: str | None = None, key: str
+) -> Exchange[str | None]:
+    """Set a node's entries as `put_replica` does, or with None remove them, without waiting for the result.
+
+    Return the request that `look_at_change` asks for; None where nothing was to be done. The same `key` with the same
+    entries is the same request, however often it is sent: a program that died meanwhile sends it again.
+    """
+    call = _replica_call(id, node, entries, collection)
+    headers = {**(call.headers or {}), "Prefer": "respond-async, wait=0", "Idempotency-Key": f'"{key}"'}
+    response = yield ServerCall(call.method, call.path, call.params, call.content, headers)
+    if response.status_code == HTTPStatus.OK and "monitor" not in response.links:
+        return None
+    return _request_of(response, call.path)
+
+
+def look_at_change(id: str, request: str) -> Exchange[ChangeResult | None]:
+    """Return what became of a request of one item; None while it is not final. A Refusal where it was refused."""
+    response = yield ServerCall("GET", f"/requests/{quote(request, safe='')}/items", {"limit": 1})
+    [entry] = json_of(response, request)["items"]
+    if entry["status"] == "queued":
+        return None
+    findings = findings_from(entry.get("findings"))
+    if entry["status"] == "done":
+        return ChangeResult(id, entry["outcome"], request, findings)
+    raise refusal_of(entry.get("type") or "unknown", entry.get("detail") or "", findings)
+
+
+def _replica_call(id: str, node: str, entries: Mapping[str, Json] | None, collection: str | None) -> ServerCall:
     path = f"{_path(id, collection)}/replicas/{quote(node, safe='')}"
-    return (yield from _change(id, ServerCall("DELETE", path), if_match, dry_run))
+    if entries is None:
+        return ServerCall("DELETE", path)
+    return ServerCall("PUT", path, content=orjson.dumps(entries), headers={"Content-Type": JSON})
 
 
 def collection_of(id: str) -> str:
@@ -282,17 +314,10 @@ def _request_of(response: httpx.Response, path: str) -> str:
 def _result_of(id: str, request: str) -> Exchange[ChangeResult]:
     """Return what became of a request of one item, once it is final."""
     pause = FIRST_LOOK
-    while True:
-        response = yield ServerCall("GET", f"/requests/{quote(request, safe='')}/items", {"limit": 1})
-        [entry] = json_of(response, request)["items"]
-        if entry["status"] != "queued":
-            break
+    while (result := (yield from look_at_change(id, request))) is None:
         yield Pause(pause)
         pause = min(pause * 1.5, LONGEST_LOOK)
-    findings = findings_from(entry.get("findings"))
-    if entry["status"] == "done":
-        return ChangeResult(id, entry["outcome"], request, findings)
-    raise refusal_of(entry.get("type") or "unknown", entry.get("detail") or "", findings)
+    return result
 
 
 def refusal_of(type: str, detail: str, findings: Any) -> Refusal:
