@@ -1,0 +1,1 @@
+"""What a replica node decides. Pure: no files, no network, no database."""
