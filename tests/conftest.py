@@ -208,14 +208,20 @@ def fedstac(command_forks: Forks, tmp_path: Path) -> Fedstac:
     return run_command
 
 
-@pytest.fixture
-def provider() -> Iterator[Provider]:
+@pytest.fixture(scope="session")
+def provider_process() -> Iterator[Provider]:
     running = Provider()
     try:
-        running.start()
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture
+def provider(provider_process: Provider) -> Provider:
+    """An identity provider that knows nothing of the tests before."""
+    provider_process.begin_anew()
+    return provider_process
 
 
 @pytest.fixture

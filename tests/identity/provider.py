@@ -1,6 +1,6 @@
 """The provider of the demonstration in a process of its own, as tests want it: fedstac/demo/identity_provider.py, bent.
 
-Tests say through /_control what it publishes and how it answers, and see there what it was asked. It also introspects.
+Tests say through /_control what it publishes and how it answers, and see there what it was asked; DELETE makes it new. It also introspects.
 `python -m tests.identity.provider PORT` writes {"url": …} on standard output once it answers; 0 takes a free port.
 """
 
@@ -108,6 +108,8 @@ async def token(request: Request) -> Response:
 
 
 async def control(request: Request) -> Response:
+    if request.method == "DELETE":
+        request.app.state.provider = Provider(of(request).url)
     provider = of(request)
     if request.method == "POST":
         provider.tell(await request.json())
@@ -117,14 +119,14 @@ async def control(request: Request) -> Response:
 class CountingApp:
     """Counts what is asked for, and redirects what a test wants redirected."""
 
-    def __init__(self, app: Any, provider: Provider) -> None:
-        self.app, self.provider = app, provider
+    def __init__(self, app: Starlette) -> None:
+        self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"]
-        self.provider.count(path)
-        if path in self.provider.redirects:
-            await RedirectResponse(self.provider.redirects[path])(scope, receive, send)
+        provider, path = self.app.state.provider, scope["path"]
+        provider.count(path)
+        if path in provider.redirects:
+            await RedirectResponse(provider.redirects[path])(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -133,17 +135,17 @@ ROUTES = [
     Route("/introspect", introspect, methods=["POST"]),
     Route("/authorize", authorize),
     Route("/token", token, methods=["POST"]),
-    Route("/_control", control, methods=["GET", "POST"]),
+    Route("/_control", control, methods=["GET", "POST", "DELETE"]),
 ]
 
 
 def main() -> None:
     listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    app: Starlette = identity_provider.application(provider := Provider(url))
+    app: Starlette = identity_provider.application(Provider(url))
     app.router.routes[:0] = ROUTES
     print(json.dumps({"url": url}), flush=True)
-    server = uvicorn.Server(uvicorn.Config(CountingApp(app, provider), log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(CountingApp(app), log_level="error", lifespan="off"))
     server.run(sockets=[listening])
 
 

@@ -48,6 +48,17 @@ class Provider:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY, env=environment)
         assert self._process.stdout is not None
         self.url = json.loads(self._process.stdout.readline())["url"]
+        self._tell_claims()
+
+    def begin_anew(self) -> None:
+        """Let it forget everything, or start it where a test has stopped it: the process serves one test after another."""
+        if self._process is None:
+            self.start()
+        else:
+            self._http.delete(f"{self.url}/_control").raise_for_status()
+            self._tell_claims()
+
+    def _tell_claims(self) -> None:
         self.set(key=self.rsa.as_dict(private=True), jwks=public(self.ec, self.rsa), claims={
             "aud": AUDIENCE, "sub": "alice", "name": "Alice Example", "email": "alice@example.org",
             "eduperson_entitlement": [CREATE, AT_NODES], "groups": ["cmip"],
