@@ -1,6 +1,7 @@
 """The provider of the demonstration in a process of its own, as tests want it: fedstac/demo/identity_provider.py, bent.
 
-Tests say through /_control what it publishes and how it answers, and see there what it was asked; DELETE makes it new. It also introspects.
+Tests say through /_control what it publishes and how it answers, and see there what it was asked; DELETE
+makes it new. It also introspects.
 `python -m tests.identity.provider PORT` writes {"url": …} on standard output once it answers; 0 takes a free port.
 """
 

@@ -51,7 +51,7 @@ class Provider:
         self._tell_claims()
 
     def begin_anew(self) -> None:
-        """Let it forget everything, or start it where a test has stopped it: the process serves one test after another."""
+        """Let it forget everything, or start it: one process serves one test after another, and some stop it."""
         if self._process is None:
             self.start()
         else:
