@@ -43,4 +43,9 @@ class RemovalKind(StrEnum):
 
 
 RESTRICTED_TIER: Final = "restricted"  # the tier that is not served
-FETCHED: Final = (DatasetState.QUEUED, DatasetState.TRANSFERRING, DatasetState.WAITING)  # files are, or will be, fetched
+# files are, or will be, fetched
+FETCHED: Final = (DatasetState.QUEUED, DatasetState.TRANSFERRING, DatasetState.WAITING)
+    DatasetState.QUEUED,
+    DatasetState.TRANSFERRING,
+    DatasetState.WAITING,
+)  # files are, or will be, fetched
