@@ -43,9 +43,4 @@ class RemovalKind(StrEnum):
 
 
 RESTRICTED_TIER: Final = "restricted"  # the tier that is not served
-# files are, or will be, fetched
-FETCHED: Final = (DatasetState.QUEUED, DatasetState.TRANSFERRING, DatasetState.WAITING)
-    DatasetState.QUEUED,
-    DatasetState.TRANSFERRING,
-    DatasetState.WAITING,
-)  # files are, or will be, fetched
+FETCHED: Final = (DatasetState.QUEUED, DatasetState.TRANSFERRING, DatasetState.WAITING)  # files are under way, or due
