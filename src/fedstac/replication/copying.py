@@ -21,7 +21,7 @@ import orjson
 from fedstac.domain.multihashes import Multihash
 from fedstac.replication import storage
 from fedstac.replication.addresses import AddressRefused, SourceUrl
-from fedstac.replication.storage import Digest, FilePlace, PartFile
+from fedstac.replication.storage import Digest, PartFile, TargetPlace
 from fedstac.replication.transports import (
     CopyCause,
     CopyFailed,
@@ -137,7 +137,7 @@ def _prepare(order: CopyOrder) -> int | PartFile:
         return place.open_part(order.checksum) if size is None else size
 
 
-def _verified_size(place: FilePlace, order: CopyOrder) -> int | None:
+def _verified_size(place: TargetPlace, order: CopyOrder) -> int | None:
     """Return the size of the file that is there already, if it is the very file."""
     fd = place.open_target()
     if fd is None:

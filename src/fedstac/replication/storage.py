@@ -60,7 +60,7 @@ def failure_of(error: OSError, path: str) -> CopyFailed:
     return CopyFailed(CopyCause.DISK_BROKEN, f"{path} cannot be stored: {text}")
 
 
-class FilePlace:
+class TargetPlace:
     """Where a file is to be, with its folder open. Every method blocks; OSError says what the disk refused."""
 
     def __init__(self, folder_fd: int, name: str, path: str) -> None:
@@ -253,7 +253,7 @@ class PartFile:
         os.close(self._folder)
 
 
-def open_place(folder: Path, path: str, *, make: bool = True) -> FilePlace:
+def open_place(folder: Path, path: str, *, make: bool = True) -> TargetPlace:
     """Open where a file is to be; the folders on the way are made. CopyFailed(BAD_PATH) where that is not safe.
 
     `make=False`: FileNotFoundError where a folder on the way is missing.
@@ -271,7 +271,7 @@ def open_place(folder: Path, path: str, *, make: bool = True) -> FilePlace:
     except BaseException:
         os.close(fd)
         raise
-    return FilePlace(fd, name, path)
+    return TargetPlace(fd, name, path)
 
 
 def _step(fd: int, name: str, *, make: bool) -> int:
