@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedstac.domain.replication import verification
-from fedstac.domain.replication.verification import Counts, DiskFile, FileFault, RecordedFile
+from fedstac.domain.replication.verification import DiskFile, FileFault, RecordedFile, VerificationCounts
 
 RECORDED = RecordedFile(10, "1220aa")
 
@@ -79,12 +79,12 @@ def test_the_entries_of_a_node_are_read_from_a_document_that_may_be_odd() -> Non
     ],
 )
 def test_dark_or_missing_files_over_the_limit_stop_the_repair(faults: dict[str, int], stops: bool) -> None:
-    reason = verification.brake(Counts(recorded=1000, on_disk=2000, faults=faults), 1.0)
+    reason = verification.brake(VerificationCounts(recorded=1000, on_disk=2000, faults=faults), 1.0)
     assert (reason is not None) == stops
 
 
 def test_the_brake_says_what_is_too_much() -> None:
-    counts = Counts(recorded=200, on_disk=0, faults={"missing": 200})
+    counts = VerificationCounts(recorded=200, on_disk=0, faults={"missing": 200})
     assert verification.brake(counts, 1) == (
         "200 of 200 files that should be here are missing, 100.0 %, and the limit is 1 %"
     )

@@ -10,8 +10,8 @@ import typer
 from fedstac.cli import terminal
 from fedstac.cli.database import with_database
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.terminal import Output, for_terminal, number, out, say
 from fedstac.cli.replica_node.forms import size_in_words
+from fedstac.cli.terminal import Output, for_terminal, number, out, say
 
 if TYPE_CHECKING:
     from fedstac.db.connections import Connection
@@ -86,9 +86,9 @@ def _row(dataset: ScarceDataset) -> tuple[dict[str, Any], tuple[object, ...]]:
 
 
 def _file_rows(dataset: ScarceDataset) -> list[tuple[dict[str, Any], tuple[object, ...]]]:
-    named = {"collection": dataset.collection, "id": dataset.id}
+    place = {"collection": dataset.collection, "id": dataset.id}
     return [
-        (named | asdict(file),
+        (place | asdict(file),
          ("" if file.size is None else size_in_words(file.size), file.checksum,
           for_terminal(f"{dataset.collection}/{dataset.id}/{file.asset}")))
         for file in dataset.orphans

@@ -43,28 +43,28 @@ class DiskFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FileVerdict:
     """A fault and the sentence that explains it."""
 
     fault: FileFault
     detail: str
 
 
-def judge_file(recorded: RecordedFile, disk: DiskFile | None) -> Verdict | None:
+def judge_file(recorded: RecordedFile, disk: DiskFile | None) -> FileVerdict | None:
     """Return what is wrong with a recorded file; None where the disk has what the record says."""
     if disk is None:
-        return Verdict(FileFault.MISSING, "it is recorded as verified, and is not on disk")
+        return FileVerdict(FileFault.MISSING, "it is recorded as verified, and is not on disk")
     if disk.trouble:
-        return Verdict(FileFault.WRONG, disk.trouble)
+        return FileVerdict(FileFault.WRONG, disk.trouble)
     if recorded.size is not None and disk.size != recorded.size:
         fault = FileFault.TRUNCATED if disk.size < recorded.size else FileFault.WRONG
-        return Verdict(fault, f"{disk.size} bytes on disk, and {recorded.size} in the record")
+        return FileVerdict(fault, f"{disk.size} bytes on disk, and {recorded.size} in the record")
     if disk.checksum is not None and recorded.checksum is not None and disk.checksum != recorded.checksum:
-        return Verdict(FileFault.WRONG, f"its checksum is {disk.checksum}, and {recorded.checksum} in the record")
+        return FileVerdict(FileFault.WRONG, f"its checksum is {disk.checksum}, and {recorded.checksum} in the record")
     return None
 
 
-def judge_entry(href: str | None, expected_href: str | None) -> Verdict | None:
+def judge_entry(href: str | None, expected_href: str | None) -> FileVerdict | None:
     """Return what is wrong with the federation's entry of an asset at this node; None where it is as it should be.
 
     href: the address in the entry, None without an entry. expected_href: what this node announced, None where it has
@@ -73,10 +73,10 @@ def judge_entry(href: str | None, expected_href: str | None) -> Verdict | None:
     if href == expected_href:
         return None
     if expected_href is None:
-        return Verdict(FileFault.WRONGLY_ANNOUNCED, f"the federation finds it at {href}, and this node has no such copy")
+        return FileVerdict(FileFault.WRONGLY_ANNOUNCED, f"the federation finds it at {href}, and here is no such copy")
     if href is None:
-        return Verdict(FileFault.NOT_ANNOUNCED, "this node announced it, and the federation has no entry")
-    return Verdict(FileFault.WRONGLY_ANNOUNCED, f"the federation finds it at {href}, and it is at {expected_href}")
+        return FileVerdict(FileFault.NOT_ANNOUNCED, "this node announced it, and the federation has no entry")
+    return FileVerdict(FileFault.WRONGLY_ANNOUNCED, f"the federation finds it at {href}, and it is at {expected_href}")
 
 
 def entries_of(document: Mapping[str, Any], node: str) -> dict[str, str]:
@@ -93,7 +93,7 @@ def entries_of(document: Mapping[str, Any], node: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class VerificationCounts:
     """What a verification looked at and what it found, in files."""
 
     recorded: int = 0  # that should be here, and were looked at
@@ -106,7 +106,7 @@ class Counts:
         return self.faults.get(fault, 0)
 
 
-def brake(counts: Counts, limit_percent: float) -> str | None:
+def brake(counts: VerificationCounts, limit_percent: float) -> str | None:
     """Return why nothing may be mended, as a sentence; None where the dark and the missing files are few enough.
 
     Many at once are rather a disk that is not mounted, or a database that was restored, than so many single faults.
