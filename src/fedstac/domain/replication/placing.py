@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 
-class Origin(Protocol):
+class FileSource(Protocol):
     """A place that has a file: of a node, at a host, under an address."""
 
     @property
@@ -75,7 +75,7 @@ class Placement:
 
 def place(
     assets: Iterable[str],
-    candidates: Mapping[str, Sequence[Origin]],
+    candidates: Mapping[str, Sequence[FileSource]],
     *,
     faults: Mapping[tuple[str, str], Obstacle],
     closed: Mapping[str, Obstacle],
@@ -89,28 +89,28 @@ def place(
     places, waiting, failed = [], [], []
     counts = Counter({host: count for host, count in already.items() if host not in closed})
     for asset in assets:
-        origins = candidates.get(asset, ())
-        obstacles = [faults.get((asset, origin.host)) or closed.get(origin.host) for origin in origins]
-        usable = next((origin for origin, obstacle in zip(origins, obstacles, strict=True) if obstacle is None), None)
+        sources = candidates.get(asset, ())
+        obstacles = [faults.get((asset, source.host)) or closed.get(source.host) for source in sources]
+        usable = next((source for source, obstacle in zip(sources, obstacles, strict=True) if obstacle is None), None)
         if usable is not None:
             places.append(FilePlace(asset, usable.node, usable.host, usable.href))
             counts[usable.host] += 1
             continue
-        ending = [each for each in obstacles if each is not None and each.until is not None]
+        ending = [(each.until, each.reason) for each in obstacles if each is not None and each.until is not None]
         if ending:
-            first = min(ending, key=lambda each: each.until or datetime.max)
-            waiting.append(FileObstacle(asset, first.reason, first.until))
+            until, reason = min(ending)
+            waiting.append(FileObstacle(asset, reason, until))
         else:
-            failed.append(FileObstacle(asset, _last_reason(origins, obstacles), None))
+            failed.append(FileObstacle(asset, _last_reason(sources, obstacles), None))
     source = counts.most_common(1)[0][0] if counts else None
     return Placement(tuple(places), tuple(waiting), tuple(failed), source)
 
 
-def _last_reason(origins: Sequence[Origin], obstacles: Sequence[Obstacle | None]) -> str:
+def _last_reason(sources: Sequence[FileSource], obstacles: Sequence[Obstacle | None]) -> str:
     """Return why a file has no source left: what each of them did."""
-    if not origins:
+    if not sources:
         return "the policy lists no source that has it"
-    reasons = [f"{origin.node}: {each.reason}" for origin, each in zip(origins, obstacles, strict=True) if each]
+    reasons = [f"{source.node}: {each.reason}" for source, each in zip(sources, obstacles, strict=True) if each]
     return "no source is left; " + "; ".join(reasons)
 
 
