@@ -182,6 +182,9 @@ class ProcessVariables(BaseSettings):
 
     die_with: int = Field(0, description="The pid of the parent to end with; 0: none")
     failpoints: str = Field("", description="MODULE:WORDS of a test's module that acts at failpoints")
+    replica_secrets: dict[str, str] = Field(
+        {}, repr=False, description="For the demo's identity provider: secrets of replica nodes by client id, as JSON"
+    )
 
 
 class PostgresVariables(BaseSettings):

@@ -259,7 +259,8 @@ def identity_provider(
     from fedstac.workers import processes
 
     processes.start("identity-provider")
-    provider.serve(port=port, on_ready=lambda url: _tell(ready_file, {"url": url}))
+    replica_secrets = environment.ProcessVariables().replica_secrets
+    provider.serve(port=port, replica_secrets=replica_secrets, on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
 @app.command(

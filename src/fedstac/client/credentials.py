@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import orjson
 from filelock import FileLock
 
 from fedstac.client.transport import ClientError, LoginFailed
+from fedstac.domain.addresses import is_safe
 
 SERVICE = "fedstac"  # in the keyring
 EARLY_SECONDS = 60.0  # an access token that ends sooner is renewed
@@ -180,7 +181,7 @@ class Session:
         form = {"grant_type": "refresh_token", "refresh_token": login.refresh_token, "client_id": login.client_id}
         answer = ask(login.token_endpoint, form, self._http)
         if "error" in answer:
-            raise self._ended(reason_of(answer))
+            raise self._ended(refusal_reason(answer))
         return login.with_tokens(answer)
 
     def _ended(self, why: str) -> LoginFailed:
@@ -188,17 +189,47 @@ class Session:
         return LoginFailed(f"your login at {server} has ended ({why}); log in again: fedstac login --url {server}")
 
 
-def ask(url: str, form: dict[str, str], http: httpx.Client | None = None) -> dict[str, Any]:
+def metadata_of(issuer: str, http: httpx.Client) -> dict[str, Any]:
+    """Fetch the metadata of an identity provider (OpenID Connect Discovery 1.0).
+
+    LoginFailed if it has none, Away if it does not answer.
+    """
+    url = issuer.rstrip("/") + "/.well-known/openid-configuration"
+    metadata = None
+    try:
+        response = http.get(url)
+        with suppress(orjson.JSONDecodeError):
+            metadata = orjson.loads(response.content)
+    except httpx.TransportError as error:
+        raise Away(f"{issuer} does not answer: {str(error) or type(error).__name__}; try again later") from error
+    if not isinstance(metadata, dict) or metadata.get("issuer") != issuer:
+        raise LoginFailed(f"{url} is not the metadata of {issuer}; tell the operators of the server")
+    return metadata
+
+
+def endpoint_in(metadata: dict[str, Any], name: str) -> str | None:
+    """Return an endpoint of an issuer's metadata; None if it names none. LoginFailed for one without https."""
+    url, issuer = metadata.get(name), metadata["issuer"]
+    if url is None:
+        return None
+    if not isinstance(url, str) or not is_safe(url, of=issuer):
+        raise LoginFailed(f"{issuer} names a {name} that is no https address; tell its operators")
+    return url
+
+
+def ask(
+    url: str, form: dict[str, str], http: httpx.Client | None = None, *, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Send a form to an endpoint of an identity provider and return its answer; a refusal has the member error.
 
     LoginFailed for any other answer, Away for none.
     """
     try:
         if http is not None:
-            response = http.post(url, data=form)
+            response = http.post(url, data=form, headers=headers)
         else:
             with httpx.Client(timeout=ANSWER_SECONDS) as own:
-                response = own.post(url, data=form)
+                response = own.post(url, data=form, headers=headers)
         answer = orjson.loads(response.content)
     except httpx.TransportError as error:
         raise Away(f"{url} does not answer: {str(error) or type(error).__name__}; try again later") from error
@@ -209,7 +240,7 @@ def ask(url: str, form: dict[str, str], http: httpx.Client | None = None) -> dic
     return answer
 
 
-def reason_of(answer: dict[str, Any]) -> str:
+def refusal_reason(answer: dict[str, Any]) -> str:
     """Return the reason in an error answer (RFC 6749, 5.2)."""
     return str(answer.get("error_description") or answer.get("error"))[:300]
 

@@ -8,14 +8,12 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
-import orjson
 
 from fedstac.client import credentials
 from fedstac.client.credentials import Away, Login
@@ -74,17 +72,17 @@ def choose(offers: list[Offer], issuer: str, *, server: str) -> Offer:
 
 def log_in(server: str, offer: Offer, show: Show, http: httpx.Client) -> Login:
     """Ask the person at the keyboard by `show`, wait, and return the login. LoginFailed if nobody logs in."""
-    metadata = _metadata(offer, http)
-    token_endpoint = _endpoint(offer, metadata, "token_endpoint")
+    metadata = credentials.metadata_of(offer.issuer, http)
+    token_endpoint = credentials.endpoint_in(metadata, "token_endpoint")
     if token_endpoint is None:
         raise LoginFailed(f"{offer.issuer} names no token endpoint; tell its operators")
     login = Login(
-        server, offer.issuer, offer.client_id, token_endpoint, _endpoint(offer, metadata, "revocation_endpoint"),
+        server, offer.issuer, offer.client_id, token_endpoint, credentials.endpoint_in(metadata, "revocation_endpoint"),
         "", None, None,
     )  # fmt: skip
-    if device := _endpoint(offer, metadata, "device_authorization_endpoint"):
+    if device := credentials.endpoint_in(metadata, "device_authorization_endpoint"):
         return login.with_tokens(_by_device(login, device, offer.scope, show, http))
-    if browser := _endpoint(offer, metadata, "authorization_endpoint"):
+    if browser := credentials.endpoint_in(metadata, "authorization_endpoint"):
         return login.with_tokens(_by_browser(login, browser, offer.scope, show, http))
     raise LoginFailed(f"{offer.issuer} has neither device codes nor a page to log in; tell its operators")
 
@@ -105,38 +103,13 @@ def revoke(login: Login, http: httpx.Client) -> bool:
     return revoked
 
 
-def _metadata(offer: Offer, http: httpx.Client) -> dict[str, Any]:
-    """Fetch the metadata of an identity provider (OpenID Connect Discovery 1.0)."""
-    url = offer.issuer.rstrip("/") + "/.well-known/openid-configuration"
-    metadata = None
-    try:
-        response = http.get(url)
-        with suppress(orjson.JSONDecodeError):
-            metadata = orjson.loads(response.content)
-    except httpx.TransportError as error:
-        raise Away(f"{offer.issuer} does not answer: {str(error) or type(error).__name__}; try again later") from error
-    if not isinstance(metadata, dict) or metadata.get("issuer") != offer.issuer:
-        raise LoginFailed(f"{url} is not the metadata of {offer.issuer}; tell the operators of the server")
-    return metadata
-
-
-def _endpoint(offer: Offer, metadata: dict[str, Any], name: str) -> str | None:
-    """Return an endpoint of the metadata; None if it names none. LoginFailed for one without https."""
-    url = metadata.get(name)
-    if url is None:
-        return None
-    if not isinstance(url, str) or not is_safe(url, of=offer.issuer):
-        raise LoginFailed(f"{offer.issuer} names a {name} that is no https address; tell its operators")
-    return url
-
-
 # --- device code ---
 
 
 def _by_device(login: Login, endpoint: str, scope: str, show: Show, http: httpx.Client) -> dict[str, Any]:
     answer = credentials.ask(endpoint, {"client_id": login.client_id, "scope": scope}, http)
     if "error" in answer:
-        raise LoginFailed(f"{login.issuer} gives no device code: {credentials.reason_of(answer)}")
+        raise LoginFailed(f"{login.issuer} gives no device code: {credentials.refusal_reason(answer)}")
     plain, code, device = (answer.get(name) for name in ("verification_uri", "user_code", "device_code"))
     if not (isinstance(plain, str) and isinstance(code, str) and isinstance(device, str)):
         raise LoginFailed(f"{login.issuer} answered without a device code; tell its operators")
@@ -172,7 +145,7 @@ def _poll(login: Login, form: dict[str, str], pause: float, patience: float, htt
             case "access_denied":
                 raise LoginFailed(f"{login.issuer} says that you refused; nothing was changed")
             case _:
-                raise LoginFailed(f"{login.issuer} refuses: {credentials.reason_of(answer)}")
+                raise LoginFailed(f"{login.issuer} refuses: {credentials.refusal_reason(answer)}")
     raise LoginFailed("nobody logged in in time; run fedstac login again")
 
 
@@ -199,7 +172,7 @@ def _by_browser(login: Login, endpoint: str, scope: str, show: Show, http: httpx
     if callback.get("iss", login.issuer) != login.issuer:  # RFC 9207
         raise LoginFailed("the answer came from another identity provider; do not log in from pages that sent you")
     if "code" not in callback:
-        raise LoginFailed(f"{login.issuer} refuses: {credentials.reason_of(callback)}")
+        raise LoginFailed(f"{login.issuer} refuses: {credentials.refusal_reason(callback)}")
     answer = credentials.ask(
         login.token_endpoint,
         {"grant_type": "authorization_code", "code": callback["code"], "redirect_uri": back,
@@ -207,7 +180,7 @@ def _by_browser(login: Login, endpoint: str, scope: str, show: Show, http: httpx
         http,
     )  # fmt: skip
     if "error" in answer:
-        raise LoginFailed(f"{login.issuer} refuses: {credentials.reason_of(answer)}")
+        raise LoginFailed(f"{login.issuer} refuses: {credentials.refusal_reason(answer)}")
     return answer
 
 

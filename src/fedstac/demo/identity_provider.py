@@ -1,8 +1,8 @@
 """An OpenID Connect provider for demonstrations and tests: real tokens for sample people, no passwords, on loopback.
 
 Discovery, keys, device codes (RFC 8628), codes with PKCE (RFC 7636, 8252), refresh tokens that work once, revocation
-(RFC 7009). Whoever opens its page chooses there who to be; so it listens on 127.0.0.1 and nowhere else. What it has
-given out is in memory, and ends with the process.
+(RFC 7009), and tokens for services that have a secret (RFC 6749, 4.4). Whoever opens its page chooses there who to be;
+so it listens on 127.0.0.1 and nowhere else. What it has given out is in memory, and ends with the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote_plus, urlencode
 
 import uvicorn
 from joserfc import jwt
@@ -29,7 +29,7 @@ from starlette.routing import Route
 from fedstac.domain.addresses import is_safe
 from fedstac.workers import processes
 
-CLIENT = "fedstac-cli"  # the only client; it is public (RFC 8252, 8.4)
+CLIENT = "fedstac-cli"  # the only client of people; it is public (RFC 8252, 8.4)
 AUDIENCE = "fedstac-demo"  # of access tokens
 ADMINISTRATORS = "demo-administrators"  # a group
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -52,6 +52,31 @@ def _entitled(*places: str) -> list[str]:
     rights = ("CREATE", "UPDATE", "RETRACT", "DELETE", "CITATION", "ERRATA")
     vo = "urn:mace:egi.eu:group:esgf.vo.egi.eu"
     return [f"{vo}:{place}:role={right}#aai.egi.eu" for place in places for right in rights]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A program with an identity of its own, and the secret by which it proves it."""
+
+    client_id: str
+    secret: str = field(repr=False)
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+def replica_client_of(node: str) -> str:
+    """Return the client id of a replica node."""
+    return f"replica-node:{node}"
+
+
+def replica_service(client_id: str, secret: str) -> Service:
+    """Return the identity of a replica node: it may write its own node's entries of CMIP6, and nothing else."""
+    node = client_id.partition(":")[2]
+    vo = "urn:mace:egi.eu:group:esgf.vo.egi.eu"
+    places = ("project:CMIP6", f"node:{node}")
+    return Service(client_id, secret, {
+        "name": f"replica node {node}",
+        "eduperson_entitlement": [f"{vo}:{place}:role=REPLICATE#aai.egi.eu" for place in places],
+    })  # fmt: skip
 
 
 PEOPLE = (
@@ -98,9 +123,10 @@ class Code:
 class Provider:
     """Its key, its people, and what it has given out and not had back."""
 
-    def __init__(self, url: str, people: Sequence[Person]) -> None:
+    def __init__(self, url: str, people: Sequence[Person], services: Sequence[Service] = ()) -> None:
         self.url = url
         self.people = {person.subject: person for person in people}
+        self.services = {service.client_id: service for service in services}
         self.key = RSAKey.generate_key(2048, {"kid": secrets.token_hex(8)})
         self.lifetime = 3600.0  # of access tokens, seconds
         self.devices: dict[str, Device] = {}
@@ -117,11 +143,11 @@ class Provider:
             "issuer": self.url,
             **{name: f"{self.url}/{path}" for name, path in places.items()},
             "response_types_supported": ["code"],
-            "grant_types_supported": [DEVICE, "authorization_code", "refresh_token"],
+            "grant_types_supported": [DEVICE, "authorization_code", "refresh_token", "client_credentials"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["RS256"],
             "code_challenge_methods_supported": ["S256"],
-            "token_endpoint_auth_methods_supported": ["none"],
+            "token_endpoint_auth_methods_supported": ["none", "client_secret_basic"],
             "scopes_supported": ["openid", "profile", "email", "offline_access"],
         }
 
@@ -200,6 +226,21 @@ class Provider:
             raise OAuthRefusal("invalid_grant")
         return self._issue(grant)
 
+    def service_token(self, client_id: str, secret: str, scope: str) -> dict[str, Any]:
+        """Return the answer to a service: an access token, and none to renew it with (RFC 6749, 4.4.3)."""
+        service = self.services.get(client_id)
+        if service is None or not secrets.compare_digest(service.secret.encode(), secret.encode()):
+            raise OAuthRefusal("invalid_client")
+        now = time.time()
+        access = {
+            "iss": self.url, "iat": int(now), "exp": now + self.lifetime, "aud": AUDIENCE, "sub": client_id,
+            **service.claims, "client_id": client_id, "scope": scope, "jti": secrets.token_hex(8),
+        }  # fmt: skip
+        return {
+            "access_token": self._signed("at+jwt", access), "token_type": "Bearer", "expires_in": self.lifetime,
+            "scope": scope,
+        }  # fmt: skip
+
     def revoke(self, token: str) -> None:
         """Revoke a refresh token. Access tokens end by themselves."""
         self.refresh_tokens.pop(token, None)
@@ -274,10 +315,26 @@ async def device(request: Request) -> Response:
 
 
 async def token(request: Request) -> Response:
+    form = await form_of(request)
     try:
-        return _answer(_of(request).tokens(await form_of(request)))
+        if form.get("grant_type") == "client_credentials":
+            client_id, secret = _basic(request.headers.get("authorization", ""))
+            return _answer(_of(request).service_token(client_id, secret, form.get("scope", "")))
+        return _answer(_of(request).tokens(form))
     except OAuthRefusal as error:
         return refusal_response(str(error))
+
+
+def _basic(header: str) -> tuple[str, str]:
+    """Return the client id and the secret of a header Authorization (RFC 6749, 2.3.1). OAuthRefusal without them."""
+    kind, _, encoded = header.partition(" ")
+    try:
+        client_id, separator, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except ValueError:
+        separator = ""
+    if kind.lower() != "basic" or not separator:
+        raise OAuthRefusal("invalid_client")
+    return unquote_plus(client_id), unquote_plus(secret)
 
 
 async def revoke(request: Request) -> Response:
@@ -345,11 +402,17 @@ def application(provider: Provider) -> Starlette:
     return app
 
 
-def serve(*, port: int, on_ready: Callable[[str], object]) -> None:
-    """Serve the sample people until SIGTERM or SIGINT; `on_ready` gets the address once it takes connections."""
+def serve(*, port: int, replica_secrets: Mapping[str, str], on_ready: Callable[[str], object]) -> None:
+    """Serve the sample people until SIGTERM or SIGINT; `on_ready` gets the address once it takes connections.
+
+    `replica_secrets`: the secrets of replica nodes by their client id.
+    """
+    services = [replica_service(client_id, secret) for client_id, secret in replica_secrets.items()]
     listening = processes.listen("127.0.0.1", port)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    config = uvicorn.Config(application(Provider(url, PEOPLE)), lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        application(Provider(url, PEOPLE, services)), lifespan="off", log_config=None, access_log=False
+    )
     on_ready(url)
     uvicorn.Server(config).run([listening])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +10,8 @@ from typing import Any, Self
 import httpx
 import orjson
 
+from fedstac.client.credentials import Away
+from fedstac.client.transport import ClientError
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import SourceAddress
 
@@ -20,9 +23,10 @@ class NodeClient:
     """Sends requests to one node. Every method raises SourceAway or SourceRefused where the node fails."""
 
     def __init__(self, source: SourceAddress) -> None:
+        self._source = source
         self._client = httpx.AsyncClient(
             base_url=source.address.rstrip("/"),
-            headers={"Authorization": f"Bearer {source.token}", "Accept": "application/json, */*;q=0.1"},
+            headers={"Accept": "application/json, */*;q=0.1"},
             timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
             trust_env=False,
         )
@@ -43,7 +47,9 @@ class NodeClient:
         self, method: str, path: str, parameters: Mapping[str, Any] | None = None, *, content: bytes | None = None
     ) -> httpx.Response:
         """Return the answer to a request. BehindRetention where the feed does not reach back (410)."""
-        headers = {"Content-Type": "application/json"} if content is not None else None
+        headers = {"Authorization": f"Bearer {await self._current_token()}"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
         try:
             response = await self._client.request(method, path, params=parameters, content=content, headers=headers)
         except httpx.HTTPError as error:
@@ -57,3 +63,14 @@ class NodeClient:
             kind = NotServed if status >= 400 and status not in ABOUT_THE_CALLER else SourceRefused
             raise kind(f"{self._client.base_url}{path} answered {status}: {response.text[:300]}")
         return response
+
+    async def _current_token(self) -> str:
+        """Return the token for the next request. SourceAway where its issuer gives none now, SourceRefused at all."""
+        if self._source.token_source is None:
+            return self._source.token
+        try:
+            return await asyncio.to_thread(self._source.token_source)  # it may wait for an identity provider
+        except Away as error:
+            raise SourceAway(str(error)) from error
+        except ClientError as error:
+            raise SourceRefused(str(error)) from error

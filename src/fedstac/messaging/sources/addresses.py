@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -79,6 +79,7 @@ class SourceAddress:
     address: str
     token: str = field(repr=False)
     feed: BrokerAddress | None = None  # None: the node's own HTTP feed
+    token_source: Callable[[], str] | None = field(default=None, repr=False)  # gives a token that lasts, instead
 
     @property
     def topic_origin(self) -> str | None:
