@@ -264,6 +264,22 @@ def identity_provider(
 
 
 @app.command(
+    name="file-server", rich_help_panel="Node", epilog=examples("fedstac file-server /data/replica --port 8091")
+)
+def file_server(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The folder with the files.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 0,
+    ready_file: ReadyFile = None,
+) -> None:
+    """Serve the files of a folder for the demonstration: with ranges, without listings, on loopback only."""
+    from fedstac.demo import file_server as server
+    from fedstac.workers import processes
+
+    processes.start("file-server")
+    server.serve(folder, port=port, on_ready=lambda url: _tell(ready_file, {"url": url}))
+
+
+@app.command(
     rich_help_panel="Node",
     epilog=examples(
         "fedstac demo --items 200 --port 0",

@@ -23,7 +23,17 @@ from fedstac.domain.errors import Conflict, NotFound
 from fedstac.domain.groups import PolicyBroken
 from fedstac.domain.vocabulary import VocabularyBroken
 
-PROCESSES = ("serve", "index-node", "worker", "sequencer", "relay", "notifier", "identity-provider", "demo")
+PROCESSES = (
+    "serve",
+    "index-node",
+    "worker",
+    "sequencer",
+    "relay",
+    "notifier",
+    "identity-provider",
+    "file-server",
+    "demo",
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # of files: no database says so
 
 
