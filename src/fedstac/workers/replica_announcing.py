@@ -1,0 +1,253 @@
+"""Announcements of a replica node: tells the origins, in its own name, what it has copies of and what no more.
+
+A cycle sends what is unsent, stores the requests that the origins made of it, and looks at those that are not final.
+A process that dies between sending and storing sends again: the entries are there then, and nothing is to be done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from uuid import UUID, uuid4
+
+import httpx
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.client import AsyncClient
+from fedstac.client.transport import (
+    ClientError,
+    Conflict,
+    Failed,
+    LoginFailed,
+    NotFound,
+    Refusal,
+    TokenSource,
+    Unreachable,
+)
+from fedstac.db import connections
+from fedstac.db.connections import Connection
+from fedstac.db.replica import announcements
+from fedstac.db.replica.announcements import ADD, CopiedDataset, CopiedFile, OriginAnswer, ReplicaAnnouncement
+from fedstac.messaging.origin import origin_of
+from fedstac.messaging.sources import SourceAway, SourceRefused
+from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import pause
+
+AT_ONCE = 64  # announcements of a cycle
+CONNECTIONS = 16  # requests under way at once
+LOOK_SECONDS = 0.5  # between cycles that found nothing to do
+ANSWER_SECONDS = 30.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before an origin is told again
+FOLLOW_PAUSE, LONGEST_FOLLOW_PAUSE = 0.2, 5.0  # seconds between looks at a request that is not final
+MOST_ATTEMPTS = 15  # after which a conflict that does not end is parked
+AWAY_SECONDS = 10.0  # for which an origin that does not answer is left alone
+PART = "announcer"
+log = structlog.get_logger()
+
+HrefOf = Callable[[CopiedFile], str]
+
+
+class UnknownOrigin(Exception):
+    """None of the sources has this name; the text says what to set."""
+
+
+class Announcer:
+    """Tells the origins. One process does at a time; the others wait for its lock."""
+
+    def __init__(self, node: Node, sources: Sequence[SourceAddress], token: TokenSource, href_of: HrefOf) -> None:
+        self.node = node
+        self._sources, self._token, self._href_of = sources, token, href_of
+        self._clients: dict[str, AsyncClient] = {}  # by origin
+        self._addresses: set[str] = set()  # of sources whose names are known
+        self._asking = asyncio.Lock()
+        self._away: dict[str, float] = {}  # origins that do not answer, until when (time.monotonic)
+        self._room = asyncio.Semaphore(CONNECTIONS)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Announce until `stop`."""
+        session: Connection | None = None
+
+        async def step() -> bool:
+            nonlocal session
+            if session is None or session.is_closed():
+                session = await connections.connect(
+                    self.node.settings.dsn, application=f"fedstac {self.node.settings.node} announcer"
+                )
+            if not await announcements.lead(session):
+                await pause(stop, LOOK_SECONDS)
+                return False
+            if await self.cycle():
+                return True
+            await pause(stop, LOOK_SECONDS)
+            return False
+
+        async with AsyncExitStack() as stack:
+            self._http = await stack.enter_async_context(httpx.AsyncClient(timeout=ANSWER_SECONDS))
+            try:
+                await supervision.keep_trying(self.node.parts, PART, step, stop)
+            finally:
+                if session is not None:
+                    session.terminate()
+
+    async def cycle(self) -> int:
+        """Send what is due, and look at what is under way. Return how many announcements moved on."""
+        return await self._send() + await self._follow()
+
+    # --- sending ---
+
+    async def _send(self) -> int:
+        now = time.monotonic()
+        away = [origin for origin, until in self._away.items() if until > now]
+        async with self.node.pool.acquire() as conn:
+            unsent = await announcements.due(conn, "queued", AT_ONCE, without=away)
+            if not unsent:
+                return 0
+            async with conn.transaction():
+                copies = await announcements.read_copies(conn, [each.n for each in unsent if each.kind == ADD])
+        sendable = [each for each in unsent if each.kind != ADD or each.n in copies]
+        answers = await self._gather((self._submit(each, copies.get(each.n)) for each in sendable), sendable)
+        failpoint("replica.submitted")
+        await self._store("queued", answers)
+        return len(unsent) - sum(each.state == "queued" for each in answers)
+
+    async def _submit(self, announcement: ReplicaAnnouncement, copies: CopiedDataset | None) -> OriginAnswer:
+        """Send one announcement."""
+        entries = None
+        if announcement.kind == ADD:
+            assert copies is not None
+            entries = {file.asset: {"href": self._href_of(file)} for file in copies.files}
+        client = await self._client(announcement.origin)
+        request = await client.submit_replica(
+            announcement.id, self.node.settings.node, entries, collection=announcement.collection, key=str(uuid4())
+        )
+        return (
+            OriginAnswer(announcement, "done") if request is None else OriginAnswer(announcement, "sent", UUID(request))
+        )
+
+    # --- following ---
+
+    async def _follow(self) -> int:
+        now = time.monotonic()
+        away = [origin for origin, until in self._away.items() if until > now]
+        async with self.node.pool.acquire() as conn:
+            unanswered = await announcements.due(conn, "sent", AT_ONCE, without=away)
+        if not unanswered:
+            return 0
+        answers = await self._gather((self._look(each) for each in unanswered), unanswered)
+        await self._store("sent", answers)
+        return sum(each.state != "sent" for each in answers)
+
+    async def _look(self, announcement: ReplicaAnnouncement) -> OriginAnswer:
+        client = await self._client(announcement.origin)
+        result = await client.look_at_change(announcement.id, str(announcement.request))
+        if result is None:
+            seconds = min(FOLLOW_PAUSE * 1.5 ** min(announcement.attempts, 20), LONGEST_FOLLOW_PAUSE)
+            return OriginAnswer(announcement, "sent", reason="the origin works on it", pause=seconds)
+        return OriginAnswer(announcement, "done")
+
+    # --- answers ---
+
+    async def _gather(
+        self, works: Iterable[Awaitable[OriginAnswer]], subjects: Sequence[ReplicaAnnouncement]
+    ) -> list[OriginAnswer]:
+        """Return the answer to each announcement, whatever its origin does."""
+        return list(await asyncio.gather(
+            *(self._answer(work, each) for work, each in zip(works, subjects, strict=True))
+        ))  # fmt: skip
+
+    async def _answer(self, work: Awaitable[OriginAnswer], announcement: ReplicaAnnouncement) -> OriginAnswer:
+        async with self._room:
+            try:
+                answer = await work
+            except (ClientError, UnknownOrigin) as error:
+                return self._answer_to(error, announcement)
+        self.node.parts.works(PART)
+        return answer
+
+    def _answer_to(self, error: ClientError | UnknownOrigin, announcement: ReplicaAnnouncement) -> OriginAnswer:
+        """Return what follows from a refusal, or from no answer at all."""
+        state = "queued" if announcement.request is None else "sent"
+        match error:
+            case NotFound() if announcement.kind != ADD:
+                return OriginAnswer(announcement, "done")  # of what is gone there is no entry
+            case NotFound() if announcement.request is not None:  # it forgot the request: it is told anew
+                return OriginAnswer(announcement, "queued", reason=str(error), pause=FIRST_PAUSE, counted=True)
+            case Conflict() | NotFound() if announcement.attempts < MOST_ATTEMPTS:
+                # a change of the dataset is on its way here: its event decides what there is to tell
+                return OriginAnswer(announcement, "queued", reason=str(error), pause=_pause(announcement), counted=True)
+            case Refusal() if error.status == 401:  # the identity, which is nobody's but the operator's
+                self._rest(announcement.origin, error)
+                return OriginAnswer(announcement, state, reason=str(error), pause=AWAY_SECONDS)
+            case Failed() if announcement.request is not None and error.status == 500:  # the origin gave it up
+                return OriginAnswer(announcement, "queued", reason=str(error), pause=_pause(announcement), counted=True)
+            case Failed() | Unreachable():
+                self._rest(announcement.origin, error)
+                return OriginAnswer(announcement, state, reason=str(error), pause=_pause(announcement), counted=True)
+            case LoginFailed() | UnknownOrigin():
+                self.node.parts.fails(PART, error)
+                return OriginAnswer(announcement, state, reason=str(error), pause=AWAY_SECONDS)
+            case Refusal():
+                return OriginAnswer(announcement, "parked", reason=_words(error))
+        return OriginAnswer(announcement, state, reason=str(error), pause=_pause(announcement), counted=True)
+
+    def _rest(self, origin: str, error: Exception) -> None:
+        """Leave an origin alone for a while; the others go on."""
+        self._away[origin] = time.monotonic() + AWAY_SECONDS
+        log.warning("an origin is not told for a while", origin=origin, reason=str(error), seconds=AWAY_SECONDS)
+
+    async def _store(self, before: str, answers: Sequence[OriginAnswer]) -> None:
+        if not answers:
+            return
+        async with self.node.pool.acquire() as conn, conn.transaction():
+            await announcements.store(conn, before, answers)
+        for each in answers:
+            if each.state in ("done", "parked"):
+                log.info(
+                    "announced" if each.state == "done" else "an announcement is refused", kind=each.announcement.kind,
+                    dataset=each.announcement.id, origin=each.announcement.origin, reason=each.reason,
+                )  # fmt: skip
+
+    # --- origins ---
+
+    async def _client(self, origin: str) -> AsyncClient:
+        """Return the client of an origin. UnknownOrigin where no source has its name."""
+        if origin not in self._clients:
+            await self._look_for_origins()
+        if origin not in self._clients:
+            raise UnknownOrigin(f"no source is called {origin}: FEDSTAC_SOURCE has to name its address")
+        return self._clients[origin]
+
+    async def _look_for_origins(self) -> None:
+        """Ask the sources for their names. A topic of ESGF has no API; one that is away is asked again."""
+        async with self._asking:
+            for source in self._sources:
+                if source.topic_origin is not None or source.address in self._addresses:
+                    continue
+                try:
+                    async with origin_of(source) as node:
+                        name, _ = await node.head()
+                except (SourceRefused, SourceAway) as error:
+                    log.warning("a source does not say its name", address=source.address, reason=str(error))
+                    continue
+                self._addresses.add(source.address)
+                self._clients[name] = AsyncClient(
+                    source.address, self._token, timeout=ANSWER_SECONDS, retries=0, http=self._http
+                )
+
+
+def _pause(announcement: ReplicaAnnouncement) -> float:
+    """Return the seconds before the next attempt: doubling, spread so that not all come at once."""
+    seconds = min(FIRST_PAUSE * 2.0 ** min(announcement.attempts, 20), LONGEST_PAUSE)
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+def _words(error: Refusal) -> str:
+    """Return a refusal with its first findings."""
+    findings = "; ".join(f"{each.pointer}: {each.message}" for each in error.findings[:3])
+    return f"{error.detail} ({findings})"[:1000] if findings else error.detail[:1000]

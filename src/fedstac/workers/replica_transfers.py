@@ -1,0 +1,349 @@
+"""Transfers of a replica node: places datasets, claims their files, copies them, checks what is whole.
+
+Everything that has to outlive the process is in the database (db/replica/claims.py). One dispatcher in each process
+claims as many transfers as the process has room for; each is a task that copies its files one after another. A process
+that dies leaves claims that end with its database session, and part files that the next copy goes on with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import connections
+from fedstac.db.connections import Connection
+from fedstac.db.replica import claims
+from fedstac.db.replica.claims import FileProgress, FileResult, QueuedFile, Transfer, TransferLost, Worker
+from fedstac.domain.replication import placing, sharing
+from fedstac.domain.replication.placing import FileSource, Obstacle
+from fedstac.replication.copying import CopyOrder, Throttle, copy_file
+from fedstac.replication.failures import NextStep, next_step
+from fedstac.replication.transports import CopyCause, CopyFailed, Transports
+from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.outages import reason_of
+
+LOOK_SECONDS = 1.0  # between looks for files when there is room
+TELL_SECONDS = 2.0  # between reports of progress, which renew the leases too
+SETTLE_SECONDS = 2.0  # after which finished files of a transfer that goes on are settled
+AGAIN_SECONDS = 30.0  # after which a dataset that waits for the disk or the budget is looked at again
+END_SECONDS = 3.0  # that transfers have to settle when the process stops
+PART = "transfers"
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """How the sources stand now.
+
+    caps: how many connections each may have that may be asked; None: no limit. closed: why the others are not asked.
+    """
+
+    caps: Mapping[str, int | None]
+    closed: Mapping[str, Obstacle]
+
+
+class Surroundings(Protocol):
+    """What the transfers have to know of the policy, the sources and the disk. All of it may change at any time."""
+
+    @property
+    def throttle(self) -> Throttle: ...
+
+    async def view(self, conn: Connection, now: datetime) -> SourceView:
+        """Return how the sources stand."""
+        ...
+
+    def candidates(self, document: Mapping[str, Any]) -> Mapping[str, Sequence[FileSource]]:
+        """Return by asset where a file is, in the order of preference."""
+        ...
+
+    async def over_budget(self, conn: Connection, datasets: Sequence[claims.UnplacedDataset]) -> Mapping[int, Obstacle]:
+        """Return why some of these datasets, by their number, would be too much."""
+        ...
+
+    def folder(self, tier: str) -> Path:
+        """Return the folder of a tier."""
+        ...
+
+    async def failed(self, conn: Connection, host: str, reason: str, pause: float) -> None:
+        """Note that a source is away."""
+        ...
+
+    async def worked(self, conn: Connection, host: str) -> None:
+        """Note that a source gave a file."""
+        ...
+
+
+class Stopped(Exception):
+    """A transfer ends for now, by no fault of its files."""
+
+
+@dataclass(slots=True)
+class RunningTransfer:
+    """A transfer of this process: which file is under way, how far, and what is not settled yet."""
+
+    transfer: Transfer
+    task: asyncio.Task[None] | None = None
+    asset: str = ""
+    bytes: int = 0
+    results: list[FileResult] = field(default_factory=list)
+    settled_at: float = field(default_factory=time.monotonic)
+    interruption: str = ""  # why it was told to stop
+
+    def interrupt(self, reason: str) -> None:
+        """Stop it. What it copied is kept, and nothing is counted."""
+        self.interruption = self.interruption or reason
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Dispatcher:
+    """Gives this process its transfers, and renews their claims."""
+
+    def __init__(
+        self, node: Node, surroundings: Surroundings, transports: Transports, *, most: int, block_bytes: int
+    ) -> None:
+        self.node, self.surroundings = node, surroundings
+        self._transports, self._most, self._block_bytes = transports, most, block_bytes
+        self._lease = node.settings.lease_seconds
+        self._running: dict[UUID, RunningTransfer] = {}
+        self._session: Connection | None = None
+        self._worker: Worker | None = None
+        self._ended = asyncio.Event()  # a transfer
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`."""
+        parts = self.node.parts
+        telling = asyncio.create_task(supervision.keep_trying(parts, PART, lambda: self._tell(stop), stop))
+        try:
+            await supervision.keep_trying(parts, PART, lambda: self._step(stop), stop)
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+            await self._end()
+
+    # --- dispatching ---
+
+    async def _step(self, stop: asyncio.Event) -> bool:
+        """Begin what there is room for, then wait until that may have changed."""
+        self._ended.clear()
+        count = await self.dispatch() if len(self._running) < self._most else 0
+        if count:
+            return True
+        await _first_of(stop, self._ended, LOOK_SECONDS)
+        return False
+
+    async def dispatch(self) -> int:
+        """Place datasets, and begin as many transfers as there is room for. Return how much was done."""
+        worker = await self._enter()
+        async with self.node.pool.acquire() as conn:
+            await claims.release_dead(conn)
+            now = datetime.now(UTC)
+            view = await self.surroundings.view(conn, now)
+            count = await claims.leave_sources(conn, list(view.closed)) if view.closed else 0
+            async with conn.transaction():
+                count += await self._place(conn, view, now)
+            async with conn.transaction():
+                transfers = await self._take(conn, view, worker)
+        failpoint("replica.claimed")
+        for transfer in transfers:
+            running = self._running[transfer.token] = RunningTransfer(transfer)
+            running.task = asyncio.create_task(self._run(running), name=f"transfer {transfer.id}")
+        return count + len(transfers)
+
+    async def _enter(self) -> Worker:
+        """Return the worker of this process. One whose session was lost has lost its claims: it begins anew."""
+        if self._worker is None or self._session is None or self._session.is_closed():
+            await self._interrupt_all("the session with the database was lost")
+            if self._session is not None:
+                self._session.terminate()
+            application = f"fedstac {self.node.settings.node} transfers"
+            self._session = await connections.connect(self.node.settings.dsn, application=application)
+            self._worker = await claims.enter(self._session, f"{self.node.parts.process}:{uuid4().hex[:6]}")
+        return self._worker
+
+    async def _place(self, conn: Connection, view: SourceView, now: datetime) -> int:
+        """Choose sources for the next datasets that have none."""
+        datasets = await claims.unplaced(conn)
+        if not datasets:
+            return 0
+        obstacles = dict(await self.surroundings.over_budget(conn, [each for each in datasets if not each.is_admitted]))
+        placements = {}
+        for each in datasets:
+            if each.n in obstacles:
+                continue
+            placements[each.n] = placing.place(
+                each.assets, self.surroundings.candidates(each.document), faults=each.faults, closed=view.closed,
+                already=each.placed_counts,
+            )  # fmt: skip
+        if placements:
+            await claims.write_places(conn, placements)
+        if obstacles:
+            await claims.hold(conn, {n: _looked_at_again(each, now) for n, each in obstacles.items()})
+        return len(datasets)
+
+    async def _take(self, conn: Connection, view: SourceView, worker: Worker) -> list[Transfer]:
+        """Claim files for new transfers."""
+        await conn.execute(claims.TAKING)
+        own = Counter(each.transfer.source for each in self._running.values())
+        free = sharing.free_transfers(self._most, own, await claims.transfers_by_source(conn), view.caps)
+        if not free:
+            return []
+        counts = sharing.share_out(self._most - len(self._running), free, await claims.line_up(conn, list(free)))
+        if not counts:
+            return []
+        transfers = [
+            Transfer(uuid4(), each.n, each.collection, each.id, each.source, each.files[batch.start : batch.stop])
+            for each in await claims.next_files(conn, counts)
+            for batch in sharing.batches_of([file.size or 0 for file in each.files])[: counts[each.n]]
+        ]
+        if transfers:
+            await claims.claim(conn, worker, transfers, self._lease)
+        return transfers
+
+    # --- telling ---
+
+    async def _tell(self, stop: asyncio.Event) -> bool:
+        """Renew the claims with the progress of their files, and stop what may not go on."""
+        await _first_of(stop, stop, min(TELL_SECONDS, self._lease / 3))
+        running = dict(self._running)
+        if not running:
+            return False
+        progress = [
+            FileProgress(token, each.transfer.n, each.asset, each.bytes)
+            for token, each in running.items()
+            if each.asset
+        ]
+        async with self.node.pool.acquire() as conn:
+            standing = await claims.renew(conn, list(running), progress, self._lease)
+            view = await self.surroundings.view(conn, datetime.now(UTC))
+        for token, each in running.items():
+            if token not in standing:
+                each.interrupt("the claim was lost")
+            elif (obstacle := view.closed.get(each.transfer.source)) is not None:
+                each.interrupt(obstacle.reason)
+        return True
+
+    # --- transferring ---
+
+    async def _run(self, running: RunningTransfer) -> None:
+        """Copy the files of a transfer and settle them."""
+        transfer, waits = running.transfer, None
+        logger = log.bind(dataset=transfer.id, source=transfer.source)
+        try:
+            try:
+                waits = await self._copy_all(running)
+            except asyncio.CancelledError:
+                if not running.interruption:
+                    raise
+                logger.info("a transfer stops for now", reason=running.interruption)
+            except Exception as error:  # a fault of ours: the files are tried again, and it is counted
+                self.node.parts.fails(PART, error)
+                if running.asset:
+                    reason = f"this node cannot copy it: {reason_of(error)}"
+                    result = FileResult(running.asset, "queued", running.bytes, reason, counted=True, pause=10.0)
+                    running.results.append(result)
+            await self._settle(running, ends=True, waits=waits)
+        except TransferLost:
+            logger.info("a transfer was taken by another process or an event")
+        except Exception as error:  # the lease ends it
+            self.node.parts.fails(PART, error)
+        finally:
+            self._running.pop(transfer.token, None)
+            self._ended.set()
+
+    async def _copy_all(self, running: RunningTransfer) -> Obstacle | None:
+        """Copy one file after another. Return why the dataset cannot go on, where it cannot."""
+        for file in running.transfer.files:
+            running.asset, running.bytes = file.asset, file.done_bytes
+            try:
+                await self._copy(running, file)
+            except CopyFailed as error:
+                step = next_step(error.cause, file.attempts, retry_after=error.retry_after)
+                running.results.append(_result(running, file, error, step))
+                if step.source_is_away:
+                    async with self.node.pool.acquire() as conn:
+                        await self.surroundings.failed(conn, running.transfer.source, error.reason, step.pause)
+                    return None
+                if step.disk:
+                    return _looked_at_again(Obstacle(f"disk full: {error.reason}", None), datetime.now(UTC))
+            if time.monotonic() - running.settled_at > SETTLE_SECONDS:
+                await self._settle(running, ends=False)
+        return None
+
+    async def _copy(self, running: RunningTransfer, file: QueuedFile) -> None:
+        def on_bytes(done: int) -> None:
+            running.bytes = done
+
+        order = CopyOrder(
+            self.surroundings.folder(file.tier), file.path, file.size, file.checksum or "", file.href,
+            host=running.transfer.source,
+        )  # fmt: skip
+        report = await copy_file(
+            order, transports=self._transports, on_bytes=on_bytes, throttle=self.surroundings.throttle,
+            block_bytes=self._block_bytes,
+        )  # fmt: skip
+        failpoint("replica.copied")
+        running.results.append(FileResult(file.asset, "verified", report.size))
+
+    async def _settle(self, running: RunningTransfer, *, ends: bool, waits: Obstacle | None = None) -> None:
+        results, running.results, running.settled_at = running.results, [], time.monotonic()
+        async with self.node.pool.acquire() as conn:
+            await claims.settle(conn, running.transfer, results, ends=ends, waits=waits)
+            if any(each.state == "verified" for each in results):
+                await self.surroundings.worked(conn, running.transfer.source)
+        failpoint("replica.settled")
+
+    # --- ending ---
+
+    async def _interrupt_all(self, reason: str) -> None:
+        tasks = [each.task for each in self._running.values() if each.task is not None]
+        for each in list(self._running.values()):
+            each.interrupt(reason)
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_SECONDS)
+
+    async def _end(self) -> None:
+        """Settle what is under way, and leave."""
+        await self._interrupt_all("this process stops")
+        for each in list(self._running.values()):
+            if each.task is not None:
+                each.task.cancel()
+        if self._session is not None:
+            self._session.terminate()  # what is still claimed is free now
+
+
+def _result(running: RunningTransfer, file: QueuedFile, error: CopyFailed, step: NextStep) -> FileResult:
+    """Return what a failed copy leaves behind."""
+    return FileResult(
+        file.asset, "failed" if step.fails else "queued", running.bytes, error.reason,
+        counted=step.counts, progressed=error.cause is CopyCause.CUT and running.bytes > file.done_bytes,
+        keeps_source=not (step.source_pause or step.source_is_away), pause=0.0 if step.source_is_away else step.pause,
+        fault_seconds=step.source_pause or None, is_wrong=step.is_wrong,
+    )  # fmt: skip
+
+
+def _looked_at_again(obstacle: Obstacle, now: datetime) -> Obstacle:
+    """Return an obstacle with a time: what nobody tells us the end of is looked at again."""
+    return Obstacle(obstacle.reason, obstacle.until or now + timedelta(seconds=AGAIN_SECONDS))
+
+
+async def _first_of(stop: asyncio.Event, event: asyncio.Event, seconds: float) -> None:
+    """Wait for either event, and no longer than so many seconds."""
+    tasks = [asyncio.create_task(each.wait()) for each in {stop, event}]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
