@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from fedstac.demo import files, sample
 from fedstac.demo.files import FileSizes
+from tests.support.faulty_proxy import FaultPlan, faults_at, faulty_proxy
 from tests.support.file_servers import file_server
 
 
@@ -80,3 +82,31 @@ def test_datasets_are_cut_to_the_number_of_files(tmp_path: Path) -> None:
     assert len({item["id"] for item in made}) == 4
     others = {item["id"] for item in sample.items(1000)}
     assert not others & {item["id"] for item in made}
+
+
+def test_a_proxy_has_its_faults_and_lets_through_who_tries_again(http: httpx.Client) -> None:
+    """The proxy is a tool of other tests; here it is looked at itself."""
+    whole = http.get("/a/data.nc").content
+    seed = secrets.randbelow(1000)
+    plan = FaultPlan(str(http.base_url).rstrip("/"), seed, share=1.0, stall_seconds=0.01)
+    with faulty_proxy(plan) as url, httpx.Client(base_url=url, trust_env=False) as proxy:
+        failures = 0
+        for _ in range(4):
+            try:
+                answer = proxy.get("/a/data.nc")
+            except httpx.TransportError:
+                failures += 1
+                continue
+            if answer.status_code == 503:
+                failures += 1
+            else:
+                assert answer.content == whole
+        history = faults_at(url)
+        assert failures == history["faults"].get("cut", 0) + history["faults"].get("503", 0)
+        assert sum(history["faults"].values()) == 2
+        assert history["requests"] == {"/a/data.nc": 4}
+        assert proxy.get("/a/data.nc", headers={"Range": "bytes=255990-"}).content == whole[255_990:]
+    with faulty_proxy(FaultPlan(plan.upstream, seed, corrupt=["a/data.nc"])) as url:
+        corrupt = httpx.get(f"{url}/a/data.nc", trust_env=False).content
+    assert len(corrupt) == len(whole)
+    assert sum(a != b for a, b in zip(corrupt, whole, strict=True)) == 1
