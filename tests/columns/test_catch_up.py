@@ -290,7 +290,7 @@ async def test_columns_of_another_history_are_loaded_again(conn: Conn, columns: 
     await columns.catch_up()
     assert await is_ready(columns)
     await conn.execute(
-        "INSERT INTO fedstac.epoch (n, forked_at_pos) SELECT coalesce(max(n), 0) + 1, 0 FROM fedstac.epoch"
+        "INSERT INTO fedstac.epoch (n, forked_at_pos) SELECT coalesce(max(n), 1) + 1, 0 FROM fedstac.epoch"
     )
     await columns.catch_up()
     assert not await is_ready(columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import asyncpg
 import httpx
+import pytest
 
+from fedstac.domain.facets import PLACES
 from tests.scenarios.watching import wait_until
-from tests.support.processes import children, is_running, serving
+from tests.support.processes import children, is_running, peak_memory, serving, shared_memory
 from tests.support.waiting import PATIENCE
 
 
@@ -34,6 +38,68 @@ def test_several_processes_share_a_port_and_one_that_is_killed_is_started_anew(d
         process.terminate()
         assert process.wait(PATIENCE) == 0
         assert not [member for member in members if is_running(member)]
+
+
+ROWS = f"""
+    INSERT INTO fedstac.facet (n, collection, shown, starts, ends, updated, footprint, size, files, codes)
+    SELECT n, c.key, 5, now() + n * interval '1 hour', now(), now(), 0, n, 1,
+           array_fill(n % 7, ARRAY[{PLACES // 2}]) || array_fill(n % 900, ARRAY[{PLACES - PLACES // 2}])
+    FROM generate_series($1::int4, $2::int4) n, pgstac.collections c"""
+LOOKED = """SELECT count(*) FROM pg_stat_activity
+            WHERE application_name = 'fedstac west columns' AND query_start > $1 AND state = 'idle'"""
+
+
+async def _share_columns(dsn: str, folder: Path, rows: int) -> tuple[int, int]:
+    """Serve from rows of codes; return the bytes of the three processes and their parent together, and of one alone."""
+    conn = await asyncpg.connect(dsn)
+
+    async def counts(url: str) -> set[int]:
+        """Ask many times at once, so that all processes answer, until each has looked since."""
+        since, seen = await conn.fetchval("SELECT clock_timestamp()"), set[int]()
+        while await conn.fetchval(LOOKED, since) < 3:
+            limits = httpx.Limits(max_keepalive_connections=0)
+            async with httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE) as client:
+                query = "/aggregate?aggregations=total_count&filter=updated%3C%3D"
+                moment = f"TIMESTAMP('20{40 + len(seen)}-01-01T00:00:00Z')"
+                answers = await asyncio.gather(*(client.get(query + moment) for _ in range(12)))
+            seen |= {answer.json()["aggregations"][0]["value"] for answer in answers}
+        return seen
+
+    try:
+        await conn.execute('SELECT pgstac.create_collection(\'{"id": "c"}\')')
+        await conn.execute(ROWS, 0, rows - 1)
+        with serving(folder, FEDSTAC_DSN=dsn, FEDSTAC_NODE="west", FEDSTAC_PORT="0") as (process, ready):
+            await asyncio.to_thread(wait_until, lambda: ready.exists() or process.poll() is not None, what="it serves")
+            url = json.loads(ready.read_text())["url"]
+            assert await counts(url) == {rows}
+            left = rows + 100 - len(range(7, rows + 100, 1000))
+            await conn.execute(ROWS, rows, rows + 99)
+            await conn.execute("UPDATE fedstac.facet SET shown = 0, changed = pg_current_xact_id() WHERE n % 1000 = 7")
+            assert await counts(url) == {left}
+            lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+            assert [line["rows"] for line in lines if line["event"] == "the columns are loaded"] == [rows]
+            members = children(process.pid)
+            os.kill(members[1], signal.SIGKILL)
+            await asyncio.to_thread(
+                wait_until, lambda: len(set(children(process.pid)) - set(members)) == 1, what="another process is there"
+            )
+            assert await counts(url) == {left}
+            assert (folder / "log").read_text().count("the columns are loaded") == 1
+            members = children(process.pid)
+            return sum(map(shared_memory, (process.pid, *members))), peak_memory(process.pid)
+    finally:
+        await conn.close()
+
+
+async def test_processes_share_the_columns_and_all_see_a_change(dsn: str, tmp_path: Path) -> None:
+    await _share_columns(dsn, tmp_path, 20_000)
+
+
+@pytest.mark.soak
+async def test_processes_do_not_cost_a_copy_of_the_columns_each(dsn: str, tmp_path: Path) -> None:
+    together, alone = await _share_columns(dsn, tmp_path, 1_000_000)
+    print(f"Pss of three processes and their parent {together >> 20} MB; the parent's peak {alone >> 20} MB")
+    assert together < alone + 200 * 2**20
 
 
 def test_what_one_process_lacks_ends_all(dsn: str, tmp_path: Path) -> None:

@@ -42,12 +42,14 @@ from fedstac.api.writing import routes as writing_routes
 from fedstac.api.writing.admission import Admission, KnownCollections
 from fedstac.api.writing.backlog import BacklogLook
 from fedstac.bootstrap import Part
+from fedstac.columns import forking
 from fedstac.columns.memory import FacetColumns
 from fedstac.domain.errors import Unavailable
 from fedstac.identity.policy_files import Policies
 from fedstac.runtime.capacity import Memory, Threads
 from fedstac.settings import Settings
 from fedstac.workers import processes
+from fedstac.workers.processes import Member
 from fedstac.workers.roles import Role
 
 STOP_SECONDS = 2.5  # that requests have to end by themselves when the process stops; then they are answered with 503
@@ -79,8 +81,12 @@ class Application(StacApi):  # type: ignore[misc]
         """Leave the routes of health to the capability that declares them."""
 
 
-def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastAPI:
-    """Return the application of a node, not yet guarded. The parts of its roles run beside it while it serves."""
+def create(settings: Settings, base_url: str, *, roles: Sequence[Role], columns: FacetColumns | None = None) -> FastAPI:
+    """Return the application of a node, not yet guarded. The parts of its roles run beside it while it serves.
+
+    columns: that this process has from its parent; else it makes its own.
+    """
+    inherited = columns
     background = [part for role in roles for part in role.parts(settings)]
     callers = identity.principals_factory(settings)
     policies = Policies(settings.policy, settings.globus_policy, here=settings.node)  # refused before anything runs
@@ -94,7 +100,7 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
             bootstrap.node(settings, policies) as node,
             callers(node) as principals,
             refusals.recording(node) as recorder,
-            columns_of(settings) as columns,
+            columns_of(settings, inherited) as columns,
             bootstrap.beside(
                 node,
                 (
@@ -135,33 +141,41 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role]) -> FastA
 
 
 @asynccontextmanager
-async def columns_of(settings: Settings) -> AsyncIterator[FacetColumns | None]:
-    """Yield the columns of a process, not yet loaded; None where it has none."""
+async def columns_of(settings: Settings, inherited: FacetColumns | None) -> AsyncIterator[FacetColumns | None]:
+    """Yield the columns of a process, loaded only if it has them from its parent; None where it has none."""
     if not settings.columns:
         yield None
         return
-    columns = FacetColumns(settings.read_dsn or settings.dsn, f"fedstac {settings.node}")
+    columns = inherited or _new_columns(settings)
     try:
         yield columns
     finally:
         await columns.close()
 
 
+def _new_columns(settings: Settings) -> FacetColumns:
+    return FacetColumns(settings.read_dsn or settings.dsn, f"fedstac {settings.node}")
+
+
 def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str], object] | None = None) -> None:
     """Serve a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot.
 
-    Of several processes each takes connections of the one socket, and the first one runs the parts of the roles.
+    Of several processes each takes connections of the one socket, and the first one runs the parts of the roles. They
+    share the columns, which are loaded before they are forked.
     PartGaveUp where a background part ended again and again.
     """
     with processes.listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         base_url = (settings.public_url or address).rstrip("/")
-        member = processes.multiply(settings.processes) if settings.processes > 1 else None
+        member, columns = None, None
+        if settings.processes > 1:
+            columns = _new_columns(settings) if settings.columns else None
+            member = _multiplied(settings.processes, columns)
         if member is not None and member.number > 0:
             roles = [replace(role, parts=_no_parts) for role in roles]  # the first one runs them
             on_ready = None
-        app = create(settings, base_url, roles=roles)
+        app = create(settings, base_url, roles=roles, columns=columns)
 
         def ready(_: str) -> None:
             gc.collect()
@@ -178,6 +192,14 @@ def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str]
     services = services_of(app)
     if services.node.parts.gave_up is not None:
         raise services.node.parts.gave_up
+
+
+def _multiplied(count: int, columns: FacetColumns | None) -> Member:
+    if columns is None:
+        return processes.multiply(count)
+    refresh = partial(forking.refresh, columns)
+    refresh()
+    return processes.multiply(count, before_anew=refresh)
 
 
 def _no_parts(_: Settings) -> Sequence[Part]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
@@ -19,7 +20,7 @@ from fedstac.columns.gate import Gate
 from fedstac.columns.order import Order, Pager, Place, StartOrder, order
 from fedstac.columns.plan import Plan, plan
 from fedstac.columns.selection import Evaluation, Selection
-from fedstac.columns.table import Allocate, Array, CopyReader, FacetTable, Numbers, sent_rows
+from fedstac.columns.table import Array, CopyReader, FacetTable, Numbers, sent_rows
 from fedstac.db import columns, conditions, connections, search
 from fedstac.db.columns import DatasetRow
 from fedstac.db.connections import Connection
@@ -39,6 +40,7 @@ LOOKS_OF_VALUE = 500  # at rows, which take as long as the count of one value
 INLINE_ITEMS = 1_000  # of a page that it puts in order
 LOOK_SECONDS = 30.0  # that a look may take, before its connection is replaced; loading may take any time
 MOST_CHANGES = 50_000  # rows that a look takes up, at once and in the event loop; after more, everything is read again
+IDLE_SECONDS = 5.0  # without a search, after which a look is taken: each has little to take up
 FILL_SECONDS = 1.0  # between looks whether all datasets have their rows by now
 MOST_ANSWERS = 16  # of counts that are kept: those of the pages that people begin with
 ATTEMPTS = 3  # at a page while its datasets change, or values come that its order lacks
@@ -109,9 +111,8 @@ class CountAttempt(Generic[T]):
 class FacetColumns:
     """All searches of a process share it. It has a connection of its own, to the server that has the documents."""
 
-    def __init__(self, dsn: str, application: str, allocate: Allocate = np.zeros) -> None:
+    def __init__(self, dsn: str, application: str) -> None:
         self._connect = partial(connections.connect, dsn, application=f"{application} columns")
-        self._allocate = allocate
         self._conn: Connection | None = None
         self._gate = Gate()
         self._running: asyncio.Task[None] | None = None
@@ -124,7 +125,7 @@ class FacetColumns:
         self._empty()
 
     def _empty(self) -> None:
-        self.table = FacetTable(self._allocate)
+        self.table = FacetTable()
         self.dictionaries = Dictionaries()
         self._starts = StartOrder(self.table)
         self._snapshot: str | None = None
@@ -154,7 +155,11 @@ class FacetColumns:
                 raise failure
             if self.is_ready:
                 self._due.clear()
-                await unless(stop, self._due.wait())
+                before = self.catch_ups
+                with suppress(TimeoutError):
+                    await unless(stop, asyncio.wait_for(self._due.wait(), IDLE_SECONDS))
+                if self.catch_ups == before and not self._due.is_set() and not stop.is_set():
+                    await self.catch_up()
                 return False
             await self.catch_up()
             if not self.is_ready:
@@ -172,6 +177,7 @@ class FacetColumns:
             await asyncio.wait(tasks)
         if self._conn is not None:
             self._conn.terminate()
+            self._conn = None
 
     # --- up to date ---
 
@@ -242,6 +248,7 @@ class FacetColumns:
             return
         snapshot, history = await columns.snapshot(conn)
         self._removed_through = await columns.removed_through(conn)
+        self.table.reserve(await columns.number_count(conn))
 
         def take(rows: Array) -> None:
             self.table.apply(rows)
@@ -252,6 +259,7 @@ class FacetColumns:
         self.dictionaries.add_footprints(np.unique(self.table.column("footprint")).tolist())
         self.dictionaries.place_collections(await columns.collections(conn), await columns.slots(conn))
         self._snapshot, self._history = snapshot, history
+        self._starts.prepare()
         log.info("the columns are loaded", rows=self.loaded, bytes=self.bytes,
                  seconds=round(time.perf_counter() - started, 3))  # fmt: skip
 

@@ -91,6 +91,11 @@ class StartOrder:
     def bytes(self) -> int:
         return 0 if self._sorted is None else int(self._sorted.numbers.nbytes + self._sorted.starts.nbytes)
 
+    def prepare(self) -> None:
+        """Sort the numbers now, if there are so many that a walk will need it."""
+        if self._table.length > MANY:
+            self._renewed()
+
     def _note(self, numbers: Numbers) -> None:
         if self._sorted is not None and len(numbers):
             self._sorted.moves.append(numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,11 @@ from fedstac.db.columns import PLACES
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
-Allocate = Callable[[int, Any], Array]  # (count, dtype) → zeros; pages that nothing is written to cost nothing
 
 PUBLISHED, RETRACTED, LATEST = 1, 2, 4  # bits of `shown`; 0: gone, or hidden from searches
 UNCODED = -1  # in `codes`: the item has a value that is not in the dictionary
 SMALLEST = 1 << 12  # rows that columns begin with
+SPARE = 1 << 20  # numbers, at least, that a loaded table has room for beyond its own
 HEADER = 19  # bytes of the binary format of COPY before its rows, which have no extension of the header
 FIELDS = (
     ("n", ">i8"), ("changed", ">i8"), ("collection", ">i4"), ("shown", ">i2"), ("starts", ">i8"), ("ends", ">i8"),
@@ -28,6 +29,8 @@ KINDS = (
     ("updated", np.int64), ("footprint", np.int32), ("size", np.int64), ("files", np.int32),
 )  # fmt: skip
 CODE = np.dtype([("length", ">i4"), ("code", ">i4")])
+MAP_NORESERVE = 0x4000  # mman.h, on Linux
+ROW_BYTES = sum(np.dtype(kind).itemsize for _, kind in KINDS) + PLACES * np.dtype(np.int32).itemsize
 
 
 def _row(first: str, before_value: str) -> np.dtype[Any]:
@@ -75,10 +78,11 @@ class FacetTable:
     `column` names: `changed`, the transaction that changed a row; `collection`, a key of pgstac.collections; `shown`;
     `starts`, `ends` and `updated` in microseconds since 2000; `footprint`, a code; `size` in bytes; `files`.
     One writer; who reads beside it sees a row half old and half new (Gate).
+    Processes that were forked from one that had read a table share its pages, until one of them writes to a page. So
+    room for more rows is taken at the beginning, and of a row only what is another value now is written.
     """
 
-    def __init__(self, allocate: Allocate = np.zeros) -> None:
-        self._allocate = allocate
+    def __init__(self) -> None:
         self._capacity = 0
         self._columns: dict[str, Array] = {}
         self._codes: Array = np.zeros((PLACES, 0), np.int32)  # [place, number]; 0: the item lacks the property
@@ -90,8 +94,8 @@ class FacetTable:
 
     @property
     def bytes(self) -> int:
-        """Return how much memory the columns have, or will have when their pages are full."""
-        return int(sum(column.nbytes for column in self._columns.values()) + self._codes.nbytes)
+        """Return how much memory the rows have."""
+        return ROW_BYTES * self.length
 
     def on_moves(self, follow: Callable[[Numbers], object]) -> None:
         """Call, before rows are written, with the numbers whose start will be another one."""
@@ -104,10 +108,19 @@ class FacetTable:
         numbers = rows["n"].astype(np.int64)
         length = max(self.length, int(numbers.max()) + 1)
         self._grow(length)
-        moves = numbers[(numbers >= self.length) | (self._columns["starts"][numbers] != rows["starts"])]
-        for name, column in self._columns.items():
-            column[numbers] = rows[name]
-        self._codes[:, numbers] = rows["codes"]["code"].T
+        is_new = numbers >= self.length
+        moves = numbers[is_new | (self._columns["starts"][numbers] != rows["starts"])]
+        codes = rows["codes"]["code"].T
+        if is_new.all():
+            for name, column in self._columns.items():
+                column[numbers] = rows[name]
+            self._codes[:, numbers] = codes
+        else:
+            for name, column in self._columns.items():
+                differs = column[numbers] != rows[name]
+                column[numbers[differs]] = rows[name][differs]
+            places, at = np.nonzero(self._codes[:, numbers] != codes)
+            self._codes[places, numbers[at]] = codes[places, at]
         self.collections.update(np.unique(rows["collection"]).tolist())
         self.length = length
         self.changes += len(rows)
@@ -123,6 +136,10 @@ class FacetTable:
         codes: Array = self._codes[place, : self.length]
         return codes
 
+    def reserve(self, numbers: int) -> None:
+        """Take room for so many numbers and as many again: pages that nothing is written to cost nothing."""
+        self._grow(numbers + max(numbers, SPARE))
+
     def _grow(self, length: int) -> None:
         if length <= self._capacity:
             return
@@ -135,13 +152,21 @@ class FacetTable:
         self._capacity = capacity
 
     def _longer(self, before: Array | None, capacity: int, kind: Any) -> Array:
-        column = self._allocate(capacity, kind)
+        column = _zeros(capacity, kind)
         if before is not None:
             column[: self.length] = before[: self.length]
         return column
 
     def _longer_codes(self, capacity: int) -> Array:
-        codes = self._allocate(PLACES * capacity, np.int32).reshape(PLACES, capacity)
+        codes = _zeros(PLACES * capacity, np.int32).reshape(PLACES, capacity)
         if self.length:
             codes[:, : self.length] = self._codes[:, : self.length]
         return codes
+
+
+def _zeros(count: int, kind: Any) -> Array:
+    """Return zeros in small pages: to write to one of a large array would take two megabytes, of each column."""
+    size = count * np.dtype(kind).itemsize
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, kind, count)

@@ -25,8 +25,10 @@ Output = Callable[[bytes], Coroutine[Any, Any, None]]  # takes the pieces of a C
 
 
 # Which history of the catalogue a server has: transaction ids mean nothing in another one. It is another one from the
-# promotion of a standby on, and after each restore; a standby sees it when the sequencer has begun an epoch.
-HISTORY = """concat_ws(' ', (SELECT max(n) FROM fedstac.epoch), (SELECT system_identifier FROM pg_control_system()),
+# promotion of a standby on, and after each restore; a standby sees it when the sequencer has begun an epoch. The first
+# epoch is that of the time before it.
+HISTORY = """concat_ws(' ', (SELECT coalesce(max(n), 1) FROM fedstac.epoch),
+    (SELECT system_identifier FROM pg_control_system()),
     CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END)"""
 
 
@@ -88,6 +90,12 @@ async def removed_through(conn: Connection) -> int:
     """Return the transaction up to which rows may have been removed."""
     through: int = await conn.fetchval("SELECT through::text::bigint FROM fedstac.facet_removed")
     return through
+
+
+async def number_count(conn: Connection) -> int:
+    """Return how many numbers datasets have, with those between them that none has."""
+    count: int = await conn.fetchval("SELECT coalesce(max(n), -1) + 1 FROM fedstac.facet")
+    return count
 
 
 async def copy(conn: Connection, output: Output, since: str | None = None, *, limit: int | None = None) -> None:

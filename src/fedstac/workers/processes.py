@@ -166,12 +166,13 @@ class _Child:
     start: float  # by the monotonic clock
 
 
-def multiply(count: int) -> Member:
+def multiply(count: int, *, before_anew: Callable[[], object] = lambda: None) -> Member:
     """Start `count` processes as copies of this one, and return in each which it is. Call it before a thread begins.
 
     This process stays and watches them: it starts one anew that ends, later each time if it ends soon, and ends them
     when it is told to end itself; those that do not end in END_SECONDS it kills. Where one ends by itself before it is
     ready, all end with its exit code: the next would do the same. Other children are none of its business.
+    before_anew: is called in this process before it starts one anew; it leaves no thread.
     """
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -183,7 +184,8 @@ def multiply(count: int) -> Member:
     parent = os.getpid()
     while members or due:
         for number in [number for number, at in due.items() if at <= time.monotonic()]:
-            del due[number]
+            if due.pop(number):
+                before_anew()
             reading, writing = os.pipe()
             pid = os.fork()
             if not pid:
