@@ -17,14 +17,14 @@ from fedstac import __version__
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.replica_node import orphans
+from fedstac.cli.replica_node import orphans, status
 from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client.transport import NotFound
 from fedstac.client.values import ChangeResult, Dataset, File
 from fedstac.domain.patching import WithoutNode
 
 commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other nodes.")
-for family in (orphans,):
+for family in (status, orphans):
     commands.add_typer(family.commands)
 
 Node = Annotated[str, typer.Option("--node", "-n", help="The node that has the copies.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 UNITS: Final = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -18,3 +19,8 @@ def size_in_words(bytes: float) -> str:
 def rate_in_words(bytes_a_second: float) -> str:
     """Return a rate in bytes a second; a dash for none."""
     return f"{size_in_words(bytes_a_second)}/s" if bytes_a_second > 0 else "-"
+
+
+def moment(at: datetime | None) -> str:
+    """Return a moment to the minute, in UTC; empty for none."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ") if at else ""
