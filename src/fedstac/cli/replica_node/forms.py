@@ -21,6 +21,6 @@ def rate_in_words(bytes_a_second: float) -> str:
     return f"{size_in_words(bytes_a_second)}/s" if bytes_a_second > 0 else "-"
 
 
-def moment(at: datetime | None) -> str:
+def time_in_words(at: datetime | None) -> str:
     """Return a moment to the minute, in UTC; empty for none."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ") if at else ""

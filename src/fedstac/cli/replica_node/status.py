@@ -12,7 +12,7 @@ import typer
 from fedstac.cli import terminal
 from fedstac.cli.database import with_database
 from fedstac.cli.options import Form, examples, form_of
-from fedstac.cli.replica_node.forms import moment, rate_in_words, size_in_words
+from fedstac.cli.replica_node.forms import rate_in_words, size_in_words, time_in_words
 from fedstac.cli.status import span
 from fedstac.cli.terminal import Output, for_terminal, number, out, say
 from fedstac.domain.errors import NotFound
@@ -20,7 +20,7 @@ from fedstac.domain.replication.states import DatasetState, FileState
 
 if TYPE_CHECKING:
     from fedstac.db.connections import Connection
-    from fedstac.db.replica.status import DatasetRow, FileCounts, FileRow, NodeStatus
+    from fedstac.db.replica.status import FileCounts, FileRow, NodeStatus, ReplicaDataset
 
 commands = typer.Typer()
 STATE_COLUMNS = ("state       ", "datasets", "files   ", "here      ", "of        ")
@@ -76,7 +76,7 @@ def status(
     with_database(show)
 
 
-def one_of(id: str, rows: Sequence[DatasetRow]) -> DatasetRow:
+def one_of(id: str, rows: Sequence[ReplicaDataset]) -> ReplicaDataset:
     """Return the only dataset of an id. NotFound without one, wrong usage where several collections have it."""
     if not rows:
         raise NotFound(
@@ -92,7 +92,7 @@ def one_of(id: str, rows: Sequence[DatasetRow]) -> DatasetRow:
 
 
 def _show_node(form: Output, node: NodeStatus) -> None:
-    left = node.left_seconds
+    seconds_left = node.left_seconds
     value = {
         "states": {
             each.state: {"datasets": each.datasets, "files": each.files, "bytes": each.bytes,
@@ -101,7 +101,7 @@ def _show_node(form: Output, node: NodeStatus) -> None:
         },
         "reasons": [asdict(each) for each in node.reasons],
         "bytes_a_second": round(node.bytes_a_second), "left_bytes": node.left_bytes,
-        "left_seconds": None if left is None else round(left), "removals": node.removals,
+        "left_seconds": None if seconds_left is None else round(seconds_left), "removals": node.removals,
         "announcements": node.announcements, "last_progress": node.last_progress,
     }  # fmt: skip
     if form is not Output.TABLE:
@@ -116,12 +116,12 @@ def _show_node(form: Output, node: NodeStatus) -> None:
             listing.row({}, (each.state, each.datasets, each.files, here, size_in_words(each.bytes)))
     out()
     for reason in node.reasons:
-        until = f", until {moment(reason.until)}" if reason.until else ""
+        until = f", until {time_in_words(reason.until)}" if reason.until else ""
         what = number(reason.datasets, "dataset")
         out(for_terminal(f"{reason.state}: {what}: {reason.reason}{until}"), "red" if reason.state == "parked" else "")
     if node.left_bytes:
         pace = rate_in_words(node.bytes_a_second)
-        out(f"to come: {size_in_words(node.left_bytes)} at {pace}, {span(left)}")
+        out(f"to come: {size_in_words(node.left_bytes)} at {pace}, {span(seconds_left)}")
     for count, what in ((node.removals, "removal"), (node.announcements, "announcement")):
         if count:
             out(f"{number(count, what)} under way")
@@ -136,25 +136,27 @@ def _show_node(form: Output, node: NodeStatus) -> None:
 async def _list_datasets(conn: Connection, form: Output, states: Sequence[DatasetState], limit: int | None) -> None:
     from fedstac.db.replica import status as reading
 
-    after, left = 0, limit
+    after, room = 0, limit
     with terminal.Listing(form, DATASET_COLUMNS) as listing:
-        while left is None or left > 0:
-            page = reading.MOST_LISTED if left is None else min(left, reading.MOST_LISTED)
+        while room is None or room > 0:
+            page = reading.MOST_LISTED if room is None else min(room, reading.MOST_LISTED)
             rows = await reading.datasets(conn, [str(each) for each in states], after=after, limit=page)
             for row in rows:
                 listing.row(dataset_value(row), (
-                    row.state, size_in_words(row.size), row.files, moment(row.since), f"{row.collection}/{row.id}",
+                    row.state, size_in_words(row.size), row.files, time_in_words(row.since), f"{row.collection}/{row.id}",
                 ))  # fmt: skip
                 if form is Output.TABLE and row.reason:
-                    out(for_terminal(f"    {row.reason}" + (f", until {moment(row.until)}" if row.until else "")))
+                    out(
+                        for_terminal(f"    {row.reason}" + (f", until {time_in_words(row.until)}" if row.until else ""))
+                    )
             if len(rows) < page:
                 break
-            after, left = rows[-1].n, None if left is None else left - len(rows)
+            after, room = rows[-1].n, None if room is None else room - len(rows)
     if limit is not None and listing.count == limit:
         say(f"the first {limit}; --all lists all", "dim")
 
 
-def dataset_value(row: DatasetRow) -> dict[str, Any]:
+def dataset_value(row: ReplicaDataset) -> dict[str, Any]:
     """Return a dataset as a row for programs."""
     value = asdict(row)
     del value["n"]
@@ -165,7 +167,7 @@ def dataset_value(row: DatasetRow) -> dict[str, Any]:
 
 
 async def _show_dataset(
-    conn: Connection, form: Output, dataset: DatasetRow, states: Sequence[FileState], limit: int | None
+    conn: Connection, form: Output, dataset: ReplicaDataset, states: Sequence[FileState], limit: int | None
 ) -> None:
     from fedstac.db.replica import status as reading
 
@@ -197,12 +199,12 @@ def _opening_of(head: dict[str, Any]) -> str:
     return orjson.dumps(head).decode()[:-1] + ',"files_listed":['
 
 
-def _show_head(dataset: DatasetRow, counts: Sequence[FileCounts]) -> None:
+def _show_head(dataset: ReplicaDataset, counts: Sequence[FileCounts]) -> None:
     out(for_terminal(f"{dataset.collection}/{dataset.id}"), "bold")
-    until = f", until {moment(dataset.until)}" if dataset.until else ""
+    until = f", until {time_in_words(dataset.until)}" if dataset.until else ""
     reason = f": {dataset.reason}" if dataset.reason else ""
-    announced = "; announced" if dataset.is_announced and dataset.state != "announced" else ""
-    out(for_terminal(f"  {dataset.state} since {moment(dataset.since)}{reason}{until}{announced}"),
+    entry = "; announced" if dataset.is_announced and dataset.state != "announced" else ""
+    out(for_terminal(f"  {dataset.state} since {time_in_words(dataset.since)}{reason}{until}{entry}"),
         "red" if dataset.state == "parked" else "")  # fmt: skip
     out(
         for_terminal(
@@ -218,7 +220,7 @@ def _show_head(dataset: DatasetRow, counts: Sequence[FileCounts]) -> None:
 def _show_file(listing: terminal.Listing, form: Output, file: FileRow) -> None:
     listing.row(asdict(file), (
         file.state, size_in_words(file.done_bytes), "" if file.size is None else size_in_words(file.size),
-        file.attempts, moment(file.next_try), file.source or "", file.path,
+        file.attempts, time_in_words(file.next_try), file.source or "", file.path,
     ))  # fmt: skip
     if form is Output.TABLE and file.reason and file.state != FileState.VERIFIED:
         out(for_terminal(f"    {file.reason}"), "red" if file.state == FileState.FAILED else "")

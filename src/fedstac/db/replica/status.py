@@ -100,7 +100,7 @@ async def of_node(conn: Connection) -> NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetRow:
+class ReplicaDataset:
     """A dataset of the node, in its state."""
 
     n: int
@@ -122,30 +122,30 @@ class DatasetRow:
     since: datetime
 
 
-COLUMNS = """n, origin, collection, id, action, rule, priority, tier, state, reason, until, attempts, next_try, size, files,
-             announced_digest IS NOT NULL AS is_announced, since"""
+COLUMNS = """n, origin, collection, id, action, rule, priority, tier, state, reason, until, attempts, next_try,
+             size, files, announced_digest IS NOT NULL AS is_announced, since"""
 
 
 async def datasets(
     conn: Connection, states: Sequence[str], *, after: int = 0, limit: int = MOST_LISTED
-) -> list[DatasetRow]:
+) -> list[ReplicaDataset]:
     """Return datasets that have one of the states and come after a number, by their numbers."""
     rows = await conn.fetch(
         f"""SELECT {COLUMNS} FROM fedstac.replica_dataset
             WHERE state = ANY ($1::text[]) AND n > $2 ORDER BY n LIMIT $3""",
         list(states), after, limit,
     )  # fmt: skip
-    return [DatasetRow(**dict(row)) for row in rows]
+    return [ReplicaDataset(**dict(row)) for row in rows]
 
 
-async def dataset(conn: Connection, id: str, collection: str = "") -> list[DatasetRow]:
+async def dataset(conn: Connection, id: str, collection: str = "") -> list[ReplicaDataset]:
     """Return the dataset of an id: several where collections share it and none is named, none where nobody named it."""
     rows = await conn.fetch(
         f"""SELECT {COLUMNS} FROM fedstac.replica_dataset
             WHERE id = $1 AND ($2 = '' OR collection = $2) ORDER BY collection""",
         id, collection,
     )  # fmt: skip
-    return [DatasetRow(**dict(row)) for row in rows]
+    return [ReplicaDataset(**dict(row)) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
