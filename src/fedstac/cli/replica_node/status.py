@@ -143,7 +143,8 @@ async def _list_datasets(conn: Connection, form: Output, states: Sequence[Datase
             rows = await reading.datasets(conn, [str(each) for each in states], after=after, limit=page)
             for row in rows:
                 listing.row(dataset_value(row), (
-                    row.state, size_in_words(row.size), row.files, time_in_words(row.since), f"{row.collection}/{row.id}",
+                    row.state, size_in_words(row.size), row.files, time_in_words(row.since),
+                    f"{row.collection}/{row.id}",
                 ))  # fmt: skip
                 if form is Output.TABLE and row.reason:
                     out(
