@@ -183,8 +183,7 @@ async def write_places(conn: Connection, placements: Mapping[int, Placement]) ->
         await conn.execute(
             """UPDATE fedstac.replica_file f
                SET state = p.state, source = coalesce(p.source, f.source), href = p.href,
-                   reason = coalesce(p.reason, f.reason),
-                   next_try = CASE WHEN p.href IS NULL THEN p.next_try ELSE f.next_try END
+                   reason = coalesce(p.reason, f.reason), next_try = p.next_try
                FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                            $7::timestamptz[]) p (n, asset, state, source, href, reason, next_try)
                WHERE f.n = p.n AND f.asset = p.asset AND f.state = 'queued'""",
@@ -253,7 +252,7 @@ async def line_up(conn: Connection, sources: Collection[str]) -> list[QueuedData
                 ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $2) d
             CROSS JOIN LATERAL (
                 SELECT count(*) FROM (SELECT FROM fedstac.replica_file f
-                                      WHERE f.n = d.n AND f.source = d.source AND {CLAIMABLE} LIMIT $3) some) files
+                                      WHERE f.n = d.n AND f.source = d.source AND {CLAIMABLE} LIMIT $3) file) files
             ORDER BY d.source, d.priority DESC, d.turn NULLS FIRST, d.n""",
         list(sources), LISTED_OF_A_SOURCE, LISTED_OF_A_SOURCE,
     )  # fmt: skip
