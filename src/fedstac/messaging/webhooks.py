@@ -7,21 +7,25 @@ differently a moment later leads nowhere else. Redirects are not followed, no pr
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
+import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpcore
+import httpx
 
 from fedstac import __version__
 from fedstac.domain.destinations import is_public, signature
-from fedstac.messaging.pinning import PinningBackend, Resolve, certificates, resolve
 
 MOST_AT_ONCE = 32
 KEPT_SECONDS = 30.0  # that a connection stays open without a message
 MOST_DRAINED = 16 << 10  # bytes of an answer that are read so that its connection can stay open
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class Undelivered(Exception):
@@ -39,18 +43,56 @@ class Forbidden(Exception):
     """The message must not go there, or the receiver wants no more: trying again is of no use."""
 
 
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """Resolve a name to its addresses, as the machine does."""
+    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in addresses]
+
+
+class _CheckingBackend(httpcore.AsyncNetworkBackend):
+    """Connects to public addresses only, unless private ones are allowed."""
+
+    def __init__(self, find: Resolve, *, private: bool) -> None:
+        self._find, self._private, self._plain = find, private, httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:  # fmt: skip
+        try:
+            addresses = list(dict.fromkeys(await self._find(host, port)))
+        except OSError as error:
+            raise httpcore.ConnectError(f"{host} has no address") from error
+        if not self._private and not all(is_public(address) for address in addresses):
+            raise Forbidden(f"{host} leads to an address that is not of the internet")
+        for address in addresses[:2]:
+            try:
+                return await self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore.ConnectError:
+                continue
+        raise httpcore.ConnectError(f"{host} does not answer")
+
+    async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        raise Forbidden("a webhook is no socket of this machine")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._plain.sleep(seconds)
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return what TLS checks receivers with. It is read once a process, in 40 ms."""
+    return httpx.create_ssl_context()
+
+
 class Webhooks:
     """Sends. `private`: to addresses of the own network too. `keep`: so many connections stay open between messages."""
 
     def __init__(self, *, private: bool, find: Resolve = resolve, keep: int = 0) -> None:
-        def judge(host: str, port: int, addresses: Sequence[str]) -> None:
-            if not private and not all(is_public(address) for address in addresses):
-                raise Forbidden(f"{host} leads to an address that is not of the internet")
-
         self._keeps = keep > 0
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=certificates(), max_connections=MOST_AT_ONCE, max_keepalive_connections=keep,
-            keepalive_expiry=KEPT_SECONDS, network_backend=PinningBackend(find, judge),
+            ssl_context=_certificates(), max_connections=MOST_AT_ONCE, max_keepalive_connections=keep,
+            keepalive_expiry=KEPT_SECONDS, network_backend=_CheckingBackend(find, private=private),
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:

@@ -11,10 +11,11 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 import orjson
 
@@ -23,6 +24,7 @@ from fedstac.replication import storage
 from fedstac.replication.addresses import AddressRefused, SourceUrl
 from fedstac.replication.storage import Digest, PartFile, TargetPlace
 from fedstac.replication.transports import (
+    Chunk,
     CopyCause,
     CopyFailed,
     DeliveringTransport,
@@ -37,6 +39,8 @@ BLOCK_BYTES = 8 << 20  # that a killed process may have fetched and not kept
 PIECES = 8  # of a block: what is handed to the thread at once
 MOST_CUTS = 3  # that are resumed at once, if bytes came in between
 SMALL_BYTES = 1 << 20  # a file that comes in one piece is not resumed, so nothing is noted of it
+P = ParamSpec("P")
+T = TypeVar("T")
 
 HASHES: Final[dict[str, Callable[[], Digest]]] = {
     "sha1": lambda: hashlib.sha1(usedforsecurity=False),
@@ -119,15 +123,32 @@ async def copy_file(
         raise CopyFailed(CopyCause.BAD_ADDRESS, str(error)) from None
     transport = transports.open_transport(url)
     try:
-        preparation = await asyncio.to_thread(_prepare, order)
+        preparation = await _prepared(transports.threads, order)
         if isinstance(preparation, int):
             on_bytes(preparation)
             return CopyReport(preparation, 0, preparation)
         with closing(preparation) as part:  # one without a byte goes when it is closed
-            copy = _Copy(order, url, part, on_bytes, throttle or NoThrottle(), max(block_bytes // PIECES, 1))
+            copy = _Copy(
+                order, url, part, transports.threads, on_bytes, throttle or NoThrottle(), max(block_bytes // PIECES, 1)
+            )
             return await copy.run(transport)
     except OSError as error:
         raise storage.failure_of(error, order.path) from error
+
+
+async def _prepared(threads: ThreadPoolExecutor, order: CopyOrder) -> int | PartFile:
+    work = threads.submit(_prepare, order)
+    try:
+        return await asyncio.wrap_future(work)
+    except asyncio.CancelledError:
+        work.add_done_callback(_abandon)
+        raise
+
+
+def _abandon(work: Future[int | PartFile]) -> None:
+    """Unlock the part that nobody takes any more."""
+    if not work.cancelled() and work.exception() is None and isinstance(part := work.result(), PartFile):
+        part.close()
 
 
 def _prepare(order: CopyOrder) -> int | PartFile:
@@ -154,8 +175,8 @@ class _Copy:
     """One file on its way: the part file, its digest so far, and where its bytes came from."""
 
     def __init__(
-        self, order: CopyOrder, url: SourceUrl, part: PartFile, on_bytes: Callable[[int], None], throttle: Throttle,
-        piece_bytes: int,
+        self, order: CopyOrder, url: SourceUrl, part: PartFile, threads: ThreadPoolExecutor,
+        on_bytes: Callable[[int], None], throttle: Throttle, piece_bytes: int,
     ) -> None:  # fmt: skip
         self._order, self._url, self._part = order, url, part
         self._on_bytes, self._throttle, self._piece_bytes = on_bytes, throttle, piece_bytes
@@ -166,10 +187,12 @@ class _Copy:
         self._streams = 0  # that the bytes of the part came in; those that were here count as one
         self._version: SourceVersion | None = None  # of this source, when the first of the bytes came
         self._remark = ""
+        self._was_here = False  # bytes of the part, before this call
+        self._threads = threads
 
     async def run(self, transport: Transport) -> CopyReport:
         """Fetch what is missing, until the checksum agrees, and move the file into place. CopyFailed."""
-        await asyncio.to_thread(self._take_up)
+        await self._run(self._take_up)
         self._on_bytes(self._size)
         was_restarted, cuts = False, 0
         while True:
@@ -186,14 +209,14 @@ class _Copy:
                 match error.cause:
                     case CopyCause.CHANGED if not was_restarted:
                         was_restarted = True
-                        await asyncio.to_thread(self._restart)
+                        await self._run(self._restart)
                     case CopyCause.CUT if self._size > before and cuts < MOST_CUTS:
                         cuts += 1
                     case CopyCause.CHANGED:
                         raise await self._discard(error) from error
                     case _:
                         raise
-        await asyncio.to_thread(self._part.move_into_place)
+        await self._run(self._part.move_into_place)
         return CopyReport(self._size, self._fetched_bytes, self._reused_bytes)
 
     def _take_up(self) -> None:
@@ -223,7 +246,7 @@ class _Copy:
         return self._streams == 1 or bool(self._version and self._version.validator)
 
     async def _discard(self, failure: CopyFailed) -> CopyFailed:
-        await asyncio.to_thread(self._part.discard)
+        await self._run(self._part.discard)
         return failure
 
     def _wrong_checksum(self) -> CopyFailed:
@@ -239,7 +262,7 @@ class _Copy:
         if isinstance(transport, DeliveringTransport):
             target = self._order.folder / self._part.delivery_path(self._order.path)
             await transport.deliver(self._url, target, self._order.size, self._on_bytes)
-            await asyncio.to_thread(self._take_delivery)
+            await self._run(self._take_delivery)
         else:
             await self._read(transport)
         if self._order.size is not None and self._size < self._order.size:
@@ -253,9 +276,9 @@ class _Copy:
 
     async def _read(self, transport: StreamingTransport) -> None:
         """Append what the source has behind the bytes that are here."""
-        async with transport.open(self._url, self._size, self._version) as stream:
+        async with transport.open(self._url, self._size, self._version, self._piece_bytes) as stream:
             if stream.start != self._size:  # it sends all, whatever was asked for
-                await asyncio.to_thread(self._restart)
+                await self._run(self._restart)
             self._remark = stream.remark
             await self._check_version(stream)
             self._streams += 1
@@ -282,11 +305,11 @@ class _Copy:
             self._version = stream.version
             if self._order.size is None or self._order.size > SMALL_BYTES:
                 note = {"source": _fingerprint(self._url), "version": asdict(stream.version)}
-                await asyncio.to_thread(self._part.write_note, orjson.dumps(note).decode())
+                await self._run(self._part.write_note, orjson.dumps(note).decode())
 
     async def _append(self, stream: SourceStream) -> None:
         """Hash and write in a thread while the next piece arrives; at most two pieces are in memory."""
-        arrived, pending, count = self._size, list[bytes](), 0
+        arrived, pending, count = self._size, list[Chunk](), 0
         writing = failure = None
         try:
             async with aclosing(stream.chunks) as chunks:
@@ -302,7 +325,7 @@ class _Copy:
                         )
                     if count >= self._piece_bytes:
                         await self._settle(writing)
-                        writing = self._hand_over(pending)
+                        writing = self._run(self._keep, pending)
                         await self._throttle.take(self._host, count)
                         pending, count = [], 0
         except CopyFailed as error:  # what came is kept
@@ -311,20 +334,20 @@ class _Copy:
         if failure is not None and failure.cause == CopyCause.WRONG_CONTENT:
             raise await self._discard(failure)
         if pending:
-            await self._settle(self._hand_over(pending))
+            await self._settle(self._run(self._keep, pending))
             await self._throttle.take(self._host, count)
         if failure is not None:
             raise failure
 
-    def _hand_over(self, chunks: list[bytes]) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().run_in_executor(None, self._keep, chunks)
+    def _run(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> asyncio.Future[T]:
+        return asyncio.wrap_future(self._threads.submit(work, *args, **options))
 
     async def _settle(self, writing: asyncio.Future[None] | None) -> None:
         if writing is not None:
             await writing
             self._on_bytes(self._size)
 
-    def _keep(self, chunks: list[bytes]) -> None:
+    def _keep(self, chunks: list[Chunk]) -> None:
         self._part.append(chunks)
         for chunk in chunks:
             self._digest.update(chunk)

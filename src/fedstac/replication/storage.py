@@ -153,7 +153,7 @@ class PartFile:
         """The bytes that are there."""
         return os.fstat(self.fd).st_size
 
-    def append(self, chunks: Sequence[bytes]) -> None:
+    def append(self, chunks: Sequence[bytes | memoryview]) -> None:
         """Write chunks, none of them empty, at the end. Nothing is written once the file is closed."""
         with self._use:
             at = 0

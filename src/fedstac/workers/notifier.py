@@ -25,8 +25,7 @@ from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.notices import Message, Sender
 from fedstac.messaging import mail
-from fedstac.messaging.pinning import Resolve, resolve
-from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
+from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
 from fedstac.runtime import supervision
 from fedstac.runtime.causes import blames_nobody
 from fedstac.runtime.failpoints import failpoint

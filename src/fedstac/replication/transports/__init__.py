@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +14,8 @@ from typing import Protocol, runtime_checkable
 from fedstac.replication.addresses import AddressRules, SourceUrl
 
 STALL_SECONDS = 60.0
+MOST_THREADS = 256  # a stream that waits for its source has one, and each write
+Chunk = bytes | memoryview
 
 
 class CopyCause(StrEnum):
@@ -64,7 +68,7 @@ class SourceStream:
 
     version: SourceVersion
     start: int  # 0 where the source sends all although a rest was asked for
-    chunks: AsyncGenerator[bytes]  # none of them empty
+    chunks: AsyncGenerator[Chunk]  # none of them empty
     remark: str = ""  # what would explain a wrong content
 
 
@@ -72,11 +76,11 @@ class StreamingTransport(Protocol):
     """Reads a file as a stream of bytes."""
 
     def open(
-        self, url: SourceUrl, start: int, expected: SourceVersion | None
+        self, url: SourceUrl, start: int, expected: SourceVersion | None, chunk_bytes: int
     ) -> AbstractAsyncContextManager[SourceStream]:
         """Read from the byte `start` on; `expected`: what the source said when the first bytes came. CopyFailed.
 
-        CHANGED is raised where the source has another content now. The reader then begins at 0.
+        A chunk has at most `chunk_bytes`. CHANGED is raised where the source has another content now. The reader then begins at 0.
         """
         ...
 
@@ -112,6 +116,7 @@ class Transports:
         others: Mapping[str, Transport] | None = None,
     ) -> None:  # fmt: skip
         self.rules = rules
+        self.threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="replica")
         self._stall_seconds = stall_seconds
         self._by_scheme: dict[str, Transport] = dict(others or {})
 
@@ -127,11 +132,11 @@ class Transports:
             case "https":
                 from fedstac.replication.transports.https import HttpsTransport
 
-                return HttpsTransport(self.rules, stall_seconds=self._stall_seconds)
+                return HttpsTransport(self.rules, threads=self.threads, stall_seconds=self._stall_seconds)
             case "file":
                 from fedstac.replication.transports.files import FileTransport
 
-                return FileTransport(self.rules)
+                return FileTransport(self.rules, self.threads)
         raise CopyFailed(CopyCause.BAD_ADDRESS, f"this node has no transport for {scheme}:")
 
     async def close(self) -> None:
@@ -139,6 +144,7 @@ class Transports:
         while self._by_scheme:
             _, transport = self._by_scheme.popitem()
             await transport.close()
+        await asyncio.to_thread(self.threads.shutdown)
 
     async def __aenter__(self) -> Transports:
         return self

@@ -5,36 +5,37 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from fedstac.replication.addresses import AddressRefused, AddressRules, SourceUrl
-from fedstac.replication.transports import CopyCause, CopyFailed, SourceStream, SourceVersion
-
-CHUNK_BYTES = 1 << 20
+from fedstac.replication.transports import Chunk, CopyCause, CopyFailed, SourceStream, SourceVersion
 
 
 class FileTransport:
     """Reads files of listed folders. What a link of the folder leads to has to be in a listed folder too."""
 
-    def __init__(self, rules: Callable[[], AddressRules]) -> None:
-        self._rules = rules
+    def __init__(self, rules: Callable[[], AddressRules], threads: Executor) -> None:
+        self._rules, self._threads = rules, threads
 
     async def close(self) -> None:
         """Do nothing: each file is closed after it was read."""
 
     @asynccontextmanager
-    async def open(self, url: SourceUrl, start: int, expected: SourceVersion | None) -> AsyncGenerator[SourceStream]:
+    async def open(
+        self, url: SourceUrl, start: int, expected: SourceVersion | None, chunk_bytes: int
+    ) -> AsyncGenerator[SourceStream]:
         """Read from the byte `start` on. CopyFailed where there is no such file, or where it changed."""
-        file = await asyncio.to_thread(self._open, url)
+        file = await asyncio.get_running_loop().run_in_executor(self._threads, self._open, url)
         try:
             status = os.fstat(file.fileno())
             version = SourceVersion(status.st_size, f'"{status.st_ino}-{status.st_mtime_ns}"')
             if start and (start > status.st_size or (expected is not None and version.contradicts(expected))):
                 raise CopyFailed(CopyCause.CHANGED, f"{url.for_people} is another content than when the copy began")
             file.seek(start)
-            yield SourceStream(version, start, _chunks(file, url))
+            yield SourceStream(version, start, self._chunks(file, url, chunk_bytes))
         finally:
             file.close()
 
@@ -52,14 +53,14 @@ class FileTransport:
         except OSError as error:
             raise CopyFailed(CopyCause.SOURCE_AWAY, f"{url.for_people} cannot be read: {error.strerror}") from error
 
+    async def _chunks(self, file: BinaryIO, url: SourceUrl, size: int) -> AsyncGenerator[Chunk]:
+        loop = asyncio.get_running_loop()
+        try:
+            while part := await loop.run_in_executor(self._threads, file.read, size):
+                yield part
+        except OSError as error:
+            raise CopyFailed(CopyCause.CUT, f"{url.for_people} cannot be read further: {error.strerror}") from error
+
 
 def _quoted(path: Path) -> str:
     return path.as_uri().removeprefix("file://")
-
-
-async def _chunks(file: BinaryIO, url: SourceUrl) -> AsyncGenerator[bytes]:
-    try:
-        while part := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield part
-    except OSError as error:
-        raise CopyFailed(CopyCause.CUT, f"{url.for_people} cannot be read further: {error.strerror}") from error
