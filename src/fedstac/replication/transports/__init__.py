@@ -80,7 +80,8 @@ class StreamingTransport(Protocol):
     ) -> AbstractAsyncContextManager[SourceStream]:
         """Read from the byte `start` on; `expected`: what the source said when the first bytes came. CopyFailed.
 
-        A chunk has at most `chunk_bytes`. CHANGED is raised where the source has another content now. The reader then begins at 0.
+        A chunk has at most `chunk_bytes`. CHANGED is raised where the source has another content now; the reader then
+        begins at 0.
         """
         ...
 

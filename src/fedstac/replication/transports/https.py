@@ -144,7 +144,10 @@ class _IdleConnections:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to an address that was judged: a name that resolves differently a moment later leads nowhere else."""
+    """A connection to an address that was judged.
+
+    A name that resolves differently a moment later leads nowhere else.
+    """
 
     def __init__(self, url: SourceUrl, rules: AddressRules, find: Resolve) -> None:
         super().__init__(url.host, url.port)
@@ -286,8 +289,7 @@ class _Exchange:
 
     def read(self, most: int) -> Chunk:
         """Return up to so many bytes, fewer where they come slowly; none at the end. CopyFailed(CUT)."""
-        if self._failure is not None:
-            raise self._failure
+        self._raise_failure()
         buffer = memoryview(bytearray(most))
         size, begin = 0, time.monotonic()
         while size < most and time.monotonic() - begin < LONGEST_WAIT_SECONDS:
@@ -303,8 +305,8 @@ class _Exchange:
                 break
             size += count
         self._judge_pace(size, time.monotonic() - begin)
-        if self._failure is not None and not size:
-            raise self._failure
+        if not size:
+            self._raise_failure()
         return buffer[:size]
 
     def _read_some(self, buffer: memoryview) -> int:
@@ -322,6 +324,10 @@ class _Exchange:
             self._fresh_bytes, self._fresh_seconds = 0, 0.0
         elif self._fresh_seconds > self._transport.stall_seconds:
             self._fail(f"sent {self._fresh_bytes} bytes in {self._fresh_seconds:.0f} seconds")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _fail(self, reason: str) -> None:
         self._failure = CopyFailed(CopyCause.CUT, f"{self.url.host} {reason}")
