@@ -19,7 +19,7 @@ CREATE TABLE fedstac.replica_look (
     brake           text NOT NULL DEFAULT '',   -- why nothing is mended
     started         timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated         timestamptz NOT NULL DEFAULT clock_timestamp(),
-    finished        timestamptz
+    finished_at     timestamptz
 );
 CREATE INDEX replica_look_open ON fedstac.replica_look (kind, id DESC);
 
@@ -34,7 +34,7 @@ CREATE TABLE fedstac.replica_finding (
     tier            text NOT NULL DEFAULT '',
     path            text NOT NULL DEFAULT '',   -- below the tier's folder
     size            bigint,
-    changed         timestamptz,                -- the file on disk, at the last change of its bytes or its name
+    changed         double precision,           -- seconds since the epoch: last change of its bytes or its name
     detail          text NOT NULL,
     outcome         text NOT NULL DEFAULT 'open' CHECK (outcome IN ('open', 'mended', 'left')),
     note            text NOT NULL DEFAULT ''

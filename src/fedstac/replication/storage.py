@@ -91,6 +91,12 @@ class TargetPlace:
             raise CopyFailed(CopyCause.BAD_PATH, f"{self.path} is there already, and is no file")
         return fd
 
+    def discard_target(self) -> None:
+        """Take the file away that is there under the final name. That is on the disk when this returns."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._name, dir_fd=self._folder)
+        os.fsync(self._folder)
+
     def open_part(self, name: str) -> PartFile:
         """Open the file's part, which is locked until it is closed. BUSY where another process has it."""
         for _ in range(MOST_TRIES):

@@ -37,6 +37,21 @@ async def request(conn: Connection, numbers: Sequence[int]) -> None:
         )
 
 
+async def withdraw(conn: Connection, numbers: Sequence[int]) -> None:
+    """Queue the announcement that locked datasets are no replicas here, where the origin may have our entry."""
+    await conn.execute(
+        """INSERT INTO fedstac.replica_announcement AS a (n, kind)
+           SELECT d.n, 'remove' FROM fedstac.replica_dataset d
+           WHERE d.n = ANY ($1::bigint[])
+             AND (d.announced_digest IS NOT NULL
+                  OR EXISTS (SELECT FROM fedstac.replica_announcement o WHERE o.n = d.n)) ORDER BY d.n
+           ON CONFLICT (n) DO UPDATE SET kind = 'remove', state = 'queued', reason = '', request = NULL,
+                  digest = NULL, attempts = 0, next_try = NULL, updated = clock_timestamp()
+           WHERE a.kind = 'add' OR a.state = 'parked'""",
+        list(numbers),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaAnnouncement:
     """What one origin is to be told of one dataset. `request`: the origin's, where it was sent already."""
