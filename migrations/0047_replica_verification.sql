@@ -34,7 +34,7 @@ CREATE TABLE fedstac.replica_finding (
     tier            text NOT NULL DEFAULT '',
     path            text NOT NULL DEFAULT '',   -- below the tier's folder
     size            bigint,
-    changed         double precision,           -- seconds since the epoch: last change of its bytes or its name
+    changed_at      double precision,           -- seconds since the epoch: last change of its bytes or its name
     detail          text NOT NULL,
     outcome         text NOT NULL DEFAULT 'open' CHECK (outcome IN ('open', 'mended', 'left')),
     note            text NOT NULL DEFAULT ''

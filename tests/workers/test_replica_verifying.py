@@ -131,7 +131,7 @@ async def plant_faults(east: PlantedNode, *, datasets: int = 200, files: int = 1
 
 
 async def states(conn: Connection, id: str) -> tuple[str, Counter[str], str | None]:
-    """Return the state of a dataset, its files by state, and what the origin is to be told."""
+    """Return the state of a dataset, its files by state, and what the origin is to be message."""
     row = await conn.fetchrow(
         """SELECT d.n, d.state, (SELECT kind FROM fedstac.replica_announcement a
                                  WHERE a.n = d.n AND a.state = 'queued') AS kind
@@ -152,8 +152,8 @@ async def test_a_hundred_planted_faults_are_found_and_those_that_may_be_are_mend
     assert await looks.count_faults(east.conn, look.id, open_only=True) == {}
     lost = faults.missing | faults.truncated | faults.wrong
     for path in lost:
-        state, files, told = await states(east.conn, path.split("/")[1])
-        assert (state, told, files["queued"] > 0) == ("queued", "remove", True)
+        state, files, message = await states(east.conn, path.split("/")[1])
+        assert (state, message, files["queued"] > 0) == ("queued", "remove", True)
         assert not (east.folder / path).exists()  # nothing wrong is served under its final name
     queued = await east.conn.fetch("SELECT path, reason FROM fedstac.replica_file WHERE state = 'queued'")
     assert {row["path"] for row in queued} == lost
@@ -214,8 +214,8 @@ async def test_the_brake_stops_all_mending_until_it_is_forced(east: PlantedNode,
     assert trouble["kind"] == "replica-verify"
     _, brake = await east.verify(VerificationLimits(is_forced=True, removes_dark=True, grace_seconds=0), days_later=100)
     assert brake is None
-    state, files, told = await states(east.conn, "d")
-    assert (state, files["queued"], told) == ("queued", 3 if fault is FileFault.MISSING else 1, "remove")
+    state, files, message = await states(east.conn, "d")
+    assert (state, files["queued"], message) == ("queued", 3 if fault is FileFault.MISSING else 1, "remove")
 
 
 async def test_a_folder_that_is_not_mounted_stops_the_look_before_it_finds_anything(east: PlantedNode) -> None:
@@ -232,7 +232,7 @@ async def test_a_look_that_dies_goes_on_where_it_was(east: PlantedNode, monkeypa
     reads: Counter[str] = Counter()
     look_at_file = surveying.look
 
-    def count_reads(folder: Path, path: str, *arguments: Any, **options: Any) -> surveying.Look:
+    def count_reads(folder: Path, path: str, *arguments: Any, **options: Any) -> surveying.DiskReading:
         reads[path] += 1
         return look_at_file(folder, path, *arguments, **options)
 

@@ -35,11 +35,11 @@ class DiskAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SurveyedFile:
-    """A file that a walk met. `changed`: its last change of bytes, name or place, in seconds since the epoch."""
+    """A file that a walk met. `changed_at`: its last change of bytes, name or place, in seconds since the epoch."""
 
     path: str  # below the folder
     size: int
-    changed: float
+    changed_at: float
     is_plain: bool  # a regular file with a name that a document could have
 
 
@@ -89,14 +89,16 @@ def _survey(place: Path, path: str) -> SurveyedFile | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """A file as it is, and its last change as `SurveyedFile.changed`; None where there is no file."""
+class DiskReading:
+    """A file as it is, and its last change as `SurveyedFile.changed_at`; None where there is no file."""
 
     file: DiskFile | None
-    changed: float = 0.0
+    changed_at: float = 0.0
 
 
-def look(folder: Path, path: str, checksum: str | None, *, should_go_on: Callable[[], bool] = lambda: True) -> Look:
+def look(
+    folder: Path, path: str, checksum: str | None, *, should_go_on: Callable[[], bool] = lambda: True
+) -> DiskReading:
     """Return a file's size, and its checksum where one is given to compare with. Blocks.
 
     What is in its place and is no file, or has bytes that the disk does not give, has a trouble. With a checksum that
@@ -107,31 +109,31 @@ def look(folder: Path, path: str, checksum: str | None, *, should_go_on: Callabl
         with storage.open_place(folder, path, make=False) as place:
             fd = place.open_target()
     except FileNotFoundError:
-        return Look(None)
+        return DiskReading(None)
     except CopyFailed as error:
-        return Look(DiskFile(0, None, error.reason))
+        return DiskReading(DiskFile(0, None, error.reason))
     except OSError as error:
-        return Look(DiskFile(0, None, _trouble(error, folder / path)))
+        return DiskReading(DiskFile(0, None, _trouble(error, folder / path)))
     if fd is None:
-        return Look(None)
+        return DiskReading(None)
     try:
         facts = os.fstat(fd)
-        changed = max(facts.st_mtime, facts.st_ctime)
+        changed_at = max(facts.st_mtime, facts.st_ctime)
         try:
             digest, multihash = new_digest(checksum or "")
         except CopyFailed:
-            return Look(DiskFile(facts.st_size), changed)
+            return DiskReading(DiskFile(facts.st_size), changed_at)
         buffer, size = memoryview(bytearray(storage.READ_BYTES)), 0
         while count := os.readv(fd, [buffer]):
             if not should_go_on():
                 raise InterruptedError
             digest.update(buffer[:count])
             size += count
-        return Look(DiskFile(size, _text_of(multihash, digest.digest(), checksum or "")), changed)
+        return DiskReading(DiskFile(size, _text_of(multihash, digest.digest(), checksum or "")), changed_at)
     except InterruptedError:
         raise
     except OSError as error:
-        return Look(DiskFile(facts.st_size, None, _trouble(error, folder / path)), changed)
+        return DiskReading(DiskFile(facts.st_size, None, _trouble(error, folder / path)), changed_at)
     finally:
         os.close(fd)
 
@@ -149,7 +151,7 @@ def _text_of(multihash: Multihash, digest: bytes, checksum: str) -> str:
     return checksum[: len(checksum) - 2 * len(multihash.digest)] + digest.hex()
 
 
-def remove(folder: Path, path: str, *, size: int, changed: float) -> bool:
+def remove(folder: Path, path: str, *, size: int, changed_at: float) -> bool:
     """Remove a file, if it is still the one of this size and this last change. Return whether it is gone. Blocks.
 
     No link on the way to it is followed.
@@ -163,7 +165,7 @@ def remove(folder: Path, path: str, *, size: int, changed: float) -> bool:
                 facts = os.fstat(fd)
             finally:
                 os.close(fd)
-            if facts.st_size != size or max(facts.st_mtime, facts.st_ctime) != changed:
+            if facts.st_size != size or max(facts.st_mtime, facts.st_ctime) != changed_at:
                 return False
             place.discard_target()
     except FileNotFoundError:

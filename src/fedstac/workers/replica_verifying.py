@@ -23,7 +23,7 @@ from fedstac.db.replica.looks import DatasetEntries, DiskLook, FileToVerify, Fin
 from fedstac.domain.replication import verification
 from fedstac.domain.replication.verification import LOST, FileFault, RecordedFile, VerificationCounts
 from fedstac.replication import surveying
-from fedstac.replication.surveying import DiskAway, Look, SurveyedFile
+from fedstac.replication.surveying import DiskAway, DiskReading, SurveyedFile
 from fedstac.runtime.failpoints import failpoint
 
 PAGE: Final = 1000  # files or names that one statement reads
@@ -132,7 +132,7 @@ class Verifier:
         faults = [
             FoundFault(
                 verdict.fault, verdict.detail, file.n, file.asset, file.tier, file.path,
-                result.file.size if result.file else None, result.changed if result.file else None, file.verified_at,
+                result.file.size if result.file else None, result.changed_at if result.file else None, file.verified_at,
             )
             for file, result in zip(files, results, strict=True)
             if (verdict := verification.judge_file(RecordedFile(file.size, file.checksum), result.file)) is not None
@@ -142,7 +142,7 @@ class Verifier:
         failpoint("replica.looked")
         self.on_progress(LookProgress("files", len(files), sum(file.size or 0 for file in files)))
 
-    def _read(self, file: FileToVerify, by_checksum: bool) -> Look:
+    def _read(self, file: FileToVerify, by_checksum: bool) -> DiskReading:
         checksum = file.checksum if by_checksum else None
         folder = self.tiers.folder(file.tier)
         return surveying.look(folder, file.path, checksum, should_go_on=lambda: not self._is_stopping)
@@ -180,7 +180,7 @@ class Verifier:
                 faults = [
                     FoundFault(
                         FileFault.DARK, "no dataset of this node has it", tier=tier, path=file.path,
-                        size=file.size if file.is_plain else None, changed=file.changed,
+                        size=file.size if file.is_plain else None, changed_at=file.changed_at,
                     )
                     for file in files if file.path in dark
                 ]  # fmt: skip
@@ -221,9 +221,9 @@ class Verifier:
             self.conn, others, "left", "it was changed meanwhile, or the dataset's files are not wanted any more"
         )
         for row in rows:
-            if row.id in mended and row.size is not None and row.changed is not None:
+            if row.id in mended and row.size is not None and row.changed_at is not None:
                 await asyncio.to_thread(
-                    surveying.remove, self.tiers.folder(row.tier), row.path, size=row.size, changed=row.changed
+                    surveying.remove, self.tiers.folder(row.tier), row.path, size=row.size, changed_at=row.changed_at
                 )
 
     async def _remove_dark(self, rows: Sequence[FindingRow]) -> None:
@@ -234,7 +234,7 @@ class Verifier:
         odd: list[FindingRow] = []
         old: list[FindingRow] = []
         for row in rows:
-            if not verification.is_old_enough(self.now() - (row.changed or 0.0), limits.dark_days):
+            if not verification.is_old_enough(self.now() - (row.changed_at or 0.0), limits.dark_days):
                 young.append(row)
             elif not limits.removes_dark:
                 unwanted.append(row)
@@ -246,18 +246,22 @@ class Verifier:
             (odd, "left", "it is no regular file with a plain name; see to it by hand"),
         ]
         removed: list[FindingRow] = []
-        changed: list[FindingRow] = []
+        altered: list[FindingRow] = []
         for tier in sorted({row.tier for row in old}):
             own = [row for row in old if row.tier == tier]
             dark = await looks.unrecorded(self.conn, tier, [row.path for row in own])
             for row in own:
                 is_gone = row.path in dark and await asyncio.to_thread(
-                    surveying.remove, self.tiers.folder(tier), row.path, size=row.size or 0, changed=row.changed or 0.0
+                    surveying.remove,
+                    self.tiers.folder(tier),
+                    row.path,
+                    size=row.size or 0,
+                    changed_at=row.changed_at or 0.0,
                 )
-                (removed if is_gone else changed).append(row)
+                (removed if is_gone else altered).append(row)
         outcomes += [
             (removed, "mended", "it is removed"),
-            (changed, "left", "it was changed, or recorded, since it was found"),
+            (altered, "left", "it was changed, or recorded, since it was found"),
         ]
         for some, outcome, note in outcomes:
             await looks.store_outcomes(self.conn, [row.id for row in some], outcome, note)

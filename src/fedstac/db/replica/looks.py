@@ -148,7 +148,7 @@ async def count_recorded(conn: Connection) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class FoundFault:
-    """What is wrong with a file or an entry. `changed`: of the file on disk, in seconds since the epoch."""
+    """What is wrong with a file or an entry. `changed_at`: of the file on disk, in seconds since the epoch."""
 
     fault: FileFault
     detail: str
@@ -157,7 +157,7 @@ class FoundFault:
     tier: str = ""
     path: str = ""
     size: int | None = None
-    changed: float | None = None
+    changed_at: float | None = None
     verified_at: datetime | None = None
 
 
@@ -170,11 +170,11 @@ async def store_files(
     """
     async with conn.transaction():
         rows = await conn.fetch(
-            """INSERT INTO fedstac.replica_finding (look, fault, n, asset, tier, path, size, changed, detail)
-               SELECT $1, p.fault, p.n, p.asset, p.tier, p.path, p.size, p.changed, p.detail
+            """INSERT INTO fedstac.replica_finding (look, fault, n, asset, tier, path, size, changed_at, detail)
+               SELECT $1, p.fault, p.n, p.asset, p.tier, p.path, p.size, p.changed_at, p.detail
                FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::float8[],
                            $9::text[], $10::timestamptz[])
-                    p (fault, n, asset, tier, path, size, changed, detail, verified_at)
+                    p (fault, n, asset, tier, path, size, changed_at, detail, verified_at)
                JOIN fedstac.replica_file f ON f.n = p.n AND f.asset = p.asset AND f.state = 'verified'
                 AND f.verified_at = p.verified_at AND f.path = p.path AND f.tier = p.tier
                RETURNING id""",
@@ -191,7 +191,7 @@ async def store_files(
 def _columns(faults: Sequence[FoundFault]) -> list[list[Any]]:
     return [
         [getattr(each, name) for each in faults]
-        for name in ("fault", "n", "asset", "tier", "path", "size", "changed", "detail", "verified_at")
+        for name in ("fault", "n", "asset", "tier", "path", "size", "changed_at", "detail", "verified_at")
     ]
 
 
@@ -199,7 +199,7 @@ def _columns(faults: Sequence[FoundFault]) -> list[list[Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class FilePlace:
+class CopyPlace:
     """Where a file is: its path below the folder of a tier."""
 
     path: str
@@ -216,7 +216,7 @@ class DatasetEntries:
 
     n: int
     hrefs: Mapping[str, str]
-    copies: Mapping[str, FilePlace]
+    copies: Mapping[str, CopyPlace]
 
 
 async def entries(
@@ -250,7 +250,7 @@ async def entries(
     return [
         DatasetEntries(
             row["n"], orjson.loads(row["hrefs"]) if row["is_settled"] else {},
-            {asset: FilePlace(*place) for asset, place in orjson.loads(row["copies"]).items()},
+            {asset: CopyPlace(*place) for asset, place in orjson.loads(row["copies"]).items()},
         )
         for row in rows
     ]  # fmt: skip
@@ -270,7 +270,7 @@ async def store_entries(conn: Connection, id: int, last: int, faults: Sequence[F
 async def _store(conn: Connection, id: int, faults: Sequence[FoundFault]) -> None:
     if faults:
         await conn.execute(
-            """INSERT INTO fedstac.replica_finding (look, fault, n, asset, tier, path, size, changed, detail)
+            """INSERT INTO fedstac.replica_finding (look, fault, n, asset, tier, path, size, changed_at, detail)
                SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[],
                                         $8::float8[], $9::text[])""",
             id, *_columns(faults)[:-1],
@@ -321,7 +321,7 @@ class FindingRow:
     tier: str
     path: str
     size: int | None
-    changed: float | None
+    changed_at: float | None
     detail: str
     outcome: str
     note: str
@@ -343,8 +343,8 @@ async def findings(
 ) -> list[FindingRow]:  # fmt: skip
     """Return findings of a look behind one, in the order in which they were found."""
     rows = await conn.fetch(
-        """SELECT f.id, f.fault, f.n, d.id AS dataset, f.asset, f.tier, f.path, f.size, f.changed, f.detail, f.outcome,
-                  f.note
+        """SELECT f.id, f.fault, f.n, d.id AS dataset, f.asset, f.tier, f.path, f.size, f.changed_at, f.detail,
+                  f.outcome, f.note
            FROM fedstac.replica_finding f LEFT JOIN fedstac.replica_dataset d USING (n)
            WHERE f.look = $1 AND f.id > $2 AND f.fault = ANY ($3::text[]) AND (f.outcome = 'open' OR NOT $4)
            ORDER BY f.id LIMIT $5""",
@@ -421,7 +421,7 @@ async def fetch_again(conn: Connection, rows: Sequence[FindingRow]) -> list[int]
 
 
 async def mend_entries(conn: Connection, rows: Sequence[FindingRow]) -> None:
-    """Have the origin told anew what is here of the datasets with wrong entries: all files, or none."""
+    """Tell the origin anew what is here of the datasets with wrong entries: all files, or none."""
     if not rows:
         return
     numbers = sorted({row.n for row in rows if row.n is not None})
