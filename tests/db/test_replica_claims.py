@@ -12,7 +12,7 @@ from fedstac.db.connections import Connection
 from fedstac.db.replica import claims
 from fedstac.db.replica.claims import FileProgress, FileResult, Transfer, TransferLost, Worker
 from fedstac.domain.replication import placing, sharing
-from fedstac.domain.replication.placing import Obstacle
+from fedstac.domain.replication.placing import Closures, Obstacle
 from tests.support.replica_rows import add_dataset, states
 
 
@@ -32,7 +32,8 @@ async def worker(dsn: str) -> AsyncIterator[Worker]:
 
 class At:
     def __init__(self, href: str) -> None:
-        self.node, self.host, self.href = "west", href.split("/")[2], href
+        self.host, self.href = href.split("/")[2], href
+        self.node = self.source = self.host
 
 
 def some_files(count: int, host: str = "a.example", size: int = 10) -> Mapping[str, Sequence[str]]:
@@ -49,10 +50,15 @@ async def place_all(conn: Connection, closed: Mapping[str, Obstacle] | None = No
                     for key, asset in each.document["assets"].items()
                 }
                 placements[each.n] = placing.place(
-                    each.assets, candidates, faults=each.faults, closed=closed or {}, already=each.placed_counts
+                    each.assets,
+                    candidates,
+                    faults=each.faults,
+                    closures=Closures(closed or {}),
+                    already=each.placed_counts,
+                    reasons={},
                 )
             await claims.write_places(conn, placements)
-            if not any(placement.source for placement in placements.values()):
+            if not any(placement.lane for placement in placements.values()):
                 return
 
 
@@ -61,7 +67,7 @@ async def take(conn: Connection, worker: Worker, room: int, free: Mapping[str, i
         await conn.execute(claims.TAKING)
         counts = sharing.share_out(room, dict(free), await claims.line_up(conn, list(free)))
         transfers = [
-            Transfer(uuid4(), each.n, each.collection, each.id, each.source, each.files[batch.start : batch.stop])
+            Transfer(uuid4(), each.n, each.collection, each.id, each.lane, each.files[batch.start : batch.stop])
             for each in await claims.next_files(conn, counts)
             for batch in sharing.batches_of([file.size or 0 for file in each.files])[: counts[each.n]]
         ]
@@ -78,7 +84,7 @@ async def test_a_dataset_is_placed_claimed_settled_and_complete(conn: Connection
     n = await add_dataset(conn, "d", some_files(3))
     await place_all(conn)
     [transfer] = await take(conn, worker, 4, {"a.example": 4})
-    assert (transfer.n, transfer.source, len(transfer.files)) == (n, "a.example", 3)
+    assert (transfer.n, transfer.lane, len(transfer.files)) == (n, "a.example", 3)
     assert await states(conn) == {"d": "transferring"}
     assert await take(conn, worker, 4, {"a.example": 4}) == []
     progress = [FileProgress(transfer.token, n, "f00000", 7)]
@@ -121,7 +127,7 @@ async def test_priority_comes_first_and_sources_do_not_wait_for_each_other(conn:
     first = await take(conn, worker, 2, {"a.example": 1, "b.example": 1})
     assert {each.id for each in first} == {"high", "elsewhere"}
     assert [each.id for each in await take(conn, worker, 2, {"a.example": 1})] == ["low"]
-    assert await claims.transfers_by_source(conn) == {"a.example": 2, "b.example": 1}
+    assert await claims.transfers_by_lane(conn) == {"a.example": 2, "b.example": 1}
 
 
 async def test_what_a_dead_worker_held_is_claimed_again(conn: Connection, dsn: str, worker: Worker) -> None:
@@ -155,15 +161,15 @@ async def test_a_source_with_another_content_is_disqualified_and_the_next_is_ask
 ) -> None:
     await add_dataset(conn, "d", {"f": ("https://a.example/f-9.bin", "https://b.example/f-9.bin")})
     await place_all(conn)
-    for source, state in (("a.example", "queued"), ("b.example", "parked")):
+    for source, state in (("a.example", "transferring"), ("b.example", "parked")):
         [transfer] = await take(conn, worker, 1, {source: 1})
-        wrong = FileResult("f", "queued", 0, "its checksum is wrong", "west" + source, counted=True,
+        wrong = FileResult("f", "queued", 0, "its checksum is wrong", source, source, counted=True,
                            keeps_source=False, fault_seconds=float("inf"), is_wrong=True)  # fmt: skip
         await claims.settle(conn, transfer, [wrong], ends=True)
         await place_all(conn)
-        assert (await states(conn))["d"] == state or source == "a.example"
+        assert await states(conn) == {"d": state}
     reason = await conn.fetchval("SELECT reason FROM fedstac.replica_dataset")
-    assert reason.startswith("f: no source is left; west: its checksum is wrong; west: its")
+    assert reason.startswith("f: no source is left; a.example: its checksum is wrong; b.example: its")
     kinds = await conn.fetch("SELECT kind, what FROM fedstac.trouble ORDER BY id")
     assert [row["kind"] for row in kinds] == ["replica-source", "replica-source", "replica-parked"]
 
@@ -187,8 +193,8 @@ async def test_files_of_a_source_that_closes_are_placed_elsewhere(conn: Connecti
     files = {f"f{n}": (f"https://a.example/f{n}-9.bin", f"https://b.example/f{n}-9.bin") for n in range(3)}
     await add_dataset(conn, "d", files)
     await place_all(conn)
-    assert await claims.leave_sources(conn, ["a.example"]) == 1
+    assert await claims.leave_lanes(conn, ["a.example"]) == 1
     soon = await conn.fetchval("SELECT clock_timestamp() + interval '1 hour'")
     await place_all(conn, {"a.example": Obstacle("closed", soon)})
     [transfer] = await take(conn, worker, 1, {"a.example": 1, "b.example": 1})
-    assert (transfer.source, len(transfer.files)) == ("b.example", 3)
+    assert (transfer.lane, len(transfer.files)) == ("b.example", 3)

@@ -25,7 +25,7 @@ from fedstac.db.connections import Connection
 from fedstac.db.replica import claims
 from fedstac.db.replica.claims import FileProgress, FileResult, QueuedFile, Transfer, TransferLost, Worker
 from fedstac.domain.replication import placing, sharing
-from fedstac.domain.replication.placing import FileSource, Obstacle
+from fedstac.domain.replication.placing import Closures, FileSource, Obstacle
 from fedstac.replication.copying import CopyOrder, Throttle, copy_file
 from fedstac.replication.failures import NextStep, next_step
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
@@ -46,11 +46,11 @@ log = structlog.get_logger()
 class SourceView:
     """How the sources stand now.
 
-    caps: how many connections each may have that may be asked; None: no limit. closed: why the others are not asked.
+    caps: how many connections each lane may have that may be asked; None: no limit. closures: why others are not asked.
     """
 
     caps: Mapping[str, int | None]
-    closed: Mapping[str, Obstacle]
+    closures: Closures
 
 
 class Surroundings(Protocol):
@@ -150,7 +150,9 @@ class Dispatcher:
             await claims.release_dead(conn)
             now = datetime.now(UTC)
             view = await self.surroundings.view(conn, now)
-            count = await claims.leave_sources(conn, list(view.closed)) if view.closed else 0
+            closures = view.closures
+            count = await claims.leave_lanes(conn, list(closures.lanes)) if closures.lanes else 0
+            count += await claims.leave_hosts(conn, list(closures.hosts)) if closures.hosts else 0
             async with conn.transaction():
                 count += await self._place(conn, view, now)
             async with conn.transaction():
@@ -183,8 +185,8 @@ class Dispatcher:
             if each.n in obstacles:
                 continue
             placements[each.n] = placing.place(
-                each.assets, self.surroundings.candidates(each.document), faults=each.faults, closed=view.closed,
-                already=each.placed_counts,
+                each.assets, self.surroundings.candidates(each.document), faults=each.faults, closures=view.closures,
+                already=each.placed_counts, reasons=reasons,
             )  # fmt: skip
         if placements:
             await claims.write_places(conn, placements)
@@ -195,15 +197,15 @@ class Dispatcher:
     async def _take(self, conn: Connection, view: SourceView, worker: Worker) -> list[Transfer]:
         """Claim files for new transfers."""
         await conn.execute(claims.TAKING)
-        own = Counter(each.transfer.source for each in self._running.values())
-        free = sharing.free_transfers(self._most, own, await claims.transfers_by_source(conn), view.caps)
+        own = Counter(each.transfer.lane for each in self._running.values())
+        free = sharing.free_transfers(self._most, own, await claims.transfers_by_lane(conn), view.caps)
         if not free:
             return []
         counts = sharing.share_out(self._most - len(self._running), free, await claims.line_up(conn, list(free)))
         if not counts:
             return []
         transfers = [
-            Transfer(uuid4(), each.n, each.collection, each.id, each.source, each.files[batch.start : batch.stop])
+            Transfer(uuid4(), each.n, each.collection, each.id, each.lane, each.files[batch.start : batch.stop])
             for each in await claims.next_files(conn, counts)
             for batch in sharing.batches_of([file.size or 0 for file in each.files])[: counts[each.n]]
         ]
@@ -230,7 +232,7 @@ class Dispatcher:
         for token, each in running.items():
             if token not in standing:
                 each.interrupt("the claim was lost")
-            elif (obstacle := view.closed.get(each.transfer.source)) is not None:
+            elif (obstacle := view.closures.lanes.get(each.transfer.lane)) is not None:
                 each.interrupt(obstacle.reason)
         return True
 
@@ -239,7 +241,7 @@ class Dispatcher:
     async def _run(self, running: RunningTransfer) -> None:
         """Copy the files of a transfer and settle them."""
         transfer, waits = running.transfer, None
-        logger = log.bind(dataset=transfer.id, source=transfer.source)
+        logger = log.bind(dataset=transfer.id, source=transfer.lane)
         try:
             try:
                 waits = await self._copy_all(running)
@@ -273,7 +275,7 @@ class Dispatcher:
                 running.results.append(_result(running, file, error, step))
                 if step.source_is_away:
                     async with self.node.pool.acquire() as conn:
-                        await self.surroundings.failed(conn, running.transfer.source, error.reason, step.pause)
+                        await self.surroundings.failed(conn, file.source, error.reason, step.pause)
                     return None
                 if step.disk:
                     return _looked_at_again(Obstacle(f"disk full: {error.reason}", None), datetime.now(UTC))
@@ -287,7 +289,7 @@ class Dispatcher:
 
         order = CopyOrder(
             self.surroundings.folder(file.tier), file.path, file.size, file.checksum or "", file.href,
-            host=running.transfer.source,
+            host=file.source,
         )  # fmt: skip
         report = await copy_file(
             order, transports=self._transports, on_bytes=on_bytes, throttle=self.surroundings.throttle,
@@ -300,8 +302,9 @@ class Dispatcher:
         results, running.results, running.settled_at = running.results, [], time.monotonic()
         async with self.node.pool.acquire() as conn:
             await claims.settle(conn, running.transfer, results, ends=ends, waits=waits)
-            if any(each.state == "verified" for each in results):
-                await self.surroundings.worked(conn, running.transfer.source)
+            sources = {file.asset: file.source for file in running.transfer.files}
+            for source in {sources[each.asset] for each in results if each.state == "verified"}:
+                await self.surroundings.worked(conn, source)
         failpoint("replica.settled")
 
     # --- ending ---
@@ -327,7 +330,7 @@ def _result(running: RunningTransfer, file: QueuedFile, error: CopyFailed, step:
     """Return what a failed copy leaves behind."""
     return FileResult(
         file.asset, "failed" if step.fails else "queued", running.bytes, error.reason,
-        counted=step.counts, progressed=error.cause is CopyCause.CUT and running.bytes > file.done_bytes,
+        node=file.node, source=file.source, counted=step.counts, progressed=error.cause is CopyCause.CUT and running.bytes > file.done_bytes,
         keeps_source=not (step.source_pause or step.source_is_away), pause=0.0 if step.source_is_away else step.pause,
         fault_seconds=step.source_pause or None, is_wrong=step.is_wrong,
     )  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fedstac.domain.replication.placing import Obstacle, place
+from fedstac.domain.replication.placing import Closures, Obstacle, place
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
@@ -25,13 +26,22 @@ class At:
         return f"{self.node}.example"
 
     @property
+    def source(self) -> str:
+        return f"the source {self.node}"
+
+    @property
     def href(self) -> str:
         return f"https://{self.host}/f.nc"
+
+
+def by_lane(hosts: dict[str, Obstacle]) -> Closures:
+    return Closures({f"the source {host.partition('.')[0]}": why for host, why in hosts.items()})
 
 
 HOME, EAST = At("home"), At("east")
 
 
+@pytest.mark.parametrize("closing", [lambda hosts: Closures(hosts=hosts), by_lane])
 @pytest.mark.parametrize(
     ("faults", "closed", "host", "reason", "until"),
     [
@@ -46,25 +56,37 @@ HOME, EAST = At("home"), At("east")
     ],
 )  # fmt: skip
 def test_the_first_source_that_may_be_asked(
-    faults: dict[At, Obstacle], closed: dict[At, Obstacle], host: str | None, reason: str | None, until: datetime | None
+    closing: Callable[[dict[str, Obstacle]], Closures],
+    faults: dict[At, Obstacle],
+    closed: dict[At, Obstacle],
+    host: str | None,
+    reason: str | None,
+    until: datetime | None,
 ) -> None:
     placement = place(
         ["f"], {"f": (HOME, EAST)}, faults={("f", at.host): why for at, why in faults.items()},
-        closed={at.host: why for at, why in closed.items()}, already={},
+        closures=closing({at.host: why for at, why in closed.items()}), already={}, reasons={},
     )  # fmt: skip
-    assert placement.source == host
+    assert placement.lane == (f"the source {host.partition('.')[0]}" if host else None)
     assert [each.host for each in placement.places] == ([host] if host else [])
     assert placement.obstacle == (Obstacle(reason, until) if reason else None)
 
 
 def test_a_file_that_no_listed_source_has_fails_and_the_others_go_on() -> None:
-    placement = place(["f", "g"], {"f": (HOME,)}, faults={}, closed={}, already={})
-    assert (placement.source, placement.obstacle) == (HOME.host, None)
-    assert [(each.asset, each.reason) for each in placement.failed] == [("g", "the policy lists no source that has it")]
+    reasons = {"g": "the policy does not list far.example"}
+    placement = place(["f", "g"], {"f": (HOME,)}, faults={}, closures=Closures(), already={}, reasons=reasons)
+    assert (placement.lane, placement.obstacle) == (HOME.source, None)
+    assert [(each.asset, each.reason) for each in placement.failed] == [("g", "the policy does not list far.example")]
 
 
-def test_most_files_decide_which_source_the_dataset_waits_at() -> None:
+def test_most_files_decide_where_the_dataset_waits() -> None:
     candidates = {"f": (HOME,), "g": (EAST,)}
-    assert place(["f", "g"], candidates, faults={}, closed={}, already={EAST.host: 3}).source == EAST.host
-    assert place(["f"], candidates, faults={}, closed={EAST.host: CLOSED}, already={EAST.host: 3}).source == HOME.host
-    assert place([], {}, faults={}, closed={}, already={}).obstacle is None
+    closed = Closures({EAST.source: CLOSED})
+
+    def lane(assets: list[str], closures: Closures = Closures(), *, already: int) -> str | None:
+        placement = place(assets, candidates, faults={}, closures=closures, already={EAST.source: already}, reasons={})
+        return placement.lane
+
+    assert lane(["f", "g"], already=3) == EAST.source
+    assert lane(["f"], closed, already=3) == HOME.source
+    assert lane([], closed, already=3) is None

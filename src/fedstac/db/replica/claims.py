@@ -26,7 +26,7 @@ from fedstac.domain.replication.sharing import BATCH_FILES, QueuedDataset
 TAKING = "SELECT pg_advisory_xact_lock(hashtext('fedstac.replica_taking'))"  # caps are counted by one at a time
 PLACED_AT_ONCE = 8  # datasets; their documents are read for it
 MOVED_AT_ONCE = 200  # datasets of a source that is not asked any more
-LISTED_OF_A_SOURCE = 64
+LISTED_OF_A_LANE = 64
 TRANSFER, CHECK = "transfer", "check"
 # A dataset that files are fetched for: its wait is over, or it does not wait.
 WORKED_ON = """(d.state IN ('queued', 'transferring')
@@ -95,12 +95,10 @@ async def leave(conn: Connection, worker: Worker) -> None:
     )  # fmt: skip
 
 
-async def transfers_by_source(conn: Connection) -> Counter[str]:
-    """Return how many transfers are under way from each source, in all processes."""
-    rows = await conn.fetch(
-        "SELECT source, count(*) FROM fedstac.replica_claim WHERE kind = $1 GROUP BY source", TRANSFER
-    )
-    return Counter({row["source"]: row["count"] for row in rows})
+async def transfers_by_lane(conn: Connection) -> Counter[str]:
+    """Return how many transfers are under way in each lane, in all processes."""
+    rows = await conn.fetch("SELECT lane, count(*) FROM fedstac.replica_claim WHERE kind = $1 GROUP BY lane", TRANSFER)
+    return Counter({row["lane"]: row["count"] for row in rows})
 
 
 # --- where files come from ---
@@ -111,7 +109,7 @@ class UnplacedDataset:
     """A dataset with files that have no source yet.
 
     assets: those files. faults: why a host is not asked for a file, by asset and host. placed_counts: how many files
-    have a source, by host.
+    have a copy chosen, by lane.
     """
 
     n: int
@@ -133,7 +131,7 @@ async def unplaced(conn: Connection) -> list[UnplacedDataset]:
     rows = await conn.fetch(
         f"""SELECT d.n, d.origin, d.collection, d.id, d.tier, d.rule, d.size, d.document,
                    d.turn IS NOT NULL AS is_admitted
-            FROM fedstac.replica_dataset d WHERE d.source IS NULL AND {WORKED_ON}
+            FROM fedstac.replica_dataset d WHERE d.lane IS NULL AND {WORKED_ON}
             ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $1 FOR UPDATE SKIP LOCKED""",
         PLACED_AT_ONCE,
     )
@@ -143,15 +141,15 @@ async def unplaced(conn: Connection) -> list[UnplacedDataset]:
     assets: dict[int, list[str]] = {n: [] for n in numbers}
     placed_counts: dict[int, dict[str, int]] = {n: {} for n in numbers}
     for row in await conn.fetch(
-        """SELECT n, CASE WHEN href IS NOT NULL THEN source END AS source, count(*),
+        """SELECT n, CASE WHEN href IS NOT NULL THEN lane END AS lane, count(*),
                   array_agg(asset ORDER BY asset) FILTER (WHERE href IS NULL) AS assets
            FROM fedstac.replica_file WHERE n = ANY($1::bigint[]) AND state = 'queued' GROUP BY 1, 2""",
         numbers,
     ):
-        if row["source"] is None:
+        if row["lane"] is None:
             assets[row["n"]] = row["assets"]
         else:
-            placed_counts[row["n"]][row["source"]] = row["count"]
+            placed_counts[row["n"]][row["lane"]] = row["count"]
     faults: dict[int, dict[tuple[str, str], Obstacle]] = {n: {} for n in numbers}
     for row in await conn.fetch(
         """SELECT n, asset, host, reason, until FROM fedstac.replica_source_fault
@@ -172,36 +170,37 @@ async def unplaced(conn: Connection) -> list[UnplacedDataset]:
 async def write_places(conn: Connection, placements: Mapping[int, Placement]) -> None:
     """Store where files come from next, which wait, and which have failed. Call it in the transaction of `unplaced`."""
     changes = [
-        *((n, each.asset, "queued", each.host, each.href, None, None)
+        *((n, each.asset, "queued", each.host, each.href, each.node, each.lane, None, None)
           for n, placement in placements.items() for each in placement.places),
-        *((n, each.asset, "queued", None, None, each.reason, each.until)
+        *((n, each.asset, "queued", None, None, None, None, each.reason, each.until)
           for n, placement in placements.items() for each in placement.waiting),
-        *((n, each.asset, "failed", None, None, each.reason, None)
+        *((n, each.asset, "failed", None, None, None, None, each.reason, None)
           for n, placement in placements.items() for each in placement.failed),
     ]  # fmt: skip
     if changes:
         await conn.execute(
             """UPDATE fedstac.replica_file f
-               SET state = p.state, source = coalesce(p.source, f.source), href = p.href,
+               SET state = p.state, source = coalesce(p.source, f.source), href = p.href, node = p.node, lane = p.lane,
                    reason = coalesce(p.reason, f.reason), next_try = p.next_try
-               FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                           $7::timestamptz[]) p (n, asset, state, source, href, reason, next_try)
+               FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                           $8::text[], $9::timestamptz[])
+                    p (n, asset, state, source, href, node, lane, reason, next_try)
                WHERE f.n = p.n AND f.asset = p.asset AND f.state = 'queued'""",
             *map(list, zip(*changes, strict=True)),
         )  # fmt: skip
     obstacles = {n: placement.obstacle for n, placement in placements.items()}
     await conn.execute(
         """UPDATE fedstac.replica_dataset d
-           SET source = p.source,
-               state = CASE WHEN p.source IS NOT NULL AND d.state = 'waiting' THEN 'queued'
+           SET lane = p.lane,
+               state = CASE WHEN p.lane IS NOT NULL AND d.state = 'waiting' THEN 'queued'
                             WHEN p.waits THEN 'waiting' ELSE d.state END,
-               reason = CASE WHEN p.source IS NOT NULL THEN '' ELSE coalesce(p.reason, d.reason) END,
+               reason = CASE WHEN p.lane IS NOT NULL THEN '' ELSE coalesce(p.reason, d.reason) END,
                until = p.until,
                since = CASE WHEN p.waits = (d.state = 'waiting') THEN d.since ELSE clock_timestamp() END,
                updated = clock_timestamp()
            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::boolean[])
-                p (n, source, reason, until, waits) WHERE d.n = p.n""",
-        list(placements), [placement.source for placement in placements.values()],
+                p (n, lane, reason, until, waits) WHERE d.n = p.n""",
+        list(placements), [placement.lane for placement in placements.values()],
         [obstacle.reason if obstacle else None for obstacle in obstacles.values()],
         [obstacle.until if obstacle else None for obstacle in obstacles.values()],
         [obstacle is not None and obstacle.until is not None for obstacle in obstacles.values()],
@@ -221,17 +220,35 @@ async def hold(conn: Connection, obstacles: Mapping[int, Obstacle]) -> None:
     )  # fmt: skip
 
 
-async def leave_sources(conn: Connection, sources: Collection[str]) -> int:
-    """Take the next files of sources that are not asked now back to those to be placed; return of how many datasets."""
+async def leave_lanes(conn: Connection, lanes: Collection[str]) -> int:
+    """Take the next files of lanes that are closed back to those to be placed; return of how many datasets."""
     rows = await conn.fetch(
         f"""WITH left_over AS MATERIALIZED (
-                SELECT d.n FROM fedstac.replica_dataset d WHERE d.source = ANY($1::text[]) AND {WORKED_ON}
-                ORDER BY d.source, d.priority DESC, d.turn NULLS FIRST LIMIT $2 FOR UPDATE SKIP LOCKED),
+                SELECT d.n FROM fedstac.replica_dataset d WHERE d.lane = ANY($1::text[]) AND {WORKED_ON}
+                ORDER BY d.lane, d.priority DESC, d.turn NULLS FIRST LIMIT $2 FOR UPDATE SKIP LOCKED),
+            files AS (
+                UPDATE fedstac.replica_file f SET href = NULL FROM left_over l
+                WHERE f.n = l.n AND f.state = 'queued' AND f.lane = ANY($1::text[]))
+            UPDATE fedstac.replica_dataset d SET lane = NULL FROM left_over l WHERE d.n = l.n RETURNING d.n""",
+        list(lanes), MOVED_AT_ONCE,
+    )  # fmt: skip
+    return len(rows)
+
+
+async def leave_hosts(conn: Connection, hosts: Collection[str]) -> int:
+    """Take the next files of hosts that are away back to those to be placed; return of how many datasets."""
+    rows = await conn.fetch(
+        f"""WITH left_over AS MATERIALIZED (
+                SELECT d.n FROM fedstac.replica_dataset d
+                WHERE d.lane IS NOT NULL AND {WORKED_ON}
+                  AND EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'queued'
+                                AND f.href IS NOT NULL AND f.source = ANY($1::text[]))
+                LIMIT $2 FOR UPDATE SKIP LOCKED),
             files AS (
                 UPDATE fedstac.replica_file f SET href = NULL FROM left_over l
                 WHERE f.n = l.n AND f.state = 'queued' AND f.source = ANY($1::text[]))
-            UPDATE fedstac.replica_dataset d SET source = NULL FROM left_over l WHERE d.n = l.n RETURNING d.n""",
-        list(sources), MOVED_AT_ONCE,
+            UPDATE fedstac.replica_dataset d SET lane = NULL FROM left_over l WHERE d.n = l.n RETURNING d.n""",
+        list(hosts), MOVED_AT_ONCE,
     )  # fmt: skip
     return len(rows)
 
@@ -239,32 +256,37 @@ async def leave_sources(conn: Connection, sources: Collection[str]) -> int:
 # --- taking ---
 
 
-async def line_up(conn: Connection, sources: Collection[str]) -> list[QueuedDataset]:
-    """Return which datasets come next at each of these sources, in the order in which they are served."""
+async def line_up(conn: Connection, lanes: Collection[str]) -> list[QueuedDataset]:
+    """Return which datasets come next in each of these lanes, in the order in which they are served."""
     rows = await conn.fetch(
-        f"""SELECT d.n, d.source, d.priority, files.count
-            FROM unnest($1::text[]) s (source)
+        f"""SELECT d.n, d.lane, d.priority, files.count
+            FROM unnest($1::text[]) s (lane)
             CROSS JOIN LATERAL (
-                SELECT d.n, d.source, d.priority, d.turn FROM fedstac.replica_dataset d
-                WHERE d.source = s.source AND {WORKED_ON}
+                SELECT d.n, d.lane, d.priority, d.turn FROM fedstac.replica_dataset d
+                WHERE d.lane = s.lane AND {WORKED_ON}
                   AND EXISTS (SELECT FROM fedstac.replica_file f
-                              WHERE f.n = d.n AND f.source = d.source AND {CLAIMABLE})
+                              WHERE f.n = d.n AND f.lane = d.lane AND {CLAIMABLE})
                 ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $2) d
             CROSS JOIN LATERAL (
                 SELECT count(*) FROM (SELECT FROM fedstac.replica_file f
-                                      WHERE f.n = d.n AND f.source = d.source AND {CLAIMABLE} LIMIT $3) file) files
-            ORDER BY d.source, d.priority DESC, d.turn NULLS FIRST, d.n""",
-        list(sources), LISTED_OF_A_SOURCE, LISTED_OF_A_SOURCE,
+                                      WHERE f.n = d.n AND f.lane = d.lane AND {CLAIMABLE} LIMIT $3) file) files
+            ORDER BY d.lane, d.priority DESC, d.turn NULLS FIRST, d.n""",
+        list(lanes), LISTED_OF_A_LANE, LISTED_OF_A_LANE,
     )  # fmt: skip
-    return [QueuedDataset(row["n"], row["source"], row["priority"], row["count"]) for row in rows]
+    return [QueuedDataset(row["n"], row["lane"], row["priority"], row["count"]) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedFile:
-    """A file to be fetched: where from, where to, and what it has to be. `done_bytes` of it may be here already."""
+    """A file to be fetched: whose copy of which host, where to, and what it has to be.
+
+    `done_bytes` of it may be here already.
+    """
 
     asset: str
     href: str
+    node: str
+    source: str
     path: str
     tier: str
     size: int | None
@@ -280,7 +302,7 @@ class ClaimableDataset:
     n: int
     collection: str
     id: str
-    source: str
+    lane: str
     files: tuple[QueuedFile, ...]
 
 
@@ -288,14 +310,14 @@ async def next_files(conn: Connection, transfers: Mapping[int, int]) -> list[Cla
     """Return and lock the next files of each dataset, as many as so many transfers can take at most."""
     rows = await conn.fetch(
         f"""WITH due AS MATERIALIZED (
-                SELECT d.n, d.collection, d.id, d.source, w.transfers
+                SELECT d.n, d.collection, d.id, d.lane, w.transfers
                 FROM unnest($1::bigint[], $2::integer[]) w (n, transfers)
                 JOIN fedstac.replica_dataset d ON d.n = w.n
                 WHERE {WORKED_ON} ORDER BY d.n FOR UPDATE OF d SKIP LOCKED)
-            SELECT due.n, due.collection, due.id, due.source, f.asset, f.href, f.path, f.tier, f.size, f.checksum,
-                   f.attempts, f.done_bytes
+            SELECT due.n, due.collection, due.id, due.lane, f.asset, f.href, f.node, f.source, f.path, f.tier, f.size,
+                   f.checksum, f.attempts, f.done_bytes
             FROM due CROSS JOIN LATERAL (
-                SELECT * FROM fedstac.replica_file f WHERE f.n = due.n AND f.source = due.source AND {CLAIMABLE}
+                SELECT * FROM fedstac.replica_file f WHERE f.n = due.n AND f.lane = due.lane AND {CLAIMABLE}
                 ORDER BY f.asset LIMIT due.transfers * $3 FOR UPDATE OF f SKIP LOCKED) f
             ORDER BY due.n, f.asset""",
         list(transfers), list(transfers.values()), BATCH_FILES,
@@ -305,7 +327,7 @@ async def next_files(conn: Connection, transfers: Mapping[int, int]) -> list[Cla
         by_dataset.setdefault(row["n"], []).append(row)
     return [
         ClaimableDataset(
-            n, files[0]["collection"], files[0]["id"], files[0]["source"],
+            n, files[0]["collection"], files[0]["id"], files[0]["lane"],
             tuple(QueuedFile(*(row[name] for name in QueuedFile.__slots__)) for row in files),
         )
         for n, files in by_dataset.items()
@@ -314,23 +336,23 @@ async def next_files(conn: Connection, transfers: Mapping[int, int]) -> list[Cla
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What one worker fetches: some files of one dataset, from one source."""
+    """What one worker fetches: some files of one dataset, in one lane."""
 
     token: UUID
     n: int
     collection: str
     id: str
-    source: str
+    lane: str
     files: tuple[QueuedFile, ...]
 
 
 async def claim(conn: Connection, worker: Worker, transfers: Sequence[Transfer], lease_seconds: float) -> None:
     """Store that a worker fetches these files. Call it in the transaction of `next_files`, under TAKING."""
     await conn.execute(
-        """INSERT INTO fedstac.replica_claim (token, n, kind, source, worker, backend, backend_start, until)
-           SELECT token, n, 'transfer', source, $4, $5, $6, clock_timestamp() + make_interval(secs => $7)
-           FROM unnest($1::uuid[], $2::bigint[], $3::text[]) t (token, n, source)""",
-        [each.token for each in transfers], [each.n for each in transfers], [each.source for each in transfers],
+        """INSERT INTO fedstac.replica_claim (token, n, kind, lane, worker, backend, backend_start, until)
+           SELECT token, n, 'transfer', lane, $4, $5, $6, clock_timestamp() + make_interval(secs => $7)
+           FROM unnest($1::uuid[], $2::bigint[], $3::text[]) t (token, n, lane)""",
+        [each.token for each in transfers], [each.n for each in transfers], [each.lane for each in transfers],
         worker.name, worker.backend, worker.backend_start, lease_seconds,
     )  # fmt: skip
     pairs = [(each.token, each.n, file.asset) for each in transfers for file in each.files]
@@ -397,7 +419,8 @@ class FileResult:
     state: str
     bytes: int
     reason: str = ""
-    node: str = ""
+    node: str = ""  # whose copy it was
+    source: str = ""  # the host
     counted: bool = False
     progressed: bool = False
     keeps_source: bool = True
@@ -459,18 +482,18 @@ async def _write_faults(conn: Connection, transfer: Transfer, results: Sequence[
         return
     await conn.execute(
         """INSERT INTO fedstac.replica_source_fault AS s (n, asset, node, host, reason, until)
-           SELECT $1, f.asset, f.node, $2, f.reason,
+           SELECT $1, f.asset, f.node, f.host, f.reason,
                   CASE WHEN f.seconds < 'infinity' THEN clock_timestamp() + make_interval(secs => f.seconds) END
-           FROM unnest($3::text[], $4::text[], $5::text[], $6::float8[]) f (asset, node, reason, seconds)
+           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::float8[]) f (asset, node, host, reason, seconds)
            ON CONFLICT (n, asset, node) DO UPDATE SET host = EXCLUDED.host, reason = EXCLUDED.reason, at = now(),
                   until = CASE WHEN s.until IS NULL THEN NULL ELSE EXCLUDED.until END""",
-        transfer.n, transfer.source, [each.asset for each in faults], [each.node for each in faults],
+        transfer.n, [each.asset for each in faults], [each.node for each in faults], [each.source for each in faults],
         [each.reason for each in faults], [each.fault_seconds for each in faults],
     )  # fmt: skip
     wrong = [each for each in faults if each.is_wrong]
     await troubles.report_all(
-        conn, "replica-source", place=transfer.source,
-        reports=[TroubleReport(f"{transfer.id}, {each.asset}: the file at {transfer.source} is wrong", each.reason)
+        conn, "replica-source", place=transfer.lane,
+        reports=[TroubleReport(f"{transfer.id}, {each.asset}: the file at {each.source} is wrong", each.reason)
                  for each in wrong[:MOST_REPORTED]],
     )  # fmt: skip
 
@@ -488,18 +511,18 @@ async def finish_datasets(conn: Connection, numbers: Sequence[int]) -> None:
                               WHERE f.n = d.n AND f.state IN ('queued', 'transferring')) AS is_open,
                       EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'queued') AS has_queued,
                       EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'queued'
-                                AND f.href IS NOT NULL AND f.source = d.source) AS has_placed,
+                                AND f.href IS NOT NULL AND f.lane = d.lane) AS has_placed,
                       (SELECT f.asset || ': ' || coalesce(f.reason, '') FROM fedstac.replica_file f
                        WHERE f.n = d.n AND f.state = 'failed' ORDER BY f.asset LIMIT 1) AS failure
                FROM fedstac.replica_dataset d
                WHERE d.n = ANY($1::bigint[]) AND d.state IN ('queued', 'transferring', 'waiting')),
            placed_anew AS (
-               UPDATE fedstac.replica_dataset d SET source = NULL FROM files f
-               WHERE d.n = f.n AND f.has_queued AND NOT f.has_placed AND d.source IS NOT NULL)
+               UPDATE fedstac.replica_dataset d SET lane = NULL FROM files f
+               WHERE d.n = f.n AND f.has_queued AND NOT f.has_placed AND d.lane IS NOT NULL)
            UPDATE fedstac.replica_dataset d
            SET state = CASE WHEN f.failure IS NOT NULL THEN 'parked'
                             WHEN coalesce(d."check", '') <> '' THEN 'checking' ELSE 'complete' END,
-               reason = coalesce(f.failure, ''), until = NULL, source = NULL, since = clock_timestamp(),
+               reason = coalesce(f.failure, ''), until = NULL, lane = NULL, since = clock_timestamp(),
                updated = clock_timestamp(), next_try = NULL, attempts = 0
            FROM files f WHERE d.n = f.n AND NOT f.is_open
            RETURNING d.n, d.id, d.state, d.reason""",

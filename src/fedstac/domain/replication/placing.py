@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 
 class FileSource(Protocol):
-    """A place that has a file: of a node, at a host, under an address."""
+    """A copy of a file: of a node, at a host, under an address, and of which source of the policy."""
 
     @property
     def node(self) -> str: ...
@@ -18,6 +18,8 @@ class FileSource(Protocol):
     def host(self) -> str: ...
     @property
     def href(self) -> str: ...
+    @property
+    def source(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,13 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True)
 class FilePlace:
-    """The source that a file is fetched from next."""
+    """The copy that a file is fetched from next. `lane`: the source of the policy whose caps hold."""
 
     asset: str
     node: str
     host: str
     href: str
+    lane: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,13 @@ class FileObstacle:
 class Placement:
     """What becomes of a dataset's files next.
 
-    source: the host that most files come from; None where none comes from anywhere now.
+    lane: the source of the policy that most files come from; None where none comes from anywhere now.
     """
 
     places: tuple[FilePlace, ...]
     waiting: tuple[FileObstacle, ...]
     failed: tuple[FileObstacle, ...]
-    source: str | None
+    lane: str | None
 
     @property
     def obstacle(self) -> Obstacle | None:
@@ -65,7 +68,7 @@ class Placement:
 
         That is of the files that wait the one whose wait ends first; of files that failed the first.
         """
-        if self.source is not None:
+        if self.lane is not None:
             return None
         if self.waiting:
             first = min(self.waiting, key=lambda each: (each.until is None, each.until))
@@ -73,45 +76,57 @@ class Placement:
         return Obstacle(_summary(self.failed), None) if self.failed else None
 
 
+@dataclass(frozen=True, slots=True)
+class Closures:
+    """Why sources of the policy (lanes), and single hosts, are not asked for anything now."""
+
+    lanes: Mapping[str, Obstacle] = field(default_factory=dict)
+    hosts: Mapping[str, Obstacle] = field(default_factory=dict)
+
+    def of(self, source: FileSource) -> Obstacle | None:
+        """Return why a copy is not fetched now; None where it may be."""
+        return self.lanes.get(source.source) or self.hosts.get(source.host)
+
+
 def place(
     assets: Iterable[str],
     candidates: Mapping[str, Sequence[FileSource]],
     *,
     faults: Mapping[tuple[str, str], Obstacle],
-    closed: Mapping[str, Obstacle],
+    closures: Closures,
     already: Mapping[str, int],
+    reasons: Mapping[str, str],
 ) -> Placement:
-    """Choose a source for each asset.
+    """Choose a copy for each asset.
 
-    candidates: by asset, in the order of preference. faults: why a host is not asked for a file, by asset and host.
-    closed: why a host is not asked at all now, by host. already: how many files of the dataset have a source, by host.
+    candidates: by asset, in the order of preference; reasons: why an asset has none. faults: why a host is not asked
+    for a file, by asset and host. already: how many files of the dataset have a copy chosen, by lane.
     """
     places, waiting, failed = [], [], []
-    counts = Counter({host: count for host, count in already.items() if host not in closed})
+    counts = Counter({lane: count for lane, count in already.items() if lane not in closures.lanes})
     for asset in assets:
         sources = candidates.get(asset, ())
-        obstacles = [faults.get((asset, source.host)) or closed.get(source.host) for source in sources]
+        obstacles = [faults.get((asset, source.host)) or closures.of(source) for source in sources]
         usable = next((source for source, obstacle in zip(sources, obstacles, strict=True) if obstacle is None), None)
         if usable is not None:
-            places.append(FilePlace(asset, usable.node, usable.host, usable.href))
-            counts[usable.host] += 1
+            places.append(FilePlace(asset, usable.node, usable.host, usable.href, usable.source))
+            counts[usable.source] += 1
             continue
         ending = [(each.until, each.reason) for each in obstacles if each is not None and each.until is not None]
         if ending:
             until, reason = min(ending)
             waiting.append(FileObstacle(asset, reason, until))
         else:
-            failed.append(FileObstacle(asset, _last_reason(sources, obstacles), None))
-    source = counts.most_common(1)[0][0] if counts else None
-    return Placement(tuple(places), tuple(waiting), tuple(failed), source)
+            reason = _last_reason(sources, obstacles) or reasons.get(asset) or "the policy lists no source that has it"
+            failed.append(FileObstacle(asset, reason, None))
+    lane = counts.most_common(1)[0][0] if counts else None
+    return Placement(tuple(places), tuple(waiting), tuple(failed), lane)
 
 
 def _last_reason(sources: Sequence[FileSource], obstacles: Sequence[Obstacle | None]) -> str:
-    """Return why a file has no source left: what each of them did."""
-    if not sources:
-        return "the policy lists no source that has it"
+    """Return why a file has no copy left: what each of them did; "" where there never was one."""
     reasons = [f"{source.node}: {each.reason}" for source, each in zip(sources, obstacles, strict=True) if each]
-    return "no source is left; " + "; ".join(reasons)
+    return "no source is left; " + "; ".join(reasons) if reasons else ""
 
 
 def _summary(failed: Sequence[FileObstacle]) -> str:

@@ -1,6 +1,6 @@
 """How transfers share a process: which source gets how many of them, and which dataset the next one.
 
-A transfer is one worker's: a connection to one source that fetches a batch of files of one dataset.
+A transfer is one worker's: a connection that fetches a batch of files of one dataset from one source of the policy.
 """
 
 from __future__ import annotations
