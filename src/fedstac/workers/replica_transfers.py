@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -53,6 +53,14 @@ class SourceView:
     closures: Closures
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The copies of files by asset, in the order in which they are tried, and why an asset has none."""
+
+    candidates: Mapping[str, Sequence[FileSource]]
+    reasons: Mapping[str, str]
+
+
 class Surroundings(Protocol):
     """What the transfers have to know of the policy, the sources and the disk. All of it may change at any time."""
 
@@ -63,8 +71,8 @@ class Surroundings(Protocol):
         """Return how the sources stand."""
         ...
 
-    def candidates(self, document: Mapping[str, Any]) -> Mapping[str, Sequence[FileSource]]:
-        """Return by asset where a file is, in the order of preference."""
+    def choose(self, dataset: claims.UnplacedDataset) -> Choices:
+        """Return the copies of each file that has none chosen, in the order of preference."""
         ...
 
     async def over_budget(self, conn: Connection, datasets: Sequence[claims.UnplacedDataset]) -> Mapping[int, Obstacle]:
@@ -99,11 +107,12 @@ class RunningTransfer:
     results: list[FileResult] = field(default_factory=list)
     settled_at: float = field(default_factory=time.monotonic)
     interruption: str = ""  # why it was told to stop
+    is_copying: bool = True
 
     def interrupt(self, reason: str) -> None:
-        """Stop it. What it copied is kept, and nothing is counted."""
-        self.interruption = self.interruption or reason
-        if self.task is not None:
+        """Stop its copying, once: settling is not cut short. What it copied is kept, and nothing is counted."""
+        if not self.interruption and self.is_copying and self.task is not None:
+            self.interruption = reason
             self.task.cancel()
 
 
@@ -184,9 +193,10 @@ class Dispatcher:
         for each in datasets:
             if each.n in obstacles:
                 continue
+            choices = self.surroundings.choose(each)
             placements[each.n] = placing.place(
-                each.assets, self.surroundings.candidates(each.document), faults=each.faults, closures=view.closures,
-                already=each.placed_counts, reasons=reasons,
+                each.assets, choices.candidates, faults=each.faults, closures=view.closures,
+                already=each.placed_counts, reasons=choices.reasons,
             )  # fmt: skip
         if placements:
             await claims.write_places(conn, placements)
@@ -249,12 +259,15 @@ class Dispatcher:
                 if not running.interruption:
                     raise
                 logger.info("a transfer stops for now", reason=running.interruption)
+            except TransferLost:
+                raise
             except Exception as error:  # a fault of ours: the files are tried again, and it is counted
                 self.node.parts.fails(PART, error)
                 if running.asset:
                     reason = f"this node cannot copy it: {reason_of(error)}"
                     result = FileResult(running.asset, "queued", running.bytes, reason, counted=True, pause=10.0)
                     running.results.append(result)
+            running.is_copying = False
             await self._settle(running, ends=True, waits=waits)
         except TransferLost:
             logger.info("a transfer was taken by another process or an event")
@@ -328,9 +341,10 @@ class Dispatcher:
 
 def _result(running: RunningTransfer, file: QueuedFile, error: CopyFailed, step: NextStep) -> FileResult:
     """Return what a failed copy leaves behind."""
+    progressed = error.cause is CopyCause.CUT and running.bytes > file.done_bytes
     return FileResult(
         file.asset, "failed" if step.fails else "queued", running.bytes, error.reason,
-        node=file.node, source=file.source, counted=step.counts, progressed=error.cause is CopyCause.CUT and running.bytes > file.done_bytes,
+        node=file.node, source=file.source, counted=step.counts, progressed=progressed,
         keeps_source=not (step.source_pause or step.source_is_away), pause=0.0 if step.source_is_away else step.pause,
         fault_seconds=step.source_pause or None, is_wrong=step.is_wrong,
     )  # fmt: skip

@@ -484,7 +484,8 @@ async def _write_faults(conn: Connection, transfer: Transfer, results: Sequence[
         """INSERT INTO fedstac.replica_source_fault AS s (n, asset, node, host, reason, until)
            SELECT $1, f.asset, f.node, f.host, f.reason,
                   CASE WHEN f.seconds < 'infinity' THEN clock_timestamp() + make_interval(secs => f.seconds) END
-           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::float8[]) f (asset, node, host, reason, seconds)
+           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::float8[])
+                f (asset, node, host, reason, seconds)
            ON CONFLICT (n, asset, node) DO UPDATE SET host = EXCLUDED.host, reason = EXCLUDED.reason, at = now(),
                   until = CASE WHEN s.until IS NULL THEN NULL ELSE EXCLUDED.until END""",
         transfer.n, [each.asset for each in faults], [each.node for each in faults], [each.source for each in faults],

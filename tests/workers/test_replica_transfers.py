@@ -1,0 +1,255 @@
+"""Transfers of a replica node with real files, PostgreSQL and HTTP: promises P1 and P3 to P6."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedstac.bootstrap import Node
+from fedstac.db import connections
+from fedstac.db.connections import Connection
+from fedstac.domain.replication.placing import Closures, Obstacle
+from fedstac.replication import failures
+from fedstac.replication.transports import Transports
+from fedstac.workers import replica_transfers
+from fedstac.workers.replica_transfers import Dispatcher
+from tests.support.byte_server import ByteServer, Fault, byte_server, content
+from tests.support.fixed_sources import RULES, FixedSources
+from tests.support.replica_rows import add_dataset, states
+from tests.support.waiting import until
+
+Connect = Callable[[], Any]
+
+
+@pytest.fixture
+async def conn(node: Node) -> AsyncIterator[Connection]:
+    opened = await connections.connect(node.settings.dsn)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[ByteServer]:
+    async with byte_server() as server:
+        yield server
+
+
+def lane(server: ByteServer) -> str:
+    return f"127.0.0.1:{server.port}"
+
+
+@asynccontextmanager
+async def transferring(node: Node, sources: FixedSources, *, processes: int = 1, most: int = 8) -> AsyncIterator[None]:
+    """Run dispatchers, each as a process of its own would, until the context ends."""
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        transports = await stack.enter_async_context(Transports(lambda: RULES))
+        dispatchers = [Dispatcher(node, sources, transports, most=most, block_bytes=1 << 20) for _ in range(processes)]
+        tasks = [asyncio.create_task(each.run(stop)) for each in dispatchers]
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+
+async def all_are(conn: Connection, *wanted: str) -> None:
+    async def look() -> bool:
+        return set((await states(conn)).values()) <= set(wanted)
+
+    await until(look)
+
+
+def check_files(root: Path) -> int:
+    """Check that each file under its final name is whole (P1); return how many there are."""
+    files = [each for each in root.rglob("*.bin") if ".fedstac-part" not in each.parts]
+    for each in files:
+        assert each.read_bytes() == content(each.name), each
+    return len(files)
+
+
+def names(count: int, size: int, prefix: str = "f") -> list[str]:
+    return [f"{prefix}{n:05}-{size}.bin" for n in range(count)]
+
+
+async def test_datasets_are_copied_once_by_several_processes(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    for n in range(6):
+        files = {name: (source.url(name),) for name in names(5, 200_000, f"d{n}-")}
+        await add_dataset(conn, f"d{n}", files)
+    sources = FixedSources(tmp_path, {lane(source): None})
+    async with transferring(node, sources, processes=3):
+        await all_are(conn, "complete")
+    assert check_files(tmp_path) == 30
+    assert set(source.sent.values()) == {200_000}  # P4
+    assert not await conn.fetchval("SELECT count(*) FROM fedstac.replica_claim")
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.replica_announcement WHERE kind = 'add'") == 6
+
+
+async def test_a_wrong_copy_disqualifies_its_source_and_the_others_are_not_delayed(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    async with byte_server() as other:
+        good, bad, alone = "good-9000.bin", "bad-9000.bin", "alone-9000.bin"
+        source.corrupted |= {bad, alone}
+        await add_dataset(conn, "good", {"f": (source.url(good),)})
+        await add_dataset(conn, "mended", {"f": (source.url(bad), other.url(bad))})
+        await add_dataset(conn, "parked", {"f": (source.url(alone),), "g": (source.url("other-9.bin"),)})
+        sources = FixedSources(tmp_path, {lane(source): None, lane(other): None})
+        async with transferring(node, sources):
+            await all_are(conn, "complete", "parked")
+        assert await states(conn) == {"good": "complete", "mended": "complete", "parked": "parked"}
+        assert check_files(tmp_path) == 3
+        assert other.sent == {bad: 9000}
+    [row] = await conn.fetch("SELECT * FROM fedstac.replica_source_fault WHERE host = $1 AND n = 2", lane(source))
+    assert (row["node"], row["until"]) == ("west", None)
+    reasons = {row["what"] async for row in _cursor(conn, "SELECT what FROM fedstac.trouble")}
+    assert any("the file at" in what for what in reasons)
+    assert "parked is parked" in reasons
+    file = await conn.fetchrow("SELECT * FROM fedstac.replica_file WHERE n = 3 AND asset = 'f'")
+    assert file is not None
+    assert (file["state"], file["attempts"]) == ("failed", 1)
+    assert "checksum" in file["reason"]
+
+
+async def _cursor(conn: Connection, statement: str) -> AsyncIterator[Any]:
+    for row in await conn.fetch(statement):
+        yield row
+
+
+async def test_cut_connections_are_resumed_and_refusals_go_to_the_next_source(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "FIRST_PAUSE", 0.05)
+    async with byte_server() as other:
+        cut, missing = "cut-3000000.bin", "missing-9000.bin"
+        source.faults = lambda path, before: (
+            Fault(bytes=700_000) if path == cut and before < 3 else Fault(status=404) if path == missing else None
+        )
+        await add_dataset(conn, "cut", {"f": (source.url(cut),)})
+        await add_dataset(conn, "missing", {"f": (source.url(missing), other.url(missing))})
+        sources = FixedSources(tmp_path, {lane(source): None, lane(other): None})
+        async with transferring(node, sources):
+            await all_are(conn, "complete")
+        assert check_files(tmp_path) == 2
+        assert source.sent[cut] < 3_000_000 + 3 * (1 << 20)
+    assert not await conn.fetchval("SELECT count(*) FROM fedstac.trouble")
+
+
+async def test_a_source_that_is_away_is_waited_for_and_nothing_is_counted(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    source.faults = lambda path, before: Fault(status=503) if before < 2 else None
+    await add_dataset(conn, "d", {"f": (source.url("f-9000.bin"),)})
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+
+        async def waits() -> Any:
+            return await conn.fetchrow("SELECT * FROM fedstac.replica_dataset WHERE state = 'waiting'")
+
+        row = await until(waits)
+        assert row["reason"].startswith(f"{lane(source)} is away: ")
+        assert row["until"] > row["since"]
+        await all_are(conn, "complete")
+    assert await conn.fetchval("SELECT attempts FROM fedstac.replica_file") == 0
+
+
+async def test_a_file_that_is_there_already_is_not_fetched_and_another_one_is_replaced(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    same, other = "same-50000.bin", "other-50000.bin"
+    folder = tmp_path / "data" / "d"
+    folder.mkdir(parents=True)
+    (folder / same).write_bytes(content(same))
+    (folder / other).write_bytes(b"x" * 50_000)
+    source.gate.clear()
+    await add_dataset(conn, "d", {"same": (source.url(same),), "other": (source.url(other),)})
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+
+        async def begun() -> bool:
+            return source.open > 0
+
+        await until(begun)
+        assert (folder / other).read_bytes() == b"x" * 50_000
+        source.gate.set()
+        await all_are(conn, "complete")
+    assert check_files(tmp_path) == 2
+    assert source.sent == {other: 50_000}
+
+
+async def test_nothing_starts_in_a_closed_window_and_what_is_under_way_stops_and_goes_on_from_there(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_transfers, "TELL_SECONDS", 0.05)
+    monkeypatch.setattr(replica_transfers, "LOOK_SECONDS", 0.05)
+    name = "f-4000000.bin"
+    source.pause = 0.01
+    await add_dataset(conn, "d", {"f": (source.url(name),)})
+    sources = FixedSources(tmp_path, {lane(source): None})
+    async with transferring(node, sources):
+
+        async def half_is_here() -> bool:
+            return source.sent[name] > 2_000_000
+
+        await until(half_is_here)
+        end = datetime.now(UTC) + timedelta(seconds=1.5)
+        sources.closures = Closures({lane(source): Obstacle("closed until soon", end)})
+        await all_are(conn, "waiting")
+        row = await conn.fetchrow("SELECT reason, until FROM fedstac.replica_dataset")
+        assert row is not None
+        assert tuple(row) == ("closed until soon", end)
+        requests = source.requests.copy()
+        while datetime.now(UTC) < end:
+            assert source.requests == requests
+            await asyncio.sleep(0.05)
+        sources.closures = Closures()
+        await all_are(conn, "complete")
+    assert check_files(tmp_path) == 1
+    assert source.sent[name] < 4_000_000 + (1 << 20)
+    assert await conn.fetchval("SELECT attempts FROM fedstac.replica_file") == 0
+
+
+async def test_a_slow_source_holds_its_own_slots_only_and_caps_hold_over_all_processes(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    async with byte_server() as quick:
+        source.gate.clear()  # it gives nothing at all
+        for n in range(20):
+            await add_dataset(conn, f"slow{n}", {"f": (source.url(f"slow{n}-90000.bin"),)}, priority=5)
+        for n in range(20):
+            await add_dataset(conn, f"quick{n}", {"f": (quick.url(f"quick{n}-90000.bin"),)})
+        sources = FixedSources(tmp_path, {lane(source): 3, lane(quick): None})
+        async with transferring(node, sources, processes=2, most=4):
+
+            async def quick_ones_are_here() -> bool:
+                return all(state == "complete" for id, state in (await states(conn)).items() if id.startswith("quick"))
+
+            await until(quick_ones_are_here)
+            assert source.most_open <= 3
+            assert not any(state == "complete" for id, state in (await states(conn)).items() if id.startswith("slow"))
+            source.gate.set()
+            await all_are(conn, "complete")
+        assert source.most_open == 3
+    assert check_files(tmp_path) == 40
+
+
+async def test_over_budget_waits_with_a_reason_and_goes_on_with_a_larger_budget(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_transfers, "AGAIN_SECONDS", 0.2)
+    await add_dataset(conn, "small", {"f": (source.url("small-100.bin"),)})
+    await add_dataset(conn, "large", {"f": (source.url("large-9000.bin"),)})
+    sources = FixedSources(tmp_path, {lane(source): None}, budget=1000)
+    async with transferring(node, sources):
+        await all_are(conn, "complete", "waiting")
+        assert await states(conn) == {"small": "complete", "large": "waiting"}
+        sources.budget = None
+        await all_are(conn, "complete")
+    assert hashlib.sha256((tmp_path / "data/large/large-9000.bin").read_bytes()).hexdigest()
