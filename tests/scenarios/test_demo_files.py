@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from fedstac.demo import files, sample
-from fedstac.demo.files import FileSizes
+from fedstac.demo.files import FileFolder, FileSizes
+from fedstac.demo.replica import POLICY
+from fedstac.domain.replication.policy import ReplicaAction, ReplicaPolicy
 from tests.support.faulty_proxy import FaultPlan, faults_at, faulty_proxy
 from tests.support.file_servers import file_server
 
@@ -57,8 +59,8 @@ def test_no_way_leads_out_of_the_folder_or_to_what_is_hidden(http: httpx.Client)
 
 
 def test_datasets_have_the_files_that_they_name(tmp_path: Path) -> None:
-    sizes = FileSizes(10, 200_000)
-    made = list(files.datasets(3, folder=tmp_path, url="http://127.0.0.1:9", sizes=sizes))
+    place = FileFolder(tmp_path, "http://127.0.0.1:9", FileSizes(10, 200_000))
+    made = list(files.datasets(3, place))
     listed = {asset["file:local_path"]: asset for item in made for asset in item["assets"].values()
               if "file:checksum" in asset}  # fmt: skip
     present = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
@@ -71,17 +73,29 @@ def test_datasets_have_the_files_that_they_name(tmp_path: Path) -> None:
     for item in made:
         assert item["properties"]["size"] == sum(asset.get("file:size", 0) for asset in item["assets"].values())
     before = {path: target.stat().st_mtime_ns for path, target in present.items()}
-    assert list(files.datasets(3, folder=tmp_path, url="http://127.0.0.1:9", sizes=sizes)) == made
+    assert list(files.datasets(3, place)) == made
     assert {path: target.stat().st_mtime_ns for path, target in present.items()} == before, "nothing is written again"
-    assert list(files.datasets(1, folder=tmp_path, url="http://127.0.0.1:9", sizes=sizes, start=2)) == made[2:]
+    assert list(files.datasets(1, place, start=2)) == made[2:]
 
 
 def test_datasets_are_cut_to_the_number_of_files(tmp_path: Path) -> None:
-    made = list(files.datasets(4, folder=tmp_path, url="http://127.0.0.1:9", sizes=FileSizes(1, 9), files=5))
+    place = FileFolder(tmp_path, "http://127.0.0.1:9", FileSizes(1, 9), least_files=5, most_files=5)
+    made = list(files.datasets(4, place))
     assert [sum("file:checksum" in asset for asset in item["assets"].values()) for item in made] == [5] * 4
     assert len({item["id"] for item in made}) == 4
-    others = {item["id"] for item in sample.items(1000)}
-    assert not others & {item["id"] for item in made}
+
+
+def test_datasets_with_files_are_new_and_smaller_than_the_others(tmp_path: Path) -> None:
+    """So the policy of the demonstration tells them apart."""
+    made = list(files.datasets(40, FileFolder(tmp_path, "http://127.0.0.1:9")))
+    others = list(sample.items(5000))
+    policy = ReplicaPolicy.parse(POLICY.format(url="http://127.0.0.1:9"))
+    assert {policy.decide(item, "CMIP6").action for item in made} == {ReplicaAction.REPLICATE}
+    assert {policy.decide(item, "CMIP6").action for item in others[:200]} == {ReplicaAction.IGNORE}
+    assert all(policy.source_of(asset["href"]) for item in made for asset in item["assets"].values()
+               if "file:checksum" in asset)  # fmt: skip
+    assert not {item["id"] for item in others} & {item["id"] for item in made}
+    assert max(item["properties"]["size"] for item in made) < min(item["properties"]["size"] for item in others)
 
 
 def test_a_proxy_has_its_faults_and_lets_through_who_tries_again(http: httpx.Client) -> None:

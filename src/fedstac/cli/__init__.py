@@ -285,6 +285,7 @@ def file_server(
         "fedstac demo --items 200 --port 0",
         "fedstac demo --fresh --data-dir /var/tmp/my-demo",
         "fedstac demo --broker nats",
+        "fedstac demo --replica",
         "fedstac demo --check --broker kafka",
         codes=True,
     ),
@@ -299,6 +300,9 @@ def demo(
     broker: Annotated[
         BrokerKind, typer.Option(help="A broker that the events go to, too; the index node south follows it.")
     ] = BrokerKind.NONE,
+    replica: Annotated[
+        bool, typer.Option("--replica", help="Some datasets have files, and a replica node copies them.")
+    ] = False,
     dsn: Annotated[str, typer.Option(help="Use this PostgreSQL: URL of a user who may create databases.")] = "",
     ready_file: ReadyFile = None,
     check: Annotated[bool, typer.Option("--check", help="Publish, compare everything, print figures, stop.")] = False,
@@ -310,12 +314,15 @@ def demo(
 ) -> None:
     """Run a small federation on this machine: a publishing node, an index node, and a PostgreSQL of their own.
 
-    With --broker, the events go to a stream or topic too, and a second index node follows it.
+    With --broker, the events go to a stream or topic too, and a second index node follows it. With --replica, a file
+    server has small files for some of the datasets, and a replica node copies, verifies and announces them.
 
     The data stays for the next time, when a line says that it is used again and who made it.
     """
     if fresh and (dsn or check):
         raise typer.BadParameter("only data of the demo's own PostgreSQL is thrown away; leave out --dsn and --check")
+    if replica and dsn and not check and data_dir is None:
+        raise typer.BadParameter("with --dsn, --replica needs --data-dir: the folder where files and copies stay")
     from rich.console import Console
 
     from fedstac.db.migrations import MigrationRefused
@@ -332,7 +339,7 @@ def demo(
         if not check:
             federation.run(
                 items=items or 1000, data_dir=data_dir, port=port, dsn=dsn, ready_file=ready_file, console=console,
-                broker=broker, fresh=fresh,
+                broker=broker, fresh=fresh, with_replica=replica,
             )  # fmt: skip
             return
         report = checking.check(
@@ -343,6 +350,7 @@ def demo(
             dsn=dsn,
             console=console,
             broker=broker,
+            with_replica=replica,
         )
     except MigrationRefused as error:
         complain(f"{error}; or throw the data of the earlier demo away: --fresh", AWAY)

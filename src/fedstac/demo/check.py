@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from fedstac import bootstrap
 from fedstac.db import connections, invariants, sinks
-from fedstac.demo import brokers, sample
+from fedstac.demo import brokers, identity_provider, replica, sample
 from fedstac.demo.brokers import BrokerKind
 from fedstac.demo.federation import (
     INDEX_NODES,
@@ -55,22 +55,26 @@ class Report:
     visible: dict[str, int] = field(default_factory=dict)
     differences: dict[str, int] = field(default_factory=dict)
     broker: dict[str, int] = field(default_factory=dict)  # events of west in its stream: stored, missing, doubled
+    replica: dict[str, int] = field(default_factory=dict)  # ReplicaFigures
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
     rate: float = 0.0
     ok: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the figures; those of a replica node only where there is one."""
+        figures = asdict(self)
+        return figures if self.replica else {name: value for name, value in figures.items() if name != "replica"}
 
 
 def check(
     *, source: Path | None, items: int, expect_rejected: int, data_dir: Path | None, dsn: str | None,
-    console: Console, broker: BrokerKind = BrokerKind.NONE,
+    console: Console, broker: BrokerKind = BrokerKind.NONE, with_replica: bool = False,
 ) -> Report:  # fmt: skip
     """Publish through the API with two workers while a second index node joins, then compare everything.
 
-    broker: its kind; the second index node then follows it.
+    broker: its kind; the second index node then follows it. with_replica: a replica node copies the files of some
+    datasets, which are published beside the others where `source` has these.
     """
     with ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
@@ -82,9 +86,17 @@ def check(
             server = stack.enter_context(open_server(data_dir, dsn, status.update))
             prefix = f"fedstac_check_{os.getpid()}_"
             if dsn or data_dir:
-                stack.callback(drop_databases, server, [prefix + name for name in ("west", *INDEX_NODES)])
+                stack.callback(drop_databases, server, [prefix + name for name in ("west", *INDEX_NODES, replica.NODE)])
             running = stack.enter_context(federation(server, index_nodes=INDEX_NODES, say=status.update, prefix=prefix))
-            running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false")
+            copying, logins = None, {}
+            if with_replica:
+                files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedstac-replica-")))
+                provider = replica.start_provider(running, with_replica=True)
+                count = replica.DATASETS if source else min(items, replica.DATASETS)
+                copying = replica.prepare(running, provider, files, count=count)
+                logins = identity_provider.as_settings(provider.url)
+            with_files = copying.items if copying else ()
+            running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_RUN_WORKERS="false", **logins)
             running.start("worker-1", "worker")
             running.start("worker-2", "worker")
             running.start("sequencer", "sequencer")
@@ -95,16 +107,25 @@ def check(
                 running.add_sink(broker, stream)
                 running.start("relay", "relay")
             running.start_index_node("east", snapshot_first=False)
+            if copying:
+                copying.start_node()
             status.update("publishing")
-            documents = list(_documents(source)) if source else list(sample.items(items))
-            report = asyncio.run(_check(running, documents, stream, status.update))
+            others = _documents(source) if source else sample.items(items - len(with_files))
+            report = asyncio.run(_check(running, [*with_files, *others], stream, copying, status.update))
         report.ok = (
             report.published > 0 and report.rejected == expect_rejected and not report.unaccounted
             and not report.failed and not report.violations and not any(report.differences.values())
             and not report.broker.get("missing") and not report.broker.get("doubled")
             and all(n == report.published for n in report.visible.values())
+            and (copying is None or report.replica == _expected_figures(with_files))
         )  # fmt: skip
         return report
+
+
+def _expected_figures(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the figures of a replica node that has all files of these datasets, and no others."""
+    sizes = [asset["file:size"] for item in items for asset in item["assets"].values() if "file:size" in asset]
+    return asdict(replica.ReplicaFigures(len(items), len(sizes), sum(sizes), len(items), len(sizes)))
 
 
 def _documents(path: Path) -> Iterator[dict[str, Any]]:
@@ -116,8 +137,9 @@ def _documents(path: Path) -> Iterator[dict[str, Any]]:
 
 
 async def _check(
-    running: Federation, documents: list[dict[str, Any]], stream: str, say: Callable[[str], None]
-) -> Report:
+    running: Federation, documents: Sequence[Mapping[str, Any]], stream: str, copying: replica.ReplicaDemo | None,
+    say: Callable[[str], None],
+) -> Report:  # fmt: skip
     began = time.monotonic()
     async with Publisher(running) as publisher:
         await publisher.send(documents[: len(documents) // 2])
@@ -129,11 +151,17 @@ async def _check(
     say("waiting until everything is visible")
     await wait_until_visible(running, INDEX_NODES)
     seconds = time.monotonic() - began
+    figures: dict[str, int] = {}
+    if copying:
+        say("waiting until files are copied")
+        await copying.wait_until_announced()
+        await wait_until_visible(running, INDEX_NODES)
+        figures = asdict(await copying.measure(INDEX_NODES[0]))
     counts = publisher.counts
     report = Report(
         submitted=publisher.submitted_items, published=counts["published"], unchanged=counts["unchanged"],
         rejected=counts["rejected"], failed=counts["failed"], unaccounted=publisher.submitted_items - counts.total(),
-        seconds=round(seconds, 2), rate=round(counts["published"] / seconds, 1),
+        replica=figures, seconds=round(seconds, 2), rate=round(counts["published"] / seconds, 1),
     )  # fmt: skip
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         report.visible = {name: await number_of_datasets(client, running.processes[name].url) for name in INDEX_NODES}

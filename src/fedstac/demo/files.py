@@ -6,6 +6,7 @@ What is in a file follows from its path alone, so that it can be written again a
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,31 +32,34 @@ class FileSizes:
         return self.least + noise % (self.most - self.least + 1)
 
 
-def datasets(
-    count: int, *, folder: Path, url: str, sizes: FileSizes | None = None, files: int | None = None, start: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Yield new CMIP6 items whose files lie below a folder that is served at an address; missing files are written.
+@dataclass(frozen=True, slots=True)
+class FileFolder:
+    """Files below a folder that is served at an address, of these sizes; so many for each dataset."""
 
-    `files`: how many each dataset has; None: as many as it comes with. `start`: how many of these datasets to pass.
+    folder: Path
+    url: str
+    sizes: FileSizes = FileSizes()
+    least_files: int = 1
+    most_files: int = 3
+
+
+def datasets(count: int, place: FileFolder, *, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield new CMIP6 items whose files are there; missing files are written. `start`: how many of these to pass over.
+
+    With the sizes and numbers that are set if nobody says others, each is smaller than any other sample dataset.
     """
-    sizes = sizes or FileSizes()
-    number = 0
-    for item in _items():
-        names = [key for key, asset in item["assets"].items() if "file:checksum" in asset]
-        if files is not None and len(names) < files:
-            continue
-        number += 1
-        if number <= start:
-            continue
-        if number > start + count:
-            return
-        omitted = set(names[files:]) if files is not None else set()
-        assets = {
-            key: _asset(asset, folder, url, sizes) if key in names else asset
-            for key, asset in item["assets"].items() if key not in omitted
-        }  # fmt: skip
-        size = sum(assets[key]["file:size"] for key in names if key not in omitted)
-        yield {**item, "assets": assets, "properties": {**item["properties"], "size": size}}
+    suitable = (item for item in _items() if len(_files_of(item)) >= place.least_files)
+    for item in itertools.islice(suitable, start, start + count):
+        names = _files_of(item)[: place.most_files]
+        others = {key: asset for key, asset in item["assets"].items() if "file:checksum" not in asset}
+        assets = {name: _asset(item["assets"][name], place) for name in names}
+        size = sum(asset["file:size"] for asset in assets.values())
+        yield {**item, "assets": assets | others, "properties": {**item["properties"], "size": size}}
+
+
+def _files_of(item: Mapping[str, Any]) -> list[str]:
+    """Return the assets of an item that are files."""
+    return [key for key, asset in item["assets"].items() if "file:checksum" in asset]
 
 
 def _items() -> Iterator[dict[str, Any]]:
@@ -66,11 +70,11 @@ def _items() -> Iterator[dict[str, Any]]:
         start += 200
 
 
-def _asset(asset: Mapping[str, Any], folder: Path, url: str, sizes: FileSizes) -> dict[str, Any]:
+def _asset(asset: Mapping[str, Any], place: FileFolder) -> dict[str, Any]:
     path = str(asset["file:local_path"])
-    size = sizes.of(path)
-    checksum = write(folder / path, path, size)
-    return {**asset, "href": f"{url}/{path}", "file:size": size, "file:checksum": SHA256 + checksum}
+    size = place.sizes.of(path)
+    checksum = write(place.folder / path, path, size)
+    return {**asset, "href": f"{place.url}/{path}", "file:size": size, "file:checksum": SHA256 + checksum}
 
 
 def write(target: Path, path: str, size: int) -> str:

@@ -19,13 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedstac import __version__
-from fedstac.demo import brokers, embedded, identity_provider, sample
+from fedstac.demo import brokers, embedded, identity_provider, replica, sample
 from fedstac.demo.brokers import BrokerKind
 from fedstac.demo.federation import (
     INDEX_NODES,
     STREAM,
     Federation,
     PostgresServer,
+    ProcessFailed,
     Say,
     drop_databases,
     federation,
@@ -34,18 +35,17 @@ from fedstac.demo.federation import (
 )
 from fedstac.demo.publishing import Publisher, number_of_datasets, wait_until_visible
 
-PROVIDER = "identity-provider"
 MADE_BY = "made-by"  # file in the folder of data: which fedstac made it, and when
 
 
 def run(
     *, items: int, data_dir: Path | None, port: int, dsn: str | None, ready_file: Path | None, console: Console,
-    broker: BrokerKind = BrokerKind.NONE, fresh: bool = False,
+    broker: BrokerKind = BrokerKind.NONE, fresh: bool = False, with_replica: bool = False,
 ) -> None:  # fmt: skip
     """Run a publishing node and the index node east with `items` datasets until Ctrl-C.
 
     `broker`: its kind; the index node south then follows it. `fresh`: what is in the folder of data is thrown away
-    first.
+    first. `with_replica`: some datasets have files, and a replica node copies them.
     """
     with ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
@@ -59,15 +59,20 @@ def run(
             if stream:
                 running.add_sink(broker, stream)  # first: the relay would look for the broker of the last time
             status.update("starting the nodes")
-            provider = running.start(PROVIDER, PROVIDER)
+            provider = replica.start_provider(running, with_replica=with_replica)
             running.start("serve", "serve", FEDSTAC_PORT=str(port), **identity_provider.as_settings(provider.url))
             running.start_index_node("east", FEDSTAC_PORT=str(port + 1 if port else 0))
             if stream:
                 running.start_index_node("south", feed=stream, FEDSTAC_PORT=str(port + 2 if port else 0))
-        _fill(running, items, console)
-        _introduce(running, stream, console)
+            copying = None
+            if with_replica:
+                folder = _folder_of_files(server, data_dir)
+                copying = replica.prepare(running, provider, folder, port=port + 3 if port else 0)
+                copying.start_node()
+        _fill(running, items, copying, console)
+        _introduce(running, stream, copying, console)
         if ready_file:
-            _write_ready(ready_file, running, server, stream)
+            _write_ready(ready_file, running, server, stream, copying)
             stack.callback(ready_file.unlink, missing_ok=True)
         try:
             while True:
@@ -90,6 +95,14 @@ def _start_broker(stack: ExitStack, kind: BrokerKind, server: PostgresServer, sa
     return f"{running.url}/{STREAM}"
 
 
+def _folder_of_files(server: PostgresServer, data_dir: Path | None) -> Path:
+    """Return the folder for files and copies: beside the data of PostgreSQL where that is ours, else the one named."""
+    if isinstance(server, embedded.Cluster):
+        return server.data / replica.NODE
+    assert data_dir is not None
+    return data_dir / replica.NODE
+
+
 def _claim_data(folder: Path, server: PostgresServer, *, fresh: bool, console: Console) -> None:
     """Say whose data is used again, or begin anew; then note who made what is there.
 
@@ -97,7 +110,7 @@ def _claim_data(folder: Path, server: PostgresServer, *, fresh: bool, console: C
     """
     note = folder / MADE_BY
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
-        names = [f"fedstac_{name}" for name in ("west", *INDEX_NODES)]
+        names = [f"fedstac_{name}" for name in ("west", *INDEX_NODES, replica.NODE)]
         is_used = conn.execute("SELECT 1 FROM pg_database WHERE datname = ANY (%s)", (names,)).fetchone()
     if is_used and not fresh:
         maker = note.read_text().strip() if note.is_file() else "an earlier fedstac"
@@ -107,28 +120,41 @@ def _claim_data(folder: Path, server: PostgresServer, *, fresh: bool, console: C
         )  # fmt: skip
         return
     drop_databases(server, names)
-    for kind in BrokerKind:
-        shutil.rmtree(folder / kind, ignore_errors=True)
+    for name in (*BrokerKind, replica.NODE):
+        shutil.rmtree(folder / name, ignore_errors=True)
     here = Path(__file__).resolve().parent
     note.write_text(f"fedstac {__version__} in {here} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n")
 
 
-def _fill(running: Federation, items: int, console: Console) -> None:
-    """Publish sample data until there are `items` datasets, and wait until the index nodes show them."""
+def _fill(running: Federation, items: int, copying: replica.ReplicaDemo | None, console: Console) -> None:
+    """Publish sample data until there are `items` datasets, and wait until the index nodes show them.
+
+    Datasets with files come first, and are there beside the others; their replicas are waited for.
+    """
     names = [name for name in INDEX_NODES if name in running.processes]
+    with_files = copying.items if copying else ()
 
     async def fill() -> None:
+        async with Publisher(running) as publisher:  # what is there already is unchanged
+            await publisher.send(with_files)
+            await publisher.settle()
+            if unpublished := publisher.counts["rejected"] + publisher.counts["failed"]:
+                raise ProcessFailed(f"west took {unpublished} datasets with files not; begin anew: --fresh")
         present = (await _totals(running))["west"]
-        documents = sample.items(max(0, items - present), start=present)
+        documents = sample.items(max(0, items - present), start=max(0, present - len(with_files)))
         total = max(items, present)
         with _bars(console) as bars:
             tasks = {name: bars.add_task(name, total=items) for name in ("published", "visible")}
+            if copying:
+                tasks["replicated"] = bars.add_task("replicated", total=len(with_files))
             async with Publisher(
                 running, lambda n: bars.update(tasks["published"], completed=present + n)
             ) as publisher:
                 await publisher.send(documents)
                 await publisher.settle()
             bars.update(tasks["published"], completed=total, total=total)
+            if copying:
+                await copying.wait_until_announced(lambda n: bars.update(tasks["replicated"], completed=n))
             await wait_until_visible(running, names, lambda part: bars.update(
                 tasks["visible"], completed=round(part * total), total=total
             ))  # fmt: skip
@@ -141,7 +167,7 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _introduce(running: Federation, stream: str, console: Console) -> None:
+def _introduce(running: Federation, stream: str, copying: replica.ReplicaDemo | None, console: Console) -> None:
     """Print the addresses of the nodes, and commands to try."""
     total = asyncio.run(_totals(running))
     table = Table(title="a federation on this machine", show_header=True, title_justify="left")
@@ -153,16 +179,26 @@ def _introduce(running: Federation, stream: str, console: Console) -> None:
         if name in total:
             follows = f", follows {stream.partition(':')[0]}" if stream and name == "south" else ""
             table.add_row(f"{name}, index{follows}", running.processes[name].url, f"{total[name]:,}")
+    if copying:
+        figures = asyncio.run(copying.measure("east"))
+        table.add_row("replica, copies files", copying.url, f"{figures.datasets:,}")
     console.print(table)
+    if copying:
+        console.print(
+            f"{figures.files} files of {figures.datasets} datasets were copied, {figures.bytes:,} bytes; east shows "
+            f"{figures.announced} replicas, and {figures.verified} files were read and are right",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
     who = " or ".join(f"{person.subject} ({person.about})" for person in identity_provider.PEOPLE)
     if stream:
         console.print(f"{'events':<13}{stream}", soft_wrap=True, highlight=False)
     for label, line in (
         ("PostgreSQL", f"psql '{running.database_of('west')}'"),
         ("operate", f"export FEDSTAC_NODE=west FEDSTAC_DSN='{running.database_of('west')}'; {_own_command()} doctor"),
+        *((("replica", f"{copying.settings_line()} {_own_command()} replica status"),) if copying else ()),
         ("search", f"curl '{running.processes['east'].url}/search?limit=1'"),
         ("log in", f"export FEDSTAC_URL={running.west}; {_own_command()} login"),
-        ("", f"as {who}, on a page of {running.processes[PROVIDER].url}"),
+        ("", f"as {who}, on a page of {running.processes[replica.PROVIDER].url}"),
         ("or a token", f"export FEDSTAC_URL={running.west} FEDSTAC_TOKEN={running.tokens['admin']}"),
     ):
         console.print(f"{label:<13}{line}", soft_wrap=True, highlight=False)
@@ -187,12 +223,15 @@ async def _totals(running: Federation) -> dict[str, int]:
         }
 
 
-def _write_ready(ready_file: Path, running: Federation, server: PostgresServer, stream: str) -> None:
+def _write_ready(
+    ready_file: Path, running: Federation, server: PostgresServer, stream: str, copying: replica.ReplicaDemo | None
+) -> None:
     """Write addresses and tokens in one piece, readable for this user only."""
     content = {
         "api": running.west, "index": running.processes["east"].url, "dsn": running.database_of("west"),
-        "issuer": running.processes[PROVIDER].url, "tokens": dict(running.tokens),
+        "issuer": running.processes[replica.PROVIDER].url, "tokens": dict(running.tokens),
         **({"stream": stream, "stream_index": running.processes["south"].url} if stream else {}),
+        **({"replica": copying.url, "replica_dsn": running.database_of(replica.NODE)} if copying else {}),
     }  # fmt: skip
     unfinished = ready_file.with_name(ready_file.name + ".part")
     unfinished.touch(mode=0o600)
