@@ -19,16 +19,19 @@ CREATE TABLE fedstac.replica_dataset (
     document        jsonb COMPRESSION lz4,      -- as published; NULL: deleted
     size            bigint NOT NULL DEFAULT 0,  -- bytes of all its files
     files           integer NOT NULL DEFAULT 0,
+    files_digest    bytea,                      -- of what replica_file has; NULL: it has less than the document
     -- what the policy says
     action          text NOT NULL CHECK (action IN ('replicate', 'restrict', 'ignore')),
     rule            text NOT NULL DEFAULT '',
     priority        integer NOT NULL DEFAULT 0,
-    tier            text NOT NULL DEFAULT '',   -- where its files belong now; '' is the served tree, 'restricted' is not served
+    tier            text NOT NULL DEFAULT 'default',  -- where its files belong now; 'restricted' is not served
     "check"         text,                       -- the command that looks at its files once all are here; NULL: none
     on_superseded   text NOT NULL DEFAULT 'keep' CHECK (on_superseded IN ('keep', 'tier', 'purge')),
     on_retracted    text NOT NULL DEFAULT 'keep' CHECK (on_retracted IN ('keep', 'restrict', 'purge')),
     policy_digest   text NOT NULL DEFAULT '',
-    -- how it stands
+    -- how it stands, and how it shall
+    goal            text NOT NULL DEFAULT 'ignore' CHECK (goal IN ('serve', 'hold', 'ignore', 'restrict', 'purge')),
+    is_told         boolean NOT NULL DEFAULT true,  -- the origin takes a change of our entry
     state           text NOT NULL CHECK (state IN (
                         'catalogued', 'queued', 'transferring', 'waiting', 'checking', 'complete', 'announced', 'parked',
                         'moving', 'removing', 'restricted', 'removed')),
@@ -50,7 +53,7 @@ CREATE TABLE fedstac.replica_file (
     n               bigint NOT NULL REFERENCES fedstac.replica_dataset ON DELETE CASCADE,
     asset           text NOT NULL,
     path            text NOT NULL,              -- below the folder of the tier
-    tier            text NOT NULL DEFAULT '',   -- where it is, or will be written
+    tier            text NOT NULL DEFAULT 'default',  -- where it is, or will be written
     size            bigint,
     checksum        text,                       -- multihash in hex
     state           text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'transferring', 'verified', 'failed')),

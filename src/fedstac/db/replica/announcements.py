@@ -52,6 +52,11 @@ async def withdraw(conn: Connection, numbers: Sequence[int]) -> None:
     )
 
 
+async def drop(conn: Connection, numbers: Sequence[int]) -> None:
+    """Forget what was to be told of datasets that the origin has deleted: their entries went with them."""
+    await conn.execute("DELETE FROM fedstac.replica_announcement WHERE n = ANY ($1::bigint[])", list(numbers))
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaAnnouncement:
     """What one origin is to be told of one dataset. `request`: the origin's, where it was sent already."""

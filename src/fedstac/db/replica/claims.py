@@ -385,11 +385,16 @@ class FileProgress:
 async def renew(
     conn: Connection, tokens: Collection[UUID], progress: Sequence[FileProgress], lease_seconds: float
 ) -> set[UUID]:
-    """Extend claims and store their progress. Return those that still stand; who held the others stops."""
+    """Extend claims and store their progress. Return those that still stand; who held the others stops.
+
+    The claims of a dataset whose files have to go (an event said so) stand no more.
+    """
     rows = await conn.fetch(
         """UPDATE fedstac.replica_claim SET until = clock_timestamp() + make_interval(secs => $2)
-           WHERE token IN (SELECT token FROM fedstac.replica_claim WHERE token = ANY($1::uuid[])
-                           ORDER BY token FOR UPDATE) RETURNING token""",
+           WHERE token IN (SELECT c.token FROM fedstac.replica_claim c JOIN fedstac.replica_dataset d USING (n)
+                           WHERE c.token = ANY($1::uuid[])
+                             AND d.state IN ('queued', 'transferring', 'waiting', 'checking')
+                           ORDER BY c.token FOR UPDATE OF c) RETURNING token""",
         list(tokens), lease_seconds,
     )  # fmt: skip
     await conn.execute(
