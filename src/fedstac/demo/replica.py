@@ -43,18 +43,18 @@ sources:
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class RunningIssuer:
     """An identity provider that runs: its address, and the secrets of replica nodes by client id."""
 
     url: str
     secrets: Mapping[str, str] = field(repr=False)
 
 
-def start_provider(running: Federation, *, with_replica: bool) -> Provider:
+def start_provider(running: Federation, *, with_replica: bool) -> RunningIssuer:
     """Start the identity provider; with a replica node it knows that one by a new secret."""
     clients = {identity_provider.replica_client_of(NODE): secrets.token_urlsafe(24)} if with_replica else {}
     process = running.start(PROVIDER, PROVIDER, FEDSTAC_REPLICA_SECRETS=json.dumps(clients))
-    return Provider(process.url, clients)
+    return RunningIssuer(process.url, clients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class ReplicaDemo:
     """What is beside the federation: west's files, the folder with the copies, and who the node is."""
 
     running: Federation
-    provider: Provider
+    provider: RunningIssuer
     folder: Path
     copies: Path
     originals_url: str
@@ -166,7 +166,7 @@ class ReplicaDemo:
 
 
 def prepare(
-    running: Federation, provider: Provider, folder: Path, *, port: int = 0, count: int = DATASETS
+    running: Federation, provider: RunningIssuer, folder: Path, *, port: int = 0, count: int = DATASETS
 ) -> ReplicaDemo:
     """Start the file servers of west and of the node; their folders lie below this one.
 
