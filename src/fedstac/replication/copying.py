@@ -8,6 +8,7 @@ agrees gets its final name, and it is on the disk before.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -122,22 +123,18 @@ async def copy_file(
     except AddressRefused as error:
         raise CopyFailed(CopyCause.BAD_ADDRESS, str(error)) from None
     transport = transports.open_transport(url)
-    try:
-        preparation = await _prepared(transports.threads, order)
-        if isinstance(preparation, int):
-            on_bytes(preparation)
-            return CopyReport(preparation, 0, preparation)
-        with closing(preparation) as part:  # one without a byte goes when it is closed
-            copy = _Copy(
-                order, url, part, transports.threads, on_bytes, throttle or NoThrottle(), max(block_bytes // PIECES, 1)
-            )
-            return await copy.run(transport)
-    except OSError as error:
-        raise storage.failure_of(error, order.path) from error
+    preparation = await _prepared(transports.threads, order)
+    if isinstance(preparation, int):
+        on_bytes(preparation)
+        return CopyReport(preparation, 0, preparation)
+    with closing(preparation) as part:  # one without a byte goes when it is closed
+        piece_bytes = max(block_bytes // PIECES, 1)
+        copy = _Copy(order, url, part, transports.threads, on_bytes, throttle or NoThrottle(), piece_bytes)
+        return await copy.run(transport)
 
 
 async def _prepared(threads: ThreadPoolExecutor, order: CopyOrder) -> int | PartFile:
-    work = threads.submit(_prepare, order)
+    work = threads.submit(storage.name_failures, order.path, functools.partial(_prepare, order))
     try:
         return await asyncio.wrap_future(work)
     except asyncio.CancelledError:
@@ -188,29 +185,30 @@ class _Copy:
         self._version: SourceVersion | None = None  # of this source, when the first of the bytes came
         self._remark = ""
         self._was_here = False  # bytes of the part, before this call
+        self._was_restarted = False  # because the source changed, which it may once
         self._threads = threads
 
     async def run(self, transport: Transport) -> CopyReport:
         """Fetch what is missing, until the checksum agrees, and move the file into place. CopyFailed."""
         await self._run(self._take_up)
         self._on_bytes(self._size)
-        was_restarted, cuts = False, 0
+        cuts = 0
         while True:
-            before = self._size
+            before = self._fetched_bytes
             try:
                 if self._order.size is None or self._size < self._order.size or not self._streams:
                     await self._fetch(transport)
                 if self._digest.digest() == self._expected.digest:
                     break
-                if self._is_of_one_content():
+                if self._is_sources_fault():
                     raise await self._discard(self._wrong_checksum())
                 raise CopyFailed(CopyCause.CHANGED, f"{self._host} gave parts that are not of one file")
             except CopyFailed as error:
                 match error.cause:
-                    case CopyCause.CHANGED if not was_restarted:
-                        was_restarted = True
+                    case CopyCause.CHANGED if not self._was_restarted:
+                        self._was_restarted = True
                         await self._run(self._restart)
-                    case CopyCause.CUT if self._size > before and cuts < MOST_CUTS:
+                    case CopyCause.CUT if self._fetched_bytes > before and cuts < MOST_CUTS:
                         cuts += 1
                     case CopyCause.CHANGED:
                         raise await self._discard(error) from error
@@ -239,11 +237,14 @@ class _Copy:
         self._size = self._reused_bytes = self._streams = 0
         self._version, self._was_here = None, False
 
-    def _is_of_one_content(self) -> bool:
-        """Tell whether all bytes are this source's, and of one version of its file, so that it alone is at fault."""
+    def _is_sources_fault(self) -> bool:
+        """Tell whether all bytes are this source's, and of one version of its file.
+
+        Where they came in several parts, that is believed after they were fetched twice only.
+        """
         if self._was_here:
             return False
-        return self._streams == 1 or bool(self._version and self._version.validator)
+        return self._streams == 1 or (self._was_restarted and bool(self._version and self._version.validator))
 
     async def _discard(self, failure: CopyFailed) -> CopyFailed:
         await self._run(self._part.discard)
@@ -258,7 +259,7 @@ class _Copy:
         )
 
     async def _fetch(self, transport: Transport) -> None:
-        self._check_room()
+        await self._run(self._check_room)
         if isinstance(transport, DeliveringTransport):
             target = self._order.folder / self._part.delivery_path(self._order.path)
             await transport.deliver(self._url, target, self._order.size, self._on_bytes)
@@ -278,6 +279,10 @@ class _Copy:
         """Append what the source has behind the bytes that are here."""
         async with transport.open(self._url, self._size, self._version, self._piece_bytes) as stream:
             if stream.start != self._size:  # it sends all, whatever was asked for
+                if self._version is not None and stream.version.contradicts(self._version):
+                    if self._was_restarted:
+                        raise CopyFailed(CopyCause.CHANGED, f"{self._host} changes its file all the time")
+                    self._was_restarted = True
                 await self._run(self._restart)
             self._remark = stream.remark
             await self._check_version(stream)
@@ -340,7 +345,9 @@ class _Copy:
             raise failure
 
     def _run(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> asyncio.Future[T]:
-        return asyncio.wrap_future(self._threads.submit(work, *args, **options))
+        """Work on the disk in a thread. CopyFailed where the disk refuses."""
+        call = functools.partial(work, *args, **options)
+        return asyncio.wrap_future(self._threads.submit(storage.name_failures, self._order.path, call))
 
     async def _settle(self, writing: asyncio.Future[None] | None) -> None:
         if writing is not None:

@@ -10,11 +10,11 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from fedstac.domain.replication.paths import PART_FOLDER, PathUnsafe, parts_of
 from fedstac.replication.transports import CopyCause, CopyFailed
@@ -22,6 +22,7 @@ from fedstac.replication.transports import CopyCause, CopyFailed
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+T = TypeVar("T")
 MOST_VECTORS = 512  # chunks that are written in one call; Linux takes 1024
 READ_BYTES = 1 << 20
 MOST_TRIES = 100  # to open a part file while others take its folder away
@@ -58,6 +59,14 @@ def failure_of(error: OSError, path: str) -> CopyFailed:
     if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
         return CopyFailed(CopyCause.BAD_PATH, f"{path} cannot be stored: there is a link or a file in its way ({text})")
     return CopyFailed(CopyCause.DISK_BROKEN, f"{path} cannot be stored: {text}")
+
+
+def name_failures(path: str, work: Callable[[], T]) -> T:
+    """Do something on the disk. CopyFailed, which names the file, where the disk refuses."""
+    try:
+        return work()
+    except OSError as error:
+        raise failure_of(error, path) from error
 
 
 class TargetPlace:
