@@ -11,8 +11,12 @@ from contextlib import asynccontextmanager
 import asyncpg
 import httpx
 import pytest
+from starlette.datastructures import Headers
 
+from fedstac.api.http.endpoint import client_of
+from fedstac.columns import memory
 from fedstac.demo import embedded, sample
+from fedstac.runtime import shares
 from tests.support.nodes import Api, StartApi
 from tests.support.processes import children
 
@@ -99,6 +103,57 @@ async def test_searches_of_anybody_hold_up_neither_health_nor_writes_nor_readers
     answers = await asyncio.gather(*searches)
     assert {response.status_code for response in answers} == {200, 503}
     assert all(task.result().headers["retry-after"] for task in refused)
+
+
+async def test_what_postgresql_has_to_search_leaves_connections_to_others_and_is_shared_among_clients(
+    start_api: StartApi, cluster: embedded.Cluster, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the connections are for it. A client that asks for much waits longer than one that asks for little."""
+    monkeypatch.setattr(memory, "MOST_DOUBTFUL", 0)
+    api = await start_api(dsn=dsn, anonymous_pool_size=2)
+    await api.admin.post("/collections", json=sample.collection())
+    headers = {"Prefer": "wait=30"}
+    item = next(sample.items(1))
+    assert (await api.admin.post("/collections/CMIP6/items", json=item, headers=headers)).status_code == 201
+
+    def search(client: int) -> asyncio.Task[httpx.Response]:
+        headers = {"X-Forwarded-For": f"10.9.9.9, 198.51.100.{client}"}
+        body = {"filter": {"op": "like", "args": [{"property": "title"}, "%x%"]}}
+        return asyncio.create_task(api.anyone.post("/search", json=body, headers=headers))
+
+    assert (await search(1)).json()["numberMatched"] == 0  # and which properties there are is known
+    async with searches_blocked(cluster, dsn) as conn:
+        greedy = [search(1)]
+        await blocked(conn, 1)
+        greedy += [search(1) for _ in range(shares.WAITING_PER_CLIENT + 5)]
+        refused, _ = await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result().status_code for task in refused} == {429}
+        assert all(task.result().headers["retry-after"] for task in refused)
+        quick = await api.anyone.post("/search", json={"filter": {"op": "=", "args": [{"property": "latest"}, True]}})
+        assert (quick.status_code, quick.json()["numberMatched"]) == (200, 1)
+        modest = search(2)
+        await blocked(conn, 1)
+    ends = list[int]()
+    modest.add_done_callback(lambda _: ends.extend([sum(task.done() for task in greedy)]))
+    answers = await asyncio.gather(*greedy, modest)
+    assert {answer.status_code for answer in answers} <= {200, 429, 503}
+    assert answers[-1].status_code == 200
+    assert ends[0] < len(greedy)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "wanted"),
+    [
+        ("193.0.14.129", "198.51.100.7", "193.0.14.129"),
+        ("127.0.0.1", "10.1.1.1, 193.0.14.129", "193.0.14.129"),
+        ("172.18.0.2", None, "172.18.0.2"),
+        ("2001:67c:10ec:1::5", None, "2001:67c:10ec:1"),
+        ("::1", "2001:67c:10ec:1:a::9", "2001:67c:10ec:1"),
+    ],
+)
+def test_a_client_is_the_network_that_it_comes_from(peer: str, forwarded: str | None, wanted: str) -> None:
+    headers = Headers({"X-Forwarded-For": forwarded} if forwarded else {})
+    assert client_of({"client": (peer, 5)}, headers) == wanted
 
 
 async def test_a_wait_that_the_caller_agreed_on_comes_on_top_of_the_deadline(start_api: StartApi, dsn: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 import pytest
@@ -24,6 +24,7 @@ from tests.hostile.wire import Ask
 from tests.support.waiting import PATIENCE
 
 AT_ONCE = 20
+READERS, FEW_READERS = 200, 40  # nobody knows, each from a network of its own
 PER_SECOND = 50.0  # datasets that are published beside
 SPARE = 64 << 20  # bytes that the api may take beside what it has at rest
 BUDGET = float(Settings(_env_file=None).request_seconds)
@@ -103,14 +104,18 @@ async def _read_memory(node: Site, record: Record, stop: asyncio.Event) -> None:
         await asyncio.sleep(0.25)
 
 
-async def storm(node: Site, requests: Sequence[bytes], seconds: float, record: Record) -> None:
-    """Send requests drawn at random over AT_ONCE connections for so long."""
+async def storm(
+    node: Site, requests: Sequence[bytes], seconds: float, record: Record, at_once: int = AT_ONCE
+) -> None:  # fmt: skip
+    """Send requests drawn at random over some connections for so long; a proxy says that each is of another client."""
     until = time.monotonic() + seconds
 
     async def send(number: int) -> None:
         chance, line = random.Random(f"{SEED}/{number}"), node.line()
         while time.monotonic() < until:
-            data = chance.choice(requests)
+            data = chance.choice(requests).replace(
+                b"\r\n\r\n", b"\r\nX-Forwarded-For: 198.51.100.%d\r\n\r\n" % number, 1
+            )
             try:
                 answer = await line.ask(data)
             except TimeoutError:
@@ -118,11 +123,79 @@ async def storm(node: Site, requests: Sequence[bytes], seconds: float, record: R
                 continue
             record.statuses[answer.status] += 1
             record.slowest = max(record.slowest, answer.seconds)
-            if is_fault(answer):
+            if is_fault(answer) or (answer.status == 429 and "retry-after" not in answer.headers):
                 record.wrong.append(f"{answer.status} {answer.body[:300]!r} to {data[:300]!r}")
         line.close()
 
-    await asyncio.gather(*(send(number) for number in range(AT_ONCE)))
+    await asyncio.gather(*(send(number) for number in range(at_once)))
+
+
+async def searches_of_anybody(node: Site) -> list[bytes]:
+    """Return searches and counts that are answered, with knobs turned up; many of them PostgreSQL does by itself."""
+    requests, line = [], node.line()
+    for route in (("POST", "/search"), ("GET", "/search"), ("POST", "/aggregate"), ("GET", ITEMS)):
+        ask = replace(corpus.asks(route, "", "")[0], role="")
+        turned = worst.KNOBS[route]
+        recipes = [{knob.__name__: level} for knob in turned for level in (6, worst.MOST)]
+        for recipe in (*recipes, dict.fromkeys((knob.__name__ for knob in turned), 3)):
+            data = worst.build(ask, recipe, turned).to_bytes(node.host, {})
+            if (await line.ask(data)).status == 200:
+                requests.append(data)
+    line.close()
+    return requests
+
+
+async def _search_as_known(node: Site, record: Record, stop: asyncio.Event) -> list[float]:
+    """Search with a token, five times a second; what is not answered is wrong. Return the seconds of each answer."""
+    line, seconds = node.line(), list[float]()
+    body = orjson.dumps({"collections": ["CMIP6"], "filter": corpus.FILTER, "limit": 10})
+    data = Ask("POST", "/search", (), body, {}, "publisher:NCAR").to_bytes(node.host, node.running.tokens)
+    while not stop.is_set():
+        answer = await line.ask(data)
+        seconds.append(answer.seconds)
+        if answer.status != 200:
+            record.wrong.append(f"a known reader: {answer.status} {answer.body[:300]!r}")
+        await asyncio.wait((asyncio.ensure_future(stop.wait()),), timeout=0.2)
+    line.close()
+    return seconds
+
+
+async def _readers_beside_publishing(node: Site, readers: int, seconds: float) -> tuple[Record, Record]:
+    """Return what is seen while one publishes alone, and beside readers with the worst searches; check the answers."""
+    requests = await searches_of_anybody(node)
+    async with watched(node) as alone:
+        await asyncio.sleep(seconds)
+    stop = asyncio.Event()
+    async with watched(node) as beside:
+        reader = asyncio.create_task(_search_as_known(node, beside, stop))
+        await storm(node, requests, seconds, beside, readers)
+        stop.set()
+        latencies = sorted(await reader)
+    pace = (beside.published / beside.seconds) / max(alone.published / alone.seconds, 0.1)
+    log.info(
+        "%d readers: answers %s, slowest %.1f s; published %.1f/s (alone %.1f): %.0f %%; health p99 %.0f ms (alone "
+        "%.0f); %d searches of a known reader, half of them in %.0f ms, all in %.0f ms",
+        readers, dict(sorted(beside.statuses.items())), beside.slowest, beside.published / beside.seconds,
+        alone.published / alone.seconds, 100 * pace, 1000 * beside.percentile(99), 1000 * alone.percentile(99),
+        len(latencies), 1000 * latencies[len(latencies) // 2], 1000 * latencies[-1],
+    )  # fmt: skip
+    assert not beside.wrong, "\n".join(beside.wrong[:20])
+    assert set(beside.statuses) <= {200, 429, 503}
+    assert beside.statuses[200]
+    await keeps_its_promises(node)
+    return alone, beside
+
+
+async def test_readers_with_the_worst_searches_do_not_keep_known_ones_from_theirs(node: Site) -> None:
+    _, beside = await _readers_beside_publishing(node, FEW_READERS, 4.0)
+    assert beside.published > 0
+
+
+@pytest.mark.soak
+async def test_hostile_readers_leave_a_publisher_its_rate(node: Site) -> None:
+    """The limits of the issue, in figures: run it on a machine that does nothing else."""
+    alone, beside = await _readers_beside_publishing(node, READERS, 60.0)
+    assert beside.published / beside.seconds >= 0.9 * alone.published / alone.seconds
 
 
 async def test_each_knob_turned_up_is_answered_and_memory_comes_back(node: Site) -> None:

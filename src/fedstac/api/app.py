@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -44,9 +44,12 @@ from fedstac.api.writing.backlog import BacklogLook
 from fedstac.bootstrap import Part
 from fedstac.columns import forking
 from fedstac.columns.memory import FacetColumns
+from fedstac.db.pools import Pools
 from fedstac.domain.errors import Unavailable
 from fedstac.identity.policy_files import Policies
+from fedstac.runtime.budget import Lane
 from fedstac.runtime.capacity import Memory, Threads
+from fedstac.runtime.shares import FairShares
 from fedstac.settings import Settings
 from fedstac.workers import processes
 from fedstac.workers.processes import Member
@@ -117,6 +120,7 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role], columns:
                 node=node, base_url=base_url, conformance=conformance, openapi=description, principals=principals,
                 refusals=recorder, queryables=QueryableNames(node), columns=columns, admission=Admission(node),
                 collections=KnownCollections(), memory=Memory(settings.request_memory_bytes), threads=Threads(),
+                shares=FairShares(_places(node.pools, has_columns=columns is not None)),
                 health=HealthLook(node, roles, columns), figures=FiguresLook(node), roles=roles,
                 streams=OpenStreams(settings.event_streams), open_files=OpenFiles(), open_budgets=set(),
                 backlog=BacklogLook(node),
@@ -138,6 +142,15 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role], columns:
     app.state.end = lambda: None  # of a server that ends when a background part gives up
     problems.install(app)
     return app
+
+
+def _places(pools: Pools, *, has_columns: bool) -> Mapping[Lane, int]:
+    """Return how many searches may be PostgreSQL's at once: half of a lane's connections, all of them without columns.
+
+    The others are for searches that are quick, and publishing has the rest of the processors.
+    """
+    sizes = {lane: pools.lanes[lane].size for lane in (Lane.READER, Lane.ANONYMOUS)}
+    return {lane: max(1, size // 2) if has_columns else size for lane, size in sizes.items()}
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named her
     from fedstac.bootstrap import Node
     from fedstac.columns.memory import FacetColumns
     from fedstac.runtime.capacity import Memory, Threads
+    from fedstac.runtime.shares import FairShares
     from fedstac.workers.roles import Role
 
 
@@ -45,6 +46,7 @@ class Services:
     collections: KnownCollections
     memory: Memory
     threads: Threads
+    shares: FairShares  # of what PostgreSQL searches by itself
     health: HealthLook
     figures: FiguresLook
     streams: OpenStreams

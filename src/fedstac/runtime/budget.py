@@ -37,6 +37,7 @@ class Budget:
         self, seconds: float, lane: Lane, reason: Callable[[], Exception], *, among: set[Budget] | None = None
     ) -> None:
         self.lane = lane
+        self.client = ""  # who asks: one name for all requests that share what one may have
         self._seconds = seconds
         self._reason = reason
         self._among = among

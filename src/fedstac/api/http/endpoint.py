@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import assert_never
 
 from starlette import routing
@@ -26,6 +28,7 @@ from fedstac.runtime.budget import Budget, Lane
 
 TOKEN_SECONDS = 1.0  # that it may take to find out whose token it is, where the lane depends on it
 RETRY_AFTER = 5
+LONGEST_ADDRESS = 45  # characters
 _NO_PARAMETERS = QueryParams()
 
 
@@ -76,6 +79,7 @@ class Endpoint:
             try:
                 if self._lane is None:
                     budget.lane = await _lane_of_reader(services, headers, progress)
+                    budget.client = progress.caller.name if progress.caller else client_of(scope, headers)
                 if not self._is_public:
                     await self._check_access(services, headers, progress, scope)
                 call = Call(
@@ -145,6 +149,26 @@ async def _lane_of_reader(services: Services, headers: Headers, progress: CallPr
                 progress.caller = await services.principals.identify(headers)
                 return Lane.READER
     return Lane.ANONYMOUS
+
+
+def client_of(scope: Scope, headers: Headers) -> str:
+    """Return the network that a request without a token comes from: an address, of IPv6 its first half.
+
+    Behind a proxy, which has an address that is not public, it is the last one that the proxy was told or adds.
+    """
+    peer = scope.get("client")
+    host = str(peer[0]) if peer else ""
+    if not _is_public(host):
+        host = headers.get("x-forwarded-for", host).rpartition(",")[2].strip()[:LONGEST_ADDRESS]
+    return ":".join(host.split(":")[:4]) if ":" in host else host
+
+
+@lru_cache(maxsize=1024)
+def _is_public(host: str) -> bool:
+    try:
+        return ip_address(host).is_global
+    except ValueError:
+        return False
 
 
 def _is_dry_run(query: bytes) -> bool:

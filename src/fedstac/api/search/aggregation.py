@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -224,7 +224,13 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
         except BadRequest:  # unless datasets have what the vocabulary does not know
             facets = await Facets.of(conn, services, searched_ids, with_sample=True)
             aggregations = facets.find(question.names)
-        counts = await _count(services, conn, query, facets, aggregations, question.multi_select)
+        wish = _wish(facets, aggregations, question.multi_select)
+        counts = await _count_in_memory(services, conn, query, aggregations, wish)
+    if counts is None:
+        common, own = split(query.conditions, wish.properties) if wish.multi_select else (query.conditions, {})
+        slots = [slot for slot in facets.slots if slot.property in wish.properties]
+        async with services.shares.place(), call.node.search_pool.acquire() as conn:
+            counts = await aggregation.count(conn, services.threads, common, own, slots)
     rest = {"links": _links(call, "aggregate", collection)}
     if warnings:
         rest["fedstac:warnings"] = [finding.as_json() for finding in warnings]
@@ -237,31 +243,29 @@ async def _answer(call: Call, question: Question, *, collection: str | None = No
     return Response(await _beside(services, text, is_large=is_large), media_type=links.JSON)
 
 
-async def _count(
-    services: Services, conn: Connection, query: Query, facets: Facets, aggregations: Sequence[Aggregation],
-    multi_select: bool,
-) -> Counts:  # fmt: skip
-    """Count what a search finds: in memory, or where that cannot tell, in PostgreSQL."""
+def _wish(facets: Facets, aggregations: Sequence[Aggregation], multi_select: bool) -> Wish:
     measures = {each.measure for each in aggregations}
     names = {each.property for each in aggregations} | ({NODES} if Measure.NODES in measures else set())
-    slots = [slot for slot in facets.slots if slot.property in names]
-    properties = {slot.property for slot in slots}
+    return Wish(measures, {slot.property for slot in facets.slots if slot.property in names}, multi_select)
+
+
+async def _count_in_memory(
+    services: Services, conn: Connection, query: Query, aggregations: Sequence[Aggregation], wish: Wish
+) -> Counts | None:
+    """Count what a search finds; None where memory cannot tell."""
     columns = services.columns
-    if columns is not None and columns.is_ready and is_of_columns(services.node, conn):
-        wish = Wish(measures, properties, multi_select)
-        key = [query.conditions, sorted(each.name for each in measures), sorted(properties), multi_select]
-        digest = hashlib.sha256(orjson.dumps(key, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        counts = await columns.count(
-            conn, services.threads, PageQuestion(query.conditions), partial(counting.count, wish), key=digest,
-            properties=properties,
-        )  # fmt: skip
-        if counts is not None:
-            return counts
-    common, own = split(query.conditions, properties) if multi_select else (query.conditions, {})
-    return await aggregation.count(conn, services.threads, common, own, slots)
+    if columns is None or not columns.is_ready or not is_of_columns(services.node, conn):
+        return None
+    names = sorted(each.name for each in aggregations)
+    key = [query.conditions, names, sorted(wish.properties), wish.multi_select]
+    digest = hashlib.sha256(orjson.dumps(key, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return await columns.count(
+        conn, services.threads, PageQuestion(query.conditions), partial(counting.count, wish), key=digest,
+        properties=wish.properties,
+    )  # fmt: skip
 
 
-def split(conditions: Mapping[str, Any], properties: set[str]) -> tuple[Json, dict[str, Any]]:
+def split(conditions: Mapping[str, Any], properties: Collection[str]) -> tuple[Json, dict[str, Any]]:
     """Return conditions without those parts of the filter that are about one of the properties alone; and these parts.
 
     A filter has parts where it is an `and`. Several about one property are joined.
@@ -270,7 +274,7 @@ def split(conditions: Mapping[str, Any], properties: set[str]) -> tuple[Json, di
     rest: list[Any] = []
     for part in _conjuncts(conditions.get("filter", True)):
         names = filters.names_in(part)
-        (parts.setdefault(min(names), []) if len(names) == 1 and names <= properties else rest).append(part)
+        (parts.setdefault(min(names), []) if len(names) == 1 and names <= set(properties) else rest).append(part)
     own = {name: _conjunction(each) for name, each in parts.items()}
     others = {name: value for name, value in conditions.items() if name != "filter"}
     return others | ({"filter": _conjunction(rest)} if rest else {}), own

@@ -238,10 +238,11 @@ async def find(services: Services, query: Query, *, collection: str | None = Non
             await existing(conn, collection)
         full, warnings = await services.queryables.understand(conn, query)
         answer = await _from_memory(services, conn, full, anchor, whole=whole)
-        if answer is not None:
-            items, matched, is_exact = answer.page, answer.matched, True
-        else:
-            where, order = conditions.where(full.conditions), search.order(full.order)
+    if answer is not None:
+        items, matched, is_exact = answer.page, answer.matched, True
+    else:
+        where, order = conditions.where(full.conditions), search.order(full.order)
+        async with services.shares.place(), node.search_pool.acquire() as conn:
             items = await (search.page if whole else search.large_page)(conn, where, order, query.limit, anchor)
             matched, is_exact = (place.matched, place.exact) if place else await _count_matched(node, conn, full, where)
 
