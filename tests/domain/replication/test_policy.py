@@ -48,7 +48,7 @@ def dataset(**properties: Any) -> dict[str, Any]:
 def test_the_first_rule_that_fits_decides() -> None:
     policy = ReplicaPolicy.parse(FILE)
     ours = policy.decide(dataset(**{"cmip7:source_id": "A-1"}), "CMIP7")
-    assert (ours.rule, ours.action, ours.priority, ours.tier) == ("our models", ReplicaAction.REPLICATE, 10, "default")
+    assert (ours.rule, ours.action, ours.priority, ours.tier) == ("our models", ReplicaAction.REPLICATE, 10, "")
     assert (ours.on_superseded, ours.superseded_tier, ours.on_retracted) == (
         OnSuperseded.TIER, "archive", OnRetracted.PURGE
     )  # fmt: skip

@@ -23,6 +23,7 @@ from fedstac.domain.plain_yaml import YamlNode, YamlReader
 from fedstac.domain.replication.budgets import Budgets, read_rate, read_size
 from fedstac.domain.replication.calendar import DAYS, Calendar, Dates, Weekly, Window
 from fedstac.domain.replication.choosing import HostPattern, Source, source_of
+from fedstac.domain.replication.states import RESTRICTED_TIER
 from fedstac.domain.truth import DatasetFacts, Test, compile_filter, facts_of
 from fedstac.domain.wording import nearest
 
@@ -30,7 +31,7 @@ Json = Mapping[str, Any]
 E = TypeVar("E", bound=StrEnum)
 MAX_BYTES: Final = 256 << 10
 DEEPEST: Final = 48  # of YAML: a filter in JSON has two levels for each operator
-DEFAULT_TIER: Final = "default"  # FEDSTAC_REPLICA_FOLDER
+DEFAULT_TIER: Final = "default"  # the name of the served tree, FEDSTAC_REPLICA_FOLDER, in a file; "" in decisions
 HIGHEST_PRIORITY: Final = 1000
 MOST_CONNECTIONS: Final = 1000
 MOST_RULES, MOST_SOURCES, MOST_WINDOWS = 200, 500, 200
@@ -67,12 +68,15 @@ class OnRetracted(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaDecision:
-    """What a policy wants of a dataset, and by which rule (None: no rule fits, so it is ignored)."""
+    """What a policy wants of a dataset, and by which rule (None: no rule fits, so it is ignored).
+
+    tier: "" is the served tree. check: a command and its arguments; empty for none.
+    """
 
     action: ReplicaAction
     rule: str | None
     priority: int = 0
-    tier: str = DEFAULT_TIER
+    tier: str = ""
     check: tuple[str, ...] = ()
     on_superseded: OnSuperseded = OnSuperseded.KEEP
     on_retracted: OnRetracted = OnRetracted.RESTRICT
@@ -186,8 +190,8 @@ class _Reader(YamlReader):
         for key, value in node.value:
             name = self._name(key, "tiers")
             folder = self.text(value, f"tiers.{name}")
-            if name == DEFAULT_TIER:
-                self.fault(key, "tiers", f"{DEFAULT_TIER} is FEDSTAC_REPLICA_FOLDER; take another name")
+            if name in (DEFAULT_TIER, RESTRICTED_TIER):
+                self.fault(key, "tiers", f"{name} is a tier that every node has; take another name")
             elif name in tiers:
                 self.fault(key, "tiers", f"{name} stands there twice; give each tier its own name")
             elif folder and (not folder.startswith("/") or ".." in folder.split("/")):
@@ -217,7 +221,7 @@ class _Reader(YamlReader):
         where, test = self._where(members.get("where"), f"{path}.where")
         priority = self._whole(members.get("priority"), f"{path}.priority", -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
         decision = ReplicaDecision(
-            action, name, priority or 0, self._tier(members.get("tier"), f"{path}.tier") or DEFAULT_TIER,
+            action, name, priority or 0, self._tier(members.get("tier"), f"{path}.tier") or "",
             self._command(members.get("check"), f"{path}.check"), superseded, retracted, target,
         )  # fmt: skip
         budget = self._size(members["budget"], f"{path}.budget") if "budget" in members else None
@@ -246,7 +250,7 @@ class _Reader(YamlReader):
         name = self.text(node, path)
         if name and name not in self._tier_names:
             self.fault(node, path, f"{name!r} is no tier; there are {', '.join(self._tier_names)}; add it to `tiers`")
-        return name or None
+        return None if not name else "" if name == DEFAULT_TIER else name
 
     def _command(self, node: YamlNode | None, path: str) -> tuple[str, ...]:
         parts = self.sequence(node, path, self.text)
