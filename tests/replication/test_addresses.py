@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedstac.domain.replication.choosing import HostPattern, Source
 from fedstac.replication.addresses import AddressRefused, AddressRules
 from fedstac.replication.copying import CopyOrder, copy_file
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
@@ -46,6 +47,24 @@ def test_addresses_of_listed_hosts_are_fetched(href: str) -> None:
 def test_other_addresses_are_not(href: str) -> None:
     with pytest.raises(AddressRefused):
         RULES.judge(href)
+
+
+def test_the_sources_of_a_policy_are_what_is_fetched_from() -> None:
+    patterns = ("data.example.org", "http://10.0.0.7:8080", "https://[fd00::1]:*", "s3://cmip7", "file:///data/in")
+    hosts = tuple(host for text in patterns if (host := HostPattern.parse(text)))
+    assert len(hosts) == len(patterns)
+    rules = AddressRules.of_sources([Source("east", hosts), Source("own", hosts[:1], private=True)])
+    fine = ("https://data.example.org/a", "http://10.0.0.7:8080/a", "https://[fd00::1]:7/a", "s3://cmip7/a",
+            "file:///data/in/a")  # fmt: skip
+    for href in fine:
+        rules.judge(href)
+    for href in ("http://data.example.org/a", "https://data.example.org:8443/a", "https://10.0.0.7:8080/", "file:///a"):
+        with pytest.raises(AddressRefused):
+            rules.judge(href)
+    rules.judge_connection("10.0.0.7", 8080, ["10.0.0.7"])
+    rules.judge_connection("data.example.org", 443, ["192.168.0.1"])
+    with pytest.raises(AddressRefused):
+        AddressRules.of_sources([Source("east", hosts)]).judge_connection("data.example.org", 443, ["192.168.0.1"])
 
 
 def test_an_address_is_written_as_http_takes_it_and_shown_without_its_query() -> None:

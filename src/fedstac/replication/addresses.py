@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ipaddress
 import os.path
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import quote, unquote, urlsplit
 
 from fedstac.domain.destinations import is_public
+from fedstac.domain.replication.choosing import HostPattern, Source
 
 LONGEST = 8000  # characters of an address
 HTTP = ("http", "https")
@@ -44,13 +45,21 @@ class SourceUrl:
 class AddressRules:
     """The sources that the operator lists. Without any, nothing is fetched.
 
-    `hosts`: `data.example.org` (every port), `data.example.org:8443`, `*.example.org`, `s3://bucket`,
-    `globus://collection`, `file:///folder`. `private`: those of them that may lead to addresses that are not of the
-    internet, or networks as `10.0.0.0/8`. An IP address in `hosts` is listed by itself.
+    `hosts`: `data.example.org` (every port), `data.example.org:8443`, `*.example.org`, `https://data.example.org:443`,
+    `s3://bucket`, `globus://collection`, `file:///folder`. `private`: those of them that may lead to addresses that are
+    not of the internet, or networks as `10.0.0.0/8`. An IP address in `hosts` is listed by itself.
     """
 
     hosts: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
+
+    @classmethod
+    def of_sources(cls, sources: Iterable[Source]) -> AddressRules:
+        """Return the rules that follow from a policy's list of sources."""
+        patterns = [(_pattern_of(host), source.private) for source in sources for host in source.hosts]
+        return cls(
+            tuple(pattern for pattern, _ in patterns), tuple(pattern for pattern, is_private in patterns if is_private)
+        )
 
     def judge(self, href: str) -> SourceUrl:
         """Return what to fetch. AddressRefused where the address is none, or not of a listed host."""
@@ -68,8 +77,8 @@ class AddressRules:
 
     def judge_connection(self, host: str, port: int, addresses: Sequence[str]) -> None:
         """Refuse a host that resolves to an address that is not of the internet and that nobody listed."""
-        url = SourceUrl("https", host, port, "/")
-        if any(_fits(pattern, url) for pattern in self.private if "/" not in pattern):
+        urls = [SourceUrl(scheme, host, port, "/") for scheme in HTTP]
+        if any(_fits(pattern, url) for pattern in self.private for url in urls):
             return
         for address in addresses:
             if not is_public(address) and not self._lists(address):
@@ -81,7 +90,7 @@ class AddressRules:
         ip = _ip_of(address)
         if ip is None:
             return False
-        if any(_ip_of(_host_of(pattern)) == ip for pattern in (*self.hosts, *self.private)):
+        if any(_ip_of(_host_of(pattern.rpartition("://")[2])) == ip for pattern in (*self.hosts, *self.private)):
             return True
         return any(ip in network for each in self.private if (network := _network_of(each)) is not None)
 
@@ -110,12 +119,20 @@ def _parse(href: str) -> SourceUrl:
 
 
 def _fits(pattern: str, url: SourceUrl) -> bool:
-    """Tell whether a pattern without a scheme lists a host; one without a port lists all its ports."""
-    if "://" in pattern:
+    """Tell whether a pattern lists a host of http. Without a scheme it lists both, without a port all ports."""
+    scheme, _, pattern = pattern.rpartition("://")
+    if scheme not in ("", url.scheme):
         return False
     host = _host_of(pattern).lower()
     port = pattern[len(host) + (2 if pattern.startswith("[") else 0) :].removeprefix(":")
     return port in ("", "*", str(url.port)) and fnmatchcase(url.host, host)
+
+
+def _pattern_of(host: HostPattern) -> str:
+    if host.scheme not in HTTP:
+        return f"{host.scheme}://{host.host}"
+    name = f"[{host.host}]" if ":" in host.host else host.host
+    return f"{host.scheme}://{name}:{host.port or '*'}"
 
 
 def _host_of(pattern: str) -> str:
