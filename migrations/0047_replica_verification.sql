@@ -44,5 +44,14 @@ CREATE INDEX replica_finding_look ON fedstac.replica_finding (look, fault, id);
 -- The pace of the transfers, and the files that were verified last.
 CREATE INDEX replica_file_verified ON fedstac.replica_file (verified_at) WHERE verified_at IS NOT NULL;
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON fedstac.replica_look, fedstac.replica_finding TO fedstac_writer;
-GRANT SELECT ON fedstac.replica_look, fedstac.replica_finding TO fedstac_reader;
+-- What operators were told of and lasts still: a full disk, a budget that is reached, a source that stays away.
+CREATE TABLE fedstac.replica_alarm (
+    kind            text NOT NULL,
+    thing           text NOT NULL,
+    since           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (kind, thing)
+);
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON fedstac.replica_look, fedstac.replica_finding, fedstac.replica_alarm
+    TO fedstac_writer;
+GRANT SELECT ON fedstac.replica_look, fedstac.replica_finding, fedstac.replica_alarm TO fedstac_reader;

@@ -133,6 +133,18 @@ SECTIONS = (
         Panel("Notifications", "short", [gauge(m.NOTIFICATIONS_WAITING)]),
         Panel("Notifications late", "s", [gauge(m.NOTIFICATIONS_LATE)]),
     )),
+    Section("Replica node", (
+        Panel("Datasets by state", "short", [gauge(m.REPLICA_DATASETS, "state")]),
+        Panel("Bytes by state", "bytes", [gauge(m.REPLICA_DATASET_BYTES, "state")]),
+        Panel("Files that are not verified", "short", [gauge(m.REPLICA_OPEN_FILES, "state")]),
+        Panel("Bytes a second by source", "Bps", [rate(m.REPLICA_BYTES, "outcome", "source")]),
+        Panel("Files a second by source", "ops", [rate(m.REPLICA_FILES, "outcome", "source")]),
+        Panel("Announcements and removals under way", "short", [
+            gauge(m.REPLICA_ANNOUNCEMENTS, "state"), gauge(m.REPLICA_REMOVALS),
+        ]),
+        Panel("What the last verification left", "short", [gauge(m.REPLICA_FINDINGS, "fault")]),
+        Panel("Since the last verification, file", "s", [gauge(m.REPLICA_VERIFIED), gauge(m.REPLICA_PROGRESS)]),
+    )),
     Section("Processes", (
         Panel("Background parts", "short", [gauge(m.PART_RUNNING, "part"), gauge(m.PART_EXPECTED, "part")]),
         Panel("Restarts", "short", [rate(m.PART_RESTARTS, "part")]),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fedstac.db import health, nodes
 from fedstac.db.connections import Connection
+from fedstac.db.replica import figures as replica_figures
+from fedstac.db.replica.figures import ReplicaFigures
 
 MOST_COUNTED = 100_000  # of what waits: counting more would cost more than knowing it brings
 MOST_LOOKED_AT = 5_000  # of waiting items, for the requests that they are of
@@ -84,6 +86,7 @@ class Figures:
     notifications: int  # not yet delivered
     notification_seconds: float  # how long the oldest of them is due
     transaction_seconds: float  # age of the oldest transaction that this role may see
+    replica: ReplicaFigures | None  # of a replica node that has this database
 
 
 async def read(conn: Connection) -> Figures:
@@ -114,7 +117,7 @@ async def read(conn: Connection) -> Figures:
         waiting_requests=row["requests"] - row["begun"], begun_requests=row["begun"], epoch=row["epoch"],
         position=row["pos"], outbox=await _outbox(conn), lags=await _lags(conn, row["pos"]),
         sinks=await _sinks(conn, row["pos"]), places=await places(conn), notifications=row["open"],
-        notification_seconds=row["late"], transaction_seconds=row["oldest"],
+        notification_seconds=row["late"], transaction_seconds=row["oldest"], replica=await replica_figures.read(conn),
     )  # fmt: skip
 
 

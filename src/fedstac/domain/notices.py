@@ -210,6 +210,30 @@ WORDINGS: Mapping[str, TroubleWording] = {
     "node": TroubleWording(
         "nodes that have lapsed", "Nodes for which nothing is kept any more:", "They take a snapshot anew."
     ),
+    "replica-parked": TroubleWording(
+        "parked replicas", "Replicas that this node cannot go on with:",
+        "See `fedstac replica status DATASET`; mend the cause, then `fedstac replica retry DATASET`.",
+    ),
+    "replica-source": TroubleWording(
+        "sources that disagree", "Files whose source has other content than the dataset says:",
+        "They are taken from another source if there is one. Tell the operators of that node.",
+    ),
+    "replica-away": TroubleWording(
+        "sources that stay away", "Sources that files cannot be fetched from:",
+        "Their files wait, and go on by themselves. Ask their operators, or name another source in the policy.",
+    ),
+    "replica-disk": TroubleWording(
+        "full disks of a replica node", "Replicas that wait for room on a disk:",
+        "Make room or add a disk; they go on by themselves. `fedstac replica plan` says what is still to come.",
+    ),
+    "replica-budget": TroubleWording(
+        "budgets that are reached", "Replicas that wait since a budget is reached:",
+        "Raise the budget in the policy file, or let a rule want less; they go on by themselves.",
+    ),
+    "replica-verify": TroubleWording(
+        "verifications that stopped", "Verifications of a replica node that mend nothing:",
+        "See whether all disks are mounted; then `fedstac replica verify --repair --force`.",
+    ),
 }  # fmt: skip
 
 

@@ -142,6 +142,16 @@ STATUS_MESSAGES = _counter(
     "they say.",
     "outcome",
 )  # fmt: skip
+REPLICA_FILES = _counter(
+    "fedstac_replica_files_total",
+    "Files that a replica node's transfers in this process settled: verified, queued to be tried again, or failed.",
+    "outcome", "source",
+)  # fmt: skip
+REPLICA_BYTES = _counter(
+    "fedstac_replica_bytes_total",
+    "Bytes of files that are verified now: fetched, or reused, since they were here already.",
+    "outcome", "source",
+)  # fmt: skip
 PART_RESTARTS = _counter(
     "fedstac_part_restarts_total", "How often a background part of this process was started again.", "part"
 )
@@ -231,6 +241,18 @@ PARKED_EVENTS = _of_node(
 )
 NOTIFICATIONS_WAITING = _of_node("fedstac_notifications_waiting", "Notifications that are not yet delivered.")
 NOTIFICATIONS_LATE = _of_node("fedstac_notifications_late_seconds", "How long the oldest notification is due.")
+REPLICA_DATASETS = _of_node("fedstac_replica_datasets", "Datasets that a replica node knows.", "state")
+REPLICA_DATASET_BYTES = _of_node("fedstac_replica_dataset_bytes", "Bytes of these datasets' files.", "state")
+REPLICA_OPEN_FILES = _of_node("fedstac_replica_open_files", "Files of a replica node that are not verified.", "state")
+REPLICA_ANNOUNCEMENTS = _of_node(
+    "fedstac_replica_announcements", "Announcements of a replica node that are not done.", "state"
+)
+REPLICA_REMOVALS = _of_node("fedstac_replica_removals", "Datasets whose files have to leave their place, and have not.")
+REPLICA_FINDINGS = _of_node(
+    "fedstac_replica_findings", "What the last verification of a replica node found and left, by fault.", "fault"
+)
+REPLICA_VERIFIED = _of_node("fedstac_replica_verification_seconds", "Time since the last verification ended.")
+REPLICA_PROGRESS = _of_node("fedstac_replica_progress_seconds", "Time since a replica node last verified a new file.")
 TRANSACTION_AGE = _of_node(
     "fedstac_oldest_transaction_seconds",
     "Age of the oldest transaction that is open in the database, of those that the writer's role may see.",

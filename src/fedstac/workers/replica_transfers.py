@@ -31,6 +31,7 @@ from fedstac.replication.failures import NextStep, next_step
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.metrics import REPLICA_BYTES, REPLICA_FILES
 from fedstac.runtime.outages import reason_of
 
 LOOK_SECONDS = 1.0  # between looks for files when there is room
@@ -309,6 +310,9 @@ class Dispatcher:
             block_bytes=self._block_bytes,
         )  # fmt: skip
         failpoint("replica.copied")
+        for outcome, size in (("fetched", report.fetched_bytes), ("reused", report.reused_bytes)):
+            if size:
+                self.node.metrics.count(REPLICA_BYTES, outcome, file.source, by=size)
         running.results.append(FileResult(file.asset, "verified", report.size))
 
     async def _settle(self, running: RunningTransfer, *, ends: bool, waits: Obstacle | None = None) -> None:
@@ -316,6 +320,8 @@ class Dispatcher:
         async with self.node.pool.acquire() as conn:
             await claims.settle(conn, running.transfer, results, ends=ends, waits=waits)
             sources = {file.asset: file.source for file in running.transfer.files}
+            for each in results:
+                self.node.metrics.count(REPLICA_FILES, each.state, sources[each.asset])
             for source in {sources[each.asset] for each in results if each.state == "verified"}:
                 await self.surroundings.worked(conn, source)
         failpoint("replica.settled")

@@ -16,6 +16,7 @@ from fedstac.api.call import Call
 from fedstac.bootstrap import Node
 from fedstac.db import metrics as figures_of_node
 from fedstac.db.metrics import Figures
+from fedstac.db.replica.figures import ReplicaFigures
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import metrics
 from fedstac.runtime.causes import is_transient
@@ -150,3 +151,21 @@ def _of_database(look: Look) -> Iterable[Metric]:
     yield metrics.NOTIFICATIONS_WAITING.of([((), figures.notifications)])
     yield metrics.NOTIFICATIONS_LATE.of([((), figures.notification_seconds)])
     yield metrics.TRANSACTION_AGE.of([((), figures.transaction_seconds)])
+    if figures.replica is not None:
+        yield from _of_replica_node(figures.replica)
+
+
+def _of_replica_node(figures: ReplicaFigures) -> Iterable[Metric]:
+    """Return the metrics of the replica node that has this database."""
+    yield metrics.REPLICA_DATASETS.of([((each.state,), each.datasets) for each in figures.states])
+    yield metrics.REPLICA_DATASET_BYTES.of([((each.state,), each.bytes) for each in figures.states])
+    yield metrics.REPLICA_OPEN_FILES.of([((state,), count) for state, count in figures.open_files.items()])
+    yield metrics.REPLICA_ANNOUNCEMENTS.of([((state,), count) for state, count in figures.announcements.items()])
+    yield metrics.REPLICA_REMOVALS.of([((), figures.removals)])
+    yield metrics.REPLICA_FINDINGS.of([((fault,), count) for fault, count in figures.findings.items()])
+    for family, seconds in (
+        (metrics.REPLICA_VERIFIED, figures.verified_seconds),
+        (metrics.REPLICA_PROGRESS, figures.progress_seconds),
+    ):
+        if seconds is not None:
+            yield family.of([((), seconds)])

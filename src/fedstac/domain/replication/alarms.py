@@ -1,0 +1,30 @@
+"""What operators are told of once while it lasts: a full disk, a budget that is reached, a source that stays away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class AlarmKind(StrEnum):
+    """What lasts. The text is that of the trouble that operators read."""
+
+    DISK = "replica-disk"
+    BUDGET = "replica-budget"
+    SOURCE = "replica-away"
+
+
+# What the reason of a dataset that waits begins with.
+REASONS: Final = {AlarmKind.DISK: "disk full", AlarmKind.BUDGET: "over the budget"}
+AWAY_SECONDS: Final = 3600.0  # so long a source that does not answer is nobody's business
+LONGEST_DETAIL: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that lasts: of which thing, and its explanation."""
+
+    kind: AlarmKind
+    thing: str
+    detail: str
