@@ -19,6 +19,7 @@ from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.db.replica import looks
 from fedstac.domain.errors import Conflict
+from fedstac.domain.replication.policy import DEFAULT_TIER
 from fedstac.domain.replication.verification import FileFault
 from fedstac.replication import surveying
 from fedstac.replication.surveying import DiskAway
@@ -46,7 +47,7 @@ class PlantedNode:
         write(self.folder, id, files)
 
     def verifier(self, limits: VerificationLimits = LIMITS, *, days_later: float = 0.0) -> Verifier:
-        tiers = Tiers({"": self.folder}, lambda path, tier: f"{BASE}/{path}")
+        tiers = Tiers({DEFAULT_TIER: self.folder}, lambda path, tier: f"{BASE}/{path}")
         now = max((entry.stat().st_ctime for entry in self.folder.rglob("*")), default=0.0) + days_later * DAY
         return Verifier(self.conn, NODE, tiers, limits, threads=4, now=lambda: now)
 
@@ -308,12 +309,19 @@ async def test_entries_that_moved_or_are_lacking_are_announced_anew(east: Plante
 
 
 async def test_a_lost_file_of_a_dataset_that_is_not_wanted_any_more_is_left(east: PlantedNode) -> None:
-    await east.add("d", some_files(random.Random(7), 100), state="restricted", announced_at="", announced_digest=None)
+    await east.add("d", some_files(random.Random(7), 100), state="restricted", announced_at="", goal="restrict")
     (east.folder / "CMIP6/d/f1.nc").unlink()
     look, brake = await east.verify()
     assert brake is None
     [row] = await looks.findings(east.conn, look.id)
     assert (row.outcome, (await states(east.conn, "d"))[0]) == ("left", "restricted")
+
+
+async def test_a_lost_file_that_is_not_fetched_again_takes_the_entry_with_it(east: PlantedNode) -> None:
+    await east.add("d", some_files(random.Random(8), 100), goal="hold")
+    (east.folder / "CMIP6/d/f1.nc").unlink()
+    await east.verify()
+    assert await states(east.conn, "d") == ("parked", Counter(verified=99, failed=1), "remove")
 
 
 async def test_two_looks_at_once_are_refused(east: PlantedNode, dsn: str) -> None:

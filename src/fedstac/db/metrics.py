@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedstac.db import health, nodes
 from fedstac.db.connections import Connection
 from fedstac.db.replica import figures as replica_figures
-from fedstac.db.replica.figures import ReplicaFigures
+from fedstac.db.replica.figures import ReplicaNodeFigures
 
 MOST_COUNTED = 100_000  # of what waits: counting more would cost more than knowing it brings
 MOST_LOOKED_AT = 5_000  # of waiting items, for the requests that they are of
@@ -86,7 +86,7 @@ class Figures:
     notifications: int  # not yet delivered
     notification_seconds: float  # how long the oldest of them is due
     transaction_seconds: float  # age of the oldest transaction that this role may see
-    replica: ReplicaFigures | None  # of a replica node that has this database
+    replica: ReplicaNodeFigures | None  # of a replica node that has this database
 
 
 async def read(conn: Connection) -> Figures:

@@ -56,7 +56,8 @@ async def plant(
         "origin": "west", "collection": "CMIP6", "id": id, "lineage": f"CMIP6/{id}", "epoch": 1, "seq": 1, "pos": 1,
         "event_state": "published", "latest": True, "document": orjson.dumps(document).decode(),
         "size": sum(len(file.content) for file in content), "files": len(content), "action": "replicate",
-        "rule": "all", "state": state, "announced_digest": b"1" if state == "announced" else None, **columns,
+        "goal": "ignore" if state in ("catalogued", "removed") else "serve", "rule": "all",
+        "state": state, "announced_digest": b"1" if state == "announced" else None, **columns,
     }  # fmt: skip
     places = ", ".join(f"${n}" for n in range(1, len(values) + 1))
     names = ", ".join(values)

@@ -16,7 +16,7 @@ from fedstac.api.call import Call
 from fedstac.bootstrap import Node
 from fedstac.db import metrics as figures_of_node
 from fedstac.db.metrics import Figures
-from fedstac.db.replica.figures import ReplicaFigures
+from fedstac.db.replica.figures import ReplicaNodeFigures
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import metrics
 from fedstac.runtime.causes import is_transient
@@ -155,7 +155,7 @@ def _of_database(look: Look) -> Iterable[Metric]:
         yield from _of_replica_node(figures.replica)
 
 
-def _of_replica_node(figures: ReplicaFigures) -> Iterable[Metric]:
+def _of_replica_node(figures: ReplicaNodeFigures) -> Iterable[Metric]:
     """Return the metrics of the replica node that has this database."""
     yield metrics.REPLICA_DATASETS.of([((each.state,), each.datasets) for each in figures.states])
     yield metrics.REPLICA_DATASET_BYTES.of([((each.state,), each.bytes) for each in figures.states])

@@ -19,7 +19,7 @@ class StateFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaFigures:
+class ReplicaNodeFigures:
     """The numbers of a replica node as of one moment.
 
     open_files: files that are not verified, by state. announcements: those that are not done, by state. findings: what
@@ -40,7 +40,7 @@ class ReplicaFigures:
         return sum(each.datasets for each in self.states if each.state in states)
 
 
-async def read(conn: Connection) -> ReplicaFigures | None:
+async def read(conn: Connection) -> ReplicaNodeFigures | None:
     """Read the numbers. None at a node that is no replica node: no feed has named a dataset for it."""
     if not await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.replica_dataset)"):
         return None
@@ -71,7 +71,7 @@ async def read(conn: Connection) -> ReplicaFigures | None:
     def counts_of(what: str) -> dict[str, int]:
         return {each["state"]: each["count"] for each in counts if each["what"] == what}
 
-    return ReplicaFigures(
+    return ReplicaNodeFigures(
         [StateFigures(**dict(each)) for each in states], counts_of("file"), counts_of("removal").get("", 0),
         counts_of("announcement"), counts_of("finding"), row["verified_seconds"], row["progress_seconds"],
     )  # fmt: skip

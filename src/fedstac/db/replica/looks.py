@@ -374,14 +374,16 @@ async def store_outcomes(conn: Connection, ids: Sequence[int], outcome: str, not
 
 # --- mending ---
 
-KEEPS = ("queued", "transferring", "waiting", "checking", "complete", "announced", "parked")  # files are wanted here
+# Datasets whose files are wanted here and stay where they are.
+KEEPS = ("queued", "transferring", "waiting", "checking", "complete", "announced", "parked")
 
 
 async def fetch_again(conn: Connection, rows: Sequence[FindingRow]) -> list[int]:
     """Declare files that are lost: their entries go, and they are queued again. Return the findings that this mends.
 
     In one transaction: the files are not verified any more, their datasets are incomplete, and the origin is told. A
-    dataset whose files are not wanted any more is left.
+    file of a dataset of which nothing is fetched any more is failed, and its dataset parked. Datasets whose files leave
+    their place are left.
     """
     if not rows:
         return []
@@ -392,31 +394,36 @@ async def fetch_again(conn: Connection, rows: Sequence[FindingRow]) -> list[int]
         )
         files = await conn.fetch(
             """UPDATE fedstac.replica_file f
-               SET state = 'queued', reason = 'verification: ' || p.detail, verified_at = NULL, done_bytes = 0,
-                   attempts = 0, next_try = NULL, href = NULL, claim = NULL, claim_until = NULL
+               SET state = CASE WHEN d.goal = 'serve' THEN 'queued' ELSE 'failed' END,
+                   reason = 'verification: ' || p.detail, verified_at = NULL, done_bytes = 0,
+                   attempts = 0, next_try = NULL, href = NULL, lane = NULL, claim = NULL, claim_until = NULL
                FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
                     p (id, n, asset, tier, path, detail), fedstac.replica_dataset d
                WHERE f.n = p.n AND f.asset = p.asset AND f.tier = p.tier AND f.path = p.path AND f.state = 'verified'
-                 AND d.n = f.n AND d.state = ANY ($7::text[])
-               RETURNING p.id, f.n""",
+                 AND d.n = f.n AND d.state = ANY ($7::text[]) AND d.goal IN ('serve', 'hold')
+               RETURNING p.id, f.n, f.asset""",
             [row.id for row in rows], [row.n for row in rows], [row.asset for row in rows], [row.tier for row in rows],
             [row.path for row in rows], [row.detail for row in rows], list(KEEPS),
         )  # fmt: skip
         numbers = sorted({row["n"] for row in files})
         await conn.execute(
             """UPDATE fedstac.replica_dataset
-               SET state = CASE WHEN state IN ('checking', 'complete', 'announced') THEN 'queued' ELSE state END,
-                   since = CASE WHEN state IN ('checking', 'complete', 'announced') THEN clock_timestamp()
-                                ELSE since END,
-                   reason = CASE WHEN state = 'parked' THEN reason
+               SET state = CASE WHEN goal <> 'serve' THEN 'parked'
+                                WHEN state IN ('checking', 'complete', 'announced') THEN 'queued' ELSE state END,
+                   since = CASE WHEN goal <> 'serve' OR state IN ('checking', 'complete', 'announced')
+                                THEN clock_timestamp() ELSE since END,
+                   reason = CASE WHEN goal <> 'serve' THEN 'verification found lost files, and the policy fetches none'
+                                 WHEN state = 'parked' THEN reason
                                  ELSE 'verification found files that are not as they were' END,
-                   source = NULL, until = NULL, updated = clock_timestamp()
+                   lane = NULL, until = NULL, updated = clock_timestamp()
                WHERE n = ANY ($1::bigint[])""",
             numbers,
         )
         await announcements.withdraw(conn, numbers)
         mended = [row["id"] for row in files]
-        await store_outcomes(conn, mended, "mended", "it is fetched again, and announced when it is here")
+        await store_outcomes(
+            conn, mended, "mended", "its entry goes; it is fetched again, if the policy wants it still"
+        )
     return mended
 
 
