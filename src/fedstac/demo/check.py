@@ -91,7 +91,7 @@ def check(
             copying, logins = None, {}
             if with_replica:
                 files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedstac-replica-")))
-                provider = replica.start_provider(running, with_replica=True)
+                provider = replica.start_provider(running, (replica.NODE,))
                 count = replica.DATASETS if source else min(items, replica.DATASETS)
                 copying = replica.prepare(running, provider, files, count=count)
                 logins = identity_provider.as_settings(provider.url)
@@ -156,7 +156,7 @@ async def _check(
         say("waiting until files are copied")
         await copying.wait_until_announced()
         await wait_until_visible(running, INDEX_NODES)
-        figures = asdict(await copying.measure(INDEX_NODES[0]))
+        figures = asdict(await replica.measure(running, copying.place, INDEX_NODES[0]))
     counts = publisher.counts
     report = Report(
         submitted=publisher.submitted_items, published=counts["published"], unchanged=counts["unchanged"],

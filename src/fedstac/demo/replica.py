@@ -50,11 +50,33 @@ class RunningIssuer:
     secrets: Mapping[str, str] = field(repr=False)
 
 
-def start_provider(running: Federation, *, with_replica: bool) -> RunningIssuer:
-    """Start the identity provider; with a replica node it knows that one by a new secret."""
-    clients = {identity_provider.replica_client_of(NODE): secrets.token_urlsafe(24)} if with_replica else {}
+def start_provider(running: Federation, replica_nodes: Sequence[str]) -> RunningIssuer:
+    """Start the identity provider; it knows each of these replica nodes by a new secret."""
+    clients = {identity_provider.replica_client_of(node): secrets.token_urlsafe(24) for node in replica_nodes}
     process = running.start(PROVIDER, PROVIDER, FEDSTAC_REPLICA_SECRETS=json.dumps(clients))
     return RunningIssuer(process.url, clients)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlace:
+    """A replica node's name, its policy file, the folder of its copies and the address at which they are served."""
+
+    node: str
+    policy: Path
+    copies: Path
+    url: str
+
+
+def start_replica_node(running: Federation, place: ReplicaPlace, provider: RunningIssuer, **environment: str) -> None:
+    """Start a replica node with a database of its own; it follows west."""
+    client_id = identity_provider.replica_client_of(place.node)
+    running.make_database(place.node)
+    running.start(
+        place.node, "replica-node", node=place.node, FEDSTAC_SOURCE=running.address_of(WEST), FEDSTAC_PORT="0",
+        FEDSTAC_REPLICA_POLICY=str(place.policy), FEDSTAC_REPLICA_FOLDER=str(place.copies),
+        FEDSTAC_REPLICA_URL=place.url, FEDSTAC_REPLICA_ISSUER=provider.url, FEDSTAC_REPLICA_CLIENT_ID=client_id,
+        FEDSTAC_REPLICA_CLIENT_SECRET=provider.secrets[client_id], **environment,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,41 +97,24 @@ class ReplicaFigures:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaDemo:
-    """What is beside the federation: west's files, the folder with the copies, and who the node is."""
+    """What is beside the federation: the replica node, and west's datasets with files."""
 
     running: Federation
     provider: RunningIssuer
-    folder: Path
-    copies: Path
-    originals_url: str
+    place: ReplicaPlace
     items: Sequence[Mapping[str, Any]]  # the datasets that have files
-
-    @property
-    def url(self) -> str:
-        """The address at which the copies are served."""
-        return self.running.processes[COPIES].url
 
     def settings_line(self) -> str:
         """Return the settings with which a command speaks to the node, as a line of a shell."""
-        policy = self.folder / "policy.yaml"
         values = {
-            "NODE": NODE, "DSN": self.running.database_of(NODE), "REPLICA_POLICY": str(policy),
-            "REPLICA_FOLDER": str(self.copies), "REPLICA_URL": self.url,
+            "NODE": NODE, "DSN": self.running.database_of(NODE), "REPLICA_POLICY": str(self.place.policy),
+            "REPLICA_FOLDER": str(self.place.copies), "REPLICA_URL": self.place.url,
         }  # fmt: skip
         return " ".join(f"FEDSTAC_{name}={shlex.quote(value)}" for name, value in values.items())
 
     def start_node(self) -> None:
-        """Start the replica node with a database of its own; it follows west."""
-        [(client_id, secret)] = self.provider.secrets.items()
-        policy = self.folder / "policy.yaml"
-        policy.write_text(POLICY.format(url=self.originals_url))
-        self.running.make_database(NODE)
-        self.running.start(
-            NODE, "replica-node", node=NODE, FEDSTAC_SOURCE=self.running.address_of(WEST), FEDSTAC_PORT="0",
-            FEDSTAC_REPLICA_POLICY=str(policy), FEDSTAC_REPLICA_FOLDER=str(self.copies),
-            FEDSTAC_REPLICA_URL=self.running.processes[COPIES].url, FEDSTAC_REPLICA_ISSUER=self.provider.url,
-            FEDSTAC_REPLICA_CLIENT_ID=client_id, FEDSTAC_REPLICA_CLIENT_SECRET=secret,
-        )  # fmt: skip
+        """Start the replica node."""
+        start_replica_node(self.running, self.place, self.provider)
 
     async def wait_until_announced(self, on_progress: Callable[[int], object] = lambda n: None) -> None:
         """Wait until the node has announced the datasets with files.
@@ -144,25 +149,26 @@ class ReplicaDemo:
         finally:
             await conn.close()
 
-    async def measure(self, index_node: str) -> ReplicaFigures:
-        """Read the node's catalogue, the disk, and what an index node says; read every file where it says it is."""
-        conn = await connections.connect(self.running.database_of(NODE))
-        try:
-            ids = [str(row["id"]) for row in await conn.fetch(
-                "SELECT id FROM fedstac.replica_dataset WHERE state = 'announced' ORDER BY id"
-            )]  # fmt: skip
-        finally:
-            await conn.close()
-        sizes = [path.stat().st_size for path in _files_below(self.copies)]
-        complete = right = 0
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
-            async for item in _items(http, self.running.address_of(index_node), ids):
-                originals = [asset for asset in item["assets"].values() if "file:checksum" in asset]
-                entries = [asset.get("alternate", {}).get(NODE) for asset in originals]
-                complete += bool(entries) and all(entries)
-                for asset, entry in zip(originals, entries, strict=True):
-                    right += entry is not None and await _is_right(http, entry["href"], asset)
-        return ReplicaFigures(len(ids), len(sizes), sum(sizes), complete, right)
+
+async def measure(running: Federation, place: ReplicaPlace, index_node: str) -> ReplicaFigures:
+    """Read a node's catalogue, the disk, and what an index node says; read every file where it says it is."""
+    conn = await connections.connect(running.database_of(place.node))
+    try:
+        ids = [str(row["id"]) for row in await conn.fetch(
+            "SELECT id FROM fedstac.replica_dataset WHERE state = 'announced' ORDER BY id"
+        )]  # fmt: skip
+    finally:
+        await conn.close()
+    sizes = [path.stat().st_size for path in _files_below(place.copies)]
+    complete = right = 0
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+        async for item in _items(http, running.address_of(index_node), ids):
+            originals = [asset for asset in item["assets"].values() if "file:checksum" in asset]
+            entries = [asset.get("alternate", {}).get(place.node) for asset in originals]
+            complete += bool(entries) and all(entries)
+            for asset, entry in zip(originals, entries, strict=True):
+                right += entry is not None and await _is_right(http, entry["href"], asset)
+    return ReplicaFigures(len(ids), len(sizes), sum(sizes), complete, right)
 
 
 def prepare(
@@ -183,8 +189,10 @@ def prepare(
         process = running.start(name, "file-server", str(below), "--port", str(ports[name]))
         ports[name] = urlsplit(process.url).port
     note.write_text(json.dumps(ports))
-    place = FileFolder(originals, running.processes[FILES].url)
-    return ReplicaDemo(running, provider, folder, copies, place.url, list(datasets(count, place)))
+    files = FileFolder(originals, running.processes[FILES].url)
+    place = ReplicaPlace(NODE, folder / "policy.yaml", copies, running.processes[COPIES].url)
+    place.policy.write_text(POLICY.format(url=files.url))
+    return ReplicaDemo(running, provider, place, list(datasets(count, files)))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

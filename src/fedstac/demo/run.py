@@ -59,7 +59,7 @@ def run(
             if stream:
                 running.add_sink(broker, stream)  # first: the relay would look for the broker of the last time
             status.update("starting the nodes")
-            provider = replica.start_provider(running, with_replica=with_replica)
+            provider = replica.start_provider(running, (replica.NODE,) if with_replica else ())
             running.start("serve", "serve", FEDSTAC_PORT=str(port), **identity_provider.as_settings(provider.url))
             running.start_index_node("east", FEDSTAC_PORT=str(port + 1 if port else 0))
             if stream:
@@ -180,8 +180,8 @@ def _introduce(running: Federation, stream: str, copying: replica.ReplicaDemo | 
             follows = f", follows {stream.partition(':')[0]}" if stream and name == "south" else ""
             table.add_row(f"{name}, index{follows}", running.processes[name].url, f"{total[name]:,}")
     if copying:
-        figures = asyncio.run(copying.measure("east"))
-        table.add_row("replica, copies files", copying.url, f"{figures.datasets:,}")
+        figures = asyncio.run(replica.measure(running, copying.place, "east"))
+        table.add_row("replica, copies files", copying.place.url, f"{figures.datasets:,}")
     console.print(table)
     if copying:
         console.print(
@@ -231,7 +231,7 @@ def _write_ready(
         "api": running.west, "index": running.processes["east"].url, "dsn": running.database_of("west"),
         "issuer": running.processes[replica.PROVIDER].url, "tokens": dict(running.tokens),
         **({"stream": stream, "stream_index": running.processes["south"].url} if stream else {}),
-        **({"replica": copying.url, "replica_dsn": running.database_of(replica.NODE)} if copying else {}),
+        **({"replica": copying.place.url, "replica_dsn": running.database_of(replica.NODE)} if copying else {}),
     }  # fmt: skip
     unfinished = ready_file.with_name(ready_file.name + ".part")
     unfinished.touch(mode=0o600)
