@@ -54,6 +54,7 @@ CREATE TABLE fedstac.replica_file (
     asset           text NOT NULL,
     path            text NOT NULL,              -- below the folder of the tier
     tier            text NOT NULL DEFAULT 'default',  -- where it is, or will be written
+    home            text,                       -- the tier that it was in when it was restricted
     size            bigint,
     checksum        text,                       -- multihash in hex
     state           text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'transferring', 'verified', 'failed')),

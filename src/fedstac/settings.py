@@ -159,7 +159,29 @@ class Settings(BaseSettings):
         "several, in the order of these, with spaces between. Empty: http, the node's own feed. A topic of ESGF beside "
         "them: kafka://host:port/topic?format=esgf&origin=name",
     )
-    snapshot_first: bool = Field(True, description="A new index node starts from a snapshot")
+    snapshot_first: bool = Field(True, description="A new index node, or replica node, starts from a snapshot")
+    replica_policy: str = Field(
+        "", description="For a replica node: YAML file that says what it copies from where (replication.md, Policy)"
+    )
+    replica_folder: str = Field(
+        "", description="For a replica node: the folder of its files, which is served; restricted ones are beside it"
+    )
+    replica_url: str = Field(
+        "", description="For a replica node: the address under which others find its folder; announced hrefs begin so"
+    )
+    replica_workers: int = Field(
+        4, ge=1, le=64, description="For a replica node: files that one process fetches at once"
+    )
+    replica_block_bytes: int = Field(
+        8 << 20, ge=64 << 10, le=1 << 30,
+        description="For a replica node: bytes of a file that may be fetched again after a crash",
+    )  # fmt: skip
+    replica_token: str = Field(
+        "", repr=False, description="For a replica node: its token for announcements; empty: by its client credentials"
+    )
+    replica_client_id: str = Field("", description="For a replica node: its client id at its identity provider")
+    replica_client_secret: str = Field("", repr=False, description="For a replica node: its secret there")
+    replica_issuer: str = Field("", description="For a replica node: the address of its identity provider")
     snapshot_folder: str = Field(
         "", description="Folder that `fedstac snapshot write` fills, for GET /snapshot?format=geoparquet; empty: none"
     )

@@ -19,11 +19,15 @@ MOST: Final = 50  # pointers; a document that differs in more is another documen
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What an edit does: the actions, the nodes whose entries it changes, and the nodes that hold changed assets."""
+    """What an edit does: the actions, the nodes whose entries it changes, and the nodes that hold changed assets.
+
+    adds_entries: an entry is new, or another one than it was; where it is False, entries are taken away only.
+    """
 
     actions: frozenset[Action]
     nodes: frozenset[str] = frozenset()
     holders: frozenset[str] = frozenset()
+    adds_entries: bool = False
 
     def nodes_of(self, action: Action) -> frozenset[str]:
         """Return the nodes on which one of the actions needs the right too, where rights are given by node."""
@@ -36,13 +40,14 @@ def effect_of(before: Json, after: Json) -> Effect:
     """Return what leads from one document to the other."""
     if not _differ(before, after):
         return Effect(frozenset())
-    actions, nodes, holders = set(), set(), set[str]()
+    actions, nodes, holders, adds_entries = set(), set(), set[str](), False
     for key in before["assets"].keys() | after["assets"].keys():
         old, new = before["assets"].get(key), after["assets"].get(key)
         if not _differ(old, new):
             continue
         old_entries, new_entries = alternates_of(old), alternates_of(new)
         every = old_entries.keys() | new_entries.keys()
+        adds_entries |= any(_differ(old_entries.get(node), entry) for node, entry in new_entries.items())
         if old is None or new is None:
             nodes |= every
         else:
@@ -58,7 +63,7 @@ def effect_of(before: Json, after: Json) -> Effect:
         actions.add(Action.ANNOTATE)
     if _differ({**before, "assets": None, "links": None}, {**after, "assets": None, "links": None}):
         actions.add(Action.UPDATE)
-    return Effect(frozenset(actions), frozenset(nodes), frozenset(holders))
+    return Effect(frozenset(actions), frozenset(nodes), frozenset(holders), adds_entries)
 
 
 def changed_members(before: str, after: str) -> tuple[str, ...]:

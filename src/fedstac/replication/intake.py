@@ -53,21 +53,21 @@ async def take(conn: Connection, events: Sequence[JudgedEvent], *, policy_digest
     """
     newest = _newest_of_each(events)
     before = await datasets.lock_all(conn, list(newest))
-    foreign = [each.newest for each in events if _is_foreign(each.newest, before.get(each.newest.name))]
+    foreign = [each.newest for each in events if _is_foreign(each.newest, before.get(each.newest.key))]
     due = [
         each for name, each in newest.items()
         if (here := before.get(name)) is None
         or (here.origin == each.newest.origin and not here.includes(each.newest.epoch, each.newest.seq))
     ]  # fmt: skip
-    reactions = [(each, before.get(each.newest.name), _react(each, before.get(each.newest.name))) for each in due]
+    reactions = [(each, before.get(each.newest.key), _react(each, before.get(each.newest.key))) for each in due]
     numbers = await datasets.store(
         conn,
         [(each.newest, Consequence(each.decision, each.goal, reaction)) for each, _, reaction in reactions],
         policy_digest=policy_digest,
     ) if reactions else {}  # fmt: skip
-    entries = [(numbers[each.newest.name], each, here, reaction)
-              for each, here, reaction in reactions if each.newest.name in numbers]  # fmt: skip
-    foreign += [each.newest for each, _, _ in reactions if each.newest.name not in numbers]
+    entries = [(numbers[each.newest.key], each, here, reaction)
+              for each, here, reaction in reactions if each.newest.key in numbers]  # fmt: skip
+    foreign += [each.newest for each, _, _ in reactions if each.newest.key not in numbers]
     await _follow_up(conn, entries)
     return Intake(len(entries), len(events) - len(entries) - len(foreign), foreign)
 
@@ -92,9 +92,9 @@ async def restrict_unlisted(conn: Connection, origin: str, *, before_epoch: int,
 def _newest_of_each(events: Sequence[JudgedEvent]) -> dict[DatasetKey, JudgedEvent]:
     newest: dict[DatasetKey, JudgedEvent] = {}
     for each in events:
-        other = newest.get(each.newest.name)
+        other = newest.get(each.newest.key)
         if other is None or (other.newest.epoch, other.newest.seq) < (each.newest.epoch, each.newest.seq):
-            newest[each.newest.name] = each
+            newest[each.newest.key] = each
     return newest
 
 

@@ -41,8 +41,8 @@ class WrongContent(Exception):
     """A file is not what it was when it was verified; the text names it."""
 
 
-def move(folder: Path, path: str, checksum: str | None, *, to: Path) -> bool:
-    """Move a file to the same path below another folder. Return False where it is in neither.
+def move(folder: Path, path: str, checksum: str | None, *, to: Path, keeps: bool = False) -> bool:
+    """Move a file to the same path below another folder. Return False where it is in neither. `keeps`: it stays, too.
 
     A file that is there already is replaced: it is the very file, or none that anybody verified. OtherFileSystem where
     no copy of it is staged there.
@@ -54,12 +54,19 @@ def move(folder: Path, path: str, checksum: str | None, *, to: Path) -> bool:
             return _has(target_fd, name)
         source_fd = source[0]
         try:
-            os.rename(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+            if keeps:
+                with suppress(FileExistsError):
+                    os.link(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+            else:
+                os.rename(name, name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
         except OSError as error:
-            if error.errno != errno.EXDEV:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP) or (
+                error.errno == errno.EPERM and not keeps
+            ):
                 raise
             _take_staged(source_fd, target_fd, name)
-            os.unlink(name, dir_fd=source_fd)
+            if not keeps:
+                os.unlink(name, dir_fd=source_fd)
         _delete_part(source_fd, checksum)
         os.fsync(target_fd)
         os.fsync(source_fd)

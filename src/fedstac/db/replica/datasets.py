@@ -34,7 +34,7 @@ class NewestEvent:
     files that it names (dataset_files.digest_of). size in bytes, of all files.
     """
 
-    name: DatasetKey
+    key: DatasetKey
     origin: str
     lineage: str
     epoch: int
@@ -58,7 +58,7 @@ class KnownDataset:
     """
 
     n: int
-    name: DatasetKey
+    key: DatasetKey
     origin: str
     epoch: int
     seq: int
@@ -92,7 +92,7 @@ async def lock_all(conn: Connection, names: Sequence[DatasetKey]) -> dict[Datase
         [name.collection for name in names], [name.id for name in names],
     )  # fmt: skip
     datasets = await _read(conn, [row["n"] for row in rows])
-    return {dataset.name: dataset for dataset in datasets}
+    return {dataset.key: dataset for dataset in datasets}
 
 
 async def lock(conn: Connection, n: int) -> KnownDataset | None:
@@ -174,7 +174,7 @@ async def store(
 
 def _columns(changes: Sequence[tuple[NewestEvent, Consequence]]) -> list[list[Any]]:
     rows = [
-        (event.origin, event.name.collection, event.name.id, event.lineage, event.epoch, event.seq, event.pos,
+        (event.origin, event.key.collection, event.key.id, event.lineage, event.epoch, event.seq, event.pos,
          event.event_id, event.state, event.latest,
          orjson.dumps(dict(event.retraction)).decode() if event.retraction is not None else None, event.document,
          event.size, event.files, consequence.decision.action, consequence.decision.rule or "",

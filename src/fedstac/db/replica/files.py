@@ -130,21 +130,24 @@ class MisplacedFile:
 
 
 async def misplaced(
-    conn: Connection, n: int, *, target: str | None, purges: bool, keeps_own: bool, limit: int
+    conn: Connection, n: int, *, target: str | None, purges: bool, keeps_own: bool, restores: bool, limit: int
 ) -> list[MisplacedFile]:
     """Return and lock the next files of a locked dataset that have to leave their place.
 
-    target: the tier that its files belong to; None: they stay where they are. purges: all of them are deleted.
+    target: the tier that its files belong to; None: they stay where they are. restores: but for restricted ones, which
+    go back to where they were. purges: all of them are deleted.
     keeps_own: what is left over at the place of a file that is to be fetched stays; it may be the very file.
     """
     rows = await conn.fetch(
         """SELECT NULL AS asset, tier, path, NULL AS target, NULL AS checksum, NULL::bigint AS size, true AS is_here
            FROM fedstac.replica_leftover WHERE n = $1
            UNION ALL
-           SELECT asset, tier, path, CASE WHEN $3 THEN NULL ELSE $2::text END, checksum, size, state = 'verified'
-           FROM fedstac.replica_file WHERE n = $1 AND ($3 OR tier <> $2)
+           SELECT asset, tier, path, CASE WHEN NOT $3 THEN coalesce($2::text, home, 'default') END, checksum, size,
+                  state = 'verified'
+           FROM fedstac.replica_file
+           WHERE n = $1 AND ($3 OR tier <> $2 OR $5 AND tier = 'restricted')
            LIMIT $4""",
-        n, target, purges, limit,
+        n, target, purges, limit, restores,
     )  # fmt: skip
     shared = await conn.fetch(
         """SELECT tier, path, n = $2 AS is_own, state FROM fedstac.replica_file WHERE path = ANY ($1::text[])
@@ -175,7 +178,8 @@ async def settle_places(conn: Connection, n: int, files: Sequence[MisplacedFile]
     relocations = [file for file in files if file.asset is not None and file.target is not None]
     await conn.execute(
         """UPDATE fedstac.replica_file f
-           SET tier = m.tier, done_bytes = CASE WHEN f.state = 'verified' THEN f.done_bytes ELSE 0 END
+           SET tier = m.tier, home = CASE WHEN m.tier = 'restricted' THEN f.tier END,
+               done_bytes = CASE WHEN f.state = 'verified' THEN f.done_bytes ELSE 0 END
            FROM unnest($2::text[], $3::text[]) m (asset, tier) WHERE f.n = $1 AND f.asset = m.asset""",
         n, [file.asset for file in relocations], [file.target for file in relocations],
     )  # fmt: skip

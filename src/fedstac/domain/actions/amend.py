@@ -121,7 +121,9 @@ class Amend:
         resource = resource_of_document(record, document, vocabulary)
         for action in sorted(effect.actions | flags):
             world.policy.require(self.principal, action, replace(resource, nodes=effect.nodes_of(action)))
-        if record.state is State.RETRACTED and (effect.actions - {Action.ANNOTATE}):
+        # a node may say that it has no copy any more: the retraction may ask it to purge or restrict its files
+        harmless = {Action.ANNOTATE} if effect.adds_entries else {Action.ANNOTATE, Action.REPLICATE}
+        if record.state is State.RETRACTED and (effect.actions - harmless):
             raise Conflict(f"{record.id} is retracted; reinstate it before it is changed")
         if Action.REPLACE in effect.actions and not self.override:
             raise Conflict(

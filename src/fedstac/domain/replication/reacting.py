@@ -30,7 +30,7 @@ class GoalKind(StrEnum):
     """How the files of a dataset shall be."""
 
     SERVE = "serve"  # all here, verified and announced
-    HOLD = "hold"  # what is here stays served; nothing is fetched
+    HOLD = "hold"  # what is here is served, where it was; nothing is fetched
     IGNORE = "ignore"  # what is here stays where it is; nothing is fetched
     RESTRICT = "restrict"  # what is here is kept where nobody is served
     PURGE = "purge"  # nothing is here
@@ -160,9 +160,13 @@ def _removal(here: Here, goal: Goal, *, has_other_files: bool) -> RemovalKind | 
         return None
     if goal.kind is GoalKind.PURGE:
         return RemovalKind.PURGE
-    is_elsewhere = bool(here.tiers - {goal.tier})
-    if goal.kind is GoalKind.IGNORE:  # half of it may be where nobody is served
-        is_elsewhere = RESTRICTED_TIER in here.tiers and len(here.tiers) > 1
+    match goal.kind:
+        case GoalKind.HOLD:
+            is_elsewhere = RESTRICTED_TIER in here.tiers
+        case GoalKind.IGNORE:  # half of it may be where nobody is served
+            is_elsewhere = RESTRICTED_TIER in here.tiers and len(here.tiers) > 1
+        case _:
+            is_elsewhere = bool(here.tiers - {goal.tier})
     if is_elsewhere and goal.kind is GoalKind.RESTRICT:
         return RemovalKind.RESTRICT
     if is_elsewhere:

@@ -1,0 +1,141 @@
+"""The replica node: takes the events of one origin or several, and keeps copies of the files that its policy wants.
+
+Reading and judging an event is what an index node does. What follows from it is decided with the policy as it is then,
+and stored in the transaction that moves the cursor: files to be fetched, and files that have to go. Workers do both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db.connections import Connection
+from fedstac.db.replica import removals
+from fedstac.db.replica.datasets import DatasetKey, NewestEvent
+from fedstac.domain import events
+from fedstac.domain.errors import BadRequest
+from fedstac.domain.events import Cursor, DatasetEvent
+from fedstac.domain.replication.dataset_files import DatasetFile, digest_of, files_of, total_bytes
+from fedstac.domain.replication.policy import NO_RULE, ReplicaPolicy
+from fedstac.domain.replication.reacting import EventState
+from fedstac.messaging.origin import Origin, TopicOrigin
+from fedstac.messaging.sources import NotServed, RawEvent
+from fedstac.replication import intake
+from fedstac.replication.intake import JudgedEvent
+from fedstac.workers.event_reading import EventReader
+from fedstac.workers.following import HandledPage, Handler, Page, PageReading, Rejection
+
+CONSUMER: Final = "replica"
+QUARANTINED: Final = "org.fedstac.dataset.quarantined.v1"
+FOREIGN: Final = "its dataset is another origin's here"
+log = structlog.get_logger()
+
+
+class ReplicaHandler:
+    """Stores what the events of one origin make of this node's copies."""
+
+    consumer = CONSUMER
+
+    def __init__(self, node: Node, origin: Origin, policy: Callable[[], ReplicaPolicy]) -> None:
+        self.node = node
+        self.reader = EventReader(node, origin)
+        self._policy = policy
+
+    async def prepare(self, page: Page) -> PageReading:
+        """Read events as an index node does, and decide by the policy; reject what cannot be read or judged.
+
+        The values of the reading are `JudgedEvent`s; events of collections have none.
+        """
+        reading = await self.reader.read(page)
+        return await asyncio.to_thread(self._decide, page, reading)
+
+    def _decide(self, page: Page, reading: PageReading) -> PageReading:
+        policy = self._policy()
+        values: dict[int, tuple[JudgedEvent, str]] = {}
+        rejections = list(reading.rejections)
+        for raw in page.events:
+            event = reading.values.get(id(raw))
+            if not isinstance(event, DatasetEvent):
+                continue
+            try:
+                values[id(raw)] = (self._judge(raw, event, policy, page.cursor), policy.digest)
+            except BadRequest as error:
+                rejections.append(Rejection(raw, error.detail))
+            except Exception as error:  # one event's own: nothing but this event is looked at here
+                log.exception("a policy fails on an event", origin=page.origin, subject=str(raw.get("subject"))[:650])
+                rejections.append(Rejection(raw, f"this node cannot decide on it: {error!r}"[:300]))
+        return PageReading(values, rejections)
+
+    def _judge(self, raw: RawEvent, event: DatasetEvent, policy: ReplicaPolicy, cursor: Cursor) -> JudgedEvent:
+        record = event.record
+        document = raw["data"].get("document") if record.document is not None else None
+        files: tuple[DatasetFile, ...] = files_of(document) if document is not None else ()
+        newest = NewestEvent(
+            key=DatasetKey(record.collection, record.id), origin=record.origin, lineage=record.lineage,
+            epoch=record.epoch, seq=record.seq, pos=(event.cursor or cursor).pos, event_id=event.event_id,
+            state=_state_of(raw, event), latest=record.claims_latest,
+            retraction=orjson.loads(record.retraction) if record.retraction is not None else None,
+            document=record.document, size=total_bytes(files), files=len(files),
+            digest=digest_of(files) if document is not None else None,
+        )  # fmt: skip
+        decision = (
+            policy.decide(document, record.collection, record.state, latest=record.claims_latest)
+            if document is not None
+            else NO_RULE
+        )
+        try:
+            return intake.judge(newest, decision)
+        except ValueError as error:
+            raise BadRequest(f"its retraction cannot be read: {error}") from error
+
+    async def handle(self, conn: Connection, page: Page) -> HandledPage:
+        """Store what events make of datasets; those of another origin's datasets are rejected."""
+        readings = [page.readings[id(event)] for event in page.events if id(event) in page.readings]
+        result = await intake.take(
+            conn, [each for each, _ in readings], policy_digest=readings[-1][1] if readings else ""
+        )
+        if page.ends_snapshot:  # what the snapshot of a newer epoch did not list may be lost at the origin
+            count = await intake.restrict_unlisted(
+                conn, page.origin, before_epoch=page.cursor.epoch, pos=page.cursor.pos
+            )
+            log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_restricted=count)
+        if result.applied_count:
+            log.info(
+                "applied", origin=page.origin, events=result.applied_count, ignored=result.ignored_count,
+                cursor=str(page.cursor), traces=events.traces_of(event.get("traceparent") for event in page.events),
+            )  # fmt: skip
+        foreign = {id(newest) for newest in result.foreign}
+        rejections = [
+            Rejection(event, FOREIGN) for event in page.events
+            if id(event) in page.readings and id(page.readings[id(event)][0].newest) in foreign
+        ]  # fmt: skip
+        collections = len(page.events) - len(readings)
+        return HandledPage(result.applied_count, result.ignored_count + collections, rejections)
+
+    async def acknowledgeable(self, origin: str, applied_cursor: Cursor) -> Cursor:
+        """Return the place before the earliest event whose removal is not done: files are served until then."""
+        async with self.node.pool.acquire() as conn:
+            open_place = await removals.oldest_open(conn, origin)
+        if open_place is None:
+            return applied_cursor
+        return min(applied_cursor, Cursor(open_place.epoch, max(open_place.pos - 1, 0)))
+
+
+def _state_of(raw: RawEvent, event: DatasetEvent) -> EventState:
+    """Return the state that an event gives its dataset. A quarantine stands beside the state, and goes before it."""
+    data: Mapping[str, Any] = raw["data"]
+    state = EventState(event.record.state.value)
+    is_quarantined = raw.get("type") == QUARANTINED or isinstance(data.get("quarantine"), dict)
+    return EventState.QUARANTINED if is_quarantined and event.record.document is not None else state
+
+
+def replica_handler(node: Node, origin: Origin, policy: Callable[[], ReplicaPolicy]) -> Handler:
+    """Return what stores the events of an origin for this node's copies. NotServed for a topic of ESGF."""
+    if isinstance(origin, TopicOrigin):
+        raise NotServed("a replica node follows fedstac nodes; a topic of ESGF has no API to announce replicas to")
+    return ReplicaHandler(node, origin, policy)

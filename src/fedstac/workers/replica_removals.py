@@ -1,0 +1,209 @@
+"""Removals of a replica node: takes files out of the served tree, or to another tier, as events and policy want it.
+
+A removal is done a few files at a time, each batch in a transaction that holds the dataset: an event that comes
+meanwhile waits for one batch, and what it wants is what the next batch does. A process that dies between moving a file
+and storing it finds it at its new place. Nothing is moved while a worker still has files of the dataset; it is told to
+stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db.connections import Connection
+from fedstac.db.replica import announcements, datasets, files, removals
+from fedstac.db.replica.datasets import KnownDataset
+from fedstac.db.replica.files import FilePlan, MisplacedFile
+from fedstac.db.replica.removals import Removal
+from fedstac.domain.replication.dataset_files import digest_of, files_of
+from fedstac.domain.replication.paths import PathUnsafe
+from fedstac.domain.replication.reacting import GoalKind, standing
+from fedstac.domain.replication.states import DatasetState, RemovalKind
+from fedstac.replication import moving
+from fedstac.replication.moving import OtherFileSystem, WrongContent
+from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.outages import reason_of
+from fedstac.runtime.wakeup import pause
+
+AT_ONCE = 200  # files of a batch
+LOOK_SECONDS = 0.5
+SWEEP_SECONDS = 3600.0
+MISSING = "it was not where it was stored; it is fetched anew"
+PART = "removals"
+log = structlog.get_logger()
+
+
+class NoFolder(Exception):
+    """Files are in, or belong to, a tier without a folder; the text says what to do."""
+
+
+@dataclass(slots=True)
+class StagedFile:
+    """A file that is to go to another file system, and is copied before it is moved."""
+
+    file: MisplacedFile
+    source: Path
+    target: Path
+
+
+class Remover:
+    """Does what removals want. Several processes may: each dataset is locked by one."""
+
+    def __init__(self, node: Node, folders: Callable[[], Mapping[str, Path]]) -> None:
+        self.node = node
+        self._folders = folders
+        self._sweep_at = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`."""
+
+        async def step() -> bool:
+            if await self.cycle():
+                return True
+            await pause(stop, LOOK_SECONDS)
+            return False
+
+        await supervision.keep_trying(self.node.parts, PART, step, stop)
+
+    async def cycle(self) -> int:
+        """Do the removals that are due. Return how many moved on."""
+        async with self.node.pool.acquire() as conn:
+            count = await removals.end_told(conn)
+            due = await removals.next_due(conn)
+            if time.monotonic() > self._sweep_at:
+                await removals.forget_done(conn)
+                self._sweep_at = time.monotonic() + SWEEP_SECONDS
+        for removal in due:
+            count += await self._remove(removal)
+        return count
+
+    async def _remove(self, removal: Removal) -> bool:
+        """Do one removal. Return False where it has to wait."""
+        while True:
+            try:
+                if (is_over := await self._batch(removal.n)) is not None:
+                    return is_over
+            except _NeedsCopy as error:
+                staged = error.staged
+                try:
+                    await asyncio.to_thread(
+                        moving.stage, staged.source, staged.file.path, staged.file.checksum, to=staged.target
+                    )
+                except (OSError, WrongContent) as fault:
+                    return await self._fail(removal, fault)
+            except (OSError, PathUnsafe, NoFolder) as fault:
+                if isinstance(fault, ConnectionError):  # the database's
+                    raise
+                return await self._fail(removal, fault)
+
+    async def _batch(self, n: int) -> bool | None:
+        """Take the next files of a dataset away. Return None while there are more, else whether that was the end."""
+        async with self.node.pool.acquire() as conn, conn.transaction():
+            dataset = await datasets.lock(conn, n)
+            removal = await removals.open_of(conn, n)
+            if dataset is None or removal is None:
+                return False
+            goal = dataset.goal
+            stays = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE)
+            batch = await files.misplaced(
+                conn, n, target=None if stays else goal.tier, purges=goal.kind is GoalKind.PURGE,
+                keeps_own=goal.kind is GoalKind.SERVE,
+                restores=goal.kind is GoalKind.HOLD or removal.kind is RemovalKind.RESTORE, limit=AT_ONCE,
+            )  # fmt: skip
+            if batch:
+                missing = await asyncio.to_thread(self._take_away, batch)
+                failpoint("replica.taken")
+                await files.settle_places(conn, n, batch)
+                await files.lose(conn, n, missing, MISSING)
+                return None
+            if not await self._settle(conn, dataset, removal):
+                return None
+        log.info("removed", kind=removal.kind, dataset=dataset.key.id, reason=goal.reason)
+        failpoint("replica.removed")
+        return True
+
+    def _take_away(self, batch: Sequence[MisplacedFile]) -> list[str]:
+        """Delete or move files on the disk. Return the assets of those that were not there."""
+        missing = []
+        for file in batch:
+            if not file.path:  # it has no place
+                continue
+            source = self._folder(file.tier)
+            if file.target is None:
+                if not file.is_shared:
+                    moving.delete(source, file.path, file.checksum)
+            elif file.is_here:
+                target = self._folder(file.target, make=True)
+                try:
+                    was_there = moving.move(source, file.path, file.checksum, to=target, keeps=file.is_shared)
+                except OtherFileSystem:
+                    raise _NeedsCopy(StagedFile(file, source, target)) from None
+                if not was_there and file.asset is not None:
+                    missing.append(file.asset)
+            elif not file.is_shared:  # an older file of that name, or a part of this one
+                moving.delete(source, file.path, file.checksum)
+        return missing
+
+    def _folder(self, tier: str, *, make: bool = False) -> Path:
+        """Return the folder of a tier; `make`: it is made, if the one above it is there."""
+        folder = self._folders().get(tier)
+        if folder is None:
+            raise NoFolder(f"the policy has no tier {tier!r} any more; name its folder in the policy again")
+        if make and not folder.is_dir():
+            folder.mkdir(0o755, exist_ok=True)
+        if not folder.is_dir():
+            raise NoFolder(f"there is no folder {folder} of the tier {tier!r}; mount it, or make it")
+        return folder
+
+    async def _settle(self, conn: Connection, dataset: KnownDataset, removal: Removal) -> bool:
+        """Store how a dataset stands when no file is misplaced. Return False where its document leaves some over."""
+        goal, n = dataset.goal, dataset.n
+        if goal.kind is not GoalKind.PURGE:
+            document = await datasets.document_of(conn, n)
+            document_files = files_of(document) if document is not None else ()
+            is_due = dataset.here.has_files or goal.kind is GoalKind.SERVE
+            if is_due and digest_of(document_files) != dataset.files_digest:
+                await files.plan(conn, [FilePlan(n, goal.tier, document_files, keeps_old=goal.kind is GoalKind.SERVE)])
+                again = await datasets.lock(conn, n)
+                assert again is not None
+                dataset = again
+                if dataset.here.has_leftovers:
+                    return False
+        is_known = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE) and removal.kind is not RemovalKind.TRIM
+        here = replace(dataset.here, is_announced=dataset.here.is_announced and is_known)
+        reaction = standing(here, goal)
+        taken_away = goal.kind in (GoalKind.RESTRICT, GoalKind.PURGE)
+        await datasets.settle(conn, n, reaction, forgets_entry=not taken_away and not is_known)
+        if reaction.state is DatasetState.QUEUED:
+            await files.park_the_impossible(conn, [n])
+        if reaction.state is DatasetState.COMPLETE:
+            await announcements.request(conn, [n])
+        if taken_away and goal.is_told:
+            await announcements.withdraw(conn, [n])
+        await removals.move_on(conn, removal, is_done=not (taken_away and goal.is_told))
+        return True
+
+    async def _fail(self, removal: Removal, error: Exception) -> bool:
+        """Store why a removal cannot be done now."""
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error) or reason_of(error)
+        async with self.node.pool.acquire() as conn, conn.transaction():
+            dataset = await datasets.lock(conn, removal.n)
+            await removals.fail(conn, removal, dataset.key.id if dataset else "a dataset", reason)
+        log.warning("files cannot be moved", dataset=dataset.key.id if dataset else removal.n, reason=reason)
+        return False
+
+
+class _NeedsCopy(Exception):
+    """A file goes to another file system; nothing of the batch is stored."""
+
+    def __init__(self, staged: StagedFile) -> None:
+        super().__init__(staged.file.path)
+        self.staged = staged
