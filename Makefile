@@ -45,9 +45,9 @@ image: setup ## build the container image with buildah, as root; docs/operations
 
 PIN := uv pip compile --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet
 lock: ## pin what pyproject.toml names (needs uv); ARGS=--upgrade takes the newest of everything
-	$(PIN) --extra server --extra netcdf --extra parquet --extra kafka --extra nats --extra nats-server --group dev $(ARGS) \
+	$(PIN) --extra server --extra netcdf --extra parquet --extra kafka --extra nats --extra nats-server --extra replica --group dev $(ARGS) \
 		--output-file requirements.lock pyproject.toml
-	$(PIN) --extra server --extra kafka --extra nats --extra parquet --constraint requirements.lock --output-file docker/server.lock pyproject.toml
+	$(PIN) --extra server --extra kafka --extra nats --extra parquet --extra replica --constraint requirements.lock --output-file docker/server.lock pyproject.toml
 	$(PIN) --group build --constraint requirements.lock --output-file docker/build.lock
 
 clean: ## remove caches and build products; .venv stays

@@ -9,13 +9,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from fedstac.replication.addresses import AddressRules, SourceUrl
 
 STALL_SECONDS = 60.0
 MOST_THREADS = 256  # a stream that waits for its source has one, and each write
 Chunk = bytes | memoryview
+T = TypeVar("T")
 
 
 class CopyCause(StrEnum):
@@ -106,6 +107,11 @@ class DeliveringTransport(Protocol):
 Transport = StreamingTransport | DeliveringTransport
 
 
+def in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> asyncio.Future[T]:
+    """Do something that blocks in a thread."""
+    return asyncio.wrap_future(threads.submit(work))
+
+
 class Transports:
     """The transports of a process: connections are kept between files. An async context manager's job is `close`.
 
@@ -138,6 +144,10 @@ class Transports:
                 from fedstac.replication.transports.files import FileTransport
 
                 return FileTransport(self.rules, self.threads)
+            case "s3":
+                from fedstac.replication.transports.s3 import S3Transport
+
+                return S3Transport(threads=self.threads, stall_seconds=self._stall_seconds)
         raise CopyFailed(CopyCause.BAD_ADDRESS, f"this node has no transport for {scheme}:")
 
     async def close(self) -> None:
