@@ -71,7 +71,7 @@ async def test_an_object_that_changes_midway_is_begun_again(bucket: str, tmp_pat
     sizes: list[int] = []
 
     def change(size: int) -> None:
-        if size and not sizes:
+        if size and not any(sizes):
             put(bucket, CONTENT)
         sizes.append(size)
 
