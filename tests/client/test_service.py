@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -153,3 +154,15 @@ async def test_the_feed_takes_the_same_identity(west: Api, provider: DemoProvide
     async with Origin(SourceAddress(west.url, "", token_source=nobody)) as origin:
         with pytest.raises(SourceAway, match="does not answer"):
             await origin.head()
+
+
+async def test_a_token_that_is_refused_is_not_sent_again(west: Api, provider: DemoProvider) -> None:
+    """A provider may change its keys before a token ends."""
+    source = tokens(provider)
+    first = source()
+    source._token = service._Token("fst_unknown", *(2 * [time.monotonic() + 1000]))
+    async with Origin(SourceAddress(west.url, "", token_source=source)) as origin:
+        with pytest.raises(SourceRefused, match="401"):
+            await origin.head()
+        assert (await origin.head())[0] == "west"
+    assert source() not in ("fst_unknown", first)

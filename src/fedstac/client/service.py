@@ -73,6 +73,11 @@ class ServiceTokens:
             assert self._failure is not None
             raise type(self._failure)(str(self._failure))
 
+    def forget(self) -> None:
+        """Fetch another token next time: a server refuses this one, although it should last."""
+        with self._lock:
+            self._token = None
+
     def _fetch(self) -> _Token:
         """Ask the provider for a token (RFC 6749, 4.4.2)."""
         if self._http is not None:

@@ -11,6 +11,7 @@ import httpx
 import orjson
 
 from fedstac.client.credentials import Away
+from fedstac.client.service import ServiceTokens
 from fedstac.client.transport import ClientError
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
 from fedstac.messaging.sources.addresses import SourceAddress
@@ -55,6 +56,8 @@ class NodeClient:
         except httpx.HTTPError as error:
             raise SourceAway(f"{self._client.base_url}: {error or type(error).__name__}") from error
         status = response.status_code
+        if status == 401 and isinstance(self._source.token_source, ServiceTokens):
+            self._source.token_source.forget()
         if status == 410:
             raise BehindRetention(response.text[:500])
         if status in (408, 429) or status >= 500:

@@ -18,6 +18,7 @@ import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.client import AsyncClient
+from fedstac.client.service import ServiceTokens
 from fedstac.client.transport import (
     ClientError,
     Conflict,
@@ -182,6 +183,8 @@ class Announcer:
                 # a change of the dataset is on its way here: its event decides what there is to tell
                 return OriginAnswer(announcement, "queued", reason=str(error), pause=_pause(announcement), counted=True)
             case Refusal() if error.status == 401:  # the identity, which is nobody's but the operator's
+                if isinstance(self._token, ServiceTokens):
+                    self._token.forget()
                 self._rest(announcement.origin, error)
                 return OriginAnswer(announcement, state, reason=str(error), pause=AWAY_SECONDS)
             case Failed() if announcement.request is not None and error.status == 500:  # the origin gave it up
