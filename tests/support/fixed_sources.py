@@ -48,6 +48,9 @@ class FixedSources:
         caps = {lane: cap for lane, cap in self.lanes.items() if lane not in self.closures.lanes}
         return SourceView(caps, Closures(self.closures.lanes, hosts))
 
+    def lane_obstacle(self, lane: str, now: datetime) -> Obstacle | None:
+        return self.closures.lanes.get(lane)
+
     def choose(self, dataset: UnplacedDataset) -> Choices:
         assets: Mapping[str, Any] = dataset.document["assets"]
         return Choices({asset: _copies(assets[asset]) for asset in dataset.assets}, {})

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from fedstac.bootstrap import Node
@@ -253,3 +254,51 @@ async def test_over_budget_waits_with_a_reason_and_goes_on_with_a_larger_budget(
         sources.budget = None
         await all_are(conn, "complete")
     assert hashlib.sha256((tmp_path / "data/large/large-9000.bin").read_bytes()).hexdigest()
+
+
+async def test_the_check_of_a_rule_decides_whether_a_dataset_is_complete(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    await add_dataset(conn, "good", {"f": (source.url("good-9.bin"),)}, check="grep -q good-9.bin")
+    await add_dataset(conn, "bad", {"f": (source.url("bad-9.bin"),)}, check="sh -c 'echo wrong units; exit 3'")
+    await add_dataset(conn, "unusable", {"f": (source.url("unusable-9.bin"),)}, check="no-such-command-anywhere")
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+
+        async def checked() -> bool:
+            reason = await conn.fetchval("SELECT reason FROM fedstac.replica_dataset WHERE id = 'unusable'")
+            return bool(reason) and "checking" not in [(await states(conn))[id] for id in ("good", "bad")]
+
+        await until(checked)
+    assert await states(conn) == {"good": "complete", "bad": "parked", "unusable": "checking"}
+    rows = {row["id"]: row["reason"] for row in await conn.fetch("SELECT id, reason FROM fedstac.replica_dataset")}
+    assert rows["bad"].endswith("\nwrong units")
+    assert "cannot be started" in rows["unusable"]
+    assert not await conn.fetchval("SELECT count(*) FROM fedstac.replica_claim")
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_a_large_dataset_takes_no_statement_per_file(
+    count: int, node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_dataset(conn, "large", {name: (source.url(name),) for name in names(count, 10)})
+    await add_dataset(conn, "small", {"f": (source.url("small-10.bin"),)})
+    statements = 0
+    execute = getattr(asyncpg.Connection, "_do_execute")  # noqa: B009 (no part of its interface)
+
+    async def count_and_execute(self: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal statements
+        statements += 1
+        return await execute(self, *arguments, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "_do_execute", count_and_execute)
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+
+        async def small_is_here() -> bool:
+            return (await states(conn))["small"] == "complete"
+
+        await until(small_is_here)
+        assert (await states(conn))["large"] == "transferring"  # P6
+        await all_are(conn, "complete")
+    print(f"{statements} statements for {count} files")
+    assert statements < count / 2  # with those of this test, that wait
+    assert source.requests.total() == count + 1

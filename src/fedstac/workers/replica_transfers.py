@@ -23,9 +23,19 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.db.replica import claims
-from fedstac.db.replica.claims import FileProgress, FileResult, QueuedFile, Transfer, TransferLost, Worker
+from fedstac.db.replica.claims import (
+    FileProgress,
+    FileResult,
+    QueuedCheck,
+    QueuedFile,
+    Transfer,
+    TransferLost,
+    Worker,
+)
 from fedstac.domain.replication import placing, sharing
 from fedstac.domain.replication.placing import Closures, FileSource, Obstacle
+from fedstac.replication import checking
+from fedstac.replication.checking import CheckUnusable
 from fedstac.replication.copying import CopyOrder, Throttle, copy_file
 from fedstac.replication.failures import NextStep, next_step
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
@@ -39,6 +49,10 @@ TELL_SECONDS = 2.0  # between reports of progress, which renew the leases too
 SETTLE_SECONDS = 2.0  # after which finished files of a transfer that goes on are settled
 AGAIN_SECONDS = 30.0  # after which a dataset that waits for the disk or the budget is looked at again
 END_SECONDS = 3.0  # that transfers have to settle when the process stops
+CHECKS_AT_ONCE = 2  # commands in one process
+CHECK_SECONDS = 3600.0  # after which a command is ended, and its dataset parked
+UNUSABLE_SECONDS = 60.0  # before a command that cannot be started is tried again
+EXPECTED = {CheckUnusable: "the check of a rule cannot be started; its datasets wait"}
 PART = "transfers"
 log = structlog.get_logger()
 
@@ -70,6 +84,10 @@ class Surroundings(Protocol):
 
     async def view(self, conn: Connection, now: datetime) -> SourceView:
         """Return how the sources stand."""
+        ...
+
+    def lane_obstacle(self, lane: str, now: datetime) -> Obstacle | None:
+        """Return why a source of the policy is not asked now; None where it may be."""
         ...
 
     def choose(self, dataset: claims.UnplacedDataset) -> Choices:
@@ -127,6 +145,7 @@ class Dispatcher:
         self._transports, self._most, self._block_bytes = transports, most, block_bytes
         self._lease = node.settings.lease_seconds
         self._running: dict[UUID, RunningTransfer] = {}
+        self._checks: dict[UUID, asyncio.Task[None]] = {}
         self._session: Connection | None = None
         self._worker: Worker | None = None
         self._ended = asyncio.Event()  # a transfer
@@ -147,7 +166,7 @@ class Dispatcher:
     async def _step(self, stop: asyncio.Event) -> bool:
         """Begin what there is room for, then wait until that may have changed."""
         self._ended.clear()
-        count = await self.dispatch() if len(self._running) < self._most else 0
+        count = await self.dispatch()
         if count:
             return True
         await _first_of(stop, self._ended, LOOK_SECONDS)
@@ -167,11 +186,16 @@ class Dispatcher:
                 count += await self._place(conn, view, now)
             async with conn.transaction():
                 transfers = await self._take(conn, view, worker)
+            tokens = [uuid4() for _ in range(CHECKS_AT_ONCE - len(self._checks))]
+            async with conn.transaction():
+                checks = await claims.take_checks(conn, worker, tokens, self._lease) if tokens else []
         failpoint("replica.claimed")
         for transfer in transfers:
             running = self._running[transfer.token] = RunningTransfer(transfer)
             running.task = asyncio.create_task(self._run(running), name=f"transfer {transfer.id}")
-        return count + len(transfers)
+        for check in checks:
+            self._checks[check.token] = asyncio.create_task(self._check(check), name=f"check of {check.id}")
+        return count + len(transfers) + len(checks)
 
     async def _enter(self) -> Worker:
         """Return the worker of this process. One whose session was lost has lost its claims: it begins anew."""
@@ -229,8 +253,8 @@ class Dispatcher:
     async def _tell(self, stop: asyncio.Event) -> bool:
         """Renew the claims with the progress of their files, and stop what may not go on."""
         await _first_of(stop, stop, min(TELL_SECONDS, self._lease / 3))
-        running = dict(self._running)
-        if not running:
+        running, checks = dict(self._running), dict(self._checks)
+        if not running and not checks:
             return False
         progress = [
             FileProgress(token, each.transfer.n, each.asset, each.bytes)
@@ -238,13 +262,15 @@ class Dispatcher:
             if each.asset
         ]
         async with self.node.pool.acquire() as conn:
-            standing = await claims.renew(conn, list(running), progress, self._lease)
+            standing = await claims.renew(conn, [*running, *checks], progress, self._lease)
             view = await self.surroundings.view(conn, datetime.now(UTC))
         for token, each in running.items():
             if token not in standing:
                 each.interrupt("the claim was lost")
             elif (obstacle := view.closures.lanes.get(each.transfer.lane)) is not None:
                 each.interrupt(obstacle.reason)
+        for token in checks.keys() - standing:
+            checks[token].cancel()
         return True
 
     # --- transferring ---
@@ -281,6 +307,8 @@ class Dispatcher:
     async def _copy_all(self, running: RunningTransfer) -> Obstacle | None:
         """Copy one file after another. Return why the dataset cannot go on, where it cannot."""
         for file in running.transfer.files:
+            if (obstacle := self.surroundings.lane_obstacle(running.transfer.lane, datetime.now(UTC))) is not None:
+                return obstacle  # it closed a moment ago
             running.asset, running.bytes = file.asset, file.done_bytes
             try:
                 await self._copy(running, file)
@@ -326,6 +354,39 @@ class Dispatcher:
                 await self.surroundings.worked(conn, source)
         failpoint("replica.settled")
 
+    # --- checking ---
+
+    async def _check(self, check: QueuedCheck) -> None:
+        """Run the command of a dataset's rule over its files, and settle what it says."""
+        logger = log.bind(dataset=check.id)
+        try:
+            try:
+                result = await self._result_of(check)
+            except CheckUnusable as error:
+                self.node.parts.fails(PART, error, EXPECTED)
+                async with self.node.pool.acquire() as conn:
+                    await claims.put_off_check(conn, check, reason=str(error), pause=UNUSABLE_SECONDS)
+                return
+            async with self.node.pool.acquire() as conn:
+                await claims.settle_check(conn, check, passes=result.passes, reason=result.reason)
+            logger.info("checked", passes=result.passes, reason=result.reason)
+        except TransferLost:
+            logger.info("a check was taken by another process or an event")
+        except Exception as error:  # the lease ends it
+            self.node.parts.fails(PART, error)
+        finally:
+            self._checks.pop(check.token, None)
+            self._ended.set()
+
+    async def _result_of(self, check: QueuedCheck) -> checking.CheckResult:
+        tiers = {tier for tier, _ in check.files}
+        folder = self.surroundings.folder(next(iter(tiers))) if tiers else Path("/")
+        files = [path if len(tiers) == 1 else str(self.surroundings.folder(tier) / path) for tier, path in check.files]
+        return await checking.check(
+            check.command, folder=folder, collection=check.collection, dataset=check.id, files=files,
+            seconds=CHECK_SECONDS,
+        )  # fmt: skip
+
     # --- ending ---
 
     async def _interrupt_all(self, reason: str) -> None:
@@ -341,6 +402,10 @@ class Dispatcher:
         for each in list(self._running.values()):
             if each.task is not None:
                 each.task.cancel()
+        for task in self._checks.values():
+            task.cancel()
+        if self._checks:
+            await asyncio.wait(self._checks.values(), timeout=END_SECONDS)  # their commands end
         if self._session is not None:
             self._session.terminate()  # what is still claimed is free now
 

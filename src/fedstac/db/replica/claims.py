@@ -20,6 +20,7 @@ from fedstac.db import troubles
 from fedstac.db.connections import Connection
 from fedstac.db.replica import announcements
 from fedstac.db.troubles import TroubleReport
+from fedstac.domain.replication.budgets import Usage
 from fedstac.domain.replication.placing import Obstacle, Placement
 from fedstac.domain.replication.sharing import BATCH_FILES, QueuedDataset
 
@@ -32,6 +33,10 @@ TRANSFER, CHECK = "transfer", "check"
 WORKED_ON = """(d.state IN ('queued', 'transferring')
                 OR d.state = 'waiting' AND coalesce(d.until, '-infinity') <= clock_timestamp())"""
 CLAIMABLE = """f.state = 'queued' AND f.href IS NOT NULL AND coalesce(f.next_try, '-infinity') <= clock_timestamp()"""
+# A dataset whose bytes count for the budget: they are here, or on their way.
+ADMITTED = """(d.lane IS NOT NULL OR d.turn IS NOT NULL AND d.state IN ('waiting', 'parked')
+               OR d.state IN ('transferring', 'checking', 'complete', 'announced', 'moving', 'removing',
+                              'restricted'))"""
 MOST_REPORTED = 20  # troubles in one transaction
 
 
@@ -130,7 +135,7 @@ async def unplaced(conn: Connection) -> list[UnplacedDataset]:
     """Return the next datasets to be placed, locked; those of the highest priority whose turn was longest ago."""
     rows = await conn.fetch(
         f"""SELECT d.n, d.origin, d.collection, d.id, d.tier, d.rule, d.size, d.document,
-                   d.turn IS NOT NULL AS is_admitted
+                   {ADMITTED} AS is_admitted
             FROM fedstac.replica_dataset d WHERE d.lane IS NULL AND {WORKED_ON}
             ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $1 FOR UPDATE SKIP LOCKED""",
         PLACED_AT_ONCE,
@@ -165,6 +170,15 @@ async def unplaced(conn: Connection) -> list[UnplacedDataset]:
         )
         for row in rows
     ]  # fmt: skip
+
+
+async def usage(conn: Connection) -> Usage:
+    """Return the bytes that count for the budgets."""
+    rows = await conn.fetch(
+        f"SELECT d.rule, sum(d.size)::bigint AS size FROM fedstac.replica_dataset d WHERE {ADMITTED} GROUP BY d.rule"
+    )
+    sizes = {row["rule"]: row["size"] for row in rows}
+    return Usage(sum(sizes.values()), sizes)
 
 
 async def write_places(conn: Connection, placements: Mapping[int, Placement]) -> None:
@@ -537,3 +551,83 @@ async def finish_datasets(conn: Connection, numbers: Sequence[int]) -> None:
     await announcements.request(conn, [row["n"] for row in endings if row["state"] == "complete"])
     reports = [TroubleReport(f"{row['id']} is parked", row["reason"]) for row in endings if row["state"] == "parked"]
     await troubles.report_all(conn, "replica-parked", place="transfers", reports=reports[:MOST_REPORTED])
+
+
+# --- checking ---
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedCheck:
+    """A dataset whose files are all here, and the command that looks at them. files: tier and path of each."""
+
+    token: UUID
+    n: int
+    collection: str
+    id: str
+    command: str
+    files: tuple[tuple[str, str], ...]
+
+
+async def take_checks(
+    conn: Connection, worker: Worker, tokens: Sequence[UUID], lease_seconds: float
+) -> list[QueuedCheck]:
+    """Claim datasets that are to be checked, at most one for each token. Call it in a transaction."""
+    rows = await conn.fetch(
+        """WITH due AS MATERIALIZED (
+               SELECT d.n, row_number() OVER () AS place FROM (
+                   SELECT d.n FROM fedstac.replica_dataset d
+                   WHERE d.state = 'checking' AND coalesce(d.next_try, '-infinity') <= clock_timestamp()
+                     AND NOT EXISTS (SELECT FROM fedstac.replica_claim c WHERE c.n = d.n)
+                   ORDER BY d.priority DESC, d.since LIMIT cardinality($1::uuid[]) FOR UPDATE SKIP LOCKED) d),
+           claim AS (
+               INSERT INTO fedstac.replica_claim (token, n, kind, worker, backend, backend_start, until)
+               SELECT ($1::uuid[])[due.place], due.n, 'check', $2, $3, $4,
+                      clock_timestamp() + make_interval(secs => $5) FROM due RETURNING token, n)
+           SELECT claim.token, claim.n, d.collection, d.id, d."check" AS command FROM claim
+           JOIN fedstac.replica_dataset d USING (n)""",
+        list(tokens), worker.name, worker.backend, worker.backend_start, lease_seconds,
+    )  # fmt: skip
+    files: dict[int, list[tuple[str, str]]] = {row["n"]: [] for row in rows}
+    if rows:
+        for row in await conn.fetch(
+            "SELECT n, tier, path FROM fedstac.replica_file WHERE n = ANY($1::bigint[]) ORDER BY n, path", list(files)
+        ):
+            files[row["n"]].append((row["tier"], row["path"]))
+    return [QueuedCheck(**dict(row), files=tuple(files[row["n"]])) for row in rows]
+
+
+async def settle_check(conn: Connection, check: QueuedCheck, *, passes: bool, reason: str) -> None:
+    """Complete a dataset that passed, or park it with what the command said; operators are told. TransferLost."""
+    async with conn.transaction():
+        await _end_check(conn, check)
+        state = await conn.fetchval(
+            """UPDATE fedstac.replica_dataset
+               SET state = CASE WHEN $2 THEN 'complete' ELSE 'parked' END, reason = $3, next_try = NULL, attempts = 0,
+                   since = clock_timestamp(), updated = clock_timestamp()
+               WHERE n = $1 AND state = 'checking' RETURNING state""",
+            check.n, passes, reason,
+        )  # fmt: skip
+        if state == "complete":
+            await announcements.request(conn, [check.n])
+        elif state == "parked":
+            report = TroubleReport(f"{check.id} is parked", reason)
+            await troubles.report_all(conn, "replica-parked", place="checks", reports=[report])
+
+
+async def put_off_check(conn: Connection, check: QueuedCheck, *, reason: str, pause: float) -> None:
+    """Release a dataset that could not be checked by no fault of its own; it is checked after a pause. TransferLost."""
+    async with conn.transaction():
+        await _end_check(conn, check)
+        await conn.execute(
+            """UPDATE fedstac.replica_dataset
+               SET reason = $2, next_try = clock_timestamp() + make_interval(secs => $3), updated = clock_timestamp()
+               WHERE n = $1 AND state = 'checking'""",
+            check.n, reason, pause,
+        )  # fmt: skip
+
+
+async def _end_check(conn: Connection, check: QueuedCheck) -> None:
+    deleted = await conn.fetchval("DELETE FROM fedstac.replica_claim WHERE token = $1 RETURNING true", check.token)
+    if not deleted:
+        raise TransferLost
+    await conn.execute("SELECT FROM fedstac.replica_dataset WHERE n = $1 FOR UPDATE", check.n)
