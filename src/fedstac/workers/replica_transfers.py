@@ -52,7 +52,7 @@ END_SECONDS = 3.0  # that transfers have to settle when the process stops
 CHECKS_AT_ONCE = 2  # commands in one process
 CHECK_SECONDS = 3600.0  # after which a command is ended, and its dataset parked
 UNUSABLE_SECONDS = 60.0  # before a command that cannot be started is tried again
-EXPECTED = {CheckUnusable: "the check of a rule cannot be started; its datasets wait"}
+EXPECTED: supervision.Expected = {CheckUnusable: "the check of a rule cannot be started; its datasets wait"}
 PART = "transfers"
 log = structlog.get_logger()
 
