@@ -48,6 +48,10 @@ class Usage:
     total: int = 0
     by_rule: Mapping[str, int] = field(default_factory=dict)
 
+    def plus(self, rule: str, size: int) -> Usage:
+        """Return the usage with a dataset more."""
+        return Usage(self.total + size, {**self.by_rule, rule: self.by_rule.get(rule, 0) + size})
+
 
 @dataclass(frozen=True, slots=True)
 class Budgets:

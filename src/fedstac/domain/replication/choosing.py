@@ -156,14 +156,6 @@ class CopyRefusal:
 
 
 @dataclass(frozen=True, slots=True)
-class HostState:
-    """How a host does at the moment. health: 1.0 is well, 0.0 is away. load: transfers under way from it."""
-
-    health: float = 1.0
-    load: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """The copies of an asset in the order in which they are tried, and those that never are."""
 
@@ -180,9 +172,6 @@ class Choice:
         return "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in self.refusals)
 
 
-WELL: Final = HostState()
-
-
 def source_of(sources: Sequence[Source], href: object, node: str | None = None) -> Source | None:
     """Return the first source of the policy that an address belongs to; None: nothing is ever fetched from it."""
     place = place_of(href)
@@ -197,13 +186,15 @@ def choose(
     *,
     home: str,
     own: str = "",
-    standings: Mapping[str, HostState] | None = None,
+    failures: Mapping[str, int] | None = None,
+    loads: Mapping[str, float] | None = None,
     disqualified: Collection[tuple[str, str]] = (),
 ) -> Choice:
     """Return the copies of an asset: by preference, then health, then load; the original before its replicas.
 
     home: the node of the original, where the asset does not name it. own: this node, which is no source of itself.
-    standings: of hosts. disqualified: the nodes and hosts whose copy of this very file was wrong.
+    failures: of hosts, in a row. loads: of sources, the transfers under way as a share of what it may have.
+    disqualified: the nodes and hosts whose copy of this very file was wrong.
     """
     ranks: list[tuple[tuple[float, ...], Candidate]] = []
     refusals: list[CopyRefusal] = []
@@ -218,8 +209,7 @@ def choose(
         elif (node, host := str(place)) in disqualified:
             refusals.append(CopyRefusal(node, f"its copy at {host} was wrong"))
         else:
-            standing = (standings or {}).get(host, WELL)
-            order = (-source.preference, -standing.health, standing.load, rank)
+            order = (-source.preference, (failures or {}).get(host, 0), (loads or {}).get(source.name, 0.0), rank)
             ranks.append((order, Candidate(node, str(href), host, source.name)))
     ranks.sort(key=lambda pair: pair[0])
     return Choice(tuple(candidate for _, candidate in ranks), tuple(refusals))
