@@ -14,17 +14,18 @@ import httpx
 import typer
 
 from fedstac import __version__
+from fedstac import settings as environment
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.replica_node import orphans, status
+from fedstac.cli.replica_node import importing, orphans, status, verifying
 from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client.transport import NotFound
 from fedstac.client.values import ChangeResult, Dataset, File
 from fedstac.domain.patching import WithoutNode
 
 commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other nodes.")
-for family in (status, orphans):
+for family in (status, importing, orphans):
     commands.add_typer(family.commands)
 
 Node = Annotated[str, typer.Option("--node", "-n", help="The node that has the copies.")]
@@ -137,20 +138,53 @@ def list_replicas(
 
 
 @commands.command(
-    epilog=examples("fedstac replica verify CMIP6.…", "fedstac replica verify CMIP6.… --node east --checksums",
-                    codes=True)
+    epilog=examples("fedstac replica verify --sample 1                     # of this replica node, by size",
+                    "fedstac replica verify --checksums --repair",
+                    "fedstac replica verify CMIP6.…                        # the addresses of a dataset's copies",
+                    "fedstac replica verify CMIP6.… --node east --checksums", codes=True)
 )  # fmt: skip
 def verify(
     ctx: typer.Context,
     ids: Ids = None,
     node: Annotated[str, typer.Option("--node", "-n", help="Only its copies; else all, and the originals.")] = "",
-    checksums: Annotated[bool, typer.Option("--checksums", help="Read every byte and compare the SHA-256.")] = False,
-    ids_from: IdsFrom = "", collection: Collection = "", output: Form = None, url: Url = "", token: Token = "",
-) -> None:  # fmt: skip
-    """Ask where the copies are said to be whether they are there, of the right size; exit 1 if one is not.
+    checksums: Annotated[bool, typer.Option("--checksums", help="Read every byte and compare the checksum.")] = False,
+    ids_from: IdsFrom = "", collection: Collection = "",
+    sample: Annotated[
+        float, typer.Option(min=0.0001, max=100, help="Of the node's files, look at so many percent.")
+    ] = 100.0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Fetch lost files again; have wrong entries changed at their origin.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Repair above the brake, too.")] = False,
+    remove_dark: Annotated[
+        bool, typer.Option("--remove-dark", help="With --repair: delete dark files that are old enough.")
+    ] = False,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Begin anew, though an earlier run was interrupted.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, max=256, help="Files that are read at once.")] = None,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:
+    """Verify this replica node; with ids, ask where a dataset's copies are said to be. Exit 1 if something is wrong.
 
-    No token is sent to these addresses. Of those that are not http(s) nothing can be said: `skipped`.
+    Without ids, at a replica node: the disk, the node's records and the federation's entries are compared. Dark files
+    are on disk and in no record; missing, truncated and wrong ones are not as they were verified; entries may be wrong.
+    What is interrupted goes on where it was. More dark or missing files than FEDSTAC_REPLICA_BRAKE_PERCENT stop the
+    repair. Dark files younger than FEDSTAC_REPLICA_DARK_DAYS are never touched.
+
+    With ids, from anywhere: each address is asked whether the file is there, of the right size. No token is sent to
+    these addresses. Of those that are not http(s) nothing can be said: `skipped`.
     """
+    if not ids and not ids_from:
+        settings = environment.load()
+        verifying.verify_node(form_of(ctx, output), verifying.NodeVerification(
+            by_checksum=checksums, sample=sample, repairs=repair, is_forced=force, removes_dark=remove_dark,
+            afresh=afresh, threads=threads, brake_percent=settings.replica_brake_percent,
+            dark_days=settings.replica_dark_days,
+        ))  # fmt: skip
+        return
+    if repair or sample < 100:
+        raise typer.BadParameter("--repair and --sample are for the node's own verification, without ids")
     form = form_of(ctx, output)
     options = ChangeOptions(ctx, ids or [], ids_from, collection, True, False, output, url, token)
     ids_to_verify, counts = bulk.ids_of(options), {"ok": 0, "wrong": 0, "skipped": 0}

@@ -175,7 +175,7 @@ class Verifier:
             if not self.tiers.folders[tier].is_dir():  # no file was ever put there
                 continue
             walk = surveying.walk(self.tiers.folder(tier), after=after, without=others)
-            while files := await asyncio.to_thread(_next_page, walk):
+            while files := await asyncio.to_thread(next_page, walk):
                 dark = await looks.unrecorded(self.conn, tier, [file.path for file in files])
                 faults = [
                     FoundFault(
@@ -267,7 +267,8 @@ class Verifier:
             await looks.store_outcomes(self.conn, [row.id for row in some], outcome, note)
 
 
-def _next_page(walk: Iterator[SurveyedFile]) -> list[SurveyedFile]:
+def next_page(walk: Iterator[SurveyedFile]) -> list[SurveyedFile]:
+    """Return the next files of a walk, empty at its end. Blocks."""
     return list(islice(walk, PAGE))
 
 

@@ -137,13 +137,9 @@ async def tiers_with_files(conn: Connection) -> list[str]:
     return [row["tier"] for row in rows]
 
 
-async def count_recorded(conn: Connection) -> tuple[int, int]:
-    """Return how many files should be on the disk, and their bytes."""
-    row = await conn.fetchrow(
-        "SELECT count(*), coalesce(sum(size), 0)::bigint FROM fedstac.replica_file WHERE state = 'verified'"
-    )
-    assert row is not None
-    return row[0], row[1]
+async def count_recorded(conn: Connection) -> int:
+    """Return how many files should be on the disk."""
+    return int(await conn.fetchval("SELECT count(*) FROM fedstac.replica_file WHERE state = 'verified'"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +255,7 @@ async def entries(
 async def store_entries(conn: Connection, id: int, last: int, faults: Sequence[FoundFault], *, entries: int) -> None:
     """Store what is wrong with entries, and move the look on behind the dataset `last`."""
     async with conn.transaction():
-        await _store(conn, id, faults)
+        await store(conn, id, faults)
         await conn.execute(
             """UPDATE fedstac.replica_look SET after_n = $2, entries = entries + $3, updated = clock_timestamp()
                WHERE id = $1""",
@@ -267,7 +263,8 @@ async def store_entries(conn: Connection, id: int, last: int, faults: Sequence[F
         )  # fmt: skip
 
 
-async def _store(conn: Connection, id: int, faults: Sequence[FoundFault]) -> None:
+async def store(conn: Connection, id: int, faults: Sequence[FoundFault]) -> None:
+    """Store what a look found. Call it in the transaction that moves the look on."""
     if faults:
         await conn.execute(
             """INSERT INTO fedstac.replica_finding (look, fault, n, asset, tier, path, size, changed_at, detail)
@@ -298,7 +295,7 @@ async def store_disk(
 ) -> None:
     """Store the dark files of a stretch of the walk, and move the look on behind the path `last` of a tier."""
     async with conn.transaction():
-        await _store(conn, id, faults)
+        await store(conn, id, faults)
         await conn.execute(
             """UPDATE fedstac.replica_look SET after_tier = $2, after_path = $3, on_disk = on_disk + $4,
                       updated = clock_timestamp() WHERE id = $1""",

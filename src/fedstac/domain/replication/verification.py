@@ -19,6 +19,7 @@ class FileFault(StrEnum):
     TRUNCATED = "truncated"  # shorter than its size
     WRONG = "wrong"  # other content: longer, another checksum, or no file that can be read
     WRONGLY_ANNOUNCED = "wrongly announced"  # the federation's entry names what this node does not have
+    UNKNOWN = "unknown"  # of an import: no dataset that this node wants has it
     NOT_ANNOUNCED = "not announced"  # this node announced it, and the federation has no entry
 
 
