@@ -182,6 +182,13 @@ class Settings(BaseSettings):
     replica_client_id: str = Field("", description="For a replica node: its client id at its identity provider")
     replica_client_secret: str = Field("", repr=False, description="For a replica node: its secret there")
     replica_issuer: str = Field("", description="For a replica node: the address of its identity provider")
+    replica_brake_percent: float = Field(
+        1.0, ge=0, le=100,
+        description="For a replica node: a share of dark or missing files above which verify repairs nothing",
+    )  # fmt: skip
+    replica_dark_days: float = Field(
+        28.0, ge=0, description="For a replica node: days after its last change before verify may delete a dark file"
+    )
     snapshot_folder: str = Field(
         "", description="Folder that `fedstac snapshot write` fills, for GET /snapshot?format=geoparquet; empty: none"
     )
