@@ -148,7 +148,8 @@ def verify(
     ids: Ids = None,
     node: Annotated[str, typer.Option("--node", "-n", help="Only its copies; else all, and the originals.")] = "",
     checksums: Annotated[bool, typer.Option("--checksums", help="Read every byte and compare the checksum.")] = False,
-    ids_from: IdsFrom = "", collection: Collection = "",
+    ids_from: IdsFrom = "",
+    collection: Collection = "",
     sample: Annotated[
         float, typer.Option(min=0.0001, max=100, help="Of the node's files, look at so many percent.")
     ] = 100.0,
@@ -163,7 +164,9 @@ def verify(
         bool, typer.Option("--afresh", help="Begin anew, though an earlier run was interrupted.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, max=256, help="Files that are read at once.")] = None,
-    output: Form = None, url: Url = "", token: Token = "",
+    output: Form = None,
+    url: Url = "",
+    token: Token = "",
 ) -> None:
     """Verify this replica node; with ids, ask where a dataset's copies are said to be. Exit 1 if something is wrong.
 
