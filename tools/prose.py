@@ -54,7 +54,7 @@ REPLACED: Final[Mapping[str, str]] = {
     "prove": "reset_attempts",
 }
 _VERBS = """
-    abandon accept acknowledge acquire add admit advance align allow announce answer append apply ask assemble
+    abandon accept acknowledge acquire add admit adopt advance align allow announce answer append apply ask assemble
     assert assign assume authenticate authorise await begin bind block bound break bring build cache call cancel
     change check choose claim clean clear close collect combine compare compile complete compose compress compute
     confirm connect consume continue convert copy correct count create cut deal decide declare decode decompress

@@ -38,6 +38,15 @@ class NodeVerification:
     dark_days: float
 
 
+@dataclass(frozen=True, slots=True)
+class NodeFindings:
+    """What a verification found: how many things, and of those that are not mended, how many by fault."""
+
+    look: DiskLook
+    open_counts: dict[str, int]
+    count: int
+
+
 def verify_node(form: Output, options: NodeVerification) -> None:
     """Compare, mend if that is asked for, and show what was found. Exit 1 if something is left."""
     from fedstac.replication.surveying import DiskAway
@@ -49,7 +58,7 @@ def verify_node(form: Output, options: NodeVerification) -> None:
         dark_days=options.dark_days,
     )  # fmt: skip
 
-    async def work(conn: Connection) -> tuple[DiskLook, dict[str, int], int]:
+    async def work(conn: Connection) -> NodeFindings:
         from fedstac.db.replica import looks
 
         look = await looks.begin(
@@ -73,20 +82,19 @@ def verify_node(form: Output, options: NodeVerification) -> None:
             await verifier.mend(look)
             look = await looks.read(conn, look.id)
         open_counts = await looks.count_faults(conn, look.id, open_only=True)
-        listed = await list_findings(conn, listing, form, look)
-        return look, open_counts, listed
+        return NodeFindings(look, open_counts, await list_findings(conn, listing, form, look))
 
     try:
         with (
             terminal.bars(list(NAMES.values()), form) as bars,
             terminal.Listing(form, COLUMNS) as listing,
         ):
-            look, open_counts, listed = with_database(work)
+            findings = with_database(work)
     except DiskAway as error:
         terminal.complain(str(error), terminal.AWAY)
         raise typer.Exit(terminal.AWAY) from None
-    _show_end(form, look, open_counts, listed, repairs=options.repairs)
-    if open_counts:
+    _show_end(form, findings, repairs=options.repairs)
+    if findings.open_counts:
         raise typer.Exit(terminal.REJECTED)
 
 
@@ -123,7 +131,8 @@ def _name_of(row: FindingRow) -> str:
     return place if row.path else f"{row.dataset}/{row.asset}"
 
 
-def _show_end(form: Output, look: DiskLook, open_counts: dict[str, int], count: int, *, repairs: bool) -> None:
+def _show_end(form: Output, findings: NodeFindings, *, repairs: bool) -> None:
+    look, open_counts, count = findings.look, findings.open_counts, findings.count
     if form is Output.TABLE:
         if count > LISTED:
             say(f"the first {LISTED} of {count} findings; -o ndjson lists all", "dim")
