@@ -3,70 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims
+from fedstac.db.replica import claims, sources
 from fedstac.db.replica.claims import UnplacedDataset
-from fedstac.domain.replication.choosing import HostPattern, HostState, choose
+from fedstac.domain.replication.choosing import HostPattern, choose
 from fedstac.domain.replication.placing import Closures, Obstacle
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication.addresses import AddressRules
 from fedstac.replication.copying import Throttle
 from fedstac.workers.replica_transfers import Choices, SourceView
 
-FIRST_AWAY, LONGEST_AWAY = 10.0, 900.0  # seconds for which a host that failed is not asked
-
-
-LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(slots=True)
-class _Failures:
-    """How a host failed in this process since it last gave a file."""
-
-    count: int = 0
-    until: datetime = LONG_AGO
-    reason: str = ""
+AGAIN_SECONDS = 10.0  # after which a source is looked for again that the policy names no more
+USUAL_CONNECTIONS = 8  # of a source without a cap, when its load is compared with others
 
 
 @dataclass(slots=True)
 class PolicySurroundings:
     """The surroundings as the policy file has them. `policy` and `folders` are asked each time: they may change.
 
-    A host that is away is so for this process; others find out by themselves.
+    A host that is away is so for all processes of the node.
     """
 
     own: str  # this node
     policy: Callable[[], ReplicaPolicy]
     folders: Callable[[], Mapping[str, Path]]
     throttle: Throttle
-    _failures: dict[str, _Failures] = field(default_factory=dict)
+    _failures: Mapping[str, int] = field(default_factory=dict)  # of hosts in a row, as last seen
+    _loads: Mapping[str, float] = field(default_factory=dict)  # of sources: transfers as a share of the cap
 
     async def view(self, conn: Connection, now: datetime) -> SourceView:
         """Return how the sources stand."""
+        policy = self.policy()
         closures = {}
         caps: dict[str, int | None] = {}
-        for source in self.policy().sources:
+        for source in policy.sources:
             obstacle = self.lane_obstacle(source.name, now)
             if obstacle is None:
                 caps[source.name] = source.connections
             else:
                 closures[source.name] = obstacle
-        away = {
-            host: Obstacle(f"{host} is away: {each.reason}", each.until)
-            for host, each in self._failures.items()
-            if each.until > now
+        away = await sources.away_hosts(conn)
+        counts = await claims.transfers_by_lane(conn)
+        self._failures = {each.host: each.failures for each in away}
+        self._loads = {
+            each.name: counts[each.name] / (each.connections or USUAL_CONNECTIONS) for each in policy.sources
         }
-        return SourceView(caps, Closures(closures, away))
+        hosts = {
+            each.host: Obstacle(f"{each.host} is away: {each.reason}", each.until) for each in away if each.until > now
+        }
+        return SourceView(caps, Closures(closures, hosts))
 
     def lane_obstacle(self, lane: str, now: datetime) -> Obstacle | None:
         """Return why a source of the policy is not asked now; None where it may be."""
         source = next((each for each in self.policy().sources if each.name == lane), None)
         if source is None:
-            return Obstacle(f"the policy names no source {lane} any more", now + timedelta(seconds=FIRST_AWAY))
+            return Obstacle(f"the policy names no source {lane} any more", now + timedelta(seconds=AGAIN_SECONDS))
         end = source.calendar.closed_until(now)
         if end is None:
             return None
@@ -75,13 +70,14 @@ class PolicySurroundings:
         return Obstacle(f"{lane} is closed until {end:%Y-%m-%d %H:%M} UTC{words}", end)
 
     def choose(self, dataset: UnplacedDataset) -> Choices:
-        """Return the copies of files that may be fetched, those of well hosts first."""
+        """Return the copies of files that may be fetched, in the order in which they are tried."""
         policy = self.policy()
-        standings = {host: HostState(health=1 / (1 + each.count)) for host, each in self._failures.items()}
         candidates, reasons = {}, {}
         for name in dataset.assets:
             asset = dataset.document["assets"].get(name, {})
-            choice = choose(asset, policy.sources, home=dataset.origin, own=self.own, standings=standings)
+            choice = choose(
+                asset, policy.sources, home=dataset.origin, own=self.own, failures=self._failures, loads=self._loads
+            )
             candidates[name] = choice.candidates
             reasons[name] = choice.reason
         return Choices(candidates, reasons)
@@ -97,8 +93,7 @@ class PolicySurroundings:
             if (reason := budgets.obstacle(usage, each.rule, each.size)) is not None:
                 obstacles[each.n] = Obstacle(reason, None)
                 continue
-            of_rule = usage.by_rule.get(each.rule, 0) + each.size
-            usage = replace(usage, total=usage.total + each.size, by_rule={**usage.by_rule, each.rule: of_rule})
+            usage = usage.plus(each.rule, each.size)
         return obstacles
 
     def folder(self, tier: str) -> Path:
@@ -107,14 +102,12 @@ class PolicySurroundings:
 
     async def failed(self, conn: Connection, host: str, reason: str, pause: float) -> None:
         """Note that a host is away: it is asked again after a pause that doubles."""
-        failures = self._failures.setdefault(host, _Failures())
-        failures.count += 1
-        seconds = max(pause, min(FIRST_AWAY * 2.0 ** min(failures.count - 1, 20), LONGEST_AWAY))
-        failures.until, failures.reason = datetime.now(UTC) + timedelta(seconds=seconds), reason
+        await sources.note_failure(conn, host, reason, pause)
 
     async def worked(self, conn: Connection, host: str) -> None:
         """Note that a host gave a file: it is well."""
-        self._failures.pop(host, None)
+        if host in self._failures:
+            await sources.note_success(conn, host)
 
 
 def address_rules(policy: ReplicaPolicy) -> AddressRules:

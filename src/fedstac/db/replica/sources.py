@@ -1,18 +1,14 @@
-"""Sources of a replica node: the shared cap of each, hosts that are away, and how many bytes are here by rule."""
+"""Sources of a replica node: the shared cap of each, and hosts that are away."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from fedstac.db.connections import Connection
-from fedstac.domain.replication.budgets import Usage
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds for which a host that fails is left alone
-COUNTING = "SELECT pg_advisory_xact_lock(hashtext('fedstac.replica_budget'))"  # two processes never admit the same room
-# Datasets whose bytes are here or on their way.
-TAKES_ROOM = "(state NOT IN ('catalogued', 'removed', 'queued', 'waiting') OR turn IS NOT NULL OR lane IS NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +61,3 @@ async def away_hosts(conn: Connection) -> Sequence[AwayHost]:
     """Return the hosts that failed and have not given a file since, with those whose pause is over."""
     rows = await conn.fetch("SELECT host, failures, away_until, reason FROM fedstac.replica_host ORDER BY host")
     return [AwayHost(row["host"], row["failures"], row["away_until"], row["reason"]) for row in rows]
-
-
-async def usage(conn: Connection, *, admitting: bool = False) -> Usage:
-    """Return the bytes that are here or on their way. `admitting`: nobody else admits until the transaction ends."""
-    if admitting:
-        await conn.execute(COUNTING)
-    rows = await conn.fetch(
-        f"SELECT rule, sum(size)::bigint AS size FROM fedstac.replica_dataset WHERE {TAKES_ROOM} GROUP BY rule"
-    )
-    by_rule: Mapping[str, int] = {row["rule"]: row["size"] for row in rows}
-    return Usage(sum(by_rule.values()), by_rule)
