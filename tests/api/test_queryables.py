@@ -114,6 +114,12 @@ async def test_what_all_collections_have_is_offered_at_the_root(api: Api) -> Non
     offered = await queryables(api, "/queryables")
     assert {"id", "collection", "datetime", "geometry", "latest", "updated"} <= set(offered)
     assert not any(name.startswith("cmip6:") for name in offered)
+    assert offered["geometry"] == {"title": "Footprint", "format": "geometry-any"}
+
+
+@pytest.mark.parametrize("path", ["/queryables", "/collections/CMIP6/queryables", "/collection-queryables"])
+async def test_nothing_has_to_be_fetched_to_understand_queryables(api: Api, path: str) -> None:
+    assert "$ref" not in (await api.anyone.get(path)).text
 
 
 async def test_queryables_are_not_sent_again_to_whoever_has_them(api: Api) -> None:

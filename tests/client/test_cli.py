@@ -289,6 +289,15 @@ async def test_searches_print_tables_lines_and_collections(api: Api, fedstac: Fe
     found = await fedstac("-o", "json", "--url", api.url, "search", "--limit", "3", "--sortby", "-id")
     features = json.loads(found.stdout)["features"]
     assert [feature["id"] for feature in features] == sorted(ids, reverse=True)[:3]
+    title = str(items[0]["properties"]["cmip6:variable_id"])
+    for option in ("-q", "--q", "--query-text"):
+        by_text = await fedstac("search", option, title, "-o", "ndjson", **to(api))
+        wanted = {str(item["id"]) for item in items if item["properties"]["cmip6:variable_id"] == title}
+        assert {line["id"] for line in by_text.lines} == wanted
+    code = await fedstac("search", "-q", title, "-o", "python", **to(api))
+    assert f"q={title!r}" in code.stdout
+    counts = await fedstac("facets", "-q", title, "total_count", "-o", "ndjson", **to(api))
+    assert [line["value"] for line in counts.lines] == [len(wanted)]
     table = await fedstac("search", **to(api))
     header, *rows = table.stdout.splitlines()
     assert header.split() == ["collection", "from", "latest", "state", "id"]

@@ -114,6 +114,7 @@ async def test_searches_write_nothing_and_go_on_without_the_standby(
         paths = [
             "/search?filter=%22cmip6:source_id%22='x'", "/search?limit=1", f"/collections/CMIP6/items/{item['id']}",
             "/collections/CMIP6/items", "/aggregate?aggregations=total_count", "/collections/CMIP6/queryables",
+            "/collections", "/collections?q=cmip6", f"/collections/CMIP6/items/{item['id']}/history",
         ]  # fmt: skip
         for path in paths:
             assert await status_of(url + path) == 200, path

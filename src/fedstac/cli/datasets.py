@@ -268,6 +268,7 @@ class WithRetracted(StrEnum):
         "fedstac search -c CMIP6 --filter 'latest = true' --limit 5",
         "fedstac search --bbox 5,45,15,55 --datetime 1990-01-01T00:00:00Z/.. -o ndjson",
         "fedstac search -c CMIP6 --matched",
+        "fedstac search -q 'precipitation AND historical' --limit 5",
         "fedstac search -c CMIP6 --filter \"cmip6:variable_id = 'tas'\" --limit 0 -o wget > fetch.sh && sh fetch.sh",
         "fedstac search -c CMIP6 --limit 0 -o parquet --to cmip6.parquet",
         "fedstac search -c CMIP6 --retracted only",
@@ -282,6 +283,10 @@ def search(
     bbox: Annotated[str, typer.Option(help="west,south,east,north in degrees.")] = "",
     datetime: Annotated[str, typer.Option(help="A time, year, month or day, or START/END; .. for an open end.")] = "",
     filter: Annotated[str, typer.Option(help="A filter in CQL2 text.")] = "",
+    q: Annotated[
+        str,
+        typer.Option("--query-text", "--q", "-q", metavar="WORDS", help='Free text: words, "phrases", AND, OR, NOT.'),
+    ] = "",
     sortby: Annotated[str, typer.Option(help="Properties, separated by commas; a - in front: descending.")] = "",
     retracted: Annotated[
         WithRetracted | None, typer.Option(help="Find retracted datasets too, or only those.", show_default=False)
@@ -309,7 +314,7 @@ def search(
         results = server.search(
             collections=collection or (), ids=[id for text in ids or () for id in _split(text)],
             bbox=_numbers(bbox) if bbox else None, datetime=datetime or None, filter=filter or None,
-            sortby=_split(sortby), retracted=retracted, limit=1 if matched else limit or None,
+            q=q or None, sortby=_split(sortby), retracted=retracted, limit=1 if matched else limit or None,
         )  # fmt: skip
         if search_form in (SearchForm.PYTHON, SearchForm.CURL):
             write = ready_code.python if search_form is SearchForm.PYTHON else ready_code.curl

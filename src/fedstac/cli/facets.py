@@ -35,6 +35,10 @@ def facets(
     bbox: Annotated[str, typer.Option(help="west,south,east,north in degrees.")] = "",
     datetime: Annotated[str, typer.Option(help="A time, year, month or day, or START/END; .. for an open end.")] = "",
     filter: Annotated[str, typer.Option(help="A filter in CQL2 text.")] = "",
+    q: Annotated[
+        str,
+        typer.Option("--query-text", "--q", "-q", metavar="WORDS", help='Free text: words, "phrases", AND, OR, NOT.'),
+    ] = "",
     multi_select: Annotated[
         bool, typer.Option("--multi-select", help="Leave the conditions on a facet out where that facet is counted.")
     ] = False,
@@ -48,7 +52,7 @@ def facets(
     with client_of(ctx, url, token) as server:
         counts = server.counts(
             names, collections=collection or (), bbox=_numbers(bbox) if bbox else None, datetime=datetime or None,
-            filter=filter or None, multi_select=multi_select,
+            filter=filter or None, q=q or None, multi_select=multi_select,
         )  # fmt: skip
     terminal.show_warnings(counts.warnings)
     if form is Output.JSON:

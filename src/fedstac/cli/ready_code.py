@@ -42,7 +42,7 @@ curl --silent --show-error --fail-with-body ${{FEDSTAC_TOKEN:+--oauth2-bearer "$
 def python(url: str, body: Mapping[str, Any], limit: int | None) -> str:
     """Return a program that runs a search, given as the body of a POST, and lists what it finds."""
     arguments: dict[str, Any] = {"method": "POST"}
-    for name in ("collections", "ids", "bbox", "datetime"):
+    for name in ("collections", "ids", "bbox", "datetime", "q"):
         if name in body:
             arguments[name] = body[name]
     if "sortby" in body:

@@ -205,6 +205,7 @@ class Client:
         bbox: Sequence[float] | None = None,
         datetime: str | None = None,
         filter: str | None = None,
+        q: str | None = None,
         sortby: Sequence[str] = (),
         retracted: str | None = None,
         limit: int | None = None,
@@ -212,11 +213,12 @@ class Client:
     ) -> Search:
         """Return datasets that match, fetched page by page as they are iterated over, at most `limit`; see Search.
 
-        filter: CQL2 text. sortby: names of properties, `-` in front for descending order. bbox: west, south, east,
-        north. datetime: a moment, an interval, or a year, month or day: `2000`, `2000-06/..`. retracted: `include` or
-        `only`; without it retracted datasets are found only if the filter names the property `retracted`.
+        filter: CQL2 text. q: words, free text. sortby: names of properties, `-` in front for descending order. bbox:
+        west, south, east, north. datetime: a moment, an interval, or a year, month or day: `2000`, `2000-06/..`.
+        retracted: `include` or `only`; without it retracted datasets are found only if the filter names the property
+        `retracted`.
         """
-        body = _conditions(collections, bbox, datetime, filter)
+        body = _conditions(collections, bbox, datetime, filter, q)
         if ids:
             body["ids"] = list(ids)
         if sortby:
@@ -235,6 +237,7 @@ class Client:
         bbox: Sequence[float] | None = None,
         datetime: str | None = None,
         filter: str | None = None,
+        q: str | None = None,
         multi_select: bool = False,
     ) -> CountsAnswer:
         """Count what a search finds. Without names: by all facets, in files, bytes and years.
@@ -242,7 +245,7 @@ class Client:
         names: `source_id`, `cmip6:source_id`, or those of aggregations. The conditions are those of `search`.
         multi_select: the counts of a facet leave the conditions on it out.
         """
-        body = {**_conditions(collections, bbox, datetime, filter), "multi_select": multi_select}
+        body = {**_conditions(collections, bbox, datetime, filter, q), "multi_select": multi_select}
         if names:
             body["aggregations"] = self._aggregations(names, collections)
         headers = {"Content-Type": "application/json"}
@@ -382,7 +385,7 @@ class Client:
 
 
 def _conditions(
-    collections: Sequence[str], bbox: Sequence[float] | None, datetime: str | None, filter: str | None
+    collections: Sequence[str], bbox: Sequence[float] | None, datetime: str | None, filter: str | None, q: str | None
 ) -> dict[str, Any]:
     """Return the conditions that searches and counts share, as members of a body."""
     body: dict[str, Any] = {}
@@ -394,6 +397,8 @@ def _conditions(
         body["datetime"] = interval(datetime)
     if filter:
         body |= {"filter": filter, "filter-lang": "cql2-text"}
+    if q:
+        body["q"] = q
     return body
 
 

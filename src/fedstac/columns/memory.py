@@ -100,10 +100,20 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class CountAttempt(Generic[T]):
-    """What was made of a selection, if nothing in it is doubtful; `changes`: of the rows that it is of."""
+class KeptAnswer:
+    """What was counted, and of which rows: how many had been written, and had been hidden, and when that was."""
 
     changes: int
+    hides: int
+    moment: float  # by the monotonic clock
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CountAttempt(Generic[T]):
+    """What was made of a selection, if nothing in it is doubtful; `kept`: to be kept."""
+
+    kept: KeptAnswer
     selection: Selection
     result: T | None
 
@@ -132,7 +142,7 @@ class FacetColumns:
         self._history = ""
         self._places: tuple[int, int] | None = None
         self._removed_through = 0
-        self._answers: OrderedDict[str, tuple[int, Any]] = OrderedDict()  # of `count`, with the changes that they know
+        self._answers: OrderedDict[str, KeptAnswer] = OrderedDict()  # of `count`
         self.loaded = 0
         self._due.set()
 
@@ -346,19 +356,20 @@ class FacetColumns:
         *,
         key: str,
         properties: Collection[str] = (),
+        seconds: float = 0.0,
     ) -> T | None:
         """Return what `count` makes of what a search finds, of all that was committed before; None as `page` does.
 
         It is called while the columns stand still, maybe in a thread, and keeps nothing of them. Its result stays under
-        the key, which names the conditions and all that `count` looks at, until a row is another one. properties: whose
-        values are counted.
+        the key, which names the conditions and all that `count` looks at, until a row is another one; with `seconds`
+        for so long, unless a dataset is published no more. properties: whose values are counted.
         """
         if not await self._is_current():
             return None
-        changes, answer = self._answers.get(key, (-1, None))
-        if changes == self.table.changes:
+        answer = self._answers.get(key)
+        if answer is not None and self._is_fresh(answer, seconds):
             self._answers.move_to_end(key)
-            return cast("T", answer)
+            return cast("T", answer.result)
         meaning = await self._understand(conn, question)
         if meaning is None:
             return None
@@ -369,7 +380,8 @@ class FacetColumns:
             selection = self._evaluation(meaning).select(meaning.plan)
             is_sure = not len(selection.doubtful)
             result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
-            return CountAttempt(self.table.changes, selection, result)
+            kept = KeptAnswer(self.table.changes, self.table.hides, time.monotonic(), result)
+            return CountAttempt(kept, selection, result)
 
         values = sum(len(self.dictionaries.values_of(name)) for name in properties)
         looks = self.table.length * len(properties) + values * LOOKS_OF_VALUE
@@ -385,10 +397,15 @@ class FacetColumns:
 
             return await self._run(threads, meaning, count_whole, looks)
         if self._is_known(meaning) and attempt.result is not None:
-            self._answers[key] = attempt.changes, attempt.result
+            self._answers[key] = attempt.kept
             while len(self._answers) > MOST_ANSWERS:
                 self._answers.popitem(last=False)
         return attempt.result
+
+    def _is_fresh(self, answer: KeptAnswer, seconds: float) -> bool:
+        if answer.changes == self.table.changes:
+            return True
+        return answer.hides == self.table.hides and time.monotonic() < answer.moment + seconds
 
     async def _understand(self, conn: Connection, question: PageQuestion) -> Understood | None:
         if not self.is_ready:

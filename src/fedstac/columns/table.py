@@ -88,6 +88,7 @@ class FacetTable:
         self._codes: Array = np.zeros((PLACES, 0), np.int32)  # [place, number]; 0: the item lacks the property
         self.length = 0
         self.changes = 0  # rows that were written so far
+        self.hides = 0  # of these, how many are published no more
         self.collections: set[int] = set()  # keys that rows had
         self._followers: list[Callable[[Numbers], object]] = []
         self._grow(SMALLEST)
@@ -116,6 +117,8 @@ class FacetTable:
                 column[numbers] = rows[name]
             self._codes[:, numbers] = codes
         else:
+            before, after = self._columns["shown"][numbers], rows["shown"]
+            self.hides += int(np.count_nonzero((before & PUBLISHED != 0) & (after & PUBLISHED == 0)))
             for name, column in self._columns.items():
                 differs = column[numbers] != rows[name]
                 column[numbers[differs]] = rows[name][differs]

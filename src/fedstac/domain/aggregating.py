@@ -287,3 +287,13 @@ def _key(value: Any) -> str:
 
 def _type(value: Any) -> str:
     return "string" if isinstance(value, str) else "boolean" if isinstance(value, bool) else "numeric"
+
+
+def members(values: Iterable[Any]) -> list[Any]:
+    """Return the texts, numbers and truths that are among values, each once and in order; of a list, its members."""
+    every = {
+        (type(each) is str, type(each) is bool, each): each
+        for value in values for each in (value if isinstance(value, list) else [value])
+        if isinstance(each, str | int | float)
+    }  # fmt: skip
+    return [every[key] for key in sorted(every)]

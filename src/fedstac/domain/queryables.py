@@ -23,7 +23,7 @@ TEXT: Schema = {"type": "string"}
 OF_EVERY_DATASET: Schemas = {
     "id": {"title": "Id", **TEXT},
     "collection": {"title": "Collection", **TEXT},
-    "geometry": {"title": "Footprint", "$ref": "https://geojson.org/schema/Geometry.json"},
+    "geometry": {"title": "Footprint", "format": "geometry-any"},
     "datetime": {"title": "Date and time, or start", **MOMENT},
     "start_datetime": {"title": "Start", **MOMENT},
     "end_datetime": {"title": "End", **MOMENT},
@@ -48,7 +48,7 @@ OF_EVERY_COLLECTION: Schemas = {
     "description": {"title": "Description", **TEXT},
     "keywords": {"title": "Keywords", "type": "array", "items": TEXT},
     "license": {"title": "Licence", **TEXT},
-    "geometry": {"title": "Spatial extent", "$ref": "https://geojson.org/schema/Geometry.json"},
+    "geometry": {"title": "Spatial extent", "format": "geometry-any"},
     "datetime": {"title": "Begin of the temporal extent", **MOMENT},
     "end_datetime": {"title": "End of the temporal extent", **MOMENT},
     "updated": {"title": "Changed here at", **MOMENT},

@@ -248,7 +248,13 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 
 
 def report(app: Starlette, error: Exception, scope: Scope) -> None:
-    """Log a request that failed by our fault. What all requests meet at once is logged when it begins and ends."""
+    """Log a request that failed by our fault. What all requests meet at once is logged when it begins and ends.
+
+    A page that began, and then had to wait too long for a connection or its time, is cut off; that is no fault.
+    """
+    if isinstance(error.__cause__, errors.Problem):
+        log.warning("an answer was cut off", method=scope["method"], path=scope["path"], reason=str(error.__cause__))
+        return
     if blames_nobody(error) or cause_of(error) is Cause.SCHEMA:
         services_of(app).node.parts.fails("api", error)
     else:

@@ -43,17 +43,17 @@ async def get_history(call: Call) -> Response:
     limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_EVENTS, most=MOST_EVENTS), 1)
     before = _event_id(call.query_params.get("before"))
     caller = await call.find_caller()
-    async with node.pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn:
         states = history.SHOWN_TO_MANAGERS if caller else history.SHOWN
         versions = await history.versions(conn, collection, item_id, states)
     sees_hidden = bool(caller and versions) and await _sees_hidden(call, caller, collection, item_id, versions)
     if not sees_hidden:
         versions = [version for version in versions if version.state in history.SHOWN]
     if not any(version.id == item_id for version in versions):
-        async with node.pool.acquire() as conn:
+        async with node.search_pool.acquire() as conn:
             await existing(conn, collection)
         raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
-    async with node.pool.acquire() as conn:
+    async with node.search_pool.acquire() as conn:
         page = await history.events(
             conn, versions[0].lineage, [version.id for version in versions], before=before, limit=limit,
             with_marks=sees_hidden,
@@ -177,7 +177,7 @@ class _StatusReply:
         ids = self._ids[self._next : self._next + TOGETHER]
         if not ids:
             return b""
-        async with self._call.node.pool.acquire() as conn:
+        async with self._call.node.search_pool.acquire() as conn:
             rows = await history.statuses(conn, ids, self._collections)
         entries = [orjson.dumps(_status(self._call, row)) for row in rows]
         comma = b"," if self._next and not self._as_lines else b""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from email.utils import format_datetime
 from typing import Any
 
@@ -10,6 +12,7 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
+from fedstac.api.search import summaries
 from fedstac.api.writing import intake
 from fedstac.db import collections
 from fedstac.db.collections import CollectionState
@@ -26,10 +29,11 @@ async def get_collection(call: Call) -> Response:
     node = call.node
     async with node.pool.acquire() as conn:
         state = await existing(conn, call.path_params["collection_id"])
-    headers = _headers(state) | {"Cache-Control": "no-cache"}
+        values = (await summaries.of_collections(call.services, conn)).get(state.id, {})
+    headers = _headers(state, values) | {"Cache-Control": "no-cache"}
     if preconditions.is_unchanged(call.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = orjson.dumps(as_json(call.base_url, state))
+    body = orjson.dumps(as_json(call.base_url, state, values))
     return Response(body, headers=headers, media_type=links.JSON)
 
 
@@ -99,11 +103,15 @@ def _answer(call: Call, result: WrittenCollection, status: int) -> Response:
     return Response(orjson.dumps(body), status, headers, media_type=links.JSON)
 
 
-def _headers(state: CollectionState) -> dict[str, str]:
-    tag = f'"{state.digest[:16].hex()}"'
+def _headers(state: CollectionState, values: Mapping[str, Any] | None = None) -> dict[str, str]:
+    beside = f"-{hashlib.sha256(orjson.dumps(values)).hexdigest()[:16]}" if values else ""
+    tag = f'"{state.digest[:16].hex()}{beside}"'
     return {"ETag": tag, "Last-Modified": format_datetime(state.updated, usegmt=True)}
 
 
-def as_json(base: str, state: CollectionState) -> dict[str, Any]:
-    """Return a collection as it is served."""
-    return links.collection(base, orjson.loads(state.document or "{}"))
+def as_json(base: str, state: CollectionState, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a collection as it is served. `values` that its datasets have by property are summaries of it."""
+    document = orjson.loads(state.document or "{}")
+    if values:
+        document["summaries"] = {**document.get("summaries", {}), **values}
+    return links.collection(base, document)
