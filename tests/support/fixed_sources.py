@@ -14,7 +14,7 @@ from fedstac.db.replica.claims import UnplacedDataset
 from fedstac.domain.replication.placing import Closures, Obstacle
 from fedstac.replication.addresses import AddressRules
 from fedstac.replication.copying import NoThrottle, Throttle
-from fedstac.workers.replica_transfers import Choices, SourceView
+from fedstac.workers.replica_surroundings import Choices, SourceView
 
 RULES = AddressRules(hosts=("127.0.0.1",))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedstac.db.connections import Pool
+from fedstac.db import connections, pools
 from fedstac.db.replica import sources
 from fedstac.domain.replication.choosing import Source
 from fedstac.domain.replication.policy import ReplicaPolicy
@@ -32,7 +32,7 @@ class Purse:
 class SharedThrottle:
     """Lets bytes through as fast as the policy allows: by host, the source that has it counts for all its hosts."""
 
-    def __init__(self, pool: Pool, policy: Callable[[], ReplicaPolicy]) -> None:
+    def __init__(self, pool: pools.Pool | connections.Pool, policy: Callable[[], ReplicaPolicy]) -> None:
         self._pool, self._policy = pool, policy
         self._purses: dict[str, Purse] = {}
 

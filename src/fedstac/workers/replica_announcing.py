@@ -17,7 +17,7 @@ import httpx
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.client import AsyncClient
+from fedstac.client import AsyncClient, service
 from fedstac.client.service import ServiceTokens
 from fedstac.client.transport import (
     ClientError,
@@ -35,7 +35,9 @@ from fedstac.db.replica import announcements
 from fedstac.db.replica.announcements import ADD, CopiedDataset, CopiedFile, OriginAnswer, ReplicaAnnouncement
 from fedstac.messaging.origin import origin_of
 from fedstac.messaging.sources import SourceAway, SourceRefused
-from fedstac.messaging.sources.addresses import SourceAddress
+from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
+from fedstac.replication import places
+from fedstac.replication.policy_file import PolicyFile
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import pause
@@ -254,3 +256,18 @@ def _words(error: Refusal) -> str:
     """Return a refusal with its first findings."""
     findings = "; ".join(f"{each.pointer}: {each.message}" for each in error.findings[:3])
     return f"{error.detail} ({findings})"[:1000] if findings else error.detail[:1000]
+
+
+async def run(node: Node, stop: asyncio.Event, *, policy_file: PolicyFile) -> None:
+    """Announce what is complete until `stop`, in this node's own name."""
+    settings = node.settings
+    token = service.token_source(
+        token=settings.replica_token, issuer=settings.replica_issuer, client_id=settings.replica_client_id,
+        client_secret=settings.replica_client_secret,
+    )  # fmt: skip
+    sources = read_addresses(settings.source, settings.source_token, feeds=settings.source_feed)
+
+    def href_of(file: CopiedFile) -> str:
+        return places.address_of(settings, policy_file.current, tier=file.tier, path=file.path)
+
+    await Announcer(node, sources, token, href_of).run(stop)

@@ -6,19 +6,72 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from fedstac.db.connections import Connection
 from fedstac.db.replica import claims, sources
 from fedstac.db.replica.claims import UnplacedDataset
-from fedstac.domain.replication.choosing import HostPattern, choose
-from fedstac.domain.replication.placing import Closures, Obstacle
+from fedstac.domain.replication.choosing import choose
+from fedstac.domain.replication.placing import Closures, FileSource, Obstacle
 from fedstac.domain.replication.policy import ReplicaPolicy
-from fedstac.replication.addresses import AddressRules
 from fedstac.replication.copying import Throttle
-from fedstac.workers.replica_transfers import Choices, SourceView
 
 AGAIN_SECONDS = 10.0  # after which a source is looked for again that the policy names no more
 USUAL_CONNECTIONS = 8  # of a source without a cap, when its load is compared with others
+
+
+@dataclass(frozen=True, slots=True)
+class SourceView:
+    """How the sources stand now.
+
+    caps: how many connections each lane may have that may be asked; None: no limit. closures: why others are not asked.
+    """
+
+    caps: Mapping[str, int | None]
+    closures: Closures
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The copies of files by asset, in the order in which they are tried, and why an asset has none."""
+
+    candidates: Mapping[str, Sequence[FileSource]]
+    reasons: Mapping[str, str]
+
+
+class Surroundings(Protocol):
+    """What the transfers have to know of the policy, the sources and the disk. All of it may change at any time."""
+
+    @property
+    def throttle(self) -> Throttle: ...
+
+    async def view(self, conn: Connection, now: datetime) -> SourceView:
+        """Return how the sources stand."""
+        ...
+
+    def lane_obstacle(self, lane: str, now: datetime) -> Obstacle | None:
+        """Return why a source of the policy is not asked now; None where it may be."""
+        ...
+
+    def choose(self, dataset: UnplacedDataset) -> Choices:
+        """Return the copies of each file that has none chosen, in the order of preference."""
+        ...
+
+    async def over_budget(self, conn: Connection, datasets: Sequence[UnplacedDataset]) -> Mapping[int, Obstacle]:
+        """Return why some of these datasets, by their number, would be too much."""
+        ...
+
+    def folder(self, tier: str) -> Path:
+        """Return the folder of a tier."""
+        ...
+
+    async def failed(self, conn: Connection, host: str, reason: str, pause: float) -> None:
+        """Note that a source is away."""
+        ...
+
+    async def worked(self, conn: Connection, host: str) -> None:
+        """Note that a source gave a file."""
+        ...
 
 
 @dataclass(slots=True)
@@ -87,6 +140,7 @@ class PolicySurroundings:
         budgets = self.policy().budgets
         if not datasets or (budgets.node is None and not budgets.by_rule):
             return {}
+        await conn.execute(claims.ADMITTING)
         usage = await claims.usage(conn)
         obstacles = {}
         for each in datasets:
@@ -108,22 +162,3 @@ class PolicySurroundings:
         """Note that a host gave a file: it is well."""
         if host in self._failures:
             await sources.note_success(conn, host)
-
-
-def address_rules(policy: ReplicaPolicy) -> AddressRules:
-    """Return which addresses may be connected to: the hosts of all sources, and those of them that may be private."""
-    hosts = [(source, _pattern(host)) for source in policy.sources for host in source.hosts]
-    return AddressRules(
-        hosts=tuple(pattern for _, pattern in hosts),
-        private=tuple(pattern for source, pattern in hosts if source.private),
-    )
-
-
-def _pattern(host: HostPattern) -> str:
-    """Return a host pattern of the policy as the rules of addresses write it."""
-    if host.scheme == "file":
-        return f"file://{host.host}"
-    if host.scheme not in ("http", "https"):
-        return f"{host.scheme}://{host.host}"
-    name = f"[{host.host}]" if ":" in host.host else host.host
-    return name if host.port is None else f"{name}:{host.port}"

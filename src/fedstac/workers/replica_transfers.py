@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -33,16 +31,21 @@ from fedstac.db.replica.claims import (
     Worker,
 )
 from fedstac.domain.replication import placing, sharing
-from fedstac.domain.replication.placing import Closures, FileSource, Obstacle
-from fedstac.replication import checking
+from fedstac.domain.replication.placing import Obstacle
+from fedstac.domain.replication.policy import ReplicaPolicy
+from fedstac.replication import checking, places
+from fedstac.replication.addresses import AddressRules
 from fedstac.replication.checking import CheckUnusable
-from fedstac.replication.copying import CopyOrder, Throttle, copy_file
+from fedstac.replication.copying import CopyOrder, copy_file
 from fedstac.replication.failures import NextStep, next_step
+from fedstac.replication.policy_file import PolicyFile
+from fedstac.replication.throttle import SharedThrottle
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import REPLICA_BYTES, REPLICA_FILES
 from fedstac.runtime.outages import reason_of
+from fedstac.workers.replica_surroundings import PolicySurroundings, SourceView, Surroundings
 
 LOOK_SECONDS = 1.0  # between looks for files when there is room
 TELL_SECONDS = 2.0  # between reports of progress, which renew the leases too
@@ -55,64 +58,6 @@ UNUSABLE_SECONDS = 60.0  # before a command that cannot be started is tried agai
 EXPECTED: supervision.Expected = {CheckUnusable: "the check of a rule cannot be started; its datasets wait"}
 PART = "transfers"
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class SourceView:
-    """How the sources stand now.
-
-    caps: how many connections each lane may have that may be asked; None: no limit. closures: why others are not asked.
-    """
-
-    caps: Mapping[str, int | None]
-    closures: Closures
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """The copies of files by asset, in the order in which they are tried, and why an asset has none."""
-
-    candidates: Mapping[str, Sequence[FileSource]]
-    reasons: Mapping[str, str]
-
-
-class Surroundings(Protocol):
-    """What the transfers have to know of the policy, the sources and the disk. All of it may change at any time."""
-
-    @property
-    def throttle(self) -> Throttle: ...
-
-    async def view(self, conn: Connection, now: datetime) -> SourceView:
-        """Return how the sources stand."""
-        ...
-
-    def lane_obstacle(self, lane: str, now: datetime) -> Obstacle | None:
-        """Return why a source of the policy is not asked now; None where it may be."""
-        ...
-
-    def choose(self, dataset: claims.UnplacedDataset) -> Choices:
-        """Return the copies of each file that has none chosen, in the order of preference."""
-        ...
-
-    async def over_budget(self, conn: Connection, datasets: Sequence[claims.UnplacedDataset]) -> Mapping[int, Obstacle]:
-        """Return why some of these datasets, by their number, would be too much."""
-        ...
-
-    def folder(self, tier: str) -> Path:
-        """Return the folder of a tier."""
-        ...
-
-    async def failed(self, conn: Connection, host: str, reason: str, pause: float) -> None:
-        """Note that a source is away."""
-        ...
-
-    async def worked(self, conn: Connection, host: str) -> None:
-        """Note that a source gave a file."""
-        ...
-
-
-class Stopped(Exception):
-    """A transfer ends for now, by no fault of its files."""
 
 
 @dataclass(slots=True)
@@ -435,3 +380,20 @@ async def _first_of(stop: asyncio.Event, event: asyncio.Event, seconds: float) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run(node: Node, stop: asyncio.Event, *, policy_file: PolicyFile) -> None:
+    """Copy what the policy wants until `stop`."""
+    settings = node.settings
+
+    def policy() -> ReplicaPolicy:
+        return policy_file.current
+
+    surroundings = PolicySurroundings(
+        settings.node, policy, lambda: places.folders_of(settings, policy()), SharedThrottle(node.pool, policy)
+    )
+    async with Transports(lambda: AddressRules.of_sources(policy().sources)) as transports:
+        dispatcher = Dispatcher(
+            node, surroundings, transports, most=settings.replica_workers, block_bytes=settings.replica_block_bytes
+        )
+        await dispatcher.run(stop)

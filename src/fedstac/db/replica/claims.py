@@ -24,6 +24,7 @@ from fedstac.domain.replication.budgets import Usage
 from fedstac.domain.replication.placing import Obstacle, Placement
 from fedstac.domain.replication.sharing import BATCH_FILES, QueuedDataset
 
+ADMITTING = "SELECT pg_advisory_xact_lock(hashtext('fedstac.replica_admitting'))"  # into the budgets, one at a time
 TAKING = "SELECT pg_advisory_xact_lock(hashtext('fedstac.replica_taking'))"  # caps are counted by one at a time
 PLACED_AT_ONCE = 8  # datasets; their documents are read for it
 MOVED_AT_ONCE = 200  # datasets of a source that is not asked any more

@@ -164,6 +164,7 @@ async def store(
                attempts = CASE WHEN d.state = EXCLUDED.state THEN d.attempts ELSE 0 END,
                next_try = CASE WHEN d.state = EXCLUDED.state THEN d.next_try END,
                announced_digest = CASE WHEN EXCLUDED.document IS NOT NULL THEN d.announced_digest END,
+               lane = NULL,  -- its files may come from elsewhere now
                updated = clock_timestamp()
            WHERE d.origin = EXCLUDED.origin AND (d.epoch, d.seq) <= (EXCLUDED.epoch, EXCLUDED.seq)
            RETURNING d.n, d.collection, d.id""",
@@ -191,7 +192,8 @@ async def settle(conn: Connection, n: int, reaction: Reaction, *, forgets_entry:
     """Store how a locked dataset stands. `forgets_entry`: what the origin has of us is not its files any more."""
     await conn.execute(
         """UPDATE fedstac.replica_dataset
-           SET state = $2, reason = $3, until = NULL, next_try = NULL, attempts = 0,
+           SET state = $2, reason = $3, until = NULL, next_try = NULL, attempts = 0, lane = NULL,
+               turn = CASE WHEN $2 <> 'removed' THEN turn END,
                since = CASE WHEN state = $2 THEN since ELSE clock_timestamp() END,
                announced_digest = CASE WHEN NOT $4 THEN announced_digest END, updated = clock_timestamp()
            WHERE n = $1""",

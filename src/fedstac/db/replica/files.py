@@ -85,7 +85,7 @@ async def plan(conn: Connection, plans: Sequence[FilePlan]) -> None:
                LIMIT 1) o ON true
            ON CONFLICT (n, asset) DO UPDATE SET size = EXCLUDED.size, checksum = EXCLUDED.checksum,
                state = EXCLUDED.state, reason = EXCLUDED.reason, attempts = 0, next_try = NULL, done_bytes = 0,
-               verified_at = NULL, claim = NULL, claim_until = NULL
+               verified_at = NULL, claim = NULL, claim_until = NULL, href = NULL, node = NULL, lane = NULL
            WHERE (f.size, f.checksum) IS DISTINCT FROM (EXCLUDED.size, EXCLUDED.checksum) OR f.state = 'failed'""",
         *columns[:7],
     )  # fmt: skip
