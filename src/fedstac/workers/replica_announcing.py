@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
 import httpx
@@ -90,21 +90,29 @@ class Announcer:
             await pause(stop, LOOK_SECONDS)
             return False
 
-        async with AsyncExitStack() as stack:
-            self._http = await stack.enter_async_context(httpx.AsyncClient(timeout=ANSWER_SECONDS))
+        async with self.open():
             try:
                 await supervision.keep_trying(self.node.parts, PART, step, stop)
             finally:
                 if session is not None:
                     session.terminate()
 
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Keep the connections to the origins open."""
+        async with httpx.AsyncClient(timeout=ANSWER_SECONDS) as self._http:
+            yield
+        self._clients.clear()
+        self._addresses.clear()
+
     async def cycle(self) -> int:
         """Send what is due, and look at what is under way. Return how many announcements moved on."""
-        return await self._send() + await self._follow()
+        return await self.send() + await self.follow()
 
     # --- sending ---
 
-    async def _send(self) -> int:
+    async def send(self) -> int:
+        """Send what is due, and store the requests that the origins made of it. Return how many moved on."""
         now = time.monotonic()
         away = [origin for origin, until in self._away.items() if until > now]
         async with self.node.pool.acquire() as conn:
@@ -135,7 +143,8 @@ class Announcer:
 
     # --- following ---
 
-    async def _follow(self) -> int:
+    async def follow(self) -> int:
+        """Look at the requests under way. Return how many are final."""
         now = time.monotonic()
         away = [origin for origin, until in self._away.items() if until > now]
         async with self.node.pool.acquire() as conn:
