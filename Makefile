@@ -29,7 +29,7 @@ check: setup ## lint, format, types, import contracts, prose
 	$(BIN)/lint-imports
 	$(BIN)/python tools/prose.py
 
-bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read, write, search (SIZE=20k, 100k, 1m); ARGS="--help"
+bench: setup ## measure fedstac beside stock stac-fastapi-pgstac; BENCH=read, write, replica, search (SIZE=20k, 100k, 1m); ARGS="--help"
 	@$(BIN)/python -m benchmarks $(BENCH) $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 kafka: setup ## fetch Apache Kafka for the tests and `make demo ARGS="--broker kafka"` (43 MB; needs Java 17 and Maven)

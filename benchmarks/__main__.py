@@ -11,8 +11,8 @@ def main() -> None:
     parser.add_argument(
         "benchmark",
         nargs="?",
-        choices=("write", "read", "search", "validate", "messaging", "race", "snapshots"),
-        help="which; without: all but search, messaging, race and snapshots",
+        choices=("write", "read", "search", "validate", "messaging", "race", "snapshots", "replica"),
+        help="which; without: all but search, messaging, race, snapshots and replica",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
@@ -35,6 +35,7 @@ def main() -> None:
         messaging,
         race,
         read,
+        replica,
         report,
         search,
         servers,
@@ -48,6 +49,9 @@ def main() -> None:
     rounds = 0 if options.quick else options.rounds
     if options.benchmark == "race":
         race.run(trials=options.trials)
+        return
+    if options.benchmark == "replica":
+        replica.run(quick=options.quick, rounds=rounds)
         return
     if options.benchmark == "messaging":
         processes.log_lines("auto", "bench")  # to standard error: the figures are alone on standard output
