@@ -52,6 +52,15 @@ CREATE TABLE fedstac.replica_alarm (
     PRIMARY KEY (kind, thing)
 );
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON fedstac.replica_look, fedstac.replica_finding, fedstac.replica_alarm
-    TO fedstac_writer;
-GRANT SELECT ON fedstac.replica_look, fedstac.replica_finding, fedstac.replica_alarm TO fedstac_reader;
+-- The room on the disk of each tier, as a process of the node last saw it.
+CREATE TABLE fedstac.replica_disk (
+    tier            text PRIMARY KEY,
+    folder          text NOT NULL,
+    free_bytes      bigint,                     -- NULL: the folder is not there
+    at              timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON fedstac.replica_look, fedstac.replica_finding, fedstac.replica_alarm,
+    fedstac.replica_disk TO fedstac_writer;
+GRANT SELECT ON fedstac.replica_look, fedstac.replica_finding, fedstac.replica_alarm, fedstac.replica_disk
+    TO fedstac_reader;

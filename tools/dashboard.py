@@ -142,6 +142,7 @@ SECTIONS = (
         Panel("Announcements and removals under way", "short", [
             gauge(m.REPLICA_ANNOUNCEMENTS, "state"), gauge(m.REPLICA_REMOVALS),
         ]),
+        Panel("Room on the disks", "bytes", [gauge(m.REPLICA_ROOM, "tier")]),
         Panel("What the last verification left", "short", [gauge(m.REPLICA_FINDINGS, "fault")]),
         Panel("Since the last verification, file", "s", [gauge(m.REPLICA_VERIFIED), gauge(m.REPLICA_PROGRESS)]),
     )),

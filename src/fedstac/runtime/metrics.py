@@ -251,6 +251,7 @@ REPLICA_REMOVALS = _of_node("fedstac_replica_removals", "Datasets whose files ha
 REPLICA_FINDINGS = _of_node(
     "fedstac_replica_findings", "What the last verification of a replica node found and left, by fault.", "fault"
 )
+REPLICA_ROOM = _of_node("fedstac_replica_free_bytes", "Room on the disk of a replica node's tier.", "tier")
 REPLICA_VERIFIED = _of_node("fedstac_replica_verification_seconds", "Time since the last verification ended.")
 REPLICA_PROGRESS = _of_node("fedstac_replica_progress_seconds", "Time since a replica node last verified a new file.")
 TRANSACTION_AGE = _of_node(

@@ -18,6 +18,8 @@ from fedstac.columns.memory import FacetColumns
 from fedstac.db import backlog, health, schema
 from fedstac.db import parts as parts_of_node
 from fedstac.db.backlog import Backlog
+from fedstac.db.replica import figures as replica_figures
+from fedstac.db.replica.figures import ReplicaStand
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime.causes import OperatorsFault, is_transient
 from fedstac.settings import Settings
@@ -27,6 +29,7 @@ from fedstac.workers.roles import Outlook, Role
 ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
 STUCK_SECONDS = 30.0  # that an event may wait for its position
+REPLICA = "replica"  # the role of a replica node
 UNLED_SECONDS = 10.0  # without a sequencer, after which a publishing node is not ready
 
 
@@ -133,6 +136,7 @@ class HealthLook:
     async def _look(self) -> Health:
         node = self._node
         log_state: LogState | None = None
+        replica: ReplicaStand | None = None
         try:
             async with asyncio.timeout(ANSWER_SECONDS), node.pool.acquire() as conn:
                 soundness = await schema.look(conn)
@@ -140,6 +144,8 @@ class HealthLook:
                     soundness.require()
                 parts = await health.parts(conn)
                 elsewhere = await parts_of_node.elsewhere(conn, node.parts.process)
+                if not soundness.is_migrating and any(role.name == REPLICA for role in self._roles):
+                    replica = await replica_figures.stand(conn)
                 if not soundness.is_migrating and not any(role.follows for role in self._roles):
                     log_state = LogState(await health.partitions_ahead(conn), await backlog.read(conn))
         except OperatorsFault as fault:
@@ -156,6 +162,8 @@ class HealthLook:
         standings = parts_of_node.everywhere(node.parts.states, elsewhere)
         outlook = Outlook(node.settings, parts, standings)
         stand = _stand_of(node, self._roles, outlook, log_state, self._checks(log_state))
+        if replica is not None:
+            stand = _with_replica(stand, replica)
         return replace(stand, body={**stand.body, "columns": _columns_of(self._columns)})
 
     def _checks(self, log_state: LogState | None) -> tuple[Check, ...]:
@@ -175,6 +183,29 @@ class HealthLook:
             checks.append(Check("sequencer", ok=seconds < UNLED_SECONDS and waiting < STUCK_SECONDS, detail=led))
             checks.append(Check("log", ok=log_state.partitions_ahead > 0, detail=ahead))
         return tuple(checks)
+
+
+def _with_replica(health: Health, replica: ReplicaStand) -> Health:
+    """Return how a replica node stands. What waits goes on by itself; what is parked needs somebody."""
+    reasons = list(health.reasons)
+    if replica.parked:
+        reasons.append(f"replica: {replica.parked} datasets are parked; see fedstac replica status --state parked")
+    if replica.refused_announcements:
+        reasons.append(f"replica: origins refuse {replica.refused_announcements} announcements")
+    reasons += [
+        f"replica: the folder of the tier {tier} is not there"
+        for tier, free in replica.free_bytes.items()
+        if free is None
+    ]
+    body = {
+        **health.body, "status": "degraded" if reasons else "ok", "reasons": reasons,
+        "replica": {
+            "parked": replica.parked, "waiting": replica.waiting, "under_way": replica.under_way,
+            "refused_announcements": replica.refused_announcements, "away_hosts": replica.away_hosts,
+            "free_bytes": replica.free_bytes, "last_progress": replica.last_progress,
+        },
+    }  # fmt: skip
+    return replace(health, body=body, reasons=tuple(reasons))
 
 
 def _columns_of(columns: FacetColumns | None) -> str:

@@ -163,6 +163,8 @@ def _of_replica_node(figures: ReplicaNodeFigures) -> Iterable[Metric]:
     yield metrics.REPLICA_ANNOUNCEMENTS.of([((state,), count) for state, count in figures.announcements.items()])
     yield metrics.REPLICA_REMOVALS.of([((), figures.removals)])
     yield metrics.REPLICA_FINDINGS.of([((fault,), count) for fault, count in figures.findings.items()])
+    room = [((tier,), free) for tier, free in figures.free_bytes.items() if free is not None]
+    yield metrics.REPLICA_ROOM.of(room)
     for family, seconds in (
         (metrics.REPLICA_VERIFIED, figures.verified_seconds),
         (metrics.REPLICA_PROGRESS, figures.progress_seconds),

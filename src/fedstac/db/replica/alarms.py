@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fedstac.db import troubles
 from fedstac.db.connections import Connection
 from fedstac.db.troubles import TroubleReport
-from fedstac.domain.replication.alarms import REASONS, Alarm, AlarmKind
+from fedstac.domain.replication.alarms import REASONS, Alarm, AlarmKind, DiskRoom
 
 
 async def standing(conn: Connection) -> list[Alarm]:
@@ -23,6 +23,30 @@ async def standing(conn: Connection) -> list[Alarm]:
         Alarm(AlarmKind(row["kind"]), row["thing"], f"{row['datasets']} wait; one of them: {row['reason']}")
         for row in rows
     ]
+
+
+async def away_hosts(conn: Connection, seconds: float) -> list[Alarm]:
+    """Return the hosts that have been away for so long."""
+    rows = await conn.fetch(
+        """SELECT host, reason, since FROM fedstac.replica_host
+           WHERE since < clock_timestamp() - make_interval(secs => $1) ORDER BY host""",
+        seconds,
+    )
+    return [
+        Alarm(AlarmKind.SOURCE, row["host"], f"since {row['since']:%Y-%m-%d %H:%M}: {row['reason']}") for row in rows
+    ]
+
+
+async def store_room(conn: Connection, disks: Sequence[DiskRoom]) -> None:
+    """Store the room on the disk of each tier. Tiers that are not among these are forgotten."""
+    await conn.execute(
+        """WITH gone AS (DELETE FROM fedstac.replica_disk WHERE tier <> ALL ($1::text[]))
+           INSERT INTO fedstac.replica_disk AS d (tier, folder, free_bytes)
+           SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) ORDER BY 1
+           ON CONFLICT (tier) DO UPDATE SET folder = EXCLUDED.folder, free_bytes = EXCLUDED.free_bytes,
+                  at = clock_timestamp()""",
+        [each.tier for each in disks], [each.folder for each in disks], [each.free_bytes for each in disks],
+    )  # fmt: skip
 
 
 async def store(conn: Connection, alarms: Sequence[Alarm]) -> list[Alarm]:

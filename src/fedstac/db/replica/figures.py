@@ -34,10 +34,7 @@ class ReplicaNodeFigures:
     findings: Mapping[str, int]
     verified_seconds: float | None
     progress_seconds: float | None
-
-    def count(self, *states: str) -> int:
-        """Return how many datasets have one of the states."""
-        return sum(each.datasets for each in self.states if each.state in states)
+    free_bytes: Mapping[str, int | None]  # by tier
 
 
 async def read(conn: Connection) -> ReplicaNodeFigures | None:
@@ -74,6 +71,7 @@ async def read(conn: Connection) -> ReplicaNodeFigures | None:
     return ReplicaNodeFigures(
         [StateFigures(**dict(each)) for each in states], counts_of("file"), counts_of("removal").get("", 0),
         counts_of("announcement"), counts_of("finding"), row["verified_seconds"], row["progress_seconds"],
+        await _free_bytes(conn),
     )  # fmt: skip
 
 
@@ -84,9 +82,10 @@ class ReplicaStand:
     parked: int
     waiting: int
     refused_announcements: int
-    away_sources: Sequence[str]
-    last_progress: datetime | None
     under_way: int  # datasets that go on by themselves
+    away_hosts: Sequence[str]  # that are not asked at the moment
+    free_bytes: Mapping[str, int | None]  # by tier; None: its folder is not there
+    last_progress: datetime | None
 
 
 async def stand(conn: Connection) -> ReplicaStand:
@@ -100,6 +99,14 @@ async def stand(conn: Connection) -> ReplicaStand:
            FROM fedstac.replica_dataset WHERE state IN ('parked', 'waiting', 'queued', 'transferring', 'checking')"""
     )
     assert row is not None
+    hosts = await conn.fetch("SELECT host FROM fedstac.replica_host WHERE away_until > clock_timestamp() ORDER BY host")
+    disks = await _free_bytes(conn)
     return ReplicaStand(
-        row["parked"], row["waiting"], row["refused_announcements"], (), row["last_progress"], row["under_way"]
-    )
+        row["parked"], row["waiting"], row["refused_announcements"], row["under_way"],
+        [each["host"] for each in hosts], disks, row["last_progress"],
+    )  # fmt: skip
+
+
+async def _free_bytes(conn: Connection) -> dict[str, int | None]:
+    rows = await conn.fetch("SELECT tier, free_bytes FROM fedstac.replica_disk ORDER BY tier")
+    return {row["tier"]: row["free_bytes"] for row in rows}

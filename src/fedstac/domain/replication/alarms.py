@@ -17,8 +17,7 @@ class AlarmKind(StrEnum):
 
 # What the reason of a dataset that waits begins with.
 REASONS: Final = {AlarmKind.DISK: "disk full", AlarmKind.BUDGET: "over the budget"}
-AWAY_SECONDS: Final = 3600.0  # so long a source that does not answer is nobody's business
-LONGEST_DETAIL: Final = 500
+AWAY_SECONDS: Final = 3600.0  # so long a host may be away before anybody is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +27,12 @@ class Alarm:
     kind: AlarmKind
     thing: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRoom:
+    """The room on the disk of a tier. free_bytes: None where the folder is not there."""
+
+    tier: str
+    folder: str
+    free_bytes: int | None
