@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,24 +110,21 @@ async def test_a_name_is_resolved_once_and_the_address_that_was_judged_is_connec
         return answers.pop(0)
 
     rules = AddressRules(("data.test",))
-    threads = ThreadPoolExecutor(2)
-    async with file_server(content) as server:
-        transport = HttpsTransport(lambda: rules, threads=threads, stall_seconds=5, find=find)
-        async with Transports(lambda: rules, others={"https": transport}) as transports:
-            order = CopyOrder(tmp_path, "a.nc", 1000, "1220" + hashlib.sha256(content).hexdigest(),
-                              f"http://data.test:{server.port}/a.nc")  # fmt: skip
-            with pytest.raises(CopyFailed, match="leads to an address that is not of the internet") as failure:
-                await copy_file(order, transports=transports)
-            assert failure.value.cause == CopyCause.BAD_ADDRESS
-            assert not server.requests
-            rules = AddressRules(("data.test",), ("data.test",))  # as a policy that is read anew
+    async with file_server(content) as server, Transports(lambda: rules) as transports:
+        transports.use("https", HttpsTransport(lambda: rules, threads=transports.threads, stall_seconds=5, find=find))
+        order = CopyOrder(tmp_path, "a.nc", 1000, "1220" + hashlib.sha256(content).hexdigest(),
+                          f"http://data.test:{server.port}/a.nc")  # fmt: skip
+        with pytest.raises(CopyFailed, match="leads to an address that is not of the internet") as failure:
             await copy_file(order, transports=transports)
-            assert names == ["data.test", "data.test"]
-            (tmp_path / "a.nc").unlink()
-            await copy_file(order, transports=transports)  # by the same connection
-            assert len(names) == 2
-            (tmp_path / "a.nc").unlink()
-            rules, answers[:] = AddressRules(("data.test",)), [["127.0.0.1"]]
-            with pytest.raises(CopyFailed, match="leads to an address"):  # which the policy does not list any more
-                await copy_file(order, transports=transports)
-    threads.shutdown()
+        assert failure.value.cause == CopyCause.BAD_ADDRESS
+        assert not server.requests
+        rules = AddressRules(("data.test",), ("data.test",))  # as a policy that is read anew
+        await copy_file(order, transports=transports)
+        assert names == ["data.test", "data.test"]
+        (tmp_path / "a.nc").unlink()
+        await copy_file(order, transports=transports)  # by the same connection
+        assert len(names) == 2
+        (tmp_path / "a.nc").unlink()
+        rules, answers[:] = AddressRules(("data.test",)), [["127.0.0.1"]]
+        with pytest.raises(CopyFailed, match="leads to an address"):  # which the policy does not list any more
+            await copy_file(order, transports=transports)

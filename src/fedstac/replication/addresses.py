@@ -111,8 +111,10 @@ def _parse(href: str) -> SourceUrl:
     match parts.scheme:
         case "http" | "https" if host:
             return SourceUrl(parts.scheme, host, PORTS[parts.scheme] if port is None else port, target)
-        case "s3" | "globus" if parts.netloc and parts.path.strip("/"):
-            return SourceUrl(parts.scheme, parts.netloc, 0, parts.path)
+        case "s3" if parts.netloc and parts.path.strip("/"):
+            return SourceUrl("s3", parts.netloc, 0, href[len(f"s3://{parts.netloc}") :])  # a key may have ? and #
+        case "globus" if parts.netloc and parts.path.strip("/"):
+            return SourceUrl("globus", parts.netloc, 0, unquote(parts.path))
         case "file" if parts.netloc in ("", "localhost") and parts.path.startswith("/"):
             return SourceUrl("file", "", 0, unquote(parts.path))
     raise AddressRefused(f"an address of {parts.scheme or 'no scheme'}: is not one that files are fetched from")

@@ -9,9 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from fedstac.replication.addresses import AddressRules, SourceUrl
+
+if TYPE_CHECKING:
+    from fedstac.replication.transports.globus import GlobusIdentity
 
 STALL_SECONDS = 60.0
 MOST_THREADS = 256  # a stream that waits for its source has one, and each write
@@ -120,12 +123,12 @@ class Transports:
 
     def __init__(
         self, rules: Callable[[], AddressRules], *, stall_seconds: float = STALL_SECONDS,
-        others: Mapping[str, Transport] | None = None,
+        globus: GlobusIdentity | None = None,
     ) -> None:  # fmt: skip
         self.rules = rules
         self.threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="replica")
-        self._stall_seconds = stall_seconds
-        self._by_scheme: dict[str, Transport] = dict(others or {})
+        self._stall_seconds, self._globus = stall_seconds, globus
+        self._by_scheme: dict[str, Transport] = {}
 
     def open_transport(self, url: SourceUrl) -> Transport:
         """Return the transport of an address that was judged. CopyFailed(BAD_ADDRESS) where there is none."""
@@ -133,6 +136,10 @@ class Transports:
         if scheme not in self._by_scheme:
             self._by_scheme[scheme] = self._make(scheme)
         return self._by_scheme[scheme]
+
+    def use(self, scheme: str, transport: Transport) -> None:
+        """Let a transport serve a scheme in place of this node's own. It is closed with the others."""
+        self._by_scheme[scheme] = transport
 
     def _make(self, scheme: str) -> Transport:
         match scheme:
@@ -144,6 +151,11 @@ class Transports:
                 from fedstac.replication.transports.files import FileTransport
 
                 return FileTransport(self.rules, self.threads)
+            case "globus" if self._globus is not None:
+                from fedstac.replication.transports.globus import GlobusTransport
+
+                node = self._globus
+                return GlobusTransport(node.collection, node.folder, node.client, threads=self.threads)
             case "s3":
                 from fedstac.replication.transports.s3 import S3Transport
 
