@@ -16,7 +16,7 @@ from fedstac.api.call import Call
 from fedstac.bootstrap import Node
 from fedstac.db import metrics as figures_of_node
 from fedstac.db.metrics import Figures
-from fedstac.db.replica.figures import ReplicaNodeFigures
+from fedstac.db.replica.figures import NO_REPLICA_NODE, ReplicaNodeFigures
 from fedstac.domain.errors import Unavailable
 from fedstac.runtime import metrics
 from fedstac.runtime.causes import is_transient
@@ -151,8 +151,7 @@ def _of_database(look: Look) -> Iterable[Metric]:
     yield metrics.NOTIFICATIONS_WAITING.of([((), figures.notifications)])
     yield metrics.NOTIFICATIONS_LATE.of([((), figures.notification_seconds)])
     yield metrics.TRANSACTION_AGE.of([((), figures.transaction_seconds)])
-    if figures.replica is not None:
-        yield from _of_replica_node(figures.replica)
+    yield from _of_replica_node(figures.replica or NO_REPLICA_NODE)
 
 
 def _of_replica_node(figures: ReplicaNodeFigures) -> Iterable[Metric]:
@@ -161,7 +160,7 @@ def _of_replica_node(figures: ReplicaNodeFigures) -> Iterable[Metric]:
     yield metrics.REPLICA_DATASET_BYTES.of([((each.state,), each.bytes) for each in figures.states])
     yield metrics.REPLICA_OPEN_FILES.of([((state,), count) for state, count in figures.open_files.items()])
     yield metrics.REPLICA_ANNOUNCEMENTS.of([((state,), count) for state, count in figures.announcements.items()])
-    yield metrics.REPLICA_REMOVALS.of([((), figures.removals)])
+    yield metrics.REPLICA_REMOVALS.of([((), figures.removals)] if figures.states else [])
     yield metrics.REPLICA_FINDINGS.of([((fault,), count) for fault, count in figures.findings.items()])
     room = [((tier,), free) for tier, free in figures.free_bytes.items() if free is not None]
     yield metrics.REPLICA_ROOM.of(room)
@@ -169,5 +168,4 @@ def _of_replica_node(figures: ReplicaNodeFigures) -> Iterable[Metric]:
         (metrics.REPLICA_VERIFIED, figures.verified_seconds),
         (metrics.REPLICA_PROGRESS, figures.progress_seconds),
     ):
-        if seconds is not None:
-            yield family.of([((), seconds)])
+        yield family.of([((), seconds)] if seconds is not None else [])

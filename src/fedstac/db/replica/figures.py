@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from fedstac.db.connections import Connection
 
@@ -35,6 +36,9 @@ class ReplicaNodeFigures:
     verified_seconds: float | None
     progress_seconds: float | None
     free_bytes: Mapping[str, int | None]  # by tier
+
+
+NO_REPLICA_NODE: Final = ReplicaNodeFigures((), {}, 0, {}, {}, None, None, {})
 
 
 async def read(conn: Connection) -> ReplicaNodeFigures | None:
