@@ -182,6 +182,13 @@ class Settings(BaseSettings):
     replica_client_id: str = Field("", description="For a replica node: its client id at its identity provider")
     replica_client_secret: str = Field("", repr=False, description="For a replica node: its secret there")
     replica_issuer: str = Field("", description="For a replica node: the address of its identity provider")
+    replica_globus_collection: str = Field(
+        "", description="For a replica node: the id of its Globus collection, whose root is FEDSTAC_REPLICA_FOLDER"
+    )
+    replica_globus_client_id: str = Field(
+        "", description="For a replica node: its client id at Globus, which may write to the collection"
+    )
+    replica_globus_client_secret: str = Field("", repr=False, description="For a replica node: its secret at Globus")
     replica_brake_percent: float = Field(
         1.0, ge=0, le=100,
         description="For a replica node: a share of dark or missing files above which verify repairs nothing",

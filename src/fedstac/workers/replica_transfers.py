@@ -41,10 +41,12 @@ from fedstac.replication.failures import NextStep, next_step
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.replication.throttle import SharedThrottle
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
+from fedstac.replication.transports.globus import GlobusIdentity
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import REPLICA_BYTES, REPLICA_FILES
 from fedstac.runtime.outages import reason_of
+from fedstac.settings import Settings
 from fedstac.workers.replica_surroundings import PolicySurroundings, SourceView, Surroundings
 
 LOOK_SECONDS = 1.0  # between looks for files when there is room
@@ -392,8 +394,22 @@ async def run(node: Node, stop: asyncio.Event, *, policy_file: PolicyFile) -> No
     surroundings = PolicySurroundings(
         settings.node, policy, lambda: places.folders_of(settings, policy()), SharedThrottle(node.pool, policy)
     )
-    async with Transports(lambda: AddressRules.of_sources(policy().sources)) as transports:
+
+    def rules() -> AddressRules:
+        return AddressRules.of_sources(policy().sources)
+
+    async with Transports(rules, globus=_globus_identity(settings)) as transports:
         dispatcher = Dispatcher(
             node, surroundings, transports, most=settings.replica_workers, block_bytes=settings.replica_block_bytes
         )
         await dispatcher.run(stop)
+
+
+def _globus_identity(settings: Settings) -> GlobusIdentity | None:
+    """Return who this node is at Globus; None where it has no collection there."""
+    if not settings.replica_globus_collection:
+        return None
+    return GlobusIdentity(
+        settings.replica_globus_collection, Path(settings.replica_folder).absolute(),
+        settings.replica_globus_client_id, settings.replica_globus_client_secret,
+    )  # fmt: skip
