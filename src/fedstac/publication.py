@@ -64,6 +64,7 @@ from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.failpoints import failpoint
 from fedstac.vocabularies.registry import Vocabularies
 
+PART_RECORDS: Final = 5_000  # of an origin that is forgotten, in one transaction
 MOST_NAMED: Final = 5  # datasets that share files with one
 
 
@@ -603,6 +604,17 @@ async def forget(conn: Connection, origin: str, *, before_epoch: int) -> int:
         for collection in leaving:
             await collections.erase(conn, collection, origin)
         return removed
+
+
+async def forget_in_parts(conn: Connection, origin: str, *, before_epoch: int) -> None:
+    """Remove at a consumer the datasets of an origin, about PART_RECORDS of them in one transaction.
+
+    A long transaction is looked behind by every search at each of its looks for changes. `forget` removes the rest.
+    """
+    removed = -1
+    while removed:
+        async with conn.transaction():
+            removed = await records.remove(conn, origin, before_epoch, most=PART_RECORDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,14 @@ async def test_a_property_of_too_many_or_too_long_values_has_no_place(
     await writing.publish(conn, thing(11, **{f"p{n}": n for n in range(30)}))
     rows = await agree(conn)
     assert len({name for row in rows for name in row["properties"]}) == PLACES - 2
+    taken = {name for row in rows for name in row["properties"]}
+    noted = "SELECT array_agg(property ORDER BY property) FROM fedstac.facet_lost WHERE property ~ '^[pq]'"
+    lacking = sorted({f"p{n}" for n in range(30)} - taken)
+    assert await conn.fetchval(noted) == lacking
+    monkeypatch.setattr(facets, "MOST_LOST", len(lacking) + 4)  # with the two that lost theirs
+    await writing.publish(conn, thing(12, **{f"q{n}": n for n in range(30)}))
+    assert len(await conn.fetchval(noted)) == len(lacking) + 2
+    await agree(conn)
 
 
 async def test_a_batch_that_is_rolled_back_leaves_no_code_in_memory(connect: Connect) -> None:

@@ -238,6 +238,22 @@ async def test_an_epoch_of_one_origin_is_no_matter_of_another(east: Node, conn: 
     assert await shown(conn) == "north"
 
 
+async def test_an_origin_is_forgotten_part_by_part(
+    east: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its datasets go in transactions of a few lineages each; the others' stay."""
+    monkeypatch.setattr(publication, "PART_RECORDS", 7)
+    items = list(sample.items(40, versions=1))
+    await follow(east, source(east, "west", items[:30]))
+    await follow(east, source(east, "north", items[30:]))
+    await publication.forget_in_parts(conn, "west", before_epoch=following.BEYOND_ALL)
+    assert list(await ids_by_origin(conn)) == ["north"]
+    changes = await conn.fetchval("SELECT count(DISTINCT changed) FROM fedstac.facet WHERE shown = 0")
+    assert changes == 5
+    await publication.forget(conn, "west", before_epoch=following.BEYOND_ALL)
+    assert await invariants.check(conn) == []
+
+
 async def test_a_lineage_that_its_origin_has_lost_is_the_next_ones(east: Node, conn: Connection) -> None:
     common, other = sample.items(2)
     await follow(east, source(east, "west", [common, other]))

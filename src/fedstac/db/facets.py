@@ -33,6 +33,7 @@ NOWHERE: Final = -1  # instead of a place
 PUBLISHED, RETRACTED, LATEST = 1, 2, 4  # bits of `shown`
 MOST_CODES: Final = 200_000  # that a process remembers, of terms; a tenth of it of footprints
 MOST_KEY: Final = 1000  # characters of a footprint that is remembered by its text
+MOST_LOST: Final = 100  # properties of a collection that are noted when no place is free
 NUMBERS_AT_ONCE: Final = 1000  # drawn from the sequence
 MOST_DATABASES: Final = 8  # that a process remembers codes of
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL's binary moments
@@ -363,10 +364,29 @@ async def _places(
             [collection for collection, _ in new], [name for _, name in new],
         )  # fmt: skip
         places = await _read_places(conn, list(names))
+        without = [(collection, name) for collection, name in new if name not in places[collection]]
+        if without:
+            await _note_lack(conn, without)
     return {
         collection: {name: places[collection].get(name, NOWHERE) for name in {*ones, *places[collection]}}
         for collection, ones in names.items()
     }
+
+
+async def _note_lack(conn: Connection, properties: Sequence[tuple[str, str]]) -> None:
+    """Note the properties for which no place was free, so that operators see them; of each collection the first ones.
+
+    Whoever names properties may make up as many as they like.
+    """
+    await conn.execute(
+        f"""INSERT INTO fedstac.facet_lost (collection, property)
+            SELECT collection, property FROM (
+                SELECT c.*, row_number() OVER (PARTITION BY collection ORDER BY place)
+                       + (SELECT count(*) FROM fedstac.facet_lost l WHERE l.collection = c.collection) AS rank
+                FROM unnest($1::text[], $2::text[]) WITH ORDINALITY c (collection, property, place)) ranked
+            WHERE rank <= {MOST_LOST} ON CONFLICT DO NOTHING""",
+        [collection for collection, _ in properties], [name for _, name in properties],
+    )  # fmt: skip
 
 
 async def _read_places(conn: Connection, collections: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -377,33 +377,40 @@ async def remove_some(
     return set(removed_ids)
 
 
-async def remove(conn: Connection, origin: str, before_epoch: int) -> int:
+async def remove(conn: Connection, origin: str, before_epoch: int, *, most: int | None = None) -> int:
     """Remove records of an origin from an epoch before this one, with their search copies; return how many.
 
     Call it in a transaction. Whoever else announces one of their lineages waits, and finds nothing of it.
+    `most`: it removes the lineages of so many records only; the next call goes on.
     """
-    await conn.fetchval(
-        """SELECT count(*) FROM (
-               SELECT FROM fedstac.lineage
-               WHERE key IN (SELECT lineage FROM fedstac.record WHERE origin = $1 AND epoch < $2)
+    row = await conn.fetchrow(
+        """SELECT count(*) AS count, CASE WHEN $3::bigint IS NOT NULL THEN array_agg(key) END AS keys FROM (
+               SELECT key FROM fedstac.lineage
+               WHERE key IN (SELECT lineage FROM fedstac.record WHERE origin = $1 AND epoch < $2
+                             ORDER BY lineage LIMIT $3)
                ORDER BY key FOR UPDATE) locked""",
-        origin, before_epoch, timeout=A_DAY,
+        origin, before_epoch, most, timeout=A_DAY,
     )  # fmt: skip
+    assert row is not None
+    if not row["count"]:
+        return 0
     collections = await conn.fetch("SELECT id FROM pgstac.collections ORDER BY id")
-    for collection, leaf in (await hold_leaves(conn, [row["id"] for row in collections])).items():
+    for collection, leaf in (await hold_leaves(conn, [each["id"] for each in collections])).items():
         await conn.execute(
             f"""DELETE FROM {leaf} i USING fedstac.record r
-                WHERE r.collection = $1 AND r.id = i.id AND r.origin = $2 AND r.epoch < $3""",
-            collection, origin, before_epoch, timeout=A_DAY,
+                WHERE r.collection = $1 AND r.id = i.id AND r.origin = $2 AND r.epoch < $3
+                  AND ($4::text[] IS NULL OR r.lineage = ANY ($4))""",
+            collection, origin, before_epoch, row["keys"], timeout=A_DAY,
         )  # fmt: skip
     removed = await conn.fetchval(
         """WITH gone AS (DELETE FROM fedstac.record WHERE origin = $1 AND epoch < $2
+                           AND ($3::text[] IS NULL OR lineage = ANY ($3))
                          RETURNING collection, n, state IN ('published', 'retracted') AS counted),
                 unseen AS (UPDATE fedstac.facet f SET shown = 0, changed = pg_current_xact_id()
                            FROM gone WHERE f.n = gone.n),
                 less AS (INSERT INTO fedstac.tally (collection, records)
                          SELECT collection, -count(*) FROM gone WHERE counted GROUP BY collection)
            SELECT count(*) FROM gone""",
-        origin, before_epoch, timeout=A_DAY,
+        origin, before_epoch, row["keys"], timeout=A_DAY,
     )  # fmt: skip
     return int(removed)

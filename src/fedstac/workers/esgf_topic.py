@@ -17,7 +17,7 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import collections, nodes, parked, records
+from fedstac.db import collections, facets, nodes, parked, records
 from fedstac.db import esgf as kept
 from fedstac.db.connections import Connection
 from fedstac.db.esgf import WaitingPatch
@@ -98,6 +98,10 @@ class EsgfHandler:
         judged_with = {(one.step.collection, one.vocabulary.version) for one in steps.values() if one.vocabulary}
         for project, version in sorted(judged_with):
             await self.node.vocabulary_store.keep(self.node.pool, project, version)
+        drafts = [one.posted.draft for one in steps.values() if one.posted and one.posted.draft]
+        if drafts:
+            async with self.node.pool.acquire() as conn:
+                await facets.prepare(conn, drafts)
         return PageReading(steps, rejections)
 
     def _read(self, event: RawEvent, origin: str) -> NamedStep:

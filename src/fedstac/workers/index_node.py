@@ -117,10 +117,12 @@ async def rebuild(
         follower = Follower(
             node, index_handler(node, origin), origin, source, origin_name=name, lock=lock, on_page=on_page
         )
-        async with node.pool.acquire() as conn, conn.transaction():
+        async with node.pool.acquire() as conn:
+            async with conn.transaction():  # first: whoever goes on after an interruption begins at the beginning
+                await nodes.forget_progress(conn, nodes.INDEX, name)
+                await nodes.move(conn, nodes.INDEX, name, events.START, snapshot="" if from_snapshot else None)
+            await publication.forget_in_parts(conn, name, before_epoch=BEYOND_ALL)
             await publication.forget(conn, name, before_epoch=BEYOND_ALL)
-            await nodes.forget_progress(conn, nodes.INDEX, name)
-            await nodes.move(conn, nodes.INDEX, name, events.START, snapshot="" if from_snapshot else None)
         if from_snapshot:
             await follower.take_snapshot("")
         quiet_seconds = 0
