@@ -14,7 +14,7 @@ from fedstac.db.replica.files import FilePlan
 from fedstac.db.replica.removals import NewRemoval
 from fedstac.domain.replication.dataset_files import files_of
 from fedstac.domain.replication.policy import ReplicaDecision
-from fedstac.domain.replication.reacting import NOTHING, EventState, Goal, GoalKind, Reaction, goal_of, react
+from fedstac.domain.replication.reacting import NOTHING, EventState, Goal, GoalKind, Here, Reaction, goal_of, react
 from fedstac.domain.replication.states import RESTRICTED_TIER, DatasetState
 
 GONE = "the origin does not list it any more; its files are kept, and not served"
@@ -59,7 +59,7 @@ async def take(conn: Connection, events: Sequence[JudgedEvent], *, policy_digest
         if (here := before.get(name)) is None
         or (here.origin == each.newest.origin and not here.includes(each.newest.epoch, each.newest.seq))
     ]  # fmt: skip
-    reactions = [(each, before.get(each.newest.key), _react(each, before.get(each.newest.key))) for each in due]
+    reactions = [(each, before.get(each.newest.key), reaction_of(each, before.get(each.newest.key))) for each in due]
     numbers = await datasets.store(
         conn,
         [(each.newest, Consequence(each.decision, each.goal, reaction)) for each, _, reaction in reactions],
@@ -70,6 +70,29 @@ async def take(conn: Connection, events: Sequence[JudgedEvent], *, policy_digest
     foreign += [each.newest for each, _, _ in reactions if each.newest.key not in numbers]
     await _follow_up(conn, entries)
     return Intake(len(entries), len(events) - len(entries) - len(foreign), foreign)
+
+
+async def reconsider(
+    conn: Connection, events: Sequence[JudgedEvent], *, policy_digest: str
+) -> dict[int, tuple[Here, Reaction]]:
+    """Store what another policy makes of the newest events of datasets, and what follows from that.
+
+    Joins the caller's transaction. Return what was here of each dataset, and what becomes of it, by number.
+    """
+    before = await datasets.lock_all(conn, [each.newest.key for each in events])
+    entries = [
+        (here.n, each, here, reaction_of(each, here))
+        for each in events if (here := before.get(each.newest.key)) is not None
+        and (here.epoch, here.seq) == (each.newest.epoch, each.newest.seq)
+    ]  # fmt: skip
+    if entries:
+        await datasets.store(
+            conn,
+            [(each.newest, Consequence(each.decision, each.goal, reaction)) for _, each, _, reaction in entries],
+            policy_digest=policy_digest,
+        )
+        await _follow_up(conn, entries)
+    return {n: (here.here, reaction) for n, _, here, reaction in entries}
 
 
 async def restrict_unlisted(conn: Connection, origin: str, *, before_epoch: int, pos: int) -> int:
@@ -102,10 +125,15 @@ def _is_foreign(event: NewestEvent, before: KnownDataset | None) -> bool:
     return before is not None and before.origin != event.origin
 
 
-def _react(event: JudgedEvent, before: KnownDataset | None) -> Reaction:
-    here = replace(before.here if before else NOTHING, has_check=bool(event.decision.check))
+def reaction_of(event: JudgedEvent, before: KnownDataset | None) -> Reaction:
+    """Return what an event makes of a dataset."""
     has_others = before is not None and before.files_digest != event.newest.digest
-    return react(here, event.goal, has_other_files=has_others)
+    return reaction_to(event, before.here if before else NOTHING, has_other_files=has_others)
+
+
+def reaction_to(event: JudgedEvent, here: Here, *, has_other_files: bool) -> Reaction:
+    """Return what an event makes of what is here. `has_other_files`: the event names others than are here."""
+    return react(replace(here, has_check=bool(event.decision.check)), event.goal, has_other_files=has_other_files)
 
 
 Stored = tuple[int, JudgedEvent, KnownDataset | None, Reaction]

@@ -91,7 +91,7 @@ async def lock_all(conn: Connection, names: Sequence[DatasetKey]) -> dict[Datase
            ORDER BY d.n FOR UPDATE OF d""",
         [name.collection for name in names], [name.id for name in names],
     )  # fmt: skip
-    datasets = await _read(conn, [row["n"] for row in rows])
+    datasets = await read(conn, [row["n"] for row in rows])
     return {dataset.key: dataset for dataset in datasets}
 
 
@@ -100,11 +100,11 @@ async def lock(conn: Connection, n: int) -> KnownDataset | None:
     row = await conn.fetchrow("SELECT n FROM fedstac.replica_dataset WHERE n = $1 FOR UPDATE", n)
     if row is None:
         return None
-    [dataset] = await _read(conn, [n])
+    [dataset] = await read(conn, [n])
     return dataset
 
 
-async def _read(conn: Connection, numbers: Sequence[int]) -> list[KnownDataset]:
+async def read(conn: Connection, numbers: Sequence[int]) -> list[KnownDataset]:
     """Read datasets in a statement after the one that locked them: it sees what was committed meanwhile."""
     rows = await conn.fetch(
         f"SELECT {HERE} FROM fedstac.replica_dataset d {FILES} WHERE d.n = ANY ($1::bigint[]) ORDER BY d.n",
@@ -214,7 +214,7 @@ async def unlisted(conn: Connection, origin: str, *, before_epoch: int) -> list[
            WHERE origin = $1 AND epoch < $2 AND event_state NOT IN ('deleted', 'purged') ORDER BY n FOR UPDATE""",
         origin, before_epoch,
     )  # fmt: skip
-    return await _read(conn, [row["n"] for row in rows])
+    return await read(conn, [row["n"] for row in rows])
 
 
 async def redirect(conn: Connection, changes: Sequence[tuple[int, Goal, Reaction]]) -> None:
