@@ -24,7 +24,7 @@ CREATE TABLE fedstac.replica_dataset (
     action          text NOT NULL CHECK (action IN ('replicate', 'restrict', 'ignore')),
     rule            text NOT NULL DEFAULT '',
     priority        integer NOT NULL DEFAULT 0,
-    tier            text NOT NULL DEFAULT 'default',  -- where its files belong now; 'restricted' is not served
+    tier            text NOT NULL DEFAULT '',   -- where its files belong now: '' is the served tree, 'restricted' is not served
     "check"         text,                       -- the command that looks at its files once all are here; NULL: none
     on_superseded   text NOT NULL DEFAULT 'keep' CHECK (on_superseded IN ('keep', 'tier', 'purge')),
     on_retracted    text NOT NULL DEFAULT 'keep' CHECK (on_retracted IN ('keep', 'restrict', 'purge')),
@@ -53,7 +53,7 @@ CREATE TABLE fedstac.replica_file (
     n               bigint NOT NULL REFERENCES fedstac.replica_dataset ON DELETE CASCADE,
     asset           text NOT NULL,
     path            text NOT NULL,              -- below the folder of the tier
-    tier            text NOT NULL DEFAULT 'default',  -- where it is, or will be written
+    tier            text NOT NULL DEFAULT '',   -- where it is, or will be written
     home            text,                       -- the tier that it was in when it was restricted
     size            bigint,
     checksum        text,                       -- multihash in hex

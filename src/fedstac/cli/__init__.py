@@ -194,6 +194,38 @@ def index_node(
     api.serve(settings, [roles.INDEX], on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 
+@app.command(
+    name="replica-node",
+    rich_help_panel="Node",
+    epilog=examples(
+        "fedstac replica-node --source https://west.example",
+        "fedstac replica policy check policy.yaml",
+        "fedstac replica status",
+    ),
+)
+def replica_node(source: Sources = None, number: Processes = None, ready_file: ReadyFile = None) -> None:
+    """Run a replica node: follow publishing nodes' feeds, copy the files that its policy wants, and announce them.
+
+    It needs FEDSTAC_REPLICA_POLICY, FEDSTAC_REPLICA_FOLDER, FEDSTAC_REPLICA_URL, and an identity for its announcements.
+    It may share a database with an index node. What it does with each event is in docs/replication.md.
+    """
+    from fedstac.workers import processes
+
+    processes.start("replica-node")
+    from fedstac.api import app as api
+    from fedstac.messaging.sources.addresses import HTTP_FEED
+    from fedstac.workers import roles
+
+    settings = _with_processes(environment.load(), number)
+    sources = roles.addresses(settings, source or ())
+    settings = settings.model_copy(update={
+        "source": " ".join(each.address for each in sources),
+        "source_token": " ".join(each.token for each in sources),
+        "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
+    })  # fmt: skip
+    api.serve(settings, [roles.REPLICA], on_ready=lambda url: _tell(ready_file, {"url": url}))
+
+
 @app.command(rich_help_panel="Node", epilog=examples("fedstac worker"))
 def worker(ready_file: ReadyFile = None) -> None:
     """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes).

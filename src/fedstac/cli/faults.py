@@ -26,6 +26,7 @@ from fedstac.domain.vocabulary import VocabularyBroken
 PROCESSES = (
     "serve",
     "index-node",
+    "replica-node",
     "worker",
     "sequencer",
     "relay",

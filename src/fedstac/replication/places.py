@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from fedstac.domain.replication.policy import DEFAULT_TIER, ReplicaPolicy
-from fedstac.domain.replication.states import RESTRICTED_TIER
+from fedstac.domain.replication.policy import ReplicaPolicy
+from fedstac.domain.replication.states import RESTRICTED_TIER, SERVED_TIER
 from fedstac.settings import Settings
 
 
 def folders_of(settings: Settings, policy: ReplicaPolicy) -> Mapping[str, Path]:
-    """Return the folder of each tier.
-
-    Restricted files are beside the served folder (`<folder>.restricted`), unless the policy names a tier `restricted`.
-    """
+    """Return the folder of each tier. Restricted files are beside the served folder, in `<folder>.restricted`."""
     base = Path(settings.replica_folder)
     restricted = base.with_name(f"{base.name}.{RESTRICTED_TIER}")
     return {
-        DEFAULT_TIER: base, RESTRICTED_TIER: restricted, **{name: Path(text) for name, text in policy.tiers.items()},
+        SERVED_TIER: base, RESTRICTED_TIER: restricted, **{name: Path(text) for name, text in policy.tiers.items()},
     }  # fmt: skip
 
 
@@ -29,10 +26,10 @@ def address_of(settings: Settings, policy: ReplicaPolicy, *, tier: str, path: st
     A tier whose folder is below the served one has its place there; any other one is served under its name.
     """
     base = settings.replica_url.rstrip("/")
-    if tier == DEFAULT_TIER:
+    if tier == SERVED_TIER:
         return f"{base}/{quote(path)}"
     folders = folders_of(settings, policy)
     folder = folders.get(tier)
-    if folder is not None and folder.is_relative_to(folders[DEFAULT_TIER]):
-        return f"{base}/{quote(folder.relative_to(folders[DEFAULT_TIER]).as_posix())}/{quote(path)}"
+    if folder is not None and folder.is_relative_to(folders[SERVED_TIER]):
+        return f"{base}/{quote(folder.relative_to(folders[SERVED_TIER]).as_posix())}/{quote(path)}"
     return f"{base}/{quote(tier)}/{quote(path)}"

@@ -7,13 +7,16 @@ and stored in the transaction that moves the cursor: files to be fetched, and fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import structlog
 
-from fedstac.bootstrap import Node
+from fedstac.bootstrap import Node, Part
+from fedstac.client import service
 from fedstac.db.connections import Connection
 from fedstac.db.replica import removals
 from fedstac.db.replica.datasets import DatasetKey, NewestEvent
@@ -25,14 +28,19 @@ from fedstac.domain.replication.policy import NO_RULE, ReplicaPolicy
 from fedstac.domain.replication.reacting import EventState
 from fedstac.messaging.origin import Origin, TopicOrigin
 from fedstac.messaging.sources import NotServed, RawEvent
-from fedstac.replication import intake
+from fedstac.replication import intake, places
 from fedstac.replication.intake import JudgedEvent
+from fedstac.replication.policy_file import PolicyFile
+from fedstac.settings import Misconfigured, Settings
+from fedstac.workers import replica_announcing, replica_removals, replica_transfers
 from fedstac.workers.event_reading import EventReader
 from fedstac.workers.following import HandledPage, Handler, Page, PageReading, Rejection
+from fedstac.workers.replica_removals import Remover
 
 CONSUMER: Final = "replica"
 QUARANTINED: Final = "org.fedstac.dataset.quarantined.v1"
 FOREIGN: Final = "its dataset is another origin's here"
+PARTS: Final = (replica_transfers.PART, replica_announcing.PART, replica_removals.PART)  # beside the followers
 log = structlog.get_logger()
 
 
@@ -132,6 +140,43 @@ def _state_of(raw: RawEvent, event: DatasetEvent) -> EventState:
     state = EventState(event.record.state.value)
     is_quarantined = raw.get("type") == QUARANTINED or isinstance(data.get("quarantine"), dict)
     return EventState.QUARANTINED if is_quarantined and event.record.document is not None else state
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that are missing or wrong before anything runs: Misconfigured, PolicyBroken."""
+    for value, variable, meaning in (
+        (settings.replica_policy, "FEDSTAC_REPLICA_POLICY", "the file that says what it copies from where"),
+        (settings.replica_folder, "FEDSTAC_REPLICA_FOLDER", "the folder of its files"),
+        (settings.replica_url, "FEDSTAC_REPLICA_URL", "the address under which others find its files"),
+    ):
+        if not value:
+            raise Misconfigured(f"a replica node needs {variable}: {meaning}")
+    if not Path(settings.replica_folder).is_dir():
+        raise Misconfigured(
+            f"FEDSTAC_REPLICA_FOLDER: there is no folder {settings.replica_folder}; make it, or mount it"
+        )
+    service.token_source(
+        token=settings.replica_token, issuer=settings.replica_issuer, client_id=settings.replica_client_id,
+        client_secret=settings.replica_client_secret,
+    )  # fmt: skip
+
+
+def parts(settings: Settings) -> tuple[Callable[[Node, Origin], Handler], Sequence[Part]]:
+    """Return what makes the handlers of the followers, and what runs beside them. All share one policy file."""
+    check(settings)
+    policy_file = PolicyFile(settings.replica_policy)
+
+    def policy() -> ReplicaPolicy:
+        return policy_file.current
+
+    async def remove(node: Node, stop: asyncio.Event) -> None:
+        await Remover(node, lambda: places.folders_of(node.settings, policy())).run(stop)
+
+    return partial(replica_handler, policy=policy), (
+        Part(replica_transfers.PART, partial(replica_transfers.run, policy_file=policy_file)),
+        Part(replica_announcing.PART, partial(replica_announcing.run, policy_file=policy_file)),
+        Part(replica_removals.PART, remove),
+    )
 
 
 def replica_handler(node: Node, origin: Origin, policy: Callable[[], ReplicaPolicy]) -> Handler:

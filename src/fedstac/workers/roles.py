@@ -17,7 +17,17 @@ from fedstac.db.parts import PartReport
 from fedstac.messaging.sources import broker_of
 from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
 from fedstac.settings import Settings
-from fedstac.workers import following, index_node, notifier, publisher, relay, retention, sequencer, statuses
+from fedstac.workers import (
+    following,
+    index_node,
+    notifier,
+    publisher,
+    relay,
+    replica_node,
+    retention,
+    sequencer,
+    statuses,
+)
 from fedstac.workers.following import MakeHandler
 
 STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missing
@@ -141,3 +151,28 @@ def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, o
 
 PUBLISH = Role("publish", _publishing_parts, _publishing_stand)
 INDEX = consumer(nodes.INDEX, index_node.index_handler, part="follower", others=[HOUSEKEEPING, NOTIFIER])
+
+
+# --- replica nodes ---
+
+
+def _replica_parts(settings: Settings) -> Sequence[Part]:
+    """Return the followers, and what fetches, announces and takes away.
+
+    Misconfigured, or PolicyBroken, where a setting or the policy file is missing or wrong.
+    """
+    make_handler, others = replica_node.parts(settings)
+    return consumer(replica_node.CONSUMER, make_handler, others=[*others, NOTIFIER]).parts(settings)
+
+
+def _replica_stand(outlook: Outlook) -> Mapping[str, object]:
+    followers = consumer(replica_node.CONSUMER, index_node.index_handler).stand(outlook)
+    words = {part: _word(outlook.standings.get(part)) for part in replica_node.PARTS}
+    return {**followers, **words}
+
+
+def _word(part: PartReport | None) -> str:
+    return "running" if part is not None and part.running else "absent"
+
+
+REPLICA = Role(replica_node.CONSUMER, _replica_parts, _replica_stand, follows=True)

@@ -90,8 +90,8 @@ async def plan(conn: Connection, plans: Sequence[FilePlan]) -> None:
         *columns[:7],
     )  # fmt: skip
     await conn.execute(
-        """UPDATE fedstac.replica_dataset d SET files_digest = p.digest FROM unnest($1::bigint[], $2::bytea[])
-           p (n, digest) WHERE d.n = p.n""",
+        """UPDATE fedstac.replica_dataset d SET files_digest = p.digest, lane = NULL
+           FROM unnest($1::bigint[], $2::bytea[]) p (n, digest) WHERE d.n = p.n""",
         numbers, [digest_of(each.files) for each in plans],
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ async def misplaced(
         """SELECT NULL AS asset, tier, path, NULL AS target, NULL AS checksum, NULL::bigint AS size, true AS is_here
            FROM fedstac.replica_leftover WHERE n = $1
            UNION ALL
-           SELECT asset, tier, path, CASE WHEN NOT $3 THEN coalesce($2::text, home, 'default') END, checksum, size,
+           SELECT asset, tier, path, CASE WHEN NOT $3 THEN coalesce($2::text, home, '') END, checksum, size,
                   state = 'verified'
            FROM fedstac.replica_file
            WHERE n = $1 AND ($3 OR tier <> $2 OR $5 AND tier = 'restricted')
@@ -188,7 +188,10 @@ async def settle_places(conn: Connection, n: int, files: Sequence[MisplacedFile]
 async def lose(conn: Connection, n: int, assets: Sequence[str], reason: str) -> None:
     """Store that verified files of a locked dataset are not where they were: they are fetched anew."""
     await conn.execute(
-        """UPDATE fedstac.replica_file SET state = 'queued', reason = $3, done_bytes = 0, verified_at = NULL
+        """UPDATE fedstac.replica_file SET state = 'queued', reason = $3, href = NULL, lane = NULL, done_bytes = 0,
+                  verified_at = NULL
            WHERE n = $1 AND asset = ANY ($2::text[])""",
         n, list(assets), reason,
     )  # fmt: skip
+    if assets:
+        await conn.execute("UPDATE fedstac.replica_dataset SET lane = NULL WHERE n = $1", n)

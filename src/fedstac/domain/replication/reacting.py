@@ -133,7 +133,7 @@ def react(here: Here, goal: Goal, *, has_other_files: bool) -> Reaction:
         return standing(here, goal)
     is_going = removal in (RemovalKind.PURGE, RemovalKind.RESTRICT)
     reason = goal.reason or (
-        "its files have changed" if removal is RemovalKind.TRIM else f"its files go to {goal.tier!r}"
+        "its files have changed" if removal is RemovalKind.TRIM else f"its files go to {goal.tier or 'the served tree'}"
     )
     return Reaction(DatasetState.REMOVING if is_going else DatasetState.MOVING, reason, removal)
 

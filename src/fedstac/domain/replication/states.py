@@ -42,5 +42,6 @@ class RemovalKind(StrEnum):
     TRIM = "trim"  # those are deleted that are no more part of the dataset
 
 
+SERVED_TIER: Final = ""  # FEDSTAC_REPLICA_FOLDER
 RESTRICTED_TIER: Final = "restricted"  # the tier that is not served
 FETCHED: Final = (DatasetState.QUEUED, DatasetState.TRANSFERRING, DatasetState.WAITING)  # files are under way, or due
