@@ -120,9 +120,12 @@ def values_shown(most: int, evaluation: Evaluation, plan: Plan, selection: Selec
                 continue
             codes = table.place(place)[rows]
             present = np.unique(codes) if len(codes) < FEW_ROWS else np.flatnonzero(np.bincount(np.maximum(codes, 0)))
-            known = dictionaries.values_of(property)
-            if 0 < len(present) <= most + 1 and (found := [known[code] for code in present.tolist() if code in known]):
-                values.setdefault(name, {})[property] = aggregating.members(found)
+            if not 0 < len(present) <= most + 1:
+                continue
+            by_code = dictionaries.values_of(property)
+            members = aggregating.members(by_code[code] for code in present.tolist() if code in by_code)
+            if members:
+                values.setdefault(name, {})[property] = members
     return values
 
 

@@ -111,9 +111,9 @@ class KeptAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CountAttempt(Generic[T]):
-    """What was made of a selection, if nothing in it is doubtful; `kept`: to be kept."""
+    """What was made of a selection, if nothing in it is doubtful; `answer`: to be kept."""
 
-    kept: KeptAnswer
+    answer: KeptAnswer
     selection: Selection
     result: T | None
 
@@ -380,8 +380,8 @@ class FacetColumns:
             selection = self._evaluation(meaning).select(meaning.plan)
             is_sure = not len(selection.doubtful)
             result = count(self._evaluation(meaning), meaning.plan, selection) if is_sure else None
-            kept = KeptAnswer(self.table.changes, self.table.hides, time.monotonic(), result)
-            return CountAttempt(kept, selection, result)
+            answer = KeptAnswer(self.table.changes, self.table.hides, time.monotonic(), result)
+            return CountAttempt(answer, selection, result)
 
         values = sum(len(self.dictionaries.values_of(name)) for name in properties)
         looks = self.table.length * len(properties) + values * LOOKS_OF_VALUE
@@ -397,7 +397,7 @@ class FacetColumns:
 
             return await self._run(threads, meaning, count_whole, looks)
         if self._is_known(meaning) and attempt.result is not None:
-            self._answers[key] = attempt.kept
+            self._answers[key] = attempt.answer
             while len(self._answers) > MOST_ANSWERS:
                 self._answers.popitem(last=False)
         return attempt.result

@@ -132,13 +132,16 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedI
 def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
     """Return the sort keys of properties, given as (name, descending); ends with collection and id: the order is total.
 
-    Values are compared as JSON: numbers by value.
+    Values are compared as JSON: numbers by value; collections by their characters, as the columns compare them.
     """
     names = {name for name, _ in fields}
+    given = len(fields)
     fields = [*fields, *((key, fields[-1][1]) for key in ("collection", "id") if key not in names)]
     keys = []
-    for name, descending in fields:
+    for place, (name, descending) in enumerate(fields):
         expression, nullable = conditions.column_or_path(name)
+        if name == "collection" and place < given:  # as the last keys they follow the index
+            expression += ' COLLATE "C"'
         keys.append(SortKey(expression, descending, nullable))
     return tuple(keys)
 

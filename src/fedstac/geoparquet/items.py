@@ -135,12 +135,16 @@ def _batches(lines: Path) -> Iterator[tuple[Sequence[Mapping[str, Any]], int]]:
 
 
 def _cells(item: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the columns of an item. A property with the name of a member keeps its place in its name."""
+    """Yield the columns of an item. A property with the name of a member keeps its place in its name.
+
+    So does one whose own name begins like such a place: no two properties have one column.
+    """
     for name in item:
         if name not in SPECIAL:
             yield name, item[name]
     for name, value in (item.get("properties") or {}).items():
-        yield f"properties.{name}" if name in item or name in SPECIAL or name in TOP else name, value
+        is_placed = name in item or name in SPECIAL or name in TOP or name.startswith("properties.")
+        yield f"properties.{name}" if is_placed else name, value
 
 
 def _table(batch: Sequence[Mapping[str, Any]], columns: Columns, schema: pa.Schema) -> pa.Table:
