@@ -116,7 +116,7 @@ class Remover:
             batch = await files.misplaced(
                 conn, n, target=None if stays else goal.tier, purges=goal.kind is GoalKind.PURGE,
                 keeps_own=goal.kind is GoalKind.SERVE,
-                restores=goal.kind is GoalKind.HOLD or removal.kind is RemovalKind.RESTORE, limit=AT_ONCE,
+                restores=goal.kind is GoalKind.HOLD or (stays and removal.kind is RemovalKind.RESTORE), limit=AT_ONCE,
             )  # fmt: skip
             if batch:
                 missing = await asyncio.to_thread(self._take_away, batch)

@@ -380,10 +380,10 @@ async def own(dsn: str) -> AsyncIterator[Connection]:
     await opened.close()
 
 
-async def test_a_hundred_random_orders_end_as_policy_and_events_say(
+async def test_two_hundred_random_orders_end_as_policy_and_events_say(
     node: Node, own: Connection, worker: Worker, tmp_path: Path
 ) -> None:
-    await run(node, own, worker, tmp_path, count=int(os.environ.get("COUNT", "100")))
+    await run(node, own, worker, tmp_path, count=200)
 
 
 @pytest.mark.soak
