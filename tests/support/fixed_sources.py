@@ -39,6 +39,7 @@ class FixedSources:
     lanes: Mapping[str, int | None]
     closures: Closures = field(default_factory=Closures)
     budget: int | None = None
+    dropped: set[str] = field(default_factory=set)  # lanes that the policy no longer names
     away: dict[str, Obstacle] = field(default_factory=dict)
     throttle: Throttle = field(default_factory=NoThrottle)
 
@@ -53,7 +54,9 @@ class FixedSources:
 
     def choose(self, dataset: UnplacedDataset) -> Choices:
         assets: Mapping[str, Any] = dataset.document["assets"]
-        return Choices({asset: _copies(assets[asset]) for asset in dataset.assets}, {})
+        copies = {asset: _copies(assets[asset]) for asset in dataset.assets}
+        listed = {asset: [each for each in of if each.source not in self.dropped] for asset, of in copies.items()}
+        return Choices(listed, {})
 
     async def over_budget(self, conn: Connection, datasets: Sequence[UnplacedDataset]) -> Mapping[int, Obstacle]:
         if self.budget is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,8 @@ async def test_nothing_starts_in_a_closed_window_and_what_is_under_way_stops_and
             return source.sent[name] > 2_000_000
 
         await until(half_is_here)
-        end = datetime.now(UTC) + timedelta(seconds=1.5)
+        source.gate.clear()
+        end = datetime.now(UTC) + timedelta(seconds=3)
         sources.closures = Closures({lane(source): Obstacle("closed until soon", end)})
         await all_are(conn, "waiting")
         row = await conn.fetchrow("SELECT reason, until FROM fedstac.replica_dataset")
@@ -211,6 +213,7 @@ async def test_nothing_starts_in_a_closed_window_and_what_is_under_way_stops_and
             assert source.requests == requests
             await asyncio.sleep(0.05)
         sources.closures = Closures()
+        source.gate.set()
         await all_are(conn, "complete")
     assert check_files(tmp_path) == 1
     assert source.sent[name] < 4_000_000 + (1 << 20)
@@ -302,3 +305,101 @@ async def test_a_large_dataset_takes_no_statement_per_file(
     print(f"{statements} statements for {count} files")
     assert statements < count / 2  # with those of this test, that wait
     assert source.requests.total() == count + 1
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """Yield the folder of a file system of so many bytes; the test is skipped where this user may not mount one."""
+    place = folder / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system cannot be mounted here: it needs the rights of root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_a_full_disk_is_waited_for_and_transfers_go_on_when_there_is_room(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_transfers, "AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(failures, "DISK_PAUSE", 0.1)
+    with small_disk(tmp_path, 4 << 20) as disk:
+        (disk / "ballast").write_bytes(bytes(2 << 20))
+        await add_dataset(conn, "d", {"f": (source.url("f-3000000.bin"),)})
+        async with transferring(node, FixedSources(disk, {lane(source): None})):
+            await all_are(conn, "waiting")
+            row = await conn.fetchrow("SELECT reason, until > since AS has_end FROM fedstac.replica_dataset")
+            assert row is not None
+            assert row["reason"].startswith("disk full: ")
+            assert row["has_end"]
+            (disk / "ballast").unlink()
+            await all_are(conn, "complete")
+        assert check_files(disk) == 1
+    assert await conn.fetchval("SELECT attempts FROM fedstac.replica_file") == 0
+    assert not await conn.fetchval("SELECT count(*) FROM fedstac.trouble")
+
+
+async def test_a_process_that_is_asked_to_stop_leaves_no_claims_and_keeps_what_it_has(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    name = "f-6000000.bin"
+    source.pause = 0.01
+    await add_dataset(conn, "d", {"f": (source.url(name),)})
+    sources = FixedSources(tmp_path, {lane(source): None})
+    async with transferring(node, sources):
+
+        async def half_is_here() -> bool:
+            return source.sent[name] > 3_000_000
+
+        await until(half_is_here)
+        source.gate.clear()
+    assert not await conn.fetchval("SELECT count(*) FROM fedstac.replica_claim")
+    row = await conn.fetchrow("SELECT state, attempts FROM fedstac.replica_file")
+    assert row is not None
+    assert tuple(row) == ("queued", 0)
+    source.pause = 0
+    source.gate.set()
+    async with transferring(node, sources):
+        await all_are(conn, "complete")
+    assert source.sent[name] < 6_000_000 + (1 << 20)
+
+
+async def test_a_lost_session_costs_its_process_the_claims_and_nothing_else(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_transfers, "TELL_SECONDS", 0.05)
+    source.pause = 0.005
+    await add_dataset(conn, "d", {"f": (source.url("f-3000000.bin"),)})
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+
+        async def is_claimed() -> Any:
+            return await conn.fetchval("SELECT backend FROM fedstac.replica_claim")
+
+        await conn.execute("SELECT pg_terminate_backend($1)", await until(is_claimed))
+        await all_are(conn, "complete")
+    assert check_files(tmp_path) == 1
+    assert source.sent.total() < 3_000_000 + (1 << 20)
+
+
+async def test_files_of_a_source_that_the_policy_drops_come_from_another(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    async with byte_server() as other:
+        source.faults = lambda path, before: Fault(bytes=0)
+        await add_dataset(conn, "d", {"f": (source.url("f-9000.bin"), other.url("f-9000.bin"))})
+        sources = FixedSources(tmp_path, {lane(source): None, lane(other): None})
+        async with transferring(node, sources):
+
+            async def is_tried() -> bool:
+                return source.requests.total() > 0
+
+            await until(is_tried)
+            sources.lanes, sources.closures = {lane(other): None}, Closures()
+            sources.dropped = {lane(source)}
+            await all_are(conn, "complete")
+        assert other.sent == {"f-9000.bin": 9000}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -93,6 +93,8 @@ class Dispatcher:
         self._lease = node.settings.lease_seconds
         self._running: dict[UUID, RunningTransfer] = {}
         self._checks: dict[UUID, asyncio.Task[None]] = {}
+        self._names: frozenset[str] = frozenset()  # of the sources, when strays were last looked for
+        self._strays: set[str] = set()
         self._session: Connection | None = None
         self._worker: Worker | None = None
         self._ended = asyncio.Event()  # a transfer
@@ -125,7 +127,7 @@ class Dispatcher:
         async with self.node.pool.acquire() as conn:
             await claims.release_dead(conn)
             now = datetime.now(UTC)
-            view = await self.surroundings.view(conn, now)
+            view = await self._with_strays(conn, await self.surroundings.view(conn, now))
             closures = view.closures
             count = await claims.leave_lanes(conn, list(closures.lanes)) if closures.lanes else 0
             count += await claims.leave_hosts(conn, list(closures.hosts)) if closures.hosts else 0
@@ -144,6 +146,15 @@ class Dispatcher:
             self._checks[check.token] = asyncio.create_task(self._check(check), name=f"check of {check.id}")
         return count + len(transfers) + len(checks)
 
+    async def _with_strays(self, conn: Connection, view: SourceView) -> SourceView:
+        """Return the view with the lanes closed that the policy no longer names: their files are placed elsewhere."""
+        names = frozenset((*view.caps, *view.closures.lanes))
+        if names != self._names:
+            self._names = names
+            self._strays = await claims.lanes(conn) - names
+        strays = {lane: Obstacle(f"the policy names no source {lane} any more", None) for lane in self._strays}
+        return replace(view, closures=replace(view.closures, lanes={**view.closures.lanes, **strays}))
+
     async def _enter(self) -> Worker:
         """Return the worker of this process. One whose session was lost has lost its claims: it begins anew."""
         if self._worker is None or self._session is None or self._session.is_closed():
@@ -157,7 +168,7 @@ class Dispatcher:
 
     async def _place(self, conn: Connection, view: SourceView, now: datetime) -> int:
         """Choose sources for the next datasets that have none."""
-        datasets = await claims.unplaced(conn)
+        datasets = await claims.unplaced(conn, view.closures)
         if not datasets:
             return 0
         obstacles = dict(await self.surroundings.over_budget(conn, [each for each in datasets if not each.is_admitted]))
@@ -260,6 +271,8 @@ class Dispatcher:
             try:
                 await self._copy(running, file)
             except CopyFailed as error:
+                if running.interruption:  # it was cut by us
+                    raise asyncio.CancelledError from error
                 step = next_step(error.cause, file.attempts, retry_after=error.retry_after)
                 running.results.append(_result(running, file, error, step))
                 if step.source_is_away:

@@ -21,7 +21,7 @@ from fedstac.db.connections import Connection
 from fedstac.db.replica import announcements
 from fedstac.db.troubles import TroubleReport
 from fedstac.domain.replication.budgets import Usage
-from fedstac.domain.replication.placing import Obstacle, Placement
+from fedstac.domain.replication.placing import Closures, Obstacle, Placement
 from fedstac.domain.replication.sharing import BATCH_FILES, QueuedDataset
 
 ADMITTING = "SELECT pg_advisory_xact_lock(hashtext('fedstac.replica_admitting'))"  # into the budgets, one at a time
@@ -29,7 +29,8 @@ TAKING = "SELECT pg_advisory_xact_lock(hashtext('fedstac.replica_taking'))"  # c
 PLACED_AT_ONCE = 8  # datasets; their documents are read for it
 MOVED_AT_ONCE = 200  # datasets of a source that is not asked any more
 LISTED_OF_A_LANE = 64
-TRANSFER, CHECK = "transfer", "check"
+TRANSFER = "transfer"
+OPEN = Closures()
 # A dataset that files are fetched for: its wait is over, or it does not wait.
 WORKED_ON = """(d.state IN ('queued', 'transferring')
                 OR d.state = 'waiting' AND coalesce(d.until, '-infinity') <= clock_timestamp())"""
@@ -132,18 +133,30 @@ class UnplacedDataset:
     placed_counts: Mapping[str, int]
 
 
-async def unplaced(conn: Connection) -> list[UnplacedDataset]:
-    """Return the next datasets to be placed, locked; those of the highest priority whose turn was longest ago."""
+async def unplaced(conn: Connection, closures: Closures = OPEN) -> list[UnplacedDataset]:
+    """Return the next datasets to be placed, locked; those of the highest priority whose turn was longest ago.
+
+    Their files that would come from where nothing is asked for now are to be placed again.
+    """
     rows = await conn.fetch(
         f"""SELECT d.n, d.origin, d.collection, d.id, d.tier, d.rule, d.size, d.document,
                    {ADMITTED} AS is_admitted
             FROM fedstac.replica_dataset d WHERE d.lane IS NULL AND {WORKED_ON}
+              AND (EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'queued')
+                   OR NOT EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'transferring'))
             ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $1 FOR UPDATE SKIP LOCKED""",
         PLACED_AT_ONCE,
     )
     numbers = [row["n"] for row in rows]
     if not numbers:
         return []
+    if closures.lanes or closures.hosts:
+        await conn.execute(
+            """UPDATE fedstac.replica_file SET href = NULL
+               WHERE n = ANY($1::bigint[]) AND state = 'queued' AND href IS NOT NULL
+                 AND (lane = ANY($2::text[]) OR source = ANY($3::text[]))""",
+            numbers, list(closures.lanes), list(closures.hosts),
+        )  # fmt: skip
     assets: dict[int, list[str]] = {n: [] for n in numbers}
     placed_counts: dict[int, dict[str, int]] = {n: {} for n in numbers}
     for row in await conn.fetch(
@@ -248,6 +261,15 @@ async def leave_lanes(conn: Connection, lanes: Collection[str]) -> int:
         list(lanes), MOVED_AT_ONCE,
     )  # fmt: skip
     return len(rows)
+
+
+async def lanes(conn: Connection) -> set[str]:
+    """Return the lanes that datasets wait in. It looks at all that are under way; ask when the policy has changed."""
+    rows = await conn.fetch(
+        """SELECT DISTINCT lane FROM fedstac.replica_dataset
+           WHERE lane IS NOT NULL AND state IN ('queued', 'transferring', 'waiting')"""
+    )
+    return {row["lane"] for row in rows}
 
 
 async def leave_hosts(conn: Connection, hosts: Collection[str]) -> int:
