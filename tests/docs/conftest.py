@@ -18,7 +18,7 @@ from fedstac.demo.federation import federation
 from tests.docs.shell import REPOSITORY
 from tests.scan import files
 from tests.scenarios import watching
-from tests.scenarios.watching import Publisher, settle
+from tests.scenarios.watching import Publisher, settle, wait_until
 from tests.support.pages import NODES, PASSWORD, Site
 
 
@@ -38,12 +38,13 @@ def _federation(folder: Path) -> Iterator[Site]:
     settings = {"fsync": "off", "shared_buffers": "32MB"}
     with (
         embedded.cluster(folder / "pg", settings=settings) as cluster,
-        federation(cluster, index_nodes=("east",), publishing=NODES) as running,
+        federation(cluster, index_nodes=("east", "replica"), publishing=NODES) as running,
         brokers.nats_server(folder / "nats") as nats,
     ):
         running.start("serve", "serve", FEDSTAC_PORT="0", FEDSTAC_SMTP="smtp://127.0.0.1:1")
         running.start_publishing_node("north")
         running.make_database("east")
+        running.make_database("replica")
         watching.make_collection(running)
         items = _two_versions_and_another()
         Publisher(running).publish(items)
@@ -52,6 +53,8 @@ def _federation(folder: Path) -> Iterator[Site]:
         for role in ("owner", "writer", "sequencer", "reader", "auditor", "deleter"):
             site.as_superuser(f"ALTER ROLE fedstac_{role} PASSWORD '{PASSWORD}'")
         _write_files(site)
+        running.start("replica", "replica-node", **{**site.replica_settings, "FEDSTAC_PORT": "0"})
+        wait_until(lambda: watching.values(running, "SELECT id FROM fedstac.replica_dataset", at="replica"))
         yield site
 
 
@@ -80,6 +83,9 @@ def _write_files(site: Site) -> None:
     subprocess.run(["gzip", "--keep", "items.ndjson"], cwd=work, check=True)
     operations = (REPOSITORY / "docs/operations.md").read_text()
     (work / "policy.yaml").write_text(operations.partition("```yaml\n")[2].partition("```")[0])
+    replication = (REPOSITORY / "docs/replication.md").read_text()
+    (work / "replica.yaml").write_text(replication.partition("```yaml\n")[2].partition("```")[0])
+    (site.folder / "files").mkdir()
     data = site.folder / "data"
     files.amon().write(files.drs(data))
     (work / "site.toml").write_text(

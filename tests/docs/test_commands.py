@@ -23,7 +23,7 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = {
         "pipx install", "uv tool install", "python3 -m venv", "~/fedstac/bin/", "/opt/fedstac/bin/", "pip install",
     ),
     "installs what is missing and takes minutes; CI runs `make test`, tests/scenarios/test_demo.py the demonstration": (
-        "make ", ".venv/bin/fedstac demo --check",
+        "make ", ".venv/bin/fedstac demo --check", "fedstac demo",
     ),
     "needs a person at an identity provider's page; tests/identity/test_login.py": ("fedstac login", "fedstac logout"),
     "reads sources of thousands of files; tests/vocabularies/test_importing.py": ("fedstac vocab import",),
@@ -83,6 +83,7 @@ def as_run(site: Site, text: str) -> str:
         r"\bID\b": first,
         r"/data/CMIP6": str(site.folder / "data"),
         r"/srv/fedstac": str(site.folder),
+        r"/etc/fedstac": str(site.folder / "work"),
         r"<request>|<id>": request_of(site),
         r"search …": "search -c CMIP6",
         r"…": "x",
@@ -105,6 +106,10 @@ def settings_of(site: Site, page: str, section: str) -> Mapping[str, str]:
             }
         case "docs/events.md", _:
             return {"FEDSTAC_TOKEN": site.running.tokens["node:east"]}
+        case "docs/replication.md", "Files that are in danger":
+            return {"FEDSTAC_NODE": "east", "FEDSTAC_DSN": site.dsn("fedstac_east", "fedstac_writer")}
+        case "docs/replication.md", _:
+            return site.replica_settings
         case "docs/operations.md", "An index node" | "Several publishing nodes":
             sources = (WEST,) if section == "An index node" else NODES
             return {

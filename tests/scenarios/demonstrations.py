@@ -76,6 +76,13 @@ class Demo:
             [[pos]] = conn.execute("SELECT pos FROM fedstac.sink").fetchall()
             return int(pos)
 
+    def shows_copy(self, path: Path) -> bool:
+        """Return whether the index node shows a copy of a file at the replica node, by its path there."""
+        item = httpx.get(f"{self.about['index']}/collections/CMIP6/items/{'.'.join(path.parts[:-1])}", trust_env=False)
+        assets = item.json()["assets"].values()
+        hrefs = [asset.get("alternate", {}).get("replica", {}).get("href") for asset in assets]
+        return f"{self.about['replica']}/{path}" in hrefs
+
     def matched(self, node: str = "index") -> int:
         """Return how many datasets an index node finds; `stream_index` is the one that follows the broker."""
         response = httpx.get(f"{self.about[node]}/search?limit=1", trust_env=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import stat
@@ -78,6 +79,39 @@ def test_kill_9_leaves_nothing_running_and_the_next_start_publishes_nothing_agai
         assert "reusing" not in third.output.read_text()
         assert (third.matched(), third.matched("stream_index")) == (3, 3)
         assert stored_positions(third.about["stream"]) == [*range(1, third.announced() + 1)]
+
+
+REPLICA = ("--replica",)
+
+
+def test_a_replica_node_has_its_copies_again_and_its_end_is_told(folder: Path) -> None:
+    """The demonstration is killed, started with the data of before, and ends with its replica node."""
+    own = folder / "with-replica"
+    own.mkdir()
+    copies = own / "demo" / "replica" / "replica"
+    with demo(own, 40, options=REPLICA) as first:
+        before = {path: path.stat().st_ino for path in copies.rglob("*.nc")}
+        assert len(before) > 24
+        assert all(first.shows_copy(path.relative_to(copies)) for path in before)
+        first.process.kill()
+        first.process.wait()
+        wait_until(lambda: not first.left(), what="everything has ended with its parent")
+    with demo(own, 40, options=REPLICA) as second:
+        assert {path: path.stat().st_ino for path in copies.rglob("*.nc")} == before, "nothing is copied again"
+        assert second.about["replica"] == first.about["replica"], "addresses are parts of datasets"
+        assert second.matched() == 40
+        [pid] = [pid for pid, words in second.left().items() if "replica-node" in words]
+        os.kill(pid, signal.SIGKILL)
+        assert second.process.wait(PATIENCE) == 5
+        assert "replica ended with -9; it logged last:" in second.output.read_text()
+        assert second.left() == {}
+    with demo(own, 30, options=(*REPLICA, "--fresh")) as third:
+        assert third.matched() == 30
+        after = {path: path.stat().st_ino for path in copies.rglob("*.nc")}
+        assert after.keys() == before.keys()
+        assert all(third.shows_copy(path.relative_to(copies)) for path in after)
+        third.process.send_signal(signal.SIGINT)
+        assert third.process.wait(PATIENCE) == 0, third.output.read_text()
 
 
 def stored_positions(stream: str) -> list[int]:
@@ -175,6 +209,15 @@ def test_a_check_accounts_for_every_item() -> None:
         "broker": {}, "violations": [], "ok": True,
     }  # fmt: skip
     assert code == 0
+
+
+def test_a_check_reads_every_copy_of_a_replica_node() -> None:
+    code, report = check("--items", 60, *REPLICA)
+    figures = report["replica"]
+    assert (figures["datasets"], figures["announced"]) == (24, 24)
+    assert figures["files"] == figures["verified"] > 24
+    assert figures["bytes"] > figures["files"] * 8192
+    assert (code, report["ok"], report["published"], report["visible"]) == (0, True, 60, {"east": 60, "south": 60})
 
 
 def test_a_check_counts_what_is_refused_and_fails_if_it_is_not_what_is_expected(folder: Path, tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ CODES = {
 }
 
 
-SERVERS = re.compile(r"^(?:[A-Z_]+=(?:\"[^\"]*\"|\S*) )*fedstac (serve|worker|sequencer|index-node)\b")
+SERVERS = re.compile(
+    r"^(?:env \$\(cat \S+\) |[A-Z_]+=(?:\"[^\"]*\"|\S*) )*fedstac (serve|worker|sequencer|index-node|replica-node)\b"
+)
 
 
 @dataclass
@@ -62,6 +64,18 @@ class Site:
             "FEDSTAC_URL": self.running.west, "FEDSTAC_TOKEN": self.running.tokens["admin"], "FEDSTAC_NODE": WEST,
             "FEDSTAC_DSN": self.running.database_of(WEST), "FEDSTAC_PORT": "0",
             "FEDSTAC_OWNER_DSN": self.cluster.dsn("fedstac_west", user="fedstac_owner"),
+        }  # fmt: skip
+
+    @property
+    def replica_settings(self) -> dict[str, str]:
+        """The settings of a replica node of west's, with the policy and the folder that its page mentions."""
+        return {
+            "FEDSTAC_NODE": "replica", "FEDSTAC_DSN": self.dsn("fedstac_replica", "fedstac_writer"),
+            "FEDSTAC_SOURCE": self.running.west, "FEDSTAC_SOURCE_TOKEN": self.running.tokens["node:replica"],
+            "FEDSTAC_REPLICA_POLICY": str(self.folder / "work" / "replica.yaml"),
+            "FEDSTAC_REPLICA_FOLDER": str(self.folder / "files"),
+            "FEDSTAC_REPLICA_URL": "https://replica.example/files",
+            "FEDSTAC_REPLICA_TOKEN": self.running.tokens["node:replica"],
         }  # fmt: skip
 
     def dsn(self, database: str, user: str) -> str:

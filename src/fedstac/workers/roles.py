@@ -15,7 +15,7 @@ from fedstac.db import nodes
 from fedstac.db.health import NodeParts
 from fedstac.db.parts import PartReport
 from fedstac.messaging.sources import broker_of
-from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
+from fedstac.messaging.sources.addresses import HTTP_FEED, SourceAddress, read_addresses
 from fedstac.settings import Settings
 from fedstac.workers import (
     following,
@@ -116,6 +116,17 @@ def _workers(outlook: Outlook) -> str:
 def addresses(settings: Settings, overrides: Sequence[str] = ()) -> tuple[SourceAddress, ...]:
     """Return the sources that the settings name, or these. SourcesUnclear where they do not say it."""
     return read_addresses(settings.source, settings.source_token, overrides, feeds=settings.source_feed)
+
+
+def with_sources(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """Return the settings with these sources in place of those that they name, and the tokens and feeds of each."""
+    sources = addresses(settings, overrides)
+    nodes = [each for each in sources if each.topic_origin is None]
+    return settings.model_copy(update={
+        "source": " ".join(each.address for each in nodes),
+        "source_token": " ".join(each.token for each in nodes),
+        "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
+    })  # fmt: skip
 
 
 def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, others: Sequence[Part] = ()) -> Role:
