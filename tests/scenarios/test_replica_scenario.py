@@ -189,7 +189,7 @@ def test_both_nodes_keep_their_entries(world: World) -> None:
 def test_operators_are_told_of_what_is_parked(world: World) -> None:
     wait_for_the_end(world)
     for node in NODES:
-        notices = values(world.running, "SELECT kind || ' ' || coalesce(dataset, '') FROM fedstac.notice", at=node)
+        notices = values(world.running, "SELECT row_to_json(t)::text FROM fedstac.trouble t", at=node)
         assert any(world.lost in each for each in notices), notices
 
 

@@ -178,17 +178,11 @@ def index_node(
 
     processes.start("index-node")
     from fedstac.api import app as api
-    from fedstac.messaging.sources.addresses import HTTP_FEED
     from fedstac.workers import roles
 
     settings = _with_processes(environment.load(), number)
-    sources = roles.addresses(settings, source or ())
-    nodes = [each for each in sources if each.topic_origin is None]
-    settings = settings.model_copy(update={
-        "source": " ".join(each.address for each in nodes),
-        "source_token": " ".join(each.token for each in nodes),
-        "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
-    })  # fmt: skip
+    settings = roles.with_sources(settings, source or ())
+    nodes = [each for each in roles.addresses(settings) if each.topic_origin is None]
     if from_snapshot:
         snapshots.load(settings, from_snapshot, nodes)
     api.serve(settings, [roles.INDEX], on_ready=lambda url: _tell(ready_file, {"url": url}))
@@ -213,16 +207,11 @@ def replica_node(source: Sources = None, number: Processes = None, ready_file: R
 
     processes.start("replica-node")
     from fedstac.api import app as api
-    from fedstac.messaging.sources.addresses import HTTP_FEED
     from fedstac.workers import roles
 
     settings = _with_processes(environment.load(), number)
-    sources = roles.addresses(settings, source or ())
-    settings = settings.model_copy(update={
-        "source": " ".join(each.address for each in sources),
-        "source_token": " ".join(each.token for each in sources),
-        "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
-    })  # fmt: skip
+    if source:
+        settings = roles.with_sources(settings, source)
     api.serve(settings, [roles.REPLICA], on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 

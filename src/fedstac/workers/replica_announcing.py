@@ -17,7 +17,7 @@ import httpx
 import structlog
 
 from fedstac.bootstrap import Node
-from fedstac.client import AsyncClient, service
+from fedstac.client import AsyncClient
 from fedstac.client.service import ServiceTokens
 from fedstac.client.transport import (
     ClientError,
@@ -35,12 +35,13 @@ from fedstac.db.replica import announcements
 from fedstac.db.replica.announcements import ADD, CopiedDataset, CopiedFile, OriginAnswer, ReplicaAnnouncement
 from fedstac.messaging.origin import origin_of
 from fedstac.messaging.sources import SourceAway, SourceRefused
-from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
+from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.replication import places
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import pause
+from fedstac.workers import replica_identity
 
 AT_ONCE = 64  # announcements of a cycle
 CONNECTIONS = 16  # requests under way at once
@@ -270,11 +271,7 @@ def _words(error: Refusal) -> str:
 async def run(node: Node, stop: asyncio.Event, *, policy_file: PolicyFile) -> None:
     """Announce what is complete until `stop`, in this node's own name."""
     settings = node.settings
-    token = service.token_source(
-        token=settings.replica_token, issuer=settings.replica_issuer, client_id=settings.replica_client_id,
-        client_secret=settings.replica_client_secret,
-    )  # fmt: skip
-    sources = read_addresses(settings.source, settings.source_token, feeds=settings.source_feed)
+    token, sources = replica_identity.token_source(settings), replica_identity.sources_of(settings)
 
     def href_of(file: CopiedFile) -> str:
         return places.address_of(settings, policy_file.current, tier=file.tier, path=file.path)

@@ -16,7 +16,6 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node, Part
-from fedstac.client import service
 from fedstac.db.connections import Connection
 from fedstac.db.replica import removals
 from fedstac.db.replica.datasets import DatasetKey, NewestEvent
@@ -32,7 +31,7 @@ from fedstac.replication import intake, places
 from fedstac.replication.intake import JudgedEvent
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.settings import Misconfigured, Settings
-from fedstac.workers import replica_announcing, replica_removals, replica_transfers
+from fedstac.workers import replica_announcing, replica_identity, replica_removals, replica_transfers, replica_watching
 from fedstac.workers.event_reading import EventReader
 from fedstac.workers.following import HandledPage, Handler, Page, PageReading, Rejection
 from fedstac.workers.replica_removals import Remover
@@ -155,10 +154,7 @@ def check(settings: Settings) -> None:
         raise Misconfigured(
             f"FEDSTAC_REPLICA_FOLDER: there is no folder {settings.replica_folder}; make it, or mount it"
         )
-    service.token_source(
-        token=settings.replica_token, issuer=settings.replica_issuer, client_id=settings.replica_client_id,
-        client_secret=settings.replica_client_secret,
-    )  # fmt: skip
+    replica_identity.token_source(settings)
 
 
 def parts(settings: Settings) -> tuple[Callable[[Node, Origin], Handler], Sequence[Part]]:
@@ -169,13 +165,20 @@ def parts(settings: Settings) -> tuple[Callable[[Node, Origin], Handler], Sequen
     def policy() -> ReplicaPolicy:
         return policy_file.current
 
+    def folders() -> Mapping[str, Path]:
+        return places.folders_of(settings, policy())
+
     async def remove(node: Node, stop: asyncio.Event) -> None:
-        await Remover(node, lambda: places.folders_of(node.settings, policy())).run(stop)
+        await Remover(node, folders).run(stop)
+
+    async def watch(node: Node, stop: asyncio.Event) -> None:
+        await replica_watching.Watch(node, folders).run(stop)
 
     return partial(replica_handler, policy=policy), (
         Part(replica_transfers.PART, partial(replica_transfers.run, policy_file=policy_file)),
         Part(replica_announcing.PART, partial(replica_announcing.run, policy_file=policy_file)),
         Part(replica_removals.PART, remove),
+        Part(replica_watching.PART, watch),
     )
 
 

@@ -23,6 +23,7 @@ from fedstac.workers import (
     notifier,
     publisher,
     relay,
+    replica_identity,
     replica_node,
     retention,
     sequencer,
@@ -129,35 +130,44 @@ def with_sources(settings: Settings, overrides: Sequence[str]) -> Settings:
     })  # fmt: skip
 
 
-def consumer(name: str, make_handler: MakeHandler, *, part: str | None = None, others: Sequence[Part] = ()) -> Role:
+def consumer(
+    name: str, make_handler: MakeHandler, *, part: str | None = None, others: Sequence[Part] = (),
+    sources_of: Callable[[Settings], Sequence[SourceAddress]] = addresses,
+) -> Role:  # fmt: skip
     """Return a role that follows each source with a handler of its own.
 
     part: the name of a follower in logs and health; the name of the role unless another is given.
-    others: what else runs beside the followers.
+    others: what else runs beside the followers. sources_of: the sources, and as whom they are read.
     """
     word = part or name
 
     def parts(settings: Settings) -> Sequence[Part]:
         notifier.check(settings)
-        for feed in [source.feed for source in addresses(settings) if source.feed is not None]:
+        sources = sources_of(settings)
+        for feed in [source.feed for source in sources if source.feed is not None]:
             broker_of(feed)  # what is not installed is told before anything runs
         followers = [
             Part(label, partial(following.follow, source=source, make_handler=make_handler, name=label))
-            for number, source in enumerate(addresses(settings), 1)
+            for number, source in enumerate(sources, 1)
             if (label := word if number == 1 else f"{word} {number}")
         ]
         return (*followers, *others)
 
-    def stand(outlook: Outlook) -> Mapping[str, object]:
-        origins = outlook.parts.followers.get(name, {})
-        words = {True: "following", False: "absent"}
-        active, expected = sum(origins.values()), len(addresses(outlook.settings))
-        return {
-            word: words[active > 0] if active in (0, expected) else "partly",
-            "origins": {origin: words[is_followed] for origin, is_followed in origins.items()},
-        }
+    return Role(
+        name, parts, partial(_stand_of_followers, consumer=name, word=word, sources_of=sources_of), follows=True
+    )
 
-    return Role(name, parts, stand, follows=True)
+
+def _stand_of_followers(
+    outlook: Outlook, *, consumer: str, word: str, sources_of: Callable[[Settings], Sequence[SourceAddress]] = addresses
+) -> Mapping[str, object]:
+    origins = outlook.parts.followers.get(consumer, {})
+    words = {True: "following", False: "absent"}
+    active, expected = sum(origins.values()), len(sources_of(outlook.settings))
+    return {
+        word: words[active > 0] if active in (0, expected) else "partly",
+        "origins": {origin: words[is_followed] for origin, is_followed in origins.items()},
+    }
 
 
 PUBLISH = Role("publish", _publishing_parts, _publishing_stand)
@@ -173,11 +183,14 @@ def _replica_parts(settings: Settings) -> Sequence[Part]:
     Misconfigured, or PolicyBroken, where a setting or the policy file is missing or wrong.
     """
     make_handler, others = replica_node.parts(settings)
-    return consumer(replica_node.CONSUMER, make_handler, others=[*others, NOTIFIER]).parts(settings)
+    return consumer(
+        replica_node.CONSUMER, make_handler, others=[*others, NOTIFIER], sources_of=replica_identity.sources_of
+    ).parts(settings)
 
 
 def _replica_stand(outlook: Outlook) -> Mapping[str, object]:
-    followers = consumer(replica_node.CONSUMER, index_node.index_handler).stand(outlook)
+    name = replica_node.CONSUMER
+    followers = _stand_of_followers(outlook, consumer=name, word=name, sources_of=replica_identity.sources_of)
     words = {part: _word(outlook.standings.get(part)) for part in replica_node.PARTS}
     return {**followers, **words}
 
