@@ -22,9 +22,14 @@ from pathlib import Path
 import httpx
 
 from benchmarks import report
+from fedstac import bootstrap
+from fedstac.demo import embedded, federation
+from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication.addresses import AddressRules
 from fedstac.replication.copying import CopyOrder, Throttle, copy_file
+from fedstac.replication.throttle import SharedThrottle
 from fedstac.replication.transports import Transports
+from fedstac.settings import Settings
 
 LEAST_BYTES, MOST_BYTES = 1_000_000, 50_000_000
 LIMIT = 0.80  # of the plain copy's rate
@@ -32,6 +37,17 @@ CAP = 40_000_000  # bytes a second
 CAP_LIMIT = 0.90
 CAP_WORKERS = 8
 SHA256 = "1220"
+POLICY = f"""
+version: 1
+rules:
+  - name: everything
+    where: latest = true
+    action: replicate
+sources:
+  - name: source
+    hosts: ["http://127.0.0.1:*"]
+    bandwidth: {CAP // 1_000_000} MB/s
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +67,15 @@ class CopyRun:
     processor_rate: float
 
 
-class ProcessThrottle:
-    """A cap that holds in this process: every taker waits until its bytes would have come at the cap."""
-
-    def __init__(self, cap: float) -> None:
-        self._cap, self._free_at = cap, 0.0
-
-    async def take(self, host: str, count: int) -> None:
-        """Return when so many bytes may have come."""
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now) + count / self._cap
-        await asyncio.sleep(self._free_at - now)
-
-
 def run(*, quick: bool, rounds: int) -> None:
     """Print the rates of verified copies, one file at a time and four, and how much of a cap is used."""
     folder = Path(tempfile.mkdtemp(prefix="fedstac-bench-"))
     try:
-        files = _make_files(folder / "source", 4 if quick else 40)
+        files = _make_files(folder / "source", 4 if quick else 20)
         with _file_server(folder / "source") as url:
             for workers in (1, 4):
                 _compare(folder / "target", files, url, workers=workers, rounds=rounds)
-            _use_cap(folder / "target", files, url, seconds=1 if quick else 10)
+            _use_cap(folder, files, url, seconds=1 if quick else 10)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,13 +117,13 @@ async def _copy_plainly(target: Path, files: Sequence[SourceFile], url: str, wor
 
 
 async def _copy_verified(
-    target: Path, files: Sequence[SourceFile], url: str, workers: int, throttle: Throttle | None = None
+    target: Path, files: Sequence[SourceFile], url: str, workers: int, throttle: Throttle | None = None, host: str = ""
 ) -> CopyRun:
     rules = AddressRules(("127.0.0.1",))
     async with Transports(lambda: rules) as transports:
 
         async def copy(file: SourceFile) -> None:
-            order = CopyOrder(target, file.name, file.size, file.checksum, f"{url}/{file.name}")
+            order = CopyOrder(target, file.name, file.size, file.checksum, f"{url}/{file.name}", host=host)
             await copy_file(order, transports=transports, throttle=throttle)
 
         return await _measure(target, files, copy, workers)
@@ -144,18 +147,28 @@ async def _measure(
     return CopyRun(size / (time.monotonic() - begin), size / (time.process_time() - processor))
 
 
-def _use_cap(target: Path, files: Sequence[SourceFile], url: str, *, seconds: float) -> None:
-    """Print how much of a cap eight copies at a time use together."""
+def _use_cap(folder: Path, files: Sequence[SourceFile], url: str, *, seconds: float) -> None:
+    """Print how much of a cap eight copies at a time use together. The cap is counted in PostgreSQL, as at a node."""
     some, size = list[SourceFile](), 0
     for each in files:
         if size < seconds * CAP:
             some.append(each)
             size += each.size
-    copy_run = asyncio.run(_copy_verified(target, some, url, CAP_WORKERS, ProcessThrottle(CAP)))
+    folder.chmod(0o755)  # PostgreSQL has an account of its own
+    with embedded.cluster(folder / "pg") as cluster:
+        federation.make_database(cluster, "fedstac", lambda _: None)
+        copy_run = asyncio.run(_copy_with_cap(cluster.dsn("fedstac", user="fedstac_writer"), folder, some, url))
     report.line(
         "a source's cap in use", copy_run.rate / 1e6, "MB/s", CAP / 1e6, peer_name="the cap",
         detail={"limit": CAP_LIMIT, "workers": CAP_WORKERS, "bytes": size, "load": os.getloadavg()[0]},
     )  # fmt: skip
+
+
+async def _copy_with_cap(dsn: str, folder: Path, files: Sequence[SourceFile], url: str) -> CopyRun:
+    policy = ReplicaPolicy.parse(POLICY)
+    async with bootstrap.node(Settings(_env_file=None, node="bench", dsn=dsn)) as node:
+        throttle = SharedThrottle(node.pool, lambda: policy)
+        return await _copy_verified(folder / "target", files, url, CAP_WORKERS, throttle, host="source")
 
 
 def _make_files(folder: Path, count: int) -> list[SourceFile]:
