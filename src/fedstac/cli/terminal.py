@@ -17,7 +17,18 @@ from typing import Any, Self
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from fedstac.cli.wording import in_commands
@@ -236,16 +247,19 @@ class _Count(ProgressColumn):
 
 
 @contextmanager
-def bars(names: Sequence[str], form: Output = Output.TABLE) -> Iterator[Bars]:
-    """Show bars on standard error while the block runs, if that is a terminal.
+def bars(names: Sequence[str], form: Output = Output.TABLE, *, in_bytes: bool = False) -> Iterator[Bars]:
+    """Show bars on standard error while the block runs, if that is a terminal; bars in bytes with rate and time left.
 
     `say` prints above them, and `out` too where standard output is the same terminal. Results for programs keep to
     standard output; where that is the same terminal there are no bars.
     """
     console, shared = PipeConsole(stderr=True, highlight=False), sys.stdout.isatty()
     is_shown = console.is_terminal and not (shared and form is not Output.TABLE)
+    columns: tuple[ProgressColumn, ...] = (_Count(), TimeElapsedColumn())
+    if in_bytes:
+        columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=30), _Count(), TimeElapsedColumn(),
+        TextColumn("{task.description}"), BarColumn(bar_width=30), *columns,
         console=console, disable=not is_shown, transient=True, redirect_stdout=shared,
     )  # fmt: skip
     with progress:
