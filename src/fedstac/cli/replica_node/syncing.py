@@ -12,7 +12,7 @@ import typer
 
 from fedstac import settings as environment
 from fedstac.cli import terminal
-from fedstac.cli.options import Form, Sources, examples, form_of
+from fedstac.cli.options import Form, examples, form_of
 from fedstac.cli.replica_node.forms import size_in_words
 from fedstac.cli.terminal import Output, complain, for_terminal, number, say
 
@@ -53,7 +53,6 @@ class SyncResult:
 )  # fmt: skip
 def sync(
     ctx: typer.Context,
-    source: Sources = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="End after so many seconds, whatever is left.")] = None,
     output: Form = None,
 ) -> None:
@@ -67,14 +66,12 @@ def sync(
 
     import structlog
 
-    from fedstac.workers import processes, roles
+    from fedstac.workers import processes
 
     processes.heed_interrupts()
     form, settings = form_of(ctx, output), environment.load()
     processes.log_lines(settings.log_format, "sync")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    if source:
-        settings = roles.with_sources(settings, source)
     result = asyncio.run(_sync(settings, form, timeout))
     _show_end(form, result)
     if result.troubles:
