@@ -1,0 +1,90 @@
+"""The commands of a replica node, one after the other, on real files: sync, status, verify and repair, sync again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from fedstac.bootstrap import Node
+from fedstac.demo.files import FileFolder, FileSizes, datasets
+from tests.support.commands import Fedstac
+from tests.support.file_servers import file_server
+from tests.support.nodes import Api
+from tests.support.waiting import until
+
+POLICY = """\
+version: 1
+rules: [{{name: all, action: replicate}}]
+sources: [{{name: west, hosts: ["{west}"], private: true}}]
+"""
+DATASETS, FILES = 4, 3
+
+pytestmark = pytest.mark.long
+
+
+async def publish(api: Api, items: list[dict[str, Any]]) -> None:
+    answer = await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_back(
+    api: Api, make_database: Callable[[], str], fedstac: Fedstac, tmp_path: Path
+) -> None:
+    originals, copies, policy = tmp_path / "west", tmp_path / "east", tmp_path / "policy.yaml"
+    for folder in (originals, copies):
+        folder.mkdir()
+    token = api.tokens["node:east"]
+    with file_server(originals) as west:
+        items = list(datasets(DATASETS, FileFolder(originals, west, FileSizes(1000, 5000), FILES, FILES)))
+        await publish(api, items)
+        policy.write_text(POLICY.format(west=west))
+        setting = {
+            "FEDSTAC_DSN": make_database(), "FEDSTAC_NODE": "east", "FEDSTAC_SOURCE": api.url,
+            "FEDSTAC_SOURCE_TOKEN": token, "FEDSTAC_REPLICA_TOKEN": token, "FEDSTAC_REPLICA_POLICY": str(policy),
+            "FEDSTAC_REPLICA_FOLDER": str(copies), "FEDSTAC_REPLICA_URL": "https://east.example/data",
+        }  # fmt: skip
+        first = await fedstac("replica", "sync", "-o", "json", **setting)
+        assert first.code == 0, first.stderr
+        result = orjson.loads(first.stdout)
+        assert (result["done_files"], result["left_bytes"], result["alone"]) == (DATASETS * FILES, 0, True)
+        status = orjson.loads((await fedstac("replica", "status", "-o", "json", **setting)).stdout)
+        assert status["states"]["announced"]["datasets"] == DATASETS
+
+        async def entries() -> list[Any]:
+            answer = await api.admin.get(f"/collections/CMIP6/items/{items[0]['id']}")
+            return [asset["alternate"]["east"]["href"] for asset in answer.json()["assets"].values()
+                    if "east" in asset.get("alternate", {})]  # fmt: skip
+
+        assert len(await until(entries)) == FILES
+        verified = await fedstac("replica", "verify", "--checksums", **setting)
+        assert verified.code == 0, verified.stdout + verified.stderr
+        lost = next(path for path in sorted(copies.rglob("*")) if path.is_file())
+        content = lost.read_bytes()
+        lost.write_bytes(bytes(len(content)))
+        repaired = await fedstac("replica", "verify", "--checksums", "--repair", "-o", "ndjson", **setting)
+        assert [(row["fault"], row["outcome"]) for row in repaired.lines] == [("wrong", "mended")], repaired.stderr
+        assert not lost.exists()
+        again = await fedstac("replica", "sync", "-o", "ndjson", **setting)
+        assert again.code == 0, again.stderr
+        assert again.lines[-1]["done_files"] == 1
+        assert lost.read_bytes() == content
+        status = orjson.loads((await fedstac("replica", "status", "-o", "json", **setting)).stdout)
+        assert status["states"]["announced"]["datasets"] == DATASETS
+
+
+async def test_sync_says_what_stands_in_its_way(
+    node: Node, fedstac: Fedstac, make_database: Callable[[], str], tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY.format(west="https://west.example"))
+    away = await fedstac(
+        "replica", "sync", "-o", "json", FEDSTAC_DSN=make_database(), FEDSTAC_NODE="east",
+        FEDSTAC_SOURCE="http://127.0.0.1:9", FEDSTAC_REPLICA_TOKEN="x", FEDSTAC_REPLICA_POLICY=str(policy),
+        FEDSTAC_REPLICA_FOLDER=str(tmp_path), FEDSTAC_REPLICA_URL="https://east.example/data",
+    )  # fmt: skip
+    assert away.code == 5, away.stderr
+    assert orjson.loads(away.stdout)["troubles"]
