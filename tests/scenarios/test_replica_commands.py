@@ -10,7 +10,11 @@ import orjson
 import pytest
 
 from fedstac.bootstrap import Node
+from fedstac.db import connections
+from fedstac.db.replica import looks
 from fedstac.demo.files import FileFolder, FileSizes, datasets
+from fedstac.domain.replication.policy import DEFAULT_TIER
+from fedstac.workers.replica_verifying import Tiers, VerificationLimits, Verifier
 from tests.support.commands import Fedstac
 from tests.support.file_servers import file_server
 from tests.support.nodes import Api
@@ -22,6 +26,7 @@ rules: [{{name: all, action: replicate}}]
 sources: [{{name: west, hosts: ["{west}"], private: true}}]
 """
 DATASETS, FILES = 4, 3
+BASE = "https://east.example/data"
 
 pytestmark = pytest.mark.long
 
@@ -29,6 +34,19 @@ pytestmark = pytest.mark.long
 async def publish(api: Api, items: list[dict[str, Any]]) -> None:
     answer = await api.admin.post("/collections/CMIP6/items", json={"type": "FeatureCollection", "features": items})
     assert answer.status_code == 200, answer.text
+
+
+async def faults_of_entries(dsn: str, copies: Path) -> dict[str, int]:
+    """Return what is wrong, with the federation's entries as the newest events have them."""
+    conn = await connections.connect(dsn)
+    try:
+        tiers = Tiers({DEFAULT_TIER: copies}, lambda path, tier: f"{BASE}/{path}")
+        look = await looks.begin(conn, looks.VERIFY, by_checksum=False, afresh=True)
+        look = await Verifier(conn, "east", tiers, VerificationLimits(grace_seconds=0)).look(look)
+        assert look.entries == DATASETS * FILES
+        return await looks.count_faults(conn, look.id)
+    finally:
+        await conn.close(timeout=10)
 
 
 async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_back(
@@ -45,7 +63,7 @@ async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_b
         setting = {
             "FEDSTAC_DSN": make_database(), "FEDSTAC_NODE": "east", "FEDSTAC_SOURCE": api.url,
             "FEDSTAC_SOURCE_TOKEN": token, "FEDSTAC_REPLICA_TOKEN": token, "FEDSTAC_REPLICA_POLICY": str(policy),
-            "FEDSTAC_REPLICA_FOLDER": str(copies), "FEDSTAC_REPLICA_URL": "https://east.example/data",
+            "FEDSTAC_REPLICA_FOLDER": str(copies), "FEDSTAC_REPLICA_URL": BASE,
         }  # fmt: skip
         first = await fedstac("replica", "sync", "-o", "json", **setting)
         assert first.code == 0, first.stderr
@@ -72,6 +90,8 @@ async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_b
         assert again.code == 0, again.stderr
         assert again.lines[-1]["done_files"] == 1
         assert lost.read_bytes() == content
+        await fedstac("replica", "sync", **setting)  # applies the events of its own announcements
+        assert await faults_of_entries(setting["FEDSTAC_DSN"], copies) == {}
         status = orjson.loads((await fedstac("replica", "status", "-o", "json", **setting)).stdout)
         assert status["states"]["announced"]["datasets"] == DATASETS
 
