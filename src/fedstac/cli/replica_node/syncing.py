@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -84,7 +84,7 @@ async def _sync(settings: environment.Settings, form: Output, timeout: float | N
     from fedstac import bootstrap
     from fedstac.db import health
     from fedstac.db.replica import due
-    from fedstac.workers import roles
+    from fedstac.workers import replica_identity, roles
 
     started = time.monotonic()
     async with bootstrap.node(settings) as node:
@@ -95,7 +95,7 @@ async def _sync(settings: environment.Settings, form: Output, timeout: float | N
         parts = roles.REPLICA.parts(settings) if is_alone else ()
         if not is_alone:
             say("a replica node runs and does the work", "dim")
-        ends = await _ends_of_feeds(_sources_of(settings))
+        ends = await _ends_of_feeds(replica_identity.sources_of(settings))
         stop = asyncio.Event()
         with terminal.bars([BAR], form, in_bytes=True) as bars:
             async with bootstrap.beside(node, parts, stop):
@@ -119,18 +119,6 @@ def _refuse_to_hide(node: Node) -> None:
     """Raise why a part of this process gave up, if one did."""
     if node.parts.gave_up is not None:
         raise node.parts.gave_up
-
-
-def _sources_of(settings: environment.Settings) -> Sequence[SourceAddress]:
-    """Return the sources; those without a token of their own are asked in the node's name."""
-    from fedstac.client import service
-    from fedstac.workers import roles
-
-    token = service.token_source(
-        token=settings.replica_token, issuer=settings.replica_issuer, client_id=settings.replica_client_id,
-        client_secret=settings.replica_client_secret,
-    )  # fmt: skip
-    return [each if each.token else replace(each, token_source=token) for each in roles.addresses(settings)]
 
 
 async def _ends_of_feeds(sources: Sequence[SourceAddress]) -> FeedEnds:
