@@ -18,14 +18,14 @@ from fedstac import settings as environment
 from fedstac.cli import bulk, terminal
 from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
-from fedstac.cli.replica_node import importing, orders, orphans, status, syncing, verifying
+from fedstac.cli.replica_node import deciding, importing, orders, orphans, status, syncing, verifying
 from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client.transport import NotFound
 from fedstac.client.values import ChangeResult, Dataset, File
 from fedstac.domain.patching import WithoutNode
 
 commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other nodes.")
-for family in (status, syncing, orders, importing, orphans):
+for family in (deciding, status, syncing, orders, importing, orphans):
     commands.add_typer(family.commands)
 
 Node = Annotated[str, typer.Option("--node", "-n", help="The node that has the copies.")]

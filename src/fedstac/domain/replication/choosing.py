@@ -102,6 +102,13 @@ class HostPattern:
             return None
         return cls(scheme, host, None if port == "*" else int(port) if port else PORTS[scheme])
 
+    def __str__(self) -> str:
+        """Return it as policies write it."""
+        if self.scheme == "file":
+            return FILE + self.host
+        text = str(HrefPlace(self.scheme, self.host, self.port or PORTS[self.scheme]))
+        return text + ":*" if self.port is None and PORTS[self.scheme] is not None else text
+
     @property
     def is_wild(self) -> bool:
         return self.host.startswith("*.")
