@@ -31,7 +31,14 @@ from fedstac.replication import intake, places
 from fedstac.replication.intake import JudgedEvent
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.settings import Misconfigured, Settings
-from fedstac.workers import replica_announcing, replica_identity, replica_removals, replica_transfers, replica_watching
+from fedstac.workers import (
+    replica_announcing,
+    replica_identity,
+    replica_policy,
+    replica_removals,
+    replica_transfers,
+    replica_watching,
+)
 from fedstac.workers.event_reading import EventReader
 from fedstac.workers.following import HandledPage, Handler, Page, PageReading, Rejection
 from fedstac.workers.replica_removals import Remover
@@ -39,7 +46,9 @@ from fedstac.workers.replica_removals import Remover
 CONSUMER: Final = "replica"
 QUARANTINED: Final = "org.fedstac.dataset.quarantined.v1"
 FOREIGN: Final = "its dataset is another origin's here"
-PARTS: Final = (replica_transfers.PART, replica_announcing.PART, replica_removals.PART)  # beside the followers
+PARTS: Final = (  # beside the followers
+    replica_policy.PART, replica_transfers.PART, replica_announcing.PART, replica_removals.PART
+)  # fmt: skip
 log = structlog.get_logger()
 
 
@@ -175,6 +184,7 @@ def parts(settings: Settings) -> tuple[Callable[[Node, Origin], Handler], Sequen
         await replica_watching.Watch(node, folders).run(stop)
 
     return partial(replica_handler, policy=policy), (
+        Part(replica_policy.PART, partial(replica_policy.run, policy_file=policy_file)),
         Part(replica_transfers.PART, partial(replica_transfers.run, policy_file=policy_file)),
         Part(replica_announcing.PART, partial(replica_announcing.run, policy_file=policy_file)),
         Part(replica_removals.PART, remove),
