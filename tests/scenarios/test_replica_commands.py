@@ -13,7 +13,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.replica import looks
 from fedstac.demo.files import FileFolder, FileSizes, datasets
-from fedstac.domain.replication.policy import DEFAULT_TIER
+from fedstac.domain.replication.states import SERVED_TIER
 from fedstac.workers.replica_verifying import Tiers, VerificationLimits, Verifier
 from tests.support.commands import Fedstac
 from tests.support.file_servers import file_server
@@ -40,7 +40,7 @@ async def faults_of_entries(dsn: str, copies: Path) -> dict[str, int]:
     """Return what is wrong, with the federation's entries as the newest events have them."""
     conn = await connections.connect(dsn)
     try:
-        tiers = Tiers({DEFAULT_TIER: copies}, lambda path, tier: f"{BASE}/{path}")
+        tiers = Tiers({SERVED_TIER: copies}, lambda path, tier: f"{BASE}/{path}")
         look = await looks.begin(conn, looks.VERIFY, by_checksum=False, afresh=True)
         look = await Verifier(conn, "east", tiers, VerificationLimits(grace_seconds=0)).look(look)
         assert look.entries == DATASETS * FILES

@@ -15,7 +15,7 @@ from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.db.replica import looks
 from fedstac.domain.errors import BadRequest
-from fedstac.domain.replication.policy import DEFAULT_TIER
+from fedstac.domain.replication.states import SERVED_TIER
 from fedstac.replication import surveying
 from fedstac.workers import replica_importing, replica_verifying
 from fedstac.workers.replica_importing import Importer
@@ -70,7 +70,7 @@ async def states(conn: Connection) -> dict[str, tuple[str, Counter[str]]]:
 
 
 async def run_import(conn: Connection, folder: Path, root: Path) -> looks.DiskLook:
-    tiers = Tiers({DEFAULT_TIER: root}, lambda path, tier: path)
+    tiers = Tiers({SERVED_TIER: root}, lambda path, tier: path)
     place = replica_importing.place_of(tiers, folder)
     look = await looks.begin(conn, looks.IMPORT, by_checksum=True, folder=str(folder))
     return await Importer(conn, tiers, threads=2).run(look, place)
@@ -135,7 +135,7 @@ async def test_a_folder_below_is_imported_alone_and_one_elsewhere_is_refused(eas
     look = await run_import(east, root / "CMIP6" / "part", root)
     assert (look.adopted, look.on_disk) == (2, 2)
     with pytest.raises(BadRequest, match="name it as a tier"):
-        replica_importing.place_of(Tiers({DEFAULT_TIER: root}, lambda path, tier: path), tmp_path)
+        replica_importing.place_of(Tiers({SERVED_TIER: root}, lambda path, tier: path), tmp_path)
 
 
 async def test_the_commands_report_and_exit_by_what_they_found(

@@ -19,7 +19,7 @@ from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.db.replica import looks
 from fedstac.domain.errors import Conflict
-from fedstac.domain.replication.policy import DEFAULT_TIER
+from fedstac.domain.replication.states import SERVED_TIER
 from fedstac.domain.replication.verification import FileFault
 from fedstac.replication import surveying
 from fedstac.replication.surveying import DiskAway
@@ -47,7 +47,7 @@ class PlantedNode:
         write(self.folder, id, files)
 
     def verifier(self, limits: VerificationLimits = LIMITS, *, days_later: float = 0.0) -> Verifier:
-        tiers = Tiers({DEFAULT_TIER: self.folder}, lambda path, tier: f"{BASE}/{path}")
+        tiers = Tiers({SERVED_TIER: self.folder}, lambda path, tier: f"{BASE}/{path}")
         now = max((entry.stat().st_ctime for entry in self.folder.rglob("*")), default=0.0) + days_later * DAY
         return Verifier(self.conn, NODE, tiers, limits, threads=4, now=lambda: now)
 

@@ -13,6 +13,7 @@ from fedstac.db.replica import figures
 from fedstac.domain.replication.alarms import REASONS, AlarmKind
 from fedstac.domain.replication.budgets import Budgets, Usage
 from fedstac.domain.replication.policy import DEFAULT_TIER
+from fedstac.domain.replication.states import SERVED_TIER
 from fedstac.workers.replica_watching import Watch
 from tests.db.replica.planting import PlantedFile, plant
 from tests.support.places import REPOSITORY
@@ -30,7 +31,7 @@ async def troubles_of(conn: Connection) -> list[tuple[str, str]]:
 
 
 async def test_what_lasts_is_told_once_and_again_after_it_has_ended(node: Node, conn: Connection) -> None:
-    watch = Watch(node, lambda: {DEFAULT_TIER: REPOSITORY})
+    watch = Watch(node, lambda: {SERVED_TIER: REPOSITORY})
     await watch.look()
     assert await troubles_of(conn) == []
     for n in range(3):
@@ -74,7 +75,7 @@ async def test_the_figures_of_a_replica_node(node: Node, conn: Connection) -> No
         """INSERT INTO fedstac.replica_host (host, failures, away_until, reason)
            VALUES ('west.example', 1, clock_timestamp() + interval '1 minute', 'no answer')"""
     )
-    await Watch(node, lambda: {DEFAULT_TIER: REPOSITORY, "tape": REPOSITORY / "no-such-folder"}).look()
+    await Watch(node, lambda: {SERVED_TIER: REPOSITORY, "tape": REPOSITORY / "no-such-folder"}).look()
     async with node.pool.acquire() as own:
         replica = (await node_figures.read(own)).replica
         stand = await figures.stand(own)

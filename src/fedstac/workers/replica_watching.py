@@ -14,6 +14,7 @@ import structlog
 from fedstac.bootstrap import Node
 from fedstac.db.replica import alarms
 from fedstac.domain.replication.alarms import AWAY_SECONDS, DiskRoom
+from fedstac.domain.replication.policy import DEFAULT_TIER
 from fedstac.domain.replication.states import RESTRICTED_TIER
 from fedstac.replication import storage
 from fedstac.runtime import supervision
@@ -60,5 +61,5 @@ def _rooms(folders: Mapping[str, Path]) -> list[DiskRoom]:
             if tier == RESTRICTED_TIER:
                 continue
             free = None
-        rooms.append(DiskRoom(tier, str(folder), free))
+        rooms.append(DiskRoom(tier or DEFAULT_TIER, str(folder), free))
     return rooms

@@ -127,7 +127,7 @@ def finding_value(row: FindingRow) -> dict[str, Any]:
 
 
 def _name_of(row: FindingRow) -> str:
-    place = row.path if not row.tier or row.tier == "default" else f"{row.tier}: {row.path}"
+    place = f"{row.tier}: {row.path}" if row.tier else row.path
     return place if row.path else f"{row.dataset}/{row.asset}"
 
 
