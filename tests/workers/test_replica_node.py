@@ -1,0 +1,188 @@
+"""The replica node as a consumer: beside an index node in one database, of two origins, stopped in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from fedstac import bootstrap
+from fedstac.bootstrap import Node
+from fedstac.db.connections import Connection
+from fedstac.demo import sample
+from fedstac.domain.replication.policy import ReplicaPolicy
+from fedstac.settings import Misconfigured, Settings
+from fedstac.workers import roles
+from fedstac.workers.following import Follower
+from fedstac.workers.replica_node import ReplicaHandler
+from tests.db.sources import Json, Source, entry
+from tests.support.nodes import Api, StartApi
+from tests.support.waiting import until
+
+POLICY = "version: 1\nsources: []\nrules:\n- {name: all, where: collection = 'CMIP6', action: replicate}\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """The served folder of a replica node; its policy is beside it."""
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    (tmp_path / "served").mkdir()
+    return tmp_path / "served"
+
+
+def settings_of(index: Api, api: Api, place: Path) -> Settings:
+    return index.settings.model_copy(update={
+        "replica_policy": str(place.with_name("policy.yaml")), "replica_folder": str(place),
+        "replica_url": "https://east.example/data", "replica_token": api.tokens["node:east"],
+    })  # fmt: skip
+
+
+@asynccontextmanager
+async def replicating(settings: Settings) -> AsyncIterator[Connection]:
+    """Run the parts of a replica node, and give a connection to its database."""
+    stop = asyncio.Event()
+    async with (
+        bootstrap.node(settings) as node,
+        bootstrap.beside(node, roles.REPLICA.parts(settings), stop),
+        node.pool.acquire() as conn,
+    ):
+        yield conn
+
+
+async def plant(conn: Connection, place: Path, id: str) -> list[Path]:
+    """Put the files of a dataset where they belong, as if they had been copied and announced."""
+    rows = await conn.fetch(
+        "SELECT f.* FROM fedstac.replica_file f JOIN fedstac.replica_dataset USING (n) WHERE id = $1", id
+    )
+    paths = [place / row["path"] for row in rows]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"whole")
+    async with conn.transaction():
+        await conn.execute("UPDATE fedstac.replica_file SET state = 'verified' WHERE n = $1", rows[0]["n"])
+        await conn.execute("UPDATE fedstac.replica_dataset SET state = 'announced' WHERE n = $1", rows[0]["n"])
+    return paths
+
+
+async def state_of(conn: Connection, id: str) -> str | None:
+    state: str | None = await conn.fetchval("SELECT state FROM fedstac.replica_dataset WHERE id = $1", id)
+    return state
+
+
+async def acknowledged(api: Api) -> dict[str, int]:
+    """Return the position through which each consumer has acknowledged at the origin."""
+    headers = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    body = (await api.admin.get("/events/head", headers=headers)).json()
+    return {row["node"]: int(row["through"].partition(".")[2]) for row in body["nodes"]}
+
+
+async def test_beside_an_index_node_files_of_a_retracted_dataset_go_before_it_is_acknowledged_though_stopped_in_between(
+    api: Api, start_api: StartApi, make_database: Callable[[], str], place: Path
+) -> None:
+    index = await start_api(dsn=make_database(), node="east", source=api.url, source_token=api.tokens["node:east"])
+    items = list(sample.items(2, versions=1))
+    body = {"type": "FeatureCollection", "features": items}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body)).status_code == 200
+    id = items[0]["id"]
+    away = place.with_name("unmounted")
+    async with replicating(settings := settings_of(index, api, place)) as conn:
+
+        async def is_planned() -> bool:
+            return await conn.fetchval("SELECT count(*) FROM fedstac.replica_dataset WHERE state <> 'catalogued'") == 2
+
+        await until(is_planned)
+        consumers = await conn.fetch("SELECT consumer FROM fedstac.consumer_cursor ORDER BY 1")
+        assert [row[0] for row in consumers] == ["index", "replica"]
+
+        async def both_have_everything() -> bool:
+            through = await acknowledged(api)
+            return through.get("east/replica", 0) == through.get("east", -1)
+
+        await until(both_have_everything)
+        paths = await plant(conn, place, id)
+        place.rename(away)  # the disk is away: nothing can be taken out of it
+        before = (await acknowledged(api))["east/replica"]
+        answer = await api.admin.post(
+            f"/collections/CMIP6/items/{id}/retract", json={"reason": "wrong", "data": "purge"}
+        )
+        assert answer.status_code == 200, answer.text
+
+        async def it_says_why_it_cannot() -> bool:
+            row = await conn.fetchrow("SELECT reason, attempts FROM fedstac.replica_removal")
+            return row is not None and row["attempts"] > 0 and str(place) in row["reason"]
+
+        await until(it_says_why_it_cannot)
+
+        async def index_is_ahead() -> bool:
+            return (await acknowledged(api))["east"] > before
+
+        await until(index_is_ahead)
+        assert (await acknowledged(api))["east/replica"] == before
+        assert await state_of(conn, id) == "removing"
+    away.rename(place)
+    async with replicating(settings) as conn:
+        await conn.execute("UPDATE fedstac.replica_removal SET next_try = NULL")
+
+        async def is_gone() -> bool:
+            return await state_of(conn, id) == "removed"
+
+        await until(is_gone)
+        assert not any(path.exists() for path in paths)
+        await until(both_have_everything)
+        shown = (await index.anyone.get(f"/collections/CMIP6/items/{items[1]['id']}")).json()
+        assert shown["id"] == items[1]["id"]
+
+
+async def test_each_origin_has_its_own_place_and_a_dataset_stays_its_first_origins(
+    node: Node, conn: Connection
+) -> None:
+    first, second = list(sample.items(2, versions=1))
+    north = Source([entry(node, first, "6.2.60.0")])
+    south = Source([entry(node, first, "6.2.60.0", origin="south"), entry(node, second, "6.2.60.0", origin="south")],
+                   origin="south")  # fmt: skip
+    policy = ReplicaPolicy.parse(POLICY)
+    for source in (north, south):
+        handler = ReplicaHandler(node, source, lambda: policy)
+        follower = Follower(node, handler, source, source, origin_name=source.origin)
+        await follower.take_snapshot(None)
+        await follower.take_snapshot(None)  # the same again changes nothing
+    rows = await conn.fetch("SELECT id, origin, state FROM fedstac.replica_dataset ORDER BY origin")
+    assert [tuple(row) for row in rows] == [(first["id"], "north", "queued"), (second["id"], "south", "queued")]
+    parked = await conn.fetch("SELECT consumer, origin, subject, detail FROM fedstac.parked_event")
+    assert [(row["consumer"], row["origin"], row["subject"]) for row in parked] == [
+        ("replica", "south", f"CMIP6/{first['id']}")
+    ]
+    assert "another origin's" in parked[0]["detail"]
+    places = await conn.fetch("SELECT consumer, origin FROM fedstac.consumer_cursor ORDER BY 2")
+    assert [tuple(row) for row in places] == [("replica", "north"), ("replica", "south")]
+
+
+async def test_an_event_that_contradicts_its_vocabulary_is_parked_and_nothing_of_it_is_fetched(
+    node: Node, conn: Connection
+) -> None:
+    sound, broken = list(sample.items(2, versions=1))
+    wrong: Json = orjson.loads(orjson.dumps(broken))
+    wrong["properties"]["cmip6:experiment_id"] = "no such experiment"
+    source = Source([entry(node, sound, "6.2.60.0"), entry(node, wrong, "6.2.60.0")])
+    policy = ReplicaPolicy.parse(POLICY)
+    follower = Follower(node, ReplicaHandler(node, source, lambda: policy), source, source, origin_name=source.origin)
+    await follower.take_snapshot(None)
+    assert [row[0] for row in await conn.fetch("SELECT id FROM fedstac.replica_dataset")] == [sound["id"]]
+    detail = await conn.fetchval("SELECT detail FROM fedstac.parked_event")
+    assert "it contradicts CMIP6 6.2.60.0" in detail
+
+
+def test_missing_settings_are_named_before_anything_runs(place: Path) -> None:
+    good = {"source": "http://west.invalid", "replica_policy": str(place.with_name("policy.yaml")),
+            "replica_folder": str(place), "replica_url": "https://east.example", "replica_token": "t"}  # fmt: skip
+    assert roles.REPLICA.parts(Settings(**good, _env_file=None))
+    for missing, variable in [
+        ("replica_policy", "FEDSTAC_REPLICA_POLICY"), ("replica_folder", "FEDSTAC_REPLICA_FOLDER"),
+        ("replica_url", "FEDSTAC_REPLICA_URL"), ("replica_token", "FEDSTAC_REPLICA_TOKEN"),
+    ]:  # fmt: skip
+        with pytest.raises(Misconfigured, match=variable):
+            roles.REPLICA.parts(Settings(**{**good, missing: ""}, _env_file=None))
