@@ -104,7 +104,7 @@ async def test_beside_an_index_node_files_of_a_retracted_dataset_go_before_it_is
 
         await until(both_have_everything)
         paths = await plant(conn, place, id)
-        place.rename(away)  # the disk is away: nothing can be taken out of it
+        await asyncio.to_thread(place.rename, away)  # the disk is away: nothing can be taken out of it
         before = (await acknowledged(api))["east/replica"]
         answer = await api.admin.post(
             f"/collections/CMIP6/items/{id}/retract", json={"reason": "wrong", "data": "purge"}
@@ -123,7 +123,7 @@ async def test_beside_an_index_node_files_of_a_retracted_dataset_go_before_it_is
         await until(index_is_ahead)
         assert (await acknowledged(api))["east/replica"] == before
         assert await state_of(conn, id) == "removing"
-    away.rename(place)
+    await asyncio.to_thread(away.rename, place)
     async with replicating(settings) as conn:
         await conn.execute("UPDATE fedstac.replica_removal SET next_try = NULL")
 
