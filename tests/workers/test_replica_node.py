@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -92,7 +93,8 @@ async def test_beside_an_index_node_files_of_a_retracted_dataset_go_before_it_is
     async with replicating(settings := settings_of(index, api, place)) as conn:
 
         async def is_planned() -> bool:
-            return await conn.fetchval("SELECT count(*) FROM fedstac.replica_dataset WHERE state <> 'catalogued'") == 2
+            query = "SELECT count(*) FROM fedstac.replica_dataset WHERE state <> 'catalogued'"
+            return int(await conn.fetchval(query)) == 2
 
         await until(is_planned)
         consumers = await conn.fetch("SELECT consumer FROM fedstac.consumer_cursor ORDER BY 1")
@@ -177,7 +179,7 @@ async def test_an_event_that_contradicts_its_vocabulary_is_parked_and_nothing_of
 
 
 def test_missing_settings_are_named_before_anything_runs(place: Path) -> None:
-    good = {"source": "http://west.invalid", "replica_policy": str(place.with_name("policy.yaml")),
+    good: dict[str, Any] = {"source": "http://west.invalid", "replica_policy": str(place.with_name("policy.yaml")),
             "replica_folder": str(place), "replica_url": "https://east.example", "replica_token": "t"}  # fmt: skip
     assert roles.REPLICA.parts(Settings(**good, _env_file=None))
     for missing, variable in [
