@@ -43,11 +43,11 @@ async def note_failure(conn: Connection, host: str, reason: str, pause: float) -
     """Note that a host is away: for `pause` seconds at least, and longer each time."""
     await conn.execute(
         """INSERT INTO fedstac.replica_host AS h (host, failures, away_until, reason)
-           VALUES ($1, 1, clock_timestamp() + make_interval(secs => greatest($3, $4)), $2)
+           VALUES ($1, 1, clock_timestamp() + make_interval(secs => greatest($3::float8, $4::float8)), $2)
            ON CONFLICT (host) DO UPDATE SET failures = least(h.failures + 1, 1000), reason = $2,
                away_until = clock_timestamp() + make_interval(
-                   secs => greatest($3, least($4 * 2 ^ least(h.failures, 20), $5)))
-           WHERE h.away_until <= clock_timestamp() OR h.away_until < clock_timestamp() + make_interval(secs => $3)""",
+                   secs => greatest($3::float8, least($4::float8 * 2 ^ least(h.failures, 20), $5::float8)))
+           WHERE h.away_until <= clock_timestamp() OR h.away_until < clock_timestamp() + make_interval(secs => $3::float8)""",
         host, reason, pause, FIRST_PAUSE, LONGEST_PAUSE,
     )  # fmt: skip
 
