@@ -40,14 +40,20 @@ async def take_bytes(conn: Connection, source: str, count: int, rate: int, *, bu
 
 
 async def note_failure(conn: Connection, host: str, reason: str, pause: float) -> None:
-    """Note that a host is away: for `pause` seconds at least, and longer each time."""
+    """Note that a host is away: for `pause` seconds at least, and longer each time.
+
+    What other workers see of the same outage, while the host is left alone, counts once.
+    """
     await conn.execute(
         """INSERT INTO fedstac.replica_host AS h (host, failures, away_until, reason)
            VALUES ($1, 1, clock_timestamp() + make_interval(secs => greatest($3::float8, $4::float8)), $2)
-           ON CONFLICT (host) DO UPDATE SET failures = least(h.failures + 1, 1000), reason = $2,
-               away_until = clock_timestamp() + make_interval(
-                   secs => greatest($3::float8, least($4::float8 * 2 ^ least(h.failures, 20), $5::float8)))
-           WHERE h.away_until <= clock_timestamp() OR h.away_until < clock_timestamp() + make_interval(secs => $3::float8)""",
+           ON CONFLICT (host) DO UPDATE SET
+               reason = $2,
+               failures = least(h.failures + (h.away_until <= clock_timestamp())::int, 1000),
+               away_until = CASE WHEN h.away_until > clock_timestamp()
+                   THEN greatest(h.away_until, clock_timestamp() + make_interval(secs => $3::float8))
+                   ELSE clock_timestamp() + make_interval(
+                       secs => greatest($3::float8, least($4::float8 * 2 ^ least(h.failures, 20), $5::float8))) END""",
         host, reason, pause, FIRST_PAUSE, LONGEST_PAUSE,
     )  # fmt: skip
 
