@@ -74,14 +74,11 @@ class Importer:
 
     async def run(self, look: DiskLook, place: ImportPlace) -> DiskLook:
         """Go on with an import to its end, and return it as it stands then."""
-        after = look.after_path or place.prefix.rstrip("/")
         others = [folder for name, folder in self.tiers.folders.items() if name != place.tier]
         start = place.folder / place.prefix if place.prefix else place.folder
-        walk = (
-            _below(place.prefix, file)
-            for file in surveying.walk(start, after=after.removeprefix(place.prefix) if look.after_path else "",
-                                       without=[each for each in others if not start.is_relative_to(each)])
-        )  # fmt: skip
+        files_below = surveying.walk(start, after=look.after_path.removeprefix(place.prefix), without=others)
+        walk = (_below(place.prefix, file) for file in files_below)
+        self._is_stopping = False
         with ThreadPoolExecutor(self.threads, thread_name_prefix="import") as pool:
             try:
                 while files := await asyncio.to_thread(next_page, walk):

@@ -115,6 +115,7 @@ class Verifier:
         return look
 
     async def _look_at_files(self, look: DiskLook) -> None:
+        self._is_stopping = False
         with ThreadPoolExecutor(self.threads, thread_name_prefix="verify") as pool:
             try:
                 while files := await looks.recorded_files(self.conn, look, PAGE):
