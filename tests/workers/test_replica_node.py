@@ -188,3 +188,24 @@ def test_missing_settings_are_named_before_anything_runs(place: Path) -> None:
     ]:  # fmt: skip
         with pytest.raises(Misconfigured, match=variable):
             roles.REPLICA.parts(Settings(**{**good, missing: ""}, _env_file=None))
+
+
+async def test_a_node_takes_its_entry_away_from_a_retracted_dataset_and_adds_none(api: Api) -> None:
+    [item] = sample.items(1, versions=1)
+    path = f"/collections/CMIP6/items/{item['id']}"
+    entries = {
+        key: {"href": f"https://east.example/{key}"}
+        for key, asset in item["assets"].items()
+        if "file:checksum" in asset
+    }
+    east = {"Authorization": f"Bearer {api.tokens['node:east']}"}
+    assert (await api.admin.post("/collections/CMIP6/items", json=item)).is_success
+    assert (await api.anyone.put(f"{path}/replicas/east", json=entries, headers=east)).is_success
+    assert (await api.admin.post(f"{path}/retract", json={"reason": "wrong", "data": "purge"})).is_success
+    answer = await api.anyone.delete(f"{path}/replicas/east", headers=east)
+    assert answer.is_success, answer.text
+    refused = await api.anyone.put(f"{path}/replicas/east", json=entries, headers=east)
+    assert refused.status_code == 409, refused.text
+    assert (await api.admin.post(f"{path}/reinstate")).is_success
+    document = (await api.anyone.get(path)).json()
+    assert not any("east" in asset.get("alternate", {}) for asset in document["assets"].values())

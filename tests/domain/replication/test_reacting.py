@@ -83,8 +83,8 @@ def test_what_is_here_is_compared_with_what_shall_be(
 def test_an_entry_that_stayed_while_the_dataset_was_marked_goes_once_the_origin_takes_that() -> None:
     marked = Here(DatasetState.RESTRICTED, tiers=frozenset({"restricted"}), is_whole=True, is_announced=True)
     assert react(marked, goal(GoalKind.RESTRICT, "restricted", is_told=False), has_other_files=False).removal is None
-    told = react(marked, goal(GoalKind.RESTRICT, "restricted"), has_other_files=False)
-    assert told.removal is RemovalKind.RESTRICT
+    reaction = react(marked, goal(GoalKind.RESTRICT, "restricted"), has_other_files=False)
+    assert reaction.removal is RemovalKind.RESTRICT
 
 
 def test_a_transfer_under_way_goes_on_with_an_event_that_changes_no_file() -> None:
