@@ -312,7 +312,14 @@ OPEN = OpenFiles.open
 
 async def test_no_two_properties_have_one_column(tmp_path: Path) -> None:
     properties = {"datetime": None, "type": "own", "properties.type": "another", "properties.properties.type": "third"}
-    item: dict[str, Any] = {"type": "Feature", "id": "a", "geometry": None, "properties": properties, "links": [], "assets": {}}
+    item: dict[str, Any] = {
+        "type": "Feature",
+        "id": "a",
+        "geometry": None,
+        "properties": properties,
+        "links": [],
+        "assets": {},
+    }
     lines, target = tmp_path / "lines", tmp_path / "items.parquet"
     lines.write_bytes(orjson.dumps(item) + b"\n")
     write(lines, target)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -295,25 +295,36 @@ async def remove_forgotten(conn: Connection) -> int:
 async def _resolve(conn: Connection, drafts: Sequence[Draft], cache: Codes) -> Codes:
     """Return what the rows of drafts need beside the cache; what is missing is made. Join a transaction."""
     codes = Codes()
-    names: dict[str, dict[str, None]] = defaultdict(dict)  # properties by collection, in the order of their claim
+    names: dict[
+        str, dict[str, None]
+    ] = {}  # properties without a known place by collection, in the order of their claim
     long: set[tuple[str, str]] = set()
     texts: dict[tuple[str, str, Key], str] = {}  # values as JSON
+    for collection in dict.fromkeys(draft.collection for draft in drafts):
+        if collection not in cache.places:
+            names[collection] = {}
     for draft in drafts:
         collection = draft.collection
-        names[collection]
+        places = cache.places.get(collection, {})
         for name, value in draft.search.facets.items():
             key = _key(value)
             if not cache.lacks_value(collection, name, key):
                 continue
-            names[collection][name] = None
             text = orjson.dumps(value)
-            if len(text) > MOST_BYTES:
+            is_long = len(text) > MOST_BYTES
+            if is_long:
                 long.add((collection, name))
             elif b"\\u0000" in text:  # the database will refuse the document
                 codes.terms.setdefault(name, {})[key] = ABSENT
             else:
                 texts[collection, name, key] = text.decode()
-    codes.places = await _places(conn, names, long)
+            if is_long or name not in places:
+                names.setdefault(collection, {})[name] = None
+            else:
+                codes.places.setdefault(collection, {})[name] = places[name]
+    if names:
+        for collection, places in (await _places(conn, names, long)).items():
+            codes.places.setdefault(collection, {}).update(places)
     texts = {key: text for key, text in texts.items() if codes.places[key[0]][key[1]] >= 0}
     for places in codes.places.values():
         for name in places:
@@ -426,41 +437,53 @@ async def _terms(
     """Return the codes of values, given by collection, property and key."""
     keys = list(values_by_key)
     codes: dict[tuple[str, str, Key], int] = {}
-    for attempt in range(2):
+    for attempt in range(2):  # the second time those that somebody else made meanwhile
         missing = [key for key in keys if key not in codes]
         if not missing:
             return codes
-        arguments = (
+        wanted = (
             [name for _, name, _ in missing],
             [f'{{"properties":{{{orjson.dumps(key[1]).decode()}:{values_by_key[key]}}}}}' for key in missing],
         )
-        if attempt:
-            await _make_terms(conn, [collection for collection, _, _ in missing], *arguments)
-        codes |= {missing[row["place"] - 1]: row["code"] for row in await conn.fetch(READ_TERMS, *arguments)}
+        codes |= {missing[row["place"] - 1]: row["code"] for row in await conn.fetch(READ_TERMS, *wanted)}
+        absent = [n for n, key in enumerate(missing) if key not in codes] if not attempt else []
+        if absent:
+            made = await _make_terms(
+                conn, [missing[n][0] for n in absent], *([each[n] for n in absent] for each in wanted)
+            )
+            codes |= {missing[absent[place]]: code for place, code in made.items()}
     return codes
 
 
 async def _make_terms(
     conn: Connection, collections: Sequence[str], names: Sequence[str], contents: Sequence[str]
-) -> None:
-    """Make codes in the order of their values, so that two who make some cannot wait for each other in a circle."""
+) -> dict[int, int]:
+    """Make codes in the order of their values, so that two who make some cannot wait for each other in a circle.
+
+    Return the codes that were made, by the places of the values in what was given.
+    """
     rows = await conn.fetch(
-        """WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) w (collection, facet, content)),
+        """WITH wanted AS MATERIALIZED (
+               SELECT collection, facet, content::jsonb AS content, place - 1 AS place
+               FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY w (collection, facet, content, place)),
            made AS (
                INSERT INTO fedstac.term (facet, content)
-               SELECT DISTINCT facet, content::jsonb FROM wanted ORDER BY 1, 2 ON CONFLICT DO NOTHING
-               RETURNING facet, content),
+               SELECT DISTINCT facet, content FROM wanted ORDER BY 1, 2 ON CONFLICT DO NOTHING
+               RETURNING facet, content, code),
+           placed AS (SELECT w.*, m.code FROM wanted w JOIN made m USING (facet, content)),
            counted AS (
-               SELECT w.collection, w.facet, count(*) AS terms FROM wanted w
-               JOIN made m ON m.facet = w.facet AND m.content = w.content::jsonb GROUP BY 1, 2)
-           UPDATE fedstac.facet_slot s SET terms = s.terms + c.terms FROM counted c
-           WHERE s.collection = c.collection AND s.property = c.facet
-           RETURNING s.collection, s.property, s.terms""",
+               UPDATE fedstac.facet_slot s SET terms = s.terms + c.terms
+               FROM (SELECT collection, facet, count(*) AS terms FROM placed GROUP BY 1, 2) c
+               WHERE s.collection = c.collection AND s.property = c.facet
+               RETURNING s.collection, s.property, s.terms)
+           SELECT p.collection, p.facet, p.place, p.code, c.terms
+           FROM placed p LEFT JOIN counted c ON c.collection = p.collection AND c.property = p.facet""",
         collections, names, contents,
     )  # fmt: skip
-    many = [(row["collection"], row["property"]) for row in rows if row["terms"] > MOST_TERMS]
+    many = sorted({(row["collection"], row["facet"]) for row in rows if (row["terms"] or 0) > MOST_TERMS})
     if many:
         await _lose(conn, many)
+    return {row["place"]: row["code"] for row in rows}
 
 
 async def _footprints(conn: Connection, geojsons: Iterable[str]) -> dict[Key, int]:
