@@ -441,17 +441,17 @@ async def _terms(
         missing = [key for key in keys if key not in codes]
         if not missing:
             return codes
-        wanted = (
+        arguments = (
             [name for _, name, _ in missing],
             [f'{{"properties":{{{orjson.dumps(key[1]).decode()}:{values_by_key[key]}}}}}' for key in missing],
         )
-        codes |= {missing[row["place"] - 1]: row["code"] for row in await conn.fetch(READ_TERMS, *wanted)}
+        codes |= {missing[row["place"] - 1]: row["code"] for row in await conn.fetch(READ_TERMS, *arguments)}
         absent = [n for n, key in enumerate(missing) if key not in codes] if not attempt else []
         if absent:
-            made = await _make_terms(
-                conn, [missing[n][0] for n in absent], *([each[n] for n in absent] for each in wanted)
+            new_codes = await _make_terms(
+                conn, [missing[n][0] for n in absent], *([each[n] for n in absent] for each in arguments)
             )
-            codes |= {missing[absent[place]]: code for place, code in made.items()}
+            codes |= {missing[absent[place]]: code for place, code in new_codes.items()}
     return codes
 
 

@@ -135,12 +135,12 @@ def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
     Values are compared as JSON: numbers by value; collections by their characters, as the columns compare them.
     """
     names = {name for name, _ in fields}
-    given = len(fields)
+    count = len(fields)
     fields = [*fields, *((key, fields[-1][1]) for key in ("collection", "id") if key not in names)]
     keys = []
     for place, (name, descending) in enumerate(fields):
         expression, nullable = conditions.column_or_path(name)
-        if name == "collection" and place < given:  # as the last keys they follow the index
+        if name == "collection" and place < count:  # as the last keys they follow the index
             expression += ' COLLATE "C"'
         keys.append(SortKey(expression, descending, nullable))
     return tuple(keys)
