@@ -10,9 +10,10 @@ import orjson
 import pytest
 
 from fedstac.bootstrap import Node
-from fedstac.db import connections
+from fedstac.db import connections, nodes
 from fedstac.db.replica import looks
 from fedstac.demo.files import FileFolder, FileSizes, datasets
+from fedstac.domain.events import Cursor
 from fedstac.domain.replication.states import SERVED_TIER
 from fedstac.workers.replica_verifying import Tiers, VerificationLimits, Verifier
 from tests.support.commands import Fedstac
@@ -94,6 +95,27 @@ async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_b
         assert await faults_of_entries(setting["FEDSTAC_DSN"], copies) == {}
         status = orjson.loads((await fedstac("replica", "status", "-o", "json", **setting)).stdout)
         assert status["states"]["announced"]["datasets"] == DATASETS
+
+
+async def test_sync_beside_a_running_node_leaves_the_work_to_it(
+    api: Api, make_database: Callable[[], str], fedstac: Fedstac, tmp_path: Path
+) -> None:
+    policy, dsn = tmp_path / "policy.yaml", make_database()
+    policy.write_text(POLICY.format(west="https://west.example"))
+    conn = await connections.connect(dsn)
+    try:
+        await nodes.move(conn, "replica", "west", Cursor(1, 0))
+        assert await nodes.follow_alone(conn, "replica", "west")  # as the follower of a running node does
+        result = await fedstac(
+            "replica", "sync", "--timeout", "1", "-o", "json", FEDSTAC_DSN=dsn, FEDSTAC_NODE="east",
+            FEDSTAC_SOURCE=api.url, FEDSTAC_REPLICA_TOKEN=api.tokens["node:east"], FEDSTAC_REPLICA_POLICY=str(policy),
+            FEDSTAC_REPLICA_FOLDER=str(tmp_path), FEDSTAC_REPLICA_URL=BASE,
+        )  # fmt: skip
+    finally:
+        await conn.close(timeout=10)
+    assert result.code == 1, result.stderr
+    report = orjson.loads(result.stdout)
+    assert (report["alone"], report["in_time"], report["feeds"]) == (False, False, 1)  # nobody has applied the events
 
 
 async def test_sync_says_what_stands_in_its_way(
