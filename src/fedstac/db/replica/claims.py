@@ -84,24 +84,6 @@ async def release_dead(conn: Connection) -> int:
     return len(rows)
 
 
-async def leave(conn: Connection, worker: Worker) -> None:
-    """Release everything that a worker holds, without counting it."""
-    await conn.execute(
-        """WITH mine AS MATERIALIZED (
-               SELECT token FROM fedstac.replica_claim
-               WHERE worker = $1 AND backend = $2 ORDER BY token FOR UPDATE),
-           datasets AS MATERIALIZED (
-               SELECT d.n FROM fedstac.replica_dataset d
-               WHERE d.n IN (SELECT c.n FROM fedstac.replica_claim c JOIN mine USING (token))
-               ORDER BY d.n FOR UPDATE),
-           released AS (
-               UPDATE fedstac.replica_file f SET state = 'queued', claim = NULL, claim_until = NULL
-               FROM mine WHERE f.claim = mine.token AND f.n IN (SELECT n FROM datasets))
-           DELETE FROM fedstac.replica_claim c USING mine WHERE c.token = mine.token""",
-        worker.name, worker.backend,
-    )  # fmt: skip
-
-
 async def transfers_by_lane(conn: Connection) -> Counter[str]:
     """Return how many transfers are under way in each lane, in all processes."""
     rows = await conn.fetch("SELECT lane, count(*) FROM fedstac.replica_claim WHERE kind = $1 GROUP BY lane", TRANSFER)
