@@ -105,13 +105,6 @@ def test_a_replica_node_has_its_copies_again_and_its_end_is_told(folder: Path) -
         assert second.process.wait(PATIENCE) == 5
         assert "replica ended with -9; it logged last:" in second.output.read_text()
         assert second.left() == {}
-    with demo(own, 30, options=(*REPLICA, "--fresh")) as third:
-        assert third.matched() == 30
-        after = {path: path.stat().st_ino for path in copies.rglob("*.nc")}
-        assert after.keys() == before.keys()
-        assert all(third.shows_copy(path.relative_to(copies)) for path in after)
-        third.process.send_signal(signal.SIGINT)
-        assert third.process.wait(PATIENCE) == 0, third.output.read_text()
 
 
 def stored_positions(stream: str) -> list[int]:
