@@ -83,6 +83,7 @@ def as_run(site: Site, text: str) -> str:
         r"\bID\b": first,
         r"/data/CMIP6": str(site.folder / "data"),
         r"/srv/fedstac": str(site.folder),
+        r"(?<=replica policy check )FILE|(?<=replica plan )FILE": str(site.folder / "work" / "replica.yaml"),
         r"/etc/fedstac": str(site.folder / "work"),
         r"<request>|<id>": request_of(site),
         r"search …": "search -c CMIP6",
@@ -108,6 +109,8 @@ def settings_of(site: Site, page: str, section: str) -> Mapping[str, str]:
             return {"FEDSTAC_TOKEN": site.running.tokens["node:east"]}
         case "docs/replication.md", "Files that are in danger":
             return {"FEDSTAC_NODE": "east", "FEDSTAC_DSN": site.dsn("fedstac_east", "fedstac_writer")}
+        case "docs/replication.md", "On your own machine":
+            return {"FEDSTAC_SOURCE_TOKEN": "", "FEDSTAC_REPLICA_TOKEN": ""}  # it has client credentials
         case "docs/replication.md", _:
             return site.replica_settings
         case "docs/operations.md", "An index node" | "Several publishing nodes":
