@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from fedstac.bootstrap import Node
 from fedstac.db.connections import Connection
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication.policy_file import PolicyFile
+from fedstac.workers import replica_policy
 from fedstac.workers.replica_policy import PolicyReload
 from tests.replication.catalogue_rows import NOTHING_WANTED, POLICY, queued, take_in
 from tests.support.commands import Fedstac
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -80,3 +83,23 @@ async def test_a_running_node_does_what_a_changed_file_says_once(
     assert not file.look()
     assert await reload.step() is None
     assert file.alert is not None
+
+
+async def test_the_part_of_a_node_applies_the_file_and_says_what_ails_a_broken_one(
+    node: Node, conn: Connection, policy_path: Path
+) -> None:
+    rewrite(policy_path, NOTHING_WANTED)
+    file = PolicyFile(policy_path)
+    await take_in(conn, file.current, 30)
+    stop = asyncio.Event()
+    part = asyncio.create_task(replica_policy.run(node, stop, policy_file=file))
+    rewrite(policy_path, POLICY)
+    await until(lambda: queued(conn))
+    rewrite(policy_path, "version: 1\n")
+
+    async def trouble() -> str:
+        return node.parts.troubles().get(replica_policy.PART, "")
+
+    assert "the last good one counts" in await until(trouble)
+    stop.set()
+    await asyncio.wait_for(part, 10)

@@ -19,6 +19,10 @@ from fedstac.runtime.wakeup import pause
 PART: Final = "replica policy"
 AGAIN_SECONDS: Final = 60.0  # after which all datasets are looked at again: an event may have met the older policy
 LOCK: Final = "fedstac.replica_policy"  # one process of a node applies a policy
+UNUSABLE: Final = (
+    "the replica policy file cannot be used, and the last good one counts;"
+    " `fedstac replica policy check` names its faults"
+)
 log = structlog.get_logger()
 
 
@@ -59,4 +63,4 @@ async def run(node: Node, stop: asyncio.Event, *, policy_file: PolicyFile) -> No
             raise PolicyBroken(policy_file.alert)  # so that health and notifications say it
         await pause(stop, LOOK_SECONDS)
 
-    await supervision.keep_trying(node.parts, PART, look, stop)
+    await supervision.keep_trying(node.parts, PART, look, stop, expected={PolicyBroken: UNUSABLE})
