@@ -154,21 +154,23 @@ async def perform(
 async def rehearse(
     conn: Connection,
     rules: NodeRules,
-    work: Sequence[Work],
+    targets: Sequence[Target],
+    work_on: Callable[[slice], Sequence[Work]],
     see: Callable[[list[Receipt]], Awaitable[object]] | None = None,
     *,
     at_once: int = 250,
 ) -> None:
     """Try what `perform` does, and leave nothing: the same statements in a transaction that is rolled back.
 
-    `see` gets the receipts of `at_once` pieces of work at a time: all of them may be more than there is memory.
+    `work_on` is asked for the work of `at_once` targets at a time, and `see` gets its receipts: all of them may be more
+    than there is memory.
     """
     with suppress(_Undo):
         async with conn.transaction():
-            if len(work) > at_once:  # all locks at once, in the order in which a publication takes them
-                await _lock(conn, rules.origin, [entry.command.target for entry in work])
-            for start in range(0, max(len(work), 1), at_once):
-                receipts = await _perform(conn, rules, work[start : start + at_once])
+            if len(targets) > at_once:  # all locks at once, in the order in which a publication takes them
+                await _lock(conn, rules.origin, targets)
+            for start in range(0, max(len(targets), 1), at_once):
+                receipts = await _perform(conn, rules, work_on(slice(start, start + at_once)))
                 if see is not None:
                     await see(receipts)
             raise _Undo

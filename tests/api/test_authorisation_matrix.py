@@ -33,6 +33,7 @@ from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.audit import Row
+from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import Cursor
 from fedstac.domain.model import Lineage, World
 from fedstac.domain.patching import JsonPatch
@@ -153,7 +154,7 @@ async def make_the_rest(conn: Connection, about: Mapping[Cell, Dataset]) -> None
     await own_groups.add(conn, "ncar", "old", GroupRole.MANAGER, "anna")
     for member in (matrix.MEMBER, *(f"old {dataset.n}" for dataset in about.values())):
         await own_groups.add(conn, "ncar", member, GroupRole.MEMBER, "anna")
-    refused = requests.NewItem("x", "x", "{}", problem="stac-validation", detail="it is none")
+    refused = requests.NewItem("x", "x", ItemTexts("{}"), problem="stac-validation", detail="it is none")
     await requests.create(conn, [requests.NewRequest(
         UUID(matrix.SOMEBODY_ELSES), "CMIP6", "publish", "somebody else", (), None, "x", None, [refused])])  # fmt: skip
     await conn.execute(

@@ -109,7 +109,7 @@ class Catalogue:
     async def rehearse(self, steps: Sequence[Step], model: Model) -> None:
         """Rehearse the steps, and check that nothing is left of them."""
         work = [Work(step.command, step.principal.name, step.accepted.action) for step in steps]
-        await publication.rehearse(self.conn, self.node.rules, work)
+        await publication.rehearse(self.conn, self.node.rules, [one.command.target for one in work], work.__getitem__)
         assert await stored(self.conn, model.seqs) == model.records
 
     async def send_again(self, step: Step) -> None:

@@ -50,6 +50,7 @@ from fedstac.domain import documents, patching
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.target import QueuedAction
+from fedstac.domain.documents import ItemTexts
 from fedstac.domain.errors import Problem, errors_in
 from fedstac.domain.model import Outcome, Record, State
 from fedstac.domain.policy import Principal
@@ -264,7 +265,7 @@ class Actions(RuleBasedStateMachine):
             return
         errors, cv_version = errors_in(findings), vocabulary.version if vocabulary else None
         command = Publish(draft, principal, cv_version, errors)
-        new = requests.NewItem(draft.lineage, draft.id, draft.text, documents.packed(draft, errors))
+        new = requests.NewItem(draft.lineage, draft.id, ItemTexts(draft.text, documents.packed(draft, errors)))
         accepted = request("publish", who, collection, new, cv_version)
         self._ask(Step(accepted, command, principal, repeatable=True))
 
@@ -290,10 +291,10 @@ class Actions(RuleBasedStateMachine):
         principal = PEOPLE[who]
         vocabulary = CHECKER.vocabularies.current(record.collection)
         cv_version = vocabulary.version if vocabulary else None
-        new = requests.NewItem(record.lineage, record.id, orjson.dumps(body).decode())
+        new = requests.NewItem(record.lineage, record.id, ItemTexts(orjson.dumps(body).decode()))
         name = DatasetName(record.lineage, record.version)
         queued = QueuedAction(
-            record.collection, record.id, name, principal, new.document or "{}", vocabulary=vocabulary
+            record.collection, record.id, name, principal, new.texts.read().document or "{}", vocabulary=vocabulary
         )
         command = command_of(action, queued)
         accepted = request(action, who, record.collection, new, cv_version)
@@ -303,7 +304,7 @@ class Actions(RuleBasedStateMachine):
         """Repeat the last change on a condition, which may not hold any more the second time."""
         last = self.waiting[-1]
         [item] = last.accepted.items
-        body = orjson.loads(item.document or "{}") | {"expected": [tag]}
+        body = orjson.loads(item.texts.read().document or "{}") | {"expected": [tag]}
         record = self.model.records[last.command.target.id]
         self._change(record, last.principal.name, last.accepted.action, body, repeatable=False)
 

@@ -153,7 +153,8 @@ async def test_a_property_of_too_many_or_too_long_values_has_no_place(
 async def test_a_batch_that_is_rolled_back_leaves_no_code_in_memory(connect: Connect) -> None:
     conn = await connect()
     drafts = [writing.draft(item) for item in sample.items(5)]
-    await publication.rehearse(conn, writing.RULES, writing.work(*drafts))
+    work = writing.work(*drafts)
+    await publication.rehearse(conn, writing.RULES, [one.command.target for one in work], work.__getitem__)
     assert await conn.fetchval("SELECT count(*) FROM fedstac.term") == 0
     await writing.publish(conn, *drafts)
     assert len(await agree(conn)) == 5

@@ -132,7 +132,7 @@ async def test_a_rehearsal_warns_and_leaves_nothing(conn: Connection) -> None:
         seen.extend(receipts)
 
     for _ in range(2):
-        await publication.rehearse(conn, writing.RULES, work, see)
+        await publication.rehearse(conn, writing.RULES, [one.command.target for one in work], work.__getitem__, see)
     assert [rules(receipt) for receipt in seen] == [["same-files"], ["same-files"]]
     assert await conn.fetchval("SELECT count(DISTINCT id) FROM fedstac.file_mark") == 1
 

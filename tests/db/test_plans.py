@@ -44,6 +44,7 @@ from fedstac.db.queue import Claim
 from fedstac.db.sinks import PartitionEnd, SinkPlace, Stretch
 from fedstac.demo import embedded, sample
 from fedstac.domain import filters
+from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
@@ -109,7 +110,7 @@ async def claim(conn: Connection) -> None:
 
 async def accept(conn: Connection) -> None:
     key = requests.Key("submitter-1", "POST /collections/CMIP6/items", str(uuid4()), b"")
-    items = [requests.NewItem(lineage_key(n), dataset_id(2 * n), "{}") for n in range(200)]
+    items = [requests.NewItem(lineage_key(n), dataset_id(2 * n), ItemTexts("{}")) for n in range(200)]
     new = requests.NewRequest(uuid4(), "CMIP6", "publish", "submitter-1", (), None, "", None, items, key=key)
     await requests.create(conn, [new])
     singles = [

@@ -23,6 +23,7 @@ from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import Cursor, DatasetEvent, Event
 from fedstac.domain.model import NO_CLAIM, Draft, LatestClaim, Receipt
 from fedstac.domain.policy import Policy, Principal
@@ -102,7 +103,10 @@ async def create_collections(node: Node, *names: str) -> None:
 async def submit(conn: Connection, *items: Item) -> requests.NewRequest:
     """Accept a batch as the API does; the workers find it in the queue."""
     drafts = [draft(item) for item in items]
-    new = [requests.NewItem(d.lineage, d.id, orjson.dumps(i).decode()) for d, i in zip(drafts, items, strict=True)]
+    new = [
+        requests.NewItem(d.lineage, d.id, ItemTexts(orjson.dumps(i).decode()))
+        for d, i in zip(drafts, items, strict=True)
+    ]
     collection = items[0]["collection"]
     vocabulary = CHECKER.vocabularies.current(collection)
     version = vocabulary.version if vocabulary else None

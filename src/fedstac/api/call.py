@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 
 from fedstac.domain.policy import Principal
+from fedstac.domain.texts import Text
 from fedstac.runtime.budget import Budget
 
 if TYPE_CHECKING:  # the rooms use Call; what they offer to it is only named here
@@ -68,23 +69,28 @@ async def _no_body() -> bytes:
 class RequestBody:
     """The body of a request: read once, when a handler wants it, and kept until it is forgotten."""
 
-    __slots__ = ("_bytes", "_on_forget", "_read")
+    __slots__ = ("_on_forget", "_read", "_text")
 
     def __init__(
-        self, read: Callable[[], Awaitable[bytes]] = _no_body, on_forget: Callable[[], object] = lambda: None
+        self, read: Callable[[], Awaitable[Text]] = _no_body, on_forget: Callable[[], object] = lambda: None
     ) -> None:
         self._read, self._on_forget = read, on_forget
-        self._bytes: bytes | None = None
+        self._text: Text | None = None
+
+    async def text(self) -> Text:
+        """Return the body, which may be in a file. BodyTooLarge or TooManyRequests where there is no memory for it."""
+        if self._text is None:
+            self._text = await self._read()
+        return self._text
 
     async def read(self) -> bytes:
-        """Return the whole body. BodyTooLarge or TooManyRequests where there is no memory for it."""
-        if self._bytes is None:
-            self._bytes = await self._read()
-        return self._bytes
+        """Return the whole body, of a route that takes no batch."""
+        text = await self.text()
+        return text if isinstance(text, bytes) else text[:]
 
     def forget(self) -> None:
         """Give the memory of the body back before a wait for something else."""
-        self._bytes = b""
+        self._text = b""
         self._on_forget()
 
 

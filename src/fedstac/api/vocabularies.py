@@ -15,7 +15,7 @@ from fedstac.api.http import links
 from fedstac.api.writing import intake
 from fedstac.bootstrap import Node
 from fedstac.domain import schemas
-from fedstac.domain.errors import BadRequest, Finding, MalformedJson, NotFound, errors_in
+from fedstac.domain.errors import BadRequest, Finding, NotFound, Problem, errors_in
 from fedstac.domain.vocabulary import NAME, UnknownVersion, Vocabulary
 from fedstac.vocabularies.registry import Snapshot, Vocabularies
 
@@ -121,7 +121,7 @@ async def post_validate(call: Call) -> Response:
     Each document is judged as one of the collection that it names.
     """
     node = call.node
-    raw = await call.body.read()
+    raw = await call.body.text()
     media_type, version = call.headers.get("content-type", ""), call.query_params.get("cv_version")
     if version is not None and not NAME.fullmatch(version):
         raise BadRequest(f"cv_version={version[:40]!r} is no version; GET /vocabularies lists them")
@@ -147,8 +147,9 @@ async def post_validate(call: Call) -> Response:
 
 def _verdict(node: Node, document: Any, version: str | None) -> dict[str, Any]:
     """Return one line of a report. NotFound where that version is not here."""
-    if isinstance(document, MalformedJson):
-        return _line(document, document.findings, None)
+    if isinstance(document, Problem):
+        findings = document.findings or (Finding(document.name, "", document.detail),)
+        return _line(document, findings, None)
     collection = document.get("collection") if isinstance(document, dict) else None
     collection = collection if isinstance(collection, str) else ""
     vocabularies = node.checker.vocabularies

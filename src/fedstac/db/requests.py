@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import orjson
 
 from fedstac.db.connections import Connection
 from fedstac.db.queue import findings_json, shard_of
+from fedstac.domain.documents import ItemTexts, ShelvedTexts
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import Outcome
 
 QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "coded", "findings")
+TURN = 256 << 10
 REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "finished")
 
 
@@ -24,9 +28,7 @@ class NewItem:
 
     lineage: str
     dataset: str
-    document: str | None
-    prepared: str | None = None
-    coded: str | None = None
+    texts: ShelvedTexts
     problem: str | None = None
     detail: str | None = None
     findings: tuple[Finding, ...] = ()
@@ -87,24 +89,33 @@ async def create(conn: Connection, new: Sequence[NewRequest]) -> None:
     numbered = [(request.id, n, item) for request in new for n, item in enumerate(request.items)]
     await conn.copy_records_to_table(
         "request_item", schema_name="fedstac", columns=QUEUE_COLUMNS,
-        records=[
-            (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
-             item.coded, findings_json(item.findings))
+        records=_in_turns(
+            (request, n, shard_of(item.lineage), item.dataset, *item.texts.read(), findings_json(item.findings))
             for request, n, item in numbered if item.problem is None
-        ],
+        ),
     )  # fmt: skip
     refused_rows = [(request, n, item) for request, n, item in numbered if item.problem is not None]
     if refused_rows:
         now = await conn.fetchval("SELECT clock_timestamp()")
         await conn.copy_records_to_table(
             "request_item", schema_name="fedstac", columns=REFUSED_COLUMNS,
-            records=[
-                (request, n, shard_of(item.lineage), item.dataset, item.document, item.prepared,
-                 item.coded, findings_json(item.findings), "rejected", Outcome.REJECTED.value, item.problem,
-                 item.detail, now)
+            records=_in_turns(
+                (request, n, shard_of(item.lineage), item.dataset, *ItemTexts(item.texts.read().document),
+                 findings_json(item.findings), "rejected", Outcome.REJECTED.value, item.problem, item.detail, now)
                 for request, n, item in refused_rows
-            ],
+            ),
         )  # fmt: skip
+
+
+async def _in_turns(rows: Iterable[tuple[Any, ...]]) -> AsyncIterator[tuple[Any, ...]]:
+    """Yield rows of items; the event loop takes a turn after TURN characters of documents."""
+    size = 0
+    for row in rows:
+        yield row
+        size += len(row[QUEUE_COLUMNS.index("document")] or "")
+        if size > TURN:
+            size = 0
+            await asyncio.sleep(0)
 
 
 async def _take_keys(conn: Connection, keys: Sequence[tuple[Key, UUID]]) -> None:
@@ -139,6 +150,7 @@ async def forget_keys(conn: Connection, days: int) -> None:
 async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
     """Store accepted requests of one item each, none of them refused: one statement, so it needs no transaction."""
     items = [request.items[0] for request in new]
+    texts = [item.texts.read() for item in items]
     await conn.execute(
         """WITH given AS MATERIALIZED (
                SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -158,10 +170,10 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
         [r.submitter for r in new], ["\x1f".join(r.roles) for r in new], [r.user_agent for r in new],
         [r.correlation for r in new], [r.cv_version for r in new],
         [shard_of(item.lineage) for item in items], [item.dataset for item in items],
-        [item.document for item in items], [item.prepared for item in items],
+        [each.document for each in texts], [each.prepared for each in texts],
         [findings_json(item.findings) for item in items], [r.identity for r in new],
         [r.retry_of for r in new], [r.only_new for r in new], [r.traceparent for r in new],
-        [item.coded for item in items],
+        [each.coded for each in texts],
     )  # fmt: skip
 
 

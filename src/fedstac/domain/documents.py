@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import orjson
 
@@ -141,6 +141,29 @@ def replicas(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
         node: {"complete": count == files, "files": count, "of": files} for node, count in sorted(counts.items())
     }
     return orjson.dumps(summary).decode()
+
+
+class ItemTexts(NamedTuple):
+    """What is stored of an item that waits: its document, and the results of `packed` and `packed_facets`."""
+
+    document: str | None
+    prepared: str | None = None
+    coded: str | None = None
+
+    def read(self) -> ItemTexts:
+        """Return the texts: these are in memory."""
+        return self
+
+
+class ShelvedTexts(Protocol):
+    """The texts of an item, wherever they are."""
+
+    def read(self) -> ItemTexts: ...
+
+
+def texts_of(draft: Draft, errors: Sequence[Finding] = ()) -> ItemTexts:
+    """Return what is stored of a draft until it is published."""
+    return ItemTexts(draft.text, packed(draft, errors), packed_facets(draft))
 
 
 def packed(draft: Draft, errors: Sequence[Finding] = ()) -> str:

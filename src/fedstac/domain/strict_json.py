@@ -17,9 +17,13 @@ from typing import NamedTuple, TypeAlias
 
 import orjson
 
-from fedstac.domain.errors import Finding, MalformedJson
+from fedstac.domain import texts
+from fedstac.domain.errors import BodyTooLarge, Finding, MalformedJson
+from fedstac.domain.texts import Text
 
 MAX_DEPTH = 64
+MOST_VALUES = 400_000  # in a text that is parsed at once
+BEFORE_VALUES = (b",", b"[", b"{")  # one of them stands before every value but the first
 EXACT = 2**53  # up to here every integer is a double, and no two of them are the same double
 _MAX_FINDINGS = 50
 
@@ -54,26 +58,61 @@ def parse_lines(raw: bytes, *, max_depth: int = MAX_DEPTH, most: int = sys.maxsi
 def iterate_lines(raw: bytes, *, max_depth: int = MAX_DEPTH) -> Iterator[object]:
     """Yield the same, one after the other, so that one at a time is in memory; nothing where there is none."""
     for line, record in _records(raw):
-        value, faults = _read(record, max_depth)
-        yield _malformed([fault.finding(first_line=line) for fault in faults]) if faults else value
+        yield _value_of_line(line, record, max_depth)
+
+
+def _value_of_line(line: int, record: bytes, max_depth: int) -> object:
+    value, faults = _read(record, max_depth)
+    return _malformed([fault.finding(first_line=line) for fault in faults]) if faults else value
+
+
+def require_few_values(raw: bytes) -> None:
+    """Let a text be parsed at once. BodyTooLarge where it may have over MOST_VALUES values."""
+    if _values(raw) > MOST_VALUES:
+        raise BodyTooLarge(f"the body has over {MOST_VALUES} values; send less at once")
+
+
+def _values(raw: bytes) -> int:
+    return sum(raw.count(mark) for mark in BEFORE_VALUES)
+
+
+def _refusal(raw: Text, start: int, end: int, most: int) -> BodyTooLarge | None:
+    """Return why a record is not parsed; None where it is."""
+    if end - start > most:
+        return BodyTooLarge(f"the item has {end - start} bytes; {most} are the most")
+    if end - start > MOST_VALUES and _values(raw[start:end]) > MOST_VALUES:
+        return BodyTooLarge(f"the item has over {MOST_VALUES} values, which are the most")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class PartedObject:
-    """A JSON object whose member is a list of objects that are not parsed yet: its other members, and their places."""
+    """A JSON object whose member is a list of objects that are not parsed yet: its other members, and their places.
 
-    raw: bytes
+    In place of an object of over `most_bytes` stands a BodyTooLarge.
+    """
+
+    raw: Text
     member: str
     rest: dict[str, object]  # the member is an empty list in it
     spans: Sequence[tuple[int, int]]
+    most_bytes: int = sys.maxsize
 
     def __iter__(self) -> Iterator[object]:
         """Yield the objects of the list, each parsed in its turn. MalformedJson, with its place, for a broken one."""
+        read = 0
         for n, (start, end) in enumerate(self.spans):
-            value, faults = _read(self.raw[start:end], MAX_DEPTH - 2)
-            if faults:
-                raise _malformed([self._at_place(fault, n, start).finding() for fault in faults])
-            yield value
+            yield self._value(n, start, end)
+            if end - read > texts.PIECE:
+                read = texts.let_go(self.raw, end)
+
+    def _value(self, n: int, start: int, end: int) -> object:
+        if (refusal := _refusal(self.raw, start, end, self.most_bytes)) is not None:
+            return refusal
+        value, faults = _read(self.raw[start:end], MAX_DEPTH - 2)
+        if faults:
+            raise _malformed([self._at_place(fault, n, start).finding() for fault in faults])
+        return value
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -84,7 +123,7 @@ class PartedObject:
             return replace(fault, pointer=pointer)
         before = self.raw.rfind(b"\n", 0, start) + 1
         column = fault.column + (start - before if fault.line == 1 else 0)
-        return replace(fault, pointer=pointer, line=fault.line + self.raw.count(b"\n", 0, start), column=column)
+        return replace(fault, pointer=pointer, line=fault.line + texts.count(self.raw, b"\n", 0, start), column=column)
 
 
 _STRUCTURE = re.compile(
@@ -93,16 +132,19 @@ _STRUCTURE = re.compile(
 _OPENS_LIST = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*\[")
 
 
-def part(raw: bytes, member: str, *, most: int, most_rest: int) -> PartedObject | None:
+def part(raw: Text, member: str, *, most: int, most_rest: int, most_bytes: int = sys.maxsize) -> PartedObject | None:
     """Take a JSON object apart at a member that is a list of objects; None where it is no such thing.
 
     A caller who iterates has one object in memory at a time. At most `most` + 1 of them are looked for. None also where
-    there are over `most_rest` bytes beside the list, which are parsed at once.
+    there are over `most_rest` bytes beside the list, which are parsed at once. Objects of over `most_bytes` are not
+    parsed at all.
     """
     key = orjson.dumps(member)
     spans: list[tuple[int, int]] = []
-    depth, opened, start, last = 0, -1, -1, -1
+    depth, opened, start, last, read = 0, -1, -1, -1, 0
     for match in _STRUCTURE.finditer(raw):
+        if match.start() - read > texts.PIECE:
+            read = texts.let_go(raw, match.start())
         mark = raw[match.start()]
         if mark == 0x22:
             if opened < 0 and depth == 1 and match[0] == key and (bracket := _OPENS_LIST.match(raw, match.end())):
@@ -119,10 +161,10 @@ def part(raw: bytes, member: str, *, most: int, most_rest: int) -> PartedObject 
                 spans.append((start, last := match.end()))
                 start = -1
                 if len(spans) > most:
-                    return PartedObject(raw, member, {}, spans)
+                    return PartedObject(raw, member, {}, spans, most_bytes)
             elif depth == 1 and match.start() >= opened >= 0:
                 if mark != 0x5D:  # a bracket of one of the objects is missing: which one, its parsing tells
-                    for _ in PartedObject(raw, member, {}, spans):
+                    for _ in PartedObject(raw, member, {}, spans, most_bytes):
                         pass
                     return None
                 if raw[last : match.start()].strip(b" \t\r\n") or len(raw) - match.start() + opened > most_rest:
@@ -130,37 +172,56 @@ def part(raw: bytes, member: str, *, most: int, most_rest: int) -> PartedObject 
                 rest, faults = _read(raw[:opened] + raw[match.start() :], MAX_DEPTH)
                 if faults:
                     raise _malformed([fault.finding() for fault in faults])
-                return PartedObject(raw, member, rest, spans) if isinstance(rest, dict) else None
+                return PartedObject(raw, member, rest, spans, most_bytes) if isinstance(rest, dict) else None
     return None
 
 
 _SEQUENCE = re.compile(rb"[ \t\r\n]*\x1e")
 
 
-def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    # Neither byte can be inside a string, where JSON has control characters escaped, so splitting is safe.
-    separator = b"\x1e" if _SEQUENCE.match(raw) else b"\n"
-    line, start = 1, 0
-    while start < len(raw):
-        end = raw.find(separator, start)
-        record = raw[start : end if end >= 0 else len(raw)]
+def _records(raw: Text) -> Iterator[tuple[int, bytes]]:
+    for line, start, end in _places(raw):
+        record = raw[start:end]
         if record and not record.isspace():
             yield line, record
-        line += 1 if separator == b"\n" else record.count(b"\n")
-        start += len(record) + 1
+
+
+def _places(raw: Text) -> Iterator[tuple[int, int, int]]:
+    """Yield the first line of each record, and where it begins and ends; blank ones too."""
+    # Neither byte can be inside a string, where JSON has control characters escaped, so splitting is safe.
+    separator = b"\x1e" if _SEQUENCE.match(raw) else b"\n"
+    line, start, read = 1, 0, 0
+    while start < len(raw):
+        end = raw.find(separator, start)
+        if end < 0:
+            end = len(raw)
+        yield line, start, end
+        line += 1 if separator == b"\n" else texts.count(raw, b"\n", start, end)
+        start = end + 1
+        if start - read > texts.PIECE:
+            read = texts.let_go(raw, start)
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Newline-delimited JSON that is parsed record by record: one record at a time is in memory."""
+    """Newline-delimited JSON that is parsed record by record: one record at a time is in memory.
 
-    raw: bytes
+    In place of a record of over `most_bytes` stands a BodyTooLarge.
+    """
+
+    raw: Text
+    most_bytes: int = sys.maxsize
 
     def __iter__(self) -> Iterator[object]:
-        return iterate_lines(self.raw)
+        for line, start, end in _places(self.raw):
+            if (refusal := _refusal(self.raw, start, end, self.most_bytes)) is not None:
+                yield refusal
+            elif self.raw[start:end].strip():
+                yield _value_of_line(line, self.raw[start:end], MAX_DEPTH)
 
     def __len__(self) -> int:
-        return sum(1 for _ in _records(self.raw))
+        places = _places(self.raw)
+        return sum(end - start > self.most_bytes or bool(self.raw[start:end].strip()) for _, start, end in places)
 
 
 def _malformed(findings: list[Finding]) -> MalformedJson:

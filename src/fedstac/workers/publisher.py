@@ -157,7 +157,7 @@ class Shift:
             # A worker that dies whatever it does must not blame the item: it lives a while, and does nothing the same
             # way, before the attempt counts.
             await pause(self.node.stopping, _rest_seconds(item.attempts))
-            await publication.rehearse(self.conn, self.node.rules, [])
+            await publication.rehearse(self.conn, self.node.rules, [], lambda _: [])
         attempts = await queue.begin_attempt(self.conn, self.claim, item.id)
         if attempts is None:
             return True  # it is final, or the claim is lost, which the next batch finds out

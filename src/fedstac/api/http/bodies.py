@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Mapping
 
 from starlette.datastructures import Headers
@@ -12,15 +13,18 @@ from starlette.types import Receive, Scope, Send
 
 from fedstac.api.writing import intake
 from fedstac.domain.errors import BodyTooLarge, Unavailable
+from fedstac.domain.strict_json import BEFORE_VALUES, MOST_VALUES
+from fedstac.domain.texts import Text
 from fedstac.runtime.budget import Budget, Lane
 from fedstac.runtime.capacity import Memory, Share
+from fedstac.runtime.spool import Spool
 
 WATCH_SECONDS = 0.05  # work that is done sooner is not worth watching whether its client is still there
 SMALL_BODY = 64 << 10  # bytes that are not counted
 SMALL_ANSWER = 256 << 10
+IN_MEMORY = 256 << 10  # bytes of a batch; the rest goes to a file
 BATCH_FACTOR, BODY_FACTOR = 4, 12  # bytes that the work on a body takes for each of it, item by item or at once
-MOST_VALUES = 400_000  # in a body that is no batch
-_VALUES = (b",", b"[", b"{")  # one of them stands before every value but the first
+BATCH_MOST = 16 << 20  # bytes that the work on a batch takes at most: it is in a file, and so is what comes of it
 
 
 class Peer:
@@ -43,19 +47,20 @@ class Peer:
         self._watching: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(WATCH_SECONDS, self._watch)
 
-    async def read_body(self) -> bytes:
-        """Return the whole body. BodyTooLarge or TooManyRequests where that is too much.
+    async def read_body(self) -> Text:
+        """Return the whole body; a large batch is in a file. BodyTooLarge or TooManyRequests where that is too much.
 
         The time in which the client sends it does not count as work: the guard bounds it.
         """
         if self._has_sent:  # not from the server: whoever watches the client may have taken that message
             return b""
-        counter, pieces = BodyCounter(self._headers, self._most_items), []
+        counter = BodyCounter(self._headers, self._most_items)
+        spool = Spool(IN_MEMORY if self._most_items is not None else sys.maxsize)
         async for piece in self._pieces():
             if counter.count(piece):
                 self._take_memory(counter)
-            pieces.append(piece)
-        return b"".join(pieces)
+            spool.append(piece)
+        return spool.text()
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         while True:
@@ -70,11 +75,13 @@ class Peer:
                 return
 
     def _take_memory(self, counter: BodyCounter) -> None:
-        factor = BODY_FACTOR if self._most_items is None else BATCH_FACTOR
         if self._share is None:
             self._share = self._memory.share(self._budget.lane)
-            self._share.check(factor * counter.length)
-        self._share.require(factor * counter.received - self._share.size)
+            self._share.check(self._memory_for(counter.length))
+        self._share.require(self._memory_for(counter.received) - self._share.size)
+
+    def _memory_for(self, length: int) -> int:
+        return BODY_FACTOR * length if self._most_items is None else min(BATCH_FACTOR * length, BATCH_MOST)
 
     def forget_body(self) -> None:
         """Give the memory of the body back."""
@@ -140,7 +147,7 @@ class BodyCounter:
         if 0 < self.length <= SMALL_BODY:
             return False
         if self._most_items is None:
-            self._values += sum(piece.count(mark) for mark in _VALUES)
+            self._values += sum(piece.count(mark) for mark in BEFORE_VALUES)
             if self._values > MOST_VALUES:
                 raise BodyTooLarge(f"the body has over {MOST_VALUES} values; send less at once")
         elif self._is_lines:

@@ -21,8 +21,8 @@ from fedstac.bootstrap import Node
 from fedstac.db import audit, collections, requests
 from fedstac.db.requests import Key, NewItem, NewRequest
 from fedstac.domain import collections as collection_rules
-from fedstac.domain import documents
 from fedstac.domain.actions.target import QueuedAction
+from fedstac.domain.documents import ItemTexts
 from fedstac.domain.errors import ForeignOrigin, Unavailable
 from fedstac.domain.policy import Principal
 from fedstac.runtime import budget
@@ -62,7 +62,7 @@ async def admit_change(
     services: Services, name: str, action: QueuedAction, options: WriteOptions, key: Key | None
 ) -> AcceptedRequest | EarlierRequest:
     """Store a request to change one dataset."""
-    items = [NewItem(action.name.lineage, action.dataset, action.text)]
+    items = [NewItem(action.name.lineage, action.dataset, ItemTexts(action.text))]
     request = _request(action.principal, action.collection, name, action.cv_version, items, options, key)
     return await _admit(services, action.principal, request, options, is_single=True)
 
@@ -80,13 +80,9 @@ def _request(
 
 
 def _new_item(item: JudgedItem) -> NewItem:
-    if item.draft:
-        prepared = documents.packed(item.draft, item.errors)
-        coded = documents.packed_facets(item.draft)
-        return NewItem(item.draft.lineage, item.draft.id, item.draft.text, prepared, coded, findings=item.warnings)
-    problem = item.problem
-    assert problem is not None
-    return NewItem(item.id, item.id, item.text, problem=problem.name, detail=problem.detail, findings=problem.findings)
+    if (problem := item.problem) is None:
+        return NewItem(item.lineage, item.id, item.texts, findings=item.warnings)
+    return NewItem(item.id, item.id, item.texts, problem=problem.name, detail=problem.detail, findings=problem.findings)
 
 
 async def _admit(

@@ -6,6 +6,7 @@ After draft-ietf-httpapi-idempotency-key-header: scoped to the caller and the ro
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -13,7 +14,9 @@ from fedstac.api.call import Call
 from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.db.requests import Key
+from fedstac.domain import texts
 from fedstac.domain.errors import BadRequest, IdempotencyKeyReused
+from fedstac.domain.texts import Text
 
 HEADER: Final = "idempotency-key"
 LONGEST: Final = 255
@@ -27,8 +30,17 @@ async def key_of(call: Call) -> Key | None:
     text = header.strip().strip('"')
     if not text or len(text) > LONGEST or not text.isprintable():
         raise BadRequest(f"an Idempotency-Key has 1 to {LONGEST} printable characters")
-    body = hashlib.sha256(await call.body.read()).digest()
-    return Key(call.caller.name, f"{call.method} {call.path}?{call.query_string}"[:2000], text, body)
+    body = await call.body.text()
+    is_long = len(body) > texts.PIECE
+    digest = await call.services.threads.run(partial(_digest, body)) if is_long else _digest(body)
+    return Key(call.caller.name, f"{call.method} {call.path}?{call.query_string}"[:2000], text, digest)
+
+
+def _digest(body: Text) -> bytes:
+    digest = hashlib.sha256()
+    for piece in texts.pieces(body):
+        digest.update(piece)
+    return digest.digest()
 
 
 async def earlier(node: Node, key: Key | None) -> UUID | None:

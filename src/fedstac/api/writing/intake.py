@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,8 @@ import orjson
 from fedstac.api.call import Call, CallProgress, Services
 from fedstac.bootstrap import Node
 from fedstac.db import records
-from fedstac.domain import policy, strict_json, validation
+from fedstac.domain import documents, policy, strict_json, validation
+from fedstac.domain.documents import ItemTexts, ShelvedTexts
 from fedstac.domain.errors import (
     BodyTooLarge,
     Finding,
@@ -27,10 +29,11 @@ from fedstac.domain.errors import (
     errors_in,
 )
 from fedstac.domain.identifiers import LONGEST_ID
-from fedstac.domain.model import Draft
 from fedstac.domain.policy import Principal
-from fedstac.domain.vocabulary import Vocabulary
+from fedstac.domain.texts import Text
+from fedstac.domain.vocabulary import DatasetName, Vocabulary
 from fedstac.runtime import budget, metrics
+from fedstac.runtime.spool import Spool
 from fedstac.settings import Settings
 
 JSON_TYPES = ("", "application/json", "application/geo+json")
@@ -56,7 +59,7 @@ class Documents(Protocol):
 class Submission:
     """The content of a body: one item, or a batch of them, each with its place.
 
-    In place of a line that is not JSON stands its MalformedJson.
+    In place of a line that is not JSON stands its MalformedJson, and of an item that is too large a BodyTooLarge.
     """
 
     documents: Documents
@@ -73,17 +76,23 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class JudgedItem:
-    """One item of a submission: a draft with its findings, or the problem that refuses it."""
+    """One item of a submission: valid, or refused by a problem. Its texts may be on a shelf."""
 
     id: str  # as the item gives it
-    draft: Draft | None
+    texts: ShelvedTexts  # of what was refused the document, if it is JSON
+    name: DatasetName | None = None  # of a valid one
     findings: tuple[Finding, ...] = ()
     problem: Problem | None = None
-    text: str | None = None  # of what was refused
+
+    @property
+    def lineage(self) -> str:
+        """The lineage of a valid item."""
+        assert self.name is not None
+        return self.name.lineage
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """The errors of a draft: they refuse it, unless the dataset is stored already and has them too."""
+        """The errors of a valid item: they refuse it, unless the dataset is stored already and has them too."""
         return errors_in(self.findings)
 
     @property
@@ -96,7 +105,7 @@ class Body:
     """The bytes that are to be published in a collection, read when there is memory for them, and their media type."""
 
     collection: str
-    read: Callable[[], Awaitable[bytes]]
+    read: Callable[[], Awaitable[Text]]
     media_type: str
     is_large: bool = False  # its sender needs some right to publish before it is read
     is_surely_batch: bool = False  # as its head says; others may be batches, too
@@ -129,7 +138,7 @@ async def judge(services: Services, caller: Principal, body: Body, progress: Cal
 
     def work() -> JudgedBody:
         submission = read(raw, body.media_type, node.settings, collection=body.collection)
-        items = check(submission, judgement)
+        items = check(submission, judgement, Shelf() if len(raw) > WHOLE else None)
         return JudgedBody(body.collection, vocabulary, items, submission.is_batch, submission.prefix)
 
     judged_body = await services.threads.run(work) if len(raw) > IN_THREAD else work()
@@ -154,7 +163,7 @@ async def settle(node: Node, body: JudgedBody) -> JudgedBody:
 
     A single item's problem is raised; a batch's is raised only if no item is left.
     """
-    ids = [item.draft.id for item in body.items if item.draft and item.errors]
+    ids = [item.id for item in body.items if item.problem is None and item.errors]
     stored_ids: Collection[str] = ()
     if ids:
         async with node.pool.acquire() as conn:
@@ -168,13 +177,12 @@ async def settle(node: Node, body: JudgedBody) -> JudgedBody:
 
 def _without_excuse(item: JudgedItem, stored_ids: Collection[str]) -> JudgedItem:
     """Return the item, refused where it has errors and is not among the stored ones."""
-    if not item.draft or not item.errors or item.draft.id in stored_ids:
+    if item.problem is not None or not item.errors or item.id in stored_ids:
         return item
-    problem = validation.refusal_of(item.draft.id, item.findings)
-    return replace(item, draft=None, problem=problem, text=item.draft.text)
+    return replace(item, problem=validation.refusal_of(item.id, item.findings))
 
 
-def read(raw: bytes, media_type: str, limits: Settings, *, collection: str | None = None) -> Submission:
+def read(raw: Text, media_type: str, limits: Settings, *, collection: str | None = None) -> Submission:
     """Parse a body. MalformedJson, UnsupportedMediaType, BodyTooLarge or StacInvalid where it is none.
 
     `collection`: the one that the URL names. It is filled in where an item names none.
@@ -192,23 +200,27 @@ def read(raw: bytes, media_type: str, limits: Settings, *, collection: str | Non
     return submission
 
 
-def _lines(raw: bytes, limits: Settings) -> Documents:
-    if len(raw) > WHOLE:
-        return strict_json.Lines(raw)
+def _lines(raw: Text, limits: Settings) -> Documents:
+    if len(raw) > WHOLE or not isinstance(raw, bytes):
+        return strict_json.Lines(raw, limits.max_item_bytes)
     return strict_json.parse_lines(raw, most=limits.max_batch_items + 1)
 
 
-def _from_json(raw: bytes, limits: Settings) -> Submission:
+def _from_json(raw: Text, limits: Settings) -> Submission:
     if len(raw) <= WHOLE:
-        return _from_value(strict_json.parse(raw))
-    parted = strict_json.part(raw, "features", most=limits.max_batch_items, most_rest=4 * WHOLE)
+        return _from_value(strict_json.parse(raw[:]))
+    parted = strict_json.part(
+        raw, "features", most=limits.max_batch_items, most_rest=4 * WHOLE, most_bytes=limits.max_item_bytes
+    )
     if parted is not None and (len(parted) > limits.max_batch_items or parted.rest.get("type") == "FeatureCollection"):
         return Submission(parted, True, "/features")
     if len(raw) > limits.max_item_bytes:
         raise BodyTooLarge(
             f"the body, no FeatureCollection, has {len(raw)} bytes; {limits.max_item_bytes} are the most for an item"
         )
-    return _from_value(strict_json.parse(raw))
+    whole = raw[:]
+    strict_json.require_few_values(whole)
+    return _from_value(strict_json.parse(whole))
 
 
 async def json_of(call: Call) -> Any:
@@ -247,10 +259,11 @@ def _from_value(value: object) -> Submission:
 def _check_size(submission: Submission, size: int, limits: Settings) -> None:
     if not submission.is_batch and size > limits.max_item_bytes:
         raise BodyTooLarge(f"the item has {size} bytes; {limits.max_item_bytes} are the most")
-    if submission.is_batch and not submission.documents:
+    count = len(submission.documents)
+    if submission.is_batch and not count:
         finding = Finding("shape", submission.prefix, "the batch is empty")
         raise StacInvalid("the batch holds no item; put in one at least", findings=(finding,))
-    if len(submission.documents) > limits.max_batch_items:
+    if count > limits.max_batch_items:
         raise BodyTooLarge(f"the batch has more than {limits.max_batch_items} items, which are the most: send several")
 
 
@@ -266,7 +279,32 @@ class Judgement:
     max_item_bytes: int
 
 
-def check(submission: Submission, judgement: Judgement) -> list[JudgedItem]:
+class Shelf:
+    """Holds the texts of judged items in a file until they are stored: they are longer than the body."""
+
+    def __init__(self) -> None:
+        self._spool = Spool()
+
+    def put(self, texts: ItemTexts) -> ShelvedTexts:
+        encoded = [text.encode() if text is not None else None for text in texts]
+        start = self._spool.append(b"".join(text for text in encoded if text is not None))
+        return _Place(self._spool, start, tuple(len(text) if text is not None else None for text in encoded))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the texts of an item are; None for one that it lacks."""
+
+    spool: Spool
+    start: int
+    sizes: tuple[int | None, ...]
+
+    def read(self) -> ItemTexts:
+        raw = io.BytesIO(self.spool.read(self.start, sum(filter(None, self.sizes))))
+        return ItemTexts(*(raw.read(size).decode() if size is not None else None for size in self.sizes))
+
+
+def check(submission: Submission, judgement: Judgement, shelf: Shelf | None = None) -> list[JudgedItem]:
     """Check every item by itself: whether it is permitted, valid, and not too large."""
     findings_left = MOST_FINDINGS
     items = []
@@ -276,7 +314,7 @@ def check(submission: Submission, judgement: Judgement) -> list[JudgedItem]:
         if count > findings_left:
             item = _shorten(item)
         findings_left -= min(count, findings_left)
-        items.append(item)
+        items.append(replace(item, texts=shelf.put(item.texts.read())) if shelf else item)
     return items
 
 
@@ -284,9 +322,8 @@ def _shorten(item: JudgedItem) -> JudgedItem:
     """Return an item with few findings, in a batch that has too many already."""
     if item.problem is not None:
         item.problem.findings = item.problem.findings[:FEW]
-    elif item.draft is not None and item.errors:
-        problem = validation.refusal_of(item.draft.id, item.errors[:FEW])
-        return replace(item, draft=None, findings=(), problem=problem, text=item.draft.text)
+    elif item.errors:
+        return replace(item, findings=(), problem=validation.refusal_of(item.id, item.errors[:FEW]))
     return replace(item, findings=item.findings[:FEW])
 
 
@@ -297,8 +334,8 @@ def claimed_id(document: object) -> str:
 
 
 def _check_one(document: Any, by: Judgement) -> JudgedItem:
-    if isinstance(document, MalformedJson):
-        return JudgedItem("", None, problem=document)
+    if isinstance(document, Problem):
+        return JudgedItem("", ItemTexts(None), problem=document)
     try:
         if (claim := _claim(document, by.vocabulary)) is not None:  # nothing is judged for who may not publish it
             by.permissions.require(by.principal, policy.Action.PUBLISH, claim)
@@ -309,8 +346,9 @@ def _check_one(document: Any, by: Judgement) -> JudgedItem:
             raise BodyTooLarge(f"{draft.id} has over {by.max_item_bytes} bytes, the most for an item")
     except Problem as problem:
         problem = problem.without_trace()
-        return JudgedItem(claimed_id(document), None, problem=problem, text=orjson.dumps(document).decode())
-    return JudgedItem(draft.id, draft, findings)
+        return JudgedItem(claimed_id(document), ItemTexts(orjson.dumps(document).decode()), problem=problem)
+    texts = documents.texts_of(draft, errors_in(findings))
+    return JudgedItem(draft.id, texts, DatasetName(draft.lineage, draft.version), findings)
 
 
 def _claim(document: Any, vocabulary: Vocabulary | None) -> policy.Resource | None:

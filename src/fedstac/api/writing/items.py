@@ -19,8 +19,9 @@ from fedstac.api.writing.admission import AcceptedRequest, EarlierRequest
 from fedstac.api.writing.answers import DryRun
 from fedstac.api.writing.options import WriteOptions, options_of
 from fedstac.db import audit
-from fedstac.domain import difference
+from fedstac.domain import difference, documents
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Finding, Problem
 from fedstac.domain.model import Outcome, Receipt, Record
 from fedstac.domain.policy import Action, Principal, Resource
@@ -32,7 +33,7 @@ async def post_items(call: Call) -> Response:
     With `dry_run=true` everything is tried and nothing stored: the answer says what would become of each item.
     """
     body = intake.Body(
-        collection=call.path_params["collection_id"], read=call.body.read,
+        collection=call.path_params["collection_id"], read=call.body.text,
         media_type=call.headers.get("content-type", ""), is_large=_is_large(call),
         is_surely_batch=_is_surely_batch(call),
     )  # fmt: skip
@@ -83,10 +84,13 @@ async def publish(
 async def _rehearse(services: Services, caller: Principal, judged_body: intake.JudgedBody, *, only_new: bool) -> DryRun:
     """Decide everything as if it were published, and roll it back. A batch is described part by part."""
     node, version = services.node, judged_body.cv_version
-    drafts = [item for item in judged_body.items if item.draft]
-    commands = [Publish(item.draft, caller, version, item.errors, only_new) for item in drafts if item.draft]
-    work = [publication.Work(command, caller.name, "publish") for command in commands]
-    remaining, trials = iter(drafts), list[Trial]()
+    valid_items = [item for item in judged_body.items if item.problem is None]
+    targets = [Target(judged_body.collection, item.id, item.lineage) for item in valid_items]
+    remaining, trials = iter(valid_items), list[Trial]()
+
+    def work_on(part: slice) -> list[publication.Work]:
+        commands = [_command(item, judged_body, caller, only_new=only_new) for item in valid_items[part]]
+        return [publication.Work(command, caller.name, "publish") for command in commands]
 
     async def describe(receipts: list[Receipt]) -> None:
         part = [(next(remaining), receipt) for receipt in receipts]
@@ -98,13 +102,25 @@ async def _rehearse(services: Services, caller: Principal, judged_body: intake.J
         trials.extend(await services.threads.run(describe_all) if is_long else describe_all())
 
     async with node.pool.acquire() as conn:
-        await publication.rehearse(conn, node.rules, work, describe)
+        await publication.rehearse(conn, node.rules, targets, work_on, describe)
         overwritten = [trial.overwritten for trial in trials if trial.overwritten]
         last = await audit.last_changes(conn, overwritten) if overwritten else {}
     in_order = iter(trials)
-    items = [(next(in_order) if item.draft else _trial_of_refused(item)).as_json(last) for item in judged_body.items]
+    items = [
+        (next(in_order) if item.problem is None else _trial_of_refused(item)).as_json(last)
+        for item in judged_body.items
+    ]
     valid = all(item["outcome"] != Outcome.REJECTED for item in items)
     return DryRun({"dry_run": True, "valid": valid, "cv_version": version, "items": items})
+
+
+def _command(item: intake.JudgedItem, body: intake.JudgedBody, caller: Principal, *, only_new: bool) -> Publish:
+    text, prepared, coded = item.texts.read()
+    assert text is not None, "a valid item has all of its texts"
+    assert prepared is not None
+    assert item.name is not None
+    draft, errors = documents.unpacked(text, prepared, coded, body.collection, item.id, item.name)
+    return Publish(draft, caller, body.cv_version, errors, only_new)
 
 
 @dataclass(frozen=True, slots=True)
