@@ -124,7 +124,7 @@ async def follow_a_request(conn: Connection) -> None:
     for request in (request_id(17), LAST_REQUEST):
         await requests.summary(conn, request)
         await requests.results(conn, request, status="done", after=0, limit=100)
-        await requests.refused_items(conn, request)
+        [item async for item in requests.refused_items(conn, request)]
     await requests.visible(conn, large.ACKNOWLEDGED // 2)
 
 

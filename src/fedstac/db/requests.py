@@ -13,12 +13,13 @@ import orjson
 
 from fedstac.db.connections import Connection
 from fedstac.db.queue import findings_json, shard_of
-from fedstac.domain.documents import ItemTexts, ShelvedTexts
+from fedstac.domain.documents import ItemTexts, TextSource
 from fedstac.domain.errors import Finding, Severity
 from fedstac.domain.model import Outcome
 
 QUEUE_COLUMNS = ("request", "n", "shard", "dataset", "document", "prepared", "coded", "findings")
-TURN = 256 << 10
+TURN = 256 << 10  # characters
+AT_ONCE = 10  # documents of any size that are read
 REFUSED_COLUMNS = (*QUEUE_COLUMNS, "status", "outcome", "problem", "detail", "finished")
 
 
@@ -28,7 +29,7 @@ class NewItem:
 
     lineage: str
     dataset: str
-    texts: ShelvedTexts
+    texts: TextSource
     problem: str | None = None
     detail: str | None = None
     findings: tuple[Finding, ...] = ()
@@ -177,14 +178,18 @@ async def create_singles(conn: Connection, new: Sequence[NewRequest]) -> None:
     )  # fmt: skip
 
 
-async def refused_items(conn: Connection, request: UUID) -> list[tuple[str, str]]:
-    """Return the rejected and failed items of a request, dataset and document, in the order in which they were sent."""
-    rows = await conn.fetch(
-        """SELECT dataset, document FROM fedstac.request_item
-           WHERE request = $1 AND status IN ('rejected', 'failed') AND document IS NOT NULL ORDER BY n""",
-        request,
-    )
-    return [(row["dataset"], row["document"]) for row in rows]
+async def refused_items(conn: Connection, request: UUID) -> AsyncIterator[tuple[str, str]]:
+    """Yield the rejected and failed items of a request, dataset and document, in the order in which they were sent.
+
+    Read all of them, or end the connection's use: AT_ONCE are in memory.
+    """
+    async with conn.transaction(readonly=True):
+        async for row in conn.cursor(
+            """SELECT dataset, document FROM fedstac.request_item
+               WHERE request = $1 AND status IN ('rejected', 'failed') AND document IS NOT NULL ORDER BY n""",
+            request, prefetch=AT_ONCE,
+        ):  # fmt: skip
+            yield row["dataset"], row["document"]
 
 
 def status_of(counts: Mapping[str, int], total: int) -> str:

@@ -155,7 +155,7 @@ class ItemTexts(NamedTuple):
         return self
 
 
-class ShelvedTexts(Protocol):
+class TextSource(Protocol):
     """The texts of an item, wherever they are."""
 
     def read(self) -> ItemTexts: ...

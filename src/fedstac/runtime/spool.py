@@ -15,7 +15,7 @@ import structlog
 from fedstac.domain.errors import Unavailable
 from fedstac.domain.texts import Text
 
-HELD = 256 << 10  # bytes that stay in memory
+IN_MEMORY = 256 << 10  # bytes
 RETRY_AFTER = 30
 _log = structlog.get_logger(__name__)
 
@@ -27,31 +27,36 @@ class Spool:
     no more.
     """
 
-    def __init__(self, held: int = HELD) -> None:
-        self._most_held = held
-        self._held = bytearray()  # the end, which is not written yet
-        self._written = 0
+    def __init__(self, in_memory: int = IN_MEMORY) -> None:
+        self._most_in_memory = in_memory
+        self._end = bytearray()  # the end, which is not written yet
+        self._file_size = 0
         self._descriptor = -1  # no file
+
+    @property
+    def size(self) -> int:
+        """Bytes that were appended."""
+        return self._file_size + len(self._end)
 
     def append(self, data: bytes) -> int:
         """Add data and return where it begins."""
-        start = self._written + len(self._held)
-        self._held += data
-        if len(self._held) > self._most_held:
+        start = self.size
+        self._end += data
+        if len(self._end) > self._most_in_memory:
             self._write()
         return start
 
     def read(self, start: int, size: int) -> bytes:
         """Return bytes that one call has appended, or a part of them."""
-        if start >= self._written:
-            place = start - self._written
-            return bytes(self._held[place : place + size])
+        if start >= self._file_size:
+            place = start - self._file_size
+            return bytes(self._end[place : place + size])
         return os.pread(self._descriptor, size, start)
 
     def text(self) -> Text:
         """Return all that was appended. It can be read after the spool is gone."""
         if self._descriptor < 0:
-            return bytes(self._held)
+            return bytes(self._end)
         self._write()
         return mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
 
@@ -61,7 +66,7 @@ class Spool:
                 file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed with the spool)
                 self._descriptor = file.fileno()
                 weakref.finalize(self, file.close)
-            rest = memoryview(self._held)
+            rest = memoryview(self._end)
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
@@ -69,5 +74,5 @@ class Spool:
             raise Unavailable(
                 "there is no room for large bodies just now; try again later", retry_after=RETRY_AFTER
             ) from None
-        self._written += len(self._held)
-        self._held = bytearray()
+        self._file_size += len(self._end)
+        self._end = bytearray()

@@ -24,7 +24,6 @@ SMALL_BODY = 64 << 10  # bytes that are not counted
 SMALL_ANSWER = 256 << 10
 IN_MEMORY = 256 << 10  # bytes of a batch; the rest goes to a file
 BATCH_FACTOR, BODY_FACTOR = 4, 12  # bytes that the work on a body takes for each of it, item by item or at once
-BATCH_MOST = 16 << 20  # bytes that the work on a batch takes at most: it is in a file, and so is what comes of it
 
 
 class Peer:
@@ -81,7 +80,7 @@ class Peer:
         self._share.require(self._memory_for(counter.received) - self._share.size)
 
     def _memory_for(self, length: int) -> int:
-        return BODY_FACTOR * length if self._most_items is None else min(BATCH_FACTOR * length, BATCH_MOST)
+        return BODY_FACTOR * length if self._most_items is None else min(BATCH_FACTOR * length, intake.BATCH_MEMORY)
 
     def forget_body(self) -> None:
         """Give the memory of the body back."""

@@ -15,7 +15,7 @@ from fedstac.api.call import Call, CallProgress, Services
 from fedstac.bootstrap import Node
 from fedstac.db import records
 from fedstac.domain import documents, policy, strict_json, validation
-from fedstac.domain.documents import ItemTexts, ShelvedTexts
+from fedstac.domain.documents import ItemTexts, TextSource
 from fedstac.domain.errors import (
     BodyTooLarge,
     Finding,
@@ -43,6 +43,7 @@ LINE_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl",
 IN_THREAD = 8 << 10  # bytes of a body that is judged beside the event loop
 LARGE = 64 << 10  # bytes of a body before which its sender has to have some right to publish
 WHOLE = 256 << 10  # bytes of a body that is parsed at once; a larger one item by item
+BATCH_MEMORY = 16 << 20  # bytes that the work on a batch takes: it is in a file, and so is what comes of it
 MOST_FINDINGS = 10_000  # of a batch; an item beyond them gets FEW
 FEW = 3
 FEW_IDS = 5  # in the row of a refusal
@@ -76,10 +77,10 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class JudgedItem:
-    """One item of a submission: valid, or refused by a problem. Its texts may be on a shelf."""
+    """One item of a submission: valid, or refused by a problem. Its texts may be in a file."""
 
     id: str  # as the item gives it
-    texts: ShelvedTexts  # of what was refused the document, if it is JSON
+    texts: TextSource  # of what was refused the document, if it is JSON
     name: DatasetName | None = None  # of a valid one
     findings: tuple[Finding, ...] = ()
     problem: Problem | None = None
@@ -138,7 +139,7 @@ async def judge(services: Services, caller: Principal, body: Body, progress: Cal
 
     def work() -> JudgedBody:
         submission = read(raw, body.media_type, node.settings, collection=body.collection)
-        items = check(submission, judgement, Shelf() if len(raw) > WHOLE else None)
+        items = check(submission, judgement, TextsFile() if len(raw) > WHOLE else None)
         return JudgedBody(body.collection, vocabulary, items, submission.is_batch, submission.prefix)
 
     judged_body = await services.threads.run(work) if len(raw) > IN_THREAD else work()
@@ -279,13 +280,13 @@ class Judgement:
     max_item_bytes: int
 
 
-class Shelf:
+class TextsFile:
     """Holds the texts of judged items in a file until they are stored: they are longer than the body."""
 
     def __init__(self) -> None:
         self._spool = Spool()
 
-    def put(self, texts: ItemTexts) -> ShelvedTexts:
+    def put(self, texts: ItemTexts) -> TextSource:
         encoded = [text.encode() if text is not None else None for text in texts]
         start = self._spool.append(b"".join(text for text in encoded if text is not None))
         return _Place(self._spool, start, tuple(len(text) if text is not None else None for text in encoded))
@@ -304,7 +305,7 @@ class _Place:
         return ItemTexts(*(raw.read(size).decode() if size is not None else None for size in self.sizes))
 
 
-def check(submission: Submission, judgement: Judgement, shelf: Shelf | None = None) -> list[JudgedItem]:
+def check(submission: Submission, judgement: Judgement, file: TextsFile | None = None) -> list[JudgedItem]:
     """Check every item by itself: whether it is permitted, valid, and not too large."""
     findings_left = MOST_FINDINGS
     items = []
@@ -314,7 +315,7 @@ def check(submission: Submission, judgement: Judgement, shelf: Shelf | None = No
         if count > findings_left:
             item = _shorten(item)
         findings_left -= min(count, findings_left)
-        items.append(replace(item, texts=shelf.put(item.texts.read())) if shelf else item)
+        items.append(replace(item, texts=file.put(item.texts.read())) if file else item)
     return items
 
 

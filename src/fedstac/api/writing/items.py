@@ -64,7 +64,7 @@ async def publish(
         resource = Resource(f"datasets of {body.collection[:128]}", body.collection, None)
         node.policy.require(caller, Action.PUBLISH, resource)  # says why, before anything of the body is read
     # a body that is read from the database is not counted as it comes
-    memory = services.memory.place(node.settings.max_batch_bytes) if options.retry_of else nullcontext()
+    memory = services.memory.place(intake.BATCH_MEMORY) if options.retry_of else nullcontext()
     async with memory:
         if options.dry_run:
             judged_body = await intake.judge(services, caller, body, options.progress)

@@ -19,6 +19,8 @@ from fedstac.bootstrap import Node
 from fedstac.db import requests
 from fedstac.domain.errors import Conflict
 from fedstac.domain.policy import Principal
+from fedstac.domain.texts import Text
+from fedstac.runtime.spool import Spool
 
 
 async def post_cancel(call: Call) -> Response:
@@ -61,7 +63,7 @@ async def retry(
     if summary.action == "publish":
         return await items.publish(services, caller, _body(services.node, summary), options)
     async with services.node.pool.acquire() as conn:
-        [(dataset, document)] = await requests.refused_items(conn, summary.id)
+        [(dataset, document)] = [item async for item in requests.refused_items(conn, summary.id)]
     change = changes.DatasetAction(summary.collection, dataset, summary.action, orjson.loads(document))
     return await changes.accept(services, caller, change, options)
 
@@ -70,12 +72,14 @@ def _body(node: Node, summary: requests.Summary) -> intake.Body:
     """Return the refused items of a request as a body, which is read from the database."""
     is_single = summary.total == 1
 
-    async def read() -> bytes:
+    async def read() -> Text:
+        spool = Spool()
         async with node.pool.acquire() as conn:
-            refused_items = await requests.refused_items(conn, summary.id)
-        if not refused_items:
+            async for _, document in requests.refused_items(conn, summary.id):
+                spool.append((b"\n" if spool.size else b"") + document.encode())
+        if not spool.size:
             raise Conflict(f"of what was rejected of the request {summary.id} nothing was JSON; send it again, mended")
-        return b"\n".join(document.encode() for _, document in refused_items)
+        return spool.text()
 
     media_type = intake.JSON_TYPES[-1] if is_single else intake.LINE_TYPES[0]
     return intake.Body(summary.collection, read, media_type, is_large=not is_single)
