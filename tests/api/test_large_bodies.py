@@ -137,13 +137,6 @@ async def test_an_item_that_is_too_large_refuses_itself(api: Api, form: str, tex
     assert verdicts[1]["findings"][0]["message"] == problem["detail"]
 
 
-async def test_an_item_of_too_many_values_is_refused(api: Api) -> None:
-    item = next(sample.items(1))
-    response = await api.admin.post(ITEMS, json={**item, "properties": {**item["properties"], "more": [[]] * 401_000}})
-    assert response.status_code == 413
-    assert "values" in response.json()["detail"]
-
-
 @pytest.mark.parametrize("form", ["features", "lines"])
 async def test_refused_items_of_a_large_batch_are_kept_and_sent_again(api: Api, form: str) -> None:
     items = list(sample.items(200))

@@ -66,12 +66,6 @@ def _value_of_line(line: int, record: bytes, max_depth: int) -> object:
     return _malformed([fault.finding(first_line=line) for fault in faults]) if faults else value
 
 
-def require_few_values(raw: bytes) -> None:
-    """Let a text be parsed at once. BodyTooLarge where it may have over MOST_VALUES values."""
-    if _values(raw) > MOST_VALUES:
-        raise BodyTooLarge(f"the body has over {MOST_VALUES} values; send less at once")
-
-
 def _values(raw: bytes) -> int:
     return sum(raw.count(mark) for mark in BEFORE_VALUES)
 
