@@ -170,7 +170,7 @@ def test_every_dataset_ends_as_a_replica_of_both_nodes_whatever_the_network_does
         faults = values(world.running, "SELECT DISTINCT d.id FROM fedstac.replica_source_fault f"
                         " JOIN fedstac.replica_dataset d USING (n) WHERE f.reason LIKE '%%checksum%%'",
                         at=node)  # fmt: skip
-        assert set(faults) == {world.lost, world.mirrored}, "that source is disqualified for these files alone"
+        assert {world.lost} <= set(faults) <= {world.lost, world.mirrored}, "of these files alone, if it was asked"
 
 
 def test_both_nodes_keep_their_entries(world: World) -> None:
