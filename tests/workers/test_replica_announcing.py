@@ -189,6 +189,53 @@ async def test_a_conflict_is_tried_again_and_ends_with_what_caused_it(
     assert await states(conn) == {"d0": "announced"}
 
 
+async def test_old_copies_are_not_announced_as_a_new_version(
+    east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The origin has another file by now, and its event has not come yet."""
+    monkeypatch.setattr("fedstac.workers.replica_announcing.FIRST_PAUSE", 0.01)
+    await complete(conn, "d0")
+    old = checksum("h-100.bin")
+    await conn.execute("UPDATE fedstac.replica_file SET checksum = $1 WHERE asset = 'f'", old)
+    async with announcing(east, west) as announcer:
+
+        async def is_tried_again() -> bool:
+            await announcer.cycle()
+            return bool(await conn.fetchval("SELECT attempts > 1 FROM fedstac.replica_announcement"))
+
+        await until(is_tried_again)
+        assert await entries(west, "d0") == {}
+        assert await states(conn) == {"d0": "complete"}
+        assert old in await conn.fetchval("SELECT reason FROM fedstac.replica_announcement")
+        await conn.execute("UPDATE fedstac.replica_file SET checksum = $1 WHERE asset = 'f'", checksum("f-100.bin"))
+        assert await settled(conn, announcer) == ["done"]
+    assert len(await entries(west, "d0")) == 2
+
+
+async def test_an_answer_to_an_old_announcement_is_none_to_the_new_one(
+    east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dataset is complete anew while the origin answers."""
+    [n] = await complete(conn, "d0")
+    send = httpx.AsyncClient.send
+
+    async def request_anew(self: Any, request: httpx.Request, **options: Any) -> httpx.Response:
+        response = await send(self, request, **options)
+        if request.method == "PUT":
+            await announcements.request(conn, [n])
+        return response
+
+    async with announcing(east, west) as announcer:
+        with monkeypatch.context() as patch:
+            patch.setattr(httpx.AsyncClient, "send", request_anew)
+            await announcer.send()
+        row = await conn.fetchrow("SELECT state, request, digest FROM fedstac.replica_announcement")
+        assert row is not None
+        assert tuple(row) == ("queued", None, None)
+        assert await settled(conn, announcer) == ["done"]
+    assert await conn.fetchval("SELECT announced_digest FROM fedstac.replica_dataset") is not None
+
+
 async def test_an_origin_that_is_away_is_told_when_it_is_back(
     east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -51,6 +53,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before an origin is told agai
 FOLLOW_PAUSE, LONGEST_FOLLOW_PAUSE = 0.2, 5.0  # seconds between looks at a request that is not final
 MOST_ATTEMPTS = 15  # after which a conflict that does not end is parked
 AWAY_SECONDS = 10.0  # for which an origin that does not answer is left alone
+REPLICA_RULE = "replica"  # of a finding: another size or checksum than the original's
 PART = "announcer"
 log = structlog.get_logger()
 
@@ -122,7 +125,11 @@ class Announcer:
                 return 0
             async with conn.transaction():
                 copies = await announcements.read_copies(conn, [each.n for each in unsent if each.kind == ADD])
-        sendable = [each for each in unsent if each.kind != ADD or each.n in copies]
+        sendable = [
+            replace(each, digest=copies[each.n].digest) if each.kind == ADD else each
+            for each in unsent
+            if each.kind != ADD or each.n in copies
+        ]
         answers = await self._gather((self._submit(each, copies.get(each.n)) for each in sendable), sendable)
         failpoint("replica.submitted")
         await self._store("queued", answers)
@@ -133,7 +140,7 @@ class Announcer:
         entries = None
         if announcement.kind == ADD:
             assert copies is not None
-            entries = {file.asset: {"href": self._href_of(file)} for file in copies.files}
+            entries = {file.asset: _entry(file, self._href_of(file)) for file in copies.files}
         client = await self._client(announcement.origin)
         request = await client.submit_replica(
             announcement.id, self.node.settings.node, entries, collection=announcement.collection, key=str(uuid4())
@@ -191,7 +198,7 @@ class Announcer:
                 return OriginAnswer(announcement, "done")  # of what is gone there is no entry
             case NotFound() if announcement.request is not None:  # it forgot the request: it is told anew
                 return OriginAnswer(announcement, "queued", reason=str(error), pause=FIRST_PAUSE, counted=True)
-            case Conflict() | NotFound() if announcement.attempts < MOST_ATTEMPTS:
+            case Refusal() if _is_conflict(error) and announcement.attempts < MOST_ATTEMPTS:
                 # a change of the dataset is on its way here: its event decides what there is to tell
                 return OriginAnswer(announcement, "queued", reason=str(error), pause=_pause(announcement), counted=True)
             case Refusal() if error.status == 401:  # the identity, which is nobody's but the operator's
@@ -260,6 +267,17 @@ def _pause(announcement: ReplicaAnnouncement) -> float:
     """Return the seconds before the next attempt: doubling, spread so that not all come at once."""
     seconds = min(FIRST_PAUSE * 2.0 ** min(announcement.attempts, 20), LONGEST_PAUSE)
     return seconds * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+def _entry(file: CopiedFile, href: str) -> dict[str, Any]:
+    """Return what the origin is told of a file. It refuses a copy of another version than it has now."""
+    version = {"file:checksum": file.checksum, "file:size": file.size}
+    return {"href": href, **{name: value for name, value in version.items() if value is not None}}
+
+
+def _is_conflict(error: Refusal) -> bool:
+    """Tell whether the origin has another version of the dataset, or has it in another state, than this node knows."""
+    return isinstance(error, Conflict | NotFound) or any(each.rule == REPLICA_RULE for each in error.findings)
 
 
 def _words(error: Refusal) -> str:

@@ -59,7 +59,10 @@ async def drop(conn: Connection, numbers: Sequence[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaAnnouncement:
-    """What one origin is to be told of one dataset. `request`: the origin's, where it was sent already."""
+    """What one origin is to be told of one dataset.
+
+    request: the origin's, where it was sent already. digest: of the copies that it was told of; None: of none yet.
+    """
 
     n: int
     kind: str
@@ -69,12 +72,13 @@ class ReplicaAnnouncement:
     attempts: int
     seq: int
     request: UUID | None
+    digest: bytes | None = None
 
 
 async def due(conn: Connection, state: str, limit: int, *, without: Collection[str] = ()) -> list[ReplicaAnnouncement]:
     """Return announcements in this state whose time has come, but for those of some origins."""
     rows = await conn.fetch(
-        """SELECT a.n, a.kind, d.origin, d.collection, d.id, a.attempts, d.seq, a.request
+        """SELECT a.n, a.kind, d.origin, d.collection, d.id, a.attempts, d.seq, a.request, a.digest
            FROM fedstac.replica_announcement a JOIN fedstac.replica_dataset d USING (n)
            WHERE a.state = $1 AND coalesce(a.next_try, '-infinity') <= clock_timestamp()
              AND d.origin <> ALL ($3::text[])
@@ -91,6 +95,8 @@ class CopiedFile:
     asset: str
     path: str
     tier: str
+    size: int | None
+    checksum: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ async def read_copies(conn: Connection, numbers: Sequence[int]) -> Mapping[int, 
     by_dataset: dict[int, list[CopiedFile]] = {}
     digests = {row["n"]: hashlib.sha256() for row in rows}
     for row in rows:
-        by_dataset.setdefault(row["n"], []).append(CopiedFile(row["asset"], row["path"], row["tier"]))
+        by_dataset.setdefault(row["n"], []).append(CopiedFile(*tuple(row)[1:]))
         digests[row["n"]].update(repr(tuple(row)[1:]).encode())
     copies = {n: CopiedDataset(tuple(files), digests[n].digest()) for n, files in by_dataset.items()}
     await conn.execute(
@@ -156,16 +162,17 @@ class OriginAnswer:
 async def store(conn: Connection, before: str, answers: Sequence[OriginAnswer]) -> None:
     """Store what origins said to announcements that were in the state `before`; of those that stand as they did.
 
-    A dataset whose entry is there is `announced`, if it is what was announced; one that is refused is parked, and
-    operators are told. Call it in a transaction.
+    One that was requested anew meanwhile has no digest yet: what was said to the old one is no answer to it. A dataset
+    whose entry is there is `announced`, if it is what was announced; one that is refused is parked, and operators are
+    told. Call it in a transaction.
     """
     if not answers:
         return
     rows = await conn.fetch(
         """WITH answer AS MATERIALIZED (
                SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::float8[],
-                                    $7::boolean[], $8::uuid[])
-                             r (n, kind, state, request, reason, pause, counted, earlier)),
+                                    $7::boolean[], $8::uuid[], $10::bytea[])
+                             r (n, kind, state, request, reason, pause, counted, earlier, digest)),
            dataset AS MATERIALIZED (
                SELECT d.n FROM fedstac.replica_dataset d WHERE d.n IN (SELECT n FROM answer) ORDER BY d.n FOR UPDATE),
            told AS (
@@ -175,6 +182,7 @@ async def store(conn: Connection, before: str, answers: Sequence[OriginAnswer]) 
                    next_try = clock_timestamp() + make_interval(secs => r.pause), updated = clock_timestamp()
                FROM answer r JOIN dataset USING (n)
                WHERE a.n = r.n AND a.kind = r.kind AND a.state = $9 AND a.request IS NOT DISTINCT FROM r.earlier
+                 AND a.digest IS NOT DISTINCT FROM r.digest
                RETURNING a.n, a.kind, a.state, a.reason, a.request, a.digest)
            UPDATE fedstac.replica_dataset d
            SET request = CASE WHEN t.state = 'sent' THEN t.request END,
@@ -192,7 +200,7 @@ async def store(conn: Connection, before: str, answers: Sequence[OriginAnswer]) 
         [each.announcement.n for each in answers], [each.announcement.kind for each in answers],
         [each.state for each in answers], [each.request for each in answers], [each.reason for each in answers],
         [each.pause for each in answers], [each.counted for each in answers],
-        [each.announcement.request for each in answers], before,
+        [each.announcement.request for each in answers], before, [each.announcement.digest for each in answers],
     )  # fmt: skip
     reports = [
         TroubleReport(f"{row['origin']} refuses to {row['kind']} the replica of {row['id']}", row["reason"])
