@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from fedstac.replication import checking
-from fedstac.replication.checking import CheckResult, CheckUnusable
+from fedstac.replication.checking import CheckInterrupted, CheckResult, CheckUnusable
 from tests.support.processes import processes_naming
 from tests.support.waiting import until
 
@@ -88,3 +90,39 @@ async def test_what_a_command_leaves_running_is_ended(tmp_path: Path) -> None:
 async def test_a_command_that_cannot_start_blames_no_dataset(tmp_path: Path, command: str) -> None:
     with pytest.raises(CheckUnusable, match="mend the policy"):
         await run(tmp_path, command)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_command_that_somebody_else_ends_says_nothing_of_the_dataset(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with pytest.raises(CheckInterrupted, match=f"signal {number.value}"):
+        await run(tmp_path, python(f"import os; os.kill(os.getpid(), {number.value})"))
+
+
+async def test_a_command_that_crashes_fails(tmp_path: Path) -> None:
+    verdict = await run(tmp_path, python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
+    assert verdict.reason.startswith("the check was ended by signal 11")
+
+
+async def test_a_node_that_is_killed_leaves_no_command_running(tmp_path: Path) -> None:
+    command = python(f"import time; {str(tmp_path)!r}; time.sleep(1000)")
+    code = (
+        "import asyncio, sys\nfrom pathlib import Path\nfrom fedstac.replication import checking\n"
+        f"asyncio.run(checking.check({command!r}, folder=Path('/'), collection='c', dataset='d', files=(), seconds=60))"
+    )
+    node = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    try:
+
+        async def is_running() -> bool:
+            return any(pid != node.pid for pid in processes_naming(f"{str(tmp_path)!r}; time.sleep"))
+
+        await until(is_running)
+    finally:
+        node.kill()
+        await node.wait()
+
+    async def all_gone() -> bool:
+        return not processes_naming(str(tmp_path))
+
+    assert await until(all_gone)

@@ -279,6 +279,25 @@ async def test_the_check_of_a_rule_decides_whether_a_dataset_is_complete(
     assert not await conn.fetchval("SELECT count(*) FROM fedstac.replica_claim")
 
 
+async def test_a_check_that_is_interrupted_is_run_again_and_one_that_the_policy_dropped_passes(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_transfers, "UNUSABLE_SECONDS", 0.1)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    once = f"sh -c 'mkdir {marks}/once && kill -9 $$; exit 0'"
+    await add_dataset(conn, "once", {"f": (source.url("once-9.bin"),)}, check=once)
+    await add_dataset(conn, "always", {"f": (source.url("always-9.bin"),)}, check="sh -c 'kill -15 $$'")
+    n = await add_dataset(conn, "dropped", {"f": (source.url("dropped-9.bin"),)})
+    await conn.execute("UPDATE fedstac.replica_file SET state = 'verified' WHERE n = $1", n)
+    await conn.execute("UPDATE fedstac.replica_dataset SET state = 'checking' WHERE n = $1", n)
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+        await all_are(conn, "complete", "parked")
+    assert await states(conn) == {"once": "complete", "always": "parked", "dropped": "complete"}
+    reason = await conn.fetchval("SELECT reason FROM fedstac.replica_dataset WHERE id = 'always'")
+    assert reason.startswith("the check was ended by signal 15")
+
+
 @pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.soak)])
 async def test_a_large_dataset_takes_no_statement_per_file(
     count: int, node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,10 +20,30 @@ TAIL_BYTES: Final = 2000  # of what the command writes, that a reason repeats
 READ_BYTES: Final = 64 << 10
 REST_SECONDS: Final = 2.0  # for what is still in the pipe when the command has ended
 GRACE_SECONDS: Final = 5.0  # between asking the command to end and ending it
+INTERRUPTIONS: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # no command sends them to itself
+
+# Becomes the command in its process, as a program: preexec_fn is unsafe in a process with threads. A node that is
+# killed leaves no command behind; getppid tells of one that went before the line above.
+LAUNCH: Final = """
+import ctypes, os, sys
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    print(error.strerror, flush=True)
+    sys.exit(127)
+"""
 
 
 class CheckUnusable(Exception):
     """The command cannot be started. No dataset is to blame; the text says what to mend."""
+
+
+class CheckInterrupted(Exception):
+    """Somebody else ended the command: the service manager, or the kernel for want of memory. It says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +57,13 @@ class CheckResult:
 async def check(
     command: str, *, folder: Path, collection: str, dataset: str, files: Sequence[str], seconds: float
 ) -> CheckResult:
-    """Run a command over a dataset's files, and return its verdict. CheckUnusable if it cannot be started.
+    """Run a command over a dataset's files, and return its verdict. CheckUnusable, CheckInterrupted.
 
     The command is split as a shell does, and run without one, in `folder`. It reads `files`, paths relative to the
     folder, from its standard input, one a line; FEDSTAC_COLLECTION and FEDSTAC_DATASET name the dataset. Settings and
-    secrets of this node are not in its environment. Exit status 0 passes; any other one fails, as does a command that
-    has not ended after so many seconds. What it leaves running is ended with it.
+    secrets of this node are not in its environment. Exit status 0 passes; 126 and 127 are of what cannot be started;
+    any other one fails, as does a command that has not ended after so many seconds. What it leaves running is ended
+    with it.
     """
     with tempfile.TemporaryFile() as listing:
         listing.write("".join(f"{path}\n" for path in files).encode())
@@ -61,6 +83,10 @@ async def check(
     match status:
         case None:
             how = f"did not end within {seconds:g} s"
+        case 126 | 127:
+            raise CheckUnusable(f"the check {_quoted(command)} cannot be started; mend the policy{output.quoted()}")
+        case negative if -negative in INTERRUPTIONS:
+            raise CheckInterrupted(f"the check was ended by signal {-negative}: {_quoted(command)}{output.quoted()}")
         case negative if negative < 0:
             how = f"was ended by signal {-negative}"
         case positive:
@@ -81,7 +107,18 @@ async def _start(
     try:
         # no pipes of asyncio: it would wait for all who hold them, and not for the command alone
         return await asyncio.create_subprocess_exec(
-            *words, cwd=folder, env=environment, stdin=stdin, stdout=stdout, stderr=stdout, process_group=0
+            sys.executable,
+            "-IS",
+            "-c",
+            LAUNCH,
+            str(os.getpid()),
+            *words,
+            cwd=folder,
+            env=environment,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stdout,
+            process_group=0,
         )
     except OSError as error:
         reason = error.strerror or type(error).__name__

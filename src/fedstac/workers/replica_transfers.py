@@ -35,7 +35,7 @@ from fedstac.domain.replication.placing import Obstacle
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication import checking, places
 from fedstac.replication.addresses import AddressRules
-from fedstac.replication.checking import CheckUnusable
+from fedstac.replication.checking import CheckInterrupted, CheckResult, CheckUnusable
 from fedstac.replication.copying import CopyOrder, copy_file
 from fedstac.replication.failures import NextStep, next_step
 from fedstac.replication.policy_file import PolicyFile
@@ -56,7 +56,8 @@ AGAIN_SECONDS = 30.0  # after which a dataset that waits for the disk or the bud
 END_SECONDS = 3.0  # that transfers have to settle when the process stops
 CHECKS_AT_ONCE = 2  # commands in one process
 CHECK_SECONDS = 3600.0  # after which a command is ended, and its dataset parked
-UNUSABLE_SECONDS = 60.0  # before a command that cannot be started is tried again
+UNUSABLE_SECONDS = 60.0  # before a command that cannot be started, or that was interrupted, is tried again
+MOST_INTERRUPTIONS = 3  # of a command, after which its dataset is parked
 EXPECTED: supervision.Expected = {CheckUnusable: "the check of a rule cannot be started; its datasets wait"}
 PART = "transfers"
 log = structlog.get_logger()
@@ -98,10 +99,11 @@ class Dispatcher:
         self._session: Connection | None = None
         self._worker: Worker | None = None
         self._ended = asyncio.Event()  # a transfer
+        self._stop = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`."""
-        parts = self.node.parts
+        parts, self._stop = self.node.parts, stop
         telling = asyncio.create_task(supervision.keep_trying(parts, PART, lambda: self._tell(stop), stop))
         try:
             await supervision.keep_trying(parts, PART, lambda: self._step(stop), stop)
@@ -327,6 +329,14 @@ class Dispatcher:
                 async with self.node.pool.acquire() as conn:
                     await claims.put_off_check(conn, check, reason=str(error), pause=UNUSABLE_SECONDS)
                 return
+            except CheckInterrupted as error:
+                if check.attempts + 1 < MOST_INTERRUPTIONS and not self._stop.is_set():
+                    async with self.node.pool.acquire() as conn:
+                        await claims.put_off_check(conn, check, reason=str(error), pause=UNUSABLE_SECONDS, counted=True)
+                    return
+                result = CheckResult(False, str(error))
+            if self._stop.is_set() and not result.passes:
+                return  # it was ended with this process: another one checks anew
             async with self.node.pool.acquire() as conn:
                 await claims.settle_check(conn, check, passes=result.passes, reason=result.reason)
             logger.info("checked", passes=result.passes, reason=result.reason)
@@ -338,7 +348,9 @@ class Dispatcher:
             self._checks.pop(check.token, None)
             self._ended.set()
 
-    async def _result_of(self, check: QueuedCheck) -> checking.CheckResult:
+    async def _result_of(self, check: QueuedCheck) -> CheckResult:
+        if not check.command:
+            return CheckResult(True)
         tiers = {tier for tier, _ in check.files}
         folder = self.surroundings.folder(next(iter(tiers))) if tiers else Path("/")
         files = [path if len(tiers) == 1 else str(self.surroundings.folder(tier) / path) for tier, path in check.files]

@@ -563,13 +563,17 @@ async def finish_datasets(conn: Connection, numbers: Sequence[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class QueuedCheck:
-    """A dataset whose files are all here, and the command that looks at them. files: tier and path of each."""
+    """A dataset whose files are all here, and the command that looks at them; None: its rule has none any more.
+
+    attempts: how often the command was interrupted. files: tier and path of each.
+    """
 
     token: UUID
     n: int
     collection: str
     id: str
-    command: str
+    command: str | None
+    attempts: int
     files: tuple[tuple[str, str], ...]
 
 
@@ -588,7 +592,7 @@ async def take_checks(
                INSERT INTO fedstac.replica_claim (token, n, kind, worker, backend, backend_start, until)
                SELECT ($1::uuid[])[due.place], due.n, 'check', $2, $3, $4,
                       clock_timestamp() + make_interval(secs => $5) FROM due RETURNING token, n)
-           SELECT claim.token, claim.n, d.collection, d.id, d."check" AS command FROM claim
+           SELECT claim.token, claim.n, d.collection, d.id, d."check" AS command, d.attempts FROM claim
            JOIN fedstac.replica_dataset d USING (n)""",
         list(tokens), worker.name, worker.backend, worker.backend_start, lease_seconds,
     )  # fmt: skip
@@ -619,15 +623,18 @@ async def settle_check(conn: Connection, check: QueuedCheck, *, passes: bool, re
             await troubles.report_all(conn, "replica-parked", place="checks", reports=[report])
 
 
-async def put_off_check(conn: Connection, check: QueuedCheck, *, reason: str, pause: float) -> None:
+async def put_off_check(
+    conn: Connection, check: QueuedCheck, *, reason: str, pause: float, counted: bool = False
+) -> None:
     """Release a dataset that could not be checked by no fault of its own; it is checked after a pause. TransferLost."""
     async with conn.transaction():
         await _end_check(conn, check)
         await conn.execute(
             """UPDATE fedstac.replica_dataset
-               SET reason = $2, next_try = clock_timestamp() + make_interval(secs => $3), updated = clock_timestamp()
+               SET reason = $2, next_try = clock_timestamp() + make_interval(secs => $3),
+                   attempts = attempts + $4::boolean::integer, updated = clock_timestamp()
                WHERE n = $1 AND state = 'checking'""",
-            check.n, reason, pause,
+            check.n, reason, pause, counted,
         )  # fmt: skip
 
 
