@@ -191,7 +191,7 @@ class Settings(BaseSettings):
     replica_globus_client_secret: str = Field("", repr=False, description="For a replica node: its secret at Globus")
     replica_brake_percent: float = Field(
         1.0, ge=0, le=100,
-        description="For a replica node: a share of dark or missing files above which verify repairs nothing",
+        description="For a replica node: a share of dark, or of bad, files above which verify repairs nothing",
     )  # fmt: skip
     replica_dark_days: float = Field(
         28.0, ge=0, description="For a replica node: days after its last change before verify may delete a dark file"

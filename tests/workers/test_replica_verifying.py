@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ async def states(conn: Connection, id: str) -> tuple[str, Counter[str], str | No
 
 async def test_a_hundred_planted_faults_are_found_and_those_that_may_be_are_mended(east: PlantedNode) -> None:
     faults = await plant_faults(east)
-    look, brake = await east.verify(days_later=29)
+    look, brake = await east.verify(replace(LIMITS, brake_percent=3), days_later=29)
     assert await east.found(look) == faults.as_found(), f"seed {SEED}"
     assert brake is None
     assert (look.files, look.on_disk) == (2000, 2000)
@@ -217,6 +218,30 @@ async def test_the_brake_stops_all_mending_until_it_is_forced(east: PlantedNode,
     assert brake is None
     state, files, message = await states(east.conn, "d")
     assert (state, files["queued"], message) == ("queued", 3 if fault is FileFault.MISSING else 1, "remove")
+
+
+@pytest.mark.parametrize("brake_percent", [1.0, 100.0])
+async def test_a_file_that_the_disk_does_not_give_is_never_deleted(
+    east: PlantedNode, monkeypatch: pytest.MonkeyPatch, brake_percent: float
+) -> None:
+    await east.add("d", some_files(random.Random(9), 50))
+    bad = {(east.folder / f"CMIP6/d/f{n}.nc").stat().st_ino for n in range(2)}
+    readv = os.readv
+
+    def fail(fd: int, buffers: Any) -> int:
+        if os.fstat(fd).st_ino in bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return readv(fd, buffers)
+
+    monkeypatch.setattr(os, "readv", fail)
+    look, brake = await east.verify(replace(LIMITS, brake_percent=brake_percent), days_later=100)
+    assert await east.found(look) == {"unreadable": {"CMIP6/d/f0.nc", "CMIP6/d/f1.nc"}}
+    assert (brake is not None) == (brake_percent < 4)
+    for n in range(2):
+        assert (east.folder / f"CMIP6/d/f{n}.nc").exists()
+    assert await states(east.conn, "d") == ("announced", Counter(verified=50), None)
+    outcome = "open" if brake else "left"
+    assert {row.outcome for row in await looks.findings(east.conn, look.id)} == {outcome}
 
 
 async def test_a_folder_that_is_not_mounted_stops_the_look_before_it_finds_anything(east: PlantedNode) -> None:

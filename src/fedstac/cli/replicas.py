@@ -171,9 +171,10 @@ def verify(
     """Verify this replica node; with ids, ask where a dataset's copies are said to be. Exit 1 if something is wrong.
 
     Without ids, at a replica node: the disk, the node's records and the federation's entries are compared. Dark files
-    are on disk and in no record; missing, truncated and wrong ones are not as they were verified; entries may be wrong.
-    What is interrupted goes on where it was. More dark or missing files than FEDSTAC_REPLICA_BRAKE_PERCENT stop the
-    repair. Dark files younger than FEDSTAC_REPLICA_DARK_DAYS are never touched.
+    are on disk and in no record; missing, truncated, wrong and unreadable ones are not as they were verified; entries
+    may be wrong. What is interrupted goes on where it was. More dark, or more bad, files than
+    FEDSTAC_REPLICA_BRAKE_PERCENT stop the repair. A file that cannot be read is never deleted. Dark files younger than
+    FEDSTAC_REPLICA_DARK_DAYS are never touched.
 
     With ids, from anywhere: each address is asked whether the file is there, of the right size. No token is sent to
     these addresses. Of those that are not http(s) nothing can be said: `skipped`.

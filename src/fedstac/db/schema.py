@@ -29,7 +29,7 @@ NEEDED = {
     "fedstac.person": "SIU", "fedstac.record": "SIUD",
     "fedstac.replica_alarm": "SIUD", "fedstac.replica_announcement": "SIUD", "fedstac.replica_claim": "SIUD",
     "fedstac.replica_dataset": "SIUD", "fedstac.replica_disk": "SIUD", "fedstac.replica_file": "SIUD",
-    "fedstac.replica_finding": "SIUD", "fedstac.replica_host": "SIUD",
+    "fedstac.replica_finding": "SIUD", "fedstac.replica_host": "SIUD", "fedstac.replica_mark": "SIUD",
     "fedstac.replica_leftover": "SIUD", "fedstac.replica_source": "SIUD",
     "fedstac.replica_look": "SIUD", "fedstac.replica_removal": "SIUD", "fedstac.replica_source_fault": "SIUD",
     "fedstac.request": "SIUD", "fedstac.request_item": "SIUD",

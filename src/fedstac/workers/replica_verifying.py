@@ -30,6 +30,7 @@ PAGE: Final = 1000  # files or names that one statement reads
 STRETCH_FILES, STRETCH_BYTES = 256, 16 << 30  # that are read between two moves of a look's place
 DATASETS_PAGE: Final = 200  # their documents are read
 MENDED_AT_ONCE: Final = 500
+UNREADABLE: Final = "nothing is deleted: see to the disk; a file that is lost is fetched again when you deleted it"
 ENTRY_FAULTS: Final = (FileFault.WRONGLY_ANNOUNCED, FileFault.NOT_ANNOUNCED)
 
 
@@ -57,7 +58,7 @@ class Tiers:
 
 @dataclass(frozen=True, slots=True)
 class VerificationLimits:
-    """What stops the mending: dark or missing files over `brake_percent`, unless `is_forced`.
+    """What stops the mending: dark or bad files over `brake_percent`, unless `is_forced`.
 
     Dark files are removed only if that is asked for (`removes_dark`), and not before `dark_days` after their last
     change. grace_seconds: how long the event of an announcement may be on its way back here.
@@ -199,6 +200,8 @@ class Verifier:
             return reason
         async for rows in self._open_findings(look, tuple(LOST)):
             await self._fetch_again(rows)
+        async for rows in self._open_findings(look, (FileFault.UNREADABLE,)):
+            await looks.store_outcomes(self.conn, [row.id for row in rows], "left", UNREADABLE)
         async for rows in self._open_findings(look, ENTRY_FAULTS):
             await looks.mend_entries(self.conn, rows)
         async for rows in self._open_findings(look, (FileFault.DARK,)):

@@ -20,7 +20,7 @@ RECORDED = RecordedFile(10, "1220aa")
         (DiskFile(0), FileFault.TRUNCATED),
         (DiskFile(11), FileFault.WRONG),
         (DiskFile(10, "1220bb"), FileFault.WRONG),
-        (DiskFile(10, None, "it cannot be read: Input/output error"), FileFault.WRONG),
+        (DiskFile(10, None, "it cannot be read: Input/output error"), FileFault.UNREADABLE),
     ],
 )
 def test_a_file_is_what_its_record_says_or_has_one_fault(disk: DiskFile | None, fault: FileFault | None) -> None:
@@ -75,10 +75,12 @@ def test_the_entries_of_a_node_are_read_from_a_document_that_may_be_odd() -> Non
         ({"missing": 11}, True),
         ({"dark": 20}, False),
         ({"dark": 21}, True),
-        ({"truncated": 900, "wrong": 100}, False),
+        ({"missing": 3, "truncated": 3, "wrong": 2, "unreadable": 2}, False),
+        ({"missing": 3, "truncated": 3, "wrong": 2, "unreadable": 3}, True),
+        ({"wrong": 11}, True),
     ],
 )
-def test_dark_or_missing_files_over_the_limit_stop_the_repair(faults: dict[str, int], stops: bool) -> None:
+def test_dark_or_bad_files_over_the_limit_stop_the_repair(faults: dict[str, int], stops: bool) -> None:
     reason = verification.brake(VerificationCounts(recorded=1000, on_disk=2000, faults=faults), 1.0)
     assert (reason is not None) == stops
 
@@ -87,6 +89,10 @@ def test_the_brake_says_what_is_too_much() -> None:
     counts = VerificationCounts(recorded=200, on_disk=0, faults={"missing": 200})
     assert verification.brake(counts, 1) == (
         "200 of 200 files that should be here are missing, 100.0 %, and the limit is 1 %"
+    )
+    counts = VerificationCounts(recorded=200, on_disk=0, faults={"missing": 2, "unreadable": 1})
+    assert verification.brake(counts, 1) == (
+        "3 of 200 files that should be here are missing or unreadable, 1.5 %, and the limit is 1 %"
     )
 
 

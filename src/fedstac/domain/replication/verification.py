@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 DARK_SHARE_BASE: Final = "files on disk"
-MISSING_SHARE_BASE: Final = "files that should be here"
+RECORDED_SHARE_BASE: Final = "files that should be here"
 
 
 class FileFault(StrEnum):
@@ -17,13 +17,15 @@ class FileFault(StrEnum):
     DARK = "dark"  # on disk, and in no record
     MISSING = "missing"  # recorded as verified, and not on disk
     TRUNCATED = "truncated"  # shorter than its size
-    WRONG = "wrong"  # other content: longer, another checksum, or no file that can be read
+    WRONG = "wrong"  # other content: longer, or another checksum
+    UNREADABLE = "unreadable"  # the disk does not give its bytes, or what is in its place is no file
     WRONGLY_ANNOUNCED = "wrongly announced"  # the federation's entry names what this node does not have
     UNKNOWN = "unknown"  # of an import: no dataset that this node wants has it
     NOT_ANNOUNCED = "not announced"  # this node announced it, and the federation has no entry
 
 
 LOST: Final = frozenset({FileFault.MISSING, FileFault.TRUNCATED, FileFault.WRONG})  # their bytes are fetched again
+BAD_FILES: Final = (FileFault.MISSING, FileFault.TRUNCATED, FileFault.WRONG, FileFault.UNREADABLE)  # of those recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,10 @@ class RecordedFile:
 
 @dataclass(frozen=True, slots=True)
 class DiskFile:
-    """A file as it is on disk. `checksum` is None where nobody read the bytes, `trouble` says why one could not."""
+    """A file as it is on disk. `checksum` is None where nobody read the bytes, `trouble` says why one could not.
+
+    What has a trouble may be a good file on a bad cable: nobody deletes it.
+    """
 
     size: int
     checksum: str | None = None
@@ -56,7 +61,7 @@ def judge_file(recorded: RecordedFile, disk: DiskFile | None) -> FileVerdict | N
     if disk is None:
         return FileVerdict(FileFault.MISSING, "it is recorded as verified, and is not on disk")
     if disk.trouble:
-        return FileVerdict(FileFault.WRONG, disk.trouble)
+        return FileVerdict(FileFault.UNREADABLE, disk.trouble)
     if recorded.size is not None and disk.size != recorded.size:
         fault = FileFault.TRUNCATED if disk.size < recorded.size else FileFault.WRONG
         return FileVerdict(fault, f"{disk.size} bytes on disk, and {recorded.size} in the record")
@@ -108,18 +113,21 @@ class VerificationCounts:
 
 
 def brake(counts: VerificationCounts, limit_percent: float) -> str | None:
-    """Return why nothing may be mended, as a sentence; None where the dark and the missing files are few enough.
+    """Return why nothing may be mended, as a sentence; None where the faults of files are few enough.
 
-    Many at once are rather a disk that is not mounted, or a database that was restored, than so many single faults.
+    Dark files are counted by themselves, missing ones too, and then all recorded files that are not as they were.
+    Many at once are rather a disk that fails or is not mounted, or a database that was restored, than so many single
+    faults.
     """
-    for fault, count, base in (
-        (FileFault.DARK, counts.on_disk, DARK_SHARE_BASE),
-        (FileFault.MISSING, counts.recorded, MISSING_SHARE_BASE),
+    bad = {fault: counts.of(fault) for fault in BAD_FILES if counts.of(fault)}
+    for number, count, base, words in (
+        (counts.of(FileFault.DARK), counts.on_disk, DARK_SHARE_BASE, FileFault.DARK),
+        (counts.of(FileFault.MISSING), counts.recorded, RECORDED_SHARE_BASE, FileFault.MISSING),
+        (sum(bad.values()), counts.recorded, RECORDED_SHARE_BASE, " or ".join(bad)),
     ):
-        number = counts.of(fault)
         if number * 100 > limit_percent * count:
             share = 100 * number / count if count else 100.0
-            return f"{number} of {count} {base} are {fault}, {share:.1f} %, and the limit is {limit_percent:g} %"
+            return f"{number} of {count} {base} are {words}, {share:.1f} %, and the limit is {limit_percent:g} %"
     return None
 
 
