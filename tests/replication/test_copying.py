@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import stat
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fedstac.domain.replication.paths import PART_FOLDER
+from fedstac.replication import storage
 from fedstac.replication.addresses import AddressRules
 from fedstac.replication.copying import CopyOrder, CopyReport, copy_file
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
@@ -396,6 +398,50 @@ async def test_a_copy_that_is_given_up_lets_go_and_keeps_its_bytes(copier: Copie
     report = await copier.copy()
     assert report.reused_bytes >= 1 << 20
     assert copier.target.read_bytes() == CONTENT
+
+
+async def test_a_copy_that_is_given_up_does_not_hold_the_loop_while_its_part_is_read(
+    copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copier.server.faults.append(cut(2_500_000))
+    copier.server.faults.append(lambda answer: replace(answer, status="503 Service Unavailable"))
+    await copier.fail()
+    assert copier.part_bytes == 2_500_000
+    is_read, goes_on, blocks, readv = asyncio.Event(), threading.Event(), 0, os.readv
+    loop = asyncio.get_running_loop()
+
+    def read_slowly(fd: int, buffers: list[memoryview]) -> int:
+        nonlocal blocks
+        if PART_FOLDER in os.readlink(f"/proc/self/fd/{fd}"):
+            blocks += 1
+            loop.call_soon_threadsafe(is_read.set)
+            assert goes_on.wait(10), "the loop waits for the thread that reads the part"
+        return readv(fd, buffers)
+
+    monkeypatch.setattr(os, "readv", read_slowly)
+    task = asyncio.create_task(copier.copy())
+    await is_read.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not task.done()  # it waits for the thread, and this loop goes on
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert blocks == 1  # and the rest of the part is not read
+    assert (await copier.copy()).reused_bytes == 2_500_000
+    assert copier.target.read_bytes() == CONTENT
+
+
+def test_a_part_that_is_closed_touches_nothing(tmp_path: Path) -> None:
+    with storage.open_place(tmp_path, "a.nc") as place:
+        part = place.open_part("1220ab")
+    part.append([b"x"])
+    part.close()
+    for work in (part.move_into_place, part.empty, part.discard, part.take_delivery):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            work()
+    assert (tmp_path / PART_FOLDER / "1220ab").read_bytes() == b"x"
 
 
 async def test_one_process_copies_a_file_at_a_time(copier: Copier) -> None:

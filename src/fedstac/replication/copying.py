@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol, TypeVar
@@ -127,10 +127,13 @@ async def copy_file(
     if isinstance(preparation, int):
         on_bytes(preparation)
         return CopyReport(preparation, 0, preparation)
-    with closing(preparation) as part:  # one without a byte goes when it is closed
-        piece_bytes = max(block_bytes // PIECES, 1)
+    part, piece_bytes = preparation, max(block_bytes // PIECES, 1)
+    try:
         copy = _Copy(order, url, part, transports.threads, on_bytes, throttle or NoThrottle(), piece_bytes)
         return await copy.run(transport)
+    finally:  # one without a byte goes when it is closed
+        part.give_up()
+        await asyncio.shield(asyncio.wrap_future(transports.threads.submit(part.close)))
 
 
 async def _prepared(threads: ThreadPoolExecutor, order: CopyOrder) -> int | PartFile:

@@ -10,8 +10,8 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Protocol, Self, TypeVar
@@ -35,11 +35,16 @@ class Digest(Protocol):
     def digest(self) -> bytes: ...
 
 
-def feed(fd: int, digest: Digest) -> int:
-    """Read a file from where it stands to its end into a digest, and return how many bytes that were."""
+def feed(fd: int, digest: Digest, *, should_go_on: Callable[[], bool] = lambda: True) -> int:
+    """Read a file from where it stands to its end into a digest, and return how many bytes that were.
+
+    InterruptedError where `should_go_on`, which is asked for each block, says no.
+    """
     buffer = memoryview(bytearray(READ_BYTES))
     size = 0
     while count := os.readv(fd, [buffer]):
+        if not should_go_on():
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         digest.update(buffer[:count])
         size += count
     return size
@@ -136,11 +141,16 @@ class TargetPlace:
 
 
 class PartFile:
-    """A file that is not whole yet. It grows at its end only, so its size is what is there of the file."""
+    """A file that is not whole yet. It grows at its end only, so its size is what is there of the file.
+
+    A thread may still work on it when somebody gives up: each method has the file for itself, and does nothing, or
+    raises OSError, once it is closed.
+    """
 
     def __init__(self, fd: int, parts_fd: int, name: str, folder_fd: int, target: str) -> None:
         self.fd = fd
-        self._use = Lock()  # a thread may still write when somebody gives up
+        self._use = Lock()
+        self._is_given_up = False
         self._parts, self._name, self._folder, self._target = parts_fd, name, folder_fd, target
         self._is_in_parts = False
 
@@ -189,21 +199,23 @@ class PartFile:
 
     def hash_into(self, digest: Digest) -> int:
         """Read what is there into a digest, and return how many bytes that were. The next bytes go behind them."""
-        with self._use:
+        with self._in_use():
             os.lseek(self.fd, 0, os.SEEK_SET)
-            return feed(self.fd, digest)
+            return feed(self.fd, digest, should_go_on=lambda: not self._is_given_up)
 
     def empty(self) -> None:
         """Discard what is there, and what was noted of it."""
-        with suppress(FileNotFoundError):
-            os.unlink(f"{self._name}.note", dir_fd=self._parts)
-        os.ftruncate(self.fd, 0)
-        os.lseek(self.fd, 0, os.SEEK_SET)
+        with self._in_use():
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._name}.note", dir_fd=self._parts)
+            os.ftruncate(self.fd, 0)
+            os.lseek(self.fd, 0, os.SEEK_SET)
 
     def read_note(self) -> str:
         """Return what was noted of the bytes that are there; empty where nothing was."""
         try:
-            fd = os.open(f"{self._name}.note", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._parts)
+            with self._in_use():
+                fd = os.open(f"{self._name}.note", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._parts)
         except OSError:
             return ""
         with open(fd, encoding="utf-8", errors="replace") as file:
@@ -212,7 +224,10 @@ class PartFile:
     def write_note(self, text: str) -> None:
         """Note something of the bytes that are there."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(f"{self._name}.note", flags, 0o644, dir_fd=self._parts), "w", encoding="utf-8") as file:
+        with (
+            self._in_use(),
+            open(os.open(f"{self._name}.note", flags, 0o644, dir_fd=self._parts), "w", encoding="utf-8") as file,
+        ):
             file.write(text)
 
     def delivery_path(self, path: str) -> str:
@@ -222,30 +237,47 @@ class PartFile:
     def take_delivery(self) -> None:
         """Take what somebody else wrote at `delivery_path` as this part."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(f"{self._name}.delivery", flags, dir_fd=self._parts)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(f"{self._name}.delivery", self._name, src_dir_fd=self._parts, dst_dir_fd=self._parts)
-        except BaseException:
-            os.close(fd)
-            raise
-        with self._use:
+        with self._in_use():
+            fd = os.open(f"{self._name}.delivery", flags, dir_fd=self._parts)
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(f"{self._name}.delivery", self._name, src_dir_fd=self._parts, dst_dir_fd=self._parts)
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(self.fd)
             self.fd = fd
 
     def move_into_place(self) -> None:
         """Give the file its final name. It is on the disk before the name is, and the name when this returns."""
-        os.fsync(self.fd)
-        os.rename(self._name, self._target, src_dir_fd=self._parts, dst_dir_fd=self._folder)
-        self._is_in_parts = False
-        self._clear()
-        os.fsync(self._folder)
+        with self._in_use():
+            os.fsync(self.fd)
+            os.rename(self._name, self._target, src_dir_fd=self._parts, dst_dir_fd=self._folder)
+            self._is_in_parts = False
+            self._clear()
+            os.fsync(self._folder)
 
     def discard(self) -> None:
         """Take the file away."""
+        with self._in_use():
+            self._discard()
+
+    def give_up(self) -> None:
+        """Stop a thread that reads the file, so that `close` does not wait long. Does not block."""
+        self._is_given_up = True
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Have the file for oneself. OSError(EBADF) where it is closed, or given up."""
+        with self._use:
+            if self.fd < 0 or self._is_given_up:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            yield
+
+    def _discard(self) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._name, dir_fd=self._parts)
         self._is_in_parts = False
@@ -258,14 +290,15 @@ class PartFile:
             os.rmdir(PART_FOLDER, dir_fd=self._folder)
 
     def close(self) -> None:
-        """Close the file, which unlocks it. One without a byte is taken away."""
+        """Close the file, which unlocks it. One without a byte is taken away. Waits for a thread that works on it."""
+        self.give_up()
         with self._use:
             if self._is_in_parts and not self.size:
-                self.discard()
+                self._discard()
             os.close(self.fd)
             self.fd = -1
-        os.close(self._parts)
-        os.close(self._folder)
+            os.close(self._parts)
+            os.close(self._folder)
 
 
 def open_place(folder: Path, path: str, *, make: bool = True) -> TargetPlace:
