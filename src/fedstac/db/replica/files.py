@@ -28,7 +28,8 @@ async def plan(conn: Connection, plans: Sequence[FilePlan]) -> None:
     """Make the files of locked datasets those of their documents: new ones and changed ones are queued.
 
     What is no more one of them, or has another name, is left over. A file whose path another dataset has, with another
-    checksum, fails with that reason, and its dataset is parked.
+    checksum, fails with that reason, and its dataset is parked. Of datasets that are planned together, the one with the
+    lowest number has the path.
     """
     if not plans:
         return
@@ -39,6 +40,7 @@ async def plan(conn: Connection, plans: Sequence[FilePlan]) -> None:
         for each in plans for file in each.files
     ]  # fmt: skip
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(8)]
+    holders = _holders([(n, path, checksum) for n, _, path, _, _, checksum, _, _ in rows])
     await conn.execute(
         """WITH wanted AS MATERIALIZED (
                SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[]) w (n, asset, path)),
@@ -76,24 +78,34 @@ async def plan(conn: Connection, plans: Sequence[FilePlan]) -> None:
                   w.checksum, CASE WHEN w.fault = '' AND o.name IS NULL THEN 'queued' ELSE 'failed' END,
                   CASE WHEN o.name IS NULL THEN w.fault
                        ELSE w.path || ' is another file here, of ' || o.name END
-           FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[])
-                w (n, asset, path, tier, size, checksum, fault)
+           FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[],
+                       $8::bigint[]) w (n, asset, path, tier, size, checksum, fault, holder)
            LEFT JOIN LATERAL (
-               SELECT d.collection || '/' || d.id AS name FROM fedstac.replica_file f
-               JOIN fedstac.replica_dataset d USING (n)
-               WHERE f.path = w.path AND f.n <> w.n AND f.checksum IS DISTINCT FROM w.checksum AND w.path <> ''
-               LIMIT 1) o ON true
-           ON CONFLICT (n, asset) DO UPDATE SET size = EXCLUDED.size, checksum = EXCLUDED.checksum,
-               state = EXCLUDED.state, reason = EXCLUDED.reason, attempts = 0, next_try = NULL, done_bytes = 0,
-               verified_at = NULL, claim = NULL, claim_until = NULL, href = NULL, node = NULL, lane = NULL
+               SELECT d.collection || '/' || d.id AS name FROM fedstac.replica_dataset d
+               WHERE d.n = coalesce((
+                   SELECT f.n FROM fedstac.replica_file f
+                   WHERE f.path = w.path AND f.n <> w.n AND f.checksum IS DISTINCT FROM w.checksum AND w.path <> ''
+                   LIMIT 1), w.holder)) o ON true
+           ON CONFLICT (n, asset) DO UPDATE SET size = EXCLUDED.size,
+               checksum = EXCLUDED.checksum, state = EXCLUDED.state, reason = EXCLUDED.reason, attempts = 0,
+               next_try = NULL, done_bytes = 0, verified_at = NULL, claim = NULL, claim_until = NULL, href = NULL,
+               node = NULL, lane = NULL
            WHERE (f.size, f.checksum) IS DISTINCT FROM (EXCLUDED.size, EXCLUDED.checksum) OR f.state = 'failed'""",
-        *columns[:7],
+        *columns[:7], holders,
     )  # fmt: skip
     await conn.execute(
         """UPDATE fedstac.replica_dataset d SET files_digest = p.digest, lane = NULL
            FROM unnest($1::bigint[], $2::bytea[]) p (n, digest) WHERE d.n = p.n""",
         numbers, [digest_of(each.files) for each in plans],
     )  # fmt: skip
+
+
+def _holders(files: Sequence[tuple[int, str, str]]) -> list[int | None]:
+    """Return for each file (n, path, checksum) the dataset that has its path with another checksum; None: no other."""
+    first: dict[str, tuple[int, str]] = {}
+    for n, path, checksum in sorted(files):
+        first.setdefault(path, (n, checksum))
+    return [first[path][0] if path and first[path][1] != checksum else None for _, path, checksum in files]
 
 
 async def park_the_impossible(conn: Connection, numbers: Sequence[int]) -> None:
