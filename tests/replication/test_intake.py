@@ -11,6 +11,7 @@ import pytest
 
 from fedstac.db import connections
 from fedstac.db.connections import Connection
+from fedstac.db.replica import files, orders
 from fedstac.db.replica.datasets import DatasetKey, NewestEvent
 from fedstac.domain.replication.dataset_files import digest_of, files_of, total_bytes
 from fedstac.domain.replication.policy import ReplicaAction, ReplicaDecision
@@ -98,3 +99,34 @@ async def test_of_two_datasets_of_one_page_with_the_same_path_and_other_bytes_th
     assert await files_here(conn, "c") == [("data/x.nc", "queued")]
     assert await state_of(conn, "a") == ("queued", "")
     assert await state_of(conn, "b") == ("parked", "asset0: data/x.nc is another file here, of CMIP6/a")
+
+
+async def retry_all(conn: Connection) -> None:
+    await orders.retry(conn, [row["n"] for row in await conn.fetch("SELECT n FROM fedstac.replica_dataset")], actor="a")
+
+
+async def test_a_file_without_a_path_says_why_after_a_retry_and_has_one_when_its_path_is_free(conn: Connection) -> None:
+    await take(conn, event("a", {"data/x.nc": "one"}), event("b", {"data/x.nc": "two"}))
+    await retry_all(conn)
+    assert await files_here(conn, "b") == [("", "failed")]
+    assert await state_of(conn, "b") == ("parked", "asset0: data/x.nc is another file here, of CMIP6/a")
+    await conn.execute("DELETE FROM fedstac.replica_dataset WHERE id = 'a'")
+    await retry_all(conn)
+    assert await files_here(conn, "b") == [("data/x.nc", "queued")]
+    assert await state_of(conn, "b") == ("queued", "")
+
+
+async def test_a_retry_never_gives_a_replaced_file_the_path_of_another_datasets_file(conn: Connection) -> None:
+    await take(conn, event("a", {"data/x.nc": "one"}), event("b", {"data/x.nc": "one"}))
+    await bring(conn, "b")
+    await take(conn, event("a", {"data/x.nc": "two"}, seq=2), event("c", {"data/z.nc": "z"}))
+    async with conn.transaction():  # as a transfer that is over, or a removal, does
+        n = await conn.fetchval("SELECT n FROM fedstac.replica_dataset WHERE id = 'a'")
+        replaced = files_of(orjson.loads(event("a", {"data/x.nc": "two"}).document or ""))
+        await files.plan(conn, [files.FilePlan(n, "", replaced)])
+        await conn.execute("UPDATE fedstac.replica_dataset SET state = 'parked' WHERE n = $1", n)
+    for _ in range(2):
+        assert await files_here(conn, "a") == [("", "failed")]
+        await retry_all(conn)
+    assert await files_here(conn, "b") == [("data/x.nc", "verified")]
+    assert await state_of(conn, "a") == ("parked", "asset0: data/x.nc is another file here, of CMIP6/b")

@@ -86,7 +86,7 @@ async def plan(conn: Connection, plans: Sequence[FilePlan]) -> None:
                    SELECT f.n FROM fedstac.replica_file f
                    WHERE f.path = w.path AND f.n <> w.n AND f.checksum IS DISTINCT FROM w.checksum AND w.path <> ''
                    LIMIT 1), w.holder)) o ON true
-           ON CONFLICT (n, asset) DO UPDATE SET size = EXCLUDED.size,
+           ON CONFLICT (n, asset) DO UPDATE SET path = EXCLUDED.path, size = EXCLUDED.size,
                checksum = EXCLUDED.checksum, state = EXCLUDED.state, reason = EXCLUDED.reason, attempts = 0,
                next_try = NULL, done_bytes = 0, verified_at = NULL, claim = NULL, claim_until = NULL, href = NULL,
                node = NULL, lane = NULL

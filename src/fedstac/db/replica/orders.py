@@ -10,10 +10,12 @@ import orjson
 from fedstac.db import audit, nodes
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
-from fedstac.db.replica import claims, datasets, removals
+from fedstac.db.replica import claims, datasets, files, removals
 from fedstac.db.replica.datasets import DatasetKey
+from fedstac.db.replica.files import FilePlan
 from fedstac.db.replica.removals import NewRemoval
 from fedstac.domain.events import Cursor
+from fedstac.domain.replication.dataset_files import files_of
 from fedstac.domain.replication.reacting import Goal, GoalKind, react
 
 PAGE = 200  # datasets of one transaction
@@ -76,12 +78,14 @@ async def retry(conn: Connection, numbers: Sequence[int], *, actor: str) -> list
                WHERE s.n = ANY ($1::bigint[]) AND f.n = s.n AND f.asset = s.asset AND f.state <> 'verified'""",
             standing,
         )
+        await _plan_anew(conn, standing)
         await conn.execute(
             """UPDATE fedstac.replica_file f
                SET state = 'queued', attempts = 0, next_try = NULL, href = NULL, lane = NULL,
                    reason = CASE WHEN f.state = 'failed' THEN 'tried again; before: ' || f.reason ELSE f.reason END
                FROM fedstac.replica_dataset d
-               WHERE d.n = ANY ($1::bigint[]) AND f.n = d.n AND f.state IN ('failed', 'queued') AND d.goal = 'serve'""",
+               WHERE d.n = ANY ($1::bigint[]) AND f.n = d.n AND f.state IN ('failed', 'queued') AND f.path <> ''
+                 AND d.goal = 'serve'""",
             standing,
         )
         await conn.execute(
@@ -103,10 +107,23 @@ async def retry(conn: Connection, numbers: Sequence[int], *, actor: str) -> list
                WHERE n = ANY ($1::bigint[]) AND state <> 'done'""",
             standing,
         )
+        await files.park_the_impossible(conn, standing)
         await claims.finish_datasets(conn, standing)  # those that all files are here of are checked, or announced
         result = [OrderedDataset(**dict(row)) for row in rows]
         await _audit(conn, actor, "retry-replica", result)
     return result
+
+
+async def _plan_anew(conn: Connection, numbers: Sequence[int]) -> None:
+    """Give paths to files of locked datasets that had none: what was in their way may be gone."""
+    rows = await conn.fetch(
+        """SELECT n, tier, document FROM fedstac.replica_dataset d
+           WHERE n = ANY ($1::bigint[]) AND state IN ('parked', 'waiting') AND goal = 'serve' AND document IS NOT NULL
+             AND EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'failed' AND f.path = '')
+           ORDER BY n""",
+        list(numbers),
+    )  # fmt: skip
+    await files.plan(conn, [FilePlan(n, tier, files_of(orjson.loads(document))) for n, tier, document in rows])
 
 
 # --- what has to go ---
