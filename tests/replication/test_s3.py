@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from fedstac.domain.replication.paths import PART_FOLDER
 from fedstac.replication.addresses import AddressRules
 from fedstac.replication.copying import CopyOrder, CopyReport, copy_file
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
+from tests.support.receivers import listening
 from tests.support.s3_server import s3_server
 
 CONTENT = random.Random(3).randbytes(9_000_000)
@@ -92,6 +94,28 @@ async def test_a_failure_explains_itself(bucket: str, tmp_path: Path, href: str,
         with pytest.raises(CopyFailed, match=reason) as failure:
             await copy_file(order(tmp_path, href), transports=transports)
     assert failure.value.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"), [("500 Oh", CopyCause.SOURCE_REFUSES), ("503 Busy", CopyCause.SOURCE_AWAY)]
+)
+async def test_an_answer_about_one_file_says_nothing_of_its_host(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, cause: CopyCause
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with listening(answer) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        async with Transports(lambda: RULES) as transports:
+            with pytest.raises(CopyFailed) as failure:
+                await copy_file(order(tmp_path), transports=transports)
+    assert failure.value.cause == cause, failure.value
 
 
 async def test_wrong_content_is_named(bucket: str, tmp_path: Path) -> None:

@@ -163,6 +163,26 @@ async def test_a_source_that_is_away_is_waited_for_and_nothing_is_counted(
     assert await conn.fetchval("SELECT attempts FROM fedstac.replica_file") == 0
 
 
+async def test_a_file_that_its_server_stumbles_over_does_not_take_the_host_away(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    source.faults = lambda path, before: Fault(status=500) if path == "bad-9.bin" else None
+    await add_dataset(conn, "bad", {"f": (source.url("bad-9.bin"),)}, priority=1)
+    await add_dataset(conn, "good", {"f": (source.url("good-9.bin"),)})
+    sources = FixedSources(tmp_path, {lane(source): None})
+    async with transferring(node, sources, most=1):
+
+        async def good_is_here() -> bool:
+            return (await states(conn))["good"] == "complete"
+
+        await until(good_is_here)
+        assert not sources.away
+    assert await conn.fetchval("SELECT attempts FROM fedstac.replica_file WHERE n = 1") == 1
+    row = await conn.fetchrow("SELECT host, until > clock_timestamp() AS ends FROM fedstac.replica_source_fault")
+    assert row is not None
+    assert tuple(row) == (lane(source), True)
+
+
 async def test_a_file_that_is_there_already_is_not_fetched_and_another_one_is_replaced(
     node: Node, conn: Connection, source: ByteServer, tmp_path: Path
 ) -> None:

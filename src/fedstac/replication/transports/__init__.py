@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STALL_SECONDS = 60.0
 MOST_THREADS = 256  # a stream that waits for its source has one, and each write
+LATER = (408, 425, 429, 502, 503, 504)  # of a source, or a proxy before it: later. Other answers are about the file
 Chunk = bytes | memoryview
 T = TypeVar("T")
 
@@ -26,11 +27,11 @@ class CopyCause(StrEnum):
     """Why a file was not copied; who reads it decides by it what to do next."""
 
     SOURCE_AWAY = "source away"  # it does not answer, or says to come later: try again later
-    SOURCE_REFUSES = "source refuses"  # it has no such file, or does not give it: try another source
+    SOURCE_REFUSES = "source refuses"  # it has no such file, does not give it, or leads elsewhere: try another source
     WRONG_CONTENT = "wrong content"  # the whole file came, and is another one: never again from this source
     CHANGED = "changed"  # the source's file changed while it was read, twice
     CUT = "cut"  # the connection ended or stalled; what came is kept and resumed
-    BAD_ADDRESS = "bad address"  # the policy does not let it be fetched
+    BAD_ADDRESS = "bad address"  # the policy does not let it be fetched: never from there
     BAD_PATH = "bad path"  # the file must not be stored there
     UNVERIFIABLE = "unverifiable"  # the checksum is none that can be computed here
     DISK_FULL = "disk full"  # no space or quota here: waiting, not an error
@@ -131,7 +132,7 @@ class Transports:
         self._by_scheme: dict[str, Transport] = {}
 
     def open_transport(self, url: SourceUrl) -> Transport:
-        """Return the transport of an address that was judged. CopyFailed(BAD_ADDRESS) where there is none."""
+        """Return the transport of an address that was judged. CopyFailed where there is none."""
         scheme = "https" if url.scheme == "http" else url.scheme
         if scheme not in self._by_scheme:
             self._by_scheme[scheme] = self._make(scheme)
@@ -160,7 +161,7 @@ class Transports:
                 from fedstac.replication.transports.s3 import S3Transport
 
                 return S3Transport(threads=self.threads, stall_seconds=self._stall_seconds)
-        raise CopyFailed(CopyCause.BAD_ADDRESS, f"this node has no transport for {scheme}:")
+        raise CopyFailed(CopyCause.SOURCE_REFUSES, f"this node has no transport for {scheme}:")
 
     async def close(self) -> None:
         """Close the connections of all transports."""

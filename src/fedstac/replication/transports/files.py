@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from fedstac.replication.addresses import AddressRefused, AddressRules, SourceUrl
 from fedstac.replication.transports import Chunk, CopyCause, CopyFailed, SourceStream, SourceVersion
+
+# Of the disk or the server behind the folder, or of this process; what else the system says is about the file.
+AWAY: Final = (
+    errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV, errno.ENXIO,
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+)  # fmt: skip
 
 
 class FileTransport:
@@ -47,11 +54,12 @@ class FileTransport:
                 raise CopyFailed(CopyCause.SOURCE_REFUSES, f"{url.for_people} is no file")
             return path.open("rb", buffering=0)
         except AddressRefused as error:
-            raise CopyFailed(CopyCause.BAD_ADDRESS, str(error)) from None
+            raise CopyFailed(CopyCause.SOURCE_REFUSES, str(error)) from None
         except FileNotFoundError as error:
             raise CopyFailed(CopyCause.SOURCE_REFUSES, f"there is no {url.for_people}") from error
         except OSError as error:
-            raise CopyFailed(CopyCause.SOURCE_AWAY, f"{url.for_people} cannot be read: {error.strerror}") from error
+            cause = CopyCause.SOURCE_AWAY if error.errno in AWAY else CopyCause.SOURCE_REFUSES
+            raise CopyFailed(cause, f"{url.for_people} cannot be read: {error.strerror}") from error
 
     async def _chunks(self, file: BinaryIO, url: SourceUrl, size: int) -> AsyncGenerator[Chunk]:
         loop = asyncio.get_running_loop()

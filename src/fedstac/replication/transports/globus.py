@@ -41,7 +41,7 @@ class GlobusIdentity:
             from globus_sdk import ClientCredentialsAuthorizer, ConfidentialAppAuthClient, TransferClient
         except ImportError as error:
             reason = "files by Globus need the package globus-sdk: pip install 'fedstac[replica]'"
-            raise CopyFailed(CopyCause.BAD_ADDRESS, reason) from error
+            raise CopyFailed(CopyCause.SOURCE_REFUSES, reason) from error
         application = ConfidentialAppAuthClient(self.client_id, self.client_secret)
         scopes = TransferClient.scopes.all
         return TransferClient(authorizer=ClientCredentialsAuthorizer(application, scopes))

@@ -30,7 +30,7 @@ import httpx
 
 from fedstac import __version__
 from fedstac.replication.addresses import AddressRefused, AddressRules, SourceUrl
-from fedstac.replication.transports import Chunk, CopyCause, CopyFailed, SourceStream, SourceVersion
+from fedstac.replication.transports import LATER, Chunk, CopyCause, CopyFailed, SourceStream, SourceVersion
 
 CONNECT_SECONDS: Final = 20.0
 KEPT_SECONDS: Final = 20.0  # that a connection stays open between files
@@ -41,7 +41,6 @@ LEAST_BYTES: Final = 64 << 10  # that have to arrive within the stall time
 LONGEST_WAIT_SECONDS: Final = 1.0  # for a chunk to become full
 LONGEST_RETRY_SECONDS: Final = 86_400.0
 REDIRECTS: Final = (301, 302, 303, 307, 308)
-LATER: Final = (408, 425, 429)  # and 5xx: it may do better another time
 CONTENT_RANGE: Final = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE | re.ASCII)
 IDENTITY: Final = "identity"
 LONGEST_FIELD: Final = 1000
@@ -79,7 +78,7 @@ class HttpsTransport:
                 async with asyncio.timeout(CONNECT_SECONDS + self.stall_seconds):
                     stream = await self._open(exchange, start, expected, chunk_bytes)
             except AddressRefused as error:
-                raise CopyFailed(CopyCause.BAD_ADDRESS, str(error)) from None
+                raise CopyFailed(CopyCause.SOURCE_REFUSES, str(error)) from None  # names and redirects change
             except ssl.SSLCertVerificationError as error:
                 reason = f"{url.host} shows a certificate that is not valid for it: {error.verify_message}"
                 raise CopyFailed(CopyCause.SOURCE_AWAY, reason) from error
@@ -397,7 +396,7 @@ def _number(text: str) -> int | None:
 
 def _refusal(answer: http.client.HTTPResponse, url: SourceUrl) -> CopyFailed:
     status = answer.status
-    if status in LATER or status >= 500:
+    if status in LATER:
         return CopyFailed(CopyCause.SOURCE_AWAY, f"{url.host} answered {status}", retry_after=_retry_after(answer))
     reason = {
         401: "wants a login", 403: "does not permit it", 404: "has no such file", 410: "has the file no more",

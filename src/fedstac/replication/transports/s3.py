@@ -14,7 +14,15 @@ from threading import Lock
 from typing import Any, Final, TypeVar
 
 from fedstac.replication.addresses import SourceUrl
-from fedstac.replication.transports import Chunk, CopyCause, CopyFailed, SourceStream, SourceVersion, in_thread
+from fedstac.replication.transports import (
+    LATER,
+    Chunk,
+    CopyCause,
+    CopyFailed,
+    SourceStream,
+    SourceVersion,
+    in_thread,
+)
 
 CONNECT_SECONDS: Final = 20
 CHUNKS: Final = 4  # of those that are handed on, in one request: a request takes a round trip
@@ -63,7 +71,7 @@ class S3Transport:
                     from s3fs import S3FileSystem
                 except ImportError as error:
                     reason = "files of s3: need the package s3fs: pip install 'fedstac[replica]'"
-                    raise CopyFailed(CopyCause.BAD_ADDRESS, reason) from error
+                    raise CopyFailed(CopyCause.SOURCE_REFUSES, reason) from error
                 limits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": self._stall_seconds}
                 is_anonymous = botocore.session.get_session().get_credentials() is None
                 self._files = S3FileSystem(
@@ -92,5 +100,17 @@ class S3Transport:
         except Exception as error:  # those of botocore, aiohttp and s3fs have no class in common
             if getattr(error, "errno", None) == errno.EBUSY and type(error).__name__ == "FileExpired":
                 raise CopyFailed(CopyCause.CHANGED, f"{url.for_people} has another content now") from error
-            cause = CopyCause.CUT if is_midway else CopyCause.SOURCE_AWAY
-            raise CopyFailed(cause, f"{url.for_people} cannot be read now ({type(error).__name__})") from error
+            status = _status_of(error)
+            refuses = status is not None and status not in LATER
+            cause = CopyCause.SOURCE_REFUSES if refuses else CopyCause.SOURCE_AWAY
+            how = type(error).__name__ if status is None else f"it answered {status}"
+            raise CopyFailed(
+                CopyCause.CUT if is_midway else cause, f"{url.for_people} cannot be read now ({how})"
+            ) from error
+
+
+def _status_of(error: Exception) -> int | None:
+    """Return what S3 answered, as botocore tells it; None where it did not answer."""
+    answer = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
+    return status if isinstance(status, int) else None
