@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
+from fedstac.db.replica import claims
 from fedstac.domain.replication.placing import Closures, Obstacle
 from fedstac.replication import failures
 from fedstac.replication.transports import Transports
@@ -75,6 +77,19 @@ def check_files(root: Path) -> int:
     for each in files:
         assert each.read_bytes() == content(each.name), each
     return len(files)
+
+
+def parts_below(root: Path) -> list[Path]:
+    return [each for each in root.rglob(".fedstac-part/1220*") if each.suffix != ".note"]
+
+
+def is_unlocked(part: Path) -> bool:
+    with part.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def names(count: int, size: int, prefix: str = "f") -> list[str]:
@@ -423,6 +438,36 @@ async def test_a_lost_session_costs_its_process_the_claims_and_nothing_else(
         await all_are(conn, "complete")
     assert check_files(tmp_path) == 1
     assert source.sent.total() < 3_000_000 + (1 << 20)
+
+
+async def test_a_file_whose_claim_was_released_meanwhile_is_not_put_into_the_tree(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_transfers, "TELL_SECONDS", 60)  # the process stalls: it does not renew its lease
+    name = "f-3000000.bin"
+    source.pause = 0.005
+    await add_dataset(conn, "d", {"f": (source.url(name),)})
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+
+        async def half_is_here() -> bool:
+            return source.sent[name] > 1_500_000
+
+        await until(half_is_here)
+        source.gate.clear()
+        async with conn.transaction():  # another process finds it dead, and its files are purged
+            await conn.execute("UPDATE fedstac.replica_claim SET until = clock_timestamp() - interval '1 s'")
+            assert await claims.release_dead(conn) == 1
+            await conn.execute("DELETE FROM fedstac.replica_file")
+            await conn.execute("UPDATE fedstac.replica_dataset SET state = 'removed'")
+        source.gate.set()
+
+        async def is_over() -> bool:
+            parts = parts_below(tmp_path)
+            return not parts or (parts[0].stat().st_size == 3_000_000 and is_unlocked(parts[0]))
+
+        await until(is_over)
+        assert check_files(tmp_path) == 0
+    assert len(parts_below(tmp_path)) == 1
 
 
 async def test_files_of_a_source_that_the_policy_drops_come_from_another(

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
@@ -111,11 +111,13 @@ def new_digest(checksum: str) -> tuple[Digest, Multihash]:
 async def copy_file(
     order: CopyOrder, *, transports: Transports, on_bytes: Callable[[int], None] = lambda size: None,
     throttle: Throttle | None = None, block_bytes: int = BLOCK_BYTES,
+    may_place: Callable[[], Awaitable[None]] | None = None,
 ) -> CopyReport:  # fmt: skip
     """Bring a file to its final name, whole and verified; one that is there already is verified and left.
 
     `on_bytes` is called with the bytes that are here so far. Raises CopyFailed; what came is kept for the next call
-    where it may be of use. An existing file with another content stays until the new one is verified.
+    where it may be of use. An existing file with another content stays until the new one is verified. `may_place` is
+    awaited right before the file gets its final name; where it raises, the file does not, and its part stays whole.
     """
     new_digest(order.checksum)
     try:
@@ -130,7 +132,10 @@ async def copy_file(
     part, piece_bytes = preparation, max(block_bytes // PIECES, 1)
     try:
         copy = _Copy(order, url, part, transports.threads, on_bytes, throttle or NoThrottle(), piece_bytes)
-        return await copy.run(transport)
+        await copy.run(transport)
+        if may_place is not None:
+            await may_place()
+        return await copy.place()
     finally:  # one without a byte goes when it is closed
         part.give_up()
         await asyncio.shield(asyncio.wrap_future(transports.threads.submit(part.close)))
@@ -191,8 +196,8 @@ class _Copy:
         self._was_restarted = False  # because the source changed, which it may once
         self._threads = threads
 
-    async def run(self, transport: Transport) -> CopyReport:
-        """Fetch what is missing, until the checksum agrees, and move the file into place. CopyFailed."""
+    async def run(self, transport: Transport) -> None:
+        """Fetch what is missing, until the checksum agrees. CopyFailed."""
         await self._run(self._take_up)
         self._on_bytes(self._size)
         cuts = 0
@@ -217,6 +222,9 @@ class _Copy:
                         raise await self._discard(error) from error
                     case _:
                         raise
+
+    async def place(self) -> CopyReport:
+        """Move the file into place. CopyFailed."""
         await self._run(self._part.move_into_place)
         return CopyReport(self._size, self._fetched_bytes, self._reused_bytes)
 

@@ -271,7 +271,7 @@ class PartFile:
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        """Have the file for oneself. OSError(EBADF) where it is closed, or given up."""
+        """Take the file for oneself. OSError(EBADF) where it is closed, or given up."""
         with self._use:
             if self.fd < 0 or self._is_given_up:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))

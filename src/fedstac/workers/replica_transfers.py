@@ -291,13 +291,18 @@ class Dispatcher:
         def on_bytes(done: int) -> None:
             running.bytes = done
 
+        async def may_place() -> None:  # this process may have stalled, and its files may have been told to go
+            async with self.node.pool.acquire() as conn:
+                if not await claims.stands(conn, running.transfer):
+                    raise TransferLost
+
         order = CopyOrder(
             self.surroundings.folder(file.tier), file.path, file.size, file.checksum or "", file.href,
             host=file.source,
         )  # fmt: skip
         report = await copy_file(
             order, transports=self._transports, on_bytes=on_bytes, throttle=self.surroundings.throttle,
-            block_bytes=self._block_bytes,
+            block_bytes=self._block_bytes, may_place=may_place,
         )  # fmt: skip
         failpoint("replica.copied")
         for outcome, size in (("fetched", report.fetched_bytes), ("reused", report.reused_bytes)):

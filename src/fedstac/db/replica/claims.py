@@ -427,6 +427,13 @@ async def renew(
     return {row["token"] for row in rows}
 
 
+async def stands(conn: Connection, transfer: Transfer) -> bool:
+    """Tell whether a worker still has a transfer: nobody released it, and its lease has not ended."""
+    return bool(await conn.fetchval(
+        "SELECT true FROM fedstac.replica_claim WHERE token = $1 AND until > clock_timestamp()", transfer.token
+    ))  # fmt: skip
+
+
 # --- settling ---
 
 
