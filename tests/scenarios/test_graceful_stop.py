@@ -22,6 +22,7 @@ from tests.support.waiting import PATIENCE
 
 POLLS = STREAMS = 20
 LARGE = 30 << 20  # bytes of a batch
+SOURCE_AWAY = "the source is away; trying again"
 pytestmark = pytest.mark.long
 
 
@@ -50,7 +51,10 @@ def in_threads(work: Callable[[], object], count: int = 1) -> Iterator[list[Base
 
 
 def end(running: Federation, *names: str) -> None:
-    """Send SIGTERM and wait; each process ends with 0 and logs no error."""
+    """Send SIGTERM and wait; each process ends with 0 and logs no error.
+
+    An index node may see its source end before it is told to end itself: that it says so is no error of its own.
+    """
     began = time.monotonic()
     for name in names:
         running.processes[name].child.send_signal(signal.SIGTERM)
@@ -58,8 +62,8 @@ def end(running: Federation, *names: str) -> None:
         process = running.processes[name]
         assert process.child.wait(PATIENCE) == 0, (name, process.log.read_text()[-2000:])
         print(f"{name} ended {time.monotonic() - began:.1f} s after the signals")
-        lines = [line for line in process.log.read_text().splitlines() if line.startswith("{")]
-        assert [line for line in lines if orjson.loads(line)["level"] == "error"] == []
+        lines = [orjson.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
+        assert [line for line in lines if line["level"] == "error" and line["event"] != SOURCE_AWAY] == []
 
 
 def test_everything_ends_in_order_while_everything_is_under_way(running: Federation) -> None:
