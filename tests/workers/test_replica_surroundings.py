@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedstac.db.connections import Connection
+from fedstac.db.replica import claims
 from fedstac.db.replica.claims import UnplacedDataset
+from fedstac.domain.replication.placing import Obstacle
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication.copying import NoThrottle
 from fedstac.workers.replica_surroundings import PolicySurroundings
+from tests.support.replica_rows import add_dataset
 
 POLICY = ReplicaPolicy.parse("""\
 version: 1
@@ -81,3 +84,29 @@ async def test_a_file_without_a_listed_copy_says_so_and_a_budget_admits_no_more_
         obstacles = await surroundings().over_budget(conn, [dataset(1), dataset(2), dataset(3, size=40)])
     assert list(obstacles) == [2]
     assert "over the budget of the node" in obstacles[2].reason
+
+
+async def test_where_a_budget_is_reached_all_wait_that_do_not_fit_and_the_others_come_next(conn: Connection) -> None:
+    for n in range(12):
+        await add_dataset(conn, f"large{n}", {"f": ("https://w.example/large-90.bin",)}, priority=5)
+    await add_dataset(conn, "here", {"f": ("https://w.example/here-50.bin",)}, priority=5)
+    await conn.execute("UPDATE fedstac.replica_dataset SET state = 'complete' WHERE id = 'here'")
+    await add_dataset(conn, "under way", {"f": ("https://w.example/way-30.bin",)})
+    await conn.execute("UPDATE fedstac.replica_dataset SET turn = now(), state = 'waiting' WHERE id = 'under way'")
+    await add_dataset(conn, "small", {"f": ("https://w.example/small-9.bin",)})
+    async with conn.transaction():
+        first = await claims.unplaced(conn)
+        assert {each.id[:5] for each in first} == {"large"}
+        obstacles = await surroundings().over_budget(conn, first)
+        until = datetime.now(UTC) + timedelta(seconds=30)
+        await claims.hold(conn, {n: Obstacle(each.reason, until) for n, each in obstacles.items()})
+    async with conn.transaction():
+        second = await claims.unplaced(conn)
+        assert {each.id for each in second} == {"under way", "small"}
+        assert await surroundings().over_budget(conn, [each for each in second if not each.is_admitted]) == {}
+    rows = await conn.fetch("SELECT reason FROM fedstac.replica_dataset WHERE id LIKE 'large%' AND state = 'waiting'")
+    assert len(rows) == 12
+    assert sorted({row["reason"].partition(";")[0] for row in rows}) == [
+        "over the budget of the node: 80 B of 100 B are taken, and this needs 90 B",
+        "over the budget of the node: 80 B of 100 B are taken, and this needs more than is left",
+    ]

@@ -294,6 +294,21 @@ async def test_over_budget_waits_with_a_reason_and_goes_on_with_a_larger_budget(
     assert hashlib.sha256((tmp_path / "data/large/large-9000.bin").read_bytes()).hexdigest()
 
 
+async def test_what_has_to_wait_for_the_budget_lets_the_dispatcher_pause(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    for n in range(20):
+        await add_dataset(conn, f"d{n}", {"f": (source.url(f"d{n}-9000.bin"),)})
+    sources = FixedSources(tmp_path, {lane(source): None}, budget=1000)
+    async with Transports(lambda: RULES) as transports:
+        dispatcher = Dispatcher(node, sources, transports, most=4, block_bytes=1 << 20)
+        try:
+            assert await dispatcher.dispatch() == 0
+        finally:
+            await dispatcher._end()
+    assert list((await states(conn)).values()).count("waiting") == claims.PLACED_AT_ONCE
+
+
 async def test_the_check_of_a_rule_decides_whether_a_dataset_is_complete(
     node: Node, conn: Connection, source: ByteServer, tmp_path: Path
 ) -> None:

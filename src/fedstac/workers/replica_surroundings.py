@@ -11,12 +11,14 @@ from typing import Protocol
 from fedstac.db.connections import Connection
 from fedstac.db.replica import claims, sources
 from fedstac.db.replica.claims import UnplacedDataset
+from fedstac.domain.replication.budgets import written_size
 from fedstac.domain.replication.choosing import choose
 from fedstac.domain.replication.placing import Closures, FileSource, Obstacle
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication.copying import Throttle
 
 AGAIN_SECONDS = 10.0  # after which a source is looked for again that the policy names no more
+HELD_SECONDS = 300.0  # after which datasets are looked at again that wait for a budget that another one found reached
 USUAL_CONNECTIONS = 8  # of a source without a cap, when its load is compared with others
 
 
@@ -58,7 +60,7 @@ class Surroundings(Protocol):
         ...
 
     async def over_budget(self, conn: Connection, datasets: Sequence[UnplacedDataset]) -> Mapping[int, Obstacle]:
-        """Return why some of these datasets, by their number, would be too much."""
+        """Return why some of these datasets, by their number, would be too much; hold others that would be."""
         ...
 
     def folder(self, tier: str) -> Path:
@@ -136,18 +138,25 @@ class PolicySurroundings:
         return Choices(candidates, reasons)
 
     async def over_budget(self, conn: Connection, datasets: Sequence[UnplacedDataset]) -> Mapping[int, Obstacle]:
-        """Return why some of these datasets would be too much, those before them counted."""
+        """Return why some of these datasets would be too much, those before them counted.
+
+        All others that a budget which is reached has no room for are held at once: whoever fits comes next.
+        """
         budgets = self.policy().budgets
         if not datasets or (budgets.node is None and not budgets.by_rule):
             return {}
         await conn.execute(claims.ADMITTING)
         usage = await claims.usage(conn)
         obstacles = {}
+        reached_by_rule = {}
         for each in datasets:
-            if (reason := budgets.obstacle(usage, each.rule, each.size)) is not None:
-                obstacles[each.n] = Obstacle(reason, None)
+            if (reached := budgets.reached(usage, each.rule, each.size)) is not None:
+                obstacles[each.n] = Obstacle(reached.reason(written_size(each.size)), None)
+                reached_by_rule[reached.rule] = reached  # the last one has the least room
                 continue
             usage = usage.plus(each.rule, each.size)
+        for reached in reached_by_rule.values():
+            await claims.hold_larger(conn, reached.room, reached.rule, reached.reason(), HELD_SECONDS)
         return obstacles
 
     def folder(self, tier: str) -> Path:

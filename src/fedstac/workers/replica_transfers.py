@@ -169,7 +169,7 @@ class Dispatcher:
         return self._worker
 
     async def _place(self, conn: Connection, view: SourceView, now: datetime) -> int:
-        """Choose sources for the next datasets that have none."""
+        """Choose sources for the next datasets that have none. Return for how many: not those that have to wait."""
         datasets = await claims.unplaced(conn, view.closures)
         if not datasets:
             return 0
@@ -187,7 +187,7 @@ class Dispatcher:
             await claims.write_places(conn, placements)
         if obstacles:
             await claims.hold(conn, {n: _looked_at_again(each, now) for n, each in obstacles.items()})
-        return len(datasets)
+        return len(placements)
 
     async def _take(self, conn: Connection, view: SourceView, worker: Worker) -> list[Transfer]:
         """Claim files for new transfers."""

@@ -230,6 +230,26 @@ async def hold(conn: Connection, obstacles: Mapping[int, Obstacle]) -> None:
     )  # fmt: skip
 
 
+async def hold_larger(conn: Connection, room: int, rule: str | None, reason: str, seconds: float) -> None:
+    """Let all datasets wait that have no place yet and are larger than the room of a budget: of a rule, or of all.
+
+    Call it under ADMITTING. Those that another process places now are left alone.
+    """
+    await conn.execute(
+        f"""WITH larger AS MATERIALIZED (
+                SELECT d.n FROM fedstac.replica_dataset d
+                WHERE d.lane IS NULL AND {WORKED_ON} AND NOT ({ADMITTED})
+                  AND d.size > $1 AND d.rule = coalesce($2, d.rule)
+                ORDER BY d.n FOR UPDATE SKIP LOCKED)
+            UPDATE fedstac.replica_dataset d
+            SET since = CASE WHEN d.state = 'waiting' AND d.reason = $3 THEN d.since ELSE clock_timestamp() END,
+                state = 'waiting', reason = $3, until = clock_timestamp() + make_interval(secs => $4),
+                updated = clock_timestamp()
+            FROM larger l WHERE d.n = l.n""",
+        room, rule, reason, seconds,
+    )  # fmt: skip
+
+
 async def leave_lanes(conn: Connection, lanes: Collection[str]) -> int:
     """Take the next files of lanes that are closed back to those to be placed; return of how many datasets."""
     rows = await conn.fetch(
