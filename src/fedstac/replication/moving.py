@@ -33,6 +33,12 @@ def delete(folder: Path, path: str, checksum: str | None) -> None:
     _prune(folder, path)
 
 
+def is_there(folder: Path, path: str) -> bool:
+    """Return whether there is a file, or anything else, at a place below a folder."""
+    with _opened(folder, path, make=False) as place:
+        return place is not None and _has(*place)
+
+
 class OtherFileSystem(Exception):
     """The folders are on different file systems: the file has to be copied first (`stage`)."""
 

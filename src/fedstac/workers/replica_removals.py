@@ -54,6 +54,18 @@ class StagedFile:
     target: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a batch on the disk: files that have left their places, assets that were not there, what failed.
+
+    fault: why the next file is still at its place, and those behind it; None: all have left.
+    """
+
+    done: Sequence[MisplacedFile]
+    missing: Sequence[str]
+    fault: Exception | None = None
+
+
 class Remover:
     """Does what removals want. Several processes may: each dataset is locked by one."""
 
@@ -111,6 +123,9 @@ class Remover:
             removal = await removals.open_of(conn, n)
             if dataset is None or removal is None:
                 return False
+            if not removal.is_begun:  # stored before the disk is touched: a process may die there
+                await removals.begin(conn, removal)
+                return None
             goal = dataset.goal
             stays = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE)
             batch = await files.misplaced(
@@ -119,38 +134,52 @@ class Remover:
                 restores=goal.kind is GoalKind.HOLD or (stays and removal.kind is RemovalKind.RESTORE), limit=AT_ONCE,
             )  # fmt: skip
             if batch:
-                missing = await asyncio.to_thread(self._take_away, batch)
+                taken = await asyncio.to_thread(self._take_away, batch)
                 failpoint("replica.taken")
-                await files.settle_places(conn, n, batch)
-                await files.lose(conn, n, missing, MISSING)
+                await files.settle_places(conn, n, taken.done)
+                await files.lose(conn, n, taken.missing, MISSING)
+            elif not await self._settle(conn, dataset, removal):
                 return None
-            if not await self._settle(conn, dataset, removal):
-                return None
+        if batch:
+            if taken.fault is not None:  # what has left its place is stored
+                raise taken.fault
+            return None
         log.info("removed", kind=removal.kind, dataset=dataset.key.id, reason=goal.reason)
         failpoint("replica.removed")
         return True
 
-    def _take_away(self, batch: Sequence[MisplacedFile]) -> list[str]:
-        """Delete or move files on the disk. Return the assets of those that were not there."""
-        missing = []
-        for file in batch:
-            if not file.path:  # it has no place
-                continue
-            source = self._folder(file.tier)
-            if file.target is None:
-                if not file.is_shared:
-                    moving.delete(source, file.path, file.checksum)
-            elif file.is_here:
-                target = self._folder(file.target, make=True)
-                try:
-                    was_there = moving.move(source, file.path, file.checksum, to=target, keeps=file.is_shared)
-                except OtherFileSystem:
-                    raise _NeedsCopy(StagedFile(file, source, target)) from None
-                if not was_there and file.asset is not None:
+    def _take_away(self, batch: Sequence[MisplacedFile]) -> Taken:
+        """Delete or move files on the disk, up to the first that fails."""
+        missing: list[str] = []
+        for count, file in enumerate(batch):
+            try:
+                if not self._take(file) and file.asset is not None:
                     missing.append(file.asset)
-            elif not file.is_shared:  # an older file of that name, or a part of this one
+            except (OSError, PathUnsafe, NoFolder, _NeedsCopy) as fault:
+                return Taken(batch[:count], missing, fault)
+        return Taken(batch, missing)
+
+    def _take(self, file: MisplacedFile) -> bool:
+        """Delete or move a file. Return False where it is to be moved and was not there."""
+        if not file.path:  # it has no place
+            return True
+        source = self._folder(file.tier)
+        if file.target is None:
+            if not file.is_shared:
                 moving.delete(source, file.path, file.checksum)
-        return missing
+        elif file.is_here:
+            target = self._folder(file.target, make=True)
+            try:
+                return moving.move(source, file.path, file.checksum, to=target, keeps=file.is_shared)
+            except OtherFileSystem:
+                raise _NeedsCopy(StagedFile(file, source, target)) from None
+        elif not file.is_shared:  # an older file of that name, or a part of this one
+            moving.delete(source, file.path, file.checksum)
+        return True
+
+    def _away(self, places: Sequence[tuple[str, str, str]]) -> list[str]:
+        """Return the assets whose file is not at its place (asset, tier, path)."""
+        return [asset for asset, tier, path in places if not moving.is_there(self._folder(tier), path)]
 
     def _folder(self, tier: str, *, make: bool = False) -> Path:
         """Return the folder of a tier; `make`: it is made, if the one above it is there."""
@@ -166,6 +195,12 @@ class Remover:
     async def _settle(self, conn: Connection, dataset: KnownDataset, removal: Removal) -> bool:
         """Store how a dataset stands when no file is misplaced. Return False where its document leaves some over."""
         goal, n = dataset.goal, dataset.n
+        away: Sequence[str] = ()
+        if goal.kind not in (GoalKind.PURGE, GoalKind.RESTRICT):  # another removal may have taken some and died
+            away = await asyncio.to_thread(self._away, await files.verified(conn, n))
+            if away:
+                await files.lose(conn, n, away, MISSING)
+                dataset = replace(dataset, here=replace(dataset.here, is_whole=False))
         if goal.kind is not GoalKind.PURGE:
             document = await datasets.document_of(conn, n)
             document_files = files_of(document) if document is not None else ()
@@ -177,7 +212,7 @@ class Remover:
                 dataset = again
                 if dataset.here.has_leftovers:
                     return False
-        is_known = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE) and removal.kind is not RemovalKind.TRIM
+        is_known = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE) and removal.kind is not RemovalKind.TRIM and not away
         here = replace(dataset.here, is_announced=dataset.here.is_announced and is_known)
         reaction = standing(here, goal)
         taken_away = goal.kind in (GoalKind.RESTRICT, GoalKind.PURGE)
@@ -202,7 +237,7 @@ class Remover:
 
 
 class _NeedsCopy(Exception):
-    """A file goes to another file system; nothing of the batch is stored."""
+    """A file goes to another file system: it is copied first."""
 
     def __init__(self, staged: StagedFile) -> None:
         super().__init__(staged.file.path)

@@ -78,7 +78,9 @@ HERE = """d.n, d.collection, d.id, d.origin, d.epoch, d.seq, d.state, d.reason, 
               SELECT FROM fedstac.replica_announcement a
               WHERE a.n = d.n AND a.kind = 'remove' AND a.state <> 'done') AS is_announced,
           coalesce(d."check", '') <> '' AS has_check, f.tiers, f.is_whole,
-          EXISTS (SELECT FROM fedstac.replica_leftover l WHERE l.n = d.n) AS has_leftovers"""
+          EXISTS (SELECT FROM fedstac.replica_leftover l WHERE l.n = d.n) AS has_leftovers,
+          EXISTS (SELECT FROM fedstac.replica_removal r
+                  WHERE r.n = d.n AND r.state = 'queued' AND r.begun) AS is_disturbed"""
 FILES = """LEFT JOIN LATERAL (SELECT array_agg(DISTINCT tier) AS tiers, bool_and(state = 'verified') AS is_whole
                               FROM fedstac.replica_file WHERE n = d.n) f ON true"""
 
@@ -116,7 +118,7 @@ async def read(conn: Connection, numbers: Sequence[int]) -> list[KnownDataset]:
 def _dataset(row: Row) -> KnownDataset:
     here = Here(
         DatasetState(row["state"]), row["reason"], frozenset(row["tiers"] or ()), bool(row["is_whole"]),
-        row["has_leftovers"], row["is_announced"], row["has_check"],
+        row["has_leftovers"], row["is_announced"], row["has_check"], row["is_disturbed"],
     )  # fmt: skip
     goal = Goal(GoalKind(row["goal"]), row["reason"], row["tier"], row["is_told"])
     return KnownDataset(

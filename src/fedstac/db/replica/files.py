@@ -197,6 +197,14 @@ async def settle_places(conn: Connection, n: int, files: Sequence[MisplacedFile]
     )  # fmt: skip
 
 
+async def verified(conn: Connection, n: int) -> list[tuple[str, str, str]]:
+    """Return asset, tier and path of each file of a dataset that is here."""
+    rows = await conn.fetch(
+        "SELECT asset, tier, path FROM fedstac.replica_file WHERE n = $1 AND state = 'verified' ORDER BY asset", n
+    )
+    return [(row["asset"], row["tier"], row["path"]) for row in rows]
+
+
 async def lose(conn: Connection, n: int, assets: Sequence[str], reason: str) -> None:
     """Store that verified files of a locked dataset are not where they were: they are fetched anew."""
     await conn.execute(

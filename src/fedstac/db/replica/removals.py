@@ -35,12 +35,13 @@ class NewRemoval:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A removal that is open."""
+    """A removal that is open. is_begun: files may have left their places, stored or not."""
 
     id: int
     n: int
     kind: RemovalKind
     attempts: int
+    is_begun: bool
 
 
 async def order(conn: Connection, removals: Sequence[NewRemoval]) -> None:
@@ -58,7 +59,10 @@ async def order(conn: Connection, removals: Sequence[NewRemoval]) -> None:
 
 
 async def overtake(conn: Connection, numbers: Sequence[int]) -> None:
-    """End the open removals of datasets that may stay as they are, by a later event."""
+    """End the open removals of datasets that may stay as they are, by a later event.
+
+    One that has begun is no such: its files are looked at first (reacting.react).
+    """
     await conn.execute(
         """UPDATE fedstac.replica_removal SET state = 'done', reason = 'a later event took it back', done_at = now()
            WHERE n = ANY ($1::bigint[]) AND state <> 'done'""",
@@ -69,23 +73,28 @@ async def overtake(conn: Connection, numbers: Sequence[int]) -> None:
 async def next_due(conn: Connection) -> list[Removal]:
     """Return the removals whose time has come, the oldest first; those that no worker holds files of."""
     rows = await conn.fetch(
-        """SELECT r.id, r.n, r.kind, r.attempts FROM fedstac.replica_removal r
+        """SELECT r.id, r.n, r.kind, r.attempts, r.begun FROM fedstac.replica_removal r
            WHERE r.state = 'queued' AND coalesce(r.next_try, '-infinity') <= clock_timestamp()
              AND NOT EXISTS (SELECT FROM fedstac.replica_claim c WHERE c.n = r.n)
            ORDER BY r.next_try NULLS FIRST, r.id LIMIT $1""",
         LOOKED_AT_ONCE,
     )
-    return [Removal(row["id"], row["n"], RemovalKind(row["kind"]), row["attempts"]) for row in rows]
+    return [Removal(row["id"], row["n"], RemovalKind(row["kind"]), row["attempts"], row["begun"]) for row in rows]
 
 
 async def open_of(conn: Connection, n: int) -> Removal | None:
     """Return the removal of a locked dataset that is to be done; None where there is none, or a worker has files."""
     row = await conn.fetchrow(
-        """SELECT id, n, kind, attempts FROM fedstac.replica_removal r
+        """SELECT id, n, kind, attempts, begun FROM fedstac.replica_removal r
            WHERE n = $1 AND state = 'queued' AND NOT EXISTS (SELECT FROM fedstac.replica_claim c WHERE c.n = r.n)""",
         n,
     )
-    return Removal(row["id"], row["n"], RemovalKind(row["kind"]), row["attempts"]) if row else None
+    return Removal(row["id"], row["n"], RemovalKind(row["kind"]), row["attempts"], row["begun"]) if row else None
+
+
+async def begin(conn: Connection, removal: Removal) -> None:
+    """Store that the files of a removal leave their places from now on."""
+    await conn.execute("UPDATE fedstac.replica_removal SET begun = true WHERE id = $1", removal.id)
 
 
 async def move_on(conn: Connection, removal: Removal, *, is_done: bool) -> None:

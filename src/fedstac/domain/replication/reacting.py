@@ -56,6 +56,7 @@ class Here:
 
     tiers: of its files, whether they are verified or not. is_whole: all are verified. has_leftovers: files are here
     that are none of its own any more. is_announced: the origin has our entry. has_check: its rule names a command.
+    is_disturbed: a removal has begun, and files may be gone that are stored as verified.
     """
 
     state: DatasetState
@@ -65,6 +66,7 @@ class Here:
     has_leftovers: bool = False
     is_announced: bool = False
     has_check: bool = False
+    is_disturbed: bool = False
 
     @property
     def has_files(self) -> bool:
@@ -173,6 +175,8 @@ def _removal(here: Here, goal: Goal, *, has_other_files: bool) -> RemovalKind | 
         return RemovalKind.RESTORE if RESTRICTED_TIER in here.tiers else RemovalKind.TIER
     if has_other_files or here.has_leftovers:
         return RemovalKind.TRIM
+    if here.is_disturbed and goal.kind is not GoalKind.RESTRICT:
+        return RemovalKind.RESTORE
     return None
 
 

@@ -1,0 +1,115 @@
+"""Removals on a real disk that end half-way: by a file that cannot go, or by the death of the process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fedstac.bootstrap import Node
+from fedstac.db import connections
+from fedstac.db.connections import Connection
+from fedstac.domain.replication.policy import ReplicaDecision
+from fedstac.workers import replica_removals
+from fedstac.workers.replica_removals import Remover
+from tests.replication.dataset_events import UNWANTED, WANTED, bring, event, files_here, state_of, take
+
+FILES = {"data/a.nc": "a", "data/b.nc": "b", "data/c.nc": "c"}
+
+
+@pytest.fixture
+async def conn(dsn: str) -> AsyncIterator[Connection]:
+    opened = await connections.connect(dsn, application="fedstac test")
+    yield opened
+    await asyncio.wait_for(opened.close(), 10)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    found = {"": tmp_path / "served", "restricted": tmp_path / "restricted"}
+    for folder in found.values():
+        folder.mkdir()
+    return found
+
+
+@pytest.fixture
+def remover(node: Node, folders: dict[str, Path]) -> Remover:
+    return Remover(node, lambda: folders)
+
+
+async def serve(conn: Connection, folders: dict[str, Path]) -> None:
+    """Let a dataset d be announced, with its files on the disk."""
+    await take(conn, event("d", FILES))
+    await bring(conn, "d")
+    for path, content in FILES.items():
+        (folders[""] / path).parent.mkdir(exist_ok=True)
+        (folders[""] / path).write_text(content)
+
+
+async def entry(conn: Connection) -> str | None:
+    """Return what the origin is told of our entry."""
+    kind: str | None = await conn.fetchval("SELECT kind || ' ' || state FROM fedstac.replica_announcement")
+    return kind
+
+
+async def test_what_a_removal_took_before_a_file_that_cannot_go_is_fetched_anew_when_it_is_reinstated(
+    conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    await serve(conn, folders)
+    (folders[""] / "data/b.nc").unlink()
+    (folders[""] / "data/b.nc").mkdir()  # no file that could be deleted
+    await take(conn, event("d", FILES, seq=2, data="purge"))
+    assert await remover.cycle() == 0
+    assert await files_here(conn, "d") == [("data/b.nc", "verified"), ("data/c.nc", "verified")]
+    assert not (folders[""] / "data/a.nc").exists()
+    (folders[""] / "data/b.nc").rmdir()
+    (folders[""] / "data/b.nc").write_text("b")
+    await take(conn, event("d", FILES, seq=3))
+    while await remover.cycle():
+        pass
+    assert await files_here(conn, "d") == [
+        ("data/a.nc", "queued"), ("data/b.nc", "verified"), ("data/c.nc", "verified"),
+    ]  # fmt: skip
+    assert (await state_of(conn, "d"))[0] == "queued"
+
+
+class Died(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(("decision", "state"), [(WANTED, "queued"), (UNWANTED, "catalogued")])
+async def test_a_removal_that_died_at_the_disk_is_looked_after_when_it_is_taken_back(
+    conn: Connection, folders: dict[str, Path], remover: Remover, monkeypatch: pytest.MonkeyPatch, state: str,
+    decision: ReplicaDecision,
+) -> None:  # fmt: skip
+    await serve(conn, folders)
+    await take(conn, event("d", FILES, seq=2, data="purge"))
+
+    def die(name: str) -> None:
+        raise Died(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica_removals, "failpoint", die)
+        with pytest.raises(Died):
+            await remover.cycle()
+    assert [state for _, state in await files_here(conn, "d")] == ["verified"] * 3
+    assert not any((folders[""] / path).exists() for path in FILES)
+    await take(conn, event("d", FILES, seq=3), decision=decision)
+    assert (await state_of(conn, "d"))[0] == "moving"
+    while await remover.cycle():
+        pass
+    assert [state for _, state in await files_here(conn, "d")] == ["queued"] * 3
+    assert (await state_of(conn, "d"))[0] == state
+    assert await conn.fetchval("SELECT announced_digest FROM fedstac.replica_dataset") is None
+
+
+async def test_a_removal_that_has_not_begun_is_taken_back_at_once(
+    conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    await serve(conn, folders)
+    await take(conn, event("d", FILES, seq=2, data="purge"))
+    await take(conn, event("d", FILES, seq=3))
+    assert (await state_of(conn, "d"))[0] == "announced"
+    assert await remover.cycle() == 0
