@@ -22,6 +22,7 @@ from fedstac.settings import Settings
 from fedstac.workers.replica_announcing import Announcer
 from tests.support.byte_server import checksum
 from tests.support.nodes import Api, StartApi
+from tests.support.receivers import listening
 from tests.support.replica_rows import add_dataset, states
 from tests.support.waiting import until
 
@@ -262,6 +263,58 @@ async def test_an_origin_that_is_away_is_told_when_it_is_back(
         assert await states(conn) == {"d0": "complete"}
         is_away = False
         assert await settled(conn, announcer) == ["done"]
+
+
+async def test_failures_of_an_origin_do_not_count_as_conflicts(
+    east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outage was long; then the dataset is retracted for a while."""
+    monkeypatch.setattr("fedstac.workers.replica_announcing.FIRST_PAUSE", 0.01)
+    await complete(conn, "d0")
+    await conn.execute("UPDATE fedstac.replica_announcement SET attempts = 40")
+    retract = "/collections/data/items/d0/retract"
+    assert (await west.admin.post(retract, json={"reason": "wrong"})).status_code == 200
+    async with announcing(east, west) as announcer:
+
+        async def is_refused() -> bool:
+            await announcer.cycle()
+            return bool(await conn.fetchval("SELECT conflicts > 0 FROM fedstac.replica_announcement"))
+
+        await until(is_refused)
+        assert await states(conn) == {"d0": "complete"}
+        await conn.execute("UPDATE fedstac.replica_announcement SET conflicts = 15, next_try = NULL")
+        assert await settled(conn, announcer) == ["parked"]
+
+
+async def test_a_source_that_does_not_answer_holds_up_its_own_announcements_only(
+    east: Node, west: Api, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedstac.workers.replica_announcing.NAME_SECONDS", 0.5)
+    monkeypatch.setattr("fedstac.workers.replica_announcing.AWAY_SECONDS", 60.0)
+    await complete(conn, "d0", "d1", "d2")
+    await conn.execute("UPDATE fedstac.replica_dataset SET origin = 'far' WHERE id <> 'd2'")
+    connections = 0
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.read()
+        writer.close()
+
+    async with listening(be_silent) as port:
+        sources = [
+            SourceAddress(f"http://127.0.0.1:{port}", ""),
+            SourceAddress(west.url, west.tokens["node:east"]),
+        ]
+        announcer = Announcer(east, sources, lambda: west.tokens["node:east"], href_of)
+        async with announcer.open(), asyncio.timeout(20):
+            while (await states(conn))["d2"] != "announced":
+                await announcer.cycle()
+            await conn.execute("UPDATE fedstac.replica_announcement SET next_try = NULL WHERE n < 3")
+            assert await announcer.cycle() == 0
+    assert connections == 1
+    rows = await conn.fetch("SELECT state, attempts FROM fedstac.replica_announcement WHERE n < 3")
+    assert {tuple(row) for row in rows} == {("queued", 0)}
 
 
 async def test_an_unknown_origin_waits_and_says_which_setting_is_missing(

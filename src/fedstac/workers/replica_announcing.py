@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -51,7 +51,8 @@ LOOK_SECONDS = 0.5  # between cycles that found nothing to do
 ANSWER_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0  # seconds before an origin is told again
 FOLLOW_PAUSE, LONGEST_FOLLOW_PAUSE = 0.2, 5.0  # seconds between looks at a request that is not final
-MOST_ATTEMPTS = 15  # after which a conflict that does not end is parked
+MOST_CONFLICTS = 15  # after which a conflict that does not end is parked
+NAME_SECONDS = 2.0  # that announcements wait for the names of sources; who answers later is told in the next cycles
 AWAY_SECONDS = 10.0  # for which an origin that does not answer is left alone
 REPLICA_RULE = "replica"  # of a finding: another size or checksum than the original's
 PART = "announcer"
@@ -72,8 +73,10 @@ class Announcer:
         self._sources, self._token, self._href_of = sources, token, href_of
         self._clients: dict[str, AsyncClient] = {}  # by origin
         self._addresses: set[str] = set()  # of sources whose names are known
-        self._asking = asyncio.Lock()
-        self._away: dict[str, float] = {}  # origins that do not answer, until when (time.monotonic)
+        self._asked_at: dict[str, float] = {}  # sources without a name yet, by address (time.monotonic)
+        self._asking: dict[str, asyncio.Task[None]] = {}  # for their names, by address
+        self._named = asyncio.Condition()  # a source said its name, or nobody is asked any more
+        self._away: dict[str, float] = {}  # origins that did not answer last, until when (time.monotonic)
         self._room = asyncio.Semaphore(CONNECTIONS)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -105,9 +108,16 @@ class Announcer:
     async def open(self) -> AsyncIterator[None]:
         """Keep the connections to the origins open."""
         async with httpx.AsyncClient(timeout=ANSWER_SECONDS) as self._http:
-            yield
+            try:
+                yield
+            finally:
+                asking = list(self._asking.values())
+                for task in asking:
+                    task.cancel()
+                await asyncio.gather(*asking, return_exceptions=True)
         self._clients.clear()
         self._addresses.clear()
+        self._asked_at.clear()
 
     async def cycle(self) -> int:
         """Send what is due, and look at what is under way. Return how many announcements moved on."""
@@ -188,6 +198,7 @@ class Announcer:
             except (ClientError, UnknownOrigin) as error:
                 return self._answer_to(error, announcement)
         self.node.parts.works(PART)
+        self._away.pop(announcement.origin, None)
         return answer
 
     def _answer_to(self, error: ClientError | UnknownOrigin, announcement: ReplicaAnnouncement) -> OriginAnswer:
@@ -198,9 +209,12 @@ class Announcer:
                 return OriginAnswer(announcement, "done")  # of what is gone there is no entry
             case NotFound() if announcement.request is not None:  # it forgot the request: it is told anew
                 return OriginAnswer(announcement, "queued", reason=str(error), pause=FIRST_PAUSE, counted=True)
-            case Refusal() if _is_conflict(error) and announcement.attempts < MOST_ATTEMPTS:
+            case Refusal() if _is_conflict(error) and announcement.conflicts < MOST_CONFLICTS:
                 # a change of the dataset is on its way here: its event decides what there is to tell
-                return OriginAnswer(announcement, "queued", reason=str(error), pause=_pause(announcement), counted=True)
+                return OriginAnswer(
+                    announcement, "queued", reason=str(error), pause=_pause(announcement), counted=True,
+                    is_conflict=True,
+                )  # fmt: skip
             case Refusal() if error.status == 401:  # the identity, which is nobody's but the operator's
                 if isinstance(self._token, ServiceTokens):
                     self._token.forget()
@@ -211,7 +225,11 @@ class Announcer:
             case Failed() | Unreachable():
                 self._rest(announcement.origin, error)
                 return OriginAnswer(announcement, state, reason=str(error), pause=_pause(announcement), counted=True)
-            case LoginFailed() | UnknownOrigin():
+            case UnknownOrigin():
+                self.node.parts.fails(PART, error)
+                self._away[announcement.origin] = time.monotonic() + AWAY_SECONDS
+                return OriginAnswer(announcement, state, reason=str(error), pause=AWAY_SECONDS)
+            case LoginFailed():
                 self.node.parts.fails(PART, error)
                 return OriginAnswer(announcement, state, reason=str(error), pause=AWAY_SECONDS)
             case Refusal():
@@ -220,8 +238,9 @@ class Announcer:
 
     def _rest(self, origin: str, error: Exception) -> None:
         """Leave an origin alone for a while; the others go on."""
+        if origin not in self._away:
+            log.warning("an origin is not told for a while", origin=origin, reason=str(error))
         self._away[origin] = time.monotonic() + AWAY_SECONDS
-        log.warning("an origin is not told for a while", origin=origin, reason=str(error), seconds=AWAY_SECONDS)
 
     async def _store(self, before: str, answers: Sequence[OriginAnswer]) -> None:
         if not answers:
@@ -238,29 +257,46 @@ class Announcer:
     # --- origins ---
 
     async def _client(self, origin: str) -> AsyncClient:
-        """Return the client of an origin. UnknownOrigin where no source has its name."""
-        if origin not in self._clients:
-            await self._look_for_origins()
+        """Return the client of an origin. UnknownOrigin where no source has its name, or says it soon enough."""
+        if origin not in self._clients and self._away.get(origin, 0.0) <= time.monotonic():
+            self._ask_sources()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(NAME_SECONDS), self._named:
+                    await self._named.wait_for(lambda: origin in self._clients or not self._asking)
         if origin not in self._clients:
             raise UnknownOrigin(f"no source is called {origin}: FEDSTAC_SOURCE has to name its address")
         return self._clients[origin]
 
-    async def _look_for_origins(self) -> None:
-        """Ask the sources for their names. A topic of ESGF has no API; one that is away is asked again."""
-        async with self._asking:
-            for source in self._sources:
-                if source.topic_origin is not None or source.address in self._addresses:
-                    continue
-                try:
-                    async with origin_of(source) as node:
-                        name, _ = await node.head()
-                except (SourceRefused, SourceAway) as error:
-                    log.warning("a source does not say its name", address=source.address, reason=str(error))
-                    continue
-                self._addresses.add(source.address)
-                self._clients[name] = AsyncClient(
-                    source.address, self._token, timeout=ANSWER_SECONDS, retries=0, http=self._http
-                )
+    def _ask_sources(self) -> None:
+        """Begin to ask the sources for their names. One that is away is asked again after a while."""
+        now = time.monotonic()
+        for source in self._sources:
+            if source.topic_origin is not None:  # a topic of ESGF has no API
+                continue
+            if source.address in self._addresses or source.address in self._asking:
+                continue
+            if now - self._asked_at.get(source.address, -AWAY_SECONDS) < AWAY_SECONDS:
+                continue
+            self._asking[source.address] = asyncio.create_task(self._ask(source), name=f"name of {source.address}")
+
+    async def _ask(self, source: SourceAddress) -> None:
+        try:
+            async with origin_of(source) as node:
+                name, _ = await node.head()
+        except (SourceRefused, SourceAway) as error:
+            log.warning("a source does not say its name", address=source.address, reason=str(error))
+        except Exception as error:  # a fault of ours, or of its answer
+            self.node.parts.fails(PART, error)
+        else:
+            self._addresses.add(source.address)
+            self._clients[name] = AsyncClient(
+                source.address, self._token, timeout=ANSWER_SECONDS, retries=0, http=self._http
+            )
+        finally:
+            self._asked_at[source.address] = time.monotonic()
+            self._asking.pop(source.address, None)
+            async with self._named:
+                self._named.notify_all()
 
 
 def _pause(announcement: ReplicaAnnouncement) -> float:

@@ -32,7 +32,7 @@ async def request(conn: Connection, numbers: Sequence[int]) -> None:
             """INSERT INTO fedstac.replica_announcement AS a (n, kind)
                SELECT n, 'add' FROM unnest($1::bigint[]) n ORDER BY n
                ON CONFLICT (n) DO UPDATE SET kind = 'add', state = 'queued', reason = '', request = NULL,
-                      digest = NULL, attempts = 0, next_try = NULL, updated = clock_timestamp()""",
+                      digest = NULL, attempts = 0, conflicts = 0, next_try = NULL, updated = clock_timestamp()""",
             list(numbers),
         )
 
@@ -46,7 +46,7 @@ async def withdraw(conn: Connection, numbers: Sequence[int]) -> None:
              AND (d.announced_digest IS NOT NULL
                   OR EXISTS (SELECT FROM fedstac.replica_announcement o WHERE o.n = d.n)) ORDER BY d.n
            ON CONFLICT (n) DO UPDATE SET kind = 'remove', state = 'queued', reason = '', request = NULL,
-                  digest = NULL, attempts = 0, next_try = NULL, updated = clock_timestamp()
+                  digest = NULL, attempts = 0, conflicts = 0, next_try = NULL, updated = clock_timestamp()
            WHERE a.kind = 'add' OR a.state = 'parked'""",
         list(numbers),
     )
@@ -61,7 +61,8 @@ async def drop(conn: Connection, numbers: Sequence[int]) -> None:
 class ReplicaAnnouncement:
     """What one origin is to be told of one dataset.
 
-    request: the origin's, where it was sent already. digest: of the copies that it was told of; None: of none yet.
+    attempts: failures in all; conflicts: those of them with how things stood there. request: the origin's, where it was
+    sent already. digest: of the copies that it was told of; None: of none yet.
     """
 
     n: int
@@ -70,6 +71,7 @@ class ReplicaAnnouncement:
     collection: str
     id: str
     attempts: int
+    conflicts: int
     seq: int
     request: UUID | None
     digest: bytes | None = None
@@ -78,7 +80,7 @@ class ReplicaAnnouncement:
 async def due(conn: Connection, state: str, limit: int, *, without: Collection[str] = ()) -> list[ReplicaAnnouncement]:
     """Return announcements in this state whose time has come, but for those of some origins."""
     rows = await conn.fetch(
-        """SELECT a.n, a.kind, d.origin, d.collection, d.id, a.attempts, d.seq, a.request, a.digest
+        """SELECT a.n, a.kind, d.origin, d.collection, d.id, a.attempts, a.conflicts, d.seq, a.request, a.digest
            FROM fedstac.replica_announcement a JOIN fedstac.replica_dataset d USING (n)
            WHERE a.state = $1 AND coalesce(a.next_try, '-infinity') <= clock_timestamp()
              AND d.origin <> ALL ($3::text[])
@@ -157,6 +159,7 @@ class OriginAnswer:
     reason: str = ""
     pause: float = 0.0
     counted: bool = False
+    is_conflict: bool = False
 
 
 async def store(conn: Connection, before: str, answers: Sequence[OriginAnswer]) -> None:
@@ -171,14 +174,15 @@ async def store(conn: Connection, before: str, answers: Sequence[OriginAnswer]) 
     rows = await conn.fetch(
         """WITH answer AS MATERIALIZED (
                SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::float8[],
-                                    $7::boolean[], $8::uuid[], $10::bytea[])
-                             r (n, kind, state, request, reason, pause, counted, earlier, digest)),
+                                    $7::boolean[], $8::uuid[], $10::bytea[], $11::boolean[])
+                             r (n, kind, state, request, reason, pause, counted, earlier, digest, is_conflict)),
            dataset AS MATERIALIZED (
                SELECT d.n FROM fedstac.replica_dataset d WHERE d.n IN (SELECT n FROM answer) ORDER BY d.n FOR UPDATE),
            told AS (
                UPDATE fedstac.replica_announcement a
                SET state = r.state, request = coalesce(r.request, CASE WHEN r.state = 'sent' THEN a.request END),
                    reason = r.reason, attempts = a.attempts + r.counted::integer,
+                   conflicts = a.conflicts + r.is_conflict::integer,
                    next_try = clock_timestamp() + make_interval(secs => r.pause), updated = clock_timestamp()
                FROM answer r JOIN dataset USING (n)
                WHERE a.n = r.n AND a.kind = r.kind AND a.state = $9 AND a.request IS NOT DISTINCT FROM r.earlier
@@ -201,6 +205,7 @@ async def store(conn: Connection, before: str, answers: Sequence[OriginAnswer]) 
         [each.state for each in answers], [each.request for each in answers], [each.reason for each in answers],
         [each.pause for each in answers], [each.counted for each in answers],
         [each.announcement.request for each in answers], before, [each.announcement.digest for each in answers],
+        [each.is_conflict for each in answers],
     )  # fmt: skip
     reports = [
         TroubleReport(f"{row['origin']} refuses to {row['kind']} the replica of {row['id']}", row["reason"])

@@ -454,6 +454,6 @@ async def _revoke(conn: Connection, numbers: Sequence[int]) -> None:
         """INSERT INTO fedstac.replica_announcement AS a (n, kind)
            SELECT n, 'remove' FROM unnest($1::bigint[]) n ORDER BY n
            ON CONFLICT (n) DO UPDATE SET kind = 'remove', state = 'queued', reason = '', request = NULL,
-                  digest = NULL, attempts = 0, next_try = NULL, updated = clock_timestamp()""",
+                  digest = NULL, attempts = 0, conflicts = 0, next_try = NULL, updated = clock_timestamp()""",
         list(numbers),
     )

@@ -97,7 +97,8 @@ async def retry(conn: Connection, numbers: Sequence[int], *, actor: str) -> list
         )
         await conn.execute(
             """UPDATE fedstac.replica_announcement
-               SET state = CASE WHEN state = 'parked' THEN 'queued' ELSE state END, attempts = 0, next_try = NULL,
+               SET state = CASE WHEN state = 'parked' THEN 'queued' ELSE state END, attempts = 0, conflicts = 0,
+                   next_try = NULL,
                    request = CASE WHEN state = 'parked' THEN NULL ELSE request END, updated = clock_timestamp()
                WHERE n = ANY ($1::bigint[]) AND state <> 'done'""",
             standing,
