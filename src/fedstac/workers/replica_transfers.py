@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -51,6 +52,7 @@ from fedstac.workers.replica_surroundings import PolicySurroundings, SourceView,
 
 LOOK_SECONDS = 1.0  # between looks for files when there is room
 TELL_SECONDS = 2.0  # between reports of progress, which renew the leases too
+ASK_SECONDS = 1.0  # after which a transfer asks whether its claim stands before it puts a file into the tree
 SETTLE_SECONDS = 2.0  # after which finished files of a transfer that goes on are settled
 AGAIN_SECONDS = 30.0  # after which a dataset that waits for the disk or the budget is looked at again
 END_SECONDS = 3.0  # that transfers have to settle when the process stops
@@ -73,6 +75,7 @@ class RunningTransfer:
     bytes: int = 0
     results: list[FileResult] = field(default_factory=list)
     settled_at: float = field(default_factory=time.monotonic)
+    asked_at: float = -inf  # when its claim was last asked for; seconds since the machine started
     interruption: str = ""  # why it was told to stop
     is_copying: bool = True
 
@@ -292,9 +295,13 @@ class Dispatcher:
             running.bytes = done
 
         async def may_place() -> None:  # this process may have stalled, and its files may have been told to go
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while the machine sleeps
+            if now - running.asked_at < ASK_SECONDS:
+                return
             async with self.node.pool.acquire() as conn:
                 if not await claims.stands(conn, running.transfer):
                     raise TransferLost
+            running.asked_at = now
 
         order = CopyOrder(
             self.surroundings.folder(file.tier), file.path, file.size, file.checksum or "", file.href,
