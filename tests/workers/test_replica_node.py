@@ -16,8 +16,9 @@ from fedstac.bootstrap import Node
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.replication.policy import ReplicaPolicy
+from fedstac.messaging.sources.addresses import SourcesUnclear
 from fedstac.settings import Misconfigured, Settings
-from fedstac.workers import roles
+from fedstac.workers import replica_identity, roles
 from fedstac.workers.following import Follower
 from fedstac.workers.replica_node import ReplicaHandler
 from tests.db.sources import Json, Source, entry
@@ -188,6 +189,24 @@ def test_missing_settings_are_named_before_anything_runs(place: Path) -> None:
     ]:  # fmt: skip
         with pytest.raises(Misconfigured, match=variable):
             roles.REPLICA.parts(Settings(**{**good, missing: ""}, _env_file=None))
+
+
+@pytest.mark.parametrize("configured", ["", "https://west.example", "https://west.example https://east.example"])
+def test_a_node_reads_several_sources_by_its_own_identity(configured: str) -> None:
+    own = Settings(source=configured, replica_token="mine", _env_file=None)
+    sources = ["https://west.example", "https://south.example"]
+    settings = roles.with_sources(own, sources, by_identity=True)
+    assert (settings.source, settings.source_token) == (" ".join(sources), "")
+    read = replica_identity.sources_of(settings)
+    assert [(each.address, each.token, each.token_source and each.token_source()) for each in read] == [
+        (address, "", "mine") for address in sources
+    ]
+
+
+def test_a_node_with_tokens_needs_one_for_each_source() -> None:
+    own = Settings(source_token="a", replica_token="mine", _env_file=None)
+    with pytest.raises(SourcesUnclear, match="1 tokens for 2 sources"):
+        roles.with_sources(own, ["https://west.example", "https://south.example"], by_identity=True)
 
 
 async def test_a_node_takes_its_entry_away_from_a_retracted_dataset_and_adds_none(api: Api) -> None:

@@ -211,7 +211,7 @@ def replica_node(source: Sources = None, number: Processes = None, ready_file: R
 
     settings = _with_processes(environment.load(), number)
     if source:
-        settings = roles.with_sources(settings, source)
+        settings = roles.with_sources(settings, source, by_identity=True)
     api.serve(settings, [roles.REPLICA], on_ready=lambda url: _tell(ready_file, {"url": url}))
 
 

@@ -10,8 +10,6 @@ from fedstac.client.transport import TokenSource
 from fedstac.messaging.sources.addresses import SourceAddress, read_addresses
 from fedstac.settings import Settings
 
-NO_TOKEN = "-"  # noqa: S105 -- in the place of one
-
 
 def token_source(settings: Settings) -> TokenSource:
     """Return what gives this node's tokens. Misconfigured where the settings name no identity."""
@@ -28,7 +26,6 @@ def sources_of(settings: Settings) -> Sequence[SourceAddress]:
     """
     if settings.source_token:
         return read_addresses(settings.source, settings.source_token, feeds=settings.source_feed)
-    placeholders = " ".join(NO_TOKEN for _ in settings.source.replace(",", " ").split())
     token = token_source(settings)
-    addresses = read_addresses(settings.source, placeholders, feeds=settings.source_feed)
-    return [replace(each, token="", token_source=token) for each in addresses]
+    addresses = read_addresses(settings.source, None, feeds=settings.source_feed)
+    return [replace(each, token_source=token) for each in addresses]

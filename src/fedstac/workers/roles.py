@@ -119,13 +119,17 @@ def addresses(settings: Settings, overrides: Sequence[str] = ()) -> tuple[Source
     return read_addresses(settings.source, settings.source_token, overrides, feeds=settings.source_feed)
 
 
-def with_sources(settings: Settings, overrides: Sequence[str]) -> Settings:
-    """Return the settings with these sources in place of those that they name, and the tokens and feeds of each."""
-    sources = addresses(settings, overrides)
+def with_sources(settings: Settings, overrides: Sequence[str], *, by_identity: bool = False) -> Settings:
+    """Return the settings with these sources in place of those that they name, and the tokens and feeds of each.
+
+    by_identity: a node that has no tokens for them reads them by its own identity.
+    """
+    tokens = None if by_identity and not settings.source_token else settings.source_token
+    sources = read_addresses(settings.source, tokens, overrides, feeds=settings.source_feed)
     nodes = [each for each in sources if each.topic_origin is None]
     return settings.model_copy(update={
         "source": " ".join(each.address for each in nodes),
-        "source_token": " ".join(each.token for each in nodes),
+        "source_token": " ".join(each.token for each in nodes).strip(),
         "source_feed": " ".join(str(each.feed) if each.feed else HTTP_FEED for each in sources),
     })  # fmt: skip
 

@@ -88,11 +88,12 @@ class SourceAddress:
 
 
 def read_addresses(
-    setting: str, tokens: str, overrides: Sequence[str] = (), *, feeds: str = ""
+    setting: str, tokens: str | None, overrides: Sequence[str] = (), *, feeds: str = ""
 ) -> tuple[SourceAddress, ...]:
     """Return the sources that `source` and `source_token` name: the first token is for the first address, and so on.
 
-    `overrides`: these addresses alone. If the settings do not have them all, they take the tokens in their order.
+    `tokens`: None where the caller adds them. `overrides`: these addresses alone. If the settings do not have them all,
+    they take the tokens in their order.
     `feeds`: what brings the events of each, in the same order; empty: the HTTP feed of all. Topics in ESGF's format are
     followed beside them.
     SourcesUnclear where that does not come out even: a token must not be shown to another node than its own.
@@ -115,13 +116,13 @@ def read_addresses(
             raise SourcesUnclear(f"{address} is named twice; a node is followed once")
     strangers = set(addresses) - set(configured)
     paired = addresses if strangers else configured
-    token_list = _split(tokens) or ([""] if len(paired) == 1 else [])
+    token_list = [""] * len(paired) if tokens is None else _split(tokens) or ([""] if len(paired) == 1 else [])
     if len(token_list) != len(paired):
         raise SourcesUnclear(
             f"FEDSTAC_SOURCE_TOKEN has {len(token_list)} tokens for {len(paired)} sources; it needs one for each of "
             f"{', '.join(paired)}, in this order, with spaces between"
         )
-    if strangers and strangers != set(addresses) and len(token_list) == len(configured):
+    if tokens is not None and strangers and strangers != set(addresses) and len(token_list) == len(configured):
         raise SourcesUnclear(
             f"FEDSTAC_SOURCE has some of those named, and not {', '.join(sorted(strangers))}: it cannot be told whose "
             f"the tokens are"
