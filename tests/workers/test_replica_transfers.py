@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
+import re
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -20,7 +22,8 @@ from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.db.replica import claims
 from fedstac.domain.replication.placing import Closures, Obstacle
-from fedstac.replication import failures
+from fedstac.replication import failures, storage
+from fedstac.replication.copying import CopyOrder, CopyReport
 from fedstac.replication.transports import Transports
 from fedstac.workers import replica_transfers
 from fedstac.workers.replica_transfers import Dispatcher
@@ -411,6 +414,20 @@ async def test_a_full_disk_is_waited_for_and_transfers_go_on_when_there_is_room(
         assert check_files(disk) == 1
     assert await conn.fetchval("SELECT attempts FROM fedstac.replica_file") == 0
     assert not await conn.fetchval("SELECT count(*) FROM fedstac.trouble")
+
+
+async def test_a_disk_that_refuses_is_not_called_full(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(order: CopyOrder, **_: object) -> CopyReport:
+        raise storage.failure_of(PermissionError(errno.EACCES, "no"), order.path)
+
+    monkeypatch.setattr(replica_transfers, "copy_file", refuse)
+    await add_dataset(conn, "d", {"f": (source.url("f-3000.bin"),)})
+    async with transferring(node, FixedSources(tmp_path, {lane(source): None})):
+        await all_are(conn, "waiting")
+    reason = await conn.fetchval("SELECT reason FROM fedstac.replica_dataset")
+    assert re.fullmatch(r"disk refuses: \S+ cannot be stored: Permission denied", reason)
 
 
 async def test_a_process_that_is_asked_to_stop_leaves_no_claims_and_keeps_what_it_has(

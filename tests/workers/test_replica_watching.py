@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fedstac.api.nodes import health
@@ -14,10 +16,12 @@ from fedstac.domain.replication.alarms import REASONS, AlarmKind
 from fedstac.domain.replication.budgets import Budgets, Usage
 from fedstac.domain.replication.policy import DEFAULT_TIER
 from fedstac.domain.replication.states import SERVED_TIER
+from fedstac.replication.policy_file import PolicyFile
 from fedstac.workers.replica_watching import Watch
 from tests.db.replica.planting import PlantedFile, plant
 from tests.support.places import REPOSITORY
 
+GOOD_POLICY = "version: 1\nrules: []\nsources: []\n"
 FILES = [PlantedFile("a.nc", b"a"), PlantedFile("b.nc", b"bb", "queued")]
 
 
@@ -31,12 +35,13 @@ async def troubles_of(conn: Connection) -> list[tuple[str, str]]:
 
 
 async def test_what_lasts_is_told_once_and_again_after_it_has_ended(node: Node, conn: Connection) -> None:
-    watch = Watch(node, lambda: {SERVED_TIER: REPOSITORY})
+    watch = Watch(node, lambda: {SERVED_TIER: REPOSITORY}, policy_alert=lambda: None)
     await watch.look()
     assert await troubles_of(conn) == []
     for n in range(3):
         await wait_for(conn, f"d{n}", f"disk full: there is no room for p{n}: No space left on device")
     await wait_for(conn, "b", "over the budget of the node: 3 TB of 3 TB are taken, and this needs 1 GB; …")
+    await wait_for(conn, "e", "disk refuses: e.nc cannot be stored: Permission denied")
     await wait_for(conn, "c", "west is closed until 06:00 UTC")
     await conn.execute(
         """INSERT INTO fedstac.replica_host (host, failures, away_until, reason, since)
@@ -47,7 +52,7 @@ async def test_what_lasts_is_told_once_and_again_after_it_has_ended(node: Node, 
         await watch.look()
     first = [
         ("replica-away", "west.example"), ("replica-budget", "over the budget of the node"),
-        ("replica-disk", "disk full"),
+        ("replica-disk", "disk full"), ("replica-disk-broken", "disk refuses"),
     ]  # fmt: skip
     assert await troubles_of(conn) == first
     await conn.execute("UPDATE fedstac.replica_dataset SET state = 'queued' WHERE id LIKE 'd%'")
@@ -57,12 +62,26 @@ async def test_what_lasts_is_told_once_and_again_after_it_has_ended(node: Node, 
     assert await troubles_of(conn) == [*first, ("replica-disk", "disk full")]
 
 
+async def test_a_broken_policy_file_is_told_once_and_again_when_it_breaks_again(
+    node: Node, conn: Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(GOOD_POLICY)
+    file = PolicyFile(path)
+    watch = Watch(node, lambda: {}, policy_alert=lambda: file.alert)
+    for text in (GOOD_POLICY, "rules: 7\n", "rules: 78\n", GOOD_POLICY, "rules: 789\n"):
+        path.write_text(text)
+        file.look()
+        await watch.look()
+    assert await troubles_of(conn) == [("replica-policy", "policy file")] * 2
+    detail = await conn.fetchval("SELECT detail FROM fedstac.trouble ORDER BY id LIMIT 1")
+    assert f"{path}: line 1: rules is no list" in detail
+
+
 def test_the_reasons_of_obstacles_begin_as_the_watch_looks_for_them() -> None:
     sentence = Budgets(node=10).obstacle(Usage(10), "all", 5)
     assert sentence is not None
     assert sentence.startswith(REASONS[AlarmKind.BUDGET])
-    transfers = (REPOSITORY / "src/fedstac/workers/replica_transfers.py").read_text()
-    assert f'"{REASONS[AlarmKind.DISK]}: ' in transfers
 
 
 async def test_the_figures_of_a_replica_node(node: Node, conn: Connection) -> None:
@@ -75,7 +94,8 @@ async def test_the_figures_of_a_replica_node(node: Node, conn: Connection) -> No
         """INSERT INTO fedstac.replica_host (host, failures, away_until, reason)
            VALUES ('west.example', 1, clock_timestamp() + interval '1 minute', 'no answer')"""
     )
-    await Watch(node, lambda: {SERVED_TIER: REPOSITORY, "tape": REPOSITORY / "no-such-folder"}).look()
+    folders = {SERVED_TIER: REPOSITORY, "tape": REPOSITORY / "no-such-folder"}
+    await Watch(node, lambda: folders, policy_alert=lambda: None).look()
     async with node.pool.acquire() as own:
         replica = (await node_figures.read(own)).replica
         stand = await figures.stand(own)

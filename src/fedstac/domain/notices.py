@@ -224,11 +224,19 @@ WORDINGS: Mapping[str, TroubleWording] = {
     ),
     "replica-disk": TroubleWording(
         "full disks of a replica node", "Replicas that wait for room on a disk:",
-        "Make room or add a disk; they go on by themselves. `fedstac replica plan` says what is still to come.",
+        "Make room or add a disk; they go on by themselves. `fedstac replica status` says what is still to come.",
+    ),
+    "replica-disk-broken": TroubleWording(
+        "disks of a replica node that refuse", "Replicas that wait for a disk that refuses their files:",
+        "See to the disk or the rights of the folder; transfers go on by themselves.",
     ),
     "replica-budget": TroubleWording(
         "budgets that are reached", "Replicas that wait since a budget is reached:",
         "Raise the budget in the policy file, or let a rule want less; they go on by themselves.",
+    ),
+    "replica-policy": TroubleWording(
+        "replica policies that cannot be used", "Policy files that are not used; the last good one counts:",
+        "See `fedstac replica policy check`; mend the file. The node reads it again by itself.",
     ),
     "replica-verify": TroubleWording(
         "verifications that stopped", "Verifications of a replica node that mend nothing:",

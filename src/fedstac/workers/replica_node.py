@@ -181,7 +181,7 @@ def parts(settings: Settings) -> tuple[Callable[[Node, Origin], Handler], Sequen
         await Remover(node, folders).run(stop)
 
     async def watch(node: Node, stop: asyncio.Event) -> None:
-        await replica_watching.Watch(node, folders).run(stop)
+        await replica_watching.Watch(node, folders, policy_alert=lambda: policy_file.alert).run(stop)
 
     return partial(replica_handler, policy=policy), (
         Part(replica_policy.PART, partial(replica_policy.run, policy_file=policy_file)),

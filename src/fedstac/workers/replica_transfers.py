@@ -32,6 +32,7 @@ from fedstac.db.replica.claims import (
     Worker,
 )
 from fedstac.domain.replication import placing, sharing
+from fedstac.domain.replication.alarms import REASONS, AlarmKind
 from fedstac.domain.replication.placing import Obstacle
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication import checking, places
@@ -285,7 +286,9 @@ class Dispatcher:
                         await self.surroundings.failed(conn, file.source, error.reason, step.pause)
                     return None
                 if step.disk:
-                    return _looked_at_again(Obstacle(f"disk full: {error.reason}", None), datetime.now(UTC))
+                    is_full = error.cause is CopyCause.DISK_FULL
+                    disk = REASONS[AlarmKind.DISK if is_full else AlarmKind.BROKEN_DISK]
+                    return _looked_at_again(Obstacle(f"{disk}: {error.reason}", None), datetime.now(UTC))
             if time.monotonic() - running.settled_at > SETTLE_SECONDS:
                 await self._settle(running, ends=False)
         return None

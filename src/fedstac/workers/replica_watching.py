@@ -1,6 +1,7 @@
 """The watch of a replica node: notes the room on its disks, and tells operators of what lasts.
 
-A full disk, a budget that is reached and a host that stays away are told once, and again only after they have ended.
+A full or broken disk, a budget that is reached, a host that stays away and a broken policy file are told once, and
+again only after they have ended.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.db.replica import alarms
-from fedstac.domain.replication.alarms import AWAY_SECONDS, DiskRoom
+from fedstac.domain.replication.alarms import AWAY_SECONDS, Alarm, AlarmKind, DiskRoom
 from fedstac.domain.replication.policy import DEFAULT_TIER
 from fedstac.domain.replication.states import RESTRICTED_TIER
 from fedstac.replication import storage
@@ -28,8 +29,10 @@ log = structlog.get_logger()
 class Watch:
     """Looks every few seconds. Several processes may; each alarm is told by one."""
 
-    def __init__(self, node: Node, folders: Callable[[], Mapping[str, Path]]) -> None:
-        self.node, self._folders = node, folders
+    def __init__(
+        self, node: Node, folders: Callable[[], Mapping[str, Path]], *, policy_alert: Callable[[], str | None]
+    ) -> None:
+        self.node, self._folders, self._policy_alert = node, folders, policy_alert
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop`."""
@@ -43,9 +46,11 @@ class Watch:
     async def look(self) -> None:
         """Note how it stands, and tell what is new."""
         disks = await asyncio.to_thread(_rooms, dict(self._folders()))
+        alert = self._policy_alert()
+        own = [Alarm(AlarmKind.POLICY, "policy file", alert)] if alert is not None else []
         async with self.node.pool.acquire() as conn, conn.transaction():
             await alarms.store_room(conn, disks)
-            standing = [*await alarms.standing(conn), *await alarms.away_hosts(conn, AWAY_SECONDS)]
+            standing = [*own, *await alarms.standing(conn), *await alarms.away_hosts(conn, AWAY_SECONDS)]
             news = await alarms.store(conn, standing)
         for alarm in news:
             log.warning("a replica node needs somebody", kind=alarm.kind, thing=alarm.thing, detail=alarm.detail)

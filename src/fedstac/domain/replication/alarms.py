@@ -1,4 +1,4 @@
-"""What operators are told of once while it lasts: a full disk, a budget that is reached, a source that stays away."""
+"""What operators are told of once while it lasts: a full or broken disk, a reached budget, a source that stays away."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ class AlarmKind(StrEnum):
     """What lasts. The text is that of the trouble that operators read."""
 
     DISK = "replica-disk"
+    BROKEN_DISK = "replica-disk-broken"
     BUDGET = "replica-budget"
+    POLICY = "replica-policy"
     SOURCE = "replica-away"
 
 
 # What the reason of a dataset that waits begins with.
-REASONS: Final = {AlarmKind.DISK: "disk full", AlarmKind.BUDGET: "over the budget"}
+REASONS: Final = {
+    AlarmKind.DISK: "disk full", AlarmKind.BROKEN_DISK: "disk refuses", AlarmKind.BUDGET: "over the budget",
+}  # fmt: skip
 AWAY_SECONDS: Final = 3600.0  # so long a host may be away before anybody is told
 
 
