@@ -46,6 +46,28 @@ async def test_check_shows_rules_tiers_sources_and_faults(fedstac: Fedstac, poli
     )
 
 
+async def test_a_policy_file_that_is_not_there_is_wrong_usage(fedstac: Fedstac, tmp_path: Path) -> None:
+    missing = tmp_path / "gone.yaml"
+    says = f"{missing} cannot be read: no such file; name the policy file, or set FEDSTAC_REPLICA_POLICY"
+    for command in (("policy", "check"), ("plan",)):
+        for form in ("table", "json"):
+            result = await fedstac("replica", *command, str(missing), "-o", form)
+            assert (result.code, result.stdout) == (2, "")
+            assert says in " ".join(result.stderr.split())
+
+
+async def test_plan_names_each_fault_in_a_line_of_its_own(fedstac: Fedstac, tmp_path: Path) -> None:
+    path = tmp_path / "replica.yaml"
+    path.write_text("version: 2\nrules: 7\nsources: 8\n")
+    result = await fedstac("replica", "plan", str(path), "-o", "json")
+    assert result.code == 2
+    faults = [orjson.loads(line)["error"]["detail"] for line in result.stderr.splitlines()]
+    assert [fault.removeprefix(f"{path}: ")[:6] for fault in faults] == ["line 1", "line 2", "line 3"]
+    path.write_text("version: 1\nrules: []\nsources: [\n")
+    broken = await fedstac("replica", "plan", str(path), "-o", "json")
+    assert f"{path}: line 4: it is no YAML here; see to brackets, quotes and indents" in broken.stderr
+
+
 async def test_plan_and_catalogue_say_what_is_wanted_and_what_is_not(
     fedstac: Fedstac, conn: Connection, dsn: str, policy_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ def test_a_change_is_read_and_the_last_good_policy_stays_while_the_file_is_broke
     path.unlink()
     assert not file.look()
     assert file.alert is not None
-    assert "No such file" in file.alert
+    assert f"{path} cannot be read: no such file; name the policy file, or set FEDSTAC_REPLICA_POLICY" in file.alert
     write(path, GOOD)
     assert file.look()
     assert file.alert is None

@@ -52,7 +52,9 @@ def parse(raw: bytes, most: int, deepest: int = DEEPEST) -> YamlNode:
     except UnicodeDecodeError:
         raise PolicyBroken("the file is not UTF-8") from None
     except yaml.YAMLError as error:
-        raise PolicyBroken("it is no YAML: " + " ".join(str(error).split())) from None
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: it is no YAML here" if mark is not None else "it is no YAML"
+        raise PolicyBroken(f"{place}; see to brackets, quotes and indents") from None
     if composed is None:
         raise PolicyBroken("the file is empty")
     return _node(composed)
@@ -84,7 +86,7 @@ class YamlReader:
 
     def members(self, node: YamlNode, path: str, required: Iterable[str], optional: Iterable[str]) -> YamlMembers:
         if node.tag != "map":
-            self.fault(node, path, "is no mapping")
+            self.fault(node, path, "is no mapping; write `key: value` lines")
             return {}
         members: dict[str, YamlNode] = {}
         for key, value in node.value:
@@ -103,7 +105,7 @@ class YamlReader:
         if node is None:
             return []
         if node.tag != "seq":
-            self.fault(node, path, "is no list")
+            self.fault(node, path, "is no list; write [one, another]")
             return []
         return [read(each, f"{path}[{n}]") for n, each in enumerate(node.value)]
 
@@ -131,7 +133,7 @@ class YamlReader:
 
     def flag(self, node: YamlNode, path: str) -> bool:
         if node.tag != "bool" or node.value not in ("true", "false"):
-            self.fault(node, path, "is neither true nor false")
+            self.fault(node, path, "is neither true nor false; write true or false")
         return bool(node.value == "true")
 
     def fault(self, node: YamlNode | None, path: str, problem: str) -> None:

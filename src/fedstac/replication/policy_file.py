@@ -17,13 +17,22 @@ SETTING: Final = "FEDSTAC_REPLICA_POLICY"
 log = structlog.get_logger()
 
 
+class PolicyUnreadable(PolicyBroken):
+    """There is no such policy file, or it may not be read."""
+
+
 def read(path: str | Path) -> ReplicaPolicy:
-    """Return the policy of a file. PolicyBroken names the file and every fault, by line, key and remedy."""
+    """Return the policy of a file. PolicyBroken names the file and every fault, by line, key and remedy.
+
+    PolicyUnreadable where the file cannot be read.
+    """
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise PolicyBroken(f"{path}: {error.strerror or type(error).__name__}") from None
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = "no such file" if is_missing else error.strerror or type(error).__name__
+        raise PolicyUnreadable(f"{path} cannot be read: {reason}; name the policy file, or set {SETTING}") from None
     try:
         return ReplicaPolicy.parse(content)
     except PolicyBroken as broken:

@@ -52,6 +52,9 @@ def check(
     form = form_of(ctx, output)
     try:
         policy = policy_file.read(file)
+    except policy_file.PolicyUnreadable as error:
+        complain(error, terminal.USAGE)
+        raise typer.Exit(terminal.USAGE) from None
     except PolicyBroken as broken:
         if form is not Output.TABLE:
             terminal.dump({"valid": False, "faults": broken.faults})
@@ -155,7 +158,7 @@ def catalogue(
 
 
 def _policy(file: Path | None) -> ReplicaPolicy:
-    """Return the policy of a file, or of the node's own. BadParameter names every fault."""
+    """Return the policy of a file, or of the node's own. The command ends where it has faults, and names each."""
     from fedstac.replication import policy_file
 
     path = file or environment.load().replica_policy
@@ -164,7 +167,9 @@ def _policy(file: Path | None) -> ReplicaPolicy:
     try:
         return policy_file.read(path)
     except PolicyBroken as broken:
-        raise typer.BadParameter("; ".join(broken.faults), param_hint="FILE") from None
+        for fault in broken.faults:
+            complain(fault)
+        raise typer.Exit(terminal.USAGE) from None
 
 
 def _rule_in_words(rule: ReplicaRule) -> str:

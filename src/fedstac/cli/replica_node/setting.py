@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedstac import settings as environment
@@ -34,7 +33,7 @@ class ReplicaSetting:
 
 def load() -> ReplicaSetting:
     """Read the settings and the policy. Misconfigured names what is missing, PolicyBroken what is wrong."""
-    from fedstac.domain.replication.policy import ReplicaPolicy
+    from fedstac.replication import policy_file
 
     settings = environment.load()
     for value, variable, meaning in (
@@ -44,10 +43,4 @@ def load() -> ReplicaSetting:
     ):
         if not value:
             raise environment.Misconfigured(f"this is a command of a replica node: set {variable}, {meaning}")
-    try:
-        text = Path(settings.replica_policy).read_bytes()
-    except OSError as error:
-        raise environment.Misconfigured(
-            f"FEDSTAC_REPLICA_POLICY: {settings.replica_policy} cannot be read: {error.strerror}"
-        ) from None
-    return ReplicaSetting(settings, ReplicaPolicy.parse(text))
+    return ReplicaSetting(settings, policy_file.read(settings.replica_policy))

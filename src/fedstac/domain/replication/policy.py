@@ -290,7 +290,7 @@ class _Reader(YamlReader):
         if text and pattern is None:
             self.fault(
                 node, path, f"{text!r:.80} is no host; write data.example.org, '*.example.org', http://10.0.0.7:8080,"
-                " s3://bucket, globus://endpoint or file:///folder"
+                " s3://bucket, globus://collection or file:///folder"
             )  # fmt: skip
         return pattern
 
