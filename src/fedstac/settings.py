@@ -148,10 +148,14 @@ class Settings(BaseSettings):
         20, ge=1, description="Messages to one destination; what is beyond is told together later"
     )
     source: str = Field(
-        "", description="For an index node: the address of the publishing node; of several, with spaces between"
+        "",
+        description="For an index or replica node: the address of the publishing node; of several, with spaces between",
     )
     source_token: str = Field(
-        "", repr=False, description="For an index node: its token at the source; of several, in the order of these"
+        "",
+        repr=False,
+        description="For an index or replica node: its token at the source; of several, in the order of these; empty "
+        "at a replica node: its own identity",
     )
     source_feed: str = Field(
         "",
@@ -161,7 +165,7 @@ class Settings(BaseSettings):
     )
     snapshot_first: bool = Field(True, description="A new index node, or replica node, starts from a snapshot")
     replica_policy: str = Field(
-        "", description="For a replica node: YAML file that says what it copies from where (replication.md, Policy)"
+        "", description="For a replica node: policy file that says what it copies from where (replication.md, Policy)"
     )
     replica_folder: str = Field(
         "", description="For a replica node: the folder of its files, which is served; restricted ones are beside it"
@@ -170,7 +174,7 @@ class Settings(BaseSettings):
         "", description="For a replica node: the address under which others find its folder; announced hrefs begin so"
     )
     replica_workers: int = Field(
-        4, ge=1, le=64, description="For a replica node: files that one process fetches at once"
+        4, ge=1, le=64, description="For a replica node: files fetched at once by one process; each is a connection"
     )
     replica_block_bytes: int = Field(
         8 << 20, ge=64 << 10, le=1 << 30,

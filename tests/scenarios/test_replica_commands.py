@@ -130,3 +130,21 @@ async def test_sync_says_what_stands_in_its_way(
     )  # fmt: skip
     assert away.code == 5, away.stderr
     assert orjson.loads(away.stdout)["troubles"]
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (("--node", "east"), "--node is for datasets' copies: name their ids, or leave it out"),
+    (("--force",), "--force and --remove-dark need --repair"),
+    (("--remove-dark",), "--force and --remove-dark need --repair"),
+    (("CMIP6.a", "--force"), "--force is for the node's own verification: leave out the ids"),
+    (("CMIP6.a", "--afresh"), "--afresh is for the node's own verification: leave out the ids"),
+    (("CMIP6.a", "--threads", "2"), "--threads is for the node's own verification: leave out the ids"),
+    (("CMIP6.a", "--sample", "1"), "--sample is for the node's own verification: leave out the ids"),
+    (("CMIP6.a", "--repair", "--remove-dark"), "--repair, --remove-dark are for the node's own verification"),
+])  # fmt: skip
+async def test_verify_refuses_options_that_would_have_no_effect(
+    fedstac: Fedstac, options: tuple[str, ...], says: str
+) -> None:
+    refused = await fedstac("replica", "verify", *options, "-o", "json")
+    assert refused.code == 2
+    assert says in refused.stderr

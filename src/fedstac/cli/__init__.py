@@ -200,8 +200,9 @@ def index_node(
 def replica_node(source: Sources = None, number: Processes = None, ready_file: ReadyFile = None) -> None:
     """Run a replica node: follow publishing nodes' feeds, copy the files that its policy wants, and announce them.
 
-    It needs FEDSTAC_REPLICA_POLICY, FEDSTAC_REPLICA_FOLDER, FEDSTAC_REPLICA_URL, and an identity for its announcements.
-    It may share a database with an index node. What it does with each event is in docs/replication.md.
+    It needs FEDSTAC_SOURCE or --source, FEDSTAC_REPLICA_POLICY, FEDSTAC_REPLICA_FOLDER, FEDSTAC_REPLICA_URL, and an
+    identity: FEDSTAC_REPLICA_TOKEN, or FEDSTAC_REPLICA_ISSUER, _CLIENT_ID and _CLIENT_SECRET. It may share a
+    database with an index node. What it does with each event is in docs/replication.md.
     """
     from fedstac.workers import processes
 

@@ -24,7 +24,9 @@ from fedstac.client.transport import NotFound
 from fedstac.client.values import ChangeResult, Dataset, File
 from fedstac.domain.patching import WithoutNode
 
-commands = typer.Typer(no_args_is_help=True, help="Copies of datasets at other nodes.")
+commands = typer.Typer(
+    no_args_is_help=True, help="Copies of datasets: say where they are, and look after a replica node."
+)
 for family in (deciding, status, syncing, orders, importing, orphans):
     commands.add_typer(family.commands)
 
@@ -180,6 +182,10 @@ def verify(
     these addresses. Of those that are not http(s) nothing can be said: `skipped`.
     """
     if not ids and not ids_from:
+        if node:
+            raise typer.BadParameter("--node is for datasets' copies: name their ids, or leave it out")
+        if (force or remove_dark) and not repair:
+            raise typer.BadParameter("--force and --remove-dark need --repair")
         settings = environment.load()
         verifying.verify_node(form_of(ctx, output), verifying.NodeVerification(
             by_checksum=checksums, sample=sample, repairs=repair, is_forced=force, removes_dark=remove_dark,
@@ -187,8 +193,11 @@ def verify(
             dark_days=settings.replica_dark_days,
         ))  # fmt: skip
         return
-    if repair or sample < 100:
-        raise typer.BadParameter("--repair and --sample are for the node's own verification, without ids")
+    own = {"--repair": repair, "--force": force, "--remove-dark": remove_dark, "--afresh": afresh,
+           "--threads": threads is not None, "--sample": sample < 100}  # fmt: skip
+    if given := [option for option, is_given in own.items() if is_given]:
+        verb = "is" if len(given) == 1 else "are"
+        raise typer.BadParameter(f"{', '.join(given)} {verb} for the node's own verification: leave out the ids")
     form = form_of(ctx, output)
     options = ChangeOptions(ctx, ids or [], ids_from, collection, True, False, output, url, token)
     ids_to_verify, counts = bulk.ids_of(options), {"ok": 0, "wrong": 0, "skipped": 0}

@@ -83,7 +83,7 @@ async def test_the_command_shows_the_node_its_datasets_and_their_files(
     assert "a.nc" not in text.stdout
     unknown = await fedstac("replica", "status", "nothing", FEDSTAC_DSN=dsn)
     assert unknown.code == 3
-    assert "fedstac replica catalogue" in unknown.stderr
+    assert "wait until the feed is read (fedstac replica sync)" in unknown.stderr
 
 
 async def test_a_dataset_of_many_files_is_paged_and_read_by_its_key(node: Node, conn: Connection) -> None:

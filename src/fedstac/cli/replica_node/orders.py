@@ -28,12 +28,12 @@ PURGE_COLUMNS = ("what         ", "size      ", "files ", "dataset")
 )
 def retry(
     ctx: typer.Context,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[DATASET]…", help="Ids of datasets.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="DATASET", help="Ids of datasets.")] = None,
     every: Annotated[bool, typer.Option("--parked", help="All datasets that are parked.")] = False,
-    collection: Annotated[str, typer.Option("--collection", "-c", help="Of the datasets.")] = "",
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Collection, if several have the id.")] = "",
     output: Form = None,
 ) -> None:
-    """Try again what stands still, at once: failed files, refused announcements, removals; exit 1 if nothing does.
+    """Try again what stands still, at once (files, announcements, removals); exit 1 if none of those named does.
 
     Mend the reason first: fedstac replica status DATASET names it. A source that was disqualified for a file is asked
     again. Datasets that wait are looked at now; a source that is closed, or a full disk, makes them wait again.

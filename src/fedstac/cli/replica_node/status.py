@@ -40,7 +40,7 @@ LISTED_FILES = 50
 def status(
     ctx: typer.Context,
     id: Annotated[str, typer.Argument(metavar="[DATASET]", help="A dataset's id; without one, the whole node.")] = "",
-    collection: Annotated[str, typer.Option("--collection", "-c", help="Of the dataset.")] = "",
+    collection: Annotated[str, typer.Option("--collection", "-c", help="Collection, if several have the id.")] = "",
     state: Annotated[
         list[DatasetState] | None, typer.Option("--state", help="List the datasets of this state; repeatable.")
     ] = None,
@@ -60,7 +60,7 @@ def status(
     if id and state:
         raise typer.BadParameter("--state lists datasets; for the files of one use --file-state", param_hint="--state")
     if not id and file_state:
-        raise typer.BadParameter("say of which dataset", param_hint="--file-state")
+        raise typer.BadParameter("--file-state needs a dataset: fedstac replica status DATASET --file-state …")
 
     async def show(conn: Connection) -> None:
         from fedstac.db.replica import status as reading
@@ -80,7 +80,8 @@ def one_of(id: str, rows: Sequence[ReplicaDataset]) -> ReplicaDataset:
     """Return the only dataset of an id. NotFound without one, wrong usage where several collections have it."""
     if not rows:
         raise NotFound(
-            f"the node's feeds have not named a dataset {id}; fedstac replica catalogue lists what they have"
+            f"the node's feeds have not named a dataset {id}; look at the id, or wait until the feed is read"
+            " (fedstac replica sync)"
         )
     if len(rows) > 1:
         names = ", ".join(row.collection for row in rows)
