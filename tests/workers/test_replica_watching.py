@@ -120,3 +120,16 @@ def test_health_names_what_needs_somebody_and_not_what_waits(
     result = health._with_replica(Health({"status": "ok"}, ()), stand)
     assert result.body["status"] == status
     assert (status == "ok") == (not result.reasons)
+
+
+def test_health_keeps_the_word_of_the_feed_and_says_what_to_do() -> None:
+    stand = figures.ReplicaStand(1, 7, 2, 3, [], {"default": None}, None)
+    result = health._with_replica(Health({"status": "ok", "replica": "partly"}, ()), stand)
+    replica = result.body["replica"]
+    assert isinstance(replica, dict)
+    assert (replica["feed"], replica["parked"]) == ("partly", 1)
+    assert result.reasons == (
+        "replica: 1 datasets are parked; see fedstac replica status --state parked",
+        "replica: origins refuse 2 announcements; see fedstac replica status --state parked",
+        "replica: the folder of the tier default is not there; mount it, or take the tier out of the policy",
+    )

@@ -59,7 +59,9 @@ async def get_health(call: Call) -> Response:
     or off. `sequencer`: leading or absent. `workers`: idle, working, stalled
     where something has waited for a minute and nobody takes it, absent where none has been alive for a minute. An index
     node says `follower` instead: following, partly where one of its sources is not followed just now, absent; and the
-    same of each origin that it has anything of. Those do not change the status: searches go on without them.
+    same of each origin that it has anything of. Those do not change the status: searches go on without them. A replica
+    node says it in `replica`, as `feed`: beside it, how many datasets are parked, wait and are under way, how many
+    announcements are refused, which hosts are away, the room on its disks, and when a file was last verified.
     """
     return _answer((await call.services.health.health()).body)
 
@@ -191,16 +193,19 @@ def _with_replica(health: Health, replica: ReplicaStand) -> Health:
     if replica.parked:
         reasons.append(f"replica: {replica.parked} datasets are parked; see fedstac replica status --state parked")
     if replica.refused_announcements:
-        reasons.append(f"replica: origins refuse {replica.refused_announcements} announcements")
+        reasons.append(
+            f"replica: origins refuse {replica.refused_announcements} announcements; see fedstac replica status --state"
+            " parked"
+        )
     reasons += [
-        f"replica: the folder of the tier {tier} is not there"
+        f"replica: the folder of the tier {tier} is not there; mount it, or take the tier out of the policy"
         for tier, free in replica.free_bytes.items()
         if free is None
     ]
     body = {
         **health.body, "status": "degraded" if reasons else "ok", "reasons": reasons,
         "replica": {
-            "parked": replica.parked, "waiting": replica.waiting, "under_way": replica.under_way,
+            "feed": health.body.get(REPLICA), "parked": replica.parked, "waiting": replica.waiting, "under_way": replica.under_way,
             "refused_announcements": replica.refused_announcements, "away_hosts": replica.away_hosts,
             "free_bytes": replica.free_bytes, "last_progress": replica.last_progress,
         },
