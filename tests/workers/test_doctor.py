@@ -350,6 +350,35 @@ async def test_a_source_that_is_away_refuses_us_or_is_none_is_named(
     assert (await finding(by_broker, "brokers")).thing == f"nats://{NOBODY}/WEST"
 
 
+async def test_a_replica_node_has_an_identity_in_place_of_tokens_for_its_sources(
+    settings: Settings, api: Api, make_database: Callable[[], str], tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"version: 1\nrules: []\nsources: []\ntiers: {{tape: {tmp_path / 'tape'}}}\n")
+    for name in ("files", "tape"):
+        (tmp_path / name).mkdir()
+    east = settings.model_copy(update={
+        "node": "east", "dsn": make_database(), "source": api.url, "replica_folder": str(tmp_path / "files"),
+        "replica_policy": str(policy), "replica_url": "https://east.example/data",
+        "replica_token": api.tokens["node:east"],
+    })  # fmt: skip
+    looked_at = ("variables", "sources", "clock", "replica node")
+
+    async def faults(**changes: str) -> list[tuple[str, str]]:
+        found = await findings(east.model_copy(update=changes))
+        return [(each.thing, each.why) for each in found if each.check in looked_at]
+
+    assert await faults() == []
+    assert await faults(replica_token="wrong") == [(api.url, "it does not take our token")]
+    assert [thing for thing, _ in await faults(source=f"{api.url} http://{NOBODY}")] == [f"http://{NOBODY}"]
+    [(thing, why)] = await faults(replica_token="")
+    assert (thing, "set FEDSTAC_REPLICA_TOKEN" in why) == ("FEDSTAC_REPLICA_TOKEN", True)
+    (tmp_path / "tape").rmdir()
+    assert await faults() == [(str(tmp_path / "tape"), f"there is no folder {tmp_path / 'tape'}")]
+    policy.write_text("version: 2\nrules: 7\nsources: []\n")
+    assert [thing for thing, _ in await faults(replica_url="")] == ["FEDSTAC_REPLICA_URL", str(policy), str(policy)]
+
+
 async def test_a_topic_of_esgf_is_looked_at_without_a_node_behind_it(settings: Settings, west: Node) -> None:
     topic = following(settings, "", feed=f"kafka://{NOBODY}/esgf?format=esgf&origin=esgf")
     every = await findings(topic)

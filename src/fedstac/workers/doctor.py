@@ -6,6 +6,7 @@ It changes nothing. A check that cannot be made says so, and the others go on.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from fedstac.client.transport import ClientError
 from fedstac.db import connections, diagnosis, health, metrics, migrations, nodes, opening, parts, pools, schema
 from fedstac.db.connections import Connection
 from fedstac.domain.diagnosis import (
@@ -38,19 +40,23 @@ from fedstac.domain.diagnosis import (
 )
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import PolicyBroken
+from fedstac.domain.replication.policy import ReplicaPolicy
+from fedstac.domain.replication.states import RESTRICTED_TIER
 from fedstac.domain.vocabulary import UnknownVersion, VocabularyBroken
 from fedstac.identity import oidc
 from fedstac.identity.policy_files import Policies
 from fedstac.messaging import mail, probing
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import BehindRetention, NotServed, SourceAway, SourceRefused
-from fedstac.messaging.sources.addresses import BrokerAddress, SourceAddress, SourcesUnclear
+from fedstac.messaging.sources.addresses import BrokerAddress, SourceAddress, SourcesUnclear, read_addresses
+from fedstac.replication import places, policy_file
 from fedstac.settings import Misconfigured, ProcessVariables, Settings, unknown_variables
 from fedstac.vocabularies.checker import open_checker
 from fedstac.vocabularies.store import VocabularyStore
-from fedstac.workers import notifier, roles
+from fedstac.workers import notifier, replica_identity, roles
 
 ANSWER_SECONDS: Final = 15.0  # for one check
+NO_RULES: Final = b"version: 1\nrules: []\nsources: []\n"  # in place of a policy that cannot be read
 Check = Callable[[Settings], AsyncIterator[Diagnosis]]
 DatabaseCheck = Callable[[Settings, Connection], AsyncIterator[Diagnosis]]
 
@@ -110,6 +116,11 @@ def _is_consumer(settings: Settings) -> bool:
     return bool(settings.source or settings.source_feed)
 
 
+def _is_replica(settings: Settings) -> bool:
+    """Return whether the settings are those of a replica node."""
+    return bool(settings.replica_folder)
+
+
 # --- without the database ---
 
 
@@ -137,13 +148,57 @@ def _unreadable(settings: Settings) -> Iterator[Diagnosis]:
         ("FEDSTAC_ALERTS", lambda: notifier.check(settings)),
         ("FEDSTAC_ISSUERS", lambda: oidc.issuers_of(settings.issuers, settings.audience)),
         ("FEDSTAC_POLICY", lambda: Policies(settings.policy, settings.globus_policy, here=settings.node)),
-        ("FEDSTAC_SOURCE", lambda: roles.addresses(settings) if settings.source or settings.source_feed else ()),
+        ("FEDSTAC_SOURCE", lambda: _read_sources(settings)),
+        ("FEDSTAC_REPLICA_TOKEN", lambda: replica_identity.token_source(settings) if _is_replica(settings) else None),
     )
     for name, check in checks:
         try:
             check()
         except (Misconfigured, PolicyBroken, SourcesUnclear) as error:
             yield fault("variables", name, str(error), "a node does not start with it; correct it")
+
+
+def _read_sources(settings: Settings) -> None:
+    """Refuse sources that are unclear. A replica node needs no tokens for them: it has an identity."""
+    if _is_replica(settings):
+        read_addresses(settings.source, settings.source_token or None, feeds=settings.source_feed)
+    elif _is_consumer(settings):
+        roles.addresses(settings)
+
+
+async def replica_node(settings: Settings) -> AsyncIterator[Diagnosis]:
+    """Look at the policy file of a replica node, and whether it may write to its folders."""
+    if not _is_replica(settings):
+        return
+    for value, variable in (
+        (settings.replica_policy, policy_file.SETTING), (settings.replica_url, "FEDSTAC_REPLICA_URL")
+    ):  # fmt: skip
+        if not value:
+            yield fault("replica node", variable, "it is not set, and a replica node needs it", "set it")
+    policy = ReplicaPolicy.parse(NO_RULES)
+    if settings.replica_policy:
+        try:
+            policy = policy_file.read(settings.replica_policy)
+        except PolicyBroken as broken:
+            for each in broken.faults:
+                yield fault(
+                    "replica node", settings.replica_policy, each,
+                    f"mend it; fedstac replica policy check {settings.replica_policy}",
+                )  # fmt: skip
+    for tier, folder in places.folders_of(settings, policy).items():
+        is_made_later = tier == RESTRICTED_TIER and not folder.exists()
+        problem = _refusal_of(folder.parent if is_made_later else folder)
+        if problem is not None:
+            yield fault(
+                "replica node", str(folder), problem, "make it or mount it, and let the node's user write there"
+            )
+
+
+def _refusal_of(folder: Path) -> str | None:
+    """Return why this process may not write to a folder; None where it may. Nothing is written."""
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"this user may not write to {folder}"
 
 
 async def vocabularies(settings: Settings) -> AsyncIterator[Diagnosis]:
@@ -379,11 +434,11 @@ async def pins(settings: Settings, conn: Connection) -> AsyncIterator[Diagnosis]
 
 async def sources(settings: Settings) -> AsyncIterator[Diagnosis]:
     """Look whether the nodes that are followed answer, know our token, and still have what we need."""
-    if not (settings.source or settings.source_feed):
+    if not _is_consumer(settings):
         return
     try:
-        addresses = roles.addresses(settings)
-    except SourcesUnclear:
+        addresses = replica_identity.sources_of(settings) if _is_replica(settings) else roles.addresses(settings)
+    except (SourcesUnclear, Misconfigured):
         return  # variables says it
     for address in addresses:
         if address.topic_origin is None:  # else there is no node
@@ -396,7 +451,13 @@ async def sources(settings: Settings) -> AsyncIterator[Diagnosis]:
 
 async def _source(settings: Settings, address: SourceAddress) -> AsyncIterator[Diagnosis]:
     issue = f"there: fedstac token issue {settings.node} --role node:{settings.node}; here: set FEDSTAC_SOURCE_TOKEN"
-    if not address.token:
+    if address.token_source is not None:
+        issue = (
+            "see to FEDSTAC_REPLICA_ISSUER, _CLIENT_ID and _CLIENT_SECRET, and to FEDSTAC_ISSUERS there"
+            if not settings.replica_token
+            else issue.replace("FEDSTAC_SOURCE_TOKEN", "FEDSTAC_REPLICA_TOKEN")
+        )
+    elif not address.token:
         yield fault("sources", address.address, "there is no token for it", issue)
         return
     try:
@@ -413,8 +474,9 @@ async def _source(settings: Settings, address: SourceAddress) -> AsyncIterator[D
         yield fault("sources", address.address, str(error), "start that node, or see to FEDSTAC_SOURCE")
     except NotServed:
         yield fault("sources", address.address, "it has no feed", "let FEDSTAC_SOURCE name a publishing node")
-    except SourceRefused:
-        yield fault("sources", address.address, "it does not take our token", issue)
+    except SourceRefused as error:
+        gives_none = isinstance(error.__cause__, ClientError)  # the identity provider
+        yield fault("sources", address.address, str(error) if gives_none else "it does not take our token", issue)
 
 
 async def _place(
@@ -440,7 +502,7 @@ async def _place(
             )  # fmt: skip
 
 
-CHECKS: Final[Sequence[Check]] = (variables, vocabularies, mail_server, identity_providers)
+CHECKS: Final[Sequence[Check]] = (variables, replica_node, vocabularies, mail_server, identity_providers)
 DATABASE_CHECKS: Final[Sequence[DatabaseCheck]] = (
     name, sequencer_login, log_and_queue, background_parts, sinks, parked_events, tokens, pins,
 )  # fmt: skip
