@@ -205,7 +205,8 @@ def _with_replica(health: Health, replica: ReplicaStand) -> Health:
     body = {
         **health.body, "status": "degraded" if reasons else "ok", "reasons": reasons,
         "replica": {
-            "feed": health.body.get(REPLICA), "parked": replica.parked, "waiting": replica.waiting, "under_way": replica.under_way,
+            "feed": health.body.get(REPLICA),
+            "parked": replica.parked, "waiting": replica.waiting, "under_way": replica.under_way,
             "refused_announcements": replica.refused_announcements, "away_hosts": replica.away_hosts,
             "free_bytes": replica.free_bytes, "last_progress": replica.last_progress,
         },
