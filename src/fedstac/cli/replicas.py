@@ -195,9 +195,11 @@ def verify(
         return
     own = {"--repair": repair, "--force": force, "--remove-dark": remove_dark, "--afresh": afresh,
            "--threads": threads is not None, "--sample": sample < 100}  # fmt: skip
-    if given := [option for option, is_given in own.items() if is_given]:
-        verb = "is" if len(given) == 1 else "are"
-        raise typer.BadParameter(f"{', '.join(given)} {verb} for the node's own verification: leave out the ids")
+    if unfit_options := [option for option, is_given in own.items() if is_given]:
+        verb = "is" if len(unfit_options) == 1 else "are"
+        raise typer.BadParameter(
+            f"{', '.join(unfit_options)} {verb} for the node's own verification: leave out the ids"
+        )
     form = form_of(ctx, output)
     options = ChangeOptions(ctx, ids or [], ids_from, collection, True, False, output, url, token)
     ids_to_verify, counts = bulk.ids_of(options), {"ok": 0, "wrong": 0, "skipped": 0}
