@@ -10,11 +10,13 @@ import orjson
 from fedstac.db.connections import Connection
 from fedstac.db.replica.datasets import DatasetKey, NewestEvent
 from fedstac.domain.replication.dataset_files import digest_of, files_of, total_bytes
-from fedstac.domain.replication.policy import ReplicaAction, ReplicaDecision
+from fedstac.domain.replication.policy import OnRetracted, ReplicaAction, ReplicaDecision
 from fedstac.domain.replication.reacting import EventState
 from fedstac.replication import intake
 
 WANTED = ReplicaDecision(ReplicaAction.REPLICATE, "all")
+CHECKED = ReplicaDecision(ReplicaAction.REPLICATE, "all", check=("/bin/true",))
+KEPT = ReplicaDecision(ReplicaAction.REPLICATE, "all", on_retracted=OnRetracted.KEEP)
 UNWANTED = ReplicaDecision(ReplicaAction.IGNORE, "none")
 
 
@@ -38,7 +40,7 @@ def event(
             **({"alternate": {mirror: {"href": f"https://{mirror}.example/{path}"}}} if mirror else {}),
         } for n, (path, content) in enumerate(files.items())
     }  # fmt: skip
-    document = {"id": id, "collection": "CMIP6", "properties": {}, "assets": assets}
+    document = {"id": id, "collection": "CMIP6", "properties": {"datetime": "2020-01-01T00:00:00Z"}, "assets": assets}
     own = files_of(document)
     return NewestEvent(
         DatasetKey("CMIP6", id), "west", id, 1, seq, seq, f"{id}-{seq}",
@@ -47,9 +49,11 @@ def event(
     )  # fmt: skip
 
 
-async def take(conn: Connection, *events: NewestEvent, decision: ReplicaDecision = WANTED) -> None:
+async def take(
+    conn: Connection, *events: NewestEvent, decision: ReplicaDecision = WANTED, policy_digest: str = "1"
+) -> None:
     async with conn.transaction():
-        await intake.take(conn, [intake.judge(each, decision) for each in events], policy_digest="1")
+        await intake.take(conn, [intake.judge(each, decision) for each in events], policy_digest=policy_digest)
 
 
 async def reconsider(conn: Connection, newest: NewestEvent, decision: ReplicaDecision) -> None:

@@ -42,8 +42,9 @@ async def apply_policy(conn: Connection, policy: ReplicaPolicy, *, perform: bool
     plan, after = PolicyPlan(), 0
     judge = _Judge(policy)
     count = APPLIED_AT_ONCE if perform else PLANNED_AT_ONCE
-    digest = policy.digest if perform else None
-    while rows := await catalogue.page(conn, policy.names, after=after, count=count, other_than=digest):
+    while rows := await catalogue.page(
+        conn, policy.names, after=after, count=count, digest=policy.digest, is_due=perform
+    ):
         after = rows[-1].n
         changed_rows = [row for row in rows if judge.changes(row)]
         plan.looked_at += len(rows)
@@ -119,7 +120,9 @@ class _Judge:
         self._effects: dict[tuple[str, str], PlanEffect] = {}
 
     def changes(self, row: CatalogueRow) -> bool:
-        """Tell whether the policy says something else of a dataset than was decided last."""
+        """Tell whether the policy says something else of a dataset than was decided last, or may help one."""
+        if row.is_parked:
+            return True
         before = self._before.get(row.before)
         if before is None:
             before = _remember(self._before, row.before, orjson.loads(row.before))

@@ -15,7 +15,7 @@ from fedstac.db.replica.removals import NewRemoval
 from fedstac.domain.replication.dataset_files import files_of
 from fedstac.domain.replication.policy import ReplicaDecision
 from fedstac.domain.replication.reacting import NOTHING, EventState, Goal, GoalKind, Here, Reaction, goal_of, react
-from fedstac.domain.replication.states import RESTRICTED_TIER, DatasetState
+from fedstac.domain.replication.states import FETCHED, RESTRICTED_TIER, DatasetState
 
 GONE = "the origin does not list it any more; its files are kept, and not served"
 
@@ -156,8 +156,11 @@ async def _follow_up(conn: Connection, entries: Sequence[Stored]) -> None:
         FilePlan(n, each.goal.tier, files_of(orjson.loads(each.newest.document)))
         for n, each, here, reaction in entries
         if reaction.state is DatasetState.QUEUED and each.newest.document is not None
-        and not (here is not None and here.here.tiers)
+        and not (here is not None and here.here.tiers and here.here.state in FETCHED)
     ]  # fmt: skip
+    await files.try_again(
+        conn, [n for n, _, here, reaction in entries if reaction.state in FETCHED and here is not None]
+    )
     await files.plan(conn, plans)
     await files.park_the_impossible(conn, [each.n for each in plans])
     await announcements.request(

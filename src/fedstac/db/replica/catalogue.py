@@ -29,7 +29,8 @@ class CatalogueRow:
     """A dataset as a policy is asked for it.
 
     key: JSON of all that its decision follows from (`names_of_key` says in which order). before: of what was decided
-    last. is_bare: no file of it is or was planned, and no entry announced.
+    last. is_bare: no file of it is or was planned, and no entry announced. is_parked: under another policy;
+    this one may name what it lacks.
     """
 
     n: int
@@ -40,6 +41,7 @@ class CatalogueRow:
     key: str
     before: str
     is_bare: bool
+    is_parked: bool
 
 
 def names_of_key(names: frozenset[str]) -> list[str]:
@@ -49,12 +51,12 @@ def names_of_key(names: frozenset[str]) -> list[str]:
 
 
 async def page(
-    conn: Connection, names: frozenset[str], *, after: int, count: int, other_than: str | None
+    conn: Connection, names: frozenset[str], *, after: int, count: int, digest: str, is_due: bool
 ) -> list[CatalogueRow]:
     """Return the next datasets that are not deleted, by number.
 
     A key is [event state, latest, retraction, has files, collection, id or null, geometry or null, values…].
-    other_than: leave out what was decided by the policy with this digest.
+    digest: of the policy; is_due: leave out what was decided by it.
     """
     values = "".join(f", d.facts #> {array(name.split('.'), 'text')}" for name in names_of_key(names))
     rows = await conn.fetch(
@@ -65,11 +67,12 @@ async def page(
                    {DECIDED} AS before,
                    d.announced_digest IS NULL
                        AND NOT EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n)
-                       AND NOT EXISTS (SELECT FROM fedstac.replica_leftover l WHERE l.n = d.n) AS is_bare
+                       AND NOT EXISTS (SELECT FROM fedstac.replica_leftover l WHERE l.n = d.n) AS is_bare,
+                   d.state = 'parked' AND d.policy_digest IS DISTINCT FROM $3 AS is_parked
             FROM fedstac.replica_dataset d
-            WHERE d.n > $1 AND {JUDGED} AND d.policy_digest IS DISTINCT FROM $3
+            WHERE d.n > $1 AND {JUDGED} AND (NOT $4 OR d.policy_digest IS DISTINCT FROM $3)
             ORDER BY d.n LIMIT $2""",
-        after, count, other_than,
+        after, count, digest, is_due,
     )  # fmt: skip
     return [CatalogueRow(*row) for row in rows]
 

@@ -108,6 +108,15 @@ def _holders(files: Sequence[tuple[int, str, str]]) -> list[int | None]:
     return [first[path][0] if path and first[path][1] != checksum else None for _, path, checksum in files]
 
 
+async def try_again(conn: Connection, numbers: Sequence[int]) -> None:
+    """Queue the files of locked datasets that failed and have a path: an event or a policy may have a source for it."""
+    await conn.execute(
+        """UPDATE fedstac.replica_file SET state = 'queued', attempts = 0, next_try = NULL, href = NULL, lane = NULL
+           WHERE n = ANY ($1::bigint[]) AND state = 'failed' AND path <> ''""",
+        list(numbers),
+    )
+
+
 async def park_the_impossible(conn: Connection, numbers: Sequence[int]) -> None:
     """Park locked datasets that have a file which cannot be stored. Call it after `plan`, and after their states."""
     await conn.execute(

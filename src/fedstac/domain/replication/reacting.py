@@ -192,13 +192,14 @@ def _at_rest(here: Here, goal: Goal) -> Reaction:
 
 
 def _to_serve(here: Here, goal: Goal) -> Reaction:
-    """Return how a dataset stands that is wanted."""
+    """Return how a dataset stands that is wanted. One that is parked is tried again: the reason may be gone."""
     if not here.is_whole:
-        goes_on = bool(here.tiers) and here.state in (*FETCHED, DatasetState.PARKED)
+        goes_on = bool(here.tiers) and here.state in FETCHED
         return Reaction(here.state, here.reason) if goes_on else Reaction(DatasetState.QUEUED, goal.reason)
-    if here.state in (*FETCHED, DatasetState.CHECKING, DatasetState.COMPLETE, DatasetState.PARKED):
+    is_checked = here.state is DatasetState.CHECKING and here.has_check
+    if here.state in (*FETCHED, DatasetState.COMPLETE) or is_checked:
         return Reaction(here.state, here.reason)
-    if here.is_announced:
+    if here.is_announced and here.state not in (DatasetState.PARKED, DatasetState.CHECKING):
         return Reaction(DatasetState.ANNOUNCED, goal.reason)
     return Reaction(DatasetState.CHECKING if here.has_check else DatasetState.COMPLETE, goal.reason)
 
