@@ -14,7 +14,18 @@ from fedstac.db.replica import files, orders
 from fedstac.domain.replication.dataset_files import files_of
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.replication.applying import apply_policy
-from tests.replication.dataset_events import CHECKED, KEPT, WANTED, bring, event, files_here, reconsider, state_of, take
+from tests.replication.dataset_events import (
+    CHECKED,
+    KEPT,
+    UNWANTED,
+    WANTED,
+    bring,
+    event,
+    files_here,
+    reconsider,
+    state_of,
+    take,
+)
 
 
 @pytest.fixture
@@ -154,3 +165,36 @@ async def test_a_refused_announcement_is_made_again_with_the_next_event(conn: Co
     await take(conn, event("a", {"data/x.nc": "one"}, seq=2))
     assert await state_of(conn, "a") == ("complete", "")
     assert await conn.fetchval("SELECT state || ' ' || attempts FROM fedstac.replica_announcement") == "queued 0"
+
+
+# --- what a person ordered ---
+
+
+async def removal_of(conn: Connection) -> tuple[str, str]:
+    row = await conn.fetchrow("SELECT kind, state FROM fedstac.replica_removal ORDER BY id DESC LIMIT 1")
+    assert row is not None
+    return row["kind"], row["state"]
+
+
+async def test_a_purge_that_a_person_ordered_outlasts_events_and_policies_until_the_files_are_wanted(
+    conn: Connection,
+) -> None:
+    newest = event("a", {"data/x.nc": "one"})
+    await take(conn, newest)
+    await bring(conn, "a")
+    await reconsider(conn, newest, UNWANTED)
+    assert len(await orders.purge(conn, await orders.unwanted(conn, after=0), actor="anna")) == 1
+    await reconsider(conn, newest, UNWANTED)
+    newest = event("a", {"data/x.nc": "one"}, seq=2)
+    await take(conn, newest, decision=UNWANTED)
+    text = "version: 1\nsources: []\nrules: []\n"
+    for policy in (ReplicaPolicy.parse(text), ReplicaPolicy.parse(f"{text}# another\n")):
+        plan = await apply_policy(conn, policy, perform=False)
+        assert [(line.effect, line.datasets, line.bytes) for line in plan.lines] == [("purge", 1, 3)]
+        assert await apply_policy(conn, policy, perform=True) == plan
+        assert await removal_of(conn) == ("purge", "queued")
+        state, reason = await state_of(conn, "a")
+        assert (state, "purged by anna" in reason) == ("removing", True)
+    await reconsider(conn, newest, WANTED)
+    assert await removal_of(conn) == ("purge", "done")
+    assert (await state_of(conn, "a"))[0] == "announced"

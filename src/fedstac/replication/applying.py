@@ -71,7 +71,8 @@ async def _foresee(conn: Connection, judge: _Judge, rows: Sequence[CatalogueRow]
         if here is None:
             plan.add(judge.effect_on_nothing(row), judge.event_of(row).decision.rule or "", row.size)
             continue
-        event, has_others = judge.event_of(row), here.files_digest != events[row.n].digest
+        event = intake.as_ordered(judge.event_of(row), here)
+        has_others = here.files_digest != events[row.n].digest
         reaction = intake.reaction_to(event, here.here, has_other_files=has_others)
         effect, size = plan_effect(here.here, reaction, size=row.size, bytes_here=sizes.get(row.n, 0))
         plan.add(effect, event.decision.rule or "", size)

@@ -22,11 +22,12 @@ GONE = "the origin does not list it any more; its files are kept, and not served
 
 @dataclass(frozen=True, slots=True)
 class JudgedEvent:
-    """An event that was read, and what follows from it and the policy."""
+    """An event that was read, and what follows from it and the policy. is_ordered: a person ordered its goal."""
 
     newest: NewestEvent
     decision: ReplicaDecision
     goal: Goal
+    is_ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ async def take(conn: Connection, events: Sequence[JudgedEvent], *, policy_digest
     before = await datasets.lock_all(conn, list(newest))
     foreign = [each.newest for each in events if _is_foreign(each.newest, before.get(each.newest.key))]
     due = [
-        each for name, each in newest.items()
+        as_ordered(each, here) for name, each in newest.items()
         if (here := before.get(name)) is None
         or (here.origin == each.newest.origin and not here.includes(each.newest.epoch, each.newest.seq))
     ]  # fmt: skip
@@ -81,7 +82,7 @@ async def reconsider(
     """
     before = await datasets.lock_all(conn, [each.newest.key for each in events])
     entries = [
-        (here.n, each, here, reaction_of(each, here))
+        (here.n, ordered := as_ordered(each, here), here, reaction_of(ordered, here))
         for each in events if (here := before.get(each.newest.key)) is not None
         and (here.epoch, here.seq) == (each.newest.epoch, each.newest.seq)
     ]  # fmt: skip
@@ -125,6 +126,13 @@ def _is_foreign(event: NewestEvent, before: KnownDataset | None) -> bool:
     return before is not None and before.origin != event.origin
 
 
+def as_ordered(event: JudgedEvent, before: KnownDataset | None) -> JudgedEvent:
+    """Return what follows from an event where a person has ordered a purge: it goes on unless files are wanted."""
+    if before is None or not before.is_to_be_purged or event.goal.kind is not GoalKind.IGNORE:
+        return event
+    return replace(event, goal=Goal(GoalKind.PURGE, before.goal.reason, is_told=event.goal.is_told), is_ordered=True)
+
+
 def reaction_of(event: JudgedEvent, before: KnownDataset | None) -> Reaction:
     """Return what an event makes of a dataset."""
     has_others = before is not None and before.files_digest != event.newest.digest
@@ -143,8 +151,8 @@ async def _follow_up(conn: Connection, entries: Sequence[Stored]) -> None:
     """Write what follows from reactions: files that are to be fetched, removals, announcements."""
     await removals.order(
         conn,
-        [NewRemoval(n, each.newest.origin, each.newest.epoch, each.newest.pos, each.newest.event_id, reaction.removal,
-                    reaction.reason)
+        [NewRemoval(n, each.newest.origin, each.newest.epoch, each.newest.pos,
+                    "" if each.is_ordered else each.newest.event_id, reaction.removal, reaction.reason)
          for n, each, _, reaction in entries if reaction.removal is not None],
     )  # fmt: skip
     await removals.overtake(

@@ -54,7 +54,8 @@ class NewestEvent:
 class KnownDataset:
     """A dataset that is here already, locked for this transaction.
 
-    files_digest: of the files that are planned or here; None: they are not those of any document.
+    files_digest: of the files that are planned or here; None: they are not those of any document. is_to_be_purged: a
+    person ordered that its files go, and they are not gone yet.
     """
 
     n: int
@@ -65,6 +66,7 @@ class KnownDataset:
     here: Here
     goal: Goal
     files_digest: bytes | None
+    is_to_be_purged: bool
 
     def includes(self, epoch: int, seq: int) -> bool:
         """Tell whether an event is in this state already, or older."""
@@ -80,7 +82,9 @@ HERE = """d.n, d.collection, d.id, d.origin, d.epoch, d.seq, d.state, d.reason, 
           coalesce(d."check", '') <> '' AS has_check, f.tiers, f.is_whole,
           EXISTS (SELECT FROM fedstac.replica_leftover l WHERE l.n = d.n) AS has_leftovers,
           EXISTS (SELECT FROM fedstac.replica_removal r
-                  WHERE r.n = d.n AND r.state = 'queued' AND r.begun) AS is_disturbed"""
+                  WHERE r.n = d.n AND r.state = 'queued' AND r.begun) AS is_disturbed,
+          EXISTS (SELECT FROM fedstac.replica_removal r
+                  WHERE r.n = d.n AND r.state <> 'done' AND r.kind = 'purge' AND r.event_id = '') AS is_to_be_purged"""
 FILES = """LEFT JOIN LATERAL (SELECT array_agg(DISTINCT tier) AS tiers, bool_and(state = 'verified') AS is_whole
                               FROM fedstac.replica_file WHERE n = d.n) f ON true"""
 
@@ -123,7 +127,7 @@ def _dataset(row: Row) -> KnownDataset:
     goal = Goal(GoalKind(row["goal"]), row["reason"], row["tier"], row["is_told"])
     return KnownDataset(
         row["n"], DatasetKey(row["collection"], row["id"]), row["origin"], row["epoch"], row["seq"], here, goal,
-        row["files_digest"],
+        row["files_digest"], row["is_to_be_purged"],
     )  # fmt: skip
 
 
