@@ -35,6 +35,9 @@ OPEN = Closures()
 WORKED_ON = """(d.state IN ('queued', 'transferring')
                 OR d.state = 'waiting' AND coalesce(d.until, '-infinity') <= clock_timestamp())"""
 CLAIMABLE = """f.state = 'queued' AND f.href IS NOT NULL AND coalesce(f.next_try, '-infinity') <= clock_timestamp()"""
+# PostgreSQL would read all files at once for EXISTS.
+HAS_UNPLACED = """((SELECT true FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'queued' LIMIT 1) IS TRUE
+    OR (SELECT true FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'transferring' LIMIT 1) IS NULL)"""
 # A dataset whose bytes count for the budget: they are here, or on their way.
 ADMITTED = """(d.lane IS NOT NULL OR d.turn IS NOT NULL AND d.state IN ('waiting', 'parked')
                OR d.state IN ('transferring', 'checking', 'complete', 'announced', 'moving', 'removing',
@@ -121,14 +124,22 @@ async def unplaced(conn: Connection, closures: Closures = OPEN) -> list[Unplaced
     Their files that would come from where nothing is asked for now are to be placed again.
     """
     rows = await conn.fetch(
-        f"""SELECT d.n, d.origin, d.collection, d.id, d.tier, d.rule, d.size, d.document,
+        f"""WITH next AS MATERIALIZED (
+                (SELECT d.n FROM fedstac.replica_dataset d
+                 WHERE d.lane IS NULL AND d.state IN ('queued', 'transferring') AND {HAS_UNPLACED}
+                 ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $2)
+                UNION ALL
+                (SELECT d.n FROM fedstac.replica_dataset d
+                 WHERE d.lane IS NULL AND d.state = 'waiting'
+                   AND coalesce(d.until, '-infinity'::timestamptz) <= statement_timestamp() AND {HAS_UNPLACED}
+                 ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $2))
+            SELECT d.n, d.origin, d.collection, d.id, d.tier, d.rule, d.size, d.document,
                    {ADMITTED} AS is_admitted
-            FROM fedstac.replica_dataset d WHERE d.lane IS NULL AND {WORKED_ON}
-              AND (EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'queued')
-                   OR NOT EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'transferring'))
+            FROM fedstac.replica_dataset d
+            WHERE d.n = ANY(ARRAY(SELECT n FROM next)) AND d.lane IS NULL AND {WORKED_ON}
             ORDER BY d.priority DESC, d.turn NULLS FIRST, d.n LIMIT $1 FOR UPDATE SKIP LOCKED""",
-        PLACED_AT_ONCE,
-    )
+        PLACED_AT_ONCE, LISTED_OF_A_LANE,
+    )  # fmt: skip
     numbers = [row["n"] for row in rows]
     if not numbers:
         return []
@@ -277,16 +288,18 @@ async def lanes(conn: Connection) -> set[str]:
 async def leave_hosts(conn: Connection, hosts: Collection[str]) -> int:
     """Take the next files of hosts that are away back to those to be placed; return of how many datasets."""
     rows = await conn.fetch(
-        f"""WITH left_over AS MATERIALIZED (
-                SELECT d.n FROM fedstac.replica_dataset d
-                WHERE d.lane IS NOT NULL AND {WORKED_ON}
-                  AND EXISTS (SELECT FROM fedstac.replica_file f WHERE f.n = d.n AND f.state = 'queued'
-                                AND f.href IS NOT NULL AND f.source = ANY($1::text[]))
-                LIMIT $2 FOR UPDATE SKIP LOCKED),
-            files AS (
-                UPDATE fedstac.replica_file f SET href = NULL FROM left_over l
-                WHERE f.n = l.n AND f.state = 'queued' AND f.source = ANY($1::text[]))
-            UPDATE fedstac.replica_dataset d SET lane = NULL FROM left_over l WHERE d.n = l.n RETURNING d.n""",
+        """WITH left_over AS MATERIALIZED (
+               SELECT d.n FROM fedstac.replica_dataset d
+               WHERE d.n = ANY(ARRAY(
+                   SELECT f.n FROM unnest($1::text[]) h (host)
+                   CROSS JOIN LATERAL (
+                       SELECT DISTINCT f.n FROM fedstac.replica_file f
+                       WHERE f.source = h.host AND f.state = 'queued' AND f.href IS NOT NULL ORDER BY f.n LIMIT $2) f))
+               ORDER BY d.n FOR UPDATE SKIP LOCKED),
+           files AS (
+               UPDATE fedstac.replica_file f SET href = NULL FROM left_over l
+               WHERE f.n = l.n AND f.state = 'queued' AND f.href IS NOT NULL AND f.source = ANY($1::text[]))
+           UPDATE fedstac.replica_dataset d SET lane = NULL FROM left_over l WHERE d.n = l.n RETURNING d.n""",
         list(hosts), MOVED_AT_ONCE,
     )  # fmt: skip
     return len(rows)
