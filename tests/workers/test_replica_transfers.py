@@ -430,6 +430,22 @@ async def test_a_disk_that_refuses_is_not_called_full(
     assert re.fullmatch(r"disk refuses: \S+ cannot be stored: Permission denied", reason)
 
 
+async def test_where_the_disk_has_no_room_for_all_the_oldest_transfer_is_finished(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    source.pause = 0.01
+    with small_disk(tmp_path, 5 << 20) as disk:
+        for n in range(3):
+            await add_dataset(conn, f"d{n}", {"f": (source.url(f"d{n}-3000000.bin"),)})
+        async with transferring(node, FixedSources(disk, {lane(source): None})):
+            await all_are(conn, "complete", "waiting")
+        assert sorted((await states(conn)).values()) == ["complete", "waiting", "waiting"]
+        assert check_files(disk) == 1
+        assert len(source.sent) == 1
+    reasons = await conn.fetch("SELECT reason FROM fedstac.replica_dataset WHERE state = 'waiting'")
+    assert all("files that began before need" in row["reason"] for row in reasons)
+
+
 async def test_a_process_that_is_asked_to_stop_leaves_no_claims_and_keeps_what_it_has(
     node: Node, conn: Connection, source: ByteServer, tmp_path: Path
 ) -> None:

@@ -62,7 +62,8 @@ HASHES: Final[dict[str, Callable[[], Digest]]] = {
 class CopyOrder:
     """A file to have: `path` below `folder`, its size where the catalogue says it, its multihash, and where it is.
 
-    `host`: the source whose cap the bytes count for; empty: the host of `href`.
+    `host`: the source whose cap the bytes count for; empty: the host of `href`. `reserved`: bytes that others who began
+    before still write there.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class CopyOrder:
     checksum: str
     href: str
     host: str = ""
+    reserved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +305,11 @@ class _Copy:
     def _check_room(self) -> None:
         if self._order.size is not None:
             missing, free = self._order.size - self._size, storage.free_bytes(self._order.folder)
-            if free < missing:
-                raise CopyFailed(CopyCause.DISK_FULL, f"{self._order.path} needs {missing} bytes more; {free} are free")
+            if free - self._order.reserved < missing:
+                words = f", and files that began before need {self._order.reserved}" if self._order.reserved else ""
+                raise CopyFailed(
+                    CopyCause.DISK_FULL, f"{self._order.path} needs {missing} bytes more; {free} are free{words}"
+                )
 
     async def _check_version(self, stream: SourceStream) -> None:
         """Refuse another size than the catalogue's before a byte is read, and note the source's version."""

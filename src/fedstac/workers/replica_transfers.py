@@ -77,6 +77,7 @@ class RunningTransfer:
     results: list[FileResult] = field(default_factory=list)
     settled_at: float = field(default_factory=time.monotonic)
     asked_at: float = -inf  # when its claim was last asked for; seconds since the machine started
+    reserved: dict[str, tuple[float, int]] = field(default_factory=dict)  # by tier: when asked, and the bytes
     interruption: str = ""  # why it was told to stop
     is_copying: bool = True
 
@@ -308,7 +309,7 @@ class Dispatcher:
 
         order = CopyOrder(
             self.surroundings.folder(file.tier), file.path, file.size, file.checksum or "", file.href,
-            host=file.source,
+            host=file.source, reserved=await self._reserved(running, file.tier),
         )  # fmt: skip
         report = await copy_file(
             order, transports=self._transports, on_bytes=on_bytes, throttle=self.surroundings.throttle,
@@ -319,6 +320,15 @@ class Dispatcher:
             if size:
                 self.node.metrics.count(REPLICA_BYTES, outcome, file.source, by=size)
         running.results.append(FileResult(file.asset, "verified", report.size))
+
+    async def _reserved(self, running: RunningTransfer, tier: str) -> int:
+        """Return the bytes on the disk that older transfers need: so the oldest goes on. They become fewer only."""
+        asked_at, count = running.reserved.get(tier, (0.0, 1))
+        if count and time.monotonic() - asked_at > SETTLE_SECONDS:
+            async with self.node.pool.acquire() as conn:
+                count = await claims.lacking_before(conn, running.transfer.token, tier)
+            running.reserved[tier] = time.monotonic(), count
+        return count
 
     async def _settle(self, running: RunningTransfer, *, ends: bool, waits: Obstacle | None = None) -> None:
         results, running.results, running.settled_at = running.results, [], time.monotonic()

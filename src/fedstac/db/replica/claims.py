@@ -467,6 +467,19 @@ async def stands(conn: Connection, transfer: Transfer) -> bool:
     ))  # fmt: skip
 
 
+async def lacking_before(conn: Connection, token: UUID, tier: str) -> int:
+    """Return the bytes that transfers which began before this one still lack in a tier. They become fewer only."""
+    return int(
+        await conn.fetchval(
+            """SELECT coalesce(sum(greatest(f.size - f.done_bytes, 0)), 0)
+               FROM fedstac.replica_claim own JOIN fedstac.replica_claim c ON (c.at, c.token) < (own.at, own.token)
+               JOIN fedstac.replica_file f ON f.claim = c.token
+               WHERE own.token = $1 AND f.tier = $2 AND f.state = 'transferring'""",
+            token, tier,
+        )
+    )  # fmt: skip
+
+
 # --- settling ---
 
 
