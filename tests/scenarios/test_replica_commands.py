@@ -65,6 +65,7 @@ async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_b
             "FEDSTAC_DSN": make_database(), "FEDSTAC_NODE": "east", "FEDSTAC_SOURCE": api.url,
             "FEDSTAC_SOURCE_TOKEN": token, "FEDSTAC_REPLICA_TOKEN": token, "FEDSTAC_REPLICA_POLICY": str(policy),
             "FEDSTAC_REPLICA_FOLDER": str(copies), "FEDSTAC_REPLICA_URL": BASE,
+                "FEDSTAC_REPLICA_BRAKE_PERCENT": "10",  # one file of twelve is lost
         }  # fmt: skip
         first = await fedstac("replica", "sync", "-o", "json", **setting)
         assert first.code == 0, first.stderr
