@@ -12,6 +12,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
 from fedstac.domain.replication.policy import ReplicaDecision
+from fedstac.domain.replication.reacting import EventState
 from fedstac.workers import replica_removals
 from fedstac.workers.replica_removals import Remover
 from tests.replication.dataset_events import UNWANTED, WANTED, bring, event, files_here, state_of, take
@@ -73,6 +74,40 @@ async def test_what_a_removal_took_before_a_file_that_cannot_go_is_fetched_anew_
         ("data/a.nc", "queued"), ("data/b.nc", "verified"), ("data/c.nc", "verified"),
     ]  # fmt: skip
     assert (await state_of(conn, "d"))[0] == "queued"
+    assert await entry(conn) == "remove queued"
+
+
+async def test_the_entry_goes_when_files_that_a_removal_took_are_not_wanted_any_more(
+    conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    await serve(conn, folders)
+    (folders[""] / "data/b.nc").unlink()
+    (folders[""] / "data/b.nc").mkdir()
+    await take(conn, event("d", FILES, seq=2, data="purge"))
+    assert await remover.cycle() == 0
+    (folders[""] / "data/b.nc").rmdir()
+    (folders[""] / "data/b.nc").write_text("b")
+    await take(conn, event("d", FILES, seq=3), decision=UNWANTED)
+    while await remover.cycle():
+        pass
+    assert (await state_of(conn, "d"))[0] == "catalogued"
+    assert await entry(conn) == "remove queued"
+
+
+async def test_the_entry_of_a_dataset_goes_whose_quarantine_ends_and_which_no_rule_wants(
+    conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    await serve(conn, folders)
+    await take(conn, event("d", FILES, seq=2, state=EventState.QUARANTINED))
+    while await remover.cycle():
+        pass
+    assert (await state_of(conn, "d"), await entry(conn)) == (("restricted", "under quarantine"), None)
+    await take(conn, event("d", FILES, seq=3), decision=UNWANTED)
+    while await remover.cycle():
+        pass
+    assert ((await state_of(conn, "d"))[0], await entry(conn)) == ("restricted", "remove queued")
+    assert all((folders["restricted"] / path).exists() for path in FILES)
+    assert await conn.fetchval("SELECT state FROM fedstac.replica_removal WHERE state <> 'done'") == "moved"
 
 
 class Died(Exception):
@@ -103,6 +138,7 @@ async def test_a_removal_that_died_at_the_disk_is_looked_after_when_it_is_taken_
     assert [state for _, state in await files_here(conn, "d")] == ["queued"] * 3
     assert (await state_of(conn, "d"))[0] == state
     assert await conn.fetchval("SELECT announced_digest FROM fedstac.replica_dataset") is None
+    assert await entry(conn) == "remove queued"
 
 
 async def test_a_removal_that_has_not_begun_is_taken_back_at_once(

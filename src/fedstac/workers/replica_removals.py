@@ -201,6 +201,8 @@ class Remover:
             if away:
                 await files.lose(conn, n, away, MISSING)
                 dataset = replace(dataset, here=replace(dataset.here, is_whole=False))
+            if dataset.here.is_announced and goal.is_told and (away or dataset.files_digest is None):
+                await announcements.withdraw(conn, [n])  # it names files that were deleted here
         if goal.kind is not GoalKind.PURGE:
             document = await datasets.document_of(conn, n)
             document_files = files_of(document) if document is not None else ()
@@ -212,10 +214,13 @@ class Remover:
                 dataset = again
                 if dataset.here.has_leftovers:
                     return False
-        is_known = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE) and removal.kind is not RemovalKind.TRIM and not away
+        stays = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE)
+        is_known = stays and removal.kind is not RemovalKind.TRIM and not away
         here = replace(dataset.here, is_announced=dataset.here.is_announced and is_known)
         reaction = standing(here, goal)
-        taken_away = goal.kind in (GoalKind.RESTRICT, GoalKind.PURGE)
+        taken_away = goal.kind in (GoalKind.RESTRICT, GoalKind.PURGE) or removal.kind is RemovalKind.RESTRICT
+        if stays and not is_known and dataset.here.is_announced and goal.is_told:
+            await announcements.withdraw(conn, [n])
         await datasets.settle(conn, n, reaction, forgets_entry=not taken_away and not is_known)
         if reaction.state is DatasetState.QUEUED:
             await files.park_the_impossible(conn, [n])

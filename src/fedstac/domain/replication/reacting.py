@@ -160,6 +160,8 @@ def _removal(here: Here, goal: Goal, *, has_other_files: bool) -> RemovalKind | 
         return TAKEN_AWAY[goal.kind]
     if not here.has_files:
         return None
+    if goal.kind is GoalKind.IGNORE and here.tiers == {RESTRICTED_TIER} and goal.is_told and here.is_announced:
+        return RemovalKind.RESTRICT  # its entry stayed while the origin took no change of it
     if goal.kind is GoalKind.PURGE:
         return RemovalKind.PURGE
     match goal.kind:
