@@ -75,7 +75,7 @@ class Announcer:
         self._addresses: set[str] = set()  # of sources whose names are known
         self._asked_at: dict[str, float] = {}  # sources without a name yet, by address (time.monotonic)
         self._asking: dict[str, asyncio.Task[None]] = {}  # for their names, by address
-        self._named = asyncio.Condition()  # a source said its name, or nobody is asked any more
+        self._news = asyncio.Condition()  # a source said its name, or nobody is asked any more
         self._away: dict[str, float] = {}  # origins that did not answer last, until when (time.monotonic)
         self._room = asyncio.Semaphore(CONNECTIONS)
 
@@ -261,8 +261,8 @@ class Announcer:
         if origin not in self._clients and self._away.get(origin, 0.0) <= time.monotonic():
             self._ask_sources()
             with suppress(TimeoutError):
-                async with asyncio.timeout(NAME_SECONDS), self._named:
-                    await self._named.wait_for(lambda: origin in self._clients or not self._asking)
+                async with asyncio.timeout(NAME_SECONDS), self._news:
+                    await self._news.wait_for(lambda: origin in self._clients or not self._asking)
         if origin not in self._clients:
             raise UnknownOrigin(f"no source is called {origin}: FEDSTAC_SOURCE has to name its address")
         return self._clients[origin]
@@ -295,8 +295,8 @@ class Announcer:
         finally:
             self._asked_at[source.address] = time.monotonic()
             self._asking.pop(source.address, None)
-            async with self._named:
-                self._named.notify_all()
+            async with self._news:
+                self._news.notify_all()
 
 
 def _pause(announcement: ReplicaAnnouncement) -> float:

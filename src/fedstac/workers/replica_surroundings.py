@@ -148,15 +148,15 @@ class PolicySurroundings:
         await conn.execute(claims.ADMITTING)
         usage = await claims.usage(conn)
         obstacles = {}
-        reached_by_rule = {}
+        full_budgets = {}
         for each in datasets:
-            if (reached := budgets.reached(usage, each.rule, each.size)) is not None:
-                obstacles[each.n] = Obstacle(reached.reason(written_size(each.size)), None)
-                reached_by_rule[reached.rule] = reached  # the last one has the least room
+            if (budget := budgets.full_budget(usage, each.rule, each.size)) is not None:
+                obstacles[each.n] = Obstacle(budget.reason(written_size(each.size)), None)
+                full_budgets[budget.rule] = budget  # the last one has the least room
                 continue
             usage = usage.plus(each.rule, each.size)
-        for reached in reached_by_rule.values():
-            await claims.hold_larger(conn, reached.room, reached.rule, reached.reason(), HELD_SECONDS)
+        for budget in full_budgets.values():
+            await claims.hold_larger(conn, budget.room, budget.rule, budget.reason(), HELD_SECONDS)
         return obstacles
 
     def folder(self, tier: str) -> Path:

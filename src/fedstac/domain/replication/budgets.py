@@ -62,21 +62,21 @@ class Budgets:
 
     def obstacle(self, usage: Usage, rule: str, size: int) -> str | None:
         """Return why a dataset of that size has to wait; None where it fits."""
-        reached = self.reached(usage, rule, size)
-        return reached.reason(written_size(size)) if reached is not None else None
+        budget = self.full_budget(usage, rule, size)
+        return budget.reason(written_size(size)) if budget is not None else None
 
-    def reached(self, usage: Usage, rule: str, size: int) -> ReachedBudget | None:
+    def full_budget(self, usage: Usage, rule: str, size: int) -> FullBudget | None:
         """Return the budget that a dataset of that size does not fit into; None where it fits."""
         if self.node is not None and usage.total + size > self.node:
-            return ReachedBudget(None, self.node, usage.total)
+            return FullBudget(None, self.node, usage.total)
         most = self.by_rule.get(rule)
         if most is not None and (bytes_here := usage.by_rule.get(rule, 0)) + size > most:
-            return ReachedBudget(rule, most, bytes_here)
+            return FullBudget(rule, most, bytes_here)
         return None
 
 
 @dataclass(frozen=True, slots=True)
-class ReachedBudget:
+class FullBudget:
     """A budget that something does not fit into. rule: whose it is; None: the node's. most, taken: in bytes."""
 
     rule: str | None
@@ -88,10 +88,10 @@ class ReachedBudget:
         """The bytes that are left."""
         return self.most - self.taken
 
-    def reason(self, needed: str = "more than is left") -> str:
+    def reason(self, need: str = "more than is left") -> str:
         """Return why something that needs so much has to wait."""
         whose = "the node" if self.rule is None else f"the rule {self.rule!r}"
         return (
             f"over the budget of {whose}: {written_size(self.taken)} of {written_size(self.most)} are taken, and this"
-            f" needs {needed}; it goes on when there is room, or with a larger budget in the policy"
+            f" needs {need}; it goes on when there is room, or with a larger budget in the policy"
         )
