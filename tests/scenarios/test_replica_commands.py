@@ -82,7 +82,7 @@ async def test_sync_alone_fetches_verifies_and_announces_and_a_lost_file_comes_b
         assert len(await until(entries)) == FILES
         verified = await fedstac("replica", "verify", "--checksums", **setting)
         assert verified.code == 0, verified.stdout + verified.stderr
-        lost = next(path for path in sorted(copies.rglob("*")) if path.is_file())
+        lost = next(path for path in sorted(copies.rglob("*")) if path.suffix == ".nc")
         content = lost.read_bytes()
         lost.write_bytes(bytes(len(content)))
         repaired = await fedstac("replica", "verify", "--checksums", "--repair", "-o", "ndjson", **setting)

@@ -147,6 +147,7 @@ async def test_the_commands_report_and_exit_by_what_they_found(
     setting = {
         "FEDSTAC_DSN": dsn, "FEDSTAC_NODE": "east", "FEDSTAC_REPLICA_FOLDER": str(root),
         "FEDSTAC_REPLICA_POLICY": str(policy), "FEDSTAC_REPLICA_URL": "https://east.example/data",
+        "FEDSTAC_REPLICA_BRAKE_PERCENT": "20",
     }  # fmt: skip
     imported = await fedstac("replica", "import", str(root), "-o", "ndjson", **setting)
     assert imported.code == 1, imported.stderr

@@ -11,8 +11,10 @@ import pytest
 from fedstac.bootstrap import Node
 from fedstac.db import connections
 from fedstac.db.connections import Connection
+from fedstac.domain.replication.paths import MARK
 from fedstac.domain.replication.policy import ReplicaDecision
 from fedstac.domain.replication.reacting import EventState
+from fedstac.replication.marks import Marks
 from fedstac.workers import replica_removals
 from fedstac.workers.replica_removals import Remover
 from tests.replication.dataset_events import UNWANTED, WANTED, bring, event, files_here, state_of, take
@@ -149,3 +151,36 @@ async def test_a_removal_that_has_not_begun_is_taken_back_at_once(
     await take(conn, event("d", FILES, seq=3))
     assert (await state_of(conn, "d"))[0] == "announced"
     assert await remover.cycle() == 0
+
+
+async def test_a_mount_point_without_its_disk_is_no_tier_without_files(
+    node: Node, conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    await Marks(node.settings.node).require(conn, folders)
+    await serve(conn, folders)
+    disk = folders[""].with_name("disk")
+    folders[""].rename(disk)
+    folders[""].mkdir()
+    await take(conn, event("d", FILES, seq=2, data="purge"))
+    assert await remover.cycle() == 0
+    [removal] = await conn.fetch("SELECT state, reason FROM fedstac.replica_removal")
+    assert removal["state"] == "queued"
+    assert "the tier default has not its mark .fedstac-tier: is its disk mounted?" in removal["reason"]
+    assert not list(folders[""].iterdir())
+    folders[""].rmdir()
+    disk.rename(folders[""])
+    await conn.execute("UPDATE fedstac.replica_removal SET next_try = NULL")
+    assert await remover.cycle() == 1
+    assert [each.name for each in folders[""].iterdir()] == [MARK]
+    assert (await state_of(conn, "d"))[0] == "removed"
+
+
+async def test_the_disk_of_another_tier_is_refused(
+    node: Node, conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    await Marks(node.settings.node).require(conn, folders)
+    await serve(conn, folders)
+    await take(conn, event("d", FILES, seq=2, data="restrict"))
+    folders[""], folders["restricted"] = folders["restricted"], folders[""]
+    assert await remover.cycle() == 0
+    assert "is another disk mounted?" in await conn.fetchval("SELECT reason FROM fedstac.replica_removal")

@@ -518,6 +518,27 @@ async def test_a_file_whose_claim_was_released_meanwhile_is_not_put_into_the_tre
     assert len(parts_below(tmp_path)) == 1
 
 
+async def test_nothing_is_written_below_the_mount_point_of_a_disk_that_is_away(
+    node: Node, conn: Connection, source: ByteServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    await add_dataset(conn, "first", {"f": (source.url("f-9000.bin"),)})
+    async with transferring(node, FixedSources(folder, {lane(source): None})):
+        await all_are(conn, "complete")
+        folder.rename(tmp_path / "disk")
+        folder.mkdir()
+        await add_dataset(conn, "second", {"f": (source.url("g-9000.bin"),)})
+        await all_are(conn, "complete", "waiting")
+        reason = await conn.fetchval("SELECT reason FROM fedstac.replica_dataset WHERE state = 'waiting'")
+        assert reason.startswith("disk refuses: the folder of the tier default has not its mark .fedstac-tier")
+        folder.rmdir()  # nothing is in it
+        (tmp_path / "disk").rename(folder)
+        await conn.execute("UPDATE fedstac.replica_dataset SET until = now() WHERE state = 'waiting'")
+        await all_are(conn, "complete")
+    assert check_files(folder) == 2
+
+
 async def test_files_of_a_source_that_the_policy_drops_come_from_another(
     node: Node, conn: Connection, source: ByteServer, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from fedstac.domain.errors import Conflict
 from fedstac.domain.replication.states import SERVED_TIER
 from fedstac.domain.replication.verification import FileFault
 from fedstac.replication import surveying
+from fedstac.replication.marks import Marks
 from fedstac.replication.surveying import DiskAway
 from fedstac.workers import replica_verifying
 from fedstac.workers.replica_verifying import Tiers, VerificationLimits, Verifier
@@ -249,6 +250,18 @@ async def test_a_folder_that_is_not_mounted_stops_the_look_before_it_finds_anyth
     east.folder.rename(east.folder.with_name("elsewhere"))
     with pytest.raises(DiskAway, match="mount it"):
         await east.verify()
+    assert await east.conn.fetchval("SELECT count(*) FROM fedstac.replica_finding") == 0
+
+
+async def test_an_empty_mount_point_stops_the_look_before_it_finds_anything(east: PlantedNode) -> None:
+    await east.add("d", some_files(random.Random(3), 3))
+    await Marks(NODE).require(east.conn, {SERVED_TIER: east.folder})
+    look, _ = await east.verify()
+    assert (look.on_disk, await east.found(look)) == (3, {})  # the mark is no dark file
+    east.folder.rename(east.folder.with_name("elsewhere"))
+    east.folder.mkdir()
+    with pytest.raises(DiskAway, match="has not its mark"):
+        await east.verify(VerificationLimits(is_forced=True))
     assert await east.conn.fetchval("SELECT count(*) FROM fedstac.replica_finding") == 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from fedstac.domain.multihashes import Multihash
-from fedstac.domain.replication.paths import PART_FOLDER
+from fedstac.domain.replication.paths import MARK, PART_FOLDER
 from fedstac.domain.replication.verification import DiskFile
 from fedstac.replication import storage
 from fedstac.replication.copying import new_digest
@@ -46,8 +46,8 @@ class SurveyedFile:
 def walk(folder: Path, *, after: str = "", without: Collection[Path] = ()) -> Iterator[SurveyedFile]:
     """Yield the files below a folder that come after a path, in the order of their folders' names and their own.
 
-    No link is followed; one is yielded as what is not plain. Files that are not whole yet are left out, and so are the
-    folders `without`. DiskAway where there is no folder. Of a folder, the names alone are in memory.
+    No link is followed; one is yielded as what is not plain. Left out are files that are not whole yet, the marks of
+    tiers, and the folders `without`. DiskAway where there is no folder. Of a folder, the names alone are in memory.
     """
     if not folder.is_dir():
         raise DiskAway(f"there is no folder {folder}: mount it, or change FEDSTAC_REPLICA_FOLDER or the policy's tiers")
@@ -71,7 +71,7 @@ def _walk(folder: Path, parts: tuple[str, ...], place: tuple[str, ...], without:
             if without and os.path.realpath(below) in without:
                 continue
             yield from _walk(below, path, place if path == place[: len(path)] else (), without)
-        elif path > place:
+        elif path > place and not name.startswith(MARK):
             surveyed_file = _survey(folder / name, "/".join(path))
             if surveyed_file is not None:
                 yield surveyed_file

@@ -27,6 +27,7 @@ from fedstac.domain.replication.paths import PathUnsafe
 from fedstac.domain.replication.reacting import GoalKind, standing
 from fedstac.domain.replication.states import DatasetState, RemovalKind
 from fedstac.replication import moving
+from fedstac.replication.marks import Marks, TierAway
 from fedstac.replication.moving import OtherFileSystem, WrongContent
 from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
@@ -72,6 +73,7 @@ class Remover:
     def __init__(self, node: Node, folders: Callable[[], Mapping[str, Path]]) -> None:
         self.node = node
         self._folders = folders
+        self._marks = Marks(node.settings.node)
         self._sweep_at = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -126,6 +128,7 @@ class Remover:
             if not removal.is_begun:  # stored before the disk is touched: a process may die there
                 await removals.begin(conn, removal)
                 return None
+            await self._marks.load(conn)
             goal = dataset.goal
             stays = goal.kind in (GoalKind.HOLD, GoalKind.IGNORE)
             batch = await files.misplaced(
@@ -140,6 +143,7 @@ class Remover:
                 await files.lose(conn, n, taken.missing, MISSING)
             elif not await self._settle(conn, dataset, removal):
                 return None
+            await self._marks.store(conn)
         if batch:
             if taken.fault is not None:  # what has left its place is stored
                 raise taken.fault
@@ -182,7 +186,7 @@ class Remover:
         return [asset for asset, tier, path in places if not moving.is_there(self._folder(tier), path)]
 
     def _folder(self, tier: str, *, make: bool = False) -> Path:
-        """Return the folder of a tier; `make`: it is made, if the one above it is there."""
+        """Return the folder of a tier, which has its mark; `make`: it is made, if the one above it is there."""
         folder = self._folders().get(tier)
         if folder is None:
             raise NoFolder(f"the policy has no tier {tier!r} any more; name its folder in the policy again")
@@ -190,6 +194,10 @@ class Remover:
             folder.mkdir(0o755, exist_ok=True)
         if not folder.is_dir():
             raise NoFolder(f"there is no folder {folder} of the tier {tier!r}; mount it, or make it")
+        try:
+            self._marks.check(tier, folder)
+        except TierAway as error:
+            raise NoFolder(str(error)) from error
         return folder
 
     async def _settle(self, conn: Connection, dataset: KnownDataset, removal: Removal) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -40,6 +41,7 @@ from fedstac.replication.addresses import AddressRules
 from fedstac.replication.checking import CheckInterrupted, CheckResult, CheckUnusable
 from fedstac.replication.copying import CopyOrder, copy_file
 from fedstac.replication.failures import NextStep, next_step
+from fedstac.replication.marks import Marks, TierAway
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.replication.throttle import SharedThrottle
 from fedstac.replication.transports import CopyCause, CopyFailed, Transports
@@ -97,6 +99,7 @@ class Dispatcher:
         self.node, self.surroundings = node, surroundings
         self._transports, self._most, self._block_bytes = transports, most, block_bytes
         self._lease = node.settings.lease_seconds
+        self._marks = Marks(node.settings.node)
         self._running: dict[UUID, RunningTransfer] = {}
         self._checks: dict[UUID, asyncio.Task[None]] = {}
         self._names: frozenset[str] = frozenset()  # of the sources, when strays were last looked for
@@ -271,12 +274,19 @@ class Dispatcher:
 
     async def _copy_all(self, running: RunningTransfer) -> Obstacle | None:
         """Copy one file after another. Return why the dataset cannot go on, where it cannot."""
+        try:
+            async with self.node.pool.acquire() as conn:
+                await self._require_marks(conn, running.transfer.files)
+        except TierAway as error:
+            return _disk_away(error)
         for file in running.transfer.files:
             if (obstacle := self.surroundings.lane_obstacle(running.transfer.lane, datetime.now(UTC))) is not None:
                 return obstacle  # it closed a moment ago
             running.asset, running.bytes = file.asset, file.done_bytes
             try:
                 await self._copy(running, file)
+            except TierAway as error:
+                return _disk_away(error)
             except CopyFailed as error:
                 if running.interruption:  # it was cut by us
                     raise asyncio.CancelledError from error
@@ -294,6 +304,10 @@ class Dispatcher:
                 await self._settle(running, ends=False)
         return None
 
+    async def _require_marks(self, conn: Connection, files: Sequence[QueuedFile]) -> None:
+        """Refuse files whose tier is on a disk that is not mounted. TierAway."""
+        await self._marks.require(conn, {file.tier: self.surroundings.folder(file.tier) for file in files})
+
     async def _copy(self, running: RunningTransfer, file: QueuedFile) -> None:
         def on_bytes(done: int) -> None:
             running.bytes = done
@@ -305,6 +319,7 @@ class Dispatcher:
             async with self.node.pool.acquire() as conn:
                 if not await claims.stands(conn, running.transfer):
                     raise TransferLost
+                await self._require_marks(conn, [file])
             running.asked_at = now
 
         order = CopyOrder(
@@ -416,6 +431,11 @@ def _result(running: RunningTransfer, file: QueuedFile, error: CopyFailed, step:
         keeps_source=not (step.source_pause or step.source_is_away), pause=0.0 if step.source_is_away else step.pause,
         fault_seconds=step.source_pause or None, is_wrong=step.is_wrong,
     )  # fmt: skip
+
+
+def _disk_away(error: TierAway) -> Obstacle:
+    reason = f"{REASONS[AlarmKind.BROKEN_DISK]}: {error}"
+    return _looked_at_again(Obstacle(reason, None), datetime.now(UTC))
 
 
 def _looked_at_again(obstacle: Obstacle, now: datetime) -> Obstacle:

@@ -19,10 +19,12 @@ from typing import Final
 
 from fedstac.db.connections import Connection
 from fedstac.db.replica import looks
+from fedstac.db.replica import marks as marked_tiers
 from fedstac.db.replica.looks import DatasetEntries, DiskLook, FileToVerify, FindingRow, FoundFault
 from fedstac.domain.replication import verification
 from fedstac.domain.replication.verification import LOST, FileFault, RecordedFile, VerificationCounts
-from fedstac.replication import surveying
+from fedstac.replication import marks, surveying
+from fedstac.replication.marks import TierAway
 from fedstac.replication.surveying import DiskAway, DiskReading, SurveyedFile
 from fedstac.runtime.failpoints import failpoint
 
@@ -99,6 +101,7 @@ class Verifier:
         """Go on with a look to its end, and return it. DiskAway where a folder is not there or may not be read."""
         for tier in await looks.tiers_with_files(self.conn):
             self.tiers.folder(tier)
+        await self._check_marks()
         while look.phase != "done":
             match look.phase:
                 case "files":
@@ -126,11 +129,20 @@ class Verifier:
             finally:
                 self._is_stopping = True  # threads that still read a large file end
 
+    async def _check_marks(self) -> None:
+        """Refuse a disk that is not mounted: DiskAway."""
+        try:
+            tiers = await marked_tiers.tiers(self.conn)
+            await asyncio.to_thread(marks.check_all, self.tiers.folders, self.node, tiers)
+        except TierAway as error:
+            raise DiskAway(str(error)) from None
+
     async def _look_at_stretch(self, pool: ThreadPoolExecutor, look: DiskLook, files: Sequence[FileToVerify]) -> None:
         loop = asyncio.get_running_loop()
         results = await asyncio.gather(
             *(loop.run_in_executor(pool, self._read, file, look.by_checksum) for file in files)
         )
+        await self._check_marks()  # a disk that went meanwhile has lost no file
         faults = [
             FoundFault(
                 verdict.fault, verdict.detail, file.n, file.asset, file.tier, file.path,
@@ -198,6 +210,7 @@ class Verifier:
         if reason is not None and not self.limits.is_forced:
             await looks.store_brake(self.conn, look, reason)
             return reason
+        await self._check_marks()
         async for rows in self._open_findings(look, tuple(LOST)):
             await self._fetch_again(rows)
         async for rows in self._open_findings(look, (FileFault.UNREADABLE,)):

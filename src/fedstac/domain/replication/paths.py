@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 PART_FOLDER: Final = ".fedstac-part"  # beside a target: files that are not whole yet
+MARK: Final = ".fedstac-tier"  # in the folder of a tier: says that its disk is mounted
 LONGEST_NAME: Final = 255  # bytes, as file systems have it
 LONGEST_PATH: Final = 3000  # bytes below the folder; Linux takes 4096 with the folder
 
@@ -29,6 +30,8 @@ def parts_of(path: str) -> tuple[str, ...]:
             raise PathUnsafe(f"the path {path!r} has a part {part!r}; it is relative, without empty parts, . and ..")
         if len(part.encode()) > LONGEST_NAME:
             raise PathUnsafe(f"the path {path!r} has a name of more than {LONGEST_NAME} bytes")
+        if part.startswith(MARK):
+            raise PathUnsafe(f"the path {path!r} has the name {MARK}, which the mark of a tier has")
         if part == PART_FOLDER:
             raise PathUnsafe(f"the path {path!r} has the name {PART_FOLDER}, which files that are not whole have")
     return parts
