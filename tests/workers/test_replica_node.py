@@ -168,15 +168,38 @@ async def test_an_event_that_contradicts_its_vocabulary_is_parked_and_nothing_of
     node: Node, conn: Connection
 ) -> None:
     sound, broken = list(sample.items(2, versions=1))
-    wrong: Json = orjson.loads(orjson.dumps(broken))
-    wrong["properties"]["cmip6:experiment_id"] = "no such experiment"
-    source = Source([entry(node, sound, "6.2.60.0"), entry(node, wrong, "6.2.60.0")])
+    source = Source([entry(node, sound, "6.2.60.0"), entry(node, with_wrong_experiment(broken), "6.2.60.0")])
     policy = ReplicaPolicy.parse(POLICY)
     follower = Follower(node, ReplicaHandler(node, source, lambda: policy), source, source, origin_name=source.origin)
     await follower.take_snapshot(None)
     assert [row[0] for row in await conn.fetch("SELECT id FROM fedstac.replica_dataset")] == [sound["id"]]
     detail = await conn.fetchval("SELECT detail FROM fedstac.parked_event")
     assert "it contradicts CMIP6 6.2.60.0" in detail
+
+
+async def test_what_the_snapshot_of_a_newer_epoch_lists_and_cannot_be_read_here_is_not_taken_as_lost(
+    node: Node, conn: Connection
+) -> None:
+    kept, broken, gone = list(sample.items(3, versions=1))
+    policy = ReplicaPolicy.parse(POLICY)
+    second = [entry(node, item, "6.2.60.0", epoch=2) for item in (kept, with_wrong_experiment(broken))]
+    for source in (
+        Source([entry(node, item, "6.2.60.0") for item in (kept, broken, gone)]),
+        Source(second, epoch=2),
+    ):
+        handler = ReplicaHandler(node, source, lambda: policy)
+        await Follower(node, handler, source, source, origin_name=source.origin).take_snapshot(None)
+    assert await conn.fetchval("SELECT subject FROM fedstac.parked_event") == f"CMIP6/{broken['id']}"
+    goals = await conn.fetch("SELECT id, epoch, goal FROM fedstac.replica_dataset")
+    assert {row["id"]: (row["epoch"], row["goal"]) for row in goals} == {
+        kept["id"]: (2, "serve"), broken["id"]: (1, "serve"), gone["id"]: (1, "restrict"),
+    }  # fmt: skip
+
+
+def with_wrong_experiment(item: Json) -> Json:
+    wrong: Json = orjson.loads(orjson.dumps(item))
+    wrong["properties"]["cmip6:experiment_id"] = "no such experiment"
+    return wrong
 
 
 def test_missing_settings_are_named_before_anything_runs(place: Path) -> None:

@@ -428,12 +428,15 @@ class Follower:
     async def _write(self, conn: Connection, page: Page, rejections: Sequence[Rejection]) -> _WrittenPage:
         """Apply events and park the others; joins the caller's transaction."""
         consumer = self.handler.consumer
-        outcome = await self.handler.handle(conn, page)
         if page.ends_snapshot:  # it has everything anew
             await parked.forget_earlier(conn, consumer, page.origin, before_epoch=page.cursor.epoch)
-        parked_events = [_parked(rejection) for rejection in (*rejections, *outcome.rejections)]
-        if parked_events:
-            await parked.park(conn, consumer, page.origin, page.cursor.pos, parked_events)
+        unread = [_parked(rejection) for rejection in rejections]
+        if unread:  # before the handler asks what a snapshot has listed
+            await parked.park(conn, consumer, page.origin, page.cursor.pos, unread)
+        outcome = await self.handler.handle(conn, page)
+        untaken = [_parked(rejection) for rejection in outcome.rejections]
+        if untaken:
+            await parked.park(conn, consumer, page.origin, page.cursor.pos, untaken)
         applied_events = _without(page, outcome.rejections).events
         await parked.unpark(
             conn,
@@ -441,7 +444,7 @@ class Follower:
             page.origin,
             [parked.SubjectPlace(_subject(event), *_place(event)) for event in applied_events],
         )
-        return _WrittenPage(outcome, parked_events)
+        return _WrittenPage(outcome, [*unread, *untaken])
 
     def _report(self, applied_page: _WrittenPage) -> None:
         """Count, log and note for the origin what became of a page that is committed."""

@@ -214,10 +214,16 @@ async def document_of(conn: Connection, n: int) -> Mapping[str, Any] | None:
 
 
 async def unlisted(conn: Connection, origin: str, *, before_epoch: int) -> list[KnownDataset]:
-    """Return and lock what came from an origin in earlier epochs only: the snapshot of a newer one does not list it."""
+    """Return and lock what came from an origin in earlier epochs only: the snapshot of a newer one does not list it.
+
+    What it lists and was parked here is listed: its files stay as they are.
+    """
     rows = await conn.fetch(
-        """SELECT n FROM fedstac.replica_dataset
-           WHERE origin = $1 AND epoch < $2 AND event_state NOT IN ('deleted', 'purged') ORDER BY n FOR UPDATE""",
+        """SELECT n FROM fedstac.replica_dataset d
+           WHERE origin = $1 AND epoch < $2 AND event_state NOT IN ('deleted', 'purged')
+             AND NOT EXISTS (SELECT FROM fedstac.parked_event p
+                             WHERE p.consumer = 'replica' AND p.origin = $1 AND p.subject = d.collection || '/' || d.id)
+           ORDER BY n FOR UPDATE""",
         origin, before_epoch,
     )  # fmt: skip
     return await read(conn, [row["n"] for row in rows])
