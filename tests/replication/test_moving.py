@@ -39,7 +39,8 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_deleted_file_takes_its_part_and_its_empty_folders_with_it(tmp_path: Path) -> None:
     place = write(tmp_path)
     (place.parent / PART_FOLDER).mkdir()
-    (place.parent / PART_FOLDER / CHECKSUM).write_bytes(b"half")
+    for name in (CHECKSUM, f"{CHECKSUM}.note", f"{CHECKSUM}.delivery", f"{CHECKSUM}.delivery.task", "b.nc.moving"):
+        (place.parent / PART_FOLDER / name).write_bytes(b"half")
     other = tmp_path / "CMIP6" / "c.nc"
     other.write_bytes(b"")
     for _ in range(2):  # a repeat is harmless

@@ -28,7 +28,7 @@ def delete(folder: Path, path: str, checksum: str | None) -> None:
         fd, name = place
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=fd)
-        _delete_part(fd, checksum)
+        _delete_parts(fd, name, checksum)
         os.fsync(fd)
     _prune(folder, path)
 
@@ -73,7 +73,7 @@ def move(folder: Path, path: str, checksum: str | None, *, to: Path, keeps: bool
             _take_staged(source_fd, target_fd, name)
             if not keeps:
                 os.unlink(name, dir_fd=source_fd)
-        _delete_part(source_fd, checksum)
+        _delete_parts(source_fd, name, checksum)
         os.fsync(target_fd)
         os.fsync(source_fd)
     _prune(folder, path)
@@ -169,18 +169,19 @@ def _has(fd: int, name: str) -> bool:
     return True
 
 
-def _delete_part(fd: int, checksum: str | None) -> None:
-    """Delete what is there of a file that is not whole."""
-    if checksum is None or "/" in checksum or "\0" in checksum:
-        return
+def _delete_parts(fd: int, name: str, checksum: str | None) -> None:
+    """Delete what is there of a file that is not whole: its part, and a copy that a move staged and did not take."""
+    names = [name + STAGED]
+    if checksum is not None and "/" not in checksum and "\0" not in checksum:
+        names += [checksum, f"{checksum}.note", f"{checksum}.delivery", f"{checksum}.delivery.task"]
     try:
         parts = os.open(PART_FOLDER, DIRECTORY, dir_fd=fd)
     except OSError:  # there is none
         return
     try:
-        for name in (checksum, f"{checksum}.note", f"{checksum}.delivery"):
+        for each in names:
             with suppress(OSError):
-                os.unlink(name, dir_fd=parts)
+                os.unlink(each, dir_fd=parts)
     finally:
         os.close(parts)
     with suppress(OSError):  # others have files there
