@@ -56,13 +56,13 @@ class StagedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class BatchResult:
     """What became of a batch on the disk: files that have left their places, assets that were not there, what failed.
 
     fault: why the next file is still at its place, and those behind it; None: all have left.
     """
 
-    done: Sequence[MisplacedFile]
+    files: Sequence[MisplacedFile]
     missing: Sequence[str]
     fault: Exception | None = None
 
@@ -137,22 +137,22 @@ class Remover:
                 restores=goal.kind is GoalKind.HOLD or (stays and removal.kind is RemovalKind.RESTORE), limit=AT_ONCE,
             )  # fmt: skip
             if batch:
-                taken = await asyncio.to_thread(self._take_away, batch)
+                result = await asyncio.to_thread(self._take_away, batch)
                 failpoint("replica.taken")
-                await files.settle_places(conn, n, taken.done)
-                await files.lose(conn, n, taken.missing, MISSING)
+                await files.settle_places(conn, n, result.files)
+                await files.lose(conn, n, result.missing, MISSING)
             elif not await self._settle(conn, dataset, removal):
                 return None
             await self._marks.store(conn)
         if batch:
-            if taken.fault is not None:  # what has left its place is stored
-                raise taken.fault
+            if result.fault is not None:  # what has left its place is stored
+                raise result.fault
             return None
         log.info("removed", kind=removal.kind, dataset=dataset.key.id, reason=goal.reason)
         failpoint("replica.removed")
         return True
 
-    def _take_away(self, batch: Sequence[MisplacedFile]) -> Taken:
+    def _take_away(self, batch: Sequence[MisplacedFile]) -> BatchResult:
         """Delete or move files on the disk, up to the first that fails."""
         missing: list[str] = []
         for count, file in enumerate(batch):
@@ -160,8 +160,8 @@ class Remover:
                 if not self._take(file) and file.asset is not None:
                     missing.append(file.asset)
             except (OSError, PathUnsafe, NoFolder, _NeedsCopy) as fault:
-                return Taken(batch[:count], missing, fault)
-        return Taken(batch, missing)
+                return BatchResult(batch[:count], missing, fault)
+        return BatchResult(batch, missing)
 
     def _take(self, file: MisplacedFile) -> bool:
         """Delete or move a file. Return False where it is to be moved and was not there."""
