@@ -69,6 +69,7 @@ EXPECTED = {
     "fedstac.replica_host":      "SIUD    -          S       -        -",
     "fedstac.replica_leftover":  "SIUD    -          S       -        -",
     "fedstac.replica_look":      "SIUD    -          S       -        -",
+    "fedstac.replica_mark":      "SIUD    -          S       -        -",
     "fedstac.replica_removal":   "SIUD    -          S       -        -",
     "fedstac.replica_source":    "SIUD    -          S       -        -",
     "fedstac.replica_source_fault":"SIUD    -          S       -        -",
