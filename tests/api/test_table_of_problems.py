@@ -87,7 +87,7 @@ homes: [{{projects: [CMIP6], institutions: [NCAR], node: south, url: "{HOME}"}}]
         )  # fmt: skip
         await fill(west)
         found = Nodes(
-            west, await start(shared, require_if_match=True, policy=str(policy)),
+            west, await start(shared, require_if_match=True, policy=str(policy), request_memory_bytes=32 << 20),
             await start(make(), node="east", source=west.url, source_token=west.tokens["node:east"]),
             await start(make(), request_seconds=2), await start(damaged), await start(away), provider,
         )  # fmt: skip
@@ -236,7 +236,7 @@ async def taken_back(nodes: Nodes) -> httpx.Response:
 
 
 async def too_many_batches(nodes: Nodes) -> httpx.Response:
-    """Send a body that takes all the memory for bodies and does not end."""
+    """Send a body that takes all the memory for bodies, which is that of one large batch, and does not end."""
     where = urlsplit(nodes.strict.url)
     _, writer = await asyncio.open_connection(where.hostname, where.port)
     size = nodes.strict.settings.request_memory_bytes // 8
