@@ -71,6 +71,7 @@ def bomb(size: int) -> bytes:
         ((1 << 26,), (1 << 25,), b"", "coordinates"),
         ((1, 1 << 22), (1, 1 << 20), b"", "coordinates"),  # not of the shape of the longitudes
     ],
+    ids=["a bomb", "chunks of one", "4 million", "268 million", "chunks of 256 MB", "two dimensions"],
 )
 def test_a_hostile_file_is_named_and_the_next_one_is_read(
     tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], stored: bytes, reason: str | None

@@ -114,7 +114,7 @@ def values_shown(most: int, evaluation: Evaluation, plan: Plan, selection: Selec
         rows = numbers[np.searchsorted(keys, key, "left") : np.searchsorted(keys, key, "right")]
         if not len(rows):
             continue
-        for property, places in dictionaries.slots.items():
+        for property, places in sorted(dictionaries.slots.items()):  # else the order tells what hidden datasets have
             budget.checkpoint()
             if (place := places.get(key, -1)) < 0:
                 continue
