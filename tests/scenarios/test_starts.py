@@ -304,7 +304,8 @@ def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends(folder_of_own
             back = "the database is back"
             wait_until(lambda: any(line["event"] == back for line in running.lines), what=back)
             assert http.get("/search").status_code == 200
-            lines = [line for line in running.lines[before:] if not line["event"].startswith(("request", "the columns"))]
+            others = ("request", "the columns")
+            lines = [line for line in running.lines[before:] if not line["event"].startswith(others)]
             assert len(lines) == 2, lines
             began, ended = lines
             assert (began["level"], "away" in began["event"]) == ("warning", True)
