@@ -123,14 +123,17 @@ class Announcer:
         """Send what is due, and look at what is under way. Return how many announcements moved on."""
         return await self.send() + await self.follow()
 
+    def _origins_away(self) -> list[str]:
+        """Return the origins that are not asked now."""
+        now = time.monotonic()
+        return [origin for origin, until in self._away.items() if until > now]
+
     # --- sending ---
 
     async def send(self) -> int:
         """Send what is due, and store the requests that the origins made of it. Return how many moved on."""
-        now = time.monotonic()
-        away = [origin for origin, until in self._away.items() if until > now]
         async with self.node.pool.acquire() as conn:
-            unsent = await announcements.due(conn, "queued", AT_ONCE, without=away)
+            unsent = await announcements.due(conn, "queued", AT_ONCE, without=self._origins_away())
             if not unsent:
                 return 0
             async with conn.transaction():
@@ -163,10 +166,8 @@ class Announcer:
 
     async def follow(self) -> int:
         """Look at the requests under way. Return how many are final."""
-        now = time.monotonic()
-        away = [origin for origin, until in self._away.items() if until > now]
         async with self.node.pool.acquire() as conn:
-            unanswered = await announcements.due(conn, "sent", AT_ONCE, without=away)
+            unanswered = await announcements.due(conn, "sent", AT_ONCE, without=self._origins_away())
         if not unanswered:
             return 0
         answers = await self._gather((self._look(each) for each in unanswered), unanswered)
