@@ -39,7 +39,6 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:-]{0,63}")
 CLOCK: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)", re.ASCII)
 MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?", re.ASCII)
 OF_EACH_NODE: Final = ("created", "updated", NODES)  # what a rule cannot ask for: each node has its own
-STATED: Final = ("retracted", "latest", "fedstac:state")  # what the events say beside the document
 
 
 class ReplicaAction(StrEnum):
