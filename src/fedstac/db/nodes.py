@@ -19,6 +19,7 @@ from fedstac.domain.policy import Principal
 LONGEST_NAME = 100
 FILES = "files:"  # in front of the place in a snapshot of files
 INDEX = "index"  # the consumer of an index node; the others have the names of their roles
+REPLICA = "replica"  # the consumer and the role of a replica node
 # Advisory locks of the followers. The second key is the hash of FOLLOWER_KEY, for a consumer and an origin. An index
 # node's key is the origin alone, as in the releases that knew no other consumer: an old process and a new one exclude
 # each other.

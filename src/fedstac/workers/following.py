@@ -113,6 +113,15 @@ class HandledPage:
     rejections: Sequence[Rejection] = ()  # of those that this node does not take
 
 
+def log_applied(page: Page, *, applied_count: int, ignored_count: int) -> None:
+    """Log what a handler applied of a page; nothing where that is nothing."""
+    if applied_count:
+        log.info(
+            "applied", origin=page.origin, events=applied_count, ignored=ignored_count, cursor=str(page.cursor),
+            traces=events.traces_of(event.get("traceparent") for event in page.events),
+        )  # fmt: skip
+
+
 class Acknowledger(Protocol):
     """Tells an origin what is done here: the origin itself over HTTP, or a topic."""
 

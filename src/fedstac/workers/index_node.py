@@ -63,11 +63,7 @@ class IndexHandler:
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
             deletions = await publication.forget(conn, page.origin, before_epoch=page.cursor.epoch)
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_gone=deletions)
-        if result.applied_count:
-            log.info(
-                "applied", origin=page.origin, events=result.applied_count, ignored=result.ignored_count,
-                cursor=str(page.cursor), traces=events.traces_of(event.get("traceparent") for event in page.events),
-            )  # fmt: skip
+        following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(event) for event in result.foreign}
         rejections = [Rejection(event, FOREIGN) for event in page.events if id(page.readings[id(event)]) in foreign]
         return HandledPage(result.applied_count, result.ignored_count, rejections)

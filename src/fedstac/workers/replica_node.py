@@ -16,10 +16,10 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node, Part
+from fedstac.db import nodes
 from fedstac.db.connections import Connection
 from fedstac.db.replica import removals
 from fedstac.db.replica.datasets import DatasetKey, NewestEvent
-from fedstac.domain import events
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.events import Cursor, DatasetEvent
 from fedstac.domain.replication.dataset_files import DatasetFile, digest_of, files_of, total_bytes
@@ -32,6 +32,7 @@ from fedstac.replication.intake import JudgedEvent
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.settings import Misconfigured, Settings
 from fedstac.workers import (
+    following,
     replica_announcing,
     replica_identity,
     replica_policy,
@@ -43,7 +44,6 @@ from fedstac.workers.event_reading import EventReader
 from fedstac.workers.following import HandledPage, Handler, Page, PageReading, Rejection
 from fedstac.workers.replica_removals import Remover
 
-CONSUMER: Final = "replica"
 QUARANTINED: Final = "org.fedstac.dataset.quarantined.v1"
 FOREIGN: Final = "its dataset is another origin's here"
 PARTS: Final = (  # beside the followers
@@ -55,7 +55,7 @@ log = structlog.get_logger()
 class ReplicaHandler:
     """Stores what the events of one origin make of this node's copies."""
 
-    consumer = CONSUMER
+    consumer = nodes.REPLICA
 
     def __init__(self, node: Node, origin: Origin, policy: Callable[[], ReplicaPolicy]) -> None:
         self.node = node
@@ -120,11 +120,7 @@ class ReplicaHandler:
                 conn, page.origin, before_epoch=page.cursor.epoch, pos=page.cursor.pos
             )
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_restricted=count)
-        if result.applied_count:
-            log.info(
-                "applied", origin=page.origin, events=result.applied_count, ignored=result.ignored_count,
-                cursor=str(page.cursor), traces=events.traces_of(event.get("traceparent") for event in page.events),
-            )  # fmt: skip
+        following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(newest) for newest in result.foreign}
         rejections = [
             Rejection(event, FOREIGN) for event in page.events

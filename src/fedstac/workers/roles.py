@@ -188,12 +188,12 @@ def _replica_parts(settings: Settings) -> Sequence[Part]:
     """
     make_handler, others = replica_node.parts(settings)
     return consumer(
-        replica_node.CONSUMER, make_handler, others=[*others, NOTIFIER], sources_of=replica_identity.sources_of
+        nodes.REPLICA, make_handler, others=[*others, NOTIFIER], sources_of=replica_identity.sources_of
     ).parts(settings)
 
 
 def _replica_stand(outlook: Outlook) -> Mapping[str, object]:
-    name = replica_node.CONSUMER
+    name = nodes.REPLICA
     followers = _stand_of_followers(outlook, consumer=name, word=name, sources_of=replica_identity.sources_of)
     words = {part: _word(outlook.standings.get(part)) for part in replica_node.PARTS}
     return {**followers, **words}
@@ -203,4 +203,4 @@ def _word(part: PartReport | None) -> str:
     return "running" if part is not None and part.running else "absent"
 
 
-REPLICA = Role(replica_node.CONSUMER, _replica_parts, _replica_stand, follows=True)
+REPLICA = Role(nodes.REPLICA, _replica_parts, _replica_stand, follows=True)

@@ -15,7 +15,7 @@ from fedstac.api.call import Call
 from fedstac.api.http import links
 from fedstac.bootstrap import Node
 from fedstac.columns.memory import FacetColumns
-from fedstac.db import backlog, health, schema
+from fedstac.db import backlog, health, nodes, schema
 from fedstac.db import parts as parts_of_node
 from fedstac.db.backlog import Backlog
 from fedstac.db.replica import figures as replica_figures
@@ -29,7 +29,6 @@ from fedstac.workers.roles import Outlook, Role
 ANSWER_SECONDS = 1.5  # for the database; its connection is cut after another second
 KEPT_SECONDS = 1.0  # many askers cost one look
 STUCK_SECONDS = 30.0  # that an event may wait for its position
-REPLICA = "replica"  # the role of a replica node
 UNLED_SECONDS = 10.0  # without a sequencer, after which a publishing node is not ready
 
 
@@ -146,7 +145,7 @@ class HealthLook:
                     soundness.require()
                 parts = await health.parts(conn)
                 elsewhere = await parts_of_node.elsewhere(conn, node.parts.process)
-                if not soundness.is_migrating and any(role.name == REPLICA for role in self._roles):
+                if not soundness.is_migrating and any(role.name == nodes.REPLICA for role in self._roles):
                     replica = await replica_figures.stand(conn)
                 if not soundness.is_migrating and not any(role.follows for role in self._roles):
                     log_state = LogState(await health.partitions_ahead(conn), await backlog.read(conn))
@@ -204,8 +203,8 @@ def _with_replica(health: Health, replica: ReplicaStand) -> Health:
     ]
     body = {
         **health.body, "status": "degraded" if reasons else "ok", "reasons": reasons,
-        "replica": {
-            "feed": health.body.get(REPLICA),
+        nodes.REPLICA: {
+            "feed": health.body.get(nodes.REPLICA),
             "parked": replica.parked, "waiting": replica.waiting, "under_way": replica.under_way,
             "refused_announcements": replica.refused_announcements, "away_hosts": replica.away_hosts,
             "free_bytes": replica.free_bytes, "last_progress": replica.last_progress,

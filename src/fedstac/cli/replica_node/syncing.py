@@ -82,14 +82,14 @@ def sync(
 
 async def _sync(settings: environment.Settings, form: Output, timeout: float | None) -> SyncResult:
     from fedstac import bootstrap
-    from fedstac.db import health
+    from fedstac.db import health, nodes
     from fedstac.db.replica import due
     from fedstac.workers import replica_identity, roles
 
     started = time.monotonic()
     async with bootstrap.node(settings) as node:
         async with node.pool.acquire() as conn:
-            followers = (await health.parts(conn)).followers.get(due.CONSUMER, {})
+            followers = (await health.parts(conn)).followers.get(nodes.REPLICA, {})
             since = await conn.fetchval("SELECT clock_timestamp()")
         is_alone = not any(followers.values())
         parts = roles.REPLICA.parts(settings) if is_alone else ()

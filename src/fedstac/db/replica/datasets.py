@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from fedstac.db import nodes
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.replication.policy import ReplicaDecision
 from fedstac.domain.replication.reacting import EventState, Goal, GoalKind, Here, Reaction
@@ -222,9 +223,9 @@ async def unlisted(conn: Connection, origin: str, *, before_epoch: int) -> list[
         """SELECT n FROM fedstac.replica_dataset d
            WHERE origin = $1 AND epoch < $2 AND event_state NOT IN ('deleted', 'purged')
              AND NOT EXISTS (SELECT FROM fedstac.parked_event p
-                             WHERE p.consumer = 'replica' AND p.origin = $1 AND p.subject = d.collection || '/' || d.id)
+                             WHERE p.consumer = $3 AND p.origin = $1 AND p.subject = d.collection || '/' || d.id)
            ORDER BY n FOR UPDATE""",
-        origin, before_epoch,
+        origin, before_epoch, nodes.REPLICA,
     )  # fmt: skip
     return await read(conn, [row["n"] for row in rows])
 

@@ -10,7 +10,6 @@ from fedstac.db import nodes
 from fedstac.db.connections import Connection
 from fedstac.domain.events import Cursor
 
-CONSUMER = "replica"  # workers/replica_node.py
 SOON_SECONDS = 15.0  # what is tried again by then is waited for
 
 
@@ -38,7 +37,7 @@ async def read(conn: Connection, heads: Mapping[str, Cursor], since: datetime) -
     """Return what is due. `heads`: through where the events of each origin are to be applied."""
     feeds = 0
     for origin, head in heads.items():
-        place = await nodes.progress(conn, CONSUMER, origin)
+        place = await nodes.progress(conn, nodes.REPLICA, origin)
         feeds += place is None or place.snapshot is not None or place.cursor < head
     row = await conn.fetchrow(
         """WITH soon AS MATERIALIZED (SELECT clock_timestamp() + make_interval(secs => $1) AS at),

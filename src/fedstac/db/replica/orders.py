@@ -20,7 +20,6 @@ from fedstac.domain.replication.reacting import Goal, GoalKind, react
 
 PAGE = 200  # datasets of one transaction
 SHOWN_IDS = 100  # in a row of the audit log
-CONSUMER = "replica"  # workers/replica_node.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,7 @@ async def purge(conn: Connection, rows: Sequence[OrderedDataset], *, actor: str)
 
 async def _next_place(conn: Connection, origin: str) -> Cursor:
     """Return the place behind all that is applied of an origin: what is applied may be acknowledged."""
-    place = await nodes.progress(conn, CONSUMER, origin)
+    place = await nodes.progress(conn, nodes.REPLICA, origin)
     return Cursor(place.cursor.epoch, place.cursor.pos + 1) if place is not None else Cursor(0, 1)
 
 
