@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,17 +22,18 @@ import jsonschema_rs
 import orjson
 import structlog
 
-from fedstac.db import audit, collections, facets, file_marks, outbox, queue, records
+from fedstac.db import audit, collections, deletions, facets, file_marks, outbox, queue, records
 from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
 from fedstac.db.records import RecordPlace
 from fedstac.domain import collections as collection_rules
-from fedstac.domain import crosschecks, documents, events, versions
+from fedstac.domain import crosschecks, deletion, documents, events, versions
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target, may_see_marked
+from fedstac.domain.deletion import Deletion, DeletionState
 from fedstac.domain.errors import (
     Cancelled,
     CollectionAlreadyExists,
@@ -45,7 +47,9 @@ from fedstac.domain.errors import (
 from fedstac.domain.events import DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import (
+    GONE,
     NO_CLAIM,
+    SEARCHED,
     Change,
     Decision,
     Draft,
@@ -194,7 +198,7 @@ async def preview(conn: Connection, rules: NodeRules, command: Command, *, run: 
     lineage = await records.peek(conn, target.lineage, world.origin)
     whole = _promoting(commands, world)
     lineages = await records.load(conn, {target.lineage: lineage}, [target.id], whole, hidden=hidden)
-    world = replace(rules.knowing(world, commands, lineages), replacements=await _replacements(conn, commands))
+    world = await _informed(conn, rules.knowing(world, commands, lineages), commands, lineages)
     return await run(partial(command.decide, lineages[target.lineage], world))
 
 
@@ -208,7 +212,7 @@ async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> 
     failpoint("perform.locked")
     whole = _promoting(commands, world)
     lineages = await records.load(conn, locked, [target.id for target in targets], whole)
-    world = replace(rules.knowing(world, commands, lineages), replacements=await _replacements(conn, commands))
+    world = await _informed(conn, rules.knowing(world, commands, lineages), commands, lineages, locking=True)
 
     def decide() -> list[Receipt]:
         return [_decide(command, lineages, world, policy) for command in commands]
@@ -243,6 +247,29 @@ def _promoting(commands: Sequence[Command], world: World) -> list[str]:
         command.target.lineage for command in commands
         if not isinstance(command, Publish) and world.policy.promotes(command.target.collection)
     ]  # fmt: skip
+
+
+async def _informed(
+    conn: Connection, world: World, commands: Sequence[Command], lineages: Mapping[str, Lineage], *,
+    locking: bool = False,
+) -> World:  # fmt: skip
+    """Return the world with what the commands need to know beside their lineages."""
+    return replace(
+        world, replacements=await _replacements(conn, commands),
+        deletions=await _deletions(conn, commands, lineages, locking=locking),
+    )  # fmt: skip
+
+
+async def _deletions(
+    conn: Connection, commands: Sequence[Command], lineages: Mapping[str, Lineage], *, locking: bool
+) -> Mapping[tuple[str, str], Deletion]:
+    """Return the open deletions of the marked datasets that commands are about; no query where none is marked."""
+    marked = {
+        (command.target.collection, command.target.id) for command in commands
+        if (lineage := lineages.get(command.target.lineage)) is not None
+        and (record := lineage.records.get(command.target.id)) is not None and record.state is State.MARKED
+    }  # fmt: skip
+    return await deletions.open_of(conn, sorted(marked), locking=locking) if marked else {}
 
 
 async def _replacements(conn: Connection, commands: Sequence[Command]) -> Mapping[tuple[str, str], State]:
@@ -299,10 +326,67 @@ async def _write(
     ]
     ids = iter(await outbox.append(conn, announcements))
     failpoint("perform.events")
+    await _follow_deletions(conn, work, receipts, announcements, now=world.now)
+    failpoint("perform.deletions")
     await audit.append(conn, [
         row for entry, receipt in zip(work, receipts, strict=True) for row in _audit_rows(entry, receipt)
     ])  # fmt: skip
     return [_own_event(entry, receipt, ids) for entry, receipt in zip(work, receipts, strict=True)]
+
+
+DELETION_STATES: Final = {
+    events.UNMARKED: DeletionState.UNMARKED, events.DELETED: DeletionState.DELETED, events.PURGED: DeletionState.PURGED,
+}  # fmt: skip
+
+
+async def _follow_deletions(
+    conn: Connection, work: Sequence[Work], receipts: Sequence[Receipt], announcements: Sequence[outbox.Announcement],
+    *, now: datetime,
+) -> None:  # fmt: skip
+    """Store what the changes mean for the deletion manager, in their order: entries that begin or end, cases."""
+    changes = [
+        (change, entry) for entry, receipt in zip(work, receipts, strict=True) for change in receipt.changes
+    ]  # fmt: skip
+    steps = [
+        (change, entry, announcement.event_id)
+        for (change, entry), announcement in zip(changes, announcements, strict=True)
+        if change.event_type in (events.MARKED, events.QUARANTINED, events.RELEASED, *DELETION_STATES)
+    ]  # fmt: skip
+    if not steps:
+        return
+    projects = sorted({change.after.collection for change, _, _ in steps if change.event_type == events.MARKED})
+    rules = await deletions.rules_of(conn, projects) if projects else {}
+    for event_type, group in groupby(steps, key=lambda each: each[0].event_type):
+        if event_type == events.MARKED:
+            await deletions.begin(conn, [
+                deletion.begin(
+                    rules.get(change.after.collection, deletion.NO_RULES), id=uuid7(now), event_id=event_id,
+                    collection=change.after.collection, dataset=change.after.id, actor=entry.actor, now=now,
+                    reason=change.reason, request=entry.request,
+                    identifiers=deletion.identifiers_of(orjson.loads(change.after.document or "{}")),
+                )
+                for change, entry, event_id in group
+            ])  # fmt: skip
+        elif event_type == events.QUARANTINED:
+            await deletions.open_cases(conn, [
+                deletions.QuarantineCase(
+                    uuid7(now), change.after.collection, change.after.id, event_id, entry.actor,
+                    orjson.loads(change.after.quarantine or "{}"),
+                )
+                for change, entry, event_id in group
+            ], now=now)  # fmt: skip
+        elif event_type == events.RELEASED:
+            await deletions.close_cases(conn, [
+                deletions.CaseEnd(change.after.collection, change.after.id, entry.actor, change.reason)
+                for change, entry, _ in group
+            ], now=now)  # fmt: skip
+        else:
+            await deletions.end(conn, [
+                deletions.DeletionEnd(
+                    change.after.collection, change.after.id, DELETION_STATES[event_type], entry.actor
+                )
+                for change, entry, _ in group
+            ], now=now)  # fmt: skip
 
 
 async def _compare_files(conn: Connection, world: World, receipts: Sequence[Receipt]) -> list[Receipt]:
@@ -335,7 +419,7 @@ async def _compare_files(conn: Connection, world: World, receipts: Sequence[Rece
             if holder.lineage != record.lineage:
                 common[holder.id].append(holder.mark)
         findings = [crosschecks.common_files(marks, theirs, other) for other, theirs in common.items()]
-        if last[record.collection, record.id].state in records.SEARCHED:
+        if last[record.collection, record.id].state in SEARCHED:
             findings += batch.compare_files(marks, record.id, record.lineage)
         if findings:
             vocabulary = world.vocabulary(record.collection, record.cv_version)
@@ -347,7 +431,7 @@ async def _compare_files(conn: Connection, world: World, receipts: Sequence[Rece
 def _has_other_files(change: Change) -> bool:
     """Tell whether a change gives a dataset other files, its first ones, or takes them away."""
     before, after = change.before, change.after
-    return before is None or before.files_digest != after.files_digest or after.state in records.GONE
+    return before is None or before.files_digest != after.files_digest or after.state in GONE
 
 
 def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:

@@ -24,6 +24,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from fedstac.db.nodes import issue_token
 from fedstac.demo import embedded, sample
 from fedstac.domain import errors
 from fedstac.domain.errors import Problem
@@ -40,10 +41,10 @@ ITEMS = "/collections/CMIP6/items"
 HOME = "https://south.example"
 SAMPLES: list[Json] = list(sample.items(400))
 OTHERS = [item for item in SAMPLES if item["properties"]["cmip6:institution_id"] != "NCAR"]
-STORED, RETRACTED, MARKED, NEW = OTHERS[:4]
+STORED, RETRACTED, MARKED, NEW, SUSPECT, DELETED = OTHERS[:6]
 NCAR = next(item for item in SAMPLES if item["properties"]["cmip6:institution_id"] == "NCAR")
 NOTE: Json = {"properties": {"note": "x"}}
-WITH_FINDINGS = {errors.MalformedJson, errors.StacInvalid}
+WITH_FINDINGS = {errors.MalformedJson, errors.StacInvalid, errors.DeletionNotReady}
 INSIDE = ("Traceback", "asyncpg", "SELECT", "fedstac.", "pgstac", ".py", "Expecting", "Decode", "fedstac_writer")
 
 
@@ -137,12 +138,26 @@ async def make_collection(node: Api) -> None:
 
 async def fill(west: Api) -> None:
     await make_collection(west)
-    for item in (STORED, RETRACTED, MARKED):
+    for item in (STORED, RETRACTED, MARKED, SUSPECT, DELETED):
         assert (await west.admin.post(ITEMS, json=item)).status_code == 201
     assert (
         await west.admin.post(f"{ITEMS}/{RETRACTED['id']}/retract", json={"reason": "wrong units"})
     ).status_code == 200
-    assert (await west.admin.delete(f"{ITEMS}/{MARKED['id']}")).is_success
+    for item in (MARKED, DELETED):
+        assert (await west.admin.delete(f"{ITEMS}/{item['id']}")).is_success
+    assert (await west.admin.post(f"{ITEMS}/{SUSPECT['id']}/quarantine", json={"reason": "personal data"})).is_success
+    await end_waiting(west, DELETED["id"])
+    assert (await west.admin.post(f"{ITEMS}/{DELETED['id']}/delete")).is_success
+
+
+async def end_waiting(node: Api, id: str) -> None:
+    """Let the grace period of a deletion be over, and its dependencies done."""
+    conn = await asyncpg.connect(node.settings.dsn)
+    try:
+        await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at WHERE dataset = $1", id)
+        await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'ok'")
+    finally:
+        await conn.close()
 
 
 # --- how refusals come about ---
@@ -217,8 +232,19 @@ def authorized(node: Api) -> tuple[str]:
 
 async def key_for_something_else(nodes: Nodes) -> httpx.Response:
     headers = {"Idempotency-Key": "monday"}
-    assert (await nodes.west.admin.post(ITEMS, json=OTHERS[4], headers=headers)).status_code == 201
-    return await nodes.west.admin.post(ITEMS, json=OTHERS[5], headers=headers)
+    assert (await nodes.west.admin.post(ITEMS, json=OTHERS[6], headers=headers)).status_code == 201
+    return await nodes.west.admin.post(ITEMS, json=OTHERS[7], headers=headers)
+
+
+async def quarantined_by_a_publisher(nodes: Nodes) -> httpx.Response:
+    """Return what a publisher gets who changes a dataset of theirs that is under quarantine."""
+    conn = await asyncpg.connect(nodes.west.settings.dsn)
+    try:
+        role = f"publisher:{SUSPECT['properties']['cmip6:institution_id']}"
+        token = await issue_token(conn, "anna", [role])
+    finally:
+        await conn.close()
+    return await nodes.west.anyone.patch(f"{ITEMS}/{SUSPECT['id']}", json=NOTE, headers=bearer(token))
 
 
 async def taken_back(nodes: Nodes) -> httpx.Response:
@@ -302,7 +328,10 @@ TABLE = (
     Row(errors.CollectionAlreadyExists, post("/collections", json=sample.collection()), "CMIP6", "PUT /collections"),
     Row(errors.CollectionNotEmpty, delete("/collections/CMIP6"), "the collection CMIP6", "delete them first"),
     Row(errors.Conflict, patch(f"{ITEMS}/{RETRACTED['id']}", json=NOTE), RETRACTED["id"], "reinstate it"),
-    Row(errors.Conflict, patch(f"{ITEMS}/{MARKED['id']}", json=NOTE), MARKED["id"], "unmark it first"),
+    Row(errors.MarkedForDeletion, patch(f"{ITEMS}/{MARKED['id']}", json=NOTE), MARKED["id"], "unmark it first"),
+    Row(errors.DeletionNotReady, post(f"{ITEMS}/{MARKED['id']}/delete"), MARKED["id"], "wait for its end"),
+    Row(errors.UnderQuarantine, quarantined_by_a_publisher, SUSPECT["id"], "the administrators"),
+    Row(errors.ItemDeleted, get(f"{ITEMS}/{DELETED['id']}"), DELETED["id"], "never used again"),
     Row(errors.Cancelled, taken_back, "cancelled by admin", "/retry sends it again"),
     Row(errors.ForeignOrigin, post(ITEMS, json=NEW, to="east"), "CMIP6 belongs to the node west", "publish there"),
     Row(errors.ItemAlreadyExists, post(ITEMS, json=with_other_files(STORED)), STORED["id"], "publish a new version"),

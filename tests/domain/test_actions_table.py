@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from uuid import UUID
 
 import orjson
 import pytest
@@ -16,6 +17,7 @@ from fedstac.demo import sample
 from fedstac.domain import documents, events
 from fedstac.domain.actions import ACTIONS, command_of
 from fedstac.domain.actions.target import QueuedAction
+from fedstac.domain.deletion import Deletion
 from fedstac.domain.errors import PreconditionFailed
 from fedstac.domain.model import Lineage, Outcome, World
 from fedstac.domain.policy import Principal
@@ -26,14 +28,17 @@ CHECKER = open_checker()
 VOCABULARY = CHECKER.vocabularies.current("CMIP6")
 assert VOCABULARY is not None
 PARSED = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VOCABULARY.version)])
-WORLD = World(datetime(2026, 3, 1, tzinfo=UTC), "west", CHECKER, vocabularies=PARSED)
 ROOT = Principal("root", frozenset({"admin"}))
 [ITEM] = sample.items(1)
 DRAFT, _ = CHECKER.draft(ITEM, "CMIP6", VOCABULARY)
 NAME = DatasetName(DRAFT.lineage, DRAFT.version)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+READY = Deletion(UUID(int=1), "CMIP6", DRAFT.id, UUID(int=2), NOW, NOW, "root")  # nothing is missing
+WORLD = World(NOW, "west", CHECKER, vocabularies=PARSED, deletions={("CMIP6", DRAFT.id): READY})
 EMPTY = Lineage(DRAFT.lineage, "west", 0, {})
 FILE = next(key for key, asset in ITEM["assets"].items() if "file:checksum" in asset)
 PATH = f"/assets/{FILE}/alternate/b.example"
+QUARANTINE = {"reason": "personal data", "case": "T-17", "contact": "data@a.example"}
 RETRACTION = {"reason": "wrong forcing", "errata": "https://errata.example/1", "data": "restrict"}
 
 # action, the stored body, what happened before, the outcome, the event
@@ -60,8 +65,21 @@ BODIES = {
     "a reinstatement": ("reinstate", {"expected": None}, ("publish", "retract"), Outcome.REINSTATED, events.REINSTATED),
     "a mark": ("mark", {"reason": None, "expected": None}, ("publish",), Outcome.MARKED, events.MARKED),
     "an unmark": ("unmark", {"expected": None}, ("publish", "mark"), Outcome.UNMARKED, events.UNMARKED),
+    "a quarantine": (
+        "quarantine", {"quarantine": QUARANTINE, "expected": None}, ("publish",), Outcome.QUARANTINED,
+        events.QUARANTINED,
+    ),
+    "a release": (
+        "release", {"decision": "harmless", "expected": None}, ("publish", "quarantine"), Outcome.RELEASED,
+        events.RELEASED,
+    ),
+    "a deletion": ("delete", {"expected": None}, ("publish", "mark"), Outcome.DELETED, events.DELETED),
+    "a purge": ("purge", {}, ("publish", "mark", "delete"), Outcome.PURGED, events.PURGED),
 }  # fmt: skip
-BEFORE: Mapping[str, object] = {"publish": ITEM, "retract": {"retraction": RETRACTION}, "mark": {}}
+BEFORE: Mapping[str, object] = {
+    "publish": ITEM, "retract": {"retraction": RETRACTION}, "mark": {}, "quarantine": {"quarantine": QUARANTINE},
+    "delete": {},
+}  # fmt: skip
 
 
 def queued(body: object) -> QueuedAction:
@@ -102,4 +120,4 @@ def test_a_condition_of_the_stored_body_counts() -> None:
 
 def test_no_other_name_is_an_action() -> None:
     with pytest.raises(LookupError):
-        command_of("purge", queued({}))
+        command_of("erase", queued({}))

@@ -186,6 +186,11 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         maybe=("reason", "errata", "replaced_by", "data"),
         description="Why a dataset must not be used. The reason is needed once; a repeat changes what it names.",
     ),
+    "Quarantine": _object(
+        {"reason": TEXT, "case": TEXT, "contact": TEXT, "links": _list(ADDRESS)}, maybe=("case", "contact", "links"),
+        description="Why nobody should use a dataset for now, the number of the case, whom to ask, the correspondence.",
+    ),
+    "Release": _object({"decision": MAYBE_TEXT}, maybe=("decision",), description="Why a quarantine ends."),
     "Replica": {
         "type": "object", "minProperties": 1, "additionalProperties": OBJECT,
         "description": "The node's entry for each asset: where the file is.",

@@ -292,7 +292,7 @@ INVARIANTS = (
         f"""SELECT format('%s/%s', r.collection, r.id) AS example FROM fedstac.record r
             WHERE r.digest <> sha256(r.document_digest || convert_to(concat_ws(E'\\n', r.collection, r.id, r.state,
                       CASE WHEN r.claims_latest THEN 'latest' ELSE '' END, {CREATED}, {UPDATED}, r.retraction,
-                      CASE WHEN r.superseded THEN 'superseded' END), 'UTF8'))""",
+                      CASE WHEN r.superseded THEN 'superseded' END, 'quarantine ' || r.quarantine), 'UTF8'))""",
     ),
     Invariant(
         "I11",

@@ -14,13 +14,11 @@ from fedstac.db import facets
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
 from fedstac.domain.facets import NODES, PLACES
-from fedstac.domain.model import Change, Draft, LatestClaim, Lineage, Record, State
+from fedstac.domain.model import GONE, SEARCHED, Change, Draft, LatestClaim, Lineage, Record, State
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
              document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas,
-             superseded"""
-GONE = (State.DELETED, State.PURGED)
-SEARCHED = (State.PUBLISHED, State.RETRACTED)
+             superseded, quarantine"""
 A_DAY = 86_400.0  # seconds: no limit, for what is as long as the catalogue
 
 
@@ -184,13 +182,14 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
                       epoch = c.epoch, seq = c.seq, created = c.created, updated = c.updated, document = c.document,
                       document_digest = c.document_digest, files_digest = c.files_digest, digest = c.digest,
                       publisher = c.publisher, cv_version = c.cv_version, cv_excused = c.cv_excused,
-                      retraction = c.retraction, replicas = c.replicas, superseded = c.superseded
+                      retraction = c.retraction, replicas = c.replicas, superseded = c.superseded,
+                      quarantine = c.quarantine
                FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
                            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[],
-                           $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bool[])
+                           $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::bool[], $20::text[])
                     c (collection, id, state, latest, claims_latest, epoch, seq, created, updated, document,
                        document_digest, files_digest, digest, publisher, cv_version, cv_excused, retraction,
-                       replicas, superseded)
+                       replicas, superseded, quarantine)
                WHERE r.collection = c.collection AND r.id = c.id
                RETURNING r.n, r.updated, r.document IS NULL AS is_gone, r.state)
                UPDATE fedstac.facet f SET shown = 0, updated = stored.updated, changed = pg_current_xact_id(),
@@ -204,7 +203,7 @@ async def _store(conn: Connection, changes: Sequence[Change], numbers: Mapping[t
             [r.document for r in old], [r.document_digest for r in old], [r.files_digest for r in old],
             [r.digest for r in old], [r.publisher for r in old], [r.cv_version for r in old],
             [r.cv_excused for r in old], [r.retraction for r in old], [r.replicas for r in old],
-            [r.superseded for r in old],
+            [r.superseded for r in old], [r.quarantine for r in old],
         )  # fmt: skip
 
 
@@ -217,11 +216,11 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
         """WITH restated AS (
            UPDATE fedstac.record r SET state = c.state, latest = c.latest, claims_latest = c.claims_latest,
                   epoch = c.epoch, seq = c.seq, updated = c.updated, digest = c.digest, retraction = c.retraction,
-                  superseded = c.superseded
+                  superseded = c.superseded, quarantine = c.quarantine
            FROM unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::bigint[], $7::bigint[],
-                       $8::timestamptz[], $9::bytea[], $10::text[], $11::bool[], $12::int2[])
+                       $8::timestamptz[], $9::bytea[], $10::text[], $11::bool[], $12::int2[], $13::text[])
                 c (collection, id, state, latest, claims_latest, epoch, seq, updated, digest, retraction, superseded,
-                   shown)
+                   shown, quarantine)
            WHERE r.collection = c.collection AND r.id = c.id RETURNING r.n, r.updated, c.shown)
            UPDATE fedstac.facet f SET shown = restated.shown, updated = restated.updated, changed = pg_current_xact_id()
            FROM restated WHERE f.n = restated.n""",
@@ -229,13 +228,14 @@ async def _restate(conn: Connection, changes: Sequence[Change]) -> None:
         [r.latest for r in records], [r.claims_latest for r in records], [r.epoch for r in records],
         [r.seq for r in records], [r.updated for r in records], [r.digest for r in records],
         [r.retraction for r in records], [r.superseded for r in records], [facets.shown(r) for r in records],
+        [r.quarantine for r in records],
     )  # fmt: skip
 
 
 STORED = (
     "collection", "id", "lineage", "origin", "version", "state", "latest", "claims_latest", "epoch", "seq", "created",
     "updated", "document", "document_digest", "files_digest", "digest", "publisher", "cv_version", "cv_excused",
-    "retraction", "replicas", "superseded",
+    "retraction", "replicas", "superseded", "quarantine",
 )  # fmt: skip
 _row = attrgetter(*STORED)
 

@@ -61,6 +61,7 @@ class ServedItem:
     versions: tuple[str | None, str | None, str | None] = (None, None, None)  # predecessor, successor, latest
     replaced_by: str | None = None  # of a retracted dataset: the one to use instead, if that can be seen
     replaces: tuple[str, ...] = ()  # retracted datasets that name this one as their replacement
+    quarantine: str | None = None  # JSON; searches find none that is under quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def from_row(row: Row) -> ServedItem:
 async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedItem, bytes] | None:
     """Return a dataset as it is served, with links to other versions, and its digest; None where it is not here."""
     row = await conn.fetchrow(
-        f"""SELECT {STATE_COLUMNS}, r.digest,
+        f"""SELECT {STATE_COLUMNS}, r.digest, r.quarantine,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version < r.version
                     AND o.state IN ('published', 'retracted') ORDER BY o.version DESC LIMIT 1) AS predecessor,
                    (SELECT o.id FROM fedstac.record o WHERE o.lineage = r.lineage AND o.version > r.version
@@ -117,16 +118,29 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedI
                          AND o.collection = r.collection AND o.retraction::jsonb->>'replaced_by' = r.id
                          AND o.state || '' = 'retracted'  -- not by the index of all retracted ones
                          ORDER BY o.id LIMIT {MOST_REPLACED}) AS replaces
-            FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('published', 'retracted')""",
+            FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2
+              AND r.state IN ('published', 'retracted', 'quarantined')""",
         collection, item_id,
     )  # fmt: skip
     if row is None:
         return None
     versions = (row["predecessor"], row["successor"], row["latest_id"])
     linked = replace(
-        from_row(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"])
+        from_row(row), versions=versions, replaced_by=row["replaced_by"], replaces=tuple(row["replaces"]),
+        quarantine=row["quarantine"],
     )  # fmt: skip
     return linked, row["digest"]
+
+
+async def was_deleted(conn: Connection, collection: str, item_id: str) -> datetime | None:
+    """Return when a dataset was deleted; None where it is here, or never was."""
+    when: datetime | None = await conn.fetchval(
+        """SELECT coalesce((SELECT ended_at FROM fedstac.deletion d WHERE d.collection = r.collection
+                              AND d.dataset = r.id AND d.state IN ('deleted', 'purged')), r.updated)
+           FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('deleted', 'purged')""",
+        collection, item_id,
+    )  # fmt: skip
+    return when
 
 
 def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:

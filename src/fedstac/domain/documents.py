@@ -16,7 +16,7 @@ import orjson
 
 from fedstac.domain import facets, geometry
 from fedstac.domain.errors import Finding, Severity
-from fedstac.domain.model import Draft, Record, SearchCopy, State, rfc3339
+from fedstac.domain.model import Draft, Record, SearchCopy, rfc3339
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 Document = Mapping[str, Any]  # a STAC Item as parsed; never mutated
@@ -257,7 +257,7 @@ def state_of(record: Record) -> dict[str, object]:
     return (
         {
             "latest": record.latest,
-            "retracted": record.state is State.RETRACTED,
+            "retracted": record.is_retracted,
             "created": rfc3339(record.created),
             "updated": rfc3339(record.updated),
             "fedstac:state": record.state.value,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Self
+from uuid import UUID
 
 
 class Severity(StrEnum):
@@ -120,6 +121,12 @@ class ItemDoesNotExist(NotFound):
     name, title = "item-does-not-exist", "The dataset does not exist"
 
 
+class ItemDeleted(Problem):
+    """The dataset was deleted. Its id is never used again."""
+
+    status, name, title = 410, "item-deleted", "The dataset was deleted"
+
+
 class CollectionDoesNotExist(NotFound):
     """There is no such collection here."""
 
@@ -148,6 +155,31 @@ class Conflict(Problem):
     """The stored state does not allow it; the detail says what is in the way."""
 
     status, name, title = 409, "conflict", "In conflict with what is stored"
+
+
+class MarkedForDeletion(Conflict):
+    """The dataset is marked for deletion: nothing changes until it is unmarked. `deletion` is the entry's id."""
+
+    name, title = "marked-for-deletion", "The dataset is marked for deletion"
+
+    def __init__(
+        self, detail: str, *, deletion: UUID | None = None, findings: Sequence[Finding] = (),
+        retry_after: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(detail, findings=findings, retry_after=retry_after)
+        self.deletion = deletion
+
+
+class DeletionNotReady(MarkedForDeletion):
+    """The dataset cannot be deleted yet; each finding names one thing that is missing."""
+
+    name, title = "deletion-not-ready", "The dataset cannot be deleted yet"
+
+
+class UnderQuarantine(Conflict):
+    """The dataset is under quarantine; only those who decide about that change it."""
+
+    name, title = "under-quarantine", "The dataset is under quarantine"
 
 
 class ItemAlreadyExists(Conflict):

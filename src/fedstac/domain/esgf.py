@@ -17,9 +17,8 @@ import orjson
 
 from fedstac.domain import alternates, documents, patching, retraction, validation
 from fedstac.domain.actions.amend import check_identity, shaped
-from fedstac.domain.actions.target import GONE
 from fedstac.domain.errors import BadRequest, Finding, StacInvalid, errors_in
-from fedstac.domain.model import Draft, Judge, Record, State, moment
+from fedstac.domain.model import GONE, Draft, Judge, Record, State, moment
 from fedstac.domain.patching import Edit, Whole
 from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of

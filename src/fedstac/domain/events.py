@@ -32,6 +32,10 @@ REPLICATED = "org.fedstac.dataset.replicated.v1"
 ANNOTATED = "org.fedstac.dataset.annotated.v1"
 MARKED = "org.fedstac.dataset.marked.v1"
 UNMARKED = "org.fedstac.dataset.unmarked.v1"
+QUARANTINED = "org.fedstac.dataset.quarantined.v1"
+RELEASED = "org.fedstac.dataset.released.v1"
+DELETED = "org.fedstac.dataset.deleted.v1"
+PURGED = "org.fedstac.dataset.purged.v1"
 CURRENT = "org.fedstac.dataset.current.v1"  # a snapshot's entry: the state as it is, no change
 COLLECTION_CREATED = "org.fedstac.collection.created.v1"
 COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"
@@ -176,6 +180,7 @@ def _data(record: Record, digest_of: DigestOf) -> dict[str, object]:
         "publisher": record.publisher,
         **({"retraction": orjson.loads(record.retraction)} if record.retraction is not None else {}),
         **({"superseded": True} if record.superseded else {}),
+        **({"quarantine": orjson.loads(record.quarantine)} if record.quarantine is not None else {}),
         "digest": record.digest.hex(),
     }
 
@@ -308,7 +313,8 @@ def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Da
         publisher=data["publisher"],
         cv_version=cv.get("version"),
         replicas=draft.replicas if draft else None,
-        retraction=_retraction(data.get("retraction")),
+        retraction=_object(data.get("retraction")),
+        quarantine=_object(data.get("quarantine")),
         superseded=data.get("superseded") is True,
         cv_excused=_excused(cv.get("excused")),
     )
@@ -330,11 +336,11 @@ def _moment(value: Any) -> datetime:
     return instant
 
 
-def _retraction(value: Any) -> str | None:
+def _object(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise TypeError("a retraction is an object")
+        raise TypeError("a retraction and a quarantine are objects")
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
+from fedstac.domain.deletion import Deletion
 from fedstac.domain.errors import Finding, Problem
 from fedstac.domain.policy import ROLES, Policy
 from fedstac.domain.vocabulary import ParsedVocabularies, Vocabulary
@@ -21,9 +22,14 @@ class State(StrEnum):
 
     PUBLISHED = "published"
     RETRACTED = "retracted"
+    QUARANTINED = "quarantined"
     MARKED = "marked"
     DELETED = "deleted"
     PURGED = "purged"
+
+
+SEARCHED = (State.PUBLISHED, State.RETRACTED)  # states in which searches find a dataset
+GONE = (State.DELETED, State.PURGED)  # a tombstone is left
 
 
 class Outcome(StrEnum):
@@ -41,6 +47,10 @@ class Outcome(StrEnum):
     ANNOTATED = "annotated"  # links
     MARKED = "marked"  # for deletion
     UNMARKED = "unmarked"
+    QUARANTINED = "quarantined"
+    RELEASED = "released"  # from quarantine
+    DELETED = "deleted"
+    PURGED = "purged"
     IDENTICAL = "identical"  # nothing changed, nothing was announced
     REJECTED = "rejected"
     FAILED = "failed"
@@ -102,6 +112,7 @@ class Record:
     replicas: str | None = None  # JSON text, by node, as the document's alternates say
     retraction: str | None = None  # JSON text: reason, errata, replaced_by, data; also while it is marked
     superseded: bool = False  # given up by its publisher, not by a newer version: never latest again by itself
+    quarantine: str | None = None  # JSON text: reason, case, contact, links; also while it is marked
 
     @cached_property
     def digest(self) -> bytes:
@@ -119,9 +130,15 @@ class Record:
                 rfc3339(self.updated),
                 *([self.retraction] if self.retraction is not None else []),
                 *(["superseded"] if self.superseded else []),
+                *([f"quarantine {self.quarantine}"] if self.quarantine is not None else []),
             )
         )
         return hashlib.sha256(self.document_digest + state.encode()).digest()
+
+    @property
+    def is_retracted(self) -> bool:
+        """Whether it must not be used; a quarantine stands beside that."""
+        return self.state is State.RETRACTED or (self.state is State.QUARANTINED and self.retraction is not None)
 
     @property
     def claim(self) -> LatestClaim | None:
@@ -240,6 +257,8 @@ class World:
     epoch: int = 1  # of this node's feed, read again under the locks
     # states of the datasets that retractions name as replacements, by collection and id
     replacements: Mapping[tuple[str, str], State] = field(default_factory=dict)
+    # open deletions of the marked datasets that commands are about, by collection and id
+    deletions: Mapping[tuple[str, str], Deletion] = field(default_factory=dict)
     vocabularies: ParsedVocabularies = field(default_factory=ParsedVocabularies)
 
     def vocabulary(self, collection: str, version: str | None) -> Vocabulary | None:

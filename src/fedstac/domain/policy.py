@@ -67,7 +67,10 @@ class Action(StrEnum):
     ANNOTATE = "annotate"  # links
     MARK = "mark"  # for deletion
     UNMARK = "unmark"
+    QUARANTINE = "quarantine"  # and release
     DELETE = "delete"
+    PURGE = "purge"
+    DELETIONS = "manage-deletions"  # configure who acknowledges, remind, waive
     OVERRIDE = "override"  # what the rules refuse
     COLLECTIONS = "manage-collections"
     GROUPS = "manage-groups"

@@ -16,13 +16,26 @@ PROMOTE = "promote"  # what an event says of a version that is latest again
 
 def retract(record: Record, retraction: str) -> Record:
     """Return the record as retracted. `retraction` is JSON text (domain/retraction.py)."""
-    return replace(record, state=State.RETRACTED, latest=False, claims_latest=False, retraction=retraction)
+    state = State.RETRACTED if record.quarantine is None else State.QUARANTINED
+    return replace(record, state=state, latest=False, claims_latest=False, retraction=retraction)
 
 
 def reinstate(record: Record, lineage: Lineage) -> Record:
-    """Return the record as published again; it is latest only if it may be."""
+    """Return the record without its retraction; it is latest only if it may be."""
+    return restore(replace(record, retraction=None), lineage)
+
+
+def restore(record: Record, lineage: Lineage) -> Record:
+    """Return the record in the state that its members say: in quarantine, retracted, or published.
+
+    What a mark for deletion or a quarantine covered comes back so. It is latest only if it may be.
+    """
+    if record.quarantine is not None:
+        return replace(record, state=State.QUARANTINED, latest=False, claims_latest=False)
+    if record.retraction is not None:
+        return replace(record, state=State.RETRACTED, latest=False, claims_latest=False)
     latest = may_be_latest(record, lineage)
-    return replace(record, state=State.PUBLISHED, latest=latest, claims_latest=latest, retraction=None)
+    return replace(record, state=State.PUBLISHED, latest=latest, claims_latest=latest)
 
 
 def supersede(record: Record) -> Record:

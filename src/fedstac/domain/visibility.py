@@ -32,9 +32,10 @@ def of_search(choice: Visibility | None, filtered_names: Iterable[str]) -> Visib
     return Visibility.INCLUDE if speaks_of_it else Visibility.EXCLUDE
 
 
-def may_see_files(policy: Policy, caller: Principal, resource: Resource) -> bool:
-    """Tell whether a caller may see the files of a retracted dataset."""
-    return caller.is_admin or policy.may_one_of(caller, ANSWERED, resource)
+def may_see_files(policy: Policy, caller: Principal, resource: Resource, *, is_quarantined: bool = False) -> bool:
+    """Tell whether a caller may see the files of a dataset that is retracted, or under quarantine."""
+    actions = (Action.QUARANTINE,) if is_quarantined else ANSWERED
+    return caller.is_admin or policy.may_one_of(caller, actions, resource)
 
 
 def may_see_hidden(policy: Policy, caller: Principal | None, resource: Resource) -> bool:

@@ -46,6 +46,7 @@ SCHEMA: Final = pa.schema(
         pa.field("replicas", pa.string()),  # JSON
         pa.field("retraction", pa.string()),  # JSON
         pa.field("superseded", pa.bool_(), nullable=False),
+        pa.field("quarantine", pa.string()),  # JSON
         pa.field("digest", pa.binary(), nullable=False),  # sha-256 of the state
         pa.field("document_digest", pa.binary(), nullable=False),
         pa.field("files_digest", pa.binary(), nullable=False),
@@ -57,7 +58,7 @@ SCHEMA: Final = pa.schema(
         pa.field("document", pa.string()),  # the STAC Item as it was published, JSON; null: deleted
         pa.field("geometry", pa.binary()),  # the footprint as WKB
     ],
-    metadata={"geo": orjson.dumps(_GEO), "fedstac_snapshot": b"1"},
+    metadata={"geo": orjson.dumps(_GEO), "fedstac_snapshot": b"2"},
 )
 
 
@@ -95,8 +96,8 @@ def _row(record: Record, vocabulary: Vocabulary | None) -> dict[str, Any]:
         "state": record.state.value, "latest": record.claims_latest, "seq": record.seq, "created": record.created,
         "updated": record.updated, "publisher": record.publisher, "cv_version": record.cv_version,
         "cv_excused": record.cv_excused, "replicas": record.replicas, "retraction": record.retraction,
-        "superseded": record.superseded, "digest": record.digest, "document_digest": record.document_digest,
-        "files_digest": record.files_digest,
+        "superseded": record.superseded, "quarantine": record.quarantine, "digest": record.digest,
+        "document_digest": record.document_digest, "files_digest": record.files_digest,
     }  # fmt: skip
     if record.document is None:
         return row
@@ -160,12 +161,13 @@ LoadedDataset = tuple[Record, Draft | None]
 def _dataset(row: Sequence[Any], origin: str, epoch: int) -> LoadedDataset:
     (
         collection, id, lineage, version, state, latest, seq, created, updated, publisher, cv_version, cv_excused,
-        replicas, retraction, superseded, digest, document_digest, files_digest, starts, ends, footprint, coded, at,
-        document,
+        replicas, retraction, superseded, quarantine, digest, document_digest, files_digest, starts, ends, footprint,
+        coded, at, document,
     ) = row  # fmt: skip
     record = Record(
         collection, id, lineage, origin, version, _STATES[state], latest, latest, epoch, seq, created, updated,
         document, document_digest, files_digest, publisher, cv_version, cv_excused, replicas, retraction, superseded,
+        quarantine,
     )  # fmt: skip
     record.__dict__["digest"] = digest  # what the record would compute: the sha-256 of the part vouches for it
     if document is None:

@@ -37,7 +37,7 @@ def entity_tag(item: ServedItem, digest: bytes, *, shows_files: bool = False) ->
 def item_text(base: str, item: ServedItem, *, shows_files: bool = False) -> str:
     """Return a dataset as it is served: the stored text with state and links spliced in.
 
-    shows_files: of a retracted dataset too, whose files are left out for everybody else.
+    shows_files: of a dataset that is retracted or under quarantine too, whose files are left out for everybody else.
     """
     own = item_url(base, item.collection, item.id)
     parent = f"{base}/collections/{quote(item.collection)}"
@@ -54,17 +54,29 @@ def item_text(base: str, item: ServedItem, *, shows_files: bool = False) -> str:
     for rel, other in [*replacement, *(("replaces", id) for id in item.replaces)]:
         links += f',{{"rel":"{rel}","type":"{GEOJSON}","href":{_json(item_url(base, item.collection, other))}}}'
     state = (
-        f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if item.state == "retracted" else "false"},'
+        f'"latest":{"true" if item.latest else "false"},"retracted":{"true" if _is_retracted(item) else "false"},'
         f'"created":"{rfc3339(item.created)}","updated":"{rfc3339(item.updated)}","fedstac:state":"{item.state}"'
     )
     members = (("cv_version", item.cv_version and _json(item.cv_version)), ("retraction", item.retraction),
-            ("replicas", item.replicas))  # fmt: skip
+            ("replicas", item.replicas), ("quarantine", _notice(item, whole=shows_files)))  # fmt: skip
     state += "".join(f',"fedstac:{name}":{text}' for name, text in members if text is not None)
     extension = _json(base + documents.EXTENSION_PATH)
     text = documents.splice(item.document, extension=extension, links=links, state=state)
-    if item.state == "retracted" and not shows_files:  # known and explained, and not to be had
+    if item.state != "published" and not shows_files:  # known and explained, and not to be had
         return orjson.dumps({**orjson.loads(text), "assets": {}}).decode()
     return text
+
+
+def _is_retracted(item: ServedItem) -> bool:
+    return item.state == "retracted" or (item.state == "quarantined" and item.retraction is not None)
+
+
+def _notice(item: ServedItem, *, whole: bool) -> str | None:
+    """Return what a dataset under quarantine says of it: the number of the case and whom to ask; or the whole."""
+    if item.quarantine is None or whole:
+        return item.quarantine
+    quarantine = orjson.loads(item.quarantine)
+    return orjson.dumps({name: quarantine[name] for name in ("case", "contact") if name in quarantine}).decode()
 
 
 def _json(text: str) -> str:

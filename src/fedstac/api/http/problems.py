@@ -74,6 +74,8 @@ def _members(problem: Problem, base_url: str) -> Mapping[str, object]:
     """Return the members that a problem has beside those that all have."""
     if isinstance(problem, errors.Misdirected) and problem.home:
         return {"home": {"node": problem.node, "href": problem.home}}
+    if isinstance(problem, errors.MarkedForDeletion) and problem.deletion is not None:
+        return {"deletion": f"{base_url}/deletions/{problem.deletion}"}
     if isinstance(problem, errors.CursorGone) and problem.earliest:
         return {"earliest": problem.earliest, "snapshot": f"{base_url}/snapshot"}
     return {}

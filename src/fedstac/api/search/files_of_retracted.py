@@ -32,8 +32,8 @@ async def caller_of(call: Call) -> Principal:
 
 
 async def shown_to(call: Call, caller: Principal, items: Sequence[ServedItem]) -> frozenset[tuple[str, str]]:
-    """Return the (collection, id) of retracted datasets whose files the caller may see."""
-    retracted = [item for item in items if item.state == "retracted"]
+    """Return the (collection, id) of datasets, retracted or under quarantine, whose files the caller may see."""
+    retracted = [item for item in items if item.state in ("retracted", "quarantined")]
     if caller.is_admin or not retracted:
         return frozenset((item.collection, item.id) for item in retracted)
     vocabularies: dict[tuple[str, str | None], Vocabulary | None] = {}
@@ -45,7 +45,9 @@ async def shown_to(call: Call, caller: Principal, items: Sequence[ServedItem]) -
     def select() -> frozenset[tuple[str, str]]:
         return frozenset(
             (item.collection, item.id) for item in retracted
-            if visibility.may_see_files(policy, caller, _resource(item, vocabularies))
+            if visibility.may_see_files(
+                policy, caller, _resource(item, vocabularies), is_quarantined=item.state == "quarantined"
+            )
         )  # fmt: skip
 
     return await call.services.threads.run(select)

@@ -39,7 +39,8 @@ from fedstac.db import collections, conditions, search
 from fedstac.db.connections import Connection
 from fedstac.db.search import Anchor
 from fedstac.domain import strict_json
-from fedstac.domain.errors import BadRequest, ItemDoesNotExist, Unavailable
+from fedstac.domain.errors import BadRequest, ItemDeleted, ItemDoesNotExist, Unavailable
+from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import Principal
 from fedstac.domain.visibility import Visibility
 
@@ -118,6 +119,9 @@ async def get_item(call: Call) -> Response:
         row = await search.item(conn, collection, item_id)
         if row is None:
             await existing(conn, collection)
+            deleted = await search.was_deleted(conn, collection, item_id)
+            if deleted is not None:
+                raise ItemDeleted(f"{item_id} was deleted at {rfc3339(deleted)}; its id is never used again")
             raise ItemDoesNotExist(
                 f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
             )

@@ -7,7 +7,7 @@ from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
 from fedstac.api.search import aggregation, collections, history, parquet, reading
-from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDoesNotExist, Unauthenticated
+from fedstac.domain.errors import CollectionDoesNotExist, InvalidToken, ItemDeleted, ItemDoesNotExist, Unauthenticated
 
 ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id}/items/{item_id}"
 ALLOWED = Answer(204, "`Allow` names the methods.", headers=("Allow",))
@@ -118,7 +118,7 @@ SEARCH = Capability(
                 Answer.of(200, "The dataset.", "Item", media_type=GEOJSON, headers=("ETag", "Last-Modified")),
                 NOT_MODIFIED,
             ),
-            problems=(ItemDoesNotExist, CollectionDoesNotExist, *BAD_TOKEN), is_hot=True,
+            problems=(ItemDoesNotExist, ItemDeleted, CollectionDoesNotExist, *BAD_TOKEN), is_hot=True,
         ),
         Route(
             method="GET", path=ITEMS, handler=reading.get_items, access=Access.PUBLIC,

@@ -21,7 +21,7 @@ from fedstac.api.writing.options import WriteOptions, options_of_change
 from fedstac.db import queue
 from fedstac.db.connections import Connection
 from fedstac.domain import patching, retraction, strict_json
-from fedstac.domain.actions import ACTIONS
+from fedstac.domain.actions import ACTIONS, quarantine
 from fedstac.domain.actions.target import QueuedAction, may_one_of
 from fedstac.domain.alternates import replica_edit
 from fedstac.domain.errors import (
@@ -84,6 +84,30 @@ async def post_reinstate(call: Call) -> Response:
 async def post_unmark(call: Call) -> Response:
     """Take a mark for deletion back."""
     return await _change(call, "unmark", {})
+
+
+async def post_quarantine(call: Call) -> Response:
+    """Put a dataset under quarantine: {reason, case, contact, links}. It is hidden at once, and nothing is erased."""
+    raw = await call.body.read()
+    body = quarantine.read_quarantine(strict_json.parse(raw) if raw.strip() else {})
+    return await _change(call, "quarantine", {"quarantine": body})
+
+
+async def post_release(call: Call) -> Response:
+    """End the quarantine of a dataset: {decision}. Every byte is as it was before."""
+    raw = await call.body.read()
+    decision = quarantine.read_decision(strict_json.parse(raw) if raw.strip() else {})
+    return await _change(call, "release", {"decision": decision})
+
+
+async def post_delete(call: Call) -> Response:
+    """Delete a marked dataset for good. 409 names what is missing, until everybody has done their part."""
+    return await _change(call, "delete", {})
+
+
+async def post_purge(call: Call) -> Response:
+    """Remove what this server still has of a deleted dataset in its log, requests and messages."""
+    return await _change(call, "purge", {})
 
 
 async def put_replica(call: Call) -> Response:

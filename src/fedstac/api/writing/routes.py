@@ -13,15 +13,18 @@ from fedstac.domain.errors import (
     CollectionDoesNotExist,
     CollectionNotEmpty,
     Conflict,
+    DeletionNotReady,
     ForeignOrigin,
     IdempotencyKeyReused,
     ItemAlreadyExists,
     ItemDoesNotExist,
+    MarkedForDeletion,
     Misdirected,
     PreconditionFailed,
     PreconditionRequired,
     RequestDoesNotExist,
     StacInvalid,
+    UnderQuarantine,
 )
 from fedstac.domain.policy import Action
 
@@ -54,7 +57,7 @@ _OF_PUBLISHING = (
     StacInvalid, CollectionDoesNotExist, ForeignOrigin, ItemAlreadyExists, Conflict, Misdirected, PreconditionFailed,
     IdempotencyKeyReused,
 )  # fmt: skip
-_OF_CHANGE = (ItemDoesNotExist, *_OF_PUBLISHING, PreconditionRequired)
+_OF_CHANGE = (ItemDoesNotExist, *_OF_PUBLISHING, PreconditionRequired, MarkedForDeletion, UnderQuarantine)
 
 COLLECTIONS = Capability(
     name="collections",
@@ -148,6 +151,25 @@ ACTIONS = Capability(
         Route(
             method="POST", path=ITEM + "/unmark", handler=changes.post_unmark, access=Access.ACTION,
             parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="unmark",
+        ),
+        Route(
+            method="POST", path=ITEM + "/quarantine", handler=changes.post_quarantine, access=Access.ACTION,
+            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Quarantine",)}), answers=_WRITTEN,
+            problems=_OF_CHANGE, log_name="quarantine",
+        ),
+        Route(
+            method="POST", path=ITEM + "/release", handler=changes.post_release, access=Access.ACTION,
+            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Release",)}, is_required=False),
+            answers=_WRITTEN, problems=_OF_CHANGE, log_name="release",
+        ),
+        Route(
+            method="POST", path=ITEM + "/delete", handler=changes.post_delete, access=Access.ACTION,
+            parameters=parameters.CHANGE, answers=_WRITTEN, problems=(*_OF_CHANGE, DeletionNotReady),
+            log_name="delete",
+        ),
+        Route(
+            method="POST", path=ITEM + "/purge", handler=changes.post_purge, access=Access.ACTION,
+            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="purge",
         ),
         Route(
             method="PUT", path=ITEM + "/replicas/{node}", handler=changes.put_replica, access=Access.ACTION,

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.delete import Delete, Purge
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.quarantine import Quarantine, Release
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import QueuedAction, Target
 from fedstac.domain.model import Decision, Lineage, World
@@ -50,6 +52,10 @@ ACTIONS: Final[Mapping[str, ActionType]] = {
     "reinstate": ActionType(Reinstate, Reinstate.read, (Action.REINSTATE,)),
     "mark": ActionType(Mark, Mark.read, (Action.MARK,)),
     "unmark": ActionType(Unmark, Unmark.read, (Action.UNMARK,)),
+    "quarantine": ActionType(Quarantine, Quarantine.read, (Action.QUARANTINE,)),
+    "release": ActionType(Release, Release.read, (Action.QUARANTINE,)),
+    "delete": ActionType(Delete, Delete.read, (Action.DELETE,)),
+    "purge": ActionType(Purge, Purge.read, (Action.PURGE,)),
 }
 
 

@@ -26,7 +26,7 @@ from fedstac.domain import (
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of_document
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import BodyTooLarge, Conflict, Finding, StacInvalid, errors_in, pointer
-from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
+from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, World
 from fedstac.domain.patching import Edit, Whole
 from fedstac.domain.policy import AMENDING, Action, Principal
 from fedstac.domain.vocabulary import Vocabulary
@@ -76,7 +76,7 @@ class Amend:
         self._permit_some(record, before, world)
         edited, upgrades = stac_versions.upgraded(shaped(self.edit.apply(_patchable(before, record))))
         flags = frozenset() if isinstance(self.edit, Whole) else _flags(record, lineage, edited["properties"])
-        after = self._completed(before, edited, keeps_files=Action.RETRACT in flags or record.state is State.RETRACTED)
+        after = self._completed(before, edited, keeps_files=Action.RETRACT in flags or record.is_retracted)
         newest = self._vocabulary(record, world, newest=True)
         check_identity(before, after, newest)
         effect = effect_of(before, after)
@@ -123,7 +123,7 @@ class Amend:
             world.policy.require(self.principal, action, replace(resource, nodes=effect.nodes_of(action)))
         # a node may say that it has no copy any more: the retraction may ask it to purge or restrict its files
         harmless = {Action.ANNOTATE} if effect.adds_entries else {Action.ANNOTATE, Action.REPLICATE}
-        if record.state is State.RETRACTED and (effect.actions - harmless):
+        if record.is_retracted and (effect.actions - harmless):
             raise Conflict(f"{record.id} is retracted; reinstate it before it is changed")
         if Action.REPLACE in effect.actions and not self.override:
             raise Conflict(
@@ -213,9 +213,9 @@ def _flags(record: Record, lineage: Lineage, properties: Json) -> frozenset[Acti
     actions = set()
     if record.claims_latest and properties.get("latest") is False and properties.get("retracted") is not True:
         actions.add(Action.SUPERSEDE)
-    if record.state is State.PUBLISHED and properties.get("retracted") is True:
+    if not record.is_retracted and properties.get("retracted") is True:
         actions.add(Action.RETRACT)
-    if record.state is State.RETRACTED and properties.get("retracted") is False:
+    if record.is_retracted and properties.get("retracted") is False:
         actions.add(Action.REINSTATE)
     claims_latest = properties.get("latest") is True and not record.latest
     if claims_latest and not _with_flags(record, lineage, frozenset(actions)).latest:

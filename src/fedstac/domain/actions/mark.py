@@ -58,6 +58,4 @@ class Unmark:
         world.policy.require(self.principal, Action.UNMARK, resource_of(record, world))
         if record.state is not State.MARKED:
             return Decision(Outcome.IDENTICAL)
-        was_retracted = record.retraction is not None
-        after = replace(record, state=State.RETRACTED) if was_retracted else versions.reinstate(record, lineage)
-        return UNMARKS.decision(record, after, lineage, world)
+        return UNMARKS.decision(record, versions.restore(record, lineage), lineage, world)

@@ -41,7 +41,7 @@ class Retract:
         whole = retraction.completed(record.retraction, self.retraction, record.id)
         doubts = retraction.warnings(self.retraction, record.collection, self._state_of_replacement(lineage, world))
         text = retraction.text_of(whole)
-        if record.state is State.RETRACTED and record.retraction == text:
+        if record.is_retracted and record.retraction == text:
             return Decision(Outcome.IDENTICAL, warnings=doubts)
         after = versions.retract(record, text)
         decision = RETRACTS.decision(record, after, lineage, world, reason=whole["reason"])
@@ -73,6 +73,6 @@ class Reinstate:
         """Reinstate the dataset. Nothing changes where it is not retracted."""
         record = find(self.target, self.principal, lineage, world, self.expected)
         world.policy.require(self.principal, Action.REINSTATE, resource_of(record, world))
-        if record.state is State.PUBLISHED:
+        if not record.is_retracted:
             return Decision(Outcome.IDENTICAL)
         return REINSTATES.decision(record, versions.reinstate(record, lineage), lineage, world)

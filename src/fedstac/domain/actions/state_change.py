@@ -8,7 +8,7 @@ import orjson
 
 from fedstac.domain import documents, versions
 from fedstac.domain.errors import Conflict
-from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
+from fedstac.domain.model import SEARCHED, Change, Decision, Draft, Lineage, Outcome, Record, World
 from fedstac.domain.policy import Action
 from fedstac.domain.vocabulary import DatasetName
 
@@ -30,7 +30,8 @@ class StateChange:
         """
         if record.document is None:
             raise Conflict(f"the document of {record.id} is gone; publish a new version instead")
-        draft = _search_copy(record, world) if record.state is State.MARKED else None
+        comes_back = record.state not in SEARCHED and after.state in SEARCHED
+        draft = _search_copy(record, world) if comes_back else None
         change = Change(self.event, record, after, draft, reason=reason, actions=(self.action,))
         return Decision(self.outcome, versions.changes(change, lineage, world))
 

@@ -9,13 +9,18 @@ from typing import Any
 
 import orjson
 
-from fedstac.domain.errors import Conflict, ForeignOrigin, ItemDoesNotExist, PreconditionFailed
+from fedstac.domain.errors import (
+    ForeignOrigin,
+    ItemDoesNotExist,
+    MarkedForDeletion,
+    PreconditionFailed,
+    UnderQuarantine,
+)
 from fedstac.domain.explaining import institution_of
-from fedstac.domain.model import Lineage, Record, State, World
+from fedstac.domain.model import GONE, Lineage, Record, State, World
 from fedstac.domain.policy import Action, Principal, Resource
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
-GONE = (State.DELETED, State.PURGED)
 MARKING = (Action.MARK, Action.UNMARK)
 
 
@@ -74,7 +79,8 @@ def find(
 
     ItemDoesNotExist where it is not here. A marked dataset is not here for a caller who may neither mark nor unmark
     it: nobody else may learn that it exists. ForeignOrigin where it is another node's, PreconditionFailed where it is
-    another state than `expected`. Conflict where it is marked for deletion; `marked` allows that.
+    another state than `expected`. MarkedForDeletion where it is marked; `marked` allows that. UnderQuarantine where it
+    is in quarantine, for everybody who could not put it there.
     """
     record = lineage.records.get(target.id)
     if record is None or record.state in GONE or record.document is None or _is_hidden(record, principal, world):
@@ -86,7 +92,14 @@ def find(
     if expected is not None and "*" not in expected and record.digest[:16].hex() not in expected:
         raise PreconditionFailed(f"{target.id} was changed since you read it; read it again")
     if record.state is State.MARKED and not marked:
-        raise Conflict(f"{target.id} is marked for deletion; unmark it first")
+        deletion = world.deletions.get((target.collection, target.id))
+        raise MarkedForDeletion(
+            f"{target.id} is marked for deletion; unmark it first", deletion=deletion.id if deletion else None
+        )
+    if record.quarantine is not None:
+        may = world.policy.may_one_of(principal, (Action.QUARANTINE,), resource_of(record, world))
+        if not may:
+            raise UnderQuarantine(f"{target.id} is under quarantine; the administrators of this node decide about it")
     return record
 
 

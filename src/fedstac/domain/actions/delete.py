@@ -1,0 +1,98 @@
+"""What happens when a marked dataset is deleted, and when its last traces are purged.
+
+A tombstone stays: the id is never used again. What is still missing before a deletion, domain/deletion.py says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fedstac.domain import events, versions
+from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
+from fedstac.domain.errors import Conflict, DeletionNotReady, ForeignOrigin, ItemDoesNotExist
+from fedstac.domain.model import GONE, Change, Decision, Lineage, Outcome, Record, State, World
+from fedstac.domain.policy import Action, Principal, Resource
+
+EMPTY: Final = b""  # digest of a document that is gone, as consumers have it
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a marked dataset: the record becomes a tombstone."""
+
+    target: Target
+    principal: Principal
+    expected: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, action: QueuedAction) -> Delete:
+        """Read {"expected": […]}."""
+        return cls(action.target, action.principal, action.expected)
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        """Delete the dataset. DeletionNotReady names all that is missing. Nothing changes where it is deleted."""
+        tombstone = lineage.records.get(self.target.id)
+        if tombstone is not None and tombstone.state in GONE:
+            _require(self.principal, Action.DELETE, tombstone, world)
+            return Decision(Outcome.IDENTICAL)
+        record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
+        world.policy.require(self.principal, Action.DELETE, resource_of(record, world))
+        if record.state is not State.MARKED:
+            raise Conflict(f"{record.id} is {record.state}; only what is marked for deletion is deleted: mark it first")
+        deletion = world.deletions.get((record.collection, record.id))
+        if deletion is None:
+            raise DeletionNotReady(f"{record.id} was marked a moment ago; send this again")
+        if missing := deletion.missing(world.now):
+            more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+            detail = f"{record.id} cannot be deleted yet: {missing[0].message}{more}"
+            raise DeletionNotReady(detail, deletion=deletion.id, findings=missing)
+        change = Change(events.DELETED, record, _tombstone(record, State.DELETED), reason=deletion.reason,
+                        actions=(Action.DELETE,))  # fmt: skip
+        return Decision(Outcome.DELETED, versions.changes(change, lineage, world))
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Purge a deleted dataset: what this server still has of it in its log, requests and messages is redacted."""
+
+    target: Target
+    principal: Principal
+
+    @classmethod
+    def read(cls, action: QueuedAction) -> Purge:
+        """Read {}."""
+        return cls(action.target, action.principal)
+
+    def decide(self, lineage: Lineage, world: World) -> Decision:
+        """Remove what is left of the dataset. Conflict where it is not deleted; nothing changes where it is purged."""
+        record = lineage.records.get(self.target.id)
+        if record is None or record.state not in GONE:
+            here = find(self.target, self.principal, lineage, world, None, marked=True)
+            world.policy.require(self.principal, Action.PURGE, resource_of(here, world))
+            raise Conflict(f"{self.target.id} is not deleted; only what is deleted can be purged")
+        _require(self.principal, Action.PURGE, record, world)
+        if record.origin != world.origin:
+            raise ForeignOrigin(f"{record.id} belongs to the node {record.origin}; purge it there")
+        if record.state is State.PURGED:
+            return Decision(Outcome.IDENTICAL)
+        change = Change(events.PURGED, record, _tombstone(record, State.PURGED), actions=(Action.PURGE,))
+        return Decision(Outcome.PURGED, versions.changes(change, lineage, world))
+
+
+def _tombstone(record: Record, state: State) -> Record:
+    """Return what stays of a record: its place in its lineage, and nothing that was written about it."""
+    return replace(
+        record, state=state, latest=False, claims_latest=False, document=None, document_digest=EMPTY,
+        files_digest=EMPTY, cv_version=None, cv_excused=None, replicas=None, retraction=None, superseded=False,
+        quarantine=None,
+    )  # fmt: skip
+
+
+def _require(principal: Principal, action: Action, tombstone: Record, world: World) -> None:
+    """Require a right on a tombstone, of which no institution is known: one that holds for all of them."""
+    resource = Resource(tombstone.id, tombstone.collection, "*")
+    if not world.policy.may_one_of(principal, (action,), resource):
+        raise ItemDoesNotExist(
+            f"there is no dataset {tombstone.id!r} in {tombstone.collection}; a search lists those there are"
+        )
