@@ -262,20 +262,29 @@ async def taken_back(nodes: Nodes) -> httpx.Response:
 
 
 async def too_many_batches(nodes: Nodes) -> httpx.Response:
-    """Send a body that takes all the memory for bodies, which is that of one large batch, and does not end."""
+    """Send a body that takes all the memory for bodies, which is that of one large batch, and does not end.
+
+    It is sent anew where it came while a small one had some of that memory: then it is the one that is refused.
+    """
     where = urlsplit(nodes.strict.url)
-    _, writer = await asyncio.open_connection(where.hostname, where.port)
     size = nodes.strict.settings.request_memory_bytes // 8
-    try:
-        writer.write(head(*authorized(nodes.strict), "Transfer-Encoding: chunked", "", f"{size:x}"))
-        writer.write(b" " * size + b"\r\n")
-        await writer.drain()
-        while True:
-            answer = await nodes.strict.admin.post(ITEMS, content=b" " * (100 << 10))
-            if answer.json()["code"] != "malformed-json":  # the other one is not there yet
-                return answer
-    finally:
-        writer.close()
+    while True:
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        refusal = asyncio.create_task(reader.read())
+        try:
+            writer.write(head(*authorized(nodes.strict), "Transfer-Encoding: chunked", "", f"{size:x}"))
+            writer.write(b" " * size + b"\r\n")
+            await writer.drain()
+            while not refusal.done():
+                answer = await nodes.strict.admin.post(ITEMS, content=b" " * (100 << 10))
+                if answer.json()["code"] != "malformed-json":  # the other one is not there yet
+                    return answer
+        except ConnectionError:
+            continue
+        finally:
+            refusal.cancel()
+            writer.close()
+            await asyncio.gather(refusal, return_exceptions=True)
 
 
 async def a_search_that_takes_too_long(nodes: Nodes) -> httpx.Response:
