@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -194,7 +196,12 @@ def test_operators_are_told_of_what_is_parked(world: World) -> None:
 
 
 @pytest.mark.soak
-def test_the_same_with_files_of_1_to_50_mb(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    with embedded.cluster(tmp_path / "pg") as cluster, ExitStack() as stack:
-        check_the_end(build(stack, tmp_path, cluster, LARGE))
+def test_the_same_with_files_of_1_to_50_mb() -> None:
+    """On the disk: the files and two copies of each take 20 GB and more."""
+    folder = Path(tempfile.mkdtemp(prefix="fedstac-replica-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    try:
+        with embedded.cluster(folder / "pg") as cluster, ExitStack() as stack:
+            check_the_end(build(stack, folder, cluster, LARGE))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
