@@ -32,8 +32,8 @@ from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
-from fedstac.domain.actions.target import Target, may_see_marked
-from fedstac.domain.deletion import Deletion, DeletionState
+from fedstac.domain.actions.target import Target, may_see_marked, resource_of_document
+from fedstac.domain.deletion import Deletion, DeletionRules, DeletionState
 from fedstac.domain.errors import (
     Cancelled,
     CollectionAlreadyExists,
@@ -326,7 +326,7 @@ async def _write(
     ]
     ids = iter(await outbox.append(conn, announcements))
     failpoint("perform.events")
-    await _follow_deletions(conn, work, receipts, announcements, now=world.now)
+    await _follow_deletions(conn, work, receipts, announcements, world)
     failpoint("perform.deletions")
     await audit.append(conn, [
         row for entry, receipt in zip(work, receipts, strict=True) for row in _audit_rows(entry, receipt)
@@ -341,9 +341,10 @@ DELETION_STATES: Final = {
 
 async def _follow_deletions(
     conn: Connection, work: Sequence[Work], receipts: Sequence[Receipt], announcements: Sequence[outbox.Announcement],
-    *, now: datetime,
+    world: World,
 ) -> None:  # fmt: skip
     """Store what the changes mean for the deletion manager, in their order: entries that begin or end, cases."""
+    now = world.now
     changes = [
         (change, entry) for entry, receipt in zip(work, receipts, strict=True) for change in receipt.changes
     ]  # fmt: skip
@@ -359,11 +360,8 @@ async def _follow_deletions(
     for event_type, group in groupby(steps, key=lambda each: each[0].event_type):
         if event_type == events.MARKED:
             await deletions.begin(conn, [
-                deletion.begin(
-                    rules.get(change.after.collection, deletion.NO_RULES), id=uuid7(now), event_id=event_id,
-                    collection=change.after.collection, dataset=change.after.id, actor=entry.actor, now=now,
-                    reason=change.reason, request=entry.request,
-                    identifiers=deletion.identifiers_of(orjson.loads(change.after.document or "{}")),
+                _deletion_of(
+                    change, entry, event_id, rules.get(change.after.collection, deletion.NO_RULES), world
                 )
                 for change, entry, event_id in group
             ])  # fmt: skip
@@ -387,6 +385,18 @@ async def _follow_deletions(
                 )
                 for change, entry, _ in group
             ], now=now)  # fmt: skip
+
+
+def _deletion_of(change: Change, work: Work, event_id: UUID, rules: DeletionRules, world: World) -> Deletion:
+    """Return the deletion that a mark opens."""
+    record, document = change.after, orjson.loads(change.after.document or "{}")
+    vocabulary = world.vocabulary(record.collection, record.cv_version)
+    return deletion.begin(
+        rules, id=uuid7(world.now), event_id=event_id, collection=record.collection, dataset=record.id,
+        actor=work.actor, now=world.now, reason=change.reason, request=work.request,
+        identifiers=deletion.identifiers_of(document),
+        institution=resource_of_document(record, document, vocabulary).institution,
+    )  # fmt: skip
 
 
 async def _compare_files(conn: Connection, world: World, receipts: Sequence[Receipt]) -> list[Receipt]:

@@ -66,6 +66,7 @@ CLAIMS: Final[Mapping[str, Json]] = {  # of a token of an identity provider
     REPLICATOR: {"eduperson_entitlement": [urn("project", "CMIP6", "REPLICATE"), urn("node", "east", "REPLICATE")]},
     ANNOTATOR: {"eduperson_entitlement": [urn("project", "CMIP6", "ERRATA")]},
 }
+NO_DELETION = "01a2261e-0000-7000-8000-000000000001"
 STRANGERS = (NOBODY, MADE_UP)
 WHO: Final = (*STRANGERS, *ROLES, *CLAIMS)
 EVERYBODY = WHO
@@ -282,6 +283,17 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "resume a sink that is not there": fixed("POST", "/sinks/{sink}/resume", sink="none"),
     "seek a sink that is not there": fixed("POST", "/sinks/{sink}/seek", {"to": "now"}, sink="none"),
     "audit a sink that is not there": fixed("POST", "/sinks/{sink}/audit", {}, sink="none"),
+    "see the deletions": fixed("GET", "/deletions"),
+    "see a deletion that is not there": fixed("GET", "/deletions/{deletion}", deletion=NO_DELETION),
+    "waive for a deletion that is not there": fixed(
+        "POST", "/deletions/{deletion}/waive", {"name": "east", "reason": "gone"}, deletion=NO_DELETION),
+    "remind for a deletion that is not there": fixed("POST", "/deletions/{deletion}/remind", {}, deletion=NO_DELETION),
+    "delete by a deletion that is not there": fixed("POST", "/deletions/{deletion}/delete", deletion=NO_DELETION),
+    "see all rules of deletion": fixed("GET", "/deletions/rules"),
+    "see the rules of a project without": fixed("GET", "/deletions/rules/{project}", project="CMIP6"),
+    "try rules of deletion": lambda _: MatrixRequest(
+        "PUT", "/deletions/rules/{project}", {"project": "CMIP6"}, {}, query={"dry_run": "true"}),
+    "see the cases of quarantine": fixed("GET", "/quarantines"),
     "see the dead letters": fixed("GET", "/dead-letters"),
     "see a dead letter that is not there": fixed("GET", "/dead-letters/{letter}", letter="7"),
     "redrive a dead letter that is not there": fixed("POST", "/dead-letters/redrive", {"ids": [7]}),
@@ -465,6 +477,14 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), ("add a sink",), (NO_DATASET,), DONE),
     Line((ADMIN,), tuple(deed for deed in ELSE if re.search("(sink|dead letter|parked event) that is not there", deed)),
          (NO_DATASET,), NOT_FOUND),
+    # deletions: who may mark sees their own, a node what it has to do, who manages deletions all
+    Line(tuple(who for who in ALL_KNOWN if who in (*DELETERS, *NODES)), ("see the deletions",), (NO_DATASET,),
+         ANSWERED),
+    Line(ALL_KNOWN, ("see a deletion that is not there",), (NO_DATASET,), NOT_FOUND),
+    Line((ADMIN,), (*(deed for deed in ELSE if deed.endswith("a deletion that is not there") and deed[:3] != "see"),
+                    "see the rules of a project without"), (NO_DATASET,), NOT_FOUND),
+    Line((ADMIN,), ("see all rules of deletion", "try rules of deletion", "see the cases of quarantine"), (NO_DATASET,),
+         ANSWERED),
     # groups and collections
     Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),
     Line(tuple(who for who in ALL_KNOWN if who not in (ADMIN, MEMBER, MANAGER)), ("see the institution's group",),

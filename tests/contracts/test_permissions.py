@@ -46,6 +46,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/dead-letters/discard"): {"ids": [7]},
     ("POST", "/parked-events/requeue"): {"ids": [7]},
     ("POST", "/parked-events/discard"): {"ids": [7]},
+    ("PUT", "/deletions/rules/{project}"): {},
+    ("POST", "/deletions/{deletion}/waive"): {"name": "east", "reason": "it is gone"},
     ("POST", "/events/status"): {"epoch": 1, "through": 0, "exceptions": []},
 }
 PARTS = {
@@ -56,6 +58,8 @@ PARTS = {
     "event": "7",
     "principal": "p",
     "destination_id": str(UUID(int=1)),
+    "deletion": str(UUID(int=1)),
+    "project": "CMIP6",
 }
 
 

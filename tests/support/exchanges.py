@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 PUBLIC_URL: Final = "https://west.example"
 MOMENT: Final = "2026-11-28T12:00:00Z"
-TIMES: Final = frozenset(("created", "updated", "finished", "since", "confirmed", "time", "published"))
+TIMES: Final = frozenset(("at", "created", "updated", "finished", "since", "confirmed", "time", "published"))
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 CHANGING: Final = {"secret": "whsec_a2VlcCBpdA==", "digest": "0" * 16, "cursor": "1.7", "through": "1.1"}
 TOKEN: Final = re.compile(r"(?<=token=)[\w-]+")
@@ -34,6 +34,15 @@ ITEMS, ITEM = "/collections/{collection_id}/items", "/collections/{collection_id
 WAIT: Final = {"Prefer": "wait=30"}
 GROUP: Final = {"name": "ncar-editors", "project": "CMIP6", "institution": "NCAR", "title": "Editors at NCAR"}
 PORTAL: Final = {"sink": "portal"}
+RULES: Final = {
+    "dependencies": [
+        {"name": "east", "days": 7, "contact": "data@east.example"},
+        {"name": "doi-desk", "owns_identifier": True, "days": 14},
+        {"name": "west/search", "required": False},
+    ],
+    "grace_days": 30, "automatic": True, "schedule": "03:30",
+}  # fmt: skip
+NO_DELETION: Final = {"deletion": "01a2261e-0000-7000-8000-000000000001"}
 MEMBER: Final = {"group": "ncar-editors", "principal": "anna"}
 
 
@@ -145,6 +154,23 @@ SCENARIO: Final = (
     Ask("POST " + ITEM + "/delete", "What is not marked", "admin", PLACE, {"dry_run": "true"}),
     Ask("POST " + ITEM + "/purge", "What is not deleted", "admin", PLACE, {"dry_run": "true"}),
     Ask("POST " + ITEM + "/unmark", "What is not marked", "admin", PLACE, {"dry_run": "true"}),
+    Ask("GET /deletions/rules/{project}", "There are none yet", "admin", {"project": "CMIP6"}),
+    Ask("PUT /deletions/rules/{project}", "What a change touches", "admin", {"project": "CMIP6"}, {"dry_run": "true"},
+        {"If-Match": '"0"'}, RULES),
+    Ask("PUT /deletions/rules/{project}", "Who has to do something", "admin", {"project": "CMIP6"},
+        headers={"If-Match": '"0"'}, body=RULES),
+    Ask("PUT /deletions/rules/{project}", "Somebody was faster", "admin", {"project": "CMIP6"},
+        headers={"If-Match": '"0"'}, body=RULES),
+    Ask("GET /deletions/rules/{project}", "The newest", "admin", {"project": "CMIP6"}),
+    Ask("GET /deletions/rules", "Of all projects", "admin"),
+    Ask("GET /deletions", "What is open", "admin", query={"state": "open"}),
+    Ask("GET /deletions", "Without any right", "guest"),
+    Ask("GET /deletions/{deletion}", "One that is not there", "admin", NO_DELETION),
+    Ask("POST /deletions/{deletion}/waive", "One that is not there", "admin", NO_DELETION,
+        body={"name": "east", "reason": "The node is gone."}),
+    Ask("POST /deletions/{deletion}/remind", "One that is not there", "admin", NO_DELETION, body={"names": ["east"]}),
+    Ask("POST /deletions/{deletion}/delete", "One that is not there", "admin", NO_DELETION),
+    Ask("GET /quarantines", "There are none", "admin"),
     Ask("DELETE /collections/{collection_id}", "A project with datasets", "admin", {"collection_id": "CMIP6"}),
     Ask("GET /conformance", "All classes"),
     Ask("GET /scope", "The scope"),

@@ -20,6 +20,7 @@ from fedstac import __version__, bootstrap
 from fedstac.api import vocabulary_routes
 from fedstac.api.call import Services, services_of
 from fedstac.api.capability import Capability
+from fedstac.api.deletions import routes as deletion_routes
 from fedstac.api.http import limits, prefixes, problems, server
 from fedstac.api.http import routes as http_routes
 from fedstac.api.http.access_log import AccessLog
@@ -61,6 +62,7 @@ log = structlog.get_logger()
 CAPABILITIES: tuple[Capability, ...] = (
     *search_routes.CAPABILITIES,
     *writing_routes.CAPABILITIES,
+    *deletion_routes.CAPABILITIES,
     *vocabulary_routes.CAPABILITIES,
     *people_routes.CAPABILITIES,
     *node_routes.CAPABILITIES,

@@ -35,6 +35,7 @@ IN_PATH: Final[Mapping[str, str]] = {
     "sink": "The name of a sink.",
     "letter": "The id of a dead letter.",
     "event": "The id of a parked event, as the list has it.",
+    "deletion": "The id of a deletion, as the list of deletions and the problems of marked datasets name it.",
     "part": "The name of a part, as the manifest has it.",
 }
 
@@ -188,4 +189,47 @@ SNAPSHOT: Final = (
 DIGESTS: Final = (
     Parameter("collection", "The records of one bucket of this collection.", TEXT),
     Parameter("bucket", "The number of the bucket.", {"type": "integer", "minimum": 0, "maximum": 255}),
+)
+
+# --- deletions ---
+_AFTER_ID: Final = Parameter(
+    "after",
+    "The id of the last entry of the page before; the link `next` has it.",
+    {"type": "string", "format": "uuid"},
+)
+_DELETIONS_PAGE: Final = (_limit(50, 200), _AFTER_ID)
+DELETIONS: Final = (
+    Parameter("project", "Those of this project only.", TEXT),
+    Parameter(
+        "state", "Those in this state only.", {"type": "string", "enum": ["open", "unmarked", "deleted", "purged"]}
+    ),
+    Parameter(
+        "standing",
+        "Open ones that wait for something, are ready to be deleted, are late, or have a dependency that failed.",
+        {"type": "string", "enum": ["waiting", "ready", "late", "failed"]},
+    ),
+    Parameter("dependency", "Those that have this dependency only.", TEXT),
+    Parameter("q", "A part of the dataset's id, of the reason, or of who marked it.", TEXT),
+    Parameter(
+        "sortby",
+        "The order; `-` in front sorts from late to early.",
+        {"type": "string", "pattern": "^[-+]?(marked_at|grace_until|dataset)$", "default": "-marked_at"},
+    ),
+    *_DELETIONS_PAGE,
+)
+RULES_VERSION: Final = Parameter("version", "This version; without it, the newest.", {"type": "integer", "minimum": 1})
+IF_MATCH_VERSION: Final = Parameter(
+    "If-Match",
+    'The ETag that GET gave: the version. `"0"` where there are no rules yet.',
+    TEXT,
+    "header",
+    required=True,
+)
+APPLY_TO_OPEN: Final = Parameter(
+    "apply_to_open", "With true the deletions that are open get the rules, too.", {**YES_NO, "default": False}
+)
+QUARANTINES: Final = (
+    Parameter("open", "With true the open cases, with false those that are closed.", YES_NO),
+    Parameter("q", "A part of the dataset's id.", TEXT),
+    *_DELETIONS_PAGE,
 )

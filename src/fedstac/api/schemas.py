@@ -190,6 +190,61 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         {"reason": TEXT, "case": TEXT, "contact": TEXT, "links": _list(ADDRESS)}, maybe=("case", "contact", "links"),
         description="Why nobody should use a dataset for now, the number of the case, whom to ask, the correspondence.",
     ),
+    "Deletion": _object(
+        {"id": ID, "collection": TEXT, "dataset": TEXT, "event_id": ID,
+         "state": _enum("open", "unmarked", "deleted", "purged"), "ready": YES_NO, "late": YES_NO,
+         "reason": MAYBE_TEXT, "actor": MAYBE_TEXT, "marked_at": TIME, "grace_until": TIME, "automatic": YES_NO,
+         "rules": {**WHOLE, "description": "The version of the project's rules; 0: it had none."},
+         "identifiers": _list(TEXT), "ended_at": MAYBE_TIME, "ended_by": MAYBE_TEXT,
+         "dependencies": _list(_object(
+             {"name": TEXT, "required": YES_NO, "owns_identifier": YES_NO,
+              "state": _enum("pending", "ok", "failed", "nothing to do", "waived"), "comment": MAYBE_TEXT,
+              "contact": MAYBE_TEXT, "due": TIME, "late": YES_NO, "reported_at": MAYBE_TIME,
+              "reminded_at": MAYBE_TIME, "reminders": WHOLE,
+              "waivers": _list(_object({"actor": TEXT, "reason": TEXT, "at": TIME}))})),
+         "missing": _list(_ref("Finding")),
+         "history": _list(_object(
+             {"at": TIME, "actor": TEXT, "action": TEXT, "outcome": TEXT, "detail": OBJECT}))},
+        description="A mark for deletion, who has done their part, and what is missing before the dataset is deleted. "
+                    "The list leaves the history empty. A node sees what it has to do itself.",
+    ),
+    "Deletions": _object(
+        {"deletions": _list(_ref("Deletion")),
+         "counts": _object({"open": WHOLE, "waiting": WHOLE, "ready": WHOLE, "late": WHOLE, "failed": WHOLE,
+                            "unmarked": WHOLE, "deleted": WHOLE, "purged": WHOLE}),
+         "links": _LINKS}
+    ),
+    "WaiverWish": _object({"name": TEXT, "reason": TEXT}),
+    "ReminderWish": _object({"names": _list(TEXT)}, maybe=("names",)),
+    "NewDeletionRules": _object(
+        {"dependencies": _list(_object(
+             {"name": TEXT, "required": YES_NO, "days": NUMBER, "contact": MAYBE_TEXT, "owns_identifier": YES_NO},
+             maybe=("required", "days", "contact", "owns_identifier"))),
+         "grace_days": NUMBER, "automatic": YES_NO,
+         "schedule": {**TEXT, "description": "HH:MM in UTC; empty: as soon as a dataset is ready."}},
+        maybe=("dependencies", "grace_days", "automatic", "schedule"),
+        description="Who does something when a dataset is deleted, and when it is deleted. `days`: then it is late.",
+    ),
+    "DeletionRules": _object(
+        {"project": TEXT, "version": WHOLE, "actor": TEXT, "at": TIME, "rules": _ref("NewDeletionRules"),
+         "versions": _list(_object({"project": TEXT, "version": WHOLE, "actor": TEXT, "at": TIME}))},
+        maybe=("versions",),
+    ),
+    "AllDeletionRules": _object({"rules": _list(_ref("DeletionRules"))}),
+    "AffectedDeletions": _object(
+        {"project": TEXT, "version": WHOLE, "rules": _ref("NewDeletionRules"), "dry_run": YES_NO,
+         "changes": _list(_object({"what": TEXT, "name": TEXT, "was": {}, "will": {}})),
+         "open": {**WHOLE, "description": "Deletions of the project that are open."}, "applies_to_open": YES_NO,
+         "first": _list(_object({"id": ID, "dataset": TEXT}))},
+        description="What differs from the rules before, and the deletions of the project that are open.",
+    ),
+    "Quarantines": _object(
+        {"quarantines": _list(_object(
+             {"id": ID, "collection": TEXT, "dataset": TEXT, "reason": TEXT, "case": MAYBE_TEXT, "contact": MAYBE_TEXT,
+              "links": _list(ADDRESS), "opened_at": TIME, "opened_by": TEXT, "decision": MAYBE_TEXT,
+              "closed_at": MAYBE_TIME, "closed_by": MAYBE_TEXT})),
+         "links": _LINKS}
+    ),
     "Release": _object({"decision": MAYBE_TEXT}, maybe=("decision",), description="Why a quarantine ends."),
     "Replica": {
         "type": "object", "minProperties": 1, "additionalProperties": OBJECT,

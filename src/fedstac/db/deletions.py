@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +13,18 @@ import orjson
 
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import deletion
-from fedstac.domain.deletion import Deletion, DeletionRules, DeletionState, DependencyState, DependencyStatus
+from fedstac.domain.deletion import (
+    Deletion,
+    DeletionRules,
+    DeletionState,
+    DependencyState,
+    DependencyStatus,
+    Waiver,
+)
 
 COLUMNS = """id, collection, dataset, event_id, marked_at, grace_until, actor, reason, request, automatic,
-             configuration AS rules, identifiers, state, ended_at, ended_by"""
+             configuration AS rules, identifiers, state, ended_at, ended_by, institution"""
+RULES_LOCK = 0x66656409  # advisory locks of rules that change; the second key is the hash of the project
 DEPENDENCY_COLUMNS = """name, required, owns_identifier, due, contact, state, comment, reported_at, reminded_at,
                         reminders"""
 
@@ -53,11 +62,21 @@ async def with_dependencies(conn: Connection, rows: Sequence[Row]) -> list[Delet
             WHERE deletion = ANY ($1::uuid[]) ORDER BY deletion, required DESC, name""",
         [row["id"] for row in rows],
     )
+    waivers: dict[tuple[UUID, str], list[Waiver]] = {}
+    for each in await conn.fetch(
+        """SELECT deletion, name, actor, reason, at FROM fedstac.deletion_waiver
+           WHERE deletion = ANY ($1::uuid[]) ORDER BY at, actor""",
+        [row["id"] for row in rows],
+    ):
+        waivers.setdefault((each["deletion"], each["name"]), []).append(
+            Waiver(each["actor"], each["reason"], each["at"])
+        )
     dependencies: dict[UUID, list[DependencyStatus]] = {}
     for part in parts:
         values = dict(part)
         id = values.pop("deletion")
-        status = DependencyStatus(**{**values, "state": DependencyState(values["state"])})
+        own = tuple(waivers.get((id, values["name"]), ()))
+        status = DependencyStatus(**{**values, "state": DependencyState(values["state"]), "waivers": own})
         dependencies.setdefault(id, []).append(status)
     return [
         Deletion(**{
@@ -75,18 +94,20 @@ async def begin(conn: Connection, entries: Sequence[Deletion]) -> None:
     """Store the deletions that marks open. Their lineages are locked."""
     await conn.execute(
         """INSERT INTO fedstac.deletion (id, collection, dataset, event_id, reason, actor, request, marked_at,
-                                         grace_until, automatic, configuration, identifiers)
+                                         grace_until, automatic, configuration, identifiers, institution)
            SELECT d.id, d.collection, d.dataset, d.event_id, d.reason, d.actor, d.request, d.marked_at, d.grace_until,
-                  d.automatic, d.configuration, ARRAY(SELECT jsonb_array_elements_text(d.identifiers::jsonb))
+                  d.automatic, d.configuration, ARRAY(SELECT jsonb_array_elements_text(d.identifiers::jsonb)),
+                  d.institution
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::uuid[],
-                       $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::integer[], $12::text[])
+                       $8::timestamptz[], $9::timestamptz[], $10::boolean[], $11::integer[], $12::text[], $13::text[])
                 d (id, collection, dataset, event_id, reason, actor, request, marked_at, grace_until, automatic,
-                   configuration, identifiers)""",
+                   configuration, identifiers, institution)""",
         [each.id for each in entries], [each.collection for each in entries], [each.dataset for each in entries],
         [each.event_id for each in entries], [each.reason for each in entries], [each.actor for each in entries],
         [each.request for each in entries], [each.marked_at for each in entries],
         [each.grace_until for each in entries], [each.automatic for each in entries],
         [each.rules for each in entries], [orjson.dumps(each.identifiers).decode() for each in entries],
+        [each.institution for each in entries],
     )  # fmt: skip
     parts = [(each.id, part) for each in entries for part in each.dependencies]
     if parts:
@@ -174,3 +195,388 @@ async def close_cases(conn: Connection, endings: Sequence[CaseEnd], *, now: date
         [each.collection for each in endings], [each.dataset for each in endings],
         [each.actor for each in endings], [each.decision for each in endings], now,
     )  # fmt: skip
+
+
+# --- for the manager: rules ---
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRules:
+    """A version of a project's rules, who stored it, and when."""
+
+    project: str
+    rules: DeletionRules
+    actor: str
+    at: datetime
+
+
+RULES = "project, version, body, actor, at"
+
+
+def _rules_of_row(row: Row) -> StoredRules:
+    rules = deletion.read_rules(orjson.loads(row["body"]), version=row["version"])
+    return StoredRules(row["project"], rules, row["actor"], row["at"])
+
+
+async def stored_rules(conn: Connection, project: str, version: int | None = None) -> StoredRules | None:
+    """Return the newest rules of a project, or those of a version; None where there are none."""
+    row = await conn.fetchrow(
+        f"""SELECT {RULES} FROM fedstac.deletion_configuration
+            WHERE project = $1 AND ($2::integer IS NULL OR version = $2) ORDER BY version DESC LIMIT 1""",
+        project, version,
+    )  # fmt: skip
+    return _rules_of_row(row) if row else None
+
+
+async def newest_rules(conn: Connection) -> list[StoredRules]:
+    """Return the newest rules of all projects that have some, by project."""
+    rows = await conn.fetch(
+        f"""SELECT DISTINCT ON (project) {RULES} FROM fedstac.deletion_configuration
+            ORDER BY project, version DESC"""
+    )
+    return [_rules_of_row(row) for row in rows]
+
+
+async def rules_versions(conn: Connection, project: str, limit: int) -> list[StoredRules]:
+    """Return the versions of a project's rules, the newest first."""
+    rows = await conn.fetch(
+        f"""SELECT {RULES} FROM fedstac.deletion_configuration WHERE project = $1 ORDER BY version DESC LIMIT $2""",
+        project, limit,
+    )  # fmt: skip
+    return [_rules_of_row(row) for row in rows]
+
+
+async def hold_rules(conn: Connection, project: str) -> None:
+    """Let nobody else change the rules of a project before this transaction ends."""
+    await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", RULES_LOCK, project)
+
+
+async def store_rules(conn: Connection, project: str, rules: DeletionRules, *, actor: str, now: datetime) -> None:
+    """Store a version of a project's rules; its number is that of the rules."""
+    await conn.execute(
+        "INSERT INTO fedstac.deletion_configuration (project, version, body, actor, at) VALUES ($1, $2, $3, $4, $5)",
+        project, rules.version, orjson.dumps(rules.as_json()).decode(), actor, now,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDeletions:
+    """How many deletions of a project are open, and the first of them, the oldest mark first."""
+
+    count: int
+    first: tuple[tuple[UUID, str], ...]  # id of the deletion, id of the dataset
+
+
+async def open_of_project(conn: Connection, project: str, limit: int) -> OpenDeletions:
+    """Return how many deletions of a project are open, and the first ones."""
+    rows = await conn.fetch(
+        """SELECT id, dataset, count(*) OVER () AS n FROM fedstac.deletion
+           WHERE collection = $1 AND state = 'open' ORDER BY marked_at, id LIMIT $2""",
+        project, limit,
+    )  # fmt: skip
+    return OpenDeletions(rows[0]["n"] if rows else 0, tuple((row["id"], row["dataset"]) for row in rows))
+
+
+async def lock_open_of_project(conn: Connection, project: str, *, after: UUID | None, limit: int) -> list[Deletion]:
+    """Lock and return open deletions of a project in the order of their ids, those after an id."""
+    rows = await conn.fetch(
+        f"""SELECT {COLUMNS} FROM fedstac.deletion d
+            WHERE collection = $1 AND state = 'open' AND ($2::uuid IS NULL OR id > $2)
+            ORDER BY id LIMIT $3 FOR UPDATE""",
+        project, after, limit,
+    )  # fmt: skip
+    return await with_dependencies(conn, rows)
+
+
+async def store_revised(conn: Connection, revised: Sequence[tuple[Deletion, Deletion]]) -> None:
+    """Store locked deletions as they are under other rules; each is given as it was and as it is."""
+    await conn.execute(
+        """UPDATE fedstac.deletion d SET grace_until = r.grace_until, automatic = r.automatic,
+                  configuration = r.configuration
+           FROM unnest($1::uuid[], $2::timestamptz[], $3::boolean[], $4::integer[])
+                r (id, grace_until, automatic, configuration) WHERE d.id = r.id""",
+        [after.id for _, after in revised], [after.grace_until for _, after in revised],
+        [after.automatic for _, after in revised], [after.rules for _, after in revised],
+    )  # fmt: skip
+    removed_parts: list[tuple[UUID, str]] = []
+    new_parts: list[tuple[UUID, DependencyStatus]] = []
+    for before, after in revised:
+        parts = {each.name: each for each in after.dependencies}
+        for old in before.dependencies:
+            new = parts.get(old.name)
+            if new is None or new.waivers != old.waivers:  # who becomes the owner begins anew
+                removed_parts.append((before.id, old.name))
+        new_parts += [(after.id, each) for each in after.dependencies if each not in before.dependencies]
+    await conn.execute(
+        """DELETE FROM fedstac.deletion_dependency d USING unnest($1::uuid[], $2::text[]) g (deletion, name)
+           WHERE d.deletion = g.deletion AND d.name = g.name""",
+        [id for id, _ in removed_parts], [name for _, name in removed_parts],
+    )  # fmt: skip
+    await conn.execute(
+        """INSERT INTO fedstac.deletion_dependency AS d (deletion, name, required, owns_identifier, contact, due, state,
+                                                         remind_next)
+           SELECT *, CASE WHEN state IN ('pending', 'failed') THEN due END
+           FROM unnest($1::uuid[], $2::text[], $3::boolean[], $4::boolean[], $5::text[], $6::timestamptz[], $7::text[])
+                p (deletion, name, required, owns_identifier, contact, due, state)
+           ON CONFLICT (deletion, name) DO UPDATE SET required = EXCLUDED.required,
+               owns_identifier = EXCLUDED.owns_identifier, contact = EXCLUDED.contact, due = EXCLUDED.due,
+               alerted_at = CASE WHEN d.due = EXCLUDED.due THEN d.alerted_at END, state = EXCLUDED.state,
+               comment = CASE WHEN EXCLUDED.state = 'pending' THEN NULL ELSE d.comment END,
+               reported_at = CASE WHEN EXCLUDED.state = 'pending' THEN NULL ELSE d.reported_at END,
+               remind_next = CASE WHEN d.reminders = 0 OR d.remind_next IS NULL THEN EXCLUDED.remind_next
+                                  ELSE d.remind_next END""",
+        [id for id, _ in new_parts], [each.name for _, each in new_parts], [each.required for _, each in new_parts],
+        [each.owns_identifier for _, each in new_parts], [each.contact for _, each in new_parts],
+        [each.due for _, each in new_parts], [each.state for _, each in new_parts],
+    )  # fmt: skip
+
+
+# --- for the manager: the list ---
+
+
+class ListOrder(StrEnum):
+    """The orders of the list of deletions."""
+
+    MARKED = "marked_at"
+    GRACE = "grace_until"
+    DATASET = "dataset"
+
+
+class OpenStand(StrEnum):
+    """How open deletions stand, beside their state: several may hold for one."""
+
+    WAITING = "waiting"  # something is missing
+    READY = "ready"  # nothing is: it can be deleted
+    LATE = "late"  # a dependency has not done its part, and was due
+    FAILED = "failed"  # a dependency reports a failure
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which deletions somebody may see: all; else of these projects and institutions, and what waits for a node.
+
+    places: projects with an institution; None where the dataset names none.
+    """
+
+    sees_all: bool = False
+    places: tuple[tuple[str, str | None], ...] = ()
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletionFilter:
+    """Which deletions; None: any. text: a part of the dataset's id, of the reason, or of who marked it."""
+
+    project: str | None = None
+    state: DeletionState | None = None
+    stand: OpenStand | None = None
+    dependency: str | None = None
+    text: str | None = None
+
+
+# Mirrors Deletion.missing: tests/db/test_deletion_manager.py compares the two.
+OPEN_PART = "p.deletion = d.id AND p.state IN ('pending', 'failed')"
+HAS_MISSING = f"""(d.grace_until > $1 OR EXISTS (SELECT FROM fedstac.deletion_dependency p
+                                                WHERE {OPEN_PART} AND p.required)
+                  OR d.identifiers <> '{{}}' AND NOT EXISTS (SELECT FROM fedstac.deletion_dependency p
+                                                            WHERE p.deletion = d.id AND p.owns_identifier))"""
+IS_LATE = f"EXISTS (SELECT FROM fedstac.deletion_dependency p WHERE {OPEN_PART} AND p.due < $1)"
+IS_FAILED = "EXISTS (SELECT FROM fedstac.deletion_dependency p WHERE p.deletion = d.id AND p.state = 'failed')"
+IN_SCOPE = """($2 OR EXISTS (SELECT FROM unnest($3::text[], $4::text[]) s (project, institution)
+                            WHERE s.project = d.collection AND s.institution IS NOT DISTINCT FROM d.institution)
+               OR $5::text IS NOT NULL AND EXISTS (
+                   SELECT FROM fedstac.deletion_dependency p WHERE p.deletion = d.id
+                     AND (p.name = $5 OR starts_with(p.name, $5 || '/'))))"""
+CHOSEN = f"""{IN_SCOPE} AND ($6::text IS NULL OR d.collection = $6)
+    AND ($7::text IS NULL OR EXISTS (SELECT FROM fedstac.deletion_dependency p
+                                     WHERE p.deletion = d.id AND p.name = $7))
+    AND ($8::text IS NULL OR strpos(lower(d.dataset), lower($8)) > 0 OR strpos(lower(d.reason), lower($8)) > 0
+         OR strpos(lower(d.actor), lower($8)) > 0)"""
+
+
+def _values(sight: Sight, filter: DeletionFilter, now: datetime) -> list[object]:
+    """Return the values of the parameters of CHOSEN."""
+    return [
+        now, sight.sees_all, [project for project, _ in sight.places], [place for _, place in sight.places],
+        sight.node, filter.project, filter.dependency, filter.text,
+    ]  # fmt: skip
+
+
+_ORDERS = {
+    (order, descending): f"{order} {'DESC' if descending else ''}, id {'DESC' if descending else ''}"
+    for order in ListOrder for descending in (False, True)
+}  # fmt: skip
+
+
+async def page(
+    conn: Connection, sight: Sight, filter: DeletionFilter, *, order: ListOrder, descending: bool, after: UUID | None,
+    limit: int, now: datetime,
+) -> list[Deletion]:  # fmt: skip
+    """Return deletions in an order, those after a deletion of that order."""
+    comparison = "<" if descending else ">"
+    rows = await conn.fetch(
+        f"""SELECT {COLUMNS} FROM fedstac.deletion d
+            WHERE {CHOSEN} AND ($9::text IS NULL OR d.state = $9)
+              AND CASE $10::text WHEN 'waiting' THEN d.state = 'open' AND {HAS_MISSING}
+                                 WHEN 'ready' THEN d.state = 'open' AND NOT {HAS_MISSING}
+                                 WHEN 'late' THEN d.state = 'open' AND {IS_LATE}
+                                 WHEN 'failed' THEN d.state = 'open' AND {IS_FAILED} ELSE true END
+              AND ($11::uuid IS NULL OR (d.{order}, d.id) {comparison} (
+                  SELECT l.{order}, l.id FROM fedstac.deletion l WHERE l.id = $11))
+            ORDER BY {_ORDERS[order, descending]} LIMIT $12""",
+        *_values(sight, filter, now), filter.state, filter.stand, after, limit,
+    )  # fmt: skip
+    return await with_dependencies(conn, rows)
+
+
+async def counts(conn: Connection, sight: Sight, filter: DeletionFilter, *, now: datetime) -> dict[str, int]:
+    """Count deletions by state, and the open ones by standing; state and standing of the filter do not count."""
+    row = await conn.fetchrow(
+        f"""SELECT count(*) FILTER (WHERE state = 'open') AS open, count(*) FILTER (WHERE missing) AS waiting,
+                   count(*) FILTER (WHERE NOT missing) AS ready, count(*) FILTER (WHERE late) AS late,
+                   count(*) FILTER (WHERE failed) AS failed, count(*) FILTER (WHERE state = 'unmarked') AS unmarked,
+                   count(*) FILTER (WHERE state = 'deleted') AS deleted,
+                   count(*) FILTER (WHERE state = 'purged') AS purged
+            FROM (SELECT d.state, CASE WHEN d.state = 'open' THEN {HAS_MISSING} END AS missing,
+                         d.state = 'open' AND {IS_LATE} AS late, d.state = 'open' AND {IS_FAILED} AS failed
+                  FROM fedstac.deletion d WHERE {CHOSEN}) each""",
+        *_values(sight, filter, now),
+    )  # fmt: skip
+    assert row is not None
+    return dict(row)
+
+
+async def places(conn: Connection) -> list[tuple[str, str | None]]:
+    """Return each project with each institution that deletions are of."""
+    rows = await conn.fetch("SELECT DISTINCT collection, institution FROM fedstac.deletion")
+    return [(row["collection"], row["institution"]) for row in rows]
+
+
+async def read(conn: Connection, id: UUID, *, locking: bool = False) -> Deletion | None:
+    """Return a deletion; None where there is none. locking: nothing else changes it before this transaction ends."""
+    rows = await conn.fetch(
+        f"SELECT {COLUMNS} FROM fedstac.deletion d WHERE id = $1 {'FOR UPDATE' if locking else ''}", id
+    )
+    deletions_read = await with_dependencies(conn, rows)
+    return deletions_read[0] if deletions_read else None
+
+
+HISTORY_ACTIONS = ("mark", "unmark", "delete", "purge", "waive-deletion", "remind-deletion", "report-deletion")
+MOST_HISTORY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """Something that happened with a deletion: a row of the audit log. detail: a JSON object."""
+
+    at: datetime
+    actor: str
+    action: str
+    outcome: str
+    detail: Mapping[str, Any]
+
+
+async def history(conn: Connection, entry: Deletion) -> list[HistoryEntry]:
+    """Return what happened with a deletion, the oldest first."""
+    rows = await conn.fetch(
+        f"""SELECT at, actor, action, outcome, detail FROM fedstac.audit
+            WHERE action IN ({", ".join(f"'{action}'" for action in HISTORY_ACTIONS)})
+              AND collection = $1 AND dataset = $2 AND at >= $3::timestamptz - interval '1 second'
+              AND ($4::timestamptz IS NULL OR at <= $4::timestamptz + interval '10 minutes')
+              AND (detail IS NULL OR detail::jsonb ->> 'deletion' IS NULL OR detail::jsonb ->> 'deletion' = $5)
+            ORDER BY id LIMIT $6""",
+        entry.collection, entry.dataset, entry.marked_at,
+        entry.ended_at if entry.state is DeletionState.UNMARKED else None, str(entry.id), MOST_HISTORY,
+    )  # fmt: skip
+    return [
+        HistoryEntry(row["at"], row["actor"], row["action"], row["outcome"], orjson.loads(row["detail"] or "{}"))
+        for row in rows
+    ]
+
+
+# --- for the manager: waivers and reminders ---
+
+
+async def store_waiver(conn: Connection, id: UUID, dependency: DependencyStatus, waiver: Waiver) -> None:
+    """Store a waiver of a dependency, and the state that it leads to. The deletion is locked."""
+    await conn.execute(
+        "INSERT INTO fedstac.deletion_waiver (deletion, name, actor, reason, at) VALUES ($1, $2, $3, $4, $5)",
+        id, dependency.name, waiver.actor, waiver.reason, waiver.at,
+    )  # fmt: skip
+    await conn.execute(
+        """UPDATE fedstac.deletion_dependency SET state = $3,
+                  remind_next = CASE WHEN $3 = 'waived' THEN NULL ELSE remind_next END
+           WHERE deletion = $1 AND name = $2""",
+        id, dependency.name, dependency.state,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reminder:
+    """A reminder of a dependency of a deletion."""
+
+    deletion: UUID
+    collection: str
+    dataset: str
+    name: str
+    contact: str | None
+    due: datetime
+    reminders: int  # with this one
+
+
+async def remind(conn: Connection, reminders: Sequence[Reminder], *, now: datetime) -> None:
+    """Store that dependencies are reminded now, and when the next reminder is. Their rows are locked."""
+    await conn.execute(
+        """UPDATE fedstac.deletion_dependency p SET reminders = r.reminders, reminded_at = $5, remind_next = r.next
+           FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::timestamptz[]) r (deletion, name, reminders, next)
+           WHERE p.deletion = r.deletion AND p.name = r.name""",
+        [each.deletion for each in reminders], [each.name for each in reminders],
+        [each.reminders for each in reminders],
+        [deletion.next_reminder(now, each.reminders) for each in reminders], now,
+    )  # fmt: skip
+
+
+# --- cases of quarantine ---
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCase:
+    """A case of quarantine: who, when, why, the correspondence, the decision."""
+
+    id: UUID
+    collection: str
+    dataset: str
+    reason: str
+    reference: str | None
+    contact: str | None
+    links: tuple[str, ...]
+    opened_at: datetime
+    opened_by: str
+    decision: str | None
+    closed_at: datetime | None
+    closed_by: str | None
+
+
+async def cases(
+    conn: Connection, *, projects: Sequence[str] | None, is_open: bool | None, text: str | None, after: UUID | None,
+    limit: int,
+) -> list[StoredCase]:  # fmt: skip
+    """Return cases of quarantine, the newest first; of these projects, None: of all."""
+    rows = await conn.fetch(
+        """SELECT id, collection, dataset, reason, reference, contact, links, opened_at, opened_by, decision, closed_at,
+                  closed_by
+           FROM fedstac.quarantine_case
+           WHERE ($1::text[] IS NULL OR collection = ANY ($1)) AND ($2::boolean IS NULL OR (closed_at IS NULL) = $2)
+             AND ($3::text IS NULL OR strpos(lower(dataset), lower($3)) > 0)
+             AND ($4::uuid IS NULL OR (opened_at, id) < (
+                 SELECT opened_at, id FROM fedstac.quarantine_case WHERE id = $4))
+           ORDER BY opened_at DESC, id DESC LIMIT $5""",
+        projects, is_open, text, after, limit,
+    )  # fmt: skip
+    return [StoredCase(**{**dict(row), "links": tuple(row["links"])}) for row in rows]
+
+
+async def case_projects(conn: Connection) -> list[str]:
+    """Return the projects that cases of quarantine are of."""
+    rows = await conn.fetch("SELECT DISTINCT collection FROM fedstac.quarantine_case")
+    return [row["collection"] for row in rows]

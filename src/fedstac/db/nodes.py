@@ -14,7 +14,7 @@ import orjson
 from fedstac.db import people
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.events import Cursor
-from fedstac.domain.policy import Principal
+from fedstac.domain.policy import DELETION_MANAGER, Principal
 
 LONGEST_NAME = 100
 FILES = "files:"  # in front of the place in a snapshot of files
@@ -34,7 +34,7 @@ def _hash(token: str) -> bytes:
 def is_name(text: str) -> bool:
     """Return whether a token may have this name: it stands in logs, beside the pseudonyms of people."""
     is_text = text.isprintable() and text == text.strip() and 0 < len(text) <= LONGEST_NAME
-    return is_text and text != "anonymous" and not text.startswith(people.PREFIX)
+    return is_text and text not in ("anonymous", DELETION_MANAGER) and not text.startswith(people.PREFIX)
 
 
 async def issue_token(

@@ -17,7 +17,8 @@ import orjson
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import events
 from fedstac.domain.errors import Finding
-from fedstac.domain.notices import DatasetChange, FinalRequest, Incident, RefusedItem
+from fedstac.domain.notices import DatasetChange, DueDeletion, FinalRequest, Incident, RefusedItem
+from fedstac.domain.policy import DELETION_MANAGER
 
 OPERATORS = ""  # the owner of the destinations that the settings name
 ROUTINE = (events.REPLICATED,)  # others do it every day: publishers get no message about it
@@ -138,6 +139,30 @@ async def tell(conn: Connection, destination: UUID, topic: str, about: Sequence[
         f"""INSERT INTO fedstac.notification (destination, topic, about, due)
             VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4)) {GATHER}""",
         destination, topic, list(about), after,
+    )  # fmt: skip
+
+
+async def tell_contacts(conn: Connection, about: Sequence[tuple[str, str]]) -> None:
+    """Put reminders into the open digests of contacts, given as address and what it is about. Call it in a transaction.
+
+    Contacts are destinations of the deletion manager: who configures deletions names them.
+    """
+    if not about:
+        return
+    addresses = sorted({address for address, _ in about})
+    await conn.execute(
+        """INSERT INTO fedstac.destination (owner, address, topics, secret, confirmed)
+           SELECT $1, address, '{}', secret, clock_timestamp()
+           FROM unnest($2::text[], $3::bytea[]) c (address, secret) ON CONFLICT (owner, address) DO NOTHING""",
+        DELETION_MANAGER, addresses, [os.urandom(32) for _ in addresses],
+    )  # fmt: skip
+    await conn.execute(
+        f"""INSERT INTO fedstac.notification (destination, topic, about, due)
+            SELECT d.id, 'deletion', array_agg(c.about ORDER BY c.about), clock_timestamp()
+            FROM unnest($2::text[], $3::text[]) c (address, about)
+            JOIN fedstac.destination d ON d.owner = $1 AND d.address = c.address
+            GROUP BY d.id ORDER BY d.id {GATHER}""",
+        DELETION_MANAGER, [address for address, _ in about], [text for _, text in about],
     )  # fmt: skip
 
 
@@ -386,3 +411,17 @@ async def changes(conn: Connection, positions: Sequence[int], limit: int) -> lis
             actor=data["actor"], reason=data.get("reason"), at=row["at"], retraction=data.get("retraction") or {},
         ))  # fmt: skip
     return events_read
+
+
+async def due_deletions(conn: Connection, about: Sequence[str], limit: int) -> list[DueDeletion]:
+    """Return what a contact is reminded of and has not done yet, the first few; `about` is as tell_contacts has it."""
+    pairs = [each.partition(" ") for each in dict.fromkeys(about)]
+    rows = await conn.fetch(
+        """SELECT d.id, d.collection, d.dataset, d.event_id, p.name, p.due, p.state, p.comment, p.reminders
+           FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY a (deletion, name, n)
+           JOIN fedstac.deletion d ON d.id = a.deletion AND d.state = 'open'
+           JOIN fedstac.deletion_dependency p ON p.deletion = a.deletion AND p.name = a.name
+           WHERE p.state IN ('pending', 'failed') ORDER BY a.n LIMIT $3""",
+        [id for id, _, _ in pairs], [name for _, _, name in pairs], limit,
+    )  # fmt: skip
+    return [DueDeletion(**{**dict(row), "id": str(row["id"]), "event_id": str(row["event_id"])}) for row in rows]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -24,6 +24,7 @@ MOST_DEPENDENCIES, MOST_DAYS, LONGEST_TEXT, LONGEST_CONTACT = 50, 3650.0, 2000, 
 DAY_SECONDS: Final = 86_400.0
 GRACE_DAYS, TIMEOUT_DAYS = 30.0, 7.0  # where the rules say nothing
 WAIVERS_OF_GUARD: Final = 2  # people who waive the owner of an identifier; one waives any other
+FIRST_REMINDER, LONGEST_REMINDER = timedelta(days=1), timedelta(days=16)  # between two reminders
 
 
 class DependencyState(StrEnum):
@@ -130,6 +131,15 @@ def _invalid(at: str, message: str) -> StacInvalid:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiver:
+    """Somebody's decision that a deletion does not wait for a dependency."""
+
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class DependencyStatus:
     """How far one dependency is with its part of one deletion."""
 
@@ -143,6 +153,7 @@ class DependencyStatus:
     reported_at: datetime | None = None
     reminded_at: datetime | None = None
     reminders: int = 0
+    waivers: tuple[Waiver, ...] = ()
 
     @property
     def is_fulfilled(self) -> bool:
@@ -182,6 +193,11 @@ class Deletion:
     state: DeletionState = DeletionState.OPEN
     ended_at: datetime | None = None
     ended_by: str | None = None
+    institution: str | None = None
+
+    def dependency(self, name: str) -> DependencyStatus | None:
+        """Return the dependency of a name; None where there is none."""
+        return next((each for each in self.dependencies if each.name == name), None)
 
     def missing(self, now: datetime) -> tuple[Finding, ...]:
         """Return what has to happen before the dataset can be deleted; nothing where it can be."""
@@ -207,7 +223,7 @@ def _missing_part(each: DependencyStatus) -> str:
 
 def begin(
     rules: DeletionRules, *, id: UUID, collection: str, dataset: str, event_id: UUID, actor: str, now: datetime,
-    reason: str | None, request: UUID | None, identifiers: Sequence[str],
+    reason: str | None, request: UUID | None, identifiers: Sequence[str], institution: str | None = None,
 ) -> Deletion:  # fmt: skip
     """Return the deletion that a mark opens under a project's rules.
 
@@ -223,8 +239,102 @@ def begin(
         dependencies.append(DependencyStatus(IDENTIFIER_GUARD, required=True, owns_identifier=True, due=due))
     return Deletion(
         id, collection, dataset, event_id, now, now + timedelta(days=rules.grace_days), actor, reason, request,
-        rules.automatic, rules.version, tuple(identifiers), tuple(dependencies),
+        rules.automatic, rules.version, tuple(identifiers), tuple(dependencies), institution=institution,
     )  # fmt: skip
+
+
+def revise(deletion: Deletion, rules: DeletionRules, now: datetime) -> Deletion:
+    """Return an open deletion as it is under other rules of its project.
+
+    A dependency that has reported or was waived keeps its state; where the rules name it no longer, it is not required
+    any more. One that has not reported is left out with the rules' name for it. Who becomes the owner of the
+    identifiers begins anew: what it did before was not about them. An owner that the rules name no longer still counts
+    if its part is done, or was waived by two people; else the new owner has to do it, or the guard stands in.
+    """
+    wishes = {each.name: each for each in rules.dependencies}
+    revised: list[DependencyStatus] = []
+    for each in deletion.dependencies:
+        wish = wishes.pop(each.name, None)
+        if wish is not None:
+            after = replace(
+                each, required=wish.required, owns_identifier=wish.owns_identifier, contact=wish.contact,
+                due=deletion.marked_at + timedelta(days=wish.days),
+            )  # fmt: skip
+            if wish.owns_identifier and not each.owns_identifier:
+                after = DependencyStatus(each.name, wish.required, True, now + timedelta(days=wish.days), wish.contact)
+            revised.append(after)
+        elif each.owns_identifier and each.is_fulfilled:
+            revised.append(each)
+        elif each.state is not DependencyState.PENDING and each.name != IDENTIFIER_GUARD:
+            revised.append(replace(each, required=False, owns_identifier=False))
+    revised += [
+        DependencyStatus(each.name, each.required, each.owns_identifier, now + timedelta(days=each.days), each.contact)
+        for each in wishes.values()
+    ]  # fmt: skip
+    if deletion.identifiers and not any(each.owns_identifier for each in revised):
+        before = deletion.dependency(IDENTIFIER_GUARD)
+        due = now + timedelta(days=TIMEOUT_DAYS)
+        revised.append(before or DependencyStatus(IDENTIFIER_GUARD, required=True, owns_identifier=True, due=due))
+    revised.sort(key=lambda each: (not each.required, each.name))
+    return replace(
+        deletion, dependencies=tuple(revised), automatic=rules.automatic, rules=rules.version,
+        grace_until=deletion.marked_at + timedelta(days=rules.grace_days),
+    )  # fmt: skip
+
+
+def waive(dependency: DependencyStatus, waiver: Waiver) -> DependencyStatus:
+    """Return a dependency after somebody waived it. Twice by one person, and of what is done, changes nothing."""
+    if dependency.is_fulfilled or any(each.actor == waiver.actor for each in dependency.waivers):
+        return dependency
+    waivers = (*dependency.waivers, waiver)
+    is_enough = len({each.actor for each in waivers}) >= waivers_needed(dependency)
+    return replace(
+        dependency, waivers=waivers, state=DependencyState.WAIVED if is_enough else dependency.state
+    )  # fmt: skip
+
+
+def next_reminder(now: datetime, reminders: int) -> datetime:
+    """Return when a dependency is reminded again after so many reminders: after 1 day, 2, 4, 8, then every 16."""
+    doublings = min(max(reminders - 1, 0), 10)
+    return now + min(FIRST_REMINDER * (1 << doublings), LONGEST_REMINDER)
+
+
+def last_run(schedule: str, now: datetime) -> datetime:
+    """Return the last moment at which the automatic run began, for a schedule of DeletionRules; now without one."""
+    if not schedule:
+        return now
+    hour, minute = (int(part) for part in schedule.split(":"))
+    today = datetime.combine(now.astimezone(UTC).date(), time(hour, minute), UTC)
+    return today if today <= now else today - timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """What becomes of a dependency, or of another rule, with other rules: `was` and `will` in JSON."""
+
+    what: str  # dependency, grace_days, automatic, schedule
+    name: str
+    was: object
+    will: object
+
+    def as_json(self) -> dict[str, object]:
+        return {"what": self.what, "name": self.name, "was": self.was, "will": self.will}
+
+
+def compare(before: DeletionRules, after: DeletionRules) -> tuple[RuleChange, ...]:
+    """Return what differs between two sets of rules; nothing where they say the same."""
+    was = {each.name: each.as_json() for each in before.dependencies}
+    will = {each.name: each.as_json() for each in after.dependencies}
+    changes = [
+        RuleChange("dependency", name, was.get(name), will.get(name))
+        for name in sorted(was.keys() | will.keys()) if was.get(name) != will.get(name)
+    ]  # fmt: skip
+    old, new = before.as_json(), after.as_json()
+    changes += [
+        RuleChange(name, "", old[name], new[name])
+        for name in ("grace_days", "automatic", "schedule") if old[name] != new[name]
+    ]  # fmt: skip
+    return tuple(changes)
 
 
 def identifiers_of(document: Mapping[str, Any]) -> tuple[str, ...]:

@@ -207,6 +207,14 @@ WORDINGS: Mapping[str, TroubleWording] = {
         "backlogs of events", "Events that wait for too long; batches are refused when it gets worse:",
         "See `fedstac sink list`: mend the sink, or remove it. Of the sequencer, see its log.",
     ),
+    "deletion": TroubleWording(
+        "deletions that wait", "Marked datasets whose deletion waits for somebody (`fedstac deletion list --late`):",
+        "Ask the node or service, then `fedstac deletion remind`, or `fedstac deletion waive` with a reason.",
+    ),
+    "deletion-refused": TroubleWording(
+        "deletions that are refused", "Marked datasets that the deletion manager could not delete:",
+        "See the request; with a policy file, the name manager:deletions needs a grant to delete.",
+    ),
     "node": TroubleWording(
         "nodes that have lapsed", "Nodes for which nothing is kept any more:", "They take a snapshot anew."
     ),
@@ -284,6 +292,47 @@ def of_troubles(sender: Sender, troubles: Sequence[Incident], total: int) -> Mes
         ],
     }
     return sender.message("fedstac.alert", "; ".join(parts) or f"{total} troubles", lines, data)
+
+
+@dataclass(frozen=True, slots=True)
+class DueDeletion:
+    """What a dependency has to do for a marked dataset, and has not done."""
+
+    id: str  # of the deletion
+    collection: str
+    dataset: str
+    event_id: str  # of the mark: a report names it
+    name: str  # of the dependency
+    due: datetime
+    state: str
+    comment: str | None
+    reminders: int
+
+
+def of_due_deletions(sender: Sender, due: Sequence[DueDeletion], total: int) -> Message:
+    """Return the reminder of a dependency's contact; `due` are the first of `total`."""
+    names = ", ".join(sorted({each.name for each in due}))
+    lines: list[str | None] = [f"These datasets are marked for deletion, and wait for {names}:"]
+    for each in due[:SHOWN]:
+        failure = f": {each.comment}" if each.state == "failed" and each.comment else ""
+        lines += [
+            f"- {each.dataset} ({each.name} {each.state}{failure}), due {rfc3339(each.due)}, reminder {each.reminders}",
+            f"  {sender.base}/deletions/{each.id}" if sender.base else None,
+        ]
+    lines += [
+        _and_more(total, "datasets"), "",
+        "Do your part, then report it to /deletions/reports of this node: ok, failed or nothing to do.",
+    ]  # fmt: skip
+    data = {
+        "total": total,
+        "deletions": [
+            {"id": each.id, "collection": each.collection, "dataset": each.dataset, "event_id": each.event_id,
+             "name": each.name, "state": each.state, "due": rfc3339(each.due), "reminders": each.reminders,
+             "url": f"{sender.base}/deletions/{each.id}" if sender.base else None}
+            for each in due[: SHOWN * 5]
+        ],
+    }  # fmt: skip
+    return sender.message("fedstac.deletions.due", f"{total} datasets wait to be deleted", lines, data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from fedstac.domain.groups import ANY, GlobusShare, Identity, Membership, Right,
 ADMIN = "admin"
 PUBLISHER = "publisher:"
 NODE = "node:"
+DELETION_MANAGER = "manager:deletions"  # deletes by the schedule; no token may be called so (nodes.is_name)
 MONITOR = "monitor"  # reads what a node measures of itself, and nothing else
 INSTITUTION_ROLE, NODE_ROLE = "publisher:{institution}", "node:{node}"  # roles of what is touched
 SHOWN = 4  # ways to a right that a refusal names
@@ -85,7 +86,7 @@ AMENDING = (  # what a PATCH or a PUT of a dataset may come to
     Action.REPLACE,
 )  # fmt: skip
 ADMINISTRATIVE = frozenset(
-    (Action.COLLECTIONS, Action.GROUPS, Action.MESSAGING)
+    (Action.COLLECTIONS, Action.GROUPS, Action.MESSAGING, Action.DELETIONS)
 )  # done at any node, not at the home of a dataset
 
 
@@ -259,6 +260,7 @@ BUILTIN: tuple[PolicyRule, ...] = (
       for right, actions in ENTITLED.items()),
     _everywhere("builtin: Globus shares", Who(By.GLOBUS, ANY), BY_PUBLISHERS),
     _everywhere("builtin: own groups", Who(By.OWN, ANY), BY_PUBLISHERS),
+    _everywhere("builtin: deletion manager", Who(By.NAME, DELETION_MANAGER), frozenset((Action.DELETE,))),
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from fedstac.domain import destinations, notices
 from fedstac.domain.destinations import Channel
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.notices import Message, Sender
+from fedstac.domain.policy import DELETION_MANAGER
 from fedstac.messaging import mail
 from fedstac.messaging.webhooks import Forbidden, Resolve, Undelivered, Webhooks, resolve
 from fedstac.runtime import supervision
@@ -205,6 +206,9 @@ class Notifier:
                     positions = [int(each) for each in notification.about]
                     changes = await notifications.changes(conn, positions, notices.SHOWN)
                     return notices.of_changes(self.sender, changes, len(positions))
+                case "deletion":
+                    due = await notifications.due_deletions(conn, notification.about, notices.SHOWN * 5)
+                    return notices.of_due_deletions(self.sender, due, len(due)) if due else None
                 case _:
                     troubles = await notifications.troubles(conn, notification.about)
                     return notices.of_troubles(self.sender, troubles, len(notification.about))
@@ -218,6 +222,10 @@ def retry_seconds(attempts: int) -> float:
 def _footer(notification: Notification, node: str) -> str:
     if notification.owner == OPERATORS:
         return f"You get this as an operator of the node {node} (its setting FEDSTAC_ALERTS)."
+    if notification.owner == DELETION_MANAGER:
+        return (
+            f"You get this as the contact of a dependency of deletions at the node {node}; its administrators name it."
+        )
     return f"fedstac notifications remove {notification.destination}   ends these messages."
 
 

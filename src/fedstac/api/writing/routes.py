@@ -51,7 +51,7 @@ _DONE = Answer(
     200, "With `Prefer: wait`: the dataset, or the final request of a batch. Else a dry run, or what changed nothing.",
     {GEOJSON: "Item", JSON: "Done"}, headers=("Location", "Link", "Preference-Applied"),
 )  # fmt: skip
-_WRITTEN = (_DONE, _NEW, _ACCEPTED)
+WRITTEN = (_DONE, _NEW, _ACCEPTED)
 _OF_COLLECTION = (CollectionDoesNotExist, ForeignOrigin, Conflict, PreconditionFailed, StacInvalid)
 _OF_PUBLISHING = (
     StacInvalid, CollectionDoesNotExist, ForeignOrigin, ItemAlreadyExists, Conflict, Misdirected, PreconditionFailed,
@@ -115,22 +115,22 @@ TRANSACTIONS = Capability(
     routes=(
         Route(
             method="POST", path=ITEMS, handler=items.post_items, access=Access.ACTION,
-            parameters=(parameters.ONLY_NEW, *parameters.WRITE), body=_DATASETS, answers=_WRITTEN,
+            parameters=(parameters.ONLY_NEW, *parameters.WRITE), body=_DATASETS, answers=WRITTEN,
             problems=_OF_PUBLISHING, log_name="publish", is_hot=True,
         ),
         Route(
             method="PUT", path=ITEM, handler=changes.put_item, access=Access.ACTION,
-            parameters=(parameters.OVERRIDE, *parameters.CHANGE), body=_DATASET, answers=_WRITTEN,
+            parameters=(parameters.OVERRIDE, *parameters.CHANGE), body=_DATASET, answers=WRITTEN,
             problems=_OF_CHANGE, log_name="amend",
         ),
         Route(
             method="PATCH", path=ITEM, handler=changes.patch_item, access=Access.ACTION,
             parameters=(parameters.OVERRIDE, *parameters.CHANGE), body=BodyFormat(Size.ITEM, _PATCH),
-            answers=_WRITTEN, problems=_OF_CHANGE, log_name="amend",
+            answers=WRITTEN, problems=_OF_CHANGE, log_name="amend",
         ),
         Route(
             method="DELETE", path=ITEM, handler=changes.delete_item, access=Access.ACTION,
-            parameters=(parameters.REASON, *parameters.CHANGE), answers=_WRITTEN, problems=_OF_CHANGE,
+            parameters=(parameters.REASON, *parameters.CHANGE), answers=WRITTEN, problems=_OF_CHANGE,
             log_name="mark",
         ),
     ),
@@ -142,43 +142,43 @@ ACTIONS = Capability(
     routes=(
         Route(
             method="POST", path=ITEM + "/retract", handler=changes.post_retract, access=Access.ACTION,
-            parameters=parameters.CHANGE, body=_RETRACTION, answers=_WRITTEN, problems=_OF_CHANGE, log_name="retract",
+            parameters=parameters.CHANGE, body=_RETRACTION, answers=WRITTEN, problems=_OF_CHANGE, log_name="retract",
         ),
         Route(
             method="POST", path=ITEM + "/reinstate", handler=changes.post_reinstate, access=Access.ACTION,
-            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="reinstate",
+            parameters=parameters.CHANGE, answers=WRITTEN, problems=_OF_CHANGE, log_name="reinstate",
         ),
         Route(
             method="POST", path=ITEM + "/unmark", handler=changes.post_unmark, access=Access.ACTION,
-            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="unmark",
+            parameters=parameters.CHANGE, answers=WRITTEN, problems=_OF_CHANGE, log_name="unmark",
         ),
         Route(
             method="POST", path=ITEM + "/quarantine", handler=changes.post_quarantine, access=Access.ACTION,
-            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Quarantine",)}), answers=_WRITTEN,
+            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Quarantine",)}), answers=WRITTEN,
             problems=_OF_CHANGE, log_name="quarantine",
         ),
         Route(
             method="POST", path=ITEM + "/release", handler=changes.post_release, access=Access.ACTION,
             parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Release",)}, is_required=False),
-            answers=_WRITTEN, problems=_OF_CHANGE, log_name="release",
+            answers=WRITTEN, problems=_OF_CHANGE, log_name="release",
         ),
         Route(
             method="POST", path=ITEM + "/delete", handler=changes.post_delete, access=Access.ACTION,
-            parameters=parameters.CHANGE, answers=_WRITTEN, problems=(*_OF_CHANGE, DeletionNotReady),
+            parameters=parameters.CHANGE, answers=WRITTEN, problems=(*_OF_CHANGE, DeletionNotReady),
             log_name="delete",
         ),
         Route(
             method="POST", path=ITEM + "/purge", handler=changes.post_purge, access=Access.ACTION,
-            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="purge",
+            parameters=parameters.CHANGE, answers=WRITTEN, problems=_OF_CHANGE, log_name="purge",
         ),
         Route(
             method="PUT", path=ITEM + "/replicas/{node}", handler=changes.put_replica, access=Access.ACTION,
-            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Replica",)}), answers=_WRITTEN,
+            parameters=parameters.CHANGE, body=BodyFormat(Size.ITEM, {JSON: ("Replica",)}), answers=WRITTEN,
             problems=_OF_CHANGE, log_name="amend",
         ),
         Route(
             method="DELETE", path=ITEM + "/replicas/{node}", handler=changes.delete_replica, access=Access.ACTION,
-            parameters=parameters.CHANGE, answers=_WRITTEN, problems=_OF_CHANGE, log_name="amend",
+            parameters=parameters.CHANGE, answers=WRITTEN, problems=_OF_CHANGE, log_name="amend",
         ),
     ),
 )  # fmt: skip
@@ -212,7 +212,7 @@ REQUESTS = Capability(
             method="POST", path="/requests/{request_id}/retry", handler=retries.post_retry,
             access=Access.AUTHENTICATED,
             parameters=(parameters.ONLY_NEW, parameters.KEY, parameters.PREFER, parameters.NOTIFY),
-            answers=_WRITTEN, problems=(RequestDoesNotExist, *_OF_CHANGE),
+            answers=WRITTEN, problems=(RequestDoesNotExist, *_OF_CHANGE),
         ),
     ),
 )  # fmt: skip

@@ -1,0 +1,262 @@
+"""The deletion manager over HTTP: what waits to be deleted and for whom, waivers, reminders, rules, cases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+import orjson
+from starlette.responses import Response
+
+from fedstac.api.call import Call
+from fedstac.api.http import links, numbers
+from fedstac.api.route import DRY_RUN
+from fedstac.api.writing import answers, changes
+from fedstac.api.writing.changes import DatasetAction
+from fedstac.api.writing.options import options_of_change
+from fedstac.db.deletions import DeletionFilter, ListOrder, OpenStand
+from fedstac.domain import deletion, strict_json
+from fedstac.domain.deletion import DeletionState
+from fedstac.domain.errors import BadRequest, NotFound, PreconditionRequired
+from fedstac.domain.policy import Action, Resource
+from fedstac.workers import deleting
+from fedstac.workers.deleting import Caller
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+DEFAULT_PAGE: Final = 50
+MOST_NAMES: Final = 50
+LONGEST_FILTER: Final = 200
+VERSION_TAG: Final = re.compile(r'"([0-9]{1,9})"')
+Choice = TypeVar("Choice", DeletionState, OpenStand, ListOrder)
+
+
+def caller_of(call: Call) -> Caller:
+    """Return who calls, as the verbs take it."""
+    return Caller(call.caller, call.node.policy, call.request_id)
+
+
+def _answer(body: object, **headers: str) -> Response:
+    return Response(orjson.dumps(body), 200, {**NO_STORE, **headers}, links.JSON)
+
+
+async def _read(call: Call, *members: str) -> dict[str, Any]:
+    """Return the body, an object with these members at most. BadRequest where it is another thing."""
+    content = await call.body.read()
+    body = strict_json.parse(content) if content else {}
+    if not isinstance(body, dict) or not body.keys() <= set(members):
+        raise BadRequest(f"send a JSON object with some of {', '.join(members)}")
+    return body
+
+
+def _uuid(text: str, thing: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"there is no {thing} {text[:40]!r}; {deleting.SEE_LIST}") from None
+
+
+def _choice(call: Call, name: str, choices: type[Choice]) -> Choice | None:
+    text = call.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return choices(text)
+    except ValueError:
+        raise BadRequest(f"{name}={text[:20]!r} is none of {', '.join(choices)}") from None
+
+
+def _text(call: Call, name: str) -> str | None:
+    text = call.query_params.get(name)
+    if text is not None and len(text) > LONGEST_FILTER:
+        raise BadRequest(f"{name} has over {LONGEST_FILTER} characters, which are the most")
+    return text or None
+
+
+def _flag(call: Call, name: str) -> bool:
+    text = call.query_params.get(name, "false").lower()
+    if text not in ("true", "false"):
+        raise BadRequest(f"{name}={text[:20]!r} is neither true nor false")
+    return text == "true"
+
+
+def _after(call: Call) -> UUID | None:
+    text = call.query_params.get("after")
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        raise BadRequest(f"after={str(text)[:40]!r} is no id; take that of the link `next`") from None
+
+
+def _next_link(call: Call, after: UUID | None) -> list[dict[str, str]]:
+    if after is None:
+        return []
+    parameters = {**call.query_params, "after": str(after)}
+    return [{"rel": "next", "type": links.JSON, "href": f"{call.base_url}{call.path}?{urlencode(parameters)}"}]
+
+
+# --- deletions ---
+
+
+def filter_of(call: Call) -> DeletionFilter:
+    """Return the filter that the query names. BadRequest where a value is none of those that there are."""
+    return DeletionFilter(
+        project=_text(call, "project"), state=_choice(call, "state", DeletionState),
+        stand=_choice(call, "standing", OpenStand), dependency=_text(call, "dependency"), text=_text(call, "q"),
+    )  # fmt: skip
+
+
+async def get_deletions(call: Call) -> Response:
+    """List the datasets that are or were marked for deletion, and for whom each waits.
+
+    Whoever manages deletions sees all of them, others those of the datasets that they may mark; a node sees what it has
+    to do itself. `counts` are those of all that the filters choose, but `state` and `standing`.
+    """
+    text = call.query_params.get("sortby", "-marked_at")
+    names = [each.value for each in ListOrder]
+    if text.lstrip("-+") not in names:
+        raise BadRequest(f"sortby={text[:20]!r} is none of {', '.join(names)}, or one with - in front of it")
+    limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_PAGE, most=deleting.MOST_PAGE), 1)
+    caller = caller_of(call)
+    async with call.node.pool.acquire() as conn:
+        page = await deleting.list_page(
+            conn, caller, filter_of(call), order=ListOrder(text.lstrip("-+")), descending=text.startswith("-"),
+            after=_after(call), limit=limit,
+        )  # fmt: skip
+    return _answer({
+        "deletions": [deleting.document_for(each, caller) for each in page.entries],
+        "counts": page.counts,
+        "links": _next_link(call, page.next),
+    })  # fmt: skip
+
+
+async def get_deletion(call: Call) -> Response:
+    """Return one deletion: who has done their part, what is missing, and what happened."""
+    caller = caller_of(call)
+    async with call.node.pool.acquire() as conn:
+        view = await deleting.show(conn, caller, _id(call))
+    return _answer(deleting.document_for(view, caller))
+
+
+def _id(call: Call) -> UUID:
+    return _uuid(call.path_params["deletion"], "deletion")
+
+
+async def post_waive(call: Call) -> Response:
+    """Let a deletion not wait for a dependency: {name, reason}.
+
+    Two different people waive one that owns identifiers.
+    """
+    caller_of(call).require_somewhere((Action.DELETIONS,), deleting.EVERYTHING)
+    body = await _read(call, "name", "reason")
+    name, reason = body.get("name"), body.get("reason")
+    if not isinstance(name, str) or not isinstance(reason, str):
+        raise BadRequest('send {"name": "…", "reason": "…"}: the dependency, and why the deletion does not wait for it')
+    async with call.node.pool.acquire() as conn:
+        return _answer(
+            deleting.document_of(await deleting.waive(conn, caller_of(call), _id(call), name=name, reason=reason))
+        )
+
+
+async def post_remind(call: Call) -> Response:
+    """Send reminders to dependencies of a deletion that have not done their part: {names}; without names, to all."""
+    caller_of(call).require_somewhere((Action.DELETIONS,), deleting.EVERYTHING)
+    names = (await _read(call, "names")).get("names")
+    is_list = isinstance(names, list) and len(names) <= MOST_NAMES and all(isinstance(each, str) for each in names)
+    if names is not None and not is_list:
+        raise BadRequest(f'send {{"names": ["…"]}}, at most {MOST_NAMES}, or {{}} for all')
+    async with call.node.pool.acquire() as conn:
+        return _answer(deleting.document_of(await deleting.remind(conn, caller_of(call), _id(call), names)))
+
+
+async def post_delete(call: Call) -> Response:
+    """Delete the dataset of a deletion now. 409 names what is missing, until everybody has done their part."""
+    caller_of(call).require_somewhere((Action.DELETE,), deleting.EVERYTHING)
+    async with call.node.pool.acquire() as conn:
+        entry = (await deleting.show(conn, caller_of(call), _id(call))).deletion
+    options = options_of_change(call)
+    change = DatasetAction(entry.collection, entry.dataset, "delete", {"expected": options.expected})
+    return await answers.answer(call, await changes.accept(call.services, call.caller, change, options))
+
+
+# --- rules ---
+
+
+async def get_all_rules(call: Call) -> Response:
+    """List the newest rules of deletion of each project that has some."""
+    async with call.node.pool.acquire() as conn:
+        return _answer({"rules": [
+            deleting.rules_document(each) for each in await deleting.all_rules(conn, caller_of(call))
+        ]})  # fmt: skip
+
+
+async def get_rules(call: Call) -> Response:
+    """Return the rules of deletion of a project, the newest or a version, and who changed them when.
+
+    The ETag is the version: If-Match takes it.
+    """
+    project = call.path_params["project"]
+    text = call.query_params.get("version")
+    version = numbers.whole(call.query_params, "version", default=0, most=10**9) if text is not None else None
+    caller = caller_of(call)
+    async with call.node.pool.acquire() as conn:
+        own_rules = await deleting.rules(conn, caller, project, version)
+        versions = await deleting.versions(conn, caller, project)
+    history = [
+        {name: value for name, value in deleting.rules_document(each).items() if name != "rules"} for each in versions
+    ]
+    return _answer({**deleting.rules_document(own_rules), "versions": history}, ETag=f'"{own_rules.rules.version}"')
+
+
+async def put_rules(call: Call) -> Response:
+    """Store other rules of deletion of a project. They hold for marks made from now on.
+
+    If-Match names the version that was read, `"0"` where there is none yet. With `apply_to_open=true` the deletions
+    that are open get them too: who has reported keeps their state. With `dry_run=true` nothing is stored, and the
+    answer says what would be.
+    """
+    project, caller = call.path_params["project"], caller_of(call)
+    caller.require(Action.DELETIONS, Resource.of_collection(project))
+    wish = deletion.read_rules(strict_json.parse(await call.body.read()))
+    applies = _flag(call, "apply_to_open")
+    async with call.node.pool.acquire() as conn:
+        if _flag(call, DRY_RUN):
+            affected = await deleting.affected_by(conn, caller, project, wish)
+            return _answer({**deleting.affected_document(affected, project), "dry_run": True})
+        affected = await deleting.configure(
+            conn, caller, project, wish, expected=_expected_version(call.headers), apply_to_open=applies
+        )
+    return _answer(
+        {**deleting.affected_document(affected, project), "dry_run": False}, ETag=f'"{affected.after.version}"'
+    )
+
+
+def _expected_version(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("if-match", "").strip()
+    if not text:
+        raise PreconditionRequired('send If-Match with the ETag that GET gave, "0" where there are no rules yet')
+    if text == "*":
+        return None
+    match = VERSION_TAG.fullmatch(text)
+    if match is None:
+        raise BadRequest(f'If-Match: {text[:20]} is no version; GET gives it as ETag: "3"')
+    return int(match[1])
+
+
+# --- cases of quarantine ---
+
+
+async def get_quarantines(call: Call) -> Response:
+    """List the cases of quarantine: who, when, why, the correspondence, and the decision."""
+    limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_PAGE, most=deleting.MOST_PAGE), 1)
+    is_open = _flag(call, "open") if "open" in call.query_params else None
+    async with call.node.pool.acquire() as conn:
+        cases = await deleting.cases(
+            conn, caller_of(call), is_open=is_open, text=_text(call, "q"), after=_after(call), limit=limit + 1
+        )
+    return _answer({
+        "quarantines": [deleting.case_document(each) for each in cases[:limit]],
+        "links": _next_link(call, cases[limit - 1].id if len(cases) > limit else None),
+    })  # fmt: skip
