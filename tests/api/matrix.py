@@ -273,6 +273,10 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "read the digests": fixed("GET", "/digests"),
     "acknowledge": fixed("POST", "/events/status", {"epoch": 1, "through": 0}),
     "acknowledge for another node": fixed("POST", "/events/status", {"node": "north", "epoch": 1, "through": 0}),
+    "report on a deletion": fixed("POST", "/deletions/reports", {"reports": []}),
+    "report on a deletion for another node": fixed(
+        "POST", "/deletions/reports",
+        {"reports": [{"collection": "CMIP6", "dataset": "x", "name": "nowhere", "outcome": "ok"}]}),
     "read the metrics": fixed("GET", "/metrics"),
     "look at the federation": fixed("GET", "/federation"),
     "see the sinks": fixed("GET", "/sinks"),
@@ -468,7 +472,7 @@ TABLE: Final[tuple[Line, ...]] = (
          NOT_FOUND),
     # the feed is for nodes, each for itself
     Line(NODES, ("read the feed", "stream the feed", "read the feed's head", "read a snapshot", "read the digests",
-                 "acknowledge"), (NO_DATASET,), ANSWERED),
+                 "acknowledge", "report on a deletion"), (NO_DATASET,), ANSWERED),
     Line(NODES, ("read the manifest of files", "read a part of a snapshot"), (NO_DATASET,), NOT_FOUND),  # none there
     # metrics are for those who watch over the node
     Line((ADMIN,), ("read the metrics", "look at the federation"), (NO_DATASET,), ANSWERED),

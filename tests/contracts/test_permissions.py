@@ -49,6 +49,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/deletions/rules/{project}"): {},
     ("POST", "/deletions/{deletion}/waive"): {"name": "east", "reason": "it is gone"},
     ("POST", "/events/status"): {"epoch": 1, "through": 0, "exceptions": []},
+    ("POST", "/deletions/reports"): {"reports": []},
 }
 PARTS = {
     "collection_id": "CMIP6",

@@ -102,6 +102,9 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
     ("POST", "/collections/{collection_id}/aggregate"): ({"multi_select": True},),
     ("POST", "/datasets/status"): ({"ids": [FIRST["id"], "none"], "collections": ["CMIP6"]},),
     ("POST", "/events/status"): ({"epoch": 1, "through": 0, "exceptions": []},),
+    ("POST", "/deletions/reports"): (
+        {"reports": [{"collection": "CMIP6", "dataset": FIRST["id"], "outcome": "ok", "comment": "done"}]},
+    ),
 }
 
 

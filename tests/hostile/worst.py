@@ -329,6 +329,12 @@ def many_exceptions(draft: Draft, level: int) -> Draft:
     return replace(draft, document={**draft.document, "exceptions": exceptions})
 
 
+def many_reports(draft: Draft, level: int) -> Draft:
+    reports = [{"collection": "CMIP6", "dataset": f"x{n}", "outcome": "ok", "comment": "c" * 1000}
+               for n in range(part(level, 1_000))]  # fmt: skip
+    return replace(draft, document={"reports": reports})
+
+
 def large_summaries(draft: Draft, level: int) -> Draft:
     summaries = {f"s{n}": [f"{m}" for m in range(100)] for n in range(part(level, 2_000))}
     return replace(draft, document={**draft.document, "summaries": summaries})
@@ -367,6 +373,7 @@ KNOBS: Mapping[Route, tuple[Knob, ...]] = {
     ("PATCH", ITEM): (many_operations, many_moves, many_tests, many_members, packed),
     ("PUT", ITEM + "/replicas/{node}"): (many_replicas, packed),
     ("POST", "/events/status"): (many_exceptions,),
+    ("POST", "/deletions/reports"): (many_reports,),
     ("POST", "/collections"): (large_summaries, many_extents, long_title, packed),
     ("PUT", "/collections/{collection_id}"): (large_summaries, many_extents, long_title, packed),
     ("PATCH", "/collections/{collection_id}"): (large_summaries, many_extents, long_title, many_members),

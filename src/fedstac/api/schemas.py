@@ -385,9 +385,24 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
         {"node": TEXT, "consumer": TEXT, "epoch": WHOLE, "through": WHOLE,
          "exceptions": _list(_object({"event_id": TEXT,
                                       "outcome": _enum("applied", "ignored", "rejected", "parked"), "detail": TEXT},
-                                     maybe=("detail",)))},
-        maybe=("node", "consumer", "exceptions"),
+                                     maybe=("detail",))),
+         "reports": _list(_ref("DeletionReport"))},
+        maybe=("node", "consumer", "exceptions", "reports"),
     ),
+    "DeletionReports": _object({"reports": _list(_ref("DeletionReport"))}),
+    "DeletionReport": _object(
+        {"event_id": ID, "collection": TEXT, "dataset": TEXT, "name": TEXT,
+         "outcome": _enum("ok", "failed", "nothing to do"), "comment": TEXT},
+        maybe=("event_id", "collection", "dataset", "name", "comment"),
+        description="How far a node or service is with its part of a deletion. It names the event that announced the "
+        "mark, or the collection and the dataset. `name` is the caller's node, or <node>/<consumer>.",
+    ),
+    "DeletionReportAnswers": _object({"reports": _list(_object(
+        {"event_id": ID, "collection": TEXT, "dataset": TEXT, "name": TEXT,
+         "outcome": _enum("ok", "failed", "nothing to do"),
+         "result": _enum("stored", "unchanged", "too late", "not asked"), "state": MAYBE_TEXT, "detail": MAYBE_TEXT},
+        maybe=("event_id", "collection", "dataset"),
+    ))}),
     "Snapshot": _object({"origin": TEXT, "cursor": TEXT, "next": MAYBE_TEXT, "entries": _list(OBJECT)}),
     "SnapshotOrManifest": {"anyOf": [_ref("Snapshot"), _ref("SnapshotManifest")]},
     "SnapshotManifest": _object(

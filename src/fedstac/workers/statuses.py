@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 import structlog
 
 from fedstac.bootstrap import Node
+from fedstac.db import deletion_reports as stored_reports
 from fedstac.db import feed, nodes, sinks
 from fedstac.db.connections import Connection
-from fedstac.domain import strict_json
+from fedstac.domain import deletion_reports, strict_json
+from fedstac.domain.deletion_reports import DependencyReport, ReportAnswer, ReportResult
 from fedstac.domain.errors import BadRequest, MissingPermission, Problem
 from fedstac.domain.events import START, Cursor
 from fedstac.messaging import statuses
@@ -50,6 +54,7 @@ class Status:
     reporter: str
     through: Cursor
     exceptions: list[dict[str, str]]
+    reports: tuple[DependencyReport, ...] = ()  # of the node's part of deletions
 
 
 def read_status(body: object, name: str) -> Status:
@@ -79,14 +84,39 @@ def read_status(body: object, name: str) -> Status:
         nodes.reporter(name, consumer),
         Cursor.parse(f"{body['epoch']}.{body['through']}"),
         [{"event_id": event, **outcome} for event, outcome in by_event.items()],
+        deletion_reports.read(body.get("reports") or [], name),
     )
 
 
-async def store(conn: Connection, status: Status) -> None:
-    """Store an acknowledgement. CursorGone where it is of a log that is not this one."""
+async def store(
+    conn: Connection, status: Status, *, actor: str, correlation: str | None = None
+) -> Sequence[ReportAnswer]:
+    """Store an acknowledgement with its reports. CursorGone where it is of a log that is not this one.
+
+    Return what became of each report.
+    """
     async with conn.transaction():
         await feed.resume(conn, status.through)  # what lies beyond the log or a fork is not what is announced here now
         await nodes.acknowledge(conn, status.reporter, status.through, status.exceptions)
+        return await report(conn, status.reports, actor=actor, correlation=correlation)
+
+
+async def report(
+    conn: Connection, reports: Sequence[DependencyReport], *, actor: str, correlation: str | None = None
+) -> Sequence[ReportAnswer]:
+    """Store how far dependencies are with their parts of deletions; return what became of each report.
+
+    Routes and topics come here. A node reads its reports by `domain.deletion_reports.read`: it reports for itself only.
+    """
+    async with conn.transaction():
+        answers = await stored_reports.store(conn, reports, actor=actor, now=datetime.now(UTC), correlation=correlation)
+    for each in answers:
+        if each.result is ReportResult.STORED:
+            log.info(
+                "a dependency reports", name=each.report.name, outcome=each.report.outcome.value, actor=actor,
+                event_id=str(each.report.event_id or ""), dataset=each.report.dataset,
+            )  # fmt: skip
+    return answers
 
 
 # --- over a broker ---
@@ -158,7 +188,8 @@ async def take(node: Node, message: LogMessage, topic: str) -> None:
         async with node.pool.acquire() as conn:
             signed_status.require(await nodes.token_hashes(conn, f"node:{signed_status.node}"))
             body = strict_json.parse(signed_status.text.encode())
-            await store(conn, read_status(body, signed_status.node))
+            status = read_status(body, signed_status.node)
+            await store(conn, status, actor=f"node:{signed_status.node}")
     except Exception as error:
         if not isinstance(error, Problem) and not is_refusal(error):
             raise

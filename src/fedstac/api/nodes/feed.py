@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
-from fedstac.api.nodes import snapshots
+from fedstac.api.nodes import deletion_reports, snapshots
 from fedstac.bootstrap import fork_if_restored
 from fedstac.db import collections, feed, nodes
 from fedstac.db.connections import Connection
@@ -187,10 +187,11 @@ async def get_digests(call: Call) -> Response:
 async def post_status(call: Call) -> Response:
     """Store that a consumer of the calling node has everything through a position, but for the exceptions.
 
-    Without `consumer` it is the node's index. Only the node itself can report for itself.
+    Without `consumer` it is the node's index. Only the node itself can report for itself. With `reports` it also says
+    how far the node is with its part of deletions, as to POST /deletions/reports.
     """
     node, name = call.node, policy.require_node(call.caller)
     status = statuses.read_status(strict_json.parse(await call.body.read()), name)
     async with node.pool.acquire() as conn:
-        await statuses.store(conn, status)
-    return Response(status_code=204)
+        answers = await statuses.store(conn, status, actor=call.caller.name, correlation=call.request_id)
+    return deletion_reports.answer(answers) if status.reports else Response(status_code=204)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.nodes import federation, feed, health, metrics, parked, sinks, snapshots, stream
+from fedstac.api.nodes import deletion_reports, federation, feed, health, metrics, parked, sinks, snapshots, stream
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Handler, Route, Size
 from fedstac.domain.errors import Conflict, CursorGone, NotFound, TooManyRequests, Unavailable
 from fedstac.domain.policy import Action
@@ -44,7 +44,16 @@ FEED = Capability(
         Route(
             method="POST", path="/events/status", handler=feed.post_status, access=Access.NODE,
             body=BodyFormat(Size.SMALL, {JSON: ("Acknowledgement",)}),
-            answers=(Answer(204, "Written down."),), problems=(CursorGone,), logs_refusals=False,
+            answers=(
+                Answer(204, "Written down."),
+                Answer.of(200, "Written down, and what became of each report.", "DeletionReportAnswers"),
+            ),
+            problems=(CursorGone,), logs_refusals=False,
+        ),
+        Route(
+            method="POST", path="/deletions/reports", handler=deletion_reports.post_reports, access=Access.NODE,
+            body=BodyFormat(Size.SMALL, {JSON: ("DeletionReports",)}),
+            answers=(Answer.of(200, "What became of each report.", "DeletionReportAnswers"),),
         ),
         Route(
             method="GET", path="/snapshot", handler=feed.get_snapshot, access=Access.NODE,

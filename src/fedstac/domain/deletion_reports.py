@@ -1,0 +1,153 @@
+"""Reports of dependencies on their part of a deletion: what one says, who may say it, and what it changes. Pure.
+
+A report names the event of the mark, or the dataset. It may come late, twice, or after one that was sent later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from fedstac.domain.deletion import (
+    LONGEST_TEXT,
+    NAME,
+    REPORTED,
+    Deletion,
+    DeletionState,
+    DependencyState,
+    DependencyStatus,
+    state_after,
+)
+from fedstac.domain.errors import BadRequest, MissingPermission
+
+MOST_REPORTS: Final = 1000  # of one body
+LONGEST_ID: Final = 650  # characters
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MEMBERS: Final = ("event_id", "collection", "dataset", "name", "outcome", "comment")
+_SHAPE: Final = "a report is {event_id | collection and dataset, name, outcome, comment}"
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyReport:
+    """How far a dependency is with its part of one deletion: ok, failed or nothing to do.
+
+    event_id: of the event that announced the mark. None: the deletion is the open one of the dataset.
+    """
+
+    name: str
+    outcome: DependencyState
+    event_id: UUID | None = None
+    collection: str = ""
+    dataset: str = ""
+    comment: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the report as `read` reads it."""
+        target: dict[str, object] = (
+            {"event_id": str(self.event_id)}
+            if self.event_id is not None
+            else {"collection": self.collection, "dataset": self.dataset}
+        )
+        comment = {"comment": self.comment} if self.comment is not None else {}
+        return {**target, "name": self.name, "outcome": self.outcome.value, **comment}
+
+
+class ReportResult(StrEnum):
+    """What a report changed."""
+
+    STORED = "stored"
+    UNCHANGED = "unchanged"  # it says what is stored, or its part was done before
+    TOO_LATE = "too late"  # the mark was taken back
+    NOT_ASKED = "not asked"  # there is no such deletion, or it does not wait for this name
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAnswer:
+    """What became of one report. `state`: of the dependency after it; None where the report changes none."""
+
+    report: DependencyReport
+    result: ReportResult
+    state: DependencyState | None = None
+    detail: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the answer as the route gives it: the report without its comment, and what became of it."""
+        report = {name: value for name, value in self.report.as_json().items() if name != "comment"}
+        return {
+            **report, "result": self.result.value, "state": self.state and self.state.value, "detail": self.detail,
+        }  # fmt: skip
+
+
+def read(value: object, node: str) -> tuple[DependencyReport, ...]:
+    """Read the reports of a node. BadRequest names what is wrong; MissingPermission: it reports for another."""
+    if not isinstance(value, list) or len(value) > MOST_REPORTS:
+        raise BadRequest(f"reports is a list of at most {MOST_REPORTS}")
+    return tuple(_report(entry, f"/reports/{n}", node) for n, entry in enumerate(value))
+
+
+def _report(value: object, at: str, node: str) -> DependencyReport:
+    if not isinstance(value, dict) or not value.keys() <= set(_MEMBERS):
+        raise BadRequest(f"{at}: {_SHAPE}")
+    name = value.get("name", node)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise BadRequest(f"{at}/name: name is that of a node, or <node>/<consumer>")
+    if name.partition("/")[0] != node:
+        raise MissingPermission(f"{at}/name: {node} may not report for {name}; use that node's own token")
+    outcomes = {state.value: state for state in REPORTED}
+    outcome, comment = value.get("outcome"), value.get("comment")
+    if not isinstance(outcome, str) or outcome not in outcomes:
+        raise BadRequest(f"{at}/outcome: outcome is one of {', '.join(outcomes)}")
+    if comment is not None and (not isinstance(comment, str) or len(comment) > LONGEST_TEXT or "\0" in comment):
+        raise BadRequest(f"{at}/comment: comment is a text of at most {LONGEST_TEXT} characters")
+    if (event_id := _event_id(value, at)) is not None:
+        return DependencyReport(name, outcomes[outcome], event_id, comment=comment)
+    return DependencyReport(
+        name, outcomes[outcome], None, _id(value, "collection", at), _id(value, "dataset", at), comment
+    )
+
+
+def _event_id(value: Mapping[str, object], at: str) -> UUID | None:
+    """Return the event that a report names; None where it names a dataset instead."""
+    if "event_id" not in value:
+        return None
+    event_id = value["event_id"]
+    if not isinstance(event_id, str) or not _UUID.fullmatch(event_id):
+        raise BadRequest(f"{at}/event_id: event_id is the id of the event that announced the mark")
+    return UUID(event_id)
+
+
+def _id(value: Mapping[str, object], member: str, at: str) -> str:
+    text = value.get(member)
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_ID or "\0" in text:
+        raise BadRequest(f"{at}/{member}: {_SHAPE}; without event_id, {member} is an id")
+    return text
+
+
+def judge(
+    deletion: Deletion | None, status: DependencyStatus | None, report: DependencyReport, *, now: datetime
+) -> tuple[ReportAnswer, DependencyStatus | None]:
+    """Return what becomes of a report, and the status that it changes; None where it changes nothing.
+
+    deletion: the one that the report is about. status: of the dependency that reports, in this deletion. A report
+    after the deletion is stored: it decides nothing any more, and shows who did their part late.
+    """
+    if deletion is None:
+        detail = "no event of this id marks a dataset" if report.event_id else "the dataset is not marked for deletion"
+        return ReportAnswer(report, ReportResult.NOT_ASKED, None, detail), None
+    if status is None:
+        detail = f"the deletion {deletion.id} does not wait for {report.name}"
+        return ReportAnswer(report, ReportResult.NOT_ASKED, None, detail), None
+    if deletion.state is DeletionState.UNMARKED:
+        return ReportAnswer(report, ReportResult.TOO_LATE, None, "the mark was taken back"), None
+    state = state_after(status.state, report.outcome)
+    is_repeat = state is status.state and (status.is_fulfilled or status.comment == report.comment)
+    if is_repeat:
+        why = None if state is report.outcome else f"it is {state.value} already"
+        return ReportAnswer(report, ReportResult.UNCHANGED, state, why), None
+    after = replace(status, state=state, comment=report.comment, reported_at=now)
+    return ReportAnswer(report, ReportResult.STORED, state), after

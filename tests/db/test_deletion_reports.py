@@ -1,0 +1,201 @@
+"""Reports of dependencies on PostgreSQL: late, twice, out of order, and beside marks, waivers and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+
+from fedstac.db import deletion_reports, deletions
+from fedstac.db.connections import Connection
+from fedstac.db.deletions import DeletionEnd
+from fedstac.domain import deletion
+from fedstac.domain.deletion import DeletionState, Dependency, DependencyState
+from fedstac.domain.deletion_reports import DependencyReport, ReportResult
+from tests.db.writing import Connect
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+RULES = deletion.DeletionRules((Dependency("east"), Dependency("south/replica"), Dependency("ark", required=False)))
+NAMES = ("east", "south/replica", "ark", "nobody")
+OUTCOMES = (DependencyState.OK, DependencyState.FAILED, DependencyState.NOTHING_TO_DO)
+DONE = ("ok", "nothing to do", "waived")
+
+
+async def mark(conn: Connection, dataset: str, *, now: datetime = NOW) -> UUID:
+    """Open a deletion as a mark does. Return the id of the event."""
+    event_id = uuid4()
+    async with conn.transaction():
+        await deletions.begin(conn, [deletion.begin(
+            RULES, id=uuid4(), collection="c", dataset=dataset, event_id=event_id, actor="anna", now=now, reason=None,
+            request=None, identifiers=(),
+        )])  # fmt: skip
+    return event_id
+
+
+async def end(conn: Connection, dataset: str, state: DeletionState) -> None:
+    async with conn.transaction():
+        await deletions.end(conn, [DeletionEnd("c", dataset, state, "anna")], now=NOW)
+
+
+async def send(conn: Connection, *reports: DependencyReport) -> list[ReportResult]:
+    async with conn.transaction():
+        answers = await deletion_reports.store(conn, reports, actor="node:x", now=NOW)
+    return [each.result for each in answers]
+
+
+async def states(conn: Connection, event_id: UUID) -> dict[str, tuple[str, str | None]]:
+    rows = await conn.fetch(
+        """SELECT name, p.state, comment FROM fedstac.deletion_dependency p
+           JOIN fedstac.deletion d ON d.id = p.deletion WHERE event_id = $1""",
+        event_id,
+    )
+    return {row["name"]: (row["state"], row["comment"]) for row in rows}
+
+
+async def audited(conn: Connection) -> int:
+    return int(await conn.fetchval("SELECT count(*) FROM fedstac.audit WHERE action = 'report-deletion'"))
+
+
+async def test_one_body_has_reports_of_several_deletions_and_each_has_its_answer(conn: Connection) -> None:
+    first, second = await mark(conn, "a"), await mark(conn, "b")
+    ok, failed, nothing = OUTCOMES
+    assert await send(
+        conn, DependencyReport("east", failed, first, comment="the disk is away"), DependencyReport("east", ok, first),
+        DependencyReport("ark", nothing, None, "c", "b"), DependencyReport("nobody", ok, first), DependencyReport("east", ok, uuid4()),
+        DependencyReport("east", ok, None, "c", "unknown"), DependencyReport("east", ok, first),
+    ) == ["stored", "stored", "stored", "not asked", "not asked", "not asked", "unchanged"]  # fmt: skip
+    assert (await states(conn, first))["east"] == ("ok", None)
+    assert (await states(conn, second))["ark"] == ("nothing to do", None)
+    rows = await conn.fetch("SELECT dataset, detail, actor FROM fedstac.audit WHERE action = 'report-deletion'")
+    assert [(row["dataset"], orjson.loads(row["detail"])["outcome"]) for row in rows] == [
+        ("a", "failed"), ("a", "ok"), ("b", "nothing to do")
+    ]  # fmt: skip
+    assert {row["actor"] for row in rows} == {"node:x"}
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.deletion_dependency WHERE remind_next IS NULL") == 2
+
+
+async def test_a_mark_that_was_taken_back_takes_no_report_and_the_next_mark_waits_for_a_new_one(
+    conn: Connection,
+) -> None:
+    before = await mark(conn, "a")
+    await end(conn, "a", DeletionState.UNMARKED)
+    ok = DependencyState.OK
+    assert await send(conn, DependencyReport("east", ok, before), DependencyReport("east", ok, None, "c", "a")) == [
+        "too late",
+        "too late",
+    ]
+    again = await mark(conn, "a", now=NOW + timedelta(hours=1))
+    assert await send(conn, DependencyReport("east", ok, before)) == ["too late"]
+    assert (await states(conn, again))["east"][0] == "pending"
+    assert await send(conn, DependencyReport("east", ok, None, "c", "a")) == ["stored"]
+    assert [(await states(conn, each))["east"][0] for each in (before, again)] == ["pending", "ok"]
+
+
+async def test_who_reports_after_the_deletion_is_shown_as_late_and_changes_nothing_else(conn: Connection) -> None:
+    event_id = await mark(conn, "a")
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived' WHERE required")
+    await end(conn, "a", DeletionState.DELETED)
+    ok, failed, _ = OUTCOMES
+    assert await send(conn, DependencyReport("ark", ok, event_id), DependencyReport("east", failed, event_id)) == [
+        "stored",
+        "unchanged",
+    ]
+    assert await send(conn, DependencyReport("east", ok, None, "c", "a")) == ["stored"]
+    assert await states(conn, event_id) == {
+        "ark": ("ok", None), "east": ("ok", None), "south/replica": ("waived", None)
+    }  # fmt: skip
+
+
+@dataclass
+class Model:
+    """What the table has to hold, kept by hand: of each mark the state and comment of each dependency."""
+
+    parts: dict[UUID, dict[str, tuple[str, str | None]]] = field(default_factory=dict)
+    unmarked: set[UUID] = field(default_factory=set)
+
+    def report(self, report: DependencyReport, event_id: UUID) -> str:
+        parts = self.parts[event_id]
+        if report.name not in parts:
+            return "not asked"
+        if event_id in self.unmarked:
+            return "too late"
+        state, comment = parts[report.name]
+        new = report.outcome.value
+        if state in ("ok", "nothing to do") or (state == "waived" and new == "failed"):
+            return "unchanged"
+        if (state, comment) == (new, report.comment):
+            return "unchanged"
+        parts[report.name] = (new, report.comment)
+        return "stored"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_order_of_reports_leaves_what_a_small_model_says(
+    connect: Connect, conn: Connection, seed: int
+) -> None:
+    print("seed", seed)
+    chance, model, stored = random.Random(seed), Model(), 0
+    current: dict[str, UUID] = {}
+    sent: list[tuple[DependencyReport, UUID]] = []
+    for step in range(60):
+        dataset = chance.choice("ab")
+        match chance.randrange(8):
+            case 0 if dataset not in current:
+                current[dataset] = await mark(conn, dataset, now=NOW + timedelta(seconds=step))
+                model.parts[current[dataset]] = dict.fromkeys(("east", "south/replica", "ark"), ("pending", None))
+            case 1 if dataset in current and chance.random() < 0.5:
+                await end(conn, dataset, DeletionState.UNMARKED)
+                model.unmarked.add(current.pop(dataset))
+            case 2 if dataset in current and chance.random() < 0.3:
+                await conn.execute(
+                    """UPDATE fedstac.deletion_dependency SET state = 'waived' WHERE name = 'east' AND deletion =
+                       (SELECT id FROM fedstac.deletion WHERE event_id = $1) AND state IN ('pending', 'failed')""",
+                    current[dataset],
+                )
+                state, comment = model.parts[current[dataset]]["east"]
+                if state not in DONE:
+                    model.parts[current[dataset]]["east"] = ("waived", comment)
+            case _ if model.parts:
+                batch = [_report(chance, model, current, sent) for _ in range(chance.randint(1, 5))]
+                want = [model.report(report, event_id) for report, event_id in batch]
+                assert await send(conn, *(report for report, _ in batch)) == want
+                stored += want.count("stored")
+    for event_id, parts in model.parts.items():
+        assert await states(conn, event_id) == parts
+    assert await audited(conn) == stored
+
+
+def _report(
+    chance: random.Random, model: Model, current: dict[str, UUID], sent: list[tuple[DependencyReport, UUID]]
+) -> tuple[DependencyReport, UUID]:
+    """Return a report and the mark that it is about: a new one, or one that was sent before."""
+    if sent and chance.random() < 0.4:
+        return chance.choice(sent)  # twice, late, out of order
+    comment = chance.choice((None, "x", "y"))
+    name, outcome = chance.choice(NAMES), chance.choice(OUTCOMES)
+    if current and chance.random() < 0.3:
+        dataset = chance.choice(sorted(current))
+        return DependencyReport(name, outcome, None, "c", dataset, comment), current[dataset]
+    event_id = chance.choice(list(model.parts))
+    sent.append((DependencyReport(name, outcome, event_id, comment=comment), event_id))
+    return sent[-1]
+
+
+async def test_reports_of_many_at_once_wait_for_one_another(connect: Connect, conn: Connection) -> None:
+    """Several connections send the same reports in different orders: each changes its row once, and nobody is stuck."""
+    events = [await mark(conn, f"d{n}") for n in range(20)]
+    others = [await connect() for _ in range(4)]
+    chance = random.Random(3)
+
+    async def tell(own: Connection) -> int:
+        reports = [DependencyReport(name, DependencyState.OK, event) for event in events for name in ("east", "ark")]
+        chance.shuffle(reports)
+        results = [result for n in range(0, 40, 10) for result in await send(own, *reports[n : n + 10])]
+        return results.count(ReportResult.STORED)
+
+    assert sum(await asyncio.gather(*(tell(own) for own in others))) == 40 == await audited(conn)
