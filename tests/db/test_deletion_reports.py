@@ -66,8 +66,9 @@ async def test_one_body_has_reports_of_several_deletions_and_each_has_its_answer
     ok, failed, nothing = OUTCOMES
     assert await send(
         conn, DependencyReport("east", failed, first, comment="the disk is away"), DependencyReport("east", ok, first),
-        DependencyReport("ark", nothing, None, "c", "b"), DependencyReport("nobody", ok, first), DependencyReport("east", ok, uuid4()),
-        DependencyReport("east", ok, None, "c", "unknown"), DependencyReport("east", ok, first),
+        DependencyReport("ark", nothing, None, "c", "b"), DependencyReport("nobody", ok, first),
+        DependencyReport("east", ok, uuid4()), DependencyReport("east", ok, None, "c", "unknown"),
+        DependencyReport("east", ok, first),
     ) == ["stored", "stored", "stored", "not asked", "not asked", "not asked", "unchanged"]  # fmt: skip
     assert (await states(conn, first))["east"] == ("ok", None)
     assert (await states(conn, second))["ark"] == ("nothing to do", None)
