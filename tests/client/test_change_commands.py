@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from fedstac.demo import sample
@@ -143,6 +144,14 @@ async def test_a_retraction_is_seen_in_search_and_history(west: Api, fedstac: Fe
         (("patch", ID, "--set", "version=20200101"), "admin", 1, "is part of what the dataset is known by"),
         (("reinstate", UNKNOWN), "admin", 3, "there is no dataset"),
         (("unmark", UNKNOWN), "admin", 3, "there is no dataset"),
+        (("quarantine", UNKNOWN, *WHY), "admin", 3, "there is no dataset"),
+        (("quarantine", ID), "admin", 2, "say why"),
+        (("quarantine", ID, *WHY, "--link", "javascript:x"), "admin", 1, "`links` is a list"),
+        (("quarantine", ID, *WHY), "node:east", 4, "may not quarantine"),
+        (("release", UNKNOWN), "admin", 3, "there is no dataset"),
+        (("delete", UNKNOWN, "--yes"), "admin", 3, "there is no dataset"),
+        (("delete", ID), "admin", 2, "cannot be taken back"),
+        (("purge", ID, "--yes"), "admin", 1, "only what is deleted can be purged"),
         (("replica", "add", ID, "--node", "east"), "admin", 2, "--base-url"),
         (("replica", "list", UNKNOWN), "admin", 3, "there is no"),
     ],
@@ -223,9 +232,68 @@ async def test_marking_and_unmarking(west: Api, fedstac: Fedstac) -> None:
     assert (await fedstac("get", ID, **to(west))).code == 0
 
 
+async def test_a_quarantine_and_its_release(west: Api, fedstac: Fedstac) -> None:
+    case = ("--case", "T-1041", "--contact", "data@a.example", "--link", "https://a.example/1")
+    tried = await fedstac("quarantine", ID, "--reason", "personal data?", *case, "--dry-run", **to(west))
+    assert (tried.code, tried.stdout) == (0, f"would be quarantined  {ID}\n")
+    assert '+    "fedstac:state": "quarantined"' in tried.stderr
+    done = await fedstac("quarantine", ID, "--reason", "personal data?", *case, **to(west))
+    assert (done.code, done.stdout) == (0, f"quarantined  {ID}\n")
+    assert (await served(west))["properties"]["fedstac:quarantine"] == {"case": "T-1041", "contact": "data@a.example"}
+    versions = await fedstac("history", ID, **to(west))
+    assert "under quarantine: somebody looks into it; ask data@a.example" in versions.stdout
+    again = await fedstac("quarantine", ID, "--reason", "personal data?", *case, "-o", "ndjson", **to(west))
+    assert [row["outcome"] for row in again.lines] == ["identical"]
+    back = await fedstac("release", "--ids", "-", "--decision", "harmless", stdin=ID.encode(), **to(west))
+    assert (back.code, back.stdout) == (0, f"released  {ID}\n")
+    assert (await served(west))["properties"]["fedstac:state"] == "published"
+
+
+async def test_what_is_missing_before_a_deletion_is_listed(west: Api, fedstac: Fedstac) -> None:
+    unmarked = await fedstac("delete", ID, "--yes", **to(west))
+    assert (unmarked.code, "only what is marked for deletion is deleted" in unmarked.stdout) == (1, True)
+    await fedstac("mark", ID, NEWER, **to(west))
+    early = await fedstac("delete", ID, "--yes", **to(west))
+    assert early.code == 1
+    assert "/grace_until: the grace period lasts until" in early.stdout
+    rows = (await fedstac("delete", ID, "--dry-run", "-o", "ndjson", **to(west))).lines
+    assert [(row["type"], "grace" in {one["rule"] for one in row["findings"]}) for row in rows] == [
+        ("deletion-not-ready", True)
+    ]  # fmt: skip
+
+
+async def test_a_deletion_is_typed_or_said_to_be_meant(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    await fedstac("mark", ID, NEWER, **to(west))
+    await make_ready(west)
+    for arguments in (("delete", ID), ("delete", "--ids", "-"), ("purge", ID)):
+        unsure = await fedstac(*arguments, stdin=ID.encode(), **to(west))
+        assert (unsure.code, unsure.stdout) == (2, "")
+        assert "say --yes" in unsure.stderr
+    code, seen = await on_terminal(west, tmp_path, "delete", ID, answer=b"y\n", question=b"to go on")
+    assert (code, "nothing is changed" in seen) == (1, True)
+    code, seen = await on_terminal(west, tmp_path, "delete", ID, answer=ID.encode() + b"\n", question=b"to go on")
+    assert (code, f"deleted  {ID}" in seen) == (0, True)
+    gone = await fedstac("get", ID, **to(west))
+    assert gone.code == 3
+    assert "its id is never used again" in gone.stderr
+    code, seen = await on_terminal(west, tmp_path, "purge", ID, NEWER, answer=b"2\n", question=b"to go on")
+    assert (code, f"purged  {ID}" in seen, f"rejected: {NEWER}" in seen) == (1, True, True)
+    again = await fedstac("delete", ID, "--yes", "-o", "ndjson", **to(west))
+    assert [(row["status"], row["outcome"]) for row in again.lines] == [("done", "identical")]
+
+
+async def make_ready(api: Api) -> None:
+    """Let the grace of all deletions be over, and waive everybody."""
+    conn = await asyncpg.connect(api.settings.dsn)
+    await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 s'")
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived'")
+    await conn.close()
+
+
 async def on_terminal(
-    api: Api, folder: Path, *arguments: str, answer: bytes, meanwhile: Callable[[], Awaitable[object]] | None = None
-) -> tuple[int, str]:
+    api: Api, folder: Path, *arguments: str, answer: bytes, question: bytes = b"[y/N]",
+    meanwhile: Callable[[], Awaitable[object]] | None = None,
+) -> tuple[int, str]:  # fmt: skip
     """Run a command on a terminal and answer its question."""
     own, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
@@ -236,7 +304,7 @@ async def on_terminal(
     seen = b""
     try:
         async with asyncio.timeout(PATIENCE):
-            while b"[y/N]" not in seen:
+            while question not in seen:
                 seen += await asyncio.to_thread(os.read, own, 1 << 16)
             if meanwhile:
                 await meanwhile()
@@ -412,8 +480,9 @@ async def test_replicas_are_added_listed_verified_and_removed(api: Api, fedstac:
 
 @pytest.mark.parametrize(
     "command",
-    ["get", "history", "diff", "patch", "retract", "reinstate", "mark", "unmark", "replica add", "replica verify"],
-)
+    ["get", "history", "diff", "patch", "retract", "reinstate", "mark", "unmark", "quarantine", "release", "delete",
+     "purge", "replica add", "replica verify"],
+)  # fmt: skip
 async def test_help_needs_no_server_parts_and_fits_80_columns(command: str, tmp_path: Path) -> None:
     code, stdout, stderr = await alone(tmp_path, *command.split(), "--help")
     assert (code, stderr) == (0, "")

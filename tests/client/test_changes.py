@@ -98,6 +98,25 @@ async def test_marking_hides_until_it_is_taken_back(west: Api) -> None:
     await with_client(west, "admin", work)
 
 
+async def test_a_quarantine_is_put_and_released(west: Api) -> None:
+    async with AsyncClient(west.url, west.tokens["admin"]) as client:
+        before = (await client.get(ID)).document
+        done = await client.quarantine(ID, reason="licence?", case="T-1", contact="data@a.example")
+        assert done.outcome == "quarantined"
+        assert (await client.get(ID)).document["assets"] == {}
+        assert (await client.release(ID, decision="it is free")).outcome == "released"
+        assert (await client.get(ID)).document["assets"] == before["assets"]
+        with pytest.raises(Conflict, match="mark it first"):
+            await client.delete(ID)
+        await client.mark(ID)
+        with pytest.raises(Conflict) as early:
+            await client.delete(ID)
+        assert early.value.type == "deletion-not-ready"
+        assert "grace" in {finding.rule for finding in early.value.findings}
+        with pytest.raises(Conflict, match="not deleted"):
+            await client.purge(ID)
+
+
 async def test_replicas_are_told_and_taken_away(west: Api) -> None:
     entries = {key: {"href": f"https://east.example/{key}"} for key in FILES}
 

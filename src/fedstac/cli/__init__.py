@@ -28,6 +28,7 @@ from fedstac.cli import (
     operations,
     own_requests,
     parked,
+    removals,
     replicas,
     scanning,
     sinks,
@@ -54,6 +55,7 @@ app.add_typer(status.commands)
 app.add_typer(files.commands)
 app.add_typer(download_check.commands)
 app.add_typer(changes.commands)
+app.add_typer(removals.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(collections.commands, name="collections", rich_help_panel="Client")
 app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")

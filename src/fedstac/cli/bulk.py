@@ -57,13 +57,14 @@ class One:
 class Job:
     """The change of each dataset. `foreseen` computes its document afterwards, as far as that is possible here.
 
-    `words`: what people read instead of the server's names of outcomes.
+    `words`: what people read instead of the server's names of outcomes. `is_final`: nothing takes it back.
     """
 
     verb: str
     perform: Callable[[One], ChangeResult]
     foreseen: Callable[[Dataset], Mapping[str, Any]] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,10 @@ def _confirm(
     job: Job, ids: Sequence[str], one: Callable[[str], One], options: ChangeOptions, form: Output
 ) -> Mapping[str, str | None]:
     """Show what would be different and ask, on a terminal only. Return the ETags of the documents shown, by id."""
+    if job.is_final:
+        if not (options.yes or options.dry_run):
+            _confirm_final(job, ids)
+        return {}
     asks = sys.stdin.isatty() and sys.stderr.isatty() and not (options.yes or options.dry_run)
     is_shown = asks or (options.dry_run and form is Output.TABLE)
     if not is_shown or not ids:
@@ -214,16 +219,36 @@ def _confirm(
         etags = {id: _show_difference(job.foreseen, one(id)) for id in ids}
     if not asks:
         return {}
-    if len(ids) > 1:
-        for id in ids[:SHOWN_IDS]:
-            say(f"  {for_terminal(id)}")
-        if len(ids) > SHOWN_IDS:
-            say(f"  and {len(ids) - SHOWN_IDS} more")
+    _show_ids(ids)
     what = f"{len(ids)} datasets" if len(ids) > 1 else for_terminal(ids[0])
     if not typer.confirm(f"{job.verb} {what}?", err=True):
         say("nothing is changed")
         raise typer.Exit(terminal.REJECTED)
     return etags
+
+
+def _confirm_final(job: Job, ids: Sequence[str]) -> None:
+    """Ask for the id before what nothing takes back; for several datasets, how many they are."""
+    if not ids or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise typer.BadParameter(f"{job.verb} cannot be taken back; say --yes where nobody is asked",
+                                 param_hint="--yes")  # fmt: skip
+    _show_ids(ids)
+    what, right_answer = ("the id", ids[0]) if len(ids) == 1 else (f"{len(ids)}, how many they are,", str(len(ids)))
+    answer = typer.prompt(f"{job.verb} cannot be taken back; type {what} to go on", default="", show_default=False,
+                          err=True)  # fmt: skip
+    if answer.strip() != right_answer:
+        say("nothing is changed")
+        raise typer.Exit(terminal.REJECTED)
+
+
+def _show_ids(ids: Sequence[str]) -> None:
+    """Show which datasets are meant, where they are several."""
+    if len(ids) == 1:
+        return
+    for id in ids[:SHOWN_IDS]:
+        say(f"  {for_terminal(id)}")
+    if len(ids) > SHOWN_IDS:
+        say(f"  and {len(ids) - SHOWN_IDS} more")
 
 
 def _show_difference(foreseen: Callable[[Dataset], Mapping[str, Any]], one: One) -> str | None:

@@ -70,7 +70,7 @@ def _show_shortly(dataset: Dataset) -> None:
     ):  # fmt: skip
         if text:
             out(for_terminal(f"  {label:<18}{', '.join(map(str, text)) if isinstance(text, list) else text}"))
-    terminal.show_retraction(properties)
+    terminal.show_notices(properties)
     for link in dataset.document["links"]:
         if link["rel"] in ("cite-as", "related", "replaced_by", "replaces", "latest-version"):
             out(for_terminal(f"  {link['rel']:<18}{link['href']}"))
@@ -124,7 +124,7 @@ def history(
                  "retraction": one.properties.get("fedstac:retraction")}, cells,
             )  # fmt: skip
             if form is Output.TABLE:
-                terminal.show_retraction(one.properties)
+                terminal.show_notices(one.properties)
 
 
 def _show_events(form: Output, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -132,7 +132,7 @@ def _show_events(form: Output, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             listing.row(row, (row["time"][:19], row["type"], row["state"], row.get("actor"), row["id"]))
             if form is Output.TABLE:
-                terminal.show_retraction({"fedstac:state": row["state"], "fedstac:retraction": row.get("retraction")})
+                terminal.show_notices({"fedstac:state": row["state"], "fedstac:retraction": row.get("retraction")})
                 if row.get("reason"):
                     out(for_terminal(f"    {row['reason']}"))
 

@@ -339,7 +339,7 @@ def search(
             for item in results:
                 listing.row(item, _item_cells(item))
                 if form is Output.TABLE:
-                    terminal.show_retraction(item.get("properties") or {})
+                    terminal.show_notices(item.get("properties") or {})
         if form is Output.TABLE:
             say(f"{listing.count} of {'about ' if results.is_estimated else ''}{results.matched}", "dim")
 

@@ -66,7 +66,7 @@ def check_downloads(
             if form is not Output.TABLE or entry["state"] == "retracted":
                 listing.row(entry, (entry["state"], entry["id"]))
                 if form is Output.TABLE:
-                    terminal.show_retraction({"fedstac:state": entry["state"], "fedstac:retraction": entry})
+                    terminal.show_notices({"fedstac:state": entry["state"], "fedstac:retraction": entry})
     for path in nameless[:SHOWN_FOLDERS]:
         say(for_terminal(f"{path}: its name stands for no dataset; `fedstac scan` reads the files"), "yellow")
     if len(nameless) > SHOWN_FOLDERS:

@@ -209,9 +209,13 @@ def show_trouble(place: str, id: str, status: str, type: str, detail: str, findi
         out(f"    and {len(findings) - SHOWN_FINDINGS} more findings; -o ndjson shows all")
 
 
-def show_retraction(properties: Mapping[str, Any]) -> None:
-    """Show why a dataset is retracted and what to use instead, for people; nothing of one that is not."""
-    if properties.get("fedstac:state") != "retracted":
+def show_notices(properties: Mapping[str, Any]) -> None:
+    """Show why a dataset is retracted or under quarantine, and what to use instead, for people; nothing of others."""
+    if properties.get("fedstac:state") == "quarantined":
+        notice = properties.get("fedstac:quarantine") or {}
+        contact = f"; ask {notice['contact']}" if notice.get("contact") else ""
+        out(for_terminal(f"    under quarantine: {notice.get('reason') or 'somebody looks into it'}{contact}"), "red")
+    if properties.get("fedstac:state") != "retracted" and not properties.get("fedstac:retraction"):
         return
     retraction = properties.get("fedstac:retraction") or {}
     out(for_terminal(f"    retracted: {retraction.get('reason') or 'no reason was given'}"), "red")

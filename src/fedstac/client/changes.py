@@ -55,7 +55,7 @@ def get(id: str, *, collection: str | None = None) -> Exchange[Dataset]:
 def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]]:
     """Return all versions of a dataset that can be seen, the oldest first; of an id, or of one without its version.
 
-    NotFound where there is none.
+    A version under quarantine is among them where it is asked for by its id. NotFound where there is none.
     """
     base, first = id, None
     try:
@@ -72,7 +72,9 @@ def history(id: str, *, collection: str | None = None) -> Exchange[list[Dataset]
     datasets = [Dataset(item, None) for item in json_of(response, "/search")["features"]]
     if not datasets and first is None:
         raise missing
-    return sorted(datasets or ([first] if first else []), key=lambda one: (len(one.version), one.version))
+    if first is not None and all(one.id != first.id for one in datasets):  # searches find none under quarantine
+        datasets.append(first)
+    return sorted(datasets, key=lambda one: (len(one.version), one.version))
 
 
 def events_of(id: str, *, collection: str | None = None) -> Exchange[list[Json]]:
@@ -216,6 +218,42 @@ def unmark(
 ) -> Exchange[ChangeResult]:
     """Take a mark for deletion back."""
     return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/unmark"), if_match, dry_run))
+
+
+def quarantine(
+    id: str, *, reason: str, case: str | None = None, contact: str | None = None, links: Sequence[str] = (),
+    collection: str | None = None, if_match: str | None = None, dry_run: bool = False,
+) -> Exchange[ChangeResult]:  # fmt: skip
+    """Put a dataset under quarantine: readers find it by its id alone, without files. Nothing is erased.
+
+    Readers see `contact` and `case`, the number of the case; `reason` and `links` are for those who decide.
+    """
+    body = {"reason": reason, "case": case, "contact": contact, "links": list(links) or None}
+    content = orjson.dumps({name: value for name, value in body.items() if value is not None})
+    call = ServerCall("POST", _path(id, collection) + "/quarantine", content=content, headers={"Content-Type": JSON})
+    return (yield from _change(id, call, if_match, dry_run))
+
+
+def release(
+    id: str, *, decision: str | None = None, collection: str | None = None, if_match: str | None = None,
+    dry_run: bool = False,
+) -> Exchange[ChangeResult]:  # fmt: skip
+    """End the quarantine of a dataset: every byte is as it was. `decision` says why."""
+    content = orjson.dumps({"decision": decision} if decision else {})
+    call = ServerCall("POST", _path(id, collection) + "/release", content=content, headers={"Content-Type": JSON})
+    return (yield from _change(id, call, if_match, dry_run))
+
+
+def delete(
+    id: str, *, collection: str | None = None, if_match: str | None = None, dry_run: bool = False
+) -> Exchange[ChangeResult]:
+    """Delete a marked dataset for good; a tombstone stays. Conflict names in its findings what is missing before."""
+    return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/delete"), if_match, dry_run))
+
+
+def purge(id: str, *, collection: str | None = None, dry_run: bool = False) -> Exchange[ChangeResult]:
+    """Remove what the server still has of a deleted dataset in its log, requests and messages."""
+    return (yield from _change(id, ServerCall("POST", _path(id, collection) + "/purge"), None, dry_run))
 
 
 def put_replica(
