@@ -22,7 +22,7 @@ import jsonschema_rs
 import orjson
 import structlog
 
-from fedstac.db import audit, collections, deletions, facets, file_marks, outbox, queue, records
+from fedstac.db import audit, collections, deletions, facets, file_marks, outbox, purging, queue, records
 from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
 from fedstac.db.records import RecordPlace
@@ -44,7 +44,7 @@ from fedstac.domain.errors import (
     Problem,
     StacInvalid,
 )
-from fedstac.domain.events import DatasetEvent, Event
+from fedstac.domain.events import CollectionEvent, DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import (
     GONE,
@@ -327,6 +327,7 @@ async def _write(
     ids = iter(await outbox.append(conn, announcements))
     failpoint("perform.events")
     await _follow_deletions(conn, work, receipts, announcements, world)
+    await _redact(conn, changes)
     failpoint("perform.deletions")
     await audit.append(conn, [
         row for entry, receipt in zip(work, receipts, strict=True) for row in _audit_rows(entry, receipt)
@@ -397,6 +398,16 @@ def _deletion_of(change: Change, work: Work, event_id: UUID, rules: DeletionRule
         identifiers=deletion.identifiers_of(document),
         institution=resource_of_document(record, document, vocabulary).institution,
     )  # fmt: skip
+
+
+async def _redact(conn: Connection, changes: Sequence[Change]) -> None:
+    """Redact what this node keeps of datasets that were deleted or purged; no query where none was."""
+    gone = [(change.after.collection, change.after.id) for change in changes if change.event_type == events.DELETED]
+    purged = [(change.after.collection, change.after.id) for change in changes if change.event_type == events.PURGED]
+    if gone or purged:
+        await purging.redact_log(conn, [*gone, *purged])
+    if purged:
+        await purging.purge(conn, purged)
 
 
 async def _compare_files(conn: Connection, world: World, receipts: Sequence[Receipt]) -> list[Receipt]:
@@ -524,22 +535,22 @@ class PageResult:
 async def apply(conn: Connection, page: Sequence[Event]) -> PageResult:
     """Apply what an origin announced; join the consumer's transaction, which also moves its cursor.
 
-    Each event counts once: one that is not newer by (epoch, seq) than the stored state is dropped. A lineage's latest
-    is derived from the last claim of any of its versions (C1), so no order of arrival and no event that is missing can
-    show two, or one that was demoted.
+    Each event counts once: one that is not newer by (epoch, seq) than the stored state is dropped, and so is one that
+    was redacted since, whose dataset is deleted further on. A lineage's latest is derived from the last claim of any of
+    its versions (C1), so no order of arrival and no event that is missing can show two, or one that was demoted.
     """
     count = 0
     foreign: list[Event] = []
     datasets: list[DatasetEvent] = []
-    if any(not isinstance(event, DatasetEvent) for event in page):
+    if any(isinstance(event, CollectionEvent) for event in page):
         await collections.hold(conn)
     for event in page:  # a collection's event is rare, and ends a run of datasets
         if isinstance(event, DatasetEvent):
             datasets.append(event)
-            continue
-        count += await _apply_datasets(conn, datasets, foreign)
-        datasets = []
-        count += await collections.apply(conn, event)
+        elif isinstance(event, CollectionEvent):
+            count += await _apply_datasets(conn, datasets, foreign)
+            datasets = []
+            count += await collections.apply(conn, event)
     count += await _apply_datasets(conn, datasets, foreign)
     return PageResult(count, len(page) - count - len(foreign), tuple(foreign))
 
@@ -577,6 +588,9 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     if changes or claims:
         seqs = {key: lineage.seq for key, lineage in lineages.items()}
         await records.write(conn, changes, seqs, here, claims=claims)
+    purged = [(each.after.collection, each.after.id) for each in changes if each.after.state is State.PURGED]
+    if purged:
+        await purging.purge_copies(conn, purged)
     return count
 
 

@@ -30,6 +30,10 @@ EXPECTED = {
     "fedstac.consumer_cursor":   "SIUD    -          -       -        -",
     "fedstac.cursor":            "SIUD    -          -       -        -",
     "fedstac.dead_letter":       "SIUD    -          -       -        -",
+    "fedstac.deletion":          "SIU     -          S       -        -",
+    "fedstac.deletion_configuration":"SI      -          S       -        -",
+    "fedstac.deletion_dependency":"SIU     -          S       -        -",
+    "fedstac.deletion_waiver":   "SI      -          S       -        -",
     "fedstac.destination":       "SIUD    -          -       -        -",
     "fedstac.epoch":             "SIUD    SI         S       -        -",
     "fedstac.esgf_event":        "SID     -          -       -        -",
@@ -51,13 +55,15 @@ EXPECTED = {
     "fedstac.node_exception":    "SIUD    -          -       -        -",
     "fedstac.node_status":       "SIUD    -          S       -        -",
     "fedstac.notification":      "SIUD    -          -       -        -",
-    "fedstac.outbox":            "SIU     Su         S       -        -",
+    "fedstac.outbox":            "SIu     Su         S       -        -",
     "fedstac.own_group":         "SIUD    -          -       -        -",
     "fedstac.own_group_person":  "SIUD    -          -       -        -",
     "fedstac.parked":            "SIUD    -          -       -        -",
     "fedstac.parked_event":      "SIUD    -          -       -        -",
     "fedstac.part":              "SIUD    SIUD       -       -        -",
     "fedstac.person":            "SIU     -          -       -        sD",
+    "fedstac.purge":             "SI      -          -       -        -",
+    "fedstac.quarantine_case":   "SIU     -          S       -        -",
     "fedstac.record":            "SIUD    -          S       -        -",
     "fedstac.replica_alarm":     "SIUD    -          S       -        -",
     "fedstac.replica_announcement":"SIUD    -          S       -        -",
@@ -153,6 +159,8 @@ FUNCTIONS = {
     "fedstac.forget_outbox(bigint, bigint)": {"writer"},
     "fedstac.sweep_feed(integer)": {"writer"},
     "fedstac.drop_outbox(bigint, bigint)": {"writer"},
+    "fedstac.redact_events(text[], text[])": {"writer"},
+    "fedstac.redact_waivers(uuid[])": {"writer"},
     "fedstac.follow_record()": set(),  # a trigger
     "fedstac.forget_destinations()": set(),  # a trigger
 }
@@ -211,5 +219,5 @@ def test_a_database_with_owner_and_writer_only_is_told_what_to_run(cluster: embe
 
 
 def test_readiness_asks_for_every_right_of_the_writer() -> None:
-    writers = {table: "".join(c for c in row.split()[0] if c in "SIUD") for table, row in EXPECTED.items()}
+    writers = {table: "".join(c for c in row.split()[0].upper() if c in "SIUD") for table, row in EXPECTED.items()}
     assert writers == schema.NEEDED

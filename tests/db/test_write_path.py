@@ -18,7 +18,7 @@ from fedstac.db import collections, feed, invariants, nodes, queue, requests
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain import events
-from fedstac.domain.events import Cursor, DatasetEvent, Event
+from fedstac.domain.events import CollectionEvent, Cursor, DatasetEvent, Event
 from fedstac.domain.model import Change, Draft, Outcome, State
 from fedstac.domain.visibility import Visibility
 from fedstac.publication import ClaimLost
@@ -383,7 +383,7 @@ async def test_events_of_a_foreign_origin_are_reported(log: list[Event], east: C
     before = await writing.stored(east)
     event = next(event for event in log if isinstance(event, DatasetEvent))
     stolen = foreign(event, "south", seq=99)
-    created = next(event for event in log if not isinstance(event, DatasetEvent))
+    created = next(event for event in log if isinstance(event, CollectionEvent))
     page: list[Event] = [stolen, replace(created, origin="south", seq=99), event]
     applied = await deliver(east, page)  # a collection may have several origins, a lineage one
     assert (applied.applied_count, applied.ignored_count, applied.foreign) == (1, 1, (stolen,))

@@ -12,7 +12,7 @@ import orjson
 from fedstac.db import audit, troubles
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.errors import Conflict, NotFound
-from fedstac.domain.events import Cursor, LoggedEvent
+from fedstac.domain.events import DELETED, PURGED, REDACTED_END, Cursor, LoggedEvent
 from fedstac.domain.relaying import FeedState, LogPlace
 
 SINK_LOCK = 0x66656403  # advisory locks of the relays; the second key is the hash of the sink's name
@@ -415,6 +415,15 @@ async def positions_of_type(conn: Connection, event_type: str, stretches: Sequen
     rows = await conn.fetch(
         f"SELECT f.pos {_IN_STRETCHES} WHERE o.type = $3",
         [each.after for each in stretches], [each.through for each in stretches], event_type,
+    )  # fmt: skip
+    return {row["pos"] for row in rows}
+
+
+async def positions_left_blank(conn: Connection, stretches: Sequence[Stretch]) -> set[int]:
+    """Return where in stretches of the log the events are that say nothing any more: of deleted datasets."""
+    rows = await conn.fetch(
+        f"""SELECT f.pos {_IN_STRETCHES} WHERE o.event LIKE '%' || $3 AND o.type <> ALL ($4::text[])""",
+        [each.after for each in stretches], [each.through for each in stretches], REDACTED_END, [DELETED, PURGED],
     )  # fmt: skip
     return {row["pos"] for row in rows}
 

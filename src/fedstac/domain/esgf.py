@@ -176,6 +176,19 @@ def publish(step: ItemStep, judge: Judge, vocabulary: Vocabulary | None, origin:
     return DatasetEdition(_with_flags(record, item["properties"], step), draft)
 
 
+def tombstone(step: ItemStep, vocabulary: Vocabulary | None, origin: str) -> DatasetEdition:
+    """Return what is here of a dataset whose deletion is the first that this node reads of it."""
+    facts = step.facts
+    assert facts is not None  # only a fedstac node says that a dataset is gone
+    place = name(step, vocabulary)
+    return DatasetEdition(Record(
+        collection=step.collection, id=step.item_id, lineage=place.lineage, origin=origin, version=place.version,
+        state=facts.state, latest=False, claims_latest=False, epoch=step.epoch, seq=step.seq, created=facts.created,
+        updated=facts.updated, document=None, document_digest=b"", files_digest=b"", publisher=facts.publisher,
+        cv_version=None, retraction=facts.retraction, superseded=facts.superseded,
+    ))  # fmt: skip
+
+
 def amend(record: Record, step: ItemStep, judge: Judge, vocabulary: Vocabulary | None) -> DatasetEdition:
     """Return a dataset after a PATCH or a PUT. StacInvalid where that leaves no valid item, or another one.
 

@@ -17,7 +17,7 @@ import orjson
 
 from fedstac.domain import documents
 from fedstac.domain.errors import BadRequest
-from fedstac.domain.model import Change, Draft, Record, State, moment, rfc3339
+from fedstac.domain.model import GONE, Change, Draft, Record, State, moment, rfc3339
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 PREFIX = "org.fedstac."
@@ -43,6 +43,7 @@ COLLECTION_DELETED = "org.fedstac.collection.deleted.v1"
 COLLECTION_CURRENT = "org.fedstac.collection.current.v1"
 
 SHOWN_TRACES = 5
+REDACTED_END = ',"redacted":true}}'  # of the text of an event, as the database writes it (migrations/0056_purge.sql)
 
 DigestOf = Callable[[str, str], str | None]  # project and version of a vocabulary → the digest of its snapshot
 
@@ -222,7 +223,20 @@ class CollectionEvent:
     digest: bytes
 
 
-Event = DatasetEvent | CollectionEvent
+@dataclass(frozen=True, slots=True)
+class RedactedEvent:
+    """An event of a dataset that was deleted since, without what it said. The deletion follows it in the log."""
+
+    event_id: str
+    cursor: Cursor | None
+
+
+Event = DatasetEvent | CollectionEvent | RedactedEvent
+
+
+def is_left_blank(event: LoggedEvent) -> bool:
+    """Tell whether an event says nothing any more. That of a deletion still says that the dataset is gone."""
+    return event.text.endswith(REDACTED_END) and event.type not in (DELETED, PURGED)
 
 
 def read(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> Event:
@@ -283,9 +297,13 @@ def _read_collection(event: Mapping[str, Any]) -> CollectionEvent:
     )
 
 
-def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> DatasetEvent:
+def _read_dataset(event: Mapping[str, Any], vocabulary: Vocabulary | None) -> DatasetEvent | RedactedEvent:
     data = event["data"]
     document = data.get("document")
+    if data.get("redacted") is True and document is None and State(data["state"]) not in GONE:
+        if not all(isinstance(data[name], str) for name in ("collection", "id")):
+            raise TypeError("a member is of another type")
+        return RedactedEvent(event.get("id", ""), _cursor(event))
     cv = data.get("cv") or {}
     texts = (event["partitionkey"], data["collection"], data["id"], data["publisher"], *([cv["version"]] if cv else []))
     if not all(isinstance(text, str) for text in texts) or type(data["latest"]) is not bool:

@@ -59,6 +59,11 @@ class Encoder:
         """Return whether the format can tell an event of this type: ESGF knows no events of collections."""
         return self.format is not EventFormat.ESGF or not event_type.startswith(events.COLLECTION_PREFIX)
 
+    def tells(self, event: LoggedEvent) -> bool:
+        """Return whether the format can tell this event: ESGF knows none without what it says of its item."""
+        is_blank = self.format is EventFormat.ESGF and events.is_left_blank(event)
+        return self.takes(event.type) and not is_blank
+
     def encode(self, event: LoggedEvent, previous_pos: int) -> OutgoingEvent:
         """Return an event that the format takes, as it goes to a broker after the event at `previous_pos`."""
         traceparent = _traceparent(event.text)

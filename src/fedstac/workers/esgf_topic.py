@@ -215,7 +215,7 @@ def _fold(
             outcome.past.append(each)
         elif record is not None and record.origin != origin:
             outcome.rejections.append(Rejection(each.event, FOREIGN))
-        elif each.posted is None and (record is None or (record.document is None and not each.step.deletes)):
+        elif each.posted is None and not each.step.deletes and (record is None or record.document is None):
             text = orjson.dumps(each.event).decode()
             patch = WaitingPatch(each.subject, _sameness(each.event), int(each.event["pos"]), text)
             if all(patch.sameness != other.sameness for other in patches[each.subject]):
@@ -231,7 +231,7 @@ def _fold(
                 outcome.arrived.add(each.subject)
                 outcome.waiting = [patch for patch in outcome.waiting if patch.subject != each.subject]
             for one in steps_now:
-                _apply(one, current, outcome, judge)
+                _apply(one, current, outcome, judge, origin)
     return outcome
 
 
@@ -253,7 +253,9 @@ def _revived(patch: WaitingPatch, posted: NamedStep, outcome: PageOutcome) -> Na
     return replace(posted, event=event, step=_step(event), posted=None)
 
 
-def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, judge: Judge) -> None:
+def _apply(
+    each: NamedStep, current: dict[str, Record], outcome: PageOutcome, judge: Judge, origin: str
+) -> None:  # fmt: skip
     """Apply one step. What it cannot be applied to stays as it is."""
     record, step = current.get(each.subject), each.step
     outcome.decided_steps.append(each)
@@ -269,8 +271,9 @@ def _apply(each: NamedStep, current: dict[str, Record], outcome: PageOutcome, ju
             edition = each.posted
             if record is not None and step.facts is None:  # over a tombstone
                 edition = replace(edition, record=replace(edition.record, seq=max(step.seq, record.seq + 1)))
+        elif record is None:
+            edition = esgf.tombstone(step, each.vocabulary, origin)
         else:
-            assert record is not None
             edition = esgf.amend(record, step, judge, each.vocabulary)
     except Problem as error:
         outcome.rejections.append(Rejection(each.event, error.detail))

@@ -321,7 +321,7 @@ class _Course:
             if pos != after + 1:  # the log does not reach back to there: a hole that consumers have to see
                 previous_pos = pos - 1
             after = pos
-            if event.cursor in dead or not self.encoder.takes(event.type):
+            if event.cursor in dead or not self.encoder.tells(event):
                 continue
             try:
                 outgoing = self.encoder.encode(event, previous_pos)
@@ -437,7 +437,7 @@ class _Course:
         outgoing_events: list[OutgoingEvent] = []
         unwritable: list[Unwritable] = []
         for event in events:
-            if not self.encoder.takes(event.type):
+            if not self.encoder.tells(event):
                 continue
             try:
                 outgoing_events.append(replace(self.encoder.encode(event, event.cursor.pos - 1), is_redrive=True))

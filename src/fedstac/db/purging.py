@@ -1,0 +1,112 @@
+"""Purging: what a node still keeps of datasets that are gone, outside of their records, is redacted or deleted.
+
+All of it joins the transaction of the change (docs/deletion.md, "What a purge removes, and what it cannot"). Ids, times
+and actors stay, and so do the rows of the audit log: they quote nothing that is in a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fedstac.db.connections import Connection
+
+PURGED_TEXT: Final = "removed when the dataset was purged"  # where a text was that has to be there
+DatasetName = tuple[str, str]  # collection and id
+
+
+async def redact_log(conn: Connection, datasets: Sequence[DatasetName]) -> None:
+    """Redact the events of deleted datasets in the log and in the dead letters; their records are tombstones already.
+
+    The log keeps positions, ids, digests and states. So whoever reads it, from whatever place, finds no document, and
+    no reader has to look for one that was deleted.
+    """
+    await conn.execute("SELECT fedstac.redact_events($1::text[], $2::text[])", *_columns(datasets))
+    await conn.execute(
+        """UPDATE fedstac.dead_letter l SET event = fedstac.redacted_event(l.event)
+           FROM unnest($1::text[], $2::text[]) d (collection, id)
+           WHERE l.collection = d.collection AND l.dataset = d.id AND NOT (l.event LIKE '%,"redacted":true}}')
+             AND l.type NOT IN ('org.fedstac.dataset.deleted.v1', 'org.fedstac.dataset.purged.v1')""",
+        *_columns(datasets),
+    )
+
+
+async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
+    """Remove what this node has of its own purged datasets in requests, messages, deletions and cases."""
+    names = _columns(datasets)
+    await conn.execute(
+        """UPDATE fedstac.request_item i
+           SET document = NULL, prepared = NULL, coded = NULL, findings = NULL,
+               detail = CASE WHEN i.detail IS NOT NULL THEN $3 END
+           FROM unnest($1::text[], $2::text[]) d (collection, id), fedstac.request r
+           WHERE i.dataset = d.id AND r.id = i.request AND r.collection = d.collection AND i.status <> 'queued'
+             AND (i.document IS NOT NULL OR i.detail IS NOT NULL OR i.findings IS NOT NULL)""",
+        *names, PURGED_TEXT,
+    )  # fmt: skip
+    await conn.execute(
+        """UPDATE fedstac.dead_letter l SET reason = $3 FROM unnest($1::text[], $2::text[]) d (collection, id)
+           WHERE l.collection = d.collection AND l.dataset = d.id""",
+        *names, PURGED_TEXT,
+    )  # fmt: skip
+    await conn.execute(  # what other nodes said of its events, and of its entry in a snapshot
+        """UPDATE fedstac.node_exception e SET detail = $3
+           WHERE e.event_id IN (
+               SELECT o.event_id::text FROM unnest($1::text[], $2::text[]) d (collection, id)
+               JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.id
+               JOIN fedstac.outbox o ON o.key = r.lineage AND o.dataset = d.id AND o.collection = d.collection
+               UNION ALL SELECT format('snapshot:%s/%s', collection, id)
+               FROM unnest($1::text[], $2::text[]) d (collection, id))""",
+        *names, PURGED_TEXT,
+    )  # fmt: skip
+    ids = [row["id"] for row in await conn.fetch(
+        """UPDATE fedstac.deletion e SET reason = NULL, identifiers = '{}'
+           FROM unnest($1::text[], $2::text[]) d (collection, id)
+           WHERE e.collection = d.collection AND e.dataset = d.id RETURNING e.id""",
+        *names,
+    )]  # fmt: skip
+    await conn.execute(
+        """UPDATE fedstac.deletion_dependency SET comment = NULL
+           WHERE deletion = ANY ($1::uuid[]) AND comment IS NOT NULL""",
+        ids,
+    )
+    await conn.execute("SELECT fedstac.redact_waivers($1::uuid[])", ids)
+    await conn.execute(
+        """UPDATE fedstac.quarantine_case q
+           SET reason = $3, reference = NULL, contact = NULL, links = '{}',
+               decision = CASE WHEN q.decision IS NOT NULL THEN $3 END
+           FROM unnest($1::text[], $2::text[]) d (collection, id)
+           WHERE q.collection = d.collection AND q.dataset = d.id""",
+        *names, PURGED_TEXT,
+    )  # fmt: skip
+    await purge_copies(conn, datasets)
+
+
+async def purge_copies(conn: Connection, datasets: Sequence[DatasetName]) -> None:
+    """Remove what a consumer of datasets keeps beside their records: events that are set aside, troubles with them.
+
+    It is noted what was purged: snapshots in files are written anew.
+    """
+    subjects = [f"{collection}/{id}" for collection, id in datasets]
+    await conn.execute("DELETE FROM fedstac.parked_event WHERE subject = ANY ($1::text[])", subjects)
+    await conn.execute(  # the patches of a topic in ESGF's format are called CMIP6/… (PATCH)
+        """DELETE FROM fedstac.parked_event WHERE subject LIKE '% (%)' AND split_part(subject, ' (', 1) = ANY ($1)""",
+        subjects,
+    )
+    await conn.execute(
+        """DELETE FROM fedstac.esgf_waiting WHERE split_part(subject, ' (', 1) = ANY ($1::text[])""", subjects
+    )
+    await conn.execute(
+        """UPDATE fedstac.trouble SET detail = $3
+           WHERE split_part(what, ' (', 1) = ANY ($1::text[])
+              OR substring(what FROM ' of (\\S+)(?: at [0-9.]+| cannot be moved)$') = ANY ($2::text[])""",
+        subjects, [id for _, id in datasets], PURGED_TEXT,
+    )  # fmt: skip
+    await conn.execute(
+        """INSERT INTO fedstac.purge (collection, dataset) SELECT * FROM unnest($1::text[], $2::text[])
+           ON CONFLICT DO NOTHING""",
+        *_columns(datasets),
+    )
+
+
+def _columns(datasets: Sequence[DatasetName]) -> tuple[list[str], list[str]]:
+    return [collection for collection, _ in datasets], [id for _, id in datasets]

@@ -1,0 +1,221 @@
+"""Purging: a dataset full of words that are nowhere else goes through everything, and then no word of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from fedstac.db import audit, dead_letters, invariants, parked, troubles
+from fedstac.demo import embedded, sample
+from fedstac.domain.events import Cursor, LoggedEvent
+from tests.support.nodes import Api, StartApi
+from tests.support.waiting import until
+
+Json = dict[str, Any]
+MARKER = "qzxmark"  # in each text of the dataset and of what was said about it
+ITEMS = "/collections/plain/items"
+PATH = f"{ITEMS}/thing-1"
+SINK = """INSERT INTO fedstac.sink (name, address, format, required, private, secret, starts_after, epoch, pos,
+                                    previous_pos, paused_reason, paused_at)
+          VALUES ('kafka', 'kafka://127.0.0.1:9/f', 'cloudevents', false, false, '', 0, 1, 0, 0, 'a test', now())"""
+
+
+def item(n: int, word: str, **properties: object) -> Json:
+    return {
+        "type": "Feature", "stac_version": "1.1.0", "id": f"thing-{n}", "collection": "plain", "bbox": [n, n, n, n],
+        "geometry": {"type": "Point", "coordinates": [n, n]},
+        "properties": {"datetime": "2020-01-01T00:00:00Z", "title": f"{word}-title", "station": f"{word}-station",
+                       **properties},
+        "links": [{"rel": "cite-as", "href": f"https://doi.org/10.5555/{word}-doi"}],
+        "assets": {"data": {"href": f"https://files.example/{word}-href.nc"}},
+    }  # fmt: skip
+
+
+@pytest.fixture
+async def west(start_api: StartApi, dsn: str) -> Api:
+    """With the dataset, and another one."""
+    started = await start_api(dsn=dsn)
+    assert (await started.admin.post("/collections", json=sample.collection("plain"))).status_code == 201
+    for each in (item(1, MARKER), item(2, "other")):
+        response = await started.admin.post(ITEMS, json=each)
+        assert response.status_code == 201, response.text
+    return started
+
+
+@pytest.fixture
+async def conn(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    opened = await asyncpg.connect(dsn)
+    yield opened
+    await asyncio.wait_for(opened.close(), 10)
+
+
+async def act(api: Api, action: str, body: Json | None = None) -> httpx.Response:
+    answer = await api.admin.post(f"{PATH}/{action}", json=body or {}, headers={"Prefer": "wait=60"})
+    assert answer.status_code == 200, (action, answer.text)
+    return answer
+
+
+async def live(api: Api) -> None:
+    """Let the dataset live a whole life, up to the mark."""
+    title = {"properties": {"title": f"{MARKER}-second"}}
+    assert (await api.admin.patch(PATH, json=title)).status_code == 200
+    await act(api, "retract", {"reason": f"{MARKER}-retraction", "errata": f"https://a.example/{MARKER}-errata"})
+    await act(api, "reinstate")
+    await act(api, "quarantine", {
+        "reason": f"{MARKER}-quarantine", "case": f"{MARKER}-case", "contact": f"{MARKER}-contact",
+        "links": [f"https://a.example/{MARKER}-link"],
+    })  # fmt: skip
+    await act(api, "release", {"decision": f"{MARKER}-decision"})
+    again = {"type": "FeatureCollection", "features": [item(1, f"{MARKER}-other-files")]}
+    refused = await api.admin.post(ITEMS, json=again, headers={"Prefer": "wait=60"})
+    assert refused.json()["counts"]["rejected"] == 1, refused.text
+    marked = await api.admin.delete(f"{PATH}?reason={MARKER}-mark", headers={"Prefer": "wait=60"})
+    assert marked.status_code == 200, marked.text
+
+
+async def end_grace(conn: asyncpg.Connection) -> None:
+    await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - $1::interval", timedelta(seconds=1))
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived', comment = $1", f"{MARKER}-comment")
+    await conn.execute(
+        "INSERT INTO fedstac.deletion_waiver SELECT deletion, name, 'anna', $1 FROM fedstac.deletion_dependency",
+        f"{MARKER}-waiver",
+    )
+
+
+async def leave_traces(conn: asyncpg.Connection) -> None:
+    """Leave what other parts of a node leave: a dead letter, what a node reports, a parked event."""
+    row = await conn.fetchrow(
+        """SELECT f.pos, o.* FROM fedstac.feed f JOIN fedstac.outbox o USING (id)
+           WHERE o.dataset = 'thing-1' ORDER BY f.pos LIMIT 1"""
+    )
+    assert row is not None
+    event = LoggedEvent(
+        Cursor(1, row["pos"]), str(row["event_id"]), row["key"], "plain", "thing-1", row["seq"], row["type"],
+        row["event"],
+    )  # fmt: skip
+    await conn.execute(SINK)
+    async with conn.transaction():
+        await dead_letters.keep(conn, "kafka", event, reason=f"{MARKER}-refusal", attempts=3)
+        await conn.execute(
+            "INSERT INTO fedstac.node_exception (node, event_id, outcome, detail) VALUES ('east', $1, 'parked', $2)",
+            event.event_id, f"{MARKER}-exception",
+        )  # fmt: skip
+
+
+def dump(cluster: embedded.Cluster, dsn: str) -> str:
+    """Return a dump of a database."""
+    name = dsn.rpartition("/")[2].partition("?")[0]
+    environment = {
+        "PATH": f"{embedded.find_binaries()}:{os.environ['PATH']}", "PGHOST": str(cluster.socket_dir),
+        "PGPORT": str(cluster.port), "PGUSER": "postgres",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["pg_dump", "--column-inserts", name], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def words(text: str) -> list[str]:
+    """Return the lines of a dump that have the marker, for a failure to name the tables."""
+    return [line[:160] + " … " + line[max(at - 60, 0) : at + 40] for line in text.splitlines()
+            if (at := line.find(MARKER)) >= 0 and "fedstac.term" not in line]  # fmt: skip
+
+
+async def feed_of(api: Api) -> list[Json]:
+    answer = await api.anyone.get("/events?limit=1000", headers={"Authorization": f"Bearer {api.tokens['node:east']}"})
+    events: list[Json] = answer.json()
+    return events
+
+
+async def digests(conn: asyncpg.Connection) -> Mapping[str, bytes]:
+    rows = await conn.fetch("SELECT collection || '/' || id AS name, digest FROM fedstac.record ORDER BY 1")
+    return {row["name"]: row["digest"] for row in rows}
+
+
+async def agree(here: asyncpg.Connection, there: asyncpg.Connection) -> bool:
+    return await digests(here) == await digests(there)
+
+
+async def test_from_its_deletion_on_the_log_says_nothing_of_a_dataset_and_can_be_replayed_from_zero(
+    west: Api, conn: asyncpg.Connection, start_api: StartApi, make_database: Callable[[], str]
+) -> None:
+    await live(west)
+    await end_grace(conn)
+    assert MARKER in (await west.anyone.get(
+        "/events?limit=1000", headers={"Authorization": f"Bearer {west.tokens['node:east']}"})).text  # fmt: skip
+    await act(west, "delete")
+    await until(lambda: conn.fetchval("SELECT count(*) = max(f.pos) FROM fedstac.feed f"))
+    own = [event for event in await feed_of(west) if event["subject"] == "plain/thing-1"]
+    assert [event["type"].split(".")[-2] for event in own] == [
+        "published", "updated", "retracted", "reinstated", "quarantined", "released", "marked", "deleted",
+    ]  # fmt: skip
+    assert [event["data"].get("redacted") for event in own] == [True] * 7 + [None]
+    left = {"document", "changes", "retraction", "quarantine"}
+    assert not any(left & event["data"].keys() for event in own)
+    assert MARKER not in str(own[:-1])
+    assert own[-1]["data"]["reason"] == f"{MARKER}-mark"  # why it was deleted goes with the purge
+
+    for snapshot_first in (False, True):
+        east = await start_api(
+            dsn=make_database(), node="east", source=west.url, source_token=west.tokens["node:east"],
+            snapshot_first=snapshot_first,
+        )  # fmt: skip
+        there = await asyncpg.connect(east.settings.dsn)
+        await until(lambda there=there: agree(conn, there))  # type: ignore[misc]
+        assert await there.fetchval("SELECT count(*) FROM fedstac.parked_event") == 0
+        assert (await east.anyone.get(PATH)).status_code == 410
+        await there.close()
+    assert await invariants.check(conn) == []
+
+
+async def test_after_a_purge_no_word_of_a_dataset_is_left(
+    west: Api, conn: asyncpg.Connection, cluster: embedded.Cluster, start_api: StartApi,
+    make_database: Callable[[], str],
+) -> None:  # fmt: skip
+    east = await start_api(
+        dsn=make_database(), node="east", source=west.url, source_token=west.tokens["node:east"], snapshot_first=False
+    )
+    there = await asyncpg.connect(east.settings.dsn)
+    await live(west)
+    await until(lambda: agree(conn, there))
+    await leave_traces(conn)
+    event = '{"data":{"document":"' + MARKER + '"}}'
+    async with there.transaction():
+        await parked.park(there, "index", "south", 1, [
+            parked.ParkedEvent("e", "plain/thing-1", 1, 1, f"{MARKER}-why", event)
+        ])  # fmt: skip
+        await troubles.report(there, "parked", place="index of west", what="plain/thing-1", detail=f"{MARKER}-trouble")
+    assert words(dump(cluster, west.settings.dsn))
+    assert words(dump(cluster, east.settings.dsn))
+    await end_grace(conn)
+    await act(west, "delete")
+    await act(west, "purge")
+    await until(lambda: agree(conn, there))
+    assert words(dump(cluster, west.settings.dsn)) == []
+    assert words(dump(cluster, east.settings.dsn)) == []
+    assert "other-title" in dump(cluster, east.settings.dsn)
+    assert (await west.anyone.get(PATH)).status_code == 410
+    assert await invariants.check(conn) == []
+    await until(lambda: conn.fetchval("SELECT count(*) = max(pos) FROM fedstac.audit_chain"))
+    assert (await audit.verify(conn)).pos > 0
+    await there.close()
+
+
+async def test_nobody_changes_the_log_but_by_redacting_what_is_deleted(west: Api, conn: asyncpg.Connection) -> None:
+    before = await conn.fetch("SELECT id, event FROM fedstac.outbox ORDER BY id")
+    writer = await asyncpg.connect(west.settings.dsn)
+    for column in ("event = ''", "digest = ''", "type = ''", "dataset = ''"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await writer.execute(f"UPDATE fedstac.outbox SET {column}")
+    assert await writer.fetchval("SELECT fedstac.redact_events('{plain}', '{thing-1}')") == 0
+    assert await conn.fetch("SELECT id, event FROM fedstac.outbox ORDER BY id") == before
+    await writer.close()
