@@ -401,11 +401,11 @@ def _deletion_of(change: Change, work: Work, event_id: UUID, rules: DeletionRule
 
 
 async def _redact(conn: Connection, changes: Sequence[Change]) -> None:
-    """Redact what this node keeps of datasets that were deleted or purged; no query where none was."""
-    gone = [(change.after.collection, change.after.id) for change in changes if change.event_type == events.DELETED]
+    """Remove what this node keeps of datasets that were deleted or purged; no query where none was."""
+    deleted = [(change.after.collection, change.after.id) for change in changes if change.event_type == events.DELETED]
     purged = [(change.after.collection, change.after.id) for change in changes if change.event_type == events.PURGED]
-    if gone or purged:
-        await purging.redact_log(conn, [*gone, *purged])
+    if deleted or purged:
+        await purging.redact_log(conn, [*deleted, *purged])
     if purged:
         await purging.purge(conn, purged)
 

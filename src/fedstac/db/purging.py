@@ -16,7 +16,7 @@ DatasetName = tuple[str, str]  # collection and id
 
 
 async def redact_log(conn: Connection, datasets: Sequence[DatasetName]) -> None:
-    """Redact the events of deleted datasets in the log and in the dead letters; their records are tombstones already.
+    """Cut the events of deleted datasets in the log and in the dead letters; their records are tombstones already.
 
     The log keeps positions, ids, digests and states. So whoever reads it, from whatever place, finds no document, and
     no reader has to look for one that was deleted.
