@@ -355,21 +355,45 @@ class SampledProperty:
     moments: bool  # every value is a moment
 
 
-async def sample_of_properties(conn: Connection, collection: str) -> list[SampledProperty]:
+@dataclass(frozen=True, slots=True)
+class PropertySample:
+    """What some datasets of a collection have; `ids` are theirs."""
+
+    ids: tuple[str, ...]
+    properties: tuple[SampledProperty, ...]
+
+
+async def sample_of_properties(conn: Connection, collection: str) -> PropertySample:
     """Return the properties of the newest and the oldest datasets of a collection, the most frequent first."""
     rows = await conn.fetch(
-        """WITH sample AS (
-               (SELECT content FROM pgstac.items WHERE collection = $1 ORDER BY datetime DESC LIMIT $2)
-               UNION ALL (SELECT content FROM pgstac.items WHERE collection = $1 ORDER BY datetime LIMIT $2))
-           SELECT key AS name, array_agg(DISTINCT jsonb_typeof(value)) AS types,
-                  coalesce(array_agg(DISTINCT jsonb_typeof(value->0))
-                           FILTER (WHERE jsonb_typeof(value) = 'array' AND value <> '[]'), '{}') AS member_types,
-                  coalesce(bool_and(value #>> '{}' LIKE '____-__-__%' AND fedstac.moment(value) IS NOT NULL)
-                           FILTER (WHERE value <> 'null'), false) AS moments
-           FROM sample, jsonb_each(content->'properties') WHERE pg_column_size(content) < $4
-           GROUP BY key ORDER BY count(*) DESC, key LIMIT $3""",
+        """WITH sample AS MATERIALIZED (
+               (SELECT id, content FROM pgstac.items WHERE collection = $1 ORDER BY datetime DESC LIMIT $2)
+               UNION ALL (SELECT id, content FROM pgstac.items WHERE collection = $1 ORDER BY datetime LIMIT $2))
+           SELECT 0 AS n, '' AS name, coalesce(array_agg(DISTINCT id), '{}') AS types, '{}' AS member_types,
+                  false AS moments FROM sample
+           UNION ALL
+           (SELECT row_number() OVER (ORDER BY count(*) DESC, key), key, array_agg(DISTINCT jsonb_typeof(value)),
+                   coalesce(array_agg(DISTINCT jsonb_typeof(value->0))
+                            FILTER (WHERE jsonb_typeof(value) = 'array' AND value <> '[]'), '{}'),
+                   coalesce(bool_and(value #>> '{}' LIKE '____-__-__%' AND fedstac.moment(value) IS NOT NULL)
+                            FILTER (WHERE value <> 'null'), false)
+            FROM sample, jsonb_each(content->'properties') WHERE pg_column_size(content) < $4
+            GROUP BY key ORDER BY 1 LIMIT $3)
+           ORDER BY n""",
         collection, SAMPLE, MOST_SAMPLED_PROPERTIES, LARGEST_SAMPLED,
     )  # fmt: skip
-    return [
-        SampledProperty(row["name"], tuple(row["types"]), tuple(row["member_types"]), row["moments"]) for row in rows
-    ]
+    ids, *properties = rows
+    return PropertySample(tuple(ids["types"]), tuple(
+        SampledProperty(row["name"], tuple(row["types"]), tuple(row["member_types"]), row["moments"])
+        for row in properties
+    ))  # fmt: skip
+
+
+async def are_shown(conn: Connection, collection: str, ids: Sequence[str]) -> bool:
+    """Tell whether searches find all of these datasets."""
+    shown: bool = await conn.fetchval(
+        """SELECT count(*) = cardinality($2::text[]) FROM fedstac.record
+           WHERE collection = $1 AND id = ANY ($2::text[]) AND state IN ('published', 'retracted')""",
+        collection, ids,
+    )  # fmt: skip
+    return shown

@@ -28,10 +28,14 @@ MOST_WARNINGS = 10  # of a kind, in a page: each costs a search for what is near
 
 @dataclass(frozen=True, slots=True)
 class CachedNames:
-    """Properties or collections as they were read, and until when they count."""
+    """Properties or collections as they were read, and until when they count.
+
+    seen_in: the datasets that properties were seen in. When one of them is hidden, nothing may tell of it any more.
+    """
 
     names: Schemas
     until: float
+    seen_in: tuple[str, ...] = ()
 
 
 class QueryableNames:
@@ -66,14 +70,15 @@ class QueryableNames:
     async def of(self, conn: Connection, collection: str) -> Schemas:
         """Return the properties of one collection."""
         sampled = self._sampled.get(collection)
-        if sampled is None or sampled.until < time.monotonic():
-            rows = await search.sample_of_properties(conn, collection)
+        is_fresh = sampled is not None and sampled.until >= time.monotonic()
+        if sampled is None or not is_fresh or not await search.are_shown(conn, collection, sampled.seen_in):
+            sample = await search.sample_of_properties(conn, collection)
             schemas = {
-                row.name: {"title": queryables.title(row.name)}
-                | dict(queryables.schema_of_sample(row.types, row.member_types, moments=row.moments))
-                for row in rows
+                each.name: {"title": queryables.title(each.name)}
+                | dict(queryables.schema_of_sample(each.types, each.member_types, moments=each.moments))
+                for each in sample.properties
             }
-            sampled = self._sampled[collection] = CachedNames(schemas, time.monotonic() + FRESH_SECONDS)
+            sampled = self._sampled[collection] = CachedNames(schemas, time.monotonic() + FRESH_SECONDS, sample.ids)
         return {**sampled.names, **self.declared(collection)}
 
     async def shared(self, conn: Connection) -> Schemas:
