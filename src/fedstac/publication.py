@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,24 +23,40 @@ import jsonschema_rs
 import orjson
 import structlog
 
-from fedstac.db import audit, collections, deletions, facets, file_marks, outbox, purging, queue, records
+from fedstac.db import (
+    audit,
+    cascades,
+    collections,
+    deletions,
+    facets,
+    file_marks,
+    outbox,
+    own_groups,
+    purging,
+    queue,
+    records,
+)
+from fedstac.db.cascades import CascadeOrder
 from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
 from fedstac.db.records import RecordPlace
+from fedstac.domain import cascade, crosschecks, deletion, documents, events, versions
 from fedstac.domain import collections as collection_rules
-from fedstac.domain import crosschecks, deletion, documents, events, versions
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target, may_see_marked, resource_of_document
+from fedstac.domain.cascade import Cascade, CascadeState
 from fedstac.domain.deletion import Deletion, DeletionRules, DeletionState
 from fedstac.domain.errors import (
     Cancelled,
     CollectionAlreadyExists,
     CollectionNotEmpty,
+    Conflict,
     Finding,
     ForeignOrigin,
+    NotFound,
     PreconditionFailed,
     Problem,
     StacInvalid,
@@ -114,7 +131,7 @@ class NodeRules:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A command and where it comes from: its actor, its place in the queue, its request and the trace of that."""
+    """A command and where it comes from: its actor, its place in the queue, its request, its cause."""
 
     command: Command
     actor: str
@@ -122,6 +139,7 @@ class Work:
     item: int | None = None
     request: UUID | None = None
     traceparent: str | None = None
+    causation: UUID | None = None  # the event that this follows from
 
 
 Run = Callable[[Callable[[], Decision]], Awaitable[Decision]]
@@ -257,6 +275,7 @@ async def _informed(
     return replace(
         world, replacements=await _replacements(conn, commands),
         deletions=await _deletions(conn, commands, lineages, locking=locking),
+        cascades=await cascades.open_of(conn, sorted({command.target.collection for command in commands})),
     )  # fmt: skip
 
 
@@ -463,7 +482,7 @@ def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:
 
 def _announcement(change: Change, rules: NodeRules, work: Work, now: datetime) -> outbox.Announcement:
     record, event_id = change.after, uuid7(now)
-    context = events.Context(rules.origin, work.actor, work.request, work.traceparent)
+    context = events.Context(rules.origin, work.actor, work.request, work.traceparent, work.causation)
     event = events.dataset_event(change, event_id, context, rules.vocabularies.digest_of)
     return outbox.Announcement(
         event_id=event_id, key=record.lineage, collection=record.collection, dataset=record.id, seq=record.seq,
@@ -787,6 +806,80 @@ class CollectionWriter:
                 raise CollectionNotEmpty(f"the collection {name} has datasets; delete them first")
             await self._announce(events.COLLECTION_DELETED, name, state, None)
 
+    async def begin_cascade(
+        self, name: str, order: CascadeOrder, *, confirmed: int, expected: Sequence[str] | None = None
+    ) -> Cascade:
+        """Begin to delete a collection with its datasets. From here on nothing is published into it.
+
+        confirmed: how many datasets it has, as the caller was told. PreconditionFailed where that is not so.
+        CollectionClosing where it is being deleted already, Conflict where another node has datasets in it.
+        """
+        async with self.conn.transaction():
+            state = await self._existing(name, expected)
+            if (present := (await cascades.open_of(self.conn, [name])).get(name)) is not None:
+                raise cascade.refusal(name, present)
+            await collections.hold_closed(self.conn, name)
+            other = await cascades.foreign_origin(self.conn, name, self.origin)
+            if other is not None:
+                raise Conflict(f"the node {other} has datasets in {name}; they have to be deleted there first")
+            datasets = (await cascades.effects(self.conn, name)).total
+            if datasets != confirmed:
+                raise PreconditionFailed(
+                    f"the collection {name} has {datasets} datasets, and {confirmed} were confirmed; look at the dry "
+                    "run again"
+                )
+            event_id = uuid7(datetime.now(UTC))
+            after = await self._announce(
+                events.COLLECTION_CLOSING, name, state, orjson.loads(state.document or "{}"), event_id=event_id,
+                more={"reason": order.reason, "datasets": datasets},
+            )  # fmt: skip
+            failpoint("cascade.begun")
+            return await cascades.begin(
+                self.conn, event_id, name, order, datasets=datasets, now=after.updated, traceparent=self.traceparent
+            )
+
+    async def cancel_cascade(self, name: str) -> Cascade:
+        """Let a collection be published into again. NotFound where it is not being deleted.
+
+        What is marked by then stays marked.
+        """
+        async with self.conn.transaction():
+            state = await self._existing(name, None)
+            present = (await cascades.open_of(self.conn, [name])).get(name)
+            if present is None:
+                raise NotFound(f"the collection {name} is not being deleted; there is nothing to cancel")
+            await collections.hold_closed(self.conn, name)
+            await self._announce(
+                events.COLLECTION_REOPENED, name, state, orjson.loads(state.document or "{}"), causation=present
+            )
+            await cascades.end(self.conn, present, CascadeState.CANCELLED, self.actor)
+            after = await cascades.newest(self.conn, name)
+            assert after is not None
+            return after
+
+    async def end_cascade(self, name: str, cascade_id: UUID) -> bool:
+        """Delete a collection whose last dataset is deleted, and the groups of its project; end its cascade.
+
+        Return False, with nothing written, where a dataset is left.
+        """
+        async with self.conn.transaction():
+            state = self._own(await collections.lock(self.conn, name))
+            if not await collections.hold_empty(self.conn, name):
+                return False
+            if (await cascades.open_of(self.conn, [name])).get(name) != cascade_id:
+                return True  # it was cancelled, or has ended, a moment ago
+            if state is not None and state.document is not None:  # else somebody deleted the empty collection
+                await self._announce(events.COLLECTION_DELETED, name, state, None, causation=cascade_id)
+            groups = await own_groups.delete_of_project(self.conn, name)
+            await audit.append(self.conn, [
+                audit.NewRow(self.actor, "delete-group", name, f"group/{group}", None, "done", None, None,
+                             rule=f"cascade {cascade_id}")
+                for group in groups
+            ])  # fmt: skip
+            failpoint("cascade.ending")
+            await cascades.end(self.conn, cascade_id, CascadeState.DONE, self.actor)
+            return True
+
     async def _existing(self, name: str, expected: Sequence[str] | None) -> CollectionState:
         """Lock and return a collection of this node. CollectionDoesNotExist, or PreconditionFailed in another state."""
         state = self._own(await collections.lock(self.conn, name))
@@ -809,24 +902,27 @@ class CollectionWriter:
         return states[0] if states else None
 
     async def _announce(
-        self, event_type: str, name: str, before: CollectionState | None, document: Mapping[str, Any] | None
-    ) -> CollectionState:
+        self, event_type: str, name: str, before: CollectionState | None, document: Mapping[str, Any] | None, *,
+        event_id: UUID | None = None, causation: UUID | None = None,
+        more: Mapping[str, object] = MappingProxyType({}),
+    ) -> CollectionState:  # fmt: skip
         """Write a collection's new state with its event and audit row. Without a document it is deleted."""
         epoch, now = await outbox.begin(self.conn)
-        event_id, seq = uuid7(now), (before.seq if before else 0) + 1
+        event_id, seq = event_id or uuid7(now), (before.seq if before else 0) + 1
         text = orjson.dumps(document).decode() if document is not None else None
         digest = documents.digest(document) if document is not None else b""
         after = CollectionState(name, self.origin, epoch, seq, text, digest, now)
         await collections.store(self.conn, after)
         event = events.collection_event(
             event_type, name, seq, document=text, digest=digest, at=now, event_id=event_id,
-            context=events.Context(self.origin, self.actor, None, self.traceparent),
+            context=events.Context(self.origin, self.actor, None, self.traceparent, causation), more=more,
         )  # fmt: skip
         announcement = outbox.Announcement(event_id, name, name, None, seq, event_type, digest, event)
         await outbox.append(self.conn, [announcement])
         row = audit.NewRow(
             self.actor, event_type.split(".")[-2], name, name, None, "done", before.digest if before else None, digest,
             correlation=structlog.contextvars.get_contextvars().get("request_id"),
+            detail=orjson.dumps(dict(more)).decode() if more else None,
         )  # fmt: skip
         await audit.append(self.conn, [row])
         return after

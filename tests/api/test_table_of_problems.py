@@ -247,6 +247,14 @@ async def quarantined_by_a_publisher(nodes: Nodes) -> httpx.Response:
     return await nodes.west.anyone.patch(f"{ITEMS}/{SUSPECT['id']}", json=NOTE, headers=bearer(token))
 
 
+async def into_a_closing_collection(nodes: Nodes) -> httpx.Response:
+    """Return what somebody gets who publishes into a collection that is being deleted with its datasets."""
+    assert (await nodes.idle.admin.post("/collections", json=sample.collection("obs"))).status_code == 201
+    path = "/collections/obs?cascade=true&confirm=0&reason=over"
+    assert (await nodes.idle.admin.delete(path)).status_code == 202
+    return await nodes.idle.admin.post("/collections/obs/items", json=NEW)
+
+
 async def taken_back(nodes: Nodes) -> httpx.Response:
     """Return what happens when somebody waits for a result, and somebody cancels the request."""
     waiting = asyncio.create_task(nodes.idle.admin.post(ITEMS, json=NEW))
@@ -336,6 +344,7 @@ TABLE = (
     Row(errors.BodyTimeout, raw("west", head()), "headers were not complete after 5 s", "send them in one go"),
     Row(errors.CollectionAlreadyExists, post("/collections", json=sample.collection()), "CMIP6", "PUT /collections"),
     Row(errors.CollectionNotEmpty, delete("/collections/CMIP6"), "the collection CMIP6", "delete them first"),
+    Row(errors.CollectionClosing, into_a_closing_collection, "the collection obs", "/collections/obs/cascade"),
     Row(errors.Conflict, patch(f"{ITEMS}/{RETRACTED['id']}", json=NOTE), RETRACTED["id"], "reinstate it"),
     Row(errors.MarkedForDeletion, patch(f"{ITEMS}/{MARKED['id']}", json=NOTE), MARKED["id"], "unmark it first"),
     Row(errors.DeletionNotReady, post(f"{ITEMS}/{MARKED['id']}/delete"), MARKED["id"], "wait for its end"),

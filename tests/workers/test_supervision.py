@@ -29,6 +29,7 @@ PUBLISHING = {
     "notifier",
     "relay",
     "statuses",
+    "cascades",
     "refusals",
     "vocabularies",
     "columns",

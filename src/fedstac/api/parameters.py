@@ -112,6 +112,14 @@ IF_MATCH: Final = Parameter("If-Match", "The ETag that GET gave: the change is r
 ONLY_NEW: Final = Parameter("If-None-Match", "With `*` nothing may be there yet.", {"const": "*"}, "header")
 OVERRIDE: Final = Parameter("Fedstac-Override", "The reason for which files may change in place.", TEXT, "header")
 REASON: Final = Parameter("reason", "Why the dataset is to be deleted.", TEXT)
+CASCADE: Final = (
+    Parameter("cascade", "With true, the collection is deleted with its datasets.", {**YES_NO, "default": False}),
+    Parameter(DRY_RUN, "Of a cascade: with true, tell what is affected, and change nothing.",
+              {**YES_NO, "default": False}),
+    Parameter("confirm", "Of a cascade: the number of datasets, as the dry run tells it.",
+              {"type": "integer", "minimum": 0}),
+    Parameter("reason", "Of a cascade: why the collection is deleted.", {**TEXT, "maxLength": 2000}),
+)  # fmt: skip
 KEY: Final = Parameter(
     "Idempotency-Key", "A name of this request: sent again under it, it is the same request.",
     {"type": "string", "minLength": 1, "maxLength": 255}, "header",

@@ -214,9 +214,14 @@ async def _show(conn: Connection, collection: str, before: CollectionState | Non
         await conn.execute(f"SELECT pgstac.check_partition($1, {WIDE}, {WIDE})", collection)
 
 
+async def hold_closed(conn: Connection, collection: str) -> None:
+    """Wait for whoever just publishes into a collection; nobody else begins until this transaction ends."""
+    await conn.execute("SELECT 1 FROM pgstac.collections WHERE id = $1 FOR UPDATE", collection)
+
+
 async def hold_empty(conn: Connection, collection: str) -> bool:
     """Tell whether a collection has no dataset; nobody can publish into it until this transaction ends."""
-    await conn.execute("SELECT 1 FROM pgstac.collections WHERE id = $1 FOR UPDATE", collection)
+    await hold_closed(conn, collection)
     has_datasets = await conn.fetchval(
         "SELECT EXISTS (SELECT 1 FROM fedstac.record WHERE collection = $1 AND document IS NOT NULL)", collection
     )

@@ -76,6 +76,12 @@ async def delete(conn: Connection, name: str) -> None:
     await conn.execute("DELETE FROM fedstac.own_group WHERE name = $1", name)
 
 
+async def delete_of_project(conn: Connection, project: str) -> list[str]:
+    """Delete the groups of one project with their members and managers; return their names."""
+    rows = await conn.fetch("DELETE FROM fedstac.own_group WHERE project = $1 RETURNING name", project)
+    return sorted(row["name"] for row in rows)
+
+
 async def lock(conn: Connection, name: str) -> OwnGroup | None:
     """Lock a group until the transaction ends and return it; None where there is none."""
     await conn.fetchrow("SELECT name FROM fedstac.own_group WHERE name = $1 FOR UPDATE", name)

@@ -14,14 +14,15 @@ MIGRATION_LOCK = 0x666564_00  # the advisory lock of whoever migrates
 # What the writer's role has to be allowed: Select, Insert, Update, Delete.
 NEEDED = {
     "fedstac.alerted": "SIUD", "fedstac.audit": "SI", "fedstac.audit_chain": "S", "fedstac.audit_head": "S",
-    "fedstac.awaited": "SIUD", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD",
+    "fedstac.awaited": "SIUD", "fedstac.cascade": "SIU", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD",
     "fedstac.consumer_cursor": "SIUD", "fedstac.cursor": "SIUD", "fedstac.dead_letter": "SIUD",
     "fedstac.deletion": "SIU", "fedstac.deletion_configuration": "SI", "fedstac.deletion_dependency": "SIUD",
     "fedstac.deletion_waiver": "SID",
     "fedstac.destination": "SIUD", "fedstac.epoch": "SIUD", "fedstac.esgf_event": "SID", "fedstac.esgf_waiting": "SID",
     "fedstac.event_attempt": "SIUD", "fedstac.feed": "SI", "fedstac.feed_state": "SIUD",
     "fedstac.facet": "SIUD", "fedstac.facet_lost": "SI",
-    "fedstac.facet_removed": "SU", "fedstac.facet_slot": "SIUD", "fedstac.file_mark": "SID", "fedstac.footprint": "SI",
+    "fedstac.facet_removed": "SU", "fedstac.facet_slot": "SIUD", "fedstac.file_mark": "SID",
+    "fedstac.file_reference": "SIUD", "fedstac.footprint": "SI",
     "fedstac.forgotten": "S", "fedstac.lapse": "SIUD",
     "fedstac.idempotency": "SID", "fedstac.lineage": "SIU", "fedstac.migration": "S",
     "fedstac.node_exception": "SIUD",

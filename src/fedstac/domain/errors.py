@@ -200,6 +200,19 @@ class CollectionNotEmpty(Conflict):
     name, title = "collection-not-empty", "The collection is not empty"
 
 
+class CollectionClosing(Conflict):
+    """The collection is being deleted with its datasets: nothing is put into it. `cascade` names that deletion."""
+
+    name, title = "collection-closing", "The collection is being deleted"
+
+    def __init__(
+        self, detail: str, *, collection: str = "", cascade: UUID | None = None, findings: Sequence[Finding] = (),
+        retry_after: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(detail, findings=findings, retry_after=retry_after)
+        self.collection, self.cascade = collection, cascade
+
+
 class ForeignOrigin(Conflict):
     """The lineage belongs to another node."""
 

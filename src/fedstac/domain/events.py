@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -39,6 +40,8 @@ PURGED = "org.fedstac.dataset.purged.v1"
 CURRENT = "org.fedstac.dataset.current.v1"  # a snapshot's entry: the state as it is, no change
 COLLECTION_CREATED = "org.fedstac.collection.created.v1"
 COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"
+COLLECTION_CLOSING = "org.fedstac.collection.closing.v1"  # it is being deleted with its datasets
+COLLECTION_REOPENED = "org.fedstac.collection.reopened.v1"  # that was cancelled
 COLLECTION_DELETED = "org.fedstac.collection.deleted.v1"
 COLLECTION_CURRENT = "org.fedstac.collection.current.v1"
 
@@ -93,12 +96,13 @@ class LoggedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where an event comes from: the node, who caused it, by which request."""
+    """Where an event comes from: the node, who caused it, by which request, and which event it follows from."""
 
     origin: str
     actor: str
     request: UUID | None
     traceparent: str | None = None  # of the request (W3C Trace Context)
+    causation: UUID | None = None  # of the parent event
 
 
 def dataset_event(change: Change, event_id: UUID, context: Context, digest_of: DigestOf) -> str:
@@ -114,12 +118,12 @@ def dataset_event(change: Change, event_id: UUID, context: Context, digest_of: D
 
 def collection_event(
     event_type: str, collection: str, seq: int, *, document: str | None, digest: bytes, at: datetime,
-    event_id: UUID, context: Context,
+    event_id: UUID, context: Context, more: Mapping[str, object] = MappingProxyType({}),
 ) -> str:  # fmt: skip
-    """Return the text of the event of a collection's change."""
+    """Return the text of the event of a collection's change. more: members of its data beside those that all have."""
     envelope = _envelope(event_type, event_id, context, at)
     envelope |= {"subject": collection, "sequence": str(seq), "partitionkey": collection}
-    data = {"collection": collection, "seq": seq, "digest": digest.hex(), "actor": context.actor}
+    data = {"collection": collection, "seq": seq, "digest": digest.hex(), "actor": context.actor, **more}
     return _with_document(envelope | {"data": data}, document)
 
 
@@ -154,6 +158,7 @@ def traces_of(traceparents: Iterable[object]) -> list[str]:
 
 def _envelope(event_type: str, event_id: UUID, context: Context, at: datetime) -> dict[str, object]:
     cause = {"correlationid": str(context.request)} if context.request else {}
+    cause |= {"causationid": str(context.causation)} if context.causation else {}
     cause |= {"traceparent": context.traceparent} if context.traceparent else {}
     return {
         "specversion": "1.0",

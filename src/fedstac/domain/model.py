@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 from fedstac.domain.deletion import Deletion
 from fedstac.domain.errors import Finding, Problem
@@ -259,6 +260,8 @@ class World:
     replacements: Mapping[tuple[str, str], State] = field(default_factory=dict)
     # open deletions of the marked datasets that commands are about, by collection and id
     deletions: Mapping[tuple[str, str], Deletion] = field(default_factory=dict)
+    # collections among those of the commands that are being deleted, each with the id of its cascade
+    cascades: Mapping[str, UUID] = field(default_factory=dict)
     vocabularies: ParsedVocabularies = field(default_factory=ParsedVocabularies)
 
     def vocabulary(self, collection: str, version: str | None) -> Vocabulary | None:

@@ -18,6 +18,7 @@ from fedstac.messaging.sources import broker_of
 from fedstac.messaging.sources.addresses import HTTP_FEED, SourceAddress, read_addresses
 from fedstac.settings import Settings
 from fedstac.workers import (
+    cascading,
     following,
     index_node,
     notifier,
@@ -40,6 +41,7 @@ NOTIFIER = Part("notifier", notifier.run)
 RELAY = Part("relay", relay.run)
 RETENTION = Part("retention", retention.run)
 STATUSES = Part(statuses.PART, statuses.run)
+CASCADES = Part(cascading.PART, cascading.run)
 HOUSEKEEPING = Part("housekeeping", index_node.keep_house)
 
 
@@ -77,7 +79,7 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     """
     notifier.check(settings)
     return (
-        (*([PUBLISHER] * settings.workers), SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES)
+        (*([PUBLISHER] * settings.workers), SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES)
         if settings.run_workers
         else ()
     )

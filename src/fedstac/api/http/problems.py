@@ -76,6 +76,8 @@ def _members(problem: Problem, base_url: str) -> Mapping[str, object]:
         return {"home": {"node": problem.node, "href": problem.home}}
     if isinstance(problem, errors.MarkedForDeletion) and problem.deletion is not None:
         return {"deletion": f"{base_url}/deletions/{problem.deletion}"}
+    if isinstance(problem, errors.CollectionClosing) and problem.cascade is not None:
+        return {"cascade": f"{base_url}/collections/{problem.collection}/cascade"}
     if isinstance(problem, errors.CursorGone) and problem.earliest:
         return {"earliest": problem.earliest, "snapshot": f"{base_url}/snapshot"}
     return {}

@@ -18,8 +18,9 @@ from fedstac.api.writing import idempotency, refusals
 from fedstac.api.writing.intake import JudgedBody, JudgedItem
 from fedstac.api.writing.options import WriteOptions
 from fedstac.bootstrap import Node
-from fedstac.db import audit, collections, requests
+from fedstac.db import audit, cascades, collections, requests
 from fedstac.db.requests import Key, NewItem, NewRequest
+from fedstac.domain import cascade
 from fedstac.domain import collections as collection_rules
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.documents import ItemTexts
@@ -163,16 +164,39 @@ class KnownCollections:
     """The collections that were there a moment ago. Publishing an item notices one that is gone since."""
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}
+        self._looks: dict[str, _CollectionLook] = {}
 
-    async def require(self, node: Node, collection: str) -> None:
-        """Let a write to the collection go on. CollectionDoesNotExist or ForeignOrigin where it cannot be written."""
-        if self._until.get(collection, 0.0) > time.monotonic():
-            return
-        async with node.pool.acquire() as conn:
-            state = await collections.get(conn, collection)
-            if state is None:
-                raise collection_rules.missing(collection, node.settings.contact)
-            if state.origin != node.settings.node:
-                raise ForeignOrigin(f"the collection {collection} belongs to the node {state.origin}; publish there")
-        self._until[collection] = time.monotonic() + KNOWN_SECONDS
+    async def require(self, node: Node, collection: str, *, publishes: bool = False) -> None:
+        """Let a write to the collection go on.
+
+        CollectionDoesNotExist or ForeignOrigin where it cannot be written; CollectionClosing where something is to be
+        published into it and it is being deleted.
+        """
+        look = self._looks.get(collection)
+        if look is None or look.until <= time.monotonic():
+            look = self._looks[collection] = await _look_at(node, collection)
+        if publishes and look.cascade is not None:
+            raise cascade.refusal(collection, look.cascade)
+
+    def forget(self, collection: str) -> None:
+        """Look at a collection again before the next write."""
+        self._looks.pop(collection, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _CollectionLook:
+    """A collection of this node. until: by time.monotonic. cascade: by which it is being deleted."""
+
+    until: float
+    cascade: UUID | None
+
+
+async def _look_at(node: Node, collection: str) -> _CollectionLook:
+    async with node.pool.acquire() as conn:
+        state = await collections.get(conn, collection)
+        if state is None:
+            raise collection_rules.missing(collection, node.settings.contact)
+        if state.origin != node.settings.node:
+            raise ForeignOrigin(f"the collection {collection} belongs to the node {state.origin}; publish there")
+        open_cascades = await cascades.open_of(conn, [collection])
+    return _CollectionLook(time.monotonic() + KNOWN_SECONDS, open_cascades.get(collection))

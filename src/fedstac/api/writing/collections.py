@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import format_datetime
 from typing import Any
 
@@ -11,15 +11,19 @@ import orjson
 from starlette.responses import Response
 
 from fedstac.api.call import Call
-from fedstac.api.http import links, preconditions
+from fedstac.api.http import links, numbers, preconditions
+from fedstac.api.people import identity
 from fedstac.api.search import summaries
 from fedstac.api.writing import intake
-from fedstac.db import collections
+from fedstac.api.writing.options import is_dry_run, is_wanted
+from fedstac.db import cascades, collections
+from fedstac.db.cascades import CascadeOrder
 from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
-from fedstac.domain import patching
+from fedstac.domain import cascade, patching
 from fedstac.domain.collections import WARNINGS
-from fedstac.domain.errors import CollectionDoesNotExist
+from fedstac.domain.errors import BadRequest, CollectionDoesNotExist, NotFound
+from fedstac.domain.groups import ANY
 from fedstac.domain.policy import Action, Resource
 from fedstac.publication import CollectionWriter, WrittenCollection
 
@@ -77,12 +81,71 @@ async def patch_collection(call: Call) -> Response:
 
 
 async def delete_collection(call: Call) -> Response:
-    """Delete an empty collection."""
+    """Delete an empty collection; with `cascade=true`, one with its datasets: all of them are marked for deletion.
+
+    A cascade with `dry_run=true` tells what is affected, and the number that confirms it. The collection goes when the
+    last dataset is deleted, by the rules of deletion.
+    """
     name, expected = call.path_params["collection_id"], preconditions.expected(call.headers)
+    if is_wanted(call, "cascade"):
+        return await _cascade(call, name, expected)
+    if is_dry_run(call):
+        raise BadRequest("dry_run is for a deletion with cascade=true; an empty collection has nothing to tell of")
     async with call.node.pool.acquire() as conn:
         await _writer(call, conn).delete(name, expected=expected)
     call.node.committed.wake()
     return Response(status_code=204)
+
+
+async def _cascade(call: Call, name: str, expected: Sequence[str] | None) -> Response:
+    """Tell what the deletion of a collection with its datasets affects, or begin it."""
+    node, whole = call.node, Resource(f"all datasets of {name[:128]}", name, ANY)
+    for action in (Action.DELETE, Action.MARK):
+        node.policy.require(call.caller, action, whole)
+    if is_dry_run(call):
+        async with node.pool.acquire() as conn:
+            await existing(conn, name)
+            effects = await cascades.effects(conn, name)
+        return _no_store(effects.as_json())
+    if "confirm" not in call.query_params:
+        raise BadRequest("confirm is missing: the number of datasets, as a request with dry_run=true gives it")
+    confirmed = numbers.whole(call.query_params, "confirm", default=0, most=(1 << 62) - 1)
+    reason = call.query_params.get("reason", "").strip()
+    if not 0 < len(reason) <= cascade.LONGEST_REASON:
+        raise BadRequest(f"reason says why the collection is deleted, in 1 to {cascade.LONGEST_REASON} characters")
+    order = CascadeOrder(call.caller.name, sorted(call.caller.roles), identity.packed(call.caller), reason)
+    async with node.pool.acquire() as conn:
+        new_cascade = await _writer(call, conn).begin_cascade(name, order, confirmed=confirmed, expected=expected)
+        counts = await cascades.counts(conn, name)
+    call.services.collections.forget(name)
+    node.committed.wake()
+    place = f"{call.base_url}/collections/{name}/cascade"
+    return _no_store(new_cascade.as_json(counts), status=202, headers={"Location": place})
+
+
+async def get_cascade(call: Call) -> Response:
+    """Tell how far the last deletion of a collection with its datasets is."""
+    name = call.path_params["collection_id"]
+    async with call.node.pool.acquire() as conn:
+        newest = await cascades.newest(conn, name)
+        counts = await cascades.counts(conn, name)
+    if newest is None:
+        raise NotFound(f"the collection {name[:128]!r} was never deleted with its datasets")
+    return _no_store(newest.as_json(counts))
+
+
+async def delete_cascade(call: Call) -> Response:
+    """Cancel the deletion of a collection with its datasets. What is marked by then stays marked."""
+    name = call.path_params["collection_id"]
+    async with call.node.pool.acquire() as conn:
+        cancelled = await _writer(call, conn).cancel_cascade(name)
+        counts = await cascades.counts(conn, name)
+    call.services.collections.forget(name)
+    return _no_store(cancelled.as_json(counts))
+
+
+def _no_store(body: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, {"Cache-Control": "no-store", **(headers or {})}, media_type=links.JSON)
 
 
 def _writer(call: Call, conn: Connection) -> CollectionWriter:

@@ -59,7 +59,7 @@ async def publish(
 ) -> AcceptedRequest | EarlierRequest | DryRun:
     """Judge what a body holds and make a durable request of it. A Problem where nothing of it is accepted."""
     node = services.node
-    await services.collections.require(node, body.collection)
+    await services.collections.require(node, body.collection, publishes=True)
     if body.is_large and not node.policy.may_somewhere(caller, Action.PUBLISH, body.collection):
         resource = Resource(f"datasets of {body.collection[:128]}", body.collection, None)
         node.policy.require(caller, Action.PUBLISH, resource)  # says why, before anything of the body is read

@@ -72,11 +72,16 @@ def options_of_change(call: Call) -> WriteOptions:
 
 def is_dry_run(call: Call) -> bool:
     """Tell whether nothing is to be stored. BadRequest where `dry_run` is neither true nor false."""
+    return is_wanted(call, DRY_RUN)
+
+
+def is_wanted(call: Call, name: str) -> bool:
+    """Return whether a parameter is true. BadRequest where it is neither true nor false."""
     if not call.query_string:
         return False
-    value = call.query_params.get(DRY_RUN, "false").lower()
+    value = call.query_params.get(name, "false").lower()
     if value not in ("true", "false"):
-        raise BadRequest(f"dry_run={value[:20]!r} is neither true nor false")
+        raise BadRequest(f"{name}={value[:20]!r} is neither true nor false")
     return value == "true"
 
 

@@ -9,7 +9,9 @@ from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyF
 from fedstac.api.search.routes import ALLOWED, BAD_TOKEN, ITEM, ITEMS
 from fedstac.api.writing import changes, collections, items, requests, retries
 from fedstac.domain.errors import (
+    BadRequest,
     CollectionAlreadyExists,
+    CollectionClosing,
     CollectionDoesNotExist,
     CollectionNotEmpty,
     Conflict,
@@ -20,6 +22,7 @@ from fedstac.domain.errors import (
     ItemDoesNotExist,
     MarkedForDeletion,
     Misdirected,
+    NotFound,
     PreconditionFailed,
     PreconditionRequired,
     RequestDoesNotExist,
@@ -54,8 +57,8 @@ _DONE = Answer(
 WRITTEN = (_DONE, _NEW, _ACCEPTED)
 _OF_COLLECTION = (CollectionDoesNotExist, ForeignOrigin, Conflict, PreconditionFailed, StacInvalid)
 _OF_PUBLISHING = (
-    StacInvalid, CollectionDoesNotExist, ForeignOrigin, ItemAlreadyExists, Conflict, Misdirected, PreconditionFailed,
-    IdempotencyKeyReused,
+    StacInvalid, CollectionDoesNotExist, CollectionClosing, ForeignOrigin, ItemAlreadyExists, Conflict, Misdirected,
+    PreconditionFailed, IdempotencyKeyReused,
 )  # fmt: skip
 _OF_CHANGE = (ItemDoesNotExist, *_OF_PUBLISHING, PreconditionRequired, MarkedForDeletion, UnderQuarantine)
 
@@ -89,10 +92,26 @@ COLLECTIONS = Capability(
         ),
         Route(
             method="DELETE", path=COLLECTION, handler=collections.delete_collection, access=Access.RIGHT,
-            right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH,),
-            answers=(Answer(204, "The collection is gone."),),
-            problems=(CollectionDoesNotExist, CollectionNotEmpty, ForeignOrigin, PreconditionFailed),
+            right=Action.COLLECTIONS, parameters=(parameters.IF_MATCH, *parameters.CASCADE),
+            answers=(
+                Answer.of(200, "Dry run of a cascade: what is affected.", "CascadePreview"),
+                Answer.of(202, "The cascade has begun.", "Cascade", headers=("Location",)),
+                Answer(204, "The collection is gone."),
+            ),
+            problems=(
+                BadRequest, CollectionDoesNotExist, CollectionNotEmpty, CollectionClosing, Conflict, ForeignOrigin,
+                Misdirected, PreconditionFailed,
+            ),
             log_name="delete",
+        ),
+        Route(
+            method="GET", path=COLLECTION + "/cascade", handler=collections.get_cascade, access=Access.RIGHT,
+            right=Action.COLLECTIONS, answers=(Answer.of(200, "How far it is.", "Cascade"),), problems=(NotFound,),
+        ),
+        Route(
+            method="DELETE", path=COLLECTION + "/cascade", handler=collections.delete_cascade, access=Access.RIGHT,
+            right=Action.COLLECTIONS, answers=(Answer.of(200, "It is cancelled.", "Cascade"),),
+            problems=(NotFound, CollectionDoesNotExist, ForeignOrigin), log_name="cancel-cascade",
         ),
         Route(
             method="OPTIONS", path=COLLECTIONS_PATH, handler=options.options_collections, access=Access.PUBLIC,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fedstac.domain import events, versions
+from fedstac.domain import cascade, events, versions
 from fedstac.domain.actions.state_change import StateChange
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
 from fedstac.domain.model import Decision, Lineage, Outcome, State, World
@@ -53,9 +53,11 @@ class Unmark:
         return cls(action.target, action.principal, action.expected)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        """Take the mark back. Nothing changes where it is not marked."""
+        """Take the mark back. Nothing changes where it is not marked; refused while its collection is being deleted."""
         record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
         world.policy.require(self.principal, Action.UNMARK, resource_of(record, world))
         if record.state is not State.MARKED:
             return Decision(Outcome.IDENTICAL)
+        if (open_cascade := world.cascades.get(record.collection)) is not None:
+            raise cascade.refusal(record.collection, open_cascade)
         return UNMARKS.decision(record, versions.restore(record, lineage), lineage, world)

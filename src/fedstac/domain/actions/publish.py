@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from fedstac.domain import alternates, crosschecks, documents, events, policy, validation, versions
+from fedstac.domain import alternates, cascade, crosschecks, documents, events, policy, validation, versions
 from fedstac.domain.actions.target import QueuedAction, Target, may_see_marked
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
@@ -48,6 +48,8 @@ class Publish:
             self.draft.id, self.draft.collection, self.draft.institution, frozenset(self.draft.nodes)
         )
         world.policy.require(self.principal, policy.Action.PUBLISH, resource)
+        if (open_cascade := world.cascades.get(self.draft.collection)) is not None:
+            raise cascade.refusal(self.draft.collection, open_cascade)
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
         record = lineage.records.get(self.draft.id)

@@ -1,0 +1,105 @@
+"""Collections that are deleted with their datasets: these are marked in chunks, and the collection goes after them.
+
+Each chunk is one transaction of the write path. What is marked is not marked again, so a process that is killed
+anywhere leaves nothing to be undone: the next one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from fedstac import publication
+from fedstac.bootstrap import Node
+from fedstac.db import cascades, own_groups
+from fedstac.db.cascades import DueCascade
+from fedstac.db.connections import Connection
+from fedstac.domain.actions.mark import Mark
+from fedstac.domain.actions.target import Target
+from fedstac.domain.cascade import CascadeState
+from fedstac.domain.groups import Identity
+from fedstac.domain.model import Outcome
+from fedstac.domain.policy import Principal
+from fedstac.publication import CollectionWriter, Work
+from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import pause
+
+PART: Final = "cascades"
+CHUNK: Final = 250  # datasets in one transaction
+LOOK_SECONDS: Final = 2.0  # between looks for something to do
+WAITING_SECONDS: Final = 5.0  # between looks whether the last dataset is deleted
+AGAIN_SECONDS: Final = 60.0  # before datasets that could not be marked are tried again
+log = structlog.get_logger()
+
+
+async def run(node: Node, stop: asyncio.Event) -> None:
+    """Work on what is being deleted, until `stop`."""
+
+    async def look() -> None:
+        while not stop.is_set():
+            next_commit = node.committed.next()
+            async with node.pool.acquire() as conn:
+                is_more = await step(node, conn)
+            if not is_more:
+                await next_commit(LOOK_SECONDS)
+                await pause(stop, LOOK_SECONDS / 10)  # a node that publishes wakes us with each batch
+
+    await supervision.keep_trying(node.parts, PART, look, stop)
+
+
+async def step(node: Node, conn: Connection) -> bool:
+    """Do the next piece of work; return whether there may be more at once. Nothing where another session is at it."""
+    async with cascades.leading(conn) as is_leader:
+        due = await cascades.due(conn) if is_leader else None
+        if due is None:
+            return False
+        if due.state == CascadeState.MARKING:
+            await _mark(node, conn, due)
+            return True
+        if await _writer(node, conn, due).end_cascade(due.collection, due.id):
+            node.committed.wake()
+            log.info("a collection is deleted with its datasets", collection=due.collection, cascade=str(due.id))
+        elif due.refused:
+            await cascades.begin_pass(conn, due.id)
+        else:
+            await cascades.finish_pass(conn, due.id, seconds=WAITING_SECONDS)
+        return True
+
+
+async def _mark(node: Node, conn: Connection, due: DueCascade) -> None:
+    """Mark the next chunk in the name of who asked. Their rights are judged again, for every dataset."""
+    datasets = await cascades.chunk(conn, due.collection, due.after_id, CHUNK)
+    if not datasets:
+        await cascades.finish_pass(conn, due.id, seconds=AGAIN_SECONDS if due.refused else 0.0)
+        return
+    memberships = await own_groups.memberships(conn, [due.actor])
+    identity = Identity.unpacked(due.identity) if due.identity else None
+    principal = Principal(due.actor, frozenset(due.roles), identity, memberships.get(due.actor, frozenset()))
+    work = [
+        Work(
+            Mark(Target(due.collection, each.id, each.lineage), principal, due.reason), due.actor, "mark",
+            traceparent=due.traceparent, causation=due.id,
+        )
+        for each in datasets
+    ]  # fmt: skip
+    receipts = await publication.perform(conn, node.rules, work)
+    failpoint("cascade.marked")
+    problems = [receipt.problem for receipt in receipts if receipt.problem is not None]
+    await cascades.advance(
+        conn, due.id, datasets[-1].id, refused=len(problems), refusal=problems[-1].detail if problems else None
+    )
+    failpoint("cascade.advanced")
+    marked = sum(receipt.outcome is Outcome.MARKED for receipt in receipts)
+    node.metrics.count_items(receipt.outcome for receipt in receipts)
+    node.committed.wake()
+    log.info(
+        "datasets of a collection are marked", collection=due.collection, marked=marked, refused=len(problems),
+        cascade=str(due.id),
+    )  # fmt: skip
+
+
+def _writer(node: Node, conn: Connection, due: DueCascade) -> CollectionWriter:
+    return CollectionWriter(conn, node.settings.node, due.actor, node.collection_schema, traceparent=due.traceparent)
