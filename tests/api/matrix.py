@@ -293,6 +293,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
         "POST", "/deletions/{deletion}/waive", {"name": "east", "reason": "gone"}, deletion=NO_DELETION),
     "remind for a deletion that is not there": fixed("POST", "/deletions/{deletion}/remind", {}, deletion=NO_DELETION),
     "delete by a deletion that is not there": fixed("POST", "/deletions/{deletion}/delete", deletion=NO_DELETION),
+    "try to delete what is ready": lambda _: MatrixRequest("POST", "/deletions/run", {}, {}, query={"dry_run": "true"}),
     "see all rules of deletion": fixed("GET", "/deletions/rules"),
     "see the rules of a project without": fixed("GET", "/deletions/rules/{project}", project="CMIP6"),
     "try rules of deletion": lambda _: MatrixRequest(
@@ -487,8 +488,8 @@ TABLE: Final[tuple[Line, ...]] = (
     Line(ALL_KNOWN, ("see a deletion that is not there",), (NO_DATASET,), NOT_FOUND),
     Line((ADMIN,), (*(deed for deed in ELSE if deed.endswith("a deletion that is not there") and deed[:3] != "see"),
                     "see the rules of a project without"), (NO_DATASET,), NOT_FOUND),
-    Line((ADMIN,), ("see all rules of deletion", "try rules of deletion", "see the cases of quarantine"), (NO_DATASET,),
-         ANSWERED),
+    Line((ADMIN,), ("try to delete what is ready", "see all rules of deletion", "try rules of deletion",
+                    "see the cases of quarantine"), (NO_DATASET,), ANSWERED),
     # groups and collections
     Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),
     Line(tuple(who for who in ALL_KNOWN if who not in (ADMIN, MEMBER, MANAGER)), ("see the institution's group",),

@@ -23,12 +23,13 @@ async def test_a_node_that_works_is_well(dsn: str, start_api: StartApi) -> None:
     runs = {"running": 1, "wanted": 1, "restarts": 0}
     assert response.json() | {"version": ""} == {
         "status": "ok", "node": "west", "version": "", "database": "ok", "sequencer": "leading", "workers": "idle",
+        "deletions": "running",
         "reasons": [], "columns": "ready",
         "parts": {
             "columns": runs, "heartbeat": runs, "notifier": runs,
             "publisher": {"running": 2, "wanted": 2, "restarts": 0},
             "outages": runs, "refusals": runs, "relay": runs, "retention": runs, "sequencer": runs,
-            "vocabularies": runs, "statuses": runs, "cascades": runs,
+            "vocabularies": runs, "statuses": runs, "cascades": runs, "deletions": runs,
         },
     }  # fmt: skip
     assert (await api.anyone.get("/readiness")).json() == response.json()
@@ -66,7 +67,8 @@ async def test_a_node_without_workers_says_so(
     assert (body["status"], body["sequencer"], body["workers"]) == ("degraded", "absent", "absent")
     readiness = await api.anyone.get("/readiness")
     assert readiness.status_code == 503
-    assert readiness.json()["detail"] == "the node does not work as it should: sequencer: absent; workers: absent"
+    expected = "the node does not work as it should: sequencer: absent; workers: absent; deletions: absent"
+    assert readiness.json()["detail"] == expected
 
 
 async def test_without_its_database_it_says_so_and_nothing_of_the_inside(

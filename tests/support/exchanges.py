@@ -170,6 +170,7 @@ SCENARIO: Final = (
         body={"name": "east", "reason": "The node is gone."}),
     Ask("POST /deletions/{deletion}/remind", "One that is not there", "admin", NO_DELETION, body={"names": ["east"]}),
     Ask("POST /deletions/{deletion}/delete", "One that is not there", "admin", NO_DELETION),
+    Ask("POST /deletions/run", "Nothing is ready", "admin", query={"dry_run": "true"}, body={"project": "CMIP6"}),
     Ask("GET /quarantines", "There are none", "admin"),
     Ask("DELETE /collections/{collection_id}", "A project with datasets", "admin", {"collection_id": "CMIP6"}),
     Ask("DELETE /collections/{collection_id}", "What a cascade affects", "admin", {"collection_id": "CMIP6"},

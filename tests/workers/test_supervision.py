@@ -26,6 +26,7 @@ PUBLISHING = {
     "publisher",
     "sequencer",
     "retention",
+    "deletions",
     "notifier",
     "relay",
     "statuses",

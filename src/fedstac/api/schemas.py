@@ -215,6 +215,12 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
                             "unmarked": WHOLE, "deleted": WHOLE, "purged": WHOLE}),
          "links": _LINKS}
     ),
+    "RunWish": _object({"project": TEXT}, maybe=("project",)),
+    "DeletionRun": _object(
+        {"ready": _list(_object({"project": TEXT, "count": WHOLE})),
+         "requests": _list(_object({"id": ID, "project": TEXT, "total": WHOLE})), "more": YES_NO, "dry_run": YES_NO},
+        description="What was ready, and the requests that delete it.",
+    ),
     "WaiverWish": _object({"name": TEXT, "reason": TEXT}),
     "ReminderWish": _object({"names": _list(TEXT)}, maybe=("names",)),
     "NewDeletionRules": _object(

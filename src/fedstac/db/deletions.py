@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,7 @@ from fedstac.domain.deletion import (
 
 COLUMNS = """id, collection, dataset, event_id, marked_at, grace_until, actor, reason, request, automatic,
              configuration AS rules, identifiers, state, ended_at, ended_by, institution"""
+MANAGER_LOCK = 0x666564_08  # advisory lock of the one deletion manager
 RULES_LOCK = 0x66656409  # advisory locks of rules that change; the second key is the hash of the project
 DEPENDENCY_COLUMNS = """name, required, owns_identifier, due, contact, state, comment, reported_at, reminded_at,
                         reminders"""
@@ -580,3 +582,189 @@ async def case_projects(conn: Connection) -> list[str]:
     """Return the projects that cases of quarantine are of."""
     rows = await conn.fetch("SELECT DISTINCT collection FROM fedstac.quarantine_case")
     return [row["collection"] for row in rows]
+
+
+# --- for the manager's own work ---
+
+
+@asynccontextmanager
+async def leading(conn: Connection) -> AsyncIterator[bool]:
+    """Yield whether this session is the one manager; no other is before the end of the context."""
+    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", MANAGER_LOCK))
+    try:
+        yield is_leader
+    finally:
+        if is_leader and not conn.is_closed():
+            await conn.execute("SELECT pg_advisory_unlock($1)", MANAGER_LOCK)
+
+
+async def now(conn: Connection) -> datetime:
+    """Return the time by the clock of the database: by it marks, grace and reports are dated."""
+    moment: datetime = await conn.fetchval("SELECT clock_timestamp()")
+    return moment
+
+
+async def due_reminders(conn: Connection, *, now: datetime, limit: int) -> list[Reminder]:
+    """Lock and return the reminders that are due, each with its number. Call it in a transaction."""
+    rows = await conn.fetch(
+        """SELECT d.id AS deletion, d.collection, d.dataset, p.name, p.contact, p.due, p.reminders + 1 AS reminders
+           FROM fedstac.deletion_dependency p JOIN fedstac.deletion d ON d.id = p.deletion AND d.state = 'open'
+           WHERE p.state IN ('pending', 'failed') AND p.remind_next <= $1
+           ORDER BY p.remind_next LIMIT $2 FOR UPDATE OF p SKIP LOCKED""",
+        now, limit,
+    )  # fmt: skip
+    return [Reminder(**dict(row)) for row in rows]
+
+
+async def forget_reminders(conn: Connection, *, limit: int) -> None:
+    """Plan no reminders any more for deletions that have ended, some of them at a time."""
+    await conn.execute(
+        """UPDATE fedstac.deletion_dependency SET remind_next = NULL, alerted_at = coalesce(alerted_at, due)
+           WHERE (deletion, name) IN (
+               SELECT p.deletion, p.name FROM fedstac.deletion_dependency p
+               JOIN fedstac.deletion d ON d.id = p.deletion AND d.state <> 'open'
+               WHERE p.state IN ('pending', 'failed') AND p.remind_next IS NOT NULL
+               LIMIT $1 FOR UPDATE OF p SKIP LOCKED)""",
+        limit,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LateDependency:
+    """A dependency that is late with deletions of a project, and the first of them."""
+
+    project: str
+    name: str
+    count: int
+    first: str  # id of the dataset
+    due: datetime  # the earliest
+
+
+async def alert_late(conn: Connection, *, now: datetime, limit: int) -> list[LateDependency]:
+    """Note that operators hear of dependencies that are late, each once. Return whom, by project."""
+    rows = await conn.fetch(
+        """WITH late AS (
+               SELECT p.deletion, p.name, d.collection, d.dataset, p.due
+               FROM fedstac.deletion_dependency p JOIN fedstac.deletion d ON d.id = p.deletion AND d.state = 'open'
+               WHERE p.state IN ('pending', 'failed') AND p.alerted_at IS NULL AND p.due < $1
+               ORDER BY p.due LIMIT $2 FOR UPDATE OF p SKIP LOCKED),
+           alerted AS (
+               UPDATE fedstac.deletion_dependency p SET alerted_at = $1 FROM late l
+               WHERE p.deletion = l.deletion AND p.name = l.name)
+           SELECT collection AS project, name, count(*) AS count, min(due) AS due,
+                  (array_agg(dataset ORDER BY due, dataset))[1] AS first
+           FROM late GROUP BY 1, 2 ORDER BY 1, 2""",
+        now, limit,
+    )  # fmt: skip
+    return [LateDependency(**dict(row)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class AutomaticRules:
+    """A version of rules by which the schedule deletes, and for which deletions are open."""
+
+    project: str
+    version: int
+    schedule: str
+
+
+async def automatic_rules(conn: Connection) -> list[AutomaticRules]:
+    """Return the rules by which the schedule deletes open deletions whose grace is over, by project and version."""
+    rows = await conn.fetch(
+        """SELECT d.project, d.version, coalesce(c.body ->> 'schedule', '') AS schedule
+           FROM (SELECT DISTINCT collection AS project, configuration AS version FROM fedstac.deletion
+                 WHERE state = 'open' AND automatic AND grace_until <= clock_timestamp()) d
+           LEFT JOIN fedstac.deletion_configuration c USING (project, version) ORDER BY 1, 2"""
+    )
+    return [AutomaticRules(**dict(row)) for row in rows]
+
+
+async def ready_projects(conn: Connection, sight: Sight, *, project: str | None, now: datetime) -> dict[str, int]:
+    """Count the open deletions that are ready, by project."""
+    rows = await conn.fetch(
+        f"""SELECT d.collection, count(*) AS n FROM fedstac.deletion d
+            WHERE {CHOSEN} AND d.state = 'open' AND NOT {HAS_MISSING} GROUP BY 1 ORDER BY 1""",
+        *_values(sight, DeletionFilter(project=project), now),
+    )  # fmt: skip
+    return {row["collection"]: row["n"] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyDeletion:
+    """A deletion that is ready, and the request by which somebody asked for it before, which came to nothing."""
+
+    id: UUID
+    dataset: str
+    lineage: str
+    earlier_request: UUID | None
+
+
+ASK_AGAIN = timedelta(days=1)  # for a deletion that was refused, where nobody has reported or waived since
+
+
+async def take_ready(
+    conn: Connection, sight: Sight, project: str, *, moments: Mapping[int, datetime] | None, now: datetime, limit: int
+) -> list[ReadyDeletion]:
+    """Lock and return deletions of a project that are ready, and for which no request waits. Call it in a transaction.
+
+    moments: of the schedule, by version of the rules: those that were ready before their moment. None: all.
+    """
+    rows = await conn.fetch(
+        f"""SELECT d.id, d.dataset, r.lineage, d.delete_request AS earlier_request
+            FROM fedstac.deletion d JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
+            LEFT JOIN LATERAL (
+                SELECT max(greatest(p.reported_at, (SELECT max(w.at) FROM fedstac.deletion_waiver w
+                                                    WHERE w.deletion = p.deletion AND w.name = p.name))) AS at
+                FROM fedstac.deletion_dependency p WHERE p.deletion = d.id AND p.required) last ON true
+            WHERE {CHOSEN} AND d.state = 'open' AND d.grace_until <= $1 AND NOT {HAS_MISSING}
+              AND ($9::integer[] IS NULL OR d.automatic AND EXISTS (
+                  SELECT FROM unnest($9, $10::timestamptz[]) m (version, moment)
+                  WHERE m.version = d.configuration AND greatest(d.grace_until, d.marked_at, last.at) <= m.moment))
+              AND (d.delete_request IS NULL
+                   OR ($9 IS NULL OR last.at > d.delete_asked_at OR d.delete_asked_at < $1 - $11::interval)
+                      AND NOT EXISTS (SELECT FROM fedstac.request_item i WHERE i.request = d.delete_request
+                                      AND i.dataset = d.dataset AND i.status = 'queued'))
+            ORDER BY d.grace_until, d.id LIMIT $12 FOR UPDATE OF d SKIP LOCKED""",
+        *_values(sight, DeletionFilter(project=project), now),
+        list(moments) if moments is not None else None, list(moments.values()) if moments is not None else None,
+        ASK_AGAIN, limit,
+    )  # fmt: skip
+    return [ReadyDeletion(**dict(row)) for row in rows]
+
+
+async def ask(conn: Connection, ids: Sequence[UUID], request: UUID, *, now: datetime) -> None:
+    """Note the request that was made to delete the datasets of deletions. They are locked."""
+    await conn.execute(
+        "UPDATE fedstac.deletion SET delete_request = $2, delete_asked_at = $3 WHERE id = ANY ($1::uuid[])",
+        ids, request, now,
+    )  # fmt: skip
+
+
+MOST_COUNTED = 20_000  # open deletions, the oldest ones, that the figures count
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionFigures:
+    """How many deletions are open and how they stand; of the MOST_COUNTED oldest."""
+
+    open: int
+    waiting: int
+    ready: int
+    late: int
+    failed: int
+    oldest_seconds: float
+
+
+async def figures(conn: Connection) -> DeletionFigures:
+    """Read the figures."""
+    row = await conn.fetchrow(
+        f"""SELECT count(*) AS open, count(*) FILTER (WHERE missing) AS waiting,
+                   count(*) FILTER (WHERE NOT missing) AS ready, count(*) FILTER (WHERE late) AS late,
+                   count(*) FILTER (WHERE failed) AS failed,
+                   coalesce(extract(epoch FROM max($1::timestamptz - marked_at)), 0)::float8 AS oldest_seconds
+            FROM (SELECT d.marked_at, {HAS_MISSING} AS missing, {IS_LATE} AS late, {IS_FAILED} AS failed
+                  FROM fedstac.deletion d WHERE d.state = 'open' ORDER BY d.marked_at LIMIT {MOST_COUNTED}) each""",
+        await now(conn),
+    )  # fmt: skip
+    assert row is not None
+    return DeletionFigures(**dict(row))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedstac.db import health, nodes
+from fedstac.db import deletions, health, nodes
 from fedstac.db.connections import Connection
+from fedstac.db.deletions import DeletionFigures
 from fedstac.db.replica import figures as replica_figures
 from fedstac.db.replica.figures import ReplicaNodeFigures
 
@@ -86,6 +87,7 @@ class Figures:
     notifications: int  # not yet delivered
     notification_seconds: float  # how long the oldest of them is due
     transaction_seconds: float  # age of the oldest transaction that this role may see
+    deletions: DeletionFigures
     replica: ReplicaNodeFigures | None  # of a replica node that has this database
 
 
@@ -117,7 +119,8 @@ async def read(conn: Connection) -> Figures:
         waiting_requests=row["requests"] - row["begun"], begun_requests=row["begun"], epoch=row["epoch"],
         position=row["pos"], outbox=await _outbox(conn), lags=await _lags(conn, row["pos"]),
         sinks=await _sinks(conn, row["pos"]), places=await places(conn), notifications=row["open"],
-        notification_seconds=row["late"], transaction_seconds=row["oldest"], replica=await replica_figures.read(conn),
+        notification_seconds=row["late"], transaction_seconds=row["oldest"],
+        deletions=await deletions.figures(conn), replica=await replica_figures.read(conn),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from fedstac.domain.policy import Action, Policy, Principal, Resource
 
 ANSWERED: Final = (Action.RETRACT, Action.REINSTATE)  # who may do one of them sees the files of a retracted dataset
-KEEPING: Final = (Action.MARK, Action.UNMARK)  # who may do one of them sees what is hidden
+KEEPING: Final = (Action.MARK, Action.UNMARK, Action.DELETE)  # who may do one of them sees what is hidden
 SPOKEN_OF: Final = ("retracted", "fedstac:state", "fedstac:retraction")  # properties that say whether it is retracted
 
 

@@ -254,6 +254,13 @@ REPLICA_FINDINGS = _of_node(
 REPLICA_ROOM = _of_node("fedstac_replica_free_bytes", "Room on the disk of a replica node's tier.", "tier")
 REPLICA_VERIFIED = _of_node("fedstac_replica_verification_seconds", "Time since the last verification ended.")
 REPLICA_PROGRESS = _of_node("fedstac_replica_progress_seconds", "Time since a replica node last verified a new file.")
+DELETIONS = _of_node(
+    "fedstac_deletions",
+    "Datasets that are marked for deletion: `open`, and of these `waiting` for somebody, `ready`, `late` and `failed`; "
+    "of the oldest 20 000.",
+    "standing",
+)  # fmt: skip
+DELETION_OLDEST = _of_node("fedstac_deletion_oldest_seconds", "Age of the oldest mark for deletion that is open.")
 TRANSACTION_AGE = _of_node(
     "fedstac_oldest_transaction_seconds",
     "Age of the oldest transaction that is open in the database, of those that the writer's role may see.",

@@ -42,7 +42,7 @@ from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import Action, Policy, Principal, Resource
 
 EVERYTHING: Final = Resource("the deletions of this node", "*", "*")
-READING: Final = (Action.DELETIONS, Action.MARK, Action.UNMARK)  # one of these shows a deletion
+READING: Final = (Action.DELETIONS, Action.MARK, Action.UNMARK, Action.DELETE)  # one of these shows a deletion
 SHOWN, MOST_PAGE, MOST_VERSIONS = 20, 200, 100
 LONGEST_REASON: Final = 2000
 REVISED_AT_ONCE: Final = 500
@@ -167,6 +167,16 @@ def _part(entry: Deletion, name: str) -> DependencyStatus:
         names = ", ".join(each.name for each in entry.dependencies) or "none"
         raise NotFound(f"{entry.dataset} waits for no dependency {name[:100]!r}; there are: {names}")
     return part
+
+
+async def deletable(conn: Connection, caller: Caller) -> Sight:
+    """Return the deletions whose datasets a caller may delete. MissingPermission for somebody who may delete none."""
+    everything, right = replace(EVERYTHING, dataset="datasets"), (Action.DELETE,)
+    if caller.may(right, everything):
+        return Sight(sees_all=True)
+    caller.require_somewhere(right, everything)
+    places = await deletions.places(conn)
+    return Sight(places=tuple(place for place in places if caller.may(right, Resource("a deletion", *place))))
 
 
 # --- waivers and reminders ---

@@ -19,6 +19,7 @@ from fedstac.messaging.sources.addresses import HTTP_FEED, SourceAddress, read_a
 from fedstac.settings import Settings
 from fedstac.workers import (
     cascading,
+    deletions,
     following,
     index_node,
     notifier,
@@ -42,6 +43,7 @@ RELAY = Part("relay", relay.run)
 RETENTION = Part("retention", retention.run)
 STATUSES = Part(statuses.PART, statuses.run)
 CASCADES = Part(cascading.PART, cascading.run)
+DELETIONS = Part(deletions.PART, deletions.run)
 HOUSEKEEPING = Part("housekeeping", index_node.keep_house)
 
 
@@ -79,7 +81,7 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     """
     notifier.check(settings)
     return (
-        (*([PUBLISHER] * settings.workers), SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES)
+        (*([PUBLISHER] * settings.workers), SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES, DELETIONS)
         if settings.run_workers
         else ()
     )
@@ -90,6 +92,7 @@ def _publishing_stand(outlook: Outlook) -> Mapping[str, object]:
     return {
         "sequencer": "leading" if outlook.parts.sequencer else "absent",
         "workers": _workers(outlook),
+        "deletions": _word(outlook.standings.get(DELETIONS.name)),
         **({"relay": _relay(outlook), "sinks": sinks} if sinks else {}),
     }
 

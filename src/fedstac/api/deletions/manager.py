@@ -13,10 +13,12 @@ from starlette.responses import Response
 
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
+from fedstac.api.people import identity
 from fedstac.api.route import DRY_RUN
 from fedstac.api.writing import answers, changes
 from fedstac.api.writing.changes import DatasetAction
-from fedstac.api.writing.options import options_of_change
+from fedstac.api.writing.options import LONGEST_USER_AGENT, options_of_change
+from fedstac.db import deletions
 from fedstac.db.deletions import DeletionFilter, ListOrder, OpenStand
 from fedstac.domain import deletion, strict_json
 from fedstac.domain.deletion import DeletionState
@@ -24,10 +26,12 @@ from fedstac.domain.errors import BadRequest, NotFound, PreconditionRequired
 from fedstac.domain.policy import Action, Resource
 from fedstac.workers import deleting
 from fedstac.workers.deleting import Caller
+from fedstac.workers.deletions import DeleteRequest, Submitter, ask_to_delete
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 DEFAULT_PAGE: Final = 50
 MOST_NAMES: Final = 50
+MOST_REQUESTS: Final = 20  # that one run by hand makes
 LONGEST_FILTER: Final = 200
 VERSION_TAG: Final = re.compile(r'"([0-9]{1,9})"')
 Choice = TypeVar("Choice", DeletionState, OpenStand, ListOrder)
@@ -179,6 +183,41 @@ async def post_delete(call: Call) -> Response:
     options = options_of_change(call)
     change = DatasetAction(entry.collection, entry.dataset, "delete", {"expected": options.expected})
     return await answers.answer(call, await changes.accept(call.services, call.caller, change, options))
+
+
+async def post_run(call: Call) -> Response:
+    """Delete all that is ready now and that the caller may delete, of a project or of all: {project}.
+
+    The answer names the requests that were made, each of up to 500 datasets. `more` says that there are further ones:
+    ask again. With `dry_run=true` it only counts, by project.
+    """
+    caller = caller_of(call)
+    caller.require_somewhere((Action.DELETE,), deleting.EVERYTHING)
+    project = (await _read(call, "project")).get("project")
+    if project is not None and not isinstance(project, str):
+        raise BadRequest('send {"project": "…"}, or {} for all')
+    requests: list[DeleteRequest] = []
+    async with call.node.pool.acquire() as conn:
+        sight = await deleting.deletable(conn, caller)
+        ready = await deletions.ready_projects(conn, sight, project=project, now=await deletions.now(conn))
+        for name in () if _flag(call, DRY_RUN) else ready:
+            while len(requests) < MOST_REQUESTS and (
+                request := await ask_to_delete(call.node, conn, _submitter(call), sight, name)
+            ):
+                requests.append(request)
+    return _answer({
+        "ready": [{"project": name, "count": count} for name, count in ready.items()],
+        "requests": [{"id": str(each.id), "project": each.project, "total": each.total} for each in requests],
+        "more": len(requests) == MOST_REQUESTS, "dry_run": _flag(call, DRY_RUN),
+    })  # fmt: skip
+
+
+def _submitter(call: Call) -> Submitter:
+    caller = call.caller
+    return Submitter(
+        caller.name, tuple(sorted(caller.roles)), identity.packed(caller),
+        call.headers.get("user-agent", "")[:LONGEST_USER_AGENT] or None, call.request_id, call.traceparent,
+    )  # fmt: skip
 
 
 # --- rules ---

@@ -51,6 +51,11 @@ DELETIONS = Capability(
             problems=(CollectionDoesNotExist, StacInvalid, PreconditionFailed, PreconditionRequired),
         ),
         Route(
+            method="POST", path="/deletions/run", handler=manager.post_run, access=Access.ACTION,
+            parameters=(parameters.TRY,), body=_taking("RunWish", is_required=False),
+            answers=(Answer.of(200, "The requests that were made.", "DeletionRun"),),
+        ),
+        Route(
             method="GET", path=_DELETION, handler=manager.get_deletion, access=Access.AUTHENTICATED, answers=(_ONE,),
             problems=(NotFound,),
         ),

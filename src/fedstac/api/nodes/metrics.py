@@ -151,6 +151,12 @@ def _of_database(look: Look) -> Iterable[Metric]:
     yield metrics.NOTIFICATIONS_WAITING.of([((), figures.notifications)])
     yield metrics.NOTIFICATIONS_LATE.of([((), figures.notification_seconds)])
     yield metrics.TRANSACTION_AGE.of([((), figures.transaction_seconds)])
+    marked = figures.deletions
+    yield metrics.DELETIONS.of([
+        (("open",), marked.open), (("waiting",), marked.waiting), (("ready",), marked.ready), (("late",), marked.late),
+        (("failed",), marked.failed),
+    ])  # fmt: skip
+    yield metrics.DELETION_OLDEST.of([((), marked.oldest_seconds)])
     yield from _of_replica_node(figures.replica or NO_REPLICA_NODE)
 
 

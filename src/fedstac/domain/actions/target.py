@@ -21,7 +21,7 @@ from fedstac.domain.model import GONE, Lineage, Record, State, World
 from fedstac.domain.policy import Action, Principal, Resource
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
-MARKING = (Action.MARK, Action.UNMARK)
+SEEING_MARKED = (Action.MARK, Action.UNMARK, Action.DELETE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,10 @@ def find(
 ) -> Record:  # fmt: skip
     """Return the stored record of the target.
 
-    ItemDoesNotExist where it is not here. A marked dataset is not here for a caller who may neither mark nor unmark
-    it: nobody else may learn that it exists. ForeignOrigin where it is another node's, PreconditionFailed where it is
-    another state than `expected`. MarkedForDeletion where it is marked; `marked` allows that. UnderQuarantine where it
-    is in quarantine, for everybody who could not put it there.
+    ItemDoesNotExist where it is not here. A marked dataset is not here for a caller who may neither mark, unmark nor
+    delete it: nobody else may learn that it exists. ForeignOrigin where it is another node's, PreconditionFailed where
+    it is another state than `expected`. MarkedForDeletion where it is marked; `marked` allows that. UnderQuarantine
+    where it is in quarantine, for everybody who could not put it there.
     """
     record = lineage.records.get(target.id)
     if record is None or record.state in GONE or record.document is None or _is_hidden(record, principal, world):
@@ -110,7 +110,7 @@ def may_see_marked(target: Target, principal: Principal, world: World) -> bool:
     The question is asked of every dataset, before anything is read. So the time of an answer does not tell whether a
     dataset is marked or never was there.
     """
-    return may_one_of(target, principal, MARKING, world)
+    return may_one_of(target, principal, SEEING_MARKED, world)
 
 
 def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], world: World) -> bool:
@@ -125,7 +125,7 @@ def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], 
 def _is_hidden(record: Record, principal: Principal, world: World) -> bool:
     if record.state is not State.MARKED:
         return False
-    return not world.policy.may_one_of(principal, MARKING, resource_of(record, world))
+    return not world.policy.may_one_of(principal, SEEING_MARKED, resource_of(record, world))
 
 
 def resource_of(record: Record, world: World) -> Resource:

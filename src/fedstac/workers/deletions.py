@@ -1,0 +1,188 @@
+"""The deletion manager's own work: it reminds who has not done their part, alerts, and deletes by the schedule.
+
+One leader at a time, by an advisory lock. It holds no state of its own: each step is one transaction that locks what it
+touches, so that two leaders by mistake, and one that dies anywhere, do everything once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID, uuid4
+
+import orjson
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import audit, deletions, requests, troubles
+from fedstac.db.audit import NewRow
+from fedstac.db.connections import Connection
+from fedstac.db.deletions import LateDependency, Reminder, Sight
+from fedstac.db.requests import NewItem, NewRequest
+from fedstac.domain import deletion
+from fedstac.domain.documents import ItemTexts
+from fedstac.domain.model import rfc3339
+from fedstac.domain.policy import DELETION_MANAGER
+from fedstac.runtime import supervision
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import pause
+from fedstac.workers import deleting
+
+PART: Final = "deletions"
+LOOK_SECONDS: Final = 5.0
+AT_ONCE: Final = 500  # reminders, alerts, or datasets of one request
+NAMED: Final = 5  # datasets in a row of the audit log that stands for many
+DELETE: Final = '{"expected":null}'  # the body of the action
+log = structlog.get_logger()
+
+
+async def run(node: Node, stop: asyncio.Event) -> None:
+    """Work until `stop`, whenever this process is the leader."""
+
+    async def look() -> None:
+        async with node.pool.acquire() as conn:
+            more = await step(node, conn)
+        if not more:
+            await pause(stop, LOOK_SECONDS)
+
+    await supervision.keep_trying(node.parts, PART, look, stop)
+
+
+async def step(node: Node, conn: Connection) -> bool:
+    """Do what is due, some of each; return whether there may be more at once. Nothing where another one leads."""
+    async with deletions.leading(conn) as is_leader:
+        if not is_leader:
+            return False
+        counts = (await _remind(conn), await _alert(conn), await _delete_by_schedule(node, conn))
+        return max(counts) >= AT_ONCE
+
+
+# --- reminders and alerts ---
+
+
+async def _remind(conn: Connection) -> int:
+    """Send the reminders that are due; return how many."""
+    async with conn.transaction():
+        now = await deletions.now(conn)
+        await deletions.forget_reminders(conn, limit=AT_ONCE)
+        due = await deletions.due_reminders(conn, now=now, limit=AT_ONCE)
+        if due:
+            await deleting.send_reminders(conn, due, now=now)
+            failpoint("deletions.reminding")
+            await audit.append(conn, _reminder_rows(due))
+    if due:
+        failpoint("deletions.reminded")
+        log.info("dependencies are reminded", reminders=len(due))
+    return len(due)
+
+
+def _reminder_rows(reminders: Sequence[Reminder]) -> list[NewRow]:
+    """Return a row of the audit log for each dependency of each project; each deletion has its reminder itself."""
+    groups: dict[tuple[str, str], list[Reminder]] = {}
+    for each in reminders:
+        groups.setdefault((each.collection, each.name), []).append(each)
+    return [
+        NewRow(
+            DELETION_MANAGER, "remind-deletion", project, "", None, "done", None, None, items=len(group),
+            detail=orjson.dumps({"name": name, "datasets": [each.dataset for each in group[:NAMED]]}).decode(),
+        )
+        for (project, name), group in groups.items()
+    ]  # fmt: skip
+
+
+async def _alert(conn: Connection) -> int:
+    """Tell operators of dependencies that are late, each once; return of how many."""
+    async with conn.transaction():
+        late = await deletions.alert_late(conn, now=await deletions.now(conn), limit=AT_ONCE)
+        for project in sorted({each.project for each in late}):
+            reports = [_report_of(each) for each in late if each.project == project]
+            await troubles.report_all(conn, "deletion", place=project, reports=reports)
+        failpoint("deletions.alerting")
+    for each in late:
+        log.warning("a dependency is late with deletions", dependency=each.name, project=each.project, count=each.count)
+    return sum(each.count for each in late)
+
+
+def _report_of(late: LateDependency) -> troubles.TroubleReport:
+    others = f", and {late.count - 1} more" if late.count > 1 else ""
+    return troubles.TroubleReport(
+        f"{late.name} is late", f"it was due {rfc3339(late.due)} with {late.first}{others}"
+    )  # fmt: skip
+
+
+# --- deleting ---
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """In whose name datasets are deleted: as a request has them."""
+
+    name: str
+    roles: tuple[str, ...] = ()
+    identity: str | None = None  # packed
+    user_agent: str | None = None
+    correlation: str = ""
+    traceparent: str | None = None
+
+
+MANAGER: Final = Submitter(DELETION_MANAGER, user_agent="fedstac deletion manager")
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRequest:
+    """A request that was made to delete datasets that are ready."""
+
+    id: UUID
+    project: str
+    total: int
+
+
+async def _delete_by_schedule(node: Node, conn: Connection) -> int:
+    """Ask for the deletion of what was ready when the schedule last began; return of the most of one project."""
+    rules = await deletions.automatic_rules(conn)
+    now = await deletions.now(conn)
+    most = 0
+    for project in dict.fromkeys(each.project for each in rules):
+        moments = {each.version: deletion.last_run(each.schedule, now) for each in rules if each.project == project}
+        request = await ask_to_delete(node, conn, MANAGER, Sight(sees_all=True), project, moments=moments)
+        most = max(most, request.total if request else 0)
+    return most
+
+
+async def ask_to_delete(
+    node: Node, conn: Connection, submitter: Submitter, sight: Sight, project: str, *,
+    moments: Mapping[int, datetime] | None = None,
+) -> DeleteRequest | None:  # fmt: skip
+    """Make a request to delete up to AT_ONCE datasets that are ready; None where none is.
+
+    The workers decide each anew, under its lock. `moments` are as take_ready has them.
+    """
+    vocabulary = node.checker.vocabularies.current(project)
+    version = vocabulary.version if vocabulary else None
+    await node.vocabulary_store.keep(node.pool, project, version)
+    async with conn.transaction():
+        now = await deletions.now(conn)
+        ready = await deletions.take_ready(conn, sight, project, moments=moments, now=now, limit=AT_ONCE)
+        if not ready:
+            return None
+        request = NewRequest(
+            id=uuid4(), collection=project, action="delete", submitter=submitter.name, roles=submitter.roles,
+            user_agent=submitter.user_agent, correlation=submitter.correlation or f"deletions-{uuid4().hex[:12]}",
+            cv_version=version, items=[NewItem(each.lineage, each.dataset, ItemTexts(DELETE)) for each in ready],
+            identity=submitter.identity, traceparent=submitter.traceparent,
+        )  # fmt: skip
+        await requests.create(conn, [request])
+        failpoint("deletions.asking")
+        await deletions.ask(conn, [each.id for each in ready], request.id, now=now)
+        retries = [each for each in ready if each.earlier_request is not None]
+        if retries and moments is not None:
+            first = f"the first is {retries[0].dataset}, request {retries[0].earlier_request}"
+            report = troubles.TroubleReport(f"{len(retries)} were refused, and are asked for again", first)
+            await troubles.report_all(conn, "deletion-refused", place=project, reports=[report])
+    failpoint("deletions.asked")
+    node.queued.wake()
+    log.info("datasets are to be deleted", project=project, datasets=len(ready), request=str(request.id))
+    return DeleteRequest(request.id, project, len(ready))
