@@ -203,6 +203,7 @@ class Settings(BaseSettings):
     snapshot_folder: str = Field(
         "", description="Folder that `fedstac snapshot write` fills, for GET /snapshot?format=geoparquet; empty: none"
     )
+    console: bool = Field(True, description="`fedstac serve` has the web console at /console (console.md)")
     url: str = Field("", description="For clients: the address of the server")
     token: str = Field("", description="For clients: the bearer token")
     retries: int = Field(5, ge=0, le=100, description="For clients: how often what fails for the moment is tried again")

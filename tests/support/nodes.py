@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 
 from fedstac.api import app
+from fedstac.console.routes import CONSOLE
 from fedstac.db import nodes
 from fedstac.demo import sample
 from fedstac.demo.embedded import Cluster
@@ -43,7 +44,9 @@ async def running(settings: Settings, *, background: bool = True) -> AsyncIterat
     base_url = settings.public_url or url
     role = roles.INDEX if settings.source else roles.PUBLISH
     settings = settings if background else settings.model_copy(update={"run_workers": False})
-    uvicorn = app.running_on(app.create(settings, base_url, roles=[role]), settings, base_url)
+    pages = [CONSOLE] if settings.console and role is roles.PUBLISH else []  # as `fedstac serve` does
+    application = app.create(settings, base_url, roles=[role], undescribed=pages)
+    uvicorn = app.running_on(application, settings, base_url)
     task = asyncio.create_task(uvicorn.serve(sockets=[listening]))
     while not uvicorn.started:
         if task.done():

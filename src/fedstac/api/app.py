@@ -86,10 +86,14 @@ class Application(StacApi):  # type: ignore[misc]
         """Leave the routes of health to the capability that declares them."""
 
 
-def create(settings: Settings, base_url: str, *, roles: Sequence[Role], columns: FacetColumns | None = None) -> FastAPI:
+def create(
+    settings: Settings, base_url: str, *, roles: Sequence[Role], columns: FacetColumns | None = None,
+    undescribed: Sequence[Capability] = (),
+) -> FastAPI:  # fmt: skip
     """Return the application of a node, not yet guarded. The parts of its roles run beside it while it serves.
 
     columns: that this process has from its parent; else it makes its own.
+    undescribed: what the node can do beside the API, and what OpenAPI says nothing of: pages.
     """
     inherited = columns
     background = [part for role in roles for part in role.parts(settings)]
@@ -137,7 +141,7 @@ def create(settings: Settings, base_url: str, *, roles: Sequence[Role], columns:
             _env_file=None, enable_response_models=False, stac_fastapi_title=title, stac_fastapi_version=__version__,
             stac_fastapi_description=f"Datasets at the node {settings.node}", stac_fastapi_landing_id=settings.node,
         ),
-        extensions=list(CAPABILITIES),
+        extensions=[*CAPABILITIES, *undescribed],
         middlewares=[],  # CORS is the guard's part
     )  # fmt: skip
     app: FastAPI = application.app
@@ -172,7 +176,10 @@ def _new_columns(settings: Settings) -> FacetColumns:
     return FacetColumns(settings.read_dsn or settings.dsn, f"fedstac {settings.node}")
 
 
-def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str], object] | None = None) -> None:
+def serve(
+    settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str], object] | None = None,
+    undescribed: Sequence[Capability] = (),
+) -> None:  # fmt: skip
     """Serve a node until SIGTERM or SIGINT. `on_ready` gets the address once it answers. CannotListen if it cannot.
 
     Of several processes each takes connections of the one socket, and the first one runs the parts of the roles. They
@@ -190,7 +197,7 @@ def serve(settings: Settings, roles: Sequence[Role], *, on_ready: Callable[[str]
         if member is not None and member.number > 0:
             roles = [replace(role, parts=_no_parts) for role in roles]  # the first one runs them
             on_ready = None
-        app = create(settings, base_url, roles=roles, columns=columns)
+        app = create(settings, base_url, roles=roles, columns=columns, undescribed=undescribed)
 
         def ready(_: str) -> None:
             gc.collect()

@@ -139,15 +139,19 @@ def _tell(ready_file: Path | None, content: dict[str, str]) -> None:
 
 @app.command(rich_help_panel="Node", epilog=examples("FEDSTAC_NODE=west FEDSTAC_DSN=postgresql://… fedstac serve"))
 def serve(number: Processes = None, ready_file: ReadyFile = None) -> None:
-    """Serve a publishing node: API, publish workers and sequencer. Settings come from FEDSTAC_… variables."""
+    """Serve a publishing node: API, console, publish workers and sequencer. Settings come from FEDSTAC_… variables."""
     from fedstac.workers import processes
 
     processes.start("serve")
     from fedstac.api import app as api
+    from fedstac.console.routes import CONSOLE
     from fedstac.workers import roles
 
     settings = _with_processes(environment.load(), number)
-    api.serve(settings, [roles.PUBLISH], on_ready=lambda url: _tell(ready_file, {"url": url}))
+    api.serve(
+        settings, [roles.PUBLISH], on_ready=lambda url: _tell(ready_file, {"url": url}),
+        undescribed=[CONSOLE] if settings.console else [],
+    )  # fmt: skip
 
 
 @app.command(

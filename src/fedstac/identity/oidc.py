@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus, urlsplit
+from urllib.parse import quote_plus, urlencode, urlsplit
 
 import httpx
 from joserfc import jwk, jws, jwt
@@ -122,6 +122,15 @@ def issuers_of(text: str, audience: str) -> tuple[Issuer, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeLogin:
+    """A login in a browser: at which issuer, where the browser comes back to, and what its ID token has to repeat."""
+
+    issuer: str
+    redirect_uri: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
 class Proven:
     """An identity, and the moment (time.time) from which its token no longer proves it; None: the token has no end."""
 
@@ -165,6 +174,18 @@ class Providers:
         who = groups.identity(provider.issuer.issuer, claims, groups_claim=self._groups_claim)
         expires = claims.get("exp")
         return Proven(who, None if expires is None else float(expires) + provider.leeway)
+
+    async def authorization_url(self, login: CodeLogin, *, state: str, challenge: str) -> str:
+        """Return the provider's page on which somebody logs in (RFC 6749, 4.1.1; RFC 7636). Unavailable without one."""
+        return await self._providers[login.issuer].authorization_url(login, state=state, challenge=challenge)
+
+    async def redeem(self, login: CodeLogin, *, code: str, verifier: str) -> str:
+        """Return the access token for the code that a browser brought back from its provider.
+
+        InvalidToken unless the ID token beside it is of this login. Unavailable where the provider does not answer, or
+        not with tokens.
+        """
+        return await self._providers[login.issuer].redeem(login, code=code, verifier=verifier)
 
     def _issuer_of(self, claims: Mapping[str, Any]) -> _Provider:
         """Return the configured issuer that a JWT names. That it is of that issuer has still to be proven."""
@@ -273,6 +294,64 @@ class _Provider:
         """Refuse a token without the scopes that the operator requires."""
         if missing := set(self.issuer.required_scopes) - groups.scopes(claims):
             raise MissingPermission(f"the token lacks the scope {', '.join(sorted(missing))}; log in with it")
+
+    # --- logins in a browser ---
+
+    async def authorization_url(self, login: CodeLogin, *, state: str, challenge: str) -> str:
+        try:
+            endpoint = await self._endpoint("authorization_endpoint")
+        except _Away as error:
+            raise self._unavailable(error) from None
+        scope = " ".join(dict.fromkeys(("openid", *self.issuer.login_scope.split())))
+        query = urlencode({
+            "response_type": "code", "client_id": self.issuer.login_client_id, "redirect_uri": login.redirect_uri,
+            "scope": scope.replace(" offline_access", ""), "state": state, "nonce": login.nonce,
+            "code_challenge": challenge, "code_challenge_method": "S256",
+        })  # fmt: skip
+        return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{query}"
+
+    async def redeem(self, login: CodeLogin, *, code: str, verifier: str) -> str:
+        form = {
+            "grant_type": "authorization_code", "code": code, "redirect_uri": login.redirect_uri,
+            "client_id": self.issuer.login_client_id, "code_verifier": verifier,
+        }  # fmt: skip
+        try:
+            answer = await _fetch(self._http, "POST", await self._endpoint("token_endpoint"), data=form)
+            access, proof = answer.get("access_token"), answer.get("id_token")
+            if not isinstance(access, str) or not isinstance(proof, str):
+                raise _Away("it answered a code without an access token and an ID token")
+            subject = await self._subject_of(proof, login.nonce)
+        except _Away as error:
+            raise self._unavailable(error) from None
+        if (parts := _JWT.fullmatch(access)) and (claims := _json_object(parts[2])) and claims.get("sub") != subject:
+            raise InvalidToken("the two tokens of the login are of different people; log in again")
+        return access
+
+    async def _subject_of(self, proof: str, nonce: str) -> str:
+        """Return whose login an ID token proves (OpenID Connect Core 1.0, 3.1.3.7). InvalidToken for any other."""
+        parts = _JWT.fullmatch(proof) if len(proof) <= MAX_TOKEN else None
+        header = _json_object(parts[1]) if parts is not None else None
+        if header is None:
+            raise InvalidToken("the provider's ID token cannot be read; log in again")
+        self._check_header(header)
+        kid, algorithm = header.get("kid"), header["alg"]
+        claims = _verified_claims(proof, await self._keys.of(kid, algorithm), algorithm)
+        if claims is None and await self._keys.renew():
+            claims = _verified_claims(proof, await self._keys.of(kid, algorithm), algorithm)
+        if claims is None:
+            raise InvalidToken("the ID token's signature is of no key of its issuer; log in again")
+        audience, client = claims.get("aud"), self.issuer.login_client_id
+        audiences = audience if isinstance(audience, list) else [audience]
+        ends, subject = claims.get("exp"), claims.get("sub")
+        if claims.get("iss") != self.issuer.issuer or client not in audiences:
+            raise InvalidToken("the ID token is of another issuer, or for another service; log in again")
+        if len(audiences) > 1 and claims.get("azp") != client:
+            raise InvalidToken("the ID token is for several services, and was not issued to this one; log in again")
+        if not isinstance(ends, int | float) or ends + self.leeway < time.time():
+            raise InvalidToken("the ID token has expired; log in again")
+        if claims.get("nonce") != nonce or not isinstance(subject, str) or not subject:
+            raise InvalidToken("the ID token is not of this login; log in again")
+        return subject
 
     # --- introspection ---
 

@@ -118,6 +118,11 @@ async def get_deletions(call: Call) -> Response:
     Whoever manages deletions sees all of them, others those of the datasets that they may mark; a node sees what it has
     to do itself. `counts` are those of all that the filters choose, but `state` and `standing`.
     """
+    return _answer(await list_document(call))
+
+
+async def list_document(call: Call) -> dict[str, Any]:
+    """Return the page of deletions that a query asks for, in JSON. The console shows the same."""
     text = call.query_params.get("sortby", "-marked_at")
     names = [each.value for each in ListOrder]
     if text.lstrip("-+") not in names:
@@ -129,11 +134,11 @@ async def get_deletions(call: Call) -> Response:
             conn, caller, filter_of(call), order=ListOrder(text.lstrip("-+")), descending=text.startswith("-"),
             after=_after(call), limit=limit,
         )  # fmt: skip
-    return _answer({
+    return {
         "deletions": [deleting.document_for(each, caller) for each in page.entries],
         "counts": page.counts,
         "links": _next_link(call, page.next),
-    })  # fmt: skip
+    }
 
 
 async def get_deletion(call: Call) -> Response:
@@ -144,8 +149,13 @@ async def get_deletion(call: Call) -> Response:
     return _answer(deleting.document_for(view, caller))
 
 
+def deletion_id(text: str) -> UUID:
+    """Return the id of a deletion. NotFound where the text is none."""
+    return _uuid(text, "deletion")
+
+
 def _id(call: Call) -> UUID:
-    return _uuid(call.path_params["deletion"], "deletion")
+    return deletion_id(call.path_params["deletion"])
 
 
 async def post_waive(call: Call) -> Response:

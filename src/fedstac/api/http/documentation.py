@@ -111,7 +111,7 @@ async def get_problems(call: Call) -> Response:
     """List all types of problems."""
     types = [_explanation(problem, call.base_url) for problem in errors.problems()]
     types.sort(key=lambda each: (each["status"], each["name"]))
-    if not _prefers_html(call.headers):
+    if not prefers_html(call.headers):
         return _json({"problems": types})
     rows = "".join(
         f'<li><a href="{html.escape(str(each["type"]))}">{html.escape(str(each["name"]))}</a> ({each["status"]}):'
@@ -128,7 +128,7 @@ async def get_problem(call: Call) -> Response:
     if problem is None:
         raise NotFound(f"there is no problem of the name {name[:100]!r}; all are listed at /problems")
     explanation = _explanation(problem, call.base_url)
-    if not _prefers_html(call.headers):
+    if not prefers_html(call.headers):
         return _json(explanation)
     text = html.escape(str(explanation["description"]))
     return _page(f"{problem.title} ({problem.status})", f"<p><code>{html.escape(problem.name)}</code></p><p>{text}</p>")
@@ -154,7 +154,7 @@ def _page(title: str, content: str) -> Response:
     return HTMLResponse(text, headers={"vary": "accept"})
 
 
-def _prefers_html(headers: Headers) -> bool:
+def prefers_html(headers: Headers) -> bool:
     """Return whether a caller would rather read a page than JSON."""
     wishes: dict[str, float] = {}
     for part in headers.get("accept", "").split(","):

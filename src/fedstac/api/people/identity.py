@@ -29,7 +29,7 @@ class Principals:
     """The holders of tokens. Recent ones are kept by the token's hash: a busy publisher costs no query a request."""
 
     def __init__(self, node: Node, providers: Providers) -> None:
-        self._node, self._providers = node, providers
+        self._node, self.providers = node, providers
         self.issuers = providers.configured
         self._recent: dict[bytes, tuple[float, Principal | None]] = {}
 
@@ -76,7 +76,7 @@ class Principals:
                     ended = rfc3339(issued.expires)
                     raise InvalidToken(f"this token ended at {ended}; ask the operators of this node for a new one")
                 return await _member(conn, issued), min(seconds, KEPT_SECONDS)
-        proof = await self._providers.identify(token)
+        proof = await self.providers.identify(token)
         if proof is None:
             return None, KEPT_SECONDS
         who, settings = proof.identity, self._node.settings

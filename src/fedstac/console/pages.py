@@ -1,0 +1,213 @@
+"""Answers to visits: pages from templates, JSON twins, refusals as pages; what a page may load, in its headers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache, wraps
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import orjson
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import ImmutableMultiDict
+from starlette.responses import HTMLResponse, Response
+
+from fedstac.api.call import Call
+from fedstac.api.http import links, preconditions
+from fedstac.api.http.documentation import prefers_html
+from fedstac.api.route import Handler
+from fedstac.console import assets, visits
+from fedstac.console.visits import Visit
+from fedstac.domain.errors import Problem, Unauthenticated
+
+MAY = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self';"
+    " frame-ancestors 'none'"
+)
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": MAY, "X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers send no Origin with forms
+    "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
+}  # fmt: skip
+KEEP = "private, no-cache"  # browsers ask again each time
+TWIN = ".json"
+HTMX = orjson.dumps({  # no style and no script of its own making; a page that is the same stays as it is
+    "includeIndicatorStyles": False, "allowEval": False, "allowScriptTags": False, "selfRequestsOnly": True,
+    "historyCacheSize": 0,
+    "responseHandling": [
+        {"code": "204", "swap": False}, {"code": "304", "swap": False}, {"code": "2..", "swap": True},
+        {"code": "[345]..", "swap": False, "error": True},
+    ],
+}).decode()  # fmt: skip
+TABS = (("deletions", "Deletions"), ("rules", "Configuration"))  # path, title
+
+View = Callable[[Visit], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolePage:
+    """What a page shows. document: its JSON twin, as the API answers. live: the template of what renews itself."""
+
+    template: str
+    document: Any
+    content: Mapping[str, object] = field(default_factory=dict)
+    live: str = ""
+    status: int = 200
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("fedstac.console"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, auto_reload=False,
+    )  # fmt: skip
+    templates.globals.update(asset=_asset_name, htmx_settings=HTMX, tabs=TABS, csrf_field=visits.CSRF)
+    templates.filters.update(age=age, quoted=lambda text: quote(str(text), safe=""))
+    return templates
+
+
+def _asset_name(source: str) -> str:
+    """Return the name under which a file is served; "" where setup could not fetch it."""
+    asset = assets.by_source().get(source)
+    return asset.served_as if asset else ""
+
+
+def age(moment: str, now: datetime) -> str:
+    """Return how long ago a moment is, of RFC 3339, in its largest unit."""
+    seconds = int((now - datetime.fromisoformat(moment)).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= length:
+            return f"{abs(seconds) // length} {unit}"
+    return "now"
+
+
+# --- answers ---
+
+
+def show(visit: Visit, page: ConsolePage) -> Response:
+    """Answer with a page; with its document where the visitor wants JSON; with what is new of it where it polls."""
+    if wants_json(visit.call):
+        return _tagged(visit, orjson.dumps(page.document), links.JSON, status=page.status)
+    content = {"document": page.document, "now": datetime.now(UTC), **_common(visit), **page.content}
+    if not page.live:
+        return html(visit, page.template, content, status=page.status)
+    inner = _templates().get_template(page.live).render(content)
+    tag = f'"{hashlib.sha256(inner.encode()).hexdigest()[:32]}"'
+    if visit.is_poll and preconditions.is_unchanged(visit.call.headers, tag):
+        return Response(status_code=304, headers={**HEADERS, "ETag": tag, "Cache-Control": KEEP})
+    renewal = orjson.dumps({"If-None-Match": tag}).decode()
+    live = _templates().get_template("live.html").render(inner=inner, address=visit.address, renewal=renewal)
+    if visit.is_poll:
+        headers = {**HEADERS, "ETag": tag, "Cache-Control": KEEP, "Vary": "HX-Request, Cookie"}
+        return HTMLResponse(live, headers=headers)
+    return html(visit, page.template, {**content, "live": live}, status=page.status)
+
+
+def html(visit: Visit, template: str, content: Mapping[str, object], *, status: int = 200) -> Response:
+    """Answer with a whole page."""
+    body = _templates().get_template(template).render({**_common(visit), **content})
+    return _tagged(visit, body.encode(), "text/html; charset=utf-8", status=status)
+
+
+def _tagged(visit: Visit, body: bytes, media_type: str, *, status: int) -> Response:
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {**HEADERS, "Cache-Control": KEEP, "Vary": "Accept, Cookie, HX-Request"}
+    if status == 200 and visit.call.method == "GET":
+        headers["ETag"] = tag
+        if preconditions.is_unchanged(visit.call.headers, tag):
+            return Response(status_code=304, headers=headers)
+    return Response(body, status, headers, media_type)
+
+
+def redirect(url: str) -> Response:
+    """Send the browser elsewhere, with GET."""
+    return Response(status_code=303, headers={**HEADERS, "Location": url, "Cache-Control": "no-store"})
+
+
+def _common(visit: Visit) -> dict[str, object]:
+    session, place = visit.session, visit.place
+    path = visit.call.path.partition(visits.FOLDER)[2]
+    return {
+        "root": place.root, "node": place.node, "csrf": session.csrf if session else "", "path": path,
+        "caller": session.principal if session else None, "address": visit.address,
+    }  # fmt: skip
+
+
+def wants_json(call: Call) -> bool:
+    """Return whether a visitor wants the JSON twin of a page: by its name, or as the header Accept says."""
+    return call.path.endswith(TWIN) or ("accept" in call.headers and not prefers_html(call.headers)
+                                        and links.JSON in call.headers["accept"])  # fmt: skip
+
+
+# --- views as handlers of routes ---
+
+
+def handler(view: View, *, needs_session: bool = True) -> Handler:
+    """Return the handler of a route that answers visits. What is refused is a page, and for JSON a problem document.
+
+    A form is read and checked before the view gets it, where it needs a session.
+    """
+
+    @wraps(view)
+    async def handle(call: Call) -> Response:
+        visit = Visit(call, visits.place_of(call), None)
+        try:
+            session = await visits.find_session(call)
+            visit = Visit(call, visit.place, session)
+            if session is None and needs_session:
+                return _to_login(visit)
+            if session is not None and needs_session and call.method == "POST":
+                form = await visits.read_form(call)
+                visits.check_source(call, form, session.csrf)
+                visit = Visit(call, visit.place, session, form)
+            return await view(visit)
+        except Problem as problem:
+            if wants_json(call):
+                raise
+            return refusal(visit, problem)
+
+    return handle
+
+
+def _to_login(visit: Visit) -> Response:
+    if wants_json(visit.call):
+        raise Unauthenticated("log in at the console, or ask the API with a bearer token")
+    target = visit.address if visit.call.method == "GET" else visit.place.root
+    login = f"{visit.place.root}/login?{urlencode({'next': target})}"
+    if visit.is_poll:
+        return Response(status_code=401, headers={**HEADERS, "HX-Refresh": "true", "Cache-Control": "no-store"})
+    return redirect(login)
+
+
+def refusal(visit: Visit, problem: Problem) -> Response:
+    """Answer with a page that says what is refused, why, and what to do."""
+    answer = html(visit, "refusal.html", {"problem": problem}, status=problem.status)
+    if problem.retry_after is not None:
+        answer.headers["retry-after"] = str(problem.retry_after)
+    return answer
+
+
+# --- what several tabs need ---
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """The parameters of a page, as links of the page repeat them."""
+
+    parameters: ImmutableMultiDict[str, str]
+
+    @classmethod
+    def of(cls, visit: Visit) -> PageQuery:
+        return cls(visit.call.query_params)
+
+    def get(self, name: str) -> str:
+        return str(self.parameters.get(name, "")).strip()
+
+    def link(self, **changes: object) -> str:
+        """Return the query with other values; "" takes a parameter away."""
+        values = {name: value for name, value in self.parameters.items() if name not in changes}
+        values |= {name: str(value) for name, value in changes.items()}
+        return "?" + urlencode({name: value for name, value in values.items() if value})
