@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -319,6 +319,7 @@ class Row:
     remedy: str
 
 
+MANY: Final = {"action": "mark", "collections": ["CMIP6"], "digest": f"{'0' * 64}.1700.1700000000000000"}
 TABLE = (
     Row(errors.BadRequest, get("/search?colour=red"), "colour", "a search has access"),
     Row(errors.BadRequest, get("/events?after=yesterday", by="node:east"), "'yesterday'", "X-Cursor gives it"),
@@ -350,6 +351,8 @@ TABLE = (
     Row(errors.DeletionNotReady, post(f"{ITEMS}/{MARKED['id']}/delete"), MARKED["id"], "wait for its end"),
     Row(errors.UnderQuarantine, quarantined_by_a_publisher, SUSPECT["id"], "the administrators"),
     Row(errors.ItemDeleted, get(f"{ITEMS}/{DELETED['id']}"), DELETED["id"], "never used again"),
+    Row(errors.BulkChanged, post("/bulk", json=MANY), "1700 then", "look at the preview again"),
+    Row(errors.BulkDoesNotExist, get(f"/bulk/{UUID(int=7)}"), "of many datasets", "GET /bulk lists those"),
     Row(errors.Cancelled, taken_back, "cancelled by admin", "/retry sends it again"),
     Row(errors.ForeignOrigin, post(ITEMS, json=NEW, to="east"), "CMIP6 belongs to the node west", "publish there"),
     Row(errors.ItemAlreadyExists, post(ITEMS, json=with_other_files(STORED)), STORED["id"], "publish a new version"),

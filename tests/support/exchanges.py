@@ -80,6 +80,9 @@ REPLICA: Final = {
 }  # fmt: skip
 VARIABLE: Final = FIRST["properties"]["cmip6:variable_id"]
 FILTER: Final = {"op": "=", "args": [{"property": "cmip6:source_id"}, FIRST["properties"]["cmip6:source_id"]]}
+RELEASE_OF_MANY: Final = {"action": "release", "ids": [str(FIRST["id"])], "decision": "It is harmless."}
+MARK_OF_MANY: Final = {"action": "mark", "collections": ["CMIP6"], "filter": FILTER, "reason": "Replaced."}
+SHOWN: Final = "{digest}"  # in a body: the digest of the last preview
 
 SCENARIO: Final = (
     Ask("POST /collections", "A new project", "admin", body=sample.collection()),
@@ -154,6 +157,15 @@ SCENARIO: Final = (
     Ask("POST " + ITEM + "/delete", "What is not marked", "admin", PLACE, {"dry_run": "true"}),
     Ask("POST " + ITEM + "/purge", "What is not deleted", "admin", PLACE, {"dry_run": "true"}),
     Ask("POST " + ITEM + "/unmark", "What is not marked", "admin", PLACE, {"dry_run": "true"}),
+    Ask("POST /bulk/preview", "Release many: this one is not under quarantine", "admin", body=RELEASE_OF_MANY),
+    Ask("POST /bulk", "Release them, as it was shown", "admin", body={**RELEASE_OF_MANY, "digest": SHOWN}),
+    Ask("GET /bulk/{bulk_id}", "It is done", "admin", {"bulk_id": "{bulk}"}),
+    Ask("GET /bulk/{bulk_id}/datasets", "Dataset by dataset", "admin", {"bulk_id": "{bulk}"}),
+    Ask("POST /bulk/{bulk_id}/cancel", "Too late", "admin", {"bulk_id": "{bulk}"}),
+    Ask("GET /bulk", "The latest one", "admin", query={"limit": "1"}),
+    Ask("POST /bulk/preview", "Mark many, without the right", "guest", body=MARK_OF_MANY),
+    Ask("POST /bulk", "Others than those that were shown", "admin",
+        body={**MARK_OF_MANY, "digest": f"{'0' * 64}.1700.1700000000000000"}),
     Ask("GET /deletions/rules/{project}", "There are none yet", "admin", {"project": "CMIP6"}),
     Ask("PUT /deletions/rules/{project}", "What a change touches", "admin", {"project": "CMIP6"}, {"dry_run": "true"},
         {"If-Match": '"0"'}, RULES),
@@ -256,7 +268,7 @@ class Scenario:
 
     def __init__(self, client: httpx.AsyncClient, tokens: Mapping[str, str]) -> None:
         self._client, self._tokens = client, tokens
-        self._last = {"request": "", "destination": ""}
+        self._last = {"request": "", "destination": "", "bulk": "", "digest": ""}
         self._stable_ids = set(UUID.findall(orjson.dumps([ask.body for ask in SCENARIO]).decode()))
         self._ids: dict[str, str] = {}
 
@@ -271,6 +283,8 @@ class Scenario:
         if ask.caller:
             headers["Authorization"] = f"Bearer {self._tokens[ask.caller]}"
         content = orjson.dumps(ask.body) if ask.body is not None else None
+        if content is not None:
+            content = content.replace(SHOWN.encode(), self._last["digest"].encode())
         answer = await self._client.request(
             method, path, params=ask.query, headers={**headers, "X-Request-Id": "example"}, content=content
         )
@@ -293,6 +307,16 @@ class Scenario:
 
     async def _remember(self, template: str, value: Any) -> None:
         """Keep the id of what was made. A request is waited for: later ones ask what became of it."""
+        if template == "/bulk/preview" and "digest" in value:
+            self._last["digest"] = value["digest"]
+        if template == "/bulk" and value.get("status") == "waiting":
+            bulk = self._last["bulk"] = value["id"]
+
+            async def is_done() -> bool:
+                headers = {"Authorization": f"Bearer {self._tokens['admin']}"}
+                return (await self._client.get(f"/bulk/{bulk}", headers=headers)).json()["finished"] is not None
+
+            await until(is_done)
         if isinstance(value, dict) and template == ITEMS and value.get("status") == "queued":
             request = self._last["request"] = value["id"]
             headers = {"Authorization": f"Bearer {self._tokens['admin']}"}
@@ -319,6 +343,8 @@ class Scenario:
                 return self._comparable_text(value)
             case float() if key.endswith("_seconds"):
                 return 1.5
+            case float() if key == "rate":
+                return 420.0
             case int() if key == "lag_events":
                 return 6
         return value

@@ -24,6 +24,7 @@ IN_PATH: Final[Mapping[str, str]] = {
     "collection_id": "The id of a project.",
     "item_id": "The id of a dataset.",
     "node": "The name of a node.",
+    "bulk_id": "The id of a change of many datasets, as its 202 gave it.",
     "request_id": "The id of a request, as its 202 gave it.",
     "project": "The name of a project.",
     "version": "A version. Of a vocabulary, `current` is the one that judges now.",
@@ -139,6 +140,17 @@ RESULTS_PAGE: Final = (
               {"type": "string", "enum": ["queued", "done", "rejected", "failed"]}),
     Parameter("limit", "Entries of a page; more than 5000 count as 5000.", {"type": "integer", "minimum": 0}),
     Parameter("after", "The place of the last result of the page before.", {"type": "integer", "minimum": 0}),
+)  # fmt: skip
+
+BULK_PAGE: Final = (
+    _limit(20, 100),
+    Parameter("after", "The id of the last change of the page before.", {"type": "string", "format": "uuid"}),
+)
+BULK_RESULTS: Final = (
+    Parameter("status", "Results of this status only.",
+              {"type": "string", "enum": ["waiting", "done", "rejected", "failed", "cancelled"]}),
+    Parameter("limit", "Entries of a page; more than 5000 count as 5000.", {"type": "integer", "minimum": 0}),
+    Parameter("after", "The number of the last result of the page before.", {"type": "integer", "minimum": 0}),
 )  # fmt: skip
 
 # --- vocabularies ---

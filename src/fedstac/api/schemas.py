@@ -64,6 +64,13 @@ _CONDITIONS = {
     "filter-lang": _enum("cql2-json", "cql2-text"), "filter-crs": TEXT, "query": OBJECT,
     "retracted": _enum("exclude", "include", "only"),
 }  # fmt: skip
+_BULK_ACTION = _enum("mark", "unmark", "quarantine", "release")
+_TALLY: Final[Schema] = {"type": "object", "additionalProperties": {"type": "integer"}}
+_BULK_WISH: Final[Mapping[str, Schema]] = {
+    "action": _BULK_ACTION, "reason": {**TEXT, "description": "Of a mark."},
+    "quarantine": {**OBJECT, "description": "As for one dataset: reason, case, contact, links."},
+    "decision": {**TEXT, "description": "Of a release."}, **_CONDITIONS,
+}  # fmt: skip
 _GEOMETRY = {"type": ["object", "null"], "description": "A GeoJSON geometry."}
 _ASSET = _object({"href": TEXT, "type": TEXT, "roles": _list(TEXT)}, maybe=("href", "type", "roles"))
 
@@ -395,6 +402,37 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     ),
     "ParkedEvents": _object({"parked_events": _list(_ref("ParkedEvent"))}),
     "LetterIds": _object({"ids": _list(WHOLE)}),
+    "BulkWish": _object(_BULK_WISH, maybe=[name for name in _BULK_WISH if name != "action"]),
+    "NewBulk": _object(
+        {**_BULK_WISH, "digest": {**TEXT, "description": "What the preview answered with."}},
+        maybe=[name for name in _BULK_WISH if name != "action"],
+    ),
+    "BulkPreview": _object(
+        {"action": _BULK_ACTION, "total": WHOLE, "collections": _TALLY, "institutions": _TALLY, "publishers": _TALLY,
+         "states": _TALLY, "marked": WHOLE, "unchanged": WHOLE, "refused": WHOLE, "with_replicas": WHOLE,
+         "with_newer_version": WHOLE, "with_identifier": WHOLE,
+         "missing": {**WHOLE, "description": "Ids that name no dataset here."}, "ids": _list(TEXT), "digest": TEXT,
+         "warnings": _list(_ref("Finding"))},
+        maybe=("missing",),
+    ),
+    "Bulk": _object(
+        {"id": ID, "action": _BULK_ACTION,
+         "status": _enum("waiting", "running", "done", "partly", "rejected", "failed", "cancelled"),
+         "reason": TEXT, "quarantine": OBJECT, "decision": TEXT, "selection": OBJECT, "total": WHOLE,
+         "counts": _object({"waiting": WHOLE, "done": WHOLE, "rejected": WHOLE, "failed": WHOLE, "cancelled": WHOLE}),
+         "rate": {**MAYBE_NUMBER, "description": "Datasets a second."}, "seconds_left": MAYBE_NUMBER,
+         "submitter": TEXT, "created": TIME, "finished": MAYBE_TIME, "cancelled_by": MAYBE_TEXT, "links": _LINKS},
+        maybe=("reason", "quarantine", "decision"),
+    ),
+    "Bulks": _object({"bulks": _list(_ref("Bulk")), "links": _LINKS}),
+    "BulkDatasets": _object(
+        {"datasets": _list(_object(
+            {"n": WHOLE, "collection": TEXT, "id": TEXT,
+             "status": _enum("waiting", "done", "rejected", "failed", "cancelled"), "outcome": MAYBE_TEXT,
+             "type": TEXT, "detail": TEXT},
+            maybe=("type", "detail"),
+         )), "links": _LINKS}
+    ),
     "Event": {"type": "object", "description": "A CloudEvent: one change of one dataset, with its whole new state."},
     "Events": _list(_ref("Event")),
     "Lines": {"type": "string", "description": "A JSON document on each line."},

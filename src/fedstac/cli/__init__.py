@@ -226,13 +226,13 @@ def replica_node(source: Sources = None, number: Processes = None, ready_file: R
 def worker(ready_file: ReadyFile = None) -> None:
     """Run publish workers in a process of their own (set FEDSTAC_RUN_WORKERS=false for the api processes).
 
-    They drop what is old of the log, and manage deletions, too.
+    They work off changes of many datasets, manage deletions, and drop what is old of the log, too.
     """
     from fedstac.workers import processes, roles
 
     processes.start("worker")
     settings = environment.load()
-    parts = [*([roles.PUBLISHER] * settings.workers), roles.RETENTION, roles.DELETIONS]
+    parts = [*([roles.PUBLISHER] * settings.workers), roles.BULK, roles.RETENTION, roles.DELETIONS]
     processes.run(settings, parts, on_ready=lambda: _tell(ready_file, {"pid": str(os.getpid())}))
 
 

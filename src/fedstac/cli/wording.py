@@ -15,6 +15,7 @@ COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"POST /requests/([^\s;,]+)/retry\b", r"fedstac requests retry \1"),
         (r"GET /requests\b", "fedstac requests list"),
         (r"GET /deletions\b(?!/)", "fedstac deletion list"),
+        (r"GET /bulk\b", "fedstac bulk list"),
         (r"GET /collections/([^\s;,/]+)/queryables\b", r"fedstac collections show \1 --properties"),
         (r"GET /queryables\b", "fedstac collections show ID --properties"),
         (r"GET /aggregations\b", "fedstac facets"),

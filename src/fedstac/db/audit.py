@@ -80,7 +80,8 @@ async def _issuers_and_correlations(
         """SELECT NULL::uuid AS request, pseudonym::text AS person,
                   split_part(regexp_replace(iss, '^[^:]*://', ''), '/', 1) AS text
            FROM fedstac.person WHERE pseudonym = ANY ($1::text[]::uuid[])
-           UNION ALL SELECT id, NULL, correlation FROM fedstac.request WHERE id = ANY ($2::uuid[])""",
+           UNION ALL SELECT id, NULL, correlation FROM fedstac.request WHERE id = ANY ($2::uuid[])
+           UNION ALL SELECT id, NULL, correlation FROM fedstac.bulk WHERE id = ANY ($2::uuid[])""",
         list(persons), list(requests),
     )  # fmt: skip
     issuers = {people.PREFIX + row["person"]: row["text"] for row in texts if row["person"]}

@@ -202,6 +202,11 @@ async def is_waiting(conn: Connection, lineage: str) -> bool:
     return bool(await conn.fetchval(statement, shard_of(lineage)))
 
 
+async def are_waiting(conn: Connection) -> bool:
+    """Tell whether anything that was accepted is not final yet."""
+    return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM fedstac.request_item WHERE status = 'queued')"))
+
+
 async def read(conn: Connection, ids: Sequence[int]) -> list[QueuedItem]:
     """Return those of the items that still wait, in their order; of large ones the first few."""
     rows = await conn.fetch(

@@ -133,6 +133,12 @@ class CollectionDoesNotExist(NotFound):
     name, title = "collection-does-not-exist", "The collection does not exist"
 
 
+class BulkDoesNotExist(NotFound):
+    """There is no such change of many datasets, or it is somebody else's."""
+
+    name, title = "bulk-does-not-exist", "The change of many datasets does not exist"
+
+
 class RequestDoesNotExist(NotFound):
     """There is no such request, or it is somebody else's."""
 
@@ -180,6 +186,19 @@ class UnderQuarantine(Conflict):
     """The dataset is under quarantine; only those who decide about that change it."""
 
     name, title = "under-quarantine", "The dataset is under quarantine"
+
+
+class BulkChanged(Conflict):
+    """The datasets are no longer those that the preview showed: how many it showed, how many there are, and changed."""
+
+    name, title = "bulk-changed", "The datasets have changed since they were shown"
+
+    def __init__(
+        self, detail: str, *, shown_count: int = 0, count: int = 0, changed_count: int = 0,
+        findings: Sequence[Finding] = (), retry_after: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(detail, findings=findings, retry_after=retry_after)
+        self.shown_count, self.count, self.changed_count = shown_count, count, changed_count
 
 
 class ItemAlreadyExists(Conflict):

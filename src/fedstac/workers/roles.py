@@ -18,6 +18,7 @@ from fedstac.messaging.sources import broker_of
 from fedstac.messaging.sources.addresses import HTTP_FEED, SourceAddress, read_addresses
 from fedstac.settings import Settings
 from fedstac.workers import (
+    bulk_changes,
     cascading,
     deletions,
     following,
@@ -37,6 +38,7 @@ STALLED_SECONDS = 60.0  # so long unworked, an item says that workers are missin
 UNWELL = ("absent", "partly", "stalled")  # words of a stand that are a reason not to be ready
 
 PUBLISHER = Part("publisher", publisher.run)
+BULK = Part("bulk", bulk_changes.run)
 SEQUENCER = Part("sequencer", sequencer.run)
 NOTIFIER = Part("notifier", notifier.run)
 RELAY = Part("relay", relay.run)
@@ -81,7 +83,7 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     """
     notifier.check(settings)
     return (
-        (*([PUBLISHER] * settings.workers), SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES, DELETIONS)
+        (*([PUBLISHER] * settings.workers), BULK, SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES, DELETIONS)
         if settings.run_workers
         else ()
     )

@@ -78,6 +78,8 @@ def _members(problem: Problem, base_url: str) -> Mapping[str, object]:
         return {"deletion": f"{base_url}/deletions/{problem.deletion}"}
     if isinstance(problem, errors.CollectionClosing) and problem.cascade is not None:
         return {"cascade": f"{base_url}/collections/{problem.collection}/cascade"}
+    if isinstance(problem, errors.BulkChanged):
+        return {"difference": {"shown": problem.shown_count, "now": problem.count, "changed": problem.changed_count}}
     if isinstance(problem, errors.CursorGone) and problem.earliest:
         return {"earliest": problem.earliest, "snapshot": f"{base_url}/snapshot"}
     return {}

@@ -7,9 +7,11 @@ from fedstac.api.capability import Capability
 from fedstac.api.people import options
 from fedstac.api.route import GEOJSON, JSON, NOT_MODIFIED, Access, Answer, BodyFormat, Route, Size
 from fedstac.api.search.routes import ALLOWED, BAD_TOKEN, ITEM, ITEMS
-from fedstac.api.writing import changes, collections, items, requests, retries
+from fedstac.api.writing import bulk, changes, collections, items, requests, retries
 from fedstac.domain.errors import (
     BadRequest,
+    BulkChanged,
+    BulkDoesNotExist,
     CollectionAlreadyExists,
     CollectionClosing,
     CollectionDoesNotExist,
@@ -22,6 +24,7 @@ from fedstac.domain.errors import (
     ItemDoesNotExist,
     MarkedForDeletion,
     Misdirected,
+    MissingPermission,
     NotFound,
     PreconditionFailed,
     PreconditionRequired,
@@ -30,6 +33,7 @@ from fedstac.domain.errors import (
     UnderQuarantine,
 )
 from fedstac.domain.policy import Action
+from fedstac.runtime.budget import Lane
 
 COLLECTIONS_PATH, COLLECTION = "/collections", "/collections/{collection_id}"
 LINES = "application/x-ndjson"
@@ -235,4 +239,48 @@ REQUESTS = Capability(
         ),
     ),
 )  # fmt: skip
-CAPABILITIES = (COLLECTIONS, TRANSACTIONS, ACTIONS, REQUESTS)
+_BULK = "/bulk/{bulk_id}"
+_ONE_BULK = Answer.of(200, "The change, as it stands.", "Bulk")
+
+BULK = Capability(
+    name="bulk",
+    description="Mark, unmark, quarantine or release many datasets at once, after a look at what that comes to.",
+    routes=(
+        Route(
+            method="POST", path="/bulk/preview", handler=bulk.post_preview, access=Access.AUTHENTICATED, reads=True,
+            body=BodyFormat(Size.ITEM, {JSON: ("BulkWish",)}), lane=Lane.WORK,
+            answers=(Answer.of(200, "What the change would do.", "BulkPreview"),),
+            problems=(StacInvalid, MissingPermission, Misdirected, UnderQuarantine),
+        ),
+        Route(
+            method="POST", path="/bulk", handler=bulk.post_bulk, access=Access.AUTHENTICATED,
+            body=BodyFormat(Size.ITEM, {JSON: ("NewBulk",)}), log_name="bulk",
+            answers=(
+                Answer.of(202, "The change begins.", "Bulk", headers=("Location",)),
+                Answer.of(200, "The change, which was asked for already.", "Bulk", headers=("Location",)),
+            ),
+            problems=(StacInvalid, MissingPermission, Misdirected, UnderQuarantine, Conflict, BulkChanged),
+        ),
+        Route(
+            method="GET", path="/bulk", handler=bulk.get_bulks, access=Access.AUTHENTICATED,
+            parameters=parameters.BULK_PAGE,
+            answers=(Answer.of(200, "A page of changes, the newest first.", "Bulks"),),
+            problems=(BulkDoesNotExist,),
+        ),
+        Route(
+            method="GET", path=_BULK, handler=bulk.get_bulk, access=Access.AUTHENTICATED, answers=(_ONE_BULK,),
+            problems=(BulkDoesNotExist,),
+        ),
+        Route(
+            method="GET", path=_BULK + "/datasets", handler=bulk.get_bulk_datasets, access=Access.AUTHENTICATED,
+            parameters=parameters.BULK_RESULTS,
+            answers=(Answer.of(200, "A page of results, in the order of the work.", "BulkDatasets"),),
+            problems=(BulkDoesNotExist,),
+        ),
+        Route(
+            method="POST", path=_BULK + "/cancel", handler=bulk.post_cancel, access=Access.AUTHENTICATED,
+            answers=(_ONE_BULK,), problems=(BulkDoesNotExist, Conflict),
+        ),
+    ),
+)  # fmt: skip
+CAPABILITIES = (COLLECTIONS, TRANSACTIONS, ACTIONS, REQUESTS, BULK)
