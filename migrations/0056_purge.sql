@@ -64,15 +64,60 @@ END $$;
 CREATE TRIGGER outbox_kept BEFORE UPDATE OF id, event_id, key, collection, dataset, seq, type, digest, event, at
     ON fedstac.outbox FOR EACH STATEMENT EXECUTE FUNCTION fedstac.keep_events();
 
--- What was purged, for those who keep copies outside of the database: snapshots in files are written anew after it.
-CREATE TABLE fedstac.purge (
+-- What was deleted or purged last of a dataset: whoever keeps something beside the records looks here. Snapshots in files
+-- that are older go, and so do values that nobody has any more.
+CREATE TABLE fedstac.redaction (
     collection  text NOT NULL,
     dataset     text NOT NULL,
+    event       bigint,                         -- of the outbox; null: another node's
+    xid         xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at          timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (collection, dataset)
 );
-CREATE INDEX purge_at ON fedstac.purge (at);
-GRANT SELECT, INSERT ON fedstac.purge TO fedstac_writer;
+CREATE INDEX redaction_event ON fedstac.redaction (event);
+CREATE INDEX redaction_xid ON fedstac.redaction (xid);
+GRANT SELECT, INSERT, UPDATE ON fedstac.redaction TO fedstac_writer;
+
+-- The dictionary of values (fedstac.term) names no dataset, and many share an entry. So a purge leaves it alone, and
+-- housekeeping removes the entries that no dataset has any more. Whoever writes codes holds a lock until its commit and
+-- reads `version` under it: another number than before, and it forgets the codes that it knows.
+CREATE TABLE fedstac.term_state (
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version     bigint NOT NULL DEFAULT 0,
+    seen        xid8 NOT NULL DEFAULT pg_current_xact_id()  -- what was redacted before it was looked after
+);
+INSERT INTO fedstac.term_state DEFAULT VALUES;
+GRANT SELECT ON fedstac.term_state TO fedstac_writer;
+
+CREATE FUNCTION fedstac.hold_terms() RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtext('fedstac.term'));
+    RETURN (SELECT version FROM fedstac.term_state);  -- in a snapshot of its own, after the lock
+END $$;
+
+CREATE FUNCTION fedstac.remove_terms() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    now_seen pg_snapshot := pg_current_snapshot();
+    unused integer[];
+    removed bigint;
+BEGIN
+    IF NOT EXISTS (SELECT FROM fedstac.term_state s
+                   WHERE s.seen > pg_snapshot_xmax(now_seen)  -- restored into another cluster
+                      OR EXISTS (SELECT FROM fedstac.redaction r WHERE r.xid >= s.seen)) THEN
+        RETURN 0;
+    END IF;
+    unused := ARRAY(SELECT code FROM fedstac.term EXCEPT SELECT unnest(codes) FROM fedstac.facet);
+    PERFORM pg_advisory_xact_lock(hashtext('fedstac.term'));  -- who writes codes has committed
+    DELETE FROM fedstac.term t WHERE t.code = ANY (unused) AND NOT EXISTS (
+        SELECT FROM fedstac.facet f
+        WHERE f.changed >= pg_snapshot_xmin(now_seen) AND f.codes @> ARRAY[t.code]);
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    UPDATE fedstac.term_state SET seen = pg_snapshot_xmin(now_seen), version = version + least(removed, 1);
+    RETURN removed;
+END $$;
+REVOKE ALL ON FUNCTION fedstac.remove_terms() FROM public;
+GRANT EXECUTE ON FUNCTION fedstac.remove_terms() TO fedstac_writer, fedstac_sequencer;
 
 -- Final items that quote what was sent, to be found by their dataset; those that were done without a word are not here.
 CREATE INDEX request_item_texts ON fedstac.request_item (dataset)

@@ -64,9 +64,9 @@ EXPECTED = {
     "fedstac.parked_event":      "SIUD    -          -       -        -",
     "fedstac.part":              "SIUD    SIUD       -       -        -",
     "fedstac.person":            "SIU     -          -       -        sD",
-    "fedstac.purge":             "SI      -          -       -        -",
     "fedstac.quarantine_case":   "SIU     -          S       -        -",
     "fedstac.record":            "SIUD    -          S       -        -",
+    "fedstac.redaction":         "SIU     -          -       -        -",
     "fedstac.replica_alarm":     "SIUD    -          S       -        -",
     "fedstac.replica_announcement":"SIUD    -          S       -        -",
     "fedstac.replica_claim":     "SIUD    -          S       -        -",
@@ -88,6 +88,7 @@ EXPECTED = {
     "fedstac.sink_resend":       "SIUD    -          -       -        -",
     "fedstac.tally":             "SIUD    SID        S       -        -",
     "fedstac.term":              "SI      -          S       -        -",
+    "fedstac.term_state":        "S       -          -       -        -",
     "fedstac.token":             "SIUD    -          -       -        -",
     "fedstac.told":              "SU      -          -       -        -",
     "fedstac.trouble":           "SIUD    I          -       -        -",
@@ -163,6 +164,7 @@ FUNCTIONS = {
     "fedstac.drop_outbox(bigint, bigint)": {"writer"},
     "fedstac.redact_events(text[], text[])": {"writer"},
     "fedstac.redact_waivers(uuid[])": {"writer"},
+    "fedstac.remove_terms()": {"writer", "sequencer"},
     "fedstac.follow_record()": set(),  # a trigger
     "fedstac.forget_destinations()": set(),  # a trigger
 }

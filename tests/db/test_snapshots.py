@@ -17,10 +17,11 @@ from fedstac.bootstrap import Node
 from fedstac.db import feed, invariants, nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.actions.delete import Delete
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target
-from fedstac.domain.model import State
+from fedstac.domain.model import GONE, State
 from fedstac.geoparquet import manifest as manifests
 from fedstac.geoparquet.manifest import Manifest, PartKind, SnapshotBroken
 from fedstac.runtime import failpoints
@@ -149,6 +150,56 @@ async def test_parts_are_written_anew_when_much_changed_and_old_files_go_after_t
     assert all((tmp_path / name).exists() for name in old)  # somebody may be fetching them
     await snapshots.write(west, tmp_path)
     assert not any((tmp_path / name).exists() for name in old)
+
+
+async def delete_one(conn: Connection) -> str:
+    """Delete a published dataset, and return its id."""
+    row = await conn.fetchrow("SELECT collection, id, lineage FROM fedstac.record WHERE state = 'published' LIMIT 1")
+    assert row is not None
+    target = Target(row["collection"], row["id"], row["lineage"])
+    await publication.perform(conn, writing.RULES, [publication.Work(Mark(target, ANNA), "anna", "mark")])
+    await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived'")
+    work = publication.Work(Delete(target, ANNA), "anna", "delete")
+    [receipt] = await publication.perform(conn, writing.RULES, [work])
+    assert receipt.problem is None, receipt.problem
+    await writing.sequence_all(conn)
+    return str(row["id"])
+
+
+def documents_in(folder: Path) -> list[str]:
+    """Return the ids of the datasets whose documents are in the parts of a folder."""
+    return [
+        row["id"]
+        for path in sorted(folder.glob("*.parquet"))
+        for row in pq.read_table(path, columns=["id", "state"]).to_pylist()
+        if row["state"] not in GONE
+    ]
+
+
+async def test_no_part_keeps_a_dataset_that_was_deleted_whether_a_writer_runs_or_not(
+    west: Node, origin: Connection, empty: Node, tmp_path: Path
+) -> None:
+    await snapshots.write(west, tmp_path)
+    first = await delete_one(origin)
+    assert first in documents_in(tmp_path)
+    await snapshots.write(west, tmp_path)
+    assert first not in documents_in(tmp_path)
+    second = await delete_one(origin)
+    assert await snapshots.remove_stale(west, tmp_path)
+    assert documents_in(tmp_path) == []
+    assert not (tmp_path / manifests.NAME).exists()
+    die_at("snapshot.part", 1)
+    with suppress(Died):
+        await snapshots.write(west, tmp_path)
+    await delete_one(origin)
+    manifest = await snapshots.write(west, tmp_path)
+    assert second not in documents_in(tmp_path)
+    assert await snapshots.remove_stale(west, tmp_path)
+    assert (tmp_path / manifests.NAME).exists()  # nothing was deleted since
+    await load(empty, tmp_path)
+    await assert_equal(empty, origin)
+    assert manifest.cursor == await feed.head(origin)
 
 
 async def test_a_writer_that_died_goes_on_after_its_last_part(

@@ -60,7 +60,7 @@ class DraftCodes(NamedTuple):
 
 @dataclass(slots=True)
 class Codes:
-    """What this process knows of a database's codes. All of it is committed, and stays true."""
+    """What this process knows of a database's codes. All of it is committed, and true while `version` stays."""
 
     places: dict[str, dict[str, int]] = field(default_factory=dict)  # by collection and property
     terms: dict[str, dict[Key, bytes]] = field(default_factory=dict)  # codes as a row has them, by property and value
@@ -68,6 +68,14 @@ class Codes:
     numbers: deque[int] = field(default_factory=deque)  # drawn, and not given to a record yet
     count: int = 0  # of terms
     prepared: dict[int, DraftCodes] = field(default_factory=dict)  # of the last batch, by the identity of the draft
+    version: int | None = None  # of the database's terms: some were removed where it is another; None: not asked yet
+
+    def forget(self, version: int) -> None:
+        """Forget the codes of terms: this version of them lacks some."""
+        for codes in self.terms.values():
+            codes.clear()
+        self.prepared = {}
+        self.count, self.version = 0, version
 
     def learn(self, other: Codes) -> None:
         """Take over what another one knows."""
@@ -136,6 +144,9 @@ async def prepare(conn: Connection, drafts: Sequence[Draft]) -> None:
     if conn.is_in_transaction():
         return
     codes = await _codes_of(conn)
+    if codes.version is None:
+        codes.version = await conn.fetchval("SELECT version FROM fedstac.term_state")
+    version = codes.version
     prepared = {id(draft): codes.of(draft) for draft in drafts}
     unknown = [draft for draft in drafts if prepared[id(draft)] is None]
     if unknown:
@@ -146,6 +157,8 @@ async def prepare(conn: Connection, drafts: Sequence[Draft]) -> None:
             if not is_refusal(error):
                 raise
         else:
+            if codes.version != version:  # forgotten meanwhile, and what was made may be among it
+                return
             codes.learn(new)
             prepared |= {id(draft): codes.of(draft) for draft in unknown}
     codes.prepared = {key: each for key, each in prepared.items() if each is not None}
@@ -206,6 +219,9 @@ async def write(
 async def _coded(conn: Connection, drafts: Sequence[Draft]) -> list[DraftCodes]:
     """Return the codes of drafts. What was not prepared is made in this transaction, and not remembered."""
     codes = await _codes_of(conn)
+    version = await conn.fetchval("SELECT fedstac.hold_terms()")
+    if version != codes.version:
+        codes.forget(version)
     prepared, codes.prepared = codes.prepared, {}
     coded: list[DraftCodes | None] = []
     for draft in drafts:
@@ -266,6 +282,11 @@ def ewkb(geojson: str) -> bytes:
 
     geometry = shapely.set_srid(shapely.from_geojson(geojson), 4326)
     return shapely.to_wkb(geometry, include_srid=True)
+
+
+async def remove_unused(conn: Connection) -> int:
+    """Remove the terms that no dataset has any more, after a purge; return how many. LockNotAvailable: not now."""
+    return int(await conn.fetchval("SELECT fedstac.remove_terms()"))
 
 
 async def remove_forgotten(conn: Connection) -> int:

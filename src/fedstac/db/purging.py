@@ -29,6 +29,7 @@ async def redact_log(conn: Connection, datasets: Sequence[DatasetName]) -> None:
              AND l.type NOT IN ('org.fedstac.dataset.deleted.v1', 'org.fedstac.dataset.purged.v1')""",
         *_columns(datasets),
     )
+    await _note(conn, datasets)
 
 
 async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
@@ -84,7 +85,7 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
 async def purge_copies(conn: Connection, datasets: Sequence[DatasetName]) -> None:
     """Remove what a consumer of datasets keeps beside their records: events that are set aside, troubles with them.
 
-    It is noted what was purged: snapshots in files are written anew.
+    It is noted what was purged, for those who keep something elsewhere.
     """
     subjects = [f"{collection}/{id}" for collection, id in datasets]
     await conn.execute("DELETE FROM fedstac.parked_event WHERE subject = ANY ($1::text[])", subjects)
@@ -101,11 +102,34 @@ async def purge_copies(conn: Connection, datasets: Sequence[DatasetName]) -> Non
               OR substring(what FROM ' of (\\S+)(?: at [0-9.]+| cannot be moved)$') = ANY ($2::text[])""",
         subjects, [id for _, id in datasets], PURGED_TEXT,
     )  # fmt: skip
+    await _note(conn, datasets)
+
+
+async def _note(conn: Connection, datasets: Sequence[DatasetName]) -> None:
+    """Note that datasets were deleted or purged just now, by the last events that this node has of them."""
     await conn.execute(
-        """INSERT INTO fedstac.purge (collection, dataset) SELECT * FROM unnest($1::text[], $2::text[])
-           ON CONFLICT DO NOTHING""",
+        """INSERT INTO fedstac.redaction (collection, dataset, event)
+           SELECT d.collection, d.id, (SELECT max(o.id) FROM fedstac.record r JOIN fedstac.outbox o ON o.key = r.lineage
+                                       WHERE r.collection = d.collection AND r.id = d.id AND o.dataset = d.id)
+           FROM unnest($1::text[], $2::text[]) d (collection, id) ORDER BY 1, 2
+           ON CONFLICT (collection, dataset) DO UPDATE
+               SET event = EXCLUDED.event, xid = EXCLUDED.xid, at = EXCLUDED.at""",
         *_columns(datasets),
     )
+
+
+async def newest(conn: Connection) -> int:
+    """Return the outbox id of the last deletion or purge of this node's own datasets; 0 where there is none."""
+    return int(await conn.fetchval("SELECT coalesce(max(event), 0) FROM fedstac.redaction"))
+
+
+async def is_any_after(conn: Connection, pos: int) -> bool:
+    """Tell whether datasets of this node were deleted or purged after a position of its feed, or a moment ago."""
+    return bool(await conn.fetchval(
+        """SELECT EXISTS (SELECT FROM fedstac.redaction r LEFT JOIN fedstac.feed f ON f.id = r.event
+                          WHERE r.event > (SELECT id FROM fedstac.forgotten) AND (f.pos IS NULL OR f.pos > $1))""",
+        pos,
+    ))  # fmt: skip
 
 
 def _columns(datasets: Sequence[DatasetName]) -> tuple[list[str], list[str]]:

@@ -30,6 +30,7 @@ from fedstac.workers import (
     replica_node,
     retention,
     sequencer,
+    snapshots,
     statuses,
 )
 from fedstac.workers.following import MakeHandler
@@ -46,6 +47,7 @@ RETENTION = Part("retention", retention.run)
 STATUSES = Part(statuses.PART, statuses.run)
 CASCADES = Part(cascading.PART, cascading.run)
 DELETIONS = Part(deletions.PART, deletions.run)
+SNAPSHOT_FOLDER = Part("snapshot folder", snapshots.keep)
 HOUSEKEEPING = Part("housekeeping", index_node.keep_house)
 
 
@@ -82,10 +84,12 @@ def _publishing_parts(settings: Settings) -> Sequence[Part]:
     Misconfigured where the settings of notifications are wrong.
     """
     notifier.check(settings)
+    workers = (
+        *([PUBLISHER] * settings.workers), BULK, SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES, DELETIONS,
+    )  # fmt: skip
     return (
-        (*([PUBLISHER] * settings.workers), BULK, SEQUENCER, RETENTION, NOTIFIER, RELAY, STATUSES, CASCADES, DELETIONS)
-        if settings.run_workers
-        else ()
+        *(workers if settings.run_workers else ()),
+        *([SNAPSHOT_FOLDER] if settings.snapshot_folder else ()),  # by whoever serves its files
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
+import asyncpg
 import structlog
 
 from fedstac.bootstrap import Node, fork_if_restored
-from fedstac.db import audit, collections, connections, feed, outbox, requests
+from fedstac.db import audit, collections, connections, facets, feed, outbox, requests
 from fedstac.db.connections import Connection
 from fedstac.runtime import metrics, supervision
 from fedstac.runtime.causes import is_transient
@@ -84,3 +86,5 @@ async def _keep_house(conn: Connection) -> None:
     async with conn.transaction():
         await collections.sum_up(conn)
         await requests.forget_keys(conn, KEYS_DAYS)
+    with suppress(asyncpg.LockNotAvailableError):  # the next time
+        await facets.remove_unused(conn)

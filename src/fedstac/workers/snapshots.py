@@ -1,7 +1,8 @@
 """Snapshots in files: this node's datasets as parts and a manifest, from which an empty index node starts.
 
 A part that is written stays. A writer that is killed goes on after the last one; a later one adds a part of what
-changed since, until that is too much: then all parts are written anew.
+changed since, until that is too much: then all parts are written anew. They are also where a dataset was deleted since:
+its document is in one of them. Until then a node that serves the folder removes such parts.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Final
 
 import orjson
+import structlog
 from filelock import FileLock, Timeout
 
 from fedstac.bootstrap import Node
-from fedstac.db import collections, feed
+from fedstac.db import collections, feed, purging
 from fedstac.domain import events
 from fedstac.domain.errors import BadRequest, CursorGone
 from fedstac.domain.events import Cursor
@@ -26,15 +28,21 @@ from fedstac.domain.model import Record, rfc3339
 from fedstac.geoparquet import manifest as manifests
 from fedstac.geoparquet.manifest import Manifest, PartKind, SnapshotBroken, SnapshotPart
 from fedstac.geoparquet.parts import PartWriter
+from fedstac.runtime import supervision
 from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import pause
 from fedstac.workers.snapshot_files import SnapshotBusy
 
 PART_ROWS: Final = 25_000
 GROUP_ROWS: Final = 1_000  # of one group, out of which an index node makes one transaction
 CHANGED_SHARE: Final = 0.2  # of the rows: from there on all parts are written anew
 MOST_CHANGES: Final = 500_000
+MOST_ROUNDS: Final = 3  # of writing all parts, while datasets are deleted meanwhile
+UPKEEP_SECONDS: Final = 5.0
 PROGRESS, LOCK = "writing.json", ".lock"
 UNFINISHED: Final = ".unfinished"
+
+log = structlog.get_logger()
 
 OnRows = Callable[[int], object]
 
@@ -62,6 +70,34 @@ async def write(node: Node, folder: Path, *, on_rows: OnRows = lambda rows: None
         raise SnapshotBusy(f"another process writes a snapshot into {folder}; wait for it to end") from None
 
 
+async def keep(node: Node, stop: asyncio.Event) -> None:
+    """Remove parts in the folder of the settings as datasets in them are deleted, until `stop`."""
+    folder, done_through = Path(node.settings.snapshot_folder), -1
+
+    async def step() -> bool:
+        nonlocal done_through
+        async with node.pool.acquire() as conn:
+            newest = await purging.newest(conn)
+        if newest > done_through and await remove_stale(node, folder):
+            done_through = newest
+        await pause(stop, UPKEEP_SECONDS)
+        return False
+
+    await supervision.keep_trying(node.parts, "snapshot folder", step, stop)
+
+
+async def remove_stale(node: Node, folder: Path) -> bool:
+    """Remove the parts that are older than a deletion. Return False where a writer is at work, for another time."""
+    if not os.path.isdir(folder):  # noqa: ASYNC240
+        return True
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            await _Writer(node, folder, lambda rows: None).remove_stale()
+    except Timeout:
+        return False
+    return True
+
+
 class _Writer:
     """Writes into one folder that no other process writes into."""
 
@@ -79,8 +115,38 @@ class _Writer:
             if before is not None and changes is not None:
                 return await self._finish(head, [*_datasets(before), *await self._write_changes(head, changes)])
             progress = WriterProgress(self._origin, head, ("", ""), ())
-        parts = await self._write_records(progress)
+        for _ in range(MOST_ROUNDS):
+            parts = await self._write_records(progress)
+            if not await self._is_stale(progress.cursor):
+                break
+            async with self._node.pool.acquire() as conn:
+                progress = WriterProgress(self._origin, await feed.head(conn), ("", ""), ())
         return await self._finish(progress.cursor, parts)
+
+    async def remove_stale(self) -> None:
+        """Remove the manifests and the progress that are older than a deletion, and the parts that none names then."""
+        paths = [self._folder / name for name in (manifests.NAME, manifests.BEFORE, PROGRESS)]
+        stale = [path for path in paths if (cursor := self._cursor_in(path)) and await self._is_stale(cursor)]
+        for path in stale:
+            path.unlink()
+            log.info("a snapshot is older than a deletion, and removed", file=str(path))
+        names = {name for path in paths if path.exists() for name in _names_in(path)}
+        for path in self._folder.iterdir() if stale else ():
+            if _is_ours(path) and path.name not in names:
+                path.unlink()
+
+    def _cursor_in(self, path: Path) -> Cursor | None:
+        """Return the cursor in a manifest, or in a writer's progress, of this node; None where it is none."""
+        try:
+            body = orjson.loads(path.read_bytes())
+            return Cursor.parse(body["cursor"]) if body["origin"] == self._origin else None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, BadRequest):
+            return None
+
+    async def _is_stale(self, cursor: Cursor) -> bool:
+        """Tell whether a dataset was deleted since a place in the feed."""
+        async with self._node.pool.acquire() as conn:
+            return await purging.is_any_after(conn, cursor.pos)
 
     # --- what is there ---
 
@@ -97,6 +163,8 @@ class _Writer:
                 manifests.check(self._folder / part.name, part)
         except (OSError, ValueError, LookupError, TypeError, BadRequest, CursorGone, SnapshotBroken):
             return None
+        if await self._is_stale(progress.cursor):
+            return None
         return progress if (progress.origin, progress.cursor.epoch) == (self._origin, head.epoch) else None
 
     def _manifest(self) -> Manifest | None:
@@ -112,6 +180,8 @@ class _Writer:
         """Return the datasets that changed since a manifest; None where all parts are written anew."""
         rows = sum(part.rows for part in before.of_kind(PartKind.RECORDS))
         earlier = sum(part.rows for part in before.of_kind(PartKind.CHANGES))
+        if await self._is_stale(before.cursor):
+            return None
         async with self._node.pool.acquire() as conn:
             if (await feed.head(conn)).epoch != before.cursor.epoch:
                 return None
@@ -164,14 +234,16 @@ class _Writer:
         parts = [*self._write_vocabularies(), await self._write_collections(cursor), *datasets]
         manifest = Manifest(self._origin, cursor, rfc3339(datetime.now(UTC)), parts)
         before = self._manifest()
+        if before is not None and await self._is_stale(before.cursor):
+            before = None
+            (self._folder / manifests.BEFORE).unlink(missing_ok=True)
         if before is not None:
             self._put(manifests.BEFORE, before.text())  # somebody may be fetching its parts
         self._put(manifests.NAME, manifest.text())
         (self._folder / PROGRESS).unlink(missing_ok=True)
         names = {part.name for each in (manifest, before) if each is not None for part in each.parts}
         for path in self._folder.iterdir():
-            is_ours = path.suffix in (".parquet", ".ndjson", ".cv", UNFINISHED)
-            if is_ours and path.name not in names:
+            if _is_ours(path) and path.name not in names:
                 path.unlink()
         return manifest
 
@@ -225,6 +297,16 @@ def _by_collection(datasets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, l
     for collection, ids in by_collection.items():
         for start in range(0, len(ids), GROUP_ROWS):
             yield collection, ids[start : start + GROUP_ROWS]
+
+
+def _is_ours(path: Path) -> bool:
+    return path.suffix in (".parquet", ".ndjson", ".cv", UNFINISHED)
+
+
+def _names_in(path: Path) -> list[str]:
+    """Return the names of the parts in a manifest, or in a writer's progress."""
+    body = orjson.loads(path.read_bytes())
+    return [part[0] if isinstance(part, list) else part["name"] for part in body["parts"]]
 
 
 def _has_size(path: Path, size: int) -> bool:
