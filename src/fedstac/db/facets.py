@@ -285,8 +285,14 @@ def ewkb(geojson: str) -> bytes:
 
 
 async def remove_unused(conn: Connection) -> int:
-    """Remove the terms that no dataset has any more, after a purge; return how many. LockNotAvailable: not now."""
-    return int(await conn.fetchval("SELECT fedstac.remove_terms()"))
+    """Remove the terms that no dataset has any more, after a purge; return how many.
+
+    Not while a long transaction writes codes: the next time, then. Call it outside of a transaction.
+    """
+    try:
+        return int(await conn.fetchval("SELECT fedstac.remove_terms()"))
+    except asyncpg.LockNotAvailableError:
+        return 0
 
 
 async def remove_forgotten(conn: Connection) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
-import asyncpg
 import structlog
 
 from fedstac import publication
@@ -89,8 +87,7 @@ async def keep_house(node: Node, stop: asyncio.Event, *, every_seconds: float = 
             await collections.sum_up(conn)
             await facets.remove_forgotten(conn)
         async with node.pool.acquire() as conn:
-            with suppress(asyncpg.LockNotAvailableError):  # the next time
-                await facets.remove_unused(conn)
+            await facets.remove_unused(conn)
         await pause(stop, every_seconds)
 
     await supervision.keep_trying(node.parts, "housekeeping", step, stop)

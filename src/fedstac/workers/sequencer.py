@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 
-import asyncpg
 import structlog
 
 from fedstac.bootstrap import Node, fork_if_restored
@@ -86,5 +84,4 @@ async def _keep_house(conn: Connection) -> None:
     async with conn.transaction():
         await collections.sum_up(conn)
         await requests.forget_keys(conn, KEYS_DAYS)
-    with suppress(asyncpg.LockNotAvailableError):  # the next time
-        await facets.remove_unused(conn)
+    await facets.remove_unused(conn)
