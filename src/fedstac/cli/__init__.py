@@ -19,6 +19,7 @@ from fedstac.cli import (
     collections,
     datasets,
     dead_letters,
+    deletions,
     doctor,
     download_check,
     facets,
@@ -58,6 +59,7 @@ app.add_typer(changes.commands)
 app.add_typer(removals.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(collections.commands, name="collections", rich_help_panel="Client")
+app.add_typer(deletions.commands, name="deletion", rich_help_panel="Client")
 app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")
 app.add_typer(identity.commands)
 app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")

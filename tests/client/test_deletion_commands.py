@@ -1,0 +1,118 @@
+"""`fedstac deletion`: the deletion manager on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import orjson
+import pytest
+
+from fedstac.db import nodes
+from fedstac.demo import sample
+from tests.support.commands import Fedstac, to
+from tests.support.nodes import Api
+
+WAIT = {"Prefer": "wait=20"}
+DATASETS = list(sample.items(2, versions=1))
+IDS = [str(item["id"]) for item in DATASETS]
+RULES = """
+dependencies:
+  - name: east
+    contact: east@east.example
+  - {name: doi-desk, owns_identifier: true, days: 14}
+grace_days: 0
+automatic: false
+"""
+
+
+@pytest.fixture
+async def west(api: Api, fedstac: Fedstac, tmp_path: Path) -> Api:
+    """With two datasets, and rules that a file gave."""
+    body = {"type": "FeatureCollection", "features": DATASETS}
+    assert (await api.admin.post("/collections/CMIP6/items", json=body, headers=WAIT)).status_code == 200
+    (tmp_path / "rules.yaml").write_text(RULES)
+    stored = await fedstac("deletion", "config", "CMIP6", "--set", str(tmp_path / "rules.yaml"), **to(api))
+    assert (stored.code, stored.stdout.splitlines()[-1]) == (0, "version 1"), stored
+    return api
+
+
+async def mark(api: Api, *ids: str) -> None:
+    for id in ids:
+        answer = await api.admin.delete(f"/collections/CMIP6/items/{id}", params={"reason": "withdrawn"}, headers=WAIT)
+        assert answer.status_code == 200, answer.text
+
+
+async def waive_as(api: Api, name: str, id: str, dependency: str) -> None:
+    conn = await asyncpg.connect(api.settings.dsn)
+    token = await nodes.issue_token(conn, name, ["admin"])
+    await conn.close()
+    answer = await api.anyone.post(
+        f"/deletions/{id}/waive", json={"name": dependency, "reason": "it is gone"},
+        headers={"Authorization": f"Bearer {token}"},
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+
+
+async def test_rules_are_shown_tried_and_stored(west: Api, fedstac: Fedstac, tmp_path: Path) -> None:
+    shown = await fedstac("deletion", "config", "CMIP6", "-o", "json", **to(west))
+    [document] = shown.lines
+    assert [each["name"] for each in document["rules"]["dependencies"]] == ["east", "doi-desk"]
+    assert document["rules"]["dependencies"][1]["days"] == 14
+    text = (await fedstac("deletion", "config", "CMIP6", **to(west))).stdout
+    assert "doi-desk" in text
+    assert "owns the identifiers" in text
+    file = tmp_path / "rules.json"
+    file.write_bytes(orjson.dumps({**document["rules"], "grace_days": 3, "automatic": True, "schedule": "03:30"}))
+    tried = await fedstac("deletion", "config", "CMIP6", "--set", str(file), "--dry-run", **to(west))
+    assert tried.stdout.splitlines() == [
+        "grace_days: 0.0 → 3.0", "automatic: false → true", 'schedule: "" → "03:30"', "no deletion is open",
+        "nothing is stored",
+    ]  # fmt: skip
+    assert (await fedstac("deletion", "config", "CMIP6", "--set", str(file), **to(west))).code == 0
+    [listed] = (await fedstac("deletion", "config", "-o", "ndjson", **to(west))).lines
+    assert (listed["project"], listed["version"]) == ("CMIP6", 2)
+    [first] = (await fedstac("deletion", "config", "CMIP6", "--version", "1", "-o", "json", **to(west))).lines
+    assert first["rules"]["grace_days"] == 0
+    file.write_text('{"dependencies": [{"name": "east", "dais": 3}]}')
+    wrong = await fedstac("deletion", "config", "CMIP6", "--set", str(file), **to(west))
+    assert wrong.code == 2
+    assert "a dependency is a JSON object with some of name, required, days" in wrong.stderr
+    assert (await fedstac("deletion", "config", "CMIP6", "--dry-run", **to(west))).code == 2
+    assert (await fedstac("deletion", "config", "CMIP6", **to(west, west.tokens["node:east"]))).code == 4
+
+
+async def test_a_deletion_is_listed_reminded_waived_and_run(west: Api, fedstac: Fedstac) -> None:
+    await mark(west, *IDS)
+    entries = (await fedstac("deletion", "list", "-o", "ndjson", **to(west))).lines
+    assert sorted(each["dataset"] for each in entries) == sorted(IDS)
+    table = (await fedstac("deletion", "list", "-q", IDS[0], **to(west))).stdout.splitlines()
+    assert table[0].split() == ["deletion", "state", "marked", "done", "dataset"]
+    assert table[1].split()[-2:] == ["0/2", IDS[0]]
+
+    reminded = await fedstac("deletion", "remind", IDS[0], "east", "-o", "json", **to(west))
+    assert {each["name"]: each["reminders"] for each in reminded.lines[0]["dependencies"]} == {"east": 1, "doi-desk": 0}
+    reason = ("--reason", "it is gone")
+    assert (await fedstac("deletion", "waive", IDS[0], "east", *reason, **to(west))).code == 0
+    half = await fedstac("deletion", "waive", IDS[0], "doi-desk", *reason, **to(west))
+    assert half.code == 0
+    assert "a second person has to waive it, too" in half.stderr
+    unknown = await fedstac("deletion", "waive", IDS[0], "north", *reason, **to(west))
+    assert (unknown.code, "waits for no dependency 'north'" in unknown.stderr) == (3, True)
+    assert (await fedstac("deletion", "show", "nothing", **to(west))).code == 3
+    shown = (await fedstac("deletion", "show", IDS[0], **to(west))).stdout
+    assert "missing: doi-desk has not reported; two people can waive it" in shown
+    assert "waived by admin: it is gone" in shown
+
+    nothing = await fedstac("deletion", "run", **to(west))
+    assert (nothing.code, nothing.stdout) == (0, "nothing is ready\n")
+    for entry in entries:
+        for name in ("east", "doi-desk"):
+            for token in ("admin", "second"):
+                await waive_as(west, token, entry["id"], name)
+    tried = await fedstac("deletion", "run", "--dry-run", **to(west))
+    assert tried.stdout.split() == ["CMIP6", "2", "datasets", "ready"]
+    done = await fedstac("deletion", "run", "--project", "CMIP6", **to(west))
+    assert (done.code, done.stdout) == (0, "2 datasets deleted, by 1 request\n")
+    gone = await fedstac("deletion", "list", "--state", "deleted", "-o", "ndjson", **to(west))
+    assert sorted(each["dataset"] for each in gone.lines) == sorted(IDS)
