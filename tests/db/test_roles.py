@@ -61,6 +61,7 @@ EXPECTED = {
     "fedstac.own_group":         "SIUD    -          -       -        -",
     "fedstac.own_group_person":  "SIUD    -          -       -        -",
     "fedstac.parked":            "SIUD    -          -       -        -",
+    "fedstac.own_report": "SIUD - S - -",
     "fedstac.parked_event":      "SIUD    -          -       -        -",
     "fedstac.part":              "SIUD    SIUD       -       -        -",
     "fedstac.person":            "SIU     -          -       -        sD",

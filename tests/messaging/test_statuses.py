@@ -114,6 +114,57 @@ async def test_an_index_node_acknowledges_over_the_broker_and_a_forger_does_not(
         await until(came_by_the_topic)
 
 
+async def test_reports_on_deletions_come_by_the_topic_and_a_forger_reports_nothing(
+    api: Api, conn: Connection, make_database: Callable[[], str], way: StatusRoad
+) -> None:
+    """The origin is asked over HTTP later whether it has them; only then they are not sent any more."""
+    await conn.execute(
+        """INSERT INTO fedstac.deletion_configuration (project, version, body, actor)
+           VALUES ('CMIP6', 1, '{"dependencies": [{"name": "east"}]}', 'test')"""
+    )
+    await way.build(conn)
+    async with (
+        journey(api, make_database, way, snapshot_first=False) as trip,
+        statuses.open_topic(way.topic) as topic,
+    ):
+        [item] = items(1)
+        await trip.publish(item)
+        answer = await api.admin.delete(f"/collections/CMIP6/items/{item['id']}", headers={"Prefer": "wait=20"})
+        assert answer.status_code == 200, answer.text
+        report = {"collection": "CMIP6", "dataset": item["id"], "outcome": "ok"}
+        own = {role: key_of(token) for role, token in api.tokens.items()}
+        body = {**BODY, "through": 0}
+        forged = [
+            statuses.sign({**body, "reports": [{**report, "name": "south"}]}, own["node:east"]),
+            statuses.sign({**body, "node": "south", "reports": [{**report, "name": "east"}]}, own["node:south"]),
+            statuses.sign({**body, "reports": [report]}, own["node:south"]),
+            statuses.sign({**body, "reports": [{**report, "outcome": "waived"}]}, own["node:east"]),
+        ]
+        for value in forged:
+            await topic.send(value)
+
+        async def all_are_refused() -> bool:
+            return await counted(api, "refused") == len(forged)
+
+        await until(all_are_refused)
+        query = "SELECT state FROM fedstac.deletion_dependency WHERE name = 'east'"
+        assert await conn.fetchval(query) == "pending"
+        async with trip.following(), trip.east.pool.acquire() as east:
+
+            async def has_reported() -> bool:
+                return await conn.fetchval(query) == "nothing to do" or await conn.fetchval(query) == "ok"
+
+            await until(has_reported)
+            actors = await conn.fetch("SELECT actor FROM fedstac.audit WHERE action = 'report-deletion'")
+            assert [row["actor"] for row in actors] == ["node:east"]  # over HTTP it is the name of the token
+
+            async def the_origin_has_it() -> bool:
+                await east.execute("UPDATE fedstac.own_report SET next_send = now() WHERE sends > 0")
+                return not await east.fetchval("SELECT count(*) FROM fedstac.own_report")
+
+            await until(the_origin_has_it)
+
+
 @pytest.mark.parametrize("value", [b"", b"{}", b"null", b'{"status": 5, "hmac": ""}', b'{"status": "{}", "hmac": ""}'])
 def test_what_is_no_acknowledgement_is_not_read(value: bytes) -> None:
     with pytest.raises(BadRequest):

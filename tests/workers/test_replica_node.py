@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from fedstac import bootstrap
 from fedstac.bootstrap import Node
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
@@ -24,8 +22,7 @@ from fedstac.workers.replica_node import ReplicaHandler
 from tests.db.sources import Json, Source, entry
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
-
-POLICY = "version: 1\nsources: []\nrules:\n- {name: all, where: collection = 'CMIP6', action: replicate}\n"
+from tests.workers.replicating import POLICY, plant, replicating, settings_of
 
 
 @pytest.fixture
@@ -34,40 +31,6 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "policy.yaml").write_text(POLICY)
     (tmp_path / "served").mkdir()
     return tmp_path / "served"
-
-
-def settings_of(index: Api, api: Api, place: Path) -> Settings:
-    return index.settings.model_copy(update={
-        "replica_policy": str(place.with_name("policy.yaml")), "replica_folder": str(place),
-        "replica_url": "https://east.example/data", "replica_token": api.tokens["node:east"],
-    })  # fmt: skip
-
-
-@asynccontextmanager
-async def replicating(settings: Settings) -> AsyncIterator[Connection]:
-    """Run the parts of a replica node, and give a connection to its database."""
-    stop = asyncio.Event()
-    async with (
-        bootstrap.node(settings) as node,
-        bootstrap.beside(node, roles.REPLICA.parts(settings), stop),
-        node.pool.acquire() as conn,
-    ):
-        yield conn
-
-
-async def plant(conn: Connection, place: Path, id: str) -> list[Path]:
-    """Put the files of a dataset where they belong, as if they had been copied and announced."""
-    rows = await conn.fetch(
-        "SELECT f.* FROM fedstac.replica_file f JOIN fedstac.replica_dataset USING (n) WHERE id = $1", id
-    )
-    paths = [place / row["path"] for row in rows]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"whole")
-    async with conn.transaction():
-        await conn.execute("UPDATE fedstac.replica_file SET state = 'verified' WHERE n = $1", rows[0]["n"])
-        await conn.execute("UPDATE fedstac.replica_dataset SET state = 'announced' WHERE n = $1", rows[0]["n"])
-    return paths
 
 
 async def state_of(conn: Connection, id: str) -> str | None:

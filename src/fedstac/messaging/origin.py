@@ -10,9 +10,10 @@ from urllib.parse import quote
 import httpx
 import orjson
 
+from fedstac.domain.deletion_reports import ReportResult
 from fedstac.domain.events import Cursor
 from fedstac.messaging.node_client import NodeClient
-from fedstac.messaging.sources import NotServed, RawEvent
+from fedstac.messaging.sources import NotServed, RawEvent, SourceAway
 from fedstac.messaging.sources.addresses import SourceAddress
 
 BEYOND = 2**62  # every position
@@ -79,6 +80,17 @@ class Origin(NodeClient):
         if consumer is not None:
             body["consumer"] = consumer
         await self.send("POST", "/events/status", content=orjson.dumps(body))
+
+    async def report(self, reports: Sequence[Mapping[str, object]]) -> list[ReportResult]:
+        """Tell the origin how far this node is with its parts of deletions. Return what became of each report."""
+        answer = await self.send("POST", "/deletions/reports", content=orjson.dumps({"reports": reports}))
+        try:
+            results = [ReportResult(each["result"]) for each in orjson.loads(answer.content)["reports"]]
+        except (LookupError, TypeError, ValueError) as error:
+            raise SourceAway(f"the answer to reports on deletions cannot be read: {error!r}"[:300]) from error
+        if len(results) != len(reports):
+            raise SourceAway(f"{len(reports)} reports on deletions have {len(results)} answers")
+        return results
 
 
 class TopicOrigin(Origin):

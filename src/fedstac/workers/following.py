@@ -23,7 +23,7 @@ from fedstac.db.connections import Connection
 from fedstac.domain import events
 from fedstac.domain.events import Cursor
 from fedstac.messaging import statuses
-from fedstac.messaging.origin import Origin, origin_of
+from fedstac.messaging.origin import Origin, TopicOrigin, origin_of
 from fedstac.messaging.sources import (
     NO_OFFSETS,
     BehindRetention,
@@ -42,6 +42,7 @@ from fedstac.runtime.causes import Cause, blames_nobody, cause_of, is_refusal, w
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.metrics import ACKNOWLEDGEMENT_SECONDS, APPLY_SECONDS, CONSUMED
 from fedstac.runtime.wakeup import Backoff, pause, unless
+from fedstac.workers.deletion_parts import PartReporter
 
 PAGE, LONG_PAGE = 500, 250  # events
 EXCEPTIONS_AT_ONCE = 1000  # the origin takes 2 000
@@ -191,6 +192,7 @@ class Follower:
     lock: Connection | None = None  # of `run` and `rebuild`: the session by which nobody else follows
     on_page: Callable[[int], object] = lambda entries: None  # called with the size of each page that is applied
     acknowledger: Acknowledger | None = None  # None: the origin
+    reporter: PartReporter | None = None  # None: nobody waits for reports on deletions
     _deaths: int | None = None  # over the page that is due; None: not yet counted by this process
     _is_refused: bool = False  # the last acknowledgement
     _acknowledge_at: float = 0.0  # the next one, not before; by time.monotonic
@@ -280,7 +282,9 @@ class Follower:
         """Receive, apply and acknowledge a page of the feed. Return how many events and other messages it had."""
         await self._apply_requeued()
         await self._acknowledge()
-        if self.acknowledged != self.applied_cursor or self.exceptions:
+        await self._report_parts()
+        is_reporting = self.reporter is not None and self.reporter.is_waiting
+        if self.acknowledged != self.applied_cursor or self.exceptions or is_reporting:
             wait = min(wait, LAGGING_POLL_SECONDS)
         coming = await self._next_page(wait)
         page = coming.page
@@ -291,6 +295,7 @@ class Follower:
                 await self._apply(coming)
             failpoint(f"{self.handler.consumer}.applied")
         await self._acknowledge()
+        await self._report_parts(at_once=bool(page.events))
         return len(page.events) + len(coming.rejections)
 
     async def _next_page(self, wait: int) -> ComingPage:
@@ -354,6 +359,12 @@ class Follower:
             self._is_refused = False
             self._refusals.reset()
             self.node.parts.works(part)
+
+    async def _report_parts(self, *, at_once: bool = False) -> None:
+        """Tell the origin how far this consumer is with its parts of deletions."""
+        if self.reporter is not None:
+            part = f"{self.name} deletion reports"
+            await self.reporter.report(self.origin_name, self.acknowledged, part=part, at_once=at_once)
 
     async def take_snapshot(self, page: str | None) -> None:
         """Apply the origin's current state, page by page; a killed node goes on with the page it was at.
@@ -678,7 +689,9 @@ async def follow(
             sender = statuses.StatusSender(topic, node=node.settings.node, token=source.token)
         handler = make_handler(node, origin)
         snapshot_first = node.settings.snapshot_first and origin.has_snapshots
+        reporter = None if isinstance(origin, TopicOrigin) else PartReporter(node, handler.consumer, origin, sender)
         follower = Follower(
-            node, handler, origin, events_of_origin, snapshot_first=snapshot_first, name=name, acknowledger=sender
-        )
+            node, handler, origin, events_of_origin, snapshot_first=snapshot_first, name=name, acknowledger=sender,
+            reporter=reporter,
+        )  # fmt: skip
         await follower.run(stop)

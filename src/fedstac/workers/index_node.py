@@ -17,7 +17,7 @@ from fedstac.messaging.origin import Origin, TopicOrigin
 from fedstac.messaging.sources import EventSource
 from fedstac.runtime import supervision
 from fedstac.runtime.wakeup import pause
-from fedstac.workers import following
+from fedstac.workers import deletion_parts, following
 from fedstac.workers.esgf_topic import EsgfHandler
 from fedstac.workers.event_reading import EventReader
 from fedstac.workers.following import (
@@ -59,12 +59,17 @@ class IndexHandler:
 
     async def handle(self, conn: Connection, page: Page) -> HandledPage:
         """Apply events; those of foreign lineages are rejected."""
+        parts = await deletion_parts.before(conn, self.consumer, page.events)
         result = await publication.apply(conn, [page.readings[id(event)] for event in page.events])
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list is gone at the origin
             deletions = await publication.forget(conn, page.origin, before_epoch=page.cursor.epoch)
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_gone=deletions)
         following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(event) for event in result.foreign}
+        foreign_keys = {
+            (event.record.collection, event.record.id) for event in result.foreign if isinstance(event, DatasetEvent)
+        }
+        await deletion_parts.store(conn, self.consumer, page.origin, parts, rejected=foreign_keys)
         rejections = [Rejection(event, FOREIGN) for event in page.events if id(page.readings[id(event)]) in foreign]
         return HandledPage(result.applied_count, result.ignored_count, rejections)
 

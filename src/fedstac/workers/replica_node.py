@@ -32,6 +32,7 @@ from fedstac.replication.intake import JudgedEvent
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.settings import Misconfigured, Settings
 from fedstac.workers import (
+    deletion_parts,
     following,
     replica_announcing,
     replica_identity,
@@ -112,6 +113,7 @@ class ReplicaHandler:
     async def handle(self, conn: Connection, page: Page) -> HandledPage:
         """Store what events make of datasets; those of another origin's datasets are rejected."""
         readings = [page.readings[id(event)] for event in page.events if id(event) in page.readings]
+        parts = await deletion_parts.before(conn, self.consumer, page.events)
         result = await intake.take(
             conn, [each for each, _ in readings], policy_digest=readings[-1][1] if readings else ""
         )
@@ -122,6 +124,8 @@ class ReplicaHandler:
             log.info("snapshot complete", origin=page.origin, cursor=str(page.cursor), datasets_restricted=count)
         following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(newest) for newest in result.foreign}
+        foreign_keys = {(newest.key.collection, newest.key.id) for newest in result.foreign}
+        await deletion_parts.store(conn, self.consumer, page.origin, parts, rejected=foreign_keys)
         rejections = [
             Rejection(event, FOREIGN) for event in page.events
             if id(event) in page.readings and id(page.readings[id(event)][0].newest) in foreign

@@ -117,12 +117,15 @@ class StatusSender:
         self._topic, self._node, self._key = topic, node, key_of(token)
 
     async def acknowledge(
-        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None
-    ) -> None:
-        """Say that everything through a position is done here, but for the exceptions."""
+        self, through: Cursor, exceptions: Sequence[Mapping[str, str]], *, consumer: str | None = None,
+        reports: Sequence[Mapping[str, object]] = (),
+    ) -> None:  # fmt: skip
+        """Say that everything through a position is done here, but for the exceptions; with reports on deletions."""
         body: dict[str, object] = {
             "node": self._node, "epoch": through.epoch, "through": through.pos, "exceptions": list(exceptions),
         }  # fmt: skip
         if consumer is not None:
             body["consumer"] = consumer
+        if reports:
+            body["reports"] = list(reports)
         await self._topic.send(sign(body, self._key))

@@ -1,0 +1,216 @@
+"""A consumer's parts of deletions: what they are, and the reports to the origin, until that has them.
+
+What is to be reported is stored in the transaction that applies the event. So it survives what ends this process, and
+an origin that is away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from fedstac.bootstrap import Node
+from fedstac.db import nodes, own_reports
+from fedstac.db.connections import Connection
+from fedstac.db.own_reports import KnownState, OwnPart, OwnReport
+from fedstac.db.replica import parts as replica_parts
+from fedstac.domain import events
+from fedstac.domain.deletion import DependencyState
+from fedstac.domain.deletion_reports import DependencyReport
+from fedstac.domain.events import Cursor
+from fedstac.domain.model import GONE, State
+from fedstac.messaging.origin import Origin
+from fedstac.messaging.sources import RawEvent, SourceAway, SourceRefused
+from fedstac.messaging.statuses import StatusSender
+from fedstac.runtime.failpoints import failpoint
+from fedstac.runtime.wakeup import Backoff
+
+AT_ONCE, MOST_BATCHES = 500, 20  # reports of one request; requests before events are looked for again
+LOOK_SECONDS, SOON_SECONDS = 1.0, 60.0
+SETTLING_SHARE = 20  # of the time, one part in so many is for finding out what is done
+LONGEST_RETRY_SECONDS = 60.0  # of an origin that does not take reports
+UNREPORTED = {
+    SourceAway: "the source does not take reports on deletions just now; trying again",
+    SourceRefused: "the source refuses reports on deletions; see to this node's token and name",
+}
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The newest event of a dataset in a page, where that marks or deletes it. mark_id: of the mark, if it is one."""
+
+    key: tuple[str, str]  # collection and id
+    state: State
+    epoch: int
+    seq: int
+    mark_id: UUID | None
+
+
+def _endings_of(page: Sequence[RawEvent]) -> list[Ending]:
+    """Return what the events of a page mark or delete. They were read before."""
+    newest: dict[tuple[str, str], RawEvent] = {}
+    for event in page:
+        data = event["data"]
+        if "id" not in data:
+            continue  # it is a collection's
+        key = (data["collection"], data["id"])
+        if key not in newest or _place(newest[key]) < _place(event):
+            newest[key] = event
+    return [
+        Ending(key, state, *_place(event), mark_id=_mark_id(event))
+        for key, event in newest.items()
+        if (state := State(event["data"]["state"])) is State.MARKED or state in GONE
+    ]
+
+
+def _place(event: RawEvent) -> tuple[int, int]:
+    return event["epoch"], event["data"]["seq"]
+
+
+def _mark_id(event: RawEvent) -> UUID | None:
+    try:
+        return UUID(event["id"]) if event["type"] == events.MARKED else None
+    except (LookupError, ValueError):
+        return None
+
+
+async def before(conn: Connection, consumer: str, page: Sequence[RawEvent]) -> PartsBefore:
+    """Return what a page of events marks or deletes, and how the datasets are known here before it is applied."""
+    endings = _endings_of(page)
+    if not endings:
+        return PartsBefore((), {})
+    keys = [each.key for each in endings]
+    known = await (own_reports.known_replicas if consumer == nodes.REPLICA else own_reports.known_records)(conn, keys)
+    return PartsBefore(endings, known)
+
+
+@dataclass(frozen=True, slots=True)
+class PartsBefore:
+    """What a page marks or deletes, and how the datasets were known before, by collection and id."""
+
+    endings: Sequence[Ending]
+    known: Mapping[tuple[str, str], KnownState]
+
+
+async def store(
+    conn: Connection, consumer: str, origin: str, parts: PartsBefore, *, rejected: Container[tuple[str, str]]
+) -> None:
+    """Store this consumer's parts of the deletions that a page marked, in the transaction that applied it.
+
+    An index node has done its part when the event is applied; it had nothing to do where it never had the dataset. A
+    replica node has done it when the files are where they shall be: that is found out later. A mark that was not seen
+    because the deletion came first is reported by the name of the dataset.
+    """
+    own_parts: list[OwnPart] = []
+    ended: list[tuple[str, str]] = []
+    for each in parts.endings:
+        known = parts.known.get(each.key)
+        is_old = known is not None and (known.epoch, known.seq) >= (each.epoch, each.seq)
+        if is_old or each.key in rejected or (known is not None and known.origin != origin):
+            continue
+        is_marked = each.state is State.MARKED
+        had_it = known is not None and known.state not in GONE
+        if not is_marked and known is not None and known.state == State.MARKED:
+            ended.append(each.key)  # its part was due with the mark
+        elif is_marked or had_it:
+            done = DependencyState.OK if had_it else DependencyState.NOTHING_TO_DO
+            outcome = None if consumer == nodes.REPLICA else done
+            own_parts.append(OwnPart(*each.key, each.mark_id, is_marked, outcome))
+    if own_parts:
+        await own_reports.put(conn, consumer, origin, own_parts)
+    if ended:
+        await own_reports.end_marks(conn, consumer, origin, ended)
+
+
+class PartReporter:
+    """Sends what one consumer has to report to one origin. `topic`: where it acknowledges, if not over HTTP."""
+
+    def __init__(self, node: Node, consumer: str, origin: Origin, topic: StatusSender | None = None) -> None:
+        self._node, self._consumer, self._origin, self._topic = node, consumer, origin, topic
+        self._name = nodes.reporter(node.settings.node, consumer)
+        self._look_at = self._settle_at = 0.0
+        self.is_waiting = False  # the origin is asked soon whether it has what it was sent
+        self._is_refused = False
+        self._refusals = Backoff(least=0.5, most=LONGEST_RETRY_SECONDS)
+
+    async def report(self, origin_name: str, acknowledged: Cursor, *, part: str, at_once: bool = False) -> None:
+        """Send the reports that are due, once in a while; what the origin does not take is tried again.
+
+        acknowledged: the last place that the origin was told, which a topic's message repeats. at_once: a page was
+        applied just now.
+        """
+        now = time.monotonic()
+        if now < self._look_at and (self._is_refused or not at_once):
+            return
+        self._look_at = now + LOOK_SECONDS
+        if self._consumer == nodes.REPLICA and now >= self._settle_at:
+            await self._settle(origin_name)
+        try:
+            for _ in range(MOST_BATCHES):
+                if not await self._send_some(origin_name, acknowledged):
+                    break
+            if self._topic is not None:
+                async with self._node.pool.acquire() as conn:
+                    self.is_waiting = await own_reports.are_soon_due(conn, self._consumer, origin_name, SOON_SECONDS)
+        except (SourceAway, SourceRefused) as error:
+            self._is_refused, self._look_at = True, time.monotonic() + self._refusals.pause()
+            self._node.parts.fails(part, error, UNREPORTED)
+            return
+        if self._is_refused:
+            self._is_refused = False
+            self._refusals.reset()
+            self._node.parts.works(part)
+
+    async def _settle(self, origin_name: str) -> None:
+        """Find out which parts of a replica node are done; where very many are open, less often."""
+        begin = time.monotonic()
+        async with self._node.pool.acquire() as conn:
+            await replica_parts.settle(conn, origin_name)
+        end = time.monotonic()
+        self._settle_at = end + max(LOOK_SECONDS, SETTLING_SHARE * (end - begin))
+
+    async def _send_some(self, origin_name: str, acknowledged: Cursor) -> bool:
+        """Send some reports. Return False where none is due."""
+        async with self._node.pool.acquire() as conn:
+            reports = await own_reports.due(conn, self._consumer, origin_name, AT_ONCE)
+        if not reports:
+            return False
+        by_topic = [each for each in reports if self._topic is not None and each.sends % 2 == 0]
+        if by_topic:
+            await self._send_by_topic(origin_name, acknowledged, by_topic)
+        if by_http := [each for each in reports if each not in by_topic]:
+            await self._send_by_http(origin_name, by_http)
+        return True
+
+    async def _send_by_topic(self, origin_name: str, acknowledged: Cursor, reports: Sequence[OwnReport]) -> None:
+        """Send reports over the topic. It answers nothing: the origin is asked over HTTP later whether it has them."""
+        assert self._topic is not None
+        bodies = [self._report_of(each).as_json() for each in reports]
+        await self._topic.acknowledge(acknowledged, [], consumer=self._consumer, reports=bodies)
+        failpoint(f"{self._consumer}.reported")
+        async with self._node.pool.acquire() as conn, conn.transaction():
+            await own_reports.store_unanswered(conn, self._consumer, origin_name, reports)
+
+    async def _send_by_http(self, origin_name: str, reports: Sequence[OwnReport]) -> None:
+        try:
+            results = await self._origin.report([self._report_of(each).as_json() for each in reports])
+        except (SourceAway, SourceRefused):
+            if self._topic is None:
+                raise
+            async with self._node.pool.acquire() as conn, conn.transaction():  # by the topic the next time
+                await own_reports.store_unanswered(conn, self._consumer, origin_name, reports)
+            return
+        failpoint(f"{self._consumer}.reported")
+        async with self._node.pool.acquire() as conn, conn.transaction():
+            await own_reports.store_answers(conn, self._consumer, origin_name, reports, results)
+        log.info("deletions reported", origin=origin_name, consumer=self._consumer, reports=len(reports))
+
+    def _report_of(self, report: OwnReport) -> DependencyReport:
+        return DependencyReport(
+            self._name, report.outcome, report.event_id, report.collection, report.dataset, report.comment
+        )
