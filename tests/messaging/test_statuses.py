@@ -152,7 +152,7 @@ async def test_reports_on_deletions_come_by_the_topic_and_a_forger_reports_nothi
         async with trip.following(), trip.east.pool.acquire() as east:
 
             async def has_reported() -> bool:
-                return await conn.fetchval(query) == "nothing to do" or await conn.fetchval(query) == "ok"
+                return str(await conn.fetchval(query)) in ("ok", "nothing to do")
 
             await until(has_reported)
             actors = await conn.fetch("SELECT actor FROM fedstac.audit WHERE action = 'report-deletion'")

@@ -16,6 +16,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import own_reports
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
+from fedstac.domain.deletion import DependencyState
 from fedstac.domain.events import START
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import open_source
@@ -276,8 +277,7 @@ async def test_a_deletion_whose_mark_was_not_seen_is_reported_by_the_name_of_the
 
 async def test_a_newer_event_takes_the_place_of_a_report_that_was_not_sent(east: Node) -> None:
     async with east.pool.acquire() as own, own.transaction():
-        for event_id, outcome in ((UUID(int=1), "failed"), (UUID(int=2), None)):
-            part = own_reports.OwnPart("c", "d", event_id, True, outcome and own_reports.DependencyState(outcome))
-            await own_reports.put(own, "replica", "west", [part])
-        row = await own.fetchrow("SELECT event_id, outcome FROM fedstac.own_report")
-        assert tuple(row) == (UUID(int=2), None)
+        for event_id, outcome in ((UUID(int=1), DependencyState.FAILED), (UUID(int=2), None)):
+            await own_reports.put(own, "replica", "west", [own_reports.OwnPart("c", "d", event_id, True, outcome)])
+        rows = await own.fetch("SELECT event_id, outcome FROM fedstac.own_report")
+        assert [tuple(row) for row in rows] == [(UUID(int=2), None)]
