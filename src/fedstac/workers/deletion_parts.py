@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class DeletionEvent:
     """The newest event of a dataset in a page, where that marks or deletes it. mark_id: of the mark, if it is one."""
 
     key: tuple[str, str]  # collection and id
@@ -51,7 +51,7 @@ class Ending:
     mark_id: UUID | None
 
 
-def _endings_of(page: Sequence[RawEvent]) -> list[Ending]:
+def _deletion_events(page: Sequence[RawEvent]) -> list[DeletionEvent]:
     """Return what the events of a page mark or delete. They were read before."""
     newest: dict[tuple[str, str], RawEvent] = {}
     for event in page:
@@ -62,7 +62,7 @@ def _endings_of(page: Sequence[RawEvent]) -> list[Ending]:
         if key not in newest or _place(newest[key]) < _place(event):
             newest[key] = event
     return [
-        Ending(key, state, *_place(event), mark_id=_mark_id(event))
+        DeletionEvent(key, state, *_place(event), mark_id=_mark_id(event))
         for key, event in newest.items()
         if (state := State(event["data"]["state"])) is State.MARKED or state in GONE
     ]
@@ -81,24 +81,24 @@ def _mark_id(event: RawEvent) -> UUID | None:
 
 async def before(conn: Connection, consumer: str, page: Sequence[RawEvent]) -> PartsBefore:
     """Return what a page of events marks or deletes, and how the datasets are known here before it is applied."""
-    endings = _endings_of(page)
-    if not endings:
+    deletion_events = _deletion_events(page)
+    if not deletion_events:
         return PartsBefore((), {})
-    keys = [each.key for each in endings]
-    known = await (own_reports.known_replicas if consumer == nodes.REPLICA else own_reports.known_records)(conn, keys)
-    return PartsBefore(endings, known)
+    keys = [each.key for each in deletion_events]
+    states = await (own_reports.known_replicas if consumer == nodes.REPLICA else own_reports.known_records)(conn, keys)
+    return PartsBefore(deletion_events, states)
 
 
 @dataclass(frozen=True, slots=True)
 class PartsBefore:
     """What a page marks or deletes, and how the datasets were known before, by collection and id."""
 
-    endings: Sequence[Ending]
-    known: Mapping[tuple[str, str], KnownState]
+    deletion_events: Sequence[DeletionEvent]
+    states: Mapping[tuple[str, str], KnownState]
 
 
 async def store(
-    conn: Connection, consumer: str, origin: str, parts: PartsBefore, *, rejected: Container[tuple[str, str]]
+    conn: Connection, consumer: str, origin: str, parts: PartsBefore, *, foreign: Container[tuple[str, str]]
 ) -> None:
     """Store this consumer's parts of the deletions that a page marked, in the transaction that applied it.
 
@@ -108,18 +108,18 @@ async def store(
     """
     own_parts: list[OwnPart] = []
     ended: list[tuple[str, str]] = []
-    for each in parts.endings:
-        known = parts.known.get(each.key)
-        is_old = known is not None and (known.epoch, known.seq) >= (each.epoch, each.seq)
-        if is_old or each.key in rejected or (known is not None and known.origin != origin):
+    for each in parts.deletion_events:
+        record = parts.states.get(each.key)
+        is_old = record is not None and (record.epoch, record.seq) >= (each.epoch, each.seq)
+        if is_old or each.key in foreign or (record is not None and record.origin != origin):
             continue
         is_marked = each.state is State.MARKED
-        had_it = known is not None and known.state not in GONE
-        if not is_marked and known is not None and known.state == State.MARKED:
+        had_it = record is not None and record.state not in GONE
+        if not is_marked and record is not None and record.state == State.MARKED:
             ended.append(each.key)  # its part was due with the mark
         elif is_marked or had_it:
-            done = DependencyState.OK if had_it else DependencyState.NOTHING_TO_DO
-            outcome = None if consumer == nodes.REPLICA else done
+            index_outcome = DependencyState.OK if had_it else DependencyState.NOTHING_TO_DO
+            outcome = None if consumer == nodes.REPLICA else index_outcome
             own_parts.append(OwnPart(*each.key, each.mark_id, is_marked, outcome))
     if own_parts:
         await own_reports.put(conn, consumer, origin, own_parts)

@@ -69,7 +69,7 @@ class IndexHandler:
         foreign_keys = {
             (event.record.collection, event.record.id) for event in result.foreign if isinstance(event, DatasetEvent)
         }
-        await deletion_parts.store(conn, self.consumer, page.origin, parts, rejected=foreign_keys)
+        await deletion_parts.store(conn, self.consumer, page.origin, parts, foreign=foreign_keys)
         rejections = [Rejection(event, FOREIGN) for event in page.events if id(page.readings[id(event)]) in foreign]
         return HandledPage(result.applied_count, result.ignored_count, rejections)
 

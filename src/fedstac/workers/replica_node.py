@@ -125,7 +125,7 @@ class ReplicaHandler:
         following.log_applied(page, applied_count=result.applied_count, ignored_count=result.ignored_count)
         foreign = {id(newest) for newest in result.foreign}
         foreign_keys = {(newest.key.collection, newest.key.id) for newest in result.foreign}
-        await deletion_parts.store(conn, self.consumer, page.origin, parts, rejected=foreign_keys)
+        await deletion_parts.store(conn, self.consumer, page.origin, parts, foreign=foreign_keys)
         rejections = [
             Rejection(event, FOREIGN) for event in page.events
             if id(event) in page.readings and id(page.readings[id(event)][0].newest) in foreign
