@@ -30,6 +30,7 @@ from fedstac.db import (
     deletions,
     facets,
     file_marks,
+    file_references,
     outbox,
     own_groups,
     purging,
@@ -40,7 +41,7 @@ from fedstac.db.cascades import CascadeOrder
 from fedstac.db.collections import CollectionState
 from fedstac.db.connections import Connection
 from fedstac.db.records import RecordPlace
-from fedstac.domain import cascade, crosschecks, deletion, documents, events, versions
+from fedstac.domain import cascade, crosschecks, deletion, documents, events, shared_files, versions
 from fedstac.domain import collections as collection_rules
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
@@ -81,6 +82,7 @@ from fedstac.domain.model import (
 )
 from fedstac.domain.patching import JsonPatch, MergePatch
 from fedstac.domain.policy import Action, Policy, Principal, Resource, Verdict
+from fedstac.domain.shared_files import ReleasedFiles
 from fedstac.runtime.causes import is_refusal
 from fedstac.runtime.failpoints import failpoint
 from fedstac.vocabularies.registry import Vocabularies
@@ -338,8 +340,9 @@ async def _write(
     if changes:
         await records.write(conn, changes, {change.after.lineage: change.after.seq for change in changes}, leaves)
         failpoint("perform.records")
+    files = await _release_files(conn, changes)
     announcements = [
-        _announcement(change, rules, entry, world.now)
+        _announcement(change, rules, entry, world.now, files.get((change.after.collection, change.after.id)))
         for entry, receipt in zip(work, receipts, strict=True)
         for change in receipt.changes
     ]
@@ -429,6 +432,31 @@ async def _redact(conn: Connection, changes: Sequence[Change]) -> None:
         await purging.purge(conn, purged)
 
 
+async def _release_files(conn: Connection, changes: Sequence[Change]) -> dict[tuple[str, str], ReleasedFiles]:
+    """Keep the marks of the files of datasets. Return what becomes of the files of those that are deleted, by name."""
+    await file_references.write(conn, {
+        (change.after.collection, change.after.id): shared_files.marks_of(change.draft.text)
+        for change in changes if change.draft is not None and _has_other_document(change)
+    })  # fmt: skip
+    documents = {
+        (change.after.collection, change.after.id): change.before.document
+        for change in changes
+        if change.event_type == events.DELETED and change.before is not None and change.before.document is not None
+    }
+    if not documents:
+        return {}
+    names = list(documents)
+    marks = {mark for document in documents.values() for each in shared_files.files_of(document) for mark in each.marks}
+    held = await file_references.held_beside(conn, marks, names)
+    await file_references.remove(conn, names)
+    releases = await asyncio.to_thread(shared_files.release, list(documents.values()), held)
+    return dict(zip(names, releases, strict=True))
+
+
+def _has_other_document(change: Change) -> bool:
+    return change.before is None or change.before.document_digest != change.after.document_digest
+
+
 async def _compare_files(conn: Connection, world: World, receipts: Sequence[Receipt]) -> list[Receipt]:
     """Return the receipts with warnings of files that other datasets have too, and store the marks of the new files.
 
@@ -480,10 +508,12 @@ def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:
     return events_of.get(work.command.target.id)
 
 
-def _announcement(change: Change, rules: NodeRules, work: Work, now: datetime) -> outbox.Announcement:
+def _announcement(
+    change: Change, rules: NodeRules, work: Work, now: datetime, files: ReleasedFiles | None = None
+) -> outbox.Announcement:
     record, event_id = change.after, uuid7(now)
     context = events.Context(rules.origin, work.actor, work.request, work.traceparent, work.causation)
-    event = events.dataset_event(change, event_id, context, rules.vocabularies.digest_of)
+    event = events.dataset_event(change, event_id, context, rules.vocabularies.digest_of, files)
     return outbox.Announcement(
         event_id=event_id, key=record.lineage, collection=record.collection, dataset=record.id, seq=record.seq,
         type=change.event_type, digest=record.digest, event=event,

@@ -184,3 +184,25 @@ async def test_the_disk_of_another_tier_is_refused(
     folders[""], folders["restricted"] = folders["restricted"], folders[""]
     assert await remover.cycle() == 0
     assert "is another disk mounted?" in await conn.fetchval("SELECT reason FROM fedstac.replica_removal")
+
+
+async def test_a_file_stays_that_another_dataset_has_and_goes_with_the_last_one(
+    conn: Connection, folders: dict[str, Path], remover: Remover
+) -> None:
+    shared = {"data/b.nc": "b"}
+    await serve(conn, folders)
+    await take(conn, event("e", {**shared, "data/e.nc": "e"}))
+    await bring(conn, "e")
+    (folders[""] / "data/e.nc").write_text("e")
+    await take(conn, event("d", FILES, seq=2, state=EventState.MARKED))
+    await take(conn, event("d", FILES, seq=3, state=EventState.DELETED))
+    while await remover.cycle():
+        pass
+    left = {path.name for folder in folders.values() for path in folder.rglob("*.nc")}
+    assert left == {"b.nc", "e.nc"}
+    assert (folders[""] / "data/b.nc").read_text() == "b"
+    assert await files_here(conn, "e") == [("data/b.nc", "verified"), ("data/e.nc", "verified")]
+    await take(conn, event("e", {**shared, "data/e.nc": "e"}, seq=2, state=EventState.DELETED))
+    while await remover.cycle():
+        pass
+    assert not [path for folder in folders.values() for path in folder.rglob("*.nc")]

@@ -45,7 +45,10 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
         *names, PURGED_TEXT,
     )  # fmt: skip
     await conn.execute(
-        """UPDATE fedstac.dead_letter l SET reason = $3 FROM unnest($1::text[], $2::text[]) d (collection, id)
+        """UPDATE fedstac.dead_letter l
+           SET reason = $3, event = CASE WHEN l.event LIKE '%,"redacted":true}}' THEN l.event
+                                         ELSE fedstac.redacted_event(l.event) END
+           FROM unnest($1::text[], $2::text[]) d (collection, id)
            WHERE l.collection = d.collection AND l.dataset = d.id""",
         *names, PURGED_TEXT,
     )  # fmt: skip

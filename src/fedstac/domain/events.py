@@ -19,6 +19,7 @@ import orjson
 from fedstac.domain import documents
 from fedstac.domain.errors import BadRequest
 from fedstac.domain.model import GONE, Change, Draft, Record, State, moment, rfc3339
+from fedstac.domain.shared_files import ReleasedFiles
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
 PREFIX = "org.fedstac."
@@ -105,11 +106,17 @@ class Context:
     causation: UUID | None = None  # of the parent event
 
 
-def dataset_event(change: Change, event_id: UUID, context: Context, digest_of: DigestOf) -> str:
-    """Return the text of a change's event. The record's document has to be loaded, unless it is gone."""
+def dataset_event(
+    change: Change, event_id: UUID, context: Context, digest_of: DigestOf, files: ReleasedFiles | None = None
+) -> str:
+    """Return the text of a change's event. The record's document has to be loaded, unless it is gone.
+
+    files: what becomes of the files of a dataset that is deleted.
+    """
     record = change.after
     data = _data(record, digest_of) | ({"reason": change.reason} if change.reason else {})
     data |= {"actions": change.actions} if change.actions else {}
+    data |= files.as_json() if files is not None else {}
     data |= {"previous_state": change.before.state if change.before else None, "actor": context.actor}
     envelope = _envelope(change.event_type, event_id, context, record.updated)
     envelope |= {"subject": f"{record.collection}/{record.id}", "sequence": str(record.seq)}

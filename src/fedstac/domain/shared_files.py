@@ -1,0 +1,96 @@
+"""Files that several datasets have: known by their address or by their checksum. Pure.
+
+When a dataset is deleted only its references go. A file that no other dataset of this node has is unreferenced from
+then on; whoever keeps files may remove it. The datasets that still have one are not named: they may be hidden.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+KEYS: Final = ('"href":"', '"file:checksum":"')  # what stands before an address or a checksum in a document's text
+
+
+@dataclass(frozen=True, slots=True)
+class FileReference:
+    """A file of a dataset: the key of its asset, its address, and its checksum where it has one."""
+
+    asset: str
+    href: str
+    checksum: str | None
+
+    @property
+    def marks(self) -> frozenset[int]:
+        """What it is known by."""
+        return frozenset(mark(text) for text in (self.href, self.checksum) if text)
+
+    def as_json(self) -> dict[str, str]:
+        return {"asset": self.asset, "href": self.href, **({"checksum": self.checksum} if self.checksum else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedFiles:
+    """The files of a dataset that is deleted: those that no other dataset has, and the others."""
+
+    unreferenced: Sequence[FileReference]
+    still_referenced: Sequence[FileReference]
+
+    def as_json(self) -> dict[str, list[dict[str, str]]]:
+        return {
+            "unreferenced": [each.as_json() for each in self.unreferenced],
+            "still_referenced": [each.as_json() for each in self.still_referenced],
+        }
+
+
+def mark(text: str) -> int:
+    """Return 64 bits of the SHA-256 of an address or a checksum, as in migrations/0055_cascade.sql."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
+
+
+def marks_of(document: str) -> list[int]:
+    """Return the marks of every address and checksum in a document: JSON text as orjson writes it.
+
+    Addresses in links and alternates count too: who links a file wants it to be there.
+    """
+    return sorted({mark(text) for text in _texts(document)})
+
+
+def _texts(document: str) -> Iterator[str]:
+    for key in KEYS:
+        for part in document.split(key)[1:]:
+            text = part[: part.index('"')]
+            if text and "\\" not in text:
+                yield text
+
+
+def files_of(document: str) -> list[FileReference]:
+    """Return the files of a stored document, in the order of its assets."""
+    assets: Mapping[str, Any] = orjson.loads(document).get("assets", {})
+    return [
+        FileReference(key, asset["href"], checksum if isinstance(checksum := asset.get("file:checksum"), str) else None)
+        for key, asset in assets.items() if isinstance(asset.get("href"), str)
+    ]  # fmt: skip
+
+
+def release(documents: Sequence[str], held: Collection[int]) -> list[ReleasedFiles]:
+    """Return what becomes of the files of datasets that are deleted one after the other.
+
+    held: the marks that datasets have which are not among these. A file that a later one of these has too is still
+    referenced when the earlier one goes.
+    """
+    ahead = Counter(mark for document in documents for mark in marks_of(document))  # of those that are not gone yet
+    releases = []
+    for document in documents:
+        ahead.subtract(marks_of(document))
+        unreferenced, still_referenced = [], []
+        for file in files_of(document):
+            is_held = any(mark in held or ahead[mark] > 0 for mark in file.marks)
+            (still_referenced if is_held else unreferenced).append(file)
+        releases.append(ReleasedFiles(unreferenced, still_referenced))
+    return releases
