@@ -447,9 +447,9 @@ async def _release_files(conn: Connection, changes: Sequence[Change]) -> dict[tu
         return {}
     names = list(documents)
     marks = {mark for document in documents.values() for each in shared_files.files_of(document) for mark in each.marks}
-    held = await file_references.held_beside(conn, marks, names)
+    others = await file_references.held_beside(conn, marks, names)
     await file_references.remove(conn, names)
-    releases = await asyncio.to_thread(shared_files.release, list(documents.values()), held)
+    releases = await asyncio.to_thread(shared_files.release, list(documents.values()), others)
     return dict(zip(names, releases, strict=True))
 
 

@@ -50,6 +50,30 @@ async def test_a_collection_is_changed_and_deleted_while_it_is_empty(
     assert (await fedstac("collections", "show", "obs", **to(api))).code == 3
 
 
+async def test_a_collection_is_deleted_with_its_datasets(api: Api, fedstac: Fedstac) -> None:
+    assert (await fedstac("publish", "-", stdin=lines(list(sample.items(3))), **to(api))).code == 0
+    delete = ("collections", "delete", "CMIP6", "--cascade")
+    preview = await fedstac(*delete, "--dry-run", **to(api))
+    assert (preview.code, "3 (3 published)" in preview.stdout) == (0, True), preview.stdout
+    effects = json.loads((await fedstac(*delete, "--dry-run", "-o", "json", **to(api))).stdout)
+    assert effects["confirm"] == 3
+    for options, code, words in (
+        ((), 2, "say why"), (("--reason", "over"), 2, "say how many"),
+        (("--reason", "over", "--confirm", "4"), 1, "has 3 datasets, and 4 were confirmed"),
+    ):  # fmt: skip
+        refused = await fedstac(*delete, *options, **to(api))
+        message = " ".join(refused.stderr.replace("│", " ").split())
+        assert (refused.code, words in message) == (code, True), message
+    done = await fedstac(*delete, "--reason", "over", "--confirm", "3", **to(api))
+    assert (done.code, done.stdout.splitlines()[0]) == (0, "CMIP6  waiting"), done.stderr
+    shown = json.loads((await fedstac("collections", "cascade", "CMIP6", "-o", "json", **to(api))).stdout)
+    assert (shown["marked"], shown["to_mark"], shown["reason"]) == (3, 0, "over")
+    late = await fedstac("publish", "-", stdin=lines(list(sample.items(4))[3:]), **to(api))
+    assert (late.code, shown["id"] in late.stdout) == (1, True), late.stdout
+    cancelled = await fedstac("collections", "cascade", "CMIP6", "--cancel", **to(api))
+    assert (cancelled.code, cancelled.stdout.splitlines()[0]) == (0, "CMIP6  cancelled")
+
+
 async def test_a_misspelt_project_is_no_collection_by_mistake(api: Api, fedstac: Fedstac) -> None:
     done = await fedstac("collections", "create", "CMIP66", **to(api))
     message = " ".join(done.stderr.replace("│", " ").split())

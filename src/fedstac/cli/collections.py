@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from fedstac.cli import bulk, terminal
+from fedstac.cli import bulk, cascades, terminal
 from fedstac.cli.bulk import Yes
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
@@ -126,16 +126,68 @@ def update(
     _show(form_of(ctx, output), created, f"updated  {created['id']}")
 
 
-@commands.command(epilog=examples("fedstac collections delete obs", codes=True))
-def delete(ctx: typer.Context, id: Id, yes: Yes = False, url: Url = "", token: Token = "") -> None:
-    """Delete a collection that has no datasets."""
+@commands.command(
+    epilog=examples(
+        "fedstac collections delete obs",
+        "fedstac collections delete CMIP5 --cascade --dry-run",
+        "fedstac collections delete CMIP5 --cascade --reason 'moved to the archive'",
+        "fedstac collections delete CMIP5 --cascade --confirm 1204 --reason 'moved to the archive' -o json",
+        codes=True,
+    )
+)
+def delete(
+    ctx: typer.Context,
+    id: Id,
+    cascade: Annotated[bool, typer.Option("--cascade", help="Delete it with its datasets: all are marked.")] = False,
+    reason: Annotated[str, typer.Option(help="Of a cascade: why.")] = "",
+    confirm: Annotated[
+        int | None, typer.Option(min=0, help="Of a cascade: how many datasets it has, where nobody is asked.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a cascade: show what is affected only.")] = False,
+    yes: Yes = False, output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Delete a collection that has no datasets; with --cascade, one with its datasets.
+
+    A cascade shows what is affected. On a terminal the number of datasets has to be typed; elsewhere --confirm is
+    needed. The datasets are marked at once, and deleted when everybody has done their part; then the collection goes.
+    """
+    form = form_of(ctx, output)
     with client_of(ctx, url, token) as client:
+        if cascade:
+            cascades.delete(client, id, form, reason=reason, confirm=confirm, dry_run=dry_run)
+            return
+        if dry_run or reason or confirm is not None:
+            raise typer.BadParameter("--dry-run, --reason and --confirm are of --cascade", param_hint="--cascade")
         asks = sys.stdin.isatty() and sys.stderr.isatty() and not yes
         if asks and not typer.confirm(f"delete the collection {id}?", err=True):
             say("nothing is changed")
             raise typer.Exit(terminal.REJECTED)
         client.delete_collection(id)
-    out(f"deleted  {for_terminal(id)}")
+    if form is Output.TABLE:
+        out(f"deleted  {for_terminal(id)}")
+    else:
+        terminal.dump({"deleted": id})
+
+
+@commands.command(
+    epilog=examples(
+        "fedstac collections cascade CMIP5",
+        "fedstac collections cascade CMIP5 --wait",
+        "fedstac collections cascade CMIP5 --cancel",
+        codes=True,
+    )
+)
+def cascade(
+    ctx: typer.Context,
+    id: Id,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all datasets are marked.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel it. What is marked stays marked.")] = False,
+    output: Form = None, url: Url = "", token: Token = "",
+) -> None:  # fmt: skip
+    """Show how far the deletion of a collection with its datasets is, or cancel it."""
+    form = form_of(ctx, output)
+    with client_of(ctx, url, token) as client:
+        cascades.follow(client, id, form, wait=wait, cancel=cancel)
 
 
 def _metadata_options(title: str, description: str, license: str) -> Json:

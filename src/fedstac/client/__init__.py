@@ -351,6 +351,32 @@ class Client:
         """Delete a collection. Conflict while it has datasets."""
         self._transport.send("DELETE", _collection_path(id))
 
+    def cascade_effects(self, id: str) -> dict[str, Any]:
+        """Return what the deletion of a collection with its datasets affects; `confirm` is the number to confirm."""
+        effects: dict[str, Any] = self._transport.json(
+            "DELETE", _collection_path(id), params={"cascade": "true", "dry_run": "true"}
+        )
+        return effects
+
+    def begin_cascade(self, id: str, *, confirm: int, reason: str) -> dict[str, Any]:
+        """Begin to delete a collection with its datasets.
+
+        confirm: how many it has. Conflict where it has another number by now, or is being deleted already.
+        """
+        params = {"cascade": "true", "confirm": str(confirm), "reason": reason}
+        cascade: dict[str, Any] = self._transport.json("DELETE", _collection_path(id), params=params)
+        return cascade
+
+    def cascade(self, id: str) -> dict[str, Any]:
+        """Return how far the deletion of a collection with its datasets is. NotFound where there was none."""
+        cascade: dict[str, Any] = self._transport.json("GET", _collection_path(id) + "/cascade")
+        return cascade
+
+    def cancel_cascade(self, id: str) -> dict[str, Any]:
+        """Cancel the deletion of a collection with its datasets. What is marked by then stays marked."""
+        cascade: dict[str, Any] = self._transport.json("DELETE", _collection_path(id) + "/cascade")
+        return cascade
+
     def queryables(self, collection: str) -> dict[str, Any]:
         """Return the properties by which a collection's datasets are searched, as a JSON Schema."""
         schema: dict[str, Any] = self._transport.json("GET", _collection_path(collection) + "/queryables")

@@ -78,19 +78,20 @@ def files_of(document: str) -> list[FileReference]:
     ]  # fmt: skip
 
 
-def release(documents: Sequence[str], held: Collection[int]) -> list[ReleasedFiles]:
+def release(documents: Sequence[str], others: Collection[int]) -> list[ReleasedFiles]:
     """Return what becomes of the files of datasets that are deleted one after the other.
 
-    held: the marks that datasets have which are not among these. A file that a later one of these has too is still
+    others: the marks that datasets have which are not among these. A file that a later one of these has too is still
     referenced when the earlier one goes.
     """
     ahead = Counter(mark for document in documents for mark in marks_of(document))  # of those that are not gone yet
     releases = []
     for document in documents:
         ahead.subtract(marks_of(document))
-        unreferenced, still_referenced = [], []
+        unreferenced: list[FileReference] = []
+        still_referenced: list[FileReference] = []
         for file in files_of(document):
-            is_held = any(mark in held or ahead[mark] > 0 for mark in file.marks)
+            is_held = any(mark in others or ahead[mark] > 0 for mark in file.marks)
             (still_referenced if is_held else unreferenced).append(file)
         releases.append(ReleasedFiles(unreferenced, still_referenced))
     return releases
