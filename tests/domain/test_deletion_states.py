@@ -237,7 +237,7 @@ class States(RuleBasedStateMachine):
 
     @rule(action=ACTION, nth=NTH, who=WHO, text=TEXT, fate=st.sampled_from(("", "", "", "dies", "dry")))
     def act(self, action: str, nth: int, who: str, text: str, fate: str) -> None:
-        """Somebody does something. dies: the worker is killed, and does it again; dry: nothing is to stay."""
+        """Let somebody do something. dies: the worker is killed, and does it again; dry: nothing is to stay."""
         name = self._choose(action, nth)
         if fate:
             before = (self.node.records(), dict(self.node.deletions))
@@ -252,7 +252,7 @@ class States(RuleBasedStateMachine):
         nth=st.integers(len(NAMES), 3 * len(NAMES) - 1),
     )
     def administer(self, action: str, nth: int) -> None:
-        """An administrator does something with a dataset that it fits."""
+        """Let an administrator do something with a dataset that it fits."""
         self._perform(action, self._choose(action, nth), "root", "wrong units")
         self._check()
 
@@ -263,14 +263,14 @@ class States(RuleBasedStateMachine):
         outcome=st.sampled_from(("ok", "ok", "failed", "nothing to do")),
     )
     def report(self, nth: int, node: str, name: str, outcome: str) -> None:
-        """A node reports on one of the last marks; maybe under another's name. "": each node of all its parts."""
+        """Report on one of the last marks; maybe under another's name. "": each node of all its parts."""
         for each in (EAST, WEST_SERVICE, DOI, "south") if not name or not node else (name,):
             self._report(nth, node if node and name else each.partition("/")[0], each, outcome)
         self._check()
 
     @rule(nth=NTH, who=st.sampled_from(("root", "eve")), name=st.sampled_from((EAST, DOI, deletion.IDENTIFIER_GUARD)))
     def waive(self, nth: int, who: str, name: str) -> None:
-        """An administrator waives a dependency; twice does not count as two people."""
+        """Waive a dependency, as an administrator; twice does not count as two people."""
         self._count("waive")
         marks = [each for each in self.node.deletions.values() if each.state is DeletionState.OPEN]
         entry = marks[nth % len(marks)] if marks else None
@@ -284,7 +284,7 @@ class States(RuleBasedStateMachine):
         what=st.sampled_from(("configure", "wait", "wait", "run", "replay")), n=st.integers(0, 99), flag=st.booleans()
     )
     def meanwhile(self, what: str, n: int, flag: bool) -> None:
-        """The rules become others, maybe for open deletions too; time passes; the manager runs; a node reads it all."""
+        """Change the rules, maybe for open deletions too; let time pass, the manager run, a node read it all."""
         self._count(what)
         match what:
             case "configure":
@@ -419,7 +419,7 @@ def test_nothing_is_deleted_early_and_every_byte_comes_back(steps: int) -> None:
 
 
 def _skip(rule_name: str) -> Callable[[pytest.MonkeyPatch], None]:
-    """A deletion that does not look at one of its conditions."""
+    """Return a fault: a deletion does not look at one of its conditions."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         whole = Deletion.missing
@@ -432,7 +432,7 @@ def _skip(rule_name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def _waive_twice(patch: pytest.MonkeyPatch) -> None:
-    """Each waiver counts, whoever it is from."""
+    """Count each waiver, whoever it is from."""
 
     def waive(status: deletion.DependencyStatus, waiver: Waiver) -> deletion.DependencyStatus:
         if status.is_fulfilled:
@@ -447,29 +447,29 @@ def _waive_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def _lose_retraction(patch: pytest.MonkeyPatch) -> None:
-    """What comes back is published, also where it was retracted."""
+    """Let what comes back be published, also where it was retracted."""
     restore = versions.restore
     patch.setattr(versions, "restore", lambda record, lineage: restore(replace(record, retraction=None), lineage))
 
 
 def _always_latest(patch: pytest.MonkeyPatch) -> None:
-    """What comes back is latest, also where a newer version came."""
+    """Let what comes back be latest, also where a newer version came."""
     patch.setattr(versions, "may_be_latest", lambda record, lineage: True)
 
 
 def _undo_done(patch: pytest.MonkeyPatch) -> None:
-    """A late report of a failure undoes what was done; a second one forgets a waiver."""
+    """Let a late report of a failure undo what was done or waived."""
     patch.setattr(deletion_reports, "state_after", lambda before, report: report)
 
 
 def _report_for_others(patch: pytest.MonkeyPatch) -> None:
-    """A node reports in the name of another one."""
+    """Let a node report in the name of another one."""
     read = deletion_reports.read
     patch.setattr(deletion_reports, "read", lambda value, node: read(value, value[0]["name"].partition("/")[0]))
 
 
 def _keep_done_of_owner(patch: pytest.MonkeyPatch) -> None:
-    """A node that owns identifiers begins with what it did as another kind of dependency."""
+    """Let who becomes the owner of identifiers begin with what it did before."""
     revise = deletion.revise
 
     def keep(entry: Deletion, rules: DeletionRules, now: datetime) -> Deletion:
@@ -482,7 +482,7 @@ def _keep_done_of_owner(patch: pytest.MonkeyPatch) -> None:
 
 
 def _use_ids_again(patch: pytest.MonkeyPatch) -> None:
-    """A publication does not see tombstones."""
+    """Publish without seeing tombstones."""
     decide = Publish.decide
 
     def forget(self: Publish, lineage: Lineage, world: World) -> Decision:
@@ -493,23 +493,23 @@ def _use_ids_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def _change_marked(patch: pytest.MonkeyPatch) -> None:
-    """A retraction does not see that the dataset is marked."""
+    """Retract without seeing that the dataset is marked."""
     patch.setattr("fedstac.domain.actions.retract.find", lambda *given: target.find(*given, marked=True))
 
 
 def _show_hidden(patch: pytest.MonkeyPatch) -> None:
-    """Everybody is told that a dataset is marked."""
+    """Tell everybody that a dataset is marked."""
     patch.setattr(target, "_is_hidden", lambda record, principal, world: False)
 
 
 def _drop_guard(patch: pytest.MonkeyPatch) -> None:
-    """Nobody guards identifiers that no dependency owns."""
+    """Let nobody guard the identifiers."""
     begin = deletion.begin
     patch.setattr(deletion, "begin", lambda rules, **given: begin(rules, **{**given, "identifiers": ()}))
 
 
 def _keep_document(patch: pytest.MonkeyPatch) -> None:
-    """A tombstone keeps the document."""
+    """Keep the document in the tombstone."""
     patch.setattr("fedstac.domain.actions.delete._tombstone", lambda record, state: replace(
         record, state=state, latest=False, claims_latest=False
     ))  # fmt: skip
