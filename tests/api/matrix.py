@@ -299,6 +299,7 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "try rules of deletion": lambda _: MatrixRequest(
         "PUT", "/deletions/rules/{project}", {"project": "CMIP6"}, {}, query={"dry_run": "true"}),
     "see the cases of quarantine": fixed("GET", "/quarantines"),
+    "see the tombstones": fixed("GET", "/admin/tombstones"),
     "see the dead letters": fixed("GET", "/dead-letters"),
     "see a dead letter that is not there": fixed("GET", "/dead-letters/{letter}", letter="7"),
     "redrive a dead letter that is not there": fixed("POST", "/dead-letters/redrive", {"ids": [7]}),
@@ -489,7 +490,7 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), (*(deed for deed in ELSE if deed.endswith("a deletion that is not there") and deed[:3] != "see"),
                     "see the rules of a project without"), (NO_DATASET,), NOT_FOUND),
     Line((ADMIN,), ("try to delete what is ready", "see all rules of deletion", "try rules of deletion",
-                    "see the cases of quarantine"), (NO_DATASET,), ANSWERED),
+                    "see the cases of quarantine", "see the tombstones"), (NO_DATASET,), ANSWERED),
     # groups and collections
     Line((ADMIN, MEMBER, MANAGER), ("see the institution's group",), (NO_DATASET,), ANSWERED),
     Line(tuple(who for who in ALL_KNOWN if who not in (ADMIN, MEMBER, MANAGER)), ("see the institution's group",),

@@ -184,6 +184,7 @@ SCENARIO: Final = (
     Ask("POST /deletions/{deletion}/delete", "One that is not there", "admin", NO_DELETION),
     Ask("POST /deletions/run", "Nothing is ready", "admin", query={"dry_run": "true"}, body={"project": "CMIP6"}),
     Ask("GET /quarantines", "There are none", "admin"),
+    Ask("GET /admin/tombstones", "There are none", "admin", query={"collection": "CMIP6"}),
     Ask("DELETE /collections/{collection_id}", "A project with datasets", "admin", {"collection_id": "CMIP6"}),
     Ask("DELETE /collections/{collection_id}", "What a cascade affects", "admin", {"collection_id": "CMIP6"},
         {"cascade": "true", "dry_run": "true"}),

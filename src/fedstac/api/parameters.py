@@ -46,6 +46,11 @@ ACCESS: Final = Parameter(
     "With `full`, retracted datasets have their files, for callers who may retract or reinstate them.",
     {"type": "string", "enum": ["metadata", "full"], "default": "metadata"},
 )
+DELETED: Final = Parameter(
+    "deleted",
+    "With `include`, what is left of a deleted dataset, for callers who may delete it.",
+    {"type": "string", "enum": ["exclude", "include"], "default": "exclude"},
+)
 Q: Final = Parameter(
     "q", 'Words or "phrases" to search for; a comma is OR. Also AND, OR, NOT, `+`, `-` and parentheses.', TEXT
 )
@@ -216,6 +221,12 @@ _AFTER_ID: Final = Parameter(
     "after",
     "The id of the last entry of the page before; the link `next` has it.",
     {"type": "string", "format": "uuid"},
+)
+TOMBSTONES: Final = (
+    Parameter("collection", "Those of this collection only.", TEXT),
+    Parameter("since", "Those deleted or purged then or later.", {"type": "string", "format": "date-time"}),
+    _limit(100, 1000),
+    Parameter("after", "Those behind this place in the list. The link `next` has it.", TEXT),
 )
 _DELETIONS_PAGE: Final = (_limit(50, 200), _AFTER_ID)
 DELETIONS: Final = (

@@ -136,8 +136,8 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
     "DatasetId": {**TEXT, "description": "The id of a dataset, as JSON, on each line."},
     "Statuses": _object({"datasets": _list(_ref("Status"))}),
     "Status": _object(
-        {"id": TEXT, "state": _enum("published", "retracted", "unknown"), "collection": TEXT, "latest": YES_NO,
-         "latest_version": TEXT, "updated": TIME, "href": ADDRESS, "reason": TEXT, "errata": ADDRESS,
+        {"id": TEXT, "state": _enum("published", "retracted", "quarantined", "unknown"), "collection": TEXT,
+         "latest": YES_NO, "latest_version": TEXT, "updated": TIME, "href": ADDRESS, "reason": TEXT, "errata": ADDRESS,
          "replaced_by": TEXT, "data": TEXT},
         maybe=("collection", "latest", "latest_version", "updated", "href", "reason", "errata", "replaced_by", "data"),
         description="How a dataset stands. Of an unknown one there is no more than its id.",
@@ -252,6 +252,12 @@ COMPONENTS: Final[Mapping[str, Schema]] = {
          "first": _list(_object({"id": ID, "dataset": TEXT}))},
         description="What differs from the rules before, and the deletions of the project that are open.",
     ),
+    "Tombstone": _object(
+        {"collection": TEXT, "id": TEXT, "state": _enum("deleted", "purged"), "origin": TEXT, "deleted_at": TIME,
+         "deleted_by": MAYBE_TEXT, "updated": TIME, "deletion": MAYBE_TEXT},
+        description="What is left of a deleted dataset. `deleted_by` and `deletion`: at the node that deleted it.",
+    ),
+    "Tombstones": _object({"tombstones": _list(_ref("Tombstone")), "links": _LINKS}),
     "Quarantines": _object(
         {"quarantines": _list(_object(
              {"id": ID, "collection": TEXT, "dataset": TEXT, "reason": TEXT, "case": MAYBE_TEXT, "contact": MAYBE_TEXT,

@@ -18,6 +18,7 @@ from fedstac.client import Client
 
 commands = typer.Typer()
 TOGETHER = 1000  # ids in one request
+NOT_TO_BE_USED = ("retracted", "quarantined")
 SHOWN_FOLDERS = 5  # of those that stand for no dataset
 
 
@@ -42,10 +43,10 @@ def check_downloads(
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Say which of the datasets that you have are retracted, why, and what to use instead. Exit 1 if one is.
+    """Say which of the datasets that you have are retracted or under quarantine, why, and what to use instead.
 
-    A folder stands for a dataset if its path ends with the id, or with its parts (…/CMIP6/CMIP/NCAR/…/v20190401). The
-    table has those that are retracted; -o ndjson has all.
+    Exit 1 if one is. A folder stands for a dataset if its path ends with the id, or with its parts
+    (…/CMIP6/CMIP/NCAR/…/v20190401). The table has those that are not to be used; -o ndjson has all.
     """
     folders = [thing for thing in things or () if Path(thing).is_dir()]
     ids = [thing for thing in things or () if thing not in folders]
@@ -58,15 +59,16 @@ def check_downloads(
                 ids.append(id)
     if not things or ids_from:
         ids += bulk.ids_of(bulk.ChangeOptions(ctx, [], ids_from, "", True, False, output, url, token))
-    form, counts = form_of(ctx, output), {"retracted": 0, "unknown": 0, "newer": 0}
+    form, counts = form_of(ctx, output), {"retracted": 0, "quarantined": 0, "unknown": 0, "newer": 0}
     with client_of(ctx, url, token) as client, terminal.Listing(form, ("state    ", "id")) as listing:
         for entry in _statuses(client, iter(dict.fromkeys(ids))):
             counts["newer"] += "latest_version" in entry
             counts[str(entry["state"])] = counts.get(str(entry["state"]), 0) + 1
-            if form is not Output.TABLE or entry["state"] == "retracted":
+            if form is not Output.TABLE or entry["state"] in NOT_TO_BE_USED:
                 listing.row(entry, (entry["state"], entry["id"]))
                 if form is Output.TABLE:
-                    terminal.show_notices({"fedstac:state": entry["state"], "fedstac:retraction": entry})
+                    retraction = entry if entry["state"] == "retracted" or "reason" in entry else {}
+                    terminal.show_notices({"fedstac:state": entry["state"], "fedstac:retraction": retraction})
     for path in nameless[:SHOWN_FOLDERS]:
         say(for_terminal(f"{path}: its name stands for no dataset; `fedstac scan` reads the files"), "yellow")
     if len(nameless) > SHOWN_FOLDERS:
@@ -74,8 +76,10 @@ def check_downloads(
     if form is Output.TABLE:
         total = terminal.number(len(dict.fromkeys(ids)), "dataset")
         of_each = f"{counts['retracted']} retracted, {counts['unknown']} unknown here"
+        if counts["quarantined"]:
+            of_each = f"{counts['quarantined']} under quarantine, {of_each}"
         out(f"{total}: {of_each}, {counts['newer']} with a newer version")
-    if counts["retracted"]:
+    if any(counts[state] for state in NOT_TO_BE_USED):
         raise typer.Exit(terminal.REJECTED)
 
 

@@ -136,9 +136,11 @@ class DeletionEnd:
 
 
 async def end(conn: Connection, endings: Sequence[DeletionEnd], *, now: datetime) -> None:
-    """Close the open deletions of datasets. A purge closes nothing: it goes on from the last deletion."""
+    """Close the open deletions of datasets. A purge closes nothing: when and by whom it was deleted, stays."""
     await conn.execute(
-        """UPDATE fedstac.deletion d SET state = e.state, ended_at = $5, ended_by = e.actor
+        """UPDATE fedstac.deletion d SET state = e.state,
+                  ended_at = CASE WHEN e.state = 'purged' THEN d.ended_at ELSE $5 END,
+                  ended_by = CASE WHEN e.state = 'purged' THEN d.ended_by ELSE e.actor END
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) e (collection, dataset, state, actor)
            WHERE d.collection = e.collection AND d.dataset = e.dataset
              AND d.state = CASE e.state WHEN 'purged' THEN 'deleted' ELSE 'open' END""",

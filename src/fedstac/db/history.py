@@ -11,8 +11,11 @@ from fedstac.db.connections import Connection
 
 MOST_VERSIONS = 1000
 SHOWN = ("published", "retracted")
-SHOWN_TO_MANAGERS = (*SHOWN, "marked")
-OF_MARKS = ("org.fedstac.dataset.marked.v1", "org.fedstac.dataset.unmarked.v1")
+BY_ID = (*SHOWN, "quarantined")  # states in which whoever names a dataset sees it
+SHOWN_TO_MANAGERS = (*BY_ID, "marked")
+OF_HIDING = tuple(
+    f"org.fedstac.dataset.{name}.v1" for name in ("marked", "unmarked", "quarantined", "released")
+)  # events that only managers see
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +71,18 @@ async def versions(conn: Connection, collection: str, id: str, states: Sequence[
 
 
 async def events(
-    conn: Connection, lineage: str, ids: Sequence[str], *, before: UUID | None, limit: int, with_marks: bool
+    conn: Connection, lineage: str, ids: Sequence[str], *, before: UUID | None, limit: int, with_hiding: bool
 ) -> DatasetEvents | None:
     """Return events of these datasets of a lineage, the newest first. None where `before` is no event of it.
 
-    before: only events older than this one. with_marks: also those of marking and unmarking.
+    before: only events older than this one. with_hiding: also those of marks and of quarantine.
     """
     place = None
     if before is not None:
         place = await conn.fetchval(
             """SELECT id FROM fedstac.outbox WHERE key = $1 AND event_id = $2 AND dataset = ANY ($3::text[])
                AND ($4 OR type <> ALL ($5::text[]))""",
-            lineage, before, ids, with_marks, OF_MARKS,
+            lineage, before, ids, with_hiding, OF_HIDING,
         )  # fmt: skip
         if place is None:
             return None
@@ -92,7 +95,7 @@ async def events(
                  WHERE key = $1 AND dataset = ANY ($2::text[]) AND ($3::bigint IS NULL OR id < $3)
                    AND ($4 OR type <> ALL ($5::text[]))
                  ORDER BY id DESC LIMIT $6) e ORDER BY e.id DESC""",
-        lineage, ids, place, with_marks, OF_MARKS, limit + 1,
+        lineage, ids, place, with_hiding, OF_HIDING, limit + 1,
     )  # fmt: skip
     return DatasetEvents(tuple(EventRow(**dict(row)) for row in rows[:limit]), len(rows) > limit)
 
@@ -124,7 +127,7 @@ async def statuses(conn: Connection, ids: Sequence[str], collections: Sequence[s
            FROM unnest($1::text[]) WITH ORDINALITY a (id, n)
            LEFT JOIN LATERAL (
                SELECT * FROM fedstac.record r WHERE r.collection = ANY ((SELECT names FROM place)::text[])
-               AND r.id = a.id AND r.state IN ('published', 'retracted')) r ON true
+               AND r.id = a.id AND r.state IN ('published', 'retracted', 'quarantined')) r ON true
            ORDER BY a.n, r.collection""",
         ids, collections,
     )  # fmt: skip

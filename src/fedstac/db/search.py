@@ -132,17 +132,6 @@ async def item(conn: Connection, collection: str, item_id: str) -> tuple[ServedI
     return linked, row["digest"]
 
 
-async def was_deleted(conn: Connection, collection: str, item_id: str) -> datetime | None:
-    """Return when a dataset was deleted; None where it is here, or never was."""
-    when: datetime | None = await conn.fetchval(
-        """SELECT coalesce((SELECT ended_at FROM fedstac.deletion d WHERE d.collection = r.collection
-                              AND d.dataset = r.id AND d.state IN ('deleted', 'purged')), r.updated)
-           FROM fedstac.record r WHERE r.collection = $1 AND r.id = $2 AND r.state IN ('deleted', 'purged')""",
-        collection, item_id,
-    )  # fmt: skip
-    return when
-
-
 def order(fields: Sequence[tuple[str, bool]]) -> tuple[SortKey, ...]:
     """Return the sort keys of properties, given as (name, descending); ends with collection and id: the order is total.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedstac.api import parameters
 from fedstac.api.capability import Capability
-from fedstac.api.deletions import manager
+from fedstac.api.deletions import manager, tombstones
 from fedstac.api.route import JSON, Access, Answer, BodyFormat, Route, Size
 from fedstac.api.writing.routes import WRITTEN
 from fedstac.domain.errors import (
@@ -72,6 +72,11 @@ DELETIONS = Capability(
             method="POST", path=f"{_DELETION}/delete", handler=manager.post_delete, access=Access.ACTION,
             parameters=parameters.CHANGE, answers=WRITTEN,
             problems=(NotFound, Conflict, DeletionNotReady),
+        ),
+        Route(
+            method="GET", path="/admin/tombstones", handler=tombstones.get_tombstones, access=Access.RIGHT,
+            right=Action.DELETE, parameters=parameters.TOMBSTONES,
+            answers=(Answer.of(200, "A page of tombstones.", "Tombstones"),),
         ),
         Route(
             method="GET", path="/quarantines", handler=manager.get_quarantines, access=Access.RIGHT,

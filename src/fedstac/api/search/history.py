@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,10 +18,10 @@ from fedstac.api.writing import intake
 from fedstac.api.writing.collections import existing
 from fedstac.db import history
 from fedstac.db.history import EventRow, StatusRow, VersionRow
-from fedstac.domain import strict_json, visibility
+from fedstac.domain import events, strict_json, visibility
 from fedstac.domain.errors import BadRequest, ItemDoesNotExist, TakesTooLong
 from fedstac.domain.events import PREFIX
-from fedstac.domain.model import rfc3339
+from fedstac.domain.model import State, rfc3339
 from fedstac.domain.policy import Principal, Resource
 from fedstac.runtime import budget
 from fedstac.runtime.budget import Budget
@@ -30,13 +31,15 @@ MOST_IDS: Final = 10_000
 TOGETHER: Final = 500  # ids of one look
 ID_BYTES: Final = 600  # that an id takes while its answer is written
 LINES: Final = "application/x-ndjson"
+HIDING: Final = (State.QUARANTINED, State.MARKED)  # states that cover another one
 
 
 async def get_history(call: Call) -> Response:
     """Return the versions of a dataset and the events that they had, the newest first.
 
     Events are there for as long as the log is kept, and at the node where the dataset was published: `origin` names it.
-    Who did it is shown to those who may mark the dataset for deletion; so are a marked dataset and its marks.
+    Who did it is shown to those who may mark the dataset for deletion; so are a marked dataset, its marks, and the
+    events of its quarantine.
     """
     node = call.node
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
@@ -44,11 +47,14 @@ async def get_history(call: Call) -> Response:
     before = _event_id(call.query_params.get("before"))
     caller = await call.find_caller()
     async with node.search_pool.acquire() as conn:
-        states = history.SHOWN_TO_MANAGERS if caller else history.SHOWN
+        states = history.SHOWN_TO_MANAGERS if caller else history.BY_ID
         versions = await history.versions(conn, collection, item_id, states)
     sees_hidden = bool(caller and versions) and await _sees_hidden(call, caller, collection, item_id, versions)
     if not sees_hidden:
-        versions = [version for version in versions if version.state in history.SHOWN]
+        versions = [
+            version for version in versions
+            if version.state in (history.BY_ID if version.id == item_id else history.SHOWN)
+        ]  # fmt: skip
     if not any(version.id == item_id for version in versions):
         async with node.search_pool.acquire() as conn:
             await existing(conn, collection)
@@ -56,7 +62,7 @@ async def get_history(call: Call) -> Response:
     async with node.search_pool.acquire() as conn:
         page = await history.events(
             conn, versions[0].lineage, [version.id for version in versions], before=before, limit=limit,
-            with_marks=sees_hidden,
+            with_hiding=sees_hidden,
         )  # fmt: skip
     if page is None:
         raise BadRequest(f"before={before} is no event of this dataset that is kept; begin again without it")
@@ -100,13 +106,35 @@ def _version(call: Call, collection: str, version: VersionRow) -> dict[str, Any]
 
 
 def _event(event: EventRow, *, sees_hidden: bool) -> dict[str, Any]:
-    """Return an event. Its reason may name a hidden dataset: `latest again: … is marked`."""
+    """Return an event. Its reason may name a hidden dataset: `latest again: … is marked`.
+
+    What was retracted or changed under quarantine is told to outsiders as if there had been none.
+    """
+    if not sees_hidden:
+        event = replace(event, state=_uncovered(event), previous_state=_uncovered_before(event))
     return {
         "event": str(event.event_id), "time": event.time, "id": event.dataset,
         "type": event.type.removeprefix(PREFIX + "dataset.").rpartition(".")[0], "state": event.state,
         "previous_state": event.previous_state, "latest": event.latest, **_retraction(event.retraction),
         **({"actor": event.actor, "reason": event.reason} if sees_hidden else {}),
     }  # fmt: skip
+
+
+def _uncovered(event: EventRow) -> str:
+    if event.state not in HIDING:
+        return event.state
+    return State.PUBLISHED if event.retraction is None else State.RETRACTED
+
+
+def _uncovered_before(event: EventRow) -> str | None:
+    if event.previous_state not in HIDING:
+        return event.previous_state
+    match event.type:
+        case events.RETRACTED:
+            return State.PUBLISHED
+        case events.REINSTATED:
+            return State.RETRACTED
+    return _uncovered(event)
 
 
 def _retraction(text: str | None) -> dict[str, Any]:
@@ -117,7 +145,7 @@ def _retraction(text: str | None) -> dict[str, Any]:
 
 
 async def post_status(call: Call) -> Response:
-    """Tell how datasets stand: published, retracted and why, what to use instead, and which version is the latest.
+    """Tell how datasets stand: published, retracted and why, what to use instead, under quarantine, the latest version.
 
     An id that is unknown and one that is hidden look the same. The answer has the ids in their order; with
     `Accept: application/x-ndjson` a line each.

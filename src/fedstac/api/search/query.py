@@ -38,6 +38,13 @@ TOP_LEVEL = frozenset(
 )
 
 
+class Tombstones(StrEnum):
+    """Whether the tombstone of a dataset is shown."""
+
+    EXCLUDE = "exclude"
+    INCLUDE = "include"  # to those who may delete
+
+
 class Detail(StrEnum):
     """How much is shown of retracted datasets."""
 
@@ -126,6 +133,11 @@ def visible(conditions: Mapping[str, Any], choice: Visibility | None) -> dict[st
 def access_of(value: object) -> bool:
     """Return whether `access` asks for the files of retracted datasets."""
     return _choice("access", value, Detail) is Detail.FULL
+
+
+def deleted_of(value: object) -> bool:
+    """Return whether `deleted` asks for the tombstone of a dataset."""
+    return _choice("deleted", value, Tombstones) is Tombstones.INCLUDE
 
 
 def _choice(name: str, value: object, choices: type[Choice]) -> Choice | None:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from fedstac import __version__
 from fedstac.api.call import Call, Services
+from fedstac.api.deletions import tombstones as gone
 from fedstac.api.http import links, preconditions
 from fedstac.api.http.files import FileAnswer
 from fedstac.api.search import files_of_retracted, parquet
@@ -35,11 +36,12 @@ from fedstac.api.search.query import Query
 from fedstac.api.writing.collections import existing
 from fedstac.bootstrap import Node
 from fedstac.columns.memory import Found, PageQuestion
-from fedstac.db import collections, conditions, search
+from fedstac.db import collections, conditions, search, tombstones
 from fedstac.db.connections import Connection
 from fedstac.db.search import Anchor
+from fedstac.db.tombstones import Tombstone
 from fedstac.domain import strict_json
-from fedstac.domain.errors import BadRequest, ItemDeleted, ItemDoesNotExist, Unavailable
+from fedstac.domain.errors import BadRequest, ItemDeleted, ItemDoesNotExist, Unauthenticated, Unavailable
 from fedstac.domain.model import rfc3339
 from fedstac.domain.policy import Principal
 from fedstac.domain.visibility import Visibility
@@ -115,16 +117,14 @@ async def get_item(call: Call) -> Response:
     """Return a dataset: the stored document, with its state and its links."""
     node = call.node
     collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
+    asks_for_tombstone = queries.deleted_of(call.query_params.get("deleted") or None)
     async with node.search_pool.acquire() as conn:
         row = await search.item(conn, collection, item_id)
         if row is None:
             await existing(conn, collection)
-            deleted = await search.was_deleted(conn, collection, item_id)
-            if deleted is not None:
-                raise ItemDeleted(f"{item_id} was deleted at {rfc3339(deleted)}; its id is never used again")
-            raise ItemDoesNotExist(
-                f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are"
-            )
+            tombstone = await tombstones.read(conn, collection, item_id)  # for all alike: the time tells nothing
+    if row is None:
+        return await _answer_of_missing(call, tombstone, is_asked_for=asks_for_tombstone)
     item, digest = row
     asks_for_files = queries.access_of(call.query_params.get("access") or None)
     shows_files = asks_for_files and (collection, item_id) in await _with_files(call, (item,))
@@ -137,6 +137,24 @@ async def get_item(call: Call) -> Response:
     return Response(
         links.item_text(call.base_url, item, shows_files=shows_files), headers=headers, media_type=links.GEOJSON
     )
+
+
+async def _answer_of_missing(call: Call, tombstone: Tombstone | None, *, is_asked_for: bool) -> Response:
+    """Answer for a dataset that is not here: with its tombstone, for those who ask for it and may delete.
+
+    For others ItemDeleted or ItemDoesNotExist. Unauthenticated where a tombstone is asked for without a token.
+    """
+    collection, item_id = call.path_params["collection_id"], call.path_params["item_id"]
+    if is_asked_for:
+        caller = await call.find_caller()
+        if caller is None:
+            raise Unauthenticated("deleted=include shows what is deleted; send a token, or leave it out")
+        if tombstone is not None and gone.may_see(call, caller, tombstone):
+            return gone.answer(tombstone)
+    if tombstone is not None:
+        at = rfc3339(tombstone.deleted_at)
+        raise ItemDeleted(f"{item_id} was deleted at {at}; its id is never used again")
+    raise ItemDoesNotExist(f"there is no dataset {item_id[:512]!r} in {collection}; a search lists those there are")
 
 
 async def _with_files(call: Call, items: Sequence[search.ServedItem]) -> frozenset[tuple[str, str]]:

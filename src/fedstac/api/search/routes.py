@@ -113,9 +113,12 @@ SEARCH = Capability(
         ),
         Route(
             method="GET", path=ITEM, handler=reading.get_item, access=Access.PUBLIC,
-            parameters=(parameters.ACCESS, parameters.IF_NONE_MATCH),
+            parameters=(parameters.ACCESS, parameters.DELETED, parameters.IF_NONE_MATCH),
             answers=(
-                Answer.of(200, "The dataset.", "Item", media_type=GEOJSON, headers=("ETag", "Last-Modified")),
+                Answer(
+                    200, "The dataset; or its tombstone.", {GEOJSON: "Item", JSON: "Tombstone"},
+                    headers=("ETag", "Last-Modified"),
+                ),
                 NOT_MODIFIED,
             ),
             problems=(ItemDoesNotExist, ItemDeleted, CollectionDoesNotExist, *BAD_TOKEN), is_hot=True,
