@@ -15,6 +15,7 @@ from fedstac.cli import (
     access,
     admin,
     audit,
+    bulk_changes,
     changes,
     collections,
     datasets,
@@ -60,6 +61,7 @@ app.add_typer(removals.commands)
 app.add_typer(replicas.commands, name="replica", rich_help_panel="Client")
 app.add_typer(collections.commands, name="collections", rich_help_panel="Client")
 app.add_typer(deletions.commands, name="deletion", rich_help_panel="Client")
+app.add_typer(bulk_changes.commands, name="bulk", rich_help_panel="Client")
 app.add_typer(own_requests.commands, name="requests", rich_help_panel="Client")
 app.add_typer(identity.commands)
 app.add_typer(notifications.commands, name="notifications", rich_help_panel="Client")

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from fedstac.cli import bulk, terminal
+from fedstac.cli import bulk, bulk_changes, terminal
 from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
+from fedstac.cli.bulk_changes import Digest, Filter, ManyOptions
 from fedstac.cli.options import Form, Token, Url, client_of, examples, form_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client import Client, documents
@@ -365,16 +366,30 @@ def reinstate(
 
 @commands.command(
     rich_help_panel="Client",
-    epilog=examples("fedstac mark CMIP6.….v20190401 --reason 'published by mistake'", codes=True),
+    epilog=examples(
+        "fedstac mark CMIP6.….v20190401 --reason 'published by mistake'",
+        "fedstac mark -c CMIP6 --filter \"cmip6:source_id = 'X'\" --dry-run -o json    # a look",
+        "fedstac mark -c CMIP6 --filter \"cmip6:source_id = 'X'\" --reason 'replaced'",
+        codes=True,
+    ),
 )
 def mark(
     ctx: typer.Context, ids: Ids = None,
     reason: Annotated[str, typer.Option(help="Why, for those who delete.")] = "",
-    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    ids_from: IdsFrom = "", filter: Filter = "", digest: Digest = "",
+    collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
-    """Mark datasets for deletion: hidden until they are unmarked. Nothing is erased yet."""
+    """Mark datasets for deletion: hidden until they are unmarked. Nothing is erased yet.
+
+    With --filter or --digest in one go: it shows what that comes to, asks for the number of datasets, and follows the
+    work. Ctrl-C leaves it running.
+    """
     options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    many = ManyOptions(options, filter, digest)
+    if many.is_wanted:
+        bulk_changes.run("mark", {"reason": reason} if reason else {}, many)
+        return
     bulk.run(Job("mark", lambda one: one.client.mark(one.id, reason=reason or None, collection=one.collection,
                                                      dry_run=one.dry_run)), options)  # fmt: skip
 
@@ -382,10 +397,15 @@ def mark(
 @commands.command(rich_help_panel="Client", epilog=examples("fedstac unmark CMIP6.….v20190401", codes=True))
 def unmark(
     ctx: typer.Context, ids: Ids = None,
-    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    ids_from: IdsFrom = "", filter: Filter = "", digest: Digest = "",
+    collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
-    """Take marks for deletion back."""
+    """Take marks for deletion back; with --filter or --digest in one go, as `fedstac mark`."""
     options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    many = ManyOptions(options, filter, digest)
+    if many.is_wanted:
+        bulk_changes.run("unmark", {}, many)
+        return
     bulk.run(Job("unmark", lambda one: one.client.unmark(one.id, collection=one.collection,
                                                          dry_run=one.dry_run)), options)  # fmt: skip

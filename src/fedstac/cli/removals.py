@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fedstac.cli import bulk
+from fedstac.cli import bulk, bulk_changes
 from fedstac.cli.bulk import ChangeOptions, Collection, DryRun, Ids, IdsFrom, Job, One, Yes
+from fedstac.cli.bulk_changes import Digest, Filter, ManyOptions
 from fedstac.cli.options import Form, Token, Url, examples
 from fedstac.client.values import ChangeResult, Dataset
 
@@ -30,12 +31,14 @@ def quarantine(
     link: Annotated[
         list[str] | None, typer.Option("--link", metavar="URL", help="Correspondence. Repeatable.")
     ] = None,
-    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    ids_from: IdsFrom = "", filter: Filter = "", digest: Digest = "",
+    collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
     """Put datasets under quarantine: found by their id alone, without files. Nothing is erased.
 
-    A repeat replaces what was said of the case. Exit 3 if a dataset is unknown.
+    A repeat replaces what was said of the case. Exit 3 if a dataset is unknown. With --filter or --digest in one go, as
+    `fedstac mark`.
     """
     if not reason.strip():
         raise typer.BadParameter("say why nobody should use the datasets for now", param_hint="--reason")
@@ -52,6 +55,12 @@ def quarantine(
         return {**dataset.document, "properties": {**dataset.properties, **flags}}  # assets are hidden, and stay
 
     options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    many = ManyOptions(options, filter, digest)
+    if many.is_wanted:
+        members = {"reason": reason, "case": case, "contact": contact, "links": link}
+        members = {name: value for name, value in members.items() if value}
+        bulk_changes.run("quarantine", {"quarantine": members}, many)
+        return
     bulk.run(Job("quarantine", perform, foreseen), options)
 
 
@@ -62,11 +71,16 @@ def quarantine(
 def release(
     ctx: typer.Context, ids: Ids = None,
     decision: Annotated[str, typer.Option(help="What was decided, and why. It closes the case.")] = "",
-    ids_from: IdsFrom = "", collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
+    ids_from: IdsFrom = "", filter: Filter = "", digest: Digest = "",
+    collection: Collection = "", yes: Yes = False, dry_run: DryRun = False,
     output: Form = None, url: Url = "", token: Token = "",
 ) -> None:  # fmt: skip
-    """End quarantines: every byte is as it was."""
+    """End quarantines: every byte is as it was. With --filter or --digest in one go, as `fedstac mark`."""
     options = ChangeOptions(ctx, ids or [], ids_from, collection, yes, dry_run, output, url, token)
+    many = ManyOptions(options, filter, digest)
+    if many.is_wanted:
+        bulk_changes.run("release", {"decision": decision} if decision else {}, many)
+        return
     bulk.run(Job("release", lambda one: one.client.release(one.id, decision=decision or None, collection=one.collection,
                                                            dry_run=one.dry_run)), options)  # fmt: skip
 

@@ -25,7 +25,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import orjson
 
-from fedstac.client import changes, publishing
+from fedstac.client import bulk_changes, changes, publishing
 from fedstac.client import documents as reading
 from fedstac.client.asynchronous import AsyncClient as AsyncClient
 from fedstac.client.intervals import interval
@@ -105,6 +105,14 @@ class Client:
     rehearse = _performed(changes.rehearse)
     cancel = _performed(changes.cancel)
     retry = _performed(changes.retry)
+
+    # many at once: client/bulk_changes.py
+    preview_bulk = _performed(bulk_changes.preview_bulk)
+    start_bulk = _performed(bulk_changes.start_bulk)
+    bulk = _performed(bulk_changes.bulk)
+    bulks = _performed(bulk_changes.bulks)
+    bulk_datasets = _performed(bulk_changes.bulk_datasets)
+    cancel_bulk = _performed(bulk_changes.cancel_bulk)
 
     def close(self) -> None:
         self._transport.close()

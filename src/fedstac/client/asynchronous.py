@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from fedstac.client import changes
+from fedstac.client import bulk_changes, changes
 from fedstac.client.transport import (
     ClientError,
     Exchange,
@@ -77,6 +77,14 @@ class AsyncClient:
     rehearse = _awaited(changes.rehearse)
     cancel = _awaited(changes.cancel)
     retry = _awaited(changes.retry)
+
+    # many at once: client/bulk_changes.py
+    preview_bulk = _awaited(bulk_changes.preview_bulk)
+    start_bulk = _awaited(bulk_changes.start_bulk)
+    bulk = _awaited(bulk_changes.bulk)
+    bulks = _awaited(bulk_changes.bulks)
+    bulk_datasets = _awaited(bulk_changes.bulk_datasets)
+    cancel_bulk = _awaited(bulk_changes.cancel_bulk)
 
     async def aclose(self) -> None:
         await self._http.aclose()
