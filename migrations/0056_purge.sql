@@ -122,3 +122,6 @@ GRANT EXECUTE ON FUNCTION fedstac.remove_terms() TO fedstac_writer, fedstac_sequ
 -- Final items that quote what was sent, to be found by their dataset; those that were done without a word are not here.
 CREATE INDEX request_item_texts ON fedstac.request_item (dataset)
     WHERE status <> 'queued' AND (document IS NOT NULL OR detail IS NOT NULL OR findings IS NOT NULL);
+CREATE INDEX bulk_dataset_texts ON fedstac.bulk_dataset (dataset) WHERE detail IS NOT NULL;
+CREATE INDEX dead_letter_dataset ON fedstac.dead_letter (dataset);
+CREATE INDEX node_exception_event ON fedstac.node_exception (event_id);

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from fedstac.db import audit, dead_letters, invariants, parked, troubles
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor, LoggedEvent
+from tests.support.dumps import dump, lines_with
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
 
@@ -111,26 +110,6 @@ async def leave_traces(conn: asyncpg.Connection) -> None:
         )  # fmt: skip
 
 
-def dump(cluster: embedded.Cluster, dsn: str) -> str:
-    """Return a dump of a database."""
-    name = dsn.rpartition("/")[2].partition("?")[0]
-    environment = {
-        "PATH": f"{embedded.find_binaries()}:{os.environ['PATH']}", "PGHOST": str(cluster.socket_dir),
-        "PGPORT": str(cluster.port), "PGUSER": "postgres",
-    }  # fmt: skip
-    done = subprocess.run(
-        ["pg_dump", "--column-inserts", name], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def words(text: str) -> list[str]:
-    """Return the lines of a dump that have the marker, for a failure to name the tables."""
-    return [line[:160] + " … " + line[max(at - 60, 0) : at + 40] for line in text.splitlines()
-            if (at := line.find(MARKER)) >= 0]  # fmt: skip
-
-
 async def feed_of(api: Api) -> list[Json]:
     answer = await api.anyone.get("/events?limit=1000", headers={"Authorization": f"Bearer {api.tokens['node:east']}"})
     events: list[Json] = answer.json()
@@ -195,16 +174,16 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
             parked.ParkedEvent("e", "plain/thing-1", 1, 1, f"{MARKER}-why", event)
         ])  # fmt: skip
         await troubles.report(there, "parked", place="index of west", what="plain/thing-1", detail=f"{MARKER}-trouble")
-    assert words(dump(cluster, west.settings.dsn))
-    assert words(dump(cluster, east.settings.dsn))
+    assert lines_with(MARKER, dump(cluster, west.settings.dsn))
+    assert lines_with(MARKER, dump(cluster, east.settings.dsn))
     await end_grace(conn)
     await act(west, "delete")
     await act(west, "purge")
     await until(lambda: agree(conn, there))
     for each in (conn, there):  # by housekeeping
         await until(lambda each=each: each.fetchval(UNUSED))  # type: ignore[misc]
-    assert words(dump(cluster, west.settings.dsn)) == []
-    assert words(dump(cluster, east.settings.dsn)) == []
+    assert lines_with(MARKER, dump(cluster, west.settings.dsn)) == []
+    assert lines_with(MARKER, dump(cluster, east.settings.dsn)) == []
     assert "other-title" in dump(cluster, east.settings.dsn)
     assert (await west.anyone.get(PATH)).status_code == 410
     assert await invariants.check(conn) == []

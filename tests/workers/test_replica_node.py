@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import orjson
 import pytest
 
 from fedstac.bootstrap import Node
+from fedstac.db import troubles
 from fedstac.db.connections import Connection
-from fedstac.demo import sample
+from fedstac.demo import embedded, sample
 from fedstac.domain.replication.policy import ReplicaPolicy
 from fedstac.messaging.sources.addresses import SourcesUnclear
 from fedstac.settings import Misconfigured, Settings
@@ -20,6 +22,7 @@ from fedstac.workers import replica_identity, roles
 from fedstac.workers.following import Follower
 from fedstac.workers.replica_node import ReplicaHandler
 from tests.db.sources import Json, Source, entry
+from tests.support.dumps import dump, lines_with
 from tests.support.nodes import Api, StartApi
 from tests.support.waiting import until
 from tests.workers.replicating import POLICY, plant, replicating, settings_of
@@ -101,6 +104,56 @@ async def test_beside_an_index_node_files_of_a_retracted_dataset_go_before_it_is
         await until(both_have_everything)
         shown = (await index.anyone.get(f"/collections/CMIP6/items/{items[1]['id']}")).json()
         assert shown["id"] == items[1]["id"]
+
+
+async def test_of_a_purged_dataset_a_replica_node_keeps_no_file_no_name_and_no_word(
+    api: Api, start_api: StartApi, make_database: Callable[[], str], place: Path, cluster: embedded.Cluster,
+    conn: Connection,
+) -> None:  # fmt: skip
+    index = await start_api(dsn=make_database(), node="east", source=api.url, source_token=api.tokens["node:east"])
+    [item] = sample.items(1, versions=1)
+    item["properties"]["description"] = "qzxmark-description"
+    for n, asset in enumerate(asset for asset in item["assets"].values() if "file:checksum" in asset):
+        asset["href"] = f"https://127.0.0.1:9/qzxmark-{n}.nc"
+    assert (await api.admin.post("/collections/CMIP6/items", json=item)).status_code == 201
+    path = f"/collections/CMIP6/items/{item['id']}"
+    async with replicating(settings_of(index, api, place)) as there:
+
+        async def is_planned() -> bool:
+            return await state_of(there, item["id"]) in ("queued", "transferring", "waiting")
+
+        await until(is_planned)
+        n = await there.fetchval("SELECT n FROM fedstac.replica_dataset")
+        await troubles.report(there, "replica-source", place="west", detail="qzxmark-why",
+                              what=f"{item['id']}, data: the file at https://127.0.0.1:9/qzxmark is wrong")  # fmt: skip
+        await there.execute(
+            """WITH look AS (INSERT INTO fedstac.replica_look (kind, by_checksum, sample_percent)
+                             VALUES ('verify', true, 100) RETURNING id)
+               INSERT INTO fedstac.replica_finding (look, fault, n, path, detail)
+               SELECT id, 'missing', $1, 'qzxmark.nc', 'qzxmark-finding' FROM look""",
+            n,
+        )
+        served = await plant(there, place, item["id"])
+        assert lines_with("qzxmark", dump(cluster, index.settings.dsn))
+        wait = {"Prefer": "wait=60"}
+        assert (await api.admin.delete(f"{path}?reason=qzxmark-mark", headers=wait)).status_code == 200
+        await conn.execute("UPDATE fedstac.deletion SET grace_until = marked_at - interval '1 second'")
+        await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived'")
+        for action in ("delete", "purge"):
+            assert (await api.admin.post(f"{path}/{action}", json={}, headers=wait)).status_code == 200
+
+        async def is_purged() -> bool:
+            query = """SELECT event_state = 'purged' AND state = 'removed' AND NOT EXISTS (
+                           SELECT FROM fedstac.replica_removal WHERE state <> 'done') FROM fedstac.replica_dataset"""
+            at_index = "SELECT state = 'purged' FROM fedstac.record"
+            return bool(await there.fetchval(query)) and bool(await there.fetchval(at_index))
+
+        await until(is_purged)
+    assert not any(each.exists() for each in served)
+    names = [name for _, folders, files in os.walk(place) for name in (*folders, *files)]
+    assert [name for name in names if not name.startswith(".")] == []  # no folder either
+    for dsn in (api.settings.dsn, index.settings.dsn):
+        assert lines_with("qzxmark", dump(cluster, dsn)) == []
 
 
 async def test_each_origin_has_its_own_place_and_a_dataset_stays_its_first_origins(

@@ -45,6 +45,11 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
         *names, PURGED_TEXT,
     )  # fmt: skip
     await conn.execute(
+        """UPDATE fedstac.bulk_dataset b SET detail = $3 FROM unnest($1::text[], $2::text[]) d (collection, id)
+           WHERE b.dataset = d.id AND b.collection = d.collection AND b.detail IS NOT NULL""",
+        *names, PURGED_TEXT,
+    )  # fmt: skip
+    await conn.execute(
         """UPDATE fedstac.dead_letter l
            SET reason = $3, event = CASE WHEN l.event LIKE '%,"redacted":true}}' THEN l.event
                                          ELSE fedstac.redacted_event(l.event) END
@@ -99,11 +104,10 @@ async def purge_copies(conn: Connection, datasets: Sequence[DatasetName]) -> Non
     await conn.execute(
         """DELETE FROM fedstac.esgf_waiting WHERE split_part(subject, ' (', 1) = ANY ($1::text[])""", subjects
     )
-    await conn.execute(
-        """UPDATE fedstac.trouble SET detail = $3
-           WHERE split_part(what, ' (', 1) = ANY ($1::text[])
-              OR substring(what FROM ' of (\\S+)(?: at [0-9.]+| cannot be moved)$') = ANY ($2::text[])""",
-        subjects, [id for _, id in datasets], PURGED_TEXT,
+    await conn.execute(  # whatever names one of them; an address behind its name goes, too
+        """UPDATE fedstac.trouble SET detail = $2, what = regexp_replace(what, ', .*', '')
+           WHERE string_to_array(regexp_replace(what, '[,:](?= |$)', '', 'g'), ' ') && $1::text[]""",
+        [*subjects, *(id for _, id in datasets)], PURGED_TEXT,
     )  # fmt: skip
     await _note(conn, datasets)
 
@@ -119,6 +123,24 @@ async def _note(conn: Connection, datasets: Sequence[DatasetName]) -> None:
                SET event = EXCLUDED.event, xid = EXCLUDED.xid, at = EXCLUDED.at""",
         *_columns(datasets),
     )
+
+
+async def purge_replicas(conn: Connection, datasets: Sequence[DatasetName]) -> None:
+    """Remove what a replica node keeps of purged datasets beside their rows, which have no documents any more.
+
+    The rows of files go with the files, as the removal of each is done.
+    """
+    await purge_copies(conn, datasets)
+    numbers = [row["n"] for row in await conn.fetch(
+        """SELECT d.n FROM unnest($1::text[], $2::text[]) w (collection, id)
+           JOIN fedstac.replica_dataset d ON d.collection = w.collection AND d.id = w.id
+           WHERE d.event_state = 'purged'""",
+        *_columns(datasets),
+    )]  # fmt: skip
+    await conn.execute(
+        "UPDATE fedstac.replica_removal SET reason = '' WHERE n = ANY ($1::bigint[]) AND reason <> ''", numbers
+    )
+    await conn.execute("DELETE FROM fedstac.replica_finding WHERE n = ANY ($1::bigint[])", numbers)
 
 
 async def newest(conn: Connection) -> int:

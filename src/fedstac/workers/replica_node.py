@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from fedstac.bootstrap import Node, Part
-from fedstac.db import nodes
+from fedstac.db import nodes, purging
 from fedstac.db.connections import Connection
 from fedstac.db.replica import removals
 from fedstac.db.replica.datasets import DatasetKey, NewestEvent
@@ -117,6 +117,9 @@ class ReplicaHandler:
         result = await intake.take(
             conn, [each for each, _ in readings], policy_digest=readings[-1][1] if readings else ""
         )
+        purged = [each.newest.key for each, _ in readings if each.newest.state is EventState.PURGED]
+        if purged:
+            await purging.purge_replicas(conn, [(key.collection, key.id) for key in purged])
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list may be lost at the origin
             count = await intake.restrict_unlisted(
                 conn, page.origin, before_epoch=page.cursor.epoch, pos=page.cursor.pos

@@ -100,8 +100,12 @@ async def begin(conn: Connection, removal: Removal) -> None:
 async def move_on(conn: Connection, removal: Removal, *, is_done: bool) -> None:
     """Store that files are where they belong. One that is not done yet waits until the origin knows."""
     await conn.execute(
-        """UPDATE fedstac.replica_removal
-           SET state = CASE WHEN $2 THEN 'done' ELSE 'moved' END, done_at = CASE WHEN $2 THEN now() END, next_try = NULL
+        """UPDATE fedstac.replica_removal r
+           SET state = CASE WHEN $2 THEN 'done' ELSE 'moved' END, next_try = NULL,
+               done_at = CASE WHEN $2 THEN now() END,
+               reason = CASE WHEN EXISTS (SELECT FROM fedstac.replica_dataset d
+                                          WHERE d.n = r.n AND d.event_state IN ('deleted', 'purged'))
+                             THEN '' ELSE reason END  -- it may name a file
            WHERE id = $1""",
         removal.id, is_done,
     )  # fmt: skip
