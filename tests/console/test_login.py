@@ -9,13 +9,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import asyncpg
 import pytest
 
-from fedstac.db import nodes
+from fedstac.console.visits import ConsolePlace
 from tests.support.consoles import OpenBrowser, Visitor, csrf_of, query_of
 from tests.support.nodes import Api, StartApi
 
 PAGE = "/console/deletions"
 SESSION, ATTEMPT = "fedstac-session-west", "fedstac-login-west"
-SECOND = "+1 second"
 
 
 async def test_who_is_not_logged_in_sees_no_page(west: Api, open_browser: OpenBrowser) -> None:
@@ -201,14 +200,8 @@ async def test_without_a_provider_a_token_is_pasted_once(api: Api, open_browser:
     assert opened.status_code == 303
     assert (await browser.get(PAGE)).status_code == 200
 
-    conn = await asyncpg.connect(api.settings.dsn)
-    assert await nodes.revoke_tokens(conn, "admin")
-    await conn.close()
 
-
-async def test_behind_https_the_cookie_is_for_this_host_alone(start_api: StartApi, dsn: str) -> None:
-    from fedstac.console.visits import ConsolePlace
-
+def test_behind_https_the_cookie_is_for_this_host_alone() -> None:
     place = ConsolePlace("https://data.example/stac", "west")
     cookie = place.cookie("session", "x", seconds=60)
     assert cookie == "__Host-fedstac-session-west=x; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure"

@@ -172,6 +172,7 @@ async def _do(visit: Visit, task: DeletionTask, id: UUID, dataset: str, *, name:
             case DeletionTask.UNMARK | DeletionTask.DELETE:
                 is_queued = await _change(call, task, id)
     except Problem as problem:
+        await pages.note_refusal(visit, problem)
         return TaskResult(id, dataset, problem.without_trace())
     return TaskResult(id, dataset, is_queued=is_queued)
 

@@ -19,6 +19,7 @@ from fedstac.api.call import Call
 from fedstac.api.http import links, preconditions
 from fedstac.api.http.documentation import prefers_html
 from fedstac.api.route import Handler
+from fedstac.api.writing import refusals
 from fedstac.console import assets, visits
 from fedstac.console.visits import Visit
 from fedstac.domain.errors import Problem, Unauthenticated
@@ -42,6 +43,7 @@ HTMX = orjson.dumps({  # no style and no script of its own making; a page that i
         {"code": "[345]..", "swap": False, "error": True},
     ],
 }).decode()  # fmt: skip
+AUDIT_NAME = "console"  # the action of forms that were refused, in the audit log
 TABS = (("deletions", "Deletions"), ("rules", "Configuration"))  # path, title
 
 View = Callable[[Visit], Awaitable[Response]]
@@ -165,6 +167,7 @@ def handler(view: View, *, needs_session: bool = True) -> Handler:
                 visit = Visit(call, visit.place, session, form)
             return await view(visit)
         except Problem as problem:
+            await note_refusal(visit, problem)
             if wants_json(call):
                 raise
             return refusal(visit, problem)
@@ -180,6 +183,15 @@ def _to_login(visit: Visit) -> Response:
     if visit.is_poll:
         return Response(status_code=401, headers={**HEADERS, "HX-Refresh": "true", "Cache-Control": "no-store"})
     return redirect(login)
+
+
+async def note_refusal(visit: Visit, problem: Problem) -> None:
+    """Write down that a form was refused, as the API does with writes. What is looked at only leaves no row."""
+    call = visit.call
+    if call.method == "POST" and not call.progress.is_accepted:
+        await call.services.refusals.note(refusals.entry(
+            AUDIT_NAME, problem, call.progress, path_params=call.path_params, request_id=call.request_id
+        ))  # fmt: skip
 
 
 def refusal(visit: Visit, problem: Problem) -> Response:

@@ -21,7 +21,7 @@ def _get(path: str, view: View, *, needs_session: bool = True) -> Route:
 def _post(path: str, view: View, *, needs_session: bool = True) -> Route:
     return Route(
         method="POST", path=visits.FOLDER + path, handler=pages.handler(view, needs_session=needs_session),
-        access=Access.PUBLIC, body=FORM, log_name="console",
+        access=Access.PUBLIC, body=FORM, logs_refusals=False,  # pages.note_refusal does
     )  # fmt: skip
 
 

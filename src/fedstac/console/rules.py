@@ -77,6 +77,7 @@ async def post_one(visit: Visit) -> Response:
             applies = form.get("apply_to_open") == "on"
             await deleting.configure(conn, caller, project, wish, expected=version, apply_to_open=applies)
     except Problem as problem:
+        await pages.note_refusal(visit, problem)
         return await _form_page(visit, project, form, version, problem)
     return pages.redirect(f"{visit.place.root}{FOLDER}/{quote(project, safe='')}?saved=true")
 
