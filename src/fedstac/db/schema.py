@@ -15,6 +15,7 @@ MIGRATION_LOCK = 0x666564_00  # the advisory lock of whoever migrates
 NEEDED = {
     "fedstac.alerted": "SIUD", "fedstac.audit": "SI", "fedstac.audit_chain": "S", "fedstac.audit_head": "S",
     "fedstac.awaited": "SIUD", "fedstac.cascade": "SIU", "fedstac.collection": "SIUD", "fedstac.confirmation": "SIUD",
+    "fedstac.bulk": "SIU", "fedstac.bulk_dataset": "SIU", "fedstac.console_session": "SIUD",
     "fedstac.consumer_cursor": "SIUD", "fedstac.cursor": "SIUD", "fedstac.dead_letter": "SIUD",
     "fedstac.deletion": "SIU", "fedstac.deletion_configuration": "SI", "fedstac.deletion_dependency": "SIUD",
     "fedstac.deletion_waiver": "SID",
