@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     owner_dsn: str = Field("", description="Connection URL of the owner, for `fedstac migrate`; empty: PGHOST, …")
     sequencer_dsn: str = Field("", description="Connection URL of the sequencer; empty: the writer's")
     auditor_dsn: str = Field("", description="Connection URL for `fedstac audit`; empty: the writer's")
-    deleter_dsn: str = Field("", description="Connection URL for `fedstac admin erase-person`; empty: the owner's")
+    deleter_dsn: str = Field("", description="Connection URL for `fedstac person`; empty: the owner's")
     audit_key: str = Field("", description="Secret that signs checkpoints of the audit log; empty: they are not signed")
     node: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$", description="This node's name, its origin")
     public_url: str = Field("", description="The address that clients see; links start with it. Empty: host and port")

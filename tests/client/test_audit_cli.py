@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 from fedstac.bootstrap import Node
-from fedstac.db import audit, people
+from fedstac.db import audit, own_groups, people
 from fedstac.db.connections import Connection
+from fedstac.db.own_groups import GroupRole
 from fedstac.demo import embedded, sample
 from fedstac.domain.groups import Identity
 from tests.db import writing
@@ -189,6 +190,32 @@ async def test_a_person_is_erased_and_the_log_keeps_the_pseudonym(
     denied = await fedstac("admin", "erase-person", other, "--dsn", dsn)
     assert denied.code != 0
     assert "permission denied" in denied.stderr
+
+
+async def test_a_person_leaves_a_project_and_leaves_for_good(
+    cluster: embedded.Cluster, dsn: str, logged: Connection, fedstac: Fedstac
+) -> None:
+    who = await people.pseudonym(logged, ANNA)
+    await own_groups.create(logged, "six", "CMIP6", "NCAR", "", "admin")
+    await own_groups.add(logged, "six", who, GroupRole.MEMBER, "admin")
+    deleter = {"FEDSTAC_DELETER_DSN": cluster.dsn(name_in(dsn), user="fedstac_deleter")}
+    preview = await fedstac("person", "leave", who, "--project", "CMIP6", "--dry-run", "-o", "json", **deleter)
+    assert (preview.code, preview.stderr) == (0, "")
+    shown = json.loads(preview.stdout)
+    assert shown["closes"]["groups"] == [{"group": "six", "project": "CMIP6", "part": "member"}]
+    assert (shown["dry_run"], shown["stays"]) == (True, {"datasets": 0})
+    done = await fedstac("person", "leave", who, "--project", "CMIP6", **deleter)
+    assert (done.code, done.stdout.splitlines()) == (0, [f"{who}  closed", "  member    six (CMIP6)"])
+    again = await fedstac("person", "leave", who, "--project", "CMIP6", **deleter)
+    assert (again.code, again.stdout) == (0, f"nothing of {who} is here that closes\n")
+    unasked = await fedstac("person", "erase", who, **deleter)
+    assert (unasked.code, "--yes" in unasked.stderr) == (2, True)
+    erased = await fedstac("person", "erase", who, "--yes", **deleter)
+    assert (erased.code, erased.stdout.splitlines()) == (0, [f"{who}  closed", "  identity  who it is"])
+    assert (await fedstac("person", "erase", who, "--yes", **deleter)).code == 0
+    assert (await fedstac("person", "erase", "anna", "--yes", **deleter)).code == 2
+    denied = await fedstac("person", "leave", who, "--project", "CMIP6", "--dsn", dsn)
+    assert (denied.code != 0, "permission denied" in denied.stderr) == (True, True)
 
 
 @pytest.mark.parametrize("command", ["", "list", "verify", "export"])

@@ -168,6 +168,7 @@ FUNCTIONS = {
     "fedstac.drop_outbox(bigint, bigint)": {"writer"},
     "fedstac.redact_events(text[], text[])": {"writer"},
     "fedstac.redact_waivers(uuid[])": {"writer"},
+    "fedstac.close_person(text, text, boolean)": {"deleter"},
     "fedstac.remove_terms()": {"writer", "sequencer"},
     "fedstac.follow_record()": set(),  # a trigger
     "fedstac.forget_destinations()": set(),  # a trigger

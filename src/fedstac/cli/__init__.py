@@ -30,6 +30,7 @@ from fedstac.cli import (
     operations,
     own_requests,
     parked,
+    people,
     removals,
     replicas,
     scanning,
@@ -75,6 +76,7 @@ app.add_typer(snapshots.commands, name="snapshot", rich_help_panel="Node")
 app.add_typer(parked.commands, name="parked", rich_help_panel="Node")
 app.add_typer(doctor.commands)
 app.add_typer(admin.commands, name="admin", rich_help_panel="Node")
+app.add_typer(people.commands, name="person", rich_help_panel="Node")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Node")
 app.add_typer(sinks.commands, name="sink", rich_help_panel="Node")
 app.add_typer(dead_letters.commands, name="dead-letter", rich_help_panel="Node")

@@ -63,7 +63,7 @@ def erase_person(
         str, typer.Option(help="The node's database [FEDSTAC_DELETER_DSN, FEDSTAC_OWNER_DSN].", show_default=False)
     ] = "",
 ) -> None:
-    """Forget who a pseudonym is. Logs keep the pseudonym, which names nobody from then on; it cannot be undone."""
+    """Forget who a pseudonym is, as `fedstac person erase` does, without a question. It cannot be undone."""
     if not PSEUDONYM.fullmatch(who):
         raise typer.BadParameter(f"{who!r} is no pseudonym; it looks like person:8f14e45f-ceea-467f-9575-1cd5e0d0a1b2")
     settings = environment.load()
@@ -100,7 +100,7 @@ async def _erase(dsn: str, who: str) -> bool:
 
     conn = await connections.connect(dsn, application="fedstac admin erase-person")
     try:
-        return await people.erase(conn, who)
+        return (await people.erase(conn, who)).mapping
     finally:
         await conn.close(timeout=10)
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
 from fedstac.db.connections import Connection
 from fedstac.domain.groups import Identity
+from fedstac.runtime.failpoints import failpoint
 
 PREFIX = "person:"  # no token may be called so (nodes.is_name)
 
@@ -27,20 +33,82 @@ async def pseudonym(conn: Connection, who: Identity) -> str:
     return f"{PREFIX}{pseudonym}"
 
 
-async def erase(conn: Connection, who: str) -> bool:
-    """Delete the row that tells whose pseudonym it is, with an audit row; return False where nobody has it (any more).
+@dataclass(frozen=True, slots=True)
+class PersonalGroup:
+    """A group of fedstac's own that somebody belongs to. part: member or manager."""
 
-    Logs keep the pseudonym, which names nobody then. For the deleter, or the owner.
+    name: str
+    project: str
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalData:
+    """What belongs to a person here, and closes when they leave; `datasets` stay, of which they are the publisher.
+
+    awaited: results of requests that they wait for. messages: to their destinations, on their way or kept. mapping:
+    whether it is known whose pseudonym it is. Of a project there are groups, awaited results and datasets.
     """
+
+    groups: tuple[PersonalGroup, ...]
+    awaited: int
+    datasets: int
+    destinations: int = 0
+    messages: int = 0
+    sessions: int = 0
+    mapping: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there that closes."""
+        return not (self.groups or self.awaited or self.destinations or self.sessions or self.mapping)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "closes": {
+                "groups": [{"group": each.name, "project": each.project, "part": each.part} for each in self.groups],
+                "awaited": self.awaited, "destinations": self.destinations, "messages": self.messages,
+                "sessions": self.sessions, "mapping": self.mapping,
+            },
+            "stays": {"datasets": self.datasets},
+        }  # fmt: skip
+
+
+async def leave(conn: Connection, who: str, project: str, *, dry_run: bool = False) -> PersonalData:
+    """Close what somebody has in a project, with audit rows; return it. Again it closes nothing.
+
+    A group that is for all projects is none of this one. For the deleter, or the owner.
+    """
+    return await _close(conn, who, project, "leave-project", dry_run=dry_run)
+
+
+async def erase(conn: Connection, who: str, *, dry_run: bool = False) -> PersonalData:
+    """Close all that a person has here, and delete the row that tells whose pseudonym it is; with audit rows.
+
+    Return what there was. Again it closes nothing. Logs and datasets keep the pseudonym, which names nobody then; who
+    comes back gets another one. For the deleter, or the owner.
+    """
+    return await _close(conn, PREFIX + who.removeprefix(PREFIX), None, "erase-person", dry_run=dry_run)
+
+
+async def _close(conn: Connection, who: str, project: str | None, action: str, *, dry_run: bool) -> PersonalData:
     async with conn.transaction():
-        status = await conn.execute(
-            "DELETE FROM fedstac.person WHERE pseudonym = $1::text::uuid", who.removeprefix(PREFIX)
-        )
-        if status != "DELETE 1":
-            return False
-        await conn.execute(
-            """INSERT INTO fedstac.audit (actor, action, collection, dataset, outcome)
-               VALUES ('database:' || session_user, 'erase-person', '', $1, 'done')""",
-            PREFIX + who.removeprefix(PREFIX),
-        )
-    return True
+        rows = await conn.fetch("SELECT * FROM fedstac.close_person($1, $2, $3)", who, project, not dry_run)
+        counts = {row["kind"]: row["count"] for row in rows}
+        data = PersonalData(
+            groups=tuple(PersonalGroup(row["name"], row["project"], row["kind"]) for row in rows if row["name"]),
+            awaited=counts["awaited"], datasets=counts["dataset"], destinations=counts.get("destination", 0),
+            messages=counts.get("message", 0), sessions=counts.get("session", 0), mapping=bool(counts.get("mapping")),
+        )  # fmt: skip
+        failpoint("person.closed")
+        if not dry_run and not data.is_empty:
+            detail = {name: value for name, value in data.as_json()["closes"].items() if name != "groups" and value}
+            await conn.executemany(
+                """INSERT INTO fedstac.audit (actor, action, collection, dataset, outcome, detail)
+                   VALUES ('database:' || session_user, $1, $2, $3, 'done', $4)""",
+                [
+                    *((f"remove-{each.part}", each.project, f"group/{each.name}/{who}", None) for each in data.groups),
+                    (action, project or "", who, orjson.dumps(detail).decode() if detail else None),
+                ],
+            )
+    return data

@@ -1,0 +1,167 @@
+"""People who leave a project, or leave for good: what closes, what stays, all of it in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fedstac import publication
+from fedstac.bootstrap import Node
+from fedstac.db import audit, connections, invariants, notifications, own_groups, people
+from fedstac.db.connections import Connection
+from fedstac.db.own_groups import GroupRole
+from fedstac.db.people import PersonalGroup
+from fedstac.demo import embedded, sample
+from fedstac.domain.groups import Identity
+from fedstac.domain.policy import Principal
+from fedstac.runtime import failpoints
+from tests.db import writing
+from tests.support.databases import name_in
+
+ANNA = Identity("https://aai.example/x", "anna-1", "Anna", "anna@example.org", "", frozenset(), (), frozenset())
+BERT = replace(ANNA, subject="bert-1", name="Bert", email="bert@example.org")
+ITEMS = list(sample.items(3))
+
+
+@pytest.fixture
+async def conn(node: Node, dsn: str) -> AsyncIterator[Connection]:
+    await writing.create_collections(node, "CMIP6")
+    opened = await connections.connect(dsn)
+    yield opened
+    await asyncio.wait_for(opened.close(), 10)
+
+
+@pytest.fixture
+async def deleter(conn: Connection, cluster: embedded.Cluster, dsn: str) -> AsyncIterator[Connection]:
+    """Somebody who may erase people, and see nothing else."""
+    opened = await connections.connect(cluster.dsn(name_in(dsn), user="fedstac_deleter"))
+    yield opened
+    await asyncio.wait_for(opened.close(), 10)
+
+
+@pytest.fixture
+async def anna(conn: Connection) -> str:
+    """The pseudonym of somebody with groups, destinations, results that they wait for, a session and datasets."""
+    who, other = await people.pseudonym(conn, ANNA), await people.pseudonym(conn, BERT)
+    for name, project in (("six", "CMIP6"), ("five", "CMIP5"), ("every", "*")):
+        await own_groups.create(conn, name, project, "NCAR", "", "admin")
+        await own_groups.add(conn, name, who, GroupRole.MEMBER, "admin")
+        await own_groups.add(conn, name, other, GroupRole.MEMBER, "admin")
+    await own_groups.add(conn, "six", who, GroupRole.MANAGER, "admin")
+    publisher = Principal(who, frozenset({"admin"}))
+    await publication.perform(conn, writing.RULES, writing.work(*ITEMS, principal=publisher))
+    for owner, address in ((who, "mailto:anna@example.org"), (other, "mailto:bert@example.org")):
+        destination, _ = await notifications.register(conn, owner, address, ["dataset"], confirmed=True)
+        request = await writing.submit(conn, *ITEMS)
+        await notifications.wish(conn, request.id, destination.id)
+        await notifications.wish(conn, uuid4(), destination.id)  # of a request that never came
+        await notifications.tell(conn, destination.id, "test", ["test"])
+    await conn.execute(
+        """INSERT INTO fedstac.console_session (id, sealed, actor, ends_at)
+           VALUES (sha256('a'), 'x', $1, clock_timestamp() + interval '1 day')""",
+        who,
+    )
+    return who
+
+
+async def rows_of(conn: Connection) -> dict[str, list[Any]]:
+    """Return the tables that the departure of a person may touch."""
+    tables = ("own_group_person", "destination", "awaited", "notification", "console_session", "person", "record")
+    return {
+        table: await conn.fetch(f"SELECT t::text FROM fedstac.{table} t ORDER BY 1") for table in (*tables, "audit")
+    }
+
+
+async def test_who_leaves_a_project_leaves_its_groups_and_waits_for_nothing_of_it(
+    conn: Connection, deleter: Connection, anna: str
+) -> None:
+    before = await rows_of(conn)
+    shown = await people.leave(deleter, anna, "CMIP6", dry_run=True)
+    assert shown.groups == (PersonalGroup("six", "CMIP6", "manager"), PersonalGroup("six", "CMIP6", "member"))
+    assert (shown.awaited, shown.datasets, shown.destinations, shown.mapping) == (1, len(ITEMS), 0, False)
+    assert await rows_of(conn) == before
+    assert await people.leave(deleter, anna, "CMIP6") == shown
+    groups = await own_groups.every(conn, of=anna)
+    assert [group.name for group in groups] == ["every", "five"]
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.awaited") == 3
+    assert len(await notifications.destinations(conn, anna)) == 1
+    assert await people.pseudonym(conn, ANNA) == anna
+    rows = [row async for row in audit.rows(conn, audit.RowFilter(limit=3))]
+    assert {(row.action, row.collection, row.dataset) for row in rows} == {
+        ("leave-project", "CMIP6", anna), ("remove-member", "CMIP6", f"group/six/{anna}"),
+        ("remove-manager", "CMIP6", f"group/six/{anna}"),
+    }  # fmt: skip
+    assert {row.actor for row in rows} == {"database:fedstac_deleter"}
+    after = await rows_of(conn)
+    again = await people.leave(deleter, anna, "CMIP6")
+    assert (again.is_empty, again.datasets) == (True, len(ITEMS))
+    assert await rows_of(conn) == after
+
+
+async def test_who_is_erased_leaves_a_name_that_names_nobody(conn: Connection, deleter: Connection, anna: str) -> None:
+    before = await rows_of(conn)
+    shown = await people.erase(deleter, anna, dry_run=True)
+    assert [group.name for group in shown.groups] == ["six", "every", "five", "six"]
+    assert (shown.awaited, shown.destinations, shown.messages, shown.sessions) == (2, 1, 1, 1)
+    assert (shown.mapping, shown.datasets) == (True, len(ITEMS))
+    assert await rows_of(conn) == before
+    assert await people.erase(deleter, anna) == shown
+
+    after = await rows_of(conn)
+    assert after["record"] == before["record"]
+    assert after["audit"][: len(before["audit"])] == before["audit"]
+    for table, rows in after.items():
+        if table not in ("record", "audit"):
+            assert not [row for row in rows if anna in row[0] or "anna" in row[0]], table
+    assert len(after["own_group_person"]) == 3  # Bert's
+    assert len(after["destination"]) == 1
+    assert {row["publisher"] for row in await conn.fetch("SELECT publisher FROM fedstac.record")} == {anna}
+    assert [row.actor async for row in audit.rows(conn, audit.RowFilter(who=anna))]
+    assert await invariants.check(conn) == []
+
+    assert (await people.erase(deleter, anna)).is_empty
+    assert await rows_of(conn) == after
+    back = await people.pseudonym(conn, ANNA)
+    assert back != anna
+    assert await own_groups.memberships(conn, [back, anna]) == {}
+
+
+async def test_a_departure_that_dies_half_way_has_not_begun(
+    conn: Connection, deleter: Connection, anna: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await rows_of(conn)
+
+    def die(name: str) -> None:
+        raise ConnectionError(name)
+
+    monkeypatch.setattr(failpoints, "_action", die)
+    for departure in (people.leave(deleter, anna, "CMIP6"), people.erase(deleter, anna)):
+        with pytest.raises(ConnectionError):
+            await departure
+    assert await rows_of(conn) == before
+
+
+async def test_two_who_erase_at_once_write_one_row(
+    conn: Connection, deleter: Connection, anna: str, cluster: embedded.Cluster, dsn: str
+) -> None:
+    other = await connections.connect(cluster.dsn(name_in(dsn), user="fedstac_deleter"))
+    try:
+        results = await asyncio.gather(people.erase(deleter, anna), people.erase(other, anna))
+    finally:
+        await other.close(timeout=10)
+    assert sorted(result.is_empty for result in results) == [False, True]
+    rows = [row async for row in audit.rows(conn, audit.RowFilter(dataset=anna))]
+    assert [row.action for row in rows] == ["erase-person"]
+
+
+async def test_a_token_that_is_no_person_leaves_a_project_and_is_nobody_to_erase(
+    conn: Connection, deleter: Connection, anna: str
+) -> None:
+    await own_groups.add(conn, "six", "carl", GroupRole.MEMBER, "admin")
+    assert (await people.leave(deleter, "carl", "CMIP6")).groups == (PersonalGroup("six", "CMIP6", "member"),)
+    assert (await people.erase(deleter, f"person:{uuid4()}")).is_empty
