@@ -32,7 +32,7 @@ Dsn = Annotated[
 
 @commands.callback()
 def together() -> None:
-    """People who leave a project, or leave for good."""
+    """Close what people have here when they leave."""
 
 
 @commands.command(
