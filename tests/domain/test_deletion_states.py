@@ -270,7 +270,7 @@ class States(RuleBasedStateMachine):
 
     @rule(nth=NTH, who=st.sampled_from(("root", "eve")), name=st.sampled_from((EAST, DOI, deletion.IDENTIFIER_GUARD)))
     def waive(self, nth: int, who: str, name: str) -> None:
-        """Waive a dependency, as an administrator; twice does not count as two people."""
+        """Let an administrator waive a dependency; twice does not count as two people."""
         self._count("waive")
         marks = [each for each in self.node.deletions.values() if each.state is DeletionState.OPEN]
         entry = marks[nth % len(marks)] if marks else None
