@@ -321,6 +321,7 @@ def file_server(
         "fedstac demo --broker nats",
         "fedstac demo --replica",
         "fedstac demo --check --broker kafka",
+        "fedstac demo --check --deletion -o json",
         codes=True,
     ),
 )
@@ -336,6 +337,9 @@ def demo(
     ] = BrokerKind.NONE,
     replica: Annotated[
         bool, typer.Option("--replica", help="Some datasets have files, and a replica node copies them.")
+    ] = False,
+    deletion: Annotated[
+        bool, typer.Option("--deletion", help="With --check: mark, delete and purge some datasets.")
     ] = False,
     dsn: Annotated[str, typer.Option(help="Use this PostgreSQL: URL of a user who may create databases.")] = "",
     ready_file: ReadyFile = None,
@@ -355,6 +359,8 @@ def demo(
     """
     if fresh and (dsn or check):
         raise typer.BadParameter("only data of the demo's own PostgreSQL is thrown away; leave out --dsn and --check")
+    if deletion and not check:
+        raise typer.BadParameter("--deletion goes with --check; marks stay until somebody deletes what is ready")
     if replica and dsn and not check and data_dir is None:
         raise typer.BadParameter("with --dsn, --replica needs --data-dir: the folder where files and copies stay")
     from rich.console import Console
@@ -385,6 +391,7 @@ def demo(
             console=console,
             broker=broker,
             with_replica=replica,
+            with_deletion=deletion,
         )
     except MigrationRefused as error:
         complain(f"{error}; or throw the data of the earlier demo away: --fresh", AWAY)
