@@ -11,12 +11,14 @@ def main() -> None:
     parser.add_argument(
         "benchmark",
         nargs="?",
-        choices=("write", "read", "search", "validate", "messaging", "race", "snapshots", "replica"),
-        help="which; without: all but search, messaging, race, snapshots and replica",
+        choices=("write", "read", "search", "validate", "messaging", "race", "snapshots", "replica", "bulk_marks"),
+        help="which; without: write, read and validate",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; its figures mean nothing")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the one to warm up; medians are reported")
-    parser.add_argument("--items", type=int, default=20_000, help="what `read` reads and `snapshots` loads")
+    parser.add_argument(
+        "--items", type=int, default=20_000, help="what `read` reads, `snapshots` loads, `bulk_marks` has"
+    )
     parser.add_argument(
         "--workers", choices=("inside", "beside", "both"), default="both",
         help="publish workers inside the api process, in a process of their own, or one after the other",
@@ -31,6 +33,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from benchmarks import (  # so that --help needs no database driver
+        bulk_marks,
         load,
         messaging,
         race,
@@ -49,6 +52,9 @@ def main() -> None:
     rounds = 0 if options.quick else options.rounds
     if options.benchmark == "race":
         race.run(trials=options.trials)
+        return
+    if options.benchmark == "bulk_marks":
+        bulk_marks.run(count=2_000 if options.quick else options.items, seconds=5 if options.quick else 30)
         return
     if options.benchmark == "replica":
         replica.run(quick=options.quick, rounds=rounds)

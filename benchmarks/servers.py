@@ -80,7 +80,7 @@ class Server:
 
     def cpu_parts(self) -> tuple[float, float]:
         """Return the seconds of processor time of its own processes, and of PostgreSQL."""
-        return sum(_seconds(pid)[0] for pid in self.pids.values()), database_seconds(self.postmaster)
+        return sum(seconds_of(pid)[0] for pid in self.pids.values()), database_seconds(self.postmaster)
 
     def settle(self, *, analyze: bool = False) -> None:
         """Write everything to disk and do all housekeeping, so that rounds do not pay for each other."""
@@ -89,7 +89,7 @@ class Server:
             conn.execute("CHECKPOINT")
 
 
-def _seconds(pid: int) -> tuple[float, float]:
+def seconds_of(pid: int) -> tuple[float, float]:
     """Return the processor time of a process, and of its children that have ended (proc(5), stat)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -254,7 +254,8 @@ def fedstac(
 ) -> Iterator[Server]:
     """Start a node, and give it the collection; on a database that is there already if `is_kept`.
 
-    `workers` are `inside` the api process, or `beside` it in a process of their own. `more` are environment variables.
+    `workers` are `inside` the api process, `beside` it in a process of their own, or `outside`: somebody else starts
+    them. `more` are environment variables.
     """
     superuser = running.dsn(database) if is_kept else _make_database(running, database)
     dsn = migrate(running, database)
@@ -268,7 +269,7 @@ def fedstac(
         "FEDSTAC_RUN_WORKERS": "true" if workers == "inside" else "false",
         **(more or {}),
     }
-    roles = ["serve"] if workers == "inside" else ["serve", "worker", "sequencer"]
+    roles = {"inside": ["serve"], "outside": ["serve", "sequencer"]}.get(workers, ["serve", "worker", "sequencer"])
     pids: dict[str, int] = {}
     with ExitStack() as stack:
         for role in roles:
@@ -304,7 +305,7 @@ def make_node_database(running: embedded.Cluster, name: str) -> str:
 def database_seconds(postmaster: int) -> float:
     """Return the seconds of processor time of PostgreSQL, of its ended processes too."""
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    return sum(_seconds(pid)[0] for pid in map(int, children)) + sum(_seconds(postmaster))
+    return sum(seconds_of(pid)[0] for pid in map(int, children)) + sum(seconds_of(postmaster))
 
 
 async def _token(dsn: str) -> str:

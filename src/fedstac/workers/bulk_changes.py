@@ -85,7 +85,7 @@ async def _look(
     node: Node, conn: Connection, caller: Principal, request: BulkRequest, since: datetime | None = None
 ) -> tuple[BulkPreview, list[GroupKey]]:
     """Return what a change would do, and the keys of the groups that the caller may not know of."""
-    choice = await asyncio.to_thread(_selection, node, request)
+    choice, now = await asyncio.to_thread(_selection, node, request), datetime.now(UTC)
     await bulks.expect(conn, choice, node.settings.node)
     groups = await bulks.groups_of(conn, choice, node.settings.node, since=since)
     is_too_much = sum(group.count for group in groups) > MOST
@@ -94,7 +94,7 @@ async def _look(
     if is_too_much:
         raise BadRequest(f"these are more than {MOST} datasets; choose fewer, by a narrower filter or in several turns")
     asked_count = len(set(request.ids)) if request.ids is not None else None
-    return BulkPreview(request.wish, groups_of_caller, datetime.now(UTC), asked_count, tuple(request.warnings)), hidden
+    return BulkPreview(request.wish, groups_of_caller, now, asked_count, tuple(request.warnings)), hidden
 
 
 def _selection(node: Node, request: BulkRequest) -> DatasetChoice:
@@ -117,7 +117,8 @@ async def start(
     """
     previous = ShownDigest.read(digest)
     before = await bulks.asked_before(conn, caller.name, previous.set_digest)
-    if before is not None:
+    wish = request.wish
+    if before is not None and (before.action, before.body) == (wish.action, wish.text):
         return before, False
     async with conn.transaction(isolation="repeatable_read"):
         look, hidden = await _look(node, conn, caller, request, since=previous.at)
@@ -125,7 +126,7 @@ async def start(
         if not look.total:
             raise Conflict("there is no dataset to change; the preview says which ones a filter finds")
         new = NewBulk(
-            id=uuid7(datetime.now(UTC)), action=request.wish.action, body=request.wish.text,
+            id=uuid7(datetime.now(UTC)), action=wish.action, body=wish.text,
             selection=orjson.dumps(request.description).decode(), digest=previous.set_digest, submitter=caller.name,
             roles=tuple(sorted(caller.roles)), identity=identity, correlation=correlation, traceparent=traceparent,
             total=look.total,
@@ -134,7 +135,7 @@ async def start(
         await audit.append(conn, [_audit_row(new.id, f"bulk {new.action}", look, caller, correlation)])
         job = await bulks.find(conn, new.id)
         assert job is not None
-        failpoint("bulk.job")
+        failpoint("bulk.accepted")
     log.info("a change of many datasets begins", bulk=str(new.id), action=new.action, datasets=new.total,
              actor=caller.name)  # fmt: skip
     return job, True

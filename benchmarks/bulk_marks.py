@@ -1,0 +1,261 @@
+"""Many datasets marked by a filter, the process that does it killed on the way; publishing and reading beside it.
+
+Half of the datasets are marked. First publishing and reading are measured alone, then beside the marks. Each dataset is
+marked exactly once, or the run fails.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+
+from benchmarks import load, report, servers
+from benchmarks.servers import COLLECTION, Server, say
+from fedstac.demo import sample
+
+ITEMS_PATH = f"/collections/{COLLECTION}/items"
+BATCH, WAITING = 100, 600  # items of a request, and those that may wait before the next one is sent
+KILLS = (0.2, 0.45, 0.7)  # of the work
+PROPERTY = "cmip6:variable_id"
+READ_PAUSE = 0.01  # seconds between the reads of one reader
+ONCE = """
+    SELECT count(*), count(DISTINCT dataset), (SELECT count(*) FROM fedstac.deletion WHERE state = 'open'),
+           (SELECT count(*) FROM fedstac.audit WHERE action = 'mark' AND outcome = 'marked'),
+           (SELECT count(*) FROM fedstac.record WHERE state = 'marked'),
+           (SELECT count(*) FROM fedstac.bulk_dataset WHERE status = 'done')
+    FROM fedstac.outbox WHERE type LIKE '%%.marked.%%'"""
+
+
+def run(*, count: int, seconds: float) -> None:
+    """Measure with so many datasets; publishing and reading alone for so many seconds."""
+    with ExitStack() as stack:
+        running, folder = stack.enter_context(servers.cluster())
+        server = stack.enter_context(servers.fedstac(running, folder, workers="outside"))
+        worker = stack.enter_context(_Worker.beside(folder, server))
+        names = _fill(server, count)
+        server.settle(analyze=True)
+        end_of_filling = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        older = {
+            "op": "<",
+            "args": [{"property": "created"}, {"timestamp": end_of_filling}],
+        }  # than what is published beside
+        several = {"op": "in", "args": [{"property": PROPERTY}, names]}
+        wish = {"action": "mark", "collections": [COLLECTION], "retracted": "include",
+                "filter": {"op": "and", "args": [several, older]}}  # fmt: skip
+        previews = [_preview(server, wish) for _ in range(3)]
+        preview = previews[-1][1]
+        detail: dict[str, Any] = {"records": count, "datasets": preview["total"]}
+        report.line("preview", load.middle(one for one, _ in previews), "ms", detail=detail | _machine())
+        with _Publisher.beside(server, first=count) as publisher, _Reader.beside(server) as reader:
+            alone = _Figures.of(publisher, reader, lambda: time.sleep(seconds))
+            processor = server.cpu() + worker.cpu()
+            since = time.perf_counter()
+            beside = _Figures.of(publisher, reader, lambda: _mark(server, wish, worker))
+            marking_seconds = time.perf_counter() - since
+            processor = server.cpu() + worker.cpu() - processor
+        _check(server, preview["total"])
+    detail |= {"seconds": marking_seconds, "kills": len(KILLS), **_machine()}
+    report.line("datasets marked, three kills", preview["total"] / marking_seconds, "datasets/s", detail=detail)
+    detail = {"alone": alone.rate, "beside": beside.rate, "processor_seconds": processor, **_machine()}
+    report.line("publishing beside the marks", 100 * beside.rate / alone.rate, "% of its rate", detail=detail)
+    detail = {"alone_ms": alone.p99, "beside_ms": beside.p99, **_machine()}
+    report.line("p99 of reads beside the marks", beside.p99 / alone.p99, "times", detail=detail)
+
+
+def _machine() -> dict[str, object]:
+    return {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+
+
+def _fill(server: Server, count: int) -> list[str]:
+    """Publish datasets; return values of a property that half of them have."""
+    values: Counter[str] = Counter()
+    for start in range(0, count, 1000):
+        part = list(sample.items(min(1000, count - start), start=start))
+        body = b"\n".join(map(orjson.dumps, part))
+        values.update(item["properties"][PROPERTY] for item in part)
+        _post(server, body)
+        servers.drain(server, patience=600.0)
+    say(f"{count} datasets are published")
+    names, rest = [], count // 2
+    for name, number in values.most_common():
+        if number <= rest:
+            names.append(name)
+            rest -= number
+    return names
+
+
+def _post(server: Server, lines: bytes) -> None:
+    headers = {**server.headers, "content-type": "application/x-ndjson", "prefer": "wait=0"}
+    load.replay(server.address, [load.request(server.address, "POST", ITEMS_PATH, lines, headers)], connections=1)
+
+
+def _preview(server: Server, wish: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Return the milliseconds of a preview, and the preview."""
+    since = time.perf_counter()
+    preview = server.ask("POST", "/bulk/preview", wish)
+    return (time.perf_counter() - since) * 1000, preview
+
+
+def _mark(server: Server, wish: dict[str, Any], worker: _Worker) -> None:
+    """Mark the datasets, and kill the worker on the way."""
+    _, preview = _preview(server, wish)
+    job = server.ask("POST", "/bulk", {**wish, "digest": preview["digest"]})
+    kills = [share * job["total"] for share in KILLS]
+    while not job["finished"]:
+        time.sleep(0.1)
+        job = server.ask("GET", f"/bulk/{job['id']}")
+        if kills and job["total"] - job["counts"]["waiting"] >= kills[0]:
+            kills.pop(0)
+            worker.kill()
+    if kills or job["counts"]["done"] != job["total"]:
+        raise RuntimeError(f"{job['counts']}, and {len(kills)} kills did not come")
+
+
+def _check(server: Server, total: int) -> None:
+    with psycopg.connect(server.dsn) as conn:
+        row = conn.execute(ONCE).fetchone()
+    if row is None or set(row) != {total}:
+        raise RuntimeError(f"{total} datasets are to be marked once each: {row}")
+
+
+class _Worker:
+    """The workers' process, which is killed and started again."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self._folder, self._environment = folder, _environment(server)
+        self._stack = ExitStack()
+        self._ended = 0.0
+        self._start()
+
+    @classmethod
+    @contextmanager
+    def beside(cls, folder: Path, server: Server) -> Iterator[_Worker]:
+        worker = cls(folder, server)
+        try:
+            yield worker
+        finally:
+            worker._stack.close()
+
+    def _start(self) -> None:
+        self._pid = self._stack.enter_context(servers.started(self._folder, "worker", "worker", self._environment))
+
+    def kill(self) -> None:
+        self._ended += servers.seconds_of(self._pid)[0]
+        os.kill(self._pid, signal.SIGKILL)
+        self._stack.close()
+        self._start()
+
+    def cpu(self) -> float:
+        """Return the seconds of processor time, of those that were killed too."""
+        return self._ended + servers.seconds_of(self._pid)[0]
+
+
+def _environment(server: Server) -> dict[str, str]:
+    """Return the variables of the node, as its own process has them."""
+    pairs = (entry.partition("=") for entry in Path(f"/proc/{server.pids['serve']}/environ").read_text().split("\0"))
+    return {name: value for name, _, value in pairs if name.startswith("FEDSTAC_")}
+
+
+class _Publisher:
+    """A publisher that always has some datasets waiting."""
+
+    def __init__(self, server: Server, first: int) -> None:
+        self._server, self._stop = server, threading.Event()
+        self._parts = self._bodies(first)
+        self._thread = threading.Thread(target=self._run)
+
+    @staticmethod
+    def _bodies(first: int) -> Iterator[bytes]:
+        for start in itertools.count(first, BATCH):
+            yield b"\n".join(map(orjson.dumps, sample.items(BATCH, start=start)))
+
+    @classmethod
+    @contextmanager
+    def beside(cls, server: Server, first: int) -> Iterator[_Publisher]:
+        publisher = cls(server, first)
+        publisher._thread.start()
+        try:
+            yield publisher
+        finally:
+            publisher._stop.set()
+            publisher._thread.join()
+
+    def _run(self) -> None:
+        with psycopg.connect(self._server.dsn, autocommit=True) as conn:
+            for body in self._parts:
+                _post(self._server, body)
+                while not self._stop.is_set() and _count(conn, "queued") > WAITING:
+                    time.sleep(0.02)
+                if self._stop.is_set():
+                    return
+
+    def count(self) -> int:
+        with psycopg.connect(self._server.dsn, autocommit=True) as conn:
+            return _count(conn, "done")
+
+
+def _count(conn: psycopg.Connection[Any], status: str) -> int:
+    row = conn.execute("SELECT count(*) FROM fedstac.request_item WHERE status = %s", (status,)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+class _Reader:
+    """Readers that look at a dataset or search, with pauses."""
+
+    def __init__(self, server: Server) -> None:
+        items = list(sample.items(50))
+        self._server, self._stop = server, threading.Event()
+        paths = [f"{ITEMS_PATH}?limit=10", f"/search?collections={COLLECTION}&limit=1", f"/collections/{COLLECTION}"]
+        paths += [f"/search?ids={item['id']}" for item in items]
+        self._requests = [load.request(server.address, "GET", path) for path in paths]
+        self.latencies: list[float] = []
+        self._thread = threading.Thread(target=self._run)
+
+    @classmethod
+    @contextmanager
+    def beside(cls, server: Server) -> Iterator[_Reader]:
+        reader = cls(server)
+        reader._thread.start()
+        try:
+            yield reader
+        finally:
+            reader._stop.set()
+            reader._thread.join()
+
+    def _run(self) -> None:
+        for request in itertools.cycle(self._requests):
+            if self._stop.is_set():
+                return
+            self.latencies += load.replay(self._server.address, [request], connections=1).latencies
+            time.sleep(READ_PAUSE)
+
+
+class _Figures:
+    """The rate of publishing and the p99 of reads while something runs."""
+
+    def __init__(self, rate: float, p99: float) -> None:
+        self.rate, self.p99 = rate, p99
+
+    @classmethod
+    def of(cls, publisher: _Publisher, reader: _Reader, work: Callable[[], object]) -> _Figures:
+        count, first, since = publisher.count(), len(reader.latencies), time.perf_counter()
+        work()
+        seconds = time.perf_counter() - since
+        latencies: Sequence[float] = sorted(reader.latencies[first:])
+        figures = cls((publisher.count() - count) / seconds, latencies[int(len(latencies) * 0.99)] * 1000)
+        say(json.dumps({"published/s": figures.rate, "p99 ms": figures.p99, "reads": len(latencies)}))
+        return figures
