@@ -51,7 +51,7 @@ def run(*, count: int, seconds: float) -> None:
         older = {
             "op": "<",
             "args": [{"property": "created"}, {"timestamp": end_of_filling}],
-        }  # than what is published beside
+        }
         several = {"op": "in", "args": [{"property": PROPERTY}, names]}
         wish = {"action": "mark", "collections": [COLLECTION], "retracted": "include",
                 "filter": {"op": "and", "args": [several, older]}}  # fmt: skip
