@@ -197,6 +197,7 @@ def _introduce(running: Federation, stream: str, copying: replica.ReplicaDemo | 
         ("operate", f"export FEDSTAC_NODE=west FEDSTAC_DSN='{running.database_of('west')}'; {_own_command()} doctor"),
         *((("replica", f"{copying.settings_line()} {_own_command()} replica status"),) if copying else ()),
         ("search", f"curl '{running.processes['east'].url}/search?limit=1'"),
+        ("console", f"{running.west}/console; the identity provider of the demonstration logs you in"),
         ("log in", f"export FEDSTAC_URL={running.west}; {_own_command()} login"),
         ("", f"as {who}, on a page of {running.processes[replica.PROVIDER].url}"),
         ("or a token", f"export FEDSTAC_URL={running.west} FEDSTAC_TOKEN={running.tokens['admin']}"),
@@ -228,7 +229,8 @@ def _write_ready(
 ) -> None:
     """Write addresses and tokens in one piece, readable for this user only."""
     content = {
-        "api": running.west, "index": running.processes["east"].url, "dsn": running.database_of("west"),
+        "api": running.west, "console": f"{running.west}/console", "index": running.processes["east"].url,
+        "dsn": running.database_of("west"),
         "issuer": running.processes[replica.PROVIDER].url, "tokens": dict(running.tokens),
         **({"stream": stream, "stream_index": running.processes["south"].url} if stream else {}),
         **({"replica": copying.place.url, "replica_dsn": running.database_of(replica.NODE)} if copying else {}),

@@ -1,7 +1,8 @@
 """Cross-origin requests (the CORS protocol of the Fetch standard): a page of any origin may read every answer.
 
-Callers bring bearer tokens and never cookies, so no answer depends on the origin of the page. Every answer carries the
-same headers, also to requests without an Origin: a cache may hand that answer to a browser later.
+Callers bring bearer tokens, so no answer depends on the origin of the page. The console has cookies; a browser neither
+sends them for a page of another origin (SameSite) nor shows it the answer (no Access-Control-Allow-Credentials). Every
+answer carries the same headers, also to requests without an Origin: a cache may hand that answer to a browser later.
 """
 
 from __future__ import annotations
