@@ -10,18 +10,29 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedstac.db import nodes
+import pytest
+
+from fedstac.db import connections, deletion_reports, invariants, nodes
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
-from tests.support import commands
-from tests.support.nodes import Api, StartApi
-from tests.support.waiting import until
+from fedstac.demo.kafka import KafkaBroker
+from fedstac.domain.deletion import DependencyState
+from fedstac.domain.deletion_reports import DependencyReport
+from fedstac.settings import Settings
+from tests.messaging.relaying import add_sink
+from tests.support import commands, failpoints
+from tests.support.brokers import fresh_name
+from tests.support.nodes import Api, StartApi, running
+from tests.support.waiting import PATIENCE, until
+from tests.workers.replicating import POLICY, plant, replicating, settings_of
 
+pytestmark = pytest.mark.long
 Json = dict[str, Any]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/service_node.py"
 ITEMS = "/collections/CMIP6/items"
@@ -29,14 +40,12 @@ SECOND = 1 / 86_400  # in days
 WAIT = {"Prefer": "wait=20"}
 
 
-class ServiceNode:
-    """The example as a process."""
+class Program:
+    """A process that is started, killed, and started again."""
 
-    def __init__(self, api: Api, name: str, token: str, folder: Path) -> None:
-        self.name, self.pages = name, folder / name
-        self._arguments = (sys.executable, "-W", "error", str(EXAMPLE), f"{folder / name}.db", str(self.pages))
-        self._environment = commands.environment(FEDSTAC_URL=api.url, FEDSTAC_TOKEN=token)
-        self._log = folder / f"{name}.log"
+    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
+        self._log, self._arguments = log, (sys.executable, "-W", "error", *arguments)
+        self._environment = commands.environment(**environment)
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -49,6 +58,23 @@ class ServiceNode:
         if self._process is not None and self._process.returncode is None:
             os.kill(self._process.pid, signal.SIGKILL)
             await self._process.wait()
+
+    async def die(self) -> None:
+        """Start, and wait until it has killed itself."""
+        await self.start()
+        assert self._process is not None
+        assert await asyncio.wait_for(self._process.wait(), PATIENCE) == -signal.SIGKILL, self._log.read_text()[-2000:]
+
+
+class ServiceNode(Program):
+    """The example."""
+
+    def __init__(self, api: Api, name: str, token: str, folder: Path) -> None:
+        self.pages = folder / name
+        super().__init__(
+            folder / f"{name}.log", str(EXAMPLE), f"{folder / name}.db", str(self.pages), FEDSTAC_URL=api.url,
+            FEDSTAC_TOKEN=token,
+        )  # fmt: skip
 
 
 @asynccontextmanager
@@ -185,3 +211,112 @@ async def test_three_services_on_the_feed_one_of_which_fails_and_one_is_killed(
     assert await deleted_events(conn) == 1
     shown = (await api.admin.get(f"/deletions/{entry.id}")).json()
     assert shown["state"] == "deleted"
+
+
+@pytest.mark.kafka
+async def test_two_index_nodes_and_a_replica_node_behind_kafka_report_over_its_status_topic(
+    api: Api, conn: Connection, start_api: StartApi, make_database: Callable[[], str], kafka_broker: KafkaBroker,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """East does its part, its replica node fails while its disk is away, and south is killed meanwhile."""
+    name = fresh_name()
+    await add_sink(conn, f"{kafka_broker.url}/{name}?partitions=3&status={name}-acks")
+    feed = f"{kafka_broker.url}/{name}?status={name}-acks"
+    await configure(api, ("east", "east/replica", "south"))
+    index = await start_api(
+        dsn=make_database(), node="east", source=api.url, source_token=api.tokens["node:east"], source_feed=feed
+    )
+    south_dsn = make_database()
+    south = Program(
+        tmp_path / "south.log", "-m", "fedstac.cli", "index-node", FEDSTAC_DSN=south_dsn, FEDSTAC_NODE="south",
+        FEDSTAC_SOURCE=api.url, FEDSTAC_SOURCE_TOKEN=api.tokens["node:south"], FEDSTAC_SOURCE_FEED=feed,
+        FEDSTAC_PORT="0",
+    )  # fmt: skip
+    place, away = tmp_path / "served", tmp_path / "unmounted"
+    place.mkdir()
+    place.with_name("policy.yaml").write_text(POLICY)
+    [id] = await publish(api, 1)
+    other = await connections.connect(south_dsn)
+    try:
+        await south.start()
+        async with replicating(settings_of(index, api, place)) as own:
+
+            async def all_have_it() -> bool:
+                count = "SELECT count(*) FROM fedstac.{} WHERE id = $1"
+                return bool(
+                    await own.fetchval(count.format("replica_file JOIN fedstac.replica_dataset USING (n)"), id)
+                    and await own.fetchval(count.format("record"), id)
+                    and await other.fetchval(count.format("record"), id)
+                )
+
+            await until(all_have_it)
+            await south.kill()
+            await plant(own, place, id)
+            await asyncio.to_thread(place.rename, away)
+            entry = await mark(api, conn, id)
+            await entry.wait_for(**{"east": "ok", "east/replica": "failed", "south": "pending"})
+            await entry.is_refused("replica", "south")
+
+            async def south_is_reminded() -> bool:
+                return bool((await entry.parts())["south"]["reminders"])
+
+            await until(south_is_reminded)
+            await asyncio.to_thread(away.rename, place)
+            await own.execute("UPDATE fedstac.replica_removal SET next_try = NULL WHERE state = 'queued'")
+            await entry.wait_for(**{"east": "ok", "east/replica": "ok", "south": "pending"})
+            await entry.is_refused("south")
+            await south.start()
+            await entry.wait_for(**{"east": "ok", "east/replica": "ok", "south": "ok"})
+            answer = await api.admin.post(f"/deletions/{entry.id}/delete", json={}, headers=WAIT)
+            assert answer.status_code == 200, answer.text
+    finally:
+        await south.kill()
+        other.terminate()
+    assert await deleted_events(conn) == 1
+    rows = await conn.fetch("SELECT DISTINCT actor FROM fedstac.audit WHERE action = 'report-deletion'")
+    assert {row["actor"] for row in rows} == {"node:east", "node:south"}  # over HTTP they are the names of tokens
+
+
+STEPS = (
+    "deletions.asking", "deletions.asked", "worker.claimed", "perform.locked", "perform.records", "perform.events",
+    "perform.deletions", "perform.written", "perform.finished", "worker.performed", "sequencer.sequenced",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [
+    pytest.param(("deletions.asked", "perform.deletions"), id="two"),
+    pytest.param(STEPS, id="every", marks=pytest.mark.soak),
+])  # fmt: skip
+async def test_a_manager_that_is_killed_between_any_two_steps_deletes_once(
+    dsn: str, conn: Connection, tmp_path: Path, steps: tuple[str, ...]
+) -> None:
+    """Nobody else runs when it dies. In the end two managers run, and each dataset was deleted once."""
+    settings = Settings(dsn=dsn, node="west", default_wait_seconds=60, _env_file=None)
+    async with running(settings) as api:
+        assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
+        await configure(api, ("handles", "portal"), automatic=True)
+        ids = await publish(api, 3)
+        entries = [await mark(api, conn, id) for id in ids]
+        portal = [DependencyReport("portal", DependencyState.OK, dataset=id, collection="CMIP6") for id in ids]
+        async with conn.transaction():
+            await deletion_reports.store(conn, portal, actor="test", now=datetime.now(UTC))
+        await entries[0].is_refused("handles")
+    handles = [DependencyReport("handles", DependencyState.OK, dataset=id, collection="CMIP6") for id in ids]
+    async with conn.transaction():
+        await deletion_reports.store(conn, handles, actor="test", now=datetime.now(UTC))
+    for step in steps:
+        manager = Program(
+            tmp_path / f"{step}.log", "-m", "fedstac.cli", "serve", FEDSTAC_DSN=dsn, FEDSTAC_NODE="west",
+            FEDSTAC_PORT="0", **failpoints.environment(f"{step}=kill"),
+        )  # fmt: skip
+        await manager.die()
+    async with running(settings) as api, running(settings):
+
+        async def all_are_deleted() -> bool:
+            return await conn.fetchval("SELECT count(*) FROM fedstac.deletion WHERE state = 'deleted'") == len(ids)
+
+        await until(all_are_deleted)
+        assert await deleted_events(conn) == len(ids)
+        for id in ids:
+            assert (await api.anyone.get(f"{ITEMS}/{id}")).status_code == 410
+    assert await invariants.check(conn) == []
