@@ -313,7 +313,8 @@ async def test_a_manager_that_is_killed_between_any_two_steps_deletes_once(
     async with running(settings) as api, running(settings):
 
         async def all_are_deleted() -> bool:
-            return await conn.fetchval("SELECT count(*) FROM fedstac.deletion WHERE state = 'deleted'") == len(ids)
+            count = await conn.fetchval("SELECT count(*) FROM fedstac.deletion WHERE state = 'deleted'")
+            return int(count) == len(ids)
 
         await until(all_are_deleted)
         assert await deleted_events(conn) == len(ids)
