@@ -208,6 +208,28 @@ def test_behind_https_the_cookie_is_for_this_host_alone() -> None:
     assert place.root == "/stac/console"
 
 
+async def test_behind_a_proxy_with_a_path_everything_is_under_that_path(
+    start_api: StartApi, dsn: str, open_browser: OpenBrowser
+) -> None:
+    node = await start_api(dsn=dsn, public_url="https://data.example/stac")
+    browser = await open_browser(node.url)
+    away = await browser.get("/console/deletions?late=true")
+    assert away.headers["location"] == "/stac/console/login?next=%2Fstac%2Fconsole%2Fdeletions%3Flate%3Dtrue"
+    page = await browser.get(away.headers["location"])
+    assert set(re.findall(r'(?:href|action)="(/[^/"]*/[^/"]*)', page.text)) == {"/stac/console"}
+    attempt = page.headers["set-cookie"].partition(";")[0]
+    origin = {"Origin": "https://data.example", "Cookie": attempt}
+    fields = {"csrf": csrf_of(page), "token": node.tokens["admin"]}
+    opened = await browser.post("/stac/console/login", fields, **origin)
+    assert opened.headers["location"] == "/stac/console/deletions?late=true"
+    session = next(each for each in opened.headers.get_list("set-cookie") if "session" in each)
+    assert re.fullmatch(
+        r"__Host-fedstac-session-west=[\w-]{43}; Path=/; Max-Age=43200; HttpOnly; SameSite=Lax; Secure", session
+    )
+    listed = await browser.get("/stac/console/deletions", Cookie=session.partition(";")[0])
+    assert 'hx-get="/stac/console/deletions"' in listed.text
+
+
 async def test_a_node_may_have_no_console(start_api: StartApi, dsn: str) -> None:
     node = await start_api(dsn=dsn, console=False)
     assert (await node.anyone.get("/console")).status_code == 404

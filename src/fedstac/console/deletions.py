@@ -160,7 +160,7 @@ async def post_task(visit: Visit) -> Response:
 async def _do(visit: Visit, task: DeletionTask, id: UUID, dataset: str, *, name: str, reason: str) -> TaskResult:
     call = visit.call
     caller = manager.caller_of(call)
-    is_queued = False
+    is_queued, call.progress.is_accepted = False, False
     try:
         match task:
             case DeletionTask.WAIVE:

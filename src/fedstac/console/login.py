@@ -47,7 +47,8 @@ def _login_page(visit: Visit, target: str, problem: Problem | None = None) -> Re
         "csrf": attempt["csrf"], "next": target, "problem": problem,
     }  # fmt: skip
     answer = pages.html(visit, "login.html", content, status=problem.status if problem else 200)
-    answer.headers.append("set-cookie", _attempt_cookie(visit.place, attempt))
+    if not content["issuers"]:  # else a login that is under way in another tab would be lost
+        answer.headers.append("set-cookie", _attempt_cookie(visit.place, attempt))
     return answer
 
 

@@ -23,6 +23,8 @@ from fedstac.api.writing import refusals
 from fedstac.console import assets, visits
 from fedstac.console.visits import Visit
 from fedstac.domain.errors import Problem, Unauthenticated
+from fedstac.runtime import budget
+from fedstac.runtime.budget import Lane
 
 MAY = (
     "default-src 'self'; script-src 'self'; style-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self';"
@@ -158,6 +160,8 @@ def handler(view: View, *, needs_session: bool = True) -> Handler:
         visit = Visit(call, visits.place_of(call), None)
         try:
             session = await visits.find_session(call)
+            if session is not None and call.method == "GET" and (request := budget.current()) is not None:
+                request.lane = Lane.READER  # until here it was anybody's
             visit = Visit(call, visit.place, session)
             if session is None and needs_session:
                 return _to_login(visit)

@@ -14,7 +14,7 @@ FORM = BodyFormat(Size.SMALL, {visits.FORM: ("Form",)})
 def _get(path: str, view: View, *, needs_session: bool = True) -> Route:
     return Route(
         method="GET", path=visits.FOLDER + path, handler=pages.handler(view, needs_session=needs_session),
-        access=Access.PUBLIC, lane=Lane.READER,
+        access=Access.PUBLIC,
     )  # fmt: skip
 
 
