@@ -60,6 +60,14 @@ async def settle(conn: Connection, *ids: str, state: str = "ok") -> None:
            WHERE deletion IN (SELECT id FROM fedstac.deletion WHERE dataset = ANY ($1::text[]))""",
         list(ids), state,
     )  # fmt: skip
+    await conn.execute(  # as if they had reported it
+        """INSERT INTO fedstac.audit (actor, action, collection, dataset, outcome, detail)
+           SELECT p.name, 'report-deletion', d.collection, d.dataset, 'done',
+                  jsonb_build_object('deletion', d.id, 'name', p.name, 'outcome', p.state)::text
+           FROM fedstac.deletion_dependency p JOIN fedstac.deletion d ON d.id = p.deletion
+           WHERE d.dataset = ANY ($1::text[]) AND p.state IN ('ok', 'failed', 'nothing to do')""",
+        list(ids),
+    )
 
 
 async def work_off(node: Node, conn: Connection) -> None:

@@ -142,6 +142,13 @@ async def test_requests_of_a_lineage_out_of_order_are_seen(
 
 # States that no code makes: each assertion catches its own
 
+DELETION = """INSERT INTO fedstac.deletion (id, collection, dataset, event_id, state, actor, marked_at, grace_until,
+                  automatic, configuration, ended_at, ended_by)
+              SELECT '00000000-0000-7000-8000-000000000001', collection, id, '00000000-0000-7000-8000-000000000002',
+                  '{state}', 'anna', now() - interval '2 days', now() - interval '1 day', false, 0, {ended}, 'anna'
+              FROM fedstac.record WHERE latest LIMIT 1"""
+DEPENDENCY = """INSERT INTO fedstac.deletion_dependency (deletion, name, required, owns_identifier, due, state)
+                VALUES ('00000000-0000-7000-8000-000000000001', 'east', true, false, now(), '{state}')"""
 BROKEN = {
     "an item is gone": ("I1", "DELETE FROM fedstac.request_item WHERE n = 1"),
     "a queued item has no document": (
@@ -201,6 +208,28 @@ BROKEN = {
     "no latest": ("I11", "UPDATE fedstac.record SET latest = false"),
     "two latest in the feed": (
         "I11", "UPDATE fedstac.outbox SET event = replace(event, '\"latest\":false', '\"latest\":true')",
+    ),
+    "a deleted dataset is there": ("I14", DELETION.format(state="deleted", ended="now()")),
+    "a deleted id has another event": (
+        "I14", "UPDATE fedstac.outbox SET type = 'org.fedstac.dataset.deleted.v1' WHERE dataset LIKE '%v20200101'",
+    ),
+    "a tombstone with more": (
+        "I14", "UPDATE fedstac.record SET state = 'purged', document = NULL, latest = false, retraction = '{}'"
+    ),
+    "what is hidden is found": ("I17", "UPDATE fedstac.record SET state = 'marked' WHERE NOT latest"),
+    "what is hidden is the latest": ("I17", "UPDATE fedstac.record SET state = 'quarantined'; DELETE FROM "
+                                            "fedstac.facet; DELETE FROM pgstac._items_1"),
+    "what is shown has a quarantine": ("I17", "UPDATE fedstac.record SET quarantine = '{}'"),
+    "a quarantine without a case": ("I17", "UPDATE fedstac.record SET quarantine = '{}', state = 'marked', "
+                                             "latest = false"),
+    "deleted before a part was done": (
+        "I21", DELETION.format(state="deleted", ended="now()") + "; " + DEPENDENCY.format(state="failed"),
+    ),
+    "deleted in its grace": ("I21", DELETION.format(state="purged", ended="now() - interval '2 days'")),
+    "deleted without a deletion": ("I21", "UPDATE fedstac.outbox SET type = 'org.fedstac.dataset.deleted.v1'"),
+    "an open deletion of what is not marked": ("I21", DELETION.format(state="open", ended="NULL")),
+    "a report that nobody sent": (
+        "I22", DELETION.format(state="open", ended="NULL") + "; " + DEPENDENCY.format(state="ok"),
     ),
     "an event waits": (
         "I23", "DELETE FROM fedstac.feed WHERE id = (SELECT max(id) FROM fedstac.outbox); "

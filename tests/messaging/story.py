@@ -23,6 +23,7 @@ from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.quarantine import Quarantine, Release
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.events import Context, Cursor, LoggedEvent
@@ -75,6 +76,10 @@ def commands() -> Iterator[Command]:
     yield Mark(later, ROOT, "a mistake")
     yield Unmark(later, ROOT)
     yield Amend(later, ROOT, patching.read([{"op": "replace", "path": "/properties/latest", "value": False}]), VERSION)
+    quarantine = {"reason": "personal data?", "case": "T-17", "contact": "data@west.example"}
+    yield Quarantine(later, ROOT, quarantine)
+    yield Retract(later, ROOT, {"reason": "wrong units"})
+    yield Release(later, ROOT, "there is none")
 
 
 def changes() -> Iterator[Change]:
@@ -87,7 +92,7 @@ def changes() -> Iterator[Change]:
     last = lineage.records[str(SECOND["id"])]
     gone = replace(
         last, state=State.DELETED, latest=False, claims_latest=False, document=None, document_digest=b"",
-        files_digest=b"", seq=last.seq + 1,
+        files_digest=b"", retraction=None, superseded=False, seq=last.seq + 1,
     )  # fmt: skip
     yield Change("org.fedstac.dataset.deleted.v1", last, gone)
     purged = replace(gone, state=State.PURGED, seq=gone.seq + 1)
@@ -118,6 +123,8 @@ def story() -> list[LoggedEvent]:
             change.event_type, text,
         ))  # fmt: skip
     log.append(collection(events.COLLECTION_UPDATED, len(log) + 1, document))
+    log.append(collection(events.COLLECTION_CLOSING, len(log) + 1, document))
+    log.append(collection(events.COLLECTION_REOPENED, len(log) + 1, document))
     log.append(collection(events.COLLECTION_DELETED, len(log) + 1, None))
     return log
 

@@ -13,7 +13,7 @@ import asyncpg
 import orjson
 
 from fedstac.db.connections import Connection
-from fedstac.domain import documents
+from fedstac.domain import documents, events
 from fedstac.domain.audit import GENESIS
 from fedstac.runtime.causes import is_refusal
 
@@ -323,6 +323,42 @@ INVARIANTS = (
             WHERE held > 1""",
     ),
     Invariant(
+        "I14",
+        "what is deleted stays deleted: its id has no other event than its purge, and no document",
+        f"""SELECT format('%s: event %s (%s) came after its deletion', o.dataset, o.id, o.type) AS example
+            FROM fedstac.outbox d JOIN fedstac.outbox o ON o.key = d.key AND o.collection = d.collection
+                 AND o.dataset = d.dataset AND o.seq > d.seq
+            WHERE d.type = '{events.DELETED}' AND o.type <> '{events.PURGED}'
+            UNION ALL
+            SELECT format('%s/%s was deleted, and %s', d.collection, d.dataset,
+                          coalesce('is ' || r.state, 'has no tombstone'))
+            FROM fedstac.deletion d LEFT JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
+            WHERE d.state IN ('deleted', 'purged') AND coalesce(r.state, '') NOT IN ('deleted', 'purged')
+            UNION ALL
+            SELECT format('%s/%s is %s, and more is left than a tombstone', collection, id, state)
+            FROM fedstac.record WHERE state IN ('deleted', 'purged')
+              AND coalesce(document, replicas, retraction, quarantine) IS NOT NULL""",
+    ),
+    Invariant(
+        "I17",
+        "what is hidden is hidden: no search finds it, no count counts it, it is no latest; a quarantine has a case",
+        f"""SELECT format('%s/%s is %s, and %s', r.collection, r.id, r.state, CASE WHEN i.id IS NOT NULL
+                              THEN 'searches find it' WHEN r.latest THEN 'it is the latest' ELSE 'it is counted' END)
+                   AS example
+            FROM fedstac.record r LEFT JOIN pgstac.items i ON i.collection = r.collection AND i.id = r.id
+            LEFT JOIN fedstac.facet f ON f.n = r.n
+            WHERE r.state NOT IN ('published', 'retracted') AND (i.id IS NOT NULL OR f.shown <> 0 OR r.latest)
+            UNION ALL
+            SELECT format('%s/%s is %s without a quarantine, or has one and is %s', collection, id, state, state)
+            FROM fedstac.record WHERE (state = 'quarantined' AND quarantine IS NULL)
+               OR (state IN ('published', 'retracted') AND quarantine IS NOT NULL)
+            UNION ALL
+            SELECT format('%s/%s is under quarantine, and there is no case of it', r.collection, r.id)
+            FROM fedstac.record r WHERE r.quarantine IS NOT NULL AND r.origin = {HERE} AND NOT EXISTS (
+                SELECT FROM fedstac.quarantine_case c WHERE c.collection = r.collection AND c.dataset = r.id
+                AND c.closed_at IS NULL)""",
+    ),
+    Invariant(
         "I20",
         "what became final has an audit row of its request: its own, or one that counts what was refused at the door",
         """SELECT format('item %s of request %s (%s) is %s, and no audit row says so', i.n, i.request, i.dataset,
@@ -332,6 +368,38 @@ INVARIANTS = (
              AND i.finished > coalesce((SELECT at FROM fedstac.migration WHERE name LIKE '%audit.sql'), 'infinity')
              AND NOT EXISTS (SELECT 1 FROM fedstac.audit a WHERE a.request = i.request AND a.dataset = i.dataset)
              AND NOT EXISTS (SELECT 1 FROM fedstac.audit a WHERE a.request = i.request AND a.items > 1)""",
+    ),
+    Invariant(
+        "I21",
+        "deleted only when each required part was done or waived, identifiers had an owner, and the grace was over",
+        f"""SELECT format('%s/%s was deleted %s', d.collection, d.dataset, CASE
+                          WHEN d.ended_at < d.grace_until THEN 'before its grace was over'
+                          WHEN p.name IS NOT NULL THEN 'before ' || p.name || ' had done its part'
+                          ELSE 'without an owner of its identifiers' END) AS example
+            FROM fedstac.deletion d LEFT JOIN fedstac.deletion_dependency p
+                 ON p.deletion = d.id AND p.required AND p.state NOT IN ('ok', 'nothing to do', 'waived')
+            WHERE d.state IN ('deleted', 'purged') AND (d.ended_at < d.grace_until OR p.name IS NOT NULL OR (
+                      cardinality(d.identifiers) > 0 AND NOT EXISTS (
+                          SELECT FROM fedstac.deletion_dependency o WHERE o.deletion = d.id AND o.owns_identifier)))
+            UNION ALL
+            SELECT format('event %s: %s was deleted, and no deletion says so', o.id, o.dataset)
+            FROM fedstac.outbox o WHERE o.type = '{events.DELETED}' AND NOT EXISTS (
+                SELECT FROM fedstac.deletion d WHERE d.collection = o.collection AND d.dataset = o.dataset
+                AND d.state IN ('deleted', 'purged'))
+            UNION ALL
+            SELECT format('%s/%s is %s, and its deletion is open', d.collection, d.dataset, coalesce(r.state, 'gone'))
+            FROM fedstac.deletion d LEFT JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
+            WHERE d.state = 'open' AND r.state IS DISTINCT FROM 'marked'""",
+    ),
+    Invariant(
+        "I22",
+        "what a dependency says of its part it said itself: there is its report in the audit log",
+        """SELECT format('%s/%s: %s is %s, and never reported it', d.collection, d.dataset, p.name, p.state) AS example
+           FROM fedstac.deletion_dependency p JOIN fedstac.deletion d ON d.id = p.deletion
+           WHERE p.state IN ('ok', 'failed', 'nothing to do') AND NOT EXISTS (
+               SELECT FROM fedstac.audit a WHERE a.action = 'report-deletion' AND a.collection = d.collection
+                 AND a.dataset = d.dataset AND a.detail::jsonb @> jsonb_build_object(
+                         'deletion', d.id, 'name', p.name, 'outcome', p.state))""",
     ),
     Invariant(
         "I23",

@@ -38,9 +38,16 @@ ACTIONS: Final = {
     events.ANNOTATED: Action.ANNOTATE,
     events.MARKED: Action.MARK,
     events.UNMARKED: Action.UNMARK,
+    events.QUARANTINED: Action.QUARANTINE,
+    events.RELEASED: Action.QUARANTINE,
+    events.DELETED: Action.DELETE,
+    events.PURGED: Action.PURGE,
 }
 WHOLE: Final = frozenset((Action.UPDATE, Action.REPLACE))  # actions that may change any member
-STATE: Final = frozenset((Action.RETRACT, Action.REINSTATE, Action.MARK, Action.UNMARK))  # files go, or come back
+STATE: Final = frozenset(
+    (Action.RETRACT, Action.REINSTATE, Action.MARK, Action.UNMARK, Action.QUARANTINE, Action.DELETE, Action.PURGE)
+)  # files go, or come back
+SECRET: Final = frozenset((events.QUARANTINED, events.RELEASED))  # why a quarantine begins or ends, only nodes are told
 KNOWN: Final = frozenset((*WHOLE, *STATE, Action.SUPERSEDE, Action.REPLICATE, Action.ANNOTATE, "promote"))
 BESIDE: Final = (
     "base_id", "version", "latest", "created", "updated", "publisher", "retraction", "superseded", "previous_state",
@@ -141,7 +148,8 @@ def _replace(value: object, *steps: str) -> Json:
 
 
 def _metadata(event: Json, data: Json, epoch: int) -> Json:
-    beside = {name: data[name] for name in BESIDE if name in data}
+    hidden = ("reason",) if event["type"] in SECRET else ()
+    beside = {name: data[name] for name in BESIDE if name in data and name not in hidden}
     return {
         "auth": {
             "auth_policy_id": None,
