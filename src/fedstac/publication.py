@@ -60,6 +60,7 @@ from fedstac.domain.errors import (
     NotFound,
     PreconditionFailed,
     Problem,
+    Severity,
     StacInvalid,
 )
 from fedstac.domain.events import CollectionEvent, DatasetEvent, Event
@@ -243,6 +244,7 @@ async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> 
         receipts = await asyncio.to_thread(decide)
     last_events = await _write(conn, rules, work, receipts, world=world, leaves=here)
     receipts = await _compare_files(conn, world, receipts)
+    receipts = await _tell_of_brokers(conn, receipts)
     failpoint("perform.written")
     await queue.finish(conn, [
         queue.Result(
@@ -455,6 +457,21 @@ async def _release_files(conn: Connection, changes: Sequence[Change]) -> dict[tu
 
 def _has_other_document(change: Change) -> bool:
     return change.before is None or change.before.document_digest != change.after.document_digest
+
+
+async def _tell_of_brokers(conn: Connection, receipts: list[Receipt]) -> list[Receipt]:
+    """Return the receipts; those of purges with a warning for each sink that was sent the datasets' events."""
+    if not any(receipt.outcome is Outcome.PURGED for receipt in receipts):
+        return receipts
+    warnings = tuple(
+        Finding("sink", "", f"its events went through the sink {name} to {address}, and stay there until that log's "
+                            "own retention; ask who runs it", Severity.WARNING)
+        for name, address in await purging.sinks_of(conn)
+    )  # fmt: skip
+    return [
+        replace(receipt, findings=(*receipt.findings, *warnings)) if receipt.outcome is Outcome.PURGED else receipt
+        for receipt in receipts
+    ]
 
 
 async def _compare_files(conn: Connection, world: World, receipts: Sequence[Receipt]) -> list[Receipt]:

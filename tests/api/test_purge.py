@@ -159,7 +159,7 @@ async def test_from_its_deletion_on_the_log_says_nothing_of_a_dataset_and_can_be
 
 async def test_after_a_purge_no_word_of_a_dataset_is_left(
     west: Api, conn: asyncpg.Connection, cluster: embedded.Cluster, start_api: StartApi,
-    make_database: Callable[[], str],
+    make_database: Callable[[], str], capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     east = await start_api(
         dsn=make_database(), node="east", source=west.url, source_token=west.tokens["node:east"], snapshot_first=False
@@ -177,8 +177,13 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
     assert lines_with(MARKER, dump(cluster, west.settings.dsn))
     assert lines_with(MARKER, dump(cluster, east.settings.dsn))
     await end_grace(conn)
+    await conn.execute("UPDATE fedstac.sink SET sent = 1")
     await act(west, "delete")
-    await act(west, "purge")
+    await until(lambda: conn.fetchval("SELECT count(*) = (SELECT pos FROM fedstac.feed_state) FROM fedstac.outbox"))
+    capsys.readouterr()
+    answer = await act(west, "purge")
+    results = (await west.admin.get(f"/requests/{answer.json()['id']}/items")).text
+    assert "the sink kafka to kafka://127.0.0.1:9/f, and stay there until that log's own retention" in results
     await until(lambda: agree(conn, there))
     for each in (conn, there):  # by housekeeping
         await until(lambda each=each: each.fetchval(UNUSED))  # type: ignore[misc]
@@ -194,6 +199,9 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
         assert await invariants.check(each) == []
     await until(lambda: conn.fetchval("SELECT count(*) = max(pos) FROM fedstac.audit_chain"))
     assert (await audit.verify(conn)).pos > 0
+    logs = capsys.readouterr()
+    assert "published" in logs.out  # what the nodes log since the purge
+    assert MARKER not in logs.out + logs.err
     await there.close()
 
 

@@ -6,6 +6,8 @@ import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from fedstac.bootstrap import Node
 from fedstac.db import nodes
 from fedstac.db.connections import Connection
 from fedstac.db.esgf import MOST_WAITING
-from fedstac.domain.events import Cursor
+from fedstac.domain.events import DELETED, Cursor
+from fedstac.domain.model import Record, State
 from fedstac.messaging import esgf
-from fedstac.messaging.formats import EventFormat
+from fedstac.messaging.formats import Encoder, EventFormat
 from fedstac.messaging.origin import TopicOrigin
 from fedstac.messaging.sources import EventPage, Offsets, RawEvent
 from fedstac.workers import following
@@ -389,6 +392,32 @@ async def test_an_origins_events_end_in_its_digests_however_its_items_are_mixed(
     }
     assert sum(row["latest"] for row in rows) == sum(data["latest"] for data in last.values())
     assert await parked(conn) == []
+
+
+async def test_a_topic_that_is_filled_again_has_the_deletion_of_a_dataset_and_nothing_before_it(
+    node: Node, conn: Connection
+) -> None:
+    [first, *rest] = [event for event in story.story() if event.dataset]
+    own = [first, *(event for event in rest if event.dataset == first.dataset)]
+    blank = [replace(event, text=await conn.fetchval("SELECT fedstac.redacted_event($1)", event.text)) for event in own]
+    data = json.loads(own[-1].text)["data"] | {"state": "deleted", "latest": False}
+    data = {name: value for name, value in data.items() if name not in ("document", "retraction", "superseded")}
+    created, updated = (datetime.fromisoformat(data[name]) for name in ("created", "updated"))
+    record = Record(
+        data["collection"], data["id"], own[0].key, "west", data["version"], State.DELETED, False, False, 1, 99,
+        created, updated, None, b"", b"", data["publisher"], None,
+    )  # fmt: skip
+    envelope = json.loads(own[-1].text) | {"type": DELETED, "data": data | {"digest": record.digest.hex(), "seq": 99}}
+    text = json.dumps(envelope, separators=(",", ":"))
+    deletion = replace(own[-1], type=DELETED, seq=99, text=text, cursor=Cursor(1, 999))
+    encoder = Encoder(EventFormat.ESGF)
+    assert [event for event in (*blank, deletion) if encoder.tells(event)] == [deletion]
+    assert all(Encoder(EventFormat.CLOUDEVENTS).tells(event) for event in blank)
+    await follow(node, [encoder.encode(deletion, 0).value])
+    assert await parked(conn) == []
+    row = await conn.fetchrow("SELECT id, state, digest FROM fedstac.record")
+    assert row is not None
+    assert (row["id"], row["state"], row["digest"]) == (first.dataset, "deleted", record.digest)
 
 
 async def test_another_programs_patch_of_an_origins_dataset_is_parked(node: Node, conn: Connection) -> None:

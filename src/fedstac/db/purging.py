@@ -143,6 +143,12 @@ async def purge_replicas(conn: Connection, datasets: Sequence[DatasetName]) -> N
     await conn.execute("DELETE FROM fedstac.replica_finding WHERE n = ANY ($1::bigint[])", numbers)
 
 
+async def sinks_of(conn: Connection) -> list[tuple[str, str]]:
+    """Return name and address of the sinks that events were sent to, by name. No address has a secret in it."""
+    rows = await conn.fetch("SELECT name, address FROM fedstac.sink WHERE sent > 0 ORDER BY name")
+    return [(row["name"], row["address"]) for row in rows]
+
+
 async def newest(conn: Connection) -> int:
     """Return the outbox id of the last deletion or purge of this node's own datasets; 0 where there is none."""
     return int(await conn.fetchval("SELECT coalesce(max(event), 0) FROM fedstac.redaction"))
