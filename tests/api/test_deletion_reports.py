@@ -79,7 +79,7 @@ async def test_nobody_reports_for_another(
 ) -> None:
     """I22: also not in a body whose other reports are the caller's own, and not an administrator."""
     own = {"event_id": mark, "outcome": "ok"}
-    for name in ("south/replica", "south", "eastern", "east-2/index"):
+    for name in ("south/replica", "south", "eastern", "east-2/index", "../east", "East"):
         answer = await report(api, "node:east", own, {**own, "name": name}, path=path)
         assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (403, "missing-permission"), name
         assert f"/reports/1/name: east may not report for {name}" in answer.json()["detail"]
@@ -94,7 +94,7 @@ async def test_nobody_reports_for_another(
     ({"collection": "c", "dataset": "d", "outcome": "waived"}, "/reports/0/outcome"),
     ({"collection": "c", "dataset": "d", "outcome": ["ok"]}, "/reports/0/outcome"),
     ({"collection": "c", "dataset": "d", "outcome": "ok", "comment": "x" * 2001}, "/reports/0/comment"),
-    ({"collection": "c", "dataset": "d", "outcome": "ok", "name": "../east"}, "/reports/0/name"),
+    ({"collection": "c", "dataset": "d", "outcome": "ok", "name": ""}, "/reports/0/name"),
     ({"collection": "c", "dataset": "d", "outcome": "ok", "more": 1}, "/reports/0"), ("ok", "/reports/0"),
 ])  # fmt: skip
 async def test_a_refusal_names_the_thing(api: Api, wrong: Any, where: str) -> None:

@@ -82,6 +82,8 @@ def _by_dataset(rows: Sequence[Row]) -> dict[tuple[str, str], KnownState]:
 
 async def put(conn: Connection, consumer: str, origin: str, parts: Sequence[OwnPart]) -> None:
     """Store parts of deletions, in place of earlier ones of the same datasets; joins the caller's transaction."""
+    if not parts:
+        return
     await conn.execute(
         """INSERT INTO fedstac.own_report AS r (consumer, origin, collection, dataset, event_id, is_marked, outcome)
            SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::uuid[], $6::boolean[], $7::text[])

@@ -15,7 +15,6 @@ from uuid import UUID
 
 from fedstac.domain.deletion import (
     LONGEST_TEXT,
-    NAME,
     REPORTED,
     Deletion,
     DeletionState,
@@ -26,7 +25,7 @@ from fedstac.domain.deletion import (
 from fedstac.domain.errors import BadRequest, MissingPermission
 
 MOST_REPORTS: Final = 1000  # of one body
-LONGEST_ID: Final = 650  # characters
+LONGEST_ID, LONGEST_NAME = 650, 200  # characters
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MEMBERS: Final = ("event_id", "collection", "dataset", "name", "outcome", "comment")
 _SHAPE: Final = "a report is {event_id | collection and dataset, name, outcome, comment}"
@@ -94,9 +93,9 @@ def _report(value: object, at: str, node: str) -> DependencyReport:
     if not isinstance(value, dict) or not value.keys() <= set(_MEMBERS):
         raise BadRequest(f"{at}: {_SHAPE}")
     name = value.get("name", node)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or "\0" in name:
         raise BadRequest(f"{at}/name: name is that of a node, or <node>/<consumer>")
-    if name.partition("/")[0] != node:
+    if name != node and not name.startswith(f"{node}/"):
         raise MissingPermission(f"{at}/name: {node} may not report for {name}; use that node's own token")
     outcomes = {state.value: state for state in REPORTED}
     outcome, comment = value.get("outcome"), value.get("comment")

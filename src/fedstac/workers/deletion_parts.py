@@ -29,7 +29,7 @@ from fedstac.messaging.statuses import StatusSender
 from fedstac.runtime.failpoints import failpoint
 from fedstac.runtime.wakeup import Backoff
 
-AT_ONCE, MOST_BATCHES = 500, 20  # reports of one request; requests before events are looked for again
+AT_ONCE, MOST_BATCHES = 250, 40  # reports of one request; requests before events are looked for again
 LOOK_SECONDS, SOON_SECONDS = 1.0, 60.0
 SETTLING_SHARE = 20  # of the time, one part in so many is for finding out what is done
 LONGEST_RETRY_SECONDS = 60.0  # of an origin that does not take reports
@@ -55,9 +55,9 @@ def _deletion_events(page: Sequence[RawEvent]) -> list[DeletionEvent]:
     """Return what the events of a page mark or delete. They were read before."""
     newest: dict[tuple[str, str], RawEvent] = {}
     for event in page:
+        if event["type"].startswith(events.COLLECTION_PREFIX):
+            continue
         data = event["data"]
-        if "id" not in data:
-            continue  # it is a collection's
         key = (data["collection"], data["id"])
         if key not in newest or _place(newest[key]) < _place(event):
             newest[key] = event
@@ -121,8 +121,7 @@ async def store(
             index_outcome = DependencyState.OK if had_it else DependencyState.NOTHING_TO_DO
             outcome = None if consumer == nodes.REPLICA else index_outcome
             own_parts.append(OwnPart(*each.key, each.mark_id, is_marked, outcome))
-    if own_parts:
-        await own_reports.put(conn, consumer, origin, own_parts)
+    await own_reports.put(conn, consumer, origin, own_parts)
     if ended:
         await own_reports.end_marks(conn, consumer, origin, ended)
 

@@ -18,10 +18,13 @@ import structlog
 
 from fedstac import publication
 from fedstac.bootstrap import Node
-from fedstac.db import facets, nodes
+from fedstac.db import facets, nodes, own_reports
 from fedstac.db.connections import Connection
+from fedstac.db.own_reports import OwnPart
 from fedstac.domain import events
+from fedstac.domain.deletion import DependencyState
 from fedstac.domain.events import CollectionEvent, Cursor
+from fedstac.domain.model import State
 from fedstac.geoparquet.manifest import Manifest, PartKind, SnapshotBroken, SnapshotPart
 from fedstac.geoparquet.parts import LoadedDataset, PartReader
 from fedstac.runtime.failpoints import failpoint
@@ -231,6 +234,10 @@ class _Loader:
                     f"the part {group.part.name} has {len(result.foreign)} datasets that cannot be loaded: their "
                     f"lineages are another origin's here, or their collection is not in the snapshot"
                 )
+            await own_reports.put(conn, nodes.INDEX, origin, [
+                OwnPart(record.collection, record.id, None, True, DependencyState.NOTHING_TO_DO)
+                for record, _ in datasets if record.state is State.MARKED
+            ])  # fmt: skip
             failpoint("snapshot.written")
             if self._lock.is_closed():
                 raise ConnectionError("the session that keeps others from following is gone")
