@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
@@ -227,3 +228,40 @@ async def test_a_wish_that_is_not_understood_is_refused(west: Api) -> None:
     for wish in NOT_UNDERSTOOD:
         assert (await west.admin.post("/bulk/preview", json=wish)).status_code == 400, wish
     assert (await west.anyone.post("/bulk/preview", json=ALL)).status_code == 401
+
+
+async def test_a_hundred_thousand_ids_are_one_change(west: Api) -> None:
+    """As many ids as there may be, of the usual length; one more is refused."""
+    ids = [item["id"] for item in DATASETS]
+    padding = [f"CMIP6.CMIP.NCAR.CESM2.historical.r{n}i1p1f1.Amon.tas.gn.v20190401" for n in range(100_000 - len(ids))]
+    shown = await preview(west.admin, {"action": "mark", "ids": [*ids, *padding]})
+    assert (shown["total"], shown["missing"]) == (len(ids), len(padding))
+    refused = await west.admin.post("/bulk/preview", json={"action": "mark", "ids": [*ids, *padding, "another"]})
+    assert refused.status_code == 400
+
+
+async def test_two_at_the_same_moment_are_one_change(west: Api) -> None:
+    body = {**ALL, "digest": (await preview(west.admin, ALL))["digest"]}
+    answers = await asyncio.gather(*(west.admin.post("/bulk", json=body) for _ in range(5)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 202]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    ended = await end_of(west.admin, answers[0].json()["id"])
+    assert ended["counts"]["done"] == 60
+
+
+async def test_a_cancelled_change_stops_where_it_stands_and_may_be_asked_for_again(west: Api) -> None:
+    started = await begin(west.admin, ALL)
+    answer = await west.admin.post(f"/bulk/{started['id']}/cancel")
+    if answer.status_code == 409:  # a slow machine: all of it was done by then
+        assert await matched(west) == 0
+        return
+    counts = answer.json()["counts"]
+    assert answer.json()["status"] == "cancelled"
+    assert counts["done"] + counts["cancelled"] == 60
+    assert await matched(west) == counts["cancelled"]
+    rest = (await west.admin.get(f"/bulk/{started['id']}/datasets?status=cancelled")).json()["datasets"]
+    assert len(rest) == counts["cancelled"]
+    again = await begin(west.admin, ALL)
+    assert again["total"] == counts["cancelled"]
+    assert (await end_of(west.admin, again["id"]))["status"] == "done"
+    assert await matched(west) == 0

@@ -45,6 +45,7 @@ class Size(StrEnum):
 
     SMALL = "small"  # a search, a collection, a group
     ITEM = "item"  # one dataset
+    IDS = "ids"  # ids of many datasets
     BATCH = "batch"  # many datasets, counted while they arrive
 
 

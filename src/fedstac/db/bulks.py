@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import asyncpg
+
 from fedstac.db import conditions, search
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.bulk import MOST, MOST_SHOWN, BulkAction, DatasetGroup, GroupKey
@@ -150,6 +152,10 @@ async def groups_of(
     ]  # fmt: skip
 
 
+class AskedMeanwhile(Exception):
+    """The same change was stored by another request in the meantime."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBulk:
     """A change of many datasets as it is asked for. `selection`: how they were chosen, as JSON."""
@@ -172,15 +178,20 @@ async def store(
 ) -> None:
     """Store a change with its datasets, those of hidden groups left out; as part of the transaction that is open.
 
+    AskedMeanwhile where it is stored already.
+
     Versions of the same dataset come in their order: none is changed by what becomes of one that comes later.
     """
-    await conn.execute(
-        """INSERT INTO fedstac.bulk (id, action, body, selection, digest, total, submitter, roles, identity,
-                                     correlation, traceparent)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)""",
-        new.id, new.action, new.body, new.selection, new.digest, new.total, new.submitter, list(new.roles),
-        new.identity, new.correlation, new.traceparent,
-    )  # fmt: skip
+    try:
+        await conn.execute(
+            """INSERT INTO fedstac.bulk (id, action, body, selection, digest, total, submitter, roles, identity,
+                                         correlation, traceparent)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)""",
+            new.id, new.action, new.body, new.selection, new.digest, new.total, new.submitter, list(new.roles),
+            new.identity, new.correlation, new.traceparent,
+        )  # fmt: skip
+    except asyncpg.UniqueViolationError as error:
+        raise AskedMeanwhile from error
     with search.for_the_caller():
         await conn.execute(
             f"""WITH {_rows_of(choice)}

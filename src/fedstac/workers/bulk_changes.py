@@ -44,8 +44,8 @@ from fedstac.runtime.outages import reason_of
 from fedstac.runtime.wakeup import pause
 
 LOOK_SECONDS = 1.0  # between looks for a change that somebody asked for
-PART = 64  # datasets of a part: other work of this process waits no longer than for their events
-ALONE = 3  # attempts after which a dataset is tried alone
+PART = 128  # datasets of a part: other work of this process waits no longer than for their events
+ALONE = 4  # attempts after which a dataset is tried alone
 ATTEMPTS = 5  # of a dataset, alone, after which it is given up
 SHARE, SHARE_BESIDE_OTHERS = 0.8, 0.4  # of the time, that parts take; less while publications wait
 LONGEST_PAUSE = 2.0
@@ -120,6 +120,25 @@ async def start(
     wish = request.wish
     if before is not None and (before.action, before.body) == (wish.action, wish.text):
         return before, False
+    try:
+        job = await _store(node, conn, caller, request, previous, identity=identity, correlation=correlation,
+                           traceparent=traceparent)  # fmt: skip
+    except bulks.AskedMeanwhile:
+        before = await bulks.asked_before(conn, caller.name, previous.set_digest)
+        if before is None:
+            raise Conflict("the same change was asked for and cancelled just now; look at the preview again") from None
+        return before, False
+    log.info("a change of many datasets begins", bulk=str(job.id), action=job.action, datasets=job.total,
+             actor=caller.name)  # fmt: skip
+    return job, True
+
+
+async def _store(
+    node: Node, conn: Connection, caller: Principal, request: BulkRequest, previous: ShownDigest, *,
+    identity: str | None, correlation: str, traceparent: str | None,
+) -> Bulk:  # fmt: skip
+    """Store a change with its datasets: counted and chosen in the same snapshot."""
+    wish = request.wish
     async with conn.transaction(isolation="repeatable_read"):
         look, hidden = await _look(node, conn, caller, request, since=previous.at)
         previous.require(look)
@@ -136,9 +155,7 @@ async def start(
         job = await bulks.find(conn, new.id)
         assert job is not None
         failpoint("bulk.accepted")
-    log.info("a change of many datasets begins", bulk=str(new.id), action=new.action, datasets=new.total,
-             actor=caller.name)  # fmt: skip
-    return job, True
+    return job
 
 
 def _audit_row(id: UUID, action: str, look: BulkPreview, caller: Principal, correlation: str) -> audit.NewRow:

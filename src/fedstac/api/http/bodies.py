@@ -24,23 +24,27 @@ SMALL_BODY = 64 << 10  # bytes that are not counted
 SMALL_ANSWER = 256 << 10
 IN_MEMORY = 256 << 10  # bytes of a batch; the rest goes to a file
 BATCH_FACTOR, BODY_FACTOR = 4, 12  # bytes that the work on a body takes for each of it, item by item or at once
+IDS_FACTOR = 4  # the same of a list of texts
 
 
 class Peer:
     """The other side of a request: it sends the body, and may leave before the answer, which ends the work.
 
-    most_items: the items that a batch may have; None where the body is no batch.
+    most_items: the items that a batch may have; None where the body is no batch. factor: the bytes that the work on the
+    body takes for each of it, where it is no batch.
     """
 
     def __init__(
-        self, headers: Headers, receive: Receive, *, budget: Budget, memory: Memory, most_items: int | None
-    ) -> None:
+        self, headers: Headers, receive: Receive, *, budget: Budget, memory: Memory, most_items: int | None,
+        factor: int = BODY_FACTOR,
+    ) -> None:  # fmt: skip
         self._receive = receive
         self._budget = budget
         self._memory = memory
         self._share: Share | None = None
         self._headers = headers
         self._most_items = most_items
+        self._factor = factor
         self._has_sent = not _has_body(headers)
         self._loop = asyncio.get_running_loop()
         self._watching: asyncio.Task[None] | None = None
@@ -80,7 +84,7 @@ class Peer:
         self._share.require(self._memory_for(counter.received) - self._share.size)
 
     def _memory_for(self, length: int) -> int:
-        return BODY_FACTOR * length if self._most_items is None else min(BATCH_FACTOR * length, intake.BATCH_MEMORY)
+        return self._factor * length if self._most_items is None else min(BATCH_FACTOR * length, intake.BATCH_MEMORY)
 
     def forget_body(self) -> None:
         """Give the memory of the body back."""

@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fedstac.api.call import Call, CallProgress, RequestBody, Services, services_of
-from fedstac.api.http.bodies import SMALL_ANSWER, LargeAnswer, Peer
-from fedstac.api.route import DRY_RUN, Access, Route
+from fedstac.api.http.bodies import BODY_FACTOR, IDS_FACTOR, SMALL_ANSWER, LargeAnswer, Peer
+from fedstac.api.route import DRY_RUN, Access, Route, Size
 from fedstac.api.writing import refusals
 from fedstac.domain import policy
 from fedstac.domain.errors import BadRequest, Problem, TakesTooLong
@@ -45,6 +45,7 @@ class Endpoint:
         self._handler = route.handler
         self._lane = route.fixed_lane
         self._takes_batch = route.takes_batch
+        self._factor = IDS_FACTOR if route.body is not None and route.body.size is Size.IDS else BODY_FACTOR
         self._is_public = route.access is Access.PUBLIC
         self._refusals_as = route.refusals_as
         self._refuses_dry_run = route.refusals_as is not None and not route.has_dry_run
@@ -74,7 +75,7 @@ class Endpoint:
         ) as budget:
             peer = Peer(
                 headers, receive, budget=budget, memory=services.memory,
-                most_items=settings.max_batch_items if self._takes_batch else None,
+                most_items=settings.max_batch_items if self._takes_batch else None, factor=self._factor,
             )  # fmt: skip
             try:
                 if self._lane is None:

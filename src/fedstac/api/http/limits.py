@@ -13,6 +13,7 @@ from fedstac.api.route import Route, Size
 from fedstac.settings import Settings
 
 SMALL: Final = 2 << 20  # bytes of a search, a collection, a group, …
+IDS: Final = 12 << 20  # bytes of 100 000 ids
 
 
 def of_bodies(table: Iterable[Route], settings: Settings) -> Callable[[Scope], int]:
@@ -20,6 +21,7 @@ def of_bodies(table: Iterable[Route], settings: Settings) -> Callable[[Scope], i
     sizes = {
         Size.SMALL: min(SMALL, settings.max_item_bytes),
         Size.ITEM: settings.max_item_bytes,
+        Size.IDS: min(IDS, settings.max_batch_bytes),
         Size.BATCH: settings.max_batch_bytes,
     }
     takers = [

@@ -248,13 +248,13 @@ BULK = Capability(
     routes=(
         Route(
             method="POST", path="/bulk/preview", handler=bulk.post_preview, access=Access.AUTHENTICATED, reads=True,
-            body=BodyFormat(Size.ITEM, {JSON: ("BulkWish",)}), lane=Lane.WORK,
+            body=BodyFormat(Size.IDS, {JSON: ("BulkWish",)}), lane=Lane.WORK,
             answers=(Answer.of(200, "What the change would do.", "BulkPreview"),),
             problems=(StacInvalid, MissingPermission, Misdirected, UnderQuarantine),
         ),
         Route(
             method="POST", path="/bulk", handler=bulk.post_bulk, access=Access.AUTHENTICATED,
-            body=BodyFormat(Size.ITEM, {JSON: ("NewBulk",)}), log_name="bulk",
+            body=BodyFormat(Size.IDS, {JSON: ("NewBulk",)}), log_name="bulk",
             answers=(
                 Answer.of(202, "The change begins.", "Bulk", headers=("Location",)),
                 Answer.of(200, "The change, which was asked for already.", "Bulk", headers=("Location",)),
