@@ -35,7 +35,6 @@ from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from fedstac.demo import sample
 from fedstac.domain import actions, deletion, deletion_reports, documents, events, versions
 from fedstac.domain.actions import target
 from fedstac.domain.actions.publish import Publish
@@ -48,6 +47,18 @@ from fedstac.domain.policy import DELETION_MANAGER, Principal
 from fedstac.domain.vocabulary import DatasetName
 from fedstac.vocabularies.checker import open_checker
 from tests.support.deletion_model import REFUSED, SAME, DeletionModel, check_restored
+from tests.support.deletion_steps import (
+    BODIES,
+    DAYS,
+    DOI,
+    EAST,
+    INSTITUTIONS,
+    NODES,
+    PEOPLE,
+    RULES,
+    WEST_SERVICE,
+    item_of,
+)
 
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED") or 1)
 STEPS, SOAK_STEPS = 20_000, 1_000_000
@@ -62,21 +73,12 @@ assert CMIP6 is not None
 VERSION: Final = CMIP6.version
 PARSED = CHECKER.vocabularies.select(["CMIP6"], [("CMIP6", VERSION)])
 BEGIN: Final = datetime(2026, 3, 1, tzinfo=UTC)
-SMALL = [item for item in sample.items(600, versions=1, seed=5) if len(item["assets"]) < 4]
-BY_INSTITUTION = {str(item["properties"]["cmip6:institution_id"]): item for item in reversed(SMALL)}
-FIRST, SECOND = sorted(BY_INSTITUTION)[:2]
-INSTITUTIONS: Final = {"A": FIRST, "B": SECOND}
-DAYS: Final = (20200101, 20210101, 20220101, 20230101)
 
 
 def draft_of(name: str, day: int, title: str) -> Draft:
-    """Return a version of a dataset: A of the first institution, B of the second. B has no identifier."""
-    item: dict[str, Any] = orjson.loads(orjson.dumps(BY_INSTITUTION[INSTITUTIONS[name]]))
-    item["id"] = f"{item['id'].rpartition('.v')[0]}.v{day}"
-    item["properties"] |= {"version": str(day), "description": title}
-    if name == "B":
-        del item["properties"]["cmip6:pid"]
-        item["links"] = []
+    """Return what is prepared of a version of a dataset with a description."""
+    item = item_of(name, day)
+    item["properties"]["description"] = title
     return documents.prepare(item, DatasetName(item["id"].rpartition(".v")[0], day), CMIP6)
 
 
@@ -84,32 +86,7 @@ DRAFTS = {
     (name, day, title): draft_of(name, day, title) for name in INSTITUTIONS for day in DAYS for title in ("one", "two")
 }
 NAMES: Final = [(name, day) for name in INSTITUTIONS for day in DAYS]
-PEOPLE = {
-    name: Principal(name, frozenset(roles))
-    for name, roles in {
-        "root": ["admin"], "eve": ["admin"], "ada": [f"publisher:{FIRST}"], "bob": [f"publisher:{SECOND}"],
-        "nobody": [],
-    }.items()
-}  # fmt: skip
 MANAGER = Principal(DELETION_MANAGER, frozenset())
-EAST, WEST_SERVICE, DOI = "east", "east/files", "doi"
-NODES: Final = (EAST, DOI, "south")
-
-
-def part(name: str, *, required: bool = True, owns: bool = False) -> dict[str, Any]:
-    return {"name": name, "required": required, "days": 1, "contact": None, "owns_identifier": owns}
-
-
-def rules_of(*parts: dict[str, Any], grace: float = 0, automatic: bool = False) -> dict[str, Any]:
-    return {"dependencies": list(parts), "grace_days": grace, "automatic": automatic, "schedule": ""}
-
-
-RULES: Final = (
-    rules_of(part(EAST), part(DOI, owns=True)), rules_of(part(EAST), part(DOI, owns=True), grace=1, automatic=True),
-    rules_of(part(EAST, required=False), automatic=True), rules_of(part(EAST), part(WEST_SERVICE)),
-    rules_of(part(EAST, owns=True), grace=30), rules_of(part(DOI), part("south", required=False), grace=0.5),
-    rules_of(grace=2),
-)  # fmt: skip
 
 
 @dataclass
@@ -201,14 +178,6 @@ def digest_of(project: str, version: str) -> str | None:
 WHO = st.sampled_from(("root", "root", "root", "eve", "ada", "bob", "nobody"))
 NTH = st.integers(0, 3 * len(NAMES) - 1)
 TEXT = st.sampled_from(("wrong units", "wrong forcing"))
-BODIES: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
-    "retract": lambda text: {"retraction": {"reason": text}}, "reinstate": lambda _: {},
-    "mark": lambda text: {"reason": text}, "unmark": lambda _: {},
-    "quarantine": lambda text: {"quarantine": {"reason": text}}, "release": lambda text: {"decision": text},
-    "delete": lambda _: {}, "purge": lambda _: {},
-    "amend": lambda text: {"edit": {"merge": {"properties": {"description": text}}}, "override": None},
-    "give up": lambda _: {"edit": {"merge": {"properties": {"latest": False}}}, "override": None},
-}  # fmt: skip
 ACTION = st.sampled_from((
     "mark", "mark", "mark", "delete", "delete", "delete", "unmark", "retract", "reinstate", "quarantine", "release",
     "amend", "give up", "publish", "publish", "purge",
