@@ -12,7 +12,7 @@ CREATE INDEX deletion_dependency_late ON fedstac.deletion_dependency (due)
     WHERE state IN ('pending', 'failed') AND alerted_at IS NULL;
 
 -- Other rules for open deletions take dependencies away that have not reported.
-GRANT DELETE ON fedstac.deletion_dependency, fedstac.deletion_waiver TO fedstac_writer;
+GRANT DELETE ON fedstac.deletion_dependency TO fedstac_writer;
 
 -- The history of a deletion is read from the audit log, which has no index by dataset.
 CREATE INDEX audit_deletion ON fedstac.audit (collection, dataset, id)

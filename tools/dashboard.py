@@ -76,6 +76,8 @@ SECTIONS = (
         Panel("Dead letters and parked events", "short", [
             gauge(m.DEAD_LETTERS, "sink"), gauge(m.PARKED_EVENTS, "consumer", "origin"),
         ]),
+        Panel("Marked for deletion", "short", [gauge(m.DELETIONS, "standing")]),
+        Panel("Oldest mark", "s", [gauge(m.DELETION_OLDEST)]),
         Panel("Database away", "bool_yes_no", [gauge(m.DATABASE_AWAY)]),
         Panel("Versions", "short", [gauge(m.INFO, "node", "version", "schema", "roles")]),
     )),

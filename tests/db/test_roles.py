@@ -37,7 +37,7 @@ EXPECTED = {
     "fedstac.deletion":          "SIU     -          S       -        -",
     "fedstac.deletion_configuration":"SI      -          S       -        -",
     "fedstac.deletion_dependency":"SIUD     -          S       -        -",
-    "fedstac.deletion_waiver":   "SID     -          S       -        -",
+    "fedstac.deletion_waiver":   "SI      -          S       -        -",
     "fedstac.destination":       "SIUD    -          -       -        -",
     "fedstac.epoch":             "SIUD    SI         S       -        -",
     "fedstac.esgf_event":        "SID     -          -       -        -",

@@ -273,6 +273,56 @@ async def test_the_publisher_of_record_is_told_when_somebody_else_changes_a_data
     assert "done: reinstate of 1 in CMIP6 (1 done)" in texts["boss@hooks.ncar.example"]
 
 
+async def test_the_publisher_of_record_is_told_of_a_quarantine_a_mark_and_the_deletion(
+    start_telling: StartTelling, mailbox: Mailbox, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling()
+    await register(api, MAIL, "dataset", role="publisher:NCAR")
+    item = next(item for item in sample.items(200) if item["properties"]["cmip6:institution_id"] == "NCAR")
+    path = f"{ITEMS}/{item['id']}"
+    response = await api.anyone.post(ITEMS, json=item, headers=bearer(api, "publisher:NCAR"))
+    assert response.status_code == 201, response.text
+    case = {"reason": "personal data?", "case": "T-17", "contact": "data@west.example"}
+    assert (await api.admin.post(f"{path}/quarantine", json=case)).status_code == 200
+    _, mail, _ = await mailbox.next()
+    assert f"{item['id']}: quarantined by admin at" in mail.get_content()
+    assert "case T-17; ask data@west.example" in mail.get_content()
+    assert (await api.admin.post(f"{path}/release", json={"decision": "it is harmless"})).status_code == 200
+    _, mail, _ = await mailbox.next()
+    assert f"{item['id']}: released by admin at" in mail.get_content()
+    rules = {"grace_days": 0, "automatic": True}
+    await api.admin.put("/deletions/rules/CMIP6", json=rules, headers={"If-Match": "*"})
+    assert (await api.admin.delete(path, params={"reason": "published twice"})).status_code == 200
+    _, mail, _ = await mailbox.next()
+    text = mail.get_content()
+    assert f"{item['id']}: marked by admin at" in text
+    assert "published twice" in text
+    id = await conn.fetchval("SELECT id FROM fedstac.deletion")
+    assert f"https://west.example/deletions/{id}" in text
+    assert f"Until then: fedstac unmark {item['id']}" in text
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived'")
+    _, mail, _ = await mailbox.next()  # the schedule deletes it
+    assert f"{item['id']}: deleted by manager:deletions at" in mail.get_content()
+
+
+async def test_the_contact_of_a_dependency_is_reminded_by_mail(
+    start_telling: StartTelling, mailbox: Mailbox, conn: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    api = await start_telling()
+    item = next(sample.items(1))
+    assert (await api.admin.post(ITEMS, json=item)).status_code == 201
+    rules = {"dependencies": [{"name": "east", "contact": "data@hooks.east.example"}]}
+    await api.admin.put("/deletions/rules/CMIP6", json=rules, headers={"If-Match": "*"})
+    assert (await api.admin.delete(f"{ITEMS}/{item['id']}")).status_code == 200
+    await conn.execute("UPDATE fedstac.deletion_dependency SET remind_next = clock_timestamp()")  # by the manager
+    to, mail, _ = await mailbox.next()
+    text = mail.get_content()
+    assert to == ["data@hooks.east.example"]
+    assert f"{item['id']} (east pending), due" in text
+    assert f"https://west.example/deletions/{await conn.fetchval('SELECT id FROM fedstac.deletion')}" in text
+    assert "contact of a dependency" in text
+
+
 async def test_a_destination_that_the_node_does_not_know_has_to_confirm(
     start_telling: StartTelling, mailbox: Mailbox
 ) -> None:

@@ -378,14 +378,16 @@ class DeletionFilter:
     text: str | None = None
 
 
-# Mirrors Deletion.missing: tests/db/test_deletion_manager.py compares the two.
-OPEN_PART = "p.deletion = d.id AND p.state IN ('pending', 'failed')"
-HAS_MISSING = f"""(d.grace_until > $1 OR EXISTS (SELECT FROM fedstac.deletion_dependency p
-                                                WHERE {OPEN_PART} AND p.required)
-                  OR d.identifiers <> '{{}}' AND NOT EXISTS (SELECT FROM fedstac.deletion_dependency p
-                                                            WHERE p.deletion = d.id AND p.owns_identifier))"""
-IS_LATE = f"EXISTS (SELECT FROM fedstac.deletion_dependency p WHERE {OPEN_PART} AND p.due < $1)"
-IS_FAILED = "EXISTS (SELECT FROM fedstac.deletion_dependency p WHERE p.deletion = d.id AND p.state = 'failed')"
+# Mirrors Deletion.missing: tests/db/test_deletion_manager.py compares the two. Aggregates, not EXISTS: these are looked
+# up by the primary key alone, where a plan for EXISTS goes through all that is pending, for each deletion.
+PARTS = """CROSS JOIN LATERAL (
+        SELECT coalesce(bool_or(p.required AND p.state IN ('pending', 'failed')), false) AS is_blocked,
+               coalesce(bool_or(p.state IN ('pending', 'failed') AND p.due < $1), false) AS is_late,
+               coalesce(bool_or(p.state = 'failed'), false) AS is_failed,
+               coalesce(bool_or(p.owns_identifier), false) AS has_owner,
+               max(p.reported_at) FILTER (WHERE p.required) AS last_report
+        FROM fedstac.deletion_dependency p WHERE p.deletion = d.id) part"""
+HAS_MISSING = "(d.grace_until > $1 OR part.is_blocked OR d.identifiers <> '{}' AND NOT part.has_owner)"
 IN_SCOPE = """($2 OR EXISTS (SELECT FROM unnest($3::text[], $4::text[]) s (project, institution)
                             WHERE s.project = d.collection AND s.institution IS NOT DISTINCT FROM d.institution)
                OR $5::text IS NOT NULL AND EXISTS (
@@ -419,12 +421,12 @@ async def page(
     """Return deletions in an order, those after a deletion of that order."""
     comparison = "<" if descending else ">"
     rows = await conn.fetch(
-        f"""SELECT {COLUMNS} FROM fedstac.deletion d
+        f"""SELECT {COLUMNS} FROM fedstac.deletion d {PARTS}
             WHERE {CHOSEN} AND ($9::text IS NULL OR d.state = $9)
               AND CASE $10::text WHEN 'waiting' THEN d.state = 'open' AND {HAS_MISSING}
                                  WHEN 'ready' THEN d.state = 'open' AND NOT {HAS_MISSING}
-                                 WHEN 'late' THEN d.state = 'open' AND {IS_LATE}
-                                 WHEN 'failed' THEN d.state = 'open' AND {IS_FAILED} ELSE true END
+                                 WHEN 'late' THEN d.state = 'open' AND part.is_late
+                                 WHEN 'failed' THEN d.state = 'open' AND part.is_failed ELSE true END
               AND ($11::uuid IS NULL OR (d.{order}, d.id) {comparison} (
                   SELECT l.{order}, l.id FROM fedstac.deletion l WHERE l.id = $11))
             ORDER BY {_ORDERS[order, descending]} LIMIT $12""",
@@ -442,8 +444,8 @@ async def counts(conn: Connection, sight: Sight, filter: DeletionFilter, *, now:
                    count(*) FILTER (WHERE state = 'deleted') AS deleted,
                    count(*) FILTER (WHERE state = 'purged') AS purged
             FROM (SELECT d.state, CASE WHEN d.state = 'open' THEN {HAS_MISSING} END AS missing,
-                         d.state = 'open' AND {IS_LATE} AS late, d.state = 'open' AND {IS_FAILED} AS failed
-                  FROM fedstac.deletion d WHERE {CHOSEN}) each""",
+                         d.state = 'open' AND part.is_late AS late, d.state = 'open' AND part.is_failed AS failed
+                  FROM fedstac.deletion d {PARTS} WHERE {CHOSEN}) each""",
         *_values(sight, filter, now),
     )  # fmt: skip
     assert row is not None
@@ -684,7 +686,7 @@ async def automatic_rules(conn: Connection) -> list[AutomaticRules]:
 async def ready_projects(conn: Connection, sight: Sight, *, project: str | None, now: datetime) -> dict[str, int]:
     """Count the open deletions that are ready, by project."""
     rows = await conn.fetch(
-        f"""SELECT d.collection, count(*) AS n FROM fedstac.deletion d
+        f"""SELECT d.collection, count(*) AS n FROM fedstac.deletion d {PARTS}
             WHERE {CHOSEN} AND d.state = 'open' AND NOT {HAS_MISSING} GROUP BY 1 ORDER BY 1""",
         *_values(sight, DeletionFilter(project=project), now),
     )  # fmt: skip
@@ -714,10 +716,9 @@ async def take_ready(
     rows = await conn.fetch(
         f"""SELECT d.id, d.dataset, r.lineage, d.delete_request AS earlier_request
             FROM fedstac.deletion d JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.dataset
-            LEFT JOIN LATERAL (
-                SELECT max(greatest(p.reported_at, (SELECT max(w.at) FROM fedstac.deletion_waiver w
-                                                    WHERE w.deletion = p.deletion AND w.name = p.name))) AS at
-                FROM fedstac.deletion_dependency p WHERE p.deletion = d.id AND p.required) last ON true
+            {PARTS}
+            CROSS JOIN LATERAL (SELECT greatest(part.last_report, max(w.at)) AS at FROM fedstac.deletion_waiver w
+                                WHERE w.deletion = d.id) last
             WHERE {CHOSEN} AND d.state = 'open' AND d.grace_until <= $1 AND NOT {HAS_MISSING}
               AND ($9::integer[] IS NULL OR d.automatic AND EXISTS (
                   SELECT FROM unnest($9, $10::timestamptz[]) m (version, moment)
@@ -742,7 +743,7 @@ async def ask(conn: Connection, ids: Sequence[UUID], request: UUID, *, now: date
     )  # fmt: skip
 
 
-MOST_COUNTED = 20_000  # open deletions, the oldest ones, that the figures count
+MOST_COUNTED = 5_000  # open deletions, the oldest ones, that the figures count
 
 
 @dataclass(frozen=True, slots=True)
@@ -764,8 +765,9 @@ async def figures(conn: Connection) -> DeletionFigures:
                    count(*) FILTER (WHERE NOT missing) AS ready, count(*) FILTER (WHERE late) AS late,
                    count(*) FILTER (WHERE failed) AS failed,
                    coalesce(extract(epoch FROM max($1::timestamptz - marked_at)), 0)::float8 AS oldest_seconds
-            FROM (SELECT d.marked_at, {HAS_MISSING} AS missing, {IS_LATE} AS late, {IS_FAILED} AS failed
-                  FROM fedstac.deletion d WHERE d.state = 'open' ORDER BY d.marked_at LIMIT {MOST_COUNTED}) each""",
+            FROM (SELECT d.marked_at, {HAS_MISSING} AS missing, part.is_late AS late, part.is_failed AS failed
+                  FROM (SELECT * FROM fedstac.deletion WHERE state = 'open'
+                        ORDER BY marked_at LIMIT {MOST_COUNTED}) d {PARTS}) each""",
         await now(conn),
     )  # fmt: skip
     assert row is not None

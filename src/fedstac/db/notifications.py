@@ -398,8 +398,9 @@ def _numbers(about: Sequence[str], prefix: str) -> list[int]:
 async def changes(conn: Connection, positions: Sequence[int], limit: int) -> list[DatasetChange]:
     """Return the events at these positions of the feed, in their order; the first few."""
     rows = await conn.fetch(
-        """SELECT o.type, o.collection, o.dataset, o.event, o.at
+        """SELECT o.type, o.collection, o.dataset, o.event, o.at, d.id AS deletion, d.grace_until
            FROM fedstac.feed f JOIN fedstac.outbox o ON o.id = f.id
+           LEFT JOIN fedstac.deletion d ON d.event_id = o.event_id AND d.state = 'open'
            WHERE f.pos = ANY ($1::bigint[]) AND o.dataset IS NOT NULL ORDER BY f.pos LIMIT $2""",
         list(positions), limit,
     )  # fmt: skip
@@ -409,6 +410,8 @@ async def changes(conn: Connection, positions: Sequence[int], limit: int) -> lis
         events_read.append(DatasetChange(
             type=row["type"], collection=row["collection"], dataset=row["dataset"], state=data["state"],
             actor=data["actor"], reason=data.get("reason"), at=row["at"], retraction=data.get("retraction") or {},
+            quarantine=(data.get("quarantine") or {}) if row["type"] == events.QUARANTINED else {},
+            deletion=str(row["deletion"]) if row["deletion"] else None, grace_until=row["grace_until"],
         ))  # fmt: skip
     return events_read
 

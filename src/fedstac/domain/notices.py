@@ -347,6 +347,9 @@ class DatasetChange:
     reason: str | None
     at: datetime
     retraction: Mapping[str, str] = field(default_factory=dict)
+    quarantine: Mapping[str, Any] = field(default_factory=dict)
+    deletion: str | None = None  # of a mark, while it is open: the deletion that it began
+    grace_until: datetime | None = None
 
     @property
     def verb(self) -> str:
@@ -370,6 +373,7 @@ def of_changes(sender: Sender, changes: Sequence[DatasetChange], total: int) -> 
             f"  Use instead: {replacement}" if replacement else None,
             f"  {link}" if replacement and (link := sender.dataset(each.collection, replacement)) else None,
             f"  The fault is explained at {errata}" if errata else None,
+            *_about_hiding(sender, each),
         ]
     lines += [_and_more(total, "changes"), "", "If that is not right, ask the operators of this node."]
     data = {
@@ -377,11 +381,27 @@ def of_changes(sender: Sender, changes: Sequence[DatasetChange], total: int) -> 
         "changes": [
             {"type": each.type, "collection": each.collection, "id": each.dataset, "state": each.state,
              "actor": each.actor, "reason": each.reason, "at": rfc3339(each.at),
-             "retraction": each.retraction or None, "url": sender.dataset(each.collection, each.dataset)}
+             "retraction": each.retraction or None, "quarantine": each.quarantine or None,
+             "deletion": each.deletion, "url": sender.dataset(each.collection, each.dataset)}
             for each in changes
         ],
     }  # fmt: skip
     return sender.message("fedstac.datasets.changed", what, lines, data)
+
+
+def _about_hiding(sender: Sender, change: DatasetChange) -> list[str]:
+    """Return what a publisher can do about a quarantine or a mark."""
+    lines = []
+    if change.quarantine:
+        case, contact = change.quarantine.get("case"), change.quarantine.get("contact")
+        about = f", case {case}" if case else ""
+        lines.append(f"  Nobody gets its files until somebody decides{about}; ask {contact or 'the operators'}")
+    if change.deletion is not None and change.grace_until is not None:
+        place = f"{sender.base}/deletions/{change.deletion}" if sender.base else f"deletion {change.deletion}"
+        until = rfc3339(change.grace_until)[:16].replace("T", " ")
+        lines.append(f"  It is deleted once everybody has done their part, not before {until} UTC: {place}")
+        lines.append(f"  Until then: fedstac unmark {change.dataset}")
+    return lines
 
 
 def of_confirmation(sender: Sender, owner: str, destination: str, code: str) -> Message:

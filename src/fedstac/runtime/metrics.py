@@ -257,7 +257,7 @@ REPLICA_PROGRESS = _of_node("fedstac_replica_progress_seconds", "Time since a re
 DELETIONS = _of_node(
     "fedstac_deletions",
     "Datasets that are marked for deletion: `open`, and of these `waiting` for somebody, `ready`, `late` and `failed`; "
-    "of the oldest 20 000.",
+    "of the oldest 5 000.",
     "standing",
 )  # fmt: skip
 DELETION_OLDEST = _of_node("fedstac_deletion_oldest_seconds", "Age of the oldest mark for deletion that is open.")

@@ -199,7 +199,7 @@ async def waive(conn: Connection, caller: Caller, id: UUID, *, name: str, reason
             return entry
         await deletions.store_waiver(conn, id, after, waiver)
         await _write_down(conn, caller, "waive-deletion", entry, {
-            "name": name, "reason": waiver.reason, "waivers": len(after.waivers), "state": after.state,
+            "name": name, "waivers": len(after.waivers), "state": after.state,  # a purge takes the reason away
         })  # fmt: skip
         parts = tuple(after if each is before else each for each in entry.dependencies)
         return replace(entry, dependencies=parts)
