@@ -208,7 +208,7 @@ class BulkPreview:
             return sum(value(group) for group in self.groups)
 
         ids = sorted(id for group in self.groups for id in group.first_ids)[:MOST_SHOWN]
-        missing = {} if self.asked_count is None else {"missing": self.asked_count - self.total}
+        missing = {} if self.asked_count is None else {"missing": max(self.asked_count - self.total, 0)}
         return {
             "action": action.value,
             "total": self.total,
