@@ -117,6 +117,9 @@ async def test_an_empty_node_starts_from_files_with_every_state_and_goes_on_from
     assert progress == nodes.Progress(manifest.cursor, None)
     assert states == {State.PUBLISHED, State.RETRACTED, State.MARKED}
     assert not await load(empty, tmp_path)  # it has a place in the feed
+    async with empty.pool.acquire() as conn:
+        rows = await conn.fetch("SELECT outcome, event_id FROM fedstac.own_report WHERE is_marked")
+    assert [tuple(row) for row in rows] == [("nothing to do", None)] * 3  # of the marked ones
 
 
 async def test_what_changed_since_is_one_more_part_and_the_others_stay(
