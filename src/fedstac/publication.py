@@ -851,6 +851,8 @@ class CollectionWriter:
             state = await self._existing(name, expected)
             if not await collections.hold_empty(self.conn, name):
                 raise CollectionNotEmpty(f"the collection {name} has datasets; delete them first")
+            if (present := (await cascades.open_of(self.conn, [name])).get(name)) is not None:
+                await cascades.end(self.conn, present, CascadeState.DONE, self.actor)
             await self._announce(events.COLLECTION_DELETED, name, state, None)
 
     async def begin_cascade(
@@ -869,7 +871,7 @@ class CollectionWriter:
             other = await cascades.foreign_origin(self.conn, name, self.origin)
             if other is not None:
                 raise Conflict(f"the node {other} has datasets in {name}; they have to be deleted there first")
-            datasets = (await cascades.effects(self.conn, name)).total
+            datasets = await cascades.count(self.conn, name)
             if datasets != confirmed:
                 raise PreconditionFailed(
                     f"the collection {name} has {datasets} datasets, and {confirmed} were confirmed; look at the dry "

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from fedstac.db import invariants, nodes
+from fedstac.db import cascades, invariants, nodes
 from fedstac.demo import sample
 from fedstac.domain.model import State
 from tests.support.nodes import Api
@@ -175,6 +175,18 @@ async def test_a_cancelled_cascade_lets_publish_again_and_leaves_the_marks(west:
     assert unmark.status_code == 200
     after = (await west.anyone.get(f"{ITEMS}/{DATASETS[0]['id']}")).json()
     assert after["properties"]["fedstac:state"] == State.RETRACTED
+
+
+async def test_an_empty_collection_that_somebody_deletes_ends_its_cascade_and_can_be_made_again(api: Api) -> None:
+    conn = await asyncpg.connect(api.settings.dsn)
+    await conn.execute("SELECT pg_advisory_lock($1)", cascades.CASCADE_LOCK)  # no worker is at it
+    assert (await begin(api, confirm=0)).status_code == 202
+    assert (await api.admin.delete(COLLECTION)).status_code == 204
+    assert (await cascade_of(api))["state"] == "done"
+    assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
+    await conn.execute("SELECT pg_advisory_unlock($1)", cascades.CASCADE_LOCK)
+    await conn.close()
+    assert (await api.admin.post(ITEMS, json=NEW)).status_code == 201
 
 
 async def test_a_collection_whose_datasets_are_all_deleted_counts_as_empty(west: Api) -> None:

@@ -76,6 +76,13 @@ async def counts(conn: Connection, collection: str) -> dict[str, int]:
     return {row["state"]: row["n"] for row in rows}
 
 
+async def count(conn: Connection, collection: str) -> int:
+    """Count the datasets of a collection that are not deleted."""
+    return int(await conn.fetchval(
+        "SELECT count(*) FROM fedstac.record WHERE collection = $1 AND document IS NOT NULL", collection
+    ) or 0)  # fmt: skip
+
+
 async def foreign_origin(conn: Connection, collection: str, origin: str) -> str | None:
     """Return another node that has datasets in a collection; None where all are this node's."""
     other: str | None = await conn.fetchval(

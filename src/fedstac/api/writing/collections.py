@@ -93,6 +93,7 @@ async def delete_collection(call: Call) -> Response:
         raise BadRequest("dry_run is for a deletion with cascade=true; an empty collection has nothing to tell of")
     async with call.node.pool.acquire() as conn:
         await _writer(call, conn).delete(name, expected=expected)
+    call.services.collections.forget(name)
     call.node.committed.wake()
     return Response(status_code=204)
 
