@@ -18,7 +18,7 @@ import orjson
 
 from fedstac import __version__
 from fedstac.demo import sample
-from fedstac.domain import documents, events, patching, strict_json
+from fedstac.domain import documents, events, patching, shared_files, strict_json
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
@@ -116,7 +116,9 @@ def story() -> list[LoggedEvent]:
     log = [collection(events.COLLECTION_CREATED, 1, document)]
     for change in changes():
         pos = len(log) + 1
-        text = events.dataset_event(change, _event_id(pos), context, CHECKER.vocabularies.digest_of)
+        before = change.before.document if change.before and change.event_type == events.DELETED else None
+        files = shared_files.release([before], ())[0] if before else None
+        text = events.dataset_event(change, _event_id(pos), context, CHECKER.vocabularies.digest_of, files)
         record = change.after
         log.append(LoggedEvent(
             Cursor(1, pos), str(_event_id(pos)), record.lineage, record.collection, record.id, record.seq,

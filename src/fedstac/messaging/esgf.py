@@ -51,7 +51,7 @@ SECRET: Final = frozenset((events.QUARANTINED, events.RELEASED))  # why a quaran
 KNOWN: Final = frozenset((*WHOLE, *STATE, Action.SUPERSEDE, Action.REPLICATE, Action.ANNOTATE, "promote"))
 BESIDE: Final = (
     "base_id", "version", "latest", "created", "updated", "publisher", "retraction", "superseded", "previous_state",
-    "reason", "actions",
+    "reason", "actions", "unreferenced", "still_referenced",
 )  # fmt: skip
 
 
