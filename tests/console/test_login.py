@@ -144,6 +144,8 @@ async def test_who_has_no_right_sees_a_plain_page(west: Api, open_browser: OpenB
         assert page.status_code == 403
         assert page.headers["content-type"].startswith("text/html")
         assert "Sam Stranger" in page.text
+        poll = await browser.get(path, **{"HX-Request": "true"})
+        assert (poll.status_code, poll.headers["hx-refresh"], poll.content) == (403, "true", b"")
 
 
 async def test_a_form_without_its_proof_or_from_elsewhere_is_refused(ada: Visitor) -> None:
@@ -206,6 +208,8 @@ def test_behind_https_the_cookie_is_for_this_host_alone() -> None:
     cookie = place.cookie("session", "x", seconds=60)
     assert cookie == "__Host-fedstac-session-west=x; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure"
     assert place.root == "/stac/console"
+    assert ConsolePlace("https://Data.Example:443/", "west").origin == "https://data.example"
+    assert ConsolePlace("http://[::1]:8080", "west").origin == "http://[::1]:8080"
 
 
 async def test_behind_a_proxy_with_a_path_everything_is_under_that_path(

@@ -200,6 +200,8 @@ async def note_refusal(visit: Visit, problem: Problem) -> None:
 
 def refusal(visit: Visit, problem: Problem) -> Response:
     """Answer with a page that says what is refused, why, and what to do."""
+    if visit.is_poll and problem.status in (403, 404):  # the whole page says so, and shows no longer what it did
+        return Response(status_code=problem.status, headers={**HEADERS, "HX-Refresh": "true"})
     answer = html(visit, "refusal.html", {"problem": problem}, status=problem.status)
     if problem.retry_after is not None:
         answer.headers["retry-after"] = str(problem.retry_after)

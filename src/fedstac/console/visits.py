@@ -51,8 +51,11 @@ class ConsolePlace:
 
     @property
     def origin(self) -> str:
+        """The origin of the console's pages, as browsers write it (RFC 6454, 6.2)."""
         parts = urlsplit(self.base_url)
-        return f"{parts.scheme}://{parts.netloc}"
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        port = f":{parts.port}" if parts.port not in (None, 443 if parts.scheme == "https" else 80) else ""
+        return f"{parts.scheme}://{host}{port}"
 
     @property
     def is_https(self) -> bool:
