@@ -197,6 +197,10 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
     await until(lambda: agree(conn, there))
     for each in (conn, there):
         assert await invariants.check(each) == []
+    sent_again = {"type": "FeatureCollection", "features": [item(1, MARKER)]}
+    refused = await west.admin.post(ITEMS, json=sent_again, headers={"Prefer": "wait=60"})
+    assert refused.json()["counts"]["rejected"] == 1, refused.text
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.request_item WHERE document IS NOT NULL") == 0
     await until(lambda: conn.fetchval("SELECT count(*) = max(pos) FROM fedstac.audit_chain"))
     assert (await audit.verify(conn)).pos > 0
     logs = capsys.readouterr()

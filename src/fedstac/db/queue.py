@@ -258,14 +258,19 @@ class Result:
 
 
 async def finish(conn: Connection, results: Sequence[Result]) -> None:
-    """Make items final. One that is final already stays as it is. Documents of finished work are deleted."""
+    """Make items final. One that is final already stays as it is.
+
+    Documents of finished work are deleted, and so is what somebody sends of a purged dataset once more.
+    """
     await conn.execute(
         """UPDATE fedstac.request_item i
            SET status = r.status, outcome = r.outcome, problem = r.problem, detail = r.detail,
                findings = CASE WHEN r.findings IS NULL THEN i.findings
                                ELSE coalesce(i.findings, '[]') || r.findings::jsonb END,
                last_event = r.last_event, finished = clock_timestamp(), trying = NULL,
-               document = CASE WHEN r.status <> 'done' THEN i.document END,
+               document = CASE WHEN r.status <> 'done' AND NOT EXISTS (
+                   SELECT FROM fedstac.request q JOIN fedstac.record p ON p.collection = q.collection
+                   WHERE q.id = i.request AND p.id = i.dataset AND p.state = 'purged') THEN i.document END,
                prepared = NULL, coded = NULL
            FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
                 r (id, status, outcome, problem, detail, findings, last_event)
