@@ -284,7 +284,7 @@ STEPS = (
 
 
 @pytest.mark.parametrize("steps", [
-    pytest.param(("deletions.asked", "perform.deletions"), id="two"),
+    pytest.param(("deletions.asked",), id="one"),
     pytest.param(STEPS, id="every", marks=pytest.mark.soak),
 ])  # fmt: skip
 async def test_a_manager_that_is_killed_between_any_two_steps_deletes_once(
