@@ -20,6 +20,7 @@ COMMANDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"GET /collections/([^\s;,/]+)/queryables\b", r"fedstac collections show \1 --properties"),
         (r"GET /queryables\b", "fedstac collections show ID --properties"),
         (r"GET /aggregations\b", "fedstac facets"),
+        (r"DELETE /collections/([^\s;,/]+)/cascade\b", r"fedstac collections delete \1 --cancel"),
         (r"PUT /collections/([^\s;,]+)", r"fedstac collections update \1"),
         (r"POST /collections\b(?!/)", "fedstac collections create"),
         (r"GET /collections\b(?!/)", "fedstac collections list"),
