@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
@@ -93,6 +94,9 @@ def _hidden() -> Iterator[HiddenDataset]:
 
 HIDDEN: Final = tuple(_hidden())
 SMALL: Final = (*((MARKED, place) for place in PLACES), (QUARANTINED, ALONE), (DELETED, NEWEST), (PURGED, OLDEST))
+LOG: Final = ("/events", "/events/head", "/digests", "/snapshot")  # nodes follow it, and hear of what is hidden
+# of a preview of many: the last number of its digest is the time of day
+PREVIEWED: Final = re.compile(rb'("digest":"[0-9a-f]{64}\.[0-9]+)\.[0-9]+"')
 REPLACEMENT: Final = HIDDEN[0].id
 EVERY_AGGREGATION: Final = ",".join((
     "total_count", "file_count", "byte_count", "node_count", "collection_frequency", "datetime_frequency",
@@ -134,13 +138,16 @@ def everywhere() -> Iterator[Question]:
         "/search?filter=fedstac:state='quarantined'", "/search?filter=fedstac:state='marked'",
         "/search?filter=fedstac:state='deleted'", "/search?datetime=2899-01-01T00:00:00Z/..",
         "/search?limit=100&f=geoparquet", f"{ITEMS}?f=geoparquet&retracted=include", "/datasets/status",
-        "/vocabularies", "/requests", "/groups", "/notifications", "/federation", "/events", "/events/head", "/digests",
+        "/vocabularies", "/vocabularies/CMIP6", "/.well-known/oauth-protected-resource", "/problems/conflict",
+        "/deletions/rules", "/bulk", f"{COLLECTION}/cascade", "/requests", "/groups", "/notifications",
+        "/federation", "/events", "/events/head", "/digests",
         "/snapshot", "/me", "/sinks", "/dead-letters", "/parked-events", "/quarantines", "/deletions",
         "/admin/tombstones", "/healthcheck", "/livez", "/readyz", "/readiness", "/api", "/problems", "/scope",
     ):  # fmt: skip
         yield get(path)
     yield Question("", "OPTIONS", ITEMS)
     yield Question("", "OPTIONS", COLLECTION)
+    yield Question("", "OPTIONS", "/collections")
     yield Question("", "HEAD", f"{ITEMS}?limit=1")
     yield Question("all", "POST", "/search", {"limit": 100})
     names = EVERY_AGGREGATION.split(",")
@@ -187,6 +194,12 @@ def about(hidden: HiddenDataset) -> Iterator[Question]:
     yield Question("member", "POST", "/aggregate", {
         "filter": by_member, "aggregations": ["total_count", "byte_count", "cmip6_source_id_frequency"]
     })  # fmt: skip
+    yield Question("its id", "POST", "/bulk/preview", {"action": "mark", "ids": [id]}, about=hidden)
+    yield Question("its id", "POST", "/bulk/preview", {"action": "unmark", "ids": [id]}, about=hidden)
+    yield Question("a filter", "POST", "/bulk/preview", {
+        "action": "unmark", "collections": ["CMIP6"], "filter": by_member,
+    }, about=hidden)  # fmt: skip
+    yield Question("member", "POST", f"{COLLECTION}/aggregate", {"filter": by_member, "aggregations": ["total_count"]})
     yield get(f"/access/explain?action=publish&item={id}")
     yield get(f"/access/explain?action=mark&item={id}")
     for action, body in (
@@ -249,7 +262,7 @@ def is_allowed(caller: str, question: Question, answer: Answer) -> bool:
     Whoever may publish versions of the dataset learns that an id was used before, and which version is the newest. What
     is under quarantine is there for whoever names it. A deleted id is gone, and GET says so. A node follows the events.
     """
-    if question.path == "/events/head":
+    if question.path in LOG:
         return caller == NODE
     if question.about is None:
         return False
@@ -271,7 +284,7 @@ class Answer:
     def of(cls, response: httpx.Response) -> Answer:
         """Return an answer without what differs from one to the next in any world."""
         headers = tuple(sorted(pair for pair in response.headers.multi_items() if pair[0].lower() not in VARYING))
-        return cls(response.status_code, headers, response.content)
+        return cls(response.status_code, headers, PREVIEWED.sub(rb'\1"', response.content))
 
     def __str__(self) -> str:
         return f"{self.status} {dict(self.headers)} {self.body[:3000]!r}"
