@@ -404,11 +404,17 @@ async def _follow_deletions(
                 for change, entry, _ in group
             ], now=now)  # fmt: skip
         else:
+            ends = list(group)
             await deletions.end(conn, [
                 deletions.DeletionEnd(
                     change.after.collection, change.after.id, DELETION_STATES[event_type], entry.actor
                 )
-                for change, entry, _ in group
+                for change, entry, _ in ends
+            ], now=now)  # fmt: skip
+            await deletions.close_cases(conn, [
+                deletions.CaseEnd(change.after.collection, change.after.id, entry.actor, "the dataset was deleted")
+                for change, entry, _ in ends
+                if event_type == events.DELETED and change.before is not None and change.before.quarantine is not None
             ], now=now)  # fmt: skip
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
 import pytest
 
 from fedstac.db import invariants, nodes
-from fedstac.demo import sample
+from fedstac.demo import embedded, sample
+from fedstac.settings import folder
 from tests.support.nodes import Api
 
 Json = dict[str, Any]
@@ -118,6 +120,38 @@ async def test_deletion_waits_for_grace_and_for_the_owner_of_the_identifiers(wes
     assert [name.split(".")[-2] for name in types] == ["published", "marked", "deleted", "purged"]
     assert await invariants.check(conn) == []
     await conn.close()
+
+
+async def test_a_deletion_ends_the_quarantine_that_the_mark_covered(west: Api) -> None:
+    await act(west, "quarantine", {"reason": "to be looked at"})
+    await west.admin.delete(PATH, headers={"Prefer": "wait=20"})
+    await end_grace(west)
+    assert (await act(west, "delete")).status_code == 200
+    conn = await connect(west)
+    case = await conn.fetchrow("SELECT decision, closed_at FROM fedstac.quarantine_case")
+    await conn.close()
+    assert case is not None
+    assert case["decision"] == "the dataset was deleted"
+    assert case["closed_at"] is not None
+
+
+async def test_a_dataset_that_an_earlier_release_marked_gets_its_deletion(west: Api, cluster: embedded.Cluster) -> None:
+    """The migration makes the entry that the mark makes today."""
+    await west.admin.delete(PATH + "?reason=withdrawn", headers={"Prefer": "wait=20"})
+    owner = await asyncpg.connect(cluster.dsn(urlsplit(west.settings.dsn).path[1:]))
+    entry = """SELECT collection, dataset, event_id, reason, actor, marked_at, grace_until, automatic, configuration,
+                      identifiers, institution,
+                      (SELECT array_agg((p.name, p.required, p.owns_identifier)) FROM fedstac.deletion_dependency p
+                       WHERE p.deletion = d.id) AS dependencies FROM fedstac.deletion d"""
+    before = await owner.fetch(entry)
+    await owner.execute("DELETE FROM fedstac.deletion")
+    migration = (folder("migrations") / "0062_marks_before.sql").read_text()
+    for _ in range(2):  # it makes each entry once
+        await owner.execute(migration + "; DROP FUNCTION pg_temp.identifiers_of(jsonb)")
+    assert await owner.fetch(entry) == before
+    assert len(before) == 1
+    await owner.close()
+    assert (await act(west, "delete")).json()["type"].endswith("/deletion-not-ready")
 
 
 async def test_nobody_but_an_administrator_quarantines_deletes_or_purges(west: Api) -> None:

@@ -88,9 +88,8 @@ async def _change(conn: Connection, changes: Mapping[tuple[UUID, str], Dependenc
 
 
 def _audit_row(entry: Deletion, report: DependencyReport, actor: str, correlation: str | None) -> audit.NewRow:
+    """Return the row of a report. Its comment is in the deletion alone, so that a purge can take it away."""
     detail = {"deletion": str(entry.id), "name": report.name, "outcome": report.outcome.value}
-    if report.comment is not None:
-        detail["comment"] = report.comment
     return audit.NewRow(
         actor=actor, action=ACTION, collection=entry.collection, dataset=entry.dataset, request=None, outcome="done",
         before=None, after=None, correlation=correlation, detail=orjson.dumps(detail).decode(),
