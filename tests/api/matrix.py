@@ -228,6 +228,10 @@ CHANGES: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "take south's replica away": asks("DELETE", suffix="/replicas/{node}", node="south"),
     "mark it": asks("DELETE"),
     "unmark it": asks("POST", suffix="/unmark"),
+    "quarantine it": asks("POST", lambda _: {"reason": "personal data"}, "/quarantine"),
+    "release it": asks("POST", suffix="/release"),
+    "delete it": asks("POST", suffix="/delete"),
+    "purge it": asks("POST", suffix="/purge"),
 }  # fmt: skip
 READING: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "get it": asks("GET"),
@@ -287,6 +291,17 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "resume a sink that is not there": fixed("POST", "/sinks/{sink}/resume", sink="none"),
     "seek a sink that is not there": fixed("POST", "/sinks/{sink}/seek", {"to": "now"}, sink="none"),
     "audit a sink that is not there": fixed("POST", "/sinks/{sink}/audit", {}, sink="none"),
+    "see one's changes of many": fixed("GET", "/bulk"),
+    "see somebody else's change of many": fixed("GET", "/bulk/{bulk_id}", bulk_id=SOMEBODY_ELSES),
+    "see somebody else's datasets of many": fixed("GET", "/bulk/{bulk_id}/datasets", bulk_id=SOMEBODY_ELSES),
+    "cancel somebody else's change of many": fixed("POST", "/bulk/{bulk_id}/cancel", bulk_id=SOMEBODY_ELSES),
+    "look at a change of many": fixed(
+        "POST", "/bulk/preview", {"action": "quarantine", "ids": ["nothing"], "collections": ["CMIP6"]}),
+    "change many with another digest": fixed(
+        "POST", "/bulk",
+        {"action": "mark", "ids": ["nothing"], "collections": ["CMIP6"], "digest": "0" * 64}),
+    "see how a collection is deleted": fixed("GET", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
+    "let a collection stay": fixed("DELETE", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
     "see the deletions": fixed("GET", "/deletions"),
     "see a deletion that is not there": fixed("GET", "/deletions/{deletion}", deletion=NO_DELETION),
     "waive for a deletion that is not there": fixed(
@@ -381,7 +396,8 @@ class Line:
 DESCRIBING = ("put it with another description", "patch its description", "rehearse patching its description",
               "merge its description")  # fmt: skip
 RETRACTING = ("patch retracted to true", "patch retracted to true as ESGF does")
-CHANGING = tuple(deed for deed in CHANGES if deed not in ("mark it", "unmark it"))
+REMOVING = ("mark it", "unmark it", "quarantine it", "release it", "delete it", "purge it")
+CHANGING = tuple(deed for deed in CHANGES if deed not in REMOVING)
 
 TABLE: Final[tuple[Line, ...]] = (
     # publishing
@@ -443,7 +459,15 @@ TABLE: Final[tuple[Line, ...]] = (
     Line(DELETERS, ("unmark it",), (MARKED,), "unmarked"),
     Line(DELETERS, ("unmark it",), SEEN, IDENTICAL),
     Line(DELETERS, tuple(deed for deed in CHANGING if deed != "patch its description as of long ago"), (MARKED,),
-         CONFLICT),
+         "marked-for-deletion"),
+    Line((ADMIN,), ("quarantine it",), SEEN, "quarantined"),
+    Line((ADMIN,), ("quarantine it",), (MARKED,), CONFLICT),
+    Line((ADMIN,), ("release it",), (*SEEN, MARKED), IDENTICAL),
+    Line((ADMIN,), ("delete it", "purge it"), SEEN, CONFLICT),
+    Line((ADMIN,), ("delete it",), (MARKED,), "deletion-not-ready"),
+    Line((ADMIN,), ("purge it",), (MARKED,), CONFLICT),
+    Line(tuple(who for who in DELETERS if who != ADMIN), ("quarantine it", "release it", "delete it", "purge it"),
+         (MARKED,), FORBIDDEN),
     Line(DELETERS, ("patch its description as of long ago",), (MARKED,), "precondition-failed"),
     # reading is for everybody
     Line(EVERYBODY, ("get it", "ask for its headers"), (*SEEN, FOREIGN), ANSWERED),
@@ -502,7 +526,7 @@ TABLE: Final[tuple[Line, ...]] = (
          (NO_DATASET,), DONE),
 )  # fmt: skip
 CHANGED = ("new", "newer", "updated", "replaced", "superseded", "retracted", "reinstated", "annotated", "replicated",
-           "marked", "unmarked", DONE)  # fmt: skip
+           "marked", "unmarked", "quarantined", DONE)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,9 @@ def came_to(answer: httpx.Response, rows: Sequence[Row]) -> str:
         return ", ".join(method for method in allowed if method in ("PATCH", "PUT", "DELETE")) or "nothing"
     if "dry_run" in str(answer.request.url):
         body = answer.json()
-        [item] = body.get("items", [body])
-        return str(item.get("problem") or item["outcome"])
+        items = body.get("items", [body])
+        if len(items) == 1 and "outcome" in items[0]:  # of datasets; other dry runs say what is affected
+            return str(items[0].get("problem") or items[0]["outcome"])
     changes_a_dataset = answer.request.method not in ("GET", "HEAD") and "/items/" in answer.request.url.path
     return matrix.IDENTICAL if changes_a_dataset else matrix.ANSWERED  # what changes nothing has no row
 
