@@ -138,6 +138,8 @@ class Dataset:
 COLLECTION = "/collections/{collection_id}"
 ITEMS, PLACE = f"{COLLECTION}/items", f"{COLLECTION}/items/{{item_id}}"
 
+READS = ("/search", "/validate", "/events/status", "/bulk/preview")  # POST, and nothing is written
+
 
 @dataclass(frozen=True)
 class MatrixRequest:
@@ -157,7 +159,7 @@ class MatrixRequest:
     @property
     def writes(self) -> bool:
         """Whether a refusal of it is one of a write: it has a row in the audit log (I20)."""
-        reads = self.method in ("GET", "HEAD", "OPTIONS") or self.route in ("/search", "/validate", "/events/status")
+        reads = self.method in ("GET", "HEAD", "OPTIONS") or self.route in READS
         return not reads and "dry_run" not in self.query
 
 
@@ -296,10 +298,12 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "see somebody else's datasets of many": fixed("GET", "/bulk/{bulk_id}/datasets", bulk_id=SOMEBODY_ELSES),
     "cancel somebody else's change of many": fixed("POST", "/bulk/{bulk_id}/cancel", bulk_id=SOMEBODY_ELSES),
     "look at a change of many": fixed(
-        "POST", "/bulk/preview", {"action": "quarantine", "ids": ["nothing"], "collections": ["CMIP6"]}),
+        "POST", "/bulk/preview",
+        {"action": "quarantine", "reason": "personal data", "ids": ["nothing"], "collections": ["CMIP6"]}),
     "change many with another digest": fixed(
         "POST", "/bulk",
-        {"action": "mark", "ids": ["nothing"], "collections": ["CMIP6"], "digest": "0" * 64}),
+        {"action": "quarantine", "reason": "personal data", "ids": ["nothing"], "collections": ["CMIP6"],
+         "digest": "0" * 64 + ".1.1"}),
     "see how a collection is deleted": fixed("GET", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
     "let a collection stay": fixed("DELETE", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
     "see the deletions": fixed("GET", "/deletions"),
@@ -507,6 +511,13 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), ("add a sink",), (NO_DATASET,), DONE),
     Line((ADMIN,), tuple(deed for deed in ELSE if re.search("(sink|dead letter|parked event) that is not there", deed)),
          (NO_DATASET,), NOT_FOUND),
+    # changes of many: one's own alone
+    Line(ALL_KNOWN, ("see one's changes of many",), (NO_DATASET,), ANSWERED),
+    Line(ALL_KNOWN, ("see somebody else's change of many", "see somebody else's datasets of many",
+                     "cancel somebody else's change of many"), (NO_DATASET,), "bulk-does-not-exist"),
+    Line((ADMIN,), ("look at a change of many",), (NO_DATASET,), ANSWERED),
+    Line((ADMIN,), ("change many with another digest",), (NO_DATASET,), "bulk-changed"),
+    Line((ADMIN,), ("see how a collection is deleted", "let a collection stay"), (NO_DATASET,), NOT_FOUND),
     # deletions: who may mark sees their own, a node what it has to do, who manages deletions all
     Line(tuple(who for who in ALL_KNOWN if who in (*DELETERS, *NODES)), ("see the deletions",), (NO_DATASET,),
          ANSWERED),

@@ -319,5 +319,5 @@ def test_a_deletion_that_looks_at_no_dependency_is_caught(ground: Ground, monkey
     monkeypatch.setattr(Deletion, "missing", lambda self, now: tuple(
         finding for finding in whole(self, now) if finding.rule == "grace"
     ))  # fmt: skip
-    with pytest.raises(AssertionError, match="is deleted|deleted only when"):
+    with pytest.raises(AssertionError, match=r"is deleted|deleted only when"):
         run(ground, 10 * STEPS)

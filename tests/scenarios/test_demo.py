@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.long]
 
 def test_ctrl_c_ends_everything(folder: Path) -> None:
     with demo(folder, ignores_interrupts=True) as running:  # as a shell starts it in the background
-        assert running.about.keys() == {"api", "index", "dsn", "issuer", "tokens"}
+        assert running.about.keys() == {"api", "index", "dsn", "issuer", "tokens", "console"}
         assert running.matched() == ITEMS
         bearer = {"Authorization": f"Bearer {running.about['tokens']['node:east']}"}
         head = httpx.get(f"{running.about['api']}/events/head", headers=bearer, trust_env=False)
