@@ -399,7 +399,7 @@ class BulkResult:
 
 
 async def finish(conn: Connection, id: UUID, results: Sequence[BulkResult]) -> None:
-    """Store the results of a part, which was taken in the same transaction."""
+    """Store the results of a part, which was taken in the same transaction. What is finished stays as it is."""
     await conn.execute(
         """UPDATE fedstac.bulk_dataset d SET status = r.status, outcome = r.outcome, problem = r.problem,
                   detail = r.detail, finished = clock_timestamp()
@@ -415,7 +415,7 @@ async def finish(conn: Connection, id: UUID, results: Sequence[BulkResult]) -> N
                   rejected_count = rejected_count + $3, failed_count = failed_count + $4,
                   attempts = greatest(attempts - 2, 0), worked_at = clock_timestamp(),
                   finished_at = CASE WHEN through + $2 + $3 + $4 = total THEN clock_timestamp() END
-           WHERE id = $1""",
+           WHERE id = $1 AND finished_at IS NULL""",
         id, *counts,
     )  # fmt: skip
 

@@ -263,6 +263,8 @@ async def _perform(node: Node, conn: Connection, job: Bulk, size: int) -> None:
     body = orjson.loads(job.body)
     async with conn.transaction():
         datasets = await bulks.take(conn, job.id, size)
+        if not datasets:  # it was cancelled since the attempt began
+            return
         work = [_work(job, caller, body, dataset) for dataset in datasets]
         receipts = await publication.perform(conn, node.rules, work)
         failpoint("bulk.performed")
@@ -303,7 +305,8 @@ def _result(dataset: WaitingDataset, receipt: Receipt) -> BulkResult:
 async def _give_up(node: Node, conn: Connection, job: Bulk) -> None:
     """Make the next dataset of a change `failed`, which says that the fault is ours; the rest goes on."""
     async with conn.transaction():
-        for dataset in await bulks.take(conn, job.id, 1):
+        datasets = await bulks.take(conn, job.id, 1)
+        for dataset in datasets:
             log.error("a dataset of a change of many is given up", bulk=str(job.id), dataset=dataset.dataset)
             detail = "the server could not process it; its operators are told"
             await bulks.finish(
@@ -313,4 +316,4 @@ async def _give_up(node: Node, conn: Connection, job: Bulk) -> None:
                 actor=job.submitter, action=job.action, collection=dataset.collection, dataset=dataset.dataset,
                 request=job.id, outcome=Outcome.FAILED, before=None, after=None, rule=InternalError.name,
             )])  # fmt: skip
-    node.metrics.count_items([Outcome.FAILED])
+    node.metrics.count_items(Outcome.FAILED for _ in datasets)

@@ -1,0 +1,75 @@
+"""Changes of many datasets as their worker does them: what a cancel meets, and what may be asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fedstac.bootstrap import Node
+from fedstac.db import bulks, connections
+from fedstac.db.bulks import Bulk
+from fedstac.db.connections import Connection
+from fedstac.demo import sample
+from fedstac.domain.bulk import read_wish
+from fedstac.runtime import failpoints
+from fedstac.workers import bulk_changes
+from fedstac.workers.bulk_changes import BulkRequest
+from tests.db import writing
+from tests.db.writing import ANNA
+
+ITEMS = list(sample.items(6))
+IDS = [item["id"] for item in ITEMS]
+
+
+@pytest.fixture
+async def conn(node: Node, dsn: str) -> AsyncIterator[Connection]:
+    """Of a node with datasets."""
+    await writing.create_collections(node, "CMIP6")
+    opened = await connections.connect(dsn)
+    await writing.publish(opened, *ITEMS)
+    yield opened
+    await asyncio.wait_for(opened.close(), 10)
+
+
+async def start(node: Node, conn: Connection, **wish: object) -> tuple[Bulk, bool]:
+    """Look at what a change of all datasets would do, and begin it. Return it, and whether it is new."""
+    request = BulkRequest(read_wish(wish), IDS, {}, {})
+    look = await bulk_changes.preview(node, conn, ANNA, request)
+    return await bulk_changes.start(
+        node, conn, ANNA, request, look.digest, identity=None, correlation="c", traceparent=None
+    )
+
+
+async def end_of(node: Node, conn: Connection, job: Bulk) -> Bulk:
+    """Work until there is nothing to do; return a change as it stands then."""
+    assert await bulk_changes.work_off(node, conn, asyncio.Event())
+    after = await bulks.find(conn, job.id)
+    assert after is not None
+    return after
+
+
+async def test_a_cancel_between_an_attempt_and_its_part_ends_the_change(node: Node, conn: Connection, dsn: str) -> None:
+    job, _ = await start(node, conn, action="mark")
+
+    async def cancel() -> None:
+        other = await connections.connect(dsn)
+        await bulk_changes.cancel(other, job, "anna", correlation="c")
+        await other.close()
+
+    def cancel_once(name: str) -> None:
+        if name == "bulk.begun":
+            failpoints.act(None)
+            with ThreadPoolExecutor(1) as thread:  # this one has an event loop
+                thread.submit(asyncio.run, cancel()).result()
+
+    failpoints.act(cancel_once)
+    try:
+        after = await end_of(node, conn, job)
+    finally:
+        failpoints.act(None)
+    assert after.status == "cancelled"
+    assert after.counts == {"waiting": 0, "done": 0, "rejected": 0, "failed": 0, "cancelled": len(IDS)}
+    assert await conn.fetchval("SELECT count(*) FROM fedstac.record WHERE state = 'published'") == len(IDS)
