@@ -213,6 +213,32 @@ async def test_a_caller_sees_their_own_a_node_its_part_and_a_stranger_nothing(we
     assert (await west.anyone.get(f"/deletions/{id}")).status_code == 401
 
 
+async def test_a_node_finds_out_nothing_that_is_hidden_from_it(west: Api) -> None:
+    """Neither by a filter nor by a count: what it may not read of a deletion, it may not ask for."""
+    [id] = await mark(west, IDS[0])
+    await report(west, "doi-desk", "failed")
+    hidden: list[dict[str, str]] = [
+        {"q": "withdrawn"}, {"q": "admin"}, {"dependency": "doi-desk"}, {"standing": "failed"}, {"standing": "ready"},
+    ]  # fmt: skip
+    async with as_caller(west, "east", "node:east") as east:
+
+        async def ids(**query: str) -> list[str]:
+            page = (await east.get("/deletions", params=query)).json()
+            return [each["id"] for each in page["deletions"]]
+
+        for query in hidden:
+            assert await ids(**query) == [], query
+        for query in ({"q": IDS[0][:20]}, {"dependency": "east"}, {"standing": "waiting"}):
+            assert await ids(**query) == [id], query
+        assert (await east.get("/deletions")).json()["counts"]["failed"] == 0
+        await report(west, "east", "ok")
+        assert await ids(standing="ready") == [id], "its own part is done, and of the others it knows nothing"
+        [part] = (await east.get("/deletions")).json()["deletions"]
+        assert (part["ready"], part["late"]) == (True, False)
+    everything = (await west.admin.get("/deletions", params={"standing": "failed", "q": "withdrawn"})).json()
+    assert [each["id"] for each in everything["deletions"]] == [id]
+
+
 async def test_pages_go_through_all_in_every_order(west: Api) -> None:
     marked = await mark(west, *IDS)
     for order in ("marked_at", "-marked_at", "grace_until", "-grace_until", "dataset", "-dataset"):

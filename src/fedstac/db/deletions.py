@@ -369,7 +369,10 @@ class Sight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletionFilter:
-    """Which deletions; None: any. text: a part of the dataset's id, of the reason, or of who marked it."""
+    """Which deletions; None: any. text: a part of the dataset's id, of the reason, or of who marked it.
+
+    For a node text is a part of the id alone, and dependency and stand are of its own parts.
+    """
 
     project: str | None = None
     state: DeletionState | None = None
@@ -378,26 +381,38 @@ class DeletionFilter:
     text: str | None = None
 
 
-# Mirrors Deletion.missing: tests/db/test_deletion_manager.py compares the two. Aggregates, not EXISTS: these are looked
-# up by the primary key alone, where a plan for EXISTS goes through all that is pending, for each deletion.
-PARTS = """CROSS JOIN LATERAL (
+def _parts(condition: str = "") -> str:
+    """Return the join with what the parts of a deletion come to, those of a condition.
+
+    Aggregates, not EXISTS: these are looked up by the primary key alone, where a plan for EXISTS goes through all that
+    is pending, for each deletion.
+    """
+    return f"""CROSS JOIN LATERAL (
         SELECT coalesce(bool_or(p.required AND p.state IN ('pending', 'failed')), false) AS is_blocked,
                coalesce(bool_or(p.state IN ('pending', 'failed') AND p.due < $1), false) AS is_late,
                coalesce(bool_or(p.state = 'failed'), false) AS is_failed,
                coalesce(bool_or(p.owns_identifier), false) AS has_owner,
                max(p.reported_at) FILTER (WHERE p.required) AS last_report
-        FROM fedstac.deletion_dependency p WHERE p.deletion = d.id) part"""
+        FROM fedstac.deletion_dependency p WHERE p.deletion = d.id {condition}) part"""
+
+
+# Mirrors Deletion.missing: tests/db/test_deletion_manager.py compares the two.
+PARTS = _parts()
 HAS_MISSING = "(d.grace_until > $1 OR part.is_blocked OR d.identifiers <> '{}' AND NOT part.has_owner)"
-IN_SCOPE = """($2 OR EXISTS (SELECT FROM unnest($3::text[], $4::text[]) s (project, institution)
-                            WHERE s.project = d.collection AND s.institution IS NOT DISTINCT FROM d.institution)
-               OR $5::text IS NOT NULL AND EXISTS (
-                   SELECT FROM fedstac.deletion_dependency p WHERE p.deletion = d.id
-                     AND (p.name = $5 OR starts_with(p.name, $5 || '/'))))"""
+# Who sees a deletion as a node alone finds nothing out that its document hides: neither by a filter nor by a count.
+IS_WHOLE = """($2 OR EXISTS (SELECT FROM unnest($3::text[], $4::text[]) s (project, institution)
+                            WHERE s.project = d.collection AND s.institution IS NOT DISTINCT FROM d.institution))"""
+IS_OWN = "($5::text IS NOT NULL AND (p.name = $5 OR starts_with(p.name, $5 || '/')))"
+SEEN_PARTS = _parts(f"AND ({IS_WHOLE} OR {IS_OWN})")
+HAS_SEEN_MISSING = f"""(d.grace_until > $1 OR part.is_blocked
+                       OR d.identifiers <> '{{}}' AND NOT part.has_owner AND {IS_WHOLE})"""
+IN_SCOPE = f"""({IS_WHOLE} OR $5::text IS NOT NULL AND EXISTS (
+                   SELECT FROM fedstac.deletion_dependency p WHERE p.deletion = d.id AND {IS_OWN}))"""
 CHOSEN = f"""{IN_SCOPE} AND ($6::text IS NULL OR d.collection = $6)
     AND ($7::text IS NULL OR EXISTS (SELECT FROM fedstac.deletion_dependency p
-                                     WHERE p.deletion = d.id AND p.name = $7))
-    AND ($8::text IS NULL OR strpos(lower(d.dataset), lower($8)) > 0 OR strpos(lower(d.reason), lower($8)) > 0
-         OR strpos(lower(d.actor), lower($8)) > 0)"""
+                                     WHERE p.deletion = d.id AND p.name = $7 AND ({IS_WHOLE} OR {IS_OWN})))
+    AND ($8::text IS NULL OR strpos(lower(d.dataset), lower($8)) > 0
+         OR (strpos(lower(d.reason), lower($8)) > 0 OR strpos(lower(d.actor), lower($8)) > 0) AND {IS_WHOLE})"""
 
 
 def _values(sight: Sight, filter: DeletionFilter, now: datetime) -> list[object]:
@@ -421,10 +436,10 @@ async def page(
     """Return deletions in an order, those after a deletion of that order."""
     comparison = "<" if descending else ">"
     rows = await conn.fetch(
-        f"""SELECT {COLUMNS} FROM fedstac.deletion d {PARTS}
+        f"""SELECT {COLUMNS} FROM fedstac.deletion d {SEEN_PARTS}
             WHERE {CHOSEN} AND ($9::text IS NULL OR d.state = $9)
-              AND CASE $10::text WHEN 'waiting' THEN d.state = 'open' AND {HAS_MISSING}
-                                 WHEN 'ready' THEN d.state = 'open' AND NOT {HAS_MISSING}
+              AND CASE $10::text WHEN 'waiting' THEN d.state = 'open' AND {HAS_SEEN_MISSING}
+                                 WHEN 'ready' THEN d.state = 'open' AND NOT {HAS_SEEN_MISSING}
                                  WHEN 'late' THEN d.state = 'open' AND part.is_late
                                  WHEN 'failed' THEN d.state = 'open' AND part.is_failed ELSE true END
               AND ($11::uuid IS NULL OR (d.{order}, d.id) {comparison} (
@@ -443,9 +458,9 @@ async def counts(conn: Connection, sight: Sight, filter: DeletionFilter, *, now:
                    count(*) FILTER (WHERE failed) AS failed, count(*) FILTER (WHERE state = 'unmarked') AS unmarked,
                    count(*) FILTER (WHERE state = 'deleted') AS deleted,
                    count(*) FILTER (WHERE state = 'purged') AS purged
-            FROM (SELECT d.state, CASE WHEN d.state = 'open' THEN {HAS_MISSING} END AS missing,
+            FROM (SELECT d.state, CASE WHEN d.state = 'open' THEN {HAS_SEEN_MISSING} END AS missing,
                          d.state = 'open' AND part.is_late AS late, d.state = 'open' AND part.is_failed AS failed
-                  FROM fedstac.deletion d {PARTS} WHERE {CHOSEN}) each""",
+                  FROM fedstac.deletion d {SEEN_PARTS} WHERE {CHOSEN}) each""",
         *_values(sight, filter, now),
     )  # fmt: skip
     assert row is not None

@@ -440,13 +440,15 @@ def _part_as_json(each: DependencyStatus, now: datetime, *, is_open: bool) -> di
 
 def document_for(view: DeletionView, caller: Caller, *, now: datetime | None = None) -> dict[str, Any]:
     """Return a deletion in JSON for a reader: a node sees what it has to do itself, and nobody's names or reasons."""
-    document = document_of(view.deletion, now=now, history=view.history)
     if view.is_whole:
-        return document
-    own = [each for each in document["dependencies"] if is_of_node(each["name"], caller.principal.node)]
+        return document_of(view.deletion, now=now, history=view.history)
+    now = now or datetime.now(UTC)
+    entry = view.deletion
+    own = tuple(each for each in entry.dependencies if is_of_node(each.name, caller.principal.node))
+    own_document = document_of(replace(entry, dependencies=own, identifiers=()), now=now)
     return {
-        **document, "reason": None, "actor": None, "ended_by": None, "identifiers": [], "missing": [], "history": [],
-        "dependencies": [{**each, "contact": None, "waivers": []} for each in own],
+        **own_document, "reason": None, "actor": None, "ended_by": None, "missing": [],
+        "dependencies": [{**each, "contact": None, "waivers": []} for each in own_document["dependencies"]],
     }  # fmt: skip
 
 
