@@ -187,6 +187,14 @@ async def test_one_dataset_that_the_caller_may_not_touch_refuses_the_whole(west:
         assert (await anna.post(f"/bulk/{other}/cancel")).status_code == 404
 
 
+async def test_who_has_the_right_nowhere_is_refused_before_anything_is_looked_up(west: Api) -> None:
+    headers = {"Authorization": f"Bearer {west.tokens['node:east']}"}
+    for path in ("/bulk/preview", "/bulk"):
+        for choice in ({"ids": ["nothing"]}, {"filter": "no such = filter"}):
+            refused = await west.anyone.post(path, json={"action": "mark", **choice}, headers=headers)
+            assert refused.status_code == 403, refused.text
+
+
 async def test_results_come_in_pages_and_by_status(west: Api) -> None:
     ids = [item["id"] for item in DATASETS[:5]]
     await change(west.admin, {"action": "mark", "ids": ids[:2]})

@@ -19,12 +19,15 @@ from fedstac.db.connections import Connection
 from fedstac.domain import bulk, strict_json
 from fedstac.domain.bulk import MOST
 from fedstac.domain.errors import BadRequest, BulkDoesNotExist
+from fedstac.domain.policy import Resource
 from fedstac.workers import bulk_changes
 from fedstac.workers.bulk_changes import BulkRequest
+from fedstac.workers.deleting import Caller
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 WISHES: Final = frozenset(("action", "digest", *bulk.MEMBERS.values()))  # the other members choose datasets
 CONDITIONS: Final = frozenset(("ids", "collections", "filter", "query", "bbox", "intersects", "datetime", "q"))
+EVERYTHING: Final = Resource("datasets of this node", "*", "*")
 PAGE, LARGEST_PAGE = 100, 5000
 OWN_PAGE, LARGEST_OWN_PAGE = 20, 100
 
@@ -124,6 +127,7 @@ async def _body(call: Call) -> dict[str, Any]:
 async def _choice(call: Call, conn: Connection, body: Mapping[str, Any]) -> BulkRequest:
     """Return what a body asks for. BadRequest or StacInvalid where it is not understood."""
     wish = bulk.read_wish(body)
+    Caller(call.caller, call.node.policy).require_somewhere((bulk.RIGHTS[wish.action],), EVERYTHING)
     members = {name: value for name, value in body.items() if name not in WISHES}
     if not members.keys() & CONDITIONS:
         raise BadRequest("say which datasets: `ids`, or the members of a search such as `filter` and `collections`")
