@@ -16,6 +16,7 @@ import pytest
 from fedstac.db import (
     audit,
     backlog,
+    bulks,
     conditions,
     connections,
     dead_letters,
@@ -36,6 +37,7 @@ from fedstac.db import (
     search,
     sinks,
 )
+from fedstac.db.bulks import DatasetChoice
 from fedstac.db.connections import Connection
 from fedstac.db.esgf import WaitingPatch
 from fedstac.db.feed import EventFilter
@@ -44,6 +46,7 @@ from fedstac.db.queue import Claim
 from fedstac.db.sinks import PartitionEnd, SinkPlace, Stretch
 from fedstac.demo import embedded, sample
 from fedstac.domain import filters
+from fedstac.domain.bulk import BulkAction
 from fedstac.domain.documents import ItemTexts
 from fedstac.domain.events import Cursor
 from fedstac.domain.groups import Identity
@@ -283,6 +286,18 @@ def page(question: dict[str, object], *, after: bool = False) -> Run:
     return run
 
 
+def choose(action: BulkAction, ids: list[str] | None = None, **question: object) -> Run:
+    """Count what a change of many datasets chooses, by ids or by a filter."""
+    choice = DatasetChoice(action, ids, question, {})
+
+    async def run(conn: Connection) -> None:
+        await bulks.expect(conn, choice, "west")
+        groups = await bulks.groups_of(conn, choice, "west")
+        assert sum(group.count for group in groups) > 50
+
+    return run
+
+
 # What each may read, in pages of 8 kB: several times what it takes. Whoever reads a table from end to end reads
 # thousands.
 CASES: dict[str, tuple[Run, int]] = {
@@ -308,6 +323,20 @@ CASES: dict[str, tuple[Run, int]] = {
     "audit": (read_the_audit_log, 1_000),
     "files": (compare_files, 2_000),
     "item": (get_an_item, 100),
+    "a change of many: ids": (choose(BulkAction.MARK, DATASETS), 4_000),
+    "a change of many: ids in a collection": (
+        choose(BulkAction.UNMARK, [dataset_id(n) for n in range(2, 100_000, 1_000)], collections=["CMIP6"]),
+        4_000,
+    ),
+    "a change of many: what is marked": (choose(BulkAction.UNMARK), 4_000),
+    "a change of many: what is marked, filtered": (
+        choose(
+            BulkAction.UNMARK,
+            collections=["CMIP6"],
+            filter=filters.check(filters.from_text("created > TIMESTAMP('2020-01-02T00:00:00Z')")),
+        ),
+        4_000,
+    ),
     "search: everything": (page({}, after=True), 2_000),
     "search: a collection, page after page": (page({"collections": ["CMIP6"]}, after=True), 2_000),
     "search: ids": (page({"ids": DATASETS[:20]}), 500),

@@ -73,3 +73,18 @@ async def test_a_cancel_between_an_attempt_and_its_part_ends_the_change(node: No
     assert after.status == "cancelled"
     assert after.counts == {"waiting": 0, "done": 0, "rejected": 0, "failed": 0, "cancelled": len(IDS)}
     assert await conn.fetchval("SELECT count(*) FROM fedstac.record WHERE state = 'published'") == len(IDS)
+
+
+async def test_what_changed_nothing_may_be_asked_for_again(node: Node, conn: Connection) -> None:
+    """All of it was refused; the datasets are as before, and so is the digest of the preview."""
+    marked, _ = await start(node, conn, action="mark")
+    assert (await end_of(node, conn, marked)).status == "done"
+    wish = {"action": "quarantine", "quarantine": {"reason": "look"}}
+    refused, _ = await start(node, conn, **wish)
+    assert await start(node, conn, **wish) == (refused, False)
+    assert (await end_of(node, conn, refused)).status == "rejected"
+    again, is_new = await start(node, conn, **wish)
+    assert is_new
+    assert again.digest == refused.digest
+    assert (await end_of(node, conn, again)).status == "rejected"
+    assert await bulks.asked_before(conn, "anna", marked.digest) is not None

@@ -33,7 +33,7 @@ HIDDEN_ITEMS = """(
            jsonb_build_object('properties', (d.document -> 'properties') || jsonb_build_object(
                'created', r.created, 'updated', r.updated, 'retracted', r.retraction IS NOT NULL)) AS content
     FROM fedstac.record r CROSS JOIN LATERAL (SELECT r.document::jsonb AS document OFFSET 0) d
-    WHERE r.state = $6)"""
+    WHERE r.state = '{state}')"""
 STATES = {BulkAction.UNMARK: State.MARKED, BulkAction.RELEASE: State.QUARANTINED}  # that a filter chooses from
 WITH_IDENTIFIERS = (BulkAction.MARK, BulkAction.QUARANTINE)  # actions for which they are counted
 FEW = 5_000  # datasets up to which each is looked up by itself
@@ -57,19 +57,23 @@ class DatasetChoice:
 
 
 def _places_of(choice: DatasetChoice) -> str:
-    """Return SQL for the places of the datasets, of those beyond MOST one more. $5 ids, $6 state, $7 collections."""
+    """Return SQL for the places of the datasets, of those beyond MOST one more. $5 ids, $6 collections.
+
+    The state is part of the text: only so is the index of what is hidden used.
+    """
     if choice.ids is not None:
         return f"""SELECT r.collection, r.id FROM (SELECT DISTINCT id FROM unnest($5::text[]) id) wanted
                    JOIN fedstac.record r USING (id)
-                   WHERE ($7::text[] IS NULL OR r.collection = ANY ($7)) AND $6::text IS NULL LIMIT {MOST + 1}"""
-    source = HIDDEN_ITEMS if choice.action in STATES else "pgstac.items"
+                   WHERE r.collection = ANY (coalesce($6::text[], ARRAY(SELECT id FROM pgstac.collections)))
+                   LIMIT {MOST + 1}"""
+    state = STATES.get(choice.action)
+    source = HIDDEN_ITEMS.replace("{state}", state) if state else "pgstac.items"
     return f"""SELECT collection, id FROM {source} item WHERE ({conditions.where(choice.conditions)})
-               AND ($5::text[], $7::text[]) IS NOT DISTINCT FROM (NULL, NULL) AND ($6::text IS NULL OR true)
-               LIMIT {MOST + 1}"""
+               AND ($5::text[], $6::text[]) IS NOT DISTINCT FROM (NULL, NULL) LIMIT {MOST + 1}"""
 
 
 def _rows_of(choice: DatasetChoice) -> str:
-    """Return SQL for the chosen datasets. $1 origin, $2 to $4 naming, $5 ids, $6 state, $7 collections."""
+    """Return SQL for the chosen datasets. $1 origin, $2 to $4 naming, $5 ids, $6 collections."""
     identifier = IDENTIFIER if choice.action in WITH_IDENTIFIERS else "false"
     return f"""picked AS MATERIALIZED ({_places_of(choice)}), older AS MATERIALIZED (
         SELECT DISTINCT r.lineage FROM picked p JOIN fedstac.record r ON r.collection = p.collection AND r.id = p.id
@@ -95,11 +99,10 @@ def _rows_of(choice: DatasetChoice) -> str:
 
 def _arguments(choice: DatasetChoice, origin: str) -> list[object]:
     by_ids = choice.ids is not None
-    state = STATES.get(choice.action) if not by_ids else None
     names = list(choice.naming)
     return [
         origin, [collection for collection, _ in names], [version for _, version in names],
-        [choice.naming[name] for name in names], choice.ids, state,
+        [choice.naming[name] for name in names], choice.ids,
         choice.conditions.get("collections") if by_ids else None,
     ]  # fmt: skip
 
@@ -132,7 +135,7 @@ async def groups_of(
                        count(*) FILTER (WHERE has_replicas) AS with_replicas,
                        count(*) FILTER (WHERE has_newer_version) AS with_newer_version,
                        count(*) FILTER (WHERE has_identifier) AS with_identifier,
-                       count(*) FILTER (WHERE updated > $8::timestamptz) AS changed,
+                       count(*) FILTER (WHERE updated > $7::timestamptz) AS changed,
                        sha256(string_agg(convert_to(id, 'UTF8') || '\\x0a'::bytea || digest, ''::bytea
                                          ORDER BY id COLLATE "C")) AS digest,
                        (array_agg(id ORDER BY id COLLATE "C"))[1:{MOST_SHOWN}] AS first_ids
@@ -196,10 +199,10 @@ async def store(
         await conn.execute(
             f"""WITH {_rows_of(choice)}
                 INSERT INTO fedstac.bulk_dataset (bulk, n, collection, dataset, lineage, digest)
-                SELECT $8, row_number() OVER (ORDER BY collection, lineage, version NULLS FIRST, id),
+                SELECT $7, row_number() OVER (ORDER BY collection, lineage, version NULLS FIRST, id),
                        collection, id, lineage, digest
                 FROM chosen c WHERE NOT EXISTS (
-                    SELECT FROM unnest($9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[]) h
+                    SELECT FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::boolean[]) h
                         (collection, cv_version, institution, state, is_quarantined)
                     WHERE h.collection = c.collection AND h.cv_version IS NOT DISTINCT FROM c.cv_version
                       AND h.institution IS NOT DISTINCT FROM c.institution AND h.state = c.state
@@ -275,9 +278,10 @@ async def find(conn: Connection, id: UUID) -> Bulk | None:
 
 
 async def asked_before(conn: Connection, submitter: str, digest: str) -> Bulk | None:
-    """Return the change that somebody asked for with a digest, unless it was cancelled."""
+    """Return the change that somebody asked for with a digest, unless it was cancelled or changed nothing."""
     row = await conn.fetchrow(
-        f"SELECT {COLUMNS} FROM fedstac.bulk WHERE submitter = $1 AND digest = $2 AND cancelled_by IS NULL",
+        f"""SELECT {COLUMNS} FROM fedstac.bulk WHERE submitter = $1 AND digest = $2 AND cancelled_by IS NULL
+            AND (finished_at IS NULL OR done_count > 0)""",
         submitter, digest,
     )  # fmt: skip
     return _from_row(row) if row else None

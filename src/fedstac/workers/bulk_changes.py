@@ -126,7 +126,7 @@ async def start(
     except bulks.AskedMeanwhile:
         before = await bulks.asked_before(conn, caller.name, previous.set_digest)
         if before is None:
-            raise Conflict("the same change was asked for and cancelled just now; look at the preview again") from None
+            raise Conflict("the same change was asked for and ended just now; look at the preview again") from None
         return before, False
     log.info("a change of many datasets begins", bulk=str(job.id), action=job.action, datasets=job.total,
              actor=caller.name)  # fmt: skip
