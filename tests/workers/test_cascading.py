@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import orjson
@@ -23,6 +24,7 @@ from fedstac.domain.cascade import Cascade
 from fedstac.domain.errors import CollectionClosing
 from fedstac.domain.model import Outcome
 from fedstac.publication import CollectionWriter, Work
+from fedstac.runtime import failpoints
 from fedstac.workers import cascading
 from tests.db import writing
 from tests.db.writing import ANNA
@@ -166,3 +168,32 @@ async def test_a_collection_with_datasets_of_another_node_is_not_deleted(node: N
     await conn.execute("UPDATE fedstac.record SET origin = 'east' WHERE id = $1", ITEMS[0]["id"])
     with pytest.raises(Exception, match="the node east has datasets in CMIP6"):
         await begin(node, conn)
+
+
+async def test_a_part_that_a_cancel_overtakes_marks_nothing(node: Node, conn: Connection, dsn: str) -> None:
+    """The answer to the cancel has come: the datasets that were chosen before stay as they are."""
+    await begin(node, conn)
+
+    async def cancel() -> None:
+        other = await connections.connect(dsn)
+        await writer(node, other).cancel_cascade("CMIP6")
+        await other.close()
+
+    def cancel_once(name: str) -> None:
+        if name == "cascade.chosen":
+            failpoints.act(None)
+            with ThreadPoolExecutor(1) as thread:  # this one has an event loop
+                thread.submit(asyncio.run, cancel()).result()
+
+    failpoints.act(cancel_once)
+    try:
+        while await cascading.step(node, conn):
+            pass
+    finally:
+        failpoints.act(None)
+    state = await cascades.newest(conn, "CMIP6")
+    assert state is not None
+    assert state.state == "cancelled"
+    assert await cascades.counts(conn, "CMIP6") == {"published": len(ITEMS)}
+    assert await events_of(conn, MARKED) == []
+    assert await invariants.check(conn) == []

@@ -80,11 +80,12 @@ async def _mark(node: Node, conn: Connection, due: DueCascade) -> None:
     principal = Principal(due.actor, frozenset(due.roles), identity, memberships.get(due.actor, frozenset()))
     work = [
         Work(
-            Mark(Target(due.collection, each.id, each.lineage), principal, due.reason), due.actor, "mark",
-            traceparent=due.traceparent, causation=due.id,
+            Mark(Target(due.collection, each.id, each.lineage), principal, due.reason, cascade=due.id), due.actor,
+            "mark", traceparent=due.traceparent, causation=due.id,
         )
         for each in datasets
     ]  # fmt: skip
+    failpoint("cascade.chosen")
     receipts = await publication.perform(conn, node.rules, work)
     failpoint("cascade.marked")
     problems = [receipt.problem for receipt in receipts if receipt.problem is not None]

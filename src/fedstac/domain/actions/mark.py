@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Final
+from uuid import UUID
 
 from fedstac.domain import cascade, events, versions
 from fedstac.domain.actions.state_change import StateChange
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
+from fedstac.domain.errors import Conflict
 from fedstac.domain.model import Decision, Lineage, Outcome, State, World
 from fedstac.domain.policy import Action, Principal
 
@@ -17,12 +19,16 @@ UNMARKS: Final = StateChange(Action.UNMARK, events.UNMARKED, Outcome.UNMARKED)
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Mark a dataset for deletion: it is hidden and cannot be changed, until it is unmarked or deleted."""
+    """Mark a dataset for deletion: it is hidden and cannot be changed, until it is unmarked or deleted.
+
+    cascade: the deletion of its collection that marks it, if one does.
+    """
 
     target: Target
     principal: Principal
     reason: str | None = None
     expected: tuple[str, ...] | None = None
+    cascade: UUID | None = None
 
     @classmethod
     def read(cls, action: QueuedAction) -> Mark:
@@ -30,9 +36,11 @@ class Mark:
         return cls(action.target, action.principal, action.body.get("reason"), action.expected)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
-        """Mark the dataset. Nothing changes where it is marked already."""
+        """Mark the dataset. Nothing changes where it is marked already; refused to a cascade that has ended."""
         record = find(self.target, self.principal, lineage, world, self.expected, marked=True)
         world.policy.require(self.principal, Action.MARK, resource_of(record, world))
+        if self.cascade is not None and world.cascades.get(record.collection) != self.cascade:
+            raise Conflict(f"the deletion of the collection {record.collection} ({self.cascade}) was cancelled")
         if record.state is State.MARKED:
             return Decision(Outcome.IDENTICAL)
         after = replace(record, state=State.MARKED, latest=False, claims_latest=False)
