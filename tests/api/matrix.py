@@ -299,11 +299,10 @@ ELSE: Final[Mapping[str, Callable[[Dataset], MatrixRequest]]] = {
     "cancel somebody else's change of many": fixed("POST", "/bulk/{bulk_id}/cancel", bulk_id=SOMEBODY_ELSES),
     "look at a change of many": fixed(
         "POST", "/bulk/preview",
-        {"action": "quarantine", "reason": "personal data", "ids": ["nothing"], "collections": ["CMIP6"]}),
+        {"action": "release", "ids": ["nothing"], "collections": ["CMIP6"]}),
     "change many with another digest": fixed(
         "POST", "/bulk",
-        {"action": "quarantine", "reason": "personal data", "ids": ["nothing"], "collections": ["CMIP6"],
-         "digest": "0" * 64 + ".1.1"}),
+        {"action": "release", "ids": ["nothing"], "collections": ["CMIP6"], "digest": "0" * 64 + ".1.1"}),
     "see how a collection is deleted": fixed("GET", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
     "let a collection stay": fixed("DELETE", "/collections/{collection_id}/cascade", collection_id="CMIP6"),
     "see the deletions": fixed("GET", "/deletions"),
@@ -519,7 +518,7 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), ("change many with another digest",), (NO_DATASET,), "bulk-changed"),
     Line((ADMIN,), ("see how a collection is deleted", "let a collection stay"), (NO_DATASET,), NOT_FOUND),
     # deletions: who may mark sees their own, a node what it has to do, who manages deletions all
-    Line(tuple(who for who in ALL_KNOWN if who in (*DELETERS, *NODES)), ("see the deletions",), (NO_DATASET,),
+    Line(tuple(who for who in ALL_KNOWN if who in (*DELETERS, *NODES, MPI, OUTSIDER)), ("see the deletions",), (NO_DATASET,),
          ANSWERED),
     Line(ALL_KNOWN, ("see a deletion that is not there",), (NO_DATASET,), NOT_FOUND),
     Line((ADMIN,), (*(deed for deed in ELSE if deed.endswith("a deletion that is not there") and deed[:3] != "see"),

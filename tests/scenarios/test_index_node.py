@@ -166,6 +166,7 @@ def planted_digest(cluster: embedded.Cluster, dataset: str) -> Iterator[str]:
     """Change the text of a dataset's one event. Return the event's id."""
     where = "WHERE dataset = %s AND type = 'org.fedstac.dataset.published.v1'"
     with psycopg.connect(cluster.dsn("fedstac_west"), autocommit=True) as conn:
+        conn.execute("SET session_replication_role = replica")  # the log cannot be changed otherwise
         [[event, text]] = conn.execute(
             f"SELECT event_id::text, event FROM fedstac.outbox {where}", (dataset,)
         ).fetchall()
