@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import hypothesis
@@ -152,6 +153,15 @@ async def node(dsn: str) -> AsyncIterator[bootstrap.Node]:
 @pytest.fixture
 async def conn(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     connection = await asyncpg.connect(dsn)
+    yield connection
+    await asyncio.wait_for(connection.close(), PATIENCE)
+
+
+@pytest.fixture
+async def administrator(cluster: embedded.Cluster, dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A superuser's connection to the database of `dsn` that no trigger hinders: it can spoil what nodes cannot."""
+    connection = await asyncpg.connect(cluster.dsn(urlsplit(dsn).path.lstrip("/")))
+    await connection.execute("SET session_replication_role = replica")
     yield connection
     await asyncio.wait_for(connection.close(), PATIENCE)
 

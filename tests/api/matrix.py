@@ -518,8 +518,8 @@ TABLE: Final[tuple[Line, ...]] = (
     Line((ADMIN,), ("change many with another digest",), (NO_DATASET,), "bulk-changed"),
     Line((ADMIN,), ("see how a collection is deleted", "let a collection stay"), (NO_DATASET,), NOT_FOUND),
     # deletions: who may mark sees their own, a node what it has to do, who manages deletions all
-    Line(tuple(who for who in ALL_KNOWN if who in (*DELETERS, *NODES, MPI, OUTSIDER)), ("see the deletions",), (NO_DATASET,),
-         ANSWERED),
+    Line(tuple(who for who in ALL_KNOWN if who in (*DELETERS, *NODES, MPI, OUTSIDER)), ("see the deletions",),
+         (NO_DATASET,), ANSWERED),
     Line(ALL_KNOWN, ("see a deletion that is not there",), (NO_DATASET,), NOT_FOUND),
     Line((ADMIN,), (*(deed for deed in ELSE if deed.endswith("a deletion that is not there") and deed[:3] != "see"),
                     "see the rules of a project without"), (NO_DATASET,), NOT_FOUND),

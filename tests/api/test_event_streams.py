@@ -190,14 +190,14 @@ def test_a_token_ends_its_streams_within_a_minute() -> None:
 
 
 async def test_a_client_that_takes_nothing_loses_its_stream(
-    start_api: StartApi, dsn: str, conn: asyncpg.Connection[asyncpg.Record]
+    start_api: StartApi, dsn: str, administrator: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     api = await start_api(dsn=dsn, read_timeout_seconds=0.3, event_streams=1)
     assert (await api.admin.post("/collections", json=sample.collection())).status_code == 201
     await publish(api, *ITEMS)
     await head(api)
-    await conn.execute("UPDATE fedstac.outbox SET event = overlay(event PLACING $1 FROM 2 FOR 0)",
-                       f'"padding":"{"x" * 900_000}",')  # fmt: skip
+    await administrator.execute("UPDATE fedstac.outbox SET event = overlay(event PLACING $1 FROM 2 FOR 0)",
+                                f'"padding":"{"x" * 900_000}",')  # fmt: skip
     reader, port = socket.socket(), int(api.url.rpartition(":")[2])
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.connect(("127.0.0.1", port))

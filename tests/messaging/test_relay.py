@@ -516,13 +516,13 @@ async def test_a_webhook_that_is_away_is_not_tried_with_every_event(node: Node, 
     assert len(attempts) <= 16 * (sink.errors + 2)  # one more attempt may begin before the relay ends
 
 
-async def test_a_required_sink_that_is_dead_lapses(node: Node, conn: Connection) -> None:
+async def test_a_required_sink_that_is_dead_lapses(node: Node, conn: Connection, administrator: Connection) -> None:
     await fill(conn, 10)
     await add_sink(conn, "http://127.0.0.1:9/nobody", "dead")
     await add_sink(conn, "http://127.0.0.1:9/nobody", "optional", required=False)
     assert await sinks.lowest_required(conn) == 0
     assert await sinks.lapse(conn, 1) == []
-    await conn.execute("UPDATE fedstac.outbox SET at = at - interval '2 days'")
+    await administrator.execute("UPDATE fedstac.outbox SET at = at - interval '2 days'")
     assert await sinks.lapse(conn, 1) == []  # it has as long from when it was added
     await conn.execute("UPDATE fedstac.sink SET waits_since = waits_since - interval '2 days'")
     assert await sinks.lapse(conn, 1) == ["dead"]
@@ -537,10 +537,10 @@ async def test_a_required_sink_that_is_dead_lapses(node: Node, conn: Connection)
 
 
 async def test_a_log_that_is_older_than_sinks_may_be_behind_goes_to_new_ones_and_to_a_broker_that_lost_everything(
-    node: Node, conn: Connection, nats: NatsStream
+    node: Node, conn: Connection, administrator: Connection, nats: NatsStream
 ) -> None:
     await fill(conn, 2500)
-    await conn.execute("UPDATE fedstac.outbox SET at = at - interval '30 days'")
+    await administrator.execute("UPDATE fedstac.outbox SET at = at - interval '30 days'")
     await add_sink(conn, nats.address)
     async with relaying(node):
         await sent_through(node, 2500)
