@@ -45,6 +45,7 @@ from fedstac.domain import cascade, crosschecks, deletion, documents, events, sh
 from fedstac.domain import collections as collection_rules
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.delete import Purge
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target, may_see_marked, resource_of_document
@@ -229,14 +230,19 @@ async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> 
     epoch, now = await outbox.begin(conn)
     policy = RecordingPolicy(**{each.name: getattr(rules.policy, each.name) for each in fields(Policy)})
     world = replace(rules.world(commands), epoch=epoch, now=now, policy=policy)
-    here, locked = await _lock(conn, world.origin, targets)
+    purges = [command.target for command in commands if isinstance(command, Purge)]
+    here, locked = await _lock(conn, world.origin, targets, purges=purges)
     failpoint("perform.locked")
     whole = _promoting(commands, world)
     lineages = await records.load(conn, locked, [target.id for target in targets], whole)
     world = await _informed(conn, rules.knowing(world, commands, lineages), commands, lineages, locking=True)
 
     def decide() -> list[Receipt]:
-        return [_decide(command, lineages, world, policy) for command in commands]
+        return [
+            _decide(command, lineages if isinstance(command, Purge) or command.target.collection in here else {},
+                    world, policy)
+            for command in commands
+        ]  # fmt: skip
 
     if all(isinstance(command, Publish) for command in commands):  # judged before the 202
         receipts = decide()
@@ -257,10 +263,16 @@ async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> 
     return receipts
 
 
-async def _lock(conn: Connection, origin: str, targets: Sequence[Target]) -> tuple[dict[str, str], dict[str, Lineage]]:
-    """Lock what the commands may write. Return the leaf partitions of their collections, and their lineages."""
+async def _lock(
+    conn: Connection, origin: str, targets: Sequence[Target], *, purges: Sequence[Target] = ()
+) -> tuple[dict[str, str], dict[str, Lineage]]:
+    """Lock what the commands may write. Return the leaf partitions of their collections, and their lineages.
+
+    purges: those of the targets that are purged. A purge writes no search copy: its collection may be gone.
+    """
     here = await records.hold_leaves(conn, sorted({target.collection for target in targets}))
-    return here, await records.lock(conn, {t.lineage: origin for t in targets if t.collection in here})
+    locked = [*(target for target in targets if target.collection in here), *purges]
+    return here, await records.lock(conn, {target.lineage: origin for target in locked})
 
 
 def _promoting(commands: Sequence[Command], world: World) -> list[str]:

@@ -154,6 +154,24 @@ async def test_everything_is_marked_in_its_name_and_the_collection_goes_with_the
     await conn.close()
 
 
+async def test_what_was_deleted_with_its_collection_can_be_purged(west: Api) -> None:
+    await begin(west)
+    await wait_for(west, "waiting")
+    await delete_all(west)
+    await wait_for(west, "done")
+    path, wait = f"{ITEMS}/{DATASETS[0]['id']}", {"Prefer": "wait=60"}
+    answer = await west.admin.post(f"{path}/purge", headers=wait)
+    assert (answer.status_code, answer.json()["outcomes"]) == (200, {"purged": 1}), answer.text
+    assert (await west.admin.post(f"{path}/purge", headers=wait)).status_code == 200, "and once more is no change"
+    assert (await west.admin.post(f"{ITEMS}/{NEW['id']}/purge")).status_code == 404
+    assert (await west.admin.post(f"{path}/retract", json={"reason": "x"})).status_code == 404
+    conn = await asyncpg.connect(west.settings.dsn)
+    query = "SELECT state FROM fedstac.record WHERE id = $1"
+    assert await conn.fetchval(query, DATASETS[0]["id"]) == "purged"
+    assert await invariants.check(conn) == []
+    await conn.close()
+
+
 async def test_no_dataset_is_deleted_before_its_dependencies_are_done(west: Api) -> None:
     await begin(west)
     await wait_for(west, "waiting")

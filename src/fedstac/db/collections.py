@@ -63,6 +63,14 @@ async def get(conn: Connection, collection: str) -> CollectionState | None:
     return _from_row(row) if row else None
 
 
+async def was_deleted(conn: Connection, collection: str, origin: str) -> bool:
+    """Return whether an origin had a collection and deleted it."""
+    return bool(await conn.fetchval(
+        "SELECT EXISTS (SELECT FROM fedstac.collection WHERE id = $1 AND origin = $2 AND document IS NULL)",
+        collection, origin,
+    ))  # fmt: skip
+
+
 async def every(conn: Connection) -> list[CollectionState]:
     """Return all collections as they are shown, by id."""
     rows = await conn.fetch(

@@ -24,7 +24,7 @@ from fedstac.domain import cascade
 from fedstac.domain import collections as collection_rules
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.documents import ItemTexts
-from fedstac.domain.errors import ForeignOrigin, Unavailable
+from fedstac.domain.errors import CollectionDoesNotExist, ForeignOrigin, Unavailable
 from fedstac.domain.policy import Principal
 from fedstac.runtime import budget
 from fedstac.runtime.causes import blames_nobody
@@ -166,15 +166,22 @@ class KnownCollections:
     def __init__(self) -> None:
         self._looks: dict[str, _CollectionLook] = {}
 
-    async def require(self, node: Node, collection: str, *, publishes: bool = False) -> None:
+    async def require(
+        self, node: Node, collection: str, *, publishes: bool = False, purges: bool = False
+    ) -> None:  # fmt: skip
         """Let a write to the collection go on.
 
         CollectionDoesNotExist or ForeignOrigin where it cannot be written; CollectionClosing where something is to be
-        published into it and it is being deleted.
+        published into it and it is being deleted. What was deleted with its collection can be purged all the same.
         """
         look = self._looks.get(collection)
         if look is None or look.until <= time.monotonic():
-            look = self._looks[collection] = await _look_at(node, collection)
+            try:
+                look = self._looks[collection] = await _look_at(node, collection)
+            except CollectionDoesNotExist:
+                if purges and await _was_deleted_here(node, collection):
+                    return
+                raise
         if publishes and look.cascade is not None:
             raise cascade.refusal(collection, look.cascade)
 
@@ -200,3 +207,9 @@ async def _look_at(node: Node, collection: str) -> _CollectionLook:
             raise ForeignOrigin(f"the collection {collection} belongs to the node {state.origin}; publish there")
         open_cascades = await cascades.open_of(conn, [collection])
     return _CollectionLook(time.monotonic() + KNOWN_SECONDS, open_cascades.get(collection))
+
+
+async def _was_deleted_here(node: Node, collection: str) -> bool:
+    """Return whether the collection was this node's, and was deleted."""
+    async with node.pool.acquire() as conn:
+        return await collections.was_deleted(conn, collection, node.settings.node)

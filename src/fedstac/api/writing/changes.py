@@ -169,7 +169,7 @@ async def accept(
     request behind.
     """
     node = services.node
-    await services.collections.require(node, change.collection)
+    await services.collections.require(node, change.collection, purges=change.action == "purge")
     vocabulary = node.checker.vocabularies.current(change.collection)
     name = name_of(change.collection, change.id, vocabulary)
     if isinstance(name, Finding):
