@@ -11,12 +11,17 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
-from fedstac.db import deletion_reports, deletions
+from fedstac.bootstrap import Node
+from fedstac.db import deletion_reports, deletions, nodes
 from fedstac.db.connections import Connection
 from fedstac.db.deletions import DeletionEnd
+from fedstac.db.status_topics import StatusSource
 from fedstac.domain import deletion
 from fedstac.domain.deletion import DeletionState, Dependency, DependencyState
 from fedstac.domain.deletion_reports import DependencyReport, ReportResult
+from fedstac.messaging import statuses as messages
+from fedstac.messaging.sources.chain import LogMessage
+from fedstac.workers import statuses
 from tests.db.writing import Connect
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -200,3 +205,63 @@ async def test_reports_of_many_at_once_wait_for_one_another(connect: Connect, co
         return results.count(ReportResult.STORED)
 
     assert sum(await asyncio.gather(*(tell(own) for own in others))) == 40 == await audited(conn)
+
+
+@dataclass
+class StatusLog:
+    """A topic of acknowledgements as a process reads it from the beginning at each of its starts."""
+
+    node: Node
+    key: bytes
+    values: list[bytes] = field(default_factory=list)
+
+    def send(self, *reports: dict[str, object]) -> None:
+        body = {"node": "east", "epoch": 1, "through": 0, "exceptions": [], "reports": list(reports)}
+        self.values.append(messages.sign(body, self.key))
+
+    async def read_from_start(self, identity: str = "made-first") -> None:
+        for offset, value in enumerate(self.values):
+            topic = StatusSource("kafka://broker/acks", identity)
+            await statuses.take(self.node, LogMessage("0", offset, {}, value), topic)
+
+
+@pytest.fixture
+async def topic(node: Node, conn: Connection) -> StatusLog:
+    token = await nodes.issue_token(conn, "east", ["node:east"])
+    return StatusLog(node, messages.key_of(token))
+
+
+async def test_an_old_report_in_a_topic_fulfils_no_new_duty(topic: StatusLog, conn: Connection) -> None:
+    """Neither that of an earlier mark, nor, after a restart, one whose part began anew with other rules."""
+    await mark(conn, "a")
+    topic.send({"collection": "c", "dataset": "a", "outcome": "ok"})
+    await end(conn, "a", DeletionState.UNMARKED)
+    second = await mark(conn, "a", now=NOW + timedelta(days=1))
+    await topic.read_from_start()
+    assert (await states(conn, second))["east"] == ("pending", None)
+
+    topic.send({"event_id": str(second), "outcome": "ok", "comment": "gone"})
+    await topic.read_from_start()
+    assert (await states(conn, second))["east"] == ("ok", "gone")
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'pending', comment = NULL")  # as new rules do
+    await topic.read_from_start()
+    assert (await states(conn, second))["east"] == ("pending", None)
+    topic.send({"event_id": str(second), "outcome": "failed"})
+    await topic.read_from_start()
+    assert (await states(conn, second))["east"] == ("failed", None)
+
+
+async def test_a_topic_that_was_made_anew_is_read_from_its_beginning(topic: StatusLog, conn: Connection) -> None:
+    event_id = await mark(conn, "a")
+    topic.values = [b"", b"none"]
+    await topic.read_from_start()
+    topic.values = []
+    topic.send({"event_id": str(event_id), "outcome": "ok"})
+    await topic.read_from_start(identity="made-anew")
+    assert (await states(conn, event_id))["east"] == ("ok", None)
+
+
+async def test_two_processes_take_a_message_once(topic: StatusLog, conn: Connection) -> None:
+    topic.send({"event_id": str(await mark(conn, "a")), "outcome": "ok"})
+    await asyncio.gather(topic.read_from_start(), topic.read_from_start())
+    assert await audited(conn) == 1

@@ -131,7 +131,7 @@ async def test_reports_on_deletions_come_by_the_topic_and_a_forger_reports_nothi
         await trip.publish(item)
         answer = await api.admin.delete(f"/collections/CMIP6/items/{item['id']}", headers={"Prefer": "wait=20"})
         assert answer.status_code == 200, answer.text
-        report = {"collection": "CMIP6", "dataset": item["id"], "outcome": "ok"}
+        report = {"event_id": str(await conn.fetchval("SELECT event_id FROM fedstac.deletion")), "outcome": "ok"}
         own = {role: key_of(token) for role, token in api.tokens.items()}
         body = {**BODY, "through": 0}
         forged = [

@@ -179,7 +179,9 @@ class PartReporter:
             reports = await own_reports.due(conn, self._consumer, origin_name, AT_ONCE)
         if not reports:
             return False
-        by_topic = [each for each in reports if self._topic is not None and each.sends % 2 == 0]
+        by_topic = [
+            each for each in reports if self._topic is not None and each.event_id is not None and each.sends % 2 == 0
+        ]  # fmt: skip
         if by_topic:
             await self._send_by_topic(origin_name, acknowledged, by_topic)
         if by_http := [each for each in reports if each not in by_topic]:
@@ -196,13 +198,18 @@ class PartReporter:
             await own_reports.store_unanswered(conn, self._consumer, origin_name, reports)
 
     async def _send_by_http(self, origin_name: str, reports: Sequence[OwnReport]) -> None:
+        """Send reports over HTTP. What names no event goes this way only: a topic would keep it for a later mark."""
         try:
             results = await self._origin.report([self._report_of(each).as_json() for each in reports])
         except (SourceAway, SourceRefused):
+            by_topic = [each for each in reports if each.event_id is not None]
             if self._topic is None:
                 raise
-            async with self._node.pool.acquire() as conn, conn.transaction():  # by the topic the next time
-                await own_reports.store_unanswered(conn, self._consumer, origin_name, reports)
+            if by_topic:
+                async with self._node.pool.acquire() as conn, conn.transaction():  # by the topic the next time
+                    await own_reports.store_unanswered(conn, self._consumer, origin_name, by_topic)
+            if len(by_topic) < len(reports):
+                raise
             return
         failpoint(f"{self._consumer}.reported")
         async with self._node.pool.acquire() as conn, conn.transaction():

@@ -1,7 +1,8 @@
 """Acknowledgements of consumers, as the route takes them and as a broker brings them: one verb for both.
 
-The part of a publishing node reads the topics of acknowledgements that its sinks' addresses name, from their beginning
-at each start: what was acknowledged before changes nothing. A message that is none is logged and counted.
+The part of a publishing node reads the topics of acknowledgements that its sinks' addresses name. Each message is taken
+once: the place in the topic is stored with what the message changes. So an old report fulfils no new duty after a
+restart. A message that is no acknowledgement is logged and counted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -17,8 +18,9 @@ import structlog
 
 from fedstac.bootstrap import Node
 from fedstac.db import deletion_reports as stored_reports
-from fedstac.db import feed, nodes, sinks
+from fedstac.db import feed, nodes, sinks, status_topics
 from fedstac.db.connections import Connection
+from fedstac.db.status_topics import StatusSource
 from fedstac.domain import deletion_reports, strict_json
 from fedstac.domain.deletion_reports import DependencyReport, ReportAnswer, ReportResult
 from fedstac.domain.errors import BadRequest, MissingPermission, Problem
@@ -168,7 +170,7 @@ def _addresses(sink_addresses: list[str]) -> dict[str, BrokerAddress]:
 
 
 async def _read(node: Node, address: BrokerAddress, stop: asyncio.Event) -> None:
-    """Read a topic from its beginning until `stop`; make it first, so that none is missing."""
+    """Read a topic until `stop`; make it first, so that none is missing. What was taken before is passed over."""
     async with statuses.open_topic(address) as own:
         await own.make()
     async with broker_of(address).open_log(address) as topic:
@@ -176,23 +178,42 @@ async def _read(node: Node, address: BrokerAddress, stop: asyncio.Event) -> None
         while not stop.is_set():
             messages = await unless(stop, topic.read(READ_MESSAGES, READ_SECONDS, without=()))
             for message in messages or ():
-                await take(node, message, str(address))
+                await take(node, message, StatusSource(str(address), topic.identity))
             node.parts.works(part_of(address))
 
 
-async def take(node: Node, message: LogMessage, topic: str) -> None:
-    """Store the acknowledgement of a message; one that is none, or not of who it says, changes nothing."""
+async def take(node: Node, message: LogMessage, topic: StatusSource) -> None:
+    """Store the acknowledgement of a message; one that is none, or not of who it says, changes nothing.
+
+    The message is taken once, by whichever process comes first.
+    """
     outcome = "stored"
-    try:
-        signed_status = statuses.read(message.value)
-        async with node.pool.acquire() as conn:
-            signed_status.require(await nodes.token_hashes(conn, f"node:{signed_status.node}"))
-            body = strict_json.parse(signed_status.text.encode())
-            status = read_status(body, signed_status.node)
-            await store(conn, status, actor=f"node:{signed_status.node}")
-    except Exception as error:
-        if not isinstance(error, Problem) and not is_refusal(error):
-            raise
-        outcome, reason = "refused", error.detail if isinstance(error, Problem) else "the database refuses it"
-        log.warning("an acknowledgement is refused", topic=topic, offset=message.offset, reason=reason)
+    async with node.pool.acquire() as conn, conn.transaction():
+        if not await status_topics.advance(conn, topic, message.partition, message.offset):
+            return
+        try:
+            async with conn.transaction():
+                await _store_message(conn, message)
+        except Exception as error:
+            if not isinstance(error, Problem) and not is_refusal(error):
+                raise
+            outcome, reason = "refused", error.detail if isinstance(error, Problem) else "the database refuses it"
+            log.warning("an acknowledgement is refused", topic=topic.address, offset=message.offset, reason=reason)
     node.metrics.count(STATUS_MESSAGES, outcome)
+
+
+async def _store_message(conn: Connection, message: LogMessage) -> None:
+    """Store what a message acknowledges, and its reports. A Problem where it is refused.
+
+    A report that names a dataset alone may be of an earlier mark: it counts over HTTP only, where it is of now.
+    """
+    signed_status = statuses.read(message.value)
+    signed_status.require(await nodes.token_hashes(conn, f"node:{signed_status.node}"))
+    status = read_status(strict_json.parse(signed_status.text.encode()), signed_status.node)
+    reports = tuple(each for each in status.reports if each.event_id is not None)
+    if len(reports) < len(status.reports):
+        log.warning(
+            "reports over a topic that name no event are left out; send them over HTTP", node=signed_status.node,
+            reports=len(status.reports) - len(reports),
+        )  # fmt: skip
+    await store(conn, replace(status, reports=reports), actor=f"node:{signed_status.node}")
