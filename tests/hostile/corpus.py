@@ -13,7 +13,7 @@ import orjson
 from fedstac.api.app import TABLE
 from fedstac.api.route import Access
 from fedstac.demo import sample
-from tests.hostile.site import DATASETS, GROUP
+from tests.hostile.site import CHANGES_OF_MANY, CLOSING, DATASETS, ENDED, GROUP, RULES, Names
 from tests.hostile.wire import Ask
 
 Json = dict[str, Any]
@@ -68,6 +68,23 @@ QUERIES: Mapping[Route, tuple[dict[str, str], ...]] = {
         {"action": "replicate", "item": "any", "node": "south", "as": "role:admin"},
     ),
     ("DELETE", ITEM): ({"dry_run": "true"},),
+    ("DELETE", "/collections/{collection_id}"): (
+        {"cascade": "true", "dry_run": "true"},
+        {"cascade": "true", "confirm": "0", "reason": "it has ended"},
+    ),
+    **{("POST", f"{ITEM}/{verb}"): ({"dry_run": "true"}, {}) for verb in ("quarantine", "release", "delete", "purge")},
+    ("GET", "/bulk"): ({"limit": "1"},),
+    ("GET", "/bulk/{bulk_id}/datasets"): ({"status": "done", "limit": "5"}, {"after": "1"}),
+    ("GET", "/deletions"): (
+        {"project": ENDED, "state": "open", "standing": "waiting", "dependency": "east", "q": "wait", "limit": "1"},
+        {"sortby": "grace_until", "limit": "2"},
+    ),
+    ("GET", "/deletions/rules/{project}"): ({}, {"version": "1"}),
+    ("PUT", "/deletions/rules/{project}"): ({"dry_run": "true"}, {}, {"apply_to_open": "true"}),
+    ("POST", "/deletions/run"): ({"dry_run": "true"}, {}),
+    ("POST", "/deletions/{deletion}/delete"): ({"dry_run": "true"}, {}),
+    ("GET", "/quarantines"): ({"open": "true", "q": "CMIP6", "limit": "1"}, {"open": "false"}),
+    ("GET", "/admin/tombstones"): ({"collection": ENDED, "since": "2020-01-01T00:00:00Z", "limit": "1"}, {}),
     ("PATCH", ITEM): ({"dry_run": "true"}, {}),
     ("POST", ITEMS): ({"dry_run": "true"}, {}),
 }
@@ -103,8 +120,30 @@ BODIES: Mapping[Route, tuple[Any, ...]] = {
     ("POST", "/datasets/status"): ({"ids": [FIRST["id"], "none"], "collections": ["CMIP6"]},),
     ("POST", "/events/status"): ({"epoch": 1, "through": 0, "exceptions": []},),
     ("POST", "/deletions/reports"): (
-        {"reports": [{"collection": "CMIP6", "dataset": FIRST["id"], "outcome": "ok", "comment": "done"}]},
+        {"reports": [
+            {"collection": collection, "dataset": id, "outcome": "failed", "comment": "later"}
+            for collection, id in (("CMIP6", FIRST["id"]), (ENDED, "waits"))
+        ]},
     ),
+    ("POST", ITEM + "/quarantine"): (
+        {"reason": "to be looked at", "case": "T-17", "contact": "a@b.example", "links": ["https://x.example/17"]},
+    ),
+    ("POST", ITEM + "/release"): ({"decision": "it is harmless"},),
+    ("POST", "/bulk/preview"): CHANGES_OF_MANY,
+    ("POST", "/bulk"): CHANGES_OF_MANY,  # `asks` gives each its digest
+    ("PUT", "/deletions/rules/{project}"): (RULES,),
+    ("POST", "/deletions/run"): ({"project": "CMIP6"},),
+    ("POST", "/deletions/{deletion}/waive"): ({"name": "east", "reason": "it is gone"},),
+    ("POST", "/deletions/{deletion}/remind"): ({"names": ["east"]}, {}),
+}  # fmt: skip
+HEADERS: Mapping[Route, Mapping[str, str]] = {("PUT", "/deletions/rules/{project}"): {"If-Match": "*"}}
+PLACES: Mapping[Route, Mapping[str, str]] = {  # what is elsewhere than FIRST
+    ("GET", "/collections/{collection_id}/cascade"): {"collection_id": CLOSING},
+    ("DELETE", "/collections/{collection_id}/cascade"): {"collection_id": CLOSING},
+    ("POST", ITEM + "/delete"): {"collection_id": ENDED, "item_id": "ready"},
+    ("POST", ITEM + "/purge"): {"collection_id": ENDED, "item_id": "done"},
+    ("GET", "/deletions/rules/{project}"): {"project": ENDED},
+    ("PUT", "/deletions/rules/{project}"): {"project": ENDED},
 }
 
 
@@ -116,25 +155,28 @@ def routes() -> Iterator[Route]:
 
 
 @cache
-def asks(route: Route, request_id: str = "", vocabulary: str = "") -> tuple[Ask, ...]:
-    """Yield valid requests of a route, by somebody who may send them.
-
-    `request_id` and `vocabulary` are names that exist at the node.
-    """
+def asks(route: Route, names: Names = Names()) -> tuple[Ask, ...]:
+    """Yield valid requests of a route, by somebody who may send them. `names` exist at the node."""
     method, template = route
     parts = {
         "collection_id": "free" if method in ("PUT", "DELETE", "PATCH") and template.count("/") == 2 else "CMIP6",
         "item_id": str(FIRST["id"]), "node": "south",
         "group": "another" if route == ("DELETE", "/groups/{group}") else "g", "principal": "person:6f9c",
-        "request_id": request_id, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
-        "version": vocabulary, "facet": "source_id", "name": "bad-request",
+        "request_id": names.request, "destination_id": "00000000-0000-0000-0000-000000000001", "project": "CMIP6",
+        "version": names.vocabulary, "facet": "source_id", "name": "bad-request",
         "sink": "none" if method == "DELETE" else "portal", "letter": "1", "event": "1",
-        "part": "items-1.parquet",
+        "part": "items-1.parquet", "deletion": names.deletion, "bulk_id": names.bulk, **PLACES.get(route, {}),
     }  # fmt: skip
     if template.startswith("/extensions/"):
         parts |= {"name": "fedstac", "version": "v1.0.0"}
     path = re.sub(r"{(\w+)(:path)?}", lambda part: quote(parts[part[1]], safe=""), template)
     queries = QUERIES.get(route, ({},))
-    bodies = [orjson.dumps(body) for body in BODIES.get(route, ())] or [b""]
+    documents = BODIES.get(route, ())
+    if route == ("POST", "/bulk"):
+        documents = tuple({**change, "digest": digest} for change, digest in zip(documents, names.digests, strict=True))
+    bodies = [orjson.dumps(document) for document in documents] or [b""]
     role = "node:east" if route in FOR_NODES else "admin"
-    return tuple(Ask(method, path, tuple(query.items()), body, role=role) for query in queries for body in bodies)
+    return tuple(
+        Ask(method, path, tuple(query.items()), body, HEADERS.get(route, {}), role)
+        for query in queries for body in bodies
+    )  # fmt: skip

@@ -30,7 +30,8 @@ HEADERS = (
 PARAMETERS = (
     "limit", "token", "ids", "collections", "bbox", "datetime", "intersects", "filter", "filter-lang", "filter-crs",
     "query", "sortby", "fields", "q", "after", "types", "shard", "wait", "format", "status", "dry_run", "as", "action",
-    "item", "node", "retracted", "access", "epoch", "prefix", "search",
+    "item", "node", "retracted", "access", "epoch", "prefix", "search", "cascade", "confirm", "apply_to_open", "open",
+    "standing", "dependency", "project", "state", "since", "version", "reason",
 )  # fmt: skip
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FOO")
 

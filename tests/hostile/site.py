@@ -7,10 +7,11 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -24,6 +25,26 @@ from tests.support.processes import children, processor_seconds, shared_memory
 
 DATASETS = 200
 GROUP = {"name": "g", "project": "CMIP6", "institution": "NCAR", "title": "a group"}
+ENDED, CLOSING = "ended", "closing"  # of datasets that are marked or deleted; of a collection that is being deleted
+FREE_ITEM: dict[str, Any] = {
+    "type": "Feature", "stac_version": "1.1.0", "geometry": None, "links": [], "assets": {},
+    "properties": {"datetime": "2020-01-01T00:00:00Z"},
+}  # fmt: skip
+RULES = {
+    "dependencies": [
+        {"name": "east", "days": 7, "contact": "the desk of east"}, {"name": "west/search", "required": False},
+    ],
+    "grace_days": 0, "automatic": False, "schedule": "03:30",
+}  # fmt: skip
+_SAMPLE = [str(item["id"]) for item in sample.items(12)][3:]
+CHANGES_OF_MANY: tuple[dict[str, Any], ...] = (
+    {
+        "action": "mark", "collections": ["CMIP6"], "reason": "replaced",
+        "filter": {"op": "in", "args": [{"property": "id"}, _SAMPLE[:3]]},
+    },
+    {"action": "release", "ids": _SAMPLE[3:6], "decision": "it is harmless"},
+    {"action": "quarantine", "ids": _SAMPLE[6:], "quarantine": {"reason": "?", "links": ["https://x.example/1"]}},
+)  # fmt: skip
 ROLES = ("", "admin", "publisher:NCAR", "node:east", "a-token-that-nobody-issued")
 
 
@@ -85,31 +106,79 @@ def site(**settings: str) -> Iterator[Site]:
 
 
 def _fill(running: Federation) -> None:
-    for name in ("CMIP6", "free"):
-        _post(running, "/collections", json.dumps(sample.collection(name)).encode(), "application/json")
-    _post(running, "/groups", json.dumps(GROUP).encode(), "application/json")
+    for name in ("CMIP6", "free", ENDED, CLOSING):
+        _send(running, "POST", "/collections", sample.collection(name))
+    _send(running, "POST", "/groups", GROUP)
     lines = b"\n".join(json.dumps(item).encode() for item in sample.items(DATASETS))
-    _post(running, "/collections/CMIP6/items", lines, "application/x-ndjson")
+    _send(running, "POST", "/collections/CMIP6/items", lines, {"Content-Type": "application/x-ndjson"})
+    _delete(running)
+    change = {"action": "release", "ids": _SAMPLE[:3]}
+    look = _send(running, "POST", "/bulk/preview", change)
+    _send(running, "POST", "/bulk", {**change, "digest": look["digest"]})
 
 
-def _post(running: Federation, path: str, body: bytes, media_type: str) -> None:
+def _delete(running: Federation) -> None:
+    """Make deletions of each kind: one that is done, one that is ready, one that waits, and that of a collection."""
+    names = {ENDED: ("done", "ready", "waits"), CLOSING: ("first", "second")}
+    for collection, ids in names.items():
+        features = [{**FREE_ITEM, "id": id, "collection": collection} for id in ids]
+        body = {"type": "FeatureCollection", "features": features}
+        _send(running, "POST", f"/collections/{collection}/items", body)
+    items, rules = f"/collections/{ENDED}/items", f"/deletions/rules/{ENDED}"
+    _send(running, "PUT", rules, {"grace_days": 0}, {"If-Match": "*"})
+    _send(running, "DELETE", f"{items}/done")
+    _send(running, "DELETE", f"{items}/ready")
+    _send(running, "POST", f"{items}/done/delete")
+    _send(running, "PUT", rules, RULES, {"If-Match": "*"})
+    _send(running, "DELETE", f"{items}/waits")
+    _send(running, "DELETE", f"/collections/{CLOSING}?cascade=true&confirm={len(names[CLOSING])}&reason=it+ends")
+
+
+def _send(
+    running: Federation, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> Any:  # fmt: skip
+    """Send a request of the administrator, wait for what comes of it, and return the answer."""
+    content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
     headers = {
-        "Authorization": f"Bearer {running.tokens['admin']}", "Content-Type": media_type, "Prefer": "wait=60"
+        "Authorization": f"Bearer {running.tokens['admin']}", "Content-Type": "application/json", "Prefer": "wait=60",
+        **(headers or {}),
     }  # fmt: skip
-    with build_opener(ProxyHandler({})).open(Request(running.west + path, body, headers), timeout=120) as answer:
-        answer.read()
+    request = Request(running.west + path, content, headers, method=method)
+    with build_opener(ProxyHandler({})).open(request, timeout=120) as answer:
+        return json.loads(answer.read())
 
 
 SEED = int(os.environ.get("FEDSTAC_TEST_SEED", "8"))
 
 
-async def names(node: Site) -> tuple[str, str]:
-    """Return the id of a request that the administrator made, and the newest version of CMIP6's vocabulary."""
+class Names(NamedTuple):
+    """What the node made up itself: requests of the corpus name it. digests: of CHANGES_OF_MANY."""
+
+    request: str = ""
+    vocabulary: str = ""  # the newest version of CMIP6's
+    deletion: str = ""
+    bulk: str = ""
+    digests: tuple[str, ...] = ("",) * len(CHANGES_OF_MANY)
+
+
+async def names(node: Site) -> Names:
+    """Return the names of what the administrator made, and of what the previews show now."""
     line = node.line()
-    listed = await line.ask(Ask("GET", "/requests", role="admin").to_bytes(node.host, node.running.tokens))
-    shown = await line.ask(Ask("GET", "/vocabularies/CMIP6").to_bytes(node.host, node.running.tokens))
+
+    async def ask(method: str, path: str, body: Any = None, **query: str) -> Any:
+        content = orjson.dumps(body) if body else b""
+        data = Ask(method, path, tuple(query.items()), content, role="admin").to_bytes(node.host, node.running.tokens)
+        return orjson.loads((await line.ask(data)).body)
+
+    known = Names(
+        (await ask("GET", "/requests"))["requests"][0]["id"],
+        (await ask("GET", "/vocabularies/CMIP6"))["vocabularies"][-1]["version"],
+        (await ask("GET", "/deletions", project=ENDED, q="waits"))["deletions"][0]["id"],
+        (await ask("GET", "/bulk"))["bulks"][-1]["id"],
+        tuple([(await ask("POST", "/bulk/preview", change))["digest"] for change in CHANGES_OF_MANY]),
+    )
     line.close()
-    return orjson.loads(listed.body)["requests"][0]["id"], orjson.loads(shown.body)["vocabularies"][-1]["version"]
+    return known
 
 
 def is_fault(answer: Answer) -> bool:

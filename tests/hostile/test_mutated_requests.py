@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 REFUSED = {  # what needs a state that no request of the corpus makes
     (409, ("POST", "/requests/{request_id}/retry")),
+    (409, ("POST", "/bulk/{bulk_id}/cancel")),
     (404, ("DELETE", "/sinks/{sink}")),
     (404, ("GET", "/snapshot/parts/{part}")),
     (409, ("POST", "/sinks/{sink}/audit")),
@@ -36,10 +37,10 @@ REFUSED = {  # what needs a state that no request of the corpus makes
 
 
 async def test_every_route_has_a_valid_request(node: Site) -> None:
-    request_id, version = await names(node)
+    known = await names(node)
     line, wrong = node.line(), []
     for route in corpus.routes():
-        for ask in corpus.asks(route, request_id, version):
+        for ask in corpus.asks(route, known):
             answer = await line.ask(ask.to_bytes(node.host, node.running.tokens))
             if answer.status >= 400 and (answer.status, route) not in REFUSED:
                 wrong.append((route, answer.status, answer.body[:300]))
@@ -49,7 +50,7 @@ async def test_every_route_has_a_valid_request(node: Site) -> None:
 
 async def assault(node: Site, requests: int, seed: int) -> tuple[Counter[int], list[str]]:
     """Send mutated requests over LINES connections; how many answers of each status, and what went wrong."""
-    request_id, version = await names(node)
+    known = await names(node)
     every: list[Route] = list(corpus.routes())
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
@@ -59,7 +60,7 @@ async def assault(node: Site, requests: int, seed: int) -> tuple[Counter[int], l
         line = node.line()
         for number in numbers:
             chance = random.Random(f"{seed}/{number}")
-            ask = mutated(chance.choice(corpus.asks(chance.choice(every), request_id, version)), chance)
+            ask = mutated(chance.choice(corpus.asks(chance.choice(every), known)), chance)
             data = ask.to_bytes(node.host, node.running.tokens)
             try:
                 answer = await line.ask(data)

@@ -335,6 +335,46 @@ def many_reports(draft: Draft, level: int) -> Draft:
     return replace(draft, document={"reports": reports})
 
 
+def many_to_change(draft: Draft, level: int) -> Draft:
+    """Choose by ids in place of a search."""
+    conditions = ("filter", "filter-lang", "collections", "ids", "bbox", "intersects", "datetime", "q")
+    document = {name: value for name, value in draft.document.items() if name not in conditions}
+    ids = [f"CMIP6.CMIP.NCAR.CESM2.historical.r{n}i1p1f1.Amon.tas.gn.v20190101" for n in range(part(level, 100_000))]
+    return replace(draft, document={**document, "ids": ids})
+
+
+def _long(member: str, most: int) -> Knob:
+    def turn(draft: Draft, level: int) -> Draft:
+        return replace(draft, document={**draft.document, member: "é" * part(level, most)})
+
+    turn.__name__ = f"long_{member}"
+    return turn
+
+
+def many_addresses(draft: Draft, level: int) -> Draft:
+    addresses = [f"https://x.example/{n}/{'a' * 1_950}" for n in range(part(level, 20))]
+    return replace(draft, document={**draft.document, "links": addresses})
+
+
+def many_dependencies(draft: Draft, level: int) -> Draft:
+    dependencies = [{"name": f"{'n' * 90}-{n}", "days": 3650, "contact": "c" * 200} for n in range(part(level, 50))]
+    return replace(draft, document={**draft.document, "dependencies": dependencies})
+
+
+def many_reminders(draft: Draft, level: int) -> Draft:
+    """Remind the same again and again."""
+    return replace(draft, document={"names": ["east"] * part(level, 50)})
+
+
+def of_long_parts(draft: Draft, level: int) -> Draft:
+    """Ask for the entries that have a long text in them, of characters that a pattern gives a meaning."""
+    return replace(draft, ask=replace(draft.ask, query=(*_without(draft.ask.query, "q"), ("q", "%_" * (level * 10)))))
+
+
+def long_page_of_entries(draft: Draft, level: int) -> Draft:
+    return replace(draft, ask=replace(draft.ask, query=(("limit", str(part(level, 10_000))),)))
+
+
 def large_summaries(draft: Draft, level: int) -> Draft:
     summaries = {f"s{n}": [f"{m}" for m in range(100)] for n in range(part(level, 2_000))}
     return replace(draft, document={**draft.document, "summaries": summaries})
@@ -357,9 +397,13 @@ def long_listing(draft: Draft, level: int) -> Draft:
         draft.ask.path == "/events")]))  # fmt: skip
 
 
+LISTS = ("/deletions", "/quarantines", "/admin/tombstones", "/bulk", "/bulk/{bulk_id}/datasets")
 GENERIC: tuple[Knob, ...] = (many_headers, many_tags, many_encodings)
 BATCHES: tuple[Knob, ...] = (many_datasets, many_tiny_features, *DATASETS, as_lines, packed)
 COUNTS = tuple(knob for knob in SEARCHES if knob.__name__ not in ("long_page", "many_keys", "many_fields"))
+MANY: tuple[Knob, ...] = (
+    *(knob for knob in COUNTS if knob.__name__ != "many_ids"), many_to_change, _long("reason", 2_000),
+)  # fmt: skip
 KNOBS: Mapping[Route, tuple[Knob, ...]] = {
     ("POST", "/search"): SEARCHES,
     ("POST", "/aggregate"): COUNTS,
@@ -379,6 +423,16 @@ KNOBS: Mapping[Route, tuple[Knob, ...]] = {
     ("PATCH", "/collections/{collection_id}"): (large_summaries, many_extents, long_title, many_members),
     ("POST", "/groups"): (long_title,),
     ("PUT", "/groups/{group}"): (long_title,),
+    ("POST", "/bulk/preview"): MANY,
+    ("POST", "/bulk"): MANY,
+    ("POST", ITEM + "/quarantine"): (*(_long(name, 2_000) for name in ("reason", "case", "contact")), many_addresses),
+    ("POST", ITEM + "/release"): (_long("decision", 2_000),),
+    ("PUT", "/deletions/rules/{project}"): (many_dependencies,),
+    ("POST", "/deletions/run"): (_long("project", 400_000),),
+    ("POST", "/deletions/{deletion}/waive"): (_long("name", 400_000), _long("reason", 2_000)),
+    ("POST", "/deletions/{deletion}/remind"): (many_reminders,),
+    **{("GET", path): (long_page_of_entries,) for path in LISTS},
+    **{("GET", path): (long_page_of_entries, of_long_parts) for path in LISTS[:2]},
     **{("GET", path): (long_listing,) for path in ("/events", "/snapshot", "/requests", "/collections", "/groups")},
 }  # fmt: skip
 
