@@ -170,7 +170,7 @@ async def names(node: Site) -> Names:
         data = Ask(method, path, tuple(query.items()), content, role="admin").to_bytes(node.host, node.running.tokens)
         return orjson.loads((await line.ask(data)).body)
 
-    known = Names(
+    names_made = Names(
         (await ask("GET", "/requests"))["requests"][0]["id"],
         (await ask("GET", "/vocabularies/CMIP6"))["vocabularies"][-1]["version"],
         (await ask("GET", "/deletions", project=ENDED, q="waits"))["deletions"][0]["id"],
@@ -178,7 +178,7 @@ async def names(node: Site) -> Names:
         tuple([(await ask("POST", "/bulk/preview", change))["digest"] for change in CHANGES_OF_MANY]),
     )
     line.close()
-    return known
+    return names_made
 
 
 def is_fault(answer: Answer) -> bool:

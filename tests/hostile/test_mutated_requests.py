@@ -37,10 +37,10 @@ REFUSED = {  # what needs a state that no request of the corpus makes
 
 
 async def test_every_route_has_a_valid_request(node: Site) -> None:
-    known = await names(node)
+    made_names = await names(node)
     line, wrong = node.line(), []
     for route in corpus.routes():
-        for ask in corpus.asks(route, known):
+        for ask in corpus.asks(route, made_names):
             answer = await line.ask(ask.to_bytes(node.host, node.running.tokens))
             if answer.status >= 400 and (answer.status, route) not in REFUSED:
                 wrong.append((route, answer.status, answer.body[:300]))
@@ -50,7 +50,7 @@ async def test_every_route_has_a_valid_request(node: Site) -> None:
 
 async def assault(node: Site, requests: int, seed: int) -> tuple[Counter[int], list[str]]:
     """Send mutated requests over LINES connections; how many answers of each status, and what went wrong."""
-    known = await names(node)
+    made_names = await names(node)
     every: list[Route] = list(corpus.routes())
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
@@ -60,7 +60,7 @@ async def assault(node: Site, requests: int, seed: int) -> tuple[Counter[int], l
         line = node.line()
         for number in numbers:
             chance = random.Random(f"{seed}/{number}")
-            ask = mutated(chance.choice(corpus.asks(chance.choice(every), known)), chance)
+            ask = mutated(chance.choice(corpus.asks(chance.choice(every), made_names)), chance)
             data = ask.to_bytes(node.host, node.running.tokens)
             try:
                 answer = await line.ask(data)

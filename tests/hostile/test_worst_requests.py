@@ -200,11 +200,11 @@ async def test_hostile_readers_leave_a_publisher_its_rate(node: Site) -> None:
 
 async def test_each_knob_turned_up_is_answered_and_memory_comes_back(node: Site) -> None:
     """Every route, every knob alone; then all of them at once for a few seconds beside publishing."""
-    known = await names(node)
+    made_names = await names(node)
     line, wrong, requests = node.line(), [], []
     at_rest = node.memory()
     for route in corpus.routes():
-        ask = corpus.asks(route, known)[0]
+        ask = corpus.asks(route, made_names)[0]
         for recipe in worst.corners(route):
             data = worst.build(ask, recipe, worst.knobs(route)).to_bytes(node.host, node.running.tokens)
             answer = await line.ask(data)
@@ -225,13 +225,13 @@ async def test_each_knob_turned_up_is_answered_and_memory_comes_back(node: Site)
 @pytest.mark.soak
 async def test_hostile_worst_requests_of_a_guided_search(node: Site) -> None:
     """The limits of the issue, in figures: run it on a machine that does nothing else."""
-    known = await names(node)
+    made_names = await names(node)
     chance, requests = random.Random(SEED), []
     async with watched(node) as alone:
         await asyncio.sleep(30)
     at_rest = node.memory()
     for route in corpus.routes():
-        for ask in corpus.asks(route, known)[:1]:
+        for ask in corpus.asks(route, made_names)[:1]:
             trials = await worst.search(node, route, ask, 20.0 if route in worst.KNOBS else 3.0, chance)
             turned = worst.knobs(route)
             requests += [worst.build(ask, t.recipe, turned).to_bytes(node.host, node.running.tokens) for t in trials]

@@ -336,7 +336,7 @@ def many_reports(draft: Draft, level: int) -> Draft:
 
 
 def many_to_change(draft: Draft, level: int) -> Draft:
-    """Choose by ids in place of a search."""
+    """Return a body that chooses by ids in place of a search."""
     conditions = ("filter", "filter-lang", "collections", "ids", "bbox", "intersects", "datetime", "q")
     document = {name: value for name, value in draft.document.items() if name not in conditions}
     ids = [f"CMIP6.CMIP.NCAR.CESM2.historical.r{n}i1p1f1.Amon.tas.gn.v20190101" for n in range(part(level, 100_000))]
@@ -362,12 +362,12 @@ def many_dependencies(draft: Draft, level: int) -> Draft:
 
 
 def many_reminders(draft: Draft, level: int) -> Draft:
-    """Remind the same again and again."""
+    """Return a body that names the same dependency again and again."""
     return replace(draft, document={"names": ["east"] * part(level, 50)})
 
 
 def of_long_parts(draft: Draft, level: int) -> Draft:
-    """Ask for the entries that have a long text in them, of characters that a pattern gives a meaning."""
+    """Return a request for the entries that have a long text in them, of characters that a pattern gives a meaning."""
     return replace(draft, ask=replace(draft.ask, query=(*_without(draft.ask.query, "q"), ("q", "%_" * (level * 10)))))
 
 
