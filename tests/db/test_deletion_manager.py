@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -198,6 +199,46 @@ async def test_a_schedule_of_the_day_waits_for_its_time(west: Node, conn: Connec
     await manager.step(west, conn)
     await work_off(west, conn)
     assert await states(conn) == {"thing-0": "deleted", "thing-1": "open"}
+
+
+async def test_all_that_is_blocked_is_looked_at_again_only_when_something_changed(
+    west: Node, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    take_ready = deletions.take_ready
+
+    async def counted(conn: Connection, sight: Sight, project: str, **options: Any) -> Any:
+        looks.append(project)
+        return await take_ready(conn, sight, project, **options)
+
+    monkeypatch.setattr(deletions, "take_ready", counted)
+    await configure(conn, {**NO_GRACE, "automatic": True})
+    await mark(conn, *IDS[:2])
+    watch = manager.ScheduleWatch()
+
+    async def looks_of_two_steps() -> int:
+        before = len(looks)
+        await manager.step(west, conn, watch)
+        await manager.step(west, conn, watch)
+        return len(looks) - before
+
+    assert await looks_of_two_steps() == 1
+    await mark(conn, IDS[2])
+    assert await looks_of_two_steps() == 1
+    await settle(conn, IDS[0], state="failed")
+    assert await looks_of_two_steps() == 1
+    await settle(conn, IDS[0])
+    assert await looks_of_two_steps() == 2, "after it found one it looks for more"
+    assert await count(conn, "request") == 1
+    assert await looks_of_two_steps() == 0
+    later = await deletions.now(conn) + timedelta(milliseconds=300)
+    await conn.execute("UPDATE fedstac.deletion SET grace_until = $2 WHERE dataset = $1", IDS[1], later)
+    assert await looks_of_two_steps() == 1, "the moment at which a period of grace ends is new"
+    await conn.fetchval("SELECT pg_sleep_until($1)", later)
+    assert await looks_of_two_steps() == 1
+    assert watch.at is not None
+    watch.at -= manager.RELOOK
+    assert await looks_of_two_steps() == 1
 
 
 async def test_what_was_refused_is_asked_for_again_when_something_changed_and_operators_hear_of_it(

@@ -698,6 +698,30 @@ async def automatic_rules(conn: Connection) -> list[AutomaticRules]:
     return [AutomaticRules(**dict(row)) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleInputs:
+    """What decides whether the schedule finds something: the newest of all that changes deletions, the next grace."""
+
+    newest: tuple[datetime | None, ...]  # mark, report, waiver, rules
+    next_grace: datetime | None  # that ends after now
+
+
+async def schedule_inputs(conn: Connection, *, now: datetime) -> ScheduleInputs:
+    """Read what decides whether the schedule finds something. Each is one look at the end of an index."""
+    row = await conn.fetchrow(
+        """SELECT (SELECT max(marked_at) FROM fedstac.deletion) AS mark,
+                  (SELECT max(reported_at) FROM fedstac.deletion_dependency) AS report,
+                  (SELECT max(at) FROM fedstac.deletion_waiver) AS waiver,
+                  (SELECT max(at) FROM fedstac.deletion_configuration) AS rules,
+                  (SELECT min(grace_until) FROM fedstac.deletion
+                   WHERE state = 'open' AND automatic AND grace_until > $1) AS next_grace""",
+        now,
+    )
+    assert row is not None
+    *newest, next_grace = row.values()
+    return ScheduleInputs(tuple(newest), next_grace)
+
+
 async def ready_projects(conn: Connection, sight: Sight, *, project: str | None, now: datetime) -> dict[str, int]:
     """Count the open deletions that are ready, by project."""
     rows = await conn.fetch(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -20,7 +20,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import audit, deletions, requests, troubles
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
-from fedstac.db.deletions import LateDependency, Reminder, Sight
+from fedstac.db.deletions import AutomaticRules, LateDependency, Reminder, ScheduleInputs, Sight
 from fedstac.db.requests import NewItem, NewRequest
 from fedstac.domain import deletion
 from fedstac.domain.documents import ItemTexts
@@ -33,6 +33,7 @@ from fedstac.workers import deleting
 
 PART: Final = "deletions"
 LOOK_SECONDS: Final = 5.0
+RELOOK: Final = timedelta(minutes=1)  # at all that the schedule may delete, where nothing changed
 AT_ONCE: Final = 500  # reminders, alerts, or datasets of one request
 NAMED: Final = 5  # datasets in a row of the audit log that stands for many
 DELETE: Final = '{"expected":null}'  # the body of the action
@@ -42,21 +43,27 @@ log = structlog.get_logger()
 async def run(node: Node, stop: asyncio.Event) -> None:
     """Work until `stop`, whenever this process is the leader."""
 
+    watch = ScheduleWatch()
+
     async def look() -> None:
         async with node.pool.acquire() as conn:
-            more = await step(node, conn)
+            more = await step(node, conn, watch)
         if not more:
             await pause(stop, LOOK_SECONDS)
 
     await supervision.keep_trying(node.parts, PART, look, stop)
 
 
-async def step(node: Node, conn: Connection) -> bool:
-    """Do what is due, some of each; return whether there may be more at once. Nothing where another one leads."""
+async def step(node: Node, conn: Connection, watch: ScheduleWatch | None = None) -> bool:
+    """Do what is due, some of each; return whether there may be more at once. Nothing where another one leads.
+
+    watch: of the steps before in this process; None: look at everything.
+    """
     async with deletions.leading(conn) as is_leader:
         if not is_leader:
             return False
-        counts = (await _remind(conn), await _alert(conn), await _delete_by_schedule(node, conn))
+        watch = watch or ScheduleWatch()
+        counts = (await _remind(conn), await _alert(conn), await _delete_by_schedule(node, conn, watch))
         return max(counts) >= AT_ONCE
 
 
@@ -140,15 +147,43 @@ class DeleteRequest:
     total: int
 
 
-async def _delete_by_schedule(node: Node, conn: Connection) -> int:
+@dataclass(slots=True)
+class ScheduleWatch:
+    """What the schedule last looked at where it found nothing to delete: looking at all that is blocked costs much.
+
+    It is looked at again when a mark, a report, a waiver or rules were stored, a period of grace has ended, or a
+    schedule has begun; and once in RELOOK, for what was locked, was committed late, or was refused a day ago.
+    """
+
+    inputs: ScheduleInputs | None = None
+    rules: Sequence[AutomaticRules] = ()
+    runs: Sequence[datetime] = ()  # when the schedule of each of the rules last began
+    at: datetime | None = None
+
+    def is_unchanged(self, inputs: ScheduleInputs, now: datetime) -> bool:
+        """Return whether another look finds nothing either."""
+        is_recent = self.at is not None and now < self.at + RELOOK
+        return is_recent and self.inputs == inputs and self.runs == _runs(self.rules, now)
+
+
+def _runs(rules: Sequence[AutomaticRules], now: datetime) -> list[datetime]:
+    """Return when the schedules last began; without one there is nothing to wait for."""
+    return [deletion.last_run(each.schedule, now) for each in rules if each.schedule]
+
+
+async def _delete_by_schedule(node: Node, conn: Connection, watch: ScheduleWatch) -> int:
     """Ask for the deletion of what was ready when the schedule last began; return of the most of one project."""
-    rules = await deletions.automatic_rules(conn)
     now = await deletions.now(conn)
+    inputs = await deletions.schedule_inputs(conn, now=now)
+    if watch.is_unchanged(inputs, now):
+        return 0
+    rules = await deletions.automatic_rules(conn)
     most = 0
     for project in dict.fromkeys(each.project for each in rules):
         moments = {each.version: deletion.last_run(each.schedule, now) for each in rules if each.project == project}
         request = await ask_to_delete(node, conn, MANAGER, Sight(sees_all=True), project, moments=moments)
         most = max(most, request.total if request else 0)
+    watch.inputs, watch.rules, watch.runs, watch.at = inputs, rules, _runs(rules, now), None if most else now
     return most
 
 
