@@ -90,6 +90,7 @@ EXPECTED = {
     "fedstac.shard":             "SIUD    -          -       -        -",
     "fedstac.sink":              "SIUD    su         s       -        -",
     "fedstac.sink_resend":       "SIUD    -          -       -        -",
+    "fedstac.status_topic":      "SIU     -          S       -        -",
     "fedstac.tally":             "SIUD    SID        S       -        -",
     "fedstac.term":              "SI      -          S       -        -",
     "fedstac.term_state":        "S       -          -       -        -",
