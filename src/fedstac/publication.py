@@ -118,15 +118,16 @@ class NodeRules:
     def knowing(self, world: World, commands: Sequence[Command], lineages: Mapping[str, Lineage]) -> World:
         """Return the world with the vocabularies of the stored datasets that commands change, too.
 
-        A publication is judged before, and with its own version alone.
+        A publication is judged before, and with its own version alone, unless the dataset is marked: whose it is
+        decides who learns of the mark.
         """
         versions = set(world.vocabularies.versions)
         for command in commands:
-            if isinstance(command, Publish):
-                continue
             lineage = lineages.get(command.target.lineage)
             record = lineage.records.get(command.target.id) if lineage else None
-            if record is not None and record.cv_version is not None:
+            if record is None or (isinstance(command, Publish) and record.state is not State.MARKED):
+                continue
+            if record.cv_version is not None:
                 versions.add((record.collection, record.cv_version))
         if len(versions) == len(world.vocabularies.versions):
             return world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from fedstac.demo import sample
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.mark import Mark, Unmark
+from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Reinstate, Retract
 from fedstac.domain.actions.target import Target
 from fedstac.domain.errors import Conflict, ItemDoesNotExist
 from fedstac.domain.groups import Entitlement, Identity, Right, Scope
 from fedstac.domain.patching import MergePatch, WithoutNode
 from fedstac.domain.policy import Principal
+from fedstac.domain.vocabulary import ParsedVocabularies
 from fedstac.publication import Work
 from tests.db import writing
 from tests.db.writing import ANNA, Connect
@@ -57,6 +60,45 @@ async def test_a_refused_publication_says_nothing_of_the_mark_to_whom_it_is_hidd
         assert isinstance(receipt.problem, Conflict)
         statements.append(receipt.problem.detail)
     assert "marked" not in statements[0]
+    assert statements[1].startswith(f"{item['id']} is marked")
+
+
+class OtherInstitution:
+    """The vocabularies of a project whose ids do not hold the institution: a dataset's description names it."""
+
+    def select(self, *names: Any) -> ParsedVocabularies:
+        parsed = writing.CHECKER.vocabularies.select(*names)
+        return ParsedVocabularies(*(
+            {name: replace(each, institution="description") for name, each in some.items()}
+            for some in (parsed.versions, parsed.newest)
+        ))  # fmt: skip
+
+    def digest_of(self, *name: Any) -> Any:
+        return writing.CHECKER.vocabularies.digest_of(*name)
+
+
+async def test_where_an_id_does_not_hold_the_institution_the_stored_dataset_says_who_learns_of_its_mark(
+    connect: Connect,
+) -> None:
+    conn = await connect()
+    rules = replace(writing.RULES, vocabularies=OtherInstitution())
+    item = writing.titled(next(iter(sample.items(1))), "A")
+    draft = writing.draft(item)
+    assert writing.CMIP6 is not None
+    publish = Publish(replace(draft, institution="A"), ANNA, writing.CMIP6.version)
+    await publication.perform(conn, rules, [Work(publish, "anna", "publish")])
+    await publication.perform(conn, rules, [
+        Work(Mark(Target("CMIP6", draft.id, draft.lineage), ANNA), "anna", "mark")
+    ])  # fmt: skip
+    statements = []
+    for institution in ("B", "A"):
+        publisher = Principal(f"of {institution}", frozenset({f"publisher:{institution}"}))
+        [receipt] = await publication.perform(
+            conn, rules, [Work(Publish(replace(draft, institution=institution), publisher), publisher.name, "publish")]
+        )
+        assert isinstance(receipt.problem, Conflict)
+        statements.append(receipt.problem.detail)
+    assert statements[0].startswith(f"the id {item['id']} was used before")
     assert statements[1].startswith(f"{item['id']} is marked")
 
 

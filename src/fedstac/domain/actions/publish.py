@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from fedstac.domain import alternates, cascade, crosschecks, documents, events, policy, validation, versions
-from fedstac.domain.actions.target import QueuedAction, Target, may_see_marked
+from fedstac.domain.actions.target import QueuedAction, Target, is_hidden, may_see_marked
 from fedstac.domain.difference import Effect, effect_of
 from fedstac.domain.errors import Conflict, Finding, ForeignOrigin, ItemAlreadyExists, PreconditionFailed
 from fedstac.domain.model import Change, Decision, Draft, Lineage, Outcome, Record, State, World
@@ -89,7 +89,9 @@ class Publish:
     def _again(self, record: Record, lineage: Lineage, world: World) -> Decision:
         """Decide on a version that is here: it is identical, has other metadata, or other files, which are refused."""
         if record.state is not State.PUBLISHED:
-            tells = record.state is State.RETRACTED or may_see_marked(self.target, self.principal, world)
+            tells = record.state is State.RETRACTED or (
+                may_see_marked(self.target, self.principal, world) and not is_hidden(record, self.principal, world)
+            )
             what = f"{record.id} is {record.state}" if tells else f"the id {record.id} was used before"
             raise Conflict(f"{what}; publish a new version instead")
         if record.document_digest == self.draft.document_digest:

@@ -83,7 +83,7 @@ def find(
     where it is in quarantine, for everybody who could not put it there.
     """
     record = lineage.records.get(target.id)
-    if record is None or record.state in GONE or record.document is None or _is_hidden(record, principal, world):
+    if record is None or record.state in GONE or record.document is None or is_hidden(record, principal, world):
         raise ItemDoesNotExist(
             f"there is no dataset {target.id!r} in {target.collection}; a search lists those there are"
         )
@@ -122,7 +122,8 @@ def may_one_of(target: Target, principal: Principal, actions: Sequence[Action], 
     return world.policy.may_one_of(principal, actions, Resource(target.id, target.collection, institution))
 
 
-def _is_hidden(record: Record, principal: Principal, world: World) -> bool:
+def is_hidden(record: Record, principal: Principal, world: World) -> bool:
+    """Tell whether a stored dataset is marked, and hidden from a caller. Its document says whose it is."""
     if record.state is not State.MARKED:
         return False
     return not world.policy.may_one_of(principal, SEEING_MARKED, resource_of(record, world))
