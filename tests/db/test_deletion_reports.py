@@ -117,6 +117,19 @@ async def test_who_reports_after_the_deletion_is_shown_as_late_and_changes_nothi
     }  # fmt: skip
 
 
+async def test_after_the_purge_no_comment_is_kept(conn: Connection) -> None:
+    event_id = await mark(conn, "a")
+    await conn.execute("UPDATE fedstac.deletion_dependency SET state = 'waived' WHERE required")
+    await end(conn, "a", DeletionState.DELETED)
+    await end(conn, "a", DeletionState.PURGED)
+    ok, failed, _ = OUTCOMES
+    failure = DependencyReport("ark", failed, event_id, comment="a word of it")
+    assert await send(conn, failure, failure) == ["stored", "unchanged"]
+    assert (await states(conn, event_id))["ark"] == ("failed", None)
+    assert await send(conn, DependencyReport("ark", ok, event_id, comment="a word of it")) == ["stored"]
+    assert (await states(conn, event_id))["ark"] == ("ok", None)
+
+
 @dataclass
 class Model:
     """What the table has to hold, kept by hand: of each mark the state and comment of each dependency."""

@@ -133,7 +133,8 @@ def judge(
     """Return what becomes of a report, and the status that it changes; None where it changes nothing.
 
     deletion: the one that the report is about. status: of the dependency that reports, in this deletion. A report
-    after the deletion is stored: it decides nothing any more, and shows who did their part late.
+    after the deletion is stored: it decides nothing any more, and shows who did their part late. After the purge its
+    comment is left out: no word of the dataset comes back.
     """
     if deletion is None:
         detail = "no event of this id marks a dataset" if report.event_id else "the dataset is not marked for deletion"
@@ -144,9 +145,10 @@ def judge(
     if deletion.state is DeletionState.UNMARKED:
         return ReportAnswer(report, ReportResult.TOO_LATE, None, "the mark was taken back"), None
     state = state_after(status.state, report.outcome)
-    is_repeat = state is status.state and (status.is_fulfilled or status.comment == report.comment)
+    comment = None if deletion.state is DeletionState.PURGED else report.comment
+    is_repeat = state is status.state and (status.is_fulfilled or status.comment == comment)
     if is_repeat:
         why = None if state is report.outcome else f"it is {state.value} already"
         return ReportAnswer(report, ReportResult.UNCHANGED, state, why), None
-    after = replace(status, state=state, comment=report.comment, reported_at=now)
+    after = replace(status, state=state, comment=comment, reported_at=now)
     return ReportAnswer(report, ReportResult.STORED, state), after
