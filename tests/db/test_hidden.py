@@ -68,10 +68,10 @@ class OtherInstitution:
 
     def select(self, *names: Any) -> ParsedVocabularies:
         parsed = writing.CHECKER.vocabularies.select(*names)
-        return ParsedVocabularies(*(
-            {name: replace(each, institution="description") for name, each in some.items()}
-            for some in (parsed.versions, parsed.newest)
-        ))  # fmt: skip
+        return ParsedVocabularies(
+            {name: replace(each, institution="description") for name, each in parsed.versions.items()},
+            {name: replace(each, institution="description") for name, each in parsed.newest.items()},
+        )
 
     def digest_of(self, *name: Any) -> Any:
         return writing.CHECKER.vocabularies.digest_of(*name)
@@ -81,7 +81,8 @@ async def test_where_an_id_does_not_hold_the_institution_the_stored_dataset_says
     connect: Connect,
 ) -> None:
     conn = await connect()
-    rules = replace(writing.RULES, vocabularies=OtherInstitution())
+    vocabularies: Any = OtherInstitution()
+    rules = replace(writing.RULES, vocabularies=vocabularies)
     item = writing.titled(next(iter(sample.items(1))), "A")
     draft = writing.draft(item)
     assert writing.CMIP6 is not None
