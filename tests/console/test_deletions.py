@@ -91,6 +91,7 @@ async def test_a_page_that_polls_is_told_that_nothing_changed(ada: Visitor, west
         assert f"not yet at {path[-8:]}" in changed.text
         whole = await ada.get(path)
         assert poll.headers["etag"] != whole.headers["etag"]
+        assert (whole.headers["cache-control"], poll.headers["cache-control"]) == ("no-store", "private, no-cache")
         assert (await ada.get(path, **{"If-None-Match": whole.headers["etag"]})).status_code == 304
 
 

@@ -35,7 +35,7 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "same-origin",  # with no-referrer, browsers send no Origin with forms
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
 }  # fmt: skip
-KEEP = "private, no-cache"  # browsers ask again each time
+KEEP = "private, no-cache"  # of polls: browsers ask again each time. Whole pages are kept nowhere
 TWIN = ".json"
 HTMX = orjson.dumps({  # no style and no script of its own making; a page that is the same stays as it is
     "includeIndicatorStyles": False, "allowEval": False, "allowScriptTags": False, "selfRequestsOnly": True,
@@ -118,7 +118,7 @@ def html(visit: Visit, template: str, content: Mapping[str, object], *, status: 
 
 def _tagged(visit: Visit, body: bytes, media_type: str, *, status: int) -> Response:
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {**HEADERS, "Cache-Control": KEEP, "Vary": "Accept, Cookie, HX-Request"}
+    headers = {**HEADERS, "Cache-Control": "no-store", "Vary": "Accept, Cookie, HX-Request"}
     if status == 200 and visit.call.method == "GET":
         headers["ETag"] = tag
         if preconditions.is_unchanged(visit.call.headers, tag):
