@@ -176,6 +176,15 @@ async def test_every_request_is_a_line_of_the_access_log(api: Api) -> None:
     assert three["status"] == 400
 
 
+async def test_words_in_a_query_are_not_logged(api: Api) -> None:
+    query = "limit=1&q=secret&%72eason=secret&code=secret&state=secret&filter=title%3D'secret'&ids=a=b"
+    with capture_logs() as logs:
+        await api.anyone.get(f"/search?{query}", headers={"X-Request-Id": "one"})
+        [line] = await lines_of(logs, "one")
+    assert "secret" not in line["query"]
+    assert line["query"] == "limit=1&q&%72eason&code&state&filter&ids=a=b"
+
+
 async def test_what_is_no_request_is_a_line_too(api: Api) -> None:
     with capture_logs() as logs:
         answer = await send(api.url, b"nonsense\r\n\r\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.types import Scope
@@ -12,6 +13,7 @@ from fedstac.api.http import tracing
 
 WRITE_SECONDS = 0.05  # after which lines are written at the latest
 LONGEST = 500  # characters of what a client may have made up
+PRIVATE = frozenset((b"reason", b"code", b"state", b"q", b"filter"))  # parameters that are logged by their names alone
 
 _log = structlog.get_logger()
 
@@ -31,7 +33,7 @@ class AccessLog:
         path: bytes = scope.get("raw_path") or scope["path"].encode()
         line: dict[str, object] = {"method": scope["method"], "path": _text(path)}
         if scope["query_string"]:
-            line["query"] = _text(scope["query_string"])
+            line["query"] = _text(_without_values(scope["query_string"]))
         for name, value in scope["headers"]:
             if name == b"x-forwarded-for":  # what a proxy says, or anybody else
                 line["forwarded_for"] = _text(value)
@@ -55,6 +57,14 @@ class AccessLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(WRITE_SECONDS, self.write)
         self._lines.append({**line, "request_id": request_id})
+
+
+def _without_values(query: bytes) -> bytes:
+    """Return a query without the values of the parameters that may say what is secret, or of whom."""
+    parts = (part.partition(b"=") for part in query.split(b"&"))
+    return b"&".join(
+        name if unquote_to_bytes(name) in PRIVATE else name + equals + value for name, equals, value in parts
+    )
 
 
 def _text(content: bytes) -> str:
