@@ -205,7 +205,11 @@ async def providers(configured: Sequence[Issuer], *, groups_claim: str, leeway: 
 
 
 class _Away(Exception):
-    """A provider does not answer, or not with what it should."""
+    """A provider does not answer, or not with what it should. status: of its answer, where that is all it has."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Provider:
@@ -316,7 +320,13 @@ class _Provider:
             "client_id": self.issuer.login_client_id, "code_verifier": verifier,
         }  # fmt: skip
         try:
-            answer = await _fetch(self._http, "POST", await self._endpoint("token_endpoint"), data=form)
+            endpoint = await self._endpoint("token_endpoint")
+            try:
+                answer = await _fetch(self._http, "POST", endpoint, data=form)
+            except _Away as error:
+                if error.status in (400, 401):  # RFC 6749, 5.2
+                    raise InvalidToken("the code of the login is used or too old; begin again") from None
+                raise
             access, proof = answer.get("access_token"), answer.get("id_token")
             if not isinstance(access, str) or not isinstance(proof, str):
                 raise _Away("it answered a code without an access token and an ID token")
@@ -568,7 +578,7 @@ async def _fetch(http: httpx.AsyncClient, method: str, url: str, **options: Any)
     try:
         async with asyncio.timeout(ANSWER_SECONDS), http.stream(method, url, **options) as response:
             if response.status_code != 200:
-                raise _Away(f"{url} answered {response.status_code}")
+                raise _Away(f"{url} answered {response.status_code}", response.status_code)
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise _Away(f"{url} answered compressed")
             body = bytearray()
