@@ -141,6 +141,29 @@ async def test_what_postgresql_has_to_search_leaves_connections_to_others_and_is
     assert ends[0] < len(greedy)
 
 
+async def test_previews_of_changes_of_many_leave_connections_to_searches(
+    start_api: StartApi, cluster: embedded.Cluster, dsn: str
+) -> None:
+    """They share half of the connections of their lane with the searches that PostgreSQL has to do."""
+    api = await start_api(dsn=dsn, reader_pool_size=2)
+    await api.admin.post("/collections", json=sample.collection())
+    item = next(sample.items(1))
+    headers = {"Prefer": "wait=30"}
+    assert (await api.admin.post("/collections/CMIP6/items", json=item, headers=headers)).status_code == 201
+    wish = {"action": "mark", "collections": ["CMIP6"]}
+    question = {"filter": {"op": "=", "args": [{"property": "latest"}, True]}}
+    assert (await api.admin.post("/bulk/preview", json=wish)).json()["total"] == 1
+    assert (await api.admin.post("/search", json=question)).json()["numberMatched"] == 1
+    async with searches_blocked(cluster, dsn) as conn:
+        previews = [asyncio.create_task(api.admin.post("/bulk/preview", json=wish)) for _ in range(4)]
+        await blocked(conn, 1)
+        assert (await api.admin.post("/search", json=question)).status_code == 200
+        await blocked(conn, 1)
+    answers = await asyncio.gather(*previews)
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert answers[0].json()["total"] == 1
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "wanted"),
     [

@@ -38,7 +38,7 @@ async def post_preview(call: Call) -> Response:
     `digest` in the answer is of these datasets as they are now: `POST /bulk` takes it, and does what was shown.
     """
     body = await _body(call)
-    async with call.node.pool.acquire() as conn:
+    async with call.services.shares.place(), call.node.pool.acquire() as conn:
         look = await bulk_changes.preview(call.node, conn, call.caller, await _choice(call, conn, body))
     return _answer(look.as_json())
 

@@ -33,7 +33,6 @@ from fedstac.domain.errors import (
     UnderQuarantine,
 )
 from fedstac.domain.policy import Action
-from fedstac.runtime.budget import Lane
 
 COLLECTIONS_PATH, COLLECTION = "/collections", "/collections/{collection_id}"
 LINES = "application/x-ndjson"
@@ -248,7 +247,7 @@ BULK = Capability(
     routes=(
         Route(
             method="POST", path="/bulk/preview", handler=bulk.post_preview, access=Access.AUTHENTICATED, reads=True,
-            body=BodyFormat(Size.IDS, {JSON: ("BulkWish",)}), lane=Lane.WORK,
+            body=BodyFormat(Size.IDS, {JSON: ("BulkWish",)}),
             answers=(Answer.of(200, "What the change would do.", "BulkPreview"),),
             problems=(StacInvalid, MissingPermission, Misdirected, UnderQuarantine),
         ),
