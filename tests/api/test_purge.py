@@ -11,7 +11,7 @@ import asyncpg
 import httpx
 import pytest
 
-from fedstac.db import audit, dead_letters, invariants, parked, troubles
+from fedstac.db import audit, dead_letters, invariants, nodes, parked, troubles
 from fedstac.demo import embedded, sample
 from fedstac.domain.events import Cursor, LoggedEvent
 from tests.support.dumps import dump, lines_with
@@ -104,10 +104,15 @@ async def leave_traces(conn: asyncpg.Connection) -> None:
     await conn.execute(SINK)
     async with conn.transaction():
         await dead_letters.keep(conn, "kafka", event, reason=f"{MARKER}-refusal", attempts=3)
-        await conn.execute(
-            "INSERT INTO fedstac.node_exception (node, event_id, outcome, detail) VALUES ('east', $1, 'parked', $2)",
-            event.event_id, f"{MARKER}-exception",
-        )  # fmt: skip
+        await nodes.acknowledge(conn, "east", event.cursor, exceptions_of(event.event_id))
+
+
+def exceptions_of(event_id: str) -> list[dict[str, str]]:
+    """Return what a node says of an event of the dataset, and of its entry in a snapshot."""
+    return [
+        {"event_id": each, "outcome": "parked", "detail": f"{MARKER}-exception"}
+        for each in (event_id, "snapshot:plain/thing-1")
+    ]
 
 
 async def feed_of(api: Api) -> list[Json]:
@@ -185,6 +190,11 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
     results = (await west.admin.get(f"/requests/{answer.json()['id']}/items")).text
     assert "the sink kafka to kafka://127.0.0.1:9/f, and stay there until that log's own retention" in results
     await until(lambda: agree(conn, there))
+    exceptions = await conn.fetch("SELECT event_id, detail FROM fedstac.node_exception ORDER BY 1")
+    async with conn.transaction():  # as a topic of acknowledgements brings it at each start
+        [again] = [row["event_id"] for row in exceptions if not row["event_id"].startswith("snapshot:")]
+        await nodes.acknowledge(conn, "east", Cursor(1, 1), exceptions_of(again))
+    assert await conn.fetch("SELECT event_id, detail FROM fedstac.node_exception ORDER BY 1") == exceptions
     for each in (conn, there):  # by housekeeping
         await until(lambda each=each: each.fetchval(UNUSED))  # type: ignore[misc]
     assert lines_with(MARKER, dump(cluster, west.settings.dsn)) == []

@@ -6,19 +6,23 @@ import os
 import time
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from fedstac import publication
 from fedstac.bootstrap import Node
+from fedstac.db import nodes, purging
 from fedstac.db.connections import Connection
-from fedstac.demo import sample
+from fedstac.demo import embedded, sample
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.delete import Delete, Purge
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
+from fedstac.domain.events import Cursor
 from fedstac.domain.model import Outcome
 from tests.db import writing
-from tests.db.writing import ANNA
+from tests.db.writing import ANNA, Connect
+from tests.support.databases import name_in
 
 PLAN = """UPDATE fedstac.outbox o SET event = o.event
           FROM (SELECT r.lineage, r.collection, r.id FROM unnest(ARRAY['CMIP6'], ARRAY['x']) d (collection, id)
@@ -84,3 +88,24 @@ async def test_a_thousand_datasets_are_purged_in_chunks_of_250(west: Node) -> No
     async with west.pool.acquire() as conn:
         for action, seconds in (await purge_many(conn, 1000, 250)).items():
             print(f"{action}: 1 000 datasets in {seconds:.2f} s of processor time, load {os.getloadavg()[0]:.0f}")
+
+
+async def test_what_a_node_said_of_a_purged_dataset_goes_though_its_event_has_left_the_log(
+    connect: Connect, cluster: embedded.Cluster, dsn: str
+) -> None:
+    conn = await connect()
+    item = writing.plain(1)
+    await writing.publish(conn, item)
+    event_id = await conn.fetchval("SELECT event_id::text FROM fedstac.outbox WHERE dataset = $1", item["id"])
+    names = (event_id, f"snapshot:plain/{item['id']}", "snapshot:plain/another")
+    exceptions = [{"event_id": name, "outcome": "parked", "detail": "a word of it"} for name in names]
+    await nodes.acknowledge(conn, "east", Cursor(1, 0), exceptions)
+    owner = await asyncpg.connect(cluster.dsn(name_in(dsn)))
+    await owner.execute("DELETE FROM fedstac.outbox")  # as retention drops its partition
+    await owner.close()
+    await purging.purge(conn, [("plain", item["id"])])
+    await conn.execute("UPDATE fedstac.record SET state = 'purged', document = NULL, latest = false")
+    for _ in range(2):
+        rows = await conn.fetch("SELECT event_id FROM fedstac.node_exception WHERE detail = 'a word of it'")
+        assert [row["event_id"] for row in rows] == ["snapshot:plain/another"]
+        await nodes.acknowledge(conn, "east", Cursor(1, 0), exceptions)  # a topic brings it again at each start

@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
+from uuid import UUID
 
 import orjson
 
-from fedstac.db import people
+from fedstac.db import people, purging
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.events import Cursor
 from fedstac.domain.policy import DELETION_MANAGER, Principal
 
 LONGEST_NAME = 100
 FILES = "files:"  # in front of the place in a snapshot of files
+LISTED = "snapshot:"  # before the dataset, where an exception is of its entry in a snapshot
 INDEX = "index"  # the consumer of an index node; the others have the names of their roles
 REPLICA = "replica"  # the consumer and the role of a replica node
 # Advisory locks of the followers. The second key is the hash of FOLLOWER_KEY, for a consumer and an origin. An index
@@ -109,7 +111,7 @@ def reporter(node: str, consumer: str) -> str:
 async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: Sequence[Mapping[str, str]]) -> None:
     """Store that a consumer has everything through a position. The same again, or less, changes nothing.
 
-    `node`: its `reporter` name.
+    `node`: its `reporter` name. What is said of an event of a purged dataset is not stored.
     """
     await conn.execute(
         """INSERT INTO fedstac.node_status (node, epoch, through)
@@ -122,12 +124,39 @@ async def acknowledge(conn: Connection, node: str, through: Cursor, exceptions: 
     )  # fmt: skip
     if exceptions:
         await conn.execute(
-            """INSERT INTO fedstac.node_exception (node, event_id, outcome, detail)
-               SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[])
-               ON CONFLICT (node, event_id) DO UPDATE SET outcome = EXCLUDED.outcome, detail = EXCLUDED.detail""",
+            """INSERT INTO fedstac.node_exception (node, event_id, outcome, detail, collection, dataset)
+               SELECT $1, e.event_id, e.outcome, CASE WHEN e.detail <> '' AND EXISTS (
+                   SELECT FROM fedstac.record r
+                   WHERE r.collection = d.collection AND r.id = d.id AND r.state = 'purged') THEN $8 ELSE e.detail END,
+                   d.collection, d.id
+               FROM unnest($2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[])
+                    e (event_id, outcome, detail, uuid, collection, dataset)
+               LEFT JOIN fedstac.node_exception known ON known.node = $1 AND known.event_id = e.event_id
+               LEFT JOIN LATERAL (SELECT collection, dataset FROM fedstac.outbox WHERE event_id = e.uuid LIMIT 1) o
+                    ON true
+               CROSS JOIN LATERAL (SELECT coalesce(e.collection, o.collection, known.collection) AS collection,
+                                          coalesce(e.dataset, o.dataset, known.dataset) AS id) d
+               ON CONFLICT (node, event_id) DO UPDATE
+                   SET outcome = EXCLUDED.outcome, detail = EXCLUDED.detail, collection = EXCLUDED.collection,
+                       dataset = EXCLUDED.dataset""",
             node, [e["event_id"] for e in exceptions], [e["outcome"] for e in exceptions],
-            [e.get("detail", "") for e in exceptions],
+            [e.get("detail", "") for e in exceptions], [_event_id(e["event_id"]) for e in exceptions],
+            *zip(*(_listed_dataset(e["event_id"]) for e in exceptions), strict=True), purging.PURGED_TEXT,
         )  # fmt: skip
+
+
+def _event_id(name: str) -> UUID | None:
+    """Return the id of the event that an exception names; None for an entry of a snapshot."""
+    try:
+        return UUID(name)
+    except ValueError:
+        return None
+
+
+def _listed_dataset(name: str) -> tuple[str | None, str | None]:
+    """Return collection and id of the entry of a snapshot that an exception names; None for an event."""
+    collection, slash, dataset = name.removeprefix(LISTED).partition("/")
+    return (collection, dataset) if name.startswith(LISTED) and slash else (None, None)
 
 
 async def statuses(conn: Connection) -> list[Row]:

@@ -58,13 +58,8 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
         *names, PURGED_TEXT,
     )  # fmt: skip
     await conn.execute(  # what other nodes said of its events, and of its entry in a snapshot
-        """UPDATE fedstac.node_exception e SET detail = $3
-           WHERE e.event_id IN (
-               SELECT o.event_id::text FROM unnest($1::text[], $2::text[]) d (collection, id)
-               JOIN fedstac.record r ON r.collection = d.collection AND r.id = d.id
-               JOIN fedstac.outbox o ON o.key = r.lineage AND o.dataset = d.id AND o.collection = d.collection
-               UNION ALL SELECT format('snapshot:%s/%s', collection, id)
-               FROM unnest($1::text[], $2::text[]) d (collection, id))""",
+        """UPDATE fedstac.node_exception e SET detail = $3 FROM unnest($1::text[], $2::text[]) d (collection, id)
+           WHERE e.dataset = d.id AND e.collection = d.collection AND e.detail <> ''""",
         *names, PURGED_TEXT,
     )  # fmt: skip
     ids = [row["id"] for row in await conn.fetch(
