@@ -30,8 +30,9 @@ ITEMS = list(sample.items(60, versions=2))
 
 @pytest.fixture
 async def owner(west: Node, cluster: embedded.Cluster) -> AsyncIterator[Connection]:
-    """A session that may move the ids of the outbox on, as a million events would."""
+    """A session that may move the ids of the outbox on, as a million events would, and make events older."""
     conn = await asyncpg.connect(cluster.dsn(name_in(west.settings.dsn)))
+    await conn.execute("SET session_replication_role = replica")
     yield conn
     await conn.close()
 

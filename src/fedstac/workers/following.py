@@ -53,6 +53,7 @@ LAGGING_POLL_SECONDS = 1  # while something that is applied is not yet acknowled
 STAND_BY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 2.0  # of a source that is away, and of an acknowledgement: what comes back is found that soon
 ELSEWHERE_SECONDS = 5.0
+END_SECONDS = 2.0  # that a database may take to end a session
 BEYOND_ALL = 2**63 - 1  # an epoch
 ATTEMPTS = 3  # of an event, alone, after which it is parked
 NARROWER = 3  # bits by which each death makes the portion of a page smaller
@@ -659,6 +660,13 @@ def _parked(rejection: Rejection) -> parked.ParkedEvent:
 async def session(node: Node) -> Connection:
     """Return a connection whose lock says who follows."""
     return await connections.connect(node.settings.dsn, application=f"fedstac {node.settings.node} follower")
+
+
+async def end_session(lock: Connection) -> None:
+    """End a session whose lock says who follows. Where the database answers, the lock is free when this returns."""
+    with suppress(Exception):
+        await lock.close(timeout=END_SECONDS)
+    lock.terminate()
 
 
 async def head_of(node: Node, origin: Origin) -> tuple[str, Cursor]:

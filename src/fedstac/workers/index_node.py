@@ -135,4 +135,4 @@ async def rebuild(
     finally:
         if follower is not None:
             await follower.drop_ahead()
-        lock.terminate()
+        await following.end_session(lock)

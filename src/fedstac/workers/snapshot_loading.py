@@ -96,7 +96,7 @@ async def load(
             place = LoadProgress(manifest.digest)
         await _Loader(node, files, manifest, place, lock, on_rows).run()
     finally:
-        lock.terminate()
+        await following.end_session(lock)
     log.info("snapshot loaded", origin=manifest.origin, cursor=str(manifest.cursor))
     return True
 
