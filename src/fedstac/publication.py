@@ -673,9 +673,12 @@ async def _apply_datasets(conn: Connection, page: Sequence[DatasetEvent], foreig
     if changes or claims:
         seqs = {key: lineage.seq for key, lineage in lineages.items()}
         await records.write(conn, changes, seqs, here, claims=claims)
-    purged = [(each.after.collection, each.after.id) for each in changes if each.after.state is State.PURGED]
-    if purged:
-        await purging.purge_copies(conn, purged)
+    purged: dict[str, list[tuple[str, str]]] = {}  # by origin: one, as a page is of one
+    for each in changes:
+        if each.after.state is State.PURGED:
+            purged.setdefault(each.after.origin, []).append((each.after.collection, each.after.id))
+    for origin, names in purged.items():
+        await purging.purge_copies(conn, names, origin=origin)
     return count
 
 

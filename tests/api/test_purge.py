@@ -175,8 +175,11 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
     await leave_traces(conn)
     event = '{"data":{"document":"' + MARKER + '"}}'
     async with there.transaction():
-        await parked.park(there, "index", "south", 1, [
+        await parked.park(there, "index", "west", 1, [
             parked.ParkedEvent("e", "plain/thing-1", 1, 1, f"{MARKER}-why", event)
+        ])  # fmt: skip
+        await parked.park(there, "index", "south", 1, [
+            parked.ParkedEvent("e", "plain/thing-1", 1, 1, "another origin's", event.replace(MARKER, "another's"))
         ])  # fmt: skip
         await troubles.report(there, "parked", place="index of west", what="plain/thing-1", detail=f"{MARKER}-trouble")
     assert lines_with(MARKER, dump(cluster, west.settings.dsn))
@@ -190,6 +193,8 @@ async def test_after_a_purge_no_word_of_a_dataset_is_left(
     results = (await west.admin.get(f"/requests/{answer.json()['id']}/items")).text
     assert "the sink kafka to kafka://127.0.0.1:9/f, and stay there until that log's own retention" in results
     await until(lambda: agree(conn, there))
+    left = await there.fetch("DELETE FROM fedstac.parked_event RETURNING origin")
+    assert [row["origin"] for row in left] == ["south"]
     exceptions = await conn.fetch("SELECT event_id, detail FROM fedstac.node_exception ORDER BY 1")
     async with conn.transaction():  # as a topic of acknowledgements brings it at each start
         [again] = [row["event_id"] for row in exceptions if not row["event_id"].startswith("snapshot:")]

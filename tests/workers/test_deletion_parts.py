@@ -23,7 +23,7 @@ from fedstac.messaging.sources import open_source
 from fedstac.messaging.sources.addresses import SourceAddress
 from fedstac.runtime import failpoints
 from fedstac.settings import Settings
-from fedstac.workers import following
+from fedstac.workers import deletion_parts, following
 from fedstac.workers.deletion_parts import PartReporter
 from fedstac.workers.index_node import IndexHandler
 from tests.support.nodes import Api, StartApi
@@ -281,3 +281,14 @@ async def test_a_newer_event_takes_the_place_of_a_report_that_was_not_sent(east:
             await own_reports.put(own, "replica", "west", [own_reports.OwnPart("c", "d", event_id, True, outcome)])
         rows = await own.fetch("SELECT event_id, outcome FROM fedstac.own_report")
         assert [tuple(row) for row in rows] == [(UUID(int=2), None)]
+
+
+async def test_a_mark_that_was_redacted_is_no_part(east: Node) -> None:
+    page = [
+        {"type": f"org.fedstac.dataset.{state}.v1", "id": str(UUID(int=seq)), "epoch": 1,
+         "data": {"collection": "c", "id": id, "state": state, "seq": seq, "redacted": True}}
+        for seq, (id, state) in enumerate((("a", "marked"), ("b", "marked"), ("b", "deleted")))
+    ]  # fmt: skip
+    async with east.pool.acquire() as own:
+        parts = await deletion_parts.before(own, "index", page)
+    assert [(each.key, each.state) for each in parts.deletion_events] == [(("c", "b"), "deleted")]

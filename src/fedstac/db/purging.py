@@ -82,23 +82,31 @@ async def purge(conn: Connection, datasets: Sequence[DatasetName]) -> None:
            WHERE q.collection = d.collection AND q.dataset = d.id""",
         *names, PURGED_TEXT,
     )  # fmt: skip
-    await purge_copies(conn, datasets)
+    await purge_copies(conn, datasets, origin=None)
 
 
-async def purge_copies(conn: Connection, datasets: Sequence[DatasetName]) -> None:
+async def purge_copies(conn: Connection, datasets: Sequence[DatasetName], *, origin: str | None) -> None:
     """Remove what a consumer of datasets keeps beside their records: events that are set aside, troubles with them.
 
-    It is noted what was purged, for those who keep something elsewhere.
+    origin: whose events go; None: of all origins, where the datasets are this node's own. It is noted what was purged,
+    for those who keep something elsewhere.
     """
     subjects = [f"{collection}/{id}" for collection, id in datasets]
-    await conn.execute("DELETE FROM fedstac.parked_event WHERE subject = ANY ($1::text[])", subjects)
-    await conn.execute(  # the patches of a topic in ESGF's format are called CMIP6/… (PATCH)
-        """DELETE FROM fedstac.parked_event WHERE subject LIKE '% (%)' AND split_part(subject, ' (', 1) = ANY ($1)""",
-        subjects,
-    )
     await conn.execute(
-        """DELETE FROM fedstac.esgf_waiting WHERE split_part(subject, ' (', 1) = ANY ($1::text[])""", subjects
-    )
+        "DELETE FROM fedstac.parked_event WHERE subject = ANY ($1::text[]) AND ($2::text IS NULL OR origin = $2)",
+        subjects, origin,
+    )  # fmt: skip
+    await conn.execute(  # the patches of a topic in ESGF's format are called CMIP6/… (PATCH)
+        """DELETE FROM fedstac.parked_event
+           WHERE subject LIKE '% (%)' AND split_part(subject, ' (', 1) = ANY ($1)
+             AND ($2::text IS NULL OR origin = $2)""",
+        subjects, origin,
+    )  # fmt: skip
+    await conn.execute(
+        """DELETE FROM fedstac.esgf_waiting WHERE split_part(subject, ' (', 1) = ANY ($1::text[])
+           AND ($2::text IS NULL OR origin = $2)""",
+        subjects, origin,
+    )  # fmt: skip
     await conn.execute(  # whatever names one of them; an address behind its name goes, too
         """UPDATE fedstac.trouble SET detail = $2, what = regexp_replace(what, ', .*', '')
            WHERE string_to_array(regexp_replace(what, '[,:](?= |$)', '', 'g'), ' ') && $1::text[]""",
@@ -120,18 +128,20 @@ async def _note(conn: Connection, datasets: Sequence[DatasetName]) -> None:
     )
 
 
-async def purge_replicas(conn: Connection, datasets: Sequence[DatasetName]) -> None:
+async def purge_replicas(conn: Connection, datasets: Sequence[DatasetName], *, origin: str) -> None:
     """Remove what a replica node keeps of purged datasets beside their rows, which have no documents any more.
 
-    The rows of files go with the files, as the removal of each is done.
+    Only of those of this origin that are purged here now. The rows of files go with the files, as the removal of each
+    is done.
     """
-    await purge_copies(conn, datasets)
-    numbers = [row["n"] for row in await conn.fetch(
-        """SELECT d.n FROM unnest($1::text[], $2::text[]) w (collection, id)
+    rows = await conn.fetch(
+        """SELECT d.n, d.collection, d.id FROM unnest($1::text[], $2::text[]) w (collection, id)
            JOIN fedstac.replica_dataset d ON d.collection = w.collection AND d.id = w.id
-           WHERE d.event_state = 'purged'""",
-        *_columns(datasets),
-    )]  # fmt: skip
+           WHERE d.event_state = 'purged' AND d.origin = $3""",
+        *_columns(datasets), origin,
+    )  # fmt: skip
+    await purge_copies(conn, [(row["collection"], row["id"]) for row in rows], origin=origin)
+    numbers = [row["n"] for row in rows]
     await conn.execute(
         "UPDATE fedstac.replica_removal SET reason = '' WHERE n = ANY ($1::bigint[]) AND reason <> ''", numbers
     )

@@ -52,12 +52,14 @@ class DeletionEvent:
 
 
 def _deletion_events(page: Sequence[RawEvent]) -> list[DeletionEvent]:
-    """Return what the events of a page mark or delete. They were read before."""
+    """Return what the events of a page mark or delete. They were read before; what is redacted marks nothing here."""
     newest: dict[tuple[str, str], RawEvent] = {}
     for event in page:
         if event["type"].startswith(events.COLLECTION_PREFIX):
             continue
         data = event["data"]
+        if data.get("redacted") is True and State(data["state"]) not in GONE:
+            continue  # a later event deletes the dataset
         key = (data["collection"], data["id"])
         if key not in newest or _place(newest[key]) < _place(event):
             newest[key] = event

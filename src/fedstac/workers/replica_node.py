@@ -119,7 +119,7 @@ class ReplicaHandler:
         )
         purged = [each.newest.key for each, _ in readings if each.newest.state is EventState.PURGED]
         if purged:
-            await purging.purge_replicas(conn, [(key.collection, key.id) for key in purged])
+            await purging.purge_replicas(conn, [(key.collection, key.id) for key in purged], origin=page.origin)
         if page.ends_snapshot:  # what the snapshot of a newer epoch did not list may be lost at the origin
             count = await intake.restrict_unlisted(
                 conn, page.origin, before_epoch=page.cursor.epoch, pos=page.cursor.pos
