@@ -85,6 +85,17 @@ async def test_one_body_has_reports_of_several_deletions_and_each_has_its_answer
     assert await conn.fetchval("SELECT count(*) FROM fedstac.deletion_dependency WHERE remind_next IS NULL") == 2
 
 
+async def test_nobody_reports_for_the_owner_of_identifiers_that_the_rules_do_not_name(conn: Connection) -> None:
+    event_id = uuid4()
+    await deletions.begin(conn, [deletion.begin(
+        RULES, id=uuid4(), collection="c", dataset="a", event_id=event_id, actor="anna", now=NOW, reason=None,
+        request=None, identifiers=("hdl:21.14100/1",),
+    )])  # fmt: skip
+    guard = deletion.IDENTIFIER_GUARD
+    assert await send(conn, DependencyReport(guard, DependencyState.OK, event_id)) == ["not asked"]
+    assert (await states(conn, event_id))[guard] == ("pending", None)
+
+
 async def test_a_mark_that_was_taken_back_takes_no_report_and_the_next_mark_waits_for_a_new_one(
     conn: Connection,
 ) -> None:
