@@ -99,6 +99,17 @@ async def test_a_mark_is_listed_with_what_is_missing_until_it_is_deleted(west: A
     assert (await west.anyone.get(f"{ITEMS}/{IDS[0]}")).status_code == 410
 
 
+async def test_who_deletes_by_the_deletion_of_a_mark_before_gets_the_address_of_the_new_one(west: Api) -> None:
+    assert (await configure(west, {"grace_days": 0})).status_code == 200
+    [old] = await mark(west, IDS[0])
+    await west.admin.post(f"{ITEMS}/{IDS[0]}/unmark", headers=WAIT)
+    [new] = await mark(west, IDS[0])
+    answer = await west.admin.post(f"/deletions/{old}/delete", headers=WAIT)
+    assert (answer.status_code, answer.json()["deletion"]) == (409, f"{west.url}/deletions/{new}")
+    assert "marked again" in answer.json()["detail"]
+    assert (await west.admin.get(f"/deletions/{new}")).json()["state"] == "open"
+
+
 async def test_two_different_people_waive_the_owner_of_identifiers_and_one_any_other(west: Api) -> None:
     [id] = await mark(west, IDS[0])
     async with as_caller(west, "boss", "admin") as boss:

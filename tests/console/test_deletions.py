@@ -129,6 +129,16 @@ async def test_many_are_done_at_once_and_each_is_answered(ada: Visitor, west: Ap
         assert (await west.anyone.get(f"{ITEMS}/{id}")).status_code == 200
 
 
+async def test_a_page_of_the_mark_before_changes_nothing(ada: Visitor, west: Api, marked: dict[str, str]) -> None:
+    await west.admin.post(f"{ITEMS}/{IDS[0]}/unmark")
+    await west.admin.delete(f"{ITEMS}/{IDS[0]}")
+    proof = await ada.csrf(LIST)
+    for do in ("unmark", "delete"):
+        answer = await ada.post(ACT, {"csrf": proof, "do": do, "id": marked[IDS[0]], "confirmation": IDS[0]})
+        assert (answer.status_code, "was marked again since then" in answer.text) == (409, True)
+    assert (await west.anyone.get(f"{ITEMS}/{IDS[0]}")).status_code == 404  # it is marked all the same
+
+
 async def test_a_form_without_its_proof_changes_nothing(ada: Visitor, west: Api, marked: dict[str, str]) -> None:
     one = marked[IDS[0]]
     answer = await ada.post(ACT, {"do": "unmark", "id": one})

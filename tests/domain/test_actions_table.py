@@ -18,7 +18,7 @@ from fedstac.domain import documents, events
 from fedstac.domain.actions import ACTIONS, command_of
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.deletion import Deletion
-from fedstac.domain.errors import PreconditionFailed
+from fedstac.domain.errors import MarkedForDeletion, PreconditionFailed
 from fedstac.domain.model import Lineage, Outcome, World
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import DatasetName
@@ -74,6 +74,14 @@ BODIES = {
         events.RELEASED,
     ),
     "a deletion": ("delete", {"expected": None}, ("publish", "mark"), Outcome.DELETED, events.DELETED),
+    "a deletion that was asked for by its id": (
+        "delete", {"expected": None, "deletion": str(UUID(int=1)), "automatic": False}, ("publish", "mark"),
+        Outcome.DELETED, events.DELETED,
+    ),
+    "an unmark by the id of the deletion": (
+        "unmark", {"expected": None, "deletion": str(UUID(int=1))}, ("publish", "mark"), Outcome.UNMARKED,
+        events.UNMARKED,
+    ),
     "a purge": ("purge", {}, ("publish", "mark", "delete"), Outcome.PURGED, events.PURGED),
 }  # fmt: skip
 BEFORE: Mapping[str, object] = {
@@ -116,6 +124,26 @@ def test_a_prepared_document_is_not_parsed_again() -> None:
 def test_a_condition_of_the_stored_body_counts() -> None:
     with pytest.raises(PreconditionFailed):
         command_of("mark", queued({"expected": ["0" * 32]})).decide(lineage_after("publish"), WORLD)
+
+
+@pytest.mark.parametrize(
+    ("action", "body"),
+    [
+        ("delete", {"deletion": str(UUID(int=9))}),
+        ("unmark", {"deletion": str(UUID(int=9))}),
+        ("delete", {"deletion": str(READY.id), "automatic": True}),  # its rules do not delete by the schedule
+    ],
+)
+def test_what_was_asked_about_one_deletion_does_nothing_to_another(action: str, body: Mapping[str, object]) -> None:
+    with pytest.raises(MarkedForDeletion) as refusal:
+        command_of(action, queued({"expected": None, **body})).decide(lineage_after("publish", "mark"), WORLD)
+    assert refusal.value.deletion == READY.id
+
+
+def test_the_schedule_deletes_what_its_rules_let_it_delete() -> None:
+    world = replace(WORLD, deletions={("CMIP6", DRAFT.id): replace(READY, automatic=True)})
+    body = {"expected": None, "deletion": str(READY.id), "automatic": True}
+    assert command_of("delete", queued(body)).decide(lineage_after("publish", "mark"), world).outcome is Outcome.DELETED
 
 
 def test_no_other_name_is_an_action() -> None:

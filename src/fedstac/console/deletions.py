@@ -182,7 +182,8 @@ async def _change(call: Call, task: DeletionTask, id: UUID) -> bool:
     async with call.node.pool.acquire() as conn:
         entry = (await deleting.show(conn, manager.caller_of(call), id)).deletion
     waiting = replace(call, headers=Headers({"prefer": f"wait={WAIT_SECONDS}"}))
-    change = DatasetAction(entry.collection, entry.dataset, task.value, {"expected": None})
+    body = {"expected": None, "deletion": str(id)}
+    change = DatasetAction(entry.collection, entry.dataset, task.value, body)
     outcome = await changes.accept(call.services, call.caller, change, options_of(waiting))
     return (await answers.answer(waiting, outcome)).status_code == 202
 

@@ -20,7 +20,7 @@ from fedstac.bootstrap import Node
 from fedstac.db import audit, deletions, requests, troubles
 from fedstac.db.audit import NewRow
 from fedstac.db.connections import Connection
-from fedstac.db.deletions import AutomaticRules, LateDependency, Reminder, ScheduleInputs, Sight
+from fedstac.db.deletions import AutomaticRules, LateDependency, ReadyDeletion, Reminder, ScheduleInputs, Sight
 from fedstac.db.requests import NewItem, NewRequest
 from fedstac.domain import deletion
 from fedstac.domain.documents import ItemTexts
@@ -36,7 +36,6 @@ LOOK_SECONDS: Final = 5.0
 RELOOK: Final = timedelta(minutes=1)  # at all that the schedule may delete, where nothing changed
 AT_ONCE: Final = 500  # reminders, alerts, or datasets of one request
 NAMED: Final = 5  # datasets in a row of the audit log that stands for many
-DELETE: Final = '{"expected":null}'  # the body of the action
 log = structlog.get_logger()
 
 
@@ -206,7 +205,7 @@ async def ask_to_delete(
         request = NewRequest(
             id=uuid4(), collection=project, action="delete", submitter=submitter.name, roles=submitter.roles,
             user_agent=submitter.user_agent, correlation=submitter.correlation or f"deletions-{uuid4().hex[:12]}",
-            cv_version=version, items=[NewItem(each.lineage, each.dataset, ItemTexts(DELETE)) for each in ready],
+            cv_version=version, items=[_delete_item(each, automatic=moments is not None) for each in ready],
             identity=submitter.identity, traceparent=submitter.traceparent,
         )  # fmt: skip
         await requests.create(conn, [request])
@@ -221,3 +220,9 @@ async def ask_to_delete(
     node.queued.wake()
     log.info("datasets are to be deleted", project=project, datasets=len(ready), request=str(request.id))
     return DeleteRequest(request.id, project, len(ready))
+
+
+def _delete_item(ready: ReadyDeletion, *, automatic: bool) -> NewItem:
+    """Return the item that deletes the dataset of a deletion, as long as that one is open."""
+    body = {"expected": None, "deletion": str(ready.id), "automatic": automatic}
+    return NewItem(ready.lineage, ready.dataset, ItemTexts(orjson.dumps(body).decode()))

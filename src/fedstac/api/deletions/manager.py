@@ -191,7 +191,8 @@ async def post_delete(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         entry = (await deleting.show(conn, caller_of(call), _id(call))).deletion
     options = options_of_change(call)
-    change = DatasetAction(entry.collection, entry.dataset, "delete", {"expected": options.expected})
+    body = {"expected": options.expected, "deletion": str(entry.id)}
+    change = DatasetAction(entry.collection, entry.dataset, "delete", body)
     return await answers.answer(call, await changes.accept(call.services, call.caller, change, options))
 
 

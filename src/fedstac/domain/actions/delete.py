@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Final
+from uuid import UUID
 
 from fedstac.domain import events, versions
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
@@ -19,16 +20,23 @@ EMPTY: Final = b""  # digest of a document that is gone, as consumers have it
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a marked dataset: the record becomes a tombstone."""
+    """Delete a marked dataset: the record becomes a tombstone.
+
+    deletion: the one that was asked for; None: whichever is open. automatic: it was asked for because the rules of that
+    deletion let the schedule delete.
+    """
 
     target: Target
     principal: Principal
     expected: tuple[str, ...] | None = None
+    deletion: UUID | None = None
+    automatic: bool = False
 
     @classmethod
     def read(cls, action: QueuedAction) -> Delete:
-        """Read {"expected": […]}."""
-        return cls(action.target, action.principal, action.expected)
+        """Read {"expected": […], "deletion": "…", "automatic": true}; each may be left out."""
+        automatic = bool(action.body.get("automatic", False))
+        return cls(action.target, action.principal, action.expected, action.deletion, automatic)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Delete the dataset. DeletionNotReady names all that is missing. Nothing changes where it is deleted."""
@@ -43,6 +51,14 @@ class Delete:
         deletion = world.deletions.get((record.collection, record.id))
         if deletion is None:
             raise DeletionNotReady(f"{record.id} was marked a moment ago; send this again")
+        if self.deletion is not None and deletion.id != self.deletion:
+            detail = f"{record.id} was marked again since then; look at its new deletion, and delete that"
+            raise DeletionNotReady(detail, deletion=deletion.id)
+        if self.automatic and not deletion.automatic:
+            detail = (
+                f"{record.id} is not deleted by the schedule any more, as other rules hold for it; delete it by hand"
+            )
+            raise DeletionNotReady(detail, deletion=deletion.id)
         if missing := deletion.missing(world.now):
             more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
             detail = f"{record.id} cannot be deleted yet: {missing[0].message}{more}"

@@ -9,7 +9,7 @@ from uuid import UUID
 from fedstac.domain import cascade, events, versions
 from fedstac.domain.actions.state_change import StateChange
 from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
-from fedstac.domain.errors import Conflict
+from fedstac.domain.errors import Conflict, MarkedForDeletion
 from fedstac.domain.model import Decision, Lineage, Outcome, State, World
 from fedstac.domain.policy import Action, Principal
 
@@ -49,16 +49,20 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Unmark:
-    """Take a mark for deletion back: the dataset is again what it was before."""
+    """Take a mark for deletion back: the dataset is again what it was before.
+
+    deletion: the one that the mark opened; None: whichever is open.
+    """
 
     target: Target
     principal: Principal
     expected: tuple[str, ...] | None = None
+    deletion: UUID | None = None
 
     @classmethod
     def read(cls, action: QueuedAction) -> Unmark:
-        """Read {"expected": […]}."""
-        return cls(action.target, action.principal, action.expected)
+        """Read {"expected": […], "deletion": "…"}; each may be left out."""
+        return cls(action.target, action.principal, action.expected, action.deletion)
 
     def decide(self, lineage: Lineage, world: World) -> Decision:
         """Take the mark back. Nothing changes where it is not marked; refused while its collection is being deleted."""
@@ -66,6 +70,12 @@ class Unmark:
         world.policy.require(self.principal, Action.UNMARK, resource_of(record, world))
         if record.state is not State.MARKED:
             return Decision(Outcome.IDENTICAL)
+        present = world.deletions.get((record.collection, record.id))
+        if self.deletion is not None and (present is None or present.id != self.deletion):
+            raise MarkedForDeletion(
+                f"{record.id} was marked again since then; look at its new deletion, and unmark that",
+                deletion=present.id if present else None,
+            )
         if (open_cascade := world.cascades.get(record.collection)) is not None:
             raise cascade.refusal(record.collection, open_cascade)
         return UNMARKS.decision(record, versions.restore(record, lineage), lineage, world)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -69,6 +70,12 @@ class QueuedAction:
         """The entity tags of If-Match; None without the header."""
         tags = self.body.get("expected")
         return tuple(tags) if tags is not None else None
+
+    @property
+    def deletion(self) -> UUID | None:
+        """The deletion that the action is about; None: whichever is open when the action runs."""
+        text = self.body.get("deletion")
+        return UUID(text) if text is not None else None
 
 
 def find(
