@@ -46,6 +46,7 @@ from fedstac.domain import collections as collection_rules
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
 from fedstac.domain.actions.delete import Purge
+from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.retract import Retract
 from fedstac.domain.actions.target import Target, may_see_marked, resource_of_document
@@ -167,6 +168,7 @@ async def perform(
         async with conn.transaction():
             if claim and not await queue.hold(conn, claim):
                 raise ClaimLost
+            await _share_rules(conn, work)
             return await _perform(conn, rules, work)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeEncodeError) as error:
         if not is_refusal(error):
@@ -176,6 +178,16 @@ async def perform(
     middle = len(work) // 2
     first = await perform(conn, rules, work[:middle], claim=claim)
     return first + await perform(conn, rules, work[middle:], claim=claim)
+
+
+async def _share_rules(conn: Connection, work: Sequence[Work]) -> None:
+    """Keep the rules by which marks open deletions as they are until the transaction ends; no query without a mark.
+
+    This comes before all other locks: who changes rules has this one, and waits for those of open deletions.
+    """
+    projects = {entry.command.target.collection for entry in work if isinstance(entry.command, Mark)}
+    if projects:
+        await deletions.share_rules(conn, sorted(projects))
 
 
 async def rehearse(
@@ -238,10 +250,13 @@ async def _perform(conn: Connection, rules: NodeRules, work: Sequence[Work]) -> 
     lineages = await records.load(conn, locked, [target.id for target in targets], whole)
     world = await _informed(conn, rules.knowing(world, commands, lineages), commands, lineages, locking=True)
 
+    open_deletions = dict(world.deletions)
+    world = replace(world, deletions=open_deletions)
+
     def decide() -> list[Receipt]:
         return [
             _decide(command, lineages if isinstance(command, Purge) or command.target.collection in here else {},
-                    world, policy)
+                    open_deletions, world, policy)
             for command in commands
         ]  # fmt: skip
 
@@ -330,8 +345,14 @@ class RecordingPolicy(Policy):
         return verdict
 
 
-def _decide(command: Command, lineages: dict[str, Lineage], world: World, policy: RecordingPolicy) -> Receipt:
-    """Decide one command against the lineage as the commands before it leave it."""
+def _decide(
+    command: Command, lineages: dict[str, Lineage], open_deletions: dict[tuple[str, str], Deletion], world: World,
+    policy: RecordingPolicy,
+) -> Receipt:  # fmt: skip
+    """Decide one command against the lineage as the commands before it leave it.
+
+    open_deletions: those of the world. A mark that is taken back, or made anew, leaves nothing of the deletion before.
+    """
     target = command.target
     lineage = lineages.get(target.lineage)
     policy.rule_names.clear()
@@ -342,6 +363,9 @@ def _decide(command: Command, lineages: dict[str, Lineage], world: World, policy
     except Problem as problem:
         return Receipt(Outcome.REJECTED, problem=problem.without_trace(), findings=problem.findings)
     lineages[target.lineage] = lineage.after(decision.changes)
+    for change in decision.changes:
+        if change.event_type in (events.MARKED, events.UNMARKED):
+            open_deletions.pop((change.after.collection, change.after.id), None)
     rules = "; ".join(dict.fromkeys(policy.rule_names))
     return Receipt(decision.outcome, decision.changes, findings=decision.warnings, rule=rules)
 

@@ -93,7 +93,17 @@ async def with_dependencies(conn: Connection, rows: Sequence[Row]) -> list[Delet
 
 
 async def begin(conn: Connection, entries: Sequence[Deletion]) -> None:
-    """Store the deletions that marks open. Their lineages are locked."""
+    """Store the deletions that marks open. Their lineages are locked.
+
+    An open one of the same dataset ends as unmarked: a process of an older version took that mark back.
+    """
+    await conn.execute(
+        """UPDATE fedstac.deletion d SET state = 'unmarked', ended_at = m.marked_at
+           FROM unnest($1::text[], $2::text[], $3::timestamptz[]) m (collection, dataset, marked_at)
+           WHERE d.collection = m.collection AND d.dataset = m.dataset AND d.state = 'open'""",
+        [each.collection for each in entries], [each.dataset for each in entries],
+        [each.marked_at for each in entries],
+    )  # fmt: skip
     await conn.execute(
         """INSERT INTO fedstac.deletion (id, collection, dataset, event_id, reason, actor, request, marked_at,
                                          grace_until, automatic, configuration, identifiers, institution)
@@ -253,6 +263,14 @@ async def rules_versions(conn: Connection, project: str, limit: int) -> list[Sto
 async def hold_rules(conn: Connection, project: str) -> None:
     """Let nobody else change the rules of a project before this transaction ends."""
     await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", RULES_LOCK, project)
+
+
+async def share_rules(conn: Connection, projects: Sequence[str]) -> None:
+    """Let nobody change the rules of projects before this transaction ends; others may share them."""
+    await conn.execute(
+        "SELECT pg_advisory_xact_lock_shared($1, hashtext(project)) FROM unnest($2::text[]) project",
+        RULES_LOCK, projects,
+    )  # fmt: skip
 
 
 async def store_rules(conn: Connection, project: str, rules: DeletionRules, *, actor: str, now: datetime) -> None:
