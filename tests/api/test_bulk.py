@@ -229,12 +229,16 @@ NOT_UNDERSTOOD: tuple[Json, ...] = (
     {"action": "mark", "filter": "id ="},
     {"action": "mark", "collections": ["CMIP6"], "limit": 3},
     {"action": "mark", "collections": ["CMIP6"], "colour": 3},
+    {"action": "mark", "filter": f"id = '{'x' * 50_000}'"},  # stored with the change, and shown with each
+    {"action": "mark", "ids": ["a"], "collections": [f"{'x' * 500}{n}" for n in range(100)]},
 )
 
 
 async def test_a_wish_that_is_not_understood_is_refused(west: Api) -> None:
     for wish in NOT_UNDERSTOOD:
-        assert (await west.admin.post("/bulk/preview", json=wish)).status_code == 400, wish
+        answer = await west.admin.post("/bulk/preview", json=wish)
+        assert answer.status_code == 400, wish
+        assert len(answer.content) < 2_000
     assert (await west.anyone.post("/bulk/preview", json=ALL)).status_code == 401
 
 

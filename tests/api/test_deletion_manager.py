@@ -144,8 +144,11 @@ async def test_a_reminder_goes_to_the_contact_and_stands_in_the_deletion(west: A
     assert {each["name"]: each["reminders"] for each in answer["dependencies"]} == {
         "doi-desk": 0, "east": 1, "west/search": 1,
     }  # fmt: skip
-    again = await west.admin.post(f"/deletions/{id}/remind", json={"names": ["east"]})
+    again = await west.admin.post(f"/deletions/{id}/remind", json={"names": ["east"] * 50})
     assert {each["name"]: each["reminders"] for each in again.json()["dependencies"]}["east"] == 2
+    assert again.json()["history"] == []
+    shown = (await west.admin.get(f"/deletions/{id}")).json()
+    assert shown["history"][-1]["detail"] == {"names": ["east"]}
     conn = await asyncpg.connect(west.settings.dsn)
     rows = await conn.fetch(
         """SELECT d.address, n.topic, n.about FROM fedstac.notification n
@@ -265,7 +268,8 @@ async def test_pages_go_through_all_in_every_order(west: Api) -> None:
         assert sorted(each["id"] for each in seen) == sorted(marked)
     named = (await west.admin.get("/deletions", params={"q": IDS[1][:-4].upper()})).json()
     assert [each["dataset"] for each in named["deletions"]] == [IDS[1]]
-    assert (await west.admin.get("/deletions?sortby=secret")).status_code == 400
+    for order in ("secret", "--dataset", "-%2Bdataset", "-"):
+        assert (await west.admin.get(f"/deletions?sortby={order}")).status_code == 400
     assert (await west.admin.get("/deletions?standing=none")).status_code == 400
 
 

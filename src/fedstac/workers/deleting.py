@@ -212,7 +212,7 @@ async def remind(conn: Connection, caller: Caller, id: UUID, names: Sequence[str
     """
     async with conn.transaction():
         entry = await _managed(conn, caller, id)
-        parts = [_part(entry, name) for name in names] if names is not None else entry.dependencies
+        parts = [_part(entry, name) for name in dict.fromkeys(names)] if names is not None else entry.dependencies
         reminders = [
             Reminder(entry.id, entry.collection, entry.dataset, each.name, each.contact, each.due, each.reminders + 1)
             for each in parts if not each.is_fulfilled

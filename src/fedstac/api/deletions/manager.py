@@ -125,13 +125,14 @@ async def list_document(call: Call) -> dict[str, Any]:
     """Return the page of deletions that a query asks for, in JSON. The console shows the same."""
     text = call.query_params.get("sortby", "-marked_at")
     names = [each.value for each in ListOrder]
-    if text.lstrip("-+") not in names:
+    name = text[1:] if text[:1] in ("-", "+") else text
+    if name not in names:
         raise BadRequest(f"sortby={text[:20]!r} is none of {', '.join(names)}, or one with - in front of it")
     limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_PAGE, most=deleting.MOST_PAGE), 1)
     caller = caller_of(call)
     async with call.node.pool.acquire() as conn:
         page = await deleting.list_page(
-            conn, caller, filter_of(call), order=ListOrder(text.lstrip("-+")), descending=text.startswith("-"),
+            conn, caller, filter_of(call), order=ListOrder(name), descending=text.startswith("-"),
             after=_after(call), limit=limit,
         )  # fmt: skip
     return {

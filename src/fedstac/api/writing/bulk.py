@@ -28,6 +28,7 @@ NO_STORE: Final = {"Cache-Control": "no-store"}
 WISHES: Final = frozenset(("action", "digest", *bulk.MEMBERS.values()))  # the other members choose datasets
 CONDITIONS: Final = frozenset(("ids", "collections", "filter", "query", "bbox", "intersects", "datetime", "q"))
 EVERYTHING: Final = Resource("datasets of this node", "*", "*")
+LONGEST_CONDITIONS: Final = 50_000  # bytes of JSON: they are stored, and shown with the change
 PAGE, LARGEST_PAGE = 100, 5000
 OWN_PAGE, LARGEST_OWN_PAGE = 20, 100
 
@@ -131,6 +132,8 @@ async def _choice(call: Call, conn: Connection, body: Mapping[str, Any]) -> Bulk
     members = {name: value for name, value in body.items() if name not in WISHES}
     if not members.keys() & CONDITIONS:
         raise BadRequest("say which datasets: `ids`, or the members of a search such as `filter` and `collections`")
+    if len(orjson.dumps({name: value for name, value in members.items() if name != "ids"})) > LONGEST_CONDITIONS:
+        raise BadRequest(f"the conditions have over {LONGEST_CONDITIONS} bytes; choose by `ids`, which may be many")
     if "ids" in members:
         if others := sorted(members.keys() - {"ids", "collections"}):
             raise BadRequest(f"ids are members one by one; leave {', '.join(others)[:200]} out")
