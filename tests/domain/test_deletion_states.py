@@ -468,7 +468,7 @@ def _change_marked(patch: pytest.MonkeyPatch) -> None:
 
 def _show_hidden(patch: pytest.MonkeyPatch) -> None:
     """Tell everybody that a dataset is marked."""
-    patch.setattr(target, "_is_hidden", lambda record, principal, world: False)
+    patch.setattr(target, "is_hidden", lambda record, principal, world: False)
 
 
 def _drop_guard(patch: pytest.MonkeyPatch) -> None:

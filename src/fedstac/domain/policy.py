@@ -353,7 +353,7 @@ class Policy:
     def _denied(self, principal: Principal, action: Action, resource: Resource) -> str:
         ways = [
             who.requirement(resource) for rule in self._by_action.get(action, ()) if rule.covers(action, resource)
-            for who in rule.who
+            for who in rule.who if who.value != DELETION_MANAGER  # which nobody else can be
         ]  # fmt: skip
         ways = list(dict.fromkeys(way for way in ways if way))
         admin = f"the role {ADMIN}"
