@@ -18,7 +18,7 @@ from tests.support.nodes import Api, StartApi
 from tests.support.waiting import PATIENCE, until
 
 COUNT = 2_000
-DEATHS = ("bulk.begun=kill:4", "bulk.performed=kill:9", "perform.events=kill:6", "bulk.committed=kill:5")
+DEATHS = ("bulk.begun=kill:3", "bulk.performed=kill:4", "perform.events=kill:3", "bulk.committed=kill:3")
 ONCE = """
     SELECT (SELECT count(*) FROM fedstac.record WHERE state = 'marked') AS marked,
            (SELECT count(*) FROM fedstac.outbox WHERE type LIKE '%.marked.%') AS events,
