@@ -5,10 +5,13 @@ A process of a test gets them by its environment (`environment`), this process b
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,23 @@ def install(words: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     failpoints.act(die)
+
+
+@contextmanager
+def once_at(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Do something, to its end and as somebody else would, when this process first comes to a failpoint."""
+
+    def act(reached: str) -> None:
+        if reached == name:
+            failpoints.act(None)
+            with ThreadPoolExecutor(1) as thread:  # this one has an event loop
+                thread.submit(asyncio.run, work()).result()
+
+    failpoints.act(act)
+    try:
+        yield
+    finally:
+        failpoints.act(None)
 
 
 def plant(name: str, replace: Replace = setattr) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,11 +13,11 @@ from fedstac.db.bulks import Bulk
 from fedstac.db.connections import Connection
 from fedstac.demo import sample
 from fedstac.domain.bulk import read_wish
-from fedstac.runtime import failpoints
 from fedstac.workers import bulk_changes
 from fedstac.workers.bulk_changes import BulkRequest
 from tests.db import writing
 from tests.db.writing import ANNA
+from tests.support.failpoints import once_at
 
 ITEMS = list(sample.items(6))
 IDS = [item["id"] for item in ITEMS]
@@ -59,17 +58,8 @@ async def test_a_cancel_between_an_attempt_and_its_part_ends_the_change(node: No
         await bulk_changes.cancel(other, job, "anna", correlation="c")
         await other.close()
 
-    def cancel_once(name: str) -> None:
-        if name == "bulk.begun":
-            failpoints.act(None)
-            with ThreadPoolExecutor(1) as thread:  # this one has an event loop
-                thread.submit(asyncio.run, cancel()).result()
-
-    failpoints.act(cancel_once)
-    try:
+    with once_at("bulk.begun", cancel):
         after = await end_of(node, conn, job)
-    finally:
-        failpoints.act(None)
     assert after.status == "cancelled"
     assert after.counts == {"waiting": 0, "done": 0, "rejected": 0, "failed": 0, "cancelled": len(IDS)}
     assert await conn.fetchval("SELECT count(*) FROM fedstac.record WHERE state = 'published'") == len(IDS)

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import orjson
@@ -24,10 +23,10 @@ from fedstac.domain.cascade import Cascade
 from fedstac.domain.errors import CollectionClosing
 from fedstac.domain.model import Outcome
 from fedstac.publication import CollectionWriter, Work
-from fedstac.runtime import failpoints
 from fedstac.workers import cascading
 from tests.db import writing
 from tests.db.writing import ANNA
+from tests.support.failpoints import once_at
 from tests.support.places import REPOSITORY
 
 ITEMS = list(sample.items(110))
@@ -179,18 +178,9 @@ async def test_a_part_that_a_cancel_overtakes_marks_nothing(node: Node, conn: Co
         await writer(node, other).cancel_cascade("CMIP6")
         await other.close()
 
-    def cancel_once(name: str) -> None:
-        if name == "cascade.chosen":
-            failpoints.act(None)
-            with ThreadPoolExecutor(1) as thread:  # this one has an event loop
-                thread.submit(asyncio.run, cancel()).result()
-
-    failpoints.act(cancel_once)
-    try:
+    with once_at("cascade.chosen", cancel):
         while await cascading.step(node, conn):
             pass
-    finally:
-        failpoints.act(None)
     state = await cascades.newest(conn, "CMIP6")
     assert state is not None
     assert state.state == "cancelled"

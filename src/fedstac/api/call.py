@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 
+from fedstac.domain import strict_json
+from fedstac.domain.errors import BadRequest
 from fedstac.domain.policy import Principal
 from fedstac.domain.texts import Text
 from fedstac.runtime.budget import Budget
@@ -87,6 +89,14 @@ class RequestBody:
         """Return the whole body, of a route that takes no batch."""
         text = await self.text()
         return text if isinstance(text, bytes) else text[:]
+
+    async def read_object(self, *members: str) -> dict[str, Any]:
+        """Return the body, an object with these members at most; none is an empty one. BadRequest for another thing."""
+        content = await self.read()
+        body = strict_json.parse(content) if content else {}
+        if not isinstance(body, dict) or not body.keys() <= set(members):
+            raise BadRequest(f"send a JSON object with some of {', '.join(members)}")
+        return body
 
     def forget(self) -> None:
         """Give the memory of the body back before a wait for something else."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +13,8 @@ from uuid import UUID
 import orjson
 import typer
 
-from fedstac import settings as environment
 from fedstac.cli import terminal
-from fedstac.cli.options import Form, Token, Url, address_of, examples, form_of, token_of
+from fedstac.cli.options import Form, Token, Url, examples, form_of, server_of
 from fedstac.cli.terminal import Output, for_terminal, number, out, say
 from fedstac.client.transport import NotFound, Transport
 from fedstac.domain import plain_yaml
@@ -46,16 +44,6 @@ class OrderChoice(StrEnum):
     MARKED = "marked_at"
     GRACE = "grace_until"
     DATASET = "dataset"
-
-
-@contextmanager
-def _server(ctx: typer.Context, url: str, token: str) -> Iterator[Transport]:
-    address = address_of(ctx, url)
-    transport = Transport(address, token_of(ctx, token, address), timeout=60, retries=environment.load().retries)
-    try:
-        yield transport
-    finally:
-        transport.close()
 
 
 def _post(server: Transport, path: str, body: object, **parameters: str) -> Any:
@@ -95,7 +83,7 @@ def list_all(
         "dependency": dependency, "q": query, "sortby": order.value if order is OrderChoice.DATASET else f"-{order}",
     }  # fmt: skip
     with (
-        _server(ctx, url, token) as server,
+        server_of(ctx, url, token) as server,
         terminal.Listing(form_of(ctx, output), COLUMNS) as listing,
     ):
         for entry in _entries(server, {name: value for name, value in parameters.items() if value}, last):
@@ -131,7 +119,7 @@ def _cells(entry: dict[str, Any]) -> tuple[object, ...]:
 )
 def show(ctx: typer.Context, id: Id, output: Form = None, url: Url = "", token: Token = "") -> None:
     """Show one deletion: who has done their part, what is missing, and what happened."""
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         _show(form_of(ctx, output), server.json("GET", _path(server, id)))
 
 
@@ -189,7 +177,7 @@ def waive(
     """Let a deletion not wait for a dependency. Two different people do so for one that owns the identifiers."""
     if not reason.strip():
         raise typer.BadParameter("say why, for whoever looks", param_hint="--reason")
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         entry = _post(server, f"{_path(server, id)}/waive", {"name": name, "reason": reason})
     _show(form_of(ctx, output), entry)
     state = next(each["state"] for each in entry["dependencies"] if each["name"] == name)
@@ -209,7 +197,7 @@ def remind(
     token: Token = "",
 ) -> None:
     """Send a reminder to dependencies that have not done their part, beside those that the node sends by itself."""
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         entry = _post(server, f"{_path(server, id)}/remind", {"names": names} if names else {})
     _show(form_of(ctx, output), entry)
 
@@ -235,7 +223,7 @@ def run(
     counts: dict[str, int] = {}
     requests: list[dict[str, Any]] = []
     body = {"project": project} if project else {}
-    with _server(ctx, url, token) as server, terminal.bars(["deleted"]) as bars:
+    with server_of(ctx, url, token) as server, terminal.bars(["deleted"]) as bars:
         more = True
         while more:
             answer = _post(server, "/deletions/run", body, **({"dry_run": "true"} if dry_run else {}))
@@ -313,7 +301,7 @@ def config(
     if file is not None and not project:
         raise typer.BadParameter("say of which project", param_hint="PROJECT")
     path = f"/deletions/rules/{quote(project, safe='')}"
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         if not project:
             _list_rules(form, server.json("GET", "/deletions/rules")["rules"])
         elif file is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -11,9 +9,8 @@ from urllib.parse import quote
 import orjson
 import typer
 
-from fedstac import settings as environment
 from fedstac.cli import terminal
-from fedstac.cli.options import Form, Token, Url, address_of, examples, form_of, token_of
+from fedstac.cli.options import Form, Token, Url, examples, form_of, server_of
 from fedstac.cli.terminal import Output, for_terminal, out, say
 from fedstac.client.transport import Transport
 
@@ -26,16 +23,6 @@ class On(StrEnum):
 
     REQUEST = "request"
     DATASET = "dataset"
-
-
-@contextmanager
-def _server(ctx: typer.Context, url: str, token: str) -> Iterator[Transport]:
-    address = address_of(ctx, url)
-    transport = Transport(address, token_of(ctx, token, address), timeout=60, retries=environment.load().retries)
-    try:
-        yield transport
-    finally:
-        transport.close()
 
 
 def _path(id: str) -> str:
@@ -71,7 +58,7 @@ def add(
 
     A webhook's answer shows the secret that its messages are signed with (Standard Webhooks).
     """
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         destination = _post(
             server, "/notifications", {"address": address, "on": [each.value for each in on or [On.REQUEST]]}
         )
@@ -86,7 +73,7 @@ def add(
 @commands.command("list", epilog=examples("fedstac notifications list", "fedstac notifications list -o ndjson"))
 def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Token = "") -> None:
     """List where you are told; administrators see the operators' destinations too."""
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         destinations = server.json("GET", "/notifications")["destinations"]
     with terminal.Listing(form_of(ctx, output), ("id", "address", "on", "confirmed")) as listing:
         for each in destinations:
@@ -97,7 +84,7 @@ def list_all(ctx: typer.Context, output: Form = None, url: Url = "", token: Toke
 @commands.command(epilog=examples("fedstac notifications show 5f2c8a90-…"))
 def show(ctx: typer.Context, id: Id, output: Form = None, url: Url = "", token: Token = "") -> None:
     """Show one destination, with the secret of a webhook."""
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         destination = server.json("GET", _path(id))
     _show(form_of(ctx, output), destination)
 
@@ -112,7 +99,7 @@ def confirm(
     token: Token = "",
 ) -> None:
     """Say the code that was sent to a destination; from then on it is told."""
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         destination = _post(server, _path(id) + "/confirm", {"code": code})
     _show(form_of(ctx, output), destination)
 
@@ -120,7 +107,7 @@ def confirm(
 @commands.command(epilog=examples("fedstac notifications remove 5f2c8a90-…"))
 def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
     """Take a destination away; nothing more is sent there."""
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         server.send("DELETE", _path(id))
     out("removed")
 
@@ -128,7 +115,7 @@ def remove(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None
 @commands.command("test", epilog=examples("fedstac notifications test 5f2c8a90-…"))
 def send_test(ctx: typer.Context, id: Id, url: Url = "", token: Token = "") -> None:
     """Send a test message there."""
-    with _server(ctx, url, token) as server:
+    with server_of(ctx, url, token) as server:
         _post(server, _path(id) + "/test", {})
     out("a test message is on its way")
 

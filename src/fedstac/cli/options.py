@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from fedstac import settings as environment
 from fedstac.cli.terminal import Output, for_terminal, say
 from fedstac.client import Client
 from fedstac.client.credentials import Session, Store
-from fedstac.client.transport import TokenSource
+from fedstac.client.transport import TokenSource, Transport
 
 Form = Annotated[Output | None, typer.Option("-o", "--output", help="Form of the results.", show_default="table")]
 Url = Annotated[str, typer.Option(help="Address of the server [FEDSTAC_URL].", show_default=False)]
@@ -67,6 +69,17 @@ def token_of(ctx: typer.Context, token: str, address: str) -> str | TokenSource 
         return None
     login = store.read(address)
     return Session(store, login) if login else None
+
+
+@contextmanager
+def server_of(ctx: typer.Context, url: str, token: str) -> Iterator[Transport]:
+    """Yield the server of a command, for requests that no method of the client makes."""
+    address = address_of(ctx, url)
+    transport = Transport(address, token_of(ctx, token, address), timeout=60, retries=environment.load().retries)
+    try:
+        yield transport
+    finally:
+        transport.close()
 
 
 def client_of(ctx: typer.Context, url: str, token: str) -> Client:

@@ -5,15 +5,15 @@ The datasets are chosen, counted and stored set-wise on the server: none of them
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
-from fedstac.db import conditions, search
+from fedstac.db import conditions, connections, search
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.bulk import MOST, MOST_SHOWN, BulkAction, DatasetGroup, GroupKey
 from fedstac.domain.model import State
@@ -325,15 +325,9 @@ async def results(conn: Connection, id: UUID, *, status: str | None, after: int,
 # --- work ---
 
 
-@asynccontextmanager
-async def leading(conn: Connection) -> AsyncIterator[bool]:
-    """Yield whether this session is the one that works; nobody else does until the end of the context."""
-    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", BULK_LOCK))
-    try:
-        yield is_leader
-    finally:
-        if is_leader and not conn.is_closed():
-            await conn.execute("SELECT pg_advisory_unlock($1)", BULK_LOCK)
+def leading(conn: Connection) -> AbstractAsyncContextManager[bool]:
+    """Return a context: whether this session is the one that works; nobody else does until it ends."""
+    return connections.leading(conn, BULK_LOCK)
 
 
 async def are_open(conn: Connection) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from fedstac.db import connections
 from fedstac.db.connections import Connection, Row
 from fedstac.domain.cascade import TO_MARK, Cascade, CascadeEffects, CascadeState
 
@@ -138,15 +139,9 @@ async def end(conn: Connection, id: UUID, state: CascadeState, actor: str) -> No
 # --- the work on it ---
 
 
-@asynccontextmanager
-async def leading(conn: Connection) -> AsyncIterator[bool]:
-    """Yield whether this session is the one that marks; nobody else does until the end of the context."""
-    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", CASCADE_LOCK))
-    try:
-        yield is_leader
-    finally:
-        if is_leader and not conn.is_closed():
-            await conn.execute("SELECT pg_advisory_unlock($1)", CASCADE_LOCK)
+def leading(conn: Connection) -> AbstractAsyncContextManager[bool]:
+    """Return a context: whether this session is the one that marks; nobody else does until it ends."""
+    return connections.leading(conn, CASCADE_LOCK)
 
 
 @dataclass(frozen=True, slots=True)

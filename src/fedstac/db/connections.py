@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import asyncpg
@@ -73,3 +75,14 @@ async def _nothing_to_reset(conn: object) -> None:
 async def connect(dsn: str, *, application: str = "fedstac") -> asyncpg.Connection[asyncpg.Record]:
     """Open a connection of its own, for locks that live as long as it does."""
     return await asyncpg.connect(dsn or None, server_settings=SESSION | {"application_name": application}, timeout=30)
+
+
+@asynccontextmanager
+async def leading(conn: Connection, lock: int) -> AsyncIterator[bool]:
+    """Yield whether this session has an advisory lock, which nobody else gets until the end of the context."""
+    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", lock))
+    try:
+        yield is_leader
+    finally:
+        if is_leader and not conn.is_closed():
+            await conn.execute("SELECT pg_advisory_unlock($1)", lock)

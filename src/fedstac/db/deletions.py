@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,6 +12,7 @@ from uuid import UUID
 
 import orjson
 
+from fedstac.db import connections
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import deletion
 from fedstac.domain.deletion import (
@@ -624,15 +625,9 @@ async def case_projects(conn: Connection) -> list[str]:
 # --- for the manager's own work ---
 
 
-@asynccontextmanager
-async def leading(conn: Connection) -> AsyncIterator[bool]:
-    """Yield whether this session is the one manager; no other is before the end of the context."""
-    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", MANAGER_LOCK))
-    try:
-        yield is_leader
-    finally:
-        if is_leader and not conn.is_closed():
-            await conn.execute("SELECT pg_advisory_unlock($1)", MANAGER_LOCK)
+def leading(conn: Connection) -> AbstractAsyncContextManager[bool]:
+    """Return a context: whether this session is the one manager; no other is until it ends."""
+    return connections.leading(conn, MANAGER_LOCK)
 
 
 async def now(conn: Connection) -> datetime:

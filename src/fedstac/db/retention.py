@@ -7,14 +7,14 @@ last one of a process; the next process goes on with it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import asyncpg
 import orjson
 
-from fedstac.db import audit, sinks, troubles
+from fedstac.db import audit, connections, sinks, troubles
 from fedstac.db.connections import Connection
 from fedstac.runtime.failpoints import failpoint
 
@@ -53,15 +53,9 @@ class Reader:
     pos: int
 
 
-@asynccontextmanager
-async def leading(conn: Connection) -> AsyncIterator[bool]:
-    """Yield whether this session is the one that drops; nobody else does until the end of the context."""
-    is_leader = bool(await conn.fetchval("SELECT pg_try_advisory_lock($1)", RETENTION_LOCK))
-    try:
-        yield is_leader
-    finally:
-        if is_leader and not conn.is_closed():
-            await conn.execute("SELECT pg_advisory_unlock($1)", RETENTION_LOCK)
+def leading(conn: Connection) -> AbstractAsyncContextManager[bool]:
+    """Return a context: whether this session is the one that drops; nobody else does until it ends."""
+    return connections.leading(conn, RETENTION_LOCK)
 
 
 async def log_start(conn: Connection) -> LogStart:

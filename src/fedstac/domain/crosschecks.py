@@ -82,20 +82,21 @@ def marks(document: str) -> dict[int, str]:
 
     `document` is JSON text as orjson writes it. A number is 64 bits of a SHA-256, as in migrations/*_file_marks.sql.
     """
-    numbers = {_mark(tracking_id): tracking_id for tracking_id in _values(document, TRACKING_ID)}
-    checksums = sorted(_values(document, CHECKSUM))
+    numbers = {mark_of(tracking_id): tracking_id for tracking_id in values_behind(document, TRACKING_ID)}
+    checksums = sorted(values_behind(document, CHECKSUM))
     if checksums:
-        numbers[_mark(" ".join(checksums))] = ""
+        numbers[mark_of(" ".join(checksums))] = ""
     return numbers
 
 
-def _values(document: str, key: str) -> set[str]:
+def values_behind(document: str, key: str) -> set[str]:
     """Return the texts behind a key. Texts with escapes are none of a tracking id or checksum."""
     parts = document.split(key)[1:]
     return {value for part in parts if (value := part[: part.index('"')]) and "\\" not in value}
 
 
-def _mark(text: str) -> int:
+def mark_of(text: str) -> int:
+    """Return 64 bits of the SHA-256 of a text, as the migrations of marks compute it."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
 
 

@@ -7,7 +7,7 @@ fedstac/identity/policy_files.py reads the files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -38,6 +38,17 @@ class Principal:
     identity: Identity | None = None
     memberships: frozenset[Membership] = frozenset()
     expires: datetime | None = field(default=None, compare=False)  # of the token
+
+    @classmethod
+    def of_submitter(
+        cls, name: str, roles: Iterable[str], identity: str | None, memberships: Mapping[str, frozenset[Membership]]
+    ) -> Principal:
+        """Return who asked for work that waited: with the roles and the identity, packed, of when they asked.
+
+        memberships: in own groups, of now, by name.
+        """
+        unpacked = Identity.unpacked(identity) if identity else None
+        return cls(name, frozenset(roles), unpacked, memberships.get(name, frozenset()))
 
     @property
     def is_admin(self) -> bool:

@@ -6,13 +6,14 @@ then on; whoever keeps files may remove it. The datasets that still have one are
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+
+from fedstac.domain.crosschecks import mark_of, values_behind
 
 KEYS: Final = ('"href":"', '"file:checksum":"')  # what stands before an address or a checksum in a document's text
 
@@ -28,7 +29,7 @@ class FileReference:
     @property
     def marks(self) -> frozenset[int]:
         """What it is known by."""
-        return frozenset(mark(text) for text in (self.href, self.checksum) if text)
+        return frozenset(mark_of(text) for text in (self.href, self.checksum) if text)
 
     def as_json(self) -> dict[str, str]:
         return {"asset": self.asset, "href": self.href, **({"checksum": self.checksum} if self.checksum else {})}
@@ -48,25 +49,12 @@ class ReleasedFiles:
         }
 
 
-def mark(text: str) -> int:
-    """Return 64 bits of the SHA-256 of an address or a checksum, as in migrations/0055_cascade.sql."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
-
-
 def marks_of(document: str) -> list[int]:
     """Return the marks of every address and checksum in a document: JSON text as orjson writes it.
 
     Addresses in links and alternates count too: who links a file wants it to be there.
     """
-    return sorted({mark(text) for text in _texts(document)})
-
-
-def _texts(document: str) -> Iterator[str]:
-    for key in KEYS:
-        for part in document.split(key)[1:]:
-            text = part[: part.index('"')]
-            if text and "\\" not in text:
-                yield text
+    return sorted({mark_of(text) for key in KEYS for text in values_behind(document, key)})
 
 
 def files_of(document: str) -> list[FileReference]:

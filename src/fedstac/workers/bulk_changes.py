@@ -31,7 +31,6 @@ from fedstac.domain.actions import command_of
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.bulk import MOST, BulkPreview, BulkWish, GroupKey, ShownDigest
 from fedstac.domain.errors import BadRequest, Conflict, Finding, InternalError
-from fedstac.domain.groups import Identity
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import Outcome, Receipt, rfc3339
 from fedstac.domain.policy import Principal
@@ -279,8 +278,7 @@ async def _perform(node: Node, conn: Connection, job: Bulk, size: int) -> None:
 async def _submitter(conn: Connection, job: Bulk) -> Principal:
     """Return who asked: with the roles and groups of then, and the memberships in own groups of now."""
     memberships = await own_groups.memberships(conn, {job.submitter})
-    identity = Identity.unpacked(job.identity) if job.identity else None
-    return Principal(job.submitter, job.roles, identity, memberships.get(job.submitter, frozenset()))
+    return Principal.of_submitter(job.submitter, job.roles, job.identity, memberships)
 
 
 def _work(job: Bulk, caller: Principal, body: Mapping[str, Any], dataset: WaitingDataset) -> Work:

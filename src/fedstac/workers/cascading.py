@@ -19,7 +19,6 @@ from fedstac.db.connections import Connection
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.target import Target
 from fedstac.domain.cascade import CascadeState
-from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.publication import CollectionWriter, Work
@@ -76,8 +75,7 @@ async def _mark(node: Node, conn: Connection, due: DueCascade) -> None:
         await cascades.finish_pass(conn, due.id, seconds=AGAIN_SECONDS if due.refused else 0.0)
         return
     memberships = await own_groups.memberships(conn, [due.actor])
-    identity = Identity.unpacked(due.identity) if due.identity else None
-    principal = Principal(due.actor, frozenset(due.roles), identity, memberships.get(due.actor, frozenset()))
+    principal = Principal.of_submitter(due.actor, due.roles, due.identity, memberships)
     work = [
         Work(
             Mark(Target(due.collection, each.id, each.lineage), principal, due.reason, cascade=due.id), due.actor,

@@ -20,7 +20,6 @@ from fedstac.domain import events
 from fedstac.domain.actions import command_of
 from fedstac.domain.actions.target import QueuedAction
 from fedstac.domain.errors import Finding, InternalError, StacInvalid
-from fedstac.domain.groups import Identity
 from fedstac.domain.model import Outcome
 from fedstac.domain.policy import Principal
 from fedstac.domain.vocabulary import UnknownVersion, name_of
@@ -270,10 +269,7 @@ async def _submitters(conn: Connection, items: list[queue.QueuedItem]) -> dict[U
     """
     memberships = await own_groups.memberships(conn, {item.submitter for item in items})
     return {
-        item.request: Principal(
-            item.submitter, frozenset(item.roles), Identity.unpacked(item.identity) if item.identity else None,
-            memberships.get(item.submitter, frozenset()),
-        )
+        item.request: Principal.of_submitter(item.submitter, item.roles, item.identity, memberships)
         for item in {item.request: item for item in items}.values()
     }  # fmt: skip
 

@@ -46,15 +46,6 @@ def _answer(body: object, **headers: str) -> Response:
     return Response(orjson.dumps(body), 200, {**NO_STORE, **headers}, links.JSON)
 
 
-async def _read(call: Call, *members: str) -> dict[str, Any]:
-    """Return the body, an object with these members at most. BadRequest where it is another thing."""
-    content = await call.body.read()
-    body = strict_json.parse(content) if content else {}
-    if not isinstance(body, dict) or not body.keys() <= set(members):
-        raise BadRequest(f"send a JSON object with some of {', '.join(members)}")
-    return body
-
-
 def _uuid(text: str, thing: str) -> UUID:
     try:
         return UUID(text)
@@ -165,7 +156,7 @@ async def post_waive(call: Call) -> Response:
     Two different people waive one that owns identifiers.
     """
     caller_of(call).require_somewhere((Action.DELETIONS,), deleting.EVERYTHING)
-    body = await _read(call, "name", "reason")
+    body = await call.body.read_object("name", "reason")
     name, reason = body.get("name"), body.get("reason")
     if not isinstance(name, str) or not isinstance(reason, str):
         raise BadRequest('send {"name": "…", "reason": "…"}: the dependency, and why the deletion does not wait for it')
@@ -178,7 +169,7 @@ async def post_waive(call: Call) -> Response:
 async def post_remind(call: Call) -> Response:
     """Send reminders to dependencies of a deletion that have not done their part: {names}; without names, to all."""
     caller_of(call).require_somewhere((Action.DELETIONS,), deleting.EVERYTHING)
-    names = (await _read(call, "names")).get("names")
+    names = (await call.body.read_object("names")).get("names")
     is_list = isinstance(names, list) and len(names) <= MOST_NAMES and all(isinstance(each, str) for each in names)
     if names is not None and not is_list:
         raise BadRequest(f'send {{"names": ["…"]}}, at most {MOST_NAMES}, or {{}} for all')
@@ -205,7 +196,7 @@ async def post_run(call: Call) -> Response:
     """
     caller = caller_of(call)
     caller.require_somewhere((Action.DELETE,), deleting.EVERYTHING)
-    project = (await _read(call, "project")).get("project")
+    project = (await call.body.read_object("project")).get("project")
     if project is not None and not isinstance(project, str):
         raise BadRequest('send {"project": "…"}, or {} for all')
     requests: list[DeleteRequest] = []

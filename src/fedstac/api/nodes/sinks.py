@@ -14,7 +14,7 @@ from fedstac.api.http import links, numbers
 from fedstac.db import dead_letters, sinks
 from fedstac.db.dead_letters import DeadLetter
 from fedstac.db.sinks import Sink
-from fedstac.domain import destinations, strict_json
+from fedstac.domain import destinations
 from fedstac.domain.errors import BadRequest, Conflict, NotFound, Unavailable
 from fedstac.domain.events import whole_number
 from fedstac.domain.policy import Action, Resource
@@ -40,15 +40,6 @@ def _answer(body: object, status: int = 200, **headers: str) -> Response:
     return Response(orjson.dumps(body), status, {**NO_STORE, **headers}, links.JSON)
 
 
-async def _read(call: Call, *members: str) -> dict[str, Any]:
-    """Return the body, an object with these members at most. BadRequest where it is another thing."""
-    content = await call.body.read()
-    body = strict_json.parse(content) if content else {}
-    if not isinstance(body, dict) or not body.keys() <= set(members):
-        raise BadRequest(f"send a JSON object with some of {', '.join(members)}")
-    return body
-
-
 # --- sinks ---
 
 
@@ -68,7 +59,9 @@ async def post_sink(call: Call) -> Response:
     else it is added on the command line of the node.
     """
     _require_right(call)
-    description = _description(await _read(call, "name", "address", "format", "key", "required", "from"), call)
+    description = _description(
+        await call.body.read_object("name", "address", "format", "key", "required", "from"), call
+    )
     async with call.node.pool.acquire() as conn:
         is_new = await sinks.find(conn, description.name) is None
         sink = await sinking.add(
@@ -117,7 +110,7 @@ async def delete_sink(call: Call) -> Response:
 async def post_pause(call: Call) -> Response:
     """Send nothing to a sink until it is resumed."""
     _require_right(call)
-    reason = (await _read(call, "reason")).get("reason", "an operator paused it")
+    reason = (await call.body.read_object("reason")).get("reason", "an operator paused it")
     if not isinstance(reason, str) or not 0 < len(reason) <= LONGEST_REASON:
         raise BadRequest(f"reason is a text of 1 to {LONGEST_REASON} characters")
     async with call.node.pool.acquire() as conn:
@@ -140,7 +133,7 @@ async def post_resume(call: Call) -> Response:
 async def post_seek(call: Call) -> Response:
     """Let a sink go on after a position, `start` or `now`. Back: it gets what comes after it once more."""
     _require_right(call)
-    to = (await _read(call, "to")).get("to")
+    to = (await call.body.read_object("to")).get("to")
     if type(to) not in (str, int):
         raise BadRequest('send {"to": "start"}, {"to": "now"}, or a position: {"to": 4711}')
     async with call.node.pool.acquire() as conn:
@@ -158,7 +151,7 @@ async def post_audit(call: Call) -> Response:
     log that takes longer than 20 seconds to read is audited on the command line of the node; so are two at once.
     """
     _require_right(call)
-    body = await _read(call, "full", "list")
+    body = await call.body.read_object("full", "list")
     if any(type(value) is not bool for value in body.values()):
         raise BadRequest("full and list are true or false")
     if _auditing.locked():
@@ -225,7 +218,7 @@ async def post_discard(call: Call) -> Response:
 
 async def read_ids(call: Call) -> list[int]:
     """Return the ids that a body names. BadRequest where it names none."""
-    ids = (await _read(call, "ids")).get("ids")
+    ids = (await call.body.read_object("ids")).get("ids")
     is_list = isinstance(ids, list) and 0 < len(ids) <= MOST_IDS
     if not is_list or not all(type(id) is int and 0 < id < 1 << 62 for id in ids or ()):
         raise BadRequest(f'send {{"ids": [17, 18]}}, at most {MOST_IDS}')
