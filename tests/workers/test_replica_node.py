@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,30 @@ def test_a_node_with_tokens_needs_one_for_each_source() -> None:
     own = Settings(source_token="a", replica_token="mine", _env_file=None)
     with pytest.raises(SourcesUnclear, match="1 tokens for 2 sources"):
         roles.with_sources(own, ["https://west.example", "https://south.example"], by_identity=True)
+
+
+async def test_a_mark_over_a_quarantine_is_a_mark_here(
+    api: Api, start_api: StartApi, make_database: Callable[[], str], place: Path
+) -> None:
+    index = await start_api(dsn=make_database(), node="east", source=api.url, source_token=api.tokens["node:east"])
+    [item] = sample.items(1, versions=1)
+    path, wait = f"/collections/CMIP6/items/{item['id']}", {"Prefer": "wait=60"}
+    assert (await api.admin.post("/collections/CMIP6/items", json=item)).status_code == 201
+    async with replicating(settings_of(index, api, place)) as there:
+
+        async def state_here() -> str:
+            return str(await there.fetchval("SELECT event_state FROM fedstac.replica_dataset"))
+
+        assert (await api.admin.post(f"{path}/quarantine", json={"reason": "doubts"}, headers=wait)).is_success
+        await until(lambda: is_equal(state_here, "quarantined"))
+        assert (await api.admin.delete(path, headers=wait)).is_success
+        await until(lambda: is_equal(state_here, "marked"))
+        assert (await api.admin.post(f"{path}/unmark", headers=wait)).is_success
+        await until(lambda: is_equal(state_here, "quarantined"))
+
+
+async def is_equal(read: Callable[[], Awaitable[str]], expected: str) -> bool:
+    return await read() == expected
 
 
 async def test_a_node_takes_its_entry_away_from_a_retracted_dataset_and_adds_none(api: Api) -> None:

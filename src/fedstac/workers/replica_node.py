@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import structlog
@@ -28,6 +28,7 @@ from fedstac.domain.replication.reacting import EventState
 from fedstac.messaging.origin import Origin, TopicOrigin
 from fedstac.messaging.sources import NotServed, RawEvent
 from fedstac.replication import intake, places
+from fedstac.replication.applying import state_of
 from fedstac.replication.intake import JudgedEvent
 from fedstac.replication.policy_file import PolicyFile
 from fedstac.settings import Misconfigured, Settings
@@ -45,7 +46,6 @@ from fedstac.workers.event_reading import EventReader
 from fedstac.workers.following import HandledPage, Handler, Page, PageReading, Rejection
 from fedstac.workers.replica_removals import Remover
 
-QUARANTINED: Final = "org.fedstac.dataset.quarantined.v1"
 FOREIGN: Final = "its dataset is another origin's here"
 PARTS: Final = (  # beside the followers
     replica_policy.PART, replica_transfers.PART, replica_announcing.PART, replica_removals.PART
@@ -92,16 +92,17 @@ class ReplicaHandler:
         record = event.record
         document = raw["data"].get("document") if record.document is not None else None
         files: tuple[DatasetFile, ...] = files_of(document) if document is not None else ()
+        state = EventState(record.state.value)
         newest = NewestEvent(
             key=DatasetKey(record.collection, record.id), origin=record.origin, lineage=record.lineage,
             epoch=record.epoch, seq=record.seq, pos=(event.cursor or cursor).pos, event_id=event.event_id,
-            state=_state_of(raw, event), latest=record.claims_latest,
+            state=state, latest=record.claims_latest,
             retraction=orjson.loads(record.retraction) if record.retraction is not None else None,
             document=record.document, size=total_bytes(files), files=len(files),
             digest=digest_of(files) if document is not None else None,
         )  # fmt: skip
         decision = (
-            policy.decide(document, record.collection, record.state, latest=record.claims_latest)
+            policy.decide(document, record.collection, state_of(state, record.retraction), latest=record.claims_latest)
             if document is not None
             else NO_RULE
         )
@@ -143,14 +144,6 @@ class ReplicaHandler:
         if open_place is None:
             return applied_cursor
         return min(applied_cursor, Cursor(open_place.epoch, max(open_place.pos - 1, 0)))
-
-
-def _state_of(raw: RawEvent, event: DatasetEvent) -> EventState:
-    """Return the state that an event gives its dataset. A quarantine stands beside the state, and goes before it."""
-    data: Mapping[str, Any] = raw["data"]
-    state = EventState(event.record.state.value)
-    is_quarantined = raw.get("type") == QUARANTINED or isinstance(data.get("quarantine"), dict)
-    return EventState.QUARANTINED if is_quarantined and event.record.document is not None else state
 
 
 def check(settings: Settings) -> None:
