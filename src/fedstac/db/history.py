@@ -8,14 +8,14 @@ from datetime import datetime
 from uuid import UUID
 
 from fedstac.db.connections import Connection
+from fedstac.domain import events as dataset_events
 
 MOST_VERSIONS = 1000
 SHOWN = ("published", "retracted")
 BY_ID = (*SHOWN, "quarantined")  # states in which whoever names a dataset sees it
 SHOWN_TO_MANAGERS = (*BY_ID, "marked")
-OF_HIDING = tuple(
-    f"org.fedstac.dataset.{name}.v1" for name in ("marked", "unmarked", "quarantined", "released")
-)  # events that only managers see
+# events that only managers see
+OF_HIDING = (dataset_events.MARKED, dataset_events.UNMARKED, dataset_events.QUARANTINED, dataset_events.RELEASED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
-from urllib.parse import urlencode
 from uuid import UUID
 
 import orjson
@@ -14,10 +13,9 @@ from starlette.responses import Response
 from fedstac.api.call import Call
 from fedstac.api.http import links, numbers
 from fedstac.api.people import identity
-from fedstac.api.route import DRY_RUN
 from fedstac.api.writing import answers, changes
 from fedstac.api.writing.changes import DatasetAction
-from fedstac.api.writing.options import LONGEST_USER_AGENT, options_of_change
+from fedstac.api.writing.options import LONGEST_USER_AGENT, is_dry_run, is_wanted, options_of_change
 from fedstac.db import deletions
 from fedstac.db.deletions import DeletionFilter, ListOrder, OpenStand
 from fedstac.domain import deletion, strict_json
@@ -70,13 +68,6 @@ def _text(call: Call, name: str) -> str | None:
     return text or None
 
 
-def _flag(call: Call, name: str) -> bool:
-    text = call.query_params.get(name, "false").lower()
-    if text not in ("true", "false"):
-        raise BadRequest(f"{name}={text[:20]!r} is neither true nor false")
-    return text == "true"
-
-
 def _after(call: Call) -> UUID | None:
     text = call.query_params.get("after")
     try:
@@ -88,8 +79,7 @@ def _after(call: Call) -> UUID | None:
 def _next_link(call: Call, after: UUID | None) -> list[dict[str, str]]:
     if after is None:
         return []
-    parameters = {**call.query_params, "after": str(after)}
-    return [{"rel": "next", "type": links.JSON, "href": f"{call.base_url}{call.path}?{urlencode(parameters)}"}]
+    return [links.next_page(call.base_url + call.path, {**call.query_params, "after": after})]
 
 
 # --- deletions ---
@@ -203,7 +193,7 @@ async def post_run(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         sight = await deleting.deletable(conn, caller)
         ready = await deletions.ready_projects(conn, sight, project=project, now=await deletions.now(conn))
-        for name in () if _flag(call, DRY_RUN) else ready:
+        for name in () if is_dry_run(call) else ready:
             while len(requests) < MOST_REQUESTS and (
                 request := await ask_to_delete(call.node, conn, _submitter(call), sight, name)
             ):
@@ -211,7 +201,7 @@ async def post_run(call: Call) -> Response:
     return _answer({
         "ready": [{"project": name, "count": count} for name, count in ready.items()],
         "requests": [{"id": str(each.id), "project": each.project, "total": each.total} for each in requests],
-        "more": len(requests) == MOST_REQUESTS, "dry_run": _flag(call, DRY_RUN),
+        "more": len(requests) == MOST_REQUESTS, "dry_run": is_dry_run(call),
     })  # fmt: skip
 
 
@@ -262,9 +252,9 @@ async def put_rules(call: Call) -> Response:
     project, caller = call.path_params["project"], caller_of(call)
     caller.require(Action.DELETIONS, Resource.of_collection(project))
     wish = deletion.read_rules(strict_json.parse(await call.body.read()))
-    applies = _flag(call, "apply_to_open")
+    applies = is_wanted(call, "apply_to_open")
     async with call.node.pool.acquire() as conn:
-        if _flag(call, DRY_RUN):
+        if is_dry_run(call):
             affected = await deleting.affected_by(conn, caller, project, wish)
             return _answer({**deleting.affected_document(affected, project), "dry_run": True})
         affected = await deleting.configure(
@@ -293,7 +283,7 @@ def _expected_version(headers: Mapping[str, str]) -> int | None:
 async def get_quarantines(call: Call) -> Response:
     """List the cases of quarantine: who, when, why, the correspondence, and the decision."""
     limit = max(numbers.whole(call.query_params, "limit", default=DEFAULT_PAGE, most=deleting.MOST_PAGE), 1)
-    is_open = _flag(call, "open") if "open" in call.query_params else None
+    is_open = is_wanted(call, "open") if "open" in call.query_params else None
     async with call.node.pool.acquire() as conn:
         cases = await deleting.cases(
             conn, caller_of(call), is_open=is_open, text=_text(call, "q"), after=_after(call), limit=limit + 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import orjson
 from starlette.responses import Response
@@ -82,5 +81,5 @@ def _after(call: Call) -> TombstonePlace | None:
 
 
 def _next_link(call: Call, last: Tombstone) -> dict[str, str]:
-    parameters = {**call.query_params, "after": f"{rfc3339(last.updated)}/{last.collection}/{last.id}"}
-    return {"rel": "next", "type": links.JSON, "href": f"{call.base_url}{call.path}?{urlencode(parameters)}"}
+    after = f"{rfc3339(last.updated)}/{last.collection}/{last.id}"
+    return links.next_page(call.base_url + call.path, {**call.query_params, "after": after})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from urllib.parse import quote
+from collections.abc import Mapping
+from urllib.parse import quote, urlencode
 
 import orjson
 
@@ -81,6 +82,16 @@ def _notice(item: ServedItem, *, whole: bool) -> str | None:
 
 def _json(text: str) -> str:
     return orjson.dumps(text).decode()
+
+
+def next_page(own: str, parameters: Mapping[str, object]) -> dict[str, str]:
+    """Return the link to the next page of a list, whose address is `own`."""
+    return {"rel": "next", "type": JSON, "href": f"{own}?{urlencode(parameters)}"}
+
+
+def of_page(own: str, following: Mapping[str, object] | None) -> list[dict[str, str]]:
+    """Return the links of a page of a list: its own, and the next one with these parameters where there is one."""
+    return [{"rel": "self", "type": JSON, "href": own}, *([next_page(own, following)] if following else [])]
 
 
 def of_aggregation(own: str) -> list[dict[str, object]]:

@@ -72,8 +72,7 @@ async def get_history(call: Call) -> Response:
         {"rel": "item", "type": links.GEOJSON, "href": links.item_url(call.base_url, collection, item_id)},
     ]
     if page.has_more:
-        href = f"{own}?limit={limit}&before={page.events[-1].event_id}"
-        page_links.append({"rel": "next", "type": links.JSON, "href": href})
+        page_links.append(links.next_page(own, {"limit": limit, "before": page.events[-1].event_id}))
     body = {
         "collection": collection, "id": item_id, "versions": [_version(call, collection, each) for each in versions],
         "events": [_event(each, sees_hidden=sees_hidden) for each in page.events], "links": page_links,

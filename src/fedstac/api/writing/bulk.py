@@ -70,11 +70,8 @@ async def get_bulks(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         page = await bulks.list_page(conn, submitter, after=after, limit=limit + 1)
     url = f"{call.base_url}/bulk"
-    page_links = [{"rel": "self", "type": links.JSON, "href": url}]
-    if len(page) > limit:
-        more = f"{url}?limit={limit}&after={page[limit - 1].id}"
-        page_links.append({"rel": "next", "type": links.JSON, "href": more})
-    return _answer({"bulks": [_document(call, each) for each in page[:limit]], "links": page_links})
+    more = {"limit": limit, "after": page[limit - 1].id} if len(page) > limit else None
+    return _answer({"bulks": [_document(call, each) for each in page[:limit]], "links": links.of_page(url, more)})
 
 
 async def get_bulk(call: Call) -> Response:
@@ -94,16 +91,14 @@ async def get_bulk_datasets(call: Call) -> Response:
         job = await _readable(call, conn)
         page = await bulks.results(conn, job.id, status=status, after=after, limit=limit + 1)
     url = f"{call.base_url}/bulk/{job.id}/datasets"
-    page_links = [{"rel": "self", "type": links.JSON, "href": url}]
-    if len(page) > limit:
-        more = f"{url}?limit={limit}&after={page[limit - 1].n}" + (f"&status={status}" if status else "")
-        page_links.append({"rel": "next", "type": links.JSON, "href": more})
+    filters = {"status": status} if status else {}
+    more = {"limit": limit, "after": page[limit - 1].n, **filters} if len(page) > limit else None
     datasets = [
         {"n": each.n, "collection": each.collection, "id": each.dataset, "status": each.status,
          "outcome": each.outcome, **({"type": each.problem, "detail": each.detail} if each.problem else {})}
         for each in page[:limit]
     ]  # fmt: skip
-    return _answer({"datasets": datasets, "links": page_links})
+    return _answer({"datasets": datasets, "links": links.of_page(url, more)})
 
 
 async def post_cancel(call: Call) -> Response:

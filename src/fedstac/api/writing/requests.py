@@ -32,17 +32,14 @@ async def get_requests(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         requests_of_caller = await requests.of_submitter(conn, call.caller.name, after=after, limit=limit + 1)
     url = f"{call.base_url}/requests"
-    page_links = [{"rel": "self", "type": links.JSON, "href": url}]
-    if len(requests_of_caller) > limit:
-        more = f"{url}?limit={limit}&after={requests_of_caller[limit - 1].id}"
-        page_links.append({"rel": "next", "type": links.JSON, "href": more})
+    more = {"limit": limit, "after": requests_of_caller[limit - 1].id} if len(requests_of_caller) > limit else None
     entries = [
         {"id": str(one.id), "status": one.status, "action": one.action, "collection": one.collection,
          "total": one.total, "counts": {status: one.counts.get(status, 0) for status in STATUSES},
          "cancelled": one.cancelled, "created": rfc3339(one.created)}
         for one in requests_of_caller[:limit]
     ]  # fmt: skip
-    body = {"requests": entries, "links": page_links}
+    body = {"requests": entries, "links": links.of_page(url, more)}
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
@@ -61,11 +58,9 @@ async def get_request_items(call: Call) -> Response:
     async with call.node.pool.acquire() as conn:
         results = await requests.results(conn, summary.id, status=status, after=after, limit=limit + 1)
     url = links.request_url(call.base_url, summary.id) + "/items"
-    page_links = [{"rel": "self", "type": links.JSON, "href": url}]
-    if len(results) > limit:
-        more = f"{url}?limit={limit}&after={results[limit - 1].n}" + (f"&status={status}" if status else "")
-        page_links.append({"rel": "next", "type": links.JSON, "href": more})
-    body = {"items": [_item(result) for result in results[:limit]], "links": page_links}
+    filters = {"status": status} if status else {}
+    more = {"limit": limit, "after": results[limit - 1].n, **filters} if len(results) > limit else None
+    body = {"items": [_item(result) for result in results[:limit]], "links": links.of_page(url, more)}
     return Response(orjson.dumps(body), media_type=links.JSON, headers={"Cache-Control": "no-store"})
 
 
