@@ -45,6 +45,13 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = PATIENCE, what:
     return value
 
 
+def items_not_done(running: Federation, count: int = 5) -> list[str]:
+    """Return some of the requests' items that did not end well, whole, for the message of a test that fails."""
+    return values(
+        running, "SELECT (to_jsonb(i) - 'prepared')::text FROM fedstac.request_item i WHERE status <> 'done' LIMIT %s", count
+    )
+
+
 def client(running: Federation, role: str = "admin", *, node: str = "west") -> httpx.Client:
     headers = {"Authorization": f"Bearer {running.issued[node][role]}", "Prefer": "wait=0"}
     return httpx.Client(base_url=running.address_of(node), headers=headers, timeout=PATIENCE, trust_env=False)
@@ -130,7 +137,7 @@ def assert_nothing_lost(running: Federation, publisher: Publisher, nodes: Iterab
     final = values(
         running, "SELECT request::text FROM fedstac.request_item GROUP BY 1 HAVING bool_and(status = 'done')"
     )
-    assert accepted.keys() - set(final) == set(), "accepted, and not done"
+    assert accepted.keys() - set(final) == set(), f"accepted, and not done: {items_not_done(running)}"
     there = values(running, "SELECT id FROM fedstac.record WHERE state = 'published' AND document IS NOT NULL")
     missing = {dataset for datasets in accepted.values() for dataset in datasets} - set(there)
     assert missing == set(), "accepted, done, and not in the records"

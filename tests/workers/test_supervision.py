@@ -30,6 +30,7 @@ PUBLISHING = {
     "notifier",
     "relay",
     "statuses",
+    "bulk",
     "cascades",
     "refusals",
     "vocabularies",
