@@ -90,6 +90,23 @@ async def test_what_was_stored_before_gets_the_same_rows(connect: Connect, clust
     assert await conn.fetch(codes) == rows
 
 
+async def test_numbers_that_a_crash_took_back_are_not_given_twice(
+    connect: Connect, cluster: embedded.Cluster, dsn: str
+) -> None:
+    conn = await connect()
+    await writing.publish(conn, *sample.items(1))
+    before = await conn.fetchval("SELECT nextval('fedstac.record_n')")
+    transaction = conn.transaction()
+    await transaction.start()
+    await facets.draw(conn, 2 * facets.NUMBERS_AT_ONCE)
+    await transaction.rollback()
+    with psycopg.connect(cluster.dsn(name_in(dsn)), autocommit=True) as owner:
+        owner.execute("SELECT setval('fedstac.record_n', %s)", [before])  # what a crash does to it
+        rows = owner.execute("SELECT nextval('fedstac.record_n') FROM generate_series(1, 5000)").fetchall()
+    ours = await facets.draw(conn, facets.NUMBERS_AT_ONCE // 2)
+    assert not {number for [number] in rows} & set(ours)
+
+
 async def test_a_catalogue_of_a_version_before_gets_rows(connect: Connect, cluster: embedded.Cluster, dsn: str) -> None:
     conn = await connect()
     await writing.publish(conn, *sample.items(40, versions=2), *map(writing.plain, range(30)))

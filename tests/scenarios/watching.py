@@ -47,9 +47,9 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = PATIENCE, what:
 
 def items_not_done(running: Federation, count: int = 5) -> list[str]:
     """Return some of the requests' items that did not end well, whole, for the message of a test that fails."""
-    return values(
-        running, "SELECT (to_jsonb(i) - 'prepared')::text FROM fedstac.request_item i WHERE status <> 'done' LIMIT %s", count
-    )
+    statement = """SELECT (to_jsonb(i) - '{prepared,document}'::text[])::text FROM fedstac.request_item i
+                   WHERE status <> 'done' LIMIT %s"""
+    return values(running, statement, count)
 
 
 def client(running: Federation, role: str = "admin", *, node: str = "west") -> httpx.Client:

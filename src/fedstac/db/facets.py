@@ -65,7 +65,7 @@ class Codes:
     places: dict[str, dict[str, int]] = field(default_factory=dict)  # by collection and property
     terms: dict[str, dict[Key, bytes]] = field(default_factory=dict)  # codes as a row has them, by property and value
     footprints: dict[Key, int] = field(default_factory=dict)
-    numbers: deque[int] = field(default_factory=deque)  # drawn, and not given to a record yet
+    numbers: deque[int] = field(default_factory=deque)  # drawn and committed, and not given to a record yet
     count: int = 0  # of terms
     prepared: dict[int, DraftCodes] = field(default_factory=dict)  # of the last batch, by the identity of the draft
     version: int | None = None  # of the database's terms: some were removed where it is another; None: not asked yet
@@ -137,13 +137,14 @@ async def _codes_of(conn: Connection) -> Codes:
 
 
 async def prepare(conn: Connection, drafts: Sequence[Draft]) -> None:
-    """Make the codes that documents need, in a transaction of its own, and remember them.
+    """Make the codes that documents need, in a transaction of its own, and remember them; draw numbers for records.
 
     What the database refuses is left to the transaction of the records, which finds whose fault it is.
     """
     if conn.is_in_transaction():
         return
     codes = await _codes_of(conn)
+    await _draw_ahead(conn, codes, len(drafts))
     if codes.version is None:
         codes.version = await conn.fetchval("SELECT version FROM fedstac.term_state")
     version = codes.version
@@ -164,15 +165,27 @@ async def prepare(conn: Connection, drafts: Sequence[Draft]) -> None:
     codes.prepared = {key: each for key, each in prepared.items() if each is not None}
 
 
+async def _draw_ahead(conn: Connection, codes: Codes, count: int) -> None:
+    """Draw numbers that this process keeps for its next records.
+
+    A crash of PostgreSQL takes back what no committed transaction has drawn of a sequence, and others get it again. So
+    this is no part of the transaction of the records.
+    """
+    if len(codes.numbers) < count:
+        codes.numbers.extend(await _next_numbers(conn, max(count, NUMBERS_AT_ONCE)))
+
+
 async def draw(conn: Connection, count: int) -> list[int]:
-    """Return numbers for new records."""
+    """Return numbers for new records: those drawn ahead, or such as belong to this transaction."""
     numbers = (await _codes_of(conn)).numbers
     if len(numbers) < count:
-        rows = await conn.fetch(
-            "SELECT nextval('fedstac.record_n') AS n FROM generate_series(1, $1)", max(count, NUMBERS_AT_ONCE)
-        )
-        numbers.extend(row["n"] for row in rows)
+        return await _next_numbers(conn, count)
     return [numbers.popleft() for _ in range(count)]
+
+
+async def _next_numbers(conn: Connection, count: int) -> list[int]:
+    rows = await conn.fetch("SELECT nextval('fedstac.record_n') AS n FROM generate_series(1, $1)", count)
+    return [row["n"] for row in rows]
 
 
 def shown(record: Record) -> int:

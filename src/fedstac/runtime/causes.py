@@ -40,6 +40,7 @@ CAUSES = {
     "25P03": Cause.AWAY,  # a session that was ended because it idled
     "22": Cause.REFUSED,  # data exception
     "23": Cause.REFUSED,  # integrity constraint
+    "23505": Cause.OURS,  # what is there already: rows are written under locks, so no document brings it about
     "54": Cause.REFUSED,  # program limit
     "42": Cause.SCHEMA,  # undefined table, column, function; syntax
     "3F": Cause.SCHEMA,  # undefined schema
