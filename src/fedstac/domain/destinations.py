@@ -125,6 +125,26 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks_of(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Read networks as an operator lists them: 10.20.0.0/16, 192.0.2.7. ValueError where a text is none."""
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def is_within(address: str, networks: Sequence[Network]) -> bool:
+    """Tell whether an IP address is the internet's, or of one of these networks."""
+    if is_public(address):
+        return True
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    inner = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return any((inner or ip) in network for network in networks)
+
+
 def confirmation_code(secret: bytes) -> str:
     """Return the code that proves that a message arrived. It follows from the destination's secret."""
     return base64.b32encode(hmac.digest(secret, b"fedstac confirmation", hashlib.sha256))[:16].decode()

@@ -1,7 +1,8 @@
 """Webhooks: one POST, signed as Standard Webhooks 1.0 has it, to an address that was checked when it is connected to.
 
 The name is resolved once and the connection goes to the very address that was judged, so that a name which resolves
-differently a moment later leads nowhere else. Redirects are not followed, no proxy is used, answers are not looked at.
+differently a moment later leads nowhere else. Redirects are not followed, no proxy is used. Of an answer only the first
+bytes are read.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import httpcore
 import httpx
 
 from fedstac import __version__
-from fedstac.domain.destinations import is_public, signature
+from fedstac.domain.destinations import Network, is_within, signature
+from fedstac.domain.webhook_answers import Answer
 
 MOST_AT_ONCE = 32
+MOST_CONNECT_SECONDS = 5.0  # so that an address that is not reached is told from a receiver that does not answer
 KEPT_SECONDS = 30.0  # that a connection stays open without a message
 MOST_DRAINED = 16 << 10  # bytes of an answer that are read so that its connection can stay open
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -31,12 +34,12 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 class Undelivered(Exception):
     """The message did not arrive; it may, later. The text names no more than a status or a kind of failure.
 
-    `status`: of the receiver's answer, where it answered.
+    `status`: of the receiver's answer, where it answered. `was_sent`: it may have arrived, for all that is known.
     """
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
+    def __init__(self, reason: str, status: int | None = None, *, was_sent: bool = True) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.was_sent = status, was_sent
 
 
 class Forbidden(Exception):
@@ -50,10 +53,10 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
 
 class _CheckingBackend(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses only, unless private ones are allowed."""
+    """Connects to public addresses and those of some networks only, unless private ones are allowed."""
 
-    def __init__(self, find: Resolve, *, private: bool) -> None:
-        self._find, self._private, self._plain = find, private, httpcore.AnyIOBackend()
+    def __init__(self, find: Resolve, *, private: bool, networks: Sequence[Network]) -> None:
+        self._find, self._private, self._networks, self._plain = find, private, networks, httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
@@ -63,7 +66,7 @@ class _CheckingBackend(httpcore.AsyncNetworkBackend):
             addresses = list(dict.fromkeys(await self._find(host, port)))
         except OSError as error:
             raise httpcore.ConnectError(f"{host} has no address") from error
-        if not self._private and not all(is_public(address) for address in addresses):
+        if not self._private and not all(is_within(address, self._networks) for address in addresses):
             raise Forbidden(f"{host} leads to an address that is not of the internet")
         for address in addresses[:2]:
             try:
@@ -86,13 +89,19 @@ def _certificates() -> ssl.SSLContext:
 
 
 class Webhooks:
-    """Sends. `private`: to addresses of the own network too. `keep`: so many connections stay open between messages."""
+    """Sends. `private`: to addresses of the own network too; `networks`: to those of them.
 
-    def __init__(self, *, private: bool, find: Resolve = resolve, keep: int = 0) -> None:
+    `keep`: so many connections stay open between messages. `at_once`: so many are open.
+    """
+
+    def __init__(
+        self, *, private: bool, find: Resolve = resolve, keep: int = 0, networks: Sequence[Network] = (),
+        at_once: int = MOST_AT_ONCE,
+    ) -> None:  # fmt: skip
         self._keeps = keep > 0
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=_certificates(), max_connections=MOST_AT_ONCE, max_keepalive_connections=keep,
-            keepalive_expiry=KEPT_SECONDS, network_backend=_CheckingBackend(find, private=private),
+            ssl_context=_certificates(), max_connections=at_once, max_keepalive_connections=keep,
+            keepalive_expiry=KEPT_SECONDS, network_backend=_CheckingBackend(find, private=private, networks=networks),
         )  # fmt: skip
 
     async def __aenter__(self) -> Self:
@@ -108,43 +117,65 @@ class Webhooks:
         self, url: str, *, id: str, secret: bytes, body: bytes, seconds: float, headers: Mapping[str, str] = NO_HEADERS
     ) -> None:
         """Send it, and return when the receiver answered 2xx. Undelivered or Forbidden otherwise."""
-        now = int(time.time())
-        fields: dict[str, str] = {
-            "content-type": "application/json",
-            **headers,
-            "user-agent": f"fedstac/{__version__}",
-            "webhook-id": id,
-            "webhook-timestamp": str(now),
-            "webhook-signature": signature(secret, id, now, body),
-        }
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
-        try:
-            async with (
-                asyncio.timeout(seconds),
-                self._pool.stream(
-                    "POST", url, headers=list(fields.items()), content=body, extensions={"timeout": limits}
-                ) as answer,
-            ):
-                status = answer.status
-                if self._keeps:
-                    await _drain(answer)
-        except TimeoutError:
-            raise Undelivered("no answer in time") from None
-        except (
-            httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.UnsupportedProtocol,
-            OSError,
-        ) as error:  # fmt: skip
-            raise Undelivered(type(error).__name__) from error
+        status = (await self.post(url, id=id, secret=secret, body=body, seconds=seconds, headers=headers)).status
         if status == 410:
             raise Forbidden("the receiver says that it is gone (410)")
         if not 200 <= status < 300:
             raise Undelivered(f"the receiver answered {status}", status)
 
+    async def post(
+        self, url: str, *, id: str, secret: bytes, body: bytes, seconds: float, headers: Mapping[str, str] = NO_HEADERS
+    ) -> Answer:
+        """Send it, and return the answer, whatever it is. Undelivered where there is none, Forbidden by its address."""
+        now = int(time.time())
+        fields: dict[str, str] = {
+            "content-type": "application/json",
+            **headers,
+            "webhook-id": id,
+            "webhook-timestamp": str(now),
+            "webhook-signature": signature(secret, id, now, body),
+        }
+        return await self._exchange("POST", url, fields, body, seconds)
 
-async def _drain(answer: httpcore.Response) -> None:
-    """Read an answer to its end, so that its connection can stay open; leave one that is long, which closes it."""
-    size = 0
+    async def ask_consent(self, url: str, *, origin: str, seconds: float) -> Answer:
+        """Ask a receiver whether it wants events (CloudEvents, HTTP Web Hooks, 4.1). Errors as of `post`."""
+        fields = {"webhook-request-origin": origin, "webhook-request-rate": "*"}
+        return await self._exchange("OPTIONS", url, fields, b"", seconds)
+
+    async def _exchange(
+        self, method: str, url: str, fields: Mapping[str, str], body: bytes, seconds: float
+    ) -> Answer:  # fmt: skip
+        limits = dict.fromkeys(("read", "write", "pool"), seconds) | {"connect": min(seconds, MOST_CONNECT_SECONDS)}
+        fields = {**fields, "user-agent": f"fedstac/{__version__}"}
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._pool.stream(
+                    method, url, headers=list(fields.items()), content=body, extensions={"timeout": limits}
+                ) as answer,
+            ):
+                begin = await _drain(answer) if self._keeps else b""
+                headers = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in answer.headers}
+                return Answer(answer.status, headers, begin)
+        except TimeoutError:
+            raise Undelivered("no answer in time") from None
+        except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout) as error:
+            raise Undelivered(type(error).__name__, was_sent=False) from error
+        except (
+            httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.UnsupportedProtocol,
+            OSError,
+        ) as error:  # fmt: skip
+            raise Undelivered(type(error).__name__) from error
+
+
+async def _drain(answer: httpcore.Response) -> bytes:
+    """Return the begin of an answer. It is read to its end, so that its connection can stay open.
+
+    One that is long is left, which closes the connection.
+    """
+    begin = b""
     async for part in answer.aiter_stream():
-        size += len(part)
-        if size > MOST_DRAINED:
-            return
+        begin += part
+        if len(begin) > MOST_DRAINED:
+            break
+    return begin[:MOST_DRAINED]

@@ -1,0 +1,84 @@
+"""One POST and one handshake, to receivers on loopback."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedstac.domain import destinations
+from fedstac.domain.destinations import networks_of
+from fedstac.messaging.webhooks import Forbidden, Undelivered, Webhooks
+from tests.support.subscribers import subscriber, with_status
+from tests.support.waiting import PATIENCE
+
+SECRET = b"s" * 32
+
+
+async def test_an_answer_comes_with_its_headers_and_the_begin_of_its_body() -> None:
+    async with subscriber() as receiver, Webhooks(private=True, keep=1) as hooks:
+
+        async def respond(request: object) -> str:
+            return f"429 Too Many Requests\r\nRetry-After: 7{with_status('RETRY').removeprefix('200 OK')}"
+
+        receiver.respond = respond
+        answer = await hooks.post(receiver.url, id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
+    assert (answer.status, answer.headers["retry-after"], answer.body) == (429, "7", b'{"status":"RETRY"}')
+    [request] = receiver.requests
+    signed = destinations.signature(SECRET, "1", int(request.headers["webhook-timestamp"]), b"{}")
+    assert request.headers["webhook-signature"] == signed
+
+
+async def test_a_receiver_is_asked_for_its_consent_without_a_signature() -> None:
+    async with subscriber() as receiver, Webhooks(private=True, keep=1) as hooks:
+        receiver.consent = "200 OK\r\nWebHook-Allowed-Origin: west.example\r\nWebHook-Allowed-Rate: 60"
+        answer = await hooks.ask_consent(receiver.url, origin="west.example", seconds=PATIENCE)
+    assert (answer.headers["webhook-allowed-origin"], answer.headers["webhook-allowed-rate"]) == ("west.example", "60")
+    [request] = receiver.handshakes
+    assert (request.method, request.headers["webhook-request-origin"]) == ("OPTIONS", "west.example")
+    assert "webhook-signature" not in request.headers
+
+
+async def test_a_redirect_to_a_private_address_is_not_followed() -> None:
+    async with subscriber() as private, subscriber() as receiver, Webhooks(private=True, keep=1) as hooks:
+
+        async def redirect(request: object) -> str:
+            return f"307 Temporary Redirect\r\nLocation: {private.url}"
+
+        receiver.respond = redirect
+        answer = await hooks.post(receiver.url, id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
+    assert answer.status == 307
+    assert (private.requests, private.handshakes) == ([], [])
+
+
+@pytest.mark.parametrize(("networks", "is_reached"), [
+    ((), False), (("10.0.0.0/8",), False), (("127.0.0.0/8",), True), (("10.0.0.0/8", "127.0.0.1"), True),
+])  # fmt: skip
+async def test_only_private_networks_that_the_operator_lists_are_connected_to(
+    networks: tuple[str, ...], is_reached: bool
+) -> None:
+    async with (
+        subscriber() as receiver,
+        Webhooks(private=False, keep=1, networks=networks_of(networks)) as hooks,
+    ):
+        if is_reached:
+            assert (await hooks.ask_consent(receiver.url, origin="west", seconds=PATIENCE)).status == 200
+        else:
+            with pytest.raises(Forbidden):
+                await hooks.post(receiver.url, id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
+    assert len(receiver.handshakes) == is_reached
+
+
+async def test_a_receiver_that_is_not_reached_is_told_from_one_that_does_not_answer() -> None:
+    async with subscriber() as receiver, Webhooks(private=True, keep=1) as hooks:
+
+        async def hang_up(request: object) -> str:
+            raise ConnectionError
+
+        receiver.respond = hang_up
+        with pytest.raises(Undelivered) as failure:
+            await hooks.post(receiver.url, id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
+        assert failure.value.was_sent
+        url = receiver.url
+    async with Webhooks(private=True) as hooks:
+        with pytest.raises(Undelivered) as failure:
+            await hooks.post(url, id="1", secret=SECRET, body=b"{}", seconds=PATIENCE)
+    assert not failure.value.was_sent

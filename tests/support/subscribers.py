@@ -1,0 +1,103 @@
+"""Receivers of subscriptions' webhooks, real servers on loopback: what came, and the answers that a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from tests.support.receivers import listening
+
+AGREES = "200 OK\r\nWebHook-Allowed-Origin: *"
+TAKEN = "204 No Content"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that arrived, and when (time.monotonic)."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The event, in CloudEvents' structured form."""
+        event: dict[str, Any] = orjson.loads(self.body)
+        return event
+
+    @property
+    def dataset(self) -> str:
+        return str(self.event["data"]["id"])
+
+
+def with_status(status: str) -> str:
+    """Return an answer 200 whose body says a status."""
+    return f"200 OK\n{orjson.dumps({'status': status}).decode()}"
+
+
+async def agree(request: Request) -> str:
+    """Take every event."""
+    return TAKEN
+
+
+@dataclass
+class Subscriber:
+    """An HTTP server of a few lines that keeps connections.
+
+    respond: the status line and headers of an answer to an event, after a line feed its body. consent: those of the
+    answer to OPTIONS. taken: events that were answered 2xx without a body, in their order.
+    """
+
+    port: int = 0
+    consent: str = AGREES
+    respond: Callable[[Request], Awaitable[str]] = agree
+    handshakes: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    taken: list[Request] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/events"
+
+    @property
+    def datasets(self) -> list[str]:
+        """The ids of the datasets of what was taken."""
+        return [request.dataset for request in self.taken]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                method, path, _ = first.split()
+                headers = {name.lower(): text for name, _, text in (line.partition(": ") for line in lines if line)}
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                request = Request(method, path, headers, body, time.monotonic())
+                if method == "OPTIONS":
+                    self.handshakes.append(request)
+                    answer = self.consent
+                else:
+                    self.requests.append(request)
+                    answer = await self.respond(request)
+                    if answer == TAKEN:
+                        self.taken.append(request)
+                head, _, text = answer.partition("\n{")
+                content = b"{" + text.encode() if text else b""
+                writer.write(f"HTTP/1.1 {head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def subscriber() -> AsyncIterator[Subscriber]:
+    """Serve a receiver on a free port."""
+    receiver = Subscriber()
+    async with listening(receiver.serve) as port:
+        receiver.port = port
+        yield receiver
