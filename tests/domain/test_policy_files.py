@@ -11,7 +11,7 @@ import pytest
 
 from fedstac.domain.errors import Misdirected, MissingPermission
 from fedstac.domain.groups import PolicyBroken
-from fedstac.domain.policy import BUILTIN, Action, Policy, Principal, Resource
+from fedstac.domain.policy import BUILTIN, Action, Level, Policy, Principal, Resource
 from fedstac.identity import policy_files
 from fedstac.identity.policy_files import Policies
 from tests.support.places import REPOSITORY
@@ -56,6 +56,11 @@ def test_nothing_is_built_in_unless_the_file_says_so() -> None:
     assert Policy().rules == read("version: 1\nbuiltin: true").rules == BUILTIN
 
 
+def test_a_project_asks_for_a_level() -> None:
+    policy = read("version: 1\naccess: [{projects: [CMIP6], level: controlled}]")
+    assert (policy.level_of("CMIP6"), policy.level_of("CMIP7")) == (Level.CONTROLLED, Level.OPEN)
+
+
 def test_a_write_away_from_home_is_misdirected_and_says_where_to_go() -> None:
     policy = read("""
 version: 1
@@ -85,7 +90,7 @@ homes:
         ("version: 1\nbuiltin: yes", "line 2: builtin is neither true nor false"),
         (
             "version: 1\ngrant: []",
-            "line 2: the file grant is no member; there are version, builtin, homes, promote_previous, grants",
+            "line 2: the file grant is no member; there are version, builtin, homes, promote_previous, access, grants",
         ),
         ("version: 1\nversion: 1", "line 2: the file version stands there twice"),
         ("version: 1\n---\nversion: 1", "line 2: a second document"),
@@ -114,6 +119,7 @@ homes:
         (with_member("{role: 'x:{project}'}", "{name: robot}"), "no other braces"),
         (GOOD + GOOD.partition("grants:\n")[2], "two have the name 'ncar'"),
         ("version: 1\nhomes: [{projects: '*', institutions: '*', node: a, url: ftp://x}]", "homes[0].url"),
+        ("version: 1\naccess: [{projects: [x], level: x}]", "access[0].level 'x' is no level; there are"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_line(text: str, message: str) -> None:

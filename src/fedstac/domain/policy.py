@@ -119,6 +119,19 @@ class Resource:
         return cls(f"the collection {name[:128]}", name, None)
 
 
+class Level(StrEnum):
+    """Who may have a dataset (domain/access.py); the later, the stricter."""
+
+    OPEN = "open"  # everybody
+    CONTROLLED = "controlled"  # everybody its metadata, holders of a grant its files
+    PRIVATE = "private"  # nobody without a right to it learns that it is there
+
+    def stricter(self, other: Level) -> Level:
+        """Return the stricter of two levels."""
+        levels = list(Level)
+        return max(self, other, key=levels.index)
+
+
 class By(StrEnum):
     """How a rule says who somebody is."""
 
@@ -240,6 +253,14 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectLevel:
+    """The level that every dataset of some projects has at least."""
+
+    projects: frozenset[str]
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A decision, the rule that made it ("" where none fits), and why in a sentence. `home`: where to go instead."""
 
@@ -281,6 +302,7 @@ class Policy:
 
     `here`: this node's name; a write of what has its home elsewhere is Misdirected, whoever asks.
     `promoting`: projects in which the version before is latest again when the latest is retracted or marked.
+    `levels`: what projects ask of the access level of every dataset.
     """
 
     rules: tuple[PolicyRule, ...] = BUILTIN
@@ -288,6 +310,20 @@ class Policy:
     shares: Shares = field(default_factory=dict)
     here: str | None = None
     promoting: frozenset[str] = frozenset()
+    levels: tuple[ProjectLevel, ...] = ()
+
+    @cached_property
+    def without_homes(self) -> Policy:
+        """The policy for who may read: a home says where something is written, and everybody reads anywhere."""
+        return replace(self, homes=())
+
+    def level_of(self, project: str) -> Level:
+        """Return the level that a project asks of every dataset at least (access). The strictest entry counts."""
+        level = Level.OPEN
+        for entry in self.levels:
+            if _is_in(project, entry.projects):
+                level = level.stricter(entry.level)
+        return level
 
     def promotes(self, project: str) -> bool:
         """Tell whether a project wants the version before to be latest again (promote_previous)."""

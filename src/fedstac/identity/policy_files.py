@@ -1,8 +1,8 @@
 """Policy files: read and checked as a whole, kept up to date while a node runs.
 
-The form (docs/operations.md, Policy): YAML with the members `version: 1`, `builtin`, `homes`, `promote_previous` and
-`grants`. A file that is not wholly understood is not used. Plain YAML only: aliases, anchors, tags and several
-documents are refused, so that a small file is a small policy.
+The form (docs/operations.md, Policy): YAML with the members `version: 1`, `builtin`, `homes`, `promote_previous`,
+`access` and `grants`. A file that is not wholly understood is not used. Plain YAML only: aliases, anchors, tags and
+several documents are refused, so that a small file is a small policy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ import structlog
 from fedstac.domain import groups, plain_yaml
 from fedstac.domain.groups import ANY, PolicyBroken, Right, Shares
 from fedstac.domain.plain_yaml import YamlNode, YamlReader
-from fedstac.domain.policy import BUILTIN, INSTITUTION_ROLE, NODE_ROLE, Action, By, Home, Policy, PolicyRule, Who
+from fedstac.domain.policy import (
+    BUILTIN,
+    INSTITUTION_ROLE,
+    NODE_ROLE,
+    Action,
+    By,
+    Home,
+    Level,
+    Policy,
+    PolicyRule,
+    ProjectLevel,
+    Who,
+)
 
 MAX_BYTES = 256 << 10
 MAX_GLOBUS_BYTES = 16 << 20
@@ -39,7 +51,7 @@ class _Reader(YamlReader):
     """Reads values of the form; what is wrong is noted with its line and path, and reading goes on."""
 
     def policy(self, node: YamlNode, here: str | None, shares: Shares) -> Policy:
-        members = self.members(node, "", ("version",), ("builtin", "homes", "promote_previous", "grants"))
+        members = self.members(node, "", ("version",), ("builtin", "homes", "promote_previous", "access", "grants"))
         if (version := members.get("version")) and (version.tag, version.value) != ("int", VERSION):
             self.fault(version, "version", f"is not {VERSION}, the only one there is")
         builtin = self.flag(members["builtin"], "builtin") if "builtin" in members else False
@@ -49,7 +61,17 @@ class _Reader(YamlReader):
         for name in sorted({name for name in names if names.count(name) > 1}):
             self.faults.append(f"grants: two have the name {name!r}")
         promoting = self.names(members.get("promote_previous"), "promote_previous")
-        return Policy((*(BUILTIN if builtin else ()), *grants), tuple(homes), shares, here, promoting)
+        levels = self.sequence(members.get("access"), "access", self._level)
+        rules = (*(BUILTIN if builtin else ()), *grants)
+        return Policy(rules, tuple(homes), shares, here, promoting, tuple(levels))
+
+    def _level(self, node: YamlNode, path: str) -> ProjectLevel:
+        members = self.members(node, path, ("projects", "level"), ())
+        level = self.text(members.get("level"), f"{path}.level")
+        if level and level not in list(Level):
+            self.fault(members["level"], f"{path}.level", f"{level!r} is no level; there are {', '.join(Level)}")
+            level = ""
+        return ProjectLevel(self.names(members.get("projects"), f"{path}.projects"), Level(level or Level.PRIVATE))
 
     def _grant(self, node: YamlNode, path: str) -> PolicyRule:
         members = self.members(node, path, ("name", "who", "may", "projects", "institutions", "nodes"), ())
