@@ -7,46 +7,54 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fedstac.domain.webhook_answers import Answer, Consent, Outcome, Verdict, consent_of, outcome_of, retry_after
+from fedstac.domain.webhook_answers import (
+    Consent,
+    WebhookAnswer,
+    WebhookOutcome,
+    WebhookVerdict,
+    consent_of,
+    outcome_of,
+    retry_after,
+)
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 HALF_PAST = "Sun, 29 Nov 2026 12:30:00 GMT"
 
 
 @pytest.mark.parametrize(("status", "headers", "body", "verdict", "seconds"), [
-    (200, {}, b"", Verdict.TAKEN, None),
-    (204, {}, b"", Verdict.TAKEN, None),
-    (202, {"retry-after": "5"}, b"", Verdict.TAKEN, None),
-    (200, {}, b'{"status": "SUCCESS"}', Verdict.TAKEN, None),
-    (200, {}, b'{"status": "RETRY"}', Verdict.AGAIN, None),
-    (200, {"retry-after": "7"}, b' {"status":"retry"}', Verdict.AGAIN, 7.0),
-    (200, {}, b'{"status": "DROP"}', Verdict.DROPPED, None),
-    (200, {}, b'{"status": "ok", "of": "somebody"}', Verdict.TAKEN, None),
-    (200, {}, b'{"status": 3}', Verdict.TAKEN, None),
-    (200, {}, b'{"status": "RETRY"', Verdict.TAKEN, None),
-    (200, {}, b'["RETRY"]', Verdict.TAKEN, None),
-    (200, {}, b"<html>RETRY</html>", Verdict.TAKEN, None),
-    (410, {}, b"", Verdict.ENDED, None),
-    (301, {}, b"", Verdict.REFUSED, None),
-    (307, {"location": "http://169.254.169.254/"}, b"", Verdict.REFUSED, None),
-    (401, {}, b"", Verdict.REFUSED, None),
-    (403, {}, b'{"status": "SUCCESS"}', Verdict.REFUSED, None),
-    (429, {"retry-after": "12"}, b"", Verdict.BUSY, 12.0),
-    (429, {}, b"", Verdict.BUSY, None),
-    (503, {"retry-after": HALF_PAST}, b"", Verdict.BUSY, 1800.0),
-    (502, {}, b"", Verdict.BUSY, None),
-    (400, {}, b"", Verdict.AGAIN, None),
-    (413, {}, b"", Verdict.AGAIN, None),
-    (422, {}, b'{"status": "DROP"}', Verdict.AGAIN, None),
-    (500, {}, b"", Verdict.UNCLEAR, None),
-    (418, {}, b"", Verdict.UNCLEAR, None),
+    (200, {}, b"", WebhookVerdict.TAKEN, None),
+    (204, {}, b"", WebhookVerdict.TAKEN, None),
+    (202, {"retry-after": "5"}, b"", WebhookVerdict.TAKEN, None),
+    (200, {}, b'{"status": "SUCCESS"}', WebhookVerdict.TAKEN, None),
+    (200, {}, b'{"status": "RETRY"}', WebhookVerdict.AGAIN, None),
+    (200, {"retry-after": "7"}, b' {"status":"retry"}', WebhookVerdict.AGAIN, 7.0),
+    (200, {}, b'{"status": "DROP"}', WebhookVerdict.DROPPED, None),
+    (200, {}, b'{"status": "ok", "of": "somebody"}', WebhookVerdict.TAKEN, None),
+    (200, {}, b'{"status": 3}', WebhookVerdict.TAKEN, None),
+    (200, {}, b'{"status": "RETRY"', WebhookVerdict.TAKEN, None),
+    (200, {}, b'["RETRY"]', WebhookVerdict.TAKEN, None),
+    (200, {}, b"<html>RETRY</html>", WebhookVerdict.TAKEN, None),
+    (410, {}, b"", WebhookVerdict.ENDED, None),
+    (301, {}, b"", WebhookVerdict.REFUSED, None),
+    (307, {"location": "http://169.254.169.254/"}, b"", WebhookVerdict.REFUSED, None),
+    (401, {}, b"", WebhookVerdict.REFUSED, None),
+    (403, {}, b'{"status": "SUCCESS"}', WebhookVerdict.REFUSED, None),
+    (429, {"retry-after": "12"}, b"", WebhookVerdict.BUSY, 12.0),
+    (429, {}, b"", WebhookVerdict.BUSY, None),
+    (503, {"retry-after": HALF_PAST}, b"", WebhookVerdict.BUSY, 1800.0),
+    (502, {}, b"", WebhookVerdict.BUSY, None),
+    (400, {}, b"", WebhookVerdict.AGAIN, None),
+    (413, {}, b"", WebhookVerdict.AGAIN, None),
+    (422, {}, b'{"status": "DROP"}', WebhookVerdict.AGAIN, None),
+    (500, {}, b"", WebhookVerdict.UNCLEAR, None),
+    (418, {}, b"", WebhookVerdict.UNCLEAR, None),
 ])  # fmt: skip
 def test_what_an_answer_means(
-    status: int, headers: Mapping[str, str], body: bytes, verdict: Verdict, seconds: float | None
+    status: int, headers: Mapping[str, str], body: bytes, verdict: WebhookVerdict, seconds: float | None
 ) -> None:
-    outcome = outcome_of(Answer(status, headers, body), NOW)
+    outcome = outcome_of(WebhookAnswer(status, headers, body), NOW)
     assert (outcome.verdict, outcome.seconds) == (verdict, seconds)
-    assert bool(outcome.reason) == (verdict is not Verdict.TAKEN)
+    assert bool(outcome.reason) == (verdict is not WebhookVerdict.TAKEN)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [
@@ -59,27 +67,27 @@ def test_how_long_a_receiver_wants_to_be_left_in_peace(text: str | None, seconds
 
 
 @pytest.mark.parametrize(("status", "headers", "wanted"), [
-    (200, {"webhook-allowed-origin": "*"}, None),
-    (204, {"webhook-allowed-origin": "west.example", "webhook-allowed-rate": "*"}, None),
-    (200, {"webhook-allowed-origin": "WEST.example", "webhook-allowed-rate": "120"}, 120),
-    (200, {"webhook-allowed-origin": "*", "webhook-allowed-rate": "0"}, 1),
-    (200, {"webhook-allowed-origin": "*", "webhook-allowed-rate": "99999999999"}, 1_000_000),
-    (200, {"webhook-allowed-origin": "*", "webhook-allowed-rate": "many"}, None),
-    (200, {}, Verdict.REFUSED),
-    (200, {"webhook-allowed-origin": "east.example"}, Verdict.REFUSED),
-    (405, {"webhook-allowed-origin": "*"}, Verdict.REFUSED),
-    (302, {"webhook-allowed-origin": "*"}, Verdict.REFUSED),
-    (404, {}, Verdict.REFUSED),
-    (410, {"webhook-allowed-origin": "*"}, Verdict.ENDED),
-    (429, {"webhook-allowed-origin": "*", "retry-after": "3"}, Verdict.BUSY),
-    (500, {}, Verdict.BUSY),
+    (200, {"webhook-allowed_origin-origin": "*"}, None),
+    (204, {"webhook-allowed_origin-origin": "west.example", "webhook-allowed_origin-rate": "*"}, None),
+    (200, {"webhook-allowed_origin-origin": "WEST.example", "webhook-allowed_origin-rate": "120"}, 120),
+    (200, {"webhook-allowed_origin-origin": "*", "webhook-allowed_origin-rate": "0"}, 1),
+    (200, {"webhook-allowed_origin-origin": "*", "webhook-allowed_origin-rate": "99999999999"}, 1_000_000),
+    (200, {"webhook-allowed_origin-origin": "*", "webhook-allowed_origin-rate": "many"}, None),
+    (200, {}, WebhookVerdict.REFUSED),
+    (200, {"webhook-allowed_origin-origin": "east.example"}, WebhookVerdict.REFUSED),
+    (405, {"webhook-allowed_origin-origin": "*"}, WebhookVerdict.REFUSED),
+    (302, {"webhook-allowed_origin-origin": "*"}, WebhookVerdict.REFUSED),
+    (404, {}, WebhookVerdict.REFUSED),
+    (410, {"webhook-allowed_origin-origin": "*"}, WebhookVerdict.ENDED),
+    (429, {"webhook-allowed_origin-origin": "*", "retry-after": "3"}, WebhookVerdict.BUSY),
+    (500, {}, WebhookVerdict.BUSY),
 ])  # fmt: skip
 def test_what_the_answer_to_a_handshake_means(
-    status: int, headers: Mapping[str, str], wanted: int | Verdict | None
+    status: int, headers: Mapping[str, str], wanted: int | WebhookVerdict | None
 ) -> None:
-    consent = consent_of(Answer(status, headers), "west.example", NOW)
-    if isinstance(wanted, Verdict):
-        assert isinstance(consent, Outcome)
+    consent = consent_of(WebhookAnswer(status, headers), "west.example", NOW)
+    if isinstance(wanted, WebhookVerdict):
+        assert isinstance(consent, WebhookOutcome)
         assert consent.verdict is wanted
         assert consent.reason
     else:

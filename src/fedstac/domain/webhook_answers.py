@@ -20,13 +20,13 @@ LONGEST_QUOTED: Final = 80  # characters of what a receiver wrote
 ABOUT_THE_EVENT: Final = (400, 404, 406, 409, 411, 412, 413, 415, 422, 431)
 BUSY: Final = (429, 502, 503, 504)
 REFUSING: Final = (401, 403, 405, 407, 451)
-ALLOWED_ORIGIN, ALLOWED_RATE = "webhook-allowed-origin", "webhook-allowed-rate"
+ALLOWED_ORIGIN, ALLOWED_RATE = "webhook-allowed_origin-origin", "webhook-allowed_origin-rate"
 EVERY: Final = "*"
 LEAST_RATE, MOST_RATE = 1, 1_000_000  # requests a minute
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WebhookAnswer:
     """What a receiver answered. The names of headers are in lower case; the body is the begin of it."""
 
     status: int
@@ -38,7 +38,7 @@ class Answer:
         return 200 <= self.status < 300
 
 
-class Verdict(StrEnum):
+class WebhookVerdict(StrEnum):
     """What an attempt to send an event came to."""
 
     TAKEN = "taken"
@@ -51,39 +51,43 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WebhookOutcome:
     """A verdict, its reason for people, and how many seconds the receiver wants to be left in peace, if it says so."""
 
-    verdict: Verdict
+    verdict: WebhookVerdict
     reason: str = ""
     seconds: float | None = None
 
 
-TAKEN: Final = Outcome(Verdict.TAKEN)
+TAKEN: Final = WebhookOutcome(WebhookVerdict.TAKEN)
 
 
-def outcome_of(answer: Answer, now: datetime) -> Outcome:
+def outcome_of(answer: WebhookAnswer, now: datetime) -> WebhookOutcome:
     """Return what an answer to an event means."""
     seconds = retry_after(answer.headers.get("retry-after"), now)
     if answer.is_success:
         match _status_in(answer.body):
             case "RETRY":
-                return Outcome(Verdict.AGAIN, "the receiver answered RETRY", seconds)
+                return WebhookOutcome(WebhookVerdict.AGAIN, "the receiver answered RETRY", seconds)
             case "DROP":
-                return Outcome(Verdict.DROPPED, "the receiver answered DROP")
+                return WebhookOutcome(WebhookVerdict.DROPPED, "the receiver answered DROP")
             case _:
                 return TAKEN
     reason = f"the receiver answered {answer.status}"
     if answer.status == 410:
-        return Outcome(Verdict.ENDED, f"{reason}: it wants no more events")
+        return WebhookOutcome(WebhookVerdict.ENDED, f"{reason}: it wants no more events")
     if 300 <= answer.status < 400:
-        return Outcome(Verdict.REFUSED, f"{reason}: redirects are not followed; put the address that it leads to")
+        return WebhookOutcome(
+            WebhookVerdict.REFUSED, f"{reason}: redirects are not followed; put the address that it leads to"
+        )
     if answer.status in REFUSING:
-        return Outcome(Verdict.REFUSED, f"{reason}: see that it takes what this node signs, and put it again")
+        return WebhookOutcome(
+            WebhookVerdict.REFUSED, f"{reason}: see that it takes what this node signs, and put it again"
+        )
     if answer.status in BUSY:
-        return Outcome(Verdict.BUSY, reason, seconds)
-    verdict = Verdict.AGAIN if answer.status in ABOUT_THE_EVENT else Verdict.UNCLEAR
-    return Outcome(verdict, reason, seconds)
+        return WebhookOutcome(WebhookVerdict.BUSY, reason, seconds)
+    verdict = WebhookVerdict.AGAIN if answer.status in ABOUT_THE_EVENT else WebhookVerdict.UNCLEAR
+    return WebhookOutcome(verdict, reason, seconds)
 
 
 def _status_in(body: bytes) -> str | None:
@@ -123,20 +127,20 @@ class Consent:
     rate: int | None
 
 
-def consent_of(answer: Answer, origin: str, now: datetime) -> Consent | Outcome:
+def consent_of(answer: WebhookAnswer, origin: str, now: datetime) -> Consent | WebhookOutcome:
     """Return what the answer to OPTIONS means: consent, or why there is none (verdicts BUSY, REFUSED, ENDED)."""
     if answer.status == 410:
         return outcome_of(answer, now)
     if answer.status == 429 or answer.status >= 500:
         reason = f"the receiver answered {answer.status} to OPTIONS"
-        return Outcome(Verdict.BUSY, reason, retry_after(answer.headers.get("retry-after"), now))
-    allowed = answer.headers.get(ALLOWED_ORIGIN, "").strip()
-    if not answer.is_success or allowed.lower() not in (EVERY, origin.lower()):
-        return Outcome(
-            Verdict.REFUSED,
+        return WebhookOutcome(WebhookVerdict.BUSY, reason, retry_after(answer.headers.get("retry-after"), now))
+    allowed_origin = answer.headers.get(ALLOWED_ORIGIN, "").strip()
+    if not answer.is_success or allowed_origin.lower() not in (EVERY, origin.lower()):
+        return WebhookOutcome(
+            WebhookVerdict.REFUSED,
             f"the receiver did not agree to get events: it has to answer OPTIONS with 2xx and the header "
             f"WebHook-Allowed-Origin: {origin} (or *); it answered {answer.status}"
-            + (f" and {allowed[:LONGEST_QUOTED]!r}" if allowed else " without it"),
+            + (f" and {allowed_origin[:LONGEST_QUOTED]!r}" if allowed_origin else " without it"),
         )
     return Consent(_rate(answer.headers.get(ALLOWED_RATE, EVERY).strip()))
 

@@ -21,7 +21,7 @@ import httpx
 
 from fedstac import __version__
 from fedstac.domain.destinations import Network, is_within, signature
-from fedstac.domain.webhook_answers import Answer
+from fedstac.domain.webhook_answers import WebhookAnswer
 
 MOST_AT_ONCE = 32
 MOST_CONNECT_SECONDS = 5.0  # so that an address that is not reached is told from a receiver that does not answer
@@ -125,7 +125,7 @@ class Webhooks:
 
     async def post(
         self, url: str, *, id: str, secret: bytes, body: bytes, seconds: float, headers: Mapping[str, str] = NO_HEADERS
-    ) -> Answer:
+    ) -> WebhookAnswer:
         """Send it, and return the answer, whatever it is. Undelivered where there is none, Forbidden by its address."""
         now = int(time.time())
         fields: dict[str, str] = {
@@ -137,14 +137,14 @@ class Webhooks:
         }
         return await self._exchange("POST", url, fields, body, seconds)
 
-    async def ask_consent(self, url: str, *, origin: str, seconds: float) -> Answer:
+    async def ask_consent(self, url: str, *, origin: str, seconds: float) -> WebhookAnswer:
         """Ask a receiver whether it wants events (CloudEvents, HTTP Web Hooks, 4.1). Errors as of `post`."""
         fields = {"webhook-request-origin": origin, "webhook-request-rate": "*"}
         return await self._exchange("OPTIONS", url, fields, b"", seconds)
 
     async def _exchange(
         self, method: str, url: str, fields: Mapping[str, str], body: bytes, seconds: float
-    ) -> Answer:  # fmt: skip
+    ) -> WebhookAnswer:  # fmt: skip
         limits = dict.fromkeys(("read", "write", "pool"), seconds) | {"connect": min(seconds, MOST_CONNECT_SECONDS)}
         fields = {**fields, "user-agent": f"fedstac/{__version__}"}
         try:
@@ -156,7 +156,7 @@ class Webhooks:
             ):
                 begin = await _drain(answer) if self._keeps else b""
                 headers = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in answer.headers}
-                return Answer(answer.status, headers, begin)
+                return WebhookAnswer(answer.status, headers, begin)
         except TimeoutError:
             raise Undelivered("no answer in time") from None
         except (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout) as error:
