@@ -45,6 +45,7 @@ from fedstac.domain import cascade, crosschecks, deletion, documents, events, sh
 from fedstac.domain import collections as collection_rules
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.clear import Rebuild
 from fedstac.domain.actions.delete import Purge
 from fedstac.domain.actions.mark import Mark
 from fedstac.domain.actions.publish import Publish
@@ -68,9 +69,9 @@ from fedstac.domain.errors import (
 from fedstac.domain.events import CollectionEvent, DatasetEvent, Event
 from fedstac.domain.identifiers import uuid7
 from fedstac.domain.model import (
-    GONE,
     NO_CLAIM,
     SEARCHED,
+    WITHOUT_DOCUMENT,
     Change,
     Decision,
     Draft,
@@ -111,7 +112,7 @@ class NodeRules:
         collections = {command.target.collection for command in commands}
         versions = {
             (command.target.collection, command.cv_version)
-            for command in commands if isinstance(command, Publish | Amend) and command.cv_version is not None
+            for command in map(_writing_of, commands) if command is not None and command.cv_version is not None
         }  # fmt: skip
         vocabularies = self.vocabularies.select(collections, versions)
         return World(datetime.now(UTC), self.origin, self.judge, self.policy, vocabularies=vocabularies)
@@ -133,6 +134,17 @@ class NodeRules:
         if len(versions) == len(world.vocabularies.versions):
             return world
         return replace(world, vocabularies=self.vocabularies.select(world.vocabularies.newest, versions))
+
+
+def _writing_of(command: Command) -> Publish | Amend | None:
+    """Return the part of a command that brings a document; None of one that brings none."""
+    match command:
+        case Publish() | Amend():
+            return command
+        case Rebuild():
+            return command.publish
+        case _:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,16 +490,19 @@ async def _redact(conn: Connection, changes: Sequence[Change]) -> None:
 
 
 async def _release_files(conn: Connection, changes: Sequence[Change]) -> dict[tuple[str, str], ReleasedFiles]:
-    """Keep the marks of the files of datasets. Return what becomes of the files of those that are deleted, by name."""
+    """Keep the marks of the files of datasets. Return what becomes of those of datasets that go."""
     await file_references.write(conn, {
         (change.after.collection, change.after.id): shared_files.marks_of(change.draft.text)
         for change in changes if change.draft is not None and _has_other_document(change)
     })  # fmt: skip
+    last_states = {(change.after.collection, change.after.id): change.after.state for change in changes}
     documents = {
-        (change.after.collection, change.after.id): change.before.document
+        name: change.before.document
         for change in changes
-        if change.event_type == events.DELETED and change.before is not None and change.before.document is not None
-    }
+        if change.event_type in (events.DELETED, events.CLEARED)
+        and change.before is not None and change.before.document is not None
+        and last_states[name := (change.after.collection, change.after.id)] in WITHOUT_DOCUMENT
+    }  # fmt: skip
     if not documents:
         return {}
     names = list(documents)
@@ -559,7 +574,7 @@ async def _compare_files(conn: Connection, world: World, receipts: Sequence[Rece
 def _has_other_files(change: Change) -> bool:
     """Tell whether a change gives a dataset other files, its first ones, or takes them away."""
     before, after = change.before, change.after
-    return before is None or before.files_digest != after.files_digest or after.state in GONE
+    return before is None or before.files_digest != after.files_digest or after.state in WITHOUT_DOCUMENT
 
 
 def _own_event(work: Work, receipt: Receipt, ids: Iterator[int]) -> int | None:
@@ -581,19 +596,21 @@ def _announcement(
 
 
 def _audit_rows(work: Work, receipt: Receipt) -> list[audit.NewRow]:
-    """Return a row for the command, and one for each other version that it demoted or promoted."""
+    """Return a row for each change of a command: of its dataset, and of other versions. One for none."""
     rule = receipt.problem.name if receipt.problem else receipt.rule
     target = work.command.target
     own = audit.NewRow(
         actor=work.actor, action=work.action, collection=target.collection, dataset=target.id, request=work.request,
         outcome=receipt.outcome, before=None, after=None, rule=rule,
     )  # fmt: skip
-    rows = {target.id: own}
+    rows = []
     for change in receipt.changes:
         before, after = change.before, change.after
-        row = rows.get(after.id) or replace(own, dataset=after.id, action=versions.action_of(change))
-        rows[after.id] = replace(row, before=before.digest if before else None, after=after.digest)
-    return list(rows.values())
+        action = work.action if after.id == target.id else versions.action_of(change)
+        rows.append(replace(
+            own, dataset=after.id, action=action, before=before.digest if before else None, after=after.digest
+        ))  # fmt: skip
+    return rows if any(row.dataset == target.id for row in rows) else [own, *rows]
 
 
 async def _reject(conn: Connection, work: Work, error: Exception, claim: queue.Claim | None) -> Receipt:

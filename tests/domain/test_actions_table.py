@@ -82,6 +82,9 @@ BODIES = {
         "unmark", {"expected": None, "deletion": str(UUID(int=1))}, ("publish", "mark"), Outcome.UNMARKED,
         events.UNMARKED,
     ),
+    "a clearing": (
+        "clear", {"expected": None, "reason": "not in the load"}, ("publish",), Outcome.CLEARED, events.CLEARED,
+    ),
     "a purge": ("purge", {}, ("publish", "mark", "delete"), Outcome.PURGED, events.PURGED),
 }  # fmt: skip
 BEFORE: Mapping[str, object] = {

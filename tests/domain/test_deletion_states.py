@@ -479,7 +479,7 @@ def _drop_guard(patch: pytest.MonkeyPatch) -> None:
 
 def _keep_document(patch: pytest.MonkeyPatch) -> None:
     """Keep the document in the tombstone."""
-    patch.setattr("fedstac.domain.actions.delete._tombstone", lambda record, state: replace(
+    patch.setattr("fedstac.domain.actions.delete.without_document", lambda record, state: replace(
         record, state=state, latest=False, claims_latest=False
     ))  # fmt: skip
 

@@ -21,6 +21,7 @@ from fedstac.demo import sample
 from fedstac.domain import documents, events, patching, shared_files, strict_json
 from fedstac.domain.actions import Command
 from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.clear import Clear, Rebuild
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.publish import Publish
 from fedstac.domain.actions.quarantine import Quarantine, Release
@@ -80,6 +81,9 @@ def commands() -> Iterator[Command]:
     yield Quarantine(later, ROOT, quarantine)
     yield Retract(later, ROOT, {"reason": "wrong units"})
     yield Release(later, ROOT, "there is none")
+    yield Clear(target, ROOT, reason="a full-state load does not state it")
+    yield Publish(_draft(FIRST), ROOT, VERSION)
+    yield Rebuild(Clear(target, ROOT, reason="a full-state load rebuilds it"), Publish(_draft(FIRST), ROOT, VERSION))
 
 
 def changes() -> Iterator[Change]:
@@ -92,7 +96,7 @@ def changes() -> Iterator[Change]:
     last = lineage.records[str(SECOND["id"])]
     gone = replace(
         last, state=State.DELETED, latest=False, claims_latest=False, document=None, document_digest=b"",
-        files_digest=b"", retraction=None, superseded=False, seq=last.seq + 1,
+        files_digest=b"", retraction=None, superseded=False, seq=lineage.seq + 1,
     )  # fmt: skip
     yield Change("org.fedstac.dataset.deleted.v1", last, gone)
     purged = replace(gone, state=State.PURGED, seq=gone.seq + 1)

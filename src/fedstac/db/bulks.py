@@ -94,7 +94,7 @@ def _rows_of(choice: DatasetChoice) -> str:
         LEFT JOIN fedstac.facet f ON f.n = r.n
         LEFT JOIN fedstac.term t ON t.code = f.codes[s.slot + 1]
         LEFT JOIN newest ON newest.lineage = r.lineage AND NOT r.latest
-        WHERE r.origin = $1 AND r.state NOT IN ('deleted', 'purged'))"""
+        WHERE r.origin = $1 AND r.state NOT IN ('deleted', 'purged', 'cleared'))"""
 
 
 def _arguments(choice: DatasetChoice, origin: str) -> list[object]:

@@ -36,19 +36,19 @@ async def effects(conn: Connection, collection: str) -> CascadeEffects:
         """SELECT r.state, count(*) AS datasets, coalesce(sum(f.files), 0)::bigint AS files,
                   coalesce(sum(f.size), 0)::bigint AS bytes
            FROM fedstac.record r LEFT JOIN fedstac.facet f ON f.n = r.n
-           WHERE r.collection = $1 AND r.state NOT IN ('deleted', 'purged') GROUP BY r.state ORDER BY r.state""",
+           WHERE r.collection = $1 AND r.document IS NOT NULL GROUP BY r.state ORDER BY r.state""",
         collection,
     )
     replicas = await conn.fetch(
         """SELECT node, count(*) AS datasets, sum((entry ->> 'files')::bigint)::bigint AS files
            FROM fedstac.record r, jsonb_each(r.replicas::jsonb) e (node, entry)
-           WHERE r.collection = $1 AND r.replicas IS NOT NULL AND r.state NOT IN ('deleted', 'purged')
+           WHERE r.collection = $1 AND r.replicas IS NOT NULL AND r.document IS NOT NULL
            GROUP BY node""",
         collection,
     )
     others = await conn.fetchrow(
         """SELECT (SELECT count(DISTINCT lineage) FROM fedstac.record
-                   WHERE collection = $1 AND state NOT IN ('deleted', 'purged')) AS lineages,
+                   WHERE collection = $1 AND document IS NOT NULL) AS lineages,
                   (SELECT count(*) FROM fedstac.own_group WHERE project = $1) AS groups,
                   (SELECT count(*) FROM fedstac.own_group_person p JOIN fedstac.own_group g ON g.name = p.own_group
                    WHERE g.project = $1) AS memberships,
@@ -56,7 +56,7 @@ async def effects(conn: Connection, collection: str) -> CascadeEffects:
                    WHERE i.status = 'queued' AND r.collection = $1) AS waiting,
                   (SELECT count(*) FROM fedstac.destination WHERE 'dataset' = ANY (topics) AND confirmed IS NOT NULL
                    AND owner IN (SELECT publisher FROM fedstac.record
-                                 WHERE collection = $1 AND state NOT IN ('deleted', 'purged'))) AS destinations,
+                                 WHERE collection = $1 AND document IS NOT NULL)) AS destinations,
                   (SELECT count(*) FROM fedstac.awaited a JOIN fedstac.request r ON r.id = a.request
                    WHERE r.collection = $1) AS awaited""",
         collection,

@@ -14,7 +14,7 @@ from fedstac.db import facets
 from fedstac.db.connections import Connection, Row
 from fedstac.domain import documents
 from fedstac.domain.facets import NODES, PLACES
-from fedstac.domain.model import GONE, SEARCHED, Change, Draft, LatestClaim, Lineage, Record, State
+from fedstac.domain.model import SEARCHED, WITHOUT_DOCUMENT, Change, Draft, LatestClaim, Lineage, Record, State
 
 COLUMNS = """collection, id, lineage, origin, version, state, latest, claims_latest, epoch, seq, created, updated,
              document_digest, files_digest, publisher, cv_version, cv_excused, retraction, replicas,
@@ -266,7 +266,7 @@ def _is_found(record: Record | None) -> bool:
 
 
 def _exists(record: Record | None) -> bool:
-    return record is not None and record.state not in GONE
+    return record is not None and record.state not in WITHOUT_DOCUMENT
 
 
 async def _index(conn: Connection, changes: Sequence[Change], leaves: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ import orjson
 from fedstac.domain import alternates, documents, patching, retraction, validation
 from fedstac.domain.actions.amend import check_identity, shaped
 from fedstac.domain.errors import BadRequest, Finding, StacInvalid, errors_in
-from fedstac.domain.model import GONE, Draft, Judge, Record, State, moment
+from fedstac.domain.model import WITHOUT_DOCUMENT, Draft, Judge, Record, State, moment
 from fedstac.domain.patching import Edit, Whole
 from fedstac.domain.validation import is_fixed
 from fedstac.domain.vocabulary import DatasetName, Vocabulary, name_of
@@ -88,7 +88,7 @@ class ItemStep:
     @property
     def deletes(self) -> bool:
         """Return whether the dataset is gone at its origin; only a fedstac node says so."""
-        return self.facts is not None and self.facts.state in GONE
+        return self.facts is not None and self.facts.state in WITHOUT_DOCUMENT
 
 
 @dataclass(frozen=True, slots=True)

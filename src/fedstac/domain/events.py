@@ -38,6 +38,7 @@ QUARANTINED = "org.fedstac.dataset.quarantined.v1"
 RELEASED = "org.fedstac.dataset.released.v1"
 DELETED = "org.fedstac.dataset.deleted.v1"
 PURGED = "org.fedstac.dataset.purged.v1"
+CLEARED = "org.fedstac.dataset.cleared.v1"  # not there any more; the next event may publish it again
 CURRENT = "org.fedstac.dataset.current.v1"  # a snapshot's entry: the state as it is, no change
 COLLECTION_CREATED = "org.fedstac.collection.created.v1"
 COLLECTION_UPDATED = "org.fedstac.collection.updated.v1"

@@ -27,10 +27,12 @@ class State(StrEnum):
     MARKED = "marked"
     DELETED = "deleted"
     PURGED = "purged"
+    CLEARED = "cleared"  # by a full-state load; without a tombstone, and the id may be published again
 
 
 SEARCHED = (State.PUBLISHED, State.RETRACTED)  # states in which searches find a dataset
 GONE = (State.DELETED, State.PURGED)  # a tombstone is left
+WITHOUT_DOCUMENT = (*GONE, State.CLEARED)
 
 
 class Outcome(StrEnum):
@@ -52,6 +54,8 @@ class Outcome(StrEnum):
     RELEASED = "released"  # from quarantine
     DELETED = "deleted"
     PURGED = "purged"
+    CLEARED = "cleared"
+    REBUILT = "rebuilt"  # cleared, and published again
     IDENTICAL = "identical"  # nothing changed, nothing was announced
     REJECTED = "rejected"
     FAILED = "failed"

@@ -44,8 +44,10 @@ def supersede(record: Record) -> Record:
 
 
 def is_newest(version: int | None, lineage: Lineage) -> bool:
-    """Tell whether no version is higher, in whatever state."""
-    return all((version or 0) >= (record.version or 0) for record in lineage.records.values())
+    """Tell whether no version is higher, in whatever state. One that was cleared counts as never there."""
+    return all(
+        (version or 0) >= (record.version or 0) or record.state is State.CLEARED for record in lineage.records.values()
+    )
 
 
 def may_be_latest(record: Record, lineage: Lineage) -> bool:
@@ -61,11 +63,16 @@ def changes(change: Change, lineage: Lineage, world: World) -> tuple[Change, ...
     """
     demoted = _demotion(lineage, world, by=change.after.id) if change.after.latest else ()
     lineage = lineage.after(demoted)
-    own = replace(change, after=_next(change.after, lineage, world))
+    own = alone(change, lineage, world)
     gives_up_latest = change.before is not None and change.before.latest and change.after.state is not State.PUBLISHED
     if not gives_up_latest or not world.policy.promotes(change.after.collection):
         return (*demoted, own)
     return (*demoted, own, *_promotion(lineage.after((own,)), world, instead_of=own.after))
+
+
+def alone(change: Change, lineage: Lineage, world: World) -> Change:
+    """Return a change at its place in the lineage, with nothing that it brings along for other versions."""
+    return replace(change, after=_next(change.after, lineage, world))
 
 
 def action_of(change: Change) -> str:

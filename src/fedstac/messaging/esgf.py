@@ -42,6 +42,7 @@ ACTIONS: Final = {
     events.RELEASED: Action.QUARANTINE,
     events.DELETED: Action.DELETE,
     events.PURGED: Action.PURGE,
+    events.CLEARED: Action.DELETE,
 }
 WHOLE: Final = frozenset((Action.UPDATE, Action.REPLACE))  # actions that may change any member
 STATE: Final = frozenset(

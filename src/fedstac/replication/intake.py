@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -14,7 +14,17 @@ from fedstac.db.replica.files import FilePlan
 from fedstac.db.replica.removals import NewRemoval
 from fedstac.domain.replication.dataset_files import files_of
 from fedstac.domain.replication.policy import ReplicaDecision
-from fedstac.domain.replication.reacting import NOTHING, EventState, Goal, GoalKind, Here, Reaction, goal_of, react
+from fedstac.domain.replication.reacting import (
+    ENTRY_GONE,
+    NOTHING,
+    EventState,
+    Goal,
+    GoalKind,
+    Here,
+    Reaction,
+    goal_of,
+    react,
+)
 from fedstac.domain.replication.states import FETCHED, RESTRICTED_TIER, DatasetState
 
 GONE = "the origin does not list it any more; its files are kept, and not served"
@@ -54,6 +64,8 @@ async def take(conn: Connection, events: Sequence[JudgedEvent], *, policy_digest
     """
     newest = _newest_of_each(events)
     before = await datasets.lock_all(conn, list(newest))
+    cleared = _without_entry(events, before)
+    before = {**before, **cleared}
     foreign = [each.newest for each in events if _is_foreign(each.newest, before.get(each.newest.key))]
     due = [
         as_ordered(each, here) for name, each in newest.items()
@@ -70,6 +82,10 @@ async def take(conn: Connection, events: Sequence[JudgedEvent], *, policy_digest
               for each, here, reaction in reactions if each.newest.key in numbers]  # fmt: skip
     foreign += [each.newest for each, _, _ in reactions if each.newest.key not in numbers]
     await _follow_up(conn, entries)
+    await announcements.request(
+        conn, [n for n, each, _, reaction in entries
+               if each.newest.key in cleared and reaction.state is DatasetState.COMPLETE]
+    )  # fmt: skip
     return Intake(len(entries), len(events) - len(entries) - len(foreign), foreign)
 
 
@@ -120,6 +136,18 @@ def _newest_of_each(events: Sequence[JudgedEvent]) -> dict[DatasetKey, JudgedEve
         if other is None or (other.newest.epoch, other.newest.seq) < (each.newest.epoch, each.newest.seq):
             newest[each.newest.key] = each
     return newest
+
+
+def _without_entry(
+    events: Sequence[JudgedEvent], before: Mapping[DatasetKey, KnownDataset]
+) -> dict[DatasetKey, KnownDataset]:
+    """Return datasets that events clear, without our entry: it went with the document, whatever came back since."""
+    cleared = {
+        each.newest.key: here for each in events
+        if each.newest.state is EventState.CLEARED and (here := before.get(each.newest.key)) is not None
+        and not here.includes(each.newest.epoch, each.newest.seq)
+    }  # fmt: skip
+    return {key: replace(here, here=replace(here.here, is_announced=False)) for key, here in cleared.items()}
 
 
 def _is_foreign(event: NewestEvent, before: KnownDataset | None) -> bool:
@@ -177,6 +205,4 @@ async def _follow_up(conn: Connection, entries: Sequence[Stored]) -> None:
          if reaction.state is DatasetState.COMPLETE
          and (here is None or here.here.state is not DatasetState.COMPLETE)],
     )  # fmt: skip
-    await announcements.drop(
-        conn, [n for n, each, _, _ in entries if each.newest.state in (EventState.DELETED, EventState.PURGED)]
-    )
+    await announcements.drop(conn, [n for n, each, _, _ in entries if each.newest.state in ENTRY_GONE])

@@ -22,7 +22,7 @@ from fedstac.domain import events
 from fedstac.domain.deletion import DependencyState
 from fedstac.domain.deletion_reports import DependencyReport
 from fedstac.domain.events import Cursor
-from fedstac.domain.model import GONE, State
+from fedstac.domain.model import GONE, WITHOUT_DOCUMENT, State
 from fedstac.messaging.origin import Origin
 from fedstac.messaging.sources import RawEvent, SourceAway, SourceRefused
 from fedstac.messaging.statuses import StatusSender
@@ -116,7 +116,7 @@ async def store(
         if is_old or each.key in foreign or (record is not None and record.origin != origin):
             continue
         is_marked = each.state is State.MARKED
-        had_it = record is not None and record.state not in GONE
+        had_it = record is not None and record.state not in WITHOUT_DOCUMENT
         if not is_marked and record is not None and record.state == State.MARKED:
             ended.append(each.key)  # its part was due with the mark
         elif is_marked or had_it:

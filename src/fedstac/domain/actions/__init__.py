@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from fedstac.domain.actions.amend import Amend
+from fedstac.domain.actions.clear import Clear
 from fedstac.domain.actions.delete import Delete, Purge
 from fedstac.domain.actions.mark import Mark, Unmark
 from fedstac.domain.actions.publish import Publish
@@ -55,6 +56,7 @@ ACTIONS: Final[Mapping[str, ActionType]] = {
     "quarantine": ActionType(Quarantine, Quarantine.read, (Action.QUARANTINE,)),
     "release": ActionType(Release, Release.read, (Action.QUARANTINE,)),
     "delete": ActionType(Delete, Delete.read, (Action.DELETE,)),
+    "clear": ActionType(Clear, Clear.read, (Action.DELETE,)),
     "purge": ActionType(Purge, Purge.read, (Action.PURGE,)),
 }
 

@@ -5,17 +5,14 @@ A tombstone stays: the id is never used again. What is still missing before a de
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 from uuid import UUID
 
 from fedstac.domain import events, versions
-from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of
+from fedstac.domain.actions.target import QueuedAction, Target, find, resource_of, without_document
 from fedstac.domain.errors import Conflict, DeletionNotReady, ForeignOrigin, ItemDoesNotExist
 from fedstac.domain.model import GONE, Change, Decision, Lineage, Outcome, Record, State, World
 from fedstac.domain.policy import Action, Principal, Resource
-
-EMPTY: Final = b""  # digest of a document that is gone, as consumers have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Delete:
             more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
             detail = f"{record.id} cannot be deleted yet: {missing[0].message}{more}"
             raise DeletionNotReady(detail, deletion=deletion.id, findings=missing)
-        change = Change(events.DELETED, record, _tombstone(record, State.DELETED), reason=deletion.reason,
+        change = Change(events.DELETED, record, without_document(record, State.DELETED), reason=deletion.reason,
                         actions=(Action.DELETE,))  # fmt: skip
         return Decision(Outcome.DELETED, versions.changes(change, lineage, world))
 
@@ -92,17 +89,8 @@ class Purge:
             raise ForeignOrigin(f"{record.id} belongs to the node {record.origin}; purge it there")
         if record.state is State.PURGED:
             return Decision(Outcome.IDENTICAL)
-        change = Change(events.PURGED, record, _tombstone(record, State.PURGED), actions=(Action.PURGE,))
+        change = Change(events.PURGED, record, without_document(record, State.PURGED), actions=(Action.PURGE,))
         return Decision(Outcome.PURGED, versions.changes(change, lineage, world))
-
-
-def _tombstone(record: Record, state: State) -> Record:
-    """Return what stays of a record: its place in its lineage, and nothing that was written about it."""
-    return replace(
-        record, state=state, latest=False, claims_latest=False, document=None, document_digest=EMPTY,
-        files_digest=EMPTY, cv_version=None, cv_excused=None, replicas=None, retraction=None, superseded=False,
-        quarantine=None,
-    )  # fmt: skip
 
 
 def _require(principal: Principal, action: Action, tombstone: Record, world: World) -> None:

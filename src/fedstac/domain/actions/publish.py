@@ -53,26 +53,30 @@ class Publish:
         if lineage.origin != world.origin:
             raise ForeignOrigin(f"{self.draft.id} belongs to the node {lineage.origin}; publish it there")
         record = lineage.records.get(self.draft.id)
+        if record is not None and record.state is State.CLEARED:
+            return self._first(lineage, world, cleared=record)
         if record is not None and self.only_new:
             raise PreconditionFailed(f"{record.id} is there already; send it without If-None-Match to change it")
         if record is not None:
             return self._again(record, lineage, world)
-        if self.errors:
-            raise validation.refusal_of(self.draft.id, self.errors)
         return self._first(lineage, world)
 
-    def _first(self, lineage: Lineage, world: World) -> Decision:
-        """Decide on a version that was not here before."""
+    def _first(self, lineage: Lineage, world: World, *, cleared: Record | None = None) -> Decision:
+        """Decide on a version that was not here before, or was cleared."""
+        if self.errors:
+            raise validation.refusal_of(self.draft.id, self.errors)
         if ALTERNATE in self.draft.text:
             document = orjson.loads(self.draft.text)
             bare = alternates.without_alternates(document)
             with_replicas = alternates.completed(bare, document)
             self._permit(effect_of(bare, with_replicas), world)
             if with_replicas != document:
-                return self._with(with_replicas, world)._first(lineage, world)
-        others = any(record.version is not None for record in lineage.records.values())
+                return self._with(with_replicas, world)._first(lineage, world, cleared=cleared)
+        others = any(
+            record.version is not None and record.state is not State.CLEARED for record in lineage.records.values()
+        )
         is_newest = versions.is_newest(self.draft.version, lineage)
-        published = Change(events.PUBLISHED, None, self._record(lineage, world, latest=is_newest), self.draft)
+        published = Change(events.PUBLISHED, cleared, self._record(lineage, world, latest=is_newest), self.draft)
         outcome = (Outcome.NEWER if is_newest else Outcome.OLDER) if others else Outcome.NEW
         return Decision(outcome, versions.changes(published, lineage, world), self._beside(lineage.latest, world))
 

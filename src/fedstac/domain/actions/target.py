@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -22,6 +22,7 @@ from fedstac.domain.model import GONE, Lineage, Record, State, World
 from fedstac.domain.policy import Action, Principal, Resource
 from fedstac.domain.vocabulary import DatasetName, Vocabulary
 
+EMPTY: Final = b""  # digest of a document that is gone, as consumers have it
 SEEING_MARKED = (Action.MARK, Action.UNMARK, Action.DELETE)
 
 
@@ -108,6 +109,15 @@ def find(
         if not may:
             raise UnderQuarantine(f"{target.id} is under quarantine; the administrators of this node decide about it")
     return record
+
+
+def without_document(record: Record, state: State) -> Record:
+    """Return what stays of a record that goes: its place in its lineage, and nothing that was written about it."""
+    return replace(
+        record, state=state, latest=False, claims_latest=False, document=None, document_digest=EMPTY,
+        files_digest=EMPTY, cv_version=None, cv_excused=None, replicas=None, retraction=None, superseded=False,
+        quarantine=None,
+    )  # fmt: skip
 
 
 def may_see_marked(target: Target, principal: Principal, world: World) -> bool:

@@ -24,6 +24,7 @@ class EventState(StrEnum):
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     PURGED = "purged"
+    CLEARED = "cleared"
 
 
 class GoalKind(StrEnum):
@@ -88,7 +89,8 @@ class Reaction:
 
 STRICTNESS = {Data.KEEP: 0, Data.RESTRICT: 1, Data.PURGE: 2}
 TAKEN_AWAY = {GoalKind.RESTRICT: RemovalKind.RESTRICT, GoalKind.PURGE: RemovalKind.PURGE}
-ENTRY_STAYS = (EventState.MARKED, EventState.QUARANTINED, EventState.DELETED, EventState.PURGED)
+ENTRY_STAYS = (EventState.MARKED, EventState.QUARANTINED, EventState.DELETED, EventState.PURGED, EventState.CLEARED)
+ENTRY_GONE = (EventState.DELETED, EventState.PURGED, EventState.CLEARED)  # it went with the document
 
 
 def goal_of(
@@ -98,6 +100,8 @@ def goal_of(
     is_told = state not in ENTRY_STAYS
     if state in (EventState.DELETED, EventState.PURGED):
         return Goal(GoalKind.PURGE, "deleted by its publisher", is_told=False)
+    if state is EventState.CLEARED:  # a full-state load may bring it back with the same files
+        return Goal(GoalKind.RESTRICT, "cleared by a full-state load", RESTRICTED_TIER, is_told=False)
     data, reasons = Data.KEEP, []
     if retraction is not None or state is EventState.RETRACTED:
         own = Data(str((retraction or {}).get("data", Data.KEEP)))

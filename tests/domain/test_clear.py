@@ -1,0 +1,104 @@
+"""What a full-state load does to one dataset: it is cleared, and may be published again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fedstac.domain import events
+from fedstac.domain.actions.clear import Clear, Rebuild
+from fedstac.domain.actions.mark import Mark
+from fedstac.domain.actions.publish import Publish
+from fedstac.domain.actions.target import Target
+from fedstac.domain.errors import ItemDoesNotExist, MarkedForDeletion, MissingPermission, PreconditionFailed
+from fedstac.domain.model import Lineage, Outcome, State
+from fedstac.domain.policy import Principal
+from tests.support.amending import CHECKER, ITEM, ROOT, VERSION, VOCABULARY, WORLD
+
+DRAFT, _ = CHECKER.draft(ITEM, "CMIP6", VOCABULARY)
+LATER, _ = CHECKER.draft(
+    {**ITEM, "id": f"{ITEM['id'].rpartition('.v')[0]}.v20300101",
+     "properties": {**ITEM["properties"], "version": "20300101"}}, "CMIP6", VOCABULARY,
+)  # fmt: skip
+TARGET = Target("CMIP6", DRAFT.id, DRAFT.lineage)
+LATER_TARGET = replace(TARGET, id=LATER.id)
+PUBLISH = Publish(DRAFT, ROOT, VERSION)
+EMPTY = Lineage(DRAFT.lineage, "west", 0, {})
+
+
+def after(*commands: Publish | Clear | Mark | Rebuild) -> Lineage:
+    lineage = EMPTY
+    for command in commands:
+        lineage = lineage.after(command.decide(lineage, WORLD).changes)
+    return lineage
+
+
+def test_a_dataset_is_cleared_without_a_tombstone() -> None:
+    decision = Clear(TARGET, ROOT, reason="not in the load").decide(after(PUBLISH), WORLD)
+    [change] = decision.changes
+    assert (decision.outcome, change.event_type, change.after.state) == (
+        Outcome.CLEARED, events.CLEARED, State.CLEARED
+    )  # fmt: skip
+    assert (change.after.document, change.after.latest, change.reason) == (None, False, "not in the load")
+
+
+def test_clearing_twice_changes_nothing() -> None:
+    assert Clear(TARGET, ROOT).decide(after(PUBLISH, Clear(TARGET, ROOT)), WORLD).outcome is Outcome.IDENTICAL
+
+
+def test_what_was_cleared_may_be_published_again_under_the_same_id() -> None:
+    lineage = after(PUBLISH, Clear(TARGET, ROOT))
+    decision = PUBLISH.decide(lineage, WORLD)
+    [change] = decision.changes
+    assert (decision.outcome, change.event_type, change.after.seq) == (Outcome.NEW, events.PUBLISHED, 3)
+    assert change.before is not None
+    assert change.before.state is State.CLEARED
+    assert change.after.latest
+
+
+def test_a_rebuild_is_a_clearing_and_a_publication_with_nothing_in_between() -> None:
+    lineage = after(PUBLISH)
+    decision = Rebuild(Clear(TARGET, ROOT), PUBLISH).decide(lineage, WORLD)
+    assert decision.outcome is Outcome.REBUILT
+    assert [change.event_type for change in decision.changes] == [events.CLEARED, events.PUBLISHED]
+    assert [change.after.seq for change in decision.changes] == [2, 3]
+
+
+def test_a_rebuild_keeps_which_version_is_the_latest() -> None:
+    lineage = after(PUBLISH, Publish(LATER, ROOT, VERSION))
+    for target, draft in ((TARGET, DRAFT), (LATER_TARGET, LATER)):
+        decision = Rebuild(Clear(target, ROOT), Publish(draft, ROOT, VERSION)).decide(lineage, WORLD)
+        assert len(decision.changes) == 2, "no other version is demoted or promoted"
+        lineage = lineage.after(decision.changes)
+    assert [record.id for record in lineage.records.values() if record.latest] == [LATER.id]
+
+
+def test_a_version_that_was_cleared_does_not_count_as_newer() -> None:
+    lineage = after(Publish(LATER, ROOT, VERSION), Clear(LATER_TARGET, ROOT))
+    [change] = PUBLISH.decide(lineage, WORLD).changes
+    assert change.after.latest
+
+
+def test_a_load_clears_nothing_that_changed_since_it_was_compared() -> None:
+    with pytest.raises(PreconditionFailed):
+        Clear(TARGET, ROOT, expected=("0" * 32,)).decide(after(PUBLISH), WORLD)
+    with pytest.raises(PreconditionFailed):
+        Rebuild(Clear(TARGET, ROOT, expected=("0" * 32,)), PUBLISH).decide(after(PUBLISH), WORLD)
+
+
+def test_a_load_leaves_what_is_marked_for_deletion() -> None:
+    with pytest.raises(MarkedForDeletion):
+        Clear(TARGET, ROOT).decide(after(PUBLISH, Mark(TARGET, ROOT)), WORLD)
+
+
+def test_who_may_not_delete_clears_nothing() -> None:
+    institution = ITEM["properties"]["cmip6:institution_id"]
+    publisher = Principal("p", frozenset({f"publisher:{institution}"}))
+    with pytest.raises(MissingPermission):
+        Clear(TARGET, publisher).decide(after(PUBLISH), WORLD)
+
+
+def test_what_is_not_here_is_not_cleared() -> None:
+    with pytest.raises(ItemDoesNotExist):
+        Clear(TARGET, ROOT).decide(EMPTY, WORLD)
