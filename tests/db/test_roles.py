@@ -20,6 +20,7 @@ from tests.db import writing
 ROLES = ("writer", "sequencer", "reader", "auditor", "deleter")
 EXPECTED = {
     #                             writer  sequencer  reader  auditor  deleter
+    "fedstac.access_grant":      "SIU     -          S       -        -",
     "fedstac.alerted":           "SIUD    -          -       -        -",
     "fedstac.audit":             "SI      -          -       S        I",
     "fedstac.audit_chain":       "S       S          -       S        -",
@@ -53,6 +54,7 @@ EXPECTED = {
     "fedstac.file_reference":    "SIUD    -          -       -        -",
     "fedstac.footprint":         "SI      -          S       -        -",
     "fedstac.forgotten":         "S       S          S       -        -",
+    "fedstac.grant_target":      "SIU     -          -       -        -",
     "fedstac.idempotency":       "SID     SD         -       -        -",
     "fedstac.lapse":             "SIUD    -          -       -        -",
     "fedstac.lineage":           "SIU     -          S       -        -",

@@ -48,7 +48,7 @@ def leave(
     project: Annotated[str, typer.Option(help="The project that they leave.")],
     dry_run: DryRun = False, output: Form = None, dsn: Dsn = "",
 ) -> None:  # fmt: skip
-    """Close what somebody has in a project: memberships of its groups, and results that they wait for.
+    """Close what somebody has in a project: memberships of its groups, grants, and results that they wait for.
 
     Their datasets stay, and so does their name on them. Groups for all projects, and destinations of notifications,
     are of no project and stay too.
@@ -117,8 +117,8 @@ def _show(about: dict[str, Any], data: PersonalData, form: Output) -> None:
 def _lines(data: PersonalData) -> list[str]:
     groups = [(each.part, f"{each.name} ({each.project})") for each in data.groups]
     rows = [
-        *groups, ("awaited", data.awaited), ("places", data.destinations), ("messages", data.messages),
-        ("sessions", data.sessions), ("identity", "who it is" if data.mapping else ""),
+        *groups, ("awaited", data.awaited), ("grants", data.grants), ("places", data.destinations),
+        ("messages", data.messages), ("sessions", data.sessions), ("identity", "who it is" if data.mapping else ""),
         ("stay", f"{data.datasets} datasets" if data.datasets else ""),
     ]  # fmt: skip
     return [f"  {label:<10}{for_terminal(value)}" for label, value in rows if value]

@@ -47,12 +47,13 @@ class PersonalData:
     """What belongs to a person here, and closes when they leave; `datasets` stay, of which they are the publisher.
 
     awaited: results of requests that they wait for. messages: to their destinations, on their way or kept. mapping:
-    whether it is known whose pseudonym it is. Of a project there are groups, awaited results and datasets.
+    whether it is known whose pseudonym it is. Of a project there are groups, awaited results, grants and datasets.
     """
 
     groups: tuple[PersonalGroup, ...]
     awaited: int
     datasets: int
+    grants: int = 0
     destinations: int = 0
     messages: int = 0
     sessions: int = 0
@@ -61,14 +62,14 @@ class PersonalData:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is there that closes."""
-        return not (self.groups or self.awaited or self.destinations or self.sessions or self.mapping)
+        return not (self.groups or self.awaited or self.grants or self.destinations or self.sessions or self.mapping)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "closes": {
                 "groups": [{"group": each.name, "project": each.project, "part": each.part} for each in self.groups],
-                "awaited": self.awaited, "destinations": self.destinations, "messages": self.messages,
-                "sessions": self.sessions, "mapping": self.mapping,
+                "awaited": self.awaited, "grants": self.grants, "destinations": self.destinations,
+                "messages": self.messages, "sessions": self.sessions, "mapping": self.mapping,
             },
             "stays": {"datasets": self.datasets},
         }  # fmt: skip
@@ -97,8 +98,9 @@ async def _close(conn: Connection, who: str, project: str | None, action: str, *
         counts = {row["kind"]: row["count"] for row in rows}
         data = PersonalData(
             groups=tuple(PersonalGroup(row["name"], row["project"], row["kind"]) for row in rows if row["name"]),
-            awaited=counts["awaited"], datasets=counts["dataset"], destinations=counts.get("destination", 0),
-            messages=counts.get("message", 0), sessions=counts.get("session", 0), mapping=bool(counts.get("mapping")),
+            awaited=counts["awaited"], datasets=counts["dataset"], grants=counts["grant"],
+            destinations=counts.get("destination", 0), messages=counts.get("message", 0),
+            sessions=counts.get("session", 0), mapping=bool(counts.get("mapping")),
         )  # fmt: skip
         failpoint("person.closed")
         if not dry_run and not data.is_empty:
